@@ -1,0 +1,55 @@
+"""Your Dask clusters and notebooks on shared servers: private, found again, and open at home.
+
+::
+
+    import ports
+    client = ports.client()     # finds my running cluster on this machine, or starts one in tmux
+
+The names below are imported at their first use: ``import ports`` reads no file and imports no Dask.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ports._version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from ports import clusters, listeners, machine, notebooks, tunnels
+    from ports.clusters import client, cluster
+    from ports.errors import PortsError
+    from ports.links import show
+
+_MODULES = ("clusters", "notebooks", "listeners", "tunnels", "machine")
+_NAMES = {
+    "client": "ports.clusters",
+    "cluster": "ports.clusters",
+    "show": "ports.links",
+    "PortsError": "ports.errors",
+}
+
+__all__ = [
+    "PortsError",
+    "__version__",
+    "client",
+    "cluster",
+    "clusters",
+    "listeners",
+    "machine",
+    "notebooks",
+    "show",
+    "tunnels",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"ports.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'ports' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

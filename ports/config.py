@@ -1,0 +1,176 @@
+"""Settings: ``ports:`` in Dask's own YAML files and ``DASK_PORTS__…`` in the environment.
+
+Read without importing Dask, because the command line starts often; where Dask is imported already, its configuration is
+taken, so that ``dask.config.set({"ports.cluster.n_workers": 4})`` works in a notebook.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ports import paths
+from ports.errors import SettingError
+
+_PREFIX = "DASK_PORTS__"
+
+
+@functools.cache
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of the settings; each leaf holds its default and description."""
+    loaded: dict[str, Any] = json.loads(Path(__file__).with_name("settings.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def defaults() -> dict[str, Any]:
+    """Return the packaged defaults."""
+    return _defaults(schema())
+
+
+def load() -> dict[str, Any]:
+    """Return all settings: the packaged defaults, then files, then the environment.
+
+    Raises
+    ------
+    SettingError
+        A key or value that cannot be; it names the file, the key, the value and what is allowed.
+    """
+    merged = defaults()
+    for source, data in _sources():
+        _validate(source, data)
+        _merge(merged, data)
+    return merged
+
+
+def get(key: str) -> Any:
+    """Return one setting, ``"cluster.n_workers"``; raises as `load`."""
+    value: Any = load()
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def host(alias: str) -> dict[str, Any]:
+    """Return the settings of the host `alias`; empty where it has none."""
+    hosts = get("hosts")
+    return dict(hosts.get(alias) or {}) if isinstance(hosts, dict) else {}
+
+
+def hosts() -> list[str]:
+    """Return the aliases that `ports open` takes when none is named."""
+    return list(get("hosts"))
+
+
+def _sources() -> list[tuple[str, dict[str, Any]]]:
+    """Return where settings come from, the last one winning, with what stands there."""
+    dask_config = sys.modules.get("dask.config")
+    if dask_config is not None:
+        return [("dask.config", _canonical(dask_config.config.get("ports") or {}))]
+    found = [(str(path), _canonical(data)) for path, data in _files()]
+    found += [(variable, data) for variable, data in _variables()]
+    return [(source, data) for source, data in found if data]
+
+
+def _files() -> list[tuple[Path, Any]]:
+    found: list[tuple[Path, Any]] = []
+    for place in paths.configuration_directories():
+        files = (
+            sorted([*place.glob("*.yaml"), *place.glob("*.yml"), *place.glob("*.json")]) if place.is_dir() else [place]
+        )
+        for file in files:
+            data = _read_yaml(file)
+            if data.get("ports"):
+                found.append((file, data["ports"]))
+    return found
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError:
+        return {}  # as Dask does: a file that may not be read is another user's affair
+    if "ports" not in text:
+        return {}
+    import yaml
+
+    try:
+        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise SettingError(str(file), "ports", f"the file is not YAML: {' '.join(str(error).split())}") from error
+    return data if isinstance(data, dict) else {}
+
+
+def _variables() -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for variable, text in sorted(os.environ.items()):
+        if variable.startswith(_PREFIX):
+            value: Any = text
+            try:
+                value = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                if text.lower() in ("true", "false"):
+                    value = text.lower() == "true"
+                elif text.lower() in ("none", "null"):
+                    value = None
+            for part in reversed(variable.removeprefix(_PREFIX).lower().split("__")):
+                value = {part: value}
+            found.append((f"${variable}", _canonical(value)))
+    return found
+
+
+def _canonical(data: Any, depth: int = 0, inside: str = "") -> Any:
+    """Write keys with ``_`` for ``-``, as Dask takes both; names of hosts and variables stay as they are."""
+    if not isinstance(data, dict):
+        return data
+    free = inside in ("hosts", "environ", "options")
+    return {
+        (str(key) if free else str(key).replace("-", "_")): _canonical(
+            value, depth + 1, "" if free or depth > 1 else str(key)
+        )
+        for key, value in data.items()
+    }
+
+
+@functools.cache
+def _validator() -> Any:
+    import fastjsonschema
+
+    return fastjsonschema.compile(schema(), use_default=False)
+
+
+def _validate(source: str, data: Any) -> None:
+    import fastjsonschema
+
+    try:
+        _validator()(data)
+    except fastjsonschema.JsonSchemaValueException as error:
+        key = ".".join(["ports", *error.path[1:]])
+        reason = error.message.removeprefix(error.name + " ")
+        if error.rule == "additionalProperties":
+            unknown = sorted(set(error.value) - set(error.definition.get("properties", {})))
+            key, known = f"{key}.{unknown[0]}", ", ".join(sorted(error.definition.get("properties", {})))
+            raise SettingError(source, key, f"no such setting; there are {known}") from error
+        raise SettingError(source, key, f"{error.value!r} {reason}") from error
+
+
+def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _defaults(node: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _defaults(inner)
+        if inner.get("type") == "object" and "properties" in inner
+        else copy.deepcopy(inner["default"])
+        for key, inner in node["properties"].items()
+    }

@@ -1,0 +1,280 @@
+"""Every error that `ports` raises.
+
+::
+
+    PortsError                     5  something failed
+    ├── UsageError                 2  a name, option or setting that cannot be
+    │   ├── InvalidNameError
+    │   ├── InvalidTargetError
+    │   └── SettingError
+    ├── NotFoundError              3  nothing of that name
+    ├── ConflictError              4  it exists, and differs or is held by somebody
+    │   ├── NameInUseError
+    │   ├── PortInUseError
+    │   ├── ForeignListenerError
+    │   ├── DifferentClusterError
+    │   └── UnsafePathError
+    ├── ToolError                  5  an outside tool failed
+    │   ├── ToolMissingError
+    │   ├── TmuxError
+    │   ├── DaskError
+    │   └── SSHError
+    │       ├── UnknownHostError
+    │       ├── HostKeyError
+    │       ├── LoginNeededError
+    │       └── FarSideError
+    ├── StartError                 5  a cluster or server ended while it started
+    ├── StoreError                 5  the disk is full or may not be written
+    ├── TimedOutError              6
+    └── RecordError                7  a record that cannot be read
+        ├── BrokenRecordError
+        └── NewerRecordError
+
+The number is the exit code of the command line. Messages name what failed, the value, and the way out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class PortsError(Exception):
+    """Base of all errors of `ports`."""
+
+    exit_code = 5
+
+
+class UsageError(PortsError):
+    """A name, option or setting that cannot be."""
+
+    exit_code = 2
+
+
+class InvalidNameError(UsageError):
+    """A name that does not match ``[a-z][a-z0-9-]{0,30}``."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name!r} is not a name; use a letter a-z, then up to 30 of a-z, 0-9 and '-'"
+
+
+class InvalidTargetError(UsageError):
+    """A target that is not HOST, HOST:NAME or HOST:PORT."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(target, reason)
+        self.target, self.reason = target, reason
+
+    def __str__(self) -> str:
+        return f"{self.target!r} is not a target: {self.reason}; write HOST, HOST:NAME or HOST:PORT"
+
+
+class SettingError(UsageError):
+    """A setting with a wrong key or value."""
+
+    def __init__(self, source: str, key: str, reason: str) -> None:
+        super().__init__(source, key, reason)
+        self.source, self.key, self.reason = source, key, reason
+
+    def __str__(self) -> str:
+        return f"setting {self.key} in {self.source}: {self.reason}"
+
+
+class NotFoundError(PortsError):
+    """Nothing of that kind and name is there."""
+
+    exit_code = 3
+
+    def __init__(self, kind: str, name: str, way_out: str) -> None:
+        super().__init__(kind, name, way_out)
+        self.kind, self.name, self.way_out = kind, name, way_out
+
+    def __str__(self) -> str:
+        return f"no {self.kind} {self.name!r}; {self.way_out}"
+
+
+class ConflictError(PortsError):
+    """What is there stands in the way of what was asked for."""
+
+    exit_code = 4
+
+
+class NameInUseError(ConflictError):
+    """A session of that name runs already."""
+
+    def __init__(self, kind: str, name: str, way_out: str) -> None:
+        super().__init__(kind, name, way_out)
+        self.kind, self.name, self.way_out = kind, name, way_out
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r} exists already; {self.way_out}"
+
+
+class PortInUseError(ConflictError):
+    """Another process listens on the port that was asked for."""
+
+    def __init__(self, port: int, owner: str | None) -> None:
+        super().__init__(port, owner)
+        self.port, self.owner = port, owner
+
+    def __str__(self) -> str:
+        return f"port {self.port} is held by {self.owner or 'another user'}; pass port=0 to pick a free one"
+
+
+class ForeignListenerError(ConflictError):
+    """A listener belongs to somebody else; nothing is connected or forwarded to it."""
+
+    def __init__(self, where: str, owner: str) -> None:
+        super().__init__(where, owner)
+        self.where, self.owner = where, owner
+
+    def __str__(self) -> str:
+        return f"{self.where} belongs to {self.owner}, not to you; pass --owner {self.owner} if you trust them"
+
+
+class DifferentClusterError(ConflictError):
+    """The running cluster differs from what was asked for, and ``reuse="exact"`` was given."""
+
+    def __init__(self, name: str, differences: tuple[str, ...]) -> None:
+        super().__init__(name, differences)
+        self.name, self.differences = name, differences
+
+    def __str__(self) -> str:
+        listed = "; ".join(self.differences)
+        return (
+            f"cluster {self.name!r} runs, but differs: {listed}. Pass another name=, stop it with "
+            f"`ports cluster stop {self.name}`, or take it as it is with reuse='any'"
+        )
+
+
+class UnsafePathError(ConflictError):
+    """A path that must be private belongs to somebody else, or others may write it."""
+
+    def __init__(self, path: Path | str, reason: str, way_out: str) -> None:
+        super().__init__(path, reason, way_out)
+        self.path, self.reason, self.way_out = path, reason, way_out
+
+    def __str__(self) -> str:
+        return f"{self.path} is not private: {self.reason}; {self.way_out}"
+
+
+class ToolError(PortsError):
+    """An outside tool failed."""
+
+
+class ToolMissingError(ToolError):
+    """A program that is needed is not installed here."""
+
+    def __init__(self, tool: str, way_out: str) -> None:
+        super().__init__(tool, way_out)
+        self.tool, self.way_out = tool, way_out
+
+    def __str__(self) -> str:
+        return f"{self.tool} is not installed; {self.way_out}"
+
+
+class TmuxError(ToolError):
+    """tmux refused or failed."""
+
+
+class DaskError(ToolError):
+    """Dask could not do what it was asked."""
+
+
+class SSHError(ToolError):
+    """The way to a host failed; `host` says which, the message why and the way out."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(host, reason)
+        self.host, self.reason = host, reason
+
+    def __str__(self) -> str:
+        return f"{self.host}: {self.reason}"
+
+
+class UnknownHostError(SSHError):
+    """No alias of ``~/.ssh/config`` and no address."""
+
+
+class HostKeyError(SSHError):
+    """The host's key is unknown or has changed."""
+
+
+class LoginNeededError(SSHError):
+    """A person must answer a prompt, and nobody can here."""
+
+
+class FarSideError(SSHError):
+    """The host was reached, but what ran there failed: no python3, no ports, a newer version."""
+
+
+class StartError(PortsError):
+    """A session ended, or did not answer, while it started."""
+
+    def __init__(self, what: str, reason: str, log: Path | str | None = None, output: tuple[str, ...] = ()) -> None:
+        super().__init__(what, reason, log, output)
+        self.what, self.reason, self.log, self.output = what, reason, log, output
+
+    def __str__(self) -> str:
+        lines = [f"{self.what} did not start: {self.reason}"]
+        if self.log is not None:
+            lines.append(f"log: {self.log}" + ("; its last lines:" if self.output else ""))
+        return "\n".join([*lines, *(f"  {line}" for line in self.output)])
+
+
+class StoreError(PortsError):
+    """The disk is full, or a path may not be written or read."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"cannot use {self.path}: {self.reason}; free space there, or set PORTS_HOME to a directory of yours"
+
+
+class TimedOutError(PortsError):
+    """What was awaited did not come in time."""
+
+    exit_code = 6
+
+    def __init__(self, what: str, timeout: float) -> None:
+        super().__init__(what, timeout)
+        self.what, self.timeout = what, timeout
+
+    def __str__(self) -> str:
+        return f"{self.what} did not come within {self.timeout:g} s"
+
+
+class RecordError(PortsError):
+    """A record on disk that cannot be read."""
+
+    exit_code = 7
+
+
+class BrokenRecordError(RecordError):
+    """Half a file, or not what a record holds."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"record {self.path} cannot be read: {self.reason}; `ports prune` moves it aside"
+
+
+class NewerRecordError(RecordError):
+    """A newer `ports` wrote the record."""
+
+    def __init__(self, path: Path | str, found: int, known: int) -> None:
+        super().__init__(path, found, known)
+        self.path, self.found, self.known = path, found, known
+
+    def __str__(self) -> str:
+        return (
+            f"record {self.path} has format {self.found}, this ports knows up to {self.known}; "
+            "upgrade it with `pip install --upgrade ports`"
+        )

@@ -1,0 +1,236 @@
+"""Every path that `ports` writes, and the making of its private directories.
+
+::
+
+    <state>/hosts/<machine>/             $PORTS_HOME, $XDG_STATE_HOME/ports or ~/.local/state/ports; 0700
+        host.json                        name, interpreter and version of `ports` that last ran here
+        runtime.json                     where the runtime directory is, when /tmp/ports-<uid> was taken
+        clusters/<name>/ notebooks/<name>/   record.json running.json exit.json launch.json …
+        logs/<kind>-<name>.log           survives `stop`
+        tunnels/ keeper/                 what `ports open` holds
+    /tmp/ports-<uid>/                    Unix sockets, 0700, locked against tmpfiles while something runs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ports import probe, records
+from ports.deadlines import wait_until
+from ports.errors import InvalidNameError, StoreError, TimedOutError, UnsafePathError
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+
+
+def check_name(name: str) -> str:
+    """Return `name`, or raise InvalidNameError."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InvalidNameError(str(name))
+    return name
+
+
+@dataclass(frozen=True)
+class SessionPaths:
+    """The files of one cluster, notebook server or other session."""
+
+    directory: Path
+    log: Path
+
+    @property
+    def record(self) -> Path:
+        """What was asked for, by whom: there from the claim on."""
+        return self.directory / "record.json"
+
+    @property
+    def running(self) -> Path:
+        """Address and process, written by what runs once it answers."""
+        return self.directory / "running.json"
+
+    @property
+    def exit(self) -> Path:
+        """How it ended, written by the launcher."""
+        return self.directory / "exit.json"
+
+    @property
+    def launch(self) -> Path:
+        """Arguments and environment for the launcher, deleted by it."""
+        return self.directory / "launch.json"
+
+    @property
+    def credentials(self) -> Path:
+        """Certificate and key (PEM), or the token."""
+        return self.directory / "credentials"
+
+
+@dataclass(frozen=True)
+class HostPaths:
+    """The files of one machine below the state directory."""
+
+    root: Path
+
+    @property
+    def host(self) -> Path:
+        """Record of the machine: name, interpreter, version."""
+        return self.root / "host.json"
+
+    @property
+    def runtime(self) -> Path:
+        """Record that says where the runtime directory is."""
+        return self.root / "runtime.json"
+
+    @property
+    def logs(self) -> Path:
+        """Directory of logs."""
+        return self.root / "logs"
+
+    @property
+    def tunnels(self) -> Path:
+        """Directory of tunnel records."""
+        return self.root / "tunnels"
+
+    def kind(self, kind: str) -> Path:
+        """Directory of all records of `kind` (``"cluster"``, ``"notebook"``)."""
+        return self.root / f"{kind}s"
+
+    def session(self, kind: str, name: str) -> SessionPaths:
+        """Paths of the `kind` called `name`."""
+        return SessionPaths(self.kind(kind) / check_name(name), self.logs / f"{kind}-{name}.log")
+
+
+def state_directory() -> Path:
+    """Return the directory of all records; it need not exist."""
+    if home := os.environ.get("PORTS_HOME"):
+        return Path(home).expanduser().absolute()
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state") / "ports"
+
+
+def configuration_directories() -> list[Path]:
+    """Return where Dask looks for YAML files, the last one winning."""
+    found = [Path(os.environ.get("DASK_ROOT_CONFIG", "/etc/dask")), Path(sys.prefix) / "etc" / "dask"]
+    found.append(Path.home() / ".config" / "dask")
+    if "DASK_CONFIG" in os.environ:
+        found.append(Path(os.environ["DASK_CONFIG"]))
+    return found
+
+
+@functools.cache
+def machine() -> str:
+    """Return the id of this machine, stable over changes of its name."""
+    return probe.machine_id()
+
+
+def here() -> HostPaths:
+    """Return this machine's paths; nothing is created."""
+    return HostPaths(state_directory() / "hosts" / machine())
+
+
+def make_private(path: Path) -> Path:
+    """Create the directory `path` with its parents, 0700, and check that it is one's own.
+
+    Raises
+    ------
+    StoreError
+        It cannot be created.
+    UnsafePathError
+        Somebody else owns it, or it is a symbolic link.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise StoreError(path, error.strerror or str(error)) from error
+    if os.name == "nt":  # no uids, and a profile is private by its ACL
+        return path
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise UnsafePathError(path, "it is a link or somebody else's", "remove it, or set PORTS_HOME elsewhere")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def make_state() -> HostPaths:
+    """Create this machine's directories, each of them 0700, and return the paths."""
+    root = make_private(state_directory())
+    paths = HostPaths(make_private(make_private(root / "hosts") / machine()))
+    make_private(paths.logs)
+    return paths
+
+
+def runtime_directory() -> Path:
+    """Return a 0700 directory of one's own with a short path, for Unix sockets; it is created.
+
+    ``/tmp/ports-<uid>``, or a random one beside it where somebody else made that name first; its path is then kept in
+    the state directory, so that all processes agree.
+    """
+    if os.name == "nt":
+        return make_private(Path(tempfile.gettempdir()) / "ports")
+    usual = Path(f"/tmp/ports-{os.getuid()}")
+    from ports import (
+        records,
+    )  # a record needs no runtime directory; the import is here to keep the order of layers plain
+
+    kept = records.read_json(here().runtime)
+    if kept is not None and _is_private(Path(kept["path"])):
+        return Path(kept["path"])
+    with contextlib.suppress(FileExistsError):
+        usual.mkdir(mode=0o700)
+    if _is_private(usual):
+        return usual
+    path = Path(tempfile.mkdtemp(prefix=f"ports-{os.getuid()}-", dir="/tmp"))
+    records.write_json(make_state().runtime, {"format": 1, "path": str(path)})
+    return path
+
+
+def _is_private(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
+
+
+@contextlib.contextmanager
+def locked(name: str, *, timeout: float = 10.0) -> Iterator[None]:
+    """Hold the lock `name` of this user on this machine.
+
+    The lock lies in the runtime directory, which is local: a home on NFS may not lock at all.
+
+    Raises
+    ------
+    TimedOutError
+        Another process holds it for longer than `timeout` seconds.
+    """
+    if os.name == "nt":
+        yield  # clusters and notebook servers are started on Linux and macOS only
+        return
+    import fcntl
+
+    descriptor = os.open(
+        runtime_directory() / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
+
+    def try_lock() -> bool | None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        return True
+
+    try:
+        try:
+            wait_until(try_lock, timeout=timeout, what=f"lock {name!r}", every=0.005)
+        except TimedOutError:
+            raise TimedOutError(f"lock {name!r}, held by another ports process,", timeout) from None
+        yield
+    finally:
+        os.close(descriptor)
