@@ -1,0 +1,205 @@
+"""The site as an ordinary user: one sshd per host on loopback, each with a home of its own.
+
+What differs from machines: all hosts share processes, network, hostname and `/tmp`; there is one user, oneself; and
+what is installed is installed everywhere, though only the laptop and server1 have it on their PATH. What runs on a
+host is told by its environment (``LAB_SITE``, ``LAB_HOST``) or by a path of the host in its command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from tests.lab import homes
+from tests.lab.credentials import Address, client_config, known_hosts, new_key
+from tests.lab.loopback_host import LoopbackHost
+from tests.lab.site import HOSTS, Account, LabError, NotPossibleError, Running, Site
+
+
+class LocalRunning(Running):
+    """A command of this machine's."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal: SIGINT to the command's whole process group, as Ctrl-C does, others to the command."""
+        if sig == signal.SIGINT and self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, sig)
+        else:
+            super().send_signal(sig)
+
+
+def free_address(number: int) -> Address:
+    """Return an unused port on 127.0.0.`number`, or on 127.0.0.1 where there is no such address (macOS)."""
+    for hostname in (f"127.0.0.{number}", "127.0.0.1"):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind((hostname, 0))
+            return Address(hostname, sock.getsockname()[1])
+    raise LabError("no free port on loopback")
+
+
+class LoopbackSite(Site):
+    """Hosts that are sshds on loopback, for the user who runs the tests."""
+
+    kind = "loopback"
+    #: Hosts that have the tests' environment on the PATH of a login shell.
+    installed = ("laptop", "server1")
+
+    def __init__(self, *, shared_home: bool = False) -> None:
+        if shared_home:
+            raise NotPossibleError("on loopback two hosts with one home would be one machine; run as root")
+        me = pwd.getpwuid(os.getuid())
+        self.users = (me.pw_name,)
+        self._me = me
+        self.hosts: dict[str, LoopbackHost] = {}
+        #: Directory of all files of the site.
+        self.top = Path()
+        self._made_privsep = False
+
+    def up(self) -> None:
+        """Start all hosts; return when every sshd listens."""
+        if self.hosts:
+            raise LabError("the site is up")
+        if shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin:" + os.environ["PATH"]) is None:
+            raise LabError("the site needs sshd; apt install openssh-server")
+        # Below /tmp whatever TMPDIR says: a Unix socket's path must stay under 108 bytes.
+        self.top = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp")).resolve()
+        try:
+            if os.getuid() == 0 and not Path("/run/sshd").exists():
+                Path("/run/sshd").mkdir()
+                self._made_privsep = True
+            self._key = new_key()
+            addresses = {host: free_address(number) for number, host in enumerate(HOSTS, start=1)}
+            self.hosts = {host: LoopbackHost(self, host, addresses[host]) for host in HOSTS}
+            self._furnish()
+            for found in self.hosts.values():
+                found.begin_power_on()
+            for found in self.hosts.values():
+                found.await_power()
+        except BaseException:
+            self.down()
+            raise
+
+    def down(self) -> None:
+        """Stop all hosts and remove every trace; nothing if the site is down."""
+        if self.top == Path():
+            return
+        for found in self.hosts.values():
+            found.power_off()
+        self.hosts = {}
+        if self._made_privsep:
+            Path("/run/sshd").rmdir()
+            self._made_privsep = False
+        shutil.rmtree(self.top)
+        self.top = Path()
+
+    def reset(self) -> None:
+        """End what runs on the hosts and make homes, keys and sshds as they were at first."""
+        for found in self.hosts.values():
+            found.reset()
+        self._furnish()
+
+    def _furnish(self) -> None:
+        addresses = {name: found.address for name, found in self.hosts.items() if name != "laptop"}
+        known = known_hosts(addresses, {name: found.key for name, found in self.hosts.items()})
+        laptop = self.hosts["laptop"]
+        extra = f"IdentityFile {laptop.home}/.ssh/id_ed25519\nIdentitiesOnly yes\n"
+        extra += f"UserKnownHostsFile {laptop.home}/.ssh/known_hosts\nGlobalKnownHostsFile /dev/null\n"
+        config = client_config(addresses, dash_f=f"-F {self._config} ", extra=extra)
+        owner = self._me.pw_uid, self._me.pw_gid
+        for name, found in self.hosts.items():
+            files = homes.server_files(self._key)
+            if name == "laptop":
+                files = homes.client_files(self._key, config, known)
+            if name == "server1":
+                files |= homes.path_files(str(Path(sys.prefix, "bin")))
+            homes.furnish(found.home, files, owner=owner)
+            self._give_runtime_directory(found)
+
+    def _give_runtime_directory(self, host: LoopbackHost) -> None:
+        """Keep `ports` on this host from /tmp/ports-<uid>, which all hosts would share: its own record can say so."""
+        from ports import paths  # here, so that the lab needs little of what it is there to test
+
+        host.runtime.mkdir(mode=0o700, exist_ok=True)
+        homes.empty(host.runtime)
+        path = host.home / ".local/state/ports/hosts" / paths.machine() / "runtime.json"
+        owner = self._me.pw_uid, self._me.pw_gid
+        text = json.dumps({"format": 1, "path": str(host.runtime)})
+        homes.write_file(path, text, owner=owner, mode=0o600, top=host.home)
+        for parent in list(path.parents)[:3]:
+            parent.chmod(0o700)
+
+    @property
+    def _config(self) -> Path:
+        return self.hosts["laptop"].home / ".ssh/config"
+
+    def account(self, user: str | None = None) -> Account:
+        """Return the account `user`; its home is this user's own, not a host's."""
+        if user not in (None, *self.users):
+            raise NotPossibleError(f"on loopback the only user is {self.users[0]}, not {user}; run as root")
+        return Account(self.users[0], self._me.pw_uid, self._me.pw_gid, self._me.pw_dir)
+
+    def environment(self, host: str, user: str | None = None) -> dict[str, str]:
+        """Return what a login of `user` on `host` finds in its environment."""
+        account, found = self.account(user), self.hosts[host]
+        own = str(Path(sys.prefix, "bin"))
+        path = [part for part in os.environ.get("PATH", os.defpath).split(":") if part != own]
+        if host in self.installed:
+            path.insert(0, own)
+        names = {"USER": account.name, "LOGNAME": account.name, "SHELL": "/bin/sh", "LANG": "C.UTF-8"}
+        if host == "laptop":
+            names["DASK_PORTS__SSH__CONFIG"] = str(self._config)
+        return {**found.marks, **names, "PATH": ":".join(path)}
+
+    @property
+    def ssh(self) -> list[str]:
+        """The ssh program with the options that it needs: it takes ``~`` from the accounts, not from ``HOME``."""
+        return ["ssh", "-F", str(self._config)]
+
+    @property
+    def notebook_python(self) -> str:
+        """Interpreter that has JupyterLab, Dask and IPython; here it has `ports`, too."""
+        return sys.executable
+
+    def popen(
+        self,
+        host: str,
+        argv: Sequence[str],
+        *,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: int | IO[Any] | None = subprocess.DEVNULL,
+        stdout: int | IO[Any] | None = subprocess.PIPE,
+        stderr: int | IO[Any] | None = subprocess.PIPE,
+    ) -> Running:
+        """Start `argv` on `host`, in the host's home, with `env` added to a login's environment."""
+        self.host(host)
+        environment = {**self.environment(host, user), **(env or {})}
+        program = shutil.which(argv[0], path=environment["PATH"])
+        return LocalRunning(
+            argv,
+            executable=program or argv[0],
+            env=environment,
+            cwd=cwd or self.hosts[host].home,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+        )
+
+    def shell_command(self, host: str, user: str | None = None) -> tuple[list[str], dict[str, str]]:
+        """Return the command and the environment that give a terminal a login shell on `host`."""
+        environment = self.environment(host, user) | {"TERM": os.environ.get("TERM", "xterm")}
+        return ["env", "-C", str(self.hosts[host].home), "bash", "-l"], environment
