@@ -1,0 +1,28 @@
+"""What listens on a machine and is mine, and what `ports` recorded there: asked here, or on a host that has no `ports`.
+
+The files of this package use nothing but the standard library of Python 3.6: their texts, one behind the other, are
+piped to ``python3 -`` over SSH (`script`), so they are also kept short. An import of names from an
+earlier file stands below ``if __name__ != "__main__"``, as those names are there already when it is piped::
+
+    identity ← records ← sockets ← recognise ← ask ← survey
+    identity ← records ← far_run      finds the interpreter there and runs `ports` in it
+
+The probe deletes and changes nothing, and speaks only to ports of its own user, see `ask`.
+"""
+
+from ports.probe.identity import boot_id, is_same_process_alive, machine_id, pid_namespace, process_identity
+from ports.probe.piped import read_answer, script
+from ports.probe.records import state_directory
+from ports.probe.survey import probe
+
+__all__ = [
+    "boot_id",
+    "is_same_process_alive",
+    "machine_id",
+    "pid_namespace",
+    "probe",
+    "process_identity",
+    "read_answer",
+    "script",
+    "state_directory",
+]

@@ -1,0 +1,110 @@
+"""Which machine, boot and process this is."""
+
+import os
+import sys
+
+MYPY = False
+if MYPY:  # typing itself costs 5 ms where this runs
+    from typing import Any, Dict, Optional, Tuple
+
+    Json = Dict[str, Any]
+
+FORMAT = 1
+
+
+def read_bytes(path: str) -> bytes:
+    """Return the file's bytes, empty where it cannot be read; half the price of `open`."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        chunks = [os.read(fd, 65536)]
+        while chunks[-1]:
+            chunks.append(os.read(fd, 65536))
+        return b"".join(chunks)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of `data` in hex; hashlib loads OpenSSL, which costs 3 ms that the built-in modules do not."""
+    for name in ("_sha2", "_sha256", "hashlib"):
+        try:
+            return str(__import__(name).sha256(data).hexdigest())
+        except ImportError:
+            continue
+    raise ImportError("hashlib")
+
+
+def machine_id() -> str:
+    """Return the id of this machine: of /etc/machine-id, hashed, as its text is confidential; else of its name."""
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        content = read_bytes(path).strip()
+        if content and content != b"uninitialized":
+            break
+    else:
+        content = os.uname().nodename.encode()
+    return sha256(b"ports:" + content)[:32]
+
+
+def boot_id() -> str:
+    """Return the id of this boot, empty where the system has none."""
+    return read_bytes("/proc/sys/kernel/random/boot_id").decode().strip()
+
+
+def pid_namespace() -> str:
+    """Return the namespace in which this process sees pids, empty where there are none."""
+    return link_of("/proc/self/ns/pid") or ""
+
+
+def link_of(path: str) -> "Optional[str]":
+    """Return where a symbolic link points, None where that cannot be known."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def stat_of(pid: int) -> "Optional[Tuple[str, int, int]]":
+    """Return state, parent and start ticks of a process, None where it is gone."""
+    if sys.platform == "linux":
+        fields = read_bytes("/proc/%d/stat" % pid).rpartition(b")")[2].split()  # the name may hold ")" itself
+        return (fields[0].decode(), int(fields[1]), int(fields[19])) if len(fields) > 19 else None
+    try:
+        import psutil
+
+        process = psutil.Process(pid)
+        return "Z" if process.status() == "zombie" else "S", process.ppid(), int(process.create_time() * 100)
+    except Exception:  # noqa: BLE001 - psutil is missing, or the process is gone
+        return None
+
+
+def process_identity(pid: int) -> "Json":
+    """Return what tells this process from all others, also from a later one with its pid.
+
+    Raises ProcessLookupError where it is gone.
+    """
+    found = stat_of(pid)
+    if found is None:
+        raise ProcessLookupError(pid)
+    identity = {"format": FORMAT, "machine": machine_id(), "boot_id": boot_id()}  # type: Json
+    identity.update(pid_namespace=pid_namespace(), pid=pid, start_ticks=found[2])
+    return identity
+
+
+def is_same_process_alive(identity: "Json") -> "Optional[bool]":
+    """Tell whether that very process runs; None where this machine, or this pid namespace, cannot know.
+
+    A zombie is not alive.
+    """
+    if identity["machine"] != machine_id():
+        return None
+    if identity["boot_id"] != boot_id():
+        return False
+    if identity["pid_namespace"] != pid_namespace():
+        return None
+    found = stat_of(int(identity["pid"]))
+    return found is not None and found[0] not in "ZXx" and found[2] == identity["start_ticks"]

@@ -1,0 +1,184 @@
+"""What a listener is, from command lines, Jupyter's records and those of `ports`."""
+
+import json
+import os
+import re
+import sys
+import time
+
+if __name__ != "__main__":  # piped, these names are there already
+    from ports.probe.identity import link_of, read_bytes, stat_of
+
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, List, Optional, Set, Tuple  # noqa: F401 - in comments
+
+    Json = Dict[str, Any]
+
+# What a command line says once the interpreter is taken off, see `words_of`; the first that matches.
+KINDS = [
+    (kind, re.compile(pattern))
+    for kind, pattern in (
+        ("tunnel", r"(ssh|autossh|sshd(-session)?|mosh-server)\b|ports (open|tunnel)\b"),
+        ("kernel", r"ipykernel|\S+ .*kernel-[\w-]+\.json"),
+        ("notebook", r"jupyter[-.]?(hub-singleuser|hub\.singleuser|labhub|lab|notebook|server|nbclassic)\b"),
+        ("notebook", r"(notebook|nbclassic|jupyter_server|batchspawner-singleuser)\b"),
+        ("notebook", r"jupyter(-server)? (lab|notebook|server|nbclassic)\b"),
+        ("tensorboard", r"tensorboard(\.main)?\b"),
+        ("mlflow", r"mlflow\b|(gunicorn|uvicorn)\b.* mlflow\.server"),
+        ("bokeh", r"bokeh serve\b"),
+        ("panel", r"panel serve\b"),
+        ("streamlit", r"streamlit\b"),
+        ("dask-scheduler", r"dask[- ]scheduler\b|distributed\.cli\.dask_scheduler"),
+        ("dask-worker", r"dask[- ](cuda[- ])?worker\b|dask[- ]spec\b|distributed\.cli\.dask_(worker|spec)"),
+        ("code-server", r"(open)?(vs)?code-server|code tunnel|node \S*(code-server|server-main\.js|vscode-server)"),
+        ("rstudio", r"rserver|rsession"),
+        ("http-server", r"http\.server|SimpleHTTPServer"),
+        ("database", r"postgres|redis-server|mongod|mysqld|mariadbd|slurm|munged"),
+    )
+]
+WEB = {"notebook", "tensorboard", "mlflow", "bokeh", "panel", "streamlit", "code-server", "rstudio", "http-server"}
+NEVER_ASKED = WEB | {"tunnel", "kernel", "database", "cluster"}
+
+
+def words_of(argv: "List[str]") -> str:
+    """Return program and first words of a command line, without the interpreter: ``jupyter lab --port=8888``."""
+    words = list(argv)
+    if words and re.match(r"(python|pypy)[\d.]*$", os.path.basename(words[0])):
+        del words[0]
+        while words and words[0].startswith("-"):
+            option = words.pop(0)
+            if option in ("-X", "-W") and words:
+                del words[0]
+            elif re.match(r"-[A-Za-z]*m$", option):
+                break
+            elif re.match(r"-[A-Za-z]*c$", option):
+                words.insert(0, "-c")
+                break
+    if not words:
+        return ""
+    program = words[0] if " " in words[0] else os.path.basename(words[0])  # "sshd: alice@pts/0" is no path
+    return " ".join([program, *words[1:12]])
+
+
+def kind_of(argv: "List[str]", port: "Optional[int]") -> str:
+    """Return what kind of listener a command line makes."""
+    words = words_of(argv)
+    kind = next((kind for kind, pattern in KINDS if pattern.match(words)), "listener")
+    if kind != "kernel":
+        return kind
+    files = [word for word in argv if re.search(r"kernel-[^/]*\.json$", word)]
+    try:
+        known = json.loads(read_bytes(files[0]).decode()) if files else {}
+        ports = [known.get(name + "_port") for name in ("shell", "iopub", "stdin", "control", "hb")]
+    except (ValueError, AttributeError):
+        return kind
+    return kind if port in ports else "listener"  # a dashboard that a notebook started is in its kernel's process
+
+
+def describe(rows: "List[Json]") -> "Dict[int, List[int]]":
+    """Fill in what the process table tells of each row's process; return the ancestors of each pid, nearest first."""
+    booted = time.time() - time.clock_gettime(7) if sys.platform == "linux" else 0.0  # 7 is CLOCK_BOOTTIME
+    ticks = os.sysconf("SC_CLK_TCK")
+    stats = {}  # type: Dict[int, Optional[Tuple[str, int, int]]]
+    ancestors = {}  # type: Dict[int, List[int]]
+    for row in rows:
+        pid = row["pid"]
+        if pid is None:
+            row.update(argv=[], cwd=None, started_at=None)
+            continue
+        if pid not in ancestors:
+            chain = [pid]
+            while chain[-1] > 1:
+                if chain[-1] not in stats:
+                    stats[chain[-1]] = stat_of(chain[-1])
+                found = stats[chain[-1]]
+                chain.append(found[1] if found else 0)
+            ancestors[pid] = chain[1:]
+        if "argv" not in row:
+            started = stats.get(pid)
+            row["argv"] = read_bytes("/proc/%d/cmdline" % pid).decode("utf-8", "surrogateescape").split("\0")[:-1]
+            row["started_at"] = round(booted + started[2] / ticks, 1) if started else None
+            row["cwd"] = link_of("/proc/%d/cwd" % pid)
+        row["kind"] = kind_of(row["argv"], row["port"])
+    return ancestors
+
+
+def environ_of(pid: int) -> "Dict[str, str]":
+    """Return the environment that one of this user's processes was started with."""
+    text = read_bytes("/proc/%d/environ" % pid).decode("utf-8", "surrogateescape")
+    return dict(item.split("=", 1) for item in text.split("\0") if "=" in item)
+
+
+def runtime_directories(environ: "Dict[str, str]") -> "List[str]":
+    """Return where a Jupyter server with this environment keeps its record: the rules of all its versions."""
+    home = environ.get("HOME") or os.path.expanduser("~")
+    data = environ.get("JUPYTER_DATA_DIR") or (environ.get("XDG_DATA_HOME") or home + "/.local/share") + "/jupyter"
+    found = [environ.get("JUPYTER_RUNTIME_DIR", ""), data + "/runtime", home + "/Library/Jupyter/runtime"]
+    if environ.get("XDG_RUNTIME_DIR"):
+        found.append(environ["XDG_RUNTIME_DIR"] + "/jupyter")
+    return [path for path in found if path]
+
+
+def jupyter_records(directories: "Set[str]", uid: int, warnings: "List[str]") -> "List[Json]":
+    """Return the records of Jupyter servers; they may be stale, or another host's, and are never deleted."""
+    records = []
+    for directory in sorted(directories):
+        try:
+            names = [name for name in os.listdir(directory) if re.match(r"(jp|nb)server-\d+\.json$", name)]
+        except OSError:
+            continue
+        for name in names:
+            path = os.path.join(directory, name)
+            try:
+                if os.stat(path).st_uid == uid:
+                    record = json.loads(read_bytes(path).decode())
+                    records.append(dict(record, pid=int(record["pid"]), classic=name.startswith("nb")))
+            except (OSError, ValueError, KeyError, TypeError):
+                warnings.append("the Jupyter record %s cannot be read" % path)
+    return records
+
+
+def fill_in_notebook(row: "Json", record: "Optional[Json]", environ: "Dict[str, str]") -> None:
+    """Fill in root, token and path of a notebook server, from the record of its live process, where it has one."""
+    if record is None:  # a single-user server of a hub: no token of its own
+        row.update(kind="notebook", root=row["cwd"], token=None, password=True)
+        row["url_path"] = environ.get("JUPYTERHUB_SERVICE_PREFIX", "/").strip("/")
+        return
+    words = words_of(row["argv"])
+    tree = record["classic"] or re.match(r"(jupyter.)?(notebook|nbclassic)\b", words)
+    page = "tree" if tree else "lab" if re.match(r"jupyter.?lab", words) else ""  # "" is redirected by the server
+    base = str(record.get("base_url") or "/").strip("/")
+    row.update(kind="notebook", root=record.get("root_dir") or record.get("notebook_dir") or row["cwd"])
+    row.update(token=record.get("token") or "", password=bool(record.get("password")))
+    row.update(scheme="https" if record.get("secure") else "http", url_path="/".join(filter(None, (base, page))))
+
+
+def recognise_notebooks(rows: "List[Json]", uid: int, warnings: "List[str]") -> None:
+    """Fill in what is known of the notebook servers among `rows`."""
+    environs = {row["pid"]: environ_of(row["pid"]) for row in rows if row["kind"] == "notebook" and row["pid"]}
+    directories = set(runtime_directories(dict(os.environ)))
+    for environ in environs.values():
+        directories.update(runtime_directories(environ))
+    records = jupyter_records(directories, uid, warnings)
+    for row in rows:
+        place = ("sock", row["path"]) if row["path"] else ("port", row["port"])
+        mine = [one for one in records if one["pid"] == row["pid"] and one.get(place[0]) == place[1]]
+        if mine or row["kind"] == "notebook":
+            fill_in_notebook(row, mine[0] if mine else None, environs.get(row["pid"], {}))
+
+
+def recognise_sessions(rows: "List[Json]", sessions: "Json", ancestors: "Dict[int, List[int]]") -> None:
+    """Mark the rows that belong to a running cluster or notebook server of `ports`: ``of`` is ``"cluster:main"``."""
+    running = [(kind, one) for kind in ("cluster", "notebook") for one in sessions[kind + "s"] if one.get("alive")]
+    for kind, session in running:
+        record, of = session["running"], "%s:%s" % (kind, session["name"])
+        for row in rows:
+            inside = record["process"]["pid"] in [row["pid"], *ancestors.get(row["pid"], [])]
+            if kind == "cluster" and (row["path"] and row["path"] == record.get("dashboard")):
+                row.update(of=of, kind=kind, url_path="status")
+            elif kind == "cluster" and inside and row["kind"] in ("listener", "dask-scheduler", "dask-worker"):
+                row.update(of=of, kind=kind)
+            elif kind == "notebook" and inside and row["port"] == record.get("port"):
+                row.update(of=of, kind=kind, root=record.get("root"), token=session.get("token"))
+                row["url_path"] = str(record.get("url_path") or record.get("base_url") or "").strip("/")

@@ -1,0 +1,159 @@
+"""Which sockets listen, and which processes of this user hold them."""
+
+import os
+import struct
+import sys
+
+if __name__ != "__main__":  # piped, these names are there already
+    from ports.probe.identity import read_bytes
+try:
+    import _socket as sockets  # the module around it costs 4 ms
+except ImportError:  # an interpreter that is not CPython
+    import socket as sockets  # type: ignore[no-redef]
+
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, List, Optional, Set, Tuple
+
+    Json = Dict[str, Any]
+
+
+def new_row(family: str, address: str, port: "Optional[int]", uid: int, inode: int) -> "Json":
+    """Return one listener, as far as its socket tells."""
+    local = family == "unix" or address.startswith(("127.", "::ffff:127.")) or address == "::1"
+    row = {"family": family, "address": address, "port": port, "uid": uid, "inode": inode}  # type: Json
+    row.update(path=address if family == "unix" else None, open_to_network=not local, pid=None, kind="listener")
+    return row
+
+
+def open_socket(v6: bool) -> "Any":
+    """Return a new TCP socket."""
+    return sockets.socket(sockets.AF_INET6 if v6 else sockets.AF_INET, sockets.SOCK_STREAM)
+
+
+def tcp_row(v6: bool, packed: bytes, port: int, uid: int, inode: int) -> "Json":
+    """Return one TCP listener from its address in network order."""
+    address = sockets.inet_ntop(sockets.AF_INET6, packed[:16]) if v6 else sockets.inet_ntop(sockets.AF_INET, packed[:4])
+    return new_row("tcp6" if v6 else "tcp", address, port, uid, inode)
+
+
+def parse_netlink(data: bytes) -> "Tuple[List[Json], bool]":
+    """Return the listeners of one sock_diag datagram, and whether it was the last.
+
+    Raises OSError where the kernel answered with an error, or with half a message.
+    """
+    rows, offset = [], 0  # type: List[Json], int
+    while offset + 16 <= len(data):
+        length, kind = struct.unpack_from("=IH", data, offset)
+        if kind == 3:  # NLMSG_DONE
+            return rows, True
+        if kind == 2 or length < 88 or offset + length > len(data):
+            raise OSError("sock_diag gave no listeners")
+        port, v6 = struct.unpack_from(">H", data, offset + 20)[0], data[offset + 16] == sockets.AF_INET6
+        uid, inode = struct.unpack_from("=II", data, offset + 80)
+        rows.append(tcp_row(v6, data[offset + 24 : offset + 40], port, uid, inode))
+        offset += (length + 3) & ~3
+    return rows, False
+
+
+def parse_proc_net(text: str, v6: bool) -> "List[Json]":
+    """Return the listeners in the text of /proc/net/tcp or tcp6."""
+    rows = []
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 9 and fields[3] == "0A":  # LISTEN
+            words, _, port = fields[1].partition(":")  # words of 32 bits in the machine's byte order
+            packed = b"".join(struct.pack("=I", int(words[i : i + 8], 16)) for i in range(0, len(words), 8))
+            rows.append(tcp_row(v6, packed, int(port, 16), int(fields[7]), int(fields[9])))
+    return rows
+
+
+def netlink_listeners() -> "List[Json]":
+    """Return all TCP listeners of this network namespace, from sock_diag; raises OSError where it is not to be had."""
+    rows = []  # type: List[Json]
+    connection = sockets.socket(16, sockets.SOCK_DGRAM, 4)  # AF_NETLINK, NETLINK_SOCK_DIAG
+    try:
+        for family in (sockets.AF_INET, sockets.AF_INET6):
+            request = struct.pack("=BBBBI48x", family, 6, 0, 0, 1 << 10)  # TCP, state LISTEN only
+            connection.sendto(struct.pack("=IHHII", 72, 20, 0x301, 1, 0) + request, (0, 0))
+            last = False
+            while not last:
+                found, last = parse_netlink(connection.recv(1 << 18))
+                rows += found
+    finally:
+        connection.close()
+    return rows
+
+
+def tcp_listeners(warnings: "List[str]") -> "List[Json]":
+    """Return all TCP listeners: from netlink, else, 10 times slower, from /proc; elsewhere this user's from psutil."""
+    if sys.platform != "linux":
+        return psutil_listeners(warnings)
+    try:
+        return netlink_listeners()
+    except OSError as error:
+        texts = [(read_bytes("/proc/net/tcp" + end).decode("ascii", "replace"), bool(end)) for end in ("", "6")]
+        if not any(text for text, _ in texts):
+            warnings.append("listening sockets cannot be seen here: %s" % error)
+        return [row for text, v6 in texts for row in parse_proc_net(text, v6)]
+
+
+def unix_listeners(wanted: "Set[str]", below: "Set[str]", uid: int) -> "List[Json]":
+    """Return this user's listening Unix sockets whose path is `wanted` or lies in one of the directories `below`."""
+    rows = []
+    for line in read_bytes("/proc/net/unix").decode("utf-8", "surrogateescape").splitlines()[1:]:
+        fields = line.split(None, 7)
+        if len(fields) == 8 and (fields[7] in wanted or os.path.dirname(fields[7]) in below):
+            try:
+                if int(fields[3], 16) & 0x10000 and os.lstat(fields[7]).st_uid == uid:  # __SO_ACCEPTCON: it listens
+                    rows.append(new_row("unix", fields[7], None, uid, int(fields[6])))
+            except (OSError, ValueError):  # it listens on, but its path is gone: nobody can reach it
+                continue
+    return rows
+
+
+def psutil_listeners(warnings: "List[str]") -> "List[Json]":
+    """Return this user's TCP listeners, with their pids, where there is no /proc (macOS)."""
+    try:
+        import psutil
+    except ImportError:
+        warnings.append("without psutil for %s, listeners cannot be found on this system" % sys.executable)
+        return []
+    rows = []
+    for process in psutil.process_iter():
+        try:
+            if process.uids().real != os.getuid():
+                continue
+            newer = hasattr(process, "net_connections")
+            for found in process.net_connections("tcp") if newer else process.connections("tcp"):
+                if found.status == "LISTEN":
+                    family = "tcp6" if found.family == sockets.AF_INET6 else "tcp"
+                    row = new_row(family, found.laddr[0], found.laddr[1], os.getuid(), 0)
+                    row.update(pid=process.pid, started_at=process.create_time(), argv=process.cmdline())
+                    rows.append(dict(row, cwd=process.cwd()))
+        except (psutil.Error, OSError):
+            continue
+    return rows
+
+
+def owners_of(inodes: "Set[int]", uid: int) -> "Dict[int, int]":
+    """Return the pid that holds each socket, of this user's processes; the first one where children inherited it."""
+    wanted = {"socket:[%d]" % inode: inode for inode in inodes}
+    found = {}  # type: Dict[int, int]
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()) if wanted else ():
+        try:
+            if os.stat("/proc/%d" % pid).st_uid != uid:
+                continue
+            directory = "/proc/%d/fd/" % pid
+            for fd in os.listdir(directory):
+                try:
+                    inode = wanted.pop(os.readlink(directory + fd), None)
+                except OSError:  # closed meanwhile
+                    continue
+                if inode is not None:
+                    found[inode] = pid
+        except OSError:  # gone, or one that may not be looked at
+            continue
+        if not wanted:
+            break
+    return found

@@ -1,0 +1,123 @@
+"""The probe itself: one look at this machine, as one JSON-able document."""
+
+import json
+import os
+import pwd
+import sys
+import time
+
+if __name__ != "__main__":  # piped, these names are there already
+    from ports.probe.ask import ask, pair_dask
+    from ports.probe.identity import FORMAT, boot_id, machine_id
+    from ports.probe.recognise import (
+        NEVER_ASKED,
+        WEB,
+        describe,
+        jupyter_records,
+        recognise_notebooks,
+        recognise_sessions,
+        runtime_directories,
+    )
+    from ports.probe.records import host_directory, read_record, read_sessions
+    from ports.probe.sockets import owners_of, tcp_listeners, unix_listeners
+
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, List, Optional, Set, Tuple
+
+    Json = Dict[str, Any]
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, the number where there is none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def probe(request: "Optional[Json]" = None) -> "Json":
+    """Return what listens on this machine and is this user's, and what `ports` recorded here.
+
+    Parameters
+    ----------
+    request : dict
+        ``all`` adds other users' listeners, as port and user only; ``port`` leaves out all but this one; ``ask_http``
+        (True) lets own ports be asked what they are, up to ``silence`` and ``patience`` seconds (0.02 and 0.03).
+    """
+    wanted = request or {}
+    uid, warnings, sessions = os.getuid(), [], {}  # type: int, List[str], Json
+    for kind in ("clusters", "notebooks"):
+        sessions[kind] = read_sessions(kind)
+    rows = tcp_listeners(warnings)
+    if wanted.get("port"):
+        rows = [row for row in rows if row["port"] == wanted["port"]]
+    own = [row for row in rows if row["uid"] == uid]
+    if not wanted.get("port"):
+        own += unix_listeners(*unix_places(sessions, uid), uid)
+    look_at(own, sessions, wanted, warnings)
+    names = {uid: user_name(uid)}
+    for row in own:
+        row["user"] = names[uid]
+        del row["inode"]
+    shown = ("family", "address", "path", "port", "uid", "open_to_network", "kind")
+    for row in rows if wanted.get("all") or wanted.get("port") else ():
+        if row["uid"] != uid:
+            if row["uid"] not in names:
+                names[row["uid"]] = user_name(row["uid"])
+            own.append(dict([(key, row[key]) for key in shown], user=names[row["uid"]]))
+    document = {"format": FORMAT, "host": os.uname().nodename, "machine_id": machine_id(), "boot_id": boot_id()}
+    document.update(user=names[uid], uid=uid, time=time.time(), platform=sys.platform, listeners=own, warnings=warnings)
+    document.update(sessions, ports=installed(warnings), python="%d.%d.%d" % sys.version_info[:3])
+    return document
+
+
+def unix_places(sessions: "Json", uid: int) -> "Tuple[Set[str], Set[str]]":
+    """Return the Unix sockets that records name, and the directories where `ports` puts them."""
+    paths, directories = set(), {"/tmp/ports-%d" % uid}  # type: Set[str], Set[str]
+    for record in jupyter_records(set(runtime_directories(dict(os.environ))), uid, []):
+        if record.get("sock"):
+            paths.add(record["sock"])
+    for session in sessions["clusters"] + sessions["notebooks"]:
+        if session.get("alive") and session["running"].get("dashboard"):
+            paths.add(session["running"]["dashboard"])
+    return paths, directories
+
+
+def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List[str]") -> None:
+    """Find out what this user's listeners are."""
+    uid = os.getuid()
+    holders = owners_of({row["inode"] for row in own if row["inode"] and row["pid"] is None}, uid)
+    for row in own:
+        row["pid"] = row["pid"] or holders.get(row["inode"])
+        row.update(http=None, scheme="http", url_path="")
+    ancestors = describe(own)
+    recognise_notebooks(own, uid, warnings)
+    recognise_sessions(own, sessions, ancestors)
+    for row in own:
+        row["http"] = True if row["kind"] in WEB else None
+    if wanted.get("ask_http", True):
+        # without a pid it may be the kernel's, or a container's that merely shares this uid
+        unknown = [row for row in own if row["kind"] not in NEVER_ASKED and row["pid"] and row["port"]]
+        ask(unknown, wanted.get("silence", 0.02), wanted.get("patience", 0.03))
+    pair_dask(own, ancestors)
+
+
+def installed(warnings: "List[str]") -> "Optional[Json]":
+    """Return interpreter and version of the `ports` that last ran here."""
+    try:
+        return read_record(os.path.join(host_directory(), "host.json"))
+    except ValueError as error:
+        warnings.append(str(error))
+        return None
+
+
+def main(text: str) -> None:
+    """Answer the request in `text`: one line, the marker and JSON."""
+    request = json.loads(text)
+    try:
+        answer = probe(request)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other side wants one line
+        answer = {"error": "failed", "message": "%s: %s" % (type(error).__name__, error)}
+    sys.stdout.write("\n%s%s\n" % (request.get("marker", ""), json.dumps(answer)))
+    sys.stdout.flush()
