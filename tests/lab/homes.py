@@ -44,7 +44,7 @@ def path_files(directory: str) -> dict[str, tuple[str, int]]:
     """Return the files by which a user of bash, tcsh or fish has `directory` on the PATH of a login shell."""
     return {
         ".profile": (f'\nPATH="{directory}:$PATH"\n', 0o644),
-        ".login": (f'setenv PATH "{directory}:$PATH"\n', 0o644),
+        ".cshrc": (f'setenv PATH "{directory}:$PATH"\n', 0o644),
         ".config/fish/config.fish": (f'if status is-login\n    set -gx PATH "{directory}" $PATH\nend\n', 0o644),
     }
 

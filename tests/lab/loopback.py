@@ -186,10 +186,8 @@ class LoopbackSite(Site):
         """Start `argv` on `host`, in the host's home, with `env` added to a login's environment."""
         self.host(host)
         environment = {**self.environment(host, user), **(env or {})}
-        program = shutil.which(argv[0], path=environment["PATH"])
         return LocalRunning(
-            argv,
-            executable=program or argv[0],
+            ["env", "--", *argv],  # which ends with 127 where there is no such program, as on other hosts
             env=environment,
             cwd=cwd or self.hosts[host].home,
             stdin=stdin,
