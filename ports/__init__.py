@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 from ports._version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from ports import clusters, listeners, machine, notebooks, tunnels
+    from ports import clusters, listeners, notebooks, tunnels
     from ports.clusters import client, cluster
     from ports.errors import PortsError
-    from ports.links import show
+    from ports.home import show
 
-_MODULES = ("clusters", "notebooks", "listeners", "tunnels", "machine")
+_MODULES = ("clusters", "notebooks", "listeners", "tunnels")
 _NAMES = {
     "client": "ports.clusters",
     "cluster": "ports.clusters",
-    "show": "ports.links",
+    "show": "ports.home",
     "PortsError": "ports.errors",
 }
 
@@ -36,7 +36,6 @@ __all__ = [
     "cluster",
     "clusters",
     "listeners",
-    "machine",
     "notebooks",
     "show",
     "tunnels",

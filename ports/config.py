@@ -56,6 +56,17 @@ def get(key: str) -> Any:
     return value
 
 
+def dask_value(key: str) -> Any:
+    """Return a top-level setting of Dask's own, ``"temporary-directory"``; None where it is not set."""
+    dask_config = sys.modules.get("dask.config")
+    if dask_config is not None:
+        return dask_config.get(key, None)
+    found = os.environ.get(f"DASK_{key.upper().replace('-', '_')}")
+    for _, data in [] if found else _documents(key):
+        found = data.get(key, data.get(key.replace("-", "_"), found))
+    return found
+
+
 def host(alias: str) -> dict[str, Any]:
     """Return the settings of the host `alias`; empty where it has none."""
     hosts = get("hosts")
@@ -71,31 +82,32 @@ def _sources() -> list[tuple[str, dict[str, Any]]]:
     """Return where settings come from, the last one winning, with what stands there."""
     dask_config = sys.modules.get("dask.config")
     if dask_config is not None:
-        return [("dask.config", _canonical(dask_config.config.get("ports") or {}))]
+        found = [("dask.config", _canonical(dask_config.config.get("ports") or {}))]
+        return [(source, data) for source, data in found if data]
     found = [(str(path), _canonical(data)) for path, data in _files()]
     found += [(variable, data) for variable, data in _variables()]
     return [(source, data) for source, data in found if data]
 
 
 def _files() -> list[tuple[Path, Any]]:
-    found: list[tuple[Path, Any]] = []
+    return [(file, data["ports"]) for file, data in _documents("ports") if data.get("ports")]
+
+
+def _documents(word: str) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the configuration files that hold `word`, parsed, the last one winning."""
+    found = []
     for place in paths.configuration_directories():
-        files = (
-            sorted([*place.glob("*.yaml"), *place.glob("*.yml"), *place.glob("*.json")]) if place.is_dir() else [place]
-        )
-        for file in files:
-            data = _read_yaml(file)
-            if data.get("ports"):
-                found.append((file, data["ports"]))
+        files = [*place.glob("*.yaml"), *place.glob("*.yml"), *place.glob("*.json")] if place.is_dir() else [place]
+        found += [(file, data) for file in sorted(files) if (data := _read_yaml(file, word))]
     return found
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _read_yaml(file: Path, word: str) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError:
         return {}  # as Dask does: a file that may not be read is another user's affair
-    if "ports" not in text:
+    if word not in text and word.replace("-", "_") not in text:
         return {}
     import yaml
 
@@ -151,7 +163,7 @@ def _validate(source: str, data: Any) -> None:
         _validator()(data)
     except fastjsonschema.JsonSchemaValueException as error:
         key = ".".join(["ports", *error.path[1:]])
-        reason = error.message.removeprefix(error.name + " ")
+        reason = error.message.removeprefix(f"{error.name} ")
         if error.rule == "additionalProperties":
             unknown = sorted(set(error.value) - set(error.definition.get("properties", {})))
             key, known = f"{key}.{unknown[0]}", ", ".join(sorted(error.definition.get("properties", {})))

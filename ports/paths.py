@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import re
 import stat
@@ -170,15 +171,18 @@ def runtime_directory() -> Path:
     """Return a 0700 directory of one's own with a short path, for Unix sockets; it is created.
 
     ``/tmp/ports-<uid>``, or a random one beside it where somebody else made that name first; its path is then kept in
-    the state directory, so that all processes agree.
+    the state directory, so that all processes agree. Another ``PORTS_HOME`` has a directory of its own in there.
     """
     if os.name == "nt":
         return make_private(Path(tempfile.gettempdir()) / "ports")
     usual = Path(f"/tmp/ports-{os.getuid()}")
-    from ports import (
-        records,
-    )  # a record needs no runtime directory; the import is here to keep the order of layers plain
+    if "PORTS_HOME" not in os.environ:
+        return _first_private(usual)
+    digest = hashlib.sha256(os.fsencode(state_directory())).hexdigest()
+    return make_private(_first_private(usual) / digest[:8])
 
+
+def _first_private(usual: Path) -> Path:
     kept = records.read_json(here().runtime)
     if kept is not None and _is_private(Path(kept["path"])):
         return Path(kept["path"])

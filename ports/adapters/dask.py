@@ -1,0 +1,191 @@
+"""Dask: the connection to a cluster's scheduler, and what its owner tells over its Unix socket.
+
+Importing this module imports no Dask: the command line lists clusters without it. A `distributed.Client` is the one
+object of Dask's that leaves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import platform
+import socket
+import struct
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ports.errors import DaskError, ForeignListenerError
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from distributed.security import Security
+
+IN_CLUSTER = Path(__file__).parents[1] / "in_cluster"
+
+
+def owner_command(directory: Path) -> list[str]:
+    """Return the interpreter's arguments that own the cluster described in `directory`."""
+    code = (
+        f"import sys; sys.path.append({str(IN_CLUSTER)!r}); import ports_cluster as own; own.main({str(directory)!r})"
+    )
+    return ["-c", code]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that client and cluster should share; Dask is not imported."""
+    found = {"python": platform.python_version()}
+    return found | {package: metadata.version(package) for package in ("dask", "distributed")}
+
+
+def parse_bytes(text: str | float) -> int | str | float:
+    """Return ``"4GB"`` as bytes; ``"auto"`` and fractions of the machine's memory stay as they are.
+
+    Raises
+    ------
+    DaskError
+        It is no size.
+    """
+    if not isinstance(text, str) or text == "auto":
+        return text
+    from dask.utils import parse_bytes
+
+    try:
+        return int(parse_bytes(text))
+    except ValueError as error:
+        raise DaskError(f"memory_limit {text!r} is no size; write bytes, 4GB or 2GiB") from error
+
+
+def security(credentials: Path) -> Security:
+    """Return the credentials of a cluster as Dask takes them."""
+    from distributed.security import Security
+
+    file = str(credentials)
+    return Security(tls_ca_file=file, tls_client_cert=file, tls_client_key=file, require_encryption=True)
+
+
+def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
+    """Return a client connected to `cluster`, any cluster object of Dask's kind.
+
+    Raises
+    ------
+    DaskError
+        The scheduler did not answer within `timeout` seconds.
+    """
+    from distributed import Client
+
+    try:
+        return Client(cluster, timeout=timeout, **options)
+    except (OSError, TimeoutError) as error:
+        raise DaskError(f"the scheduler did not answer within {timeout:g} s ({error})") from error
+
+
+def call(address: str, credentials: Path, operation: str, *, timeout: float, **arguments: Any) -> Any:
+    """Run one operation of the scheduler at `address` and return its answer.
+
+    Raises
+    ------
+    DaskError
+        It failed, or took longer than `timeout` seconds.
+    """
+    from distributed.core import rpc
+
+    async def ask() -> Any:
+        async with rpc(address, connection_args=security(credentials).get_connection_args("client")) as scheduler:
+            return await asyncio.wait_for(getattr(scheduler, operation)(**arguments), timeout)
+
+    try:
+        return asyncio.run(ask())
+    except (asyncio.TimeoutError, TimeoutError) as error:
+        raise DaskError(f"{operation.removeprefix('ports_')} took longer than {timeout:g} s") from error
+    except Exception as error:
+        raise DaskError(f"{operation.removeprefix('ports_')} failed: {error}") from error
+
+
+def summary(dashboard: str, *, timeout: float = 2.0) -> dict[str, Any] | None:
+    """Return the counts that the owner of the socket `dashboard` tells; None where it does not answer.
+
+    Raises
+    ------
+    ForeignListenerError
+        Another user listens there.
+    """
+    connection = _UnixConnection("localhost", timeout=timeout)
+    try:
+        connection.connect_to(dashboard)
+        connection.request("GET", "/ports.json")
+        answer = connection.getresponse()
+        found = json.loads(answer.read()) if answer.status == 200 else None
+        return found if isinstance(found, dict) else None
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP to a Unix socket whose listener is this user."""
+
+    def connect_to(self, path: str) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(path)
+        if hasattr(socket, "SO_PEERCRED"):
+            uid = struct.unpack("3i", self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+            if uid != os.getuid():
+                raise ForeignListenerError(path, f"uid {uid}")
+
+
+def stale_modules(client: Client, *, timeout: float) -> dict[str, float]:
+    """Return the modules that workers hold and that were changed since: file → time of the change, epoch.
+
+    Asked of the workers, because only they know what they imported; modules of installed packages are left out.
+    Workers that do not answer within `timeout` seconds are not waited for.
+    """
+    found: dict[str, float] = {}
+    try:
+        answers = client.sync(_ask_workers, client, _changed_modules(), timeout)
+    except Exception:  # noqa: BLE001 - a warning that cannot be had is no error
+        return found
+    for answer in answers.values():
+        if isinstance(answer, dict):
+            found.update(answer)
+    return found
+
+
+async def _ask_workers(client: Client, function: Callable[[], dict[str, float]], timeout: float) -> dict[str, Any]:
+    answers = await asyncio.wait_for(client._run(function, on_error="return"), timeout)
+    return dict(answers)
+
+
+def _changed_modules() -> Callable[[], dict[str, float]]:
+    """Return a function that is pickled whole: the workers' environment may lack `ports`."""
+
+    def changed() -> dict[str, float]:
+        import pathlib
+        import sys
+        import sysconfig
+        import time
+
+        import psutil
+
+        paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+        started = psutil.Process().create_time()
+        found: dict[str, float] = {}
+        for module in list(sys.modules.values()):
+            file = getattr(module, "__file__", None)
+            ours = module.__name__ == "ports_cluster"
+            if not file or ours or "-packages" in file or file.startswith(tuple(paths)):
+                continue
+            try:
+                changed = pathlib.Path(file).stat().st_mtime
+            except OSError:
+                continue
+            if started < changed <= time.time() + 1:
+                found[file] = changed
+        return found
+
+    return changed

@@ -1,0 +1,91 @@
+"""tmux, through libtmux: sessions on a server of our own.
+
+The server has its own socket (another user may have made ``/tmp/tmux-<uid>``), its own configuration and a clean
+environment: it would hand the environment of its first starter to every session.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ports.errors import TmuxError
+
+if TYPE_CHECKING:
+    from libtmux import Server
+
+_CONFIGURATION = Path(__file__).parents[1] / "tmux.conf"
+_CLEAN = ("HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "TMUX_TMPDIR")
+
+
+def is_installed() -> bool:
+    """Say whether there is a tmux program."""
+    return shutil.which("tmux") is not None
+
+
+def start_session(socket: Path, session: str, argv: Sequence[str], *, cwd: str, environ: Mapping[str, str]) -> int:
+    """Start `argv` as the only window of a new, detached session.
+
+    Parameters
+    ----------
+    environ : mapping
+        This process's environment; only what says who and where the user is reaches the tmux server.
+
+    Returns
+    -------
+    int
+        The pid of `argv`.
+
+    Raises
+    ------
+    TmuxError
+        tmux refuses, or the command ended before tmux could show it.
+    """
+    from libtmux.exc import LibTmuxException
+
+    clean = {name: environ[name] for name in _CLEAN if name in environ}
+    command = ["tmux", "-S", str(socket), "-f", str(_CONFIGURATION), "start-server"]
+    started = subprocess.run(command, env=clean, capture_output=True, text=True, check=False)
+    if started.returncode:
+        raise TmuxError(f"tmux could not start a server on {socket}: {started.stderr.strip()}")
+    server = _server(socket)
+    try:
+        created = server.new_session(
+            session, start_directory=cwd, window_command=f"exec {shlex.join(argv)}", x=200, y=50
+        )
+        pane = created.active_pane
+        if pane is None or not pane.pane_pid:
+            raise TmuxError(f"session {session!r} ended as it started")
+        return int(pane.pane_pid)
+    except LibTmuxException as error:
+        raise TmuxError(f"tmux could not start session {session!r}: {error}") from error
+    finally:
+        server.cmd("set-option", "-s", "exit-empty", "on")
+
+
+def has_session(socket: Path, session: str) -> bool:
+    """Say whether the server on `socket` has `session`; no server has none."""
+    return (
+        socket.exists() and is_installed() and _server(socket).cmd("has-session", "-t", f"={session}").returncode == 0
+    )
+
+
+def kill_session(socket: Path, session: str) -> None:
+    """End `session`; nothing happens where there is none."""
+    if has_session(socket, session):
+        _server(socket).cmd("kill-session", "-t", f"={session}")
+
+
+def attach_command(socket: Path, session: str) -> list[str]:
+    """Return the plain tmux command that attaches to `session`."""
+    return ["tmux", "-S", str(socket), "attach-session", "-t", f"={session}"]
+
+
+def _server(socket: Path) -> Server:
+    from libtmux import Server
+
+    return Server(socket_path=socket, config_file=str(_CONFIGURATION))

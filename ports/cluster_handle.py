@@ -1,0 +1,285 @@
+"""One cluster: what `ports.cluster()` returns. Dask takes it as a cluster object of its own kind."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import time
+import warnings
+from collections.abc import Generator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ports import home, records, render, scratch, sessions
+from ports.adapters import dask
+from ports.errors import NotFoundError, UsageError
+from ports.options import ClusterRecord
+from ports.sessions import Found
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from distributed.security import Security
+
+_CALL_SECONDS = 60.0
+
+
+class Cluster:
+    """A cluster of mine on this machine, as it was found at one moment.
+
+    Leaving a ``with``, `close` and ``client.shutdown()`` only disconnect: other notebooks use it. `stop` ends it.
+    """
+
+    def __init__(self, found: Found[ClusterRecord]) -> None:
+        self._found = found
+
+    # --- what it is ---
+
+    @property
+    def name(self) -> str:
+        """Its name, ``"main"``."""
+        return self._found.name
+
+    @property
+    def record(self) -> ClusterRecord:
+        """What it was started with.
+
+        Raises
+        ------
+        RecordError
+            The record cannot be read.
+        """
+        if self._found.record is None:
+            raise self._found.error or NotFoundError("cluster", self.name, "`ports cluster list` shows what there is")
+        return self._found.record
+
+    @property
+    def state(self) -> str:
+        """``"running"``, ``"starting"``, ``"stopped"``; ``"unknown"``: it does not answer, or is another host's."""
+        if self._found.state == "running" and self.summary is None:
+            return "unknown"
+        return self._found.state
+
+    @property
+    def reason(self) -> str | None:
+        """Why it does not run, or is unknown."""
+        if self._found.state == "running" and self.summary is None:
+            return f"its process is alive, but does not answer; log: {self.log}"
+        return self._found.reason
+
+    @property
+    def log(self) -> Path:
+        """Path of its log, which stays when it stops."""
+        return self._found.files.log
+
+    @functools.cached_property
+    def summary(self) -> dict[str, Any] | None:
+        """Counts that its scheduler tells: workers, threads, memory (bytes), tasks, clients; None where silent."""
+        return dask.summary(self._running["dashboard"]) if self._found.running else None
+
+    @property
+    def _running(self) -> dict[str, Any]:
+        if self._found.running is None:
+            reason = f"it is {self._found.state}: {self._found.reason}; `ports cluster start {self.name}` starts it"
+            raise NotFoundError("running cluster", self.name, reason)
+        return self._found.running
+
+    # --- what Dask asks of a cluster object ---
+
+    @property
+    def scheduler_address(self) -> str:
+        """Address of the scheduler, ``tls://127.0.0.1:…``."""
+        return str(self._running["address"])
+
+    @property
+    def security(self) -> Security:
+        """Credentials that its scheduler asks for."""
+        return dask.security(self._found.files.credentials)
+
+    @property
+    def status(self) -> str:
+        """Dask's word for the state: ``"running"`` or ``"closed"``."""
+        return "running" if self._found.state == "running" else "closed"
+
+    @property
+    def dashboard_link(self) -> str:
+        """Link of the dashboard at home, where ``ports open`` runs."""
+        return home.cluster_link(self.name)
+
+    def close(self, timeout: float | None = None) -> _Nothing:
+        """Disconnect; the cluster goes on running. `stop` ends it."""
+        try:
+            asyncio.get_running_loop()  # `client.shutdown()` calls this from Dask's event loop
+        except RuntimeError:
+            return _Nothing()
+        warnings.warn(
+            f"only disconnected: cluster {self.name!r} goes on for its other clients; "
+            f"`ports cluster stop {self.name}` or ports.clusters.get({self.name!r}).stop() ends it",
+            stacklevel=2,
+        )
+        return _Nothing()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    # --- what it does ---
+
+    def get_client(self, *, timeout: float = 10.0) -> Client:
+        """Return a connected `distributed.Client`; warns of modules that workers hold in an older version.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds until the scheduler has answered.
+
+        Raises
+        ------
+        DaskError
+            It did not.
+        NotFoundError
+            The cluster does not run.
+        """
+        client = dask.connect(self, timeout=timeout)
+        stale = dask.stale_modules(client, timeout=1.0)
+        if stale:
+            changed = ", ".join(sorted(stale))
+            warnings.warn(
+                f"workers of cluster {self.name!r} hold older versions of {changed}; "
+                f"`ports cluster restart {self.name}` makes them import anew",
+                stacklevel=3,
+            )
+        return client
+
+    def warn_of_versions(self) -> None:
+        """Warn where Python, Dask or distributed differ between this process and the cluster."""
+        here, there = dask.versions(), self._running["versions"]
+        for package, version in here.items():
+            if there[package] != version:
+                warnings.warn(
+                    f"{package} is {version} here and {there[package]} in cluster {self.name!r}; run this with "
+                    f"{self.record.interpreter}, or start another cluster with name=",
+                    stacklevel=4,
+                )
+
+    def scale(self, n_workers: int) -> None:
+        """Set the number of workers, from any process of mine.
+
+        Raises
+        ------
+        UsageError
+            `n_workers` is negative.
+        DaskError
+            The scheduler did not do it.
+        """
+        if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 0:
+            raise UsageError(f"n_workers is {n_workers!r}; it must be a whole number of at least 0")
+        self._call("ports_scale", n_workers=n_workers)
+        changed = ClusterRecord.from_json({**self.record.to_json(), "n_workers": n_workers})
+        records.write(self._found.files.record, changed)
+        self._refresh()
+
+    def restart(self) -> None:
+        """Start all workers anew, so that they import modules anew; results they held are lost, links stay.
+
+        Raises
+        ------
+        DaskError
+            The scheduler did not do it.
+        """
+        before = self._running
+        self._call("ports_restart", timeout=_CALL_SECONDS)
+        if not self.record.processes:  # the owner itself runs anew and then announces itself anew
+            from ports.deadlines import wait_until
+
+            def anew() -> bool | None:
+                self._refresh()
+                return True if self._found.running != before else None
+
+            wait_until(anew, timeout=_CALL_SECONDS, what=f"cluster {self.name!r}")
+        self._refresh()
+
+    def stop(self) -> None:
+        """End the cluster: workers, what tasks started, and the tmux session; only its log stays.
+
+        Raises
+        ------
+        StartError
+            A process of it does not end.
+        RecordError
+            Its record cannot be read.
+        """
+        record = self.record
+        if self._found.state == "unknown":
+            raise UsageError(f"cluster {self.name!r} cannot be stopped from here: {self._found.reason}")
+        if self._found.state != "stopped":
+            sessions.end(self._found)
+        sessions.retire(self._found)
+        scratch.remove(record.scratch)
+        Path(record.dashboard).unlink(missing_ok=True)
+
+    def logs(self, lines: int = 0) -> tuple[str, ...]:
+        """Return the last `lines` lines of its log; 0: all."""
+        return sessions.tail(self.log, lines)
+
+    def attach(self) -> None:
+        """Replace this process by tmux, attached to the cluster's session; raises TmuxError where there is none."""
+        sessions.attach(self.record)
+
+    def _call(self, operation: str, **arguments: Any) -> None:
+        credentials = self._found.files.credentials
+        dask.call(self.scheduler_address, credentials, operation, timeout=_CALL_SECONDS, **arguments)
+
+    def _refresh(self) -> None:
+        found = sessions.look("cluster", self.name, ClusterRecord)
+        if found is not None:
+            self._found = found
+        self.__dict__.pop("summary", None)
+
+    # --- how it shows itself ---
+
+    def row(self) -> dict[str, Any]:
+        """Return what ``ports cluster list --json`` shows."""
+        row: dict[str, Any] = {"host": socket.gethostname(), "kind": "cluster", "name": self.name, "state": self.state}
+        row["reason"] = self.reason
+        row["url"] = f"unix:{self._found.running['dashboard']}" if self._found.running else None
+        row["link"] = self.dashboard_link
+        row["log"] = str(self.log)
+        counts = self.summary or {}
+        row |= {key: counts.get(key) for key in ("n_workers", "n_threads", "memory_bytes", "memory_limit_bytes")}
+        row |= {key: counts.get(key) for key in ("n_tasks", "n_clients")}
+        if self._found.record is not None:
+            row |= self._recorded()
+        return row
+
+    def _recorded(self) -> dict[str, Any]:
+        record, running = self.record, self._found.running
+        return {
+            "pid": running["process"]["pid"] if running else None,
+            "address": running["address"] if running else None,
+            "started_at": running["started_at"] if running else record.created_at,
+            "directory": record.directory,
+            "interpreter": record.interpreter,
+            "scratch": record.scratch,
+            "tmux": sessions.attach_line(record),
+            "versions": running["versions"] if running else None,
+        }
+
+    def __repr__(self) -> str:
+        return render.cluster_line(self.row(), time.time())
+
+    def _repr_html_(self) -> str:
+        return render.cluster_html(self.row(), home.open_command(self.name))
+
+
+class _Nothing:
+    """What `close` returns: nothing to wait for, awaited by Dask all the same."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield

@@ -1,0 +1,228 @@
+"""Clusters: a Dask `LocalCluster` in a process of its own that outlives notebook, terminal and connection."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ports import config, environments, options, paths, records, scratch, sessions
+from ports.adapters import certificates, dask
+from ports.cluster_handle import Cluster
+from ports.deadlines import wait_until
+from ports.errors import DifferentClusterError, NameInUseError, NotFoundError, StartError, UsageError
+from ports.options import ClusterRecord
+from ports.sessions import Found
+
+if TYPE_CHECKING:
+    import builtins
+
+    from distributed import Client
+
+KIND = "cluster"
+REUSE = ("warn", "any", "exact")
+
+
+def client(name: str | None = None, *, reuse: str | None = None, **asked: Any) -> Client:
+    """Return a `distributed.Client` of my cluster `name` on this machine, which is started where there is none.
+
+    Takes and raises what `cluster` does. Modules that changed after a worker may have imported them are warned of.
+    """
+    return cluster(name, reuse=reuse, **asked).get_client()
+
+
+def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) -> Cluster:
+    """Return my cluster `name` on this machine; it is started where there is none.
+
+    Several processes that ask in the same second end up on one cluster.
+
+    Parameters
+    ----------
+    name : str, optional
+        Default: the setting ``cluster.name``, ``"main"``.
+    reuse : {"warn", "any", "exact"}, optional
+        What to do when it runs and differs from what is asked for: a warning that names each difference, nothing, or
+        an error. Default: the setting ``cluster.reuse``, ``"warn"``.
+    **asked
+        Options of `start`.
+
+    Raises
+    ------
+    DifferentClusterError
+        It differs, and ``reuse="exact"``.
+    StartError
+        It could not be started; says why.
+    """
+    settings = config.get("cluster")
+    name, reuse = paths.check_name(name or settings["name"]), reuse or settings["reuse"]
+    if reuse not in REUSE:
+        raise UsageError(f"reuse is {reuse!r}; it must be one of {', '.join(REUSE)}")
+    timeout = asked.pop("timeout", None) or settings["start_timeout"]
+    while True:
+        found = _wait_for_other_start(name, timeout)
+        if found is not None and found.state == "running":
+            return _take(found, asked, reuse)
+        if found is not None and found.state == "unknown":
+            raise found.error or NotFoundError(KIND, name, f"{found.reason}; pass another name=")
+        if found is not None:
+            warnings.warn(f"cluster {name!r} had stopped ({found.reason}); a new one starts", stacklevel=3)
+        try:
+            return start(name, timeout=timeout, **asked)
+        except NameInUseError:
+            continue  # another process claimed it in this moment: wait for its start
+
+
+def start(name: str | None = None, *, timeout: float | None = None, **asked: Any) -> Cluster:
+    """Start a cluster and return it once its scheduler answers; it runs until `Cluster.stop`.
+
+    It runs with this process's interpreter, directory, ``sys.path`` and environment variables. Options that are not
+    given come from the settings.
+
+    Parameters
+    ----------
+    name : str, optional
+        Default: the setting ``cluster.name``.
+    timeout : float, optional
+        Seconds until the start is given up.
+    **asked
+        ``n_workers``, ``threads_per_worker``, ``memory_limit`` (of one worker: bytes, or ``"4GB"``), ``processes``,
+        ``daemon`` (True: tasks may not start processes), ``worker_start`` (``"auto"``, ``"spawn"``, ``"forkserver"``),
+        ``local_directory`` (scratch), ``env`` (a conda environment or venv), ``environ`` (variables), and any keyword
+        of `LocalCluster`.
+
+    Raises
+    ------
+    NameInUseError
+        A cluster of that name runs or starts.
+    UsageError
+        An option that cannot be.
+    StartError
+        It ended while it started: with exit status, log and its last lines.
+    """
+    settings = config.get("cluster")
+    name = paths.check_name(name or settings["name"])
+    record, environ = _plan(name, options.merge(settings, asked))
+    found = sessions.claim(record)
+    try:
+        record = replace(record, scratch=str(scratch.create(name, record.local_directory)))
+        records.write(found.files.record, record)
+        certificates.write_self_signed(found.files.credentials)
+        argv = [record.interpreter, *dask.owner_command(found.files.directory)]
+        found = sessions.launch(
+            replace(found, record=record),
+            argv,
+            environ=environ,
+            cwd=record.directory,
+            timeout=timeout or settings["start_timeout"],
+            what=f"cluster {name!r}",
+        )
+    except BaseException:
+        scratch.remove(record.scratch)
+        sessions.retire(found)
+        raise
+    if (warning := sessions.logout_warning()) is not None:
+        warnings.warn(warning, stacklevel=2)
+    return Cluster(found)
+
+
+def list() -> builtins.list[Cluster]:
+    """Return my clusters on this machine by name: running, starting, stopped (with the reason) or unknown."""
+    found = [sessions.look(KIND, name, ClusterRecord) for name in sessions.names(KIND)]
+    return [Cluster(one) for one in found if one is not None]
+
+
+def get(name: str | None = None) -> Cluster:
+    """Return my cluster `name` on this machine, whatever its state.
+
+    Raises
+    ------
+    NotFoundError
+        There is none of that name.
+    """
+    name = paths.check_name(name or config.get("cluster.name"))
+    found = sessions.look(KIND, name, ClusterRecord)
+    if found is None:
+        raise NotFoundError(KIND, name, _way_out())
+    return Cluster(found)
+
+
+def _way_out() -> str:
+    there = sessions.names(KIND)
+    return f"there is {', '.join(there)}" if there else "`ports cluster start` starts one"
+
+
+def _plan(name: str, merged: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str, str]]:
+    """Return the record of a cluster that is to be started, and its environment variables."""
+    mine, now = sessions.new_identity()
+    environ = sessions.starter_environ()
+    interpreter, sys_path = sys.executable, _own_path()
+    if merged["env"] is not None:
+        found = environments.find(merged["env"], Path.cwd(), environ=environ)
+        interpreter, environ = str(found.python), environments.activated(found, environ)
+        sys_path = _foreign_path(sys_path)
+    environ.update(merged["environ"])
+    record = ClusterRecord(
+        kind=KIND,
+        name=name,
+        created_at=now,
+        interpreter=interpreter,
+        directory=str(Path.cwd()),
+        started_by=mine,
+        sys_path=sys_path,
+        dashboard=str(paths.runtime_directory() / f"cluster-{name}.sock"),
+        **{**merged, "memory_limit": dask.parse_bytes(merged["memory_limit"])},
+    )
+    return record, environ
+
+
+def _own_path() -> tuple[str, ...]:
+    return tuple(entry or str(Path.cwd()) for entry in sys.path)
+
+
+def _foreign_path(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out what belongs to this interpreter: another one has its own."""
+    own = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+    return tuple(entry for entry in entries if "site-packages" not in entry and not entry.startswith(own))
+
+
+def _wait_for_other_start(name: str, timeout: float) -> Found[ClusterRecord] | None:
+    """Return what there is of `name`, after a start by another process has come to its end."""
+    found = sessions.look(KIND, name, ClusterRecord)
+    if found is None or found.state != "starting":
+        return found
+
+    def settled() -> Found[ClusterRecord] | None:
+        now = sessions.look(KIND, name, ClusterRecord)
+        if now is None:
+            log = found.files.log
+            raise StartError(f"cluster {name!r}", "another process started it", log, sessions.tail(log, 20))
+        return now if now.state != "starting" else None
+
+    return wait_until(settled, timeout=timeout, what=f"cluster {name!r}, which another process starts,")
+
+
+def _take(found: Found[ClusterRecord], asked: Mapping[str, Any], reuse: str) -> Cluster:
+    """Return a running cluster, after `reuse` has been applied to how it differs."""
+    taken = Cluster(found)
+    record = taken.record
+    if reuse != "any":
+        interpreter = sys.executable
+        if asked.get("env") is not None:
+            found_env = environments.find(asked["env"], Path.cwd(), environ=sessions.starter_environ())
+            interpreter = str(found_env.python)
+        elif record.env is not None and record.env == config.get("cluster.env"):
+            interpreter = record.interpreter
+        wanted = (
+            {**asked, "memory_limit": dask.parse_bytes(asked["memory_limit"])} if "memory_limit" in asked else asked
+        )
+        different = options.differences(record, wanted, interpreter=interpreter, directory=str(Path.cwd()))
+        if different and reuse == "exact":
+            raise DifferentClusterError(record.name, different)
+        if different:
+            way_out = f"pass name= for another, stop it (`ports cluster stop {record.name}`), or pass reuse='any'"
+            warnings.warn(f"cluster {record.name!r} runs, but {'; '.join(different)}: {way_out}", stacklevel=4)
+    taken.warn_of_versions()
+    return taken

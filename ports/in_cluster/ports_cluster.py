@@ -1,0 +1,232 @@
+"""The process that owns one Dask cluster.
+
+It runs with the cluster's own interpreter, which may be another environment's: it imports `distributed` and the
+standard library, nothing of `ports`. `ports.clusters` starts it as ``python -c "… ports_cluster.main(DIR)"``: its folder
+stands last on ``sys.path``, so that worker processes find the classes below too.
+
+DIR holds ``record.json`` (what was asked for) and ``credentials`` (certificate and key); ``running.json`` is written
+once the scheduler runs and the workers that were asked for are starting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import dask
+import distributed
+from distributed import LocalCluster, Nanny, Scheduler, Worker
+from distributed.http.routing import RoutingApplication
+from distributed.security import Security
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_unix_socket
+from tornado.web import RequestHandler
+
+FORKSERVER_FROM = 4  # workers; with fewer, spawn is quicker (2 workers: 1.1 against 1.6 s with TLS)
+
+
+class PrivateWorker(Worker):
+    """A worker without an HTTP server: any user of the machine could read it."""
+
+    def start_http_server(self, routes, dashboard_address, default_port=0, ssl_options=None):
+        """Make the application that other code expects; nothing listens."""
+        self.http_application = RoutingApplication(routes)
+        self.http_server = HTTPServer(self.http_application)
+
+
+class PrivateNanny(Nanny):
+    """A nanny of a PrivateWorker."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, worker_class=PrivateWorker, **kwargs)
+
+
+class PrivateScheduler(Scheduler):
+    """A scheduler whose dashboard listens on a Unix socket of its owner, and which only its owner ends."""
+
+    def __init__(self, *args, dashboard_socket, **kwargs):
+        self.dashboard_socket = dashboard_socket
+        super().__init__(*args, **kwargs)
+        self.handlers["terminate"] = self.refuse_to_end
+
+    def start_http_server(self, routes, dashboard_address, default_port=0, ssl_options=None):
+        """Serve the dashboard on the Unix socket, 0600, and nowhere else."""
+        self.http_application = RoutingApplication([*routes, ("/ports.json", Summary, {"scheduler": self})])
+        self.http_server = HTTPServer(self.http_application)
+        Path(self.dashboard_socket).unlink(missing_ok=True)
+        self.http_server.add_socket(bind_unix_socket(self.dashboard_socket, mode=0o600))
+        self.http_server.address, self.http_server.port = self.dashboard_socket, 0
+        self.services["dashboard"] = self.http_server
+
+    async def refuse_to_end(self, *args, **kwargs):
+        """Answer a client's `shutdown`: other notebooks use this cluster."""
+        raise RuntimeError("a client may not end this cluster, others use it; `ports cluster stop` does")
+
+
+class Summary(RequestHandler):
+    """What ``ports cluster list`` shows, read from memory."""
+
+    def initialize(self, scheduler):
+        """Keep the scheduler at hand."""
+        self.scheduler = scheduler
+
+    def get(self):
+        """Answer with counts, bytes and the start of the oldest worker."""
+        workers = list(self.scheduler.workers.values())
+        self.write(
+            {
+                "n_workers": len(workers),
+                "n_threads": sum(worker.nthreads for worker in workers),
+                "memory_bytes": sum(worker.metrics.get("memory", 0) for worker in workers),
+                "memory_limit_bytes": sum(worker.memory_limit or 0 for worker in workers),
+                "n_tasks": len(self.scheduler.tasks),
+                "n_clients": len([key for key in self.scheduler.clients if key != "fire-and-forget"]),
+                "idle_since": self.scheduler.idle_since,
+            }
+        )
+
+
+def worker_start(record):
+    """Return how worker processes start: ``"spawn"`` or ``"forkserver"``."""
+    if record["worker_start"] != "auto":
+        return record["worker_start"]
+    n_workers = record["n_workers"]
+    if n_workers is None:
+        n_workers = distributed.deploy.utils.nprocesses_nthreads()[0]
+    return "forkserver" if n_workers >= FORKSERVER_FROM else "spawn"
+
+
+def configure(record):
+    """Set what Dask reads from its configuration."""
+    method = worker_start(record)
+    dask.config.set(
+        {"distributed.worker.multiprocessing-method": method, "distributed.worker.daemon": record["daemon"]}
+    )
+    if method == "forkserver":
+        # The fork server is started once and forks: variables that a nanny sets for a new process come too late there.
+        for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items():
+            os.environ.setdefault(name, str(value))
+
+
+def new_cluster(record, directory, port):
+    """Return the cluster that `record` describes, not started yet."""
+    credentials = str(directory / "credentials")
+    roles = ("client", "scheduler", "worker")
+    security = Security(
+        tls_ca_file=credentials,
+        require_encryption=True,
+        **{f"tls_{role}_{part}": credentials for role in roles for part in ("cert", "key")},
+    )
+    options = dict(record["options"])
+    for name in ("n_workers", "threads_per_worker", "memory_limit"):
+        if record[name] is not None:
+            options[name] = record[name]
+    scheduler_kwargs = {**options.pop("scheduler_kwargs", {}), "dashboard_socket": record["dashboard"]}
+    cluster = LocalCluster(
+        name=record["name"],
+        processes=record["processes"],
+        worker_class=PrivateNanny if record["processes"] else PrivateWorker,
+        security=security,
+        scheduler_port=port,
+        scheduler_kwargs=scheduler_kwargs,
+        local_directory=record["scratch"],
+        asynchronous=True,
+        silence_logs=False,
+        **{"dashboard_address": "unix", **options},
+    )
+    cluster.scheduler_spec["cls"] = PrivateScheduler
+    return cluster
+
+
+def add_commands(cluster, ended):
+    """Let any process with the credentials scale and restart; `ended` gets why the owner shall run anew."""
+
+    async def scale(n_workers):
+        cluster.scale(n_workers)
+        await cluster
+
+    async def restart(timeout):
+        if cluster.processes:
+            await cluster.scheduler.restart(timeout=timeout, stimulus_id=f"ports-restart-{time.time()}")
+        else:
+            ended.set_result("restart")  # threads of this process: only a new process imports modules anew
+
+    cluster.scheduler.handlers.update(ports_scale=scale, ports_restart=restart)
+
+
+def own_identity(record):
+    """Return this process as `ports` identifies processes; machine and boot are those of the starter."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+    except OSError:
+        import psutil
+
+        ticks = int(psutil.Process().create_time() * 100)
+    return {**record["started_by"], "pid": os.getpid(), "start_ticks": ticks}
+
+
+def announce(cluster, record, directory):
+    """Write ``running.json``: from now on the cluster counts as running."""
+    versions = {"python": platform.python_version(), "dask": dask.__version__, "distributed": distributed.__version__}
+    data = {
+        "format": 1,
+        "process": own_identity(record),
+        "address": cluster.scheduler_address,
+        "dashboard": record["dashboard"],
+        "versions": versions,
+        "started_at": time.time(),
+    }
+    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".running.")
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(data, file, indent=2, sort_keys=True)
+    Path(temporary).replace(directory / "running.json")
+
+
+async def own(record, directory, port):
+    """Run the cluster until it is told to stop; return what to do then, ``"stop"`` or ``"restart"``, and its port."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+
+    def stop():
+        if not ended.done():
+            ended.set_result("stop")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    cluster = new_cluster(record, directory, port)
+    await cluster
+    add_commands(cluster, ended)
+    announce(cluster, record, directory)
+    port = cluster.scheduler.port
+    print(f"cluster {record['name']} runs at {cluster.scheduler_address}", flush=True)
+    what = await ended
+    print(f"cluster {record['name']}: {what}", flush=True)
+    cluster.scheduler.handlers["terminate"] = cluster.scheduler.close  # LocalCluster ends its scheduler by this
+    await cluster.close()
+    return what, port
+
+
+def main(directory, port=0):
+    """Own the cluster described in `directory` until SIGTERM."""
+    directory = Path(directory)
+    record = json.loads((directory / "record.json").read_text())
+    sys.path[:0] = [entry for entry in record["sys_path"] if entry not in sys.path]
+    os.umask(0o077)
+    configure(record)
+    what, port = asyncio.run(own(record, directory, port))
+    if what == "restart":
+        os.execv(sys.executable, [sys.executable, *command(str(directory), port)])
+
+
+def command(directory, port=0):
+    """Return the interpreter's arguments that own the cluster of `directory`."""
+    here = str(Path(__file__).parent)
+    code = f"import sys; sys.path.append({here!r}); import ports_cluster; ports_cluster.main({directory!r}, {port})"
+    return ["-c", code]

@@ -1,0 +1,260 @@
+"""Run one long-lived command: hand it its environment, keep its log, note its end, and let nothing outlive it.
+
+Run by path, as ``python -I -S launch.py LAUNCH.json``: standard library only, to stay small beside what it runs.
+The file (0600) holds ``argv``, ``cwd``, ``environ``, ``log``, ``log_bytes``, ``exit`` and ``hold``; it is deleted
+once it is read: no secret stays on disk, and none stands in arguments or in tmux's environment.
+
+- output goes to the terminal and to the log, which is rotated once at ``log_bytes``;
+- ``exit`` gets how the command ended;
+- ``hold`` is a directory that stays locked (shared), which keeps systemd-tmpfiles from cleaning it;
+- on Linux this process is a subreaper: what the command leaves behind is ended with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import selectors
+import signal
+import sys
+import tempfile
+import time
+from typing import Any
+
+GRACE = 5.0  # seconds between SIGTERM and SIGKILL for what the command left behind
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class Log:
+    """A file that is moved to ``<path>.1`` when it grows over `limit` bytes."""
+
+    def __init__(self, path: str, limit: int) -> None:
+        self.path, self.limit = path, limit
+        self.descriptor = self._open()
+        self.size = os.fstat(self.descriptor).st_size
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def write(self, data: bytes) -> None:
+        try:
+            if self.size + len(data) > self.limit:
+                os.replace(self.path, self.path + ".1")
+                os.close(self.descriptor)
+                self.descriptor, self.size = self._open(), 0
+            self.size += os.write(self.descriptor, data)
+        except OSError:
+            pass  # a full disk must not end the cluster
+
+
+def prctl(option: int, value: int) -> None:
+    """Call Linux's prctl; elsewhere nothing."""
+    if sys.platform.startswith("linux"):
+        try:
+            ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+        except (OSError, AttributeError):
+            pass
+
+
+def hold(directory: str) -> None:
+    """Lock `directory` against tmpfiles for as long as this process lives."""
+    try:
+        fcntl.flock(os.open(directory, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        pass
+
+
+def write_json(path: str, data: dict[str, Any]) -> None:
+    """Replace `path` in one step; where that fails, the end shows in the process table all the same."""
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".exit.")
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(data, file)
+        os.replace(temporary, path)
+    except OSError:
+        pass
+
+
+def start(spec: dict[str, Any], output: int) -> int:
+    """Fork the command; its output goes to the descriptor `output`."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+        os.setpgid(0, 0)  # Ctrl-C in the pane reaches the launcher, which passes SIGTERM on
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(spec["cwd"])
+        os.execvpe(spec["argv"][0], spec["argv"], spec["environ"])
+    except BaseException as error:  # noqa: BLE001 - nothing may run on in the child
+        os.write(2, f"cannot run {spec['argv'][0]}: {error}\n".encode())
+        os._exit(127)
+
+
+def children() -> list[int]:
+    """Return the pids of this process's children, adopted ones included."""
+    found: list[int] = []
+    try:
+        tasks = os.listdir("/proc/self/task")
+    except OSError:
+        return found
+    for task in tasks:
+        try:
+            with open(f"/proc/self/task/{task}/children") as file:
+                found += [int(pid) for pid in file.read().split()]
+        except (OSError, ValueError):
+            pass
+    return found or _children_by_parent()
+
+
+def _children_by_parent() -> list[int]:
+    """As `children`, for kernels without CONFIG_PROC_CHILDREN."""
+    found: list[int] = []
+    own = str(os.getpid())
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    if file.read().rsplit(")", 1)[1].split()[1] == own:
+                        found.append(int(name))
+            except (OSError, IndexError):
+                pass
+    return found
+
+
+def reap() -> bool:
+    """Collect ended children; return False when none is left."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except OSError as error:
+        return error.errno != errno.ECHILD
+    return True
+
+
+def end_descendants() -> None:
+    """End what the command left: its orphans are this process's children, theirs follow when they end."""
+    end = time.monotonic() + GRACE
+    while reap():
+        number = signal.SIGTERM if time.monotonic() < end else signal.SIGKILL
+        if time.monotonic() > end + GRACE:
+            return  # a process in uninterruptible sleep cannot be waited for
+        for pid in children():
+            try:
+                os.kill(pid, number)
+            except OSError:
+                pass
+        time.sleep(0.02)
+
+
+def end_group(leader: int) -> None:
+    """Ask what is left of the command's process group to end; where nothing is adopted, that is all there is to do."""
+    try:
+        os.killpg(leader, signal.SIGTERM)
+    except OSError:
+        pass
+
+
+def supervise(pid: int, source: int, log: Log) -> int:
+    """Copy output and pass signals on until the command ends; return its wait status."""
+
+    def pass_on(_number: int, _frame: object) -> None:
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except OSError:
+            pass
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    wake, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    status = None
+    with selectors.DefaultSelector() as selector:
+        selector.register(source, selectors.EVENT_READ)
+        selector.register(wake, selectors.EVENT_READ)
+        while status is None:
+            for key, _ in selector.select(timeout=5):
+                data = os.read(key.fd, 65536)
+                if key.fd == source and data:
+                    log.write(data)
+                    show(data)
+                elif key.fd == source:
+                    selector.unregister(source)  # closed, but the command may go on
+            status = collect(pid)
+    drain(source, log)
+    return status
+
+
+def collect(pid: int) -> int | None:
+    """Reap ended children; return the wait status of `pid` if it is among them."""
+    status = None
+    try:
+        while True:
+            found, ended = os.waitpid(-1, os.WNOHANG)
+            if not found:
+                return status
+            if found == pid:
+                status = ended
+    except OSError:
+        return status if status is not None else 255 << 8
+
+
+def drain(source: int, log: Log) -> None:
+    """Take over what is in the pipe; a grandchild may hold it open."""
+    os.set_blocking(source, False)
+    try:
+        while True:
+            data = os.read(source, 65536)
+            if not data:
+                return
+            log.write(data)
+            show(data)
+    except OSError:
+        pass
+
+
+def show(data: bytes) -> None:
+    """Write to the pane, if there still is one."""
+    try:
+        os.write(1, data)
+    except OSError:
+        pass
+
+
+def main(path: str) -> int:
+    """Run the command that the file `path` describes; return its exit status as a shell does."""
+    with open(path) as file:
+        spec = json.load(file)
+    os.unlink(path)
+    os.umask(0o077)
+    hold(spec["hold"])
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    source, sink = os.pipe()
+    log = Log(spec["log"], spec["log_bytes"])
+    log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S %z')} {spec['title']}\n".encode())
+    pid = start(spec, sink)
+    os.close(sink)
+    status = supervise(pid, source, log)
+    end_group(pid)
+    end_descendants()
+    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    if os.path.isdir(os.path.dirname(spec["exit"])):  # gone when `stop` was quicker
+        write_json(spec["exit"], {"format": 1, "status": code, "signal": number, "ended_at": time.time()})
+    return code if code is not None else 128 + (number or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,114 @@
+"""What a cluster is asked to be: options, the record that holds them, and how two of them differ. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ports.errors import UsageError
+from ports.sessions import SessionRecord
+
+NAMES = (
+    "n_workers",
+    "threads_per_worker",
+    "memory_limit",
+    "processes",
+    "daemon",
+    "worker_start",
+    "local_directory",
+    "env",
+    "environ",
+)
+# `LocalCluster` keywords that ports decides itself: opened, they would be doors for other users.
+OURS = {
+    "name": "pass name= to ports itself",
+    "security": "a cluster of ports makes its own certificates",
+    "protocol": "a cluster of ports speaks TLS",
+    "host": "a cluster of ports listens on 127.0.0.1 only",
+    "interface": "a cluster of ports listens on 127.0.0.1 only",
+    "dashboard_address": "the dashboard is on a private socket; `ports open` shows it at home",
+    "worker_dashboard_address": "workers have no HTTP server",
+    "worker_class": "workers without HTTP servers are a class of ports",
+    "asynchronous": "the cluster runs in a process of its own",
+    "loop": "the cluster runs in a process of its own",
+    "silence_logs": "its output goes to its log",
+    "scheduler_port": "the port is free to change; clients find it by name",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterRecord(SessionRecord):
+    """A cluster as it was started; None means Dask's own choice."""
+
+    n_workers: int | None = None
+    threads_per_worker: int | None = None
+    memory_limit: int | float | str | None = None
+    processes: bool = True
+    daemon: bool = False
+    worker_start: str = "auto"
+    local_directory: str | None = None
+    env: str | None = None
+    environ: dict[str, str] = field(default_factory=dict, repr=False)
+    options: dict[str, Any] = field(default_factory=dict)
+    sys_path: tuple[str, ...] = ()
+    scratch: str = ""
+    dashboard: str = ""
+
+
+def merge(settings: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of a start: what is asked for wins over the settings.
+
+    Keywords that are not options of `ports` are passed on to `LocalCluster`, below ``options``.
+
+    Raises
+    ------
+    UsageError
+        A keyword that would take the cluster's privacy away.
+    """
+    merged = {name: settings[name] for name in NAMES}
+    extra = dict(settings["options"])
+    for name, value in asked.items():
+        if name not in NAMES:
+            extra[name] = value
+        elif value is not None:
+            merged[name] = value
+    for name in extra:
+        if name in OURS:
+            raise UsageError(f"option {name}={extra[name]!r} cannot be given: {OURS[name]}")
+    merged["environ"] = {name: str(value) for name, value in merged["environ"].items()}
+    _check(merged)
+    return {**merged, "options": extra}
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    for name, least in (("n_workers", 0), ("threads_per_worker", 1)):
+        value = options[name]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise UsageError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    for name in ("processes", "daemon"):
+        if not isinstance(options[name], bool):
+            raise UsageError(f"{name} is {options[name]!r}; it must be True or False")
+    if options["worker_start"] not in ("auto", "spawn", "forkserver"):
+        raise UsageError(f"worker_start is {options['worker_start']!r}; it must be auto, spawn or forkserver")
+
+
+def differences(
+    running: ClusterRecord, asked: Mapping[str, Any], *, interpreter: str, directory: str
+) -> tuple[str, ...]:
+    """Return how the running cluster differs from what is asked for, a phrase each.
+
+    Only what is asked for counts: an option that is not named differs from nothing.
+    """
+    found = []
+    if running.interpreter != interpreter:
+        found.append(f"its interpreter is {running.interpreter}, not {interpreter}")
+    if running.directory != directory:
+        found.append(f"its directory is {running.directory}, not {directory}")
+    for name, value in asked.items():
+        has = getattr(running, name) if name in NAMES else running.options.get(name)
+        if name == "environ":
+            found += [f"${key} differs" for key, text in (value or {}).items() if running.environ.get(key) != str(text)]
+        elif value is not None and name != "env" and has != value:
+            found.append(f"{name} is {has}, not {value}")
+    return tuple(found)

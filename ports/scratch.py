@@ -1,0 +1,95 @@
+"""Scratch of workers: a private directory on a disk, never memory, never Dask's default.
+
+Dask takes any writable ``$TMPDIR/dask-scratch-space``; another user who makes it first can put modules into it, and workers
+import from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ports import config
+from ports.errors import StoreError, UsageError
+
+USUAL = ("/scratch", "/local", "/var/tmp")
+_IN_MEMORY = ("tmpfs", "ramfs")
+
+
+def create(name: str, asked: str | None) -> Path:
+    """Create a 0700 directory for the workers of cluster `name` and return it.
+
+    Parameters
+    ----------
+    asked : str or None
+        Its parent. None: Dask's ``temporary-directory``, else the largest of `USUAL`, by free space.
+
+    Raises
+    ------
+    UsageError
+        `asked` lies in memory: spilling there frees nothing.
+    StoreError
+        The parent is missing or may not be written.
+    """
+    given = asked or _dask_directory()
+    parent = Path(given).expanduser().absolute() if given else _largest()
+    if given and _file_system(parent) in _IN_MEMORY:
+        raise UsageError(
+            f"local_directory {parent} lies in memory ({_file_system(parent)}); name a directory on a disk"
+        )
+    try:
+        return Path(tempfile.mkdtemp(prefix=f"ports-{getpass.getuser()}-{name}-", dir=parent))  # 0700, owned, no link
+    except OSError as error:
+        raise StoreError(parent, error.strerror or str(error)) from error
+
+
+def remove(path: str) -> None:
+    """Remove a directory that `create` made; missing is fine."""
+    if path and Path(path).name.startswith("ports-"):
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path)
+
+
+def _dask_directory() -> str | None:
+    found: Any = config.dask_value("temporary-directory")
+    return str(found) if found else None
+
+
+def _largest() -> Path:
+    disks: list[tuple[int, Path]] = []
+    for place in map(Path, USUAL):
+        with contextlib.suppress(OSError):
+            if place.is_dir() and _file_system(place) not in _IN_MEMORY:
+                disks.append((shutil.disk_usage(place).free, place))
+    usable = [place for _, place in sorted(disks, key=lambda found: -found[0]) if _is_writable(place)]
+    if not usable:
+        raise StoreError(" or ".join(USUAL), "none of them is on a disk and may be written; pass local_directory=")
+    return usable[0]
+
+
+def _is_writable(place: Path) -> bool:
+    try:
+        with tempfile.TemporaryDirectory(prefix=".ports-", dir=place):
+            return True
+    except OSError:
+        return False
+
+
+def _file_system(path: Path) -> str:
+    """Return the type of the file system that `path` is on; empty where it cannot be known."""
+    try:
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+        real = path.resolve()
+    except OSError:
+        return ""
+    best = ("", "")
+    for line in lines:
+        point, kind = line.split(" ")[1:3]
+        mount = Path(point.replace("\\040", " "))
+        if real.is_relative_to(mount) and len(point) >= len(best[0]):
+            best = (point, kind)
+    return best[1]

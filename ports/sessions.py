@@ -1,0 +1,339 @@
+"""A long-lived command: a tmux session (or a detached process), its log, and the record of it.
+
+A session is claimed by its name, then launched (`ports.launch` hands it its environment and notes its end), and runs
+once the command itself has written ``running.json``. The disk says what was started; the process table says what runs.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from ports import config, paths, records
+from ports._version import VERSION
+from ports.adapters import processes, tmux
+from ports.deadlines import wait_until
+from ports.errors import BrokenRecordError, NameInUseError, PortsError, RecordError, StartError, StoreError, TmuxError
+from ports.paths import SessionPaths
+from ports.records import Exit, ProcessId, Record
+
+S = TypeVar("S", bound="SessionRecord")
+
+_LAUNCHER = Path(__file__).with_name("launch.py")
+_STOP_SECONDS = 10.0
+_OWN_VARIABLES = ("TMUX", "STY", "JPY_", "SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionRecord(Record):
+    """What was asked for, by whom, and where it was launched."""
+
+    kind: str
+    name: str
+    created_at: float
+    interpreter: str
+    directory: str
+    started_by: ProcessId = field(metadata={"record": ProcessId})
+    launcher: ProcessId | None = field(default=None, metadata={"record": ProcessId})
+    tmux_socket: str | None = None
+
+    @property
+    def tmux_session(self) -> str:
+        """Name of the tmux session: ``cluster-main``."""
+        return f"{self.kind}-{self.name}"
+
+
+@dataclass(frozen=True)
+class Found(Generic[S]):
+    """What disk and process table say of one name.
+
+    `state` is one of ``starting``, ``running``, ``stopped`` (`reason` says why) and ``unknown`` (another machine's, or
+    a record that cannot be read: then `record` is None and `error` tells).
+    """
+
+    name: str
+    files: SessionPaths
+    state: str
+    record: S | None = None
+    running: dict[str, Any] | None = None
+    reason: str | None = None
+    error: RecordError | None = None
+
+
+def look(kind: str, name: str, cls: type[S]) -> Found[S] | None:
+    """Return what is known of the `kind` called `name`; None where there is nothing."""
+    files = paths.here().session(kind, name)
+    try:
+        record = records.read(files.record, cls)
+        if record is None:
+            return None
+        running = records.read_json(files.running)
+        ended = records.read(files.exit, Exit)
+    except RecordError as error:
+        return Found(name, files, "unknown", error=error, reason=str(error))
+    state, reason = judge(record, running, ended)
+    return Found(name, files, state, record, running, reason)
+
+
+def judge(record: SessionRecord, running: dict[str, Any] | None, ended: Exit | None) -> tuple[str, str | None]:
+    """Return the state of a session, and the reason where it does not run."""
+    if ended is not None:
+        return "stopped", str(ended)
+    who = ProcessId.from_json(running["process"]) if running else record.launcher or record.started_by
+    alive = processes.is_alive(who)
+    if alive is None:
+        return "unknown", "it belongs to another machine or container"
+    if alive:
+        return ("running" if running else "starting"), None
+    if not running and record.launcher is None:
+        return "stopped", "its start was interrupted"
+    mine = processes.identity()
+    if mine is not None and mine.boot_id != who.boot_id:
+        return "stopped", "the machine was restarted"
+    return "stopped", "it was killed"
+
+
+def names(kind: str) -> list[str]:
+    """Return the names of all `kind` on this machine, sorted."""
+    try:
+        return sorted(path.name for path in paths.here().kind(kind).iterdir() if paths.NAME.fullmatch(path.name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(paths.here().kind(kind), error.strerror or str(error)) from error
+
+
+def claim(record: S) -> Found[S]:
+    """Take the record's name for a session that is about to start; a stopped one of that name is retired.
+
+    Raises
+    ------
+    NameInUseError
+        It runs, starts, or cannot be judged.
+    """
+    state = paths.make_state()
+    paths.make_private(state.kind(record.kind))
+    with paths.locked(f"{record.kind}s"):
+        found = look(record.kind, record.name, type(record))
+        if found is not None:
+            if found.error is not None:
+                raise found.error
+            if found.state != "stopped":
+                raise NameInUseError(record.kind, record.name, f"`ports {record.kind} stop {record.name}` ends it")
+            retire(found)
+        files = state.session(record.kind, record.name)
+        if not records.claim(files.directory, record):
+            raise BrokenRecordError(files.directory, "it holds no record.json")
+    remember_interpreter()
+    return Found(record.name, files, "starting", record)
+
+
+def launch(
+    found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], cwd: str, timeout: float, what: str
+) -> Found[S]:
+    """Start `argv` for a claimed name and wait until it runs; on failure the name is free again.
+
+    Raises
+    ------
+    StartError
+        The command ended or did not answer: with its log's last lines.
+    """
+    try:
+        started = _start(found, argv, environ=environ, cwd=cwd)
+    except BaseException:
+        retire(found)
+        raise
+    try:
+        return wait_until(lambda: _is_up(started, what), timeout=timeout, what=what)
+    except BaseException as error:
+        end(started)
+        retire(started)
+        if isinstance(error, PortsError) and not isinstance(error, StartError):
+            raise StartError(what, str(error), started.files.log, tail(started.files.log, 20)) from error
+        raise
+
+
+def _is_up(started: Found[S], what: str) -> Found[S] | None:
+    assert started.record is not None
+    found = look(started.record.kind, started.name, type(started.record))
+    if found is None:
+        raise StartError(what, "it was stopped while it started", started.files.log)
+    if found.state in ("stopped", "unknown"):
+        reason = found.reason or "its state cannot be known"
+        raise StartError(what, reason, found.files.log, tail(found.files.log, 20))
+    return found if found.state == "running" else None
+
+
+def _start(found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], cwd: str) -> Found[S]:
+    record = found.record
+    assert record is not None
+    runtime = paths.runtime_directory()
+    task = {
+        "format": records.FORMAT,
+        "title": f"{record.kind} {record.name}, by ports {VERSION}",
+        "argv": list(argv),
+        "cwd": cwd,
+        "environ": dict(environ),
+        "log": str(found.files.log),
+        "log_bytes": config.get("log_bytes"),
+        "exit": str(found.files.exit),
+        "hold": str(runtime),
+    }
+    records.write_json(found.files.launch, task)
+    command = [sys.executable, "-I", "-S", str(_LAUNCHER), str(found.files.launch)]
+    if tmux.is_installed():
+        socket = runtime / "tmux.sock"
+        pid = tmux.start_session(socket, record.tmux_session, command, cwd="/", environ=os.environ)
+        record = replace(record, tmux_socket=str(socket))
+    else:
+        pid = _detach(command)
+    record = replace(record, launcher=processes.identity(pid))
+    records.write(found.files.record, record)
+    return replace(found, record=record)
+
+
+def _detach(command: Sequence[str]) -> int:
+    """Start `command` in a session of its own, without a terminal; return its pid."""
+    null = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True, cwd="/").pid
+
+
+def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
+    """End the session's processes, their children, and the tmux session.
+
+    Raises
+    ------
+    StartError
+        Something of it is still there.
+    """
+    record = found.record
+    assert record is not None
+    latest = look(record.kind, record.name, type(record)) or found
+    who = [record.launcher] if record.launcher else []
+    if latest.running:
+        who.append(ProcessId.from_json(latest.running["process"]))
+    if not processes.end(who, timeout=timeout):
+        raise StartError(f"the end of {record.kind} {record.name!r}", "a process of it does not end", found.files.log)
+    if record.tmux_socket:
+        tmux.kill_session(Path(record.tmux_socket), record.tmux_session)
+
+
+def retire(found: Found[S]) -> None:
+    """Remove the records of a session that does not run; the log stays.
+
+    The directory is renamed first: nobody sees half of it.
+    """
+    try:
+        aside = Path(tempfile.mkdtemp(dir=found.files.directory.parent, prefix=f".{found.name}."))
+        found.files.directory.rename(aside)
+        for file in aside.iterdir():
+            file.unlink()
+        aside.rmdir()
+    except FileNotFoundError:
+        pass  # another process was quicker
+    except OSError as error:
+        raise StoreError(found.files.directory, error.strerror or str(error)) from error
+
+
+def tail(log: Path, lines: int) -> tuple[str, ...]:
+    """Return the last `lines` lines of a log since its last start, or of all there is when `lines` is 0."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ()
+    found = text.splitlines()
+    return tuple(found[-lines:] if lines else found)
+
+
+def attach(record: SessionRecord) -> None:
+    """Replace this process by tmux, attached to the session.
+
+    Raises
+    ------
+    TmuxError
+        The session has no terminal: it was started where there is no tmux.
+    """
+    if record.tmux_socket is None:
+        way_out = f"`ports {record.kind} logs {record.name}` shows its output"
+        raise TmuxError(f"{record.kind} {record.name!r} runs without tmux; {way_out}")
+    environ = {name: value for name, value in os.environ.items() if name != "TMUX"}  # or tmux refuses to nest
+    os.execvpe("tmux", tmux.attach_command(Path(record.tmux_socket), record.tmux_session), environ)
+
+
+def attach_line(record: SessionRecord) -> str | None:
+    """Return the plain tmux line that attaches to the session; None where it has no terminal."""
+    if record.tmux_socket is None:
+        return None
+    return shlex.join(tmux.attach_command(Path(record.tmux_socket), record.tmux_session))
+
+
+def starter_environ() -> dict[str, str]:
+    """Return this process's environment variables, without those that name its own terminal or kernel."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OWN_VARIABLES)}
+
+
+def logout_warning() -> str | None:
+    """Say what ends sessions at logout on this machine, and the way out; None where nothing does.
+
+    systemd-logind kills a user's processes where ``KillUserProcesses=yes``, except for users who linger.
+    """
+    if not Path("/run/systemd/system").exists() or not _kills_user_processes():
+        return None
+    import getpass
+
+    user = getpass.getuser()
+    if Path("/var/lib/systemd/linger", user).exists():
+        return None
+    return "this machine ends your processes when you log out; run `loginctl enable-linger` once to keep them"
+
+
+def _kills_user_processes() -> bool:
+    """Return logind's KillUserProcesses, from its files in the order in which systemd reads them."""
+    kills = False
+    files = [Path("/etc/systemd/logind.conf")]
+    dropins: dict[str, Path] = {}
+    for place in ("/usr/lib/systemd", "/run/systemd", "/etc/systemd"):
+        dropins.update({path.name: path for path in Path(place, "logind.conf.d").glob("*.conf")})
+    for file in [*files, *(dropins[name] for name in sorted(dropins))]:
+        try:
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            key, _, value = line.partition("=")
+            if key.strip() == "KillUserProcesses":
+                kills = value.strip().lower() in ("yes", "true", "1", "on")
+    return kills
+
+
+def remember_interpreter() -> None:
+    """Record which interpreter `ports` runs in on this machine, for commands that come over SSH."""
+    host = paths.make_state().host
+    now = {
+        "format": records.FORMAT,
+        "id": paths.machine(),
+        "name": os.uname().nodename,
+        "python": sys.executable,
+        "version": VERSION,
+    }
+    try:
+        unchanged = records.read_json(host) == now
+    except RecordError:
+        unchanged = False
+    if not unchanged:
+        records.write_json(host, now)
+
+
+def new_identity() -> tuple[ProcessId, float]:
+    """Return this process and the time, for a new record."""
+    mine = processes.identity()
+    assert mine is not None
+    return mine, time.time()
