@@ -1,0 +1,107 @@
+"""The ssh processes that this process started, and their end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from typing import IO
+
+from ports.errors import TimedOutError, ToolMissingError
+
+_live: set[subprocess.Popen[bytes]] = set()
+_lock = threading.Lock()
+
+
+def start(
+    arguments: list[str],
+    *,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int | IO[bytes] | None = subprocess.DEVNULL,
+    own_session: bool = True,
+) -> subprocess.Popen[bytes]:
+    """Start a process that `end_all` ends; in a session of its own, so that Ctrl-C in the terminal is ours to handle.
+
+    Raises
+    ------
+    ToolMissingError
+        There is no such program.
+    """
+    try:
+        process = subprocess.Popen(arguments, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=own_session)
+    except FileNotFoundError as error:
+        raise ToolMissingError(arguments[0], "install the OpenSSH client (`apt install openssh-client`)") from error
+    with _lock:
+        _live.add(process)
+    return process
+
+
+def forget(process: subprocess.Popen[bytes]) -> None:
+    """Leave the process alone from now on: it has ended."""
+    with _lock:
+        _live.discard(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End the process and reap it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        process.terminate()
+    try:
+        process.wait(2)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+    forget(process)
+
+
+def end_all() -> None:
+    """End what this process started and has not ended yet; masters that have detached are no longer among it."""
+    with _lock:
+        processes = list(_live)
+    for process in processes:
+        end(process)
+
+
+def run_to_end(arguments: list[str], *, stderr: IO[bytes] | None, limit: float, own_session: bool = True) -> int:
+    """Run a process without input and output, and return its status; raises TimedOutError, the process being ended.
+
+    Parameters
+    ----------
+    stderr : file, optional
+        Where its stderr goes; without one, to the terminal unless it has its `own_session`, then nowhere.
+    """
+    target = stderr if stderr is not None else (subprocess.DEVNULL if own_session else None)
+    process = start(arguments, stderr=target, own_session=own_session)
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        raise TimedOutError(arguments[0], limit) from None
+    finally:
+        if process.returncode is None:
+            _end_group(process, own_session=own_session)
+        forget(process)
+
+
+def start_and_forget(arguments: list[str], *, limit: float) -> None:
+    """Run a process beside this one, without input or output; it is ended after `limit` seconds."""
+
+    def watch() -> None:
+        with contextlib.suppress(TimedOutError, ToolMissingError):
+            run_to_end(arguments, stderr=None, limit=limit)
+
+    threading.Thread(target=watch, name="ssh-true", daemon=True).start()
+
+
+def _end_group(process: subprocess.Popen[bytes], *, own_session: bool) -> None:
+    """End the process and, where it leads a session, the proxy command that it started."""
+    if own_session:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGTERM)
+    end(process)

@@ -1,0 +1,213 @@
+"""From an alias to the hops that lead to the host: `ssh -G`, ProxyJump and the older ProxyCommand form."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ports import config
+from ports.adapters.openssh.refusals import explain
+from ports.errors import SSHError, ToolMissingError, UnknownHostError
+
+MOST_HOPS = 8
+
+
+@dataclass(frozen=True)
+class Destination:
+    """What stands in a ProxyJump: a host or alias, with a user and port of its own or none."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of ssh that name it."""
+        user = ["-l", self.user] if self.user else []
+        port = ["-p", str(self.port)] if self.port else []
+        return [*user, *port, "--", self.host]
+
+
+@dataclass(frozen=True)
+class Host:
+    """A destination as ssh resolves it from the user's configuration."""
+
+    destination: Destination
+    hostname: str
+    user: str
+    port: int
+    jumps: tuple[Destination, ...] = ()
+    proxy_command: str | None = None
+    control_path: str | None = None
+    host_key_checking: str = "ask"
+
+    @property
+    def alias(self) -> str:
+        """How the user calls it."""
+        return self.destination.host
+
+
+def program() -> str:
+    """Return the ssh program of the settings."""
+    return str(config.get("ssh.program"))
+
+
+def config_arguments() -> list[str]:
+    """Return the arguments that choose the user's configuration."""
+    chosen = config.get("ssh.config")
+    return ["-F", str(Path(chosen).expanduser())] if chosen else []
+
+
+def resolve(destination: Destination | str) -> Host:
+    """Return `destination` as ssh resolves it; nothing is connected.
+
+    Raises
+    ------
+    SSHError
+        The configuration cannot be read, or `destination` cannot be a host.
+    ToolMissingError
+        There is no ssh program.
+    """
+    wanted = destination if isinstance(destination, Destination) else parse_destination(destination)
+    command = [program(), *config_arguments(), "-G", *wanted.arguments()]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+    except FileNotFoundError as error:
+        raise ToolMissingError(program(), "install the OpenSSH client (`apt install openssh-client`)") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SSHError(wanted.host, f"ssh -G: {error}") from error
+    if done.returncode:
+        raise explain(wanted.host, done.stderr.decode(errors="replace"))
+    return parse_resolved(wanted, done.stdout.decode(errors="replace"))
+
+
+def route(destination: Destination | str) -> tuple[Host, ...]:
+    """Return the hosts on the way to `destination`, each reached through the one before; raises as `resolve`."""
+    wanted = destination if isinstance(destination, Destination) else parse_destination(destination)
+    hops: list[Host] = []
+    before: tuple[Destination, ...] = ()
+    while True:
+        host = resolve(wanted)
+        hops.insert(0, host)
+        if len(hops) > MOST_HOPS:
+            raise SSHError(hops[-1].alias, f"more than {MOST_HOPS} jump hosts; does a ProxyJump lead in a circle?")
+        # as ssh does: the first of several jumps goes by its own configuration, the others by the one before
+        before = before or host.jumps or recognise_proxy_command(host.proxy_command, config_arguments())
+        if not before:
+            return tuple(hops)
+        wanted, before = before[-1], before[:-1]
+
+
+def parse_destination(text: str) -> Destination:
+    """Return what ``[ssh://][user@]host[:port]`` says.
+
+    Raises
+    ------
+    UnknownHostError
+        It cannot be a host.
+    """
+    rest = text.removeprefix("ssh://")
+    user, at, rest = rest.rpartition("@")
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]]+))(?::(\d+))?", rest)
+    host, port = (found.group(1) or found.group(2), found.group(3)) if found else (rest, None)
+    if re.fullmatch(r"[0-9A-Fa-f:]+:[0-9A-Fa-f:]*", rest):
+        host, port = rest, None  # a bare IPv6 address
+    if not host or host.startswith("-") or re.search(r"[\s\x00-\x1f'\"`$\\;&<>|(){}]", host):
+        raise UnknownHostError(text, "that is no name of a host")
+    return Destination(host, user if at else None, int(port) if port else None)
+
+
+def parse_resolved(wanted: Destination, text: str) -> Host:
+    """Return the host in the output of `ssh -G`."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        found.setdefault(key.lower(), value.strip())
+    jump, proxy, control = (_unless_none(found.get(key)) for key in ("proxyjump", "proxycommand", "controlpath"))
+    return Host(
+        destination=wanted,
+        hostname=found.get("hostname", wanted.host),
+        user=found.get("user", wanted.user or ""),
+        port=int(found.get("port", wanted.port or 22)),
+        jumps=tuple(parse_destination(one.strip()) for one in jump.split(",")) if jump else (),
+        proxy_command=proxy,
+        control_path=control,
+        host_key_checking=found.get("stricthostkeychecking", "ask"),
+    )
+
+
+def recognise_proxy_command(command: str | None, config: list[str]) -> tuple[Destination, ...]:
+    """Return the jump host of ``ssh [-q] -W %h:%p login``; nothing where the command is another, which is left to ssh.
+
+    Parameters
+    ----------
+    config : list of str
+        The ``-F file`` in use: a command that names another file is another command.
+    """
+    try:
+        words = shlex.split(command or "")
+    except ValueError:
+        return ()
+    if words[:1] == ["exec"]:
+        words = words[1:]
+    if not words or Path(words[0]).name != "ssh":
+        return ()
+    options: dict[str, str] = {}
+    rest = words[1:]
+    while rest and rest[0].startswith("-"):
+        option, value = rest[0][:2], rest[0][2:]
+        if option in ("-q", "-T", "-x", "-a"):
+            rest = [f"-{value}", *rest[1:]] if value else rest[1:]
+            continue
+        if option not in ("-W", "-l", "-p", "-F") or not (value or len(rest) > 1):
+            return ()
+        options[option], rest = (value, rest[1:]) if value else (rest[1], rest[2:])
+    # without a -F the command means the file in use too: it stands in it
+    others = "-F" in options and ["-F", str(Path(options["-F"]).expanduser())] != config
+    if len(rest) != 1 or options.get("-W") not in ("%h:%p", "[%h]:%p") or others:
+        return ()
+    jump = parse_destination(rest[0])
+    port = options.get("-p", "")
+    return (Destination(jump.host, options.get("-l", jump.user), int(port) if port.isdigit() else jump.port),)
+
+
+def aliases() -> list[str]:
+    """Return the hosts that the user's configuration names, without patterns, as they stand there."""
+    chosen = config.get("ssh.config")
+    file = Path(chosen).expanduser() if chosen else Path.home() / ".ssh" / "config"
+    return list(dict.fromkeys(_aliases_in(file, depth=0)))
+
+
+def suggest(alias: str) -> str:
+    """Return a half sentence with the aliases that resemble `alias`; empty where none does."""
+    near = difflib.get_close_matches(alias, [one for one in aliases() if one != alias], n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _aliases_in(file: Path, depth: int) -> Iterator[str]:
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if depth < 16 else []
+    except OSError:
+        return
+    for line in lines:
+        key, _, value = line.strip().replace("=", " ", 1).partition(" ")
+        try:
+            words = shlex.split(value, comments=True)
+        except ValueError:
+            continue
+        if key.lower() == "host":
+            yield from (word for word in words if not set(word) & set("*?!"))
+        elif key.lower() == "include":
+            for word in words:
+                pattern = Path(word).expanduser()
+                place = Path("/") if pattern.is_absolute() else Path.home() / ".ssh"
+                for included in sorted(place.glob(str(pattern).lstrip("/"))):
+                    yield from _aliases_in(included, depth + 1)
+
+
+def _unless_none(value: str | None) -> str | None:
+    return None if value is None or value.lower() == "none" else value

@@ -1,0 +1,140 @@
+"""What is done over a master connection: commands, forwards, a session at the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from ports.adapters.openssh import children
+from ports.adapters.openssh.masters import Master, client_arguments, connect, is_running
+from ports.adapters.openssh.refusals import explain, is_multiplexing_failure, is_session_refused
+from ports.adapters.openssh.routes import config_arguments, program
+from ports.errors import SSHError, ToolMissingError
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a command on another host left: its exit status and output."""
+
+    status: int
+    output: str
+    stderr: str
+
+
+def run(alias: str, command: str, *, input: bytes = b"", timeout: float = 60.0, batch: bool | None = None) -> Completed:
+    """Run a line of the login shell of `alias`, with `input` on its standard input.
+
+    Parameters
+    ----------
+    command : str
+        Read by whatever shell the user has there: keep it to words without quotes.
+    timeout : float
+        Seconds that the command may take once the connection stands.
+
+    Raises
+    ------
+    SSHError
+        There is no way to the host, the connection was lost, or nothing came within `timeout`.
+    """
+    for attempt in (1, 2):
+        master = connect(alias, batch=batch, warm=False)
+        done = _run_over(master, command, input, timeout)
+        if done.status != 255:
+            return done
+        if is_session_refused(done.stderr):
+            raise explain(alias, done.stderr)
+        if is_multiplexing_failure(done.stderr) and attempt == 1:
+            continue  # the master ended in the moment between; nothing ran
+        if not is_running(master.control):
+            raise SSHError(alias, f"the connection was lost; {_last_line(master.said()) or 'run the command again'}")
+        return done
+    raise SSHError(alias, "the connection ends at once, twice; `ssh -v` to it tells more")
+
+
+def popen(master: Master, command: str) -> subprocess.Popen[bytes]:
+    """Start a line of the login shell over `master`, with pipes; `end` ends it."""
+    arguments = client_arguments(master, ["-T", "--", master.alias, command])
+    return children.start(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End what `popen` started."""
+    children.end(process)
+
+
+def forward(master: Master, forwards: list[tuple[Path, str]]) -> None:
+    """Let `master` listen on local Unix sockets, each leading to ``host:port`` or a socket's path there.
+
+    It proves nothing about the far end: a refusal stands in `Master.said` once somebody connects.
+
+    Raises
+    ------
+    SSHError
+        The master is gone, or a local socket cannot be made.
+    """
+    before = master.said_bytes()
+    done = _control(master, "forward", forwards)
+    if done.status:
+        raise explain(master.alias, master.said(before) + done.stderr)
+
+
+def cancel(master: Master, forwards: list[tuple[Path, str]]) -> None:
+    """End forwards, and remove the sockets' files, which ssh leaves; what is no longer there is no error."""
+    if is_running(master.control):
+        with contextlib.suppress(SSHError):
+            _control(master, "cancel", forwards)
+    for local, _ in forwards:
+        local.unlink(missing_ok=True)
+
+
+def interactive(alias: str, command: str | None) -> None:
+    """Replace this process by a session on `alias` at this terminal: `command`, else the login shell.
+
+    Raises
+    ------
+    SSHError
+        There is no way to the host.
+    """
+    master = connect(alias, warm=False)
+    plain = ["-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes", "-o", "ControlMaster=no"]
+    arguments = [program(), *config_arguments(), "-S", str(master.control), *plain, "-q", "-t"]
+    arguments += [*master.host.destination.arguments(), *([command] if command else [])]
+    try:
+        os.execvp(arguments[0], arguments)
+    except FileNotFoundError as error:
+        raise ToolMissingError(arguments[0], "install the OpenSSH client") from error
+
+
+def _run_over(master: Master, command: str, input: bytes, timeout: float) -> Completed:
+    arguments = client_arguments(master, ["-T", "--", master.alias, command])
+    process = children.start(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        output, stderr = process.communicate(input, timeout)
+    except subprocess.TimeoutExpired as error:
+        raise SSHError(
+            master.alias, f"did not answer within {timeout:g} s; it is overloaded, or the connection is down"
+        ) from error
+    finally:
+        children.end(process)
+    return Completed(process.returncode, output.decode(errors="replace"), stderr.decode(errors="replace"))
+
+
+def _control(master: Master, verb: str, forwards: list[tuple[Path, str]]) -> Completed:
+    listed = [word for local, remote in forwards for word in ("-L", f"{local}:{remote}")]
+    arguments = client_arguments(master, ["-O", verb, *listed, "--", master.alias])
+    process = children.start(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        output, stderr = process.communicate(timeout=15)
+    except subprocess.TimeoutExpired as error:
+        raise SSHError(master.alias, "its ssh process does not answer; the connection may be down") from error
+    finally:
+        children.end(process)
+    return Completed(process.returncode, output.decode(errors="replace"), stderr.decode(errors="replace"))
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

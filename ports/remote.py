@@ -1,0 +1,253 @@
+"""Acting on other hosts: the probe and `ports … --json` there, over SSH; several hosts at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from ports import config, errors
+from ports import probe as far
+from ports.adapters import openssh
+from ports.errors import (
+    ConflictError,
+    FarSideError,
+    NotFoundError,
+    PortsError,
+    RecordError,
+    TimedOutError,
+    UsageError,
+)
+
+T = TypeVar("T")
+
+# Understood by bash, zsh, tcsh and fish alike; -I keeps PYTHON* variables and the user's own modules out of it.
+_PYTHON = "exec python3 -I -"
+_NO_PYTHON = re.compile(r"not found|No such file|unknown command|permission denied", re.IGNORECASE)
+
+
+def probe(
+    alias: str, request: dict[str, Any] | None = None, *, timeout: float = 30.0, batch: bool | None = None
+) -> dict[str, Any]:
+    """Return what `ports.probe.probe` finds on `alias`, where nothing needs to be installed but python3.
+
+    Raises
+    ------
+    SSHError
+        There is no way to the host.
+    FarSideError
+        There is no python3, or the probe failed there.
+    """
+    return _ask(alias, {**(request or {}), "do": "probe"}, timeout=timeout, batch=batch)
+
+
+def run(
+    alias: str,
+    argv: list[str],
+    *,
+    stdin: str = "",
+    cwd: str | None = None,
+    timeout: float = 120.0,
+    batch: bool | None = None,
+    login: bool = False,
+) -> Any:
+    """Run ``ports <argv> --json`` on `alias` and return the JSON document that it printed.
+
+    The interpreter there is that of the setting ``ports.hosts.<alias>.env``, else the one in which `ports` last ran on
+    the host, else the one on the login shell's PATH.
+
+    Parameters
+    ----------
+    login : bool
+        Take the environment of the login shell there, as a command typed there would.
+
+    Raises
+    ------
+    SSHError
+        There is no way to the host.
+    FarSideError
+        `ports` is not there, or did not print JSON.
+    PortsError
+        What the command there raised, with the same exit code.
+    """
+    far_argv = [*argv, *([] if "--json" in argv else ["--json"])]
+    request = {"do": "run", "argv": far_argv, "env": config.host(alias).get("env"), "login": login, "stdin": stdin}
+    if cwd:
+        request["cwd"] = cwd
+    answer = _ask(alias, request, timeout=timeout, batch=batch)
+    status, text = answer.get("status"), str(answer.get("stdout") or "")
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        if status == 7:
+            raise FarRecordError(alias, "a newer ports wrote a record there; upgrade ports there") from error
+        tail = [line.strip() for line in (answer["stderr"] + "\n" + text).splitlines() if line.strip()]
+        reason = f"`ports {' '.join(argv)}` ended there with status {status} and printed no JSON"
+        raise FarSideError(alias, reason + (f": {tail[-1]}" if tail else "")) from error
+    told = document.get("error") if isinstance(document, dict) else None
+    if status and isinstance(told, dict) and "type" in told:
+        raise revive(alias, told)
+    return document
+
+
+def interactive(alias: str, argv: list[str]) -> None:
+    """Replace this process by ``ports <argv>`` on `alias`, at this terminal; raises as `run`."""
+    request = {"do": "run", "argv": ["--version"], "env": config.host(alias).get("env")}
+    command = str(_ask(alias, request, timeout=60, batch=None)["command"])
+    words = [command, *([] if command.endswith("/ports") else ["-m", "ports"]), *argv]
+    for word in words:
+        if not re.fullmatch(r"[\w@%+=:,./-]+", word):  # which shell would read it there is not known
+            raise FarSideError(alias, f"{word!r} cannot be handed to the shell there; use letters, digits, '-' and '/'")
+    openssh.interactive(alias, " ".join(words))
+
+
+def many(
+    aliases: Iterable[str],
+    function: Callable[[str], T],
+    *,
+    on_result: Callable[[str, T | PortsError], None] | None = None,
+) -> dict[str, T | PortsError]:
+    """Call `function` for all hosts at once; a host that is down or slow costs the others nothing.
+
+    Parameters
+    ----------
+    on_result : callable, optional
+        Is called, in this thread, with each host's result as soon as it is there.
+
+    Returns
+    -------
+    dict
+        The result of each host, or the error that it raised, in the order of `aliases`.
+    """
+    names = list(dict.fromkeys(aliases))
+    results: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+
+    def call(alias: str) -> None:
+        try:
+            results.put((alias, function(alias)))
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            results.put((alias, error))
+
+    # daemons: a host that hangs must not keep the process, after Ctrl-C, until its time is over
+    for name in names:
+        threading.Thread(target=call, args=(name,), name=f"host-{name}", daemon=True).start()
+    found: dict[str, T | PortsError] = {}
+    try:
+        while len(found) < len(names):
+            alias, result = results.get()
+            if isinstance(result, BaseException) and not isinstance(result, PortsError):
+                raise result
+            found[alias] = result
+            if on_result is not None:
+                on_result(alias, result)
+    except BaseException:
+        openssh.end_all()
+        raise
+    return {name: found[name] for name in names}
+
+
+def describe(error: PortsError) -> dict[str, Any]:
+    """Return `error` as ``ports --json`` prints it, below the key ``error``; `revive` reads it at home."""
+    arguments = [list(part) if isinstance(part, tuple) else part for part in error.args]
+    plain = all(isinstance(part, (str, int, float, list, type(None))) for part in arguments)
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "exit_code": error.exit_code,
+        "args": arguments if plain else None,
+    }
+
+
+def revive(alias: str, told: dict[str, Any]) -> PortsError:
+    """Return the error that `ports` on `alias` printed: of its class where it can be, always with its exit code."""
+    message, arguments = str(told.get("message") or "it failed"), told.get("args")
+    kind = getattr(errors, str(told.get("type")), None)
+    if isinstance(kind, type) and issubclass(kind, PortsError) and isinstance(arguments, list):
+        with contextlib.suppress(TypeError, AttributeError):
+            revived: PortsError = kind(*(tuple(part) if isinstance(part, list) else part for part in arguments))
+            if str(revived) == message:  # else another version words it from other parts
+                return revived
+    return _BY_EXIT_CODE.get(told.get("exit_code"), FarSideError)(alias, message)
+
+
+class _FromFarSide(PortsError):
+    """What `ports` on a host said, where its error cannot be rebuilt from its parts."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        Exception.__init__(self, host, reason)
+        self.host, self.reason = host, reason
+
+    def __str__(self) -> str:
+        return f"{self.host}: {self.reason}"
+
+
+class FarUsageError(_FromFarSide, UsageError):
+    """A name, option or setting that cannot be, on a host."""
+
+
+class FarNotFoundError(_FromFarSide, NotFoundError):
+    """Nothing of that name on a host."""
+
+
+class FarConflictError(_FromFarSide, ConflictError):
+    """What is there stands in the way, on a host."""
+
+
+class FarTimedOutError(_FromFarSide, TimedOutError):
+    """What was awaited on a host did not come in time."""
+
+
+class FarRecordError(_FromFarSide, RecordError):
+    """A record on a host that the `ports` there cannot read, as a newer one wrote it."""
+
+
+_BY_EXIT_CODE: dict[Any, Callable[[str, str], PortsError]] = {
+    2: FarUsageError,
+    3: FarNotFoundError,
+    4: FarConflictError,
+    6: FarTimedOutError,
+    7: FarRecordError,
+}
+
+
+def _ask(alias: str, request: dict[str, Any], *, timeout: float, batch: bool | None) -> dict[str, Any]:
+    """Pipe the program for `request` to python3 on the host, and return its answer."""
+    marker = f"ports-{secrets.token_hex(8)}:"  # start files of the shell there may print, before and after
+    text = far.script({**request, "marker": marker}).encode()
+    done = openssh.run(alias, _PYTHON, input=text, timeout=timeout, batch=batch)
+    answer = far.read_answer(done.output, marker)
+    if answer is None and _NO_PYTHON.search(done.stderr + done.output) and (named := _named_python(alias)):
+        done = openssh.run(alias, f"exec {named} -I -", input=text, timeout=timeout, batch=batch)
+        answer = far.read_answer(done.output, marker)
+    if answer is None:
+        raise FarSideError(alias, _why_no_answer(alias, done))
+    if "error" in answer:
+        raise FarSideError(alias, str(answer.get("message") or answer["error"]))
+    return {**answer, "stderr": done.stderr}
+
+
+def _named_python(alias: str) -> str | None:
+    """Return the interpreter of the environment that the settings name by its path, where that needs no quoting."""
+    env = str(config.host(alias).get("env") or "")
+    return f"{env.rstrip('/')}/bin/python" if re.fullmatch(r"[~/][\w@%+=:,./-]*", env) else None
+
+
+def _why_no_answer(alias: str, done: openssh.Completed) -> str:
+    lines = [line.strip() for line in (done.stderr + "\n" + done.output).splitlines() if line.strip()]
+    if "SyntaxError" in done.stderr:
+        return "python3 there is older than 3.6; load a newer one in the start file of your shell there"
+    missing = [line for line in lines if "python" in line and _NO_PYTHON.search(line)]
+    if missing:
+        return (
+            f"there is no python3 ({missing[-1]}); load one in the start file of your shell there, or name an "
+            f"environment by its path as ports.hosts.{alias}.env in the settings"
+        )
+    last = f": {lines[-1]}" if lines else ""
+    return (
+        f"the shell there ended with status {done.status} before python3 answered{last}; try `ssh {alias} python3 -V`"
+    )
