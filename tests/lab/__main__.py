@@ -51,10 +51,10 @@ def serve(*, shared_home: bool) -> None:
         signal.signal(number, lambda *_: end.set())
     site, reason = open_site(shared_home=shared_home)
     try:
-        descriptor = os.open(state_file(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{state_file().name}.")
         with os.fdopen(descriptor, "w") as file:
             json.dump(describe(site, reason), file)
-        print("up", flush=True)
+        Path(temporary).replace(state_file())
         end.wait()
     finally:
         state_file().unlink(missing_ok=True)
