@@ -1,0 +1,285 @@
+"""Notebook servers: JupyterLab, or the plain Jupyter server, that outlive terminal and connection; and those of mine
+that were started by hand, which are found, never changed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ports import config, environments, home, links, paths, records, sessions
+from ports.adapters import jupyter, processes
+from ports.environments import Environment
+from ports.errors import (
+    NameInUseError,
+    NotFoundError,
+    PortsError,
+    StartError,
+    StoreError,
+    ToolMissingError,
+    UsageError,
+)
+from ports.notebook_handle import KIND, Notebook, NotebookRecord, read_token
+from ports.sessions import Found
+
+if TYPE_CHECKING:
+    import builtins
+
+_PORTS = (10_000, 19_999)  # below those that `ports open` gives at home and that systems hand out by themselves
+# What belongs to the starter's own server or kernel, or would overrule what is handed over here.
+_DROPPED = ("JUPYTER_TOKEN", "JUPYTER_TOKEN_FILE", "JUPYTERHUB_", "JPY_")
+
+
+def start(
+    name: str | None = None,
+    *,
+    root: str | Path | None = None,
+    env: str | None = None,
+    timeout: float | None = None,
+) -> Notebook:
+    """Start a notebook server and return it once it answers; it runs until `Notebook.stop`.
+
+    JupyterLab, or the plain Jupyter server where Lab is not installed in that environment. It listens on 127.0.0.1 and
+    asks for a token; its kernels use Unix sockets that only you may open.
+
+    Parameters
+    ----------
+    name : str, optional
+        Default: the setting ``notebook.name``, ``"lab"``. The same name has the same token, today and tomorrow.
+    root : path, optional
+        The directory that is served. Default: the setting ``notebook.root``, else the current directory.
+    env : str, optional
+        A conda environment's name or path, or a venv's path. Default: the setting
+        ``hosts.<this machine>.notebook_env``, else ``notebook.env``, else the environment of this interpreter.
+    timeout : float, optional
+        Seconds until the start is given up. Default: the setting ``notebook.start_timeout``.
+
+    Raises
+    ------
+    NameInUseError
+        A notebook server of that name runs or starts.
+    UsageError
+        `root` is no directory.
+    NotFoundError
+        There is no such environment.
+    ToolMissingError
+        Jupyter is not in that environment.
+    StartError
+        It ended, or did not answer, while it started: with exit status, log and its last lines.
+    """
+    settings = config.get("notebook")
+    name = paths.check_name(name or settings["name"])
+    served = _directory(root or settings["root"])
+    environment, environ = _environment(env)
+    kind = _server_in(environment, environ)
+    token_file = paths.here().token(KIND, name)
+    record = _plan(name, served, environment, kind, token_file)
+    found = _claim(record)
+    try:
+        _keep_token(token_file)
+        runtime = _fresh(Path(record.runtime))
+    except BaseException:
+        sessions.retire(found)
+        raise
+    port = links.local_port(paths.machine(), str(os.getuid()), f"{KIND}-{name}", *_PORTS)
+    argv = jupyter.command(environment.python, kind, token_file=token_file, runtime=runtime, root=served, port=port)
+    limit = timeout or settings["start_timeout"]
+    what = f"notebook {name!r}"
+    try:
+        found = sessions.launch(
+            found, argv, environ=environ, cwd=str(served), timeout=limit, what=what, announce=_announce
+        )
+    except BaseException:
+        if sessions.look(KIND, name, NotebookRecord) is None:
+            shutil.rmtree(runtime, ignore_errors=True)
+        raise
+    if (warning := sessions.logout_warning()) is not None:
+        warnings.warn(warning, stacklevel=2)
+    return _notebook(found)
+
+
+def list() -> builtins.list[Notebook]:
+    """Return my notebook servers on this machine: those of `ports` by name, then those started by hand."""
+    managed = [_notebook(found) for name in sessions.names(KIND) if (found := _look(name)) is not None]
+    return [*managed, *_by_hand()]
+
+
+def get(name: str | None = None) -> Notebook:
+    """Return my notebook server `name` on this machine, whatever its state.
+
+    Raises
+    ------
+    NotFoundError
+        There is none of that name.
+    """
+    name = name or str(config.get("notebook.name"))
+    found = _look(name) if paths.NAME.fullmatch(name) else None
+    if found is not None:
+        return _notebook(found)
+    others = _by_hand()
+    for one in others:
+        if one.name == name:
+            return one
+    there = [*sessions.names(KIND), *(one.name for one in others)]
+    way_out = f"there is {', '.join(there)}" if there else "`ports notebook start` starts one"
+    raise NotFoundError(KIND, name, way_out)
+
+
+def stop(name: str | None = None) -> None:
+    """End my notebook server `name`; raises as `get` and `Notebook.stop`."""
+    get(name).stop()
+
+
+def _directory(root: str | Path | None) -> Path:
+    path = Path.cwd() / Path(root).expanduser() if root is not None else Path.cwd()
+    if not path.is_dir():
+        reason = "is not a directory" if path.exists() else "does not exist"
+        raise UsageError(f"root {str(path)!r} {reason}; pass the directory that is to be served")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise UsageError(f"root {str(path)!r} may not be read; pass a directory of yours")
+    return Path(os.path.normpath(path))
+
+
+def _environment(env: str | None) -> tuple[Environment, dict[str, str]]:
+    """Return the environment that a server runs in, and the variables with it activated."""
+    environ = {name: value for name, value in sessions.starter_environ().items() if not name.startswith(_DROPPED)}
+    if environ.get("MPLBACKEND", "").startswith("module:"):  # a kernel's own, for what it starts
+        del environ["MPLBACKEND"]
+    env = env or config.host(home.alias()).get("notebook_env") or config.get("notebook.env")
+    found = environments.find(env, Path.cwd(), environ)
+    if env is None and found.kind == "system":
+        return found, environ  # nothing to activate, and nothing to take away
+    return found, environments.activated(found, environ)
+
+
+def _server_in(environment: Environment, environ: Mapping[str, str]) -> Literal["lab", "server"]:
+    there = jupyter.installed(environment.python, environ)
+    if there.server is None:
+        way_out = f"install it there with `{environment.python} -m pip install jupyterlab`, or pass env="
+        raise ToolMissingError(f"Jupyter in environment {environment.name!r}", way_out)
+    return "lab" if there.lab else "server"
+
+
+def _plan(name: str, root: Path, environment: Environment, kind: str, token_file: Path) -> NotebookRecord:
+    mine, now = sessions.new_identity()
+    # Short, whatever the name: a Unix socket's path has 107 bytes, and a kernel's own part takes 50 of them.
+    digest = hashlib.sha256(str(token_file).encode()).hexdigest()[:10]
+    return NotebookRecord(
+        kind=KIND,
+        name=name,
+        created_at=now,
+        interpreter=str(environment.python),
+        directory=str(Path.cwd()),
+        started_by=mine,
+        root=str(root),
+        server=kind,
+        runtime=str(paths.runtime_directory() / f"nb-{digest}"),
+        token_file=str(token_file),
+        env=str(environment.prefix),
+    )
+
+
+def _claim(record: NotebookRecord) -> Found[NotebookRecord]:
+    try:
+        return sessions.claim(record)
+    except NameInUseError as error:
+        name = record.name
+        way_out = f"`ports notebook show {name}` prints its link, `ports notebook stop {name}` ends it"
+        raise NameInUseError(KIND, name, way_out) from error
+
+
+def _fresh(runtime: Path) -> Path:
+    """Make the runtime directory of a server anew: a crashed one leaves records and sockets."""
+    shutil.rmtree(runtime, ignore_errors=True)
+    return paths.make_private(runtime)
+
+
+def _keep_token(path: Path) -> None:
+    """Make sure that a token is at `path`; one that others may have read is replaced."""
+    paths.make_private(path.parent)
+    if read_token(path) is not None:
+        return
+    try:
+        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600 from birth
+        with os.fdopen(fd, "w") as file:
+            file.write(secrets.token_hex(24) + "\n")
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise StoreError(path, error.strerror or str(error)) from error
+
+
+def _announce(found: Found[NotebookRecord]) -> None:
+    """Write ``running.json`` once the server answers, to those who know its token and to nobody else.
+
+    Raises
+    ------
+    StartError
+        It answers without a token.
+    """
+    record = found.record
+    assert record is not None
+    served = jupyter.read_record(Path(record.runtime))
+    who = processes.identity(served.pid) if served else None
+    if served is None or who is None:
+        return
+    if jupyter.answer(served.port, f"{served.base_url}api/status", token=read_token(Path(record.token_file))) != 200:
+        return
+    if jupyter.answer(served.port, f"{served.base_url}api/status") == 200:
+        reason = "it answers without a token, as your configuration of Jupyter says; remove that from ~/.jupyter"
+        raise StartError(f"notebook {found.name!r}", reason, found.files.log)
+    page = f"{served.base_url.strip('/')}/{'lab' if record.server == 'lab' else ''}".strip("/")
+    running = {
+        "format": records.FORMAT,
+        "process": who.to_json(),
+        "port": served.port,
+        "base_url": served.base_url,
+        "url_path": page,
+        "root": record.root,
+        "token_file": record.token_file,
+        "server": record.server,
+        "version": served.version,
+    }
+    records.write_json(found.files.running, running)
+
+
+def _look(name: str) -> Found[NotebookRecord] | None:
+    found = sessions.look(KIND, name, NotebookRecord)
+    if found is not None and found.state == "starting" and found.record is not None and found.record.launcher:
+        with contextlib.suppress(PortsError):
+            _announce(found)  # whoever started it may have been killed before it answered
+        found = sessions.look(KIND, name, NotebookRecord)
+    return found
+
+
+def _notebook(found: Found[NotebookRecord]) -> Notebook:
+    record, running = found.record, found.running
+    state, reason = found.state, found.reason
+    if running is None or record is None:
+        root = record.root if record else None
+        return Notebook(name=found.name, state=state, reason=reason, root=root, _found=found)
+    # Asked for what needs no token: a dead server's port may be somebody else's by now.
+    if state == "running" and jupyter.answer(running["port"], f"{running['base_url']}api") is None:
+        state, reason = "unknown", f"its process is alive, but does not answer; log: {found.files.log}"
+    return Notebook(
+        name=found.name,
+        state=state,
+        reason=reason,
+        root=record.root,
+        port=running["port"],
+        url_path=running["url_path"],
+        pid=running["process"]["pid"],
+        started_at=record.created_at,
+        _found=found,
+    )
+
+
+def _by_hand() -> builtins.list[Notebook]:
+    """Return the notebook servers that were not started by `ports`."""
+    return []
