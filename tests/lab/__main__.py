@@ -63,7 +63,9 @@ def serve(*, shared_home: bool) -> None:
 
 def up(*, shared_home: bool) -> None:
     """Start `serve` in the background."""
-    if (found := running()) is None:
+    if (found := running()) is not None:
+        print("it was up already, and is as it was", file=sys.stderr)
+    else:
         command = [sys.executable, "-m", "tests.lab", "serve", *(["--shared-home"] if shared_home else [])]
         # cannot be a pipe: nobody would read it once this command has ended
         with tempfile.TemporaryFile("w+") as said:

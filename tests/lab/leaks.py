@@ -58,7 +58,7 @@ class LeakCheck:
                 if process.state != "Z":
                     found[name, f"{process.pid} {process.started}"] = str(process)
             for listener in host.listeners():
-                found[name, listener.where] = str(listener)
+                found[name, f"listener {listener.where}"] = str(listener)
             for user in self._site.users:
                 found |= {(name, str(path)): f"file {path}" for path in files_of_ports(self._site, host, user)}
         return found

@@ -121,7 +121,7 @@ class LoopbackSite(Site):
             files = homes.server_files(self._key)
             if name == "laptop":
                 files = homes.client_files(self._key, config, known)
-            if name == "server1":
+            if name in self.installed:
                 files |= homes.path_files(str(Path(sys.prefix, "bin")))
             homes.furnish(found.home, files, owner=owner)
             self._give_runtime_directory(found)

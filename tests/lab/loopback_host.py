@@ -201,18 +201,17 @@ class LoopbackHost(Host):
         return [one for one in found.values() if one.pid not in (sshd, os.getpid())]
 
     def listeners(self) -> list[HostListener]:
-        """Return what processes of the host listen on: TCP, and Unix sockets with a path."""
-        found = []
+        """Return what processes of the host listen on: TCP, and Unix sockets below the host's directory."""
+        own = f"{self.directory}/"
+        found = [one for one in processes.listeners(Path("/proc/self")) if one.where.startswith(own)]
         for process in self.processes():
             try:
-                connections = psutil.Process(process.pid).net_connections("all")
+                connections = psutil.Process(process.pid).net_connections("tcp")
             except psutil.Error:
                 continue
             for one in connections:
                 if one.status == psutil.CONN_LISTEN:
                     found.append(HostListener(f"{one.laddr.ip}:{one.laddr.port}", process.uid))
-                elif one.family == socket.AF_UNIX and str(one.laddr).startswith("/") and not one.raddr:
-                    found.append(HostListener(str(one.laddr), process.uid))
         return found
 
     def log(self) -> str:

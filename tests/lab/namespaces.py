@@ -131,7 +131,7 @@ class NamespaceSite(Site):
                 files = homes.server_files(key)
                 if host == "laptop":
                     files = homes.client_files(key, client_config(addresses), known)
-                if "server1" in self._hosts_with_home_of(host):
+                if set(self.installed) & set(self._hosts_with_home_of(host)):
                     files |= homes.path_files(str(Path(sys.prefix, "bin")))
                 home = self.top / "homes" / self.home_of[host] / account.name
                 homes.furnish(home, files, owner=(account.uid, account.gid))
