@@ -7,6 +7,7 @@
         runtime.json                     where the runtime directory is, when /tmp/ports-<uid> was taken
         clusters/<name>/ notebooks/<name>/   record.json running.json exit.json launch.json …
         logs/<kind>-<name>.log           survives `stop`
+        tokens/<kind>-<name>             survives `stop`: the link of tomorrow is that of today
         tunnels/ keeper/                 what `ports open` holds
     /tmp/ports-<uid>/                    Unix sockets, 0700, locked against tmpfiles while something runs
 """
@@ -97,6 +98,10 @@ class HostPaths:
     def tunnels(self) -> Path:
         """Directory of tunnel records."""
         return self.root / "tunnels"
+
+    def token(self, kind: str, name: str) -> Path:
+        """Token of the `kind` called `name`: it survives `stop`, so that links stay the same."""
+        return self.root / "tokens" / f"{kind}-{check_name(name)}"
 
     def kind(self, kind: str) -> Path:
         """Directory of all records of `kind` (``"cluster"``, ``"notebook"``)."""

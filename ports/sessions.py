@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -137,9 +137,22 @@ def claim(record: S) -> Found[S]:
 
 
 def launch(
-    found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], cwd: str, timeout: float, what: str
+    found: Found[S],
+    argv: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    cwd: str,
+    timeout: float,
+    what: str,
+    announce: Callable[[Found[S]], None] | None = None,
 ) -> Found[S]:
     """Start `argv` for a claimed name and wait until it runs; on failure the name is free again.
+
+    Parameters
+    ----------
+    announce : callable, optional
+        Is called, again and again, while it starts, and writes ``running.json`` once the command answers: for a
+        command that knows nothing of `ports`.
 
     Raises
     ------
@@ -152,7 +165,7 @@ def launch(
         retire(found)
         raise
     try:
-        return wait_until(lambda: _is_up(started, what), timeout=timeout, what=what)
+        return wait_until(lambda: _is_up(started, what, announce), timeout=timeout, what=what)
     except BaseException as error:
         end(started)
         retire(started)
@@ -161,8 +174,10 @@ def launch(
         raise
 
 
-def _is_up(started: Found[S], what: str) -> Found[S] | None:
+def _is_up(started: Found[S], what: str, announce: Callable[[Found[S]], None] | None) -> Found[S] | None:
     assert started.record is not None
+    if announce is not None:
+        announce(started)
     found = look(started.record.kind, started.name, type(started.record))
     if found is None:
         raise StartError(what, "it was stopped while it started", started.files.log)
@@ -233,12 +248,17 @@ def retire(found: Found[S]) -> None:
     """
     try:
         aside = Path(tempfile.mkdtemp(dir=found.files.directory.parent, prefix=f".{found.name}."))
+    except FileNotFoundError:
+        return  # no directory for this kind, nor any record in it
+    except OSError as error:
+        raise StoreError(found.files.directory, error.strerror or str(error)) from error
+    try:
         found.files.directory.rename(aside)
         for file in aside.iterdir():
             file.unlink()
         aside.rmdir()
     except FileNotFoundError:
-        pass  # another process was quicker
+        aside.rmdir()  # another process was quicker
     except OSError as error:
         raise StoreError(found.files.directory, error.strerror or str(error)) from error
 
