@@ -193,7 +193,7 @@ class Cluster:
             The scheduler did not do it.
         """
         before = self._running
-        self._call("ports_restart", timeout=_CALL_SECONDS)
+        self._call("ports_restart")
         if not self.record.processes:  # the owner itself runs anew and then announces itself anew
             from ports.deadlines import wait_until
 
@@ -248,7 +248,7 @@ class Cluster:
         row: dict[str, Any] = {"host": socket.gethostname(), "kind": "cluster", "name": self.name, "state": self.state}
         row["reason"] = self.reason
         row["url"] = f"unix:{self._found.running['dashboard']}" if self._found.running else None
-        row["link"] = self.dashboard_link
+        row["link"], row["command"] = self.dashboard_link, home.open_command(self.name)
         row["log"] = str(self.log)
         counts = self.summary or {}
         row |= {key: counts.get(key) for key in ("n_workers", "n_threads", "memory_bytes", "memory_limit_bytes")}

@@ -149,6 +149,29 @@ def get(name: str | None = None) -> Cluster:
     return Cluster(found)
 
 
+def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
+    """Return the last `lines` lines of the log of cluster `name`, also of one that is stopped and gone; 0: all.
+
+    Raises
+    ------
+    NotFoundError
+        There never was one of that name.
+    """
+    name = paths.check_name(name or config.get("cluster.name"))
+    log = paths.here().session(KIND, name).log
+    if not log.exists():
+        raise NotFoundError(KIND, name, _way_out())
+    return sessions.tail(log, lines)
+
+
+def prune() -> builtins.list[str]:
+    """Remove the records and scratch of clusters that have stopped, and return their names; logs stay."""
+    stopped = [one for one in list() if one.state == "stopped"]
+    for one in stopped:
+        one.stop()
+    return [one.name for one in stopped]
+
+
 def _way_out() -> str:
     there = sessions.names(KIND)
     return f"there is {', '.join(there)}" if there else "`ports cluster start` starts one"

@@ -105,22 +105,29 @@ def plain(lines: Sequence[Sequence[str]]) -> str:
 def details(row: Mapping[str, Any], now: float) -> str:
     """Return one row as lines of ``key: value``; what is empty is left out."""
     texts = cells(row, now)
-    shown = {key: text for key, text in texts.items() if text and key not in ("where", "what", "note", "started_at")}
+    hidden = ("where", "what", "note", "started_at")
+    shown = {key: text for key, text in texts.items() if text and key not in hidden and not key.endswith("_bytes")}
     width = max((len(key) for key in shown), default=0) + 1
     return "\n".join(f"{key + ':':<{width}} {text}" for key, text in shown.items())
 
 
 def cluster_line(row: Mapping[str, Any], now: float) -> str:
     """Return a cluster in a terminal: state, workers, memory, and its link at home."""
-    parts = [f"cluster {row['name']!r}", str(row["state"])]
-    if row.get("n_workers") is not None:
-        parts.append(f"{row['n_workers']} workers x {_threads_each(row)} threads")
-        parts.append(cells(row, now)["memory"])
+    parts = [f"cluster {row['name']!r} {cluster_state(row)}", cells(row, now)["memory"]]
     if row["state"] == "running":
         parts.append(str(row.get("link")))
-    elif row.get("reason"):
-        parts.append(str(row["reason"]))
     return f"<{', '.join(part for part in parts if part)}>"
+
+
+def cluster_state(row: Mapping[str, Any]) -> str:
+    """Return what a cluster does, in words: ``runs: 2 workers with 1 thread each``."""
+    if row["state"] != "running":
+        return f"is {row['state']}" + (f": {row['reason']}" if row.get("reason") else "")
+    n_workers, n_threads = row.get("n_workers") or 0, row.get("n_threads") or 0
+    if not n_workers:
+        return "runs without workers yet"
+    threads = f"{n_threads / n_workers:g} thread" + ("" if n_threads == n_workers else "s")
+    return f"runs: {n_workers} worker{'s' if n_workers > 1 else ''} with {threads}{' each' if n_workers > 1 else ''}"
 
 
 def cluster_html(row: Mapping[str, Any], command: str) -> str:
@@ -171,11 +178,6 @@ def _html_table(title: str, facts: Iterable[tuple[str, str]]) -> str:
     cell = '<tr><th style="text-align: left">{}</th><td style="text-align: left">{}</td></tr>'
     lines = "".join(cell.format(html.escape(name), value) for name, value in facts)
     return f"<div><strong>{html.escape(title)}</strong><table>{lines}</table></div>"
-
-
-def _threads_each(row: Mapping[str, Any]) -> str:
-    n_workers, n_threads = row["n_workers"], row.get("n_threads") or 0
-    return f"{n_threads / n_workers:g}" if n_workers else "0"
 
 
 def _where(row: Mapping[str, Any]) -> str:

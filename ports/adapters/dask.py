@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ports.errors import DaskError, ForeignListenerError
+from ports.errors import DaskError, ForeignListenerError, UsageError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -46,7 +46,7 @@ def parse_bytes(text: str | float) -> int | str | float:
 
     Raises
     ------
-    DaskError
+    UsageError
         It is no size.
     """
     if not isinstance(text, str) or text == "auto":
@@ -56,7 +56,7 @@ def parse_bytes(text: str | float) -> int | str | float:
     try:
         return int(parse_bytes(text))
     except ValueError as error:
-        raise DaskError(f"memory_limit {text!r} is no size; write bytes, 4GB or 2GiB") from error
+        raise UsageError(f"memory_limit {text!r} is no size; write bytes, 4GB or 2GiB") from error
 
 
 def security(credentials: Path) -> Security:

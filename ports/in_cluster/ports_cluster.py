@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import dask
@@ -152,9 +153,9 @@ def add_commands(cluster, ended):
         cluster.scale(n_workers)
         await cluster
 
-    async def restart(timeout):
+    async def restart():
         if cluster.processes:
-            await cluster.scheduler.restart(timeout=timeout, stimulus_id=f"ports-restart-{time.time()}")
+            await cluster.scheduler.restart(stimulus_id=f"ports-restart-{time.time()}")
         else:
             ended.set_result("restart")  # threads of this process: only a new process imports modules anew
 
@@ -220,9 +221,21 @@ def main(directory, port=0):
     sys.path[:0] = [entry for entry in record["sys_path"] if entry not in sys.path]
     os.umask(0o077)
     configure(record)
-    what, port = asyncio.run(own(record, directory, port))
+    try:
+        what, port = asyncio.run(own(record, directory, port))
+    except Exception as error:
+        traceback.print_exc()
+        print(f"cause: {root_cause(error)}", flush=True)  # the last of the lines that a failed start shows
+        sys.exit(1)
     if what == "restart":
         os.execv(sys.executable, [sys.executable, *command(str(directory), port)])
+
+
+def root_cause(error):
+    """Return the error that all others followed from, in a line."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return f"{type(error).__name__}: {error}"
 
 
 def command(directory, port=0):

@@ -1,0 +1,167 @@
+"""``ports cluster``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ports.cli.output import Output, Row, with_host, with_output
+
+NAME = click.argument("name", required=False)
+
+
+def show_one(out: Output, row: Row) -> None:
+    """Show a cluster that was started or changed."""
+    from ports import render
+
+    text = f"cluster {row['name']!r} {render.cluster_state(row)}"
+    if row["state"] == "running":
+        text += f"\nat home:  {row['command']}\nthen:     {row['link']}"
+    out.result(row, text)
+
+
+def show_list(out: Output, rows: Sequence[Row]) -> None:
+    """Show clusters."""
+    out.table(rows, "cluster", empty="no clusters; `ports cluster start` starts one")
+
+
+def show_stopped(out: Output, row: Row) -> None:
+    """Show that a cluster is gone."""
+    out.result(row, f"cluster {row['name']!r} is stopped; its log stays: {row['log']}")
+
+
+def show_lines(out: Output, document: Any) -> None:
+    """Show lines of a log."""
+    out.lines(document["lines"])
+
+
+@click.group()
+def cluster() -> None:
+    """Dask clusters that outlive notebook, terminal and connection."""
+
+
+@cluster.command()
+@NAME
+@click.option("--n-workers", type=click.IntRange(min=0), help="Number of workers.")
+@click.option("--threads-per-worker", type=click.IntRange(min=1), help="Threads of each worker.")
+@click.option("--memory-limit", help="Memory of one worker: 4GB, 2GiB, or bytes.")
+@click.option("--processes/--no-processes", default=None, help="Workers as processes, or as threads of one process.")
+@click.option("--daemon/--no-daemon", default=None, help="Daemon workers: their tasks may not start processes.")
+@click.option("--worker-start", type=click.Choice(["auto", "spawn", "forkserver"]), help="How worker processes start.")
+@click.option("--local-directory", type=click.Path(), help="Parent directory of the workers' scratch, on a disk.")
+@click.option("--env", help="Conda environment (name or path) or venv (path) to run in.")
+@click.option("--environ", multiple=True, metavar="NAME=VALUE", help="Variable for the cluster; may be repeated.")
+@click.option("--option", multiple=True, metavar="KEYWORD=VALUE", help="Keyword of LocalCluster, as JSON; repeatable.")
+@click.option("--timeout", type=float, help="Seconds until the start is given up.")
+@with_output
+@with_host(show_one)
+def start(out: Output, name: str | None, environ: tuple[str, ...], option: tuple[str, ...], **options: Any) -> None:
+    """Start a Dask cluster that outlives this shell."""
+    from ports import clusters
+
+    if environ:
+        options["environ"] = dict(_pair(text) for text in environ)
+    options |= {key: _value(value) for key, value in map(_pair, option)}
+    show_one(out, clusters.start(name, **options).row())
+
+
+@cluster.command("list")
+@with_output
+@with_host(show_list)
+def list_(out: Output) -> None:
+    """List my clusters: running, stopped with the reason, or unknown."""
+    from ports import clusters
+
+    show_list(out, [one.row() for one in clusters.list()])
+
+
+@cluster.command()
+@NAME
+@with_output
+@with_host(Output.details)
+def show(out: Output, name: str | None) -> None:
+    """Show all about a cluster, the tmux line that attaches to it included."""
+    from ports import clusters
+
+    out.details(clusters.get(name).row())
+
+
+@cluster.command()
+@click.argument("name")
+@click.argument("n_workers", type=click.IntRange(min=0))
+@with_output
+@with_host(show_one)
+def scale(out: Output, name: str, n_workers: int) -> None:
+    """Set the number of workers."""
+    from ports import clusters
+
+    found = clusters.get(name)
+    found.scale(n_workers)
+    show_one(out, found.row())
+
+
+@cluster.command()
+@NAME
+@with_output
+@with_host(show_one)
+def restart(out: Output, name: str | None) -> None:
+    """Start all workers anew, so that they import changed modules; links stay."""
+    from ports import clusters
+
+    found = clusters.get(name)
+    found.restart()
+    show_one(out, found.row())
+
+
+@cluster.command()
+@NAME
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="Last lines; 0: all.")
+@with_output
+@with_host(show_lines)
+def logs(out: Output, name: str | None, lines: int) -> None:
+    """Show what a cluster printed."""
+    from ports import clusters
+
+    out.lines(clusters.logs(name, lines))
+
+
+@cluster.command()
+@NAME
+@click.option("-H", "--host", metavar="ALIAS", help="Attach on that host of ~/.ssh/config.")
+def attach(name: str | None, host: str | None) -> None:
+    """Attach this terminal to a cluster's tmux session; Ctrl-b d leaves it."""
+    from ports import clusters, remote
+
+    if host is not None:
+        remote.interactive(host, ["cluster", "attach", *([name] if name else [])])
+    clusters.get(name).attach()
+
+
+@cluster.command()
+@NAME
+@with_output
+@with_host(show_stopped)
+def stop(out: Output, name: str | None) -> None:
+    """End a cluster, its workers and what their tasks started; its log stays."""
+    from ports import clusters
+
+    found = clusters.get(name)
+    found.stop()
+    show_stopped(out, {"kind": "cluster", "name": found.name, "state": "stopped", "log": str(found.log)})
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise click.UsageError(f"{text!r} is not NAME=VALUE")
+    return key, value
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,133 @@
+"""``ports``: the commands, imported at their use, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from ports._version import VERSION
+
+# Name → (module, attribute, what it does). Stated here so that `ports --help` imports none of them; a test compares.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "cluster": ("ports.cli.cluster", "cluster", "Dask clusters that outlive notebook, terminal and connection."),
+    "notebook": ("ports.cli.notebook", "notebook", "Jupyter servers that outlive terminal and connection."),
+    "list": ("ports.cli.listing", "list_", "List clusters, notebooks and other listeners that are mine."),
+    "ls": ("ports.cli.listing", "list_", "List clusters, notebooks and other listeners that are mine."),
+    "open": ("ports.cli.tunnel", "open_", "Open what runs on other hosts here: tunnels, and links that work."),
+    "tunnel": ("ports.cli.tunnel", "tunnel", "Tunnels that are open in the background."),
+    "login": ("ports.cli.tunnel", "login", "Connect to HOST once, answering what it asks."),
+    "shell": ("ports.cli.shell", "shell", "ipython or bash in tmux on a host, to come back to."),
+    "prune": ("ports.cli.listing", "prune", "Remove what stopped clusters and notebook servers left behind."),
+}
+_HIDDEN = ("ls",)
+
+
+class Lazy(click.Group):
+    """A group that imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command; None where there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; a wrong name is answered with near ones."""
+        import difflib
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"no command {args[0]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items() if name not in _HIDDEN])
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(VERSION, prog_name="ports")
+def ports() -> None:
+    """Your Dask clusters and notebooks on shared servers: private, found again, and open at home."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its documented code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    warnings.showwarning = _show_warning
+    sys.exit(run(ports, arguments))
+
+
+def run(command: click.Command, arguments: list[str]) -> int:
+    """Run `command`; return its exit code, having printed its error."""
+    as_json = "--json" in arguments
+    try:
+        code: Any = command.main(args=arguments, prog_name=command.name, standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Abort:
+        return _interrupted()
+    except KeyboardInterrupt:
+        return _interrupted()
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        return _tell("UsageError", error.format_message(), 2, as_json, getattr(error, "ctx", None))
+    except BrokenPipeError:  # `ports list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:
+        from ports.errors import PortsError, StoreError
+
+        if isinstance(error, PortsError):
+            return _fail(error, as_json)
+        if isinstance(error, OSError) and error.filename is not None:
+            return _fail(StoreError(str(error.filename), error.strerror or str(error)), as_json)
+        raise
+
+
+def _fail(error: Any, as_json: bool) -> int:
+    from ports import remote
+    from ports.cli.output import write_json
+
+    if as_json:
+        write_json({"error": remote.describe(error)})
+    click.echo(f"ports: {error}", err=True)
+    return int(error.exit_code)
+
+
+def _tell(kind: str, message: str, code: int, as_json: bool, ctx: click.Context | None) -> int:
+    from ports.cli.output import write_json
+
+    if as_json:
+        write_json({"error": {"type": kind, "message": message, "exit_code": code, "args": [message]}})
+    way_out = f" (`{ctx.command_path} --help` tells more)" if ctx is not None else ""
+    click.echo(f"ports: {message}{way_out}", err=True)
+    return code
+
+
+def _interrupted() -> int:
+    click.echo("ports: interrupted", err=True)
+    return 130
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Print a warning as one line: a user of the command line has no use for the line of source."""
+    if issubclass(category, UserWarning):
+        click.echo(f"ports: {message}", err=True)

@@ -1,0 +1,145 @@
+"""What all commands share: ``--json``, ``--host``, and the showing of rows."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Row = Mapping[str, Any]
+
+
+class Output:
+    """Where a command's results go: a table or lines for people, one JSON document for programs."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def table(self, rows: Sequence[Row], kind: str, *, empty: str) -> None:
+        """Show `rows` in the columns of `kind`; `empty` is said where there are none."""
+        if self.as_json:
+            write_json(list(rows))
+        elif rows:
+            write_table(rows, kind)
+        else:
+            self.say(empty)
+
+    def details(self, row: Row) -> None:
+        """Show everything about one."""
+        if self.as_json:
+            write_json(row)
+        else:
+            from ports import render
+
+            click.echo(render.details(row, time.time()))
+
+    def result(self, row: Row, text: str) -> None:
+        """Show the result of a command that did something: `text`, or the row as JSON."""
+        if self.as_json:
+            write_json(row)
+        else:
+            click.echo(text)
+
+    def lines(self, lines: Sequence[str]) -> None:
+        """Show lines of a log."""
+        if self.as_json:
+            write_json({"lines": list(lines)})
+        else:
+            click.echo("\n".join(lines))
+
+    def say(self, text: str) -> None:
+        """Tell progress: on stderr, so that results stay alone on stdout."""
+        click.echo(text, err=True)
+
+
+def write_json(document: Any) -> None:
+    """Print one JSON document, on a line of its own."""
+    click.echo(json.dumps(document, default=str))
+
+
+def write_table(rows: Sequence[Row], kind: str) -> None:
+    """Print a table: with colours and folded to the width in a terminal, plain and whole elsewhere."""
+    from ports import render
+
+    lines = render.table(rows, kind, time.time())
+    if not sys.stdout.isatty():
+        click.echo(render.plain(lines))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in lines[0]:
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("LINK", "LINK AT HOME"))
+    for line in lines[1:]:
+        table.add_row(*(text.replace("[", "\\[") for text in line))
+    Console().print(table)
+
+
+def with_output(function: F) -> F:
+    """Give a command the option ``--json`` and, first, an `Output`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+    @functools.wraps(function)
+    def command(as_json: bool, **options: Any) -> Any:
+        return function(Output(as_json), **options)
+
+    return command  # type: ignore[return-value]
+
+
+def with_host(show: Callable[..., None]) -> Callable[[F], F]:
+    """Give a command the option ``--host``: it then runs there, and `show` gets an `Output` and what it printed."""
+
+    def decorate(function: F) -> F:
+        @click.option("-H", "--host", metavar="ALIAS", help="Act on that host of ~/.ssh/config, the same way.")
+        @click.pass_context
+        @functools.wraps(function)
+        def command(ctx: click.Context, out: Output, host: str | None, **options: Any) -> Any:
+            if host is None:
+                return function(out, **options)
+            from ports import remote
+
+            document = remote.run(host, far_arguments(ctx), login=True)
+            return show(out, _on(host, document))
+
+        return command  # type: ignore[return-value]
+
+    return decorate
+
+
+def far_arguments(ctx: click.Context) -> list[str]:
+    """Return the words that run the command of `ctx` on another host: all that were typed, without ``--host``."""
+    path = ctx.command_path.split()[1:]
+    words: list[str] = []
+    for parameter in ctx.command.params:
+        value = ctx.params.get(parameter.name or "")
+        typed = ctx.get_parameter_source(parameter.name or "") == click.core.ParameterSource.COMMANDLINE
+        if not typed or parameter.name in ("host", "as_json") or value is None:
+            continue
+        many = value if isinstance(value, tuple) else (value,)
+        if isinstance(parameter, click.Argument):
+            words = [*words, *map(str, many)]
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            words = [_flag(parameter, bool(value)), *words]
+        else:
+            words = [*(f"{parameter.opts[-1]}={one}" for one in many), *words]
+    return [*path, *words]
+
+
+def _flag(option: click.Option, value: bool) -> str:
+    return option.opts[-1] if value or not option.secondary_opts else option.secondary_opts[-1]
+
+
+def _on(host: str, document: Any) -> Any:
+    """Name the rows' host as it was typed."""
+    if isinstance(document, list):
+        return [_on(host, row) for row in document]
+    return {**document, "host": host} if isinstance(document, dict) else document
