@@ -5,9 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ports import probe
+from ports.deadlines import wait_until
+from ports.errors import TimedOutError
 from ports.records import ProcessId
+
+if TYPE_CHECKING:
+    import psutil
 
 
 def identity(pid: int | None = None) -> ProcessId | None:
@@ -40,9 +46,26 @@ def end(processes: Iterable[ProcessId], *, timeout: float) -> bool:
                 process = psutil.Process(who.pid)
                 trees += [process, *process.children(recursive=True)]
                 process.terminate()
-    _, alive = psutil.wait_procs(trees, timeout=timeout)
-    for process in alive:
+    if _are_gone(trees, timeout):
+        return True
+    for process in trees:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    _, alive = psutil.wait_procs(alive, timeout=timeout)
-    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in alive)
+    return _are_gone(trees, timeout)
+
+
+def _are_gone(processes: list[psutil.Process], timeout: float) -> bool:
+    """Wait until none of `processes` runs; a zombie runs no more, whenever its parent (tmux, say) may collect it."""
+    import psutil
+
+    def poll() -> bool | None:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                    return None
+        return True
+
+    try:
+        return wait_until(poll, timeout=timeout, what="their end")
+    except TimedOutError:
+        return False
