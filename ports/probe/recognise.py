@@ -19,6 +19,7 @@ if MYPY:
 KINDS = [
     (kind, re.compile(pattern))
     for kind, pattern in (
+        ("sshd", r"sshd.* \[listener\]|sshd -|sshd$"),
         ("tunnel", r"(ssh|autossh|sshd(-session)?|mosh-server)\b|ports (open|tunnel)\b"),
         ("kernel", r"ipykernel|\S+ .*kernel-[\w-]+\.json"),
         ("notebook", r"jupyter[-.]?(hub-singleuser|hub\.singleuser|labhub|lab|notebook|server|nbclassic)\b"),
@@ -38,7 +39,7 @@ KINDS = [
     )
 ]
 WEB = {"notebook", "tensorboard", "mlflow", "bokeh", "panel", "streamlit", "code-server", "rstudio", "http-server"}
-NEVER_ASKED = WEB | {"tunnel", "kernel", "database", "cluster"}
+NEVER_ASKED = WEB | {"sshd", "tunnel", "kernel", "database", "cluster"}
 
 
 def words_of(argv: "List[str]") -> str:
@@ -170,8 +171,10 @@ def recognise_notebooks(rows: "List[Json]", uid: int, warnings: "List[str]") -> 
 
 def recognise_sessions(rows: "List[Json]", sessions: "Json", ancestors: "Dict[int, List[int]]") -> None:
     """Mark the rows that belong to a running cluster or notebook server of `ports`: ``of`` is ``"cluster:main"``."""
-    running = [(kind, one) for kind in ("cluster", "notebook") for one in sessions[kind + "s"] if one.get("alive")]
-    for kind, session in running:
+    found = [(kind, one) for kind in ("cluster", "notebook") for one in sessions[kind + "s"]]
+    for kind, session in found:
+        if not session["alive"] or not session["running"]:
+            continue
         record, of = session["running"], "%s:%s" % (kind, session["name"])
         for row in rows:
             inside = record["process"]["pid"] in [row["pid"], *ancestors.get(row["pid"], [])]

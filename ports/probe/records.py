@@ -51,8 +51,9 @@ def read_session(directory: str, name: str) -> "Json":
     try:
         for part in ("record", "running", "exit"):
             session[part] = read_record(os.path.join(directory, part + ".json"))
-        running = session["running"]
-        session["alive"] = is_same_process_alive(running["process"]) if running else None
+        record, running = session["record"] or {}, session["running"]
+        who = running["process"] if running else record.get("launcher") or record.get("started_by")
+        session["alive"] = is_same_process_alive(who) if who and not session["exit"] else False
         if running and running.get("token_file"):
             session["token"] = read_bytes(running["token_file"]).decode().strip()
     except (ValueError, KeyError, TypeError, AttributeError) as error:

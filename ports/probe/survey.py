@@ -79,7 +79,7 @@ def unix_places(sessions: "Json", uid: int) -> "Tuple[Set[str], Set[str]]":
         if record.get("sock"):
             paths.add(record["sock"])
     for session in sessions["clusters"] + sessions["notebooks"]:
-        if session.get("alive") and session["running"].get("dashboard"):
+        if session["alive"] and session["running"] and session["running"].get("dashboard"):
             paths.add(session["running"]["dashboard"])
     return paths, directories
 

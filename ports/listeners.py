@@ -1,0 +1,268 @@
+"""What listens on a machine and is mine: clusters, notebook servers, other web servers, any other listener."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from ports import probe, records
+from ports.links import url as link
+from ports.probe.recognise import words_of
+
+NAME_LENGTH = 31
+# Seen first in a listing; within a kind by name.
+_ORDER = ("cluster", "notebook")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """One cluster, notebook server or other listener on one host, as it was seen at one moment.
+
+    `state` is ``running``, ``starting``, ``stopped`` or ``unknown``; `reason` tells more. `managed` ones were started
+    by `ports`. `http` is True where it answers HTTP, False where it says something else, None where that is not known.
+    Of another user's listener only `port`, `address` and `owner` are known.
+    """
+
+    host: str
+    machine: str
+    kind: str
+    name: str | None
+    state: str
+    owner: str
+    mine: bool = True
+    managed: bool = False
+    address: str | None = None
+    port: int | None = None
+    path: str | None = None
+    pid: int | None = None
+    started_at: float | None = None
+    directory: str | None = None
+    open_to_network: bool = False
+    http: bool | None = None
+    scheme: str = "http"
+    url_path: str = ""
+    reason: str | None = None
+    warnings: tuple[str, ...] = ()
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str | None:
+        """The link on its own machine, without the token; None where it speaks no HTTP, or on a Unix socket."""
+        if self.port is None or self.state != "running" or not self.http:
+            return None
+        return link(self.port, scheme=self.scheme, path=self.url_path)
+
+    def row(self) -> dict[str, Any]:
+        """Return it as JSON-able data, for all eyes: without the token."""
+        hidden = ("token", "machine", "mine", "scheme", "url_path")
+        found = {key: _printable(value) for key, value in vars(self).items() if key not in hidden}
+        return {**found, "url": self.url, "warnings": [*self.warnings]}
+
+
+def list(host: str | None = None, *, all_users: bool = False, port: int | None = None) -> tuple[Listener, ...]:
+    """Return my clusters, notebook servers and other listeners.
+
+    What the host says of itself beside them, as of a record that cannot be read, is a `UserWarning`.
+
+    Parameters
+    ----------
+    host : str, optional
+        An alias of ``~/.ssh/config``; nothing needs to be installed there but python3. Default: this machine.
+    all_users : bool
+        Add other users' listeners, as port and owner only.
+    port : int, optional
+        Only what listens on this port, whoever owns it.
+
+    Raises
+    ------
+    SSHError
+        The host cannot be reached, or the probe failed there.
+    """
+    request = {"all": all_users, "port": port}
+    if host is None:
+        document = probe.probe(request)
+    else:
+        from ports import remote  # paramiko and ssh are needed for other hosts only
+
+        document = remote.probe(host, request)
+    for warning in document["warnings"]:
+        warnings.warn(f"{host or 'this machine'}: {warning}", stacklevel=2)
+    return from_probe(document, host)
+
+
+def from_probe(document: Mapping[str, Any], host: str | None = None) -> tuple[Listener, ...]:
+    """Return what a probe found: a cluster or notebook server with all its ports is one, and each has a name.
+
+    Parameters
+    ----------
+    document : dict
+        What `ports.probe.probe` returns.
+    host : str, optional
+        What the host is called. Default: its own name.
+    """
+    host = host or document["host"]
+    rows, machine = document["listeners"], document["machine_id"]
+    found = [
+        _session(kind, session, rows, document, host) for kind in _ORDER for session in document.get(f"{kind}s") or ()
+    ]
+    mine = [row for row in rows if row["uid"] == document["uid"]]
+    loose = [row for row in mine if row["kind"] != "kernel" and not _is_of_session(row)]
+    found += _named([_of_group(group, host, machine) for group in _groups(loose)], found)
+    others = [row for row in rows if row["uid"] != document["uid"]]
+    found += [replace(_of_group(group, host, machine), mine=False) for group in _groups(others)]
+    return tuple(sorted(found, key=_place))
+
+
+def slug(text: str, otherwise: str) -> str:
+    """Return `text` as a name: ``[a-z][a-z0-9-]{0,30}``; `otherwise` where nothing of it can be used."""
+    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    if plain and not plain[0].isalpha():
+        plain = f"{otherwise}-{plain}"
+    return plain[:NAME_LENGTH].rstrip("-") or otherwise
+
+
+def _session(
+    kind: str, session: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], document: Mapping[str, Any], host: str
+) -> Listener:
+    """Return a cluster or notebook server that `ports` started, with what of it listens."""
+    name = session["name"]
+    state, reason = _judge(session, document["boot_id"])
+    known = Listener(
+        host=host,
+        machine=document["machine_id"],
+        kind=kind,
+        name=name,
+        state=state,
+        reason=reason,
+        owner=document["user"],
+        managed=True,
+    )
+    if "error" in session:
+        return known
+    record, running = session["record"] or {}, session["running"] or {}
+    known = replace(
+        known,
+        directory=record.get("root") or record.get("directory"),
+        started_at=running.get("started_at") or record.get("created_at"),
+    )
+    if state != "running":
+        return known
+    known = replace(known, pid=running["process"]["pid"], http=True, token=session.get("token"))
+    places = [row for row in rows if row.get("of") == f"{kind}:{name}" and (row["path"] or kind != "cluster")]
+    if not places:
+        return replace(known, reason="its process runs, but its page does not answer yet")
+    row = places[0]
+    return replace(
+        known,
+        address=row["address"] if row["port"] else None,
+        port=row["port"],
+        path=row["path"],
+        scheme=row["scheme"],
+        url_path=row["url_path"],
+        open_to_network=any(place["open_to_network"] for place in places),
+    )
+
+
+def _judge(session: Mapping[str, Any], boot_id: str) -> tuple[str, str | None]:
+    if "error" in session:
+        return "unknown", session["error"]
+    if session["exit"]:
+        return "stopped", str(records.Exit.from_json(session["exit"]))
+    if session["alive"]:
+        return ("running" if session["running"] else "starting"), None
+    if session["alive"] is None:
+        return "unknown", "it belongs to another machine or container"
+    if not session["running"]:
+        return "stopped", "its start was interrupted"
+    restarted = session["running"]["process"]["boot_id"] != boot_id
+    return "stopped", "the machine was restarted" if restarted else "it was killed"
+
+
+def _is_of_session(row: Mapping[str, Any]) -> bool:
+    return str(row.get("of", "")).startswith(("cluster:", "notebook:"))
+
+
+def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[Mapping[str, Any], ...]]:
+    """Return the rows of each server together: IPv4 and IPv6, and all ports of one Dask cluster."""
+    found: dict[Any, tuple[Mapping[str, Any], ...]] = {}
+    for row in rows:
+        key = row.get("of") or (row["uid"], row.get("pid"), row["port"] or row["path"])
+        found[key] = (*found.get(key, ()), row)
+    return found.values()
+
+
+def _of_group(group: tuple[Mapping[str, Any], ...], host: str, machine: str) -> Listener:
+    """Return what was not started by `ports`; of several ports the one with the page stands for all."""
+    pages = [row for row in group if row.get("http")]
+    schedulers = [row for row in pages if row["kind"] == "dask-scheduler"]
+    row = (schedulers or pages or group)[0]
+    kinds = [one["kind"] for one in group]
+    kind = "dask-scheduler" if "dask-scheduler" in kinds else row["kind"]
+    same = [one for one in group if one["port"] == row["port"]]
+    open_ones = [one for one in same if one["open_to_network"]]
+    guarded = row.get("token") or row.get("password") or kind != "notebook"
+    return Listener(
+        host=host,
+        machine=machine,
+        kind=kind,
+        name=_wish(row, kind),
+        state="running",
+        owner=row["user"],
+        address=(open_ones or same)[0]["address"] if row["port"] else None,
+        port=row["port"],
+        path=row["path"],
+        pid=row.get("pid"),
+        started_at=row.get("started_at"),
+        directory=row.get("root") or row.get("cwd"),
+        open_to_network=bool(open_ones),
+        http=row.get("http"),
+        scheme=row.get("scheme", "http"),
+        url_path=row.get("url_path", ""),
+        token=row.get("token") or None,
+        warnings=() if guarded else ("it asks for no token: everybody on the machine can run code as you",),
+    )
+
+
+def _wish(row: Mapping[str, Any], kind: str) -> str | None:
+    """Return the name that a listener would get if it were alone; None for another user's."""
+    if "argv" not in row:
+        return None
+    if kind == "notebook":
+        return slug(PurePosixPath(row.get("root") or "").name, "notebook")
+    if kind != "listener":
+        return slug(kind, "listener")
+    program = words_of(row["argv"]).partition(" ")[0]
+    return slug("python" if program == "-c" else re.sub(r"\.(py|js|jar|sh|R|jl)$", "", program), "listener")
+
+
+def _named(found: Iterable[Listener], taken_by: Iterable[Listener]) -> Iterable[Listener]:
+    """Give each a name of its own: the one that runs longest keeps the plain one, so that links stay."""
+    taken = {one.name for one in taken_by}
+    for one in sorted(found, key=lambda one: (one.started_at or float("inf"), one.port or 0, one.path or "")):
+        name = wish = one.name or "listener"
+        for tail in (_digest(one.directory), str(one.port or _digest(one.path)), _digest(f"{one.path}{one.port}")):
+            if name in taken and (tail.isdigit() or one.kind == "notebook"):
+                name = f"{wish[: NAME_LENGTH - 1 - len(tail)].rstrip('-')}-{tail}"
+        taken.add(name)
+        yield replace(one, name=name)
+
+
+def _digest(text: str | None) -> str:
+    return "x" + hashlib.sha256(str(text).encode("utf-8", "surrogateescape")).hexdigest()[:4]
+
+
+def _place(one: Listener) -> tuple[Any, ...]:
+    order = _ORDER.index(one.kind) if one.kind in _ORDER else len(_ORDER)
+    return not one.mine, order, one.kind == "listener", one.name or "", one.port or 0
+
+
+def _printable(value: Any) -> Any:
+    """Return a text without what is no UTF-8 and without control characters, which a terminal would obey."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", value.encode("utf-8", "replace").decode())
