@@ -106,6 +106,26 @@ def interactive(alias: str, argv: list[str]) -> None:
     openssh.interactive(alias, " ".join(words))
 
 
+def login(alias: str) -> dict[str, Any]:
+    """Connect to `alias`, and return its row; where a person must answer a prompt, this is where it is asked.
+
+    Raises
+    ------
+    LoginNeededError
+        There is no terminal to ask at.
+    SSHError
+        There is no way to the host.
+    """
+    master = openssh.connect(alias)
+    return {
+        "host": alias,
+        "kind": "host",
+        "state": "connected",
+        "user": master.host.user,
+        "address": master.host.hostname,
+    }
+
+
 def many(
     aliases: Iterable[str],
     function: Callable[[str], T],

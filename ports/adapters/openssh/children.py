@@ -22,8 +22,11 @@ def start(
     stdout: int = subprocess.DEVNULL,
     stderr: int | IO[bytes] | None = subprocess.DEVNULL,
     own_session: bool = True,
+    kept: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """Start a process that `end_all` ends; in a session of its own, so that Ctrl-C in the terminal is ours to handle.
+    """Start a process that `end_all` ends unless it is `kept`.
+
+    It has a session of its own, so that Ctrl-C in the terminal is ours to handle.
 
     Raises
     ------
@@ -34,8 +37,9 @@ def start(
         process = subprocess.Popen(arguments, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=own_session)
     except FileNotFoundError as error:
         raise ToolMissingError(arguments[0], "install the OpenSSH client (`apt install openssh-client`)") from error
-    with _lock:
-        _live.add(process)
+    if not kept:
+        with _lock:
+            _live.add(process)
     return process
 
 

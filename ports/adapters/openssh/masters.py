@@ -161,7 +161,11 @@ def _ensure(hop: Host, via: Master | None, *, asking: bool) -> Master:
         place.control.unlink(missing_ok=True)
         place.log.unlink(missing_ok=True)
         place.log.touch(mode=0o600)
-        _log_in(place, via, asking=asking)
+        try:
+            _log_in(place, via, asking=asking)
+        except BaseException:
+            place.log.unlink(missing_ok=True)
+            raise
     _note(place).unlink(missing_ok=True)
     return Master(hop.alias, place.control, place.log, hop, fresh=True)
 

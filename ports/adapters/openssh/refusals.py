@@ -30,6 +30,20 @@ def explain(host: str, stderr: str, *, asked: bool = False) -> SSHError:
     return SSHError(host, f"ssh failed: {lines[-1] if lines else 'it said nothing'}; `ssh -v {host}` tells more")
 
 
+def explain_forward(host: str, remote: str, stderr: str) -> SSHError | None:
+    """Return why connections to `remote` on `host` were refused; None where the master complained of nothing.
+
+    `ssh -O forward` succeeds whatever the far end is like: the reason comes with the first connection.
+    """
+    refusals = re.findall(r"open failed: (.+)", stderr)
+    if not refusals:
+        return None
+    if "prohibited" in refusals[-1]:
+        kind = "AllowStreamLocalForwarding" if remote.startswith("/") else "AllowTcpForwarding, PermitOpen"
+        return SSHError(host, f"its sshd prohibits forwarding to {remote} ({kind}); ask the administrator")
+    return SSHError(host, f"nothing answers at {remote} there ({refusals[-1]}); has it just ended?")
+
+
 def is_multiplexing_failure(stderr: str) -> bool:
     """Tell whether ssh failed because the master could not be asked, before anything ran on the host."""
     return bool(

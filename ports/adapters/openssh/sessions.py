@@ -55,9 +55,9 @@ def run(alias: str, command: str, *, input: bytes = b"", timeout: float = 60.0, 
 
 
 def popen(master: Master, command: str) -> subprocess.Popen[bytes]:
-    """Start a line of the login shell over `master`, with pipes; `end` ends it."""
+    """Start a line of the login shell over `master`, with pipes; it stays until `end`."""
     arguments = client_arguments(master, ["-T", "--", master.alias, command])
-    return children.start(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    return children.start(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, kept=True)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

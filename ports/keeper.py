@@ -1,0 +1,84 @@
+"""The process that keeps tunnels after `ports open --background` has returned: ``python -m ports.keeper``.
+
+What it is to open comes as JSON on its standard input, so that nothing but targets stands in its arguments; rows go to
+its standard output, a JSON line each, until all are up or have failed. It ends with its last tunnel, or by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from ports import tunnels
+from ports.openings import Opening
+
+
+def main() -> int:
+    """Open what standard input says, report it, and keep it."""
+    request = json.loads(sys.stdin.buffer.read())
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    settled = threading.Event()
+
+    def report(row: dict[str, Any]) -> None:
+        _log(row)
+        if not settled.is_set():
+            output.write(json.dumps(row) + "\n")
+            output.flush()
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    opening = tunnels.open_many(
+        request["targets"],
+        on_event=report,
+        local_port=request["local_port"],
+        owner=request["owner"],
+        batch=True,
+        log=request["log"],
+    )
+    settled.set()
+    output.write(json.dumps({"settled": opening.rows()}) + "\n")
+    output.close()
+    _leave_starter()
+    return keep(opening)
+
+
+def keep(opening: Opening) -> int:
+    """Wait until the last tunnel is closed, or this process is told to end; return the exit status."""
+    try:
+        while any(one.url for one in opening.tunnels) and not opening.wait(1.0):
+            pass
+    except KeyboardInterrupt:
+        pass
+    finally:
+        opening.close()
+    return 0
+
+
+def _leave_starter() -> None:
+    """Let go of the starter's pipe: it waits for the end of it."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
+def _log(row: dict[str, Any]) -> None:
+    """Write a line to the log, which holds no link: a link holds a token."""
+    what = ":".join(str(row[key]) for key in ("host", "name") if row.get(key))
+    parts = [time.strftime("%Y-%m-%d %H:%M:%S"), what, str(row["state"]), str(row.get("local_port") or "")]
+    parts += [str(row.get("error") or row.get("note") or "")]
+    sys.stderr.write(" ".join(part for part in parts if part) + "\n")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

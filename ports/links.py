@@ -1,0 +1,41 @@
+"""Links at home: which local port a name gets, and how the URL reads. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from urllib.parse import quote, urlencode
+
+
+def local_port(machine: str, user: str, name: str, first: int, last: int) -> int:
+    """Return the local port of `name` of `user` on the far `machine`: always the same one.
+
+    Parameters
+    ----------
+    machine : str
+        Id of the far machine, so that the server itself can tell the link that works at home.
+    user : str
+        Name of the user there.
+    name : str
+        ``"cluster-main"``, ``"notebook-lab"``; ``"port-6006"`` of what has no name.
+    first, last : int
+        The settings ``open.first_port`` and ``open.last_port``.
+    """
+    digest = hashlib.sha256("\0".join((machine, user, name)).encode()).digest()
+    return first + int.from_bytes(digest[:8], "big") % (last - first + 1)
+
+
+def next_ports(usual: int, first: int, last: int, *, most: int = 200) -> Iterator[int]:
+    """Yield the ports that serve while `usual` is taken: those after it, going round at `last`."""
+    span = last - first + 1
+    for step in range(1, min(most, span)):
+        yield first + (usual - first + step) % span
+
+
+def url(port: int, *, scheme: str = "http", path: str = "", token: str | None = None) -> str:
+    """Return the link to the local `port`.
+
+    It says ``localhost``: Jupyter refuses other names, and not every browser resolves ``name.localhost``.
+    """
+    query = f"?{urlencode({'token': token})}" if token else ""
+    return f"{scheme}://localhost:{port}/{quote(path.lstrip('/'), safe='/%')}{query}"

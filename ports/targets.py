@@ -1,0 +1,52 @@
+"""What a person names: HOST, HOST:NAME or HOST:PORT. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ports.errors import InvalidTargetError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A host, or one thing on it: by its name, or by its port."""
+
+    host: str
+    name: str | None = None
+    port: int | None = None
+
+    def __str__(self) -> str:
+        thing = self.name if self.port is None else str(self.port)
+        return self.host if thing is None else f"{self.host}:{thing}"
+
+
+def parse(text: str) -> Target:
+    """Return the target that `text` says.
+
+    Raises
+    ------
+    InvalidTargetError
+        There is no host, the name is empty, or the port is not 1 to 65535.
+    """
+    host, colon, thing = text.partition(":")
+    if not re.fullmatch(r"[\w@][\w.@%+-]*", host):
+        raise InvalidTargetError(text, "it does not begin with a host, an alias of ~/.ssh/config")
+    if not colon:
+        return Target(host)
+    if re.fullmatch(r"[0-9]+", thing):
+        if not 1 <= int(thing) <= 65535:
+            raise InvalidTargetError(text, f"{thing} is no port (1 to 65535)")
+        return Target(host, port=int(thing))
+    if not thing or re.search(r"[\s\x00-\x1f\x7f]", thing):
+        raise InvalidTargetError(text, "the name after ':' is empty or holds a blank")
+    return Target(host, name=thing)
+
+
+def by_host(targets: Iterable[Target]) -> dict[str, list[Target]]:
+    """Return the targets of each host, each once, in the order in which they were named."""
+    found: dict[str, list[Target]] = {}
+    for target in dict.fromkeys(targets):
+        found.setdefault(target.host, []).append(target)
+    return found

@@ -1,0 +1,69 @@
+"""What is on disk of open tunnels: a record of each process that holds some, so that others can list and close them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ports import paths, records
+from ports.adapters import processes
+from ports.errors import RecordError, TimedOutError
+from ports.records import ProcessId, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeningRecord(Record):
+    """The tunnels of one `ports open`; `rows` hold links with tokens, so the file is 0600 as all records are."""
+
+    process: ProcessId = field(metadata={"record": ProcessId})
+    control: str
+    started_at: float
+    background: bool = False
+    log: str | None = None
+    rows: tuple[dict[str, Any], ...] = ()
+
+
+def directory() -> Path:
+    """Return the directory of these records; it need not exist."""
+    return paths.here().tunnels
+
+
+def new_paths(pid: int, number: int) -> tuple[Path, Path]:
+    """Return where an opening of this process keeps its record and its control socket; the directory is created."""
+    place = paths.make_private(paths.make_state().tunnels)
+    return place / f"{pid}-{number}.json", paths.runtime_directory() / f"open-{pid}-{number}.sock"
+
+
+def read_all() -> list[tuple[Path, OpeningRecord, bool | None]]:
+    """Return each record, its path, and whether its process lives; what cannot be read is left out and left alone."""
+    found = []
+    for path in sorted(directory().glob("[0-9]*.json")):
+        with contextlib.suppress(RecordError):
+            record = records.read(path, OpeningRecord)
+            if record is not None:
+                found.append((path, record, processes.is_alive(record.process)))
+    return found
+
+
+def ask(record: OpeningRecord, request: dict[str, Any], *, timeout: float = 15.0) -> dict[str, Any]:
+    """Return what the process of `record` answers to `request`.
+
+    Raises
+    ------
+    TimedOutError
+        It does not answer.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout)
+        try:
+            connection.connect(record.control)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            with connection.makefile("rb") as stream:
+                answer = json.loads(stream.readline())
+        except (OSError, ValueError) as error:
+            raise TimedOutError(f"answer of process {record.process.pid}, which holds the tunnel,", timeout) from error
+    return answer if isinstance(answer, dict) else {}
