@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ports import config, environments, options, paths, records, scratch, sessions
+from ports import config, environments, logout, options, paths, records, scratch, sessions
 from ports.adapters import certificates, dask
 from ports.cluster_handle import Cluster
 from ports.deadlines import wait_until
@@ -123,7 +123,7 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
         scratch.remove(record.scratch)
         sessions.retire(found)
         raise
-    if (warning := sessions.logout_warning()) is not None:
+    if (warning := logout.warning()) is not None:
         warnings.warn(warning, stacklevel=2)
     return Cluster(found)
 

@@ -239,6 +239,9 @@ def main(path: str) -> int:
         spec = json.load(file)
     os.unlink(path)
     os.umask(0o077)
+    if spec.get("terminal"):  # a shell for a person: it gets this process's terminal, and nothing is kept
+        os.chdir(spec["cwd"])
+        os.execvpe(spec["argv"][0], spec["argv"], {**spec["environ"], "TERM": os.environ.get("TERM", "screen")})
     hold(spec["hold"])
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     source, sink = os.pipe()

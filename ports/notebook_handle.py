@@ -37,7 +37,8 @@ class Notebook:
     """A notebook server of mine on this machine, as it was found at one moment.
 
     `managed` ones were started by `ports`, the others by hand. `state` is ``running``, ``starting``, ``stopped`` or
-    ``unknown``, and `reason` says why it does not run or cannot be known.
+    ``unknown``, and `reason` says why it does not run or cannot be known. `path` is that of its Unix socket, where it
+    has one instead of a port.
     """
 
     name: str
@@ -49,6 +50,10 @@ class Notebook:
     pid: int | None = None
     started_at: float | None = None
     managed: bool = True
+    path: str | None = None
+    scheme: str = "http"
+    open_to_network: bool = False
+    warnings: tuple[str, ...] = ()
     _found: Found[NotebookRecord] | None = field(default=None, repr=False, compare=False)
     _token: str | None = field(default=None, repr=False, compare=False)
 
@@ -115,9 +120,12 @@ class Notebook:
         """Return what ``ports notebook list --json`` shows; `url` is without the token."""
         row: dict[str, Any] = {"host": socket.gethostname(), "kind": KIND, "name": self.name, "state": self.state}
         row |= {"reason": self.reason, "url": self._plain_url(), "root": self.root, "port": self.port, "pid": self.pid}
+        row["command"] = home.open_command(self.name) if self.state == "running" else None
         row |= {"started_at": self.started_at, "managed": self.managed, "log": str(self.log) if self.log else None}
         record = self._found.record if self._found else None
         row |= {"env": record.env if record else None, "interpreter": record.interpreter if record else None}
+        row |= {"path": self.path, "open_to_network": self.open_to_network, "warnings": [*self.warnings]}
+        row["command"] = home.open_command(self.name)
         return row | {"tmux": sessions.attach_line(record) if record else None}
 
     def _repr_html_(self) -> str:
@@ -132,7 +140,7 @@ class Notebook:
     def _plain_url(self) -> str | None:
         if self.port is None or self.state == "stopped":
             return None
-        return f"http://127.0.0.1:{self.port}/{self.url_path}"
+        return f"{self.scheme}://127.0.0.1:{self.port}/{self.url_path}"
 
     def _managed(self, doing: str, way_out: str) -> Found[NotebookRecord]:
         if self._found is None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ports import config, environments, home, links, paths, records, sessions
+from ports import config, environments, home, links, listeners, logout, paths, records, sessions
 from ports.adapters import jupyter, processes
 from ports.environments import Environment
 from ports.errors import (
@@ -26,6 +26,7 @@ from ports.errors import (
     ToolMissingError,
     UsageError,
 )
+from ports.listeners import Listener
 from ports.notebook_handle import KIND, Notebook, NotebookRecord, read_token
 from ports.sessions import Found
 
@@ -100,7 +101,7 @@ def start(
         if sessions.look(KIND, name, NotebookRecord) is None:
             shutil.rmtree(runtime, ignore_errors=True)
         raise
-    if (warning := sessions.logout_warning()) is not None:
+    if (warning := logout.warning()) is not None:
         warnings.warn(warning, stacklevel=2)
     return _notebook(found)
 
@@ -135,6 +136,46 @@ def get(name: str | None = None) -> Notebook:
 def stop(name: str | None = None) -> None:
     """End my notebook server `name`; raises as `get` and `Notebook.stop`."""
     get(name).stop()
+
+
+def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
+    """Return the last `lines` lines of the log of my notebook server `name`, also of one that is gone; 0: all.
+
+    Raises
+    ------
+    NotFoundError
+        There never was one of that name.
+    UsageError
+        It was started by hand.
+    """
+    name = name or str(config.get("notebook.name"))
+    if paths.NAME.fullmatch(name) and (log := paths.here().session(KIND, name).log).exists():
+        return sessions.tail(log, lines)
+    return get(name).logs(lines)
+
+
+def prune() -> builtins.list[str]:
+    """Remove the records of notebook servers that have stopped, and return their names; logs and tokens stay."""
+    stopped = [one for one in list() if one.managed and one.state == "stopped"]
+    for one in stopped:
+        one.stop()
+    return [one.name for one in stopped]
+
+
+def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
+    """Return the last `lines` lines of the log of `name`, also of one that was stopped; 0: all.
+
+    Raises
+    ------
+    NotFoundError
+        There is neither a server nor a log of that name.
+    UsageError
+        It was started by hand.
+    """
+    name = name or str(config.get("notebook.name"))
+    if paths.NAME.fullmatch(name) and (log := paths.here().session(KIND, name).log).exists():
+        return sessions.tail(log, lines)
+    return get(name).logs(lines)
 
 
 def _directory(root: str | Path | None) -> Path:
@@ -191,7 +232,7 @@ def _claim(record: NotebookRecord) -> Found[NotebookRecord]:
         return sessions.claim(record)
     except NameInUseError as error:
         name = record.name
-        way_out = f"`ports notebook show {name}` prints its link, `ports notebook stop {name}` ends it"
+        way_out = f"`{home.open_command(name)}` opens it at home, `ports notebook stop {name}` ends it"
         raise NameInUseError(KIND, name, way_out) from error
 
 
@@ -282,4 +323,27 @@ def _notebook(found: Found[NotebookRecord]) -> Notebook:
 
 def _by_hand() -> builtins.list[Notebook]:
     """Return the notebook servers that were not started by `ports`."""
-    return []
+    return [_foreign(one) for one in listeners.list() if one.kind == KIND and one.mine and not one.managed]
+
+
+def _foreign(one: Listener) -> Notebook:
+    state, reason = one.state, one.reason
+    local = one.port is not None and one.scheme == "http" and one.address in ("127.0.0.1", "0.0.0.0", "::")
+    if local and jupyter.answer(one.port or 0, f"/{one.url_path}") is None:
+        state, reason = "unknown", "its process is alive, but does not answer"
+    return Notebook(
+        name=str(one.name),
+        state=state,
+        reason=reason,
+        root=one.directory,
+        port=one.port,
+        path=one.path,
+        scheme=one.scheme,
+        url_path=one.url_path,
+        pid=one.pid,
+        started_at=one.started_at,
+        managed=False,
+        open_to_network=one.open_to_network,
+        warnings=one.warnings,
+        _token=one.token,
+    )

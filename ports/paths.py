@@ -19,6 +19,7 @@ import functools
 import hashlib
 import os
 import re
+import socket
 import stat
 import sys
 import tempfile
@@ -133,6 +134,11 @@ def configuration_directories() -> list[Path]:
 def machine() -> str:
     """Return the id of this machine, stable over changes of its name."""
     return probe.machine_id()
+
+
+def host_name() -> str:
+    """Return what this machine calls itself."""
+    return socket.gethostname()
 
 
 def here() -> HostPaths:

@@ -37,6 +37,7 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("DIRECTORY", "directory"),
         ("NOTE", "note"),
     ),
+    "pruned": (("KIND", "kind"), ("NAME", "name"), ("DONE", "state")),
     "tunnel": (
         ("HOST", "host"),
         ("WHAT", "what"),

@@ -1,7 +1,7 @@
 """Scratch of workers: a private directory on a disk, never memory, never Dask's default.
 
-Dask takes any writable ``$TMPDIR/dask-scratch-space``; another user who makes it first can put modules into it, and workers
-import from there.
+Dask takes any writable ``$TMPDIR/dask-scratch-space``; another user who makes it first can put modules into it, and
+workers import from there.
 """
 
 from __future__ import annotations

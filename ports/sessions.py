@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from ports import config, paths, records
 from ports._version import VERSION
@@ -206,7 +206,8 @@ def _start(found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], 
     command = [sys.executable, "-I", "-S", str(_LAUNCHER), str(found.files.launch)]
     if tmux.is_installed():
         socket = runtime / "tmux.sock"
-        pid = tmux.start_session(socket, record.tmux_session, command, cwd="/", environ=os.environ)
+        with paths.locked("tmux"):
+            pid = tmux.start_session(socket, record.tmux_session, command, cwd="/", environ=os.environ)
         record = replace(record, tmux_socket=str(socket))
     else:
         pid = _detach(command)
@@ -238,7 +239,9 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
     if not processes.end(who, timeout=timeout):
         raise StartError(f"the end of {record.kind} {record.name!r}", "a process of it does not end", found.files.log)
     if record.tmux_socket:
-        tmux.kill_session(Path(record.tmux_socket), record.tmux_session)
+        with paths.locked("tmux"):
+            tmux.kill_session(Path(record.tmux_socket), record.tmux_session)
+            tmux.remove_dead_socket(Path(record.tmux_socket))
 
 
 def retire(found: Found[S]) -> None:
@@ -263,6 +266,11 @@ def retire(found: Found[S]) -> None:
         raise StoreError(found.files.directory, error.strerror or str(error)) from error
 
 
+def is_broken(found: Found[Any]) -> bool:
+    """Say whether a record of it cannot be read by any version of `ports`."""
+    return isinstance(found.error, BrokenRecordError)
+
+
 def tail(log: Path, lines: int) -> tuple[str, ...]:
     """Return the last `lines` lines of a log since its last start, or of all there is when `lines` is 0."""
     try:
@@ -284,8 +292,23 @@ def attach(record: SessionRecord) -> None:
     if record.tmux_socket is None:
         way_out = f"`ports {record.kind} logs {record.name}` shows its output"
         raise TmuxError(f"{record.kind} {record.name!r} runs without tmux; {way_out}")
+    attach_to(Path(record.tmux_socket), record.tmux_session)
+
+
+def start_terminal(socket: Path, session: str, argv: Sequence[str], *, environ: Mapping[str, str], cwd: str) -> None:
+    """Start `argv` in a new tmux session, at its terminal and without a log: a shell for a person."""
+    launch_file = socket.with_name(f"{session}.launch")
+    task = {"format": records.FORMAT, "argv": list(argv), "cwd": cwd, "environ": dict(environ), "terminal": True}
+    records.write_json(launch_file, task)
+    command = [sys.executable, "-I", "-S", str(_LAUNCHER), str(launch_file)]
+    with paths.locked("tmux"):
+        tmux.start_session(socket, session, command, cwd="/", environ=os.environ)
+
+
+def attach_to(socket: Path, session: str) -> NoReturn:
+    """Replace this process by tmux, attached to `session`."""
     environ = {name: value for name, value in os.environ.items() if name != "TMUX"}  # or tmux refuses to nest
-    os.execvpe("tmux", tmux.attach_command(Path(record.tmux_socket), record.tmux_session), environ)
+    os.execvpe("tmux", tmux.attach_command(socket, session), environ)
 
 
 def attach_line(record: SessionRecord) -> str | None:
@@ -298,40 +321,6 @@ def attach_line(record: SessionRecord) -> str | None:
 def starter_environ() -> dict[str, str]:
     """Return this process's environment variables, without those that name its own terminal or kernel."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_OWN_VARIABLES)}
-
-
-def logout_warning() -> str | None:
-    """Say what ends sessions at logout on this machine, and the way out; None where nothing does.
-
-    systemd-logind kills a user's processes where ``KillUserProcesses=yes``, except for users who linger.
-    """
-    if not Path("/run/systemd/system").exists() or not _kills_user_processes():
-        return None
-    import getpass
-
-    user = getpass.getuser()
-    if Path("/var/lib/systemd/linger", user).exists():
-        return None
-    return "this machine ends your processes when you log out; run `loginctl enable-linger` once to keep them"
-
-
-def _kills_user_processes() -> bool:
-    """Return logind's KillUserProcesses, from its files in the order in which systemd reads them."""
-    kills = False
-    files = [Path("/etc/systemd/logind.conf")]
-    dropins: dict[str, Path] = {}
-    for place in ("/usr/lib/systemd", "/run/systemd", "/etc/systemd"):
-        dropins.update({path.name: path for path in Path(place, "logind.conf.d").glob("*.conf")})
-    for file in [*files, *(dropins[name] for name in sorted(dropins))]:
-        try:
-            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            key, _, value = line.partition("=")
-            if key.strip() == "KillUserProcesses":
-                kills = value.strip().lower() in ("yes", "true", "1", "on")
-    return kills
 
 
 def remember_interpreter() -> None:

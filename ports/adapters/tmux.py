@@ -6,14 +6,17 @@ environment: it would hand the environment of its first starter to every session
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
+import socket as socketlib
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ports.errors import TmuxError
+from ports.deadlines import wait_until
+from ports.errors import TimedOutError, TmuxError
 
 if TYPE_CHECKING:
     from libtmux import Server
@@ -78,6 +81,24 @@ def kill_session(socket: Path, session: str) -> None:
     """End `session`; nothing happens where there is none."""
     if has_session(socket, session):
         _server(socket).cmd("kill-session", "-t", f"={session}")
+
+
+def remove_dead_socket(socket: Path) -> None:
+    """Remove the socket of a server that ends with its last session: tmux leaves it."""
+
+    def is_settled() -> bool | None:
+        with contextlib.closing(socketlib.socket(socketlib.AF_UNIX)) as connection:
+            try:
+                connection.connect(str(socket))
+            except ConnectionRefusedError:
+                socket.unlink(missing_ok=True)
+                return True
+            except OSError:
+                return True
+        return True if _server(socket).cmd("list-sessions").returncode == 0 else None
+
+    with contextlib.suppress(TimedOutError):
+        wait_until(is_settled, timeout=2, what="end of the tmux server")
 
 
 def attach_command(socket: Path, session: str) -> list[str]:

@@ -102,7 +102,7 @@ def with_host(show: Callable[..., None]) -> Callable[[F], F]:
         @click.option("-H", "--host", metavar="ALIAS", help="Act on that host of ~/.ssh/config, the same way.")
         @click.pass_context
         @functools.wraps(function)
-        def command(ctx: click.Context, out: Output, host: str | None, **options: Any) -> Any:
+        def command(ctx: click.Context, /, out: Output, host: str | None, **options: Any) -> Any:
             if host is None:
                 return function(out, **options)
             from ports import remote

@@ -1,7 +1,7 @@
 """The process that owns one Dask cluster.
 
 It runs with the cluster's own interpreter, which may be another environment's: it imports `distributed` and the
-standard library, nothing of `ports`. `ports.clusters` starts it as ``python -c "… ports_cluster.main(DIR)"``: its folder
+standard library, nothing of `ports`. It is started as ``python -c "… ports_cluster.main(DIR)"``: its folder
 stands last on ``sys.path``, so that worker processes find the classes below too.
 
 DIR holds ``record.json`` (what was asked for) and ``credentials`` (certificate and key); ``running.json`` is written
@@ -108,7 +108,11 @@ def configure(record):
     """Set what Dask reads from its configuration."""
     method = worker_start(record)
     dask.config.set(
-        {"distributed.worker.multiprocessing-method": method, "distributed.worker.daemon": record["daemon"]}
+        {
+            "temporary-directory": record["scratch"],  # the scheduler's too: Dask's default is open to all users
+            "distributed.worker.multiprocessing-method": method,
+            "distributed.worker.daemon": record["daemon"],
+        }
     )
     if method == "forkserver":
         # The fork server is started once and forks: variables that a nanny sets for a new process come too late there.
@@ -223,7 +227,7 @@ def main(directory, port=0):
     configure(record)
     try:
         what, port = asyncio.run(own(record, directory, port))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the log shall end with its cause
         traceback.print_exc()
         print(f"cause: {root_cause(error)}", flush=True)  # the last of the lines that a failed start shows
         sys.exit(1)

@@ -1,0 +1,14 @@
+"""``jupyter_forwarding``, the command of the older package: `ports open`, by its old name."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from ports.cli import main as command_line
+from ports.cli.tunnel import open_
+
+
+def main() -> NoReturn:
+    """Open clusters and notebook servers of the hosts that are named, or of the setting ``hosts``."""
+    sys.exit(command_line.run(open_, sys.argv[1:]))

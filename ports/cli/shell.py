@@ -1,0 +1,26 @@
+"""``ports shell``."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("target", metavar="[HOST[:NAME]]", required=False)
+@click.option("--name", help="Name of the shell on this machine; default: main.")
+@click.option("--bash", is_flag=True, help="bash instead of ipython, for a shell that is started.")
+@click.option("--env", help="Conda environment (name or path) or venv (path), for a shell that is started.")
+def shell(target: str | None, name: str | None, bash: bool, env: str | None) -> None:
+    """ipython or bash in tmux on a host, to come back to.
+
+    Without HOST, on this machine. Ctrl-b d leaves the shell; the same command comes back to it.
+    """
+    from ports import remote, shells, targets
+
+    if target is None:
+        shells.open(name or "main", bash=bash, env=env)
+    else:
+        found = targets.parse(target)
+        words = ["shell", "--name", found.name or name or "main"]
+        words += (["--bash"] if bash else []) + (["--env", env] if env else [])
+        remote.interactive(found.host, words)

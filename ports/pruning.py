@@ -1,0 +1,46 @@
+"""What the dead left behind: records and scratch of stopped sessions, tunnels of processes that are gone."""
+
+from __future__ import annotations
+
+import builtins
+import time
+from pathlib import Path
+from typing import Any
+
+from ports import clusters, notebooks, paths, sessions, tunnels
+from ports.errors import StoreError
+
+
+def prune() -> builtins.list[dict[str, Any]]:
+    """Remove it, and return a row for each; what runs, and what cannot be known, stays, and so do logs.
+
+    A record that cannot be read is moved aside, to ``<name>.broken-<time>`` beside it.
+    """
+    rows = [_row(kind, name, "removed") for kind, names in _stopped().items() for name in names]
+    rows += [_row("tunnel", path.stem, "removed") for path in tunnels.prune()]
+    for kind in ("cluster", "notebook"):
+        rows += [_row(kind, name, f"moved aside to {aside}") for name, aside in _move_broken_aside(kind)]
+    return rows
+
+
+def _stopped() -> dict[str, builtins.list[str]]:
+    return {"cluster": clusters.prune(), "notebook": notebooks.prune()}
+
+
+def _move_broken_aside(kind: str) -> builtins.list[tuple[str, Path]]:
+    """Rename the directories whose record no version of `ports` can read; a newer format is left alone."""
+    moved = []
+    for name in sessions.names(kind):
+        found = sessions.look(kind, name, sessions.SessionRecord)
+        if found is not None and sessions.is_broken(found):
+            aside = found.files.directory.with_name(f"{name}.broken-{int(time.time())}")
+            try:
+                found.files.directory.rename(aside)
+            except OSError as error:
+                raise StoreError(found.files.directory, error.strerror or str(error)) from error
+            moved.append((name, aside))
+    return moved
+
+
+def _row(kind: str, name: str, what: str) -> dict[str, Any]:
+    return {"kind": kind, "name": name, "state": what, "host": paths.host_name()}

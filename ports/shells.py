@@ -1,0 +1,55 @@
+"""Shells: ipython or bash in a tmux session of a name, to come back to."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ports import environments, paths, sessions
+from ports.adapters import tmux
+from ports.errors import ToolMissingError
+
+
+def open(name: str = "main", *, bash: bool = False, env: str | None = None) -> None:
+    """Replace this process by tmux, attached to the shell `name`; it is started where there is none.
+
+    Parameters
+    ----------
+    bash : bool
+        bash instead of ipython, for a shell that is started.
+    env : str, optional
+        A conda environment's name or path, or a venv's path, for a shell that is started. Default: this interpreter's.
+
+    Raises
+    ------
+    ToolMissingError
+        There is no tmux, or no ipython in that environment.
+    NotFoundError
+        There is no such environment.
+    """
+    if not tmux.is_installed():
+        raise ToolMissingError("tmux", "install it, or work in a plain ssh session")
+    session = f"shell-{paths.check_name(name)}"
+    socket = paths.runtime_directory() / "tmux.sock"
+    with paths.locked("shells"):
+        if not tmux.has_session(socket, session):
+            _start(socket, session, bash=bash, env=env)
+    sessions.attach_to(socket, session)
+
+
+def _start(socket: Path, session: str, *, bash: bool, env: str | None) -> None:
+    environ, python = sessions.starter_environ(), sys.executable
+    if env is not None:
+        found = environments.find(env, Path.cwd(), environ)
+        environ, python = environments.activated(found, environ), str(found.python)
+    argv = [shutil.which("bash") or "/bin/sh", "-i"] if bash else _ipython(python)
+    sessions.start_terminal(socket, session, argv, environ=environ, cwd=str(Path.cwd()))
+
+
+def _ipython(python: str) -> list[str]:
+    code = "import importlib.util as u, sys; sys.exit(u.find_spec('IPython') is None)"
+    if subprocess.run([python, "-c", code], capture_output=True, check=False).returncode:
+        raise ToolMissingError(f"ipython in {python}", "`pip install ipython` there, or pass --bash")
+    return [python, "-m", "IPython"]
