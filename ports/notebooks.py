@@ -162,22 +162,6 @@ def prune() -> builtins.list[str]:
     return [one.name for one in stopped]
 
 
-def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
-    """Return the last `lines` lines of the log of `name`, also of one that was stopped; 0: all.
-
-    Raises
-    ------
-    NotFoundError
-        There is neither a server nor a log of that name.
-    UsageError
-        It was started by hand.
-    """
-    name = name or str(config.get("notebook.name"))
-    if paths.NAME.fullmatch(name) and (log := paths.here().session(KIND, name).log).exists():
-        return sessions.tail(log, lines)
-    return get(name).logs(lines)
-
-
 def _directory(root: str | Path | None) -> Path:
     path = Path.cwd() / Path(root).expanduser() if root is not None else Path.cwd()
     if not path.is_dir():
