@@ -1,0 +1,302 @@
+"""Clusters as a notebook meets them: found or started, shared, shown, and ended by `stop` alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import distributed
+import pytest
+from distributed import Client
+
+import ports
+from ports import clusters, errors
+from ports.cluster_handle import Cluster
+from ports.deadlines import wait_until
+from tests.integration.conftest import Home
+
+SMALL = {"n_workers": 1, "threads_per_worker": 1}
+
+
+@pytest.fixture(scope="module")
+def main(shared_home: Home) -> Iterator[Cluster]:
+    """One cluster for the tests that leave it as it is."""
+    (shared_home.work / "beside.py").write_text("ANSWER = 42\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OF_THE_STARTER", "seen in a task")
+        patch.syspath_prepend(str(shared_home.work))
+        yield clusters.start("main", environ={"ALSO": "given"}, memory_limit="1GB", **SMALL)
+        clusters.get("main").stop()
+
+
+@pytest.fixture
+def client(main: Cluster) -> Iterator[Client]:
+    with ports.client() as found:
+        yield found
+
+
+def test_the_cell_finds_the_running_cluster(main: Cluster, client: Client) -> None:
+    assert isinstance(client, distributed.Client)
+    assert client.scheduler.address == main.scheduler_address
+    assert client.submit(sum, [1, 2]).result() == 3
+
+
+def test_a_plain_client_takes_the_cluster_object(main: Cluster) -> None:
+    with Client(ports.cluster()) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+        assert client.cluster.name == "main"
+
+
+def test_tasks_see_the_starters_directory_variables_and_modules(shared_home: Home, client: Client) -> None:
+    def look() -> tuple[str, str | None, str | None, int]:
+        import beside
+
+        return os.getcwd(), os.environ.get("OF_THE_STARTER"), os.environ.get("ALSO"), beside.ANSWER
+
+    assert client.submit(look, pure=False).result() == (str(shared_home.work), "seen in a task", "given", 42)
+
+
+def test_tasks_may_start_processes_of_their_own(client: Client) -> None:
+    def limited() -> int | None:
+        import multiprocessing
+
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        child.join(0.1)
+        child.terminate()
+        child.join()
+        return child.exitcode
+
+    assert client.submit(limited, pure=False).result() == -15
+
+
+def test_only_stop_ends_a_cluster(main: Cluster) -> None:
+    found = ports.cluster()
+    assert found.close() is not None
+    with found, found.get_client() as client:
+        pass
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ports.client().shutdown()
+    assert [
+        "`ports cluster stop main`" in str(one.message) for one in caught if "only disconnected" in str(one.message)
+    ]
+    with ports.client() as client:
+        assert client.submit(sum, [2]).result() == 2
+
+
+def test_a_client_that_knows_only_address_and_credentials_cannot_end_it_either(main: Cluster) -> None:
+    with Client(main.scheduler_address, security=main.security) as client, pytest.raises(Exception, match="others use"):
+        client.sync(client.scheduler.terminate)
+    assert clusters.get("main").state == "running"
+
+
+def test_it_shows_itself_in_a_terminal_and_in_a_notebook(main: Cluster) -> None:
+    found = clusters.get("main")
+    assert repr(found).startswith("<cluster 'main' runs: 1 worker with 1 thread, ")
+    assert found.dashboard_link in repr(found)
+    page = found._repr_html_()
+    assert "<td" in page and "1 with 1 thread" in page and "953.7 MiB" in page
+    assert f'href="{found.dashboard_link}"' in page and "ports open " in page
+
+
+def test_its_row_tells_what_a_program_wants(main: Cluster) -> None:
+    row = clusters.get("main").row()
+    assert (row["kind"], row["name"], row["state"]) == ("cluster", "main", "running")
+    assert (row["n_workers"], row["n_threads"], row["memory_limit_bytes"]) == (1, 1, 1_000_000_000)
+    assert row["url"].startswith("unix:/tmp/ports-") and row["interpreter"] == sys.executable
+    json.dumps(row)
+
+
+def test_what_differs_is_named_with_the_way_out(main: Cluster) -> None:
+    with pytest.warns(UserWarning, match=r"n_workers is 1, not 3.*name=.*ports cluster stop main.*reuse='any'"):
+        ports.cluster(n_workers=3)
+    with pytest.warns(UserWarning, match=r"\$ALSO differs"):
+        ports.cluster(environ={"ALSO": "other"})
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, SMALL, {"memory_limit": "1GB"}, {"memory_limit": 10**9}, {"environ": {"ALSO": "given"}}]
+)
+def test_what_is_the_same_is_taken_in_silence(main: Cluster, asked: dict[str, object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ports.cluster(reuse="exact", **asked)
+
+
+def test_another_directory_is_a_difference(main: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match=f"directory is {main.record.directory}, not {tmp_path}"):
+        ports.cluster()
+
+
+def test_reuse_decides_what_a_difference_means(main: Cluster) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ports.cluster(n_workers=3, reuse="any")
+    with pytest.raises(errors.DifferentClusterError, match="n_workers is 1, not 3") as caught:
+        ports.cluster(n_workers=3, reuse="exact")
+    assert caught.value.exit_code == 4
+    with pytest.raises(errors.UsageError, match="reuse is 'maybe'; it must be one of warn, any, exact"):
+        ports.cluster(reuse="maybe")
+
+
+def test_an_option_of_dask_that_runs_otherwise_is_a_difference(main: Cluster) -> None:
+    with pytest.warns(UserWarning, match="resources is None, not"):
+        ports.cluster(resources={"GPU": 1})
+
+
+def test_a_name_in_use_is_not_started_again(main: Cluster) -> None:
+    with pytest.raises(errors.NameInUseError, match="cluster 'main' exists already; `ports cluster stop main`"):
+        clusters.start("main")
+
+
+@pytest.mark.parametrize("name", ["Main", "1st", "a/b", "../a", "", " ", "a" * 32, "-x", "ä"])
+def test_what_is_no_name_is_refused(shared_home: Home, name: str) -> None:
+    if name:
+        with pytest.raises(errors.InvalidNameError):
+            clusters.start(name)
+    with pytest.raises(errors.NotFoundError if not name else errors.InvalidNameError):
+        clusters.get(name or "none")
+
+
+def test_who_is_not_there_is_told_with_who_is(main: Cluster) -> None:
+    with pytest.raises(errors.NotFoundError, match="no cluster 'other'; there is main"):
+        clusters.get("other")
+
+
+def test_another_version_of_dask_is_warned_of(main: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"python": "3.99.0", "dask": "1.0", "distributed": distributed.__version__}
+    monkeypatch.setattr("ports.adapters.dask.versions", lambda: here)
+    with pytest.warns(UserWarning) as caught:
+        ports.cluster()
+    told = [str(one.message) for one in caught]
+    assert len(told) == 2 and all(f"run this with {sys.executable}" in text for text in told)
+    assert "dask is 1.0 here and" in told[1]
+
+
+def test_any_process_of_mine_scales_it(shared_home: Home, main: Cluster) -> None:
+    done = shared_home.ports("cluster", "scale", "main", "0")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "cluster 'main' runs without workers yet")
+    with ports.client() as client:
+        waiting = client.submit(sum, [1, 2], pure=False)
+        clusters.get("main").scale(1)
+        assert waiting.result(timeout=20) == 3
+    assert clusters.get("main").record.n_workers == 1
+    with pytest.raises(errors.UsageError, match="n_workers is -1"):
+        clusters.get("main").scale(-1)
+
+
+def test_a_connection_that_loses_its_scheduler_says_so_in_time(main: Cluster) -> None:
+    with Client(main.scheduler_address, security=main.security, timeout=5) as client:
+        assert client.status == "running"
+
+
+# --- started, and ended ---
+
+CELL = """
+import os, ports
+client = ports.client(n_workers=1, threads_per_worker=1)
+print(client.scheduler.address, client.submit(os.getppid, pure=False).result())
+"""
+
+
+def test_eight_notebooks_that_ask_at_once_end_on_one_cluster(home: Home) -> None:
+    cells = [
+        subprocess.Popen([sys.executable, "-c", CELL], cwd=home.work, stdout=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    answers = {cell.communicate(timeout=100)[0] for cell in cells}
+    assert [cell.returncode for cell in cells] == [0] * 8
+    assert len(answers) == 1
+    owners = [one for one in home.processes() if "own.main(" in " ".join(one.cmdline())]
+    assert len(owners) == 1
+
+
+def test_stop_leaves_nothing_but_the_log(home: Home) -> None:
+    clusters.start("main", **SMALL).stop()
+    assert clusters.list() == []
+    assert home.files() == ["cluster-main.log"]
+    assert clusters.logs("main")[0].endswith("ports 0.1.0")
+    with pytest.raises(errors.NotFoundError, match="`ports cluster start` starts one"):
+        clusters.get("main")
+    with pytest.raises(errors.NotFoundError):
+        clusters.logs("never")
+
+
+def test_stop_ends_what_tasks_started(home: Home) -> None:
+    with clusters.start("main", **SMALL).get_client() as client:
+        children = client.submit(start_children, pure=False).result()
+        assert all(map(alive, children))
+    clusters.get("main").stop()
+    assert not any(map(alive, children))
+
+
+def start_children() -> list[int]:
+    """Start a child with a session of its own, and an orphan that nobody waits for; return their pids."""
+    child = subprocess.Popen(["sh", "-c", "trap '' HUP; sleep 600; true"], start_new_session=True)
+    orphan = subprocess.run(["setsid", "-f", "sh", "-c", "echo $$; exec sleep 600 >&-"], stdout=subprocess.PIPE)
+    return [child.pid, int(orphan.stdout)]
+
+
+def alive(pid: int) -> bool:
+    """Say whether `pid` runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_a_changed_module_is_warned_of_and_restart_brings_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = home.work / "mine.py"
+    module.write_text("VERSION = 'old'\n")
+    monkeypatch.syspath_prepend(str(home.work))
+
+    def version() -> str:
+        import mine
+
+        return str(mine.VERSION)
+
+    started = clusters.start("main", **SMALL)
+    with started.get_client() as client:
+        assert client.submit(version, pure=False).result() == "old"
+    module.write_text("VERSION = 'brand new'\n")
+    with pytest.warns(UserWarning, match=rf"older versions of {module}; `ports cluster restart main`"):
+        ports.client(reuse="any").close()
+    clusters.get("main").restart()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with ports.client(reuse="any") as client:
+            assert client.submit(version, pure=False).result() == "brand new"
+    assert clusters.get("main").scheduler_address == started.scheduler_address
+
+
+def test_threads_of_one_process_are_a_cluster_too(home: Home) -> None:
+    started = clusters.start("main", processes=False, **SMALL)
+    with started.get_client() as client:
+        owner = client.submit(os.getpid, pure=False).result()
+    assert owner == started.row()["pid"]
+    before = started.scheduler_address
+    started.restart()
+    assert started.scheduler_address == before
+    with ports.client() as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+
+
+@pytest.mark.parametrize(("n_workers", "method"), [(1, "spawn"), (4, "forkserver")])
+def test_four_workers_and_more_start_by_forkserver(home: Home, n_workers: int, method: str) -> None:
+    started = clusters.start("main", n_workers=n_workers, threads_per_worker=1)
+    wait_until(lambda: home_workers(started) == n_workers or None, timeout=30, what="workers")
+    servers = [one for one in home.processes() if "forkserver" in " ".join(one.cmdline())]
+    assert bool(servers) == (method == "forkserver")
+
+
+def home_workers(cluster: Cluster) -> int:
+    """Return how many workers there are now."""
+    return int(clusters.get(cluster.name).row()["n_workers"] or 0)
