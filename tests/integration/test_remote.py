@@ -1,0 +1,249 @@
+"""The way to other hosts, as alice's laptop goes it: through the jump host, whatever the hosts are like."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import textwrap
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ports.deadlines import wait_until
+from tests.lab import Site
+from tests.lab.leaks import LeakCheck
+from tests.lab.namespaces import NamespaceSite
+
+pytestmark = pytest.mark.timeout(120)
+
+PRELUDE = """
+import json, sys, time
+from ports import remote
+from ports.adapters import openssh
+from ports.errors import PortsError
+def tell(function, *arguments, **options):
+    try:
+        return {"result": function(*arguments, **options)}
+    except PortsError as error:
+        return {"error": remote.describe(error)}
+"""
+USER = "lambda alias: remote.probe(alias)['user']"
+
+
+@pytest.fixture
+def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Site]:
+    """Alice's laptop; the connections that ports keeps on purpose end with the test."""
+    nothing_left.allow("file */ssh/*.log")
+    nothing_left.allow("file */logins/*")
+    yield site
+    python(site, "print(json.dumps(openssh.close_all()))")
+
+
+def python(site: Site, code: str, *, timeout: float = 60, env: dict[str, str] | None = None) -> Any:
+    """Run `code` on the laptop as alice, and return what it prints as JSON."""
+    script = PRELUDE + textwrap.dedent(code)
+    done = site.run("laptop", [site.python, "-c", script], timeout=timeout, env=env or {})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def probe_user(site: Site, alias: str, **options: Any) -> Any:
+    """Return who the probe on `alias` runs as, or the error."""
+    return python(site, f"print(json.dumps(tell({USER}, {alias!r})))", **options)
+
+
+def masters(site: Site) -> list[str]:
+    """Return the command lines of the connections that ports holds on the laptop."""
+    found = [" ".join(one.command) for one in site.host("laptop").processes() if one.state != "Z"]
+    return [line for line in found if " -f -N -M " in line]
+
+
+@pytest.mark.parametrize("alias", ["login", "server1", "server2", "server1-old"])
+def test_the_probe_runs_where_nothing_is_installed_and_through_both_forms_of_a_jump_host(
+    laptop: Site, alias: str
+) -> None:
+    assert probe_user(laptop, alias) == {"result": laptop.users[0]}
+
+
+def test_eight_commands_at_once_share_one_connection_per_hop(laptop: Site) -> None:
+    code = PRELUDE + f"print(json.dumps(tell({USER}, 'server1')))"
+    started = [laptop.popen("laptop", [laptop.python, "-c", code]) for _ in range(8)]
+    answers = [one.communicate(timeout=60)[0] for one in started]
+    assert [json.loads(answer) for answer in answers] == [{"result": laptop.users[0]}] * 8
+    assert len(masters(laptop)) == 2  # login and server1
+
+
+def test_a_killed_connection_is_replaced_though_its_socket_is_left(laptop: Site) -> None:
+    probe_user(laptop, "server1")
+    for process in laptop.host("laptop").processes():
+        if " -f -N -M " in " ".join(process.command):
+            os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: not masters(laptop) or None, timeout=5, what="end of the connections")
+    assert probe_user(laptop, "server1") == {"result": laptop.users[0]}
+    assert len(masters(laptop)) == 2
+
+
+def test_an_unknown_host_is_told_with_names_that_resemble_it(laptop: Site) -> None:
+    error = probe_user(laptop, "servr1")["error"]
+    assert (error["type"], error["exit_code"]) == ("UnknownHostError", 5)
+    assert "did you mean server1" in error["message"]
+
+
+def test_a_name_that_is_an_option_reaches_no_ssh(laptop: Site) -> None:
+    error = probe_user(laptop, "-oProxyCommand=touch /tmp/x")["error"]
+    assert error["type"] == "UnknownHostError"
+
+
+def test_a_host_that_is_down_costs_the_others_nothing(root_site: NamespaceSite, laptop: Site) -> None:
+    laptop.host("server2").cut()
+    code = f"""
+        started, seen = time.monotonic(), {{}}
+        def note(alias, result):
+            seen[alias] = [time.monotonic() - started, str(result)]
+        remote.many(["server2", "server1"], {USER}, on_result=note)
+        print(json.dumps(seen))
+    """
+    seen = python(laptop, code, env={"DASK_PORTS__SSH__CONNECT_TIMEOUT": "4"})
+    assert seen["server1"][0] < 3 and seen["server1"][1] == "alice"
+    assert seen["server2"][0] < 12 and "server2: " in seen["server2"][1]
+    assert "does not answer" in seen["server2"][1] or "cannot connect" in seen["server2"][1]
+
+
+def test_a_jump_host_that_is_down_is_named(root_site: NamespaceSite, laptop: Site) -> None:
+    laptop.host("login").cut()
+    error = probe_user(laptop, "server1", env={"DASK_PORTS__SSH__CONNECT_TIMEOUT": "2"})["error"]
+    assert error["message"].startswith("server1: the jump host login: does not answer")
+
+
+def test_a_changed_host_key_is_refused_with_the_new_fingerprint(laptop: Site) -> None:
+    laptop.host("server1").change_host_key()
+    error = probe_user(laptop, "server1")["error"]
+    assert error["type"] == "HostKeyError"
+    assert re.search(r"CHANGED to SHA256:\S+ .*ssh-keygen -f", error["message"])
+
+
+def test_an_unknown_host_key_is_refused_with_its_fingerprint_and_the_command_that_accepts_it(laptop: Site) -> None:
+    known = laptop.host("laptop").path("~/.ssh/known_hosts")
+    known.write_text("\n".join(line for line in known.read_text().splitlines() if "server2" not in line) + "\n")
+    if laptop.kind == "loopback":
+        known.write_text("")
+    error = probe_user(laptop, "server2")["error"]
+    assert error["type"] == "HostKeyError"
+    assert re.search(r"not known here \(\S+ SHA256:\S+\); .* `ssh ", error["message"])
+
+
+def test_a_host_that_wants_a_password_is_asked_once_and_then_waits_for_a_login(laptop: Site) -> None:
+    server = laptop.host("server2")
+    server.path("~/.ssh/authorized_keys").unlink()
+    first = probe_user(laptop, "server2")["error"]
+    assert (first["type"], "ports login server2" in first["message"]) == ("LoginNeededError", True)
+    logged = server.log().count("Connection closed by authenticating")
+    second = probe_user(laptop, "server2")["error"]
+    assert second["type"] == "LoginNeededError" and "waits for a login" in second["message"]
+    assert server.log().count("Connection closed by authenticating") == logged
+
+
+def test_a_login_at_a_terminal_serves_the_commands_that_run_unattended(root_site: NamespaceSite, laptop: Site) -> None:
+    server = laptop.host("server2")
+    server.path("~/.ssh/authorized_keys").unlink()
+    server.add_sshd_config("PasswordAuthentication yes\nKbdInteractiveAuthentication no\n")
+    laptop.run("server2", ["chpasswd", "-c", "SHA512"], user="root", input="alice:correct horse\n", check=True)
+    assert probe_user(laptop, "server2")["error"]["type"] == "LoginNeededError"
+    shown = at_a_terminal(laptop, "exec ports login server2", {"password:": "correct horse\n"})
+    assert "login to server2 (alice@" in shown and "connected to server2 as alice" in shown, shown
+    assert probe_user(laptop, "server2") == {"result": "alice"}
+
+
+def at_a_terminal(site: Site, line: str, answers: dict[str, str]) -> str:
+    """Type `line` at a terminal on the laptop, answer what is asked, and return all that was shown."""
+    command, environment = site.shell_command("laptop")
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execvpe(command[0], command, {**os.environ, **environment})
+    shown, waiting, end = "", dict(answers), time.monotonic() + 40
+    os.write(terminal, f"{line}\n".encode())
+    try:
+        while time.monotonic() < end:
+            if select.select([terminal], [], [], 0.2)[0]:
+                try:
+                    shown += os.read(terminal, 4096).decode(errors="replace")
+                except OSError:
+                    break
+            for asked in [one for one in waiting if one in shown]:
+                os.write(terminal, waiting.pop(asked).encode())
+    finally:
+        os.close(terminal)
+        os.kill(child, signal.SIGKILL) if os.waitpid(child, os.WNOHANG) == (0, 0) else None
+    return shown
+
+
+def test_what_the_configuration_adds_to_a_connection_is_not_done(laptop: Site) -> None:
+    config = laptop.host("laptop").path("~/.ssh/config")
+    control = laptop.host("laptop").path("~/") / "mine.sock"
+    added = f"""
+        Host server1
+            RemoteCommand echo mine
+            RequestTTY force
+            LocalForward 127.0.0.1:18787 127.0.0.1:8787
+            ControlMaster auto
+            ControlPath {control}
+            LogLevel QUIET
+    """
+    config.write_text(textwrap.dedent(added) + config.read_text())
+    assert probe_user(laptop, "server1") == {"result": laptop.users[0]}
+    assert not [one for one in laptop.host("laptop").listeners() if "18787" in one.where]
+    assert not control.exists()
+
+
+@pytest.mark.parametrize("shell", ["/usr/bin/tcsh", "/usr/bin/fish", "/bin/bash"])
+def test_any_login_shell_and_noisy_start_files_do_not_disturb(laptop: Site, shell: str) -> None:
+    server = laptop.host("server2")
+    server.set_login_shell(laptop.users[0], shell)
+    noise = 'echo "welcome {\\"user\\": 1}"; echo oops >&2\n'
+    for file in ("~/.bashrc", "~/.tcshrc", "~/.config/fish/config.fish"):
+        server.write(file, "echo welcome\necho '{'\n" if "tcsh" in file else noise)
+    assert probe_user(laptop, "server2") == {"result": laptop.users[0]}
+
+
+def test_a_host_without_python3_is_told_with_the_way_out(laptop: Site) -> None:
+    laptop.host("server2").set_login_shell(laptop.users[0], "/bin/bash")
+    laptop.host("server2").write("~/.bashrc", "PATH=/nowhere\n")
+    error = probe_user(laptop, "server2")["error"]
+    assert error["type"] == "FarSideError"
+    assert "there is no python3" in error["message"] and "ports.hosts.server2.env" in error["message"]
+
+
+def test_a_command_of_ports_runs_there_and_its_error_comes_back_with_its_exit_code(laptop: Site) -> None:
+    code = """
+        print(json.dumps([
+            tell(remote.run, "server1", ["cluster", "list"]),
+            tell(remote.run, "server1", ["cluster", "show", "nope"]),
+        ]))
+    """
+    listed, shown = python(laptop, code)
+    assert listed == {"result": []}
+    assert (shown["error"]["type"], shown["error"]["exit_code"]) == ("NotFoundError", 3)
+
+
+def test_a_host_without_ports_says_how_to_name_it(root_site: NamespaceSite, laptop: Site) -> None:
+    error = python(laptop, "print(json.dumps(tell(remote.run, 'server2', ['cluster', 'list'])))")["error"]
+    assert (error["type"], error["exit_code"]) == ("FarSideError", 5)
+    assert "ports is not installed" in error["message"]
+
+
+def test_ctrl_c_while_a_host_hangs_ends_the_command_at_once(root_site: NamespaceSite, laptop: Site) -> None:
+    laptop.host("server2").cut()
+    code = PRELUDE + f"print('here', flush=True)\nremote.many(['server2', 'login'], {USER})"
+    running = laptop.popen("laptop", [laptop.python, "-c", code])
+    assert running.stdout is not None and running.stdout.readline() == "here\n"
+    wait_until(lambda: masters(laptop) or None, timeout=10, what="connection to the jump host")
+    started = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=20)
+    assert time.monotonic() - started < 4
