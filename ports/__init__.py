@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 from ports._version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from ports import clusters, listeners, notebooks, tunnels
+    import ports.clusters as clusters
+    import ports.listeners as listeners
+    import ports.notebooks as notebooks
+    import ports.tunnels as tunnels
     from ports.clusters import client, cluster
     from ports.errors import PortsError
     from ports.home import show

@@ -15,6 +15,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 Row = Mapping[str, Any]
 
+STYLES = {
+    "running": "green",
+    "open": "green",
+    "starting": "yellow",
+    "stopped": "red",
+    "error": "red",
+    "unknown": "yellow",
+}
+
 
 class Output:
     """Where a command's results go: a table or lines for people, one JSON document for programs."""
@@ -65,23 +74,24 @@ def write_json(document: Any) -> None:
 
 
 def write_table(rows: Sequence[Row], kind: str) -> None:
-    """Print a table: with colours and folded to the width in a terminal, plain and whole elsewhere."""
+    """Print a table: with colours in a terminal, plain elsewhere; lines are never folded, so that links stay whole."""
     from ports import render
 
     lines = render.table(rows, kind, time.time())
     if not sys.stdout.isatty():
         click.echo(render.plain(lines))
         return
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in lines[0]:
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("LINK", "LINK AT HOME"))
-    for line in lines[1:]:
-        table.add_row(*(text.replace("[", "\\[") for text in line))
-    Console().print(table)
+    first, *rest = render.plain(lines).splitlines()
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(Text(first, style="bold"))
+    for line in rest:
+        text = Text(line)
+        for state, style in STYLES.items():
+            text.highlight_regex(rf"\b{state}\b", style)
+        console.print(text)
 
 
 def with_output(function: F) -> F:
