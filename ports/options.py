@@ -73,9 +73,10 @@ def merge(settings: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, An
             extra[name] = value
         elif value is not None:
             merged[name] = value
-    for name in extra:
+    within = extra.get("scheduler_kwargs")
+    for name, value in [*extra.items(), *(within.items() if isinstance(within, dict) else ())]:
         if name in OURS:
-            raise UsageError(f"option {name}={extra[name]!r} cannot be given: {OURS[name]}")
+            raise UsageError(f"option {name}={value!r} cannot be given: {OURS[name]}")
     merged["environ"] = {name: str(value) for name, value in merged["environ"].items()}
     _check(merged)
     return {**merged, "options": extra}

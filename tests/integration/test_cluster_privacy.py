@@ -1,0 +1,198 @@
+"""What other users of the machine can read, reach and guess of a cluster: nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import stat
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from distributed import Client
+
+from ports import clusters, paths
+from ports.adapters import dask
+from ports.cluster_handle import Cluster
+from ports.errors import StoreError, UsageError
+from tests.integration.conftest import Home
+from tests.lab.processes import listeners
+
+SECRET = "sesame-7f3a"
+
+
+@pytest.fixture(scope="module")
+def private(shared_home: Home) -> Iterator[Cluster]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("A_TOKEN_OF_MINE", SECRET)
+        yield clusters.start("private", n_workers=1, threads_per_worker=1, environ={"GIVEN": f"{SECRET}-2"})
+        clusters.get("private").stop()
+
+
+def tcp_listeners(home: Home) -> dict[int, str]:
+    """Return the ports on which the cluster's processes listen, each with its address."""
+    found = {}
+    for process in home.processes():
+        for connection in process.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                found[connection.laddr.port] = connection.laddr.ip
+    return found
+
+
+def test_every_tcp_listener_wants_the_certificate_of_the_cluster(shared_home: Home, private: Cluster) -> None:
+    found = tcp_listeners(shared_home)
+    assert len(found) == 3  # scheduler, nanny, worker; no HTTP server and no dashboard
+    assert set(found.values()) == {"127.0.0.1"}
+    mine = ssl.create_default_context(cafile=str(private._found.files.credentials))
+    mine.load_cert_chain(private._found.files.credentials)
+    mine.check_hostname = False
+    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE
+    for port in found:
+        assert answer_to(port, mine)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            answer_to(port, stranger)
+
+
+def answer_to(port: int, context: ssl.SSLContext) -> bytes:
+    """Return the first bytes that a listener sends after the handshake."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        context.wrap_socket(plain) as connection,
+    ):
+        return connection.recv(8)
+
+
+def test_no_tcp_listener_answers_http(shared_home: Home, private: Cluster) -> None:
+    for port in tcp_listeners(shared_home):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+            try:
+                answer = connection.recv(100)
+            except ConnectionError:
+                answer = b""
+        assert not answer.startswith(b"HTTP")
+
+
+def test_a_stock_client_without_certificates_fails_at_once(private: Cluster) -> None:
+    for address in (private.scheduler_address, private.scheduler_address.replace("tls", "tcp")):
+        started = time.monotonic()
+        with pytest.raises((OSError, TypeError)):
+            Client(address, timeout=1)
+        assert time.monotonic() - started < 4
+
+
+def test_the_dashboard_is_on_a_socket_of_its_owner_alone(shared_home: Home, private: Cluster) -> None:
+    where = Path(private.record.dashboard)
+    assert where.parent == shared_home.runtime and len(os.fsencode(where)) < 108
+    assert stat.S_IMODE(where.stat().st_mode) == 0o600
+    assert str(where) in [one.where for one in listeners(Path("/proc/self"))]
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(where))
+        assert struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1] == os.getuid()
+        connection.sendall(b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        page = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert page.startswith(b"HTTP/1.1 200") and b"Bokeh" in page
+
+
+def test_all_files_are_for_their_owner_alone(shared_home: Home, private: Cluster) -> None:
+    tops = (shared_home.state, shared_home.runtime, Path(private.record.scratch))
+    everything = [path for top in tops for path in (top, *top.rglob("*"))]
+    assert len(everything) > 10
+    for path in everything:
+        found = path.lstat()
+        assert found.st_uid == os.getuid()
+        assert not stat.S_IMODE(found.st_mode) & 0o077 or path.is_relative_to(tops[2] / "dask-scratch-space"), path
+    assert stat.S_IMODE(tops[2].stat().st_mode) == 0o700
+
+
+def test_nothing_secret_is_in_arguments_or_in_tmux(shared_home: Home, private: Cluster) -> None:
+    seen = subprocess.run(["ps", "-eo", "args", "ww"], capture_output=True, text=True, check=True).stdout
+    assert "ports_cluster" in seen and SECRET not in seen
+    server = ["tmux", "-S", str(shared_home.runtime / "tmux.sock")]
+    for words in (["show-environment", "-g"], ["show-environment", "-t", "=cluster-private"]):
+        shown = subprocess.run([*server, *words], capture_output=True, text=True, check=True).stdout
+        assert SECRET not in shown and "PORTS_HOME" not in shown
+    [tmux] = [one for one in shared_home.processes() if one.name().startswith("tmux")]
+    assert "A_TOKEN_OF_MINE" not in tmux.environ()
+    assert SECRET not in private.log.read_text()
+
+
+def test_the_file_that_hands_over_the_environment_is_gone(private: Cluster) -> None:
+    assert not private._found.files.launch.exists()
+    texts = [path.read_text() for path in private._found.files.directory.iterdir()]
+    assert texts and not any(f"{SECRET}\n" in text or f'{SECRET}"' in text for text in texts)
+
+
+def test_a_listener_of_somebody_else_gets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ports.errors import ForeignListenerError
+
+    where = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(where)
+        listener.listen()
+        monkeypatch.setattr(os, "getuid", lambda: 4242)
+        with pytest.raises(ForeignListenerError):
+            dask.summary(where)
+
+
+def test_scratch_goes_to_a_disk_and_never_into_memory(home: Home) -> None:
+    if not Path("/dev/shm").is_dir():
+        pytest.skip("this machine has no /dev/shm")
+    with pytest.raises(
+        UsageError, match="local_directory /dev/shm/x lies in memory .tmpfs.; name a directory on a disk"
+    ):
+        clusters.start("main", local_directory="/dev/shm/x")
+    with pytest.raises(StoreError, match="cannot use /nowhere/at/all: No such file"):
+        clusters.start("main", local_directory="/nowhere/at/all")
+    assert clusters.list() == [] and home.files() == []
+
+
+def test_scratch_without_a_setting_is_on_the_largest_disk(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ports import scratch
+
+    monkeypatch.setattr("ports.config.dask_value", lambda _: None)
+    made = scratch.create("main", None)
+    try:
+        assert str(made.parent) in scratch.USUAL and stat.S_IMODE(made.stat().st_mode) == 0o700
+    finally:
+        scratch.remove(str(made))
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        {"dashboard_address": ":8787"},
+        {"host": "0.0.0.0"},
+        {"protocol": "tcp"},
+        {"security": False},
+        {"worker_dashboard_address": ":0"},
+        {"interface": "lo"},
+        {"scheduler_kwargs": {"host": "0.0.0.0"}},
+        {"scheduler_kwargs": {"dashboard_address": ":8787"}},
+        {"security": None},
+    ],
+)
+def test_no_option_opens_a_door(home: Home, door: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="cannot be given"):
+        clusters.start("main", n_workers=0, **door)
+    assert clusters.list() == []
+
+
+def test_a_taken_runtime_directory_is_replaced_by_another(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = home.work / "taken"
+    taken.mkdir(mode=0o777)
+    taken.chmod(0o777)
+    found = paths._first_private(taken)
+    try:
+        assert found != taken and stat.S_IMODE(found.stat().st_mode) == 0o700
+        assert paths._first_private(taken) == found  # all processes agree
+    finally:
+        found.rmdir()
+        paths.here().runtime.unlink()
