@@ -27,7 +27,7 @@ def ask(rows: "List[Json]", silence: float, patience: float) -> None:
     from select import POLLIN, poll
 
     poller, waiting = poll(), {}  # type: Any, Dict[int, Tuple[Any, Json]]
-    for row in rows[:MOST_ASKED]:
+    for row in sorted(rows, key=lambda row: -(row["started_at"] or 0))[:MOST_ASKED]:  # the newest first
         connection = open_socket(row["family"] == "tcp6")
         connection.setblocking(False)
         connection.connect_ex((ANY.get(row["address"], row["address"]), row["port"]))

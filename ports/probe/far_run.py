@@ -165,7 +165,10 @@ def attend(child: "Any", text: bytes) -> bytes:
 
     Thread(target=feed, daemon=True).start()
     while True:
-        for fd, event in poller.poll():
+        ready = poller.poll(200)
+        if not ready and child.poll() is not None:  # something that it left running still holds its stdout
+            return b"" if interrupted else b"".join(chunks)
+        for fd, event in ready:
             if fd == 1 and event & (POLLERR | POLLHUP):
                 poller.unregister(1)
                 child.send_signal(signal.SIGINT)

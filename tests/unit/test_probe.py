@@ -1,0 +1,218 @@
+"""What the probe reads and decides, without a listener."""
+
+from __future__ import annotations
+
+import ast
+import ipaddress
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ports import probe
+from ports.deadlines import wait_until
+from ports.probe import piped
+from ports.probe.recognise import kind_of, runtime_directories, words_of
+from ports.probe.records import read_sessions
+from ports.probe.sockets import new_row, parse_netlink, parse_proc_net
+
+FILES = [Path(piped.__file__).with_name(f"{name}.py") for names in piped.FILES.values() for name in names]
+ROWS = st.lists(
+    st.tuples(
+        st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)),
+        st.integers(1, 65535),
+        st.integers(0, 2**32 - 1),
+        st.integers(0, 2**32 - 1),
+    ),
+    max_size=20,
+)
+
+
+def datagram(rows: list[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int, int, int]], end: bool) -> bytes:
+    data = b""
+    for address, port, uid, inode in rows:
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        body = struct.pack("=BBBB", family, 10, 0, 0) + struct.pack(">HH", port, 0) + address.packed.ljust(16, b"\0")
+        body += bytes(16 + 12) + bytes(12) + struct.pack("=II", uid, inode)
+        data += struct.pack("=IHHII", 16 + len(body), 20, 2, 1, 0) + body
+    return data + (struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0) if end else b"")
+
+
+@given(rows=ROWS, end=st.booleans())
+def test_each_listener_of_a_netlink_datagram_is_read(rows: list, end: bool) -> None:
+    found, last = parse_netlink(datagram(rows, end))
+    assert last == end
+    assert [(ipaddress.ip_address(row["address"]), row["port"], row["uid"], row["inode"]) for row in found] == rows
+
+
+@given(data=st.binary(max_size=300))
+def test_a_broken_netlink_datagram_is_an_error_or_read_to_its_end(data: bytes) -> None:
+    try:
+        parse_netlink(data)
+    except OSError:
+        pass
+
+
+@given(rows=ROWS)
+def test_proc_net_says_what_netlink_says(rows: list) -> None:
+    for version in (4, 6):
+        lines = ["  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"]
+        mine = [row for row in rows if row[0].version == version]
+        for address, port, uid, inode in mine:
+            words = struct.unpack(f"={len(address.packed) // 4}I", address.packed)
+            shown = "".join(f"{word:08X}" for word in words)
+            for state in ("0A", "01"):  # a connection beside each listener
+                lines.append(f"0: {shown}:{port:04X} {shown}:0000 {state} 0:0 00:0 00000000 {uid} 0 {inode} 1 0 100")
+        found = parse_proc_net("\n".join(lines), version == 6)
+        assert found == parse_netlink(datagram(mine, True))[0]
+
+
+@pytest.mark.parametrize(
+    ("address", "seen"),
+    [
+        *[("127.0.0.1", False), ("127.0.1.1", False), ("::1", False), ("::ffff:127.0.0.1", False)],
+        *[("0.0.0.0", True), ("::", True), ("192.168.1.4", True), ("fe80::1", True)],
+    ],
+)
+def test_what_is_not_on_the_loopback_is_open_to_the_network(address: str, seen: bool) -> None:
+    family = "tcp6" if ":" in address else "tcp"
+    assert new_row(family, address, 80, 0, 0)["open_to_network"] is seen
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("/opt/env/bin/python3.11 /opt/env/bin/jupyter-lab --port=8888", "notebook"),
+        ("/opt/env/bin/python -m jupyter lab", "notebook"),
+        ("python -Im jupyterlab", "notebook"),
+        ("python3 -X dev -W ignore -m notebook", "notebook"),
+        ("/usr/bin/python3 /usr/local/bin/jupyterhub-singleuser --port=0", "notebook"),
+        ("python -m jupyter_server", "notebook"),
+        ("python /env/bin/tensorboard --logdir runs", "tensorboard"),
+        ("python -m tensorboard.main --logdir runs", "tensorboard"),
+        ("python /env/bin/mlflow ui", "mlflow"),
+        ("/env/bin/python /env/bin/gunicorn -b 127.0.0.1:5000 -w 4 mlflow.server:app", "mlflow"),
+        ("python /env/bin/bokeh serve app.py", "bokeh"),
+        ("python -m panel serve app.ipynb", "panel"),
+        ("python -m streamlit run app.py", "streamlit"),
+        ("python /env/bin/dask scheduler --port 0", "dask-scheduler"),
+        ("python /env/bin/dask-scheduler", "dask-scheduler"),
+        ("python -m distributed.cli.dask_worker tcp://10.0.0.1:8786", "dask-worker"),
+        ("/home/a/.vscode-server/bin/1/node /home/a/.vscode-server/bin/1/out/server-main.js --port=0", "code-server"),
+        ("/usr/lib/rstudio-server/bin/rserver", "rstudio"),
+        ("python3 -m http.server 8000", "http-server"),
+        ("ssh -N -L 8888:localhost:8888 server1", "tunnel"),
+        ("/usr/bin/python3 -m ports open server1", "tunnel"),
+        ("postgres -D /data", "database"),
+        ("python train.py --notebook", "listener"),
+        ("python -c import.jupyterlab", "listener"),
+        ("/home/a/bin/sshfs-web", "listener"),
+    ],
+)
+def test_a_command_line_tells_what_listens(line: str, kind: str) -> None:
+    assert kind_of(line.split(" "), 8888) == kind
+
+
+def test_the_forwarded_port_of_a_login_is_a_tunnel_and_no_path() -> None:
+    assert kind_of(["sshd: alice@pts/0"], 6010) == "tunnel"
+
+
+@given(argv=st.lists(st.text(st.characters(exclude_characters="\0"), max_size=12), max_size=6))
+def test_any_command_line_has_a_kind(argv: list[str]) -> None:
+    assert kind_of(argv, 80) and words_of(argv) is not None
+
+
+def test_only_the_ports_of_its_connection_file_are_the_kernel_s(tmp_path: Path) -> None:
+    file = tmp_path / "kernel-3f.json"
+    file.write_text(json.dumps({"shell_port": 4001, "iopub_port": 4002, "stdin_port": 4003}))
+    argv = ["python", "-m", "ipykernel_launcher", "-f", str(file)]
+    assert (kind_of(argv, 4002), kind_of(argv, 8787)) == ("kernel", "listener")
+    file.write_text('{"shell_port": 40')
+    assert kind_of(argv, 4002) == "kernel"
+
+
+def test_runtime_directories_follow_the_variables_of_the_server() -> None:
+    assert runtime_directories({"HOME": "/h"})[0] == "/h/.local/share/jupyter/runtime"
+    assert runtime_directories({"HOME": "/h", "XDG_DATA_HOME": "/x"})[0] == "/x/jupyter/runtime"
+    assert runtime_directories({"HOME": "/h", "JUPYTER_DATA_DIR": "/d"})[0] == "/d/runtime"
+    assert runtime_directories({"HOME": "/h", "JUPYTER_RUNTIME_DIR": "/r"})[0] == "/r"
+
+
+def test_a_process_is_alive_until_it_ends_and_a_zombie_is_not() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        identity = probe.process_identity(child.pid)
+        assert probe.is_same_process_alive(identity) is True
+        assert probe.is_same_process_alive({**identity, "start_ticks": identity["start_ticks"] - 1}) is False
+        assert probe.is_same_process_alive({**identity, "boot_id": "another"}) is False
+        assert probe.is_same_process_alive({**identity, "pid_namespace": "pid:[1]"}) is None
+        assert probe.is_same_process_alive({**identity, "machine": "another"}) is None
+        assert child.stdin is not None
+        child.stdin.close()
+        wait_until(lambda: probe.is_same_process_alive(identity) is False or None, timeout=5, what="end of the child")
+        assert child.returncode is None  # nobody has waited for it: it is a zombie
+    with pytest.raises(ProcessLookupError):
+        probe.process_identity(child.pid)
+
+
+def session_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str, text: str) -> None:
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path))
+    directory = tmp_path / "hosts" / probe.machine_id() / "clusters" / "main"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"{part}.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "newer"),
+    [('{"format": 1, "name"', False), ("[]", False), ("{}", False), ('{"format": 99}', True), ("\x00\xff", False)],
+)
+def test_an_unreadable_record_is_told_and_never_raised(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, newer: bool
+) -> None:
+    session_file(monkeypatch, tmp_path, "record", text)
+    (found,) = read_sessions("clusters")
+    assert (found["name"], found["newer"]) == ("main", newer)
+    assert "record" in found["error"] and ("format 99" in found["error"]) is newer
+
+
+def test_half_a_running_record_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    session_file(monkeypatch, tmp_path, "record", '{"format": 1}')
+    session_file(monkeypatch, tmp_path, "running", '{"format": 1, "process": 7}')
+    assert "half a record" in read_sessions("clusters")[0]["error"]
+
+
+@given(before=st.text(max_size=40), after=st.text(max_size=40), value=st.text(max_size=20))
+def test_the_answer_is_found_among_what_shells_print(before: str, after: str, value: str) -> None:
+    output = f"{before}\nports-1f2e:{json.dumps({'value': value})}\n{after}"
+    assert probe.read_answer(output, "ports-1f2e:") == {"value": value}
+    assert probe.read_answer(output[: output.index("}")], "ports-1f2e:") is None
+
+
+@pytest.mark.parametrize("file", sorted(set(FILES)), ids=lambda file: file.stem)
+def test_what_is_piped_is_python_3_6_with_its_standard_library(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 6))
+    imported = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert imported <= sys.stdlib_module_names | {"ports", "psutil"}
+    assert not any(isinstance(node, ast.NamedExpr | ast.JoinedStr) for node in ast.walk(tree))
+
+
+def test_the_state_directory_follows_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from ports import paths
+
+    for variables in ({"PORTS_HOME": str(tmp_path)}, {"XDG_STATE_HOME": str(tmp_path)}, {"XDG_STATE_HOME": "half"}, {}):
+        for name in ("PORTS_HOME", "XDG_STATE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert probe.state_directory() == str(paths.state_directory())
+    assert os.path.isabs(probe.state_directory())
