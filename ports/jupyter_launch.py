@@ -46,4 +46,5 @@ def main(kind: str, token_file: str, runtime_directory: str, arguments: list[str
 
 if __name__ == "__main__":
     del sys.path[0]  # the directory of this file: modules of `ports` would hide others' of the same names
-    main(*sys.argv[1:4], sys.argv[4:])
+    _, which, token, directory, *rest = sys.argv
+    main(which, token, directory, rest)
