@@ -11,4 +11,4 @@ from ports.cli.tunnel import open_
 
 def main() -> NoReturn:
     """Open clusters and notebook servers of the hosts that are named, or of the setting ``hosts``."""
-    sys.exit(command_line.run(open_, sys.argv[1:]))
+    sys.exit(command_line.run(open_, sys.argv[1:], "jupyter_forwarding"))

@@ -74,11 +74,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(run(ports, arguments))
 
 
-def run(command: click.Command, arguments: list[str]) -> int:
+def run(command: click.Command, arguments: list[str], name: str = "ports") -> int:
     """Run `command`; return its exit code, having printed its error."""
     as_json = "--json" in arguments
     try:
-        code: Any = command.main(args=arguments, prog_name=command.name, standalone_mode=False)
+        code: Any = command.main(args=arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Abort:

@@ -57,7 +57,7 @@ class Links:
         if not self.shown:
             self._line("HOST", "WHAT", "LINK")
         self.shown[key] = f"{state} {row['local_url']}"
-        what = "" if row["kind"] == "host" else f"{row['kind']} {row['name'] or ''}"
+        what = " ".join(str(row[part]) for part in ("kind", "name") if row[part] and row[part] != "host")
         notes = "; ".join(str(row[part]) for part in ("error", "note") if row.get(part))
         self._line(str(row["host"]), what, str(row["local_url"] or state) + (f"  ({notes})" if notes else ""))
         if self.browse and state == "open":
