@@ -152,7 +152,7 @@ def attend(child: "Any", text: bytes) -> bytes:
     from select import POLLERR, POLLHUP, poll
     from threading import Thread
 
-    poller, chunks, interrupted = poll(), [], False
+    poller, chunks, interrupted = poll(), [], False  # type: Any, List[bytes], bool
     poller.register(child.stdout, 1)
     poller.register(1, 0)
 

@@ -23,7 +23,7 @@ if __name__ != "__main__":  # piped, these names are there already
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, List, Optional, Set, Tuple
+    from typing import Any, Dict, List, Optional, Set
 
     Json = Dict[str, Any]
 
@@ -54,7 +54,7 @@ def probe(request: "Optional[Json]" = None) -> "Json":
         rows = [row for row in rows if row["port"] == wanted["port"]]
     own = [row for row in rows if row["uid"] == uid]
     if not wanted.get("port"):
-        own += unix_listeners(*unix_places(sessions, uid), uid)
+        own += unix_listeners(unix_paths(sessions, uid), uid)
     look_at(own, sessions, wanted, warnings)
     names = {uid: user_name(uid)}
     for row in own:
@@ -72,16 +72,16 @@ def probe(request: "Optional[Json]" = None) -> "Json":
     return document
 
 
-def unix_places(sessions: "Json", uid: int) -> "Tuple[Set[str], Set[str]]":
-    """Return the Unix sockets that records name, and the directories where `ports` puts them."""
-    paths, directories = set(), {"/tmp/ports-%d" % uid}  # type: Set[str], Set[str]
+def unix_paths(sessions: "Json", uid: int) -> "Set[str]":
+    """Return the Unix sockets that records name."""
+    paths = set()  # type: Set[str]
     for record in jupyter_records(set(runtime_directories(dict(os.environ))), uid, []):
         if record.get("sock"):
             paths.add(record["sock"])
     for session in sessions["clusters"] + sessions["notebooks"]:
         if session["alive"] and session["running"] and session["running"].get("dashboard"):
             paths.add(session["running"]["dashboard"])
-    return paths, directories
+    return paths
 
 
 def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List[str]") -> None:

@@ -237,26 +237,20 @@ def test_a_hand_started_dask_is_one_listener(run: Run, tmp_path: Path) -> None:
     )
 
 
-def test_the_private_sockets_of_ports_are_found(own_state: Path) -> None:
-    """Only those: a machine is full of Unix sockets that are no page of anybody's."""
-    directory = Path(f"/tmp/ports-{os.getuid()}")
-    there = directory.exists()
-    directory.mkdir(mode=0o700, exist_ok=True)
-    if directory.stat().st_uid != os.getuid():
-        pytest.skip("somebody else made that directory")
-    path = directory / f"test-{os.getpid()}.sock"
-    with socket.socket(socket.AF_UNIX) as mine, socket.socket(socket.AF_UNIX) as other:
-        try:
-            mine.bind(str(path))
-            mine.listen()
-            other.bind(str(own_state / "other.sock"))
-            other.listen()
-            found = [row for row in probe.probe()["listeners"] if row["family"] == "unix" and row["pid"] == os.getpid()]
-        finally:
-            path.unlink()
-            if not there:
-                directory.rmdir()
-    assert [row["path"] for row in found] == [str(path)]
+def test_a_jupyter_server_on_a_unix_socket_is_found(run: Run, own_state: Path) -> None:
+    path = own_state / "jupyter.sock"
+    argv = [sys.executable, "-m", "jupyter_server", "--allow-root", "--no-browser", f"--ServerApp.sock={path}"]
+    child = run(*argv, cwd=own_state, env={**os.environ, "JUPYTER_CONFIG_DIR": str(own_state / "config")})
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(own_state / "other.sock"))
+        other.listen()
+
+        def seen() -> list[Listener] | None:
+            return [one for one in listeners.list() if one.path and str(own_state) in one.path] or None
+
+        (found,) = wait_until(seen, timeout=30, what="the server")
+    assert (found.path, found.port, found.kind, found.pid) == (str(path), None, "notebook", child.pid)
+    assert found.token and found.url is None
 
 
 def pipe(request: dict[str, Any], python: str, **options: Any) -> dict[str, Any] | None:

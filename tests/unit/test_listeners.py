@@ -1,0 +1,163 @@
+"""How what a probe found becomes listeners, each with a name."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ports.listeners import Listener, from_probe, slug
+from ports.paths import NAME
+
+SECRET = "0123secret"
+PROCESS = {"machine": "m", "boot_id": "b", "pid_namespace": "pid:[1]", "pid": 50, "start_ticks": 9}
+
+
+def row(**known: Any) -> dict[str, Any]:
+    usual = {"family": "tcp", "address": "127.0.0.1", "port": 8000, "path": None, "uid": 7, "user": "alice", "pid": 100}
+    usual |= {"started_at": 5.0, "argv": ["python", "app.py"], "cwd": "/data", "open_to_network": False}
+    return usual | {"kind": "listener", "http": None, "scheme": "http", "url_path": ""} | known
+
+
+def notebook(root: str, **known: Any) -> dict[str, Any]:
+    return row(**{"kind": "notebook", "root": root, "token": SECRET, "password": False, "http": True} | known)
+
+
+def session(name: str, **known: Any) -> dict[str, Any]:
+    record = {"format": 1, "directory": "/work", "created_at": 1.0, "launcher": PROCESS}
+    running = {"format": 1, "process": PROCESS, "started_at": 2.0}
+    return {"name": name, "record": record, "running": running, "exit": None, "alive": True} | known
+
+
+def document(*rows: dict[str, Any], **known: Any) -> dict[str, Any]:
+    usual = {"host": "server1", "machine_id": "m", "boot_id": "b", "user": "alice", "uid": 7, "warnings": []}
+    return usual | {"listeners": [*rows], "clusters": [], "notebooks": []} | known
+
+
+def one(*rows: dict[str, Any], **known: Any) -> Listener:
+    (found,) = from_probe(document(*rows, **known))
+    return found
+
+
+def test_ipv4_and_ipv6_of_one_server_are_one_listener_and_the_open_address_is_shown() -> None:
+    found = one(row(), row(family="tcp6", address="::", open_to_network=True))
+    assert (found.port, found.address, found.open_to_network) == (8000, "::", True)
+    assert found.row()["open_to_network"] is True
+
+
+def test_a_cluster_with_all_its_ports_is_one_row_at_its_dashboard() -> None:
+    of = "cluster:main"
+    found = one(
+        row(of=of, kind="cluster", port=40001, pid=50),
+        row(of=of, kind="cluster", port=40002, pid=51),
+        row(of=of, kind="cluster", family="unix", address="/s/d.sock", path="/s/d.sock", port=None, url_path="status"),
+        clusters=[session("main")],
+    )
+    assert (found.kind, found.name, found.state, found.managed) == ("cluster", "main", "running", True)
+    assert (found.path, found.port, found.url_path, found.url) == ("/s/d.sock", None, "status", None)
+    assert (found.pid, found.directory, found.started_at) == (50, "/work", 2.0)
+
+
+def test_a_notebook_server_of_ports_is_one_row_without_its_kernels() -> None:
+    found = one(
+        notebook("/work", of="notebook:lab", url_path="lab"),
+        row(kind="kernel", port=9001, pid=101),
+        notebooks=[session("lab", token=SECRET)],
+    )
+    assert (found.name, found.port, found.url, found.token) == ("lab", 8000, "http://localhost:8000/lab", SECRET)
+
+
+def test_a_running_process_without_its_page_is_told() -> None:
+    found = one(clusters=[session("main")])
+    assert (found.state, found.path) == ("running", None) and "does not answer" in str(found.reason)
+
+
+def test_what_does_not_run_says_why() -> None:
+    dead = {"alive": False}
+    old = {**PROCESS, "boot_id": "before"}
+    states = {
+        "killed": (session("a", **dead), "stopped", "killed"),
+        "restarted": (session("b", **dead, running={"process": old}), "stopped", "restarted"),
+        "failed": (session("c", **dead, exit={"format": 1, "status": 3}), "stopped", "exit status 3"),
+        "starting": (session("d", running=None), "starting", ""),
+        "interrupted": (session("e", running=None, **dead), "stopped", "interrupted"),
+        "elsewhere": (session("f", alive=None), "unknown", "another machine"),
+        "broken": (
+            {"name": "g", "error": "record x has format 9", "newer": True, "alive": None},
+            "unknown",
+            "format 9",
+        ),
+    }
+    for found, (_, state, reason) in zip(
+        from_probe(document(clusters=[known for known, _, _ in states.values()])), states.values(), strict=True
+    ):
+        assert found.state == state and reason in (found.reason or ""), found
+
+
+def test_the_ports_of_a_hand_started_dask_are_one_listener_at_its_dashboard() -> None:
+    of = "dask:100"
+    found = one(
+        row(kind="dask-scheduler", of=of, port=8786, http=False),
+        row(kind="dask-worker", of=of, port=40001, pid=101, http=True, url_path="status"),
+        row(kind="dask-scheduler", of=of, port=8787, http=True, url_path="status"),
+    )
+    assert (found.kind, found.port, found.url) == ("dask-scheduler", 8787, "http://localhost:8787/status")
+
+
+def test_other_users_listeners_have_a_port_and_an_owner_only() -> None:
+    theirs = {"family": "tcp", "address": "0.0.0.0", "path": None, "port": 8888, "uid": 8, "user": "bob"}
+    found = one({**theirs, "open_to_network": True, "kind": "listener"})
+    assert (found.mine, found.owner, found.name, found.pid, found.url) == (False, "bob", None, None, None)
+
+
+def test_a_token_is_neither_in_the_text_nor_in_the_row() -> None:
+    found = one(notebook("/work"))
+    assert found.token == SECRET and SECRET not in repr(found) + json.dumps(found.row())
+
+
+def test_a_notebook_server_that_asks_for_nothing_is_warned_of() -> None:
+    assert "no token" in one(notebook("/work", token="")).warnings[0]
+    assert one(notebook("/work", token="", password=True)).warnings == ()
+
+
+def test_control_characters_and_broken_text_do_not_reach_a_terminal() -> None:
+    found = one(row(cwd="/data/\x1b]0;x\x07\udcff"))
+    assert json.dumps(found.row(), ensure_ascii=False).encode() and "\x1b" not in found.row()["directory"]
+
+
+def test_of_two_servers_in_directories_of_one_name_the_older_keeps_the_plain_name() -> None:
+    first, second = notebook("/a/analysis", started_at=1.0), notebook("/b/analysis", port=8001, started_at=2.0)
+    names = {found.port: found.name for found in from_probe(document(second, first))}
+    assert names[8000] == "analysis" and re.fullmatch(r"analysis-x[0-9a-f]{4}", str(names[8001]))
+    elsewhere = {found.port: found.name for found in from_probe(document({**second, "port": 8002}, first))}
+    assert elsewhere[8002] == names[8001]  # it follows from the directory, not from the port
+
+
+def test_a_cluster_keeps_its_name_before_all_others() -> None:
+    found = from_probe(document(notebook("/a/main", started_at=0.0), clusters=[session("main")]))
+    assert [one.name for one in found if one.kind == "cluster"] == ["main"]
+    assert [one.name for one in found if one.kind == "notebook"] != ["main"]
+
+
+ROOTS = st.sampled_from(["/", "/a/work", "/b/work", "/a/Work!", "/c/" + "w" * 40, "/d/" + "w" * 40, "/x/2024", "/y/ä"])
+
+
+@given(
+    servers=st.lists(
+        st.tuples(st.integers(1, 65535), ROOTS, st.sampled_from(["notebook", "listener", "mlflow"]), st.integers(0, 3)),
+        max_size=12,
+        unique_by=lambda server: server[0],
+    )
+)
+def test_each_listener_has_a_name_of_its_own(servers: list[tuple[int, str, str, int]]) -> None:
+    rows = [notebook(root, port=port, kind=kind, started_at=float(at)) for port, root, kind, at in servers]
+    names = [str(found.name) for found in from_probe(document(*rows, clusters=[session("work")]))]
+    assert len(names) == len(rows) + 1 == len(set(names)) and all(NAME.fullmatch(name) for name in names)
+
+
+@given(text=st.text(max_size=60))
+def test_any_text_becomes_a_name(text: str) -> None:
+    assert NAME.fullmatch(slug(text, "notebook"))
