@@ -14,6 +14,7 @@ import platform
 import socket
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,8 @@ def call(address: str, credentials: Path, operation: str, *, timeout: float, **a
             return await asyncio.wait_for(getattr(scheduler, operation)(**arguments), timeout)
 
     try:
-        return asyncio.run(ask())
+        with ThreadPoolExecutor(1) as thread:  # a notebook's own thread runs an event loop already
+            return thread.submit(asyncio.run, ask()).result()
     except (asyncio.TimeoutError, TimeoutError) as error:
         raise DaskError(f"{operation.removeprefix('ports_')} took longer than {timeout:g} s") from error
     except Exception as error:
