@@ -31,8 +31,7 @@ def main() -> int:
             output.write(json.dumps(row) + "\n")
             output.flush()
 
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    heed_signals()
     opening = tunnels.open_many(
         request["targets"],
         on_event=report,
@@ -49,15 +48,25 @@ def main() -> int:
 
 
 def keep(opening: Opening) -> int:
-    """Wait until the last tunnel is closed, or this process is told to end; return the exit status."""
+    """Wait until the last tunnel is closed, or until this process is told to end; return the exit status."""
     try:
-        while any(one.url for one in opening.tunnels) and not opening.wait(1.0):
-            pass
+        if any(one.url for one in opening.tunnels):
+            opening.wait()
     except KeyboardInterrupt:
         pass
     finally:
         opening.close()
     return 0
+
+
+def heed_signals() -> None:
+    """Let SIGTERM and the end of the terminal be what Ctrl-C is: tunnels are taken back before the process ends.
+
+    It must be called from the main thread. A SIGHUP that is ignored (``nohup``) stays so.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
 
 
 def _leave_starter() -> None:

@@ -101,7 +101,7 @@ class Opening:
         self._ways: dict[str, _Way] = {}
         self._lock = threading.RLock()
         self._events = threading.Lock()
-        self._ended = threading.Event()
+        self._closing, self._ended, self._closer = threading.Event(), threading.Event(), 0
         self._sockets = itertools.count()
         self._number = next(_numbers)
         self._started_at = time.time()
@@ -139,9 +139,13 @@ class Opening:
     def close(self) -> None:
         """Free the local ports at once, then take the forwards back; the connections stay for later commands."""
         with self._lock:
-            if self._ended.is_set():
-                return
-            self._ended.set()
+            another = self._closing.is_set() and self._closer != threading.get_ident()
+            if not another:
+                self._closer = threading.get_ident()
+            self._closing.set()
+        if another or self._ended.is_set():
+            self._ended.wait(15)  # the process may end once this returns
+            return
         self._relay.close()
         for way in list(self._ways.values()):
             if way.hold is not None:
@@ -152,6 +156,7 @@ class Opening:
                 self._change(tunnel, "closed")
         self._control.unlink(missing_ok=True)
         self._record.unlink(missing_ok=True)
+        self._ended.set()
 
     def close_tunnels(self, wanted: Iterable[Tunnel]) -> list[dict[str, Any]]:
         """Close some tunnels, with the last of them the opening, and return their rows."""
@@ -203,7 +208,7 @@ class Opening:
             tunnel.socket = paths.runtime_directory() / name
             way.forwards.append((tunnel.socket, tunnel.service.remote))
         with self._lock:
-            if self._ended.is_set():
+            if self._closing.is_set():
                 raise SSHError(alias, "it was closed while it opened")
             self._ways[alias] = way  # before the forward: `close` takes back what may not be there yet
             self.tunnels += tunnels
@@ -215,7 +220,7 @@ class Opening:
         for worker in workers:
             worker.join()
         with self._lock:
-            if not self._ended.is_set():
+            if not self._closing.is_set():
                 way.hold = openssh.popen(master, "exec cat")
 
     def _bring_up(self, tunnel: Tunnel, master: openssh.Master, said: int) -> None:
@@ -273,7 +278,7 @@ class Opening:
     def _watch(self) -> None:
         """Tell when a connection is lost, and go back to the usual port when its holder left it."""
         rounds = 0
-        while not self._ended.wait(_WATCH_SECONDS):
+        while not self._closing.wait(_WATCH_SECONDS):
             rounds += 1
             for alias, way in list(self._ways.items()):
                 self._check(alias, way)
@@ -327,7 +332,7 @@ class Opening:
     def _change(self, tunnel: Tunnel, state: str) -> None:
         tunnel.state, tunnel.since = state, time.time()
         self._emit(tunnel.row())
-        if not self._ended.is_set():
+        if not self._closing.is_set():
             self._write_record()
 
     def _emit(self, row: dict[str, Any]) -> None:
@@ -339,9 +344,13 @@ class Opening:
         process = processes.identity()
         assert process is not None
         with self._lock:
-            if self._ended.is_set():
+            if self._closing.is_set():
                 return
-            rows = tuple({**one.row(), "ports": sorted(one.ports)} for one in self.tunnels if one.ports)
+            rows = tuple(
+                {**one.row(), "ports": sorted(one.ports), "port": one.service.port if one.service else None}
+                for one in self.tunnels
+                if one.ports
+            )
             record = tunnel_records.OpeningRecord(
                 process=process,
                 control=str(self._control),

@@ -171,6 +171,12 @@ def many(
     return {name: found[name] for name in names}
 
 
+def failed_row(alias: str, error: PortsError) -> dict[str, Any]:
+    """Return the row of a host that failed, for a listing of several."""
+    row = {"host": alias, "kind": "host", "name": None, "state": "error"}
+    return {**row, "error": str(error), "exit_code": error.exit_code}
+
+
 def describe(error: PortsError) -> dict[str, Any]:
     """Return `error` as ``ports --json`` prints it, below the key ``error``; `revive` reads it at home."""
     arguments = [list(part) if isinstance(part, tuple) else part for part in error.args]

@@ -29,6 +29,8 @@ class Service:
     user: str
     #: ``127.0.0.1:8888``, or the path of a Unix socket.
     remote: str
+    #: Its port there, where it has one.
+    port: int | None = None
     scheme: str = "http"
     path: str = ""
     token: str | None = field(default=None, repr=False)
@@ -95,6 +97,7 @@ def _by_port(document: dict[str, Any], found: Sequence[Listener], target: Target
         machine=document["machine_id"],
         user=document["user"],
         remote=f"{_address(str(row['address']))}:{target.port}",
+        port=target.port,
         scheme=str(row.get("scheme") or "http"),
         path=str((known[0].url_path if known else row.get("url_path")) or ""),
         token=known[0].token if known else None,
@@ -113,6 +116,7 @@ def _service(document: dict[str, Any], host: str, one: Listener) -> Service:
         machine=document["machine_id"],
         user=document["user"],
         remote=one.path or f"{_address(str(one.address))}:{one.port}",
+        port=one.port,
         scheme=one.scheme or "http",
         path=one.url_path or "",
         token=one.token,

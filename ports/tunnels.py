@@ -126,7 +126,7 @@ def open_in_background(
     rows: builtins.list[dict[str, Any]] = []
     for alias, error in reached.items():
         if isinstance(error, PortsError):
-            rows.append(_failed_row(alias, error))
+            rows.append({**remote.failed_row(alias, error), "local_url": None, "local_port": None})
             if on_event is not None:
                 on_event(rows[-1])
     left = [str(one) for one in parsed if not isinstance(reached[one.host], PortsError)]
@@ -216,7 +216,7 @@ def _remove(path: Path, record: OpeningRecord) -> builtins.list[Path]:
 
 
 def _listed(record: OpeningRecord, alive: bool | None, row: dict[str, Any]) -> dict[str, Any]:
-    shown = {key: value for key, value in row.items() if key != "ports"}
+    shown = {key: value for key, value in row.items() if key not in ("ports", "port")}
     shown.update(kind="tunnel", service=row["kind"], pid=record.process.pid, background=record.background)
     shown.update(log=record.log)
     if not alive:
@@ -228,14 +228,9 @@ def _listed(record: OpeningRecord, alive: bool | None, row: dict[str, Any]) -> d
 def _is_meant(target: Target, row: dict[str, Any]) -> bool:
     if row["host"] != target.host:
         return False
-    things = (row["name"], str(row["local_port"]))
-    return target == Target(target.host) or (target.name or str(target.port)) in things
-
-
-def _failed_row(alias: str, error: PortsError) -> dict[str, Any]:
-    row: dict[str, Any] = {"host": alias, "kind": "host", "name": None, "state": "error", "local_url": None}
-    row.update(local_port=None, since=None, note=None, error=str(error), exit_code=error.exit_code)
-    return row
+    if target.port is not None:
+        return target.port in (row.get("port"), row["local_port"]) or row["name"] == str(target.port)
+    return target.name is None or row["name"] == target.name
 
 
 def _spawn(request: dict[str, Any], on_event: Event | None) -> builtins.list[dict[str, Any]]:

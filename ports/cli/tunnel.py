@@ -32,10 +32,11 @@ def open_(out: Output, targets: tuple[str, ...], background: bool, browse: bool 
         rows = tunnels.open_in_background(targets, on_event=show.event, **options)
         show.settled(rows, "`ports tunnel list` shows them, `ports tunnel close --all` closes them")
         return exit_code(rows)
+    keeper.heed_signals()
     with tunnels.open_many(targets, on_event=show.event, **options) as opening:
         rows = opening.rows()
         show.settled(rows, "Ctrl-C closes them")
-        if any(row["state"] == "open" for row in rows):
+        if any(row["local_url"] for row in rows):
             keeper.keep(opening)
     return exit_code(rows)
 

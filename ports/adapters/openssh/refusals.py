@@ -35,7 +35,7 @@ def explain_forward(host: str, remote: str, stderr: str) -> SSHError | None:
 
     `ssh -O forward` succeeds whatever the far end is like: the reason comes with the first connection.
     """
-    refusals = re.findall(r"open failed: (.+)", stderr)
+    refusals = re.findall(r"open failed: (.+?)\s*$", stderr, re.MULTILINE)
     if not refusals:
         return None
     if "prohibited" in refusals[-1]:

@@ -83,7 +83,7 @@ def forward(master: Master, forwards: list[tuple[Path, str]]) -> None:
 
 def cancel(master: Master, forwards: list[tuple[Path, str]]) -> None:
     """End forwards, and remove the sockets' files, which ssh leaves; what is no longer there is no error."""
-    if is_running(master.control):
+    if forwards and is_running(master.control):
         with contextlib.suppress(SSHError):
             _control(master, "cancel", forwards)
     for local, _ in forwards:

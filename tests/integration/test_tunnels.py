@@ -1,0 +1,389 @@
+"""Links at home to what runs on the servers: opened, used, listed, closed, and what stands in the way."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ports.deadlines import wait_until
+from tests.lab import Site
+from tests.lab.leaks import LeakCheck
+from tests.lab.namespaces import NamespaceSite
+from tests.lab.site import Running
+
+pytestmark = pytest.mark.timeout(120)
+
+PRELUDE = """
+import http.client, json, socket, sys, time, urllib.request
+from ports import remote, tunnels
+from ports.errors import PortsError
+def fetch(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
+def tell(function, *arguments, **options):
+    try:
+        return {"result": function(*arguments, **options)}
+    except PortsError as error:
+        return {"error": remote.describe(error)}
+"""
+# The page names the host that serves it, so that a test sees where a link leads.
+PAGE = """
+import http.server, os, socket, sys, socketserver
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = os.environ["PAGE"].encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
+    do_HEAD = do_GET
+    def log_message(self, *arguments): pass
+class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+    request_queue_size = 512
+server = Server(("127.0.0.1", int(sys.argv[1])), Page)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+MUTE = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", 0)); print(listener.getsockname()[1], flush=True)
+held = []
+while True:
+    held.append(listener.accept())
+"""
+TAKE_V6 = """
+import socket, sys, time
+held = socket.socket(socket.AF_INET6); held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+held.bind(("::1", int(sys.argv[1]))); held.listen(); print("held", flush=True); sys.stdin.read()
+"""
+
+Serve = Callable[..., int]
+
+
+@pytest.fixture
+def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Site]:
+    """Alice's laptop; the connections that ports keeps on purpose end with the test."""
+    nothing_left.allow("file */ssh/*.log")
+    yield site
+    close = "from ports.adapters import openssh; openssh.close_all()"
+    assert site.run("laptop", [site.python, "-c", close]).returncode == 0
+
+
+@pytest.fixture
+def serve(laptop: Site) -> Iterator[Serve]:
+    """Return a function that starts a service on a host, and returns its port."""
+    started: list[Running] = []
+
+    def start(host: str, code: str = PAGE, *, text: str = "", user: str | None = None) -> int:
+        page = text or f"page of {host}"
+        running = laptop.popen(host, ["/usr/bin/python3", "-c", code, "0"], user=user, env={"PAGE": page})
+        started.append(running)
+        assert running.stdout is not None
+        return int(running.stdout.readline())
+
+    yield start
+    for running in started:
+        running.kill()
+        running.communicate()
+
+
+def python(site: Site, code: str, *, timeout: float = 60, env: dict[str, str] | None = None) -> Any:
+    """Run `code` on the laptop as alice, and return what it prints as JSON."""
+    done = site.run("laptop", [site.python, "-c", PRELUDE + textwrap.dedent(code)], timeout=timeout, env=env or {})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def ports(site: Site, *words: str, timeout: float = 60, env: dict[str, str] | None = None) -> Any:
+    """Run ``ports … --json`` on the laptop, and return exit code and document."""
+    done = site.run("laptop", [site.python, "-m", "ports", *words, "--json"], timeout=timeout, env=env or {})
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def open_in_foreground(site: Site, *words: str) -> tuple[Running, list[dict[str, Any]]]:
+    """Start ``ports open`` on the laptop and return it, with its rows, once all are up."""
+    running = site.popen("laptop", [site.python, "-m", "ports", "open", *words, "--json"])
+    assert running.stdout is not None
+    return running, json.loads(running.stdout.readline())
+
+
+def fetch(site: Site, url: str) -> str:
+    """Return the page at `url`, as a program on the laptop gets it."""
+    got: str = python(site, f"print(json.dumps(fetch({url!r})))")
+    return got
+
+
+def listening(site: Site, port: int) -> set[str]:
+    """Return the addresses of the laptop that listen on `port`."""
+    found = [one.where.rpartition(":") for one in site.host("laptop").listeners()]
+    return {address for address, _, number in found if number == str(port)}
+
+
+def test_a_page_behind_the_jump_host_opens_under_the_same_link_each_time(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    code = f"""
+        links = []
+        for _ in range(2):
+            with tunnels.open("server1:{port}") as tunnel:
+                links.append([tunnel.url, fetch(tunnel.url), tunnel.tunnels[0].state])
+        print(json.dumps(links))
+    """
+    first, again = python(laptop, code)
+    assert first == again
+    assert first[1:] == ["page of server1", "open"]
+    assert first[0].startswith("http://localhost:2") or first[0].startswith("http://localhost:3")
+
+
+def test_two_servers_open_in_parallel_and_one_that_fails_costs_the_other_nothing(laptop: Site, serve: Serve) -> None:
+    one, other = serve("server1"), serve("server2")
+    targets = [f"server1:{one}", f"server2-none:{one}", f"server2:{other}", "server1:nope"]
+    code = f"""
+        opening = tunnels.open_many({targets})
+        print(json.dumps([[row, fetch(row["local_url"]) if row["local_url"] else None] for row in opening.rows()]))
+        opening.close()
+    """
+    found = python(laptop, code)
+    pages = {row["host"]: page for row, page in found if row["state"] == "open"}
+    errors = {(row["host"], row["exit_code"]) for row, _ in found if row["error"]}
+    assert pages == {"server1": "page of server1", "server2": "page of server2"}
+    assert errors == {("server2-none", 5), ("server1", 3)}
+
+
+def test_ctrl_c_frees_the_port_at_once_and_leaves_the_connection(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    running, rows = open_in_foreground(laptop, f"server1:{port}")
+    assert listening(laptop, rows[0]["local_port"]) >= {"127.0.0.1"}
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=10)
+    assert listening(laptop, rows[0]["local_port"]) == set()
+    assert any(" -f -N -M " in " ".join(one.command) for one in laptop.host("laptop").processes())
+
+
+def test_sigterm_leaves_nothing_either(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    running, rows = open_in_foreground(laptop, f"server1:{port}")
+    running.terminate()
+    running.communicate(timeout=10)
+    assert listening(laptop, rows[0]["local_port"]) == set()
+
+
+def test_a_listener_is_on_both_loopbacks_and_nowhere_else(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    running, rows = open_in_foreground(laptop, f"server1:{port}")
+    found = {address.strip("[]") for address in listening(laptop, rows[0]["local_port"])}
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=10)
+    assert found in ({"127.0.0.1", "::1"}, {"127.0.0.1"})
+
+
+def test_where_the_usual_port_is_half_taken_the_next_one_serves_until_it_is_free(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    with_usual = python(
+        laptop, f"o = tunnels.open('server1:{port}'); print(json.dumps(o.tunnels[0].local_port)); o.close()"
+    )
+    holder = laptop.popen("laptop", ["/usr/bin/python3", "-c", TAKE_V6, str(with_usual)], stdin=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    code = f"""
+        opening = tunnels.open("server1:{port}")
+        tunnel = opening.tunnels[0]
+        first = [tunnel.local_port, tunnel.note, fetch(tunnel.url)]
+        print(json.dumps(first), flush=True)
+        end = time.monotonic() + 20
+        while tunnel.local_port != {with_usual} and time.monotonic() < end:
+            time.sleep(0.05)
+        print(json.dumps([tunnel.local_port, fetch(tunnel.url), fetch("http://localhost:%d/" % first[0])]), flush=True)
+        opening.close()
+    """
+    running = laptop.popen("laptop", [laptop.python, "-c", PRELUDE + textwrap.dedent(code)])
+    assert running.stdout is not None
+    substitute, note, page = json.loads(running.stdout.readline())
+    assert substitute != with_usual and page == "page of server1"
+    assert f"port {with_usual} is held by {laptop.users[0]}" in note
+    holder.communicate("")
+    assert json.loads(running.stdout.readline()) == [with_usual, "page of server1", "page of server1"]
+    running.communicate(timeout=10)
+
+
+def test_a_local_port_that_was_asked_for_and_is_taken_is_an_error_that_names_the_holder(
+    laptop: Site, serve: Serve
+) -> None:
+    port, taken = serve("server1"), serve("laptop")
+    code, rows = ports(laptop, "open", f"server1:{port}", "--local-port", str(taken))
+    assert code == 4
+    assert f"port {taken} is held by {laptop.users[0]} (python3" in rows[0]["error"]
+
+
+def test_local_port_0_picks_a_free_one(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    code = f"""
+        with tunnels.open("server1:{port}", local_port=0) as tunnel:
+            print(json.dumps(fetch(tunnel.url)))
+    """
+    assert python(laptop, code) == "page of server1"
+
+
+def test_another_users_listener_is_refused_unless_the_owner_is_named(
+    root_site: NamespaceSite, laptop: Site, serve: Serve
+) -> None:
+    port = serve("server1", user="bob", text="page of bob")
+    code, rows = ports(laptop, "open", f"server1:{port}")
+    assert code == 4 and f"server1:{port} belongs to bob" in rows[0]["error"]
+    code, rows = ports(laptop, "open", f"server1:{port}", "--owner", "carol")
+    assert code == 4
+    running, rows = open_in_foreground(laptop, f"server1:{port}", "--owner", "bob")
+    page = fetch(laptop, rows[0]["local_url"])
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=10)
+    assert page == "page of bob" and "belongs to bob" in rows[0]["note"]
+
+
+def test_in_the_background_tunnels_are_listed_used_and_closed_one_by_one(laptop: Site, serve: Serve) -> None:
+    one, other = serve("server1"), serve("server2")
+    code, rows = ports(laptop, "open", "--background", f"server1:{one}", f"server2:{other}")
+    assert (code, {row["state"] for row in rows}) == (0, {"open"})
+    code, listed = ports(laptop, "tunnel", "list")
+    assert {(row["host"], row["state"], row["kind"]) for row in listed} == {
+        ("server1", "open", "tunnel"),
+        ("server2", "open", "tunnel"),
+    }
+    links = {row["host"]: row["local_url"] for row in listed}
+    assert fetch(laptop, links["server2"]) == "page of server2"
+    code, closed = ports(laptop, "tunnel", "close", f"server1:{one}")
+    assert (code, [row["host"] for row in closed]) == (0, ["server1"])
+    assert fetch(laptop, links["server2"]) == "page of server2"
+    assert [row["host"] for row in ports(laptop, "tunnel", "list")[1]] == ["server2"]
+    code, closed = ports(laptop, "tunnel", "close", "--all")
+    assert (code, [row["state"] for row in closed]) == (0, ["closed"])
+    assert ports(laptop, "tunnel", "list") == (0, [])
+    assert ports(laptop, "tunnel", "close", "server2")[0] == 3
+
+
+def test_a_process_that_was_killed_is_told_and_the_same_link_opens_again(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    _, rows = ports(laptop, "open", "--background", f"server1:{port}")
+    _, listed = ports(laptop, "tunnel", "list")
+    laptop.run("laptop", ["kill", "-9", str(listed[0]["pid"])], check=True)
+    wait_until(lambda: not listening(laptop, rows[0]["local_port"]) or None, timeout=5, what="end of the keeper")
+    assert ports(laptop, "tunnel", "list")[1][0]["state"] == "stopped"
+    code, again = ports(laptop, "open", "--background", f"server1:{port}")
+    assert (code, again[0]["local_url"]) == (0, rows[0]["local_url"])
+    assert fetch(laptop, again[0]["local_url"]) == "page of server1"
+    assert ports(laptop, "tunnel", "close", "--all")[0] == 0
+
+
+def test_a_service_that_says_nothing_is_not_called_open(laptop: Site, serve: Serve) -> None:
+    port = serve("server1", MUTE)
+    code = f"""
+        from ports import proof
+        with tunnels.open("server1:{port}") as tunnel:
+            print(json.dumps(tunnel.rows()))
+    """
+    assert python(laptop, code)[0]["state"] == "silent"
+
+
+def test_a_service_that_ended_between_is_an_error_with_the_reason(laptop: Site) -> None:
+    gone = socket.socket()
+    gone.bind(("127.0.0.1", 0))
+    port = gone.getsockname()[1]
+    code = f"""
+        from ports import openings, services
+        def choose(document, found, target, *, owner=None):
+            return [services.Service("server1", "http-server", "gone", "port-{port}", "m", "u", "127.0.0.1:{port}")]
+        services.choose = choose
+        print(json.dumps(tell(tunnels.open, "server1:{port}")))
+    """
+    error = python(laptop, code)["error"]
+    gone.close()
+    assert f"nothing answers at 127.0.0.1:{port} there (connect failed: Connection refused)" in error["message"]
+
+
+def test_a_server_that_prohibits_forwarding_is_named_as_the_reason(laptop: Site, serve: Serve) -> None:
+    port = serve("server2")
+    laptop.host("server2").add_sshd_config("AllowTcpForwarding no\n")
+    code, rows = ports(laptop, "open", f"server2:{port}")
+    assert code == 5 and "sshd prohibits forwarding" in rows[0]["error"]
+
+
+def test_two_hundred_connections_at_once_all_pass(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    code = f"""
+        import selectors
+        with tunnels.open("server1:{port}") as tunnel:
+            local = tunnel.tunnels[0].local_port
+            request = b"GET / HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n"
+            sockets = [socket.create_connection(("localhost", local)) for _ in range(200)]
+            for one in sockets:
+                one.sendall(request)
+            answers = 0
+            for one in sockets:
+                one.settimeout(20)
+                text = b""
+                while chunk := one.recv(4096):
+                    text += chunk
+                answers += text.endswith(b"page of server1")
+            print(json.dumps(answers))
+    """
+    assert python(laptop, code, timeout=90) == 200
+
+
+def test_a_half_closed_connection_still_gets_its_answer(laptop: Site, serve: Serve) -> None:
+    echo = """
+        import socket, sys
+        listener = socket.create_server(("127.0.0.1", 0)); print(listener.getsockname()[1], flush=True)
+        while True:
+            connection, _ = listener.accept()
+            got = b""
+            while chunk := connection.recv(65536): got += chunk
+            connection.sendall(b"%d bytes" % len(got)); connection.close()
+    """
+    port = serve("server1", textwrap.dedent(echo))
+    code = f"""
+        with tunnels.open_many(["server1:{port}"]) as opening:
+            with socket.create_connection(("localhost", opening.tunnels[0].local_port)) as connection:
+                connection.sendall(b"x" * 3_000_000)
+                connection.shutdown(socket.SHUT_WR)
+                print(json.dumps(connection.recv(100).decode()))
+    """
+    # it answers a request only once that has ended: to the proof it is silent
+    assert python(laptop, code) == "3000000 bytes"
+
+
+def test_twenty_targets_on_one_host_need_one_connection(laptop: Site, serve: Serve) -> None:
+    served = [serve("server1", text=f"page {number}") for number in range(20)]
+    code = f"""
+        opening = tunnels.open_many([f"server1:{{port}}" for port in {served}])
+        print(json.dumps([fetch(one.url) for one in opening.tunnels]))
+        opening.close()
+    """
+    assert sorted(python(laptop, code)) == sorted(f"page {number}" for number in range(20))
+    held = [one for one in laptop.host("laptop").processes() if " -f -N -M " in " ".join(one.command)]
+    assert len(held) == 2
+
+
+def test_a_host_with_nothing_to_open_says_so_and_a_target_that_cannot_be_is_a_usage_error(laptop: Site) -> None:
+    code, rows = ports(laptop, "open", "server2")
+    assert (code, rows[0]["state"]) == (0, "nothing")
+    assert ports(laptop, "open", "server2:")[0] == 2
+    assert ports(laptop, "open", "server2:99999")[0] == 2
+
+
+def test_a_lost_connection_is_told(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    running, _ = open_in_foreground(laptop, f"server1:{port}")
+    closed = python(laptop, "from ports.adapters import openssh; print(json.dumps(openssh.close('server1')))")
+    assert closed is True
+
+    def state() -> str | None:
+        row: dict[str, Any] = ports(laptop, "tunnel", "list")[1][0]
+        return "lost" if row["state"] == "down" and "connection was lost" in row["error"] else None
+
+    wait_until(state, timeout=10, what="the tunnel to be told as down")
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=10)
