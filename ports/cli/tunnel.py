@@ -9,7 +9,7 @@ import click
 
 from ports.cli.output import Output, Row, with_output, write_json
 
-SOME_FAILED = 5
+NOTHING, SOME_FAILED = 3, 5
 
 
 @click.command("open")
@@ -53,14 +53,14 @@ class Links:
     def event(self, row: Row) -> None:
         """Take the row of a tunnel that changed."""
         key, state = (row["host"], row["kind"], row["name"]), str(row["state"])
-        if state not in ("open", "error", "silent", "closed") or self.shown.get(key) == f"{state} {row['local_url']}":
+        if state == "connecting" or self.shown.get(key) == f"{state} {row.get('local_url')}":
             return
         if not self.shown:
             self._line("HOST", "WHAT", "LINK")
-        self.shown[key] = f"{state} {row['local_url']}"
+        self.shown[key] = f"{state} {row.get('local_url')}"
         what = " ".join(str(row[part]) for part in ("kind", "name") if row[part] and row[part] != "host")
         notes = "; ".join(str(row[part]) for part in ("error", "note") if row.get(part))
-        self._line(str(row["host"]), what, str(row["local_url"] or state) + (f"  ({notes})" if notes else ""))
+        self._line(str(row["host"]), what, str(row.get("local_url") or state) + (f"  ({notes})" if notes else ""))
         if self.browse and state == "open":
             from ports import browser
 
@@ -79,10 +79,10 @@ class Links:
 
 
 def exit_code(rows: Sequence[Row]) -> int:
-    """Return 0 when nothing failed; the code of the one failure of one target; 5 for one of several."""
+    """Return 0 when nothing failed, 3 when nothing is there; the code of a sole target's failure; 5 for one of many."""
     codes = [int(row.get("exit_code") or SOME_FAILED) for row in rows if row.get("error")]
     if not codes:
-        return 0
+        return NOTHING if all(row["state"] == "nothing" for row in rows) else 0
     return codes[0] if len(rows) == 1 else SOME_FAILED
 
 
