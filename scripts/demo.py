@@ -1,0 +1,141 @@
+"""What scripts/demo does once everything is installed: types the commands of a day and fetches what they open."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from typing import NoReturn
+
+from tests.lab.loopback import LoopbackSite
+from tests.lab.site import LabError, Running
+
+STEP_SECONDS = 120.0
+
+
+class DemoError(Exception):
+    """A step did not do what it should."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the demo; return the exit code."""
+    wait = "--no-wait" not in arguments and sys.stdin.isatty()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop_by_signal)
+    site = LoopbackSite()
+    started = time.monotonic()
+    try:
+        tell("Four sshds on loopback stand in for a laptop, a login node and two servers.")
+        site.up()
+        for name in ("login", "server1"):
+            address = site.hosts[name].address
+            tell(f"  {name}: {address.hostname}:{address.port}")
+        # Here all hosts have one hostname; on real ones the short hostname is the guess for the alias.
+        site.host("server1").write("~/.config/dask/ports.yaml", "ports:\n  alias: server1\n")
+        run(site, wait)
+        tell(f"\nAll of that worked, in {time.monotonic() - started:.0f} s.")
+        return 0
+    except KeyboardInterrupt:
+        tell("\ninterrupted")
+        return 130
+    except (DemoError, LabError) as error:
+        tell(f"demo: {error}")
+        return 1
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it
+        end(site)
+
+
+def run(site: LoopbackSite, wait: bool) -> None:
+    """Type the commands."""
+    tell("\nThe laptop starts a cluster and a notebook server on server1; they run in tmux there and stay:")
+    ports(site, "cluster", "start", "main", "-H", "server1", "--n-workers", "2", "--threads-per-worker", "1")
+    ports(site, "notebook", "start", "lab", "-H", "server1")
+    tell("\nIt finds them, over two SSH hops; for this, server1 needs nothing but python3:")
+    ports(site, "list", "server1")
+    tell("\nAnd it opens them:")
+    opened = typed(site, "open", "server1")
+    try:
+        links = read_links(opened, n_links=2)
+        tell("\nBoth pages, as a browser on the laptop gets them:")
+        for link in links:
+            tell(f"  {fetch(link)}  {link.partition('?')[0]}")
+        if wait:
+            tell("\nOpen the links in a browser on this machine. Enter ends the demo.")
+            input()
+    finally:
+        opened.send_signal(signal.SIGINT)
+        opened.communicate(timeout=STEP_SECONDS)
+
+
+def typed(site: LoopbackSite, *words: str) -> Running:
+    """Start a `ports` command on the laptop, and show it."""
+    tell(f"\nlaptop$ {shlex.join(['ports', *words])}")
+    return site.popen("laptop", [sys.executable, "-u", "-m", "ports", *words], stderr=None)
+
+
+def ports(site: LoopbackSite, *words: str) -> None:
+    """Run a `ports` command on the laptop, and show what it prints."""
+    with typed(site, *words) as running:
+        try:
+            shown = running.communicate(timeout=STEP_SECONDS)[0]
+        except BaseException:
+            running.kill()
+            raise
+    tell(shown.rstrip())
+    if running.returncode:
+        raise DemoError(f"`{shlex.join(['ports', *words])}` ended with {running.returncode}")
+
+
+def read_links(opened: Running, *, n_links: int) -> list[str]:
+    """Return the links that `ports open` prints, having shown its lines."""
+    assert opened.stdout is not None
+    links: list[str] = []
+    while len(links) < n_links:
+        line = opened.stdout.readline()
+        if not line:
+            raise DemoError(f"`ports open` ended with {opened.wait(timeout=STEP_SECONDS)}")
+        tell(line.rstrip())
+        links += re.findall(r"http://\S+", line)
+    return links
+
+
+def fetch(link: str) -> str:
+    """Return status and title of the page that `link` leads to."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(link, timeout=30) as answer:
+        page = answer.read().decode("utf-8", "replace")
+        title = re.search(r"<title>(.*?)</title>", page, re.DOTALL)
+        if answer.status != 200 or title is None:
+            raise DemoError(f"{link} answered with status {answer.status} and no page")
+        return f"{answer.status} {title.group(1).strip()!r}"
+
+
+def end(site: LoopbackSite) -> None:
+    """Stop what was started, then the hosts."""
+    if site.hosts:
+        tell("\nCleaning up.")
+        for noun in ("cluster", "notebook"):
+            command = [sys.executable, "-m", "ports", noun]
+            listed = site.run("server1", [*command, "list", "--json"], timeout=STEP_SECONDS).stdout
+            for row in json.loads(listed or "[]"):
+                site.run("server1", [*command, "stop", row["name"]], timeout=STEP_SECONDS)
+    site.down()
+
+
+def stop_by_signal(*_: object) -> NoReturn:
+    """End as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def tell(text: str) -> None:
+    """Print, at once."""
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
