@@ -64,6 +64,8 @@ def judge(row: "Json", connection: "Any", asked: bool) -> None:
     if b"pickle-protocol" in answer and not row["kind"].startswith("dask-"):  # Dask's greeting
         child = any("multiprocessing" in word for word in row["argv"])
         row["kind"] = "dask-worker" if child else "dask-scheduler"
+    if answer[:1] == b"\xff" and answer[9:10] == b"\x7f" and any("ipykernel" in word for word in row["argv"]):
+        row["kind"] = "kernel"  # ZeroMQ's greeting: where it collects what its forked processes print
     if asked and answer[:2] == b"\x15\x03":  # a TLS alert: it is something, and wants TLS
         row.update(scheme="https", http=None)
 

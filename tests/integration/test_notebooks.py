@@ -22,7 +22,7 @@ import psutil
 import pytest
 import websocket
 
-from ports import errors, notebooks, paths, probe
+from ports import errors, listeners, notebooks, paths, probe
 from ports.deadlines import wait_until
 from ports.notebook_handle import Notebook
 from tests.integration.conftest import new_home
@@ -229,6 +229,7 @@ def test_kernels_speak_over_sockets_that_only_their_user_may_open(shared: Notebo
         # 16 bytes and tells nothing. The five channels, through which code goes in and output comes out, are sockets.
         listening = [one for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
         assert len(listening) <= 1
+        assert process.pid not in [one.pid for one in listeners.list()]  # and is nothing that a person looks for
     finally:
         ask(shared, "DELETE", f"/api/kernels/{kernel}")
 
