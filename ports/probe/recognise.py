@@ -16,28 +16,33 @@ if MYPY:
     Json = Dict[str, Any]
 
 # What a command line says once the interpreter is taken off, see `words_of`; the first that matches.
-KINDS = [
-    (kind, re.compile(pattern))
-    for kind, pattern in (
-        ("sshd", r"sshd.* \[listener\]|sshd -|sshd$"),
-        ("tunnel", r"(ssh|autossh|sshd(-session)?|mosh-server)\b|ports (open|tunnel)\b"),
-        ("kernel", r"ipykernel|\S+ .*kernel-[\w-]+\.json"),
-        ("notebook", r"jupyter[-.]?(hub-singleuser|hub\.singleuser|labhub|lab|notebook|server|nbclassic)\b"),
-        ("notebook", r"(notebook|nbclassic|jupyter_server|batchspawner-singleuser)\b"),
-        ("notebook", r"jupyter(-server)? (lab|notebook|server|nbclassic)\b"),
-        ("tensorboard", r"tensorboard(\.main)?\b"),
-        ("mlflow", r"mlflow\b|(gunicorn|uvicorn)\b.* mlflow\.server"),
-        ("bokeh", r"bokeh serve\b"),
-        ("panel", r"panel serve\b"),
-        ("streamlit", r"streamlit\b"),
-        ("dask-scheduler", r"dask[- ]scheduler\b|distributed\.cli\.dask_scheduler"),
-        ("dask-worker", r"dask[- ](cuda[- ])?worker\b|dask[- ]spec\b|distributed\.cli\.dask_(worker|spec)"),
-        ("code-server", r"(open)?(vs)?code-server|code tunnel|node \S*(code-server|server-main\.js|vscode-server)"),
-        ("rstudio", r"rserver|rsession"),
-        ("http-server", r"http\.server|SimpleHTTPServer"),
-        ("database", r"postgres|redis-server|mongod|mysqld|mariadbd|slurm|munged"),
+KINDS = re.compile(
+    "|".join(
+        "(?P<%s>%s)" % pair
+        for pair in (
+            ("sshd", r"sshd.* \[listener\]|sshd -|sshd$"),
+            ("tunnel", r"(ssh|autossh|sshd(-session)?|mosh-server)\b|ports (open|tunnel)\b"),
+            ("kernel", r"ipykernel|\S+ .*kernel-[\w-]+\.json"),
+            (
+                "notebook",
+                r"jupyter[-.]?(hub-singleuser|hub\.singleuser|labhub|lab|notebook|server|nbclassic)\b"
+                r"|(notebook|nbclassic|jupyter_server|batchspawner-singleuser)\b"
+                r"|jupyter(-server)? (lab|notebook|server|nbclassic)\b",
+            ),
+            ("tensorboard", r"tensorboard(\.main)?\b"),
+            ("mlflow", r"mlflow\b|(gunicorn|uvicorn)\b.* mlflow\.server"),
+            ("bokeh", r"bokeh serve\b"),
+            ("panel", r"panel serve\b"),
+            ("streamlit", r"streamlit\b"),
+            ("dask_scheduler", r"dask[- ]scheduler\b|distributed\.cli\.dask_scheduler"),
+            ("dask_worker", r"dask[- ](cuda[- ])?worker\b|dask[- ]spec\b|distributed\.cli\.dask_(worker|spec)"),
+            ("code_server", r"(open)?(vs)?code-server|code tunnel|node \S*(code-server|server-main\.js|vscode-server)"),
+            ("rstudio", r"rserver|rsession"),
+            ("http_server", r"http\.server|SimpleHTTPServer"),
+            ("database", r"postgres|redis-server|mongod|mysqld|mariadbd|slurm|munged"),
+        )
     )
-]
+)
 WEB = {"notebook", "tensorboard", "mlflow", "bokeh", "panel", "streamlit", "code-server", "rstudio", "http-server"}
 NEVER_ASKED = WEB | {"sshd", "tunnel", "kernel", "database", "cluster"}
 
@@ -65,7 +70,8 @@ def words_of(argv: "List[str]") -> str:
 def kind_of(argv: "List[str]", port: "Optional[int]") -> str:
     """Return what kind of listener a command line makes."""
     words = words_of(argv)
-    kind = next((kind for kind, pattern in KINDS if pattern.match(words)), "listener")
+    found = KINDS.match(words)
+    kind = (found.lastgroup or "").replace("_", "-") if found else "listener"
     if kind != "kernel":
         return kind
     files = [word for word in argv if re.search(r"kernel-[^/]*\.json$", word)]
@@ -98,7 +104,9 @@ def describe(rows: "List[Json]") -> "Dict[int, List[int]]":
             ancestors[pid] = chain[1:]
         if "argv" not in row:
             started = stats.get(pid)
-            row["argv"] = read_bytes("/proc/%d/cmdline" % pid).decode("utf-8", "surrogateescape").split("\0")[:-1]
+            row["argv"] = (
+                read_bytes("/proc/%d/cmdline" % pid, once=True).decode("utf-8", "surrogateescape").split("\0")[:-1]
+            )
             row["started_at"] = round(booted + started[2] / ticks, 1) if started else None
             row["cwd"] = link_of("/proc/%d/cwd" % pid)
         row["kind"] = kind_of(row["argv"], row["port"])

@@ -147,6 +147,8 @@ def owners_of(inodes: "Set[int]", uid: int) -> "Dict[int, int]":
                 continue
             directory = "/proc/%d/fd/" % pid
             for fd in os.listdir(directory):
+                if fd in ("1", "2"):  # who gets a listener at these, from inetd, has it at 0 too
+                    continue
                 try:
                     inode = wanted.pop(os.readlink(directory + fd), None)
                 except OSError:  # closed meanwhile

@@ -43,7 +43,7 @@ def probe(request: "Optional[Json]" = None) -> "Json":
     ----------
     request : dict
         ``all`` adds other users' listeners, as port and user only; ``port`` leaves out all but this one; ``ask_http``
-        (True) lets own ports be asked what they are, up to ``silence`` and ``patience`` seconds (0.02 and 0.03).
+        (True) lets own ports be asked what they are, up to ``silence`` and ``patience`` seconds (0.02 each).
     """
     wanted = request or {}
     uid, warnings, sessions = os.getuid(), [], {}  # type: int, List[str], Json
@@ -99,7 +99,7 @@ def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List
     if wanted.get("ask_http", True):
         # without a pid it may be the kernel's, or a container's that merely shares this uid
         unknown = [row for row in own if row["kind"] not in NEVER_ASKED and row["pid"] and row["port"]]
-        ask(unknown, wanted.get("silence", 0.02), wanted.get("patience", 0.03))
+        ask(unknown, wanted.get("silence", 0.02), wanted.get("patience", 0.02))
     pair_dask(own, ancestors)
 
 
