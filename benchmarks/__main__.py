@@ -1,0 +1,61 @@
+"""``scripts/bench [--runs N] [--json FILE] [NAME …]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks import clusters, lab
+from benchmarks.measure import RUNS, Result
+
+BENCHMARKS = {**clusters.BENCHMARKS, **lab.BENCHMARKS}
+PACKAGES = ("dask", "distributed", "tornado", "jupyterlab", "click", "libtmux")
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on; nothing that names the machine."""
+    ssh = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=False).stderr.split(",")[0].strip()
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    versions = {package: metadata.version(package) for package in PACKAGES}
+    versions |= {"python": platform.python_version(), "ssh": ssh, "kernel": platform.release()}
+    return {"cores": os.cpu_count(), "memory_gib": round(pages / 2**30), "versions": versions}
+
+
+def main() -> None:
+    """Run, print a line for each row, and exit with 1 where an aim was missed."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure ports against named peers.")
+    parser.add_argument("names", metavar="NAME", nargs="*", help=", ".join(BENCHMARKS))
+    parser.add_argument("--runs", type=int, default=RUNS, help=f"rounds of each pair; default {RUNS}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
+    parser.add_argument("--names", dest="show", action="store_true", help="list the benchmarks")
+    arguments = parser.parse_args()
+    if arguments.show:
+        print("\n".join(BENCHMARKS))
+        return
+    unknown = [name for name in arguments.names if name not in BENCHMARKS]
+    if unknown or arguments.runs < 1:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}" if unknown else "--runs")
+    results: list[Result] = []
+    load = os.getloadavg()[0]
+    print(f"{time.strftime('%Y-%m-%d %H:%M')}, load {load:.1f} on {os.cpu_count()} cores", file=sys.stderr)
+    for name in arguments.names or BENCHMARKS:
+        for result in BENCHMARKS[name](arguments.runs):
+            print(result.line(), flush=True)
+            results.append(result)
+    if arguments.json:
+        document = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "load_before": load}
+        document |= {"load_after": os.getloadavg()[0], "results": [result.row() for result in results]}
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    sys.exit(0 if all(result.aim.is_met(result.value) for result in results) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Commands and scripts as benchmarks start them: from the start of the process to its end, or to a line it prints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+READY = "ready"
+
+
+def seconds(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> float:
+    """Return how long `argv` runs; its output is not looked at, its failure is an error."""
+    start = time.perf_counter()
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=120, check=False)
+    took = time.perf_counter() - start
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(argv)[:200]} ended with {done.returncode}: {done.stderr.decode()[-2000:]}")
+    return took
+
+
+@contextmanager
+def until_ready(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Iterator[tuple[float, int]]:
+    """Start `argv`; give the seconds until it printed ``ready``, and its pid; it goes on when its stdin is closed."""
+    start = time.perf_counter()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env=env) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            for line in process.stdout:
+                if line.strip() == READY:
+                    break
+            else:
+                raise RuntimeError(f"{' '.join(argv)[:200]} ended before it was ready")
+            yield time.perf_counter() - start, process.pid
+        finally:
+            process.stdin.close()
+            process.wait(60)
+
+
+@contextmanager
+def home() -> Iterator[dict[str, str]]:
+    """Give an environment in which `ports` knows nothing yet, with scratch on a disk for both sides; then remove it."""
+    top = Path(tempfile.mkdtemp(prefix="ports-bench-", dir="/var/tmp"))
+    own = {"PORTS_HOME": top / "state", "DASK_TEMPORARY_DIRECTORY": top / "scratch", "DASK_CONFIG": top / "dask"}
+    (top / "scratch").mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PORTS_", "DASK_", "TMUX"))}
+    try:
+        yield {**kept, **{name: str(path) for name, path in own.items()}}
+    finally:
+        shutil.rmtree(top, ignore_errors=True)

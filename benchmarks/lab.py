@@ -1,0 +1,173 @@
+"""Benchmarks on a site of several hosts: commands on a busy machine, and everything over SSH."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from benchmarks.commands import seconds
+from benchmarks.measure import Aim, Result, Samples, interleave
+from ports.deadlines import wait_until
+from tests.lab.disk import CHECKOUT
+from tests.lab.site import Site, open_site
+
+CROWD = 1500
+IN_PROBE = """
+import json, sys, time
+from ports.probe.survey import probe
+took = []
+for _ in range(int(sys.argv[1])):
+    start = time.perf_counter()
+    found = probe()
+    took.append(time.perf_counter() - start)
+print(json.dumps({"took": took, "listeners": len(found["listeners"])}))
+"""
+
+
+@contextlib.contextmanager
+def hosts() -> Iterator[Site]:
+    """Have a site of one's own."""
+    site, reason = open_site()
+    if reason is not None:
+        print(f"sshds on loopback, because {reason}", file=sys.stderr)
+    with contextlib.closing(contextlib.ExitStack()) as stack:
+        stack.callback(site.down)
+        yield site
+
+
+def listing(runs: int) -> Iterator[Result]:
+    """``ports list --json`` on a machine with 1,500 listeners in as many processes, all of them this user's."""
+    with hosts() as site:
+        crowd = site.popen("server1", _module(site, "benchmarks/crowd.py", str(CROWD)), stdin=subprocess.PIPE)
+        with crowd:
+            assert crowd.stdin is not None and crowd.stdout is not None
+            assert crowd.stdout.readline() == "ready\n", "no crowd"
+            ours = [site.python, "-m", "ports", "list", "--json"]
+            theirs = [site.python, "-c", "import dask"]
+            samples = interleave(lambda: _on(site, "server1", ours), lambda: _on(site, "server1", theirs), runs)
+            told = site.run("server1", [site.python, "-c", IN_PROBE, str(runs + 1)], check=True)
+            crowd.stdin.close()
+            crowd.wait(30)
+    found = json.loads(told.stdout)
+    assert found["listeners"] >= CROWD, found["listeners"]
+    yield Result("list", "ports list --json", "import dask", "ms", Aim("difference", 0.1), samples)
+    probed = Samples(tuple(found["took"][1:]), ())
+    yield Result("probe", "the probe itself", "", "ms", Aim("alone", 0.05), probed)
+
+
+def help_(runs: int) -> Iterator[Result]:
+    """``ports --help``, the start of every command."""
+    ours, theirs = [sys.executable, "-m", "ports", "--help"], [sys.executable, "-c", "import click"]
+    samples = interleave(lambda: seconds(ours), lambda: seconds(theirs), max(runs, 15))
+    yield Result("help", "ports --help", "import click", "ms", Aim("ratio", 1.5), samples)
+
+
+def list_host(runs: int) -> Iterator[Result]:
+    """``ports list HOST`` over a connection that stands, where `ports` is not installed."""
+    with hosts() as site:
+        (samples,) = _at_home(site, "list-host", runs=max(runs, 15))
+    peer = "ssh -S SAME server2 python3 -c pass"
+    yield Result("list-host", "ports list server2", peer, "ms", Aim("difference", 0.06), samples)
+
+
+def open_two(runs: int) -> Iterator[Result]:
+    """``ports open`` of two hosts."""
+    with hosts() as site, notebooks(site, "server1", "server2"):
+        (samples,) = _at_home(site, "open", runs=runs)
+    yield Result("open", "ports open server1 server2", "ssh server1 true", "s", Aim("ratio", 3), samples)
+
+
+def requests(runs: int) -> Iterator[Result]:
+    """Small requests."""
+    with hosts() as site, service(site) as port:
+        lock_step, trip = _at_home(site, "requests", port=port, target=port, runs=runs)
+    ours, theirs = "ports open server1:PORT", "ssh -N -L"
+    yield Result("lock-step", ours, theirs, "ms", Aim("ratio", 0.1), lock_step)
+    yield Result("round-trip", ours, theirs, "ms", Aim("difference", 0.00015), trip)
+
+
+def download(runs: int) -> Iterator[Result]:
+    """256 MiB."""
+    with hosts() as site, service(site) as port:
+        (samples,) = _at_home(site, "download", port=port, target=port, runs=runs)
+    yield Result("download", "ports open server1:PORT", "ssh -N -L", "s", Aim("speed", 0.95), samples)
+
+
+def page(runs: int) -> Iterator[Result]:
+    """JupyterLab's first page."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        raise RuntimeError("there is no chromium; `apt install chromium`")
+    with hosts() as site, notebooks(site, "server1") as ports:
+        (samples,) = _at_home(site, "page", port=ports[0], target=ports[0], chromium=chromium, runs=runs)
+    yield Result("page", "ports open server1:PORT", "ssh -N -L", "s", Aim("ratio", 1.1), samples)
+
+
+@contextlib.contextmanager
+def service(site: Site) -> Iterator[int]:
+    """Run the web server of service.py on server1, and give its port."""
+    with site.popen("server1", _module(site, "benchmarks/service.py")) as running:
+        try:
+            assert running.stdout is not None
+            yield int(running.stdout.readline())
+        finally:
+            running.kill()
+
+
+@contextlib.contextmanager
+def notebooks(site: Site, *names: str) -> Iterator[list[int]]:
+    """Run JupyterLab by hand on each host, and give the ports."""
+    command = [site.notebook_python, "-m", "jupyterlab", "--no-browser", "--port=0", "--ServerApp.log_level=ERROR"]
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            running = stack.enter_context(site.popen(name, command, stdout=subprocess.DEVNULL, stderr=None))
+            stack.callback(running.kill)
+        yield [_notebook_port(site, name) for name in names]
+
+
+def _notebook_port(site: Site, name: str) -> int:
+    return wait_until(lambda: _recorded_port(site, name), timeout=60, what=f"notebook server on {name}")
+
+
+def _recorded_port(site: Site, name: str) -> int | None:
+    directory = site.host(name).path("~/.local/share/jupyter/runtime")
+    for record in directory.glob("jpserver-*.json"):
+        with contextlib.suppress(ValueError, OSError):
+            return int(json.loads(record.read_text())["port"])
+    return None
+
+
+def _at_home(site: Site, name: str, **parameters: object) -> list[Samples]:
+    """Run a benchmark of at_home.py on the laptop."""
+    argv = [site.python, "-m", "benchmarks.at_home", name, json.dumps({"ssh": site.ssh, **parameters})]
+    done = site.run("laptop", argv, timeout=600, env={"PYTHONPATH": str(CHECKOUT)})
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    return [Samples(tuple(ours), tuple(theirs)) for ours, theirs in json.loads(done.stdout.splitlines()[-1])]
+
+
+def _module(site: Site, path: str, *words: str) -> list[str]:
+    return [site.python, str(CHECKOUT / path), *words]
+
+
+def _on(site: Site, host: str, argv: list[str]) -> float:
+    """Return how long `argv` runs on `host`; both peers pay for the way there."""
+    start = time.perf_counter()
+    site.run(host, argv, check=True)
+    return time.perf_counter() - start
+
+
+BENCHMARKS: dict[str, Callable[[int], Iterator[Result]]] = {
+    "list": listing,
+    "help": help_,
+    "list-host": list_host,
+    "open": open_two,
+    "requests": requests,
+    "page": page,
+    "download": download,
+}
