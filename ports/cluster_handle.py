@@ -217,11 +217,9 @@ class Cluster:
         record = self.record
         if self._found.state == "unknown":
             raise UsageError(f"cluster {self.name!r} cannot be stopped from here: {self._found.reason}")
-        if self._found.state != "stopped":
-            sessions.end(self._found)
+        sessions.end(self._found)  # also of a stopped one, whose launcher may still be ending what it left
         sessions.retire(self._found)
-        scratch.remove(record.scratch)
-        Path(record.dashboard).unlink(missing_ok=True)
+        clear(record)
 
     def logs(self, lines: int = 0) -> tuple[str, ...]:
         """Return the last `lines` lines of its log; 0: all."""
@@ -275,6 +273,13 @@ class Cluster:
 
     def _repr_html_(self) -> str:
         return render.cluster_html(self.row(), home.open_command(self.name))
+
+
+def clear(record: ClusterRecord) -> None:
+    """Remove what a cluster that does not run left outside its records: scratch, and the dashboard's socket."""
+    scratch.remove(record.scratch)
+    if record.dashboard:
+        Path(record.dashboard).unlink(missing_ok=True)
 
 
 class _Nothing:

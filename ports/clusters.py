@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ports import config, environments, logout, options, paths, records, scratch, sessions
 from ports.adapters import certificates, dask
-from ports.cluster_handle import Cluster
+from ports.cluster_handle import Cluster, clear
 from ports.deadlines import wait_until
 from ports.errors import DifferentClusterError, NameInUseError, NotFoundError, StartError, UsageError
 from ports.options import ClusterRecord
@@ -105,7 +105,7 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
     settings = config.get("cluster")
     name = paths.check_name(name or settings["name"])
     record, environ = _plan(name, options.merge(settings, asked))
-    found = sessions.claim(record)
+    found = sessions.claim(record, clear=clear)
     try:
         record = replace(record, scratch=str(scratch.create(name, record.local_directory)))
         records.write(found.files.record, record)
@@ -120,7 +120,7 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
             what=f"cluster {name!r}",
         )
     except BaseException:
-        scratch.remove(record.scratch)
+        clear(record)
         sessions.retire(found)
         raise
     if (warning := logout.warning()) is not None:
@@ -141,11 +141,15 @@ def get(name: str | None = None) -> Cluster:
     ------
     NotFoundError
         There is none of that name.
+    RecordError
+        Its record cannot be read.
     """
     name = paths.check_name(name or config.get("cluster.name"))
     found = sessions.look(KIND, name, ClusterRecord)
     if found is None:
         raise NotFoundError(KIND, name, _way_out())
+    if found.error is not None:
+        raise found.error
     return Cluster(found)
 
 

@@ -94,10 +94,12 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             json.dump(data, file, indent=2, sort_keys=True)
         Path(temporary).replace(path)  # readers see the old record or the new one, never half
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise StoreError(path, error.strerror or str(error)) from error
+        if isinstance(error, OSError):
+            raise StoreError(path, error.strerror or str(error)) from error
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -156,8 +158,9 @@ def claim(directory: Path, record: Record) -> bool:
     except OSError:
         _remove(temporary)
         return False
-    except StoreError:
-        _remove(temporary)
+    except BaseException:
+        if temporary.exists():
+            _remove(temporary)
         raise
     return True
 

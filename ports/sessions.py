@@ -21,7 +21,16 @@ from ports import config, paths, records
 from ports._version import VERSION
 from ports.adapters import processes, tmux
 from ports.deadlines import wait_until
-from ports.errors import BrokenRecordError, NameInUseError, PortsError, RecordError, StartError, StoreError, TmuxError
+from ports.errors import (
+    BrokenRecordError,
+    NameInUseError,
+    PortsError,
+    RecordError,
+    StartError,
+    StoreError,
+    TimedOutError,
+    TmuxError,
+)
 from ports.paths import SessionPaths
 from ports.records import Exit, ProcessId, Record
 
@@ -75,12 +84,22 @@ def look(kind: str, name: str, cls: type[S]) -> Found[S] | None:
         record = records.read(files.record, cls)
         if record is None:
             return None
-        running = records.read_json(files.running)
+        running = _read_running(files.running)
         ended = records.read(files.exit, Exit)
     except RecordError as error:
         return Found(name, files, "unknown", error=error, reason=str(error))
     state, reason = judge(record, running, ended)
     return Found(name, files, state, record, running, reason)
+
+
+def _read_running(path: Path) -> dict[str, Any] | None:
+    running = records.read_json(path)
+    if running is not None:
+        try:
+            ProcessId.from_json(running["process"])
+        except (KeyError, TypeError) as error:
+            raise BrokenRecordError(path, "it names no process") from error
+    return running
 
 
 def judge(record: SessionRecord, running: dict[str, Any] | None, ended: Exit | None) -> tuple[str, str | None]:
@@ -111,8 +130,13 @@ def names(kind: str) -> list[str]:
         raise StoreError(paths.here().kind(kind), error.strerror or str(error)) from error
 
 
-def claim(record: S) -> Found[S]:
+def claim(record: S, *, clear: Callable[[S], None] | None = None) -> Found[S]:
     """Take the record's name for a session that is about to start; a stopped one of that name is retired.
+
+    Parameters
+    ----------
+    clear : callable, optional
+        Removes what a stopped one left elsewhere, given its record.
 
     Raises
     ------
@@ -121,18 +145,21 @@ def claim(record: S) -> Found[S]:
     """
     state = paths.make_state()
     paths.make_private(state.kind(record.kind))
-    with paths.locked(f"{record.kind}s"):
+    remember_interpreter()
+    with paths.locked(f"{record.kind}s", timeout=3 * _STOP_SECONDS):
         found = look(record.kind, record.name, type(record))
         if found is not None:
             if found.error is not None:
                 raise found.error
             if found.state != "stopped":
                 raise NameInUseError(record.kind, record.name, f"`ports {record.kind} stop {record.name}` ends it")
+            end(found)  # its launcher may still be ending what its command left
+            if clear is not None and found.record is not None:
+                clear(found.record)
             retire(found)
         files = state.session(record.kind, record.name)
         if not records.claim(files.directory, record):
             raise BrokenRecordError(files.directory, "it holds no record.json")
-    remember_interpreter()
     return Found(record.name, files, "starting", record)
 
 
@@ -162,15 +189,18 @@ def launch(
     try:
         started = _start(found, argv, environ=environ, cwd=cwd)
     except BaseException:
-        retire(found)
+        _undo_start(found)
         raise
     try:
         return wait_until(lambda: _is_up(started, what, announce), timeout=timeout, what=what)
     except BaseException as error:
+        lines = tail(started.files.log, 20)  # before the end: how it is ended tells nobody why it had to be
         end(started)
         retire(started)
+        if isinstance(error, TimedOutError):
+            raise StartError(what, f"it did not answer within {timeout:g} s", started.files.log, lines) from error
         if isinstance(error, PortsError) and not isinstance(error, StartError):
-            raise StartError(what, str(error), started.files.log, tail(started.files.log, 20)) from error
+            raise StartError(what, str(error), started.files.log, lines) from error
         raise
 
 
@@ -216,6 +246,18 @@ def _start(found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], 
     return replace(found, record=record)
 
 
+def _undo_start(found: Found[S]) -> None:
+    """End what an interrupted `_start` may have started, whose pid nobody has written down."""
+    assert found.record is not None
+    found.files.launch.unlink(missing_ok=True)  # a launcher that comes up from now on ends at once
+    socket = paths.runtime_directory() / "tmux.sock"
+    with paths.locked("tmux"):
+        tmux.kill_session(socket, found.record.tmux_session)
+        tmux.remove_dead_socket(socket)
+    processes.end(processes.with_argument(str(found.files.launch)), timeout=_STOP_SECONDS)
+    retire(found)
+
+
 def _detach(command: Sequence[str]) -> int:
     """Start `command` in a session of its own, without a terminal; return its pid."""
     null = subprocess.DEVNULL
@@ -234,21 +276,26 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
     assert record is not None
     latest = look(record.kind, record.name, type(record)) or found
     who = [record.launcher] if record.launcher else []
-    if latest.running:
+    replaced = _is_other_start(latest, record)
+    if latest.running and not replaced:
         who.append(ProcessId.from_json(latest.running["process"]))
     if not processes.end(who, timeout=timeout):
         raise StartError(f"the end of {record.kind} {record.name!r}", "a process of it does not end", found.files.log)
-    if record.tmux_socket:
+    if record.tmux_socket and not replaced:
         with paths.locked("tmux"):
             tmux.kill_session(Path(record.tmux_socket), record.tmux_session)
             tmux.remove_dead_socket(Path(record.tmux_socket))
 
 
 def retire(found: Found[S]) -> None:
-    """Remove the records of a session that does not run; the log stays.
+    """Remove the records of a session that does not run; the log stays, and so does a later start of the same name.
 
     The directory is renamed first: nobody sees half of it.
     """
+    if found.record is not None:
+        latest = look(found.record.kind, found.name, type(found.record))
+        if latest is not None and _is_other_start(latest, found.record):
+            return
     try:
         aside = Path(tempfile.mkdtemp(dir=found.files.directory.parent, prefix=f".{found.name}."))
     except FileNotFoundError:
@@ -264,6 +311,12 @@ def retire(found: Found[S]) -> None:
         aside.rmdir()  # another process was quicker
     except OSError as error:
         raise StoreError(found.files.directory, error.strerror or str(error)) from error
+
+
+def _is_other_start(latest: Found[Any], record: SessionRecord) -> bool:
+    """Say whether somebody has stopped that session meanwhile, and started another one of its name."""
+    now = latest.record
+    return now is not None and (now.created_at, now.started_by) != (record.created_at, record.started_by)
 
 
 def is_broken(found: Found[Any]) -> bool:

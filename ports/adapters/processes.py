@@ -29,6 +29,14 @@ def is_alive(who: ProcessId) -> bool | None:
     return probe.is_same_process_alive(who.to_json())
 
 
+def with_argument(argument: str) -> list[ProcessId]:
+    """Return the processes that were started with `argument`."""
+    import psutil
+
+    pids = [one.pid for one in psutil.process_iter(["cmdline"]) if argument in (one.info["cmdline"] or ())]
+    return [who for pid in pids if (who := identity(pid)) is not None]
+
+
 def end(processes: Iterable[ProcessId], *, timeout: float) -> bool:
     """End `processes` and all that they started: SIGTERM, after `timeout` seconds SIGKILL.
 
