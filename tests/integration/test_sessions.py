@@ -1,0 +1,339 @@
+"""Sessions that start, fail, are killed, or belong to another machine: what is said of them and what is left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import ports
+from ports import clusters, errors, paths, records, sessions
+from ports.cluster_handle import Cluster
+from ports.deadlines import wait_until
+from tests.integration.conftest import Home
+from tests.integration.test_clusters import alive, start_children
+
+SMALL = {"n_workers": 1, "threads_per_worker": 1}
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid) or None, timeout=10, what="its end")
+
+
+def gone(home: Home) -> None:
+    """Wait until no process of the home is left."""
+    wait_until(lambda: not home.processes() or None, timeout=15, what="end of all processes", every=0.1)
+
+
+@pytest.mark.parametrize("victim", ["owner", "launcher"])
+def test_what_was_killed_is_stopped_with_its_reason_and_leaves_no_process(home: Home, victim: str) -> None:
+    started = clusters.start("main", **SMALL)
+    with started.get_client() as client:
+        children = client.submit(start_children, pure=False).result()
+    launcher = started.record.launcher
+    assert launcher is not None
+    kill(started.row()["pid"] if victim == "owner" else launcher.pid)
+    wait_until(lambda: clusters.get().state == "stopped" or None, timeout=15, what="its end in the list", every=0.1)
+    if victim == "owner":
+        wait_until(lambda: not any(map(alive, children)) or None, timeout=15, what="end of what tasks started")
+    for child in filter(alive, children):  # nobody is left to end them when the launcher itself is killed
+        assert victim == "launcher"
+        os.killpg(child, signal.SIGKILL)
+    gone(home)
+    reason = clusters.get().reason
+    [row] = home.json("cluster", "list")
+    assert (row["state"], row["reason"]) == ("stopped", reason)
+    assert reason == ("killed by signal 9" if victim == "owner" else "it was killed")
+
+
+def test_the_next_cell_starts_a_new_one_and_says_so(home: Home) -> None:
+    first = clusters.start("main", **SMALL)
+    kill(first.row()["pid"])
+    wait_until(lambda: clusters.get().state == "stopped" or None, timeout=15, what="its end in the list", every=0.1)
+    with pytest.warns(UserWarning, match=r"cluster 'main' had stopped \(.*killed.*\); a new one starts"):
+        client = ports.client(**SMALL)
+    with client:
+        assert client.submit(sum, [1, 2]).result() == 3
+    assert len(list(home.disk.iterdir())) == 1  # the scratch of the dead one is gone
+
+
+def test_a_start_that_fails_says_why_and_leaves_nothing(home: Home) -> None:
+    with pytest.raises(errors.StartError) as caught:
+        clusters.start("main", no_such_keyword=1)
+    told = str(caught.value).splitlines()
+    assert told[0] == "cluster 'main' did not start: exit status 1"
+    assert told[1] == f"log: {home_log('main')}; its last lines:"
+    assert 10 < len(told) <= 22
+    assert "no_such_keyword" in told[-1] and caught.value.exit_code == 5
+    assert clusters.list() == [] and home.files() == ["cluster-main.log"]
+    gone(home)
+
+
+def home_log(name: str) -> Path:
+    return paths.here().session("cluster", name).log
+
+
+def test_an_interpreter_without_dask_says_so(home: Home, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True, timeout=60)
+    with pytest.raises(errors.StartError, match="No module named 'dask'"):
+        clusters.start("main", env=str(bare), **SMALL)
+    assert home.files() == ["cluster-main.log"]
+
+
+def test_a_start_that_takes_too_long_is_given_up(home: Home) -> None:
+    with pytest.raises(errors.StartError, match=r"cluster 'main' did not come within 0.05 s"):
+        clusters.start("main", timeout=0.05, **SMALL)
+    assert clusters.list() == [] and home.files() == ["cluster-main.log"]
+    gone(home)
+
+
+def test_closing_the_terminal_of_the_starter_leaves_the_cluster(home: Home) -> None:
+    code = "import ports; print(ports.client(n_workers=1, threads_per_worker=1)); import time; time.sleep(600)"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    seen = b""
+
+    def shown() -> bool | None:
+        nonlocal seen
+        if select.select([terminal], [], [], 0)[0]:
+            with contextlib.suppress(OSError):
+                seen += os.read(terminal, 65536)
+        return True if b"<Client" in seen else None
+
+    wait_until(shown, timeout=60, what="the client")
+    os.close(terminal)  # hangs up: SIGHUP to all of the terminal's session
+    assert os.waitpid(pid, 0)[1] == signal.SIGHUP
+    with ports.client() as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+
+
+def test_without_tmux_all_but_attach_works(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(home.work))  # nothing is found there
+    started = clusters.start("main", **SMALL)
+    assert started.record.tmux_socket is None and started.row()["tmux"] is None
+    launcher = started.record.launcher
+    assert launcher is not None and os.getsid(launcher.pid) == launcher.pid
+    started.scale(2)
+    started.restart()
+    with pytest.raises(errors.TmuxError, match="runs without tmux; `ports cluster logs main` shows its output"):
+        started.attach()
+    with ports.client(reuse="any") as client:
+        children = [client.submit(start_a_child, shutil.which("sleep", path=os.defpath), pure=False).result()]
+    assert "runs at tls://" in "\n".join(clusters.logs("main"))
+    started.stop()
+    assert clusters.list() == [] and not any(map(alive, children))
+
+
+def start_a_child(program: str) -> int:
+    """Start a child with a session of its own; return its pid."""
+    return subprocess.Popen([program, "600"], start_new_session=True).pid
+
+
+def test_the_session_is_a_plain_tmux_session(home: Home) -> None:
+    row = clusters.start("main", **SMALL).row()
+    words = row["tmux"].split()
+    assert words[:2] == ["tmux", "-S"] and words[-1] == "=cluster-main"
+    shown = subprocess.run([*words[:3], "capture-pane", "-p", "-t", "=cluster-main:"], capture_output=True, text=True)
+    assert "runs at tls://" in shown.stdout
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["TERM"] = "xterm"
+        os.execv(sys.executable, [sys.executable, "-m", "ports", "cluster", "attach", "main"])
+    seen = b""
+
+    def attached() -> bool | None:
+        nonlocal seen
+        seen += os.read(terminal, 65536) if select.select([terminal], [], [], 0)[0] else b""
+        return True if b"cluster-main" in seen or b"runs at tls" in seen else None
+
+    try:
+        wait_until(attached, timeout=20, what="tmux in the terminal")
+    finally:
+        os.close(terminal)
+        os.waitpid(pid, 0)
+    assert clusters.get("main").state == "running"
+
+
+# --- records of others, and broken ones ---
+
+
+def plant(home: Home, change: Callable[[dict[str, Any]], None]) -> Cluster:
+    """Put the record of a cluster there, as another process, machine or version would have left it."""
+    mine, now = sessions.new_identity()
+    record = {
+        "format": 1, "kind": "cluster", "name": "main", "created_at": now, "interpreter": sys.executable,
+        "directory": str(home.work), "started_by": mine.to_json(), "launcher": mine.to_json(),
+    }  # fmt: skip
+    change(record)
+    directory = paths.make_private(paths.make_state().kind("cluster") / "main")
+    records.write_json(directory / "record.json", record)
+    return clusters.get("main")
+
+
+def of_another_machine(record: dict[str, Any]) -> None:
+    record["launcher"] |= {"machine": "0" * 32}
+
+
+def test_the_record_of_another_machine_is_unknown_and_stays(home: Home) -> None:
+    found = plant(home, of_another_machine)
+    assert (found.state, found.reason) == ("unknown", "it belongs to another machine or container")
+    with pytest.raises(errors.UsageError, match="cannot be stopped from here"):
+        found.stop()
+    with pytest.raises(errors.NameInUseError):
+        clusters.start("main")
+    with pytest.raises(errors.NotFoundError, match="another machine"):
+        ports.cluster()
+    assert clusters.prune() == []
+    assert found._found.files.record.exists()
+    shutil.rmtree(found._found.files.directory)
+
+
+def test_what_ran_before_a_reboot_is_stopped(home: Home) -> None:
+    found = plant(home, lambda record: record["launcher"].update(boot_id="of yesterday"))
+    assert (found.state, found.reason) == ("stopped", "the machine was restarted")
+    assert clusters.prune() == ["main"]
+
+
+def test_an_interrupted_claim_is_stopped_once_the_claimer_is_gone(home: Home) -> None:
+    def of_a_dead_starter(record: dict[str, Any]) -> None:
+        record["launcher"] = None
+        record["started_by"]["start_ticks"] += 1
+
+    found = plant(home, of_a_dead_starter)
+    assert (found.state, found.reason) == ("stopped", "its start was interrupted")
+    clusters.start("main", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ('{"format": 99}', errors.NewerRecordError, "has format 99, this ports knows up to 1; upgrade it"),
+        ('{"format": 1, "ki', errors.BrokenRecordError, "it is not JSON"),
+        ("[]", errors.BrokenRecordError, "it has no format number"),
+        ("", errors.BrokenRecordError, "it is not JSON"),
+        ('{"format": 1}', errors.BrokenRecordError, "missing"),
+        ('{"format": 1, "name": 3, "started_by": 7}', errors.BrokenRecordError, "record.json"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_named_and_kept(home: Home, text: str, error: type, message: str) -> None:
+    found = plant(home, lambda record: None)
+    path = found._found.files.record
+    path.write_text(text)
+    for words in (["show"], ["stop"], ["restart"], ["attach"], ["start"]):
+        done = home.ports("cluster", words[0], "main")
+        assert done.returncode == 7, (words, done.stderr)
+        assert str(path) in done.stderr and message in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(error, match=str(path)):
+        ports.cluster()
+    [row] = home.json("cluster", "list")
+    assert row["state"] == "unknown" and str(path) in row["reason"]
+    assert path.read_text() == text
+    shutil.rmtree(path.parent)
+
+
+@pytest.mark.parametrize("file", ["running", "exit"])
+@pytest.mark.parametrize(
+    "text", ['{"format": 99}', '{"format": 1, "pro', '{"format": 1}', '{"format": 1, "process": 3}']
+)
+def test_the_other_files_of_a_session_may_be_broken_too(home: Home, file: str, text: str) -> None:
+    found = plant(home, of_another_machine)
+    path = getattr(found._found.files, file)
+    path.write_text(text)
+    done = home.ports("cluster", "list", "--json")
+    assert done.returncode == 0, done.stderr
+    [row] = json.loads(done.stdout)
+    assert row["state"] in ("unknown", "stopped")
+    shutil.rmtree(path.parent)
+
+
+# --- disks ---
+
+
+def test_a_read_only_home_gives_one_line(home: Home) -> None:
+    shutil.rmtree(home.state, ignore_errors=True)
+    if os.getuid() == 0:
+        script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+        readonly = ["unshare", "-m", "sh", "-c", script, str(home.work)]
+        if subprocess.run([*readonly, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("mounts cannot be made here")
+    else:
+        home.work.chmod(0o500)
+        readonly = []
+    try:
+        done = subprocess.run(
+            [*readonly, sys.executable, "-m", "ports", "cluster", "start", "main"],
+            env={**os.environ, "PORTS_HOME": str(home.work / "state")},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    finally:
+        home.work.chmod(0o700)
+    assert done.returncode == 5, done.stderr
+    assert done.stderr.startswith(f"ports: cannot use {home.work / 'state'}") and len(done.stderr.splitlines()) == 1
+    assert "set PORTS_HOME to a directory of yours" in done.stderr
+
+
+@pytest.mark.parametrize("free", [0, 6000])
+def test_a_full_disk_gives_one_line_and_leaves_nothing_half_started(home: Home, free: int) -> None:
+    if os.getuid():
+        pytest.skip("only root can mount a small disk")
+    small = home.work / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", str(small)], check=False)
+    if mounted.returncode:
+        pytest.skip("mounts cannot be made here")
+    try:
+        state = small / "state"
+        environ = {**os.environ, "PORTS_HOME": str(state)}
+        home.ports("cluster", "list", env=environ)
+        with (small / "fill").open("wb") as file, contextlib.suppress(OSError):
+            for _ in range(64 * 2 - free // 512):
+                file.write(b"x" * 512)
+                file.flush()
+        done = home.ports("cluster", "start", "main", "--n-workers", "1", "--timeout", "20", env=environ)
+        assert done.returncode == 5, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr and str(state) in done.stderr
+        assert "No space left on device" in done.stderr
+        assert not list(state.glob("hosts/*/clusters/*"))
+        words = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
+        assert not [one for one in words if str(state) in " ".join(one)]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_the_state_directory_of_somebody_else_is_refused(home: Home) -> None:
+    elsewhere = home.work / "elsewhere"
+    elsewhere.mkdir(mode=0o777)
+    link = home.work / "link"
+    link.symlink_to(elsewhere)
+    done = home.ports("cluster", "start", "main", env={**os.environ, "PORTS_HOME": str(link)})
+    assert done.returncode == 4, done.stderr
+    assert f"{link} is not private: it is a link or somebody else's; remove it" in done.stderr
+
+
+def test_a_state_directory_that_others_may_read_is_closed(home: Home) -> None:
+    home.state.mkdir(exist_ok=True)
+    home.state.chmod(0o755)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        paths.make_state()
+    assert stat.S_IMODE(home.state.stat().st_mode) == 0o700
