@@ -94,7 +94,7 @@ def find_command(env: "Optional[str]", environ: "Dict[str, str]") -> "List[str]"
     if env:
         python = environment_python(env)
         if python is None:
-            raise LookupError("there is no environment %r here; %s" % (env, way_out))
+            raise LookupError("there is no environment %r there; %s" % (env, way_out))
         return [python, "-m", "ports"]
     try:
         recorded = (read_record(os.path.join(host_directory(), "host.json")) or {}).get("python")
@@ -107,7 +107,7 @@ def find_command(env: "Optional[str]", environ: "Dict[str, str]") -> "List[str]"
         program = os.path.join(directory, "ports")
         if os.path.isfile(program) and os.access(program, os.X_OK):
             return [program]
-    raise LookupError("ports is not installed here, or not on the login shell's PATH; install it, or %s" % way_out)
+    raise LookupError("ports is not installed there, or not on the login shell's PATH; install it, or %s" % way_out)
 
 
 def has_ports(command: "List[str]") -> bool:

@@ -1,11 +1,12 @@
 """Which sockets listen, and which processes of this user hold them."""
 
 import os
+import stat
 import struct
 import sys
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ports.probe.identity import read_bytes
+    from ports.probe.identity import load_psutil, read_bytes
 try:
     import _socket as sockets  # the module around it costs 4 ms
 except ImportError:  # an interpreter that is not CPython
@@ -100,23 +101,31 @@ def tcp_listeners(warnings: "List[str]") -> "List[Json]":
 
 def unix_listeners(wanted: "Set[str]", uid: int) -> "List[Json]":
     """Return this user's listening Unix sockets whose path is `wanted`; a machine is full of others, no pages."""
+    if sys.platform != "linux":  # no table: the file is there, and records tell whether its process lives
+        return [new_row("unix", path, None, uid, 0) for path in sorted(wanted) if is_socket_of(path, uid)]
     rows = []
     table = read_bytes("/proc/net/unix") if wanted else b""
     for line in table.decode("utf-8", "surrogateescape").splitlines()[1:]:
         fields = line.split(None, 7)
         if len(fields) == 8 and fields[7] in wanted:
-            try:
-                if int(fields[3], 16) & 0x10000 and os.lstat(fields[7]).st_uid == uid:  # __SO_ACCEPTCON: it listens
-                    rows.append(new_row("unix", fields[7], None, uid, int(fields[6])))
-            except (OSError, ValueError):  # it listens on, but its path is gone: nobody can reach it
-                continue
+            if int(fields[3], 16) & 0x10000 and is_socket_of(fields[7], uid):  # __SO_ACCEPTCON: it listens
+                rows.append(new_row("unix", fields[7], None, uid, int(fields[6])))
     return rows
+
+
+def is_socket_of(path: str, uid: int) -> bool:
+    """Tell whether a path is a user's Unix socket."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISSOCK(found.st_mode) and found.st_uid == uid
 
 
 def psutil_listeners(warnings: "List[str]") -> "List[Json]":
     """Return this user's TCP listeners, with their pids, where there is no /proc (macOS)."""
     try:
-        import psutil
+        psutil = load_psutil()
     except ImportError:
         warnings.append("without psutil for %s, listeners cannot be found on this system" % sys.executable)
         return []

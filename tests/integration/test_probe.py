@@ -255,7 +255,7 @@ def test_a_jupyter_server_on_a_unix_socket_is_found(run: Run, own_state: Path) -
 
 def pipe(request: dict[str, Any], python: str, **options: Any) -> dict[str, Any] | None:
     text = probe.script({**request, "marker": "ports-test:"})
-    done = subprocess.run([python, "-"], input=text, capture_output=True, text=True, timeout=60, **options)
+    done = subprocess.run([python, "-I", "-S", "-"], input=text, capture_output=True, text=True, timeout=60, **options)
     assert done.returncode == 0, done.stderr
     return probe.read_answer(done.stdout, "ports-test:")
 
