@@ -194,7 +194,7 @@ class _Local(_End):
     """The end towards the browser; the other one is connected once it is there."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # asyncio has set TCP_NODELAY
+        super().connection_made(transport)  # asyncio has set TCP_NODELAY, see `_bind_one`
         self.joining = self.listener.loop.create_task(self._join())
 
     async def _join(self) -> None:
@@ -220,7 +220,9 @@ class _Local(_End):
 
 
 def _bind_one(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
-    half = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY where a socket names its protocol, and only there: without it, an answer of several
+    # parts waits 40 ms for the browser's acknowledgement
+    half = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         half.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the usual port, a second after it was freed
         if family == socket.AF_INET6:
