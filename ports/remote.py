@@ -9,6 +9,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ports import config, errors
@@ -26,8 +27,9 @@ from ports.errors import (
 
 T = TypeVar("T")
 
-# Understood by bash, zsh, tcsh and fish alike; -I keeps PYTHON* variables and the user's own modules out of it.
-_PYTHON = "exec python3 -I -"
+# Understood by bash, zsh, tcsh and fish alike; -I keeps PYTHON* variables and the user's own modules out of it,
+# -S saves 5 to 30 ms.
+_PYTHON = "exec python3 -I -S -"
 _NO_PYTHON = re.compile(r"not found|No such file|unknown command|permission denied", re.IGNORECASE)
 
 
@@ -179,7 +181,9 @@ def failed_row(alias: str, error: PortsError) -> dict[str, Any]:
 
 def describe(error: PortsError) -> dict[str, Any]:
     """Return `error` as ``ports --json`` prints it, below the key ``error``; `revive` reads it at home."""
-    arguments = [list(part) if isinstance(part, tuple) else part for part in error.args]
+    arguments = [
+        list(part) if isinstance(part, tuple) else str(part) if isinstance(part, Path) else part for part in error.args
+    ]
     plain = all(isinstance(part, (str, int, float, list, type(None))) for part in arguments)
     return {
         "type": type(error).__name__,
@@ -245,15 +249,17 @@ def _ask(alias: str, request: dict[str, Any], *, timeout: float, batch: bool | N
     """Pipe the program for `request` to python3 on the host, and return its answer."""
     marker = f"ports-{secrets.token_hex(8)}:"  # start files of the shell there may print, before and after
     text = far.script({**request, "marker": marker}).encode()
-    done = openssh.run(alias, _PYTHON, input=text, timeout=timeout, batch=batch)
+    again = request["do"] == "probe"  # it only looks
+    done = openssh.run(alias, _PYTHON, input=text, timeout=timeout, batch=batch, repeatable=again)
     answer = far.read_answer(done.output, marker)
     if answer is None and _NO_PYTHON.search(done.stderr + done.output) and (named := _named_python(alias)):
-        done = openssh.run(alias, f"exec {named} -I -", input=text, timeout=timeout, batch=batch)
+        done = openssh.run(alias, f"exec {named} -I -S -", input=text, timeout=timeout, batch=batch)
         answer = far.read_answer(done.output, marker)
     if answer is None:
         raise FarSideError(alias, _why_no_answer(alias, done))
     if "error" in answer:
-        raise FarSideError(alias, str(answer.get("message") or answer["error"]))
+        message = str(answer.get("message") or answer["error"])
+        raise FarSideError(alias, message.replace("hosts.<alias>", f"hosts.{alias}"))
     return {**answer, "stderr": done.stderr}
 
 

@@ -64,7 +64,7 @@ def prompts_needed(error: SSHError) -> bool:
 def _changed_key(host: str, _: re.Match[str], text: str) -> str:
     fingerprint = _first(r"(SHA256:[\w+/=]+)", text)
     place = _first(r"Offending \S+ key in (\S+)", text)
-    remove = _first(r"(ssh-keygen -f .*)", text) or f"ssh-keygen -R {host}"
+    remove = _first(r"(ssh-keygen -f .*?)\s*$", text) or f"ssh-keygen -R {host}"
     now = f" to {fingerprint}" if fingerprint else ""
     known = f" (known: {place})" if place else ""
     return (
@@ -95,7 +95,7 @@ def _unused_key(text: str) -> str:
 
 
 def _first(pattern: str, text: str) -> str | None:
-    found = re.search(pattern, text)
+    found = re.search(pattern, text, re.MULTILINE)
     return found.group(1).rstrip(".") if found else None
 
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ports.adapters.openssh import children
-from ports.adapters.openssh.masters import Master, client_arguments, connect, is_running
+from ports.adapters.openssh.masters import Master, client_arguments, close, connect, is_running, running
 from ports.adapters.openssh.refusals import explain, is_multiplexing_failure, is_session_refused
-from ports.adapters.openssh.routes import config_arguments, program
-from ports.errors import SSHError, ToolMissingError
+from ports.adapters.openssh.routes import config_arguments, program, route
+from ports.errors import SSHError, TimedOutError, ToolMissingError
+
+# ssh notices a dead connection after three keepalives, and says that the master is "running" until then.
+_SILENT_SECONDS, _ANSWER_SECONDS = 2.0, 3.0
+
+
+class _DeadError(SSHError):
+    """The connection carries nothing any more."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,15 @@ class Completed:
     stderr: str
 
 
-def run(alias: str, command: str, *, input: bytes = b"", timeout: float = 60.0, batch: bool | None = None) -> Completed:
+def run(
+    alias: str,
+    command: str,
+    *,
+    input: bytes = b"",
+    timeout: float = 60.0,
+    batch: bool | None = None,
+    repeatable: bool = False,
+) -> Completed:
     """Run a line of the login shell of `alias`, with `input` on its standard input.
 
     Parameters
@@ -33,6 +49,9 @@ def run(alias: str, command: str, *, input: bytes = b"", timeout: float = 60.0, 
         Read by whatever shell the user has there: keep it to words without quotes.
     timeout : float
         Seconds that the command may take once the connection stands.
+    repeatable : bool
+        It may be run twice: where a connection turns out to be dead (a laptop slept, a server was restarted), a new one
+        is made and the command is run there.
 
     Raises
     ------
@@ -41,7 +60,13 @@ def run(alias: str, command: str, *, input: bytes = b"", timeout: float = 60.0, 
     """
     for attempt in (1, 2):
         master = connect(alias, batch=batch, warm=False)
-        done = _run_over(master, command, input, timeout)
+        try:
+            done = _run_over(master, command, input, timeout)
+        except _DeadError as error:
+            _end_dead(alias)
+            if repeatable and attempt == 1 and not master.fresh:
+                continue
+            raise SSHError(alias, error.reason) from error
         if done.status != 255:
             return done
         if is_session_refused(done.stderr):
@@ -112,7 +137,7 @@ def _run_over(master: Master, command: str, input: bytes, timeout: float) -> Com
     arguments = client_arguments(master, ["-T", "--", master.alias, command])
     process = children.start(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        output, stderr = process.communicate(input, timeout)
+        output, stderr = _communicate(process, master, input, timeout)
     except subprocess.TimeoutExpired as error:
         raise SSHError(
             master.alias, f"did not answer within {timeout:g} s; it is overloaded, or the connection is down"
@@ -120,6 +145,41 @@ def _run_over(master: Master, command: str, input: bytes, timeout: float) -> Com
     finally:
         children.end(process)
     return Completed(process.returncode, output.decode(errors="replace"), stderr.decode(errors="replace"))
+
+
+def _communicate(process: subprocess.Popen[bytes], master: Master, input: bytes, timeout: float) -> tuple[bytes, bytes]:
+    """Return what the process prints; while it is silent, ask whether its connection still carries anything."""
+    end, pause = time.monotonic() + timeout, _SILENT_SECONDS
+    given: bytes | None = input
+    while True:
+        left = end - time.monotonic()
+        try:
+            return process.communicate(given, min(pause, max(left, 0.0)))
+        except subprocess.TimeoutExpired:
+            if left <= pause:
+                raise
+        given, pause = None, min(2 * pause, 30.0)
+        if not _carries(master):
+            raise _DeadError(master.alias, "the connection was lost: it answers no longer; run the command again")
+
+
+def _carries(master: Master) -> bool:
+    """Tell whether the server still answers over `master`, be it with a refusal; no shell runs there for it."""
+    arguments = client_arguments(master, ["-W", "127.0.0.1:1", "--", master.alias])
+    try:
+        children.run_to_end(arguments, stderr=None, limit=_ANSWER_SECONDS)
+    except TimedOutError:
+        return False
+    return True
+
+
+def _end_dead(alias: str) -> None:
+    """End the master to `alias`, and those on the way to it that carry nothing: a jump host's dies with the laptop's sleep, too."""
+    close(alias)
+    for hop in route(alias)[:-1]:
+        found = running(hop.alias)
+        if found is not None and not _carries(found):
+            close(hop.alias)
 
 
 def _control(master: Master, verb: str, forwards: list[tuple[Path, str]]) -> Completed:
