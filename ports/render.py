@@ -83,7 +83,7 @@ def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
         "what": _what(row),
         "note": _note(row),
     }
-    return {key: "" if value is None else str(value) for key, value in row.items()} | made
+    return {key: _text(value) for key, value in row.items()} | made
 
 
 def table(rows: Sequence[Mapping[str, Any]], kind: str, now: float) -> list[list[str]]:
@@ -190,6 +190,12 @@ def _where(row: Mapping[str, Any]) -> str:
     return ""
 
 
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
+    return "" if value is None else str(value)
+
+
 def _what(row: Mapping[str, Any]) -> str:
     kind, name = row.get("kind"), row.get("name")
     return str(name or "") if kind in (None, "tunnel") else f"{kind} {name or ''}".strip()
@@ -200,4 +206,5 @@ def _note(row: Mapping[str, Any]) -> str:
     if row.get("open_to_network"):
         notes.append("open to the network")
     notes += row.get("warnings") or []
-    return "; ".join(str(note) for note in notes if note)
+    # the column beside it names the host already
+    return "; ".join(str(note).removeprefix(f"{row.get('host')}: ") for note in notes if note)

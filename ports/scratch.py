@@ -31,9 +31,9 @@ def create(name: str, asked: str | None) -> Path:
     Raises
     ------
     UsageError
-        `asked` lies in memory: spilling there frees nothing.
+        `asked` lies in memory, where spilling frees nothing, is missing, or may not be written.
     StoreError
-        The parent is missing or may not be written.
+        There is no disk to write to.
     """
     given = asked or _dask_directory()
     parent = Path(given).expanduser().absolute() if given else _largest()
@@ -44,7 +44,10 @@ def create(name: str, asked: str | None) -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix=f"ports-{getpass.getuser()}-{name}-", dir=parent))  # 0700, owned, no link
     except OSError as error:
-        raise StoreError(parent, error.strerror or str(error)) from error
+        reason = error.strerror or str(error)
+        if given:
+            raise UsageError(f"local_directory {parent} cannot be used: {reason}; name a directory of yours") from error
+        raise StoreError(parent, reason) from error
 
 
 def remove(path: str) -> None:

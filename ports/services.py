@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ports import links
-from ports.errors import ForeignListenerError, NotFoundError
+from ports.errors import ForeignListenerError, NotFoundError, PortsError, RecordError
 from ports.listeners import Listener
 from ports.targets import Target
 
@@ -63,6 +63,8 @@ def choose(
         There is no such cluster, notebook server or listener.
     ForeignListenerError
         The port belongs to another user than `owner`.
+    RecordError
+        The record of that name cannot be read.
     """
     if target.port is not None:
         return [_by_port(document, found, target, owner)]
@@ -140,11 +142,13 @@ def _address(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _not_there(target: Target, wanted: Sequence[Listener], running: Sequence[Listener]) -> NotFoundError:
+def _not_there(target: Target, wanted: Sequence[Listener], running: Sequence[Listener]) -> PortsError:
     if wanted and wanted[0].state == "running":
         return NotFoundError(
             "page", str(target), f"{wanted[0].reason or 'it does not answer yet'}; try again in a moment"
         )
+    if wanted and (wanted[0].reason or "").startswith("record "):
+        return RecordError(f"{target.host}: {wanted[0].reason}")
     if wanted:
         kind, state = wanted[0].kind, wanted[0].state
         why = f" ({wanted[0].reason})" if wanted[0].reason else ""

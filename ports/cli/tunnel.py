@@ -59,7 +59,8 @@ class Links:
             self._line("HOST", "WHAT", "LINK")
         self.shown[key] = f"{state} {row.get('local_url')}"
         what = " ".join(str(row[part]) for part in ("kind", "name") if row[part] and row[part] != "host")
-        notes = "; ".join(str(row[part]) for part in ("error", "note") if row.get(part))
+        said = [str(row[part]).removeprefix(f"{row['host']}: ") for part in ("error", "note") if row.get(part)]
+        notes = "; ".join(said)
         self._line(str(row["host"]), what, str(row.get("local_url") or state) + (f"  ({notes})" if notes else ""))
         if self.browse and state == "open":
             from ports import browser
