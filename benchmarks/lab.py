@@ -125,7 +125,7 @@ def notebooks(site: Site, *names: str) -> Iterator[list[int]]:
     command = [site.notebook_python, "-m", "jupyterlab", "--no-browser", "--port=0", "--ServerApp.log_level=ERROR"]
     with contextlib.ExitStack() as stack:
         for name in names:
-            running = stack.enter_context(site.popen(name, command, stdout=subprocess.DEVNULL, stderr=None))
+            running = stack.enter_context(site.popen(name, command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             stack.callback(running.kill)
         yield [_notebook_port(site, name) for name in names]
 
