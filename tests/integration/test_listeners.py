@@ -1,0 +1,88 @@
+"""``ports list`` on this machine: what a user sees of clusters, notebook servers and others, in one table."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from ports import clusters, listeners, notebooks
+from ports.deadlines import wait_until
+from ports.listeners import Listener
+from tests.integration.conftest import Home
+
+
+@pytest.fixture
+def web(home: Home) -> Iterator[int]:
+    """A web server of one's own that everybody on the network reaches; its port."""
+    code = (
+        "import functools, http.server as h; s = h.ThreadingHTTPServer(('0.0.0.0', 0), h.SimpleHTTPRequestHandler); "
+        "print(s.server_port, flush=True); s.serve_forever()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", code], cwd=home.work, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        assert child.stdout is not None
+        try:
+            yield int(child.stdout.readline())
+        finally:
+            child.terminate()
+
+
+def managed() -> dict[str, Listener]:
+    return {str(one.name): one for one in listeners.list() if one.managed}
+
+
+def test_a_cluster_and_a_notebook_server_are_one_row_each_beside_a_web_server(home: Home, web: int) -> None:
+    with_cluster = clusters.start("main", n_workers=2)
+    try:
+        notebook = notebooks.start("lab", root=home.work)
+        try:
+            tree = {process.pid for process in psutil.Process(os.getpid()).children(recursive=True)}
+            rows: list[dict[str, Any]] = home.json("list")
+            found = {row["name"]: row for row in rows if row["managed"] or row["port"] == web}
+            assert [(row["kind"], row["state"]) for row in list(found.values())[:2]] == [
+                ("cluster", "running"),
+                ("notebook", "running"),
+            ]
+            assert found["main"]["path"] == with_cluster.record.dashboard and found["main"]["port"] is None
+            assert found["lab"]["url"] == f"http://localhost:{notebook.port}/{notebook.url_path}"
+            (other,) = (row for row in rows if row["port"] == web)
+            assert (other["http"], other["open_to_network"], other["directory"]) == (True, True, str(home.work))
+            assert not {row["pid"] for row in rows if not row["managed"]} & (tree - {other["pid"]})
+            assert notebook.token and notebook.token not in json.dumps(rows)
+            table = home.ports("list").stdout
+            assert "open to the network" in table and notebook.token not in table
+        finally:
+            notebook.stop()
+    finally:
+        with_cluster.stop()
+    assert managed() == {}
+
+
+def test_a_killed_cluster_is_listed_as_stopped_with_the_reason(home: Home) -> None:
+    cluster = clusters.start("main", n_workers=1)
+    try:
+        os.kill(managed()["main"].pid or 0, signal.SIGKILL)
+        found = wait_until(
+            lambda: managed()["main"] if managed()["main"].state == "stopped" else None, timeout=10, what="its end"
+        )
+        assert "killed" in str(found.reason) and found.path is None
+    finally:
+        cluster.stop()
+
+
+def test_another_machine_s_records_in_a_shared_home_are_not_listed(home: Home) -> None:
+    other = home.state / "hosts" / ("f" * 32) / "clusters" / "main"
+    other.mkdir(parents=True)
+    (other / "record.json").write_text('{"format": 1}')
+    assert managed() == {} and (other / "record.json").exists()
+    shutil.rmtree(other)
