@@ -247,14 +247,9 @@ def _start(found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], 
 
 
 def _undo_start(found: Found[S]) -> None:
-    """End what an interrupted `_start` may have started, whose pid nobody has written down."""
-    assert found.record is not None
+    """End what an interrupted `_start` may have started."""
     found.files.launch.unlink(missing_ok=True)  # a launcher that comes up from now on ends at once
-    socket = paths.runtime_directory() / "tmux.sock"
-    with paths.locked("tmux"):
-        tmux.kill_session(socket, found.record.tmux_session)
-        tmux.remove_dead_socket(socket)
-    processes.end(processes.with_argument(str(found.files.launch)), timeout=_STOP_SECONDS)
+    end(found)
     retire(found)
 
 
@@ -275,16 +270,18 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
     record = found.record
     assert record is not None
     latest = look(record.kind, record.name, type(record)) or found
-    who = [record.launcher] if record.launcher else []
+    # A starter that was killed may have started a launcher, and not have written its pid down.
+    who = [record.launcher] if record.launcher else processes.with_argument(str(found.files.launch))
     replaced = _is_other_start(latest, record)
     if latest.running and not replaced:
         who.append(ProcessId.from_json(latest.running["process"]))
     if not processes.end(who, timeout=timeout):
         raise StartError(f"the end of {record.kind} {record.name!r}", "a process of it does not end", found.files.log)
-    if record.tmux_socket and not replaced:
+    if (record.tmux_socket or not record.launcher) and not replaced:
+        socket = Path(record.tmux_socket or paths.runtime_directory() / "tmux.sock")
         with paths.locked("tmux"):
-            tmux.kill_session(Path(record.tmux_socket), record.tmux_session)
-            tmux.remove_dead_socket(Path(record.tmux_socket))
+            tmux.kill_session(socket, record.tmux_session)
+            tmux.remove_dead_socket(socket)
 
 
 def retire(found: Found[S]) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,20 +193,32 @@ def test_an_interrupted_start_leaves_nothing_half_started(home: Home, after: flo
     assert [name for name in home.files() if name != "cluster-main.log"] == []
 
 
-def test_an_interrupted_start_can_be_made_again(home: Home) -> None:
+@pytest.mark.parametrize("moment", ["claimed", "launching", "launched"])
+def test_a_start_that_was_killed_can_be_made_again(home: Home, moment: str) -> None:
     """SIGKILL: nothing can be cleaned up, so the next start has to."""
     command = [sys.executable, "-m", "ports", "cluster", "start", "main", *SMALL]
     starting = subprocess.Popen(command, cwd=home.work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    def claimed() -> bool | None:
-        return paths.here().session("cluster", "main").record.exists() or None
+    files = paths.here().session("cluster", "main")
 
-    wait_until(claimed, timeout=10, what="the claim")
+    def reached() -> bool | None:
+        if moment == "claimed":
+            return files.record.exists() or None
+        launching = files.launch.exists() or b"launch.json" in b"".join(command_lines(home))
+        return (launching and (moment == "launching" or not files.launch.exists())) or None
+
+    wait_until(reached, timeout=10, what="the claim", every=0.001)
     starting.kill()
     starting.communicate()
-    with ports.client(n_workers=1, threads_per_worker=1, reuse="any") as client:
-        assert client.submit(sum, [1, 2]).result() == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with ports.client(n_workers=1, threads_per_worker=1, reuse="any") as client:
+            assert client.submit(sum, [1, 2]).result() == 3
     assert len(list(home.disk.iterdir())) == 1
+
+
+def command_lines(home: Home) -> list[bytes]:
+    return [Path(f"/proc/{one.pid}/cmdline").read_bytes() for one in home.processes() if one.is_running()]
 
 
 # --- another environment ---
