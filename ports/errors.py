@@ -42,6 +42,8 @@ class PortsError(Exception):
     """Base of all errors of `ports`."""
 
     exit_code = 5
+    #: Host on which it was raised, where that is another one.
+    where: str | None = None
 
 
 class UsageError(PortsError):

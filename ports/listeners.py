@@ -6,7 +6,7 @@ import builtins
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -97,10 +97,20 @@ def list(host: str | None = None, *, all_users: bool = False, port: int | None =
     return from_probe(document, host)
 
 
-def rows(hosts: Sequence[str] = (), *, all_users: bool = False) -> builtins.list[dict[str, Any]]:
+def rows(
+    hosts: Sequence[str] = (),
+    *,
+    all_users: bool = False,
+    on_host: Callable[[str, builtins.list[dict[str, Any]]], None] | None = None,
+) -> builtins.list[dict[str, Any]]:
     """Return the rows of `list` for all `hosts` at once; without any, of this machine.
 
     Of several hosts, one that fails has a row of its own with the key ``error``, and costs the others nothing.
+
+    Parameters
+    ----------
+    on_host : callable, optional
+        Is called with each host and its rows as soon as they are there.
 
     Raises
     ------
@@ -111,15 +121,20 @@ def rows(hosts: Sequence[str] = (), *, all_users: bool = False) -> builtins.list
         return [one.row() for one in list(all_users=all_users)]
     from ports import remote
 
-    found: builtins.list[dict[str, Any]] = []
-    for alias, result in remote.many(hosts, lambda alias: list(alias, all_users=all_users)).items():
-        if isinstance(result, PortsError):
-            if len(hosts) == 1:
-                raise result
-            found.append(remote.failed_row(alias, result))
+    found: dict[str, builtins.list[dict[str, Any]]] = {}
+
+    def take(alias: str, result: tuple[Listener, ...] | PortsError) -> None:
+        if not isinstance(result, PortsError):
+            found[alias] = [one.row() for one in result]
+        elif len(hosts) == 1:
+            raise result
         else:
-            found += [one.row() for one in result]
-    return found
+            found[alias] = [remote.failed_row(alias, result)]
+        if on_host is not None:
+            on_host(alias, found[alias])
+
+    remote.many(hosts, lambda alias: list(alias, all_users=all_users), on_result=take)
+    return [row for alias in dict.fromkeys(hosts) for row in found[alias]]
 
 
 def from_probe(document: Mapping[str, Any], host: str | None = None) -> tuple[Listener, ...]:

@@ -93,7 +93,9 @@ def run(
         raise FarSideError(alias, reason + (f": {tail[-1]}" if tail else "")) from error
     told = document.get("error") if isinstance(document, dict) else None
     if status and isinstance(told, dict) and "type" in told:
-        raise revive(alias, told)
+        failure = revive(alias, told)
+        failure.where = alias
+        raise failure
     return document
 
 

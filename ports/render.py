@@ -30,6 +30,7 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("HOST", "host"),
         ("KIND", "kind"),
         ("NAME", "name"),
+        ("OWNER", "other"),
         ("STATE", "state"),
         ("WHERE", "where"),
         ("PID", "pid"),
@@ -82,6 +83,7 @@ def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
         "where": _where(row),
         "what": _what(row),
         "note": _note(row),
+        "other": "" if row.get("name") else str(row.get("owner") or ""),  # of others' listeners nothing else is known
     }
     return {key: _text(value) for key, value in row.items()} | made
 
@@ -106,7 +108,7 @@ def plain(lines: Sequence[Sequence[str]]) -> str:
 def details(row: Mapping[str, Any], now: float) -> str:
     """Return one row as lines of ``key: value``; what is empty is left out."""
     texts = cells(row, now)
-    hidden = ("where", "what", "note", "started_at")
+    hidden = ("where", "what", "note", "other", "started_at")
     shown = {key: text for key, text in texts.items() if text and key not in hidden and not key.endswith("_bytes")}
     width = max((len(key) for key in shown), default=0) + 1
     return "\n".join(f"{key + ':':<{width}} {text}" for key, text in shown.items())

@@ -70,7 +70,11 @@ def choose(
         return [_by_port(document, found, target, owner)]
     running = [one for one in found if one.mine and (one.path or one.port)]
     if target.name is None:
-        return [_service(document, target.host, one) for one in running if _is_opened(one)]
+        opened = [_service(document, target.host, one) for one in running if _is_opened(one)]
+        unread = [one for one in found if one.mine and _is_unread(one)]
+        if unread and not opened:
+            raise _not_there(target, unread, running)
+        return opened
     named = [one for one in found if one.mine and one.name == target.name]
     wanted = [one for one in named if one.kind in _OPENED] or named
     there = [one for one in wanted if one in running]
@@ -132,6 +136,11 @@ def _is_opened(one: Listener) -> bool:
     return one.kind in _OPENED or (one.kind == "dask-scheduler" and one.http is True)
 
 
+def _is_unread(one: Listener) -> bool:
+    """Tell whether its record cannot be read, so that nobody knows whether it runs."""
+    return one.state == "unknown" and (one.reason or "").startswith("record ")
+
+
 def _key(one: Listener) -> str:
     return f"{one.kind}-{one.name}" if one.kind in _OPENED else f"port-{one.port}"
 
@@ -147,7 +156,7 @@ def _not_there(target: Target, wanted: Sequence[Listener], running: Sequence[Lis
         return NotFoundError(
             "page", str(target), f"{wanted[0].reason or 'it does not answer yet'}; try again in a moment"
         )
-    if wanted and (wanted[0].reason or "").startswith("record "):
+    if wanted and _is_unread(wanted[0]):
         return RecordError(f"{target.host}: {wanted[0].reason}")
     if wanted:
         kind, state = wanted[0].kind, wanted[0].state

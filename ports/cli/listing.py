@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+
 import click
 
-from ports.cli.output import Output, with_output
+from ports.cli.output import Output, Row, with_output
 
 SOME_FAILED = 5
+_MOMENT = 2.0  # seconds; most hosts answer within one
 
 
 @click.command("list")
@@ -20,9 +24,49 @@ def list_(out: Output, hosts: tuple[str, ...], all_users: bool) -> int:
     """
     from ports import listeners
 
-    rows = listeners.rows(hosts, all_users=all_users)
-    out.table(rows, "listener", empty="nothing of yours listens")
+    with Arriving(out, hosts) as arriving:
+        rows = listeners.rows(hosts, all_users=all_users, on_host=arriving.take)
+    where = f" on {' and '.join(hosts)}" if hosts else ""
+    out.table(arriving.left(rows), "listener", empty="" if arriving.shown else f"nothing of yours listens{where}")
     return SOME_FAILED if any(row.get("error") for row in rows) else 0
+
+
+class Arriving:
+    """Shows what is there after a moment, and who is still awaited: a host that is down must not hide the others."""
+
+    def __init__(self, out: Output, hosts: Sequence[str]) -> None:
+        self.out, self.missing = out, dict.fromkeys(hosts)
+        self.arrived: list[Row] = []
+        self.shown: list[Row] = []
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(_MOMENT, self._show)
+        self._timer.daemon = True
+
+    def take(self, host: str, rows: Sequence[Row]) -> None:
+        """Take the rows of a host."""
+        with self._lock:
+            self.missing.pop(host, None)
+            self.arrived += rows
+
+    def left(self, rows: Sequence[Row]) -> list[Row]:
+        """Return those of `rows` that have not been shown."""
+        return [row for row in rows if row not in self.shown]
+
+    def _show(self) -> None:
+        with self._lock:
+            if self.missing and self.arrived:
+                self.shown = list(self.arrived)
+                self.out.table(self.shown, "listener", empty="")
+            if self.missing:
+                self.out.say(f"waiting for {', '.join(self.missing)}")
+
+    def __enter__(self) -> Arriving:
+        if len(self.missing) > 1 and not self.out.as_json:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
 
 
 @click.command()

@@ -108,7 +108,8 @@ def _fail(error: Any, as_json: bool) -> int:
 
     if as_json:
         write_json({"error": remote.describe(error)})
-    click.echo(f"ports: {error}", err=True)
+    there = f"{error.where}: " if error.where and not str(error).startswith(f"{error.where}: ") else ""
+    click.echo(f"ports: {there}{error}", err=True)
     return int(error.exit_code)
 
 

@@ -37,7 +37,7 @@ class Output:
             write_json(list(rows))
         elif rows:
             write_table(rows, kind)
-        else:
+        elif empty:
             self.say(empty)
 
     def details(self, row: Row) -> None:

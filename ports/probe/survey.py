@@ -108,7 +108,7 @@ def installed(warnings: "List[str]") -> "Optional[Json]":
     try:
         return read_record(os.path.join(host_directory(), "host.json"))
     except ValueError as error:
-        warnings.append(str(error))
+        warnings.append(str(error).replace("newer: ", "", 1))
         return None
 
 
