@@ -134,7 +134,8 @@ def stop_by_signal(*_: object) -> NoReturn:
 
 def tell(text: str) -> None:
     """Print, at once."""
-    print(text, flush=True)
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+# Short functions and completion for bash (3.2 or newer). In ~/.bashrc:
+#
+#     source /path/to/ports/scripts/ports.bash
+#
+#     ports_open server1            links to all that is yours on server1, until Ctrl-C
+#     ports_shell server1 main      the shell "main" there: ipython in tmux, the one left last time or a new one
+#     ports_lab server1 [NAME]      opens the notebook server "lab" there; where there is none, starts it first
+#
+# Completion knows commands, options, the hosts of ~/.ssh/config and names seen before. It reads files and the help of
+# `ports`, once a shell: it never connects to a host, so it can neither hang nor ask for a password.
+
+ports_open() { ports open "$@"; }
+
+ports_shell() {
+    if [ $# -eq 0 ]; then
+        echo "usage: ports_shell HOST [NAME] [--bash] [--env ENV]" >&2
+        return 2
+    fi
+    local target=$1
+    shift
+    if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
+        target=$target:$1
+        shift
+    fi
+    ports shell "$target" "$@"
+}
+
+ports_lab() {
+    if [ $# -eq 0 ] || [ "${1#-}" != "$1" ]; then
+        echo "usage: ports_lab HOST [NAME] [options of ports open]" >&2
+        return 2
+    fi
+    local host=$1 name=lab status=0
+    shift
+    if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
+        name=$1
+        shift
+    fi
+    ports notebook show "$name" -H "$host" --json 2>/dev/null | grep -q '"state": "running"' || status=$?
+    if [ $status -ne 0 ]; then
+        ports notebook start "$name" -H "$host" || return
+    fi
+    ports open "$host:$name" "$@"
+}
+
+# --- completion ---
+
+# Writes the hosts of an ssh configuration and of the files that it includes, a line each; patterns are left out.
+_ports_hosts() {
+    local file=$1 depth=${2:-0} IFS=$' \t\n' line word found words files
+    if [ "$depth" -gt 8 ] || [ ! -r "$file" ] || [ ! -f "$file" ]; then return 0; fi
+    while IFS= read -r line || [ -n "$line" ]; do
+        read -r -a words <<<"${line//[$'\t\r'=\"]/ }"
+        case ${words[0]:-} in
+            [Hh][Oo][Ss][Tt])
+                for word in "${words[@]:1}"; do
+                    case $word in \#*) break ;; *[*?!]*) ;; *) echo "$word" ;; esac
+                done
+                ;;
+            [Ii][Nn][Cc][Ll][Uu][Dd][Ee])
+                for word in "${words[@]:1}"; do
+                    case $word in
+                        "~/"*) word=$HOME/${word#"~/"} ;;
+                        /*) ;;
+                        *) word=$HOME/.ssh/$word ;;
+                    esac
+                    IFS=''
+                    files=($word)
+                    IFS=$' \t\n'
+                    for found in "${files[@]}"; do _ports_hosts "$found" $((depth + 1)); done
+                done
+                ;;
+        esac
+    done <"$file"
+}
+
+_ports_all_hosts() { _ports_hosts "${DASK_PORTS__SSH__CONFIG:-$HOME/.ssh/config}"; }
+
+# Sets _ports_help to what `ports $*` offers, its commands and options, a line each. Asked once for each in a shell.
+_ports_learn() {
+    local cache=_ports_help_${*//[^a-z]/_}
+    cache=${cache//[^a-z_]/_}
+    if [ -z "${!cache+set}" ]; then
+        printf -v "$cache" '%s' "$(command ports "$@" --help 2>/dev/null </dev/null | awk '
+            /^[A-Z][a-z]*:/ { section = $1 }
+            section == "Commands:" && /^  [a-z]/ { print $1 }
+            section == "Options:" && /^  -/ {
+                for (i = 1; i <= NF && $i ~ /^(-|\/$)/; i++) { sub(",$", "", $i); if ($i ~ /^--/) print $i }
+            }')"
+    fi
+    _ports_help=${!cache}
+}
+
+# Writes HOST:NAME of the tunnels that are open.
+_ports_open_targets() {
+    local file
+    for file in "${PORTS_HOME:-${XDG_STATE_HOME:-$HOME/.local/state}/ports}"/hosts/*/tunnels/*.json; do
+        if [ -r "$file" ]; then
+            awk -F'"' '$2 == "host" { host = $4 } $2 == "name" && $4 != "" { print host ":" $4 }' "$file"
+        fi
+    done
+}
+
+# Writes HOST, or HOST:NAME where the word $1 has a colon: the usual names, and those seen in tunnels.
+_ports_targets() {
+    local host=${1%%:*}
+    if [ "$host" = "$1" ]; then
+        _ports_all_hosts
+    else
+        printf '%s\n' "$host:main" "$host:lab"
+        _ports_open_targets
+    fi
+}
+
+# Writes the names of this machine's clusters or notebook servers ($1); of host $2, the usual ones and those seen there.
+_ports_names() {
+    local path
+    if [ -n "$2" ]; then
+        _ports_targets "$2:" | awk -F: -v host="$2" '$1 == host { print $2 }'
+        return
+    fi
+    for path in "${PORTS_HOME:-${XDG_STATE_HOME:-$HOME/.local/state}/ports}"/hosts/*/"$1"/*/; do
+        path=${path%/}
+        case ${path##*/} in [a-z]*) echo "${path##*/}" ;; esac
+    done
+}
+
+# Writes what may stand for the word $1 after "ports ${words[*]}"; `words` and `host` are the caller's.
+_ports_candidates() {
+    local word=$1 noun=${words[1]:-} verb=${words[2]:-}
+    case ${words[${#words[@]} - 1]} in -H | --host) _ports_all_hosts && return ;; esac
+    case $word in -*) echo "$_ports_help" && return ;; esac
+    case $noun:$verb in
+        : | cluster: | notebook: | tunnel:) echo "$_ports_help" ;;
+        *:start) ;;
+        cluster:* | notebook:*) _ports_names "${noun}s" "$host" ;;
+        tunnel:close) _ports_open_targets ;;
+        open:* | shell:*) _ports_targets "$word" ;;
+        list:* | ls:* | login:*) _ports_all_hosts ;;
+    esac
+}
+
+# Sets COMPREPLY to the candidates $2 that begin with the word $1. bash splits words at colons: what is before is left out.
+_ports_reply() {
+    local word=$1 before= line
+    case $COMP_WORDBREAKS in *:*) before=${word%"${word##*:}"} ;; esac
+    COMPREPLY=()
+    while IFS= read -r line; do
+        case $line in
+            '') ;;
+            "$word"*) COMPREPLY+=("${line#"$before"}") ;;
+        esac
+    done <<<"$(sort -u <<<"$2")"
+}
+
+# Reads the words before the cursor, without the one that is being typed: into `words`, `word` and `host` of the caller.
+_ports_read_line() {
+    local line=${COMP_LINE:0:COMP_POINT} i
+    read -r -a words <<<"$line"
+    word=
+    case $line in
+        *[[:space:]]) ;;
+        *) word=${words[${#words[@]} - 1]} && unset "words[${#words[@]}-1]" ;;
+    esac
+    host=
+    for ((i = 1; i < ${#words[@]}; i++)); do
+        case ${words[i]} in
+            -H | --host) host=${words[i + 1]:-} ;;
+            --host=*) host=${words[i]#*=} ;;
+        esac
+    done
+}
+
+_ports_complete() {
+    local words word host _ports_help=
+    _ports_read_line
+    case ${words[1]:-} in
+        cluster | notebook | tunnel) _ports_learn "${words[@]:1:2}" ;;
+        *) _ports_learn ${words[1]+"${words[1]}"} ;;
+    esac
+    _ports_reply "$word" "$(_ports_candidates "$word")"
+}
+
+# For ports_open, ports_shell and ports_lab.
+_ports_complete_short() {
+    local words word host
+    _ports_read_line
+    case ${words[0]}:${#words[@]} in
+        ports_open:* | *:1) _ports_reply "$word" "$(_ports_targets "$word")" ;;
+        *:2) _ports_reply "$word" "$(_ports_names '' "${words[1]}")" ;;
+    esac
+}
+
+complete -F _ports_complete ports
+complete -F _ports_complete_short ports_open ports_shell ports_lab

@@ -1,0 +1,1 @@
+"""What a user does, from the first command to the last."""
