@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from urllib.parse import quote, urlencode
+
+from ports.probe import sha256
 
 
 def local_port(machine: str, user: str, name: str, first: int, last: int) -> int:
@@ -21,8 +22,8 @@ def local_port(machine: str, user: str, name: str, first: int, last: int) -> int
     first, last : int
         The settings ``open.first_port`` and ``open.last_port``.
     """
-    digest = hashlib.sha256("\0".join((machine, user, name)).encode()).digest()
-    return first + int.from_bytes(digest[:8], "big") % (last - first + 1)
+    digest = sha256("\0".join((machine, user, name)).encode())
+    return first + int(digest[:16], 16) % (last - first + 1)
 
 
 def next_ports(usual: int, first: int, last: int, *, most: int = 200) -> Iterator[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import hashlib
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -295,7 +294,7 @@ def _named(found: Iterable[Listener], taken_by: Iterable[Listener]) -> Iterable[
 
 
 def _digest(text: str | None) -> str:
-    return "x" + hashlib.sha256(str(text).encode("utf-8", "surrogateescape")).hexdigest()[:4]
+    return "x" + probe.sha256(str(text).encode("utf-8", "surrogateescape"))[:4]
 
 
 def _place(one: Listener) -> tuple[Any, ...]:

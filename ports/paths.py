@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
 import re
 import socket
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,11 +183,13 @@ def runtime_directory() -> Path:
     the state directory, so that all processes agree. Another ``PORTS_HOME`` has a directory of its own in there.
     """
     if os.name == "nt":
+        import tempfile
+
         return make_private(Path(tempfile.gettempdir()) / "ports")
     usual = Path(f"/tmp/ports-{os.getuid()}")
     if "PORTS_HOME" not in os.environ:
         return _first_private(usual)
-    digest = hashlib.sha256(os.fsencode(state_directory())).hexdigest()
+    digest = probe.sha256(os.fsencode(state_directory()))
     return make_private(_first_private(usual) / digest[:8])
 
 
@@ -201,6 +201,8 @@ def _first_private(usual: Path) -> Path:
         usual.mkdir(mode=0o700)
     if _is_private(usual):
         return usual
+    import tempfile
+
     path = Path(tempfile.mkdtemp(prefix=f"ports-{os.getuid()}-", dir="/tmp"))
     records.write_json(make_state().runtime, {"format": 1, "path": str(path)})
     return path

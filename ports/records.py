@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,6 +87,8 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     StoreError
         The disk is full, or `path` may not be written.
     """
+    import tempfile  # 3 ms with what it imports, which most commands that only read need not pay
+
     temporary = None
     try:
         fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600 from birth
@@ -148,6 +149,8 @@ def claim(directory: Path, record: Record) -> bool:
 
     The directory is renamed into place: a crash leaves no half claim.
     """
+    import tempfile
+
     try:
         temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
     except OSError as error:

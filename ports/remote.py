@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import re
-import secrets
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -249,7 +249,7 @@ _BY_EXIT_CODE: dict[Any, Callable[[str, str], PortsError]] = {
 
 def _ask(alias: str, request: dict[str, Any], *, timeout: float, batch: bool | None) -> dict[str, Any]:
     """Pipe the program for `request` to python3 on the host, and return its answer."""
-    marker = f"ports-{secrets.token_hex(8)}:"  # start files of the shell there may print, before and after
+    marker = f"ports-{os.urandom(8).hex()}:"  # start files of the shell there may print, before and after
     text = far.script({**request, "marker": marker}).encode()
     again = request["do"] == "probe"  # it only looks
     done = openssh.run(alias, _PYTHON, input=text, timeout=timeout, batch=batch, repeatable=again)

@@ -10,7 +10,7 @@ earlier file stands below ``if __name__ != "__main__"``, as those names are ther
 The probe deletes and changes nothing, and speaks only to ports of its own user, see `ask`.
 """
 
-from ports.probe.identity import boot_id, is_same_process_alive, machine_id, pid_namespace, process_identity
+from ports.probe.identity import boot_id, is_same_process_alive, machine_id, pid_namespace, process_identity, sha256
 from ports.probe.piped import read_answer, script
 from ports.probe.records import state_directory
 from ports.probe.survey import probe
@@ -24,5 +24,6 @@ __all__ = [
     "process_identity",
     "read_answer",
     "script",
+    "sha256",
     "state_directory",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shlex
 import socket
@@ -19,6 +18,7 @@ from ports.adapters.openssh.refusals import explain
 from ports.adapters.openssh.routes import Host, config_arguments, program, route, suggest
 from ports.deadlines import wait_until
 from ports.errors import HostKeyError, LoginNeededError, SSHError, TimedOutError, UnknownHostError
+from ports.probe import sha256
 
 # Nothing of the user's configuration may add to, or take away from, a connection that only carries what ports asks for.
 _OPTIONS = {
@@ -287,7 +287,7 @@ def _place(hop: Host, via: Master | None) -> Master:
     """Return where the master of `hop` is, or would be: one for each way to it."""
     way = via.control.name if via else hop.proxy_command or ""
     name = "\0".join([*config_arguments(), hop.hostname, hop.user, str(hop.port), way])
-    control = _directory() / hashlib.sha256(name.encode()).hexdigest()[:16]
+    control = _directory() / sha256(name.encode())[:16]
     return Master(hop.alias, control, control.with_name(control.name + ".log"), hop)
 
 

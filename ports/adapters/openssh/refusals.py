@@ -19,7 +19,7 @@ def explain(host: str, stderr: str, *, asked: bool = False) -> SSHError:
         A person was asked for a password or code: a denial is then final, not a call for `ports login`.
     """
     for pattern, kind, reason in _TABLE:
-        found = pattern.search(stderr)
+        found = re.search(pattern, stderr)
         if found:
             if kind is LoginNeededError and asked:
                 return SSHError(
@@ -104,91 +104,87 @@ def _say(text: str) -> Reason:
     return lambda host, found, _: text.format(*found.groups(), host=host)
 
 
-_TABLE: tuple[tuple[re.Pattern[str], type[SSHError], Reason], ...] = tuple(
-    (re.compile(pattern), kind, reason)
-    for pattern, kind, reason in (
-        (
-            r"Could not resolve hostname (\S*): (?:Temporary failure|Try again)",
-            SSHError,
-            _say("the name {0} cannot be resolved now; is the network or the VPN up?"),
+# compiled at their use, on the way to an error
+_TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
+    (
+        r"Could not resolve hostname (\S*): (?:Temporary failure|Try again)",
+        SSHError,
+        _say("the name {0} cannot be resolved now; is the network or the VPN up?"),
+    ),
+    (
+        r"Could not resolve hostname (.*?):",
+        UnknownHostError,
+        _say("the name {0!r} is not known; check its spelling, ~/.ssh/config and the VPN"),
+    ),
+    (r"hostname contains invalid characters", UnknownHostError, _say("that is no name of a host")),
+    (r"REMOTE HOST IDENTIFICATION HAS CHANGED|has changed and you have requested", HostKeyError, _changed_key),
+    (
+        r"is marked as revoked|REVOKED HOST KEY",
+        HostKeyError,
+        _say("its host key is marked as revoked; ask the administrator"),
+    ),
+    (r"No \S+ host key is known for|Host key verification failed", HostKeyError, _unknown_key),
+    (r"Permission denied \((?P<methods>[^)]*)\)", LoginNeededError, _denied),
+    (r"Too many authentication failures|Permission denied, please try again", LoginNeededError, _denied),
+    (
+        r"administratively prohibited",
+        SSHError,
+        _say("forwarding is prohibited (AllowTcpForwarding or PermitOpen in the sshd_config of the host before it)"),
+    ),
+    (
+        r"open failed: connect failed: (.*[Nn]ame.*|.*resolution.*)",
+        UnknownHostError,
+        _say("the jump host does not know its name ({0})"),
+    ),
+    (r"open failed: connect failed: (.+)", SSHError, _say("the jump host cannot connect to it: {0}")),
+    (
+        r"(?:port (\d+))?: Connection refused",
+        SSHError,
+        _say("refuses connections: sshd is down there, or listens on another port"),
+    ),
+    (
+        r"(?i)(?:connection|operation) timed out|timed out during",
+        SSHError,
+        _say("does not answer: it is down, or a firewall or a missing VPN is in between"),
+    ),
+    (
+        r"(No route to host|Network is unreachable|Host is down)",
+        SSHError,
+        _say("cannot be reached: {0}; is the network or the VPN up?"),
+    ),
+    (
+        r"no matching (.+?) found",
+        SSHError,
+        _say("it and this ssh have no {0} in common; an entry for it in ~/.ssh/config may allow an older one"),
+    ),
+    (
+        r"Session open refused by peer",
+        SSHError,
+        _say("refuses another session on this connection (MaxSessions); close a shell or tunnel there"),
+    ),
+    (r"Timeout, server \S+ not responding", SSHError, _say("the connection was lost: it answers no longer")),
+    (
+        r"(?:Can't open user config file|Bad owner or permissions on) (.+)",
+        SSHError,
+        _say("ssh cannot use its configuration {0}"),
+    ),
+    (r"(.+ line \d+: .+)", SSHError, _say("the configuration of ssh is wrong: {0}")),
+    (
+        r"[Aa]ccount .*(expired|locked|not available)",
+        SSHError,
+        _say("the account there is {0}; ask the administrator"),
+    ),
+    (
+        r"(?:unix_listener|bind|channel_setup_fwd_listener\S*): (.*(?:too long|cannot bind|Address already).*)",
+        SSHError,
+        _say("the local end could not be made: {0}"),
+    ),
+    (
+        r"kex_exchange_identification|Connection (?:closed|reset) by|Connection to \S+ closed|Broken pipe",
+        SSHError,
+        _say(
+            "closed the connection before the login: too many at once, a ban after failed logins, or no SSH "
+            "server; wait a minute, then try `ssh {host}`"
         ),
-        (
-            r"Could not resolve hostname (.*?):",
-            UnknownHostError,
-            _say("the name {0!r} is not known; check its spelling, ~/.ssh/config and the VPN"),
-        ),
-        (r"hostname contains invalid characters", UnknownHostError, _say("that is no name of a host")),
-        (r"REMOTE HOST IDENTIFICATION HAS CHANGED|has changed and you have requested", HostKeyError, _changed_key),
-        (
-            r"is marked as revoked|REVOKED HOST KEY",
-            HostKeyError,
-            _say("its host key is marked as revoked; ask the administrator"),
-        ),
-        (r"No \S+ host key is known for|Host key verification failed", HostKeyError, _unknown_key),
-        (r"Permission denied \((?P<methods>[^)]*)\)", LoginNeededError, _denied),
-        (r"Too many authentication failures|Permission denied, please try again", LoginNeededError, _denied),
-        (
-            r"administratively prohibited",
-            SSHError,
-            _say(
-                "forwarding is prohibited (AllowTcpForwarding or PermitOpen in the sshd_config of the host before it)"
-            ),
-        ),
-        (
-            r"open failed: connect failed: (.*[Nn]ame.*|.*resolution.*)",
-            UnknownHostError,
-            _say("the jump host does not know its name ({0})"),
-        ),
-        (r"open failed: connect failed: (.+)", SSHError, _say("the jump host cannot connect to it: {0}")),
-        (
-            r"(?:port (\d+))?: Connection refused",
-            SSHError,
-            _say("refuses connections: sshd is down there, or listens on another port"),
-        ),
-        (
-            r"(?i)(?:connection|operation) timed out|timed out during",
-            SSHError,
-            _say("does not answer: it is down, or a firewall or a missing VPN is in between"),
-        ),
-        (
-            r"(No route to host|Network is unreachable|Host is down)",
-            SSHError,
-            _say("cannot be reached: {0}; is the network or the VPN up?"),
-        ),
-        (
-            r"no matching (.+?) found",
-            SSHError,
-            _say("it and this ssh have no {0} in common; an entry for it in ~/.ssh/config may allow an older one"),
-        ),
-        (
-            r"Session open refused by peer",
-            SSHError,
-            _say("refuses another session on this connection (MaxSessions); close a shell or tunnel there"),
-        ),
-        (r"Timeout, server \S+ not responding", SSHError, _say("the connection was lost: it answers no longer")),
-        (
-            r"(?:Can't open user config file|Bad owner or permissions on) (.+)",
-            SSHError,
-            _say("ssh cannot use its configuration {0}"),
-        ),
-        (r"(.+ line \d+: .+)", SSHError, _say("the configuration of ssh is wrong: {0}")),
-        (
-            r"[Aa]ccount .*(expired|locked|not available)",
-            SSHError,
-            _say("the account there is {0}; ask the administrator"),
-        ),
-        (
-            r"(?:unix_listener|bind|channel_setup_fwd_listener\S*): (.*(?:too long|cannot bind|Address already).*)",
-            SSHError,
-            _say("the local end could not be made: {0}"),
-        ),
-        (
-            r"kex_exchange_identification|Connection (?:closed|reset) by|Connection to \S+ closed|Broken pipe",
-            SSHError,
-            _say(
-                "closed the connection before the login: too many at once, a ban after failed logins, or no SSH "
-                "server; wait a minute, then try `ssh {host}`"
-            ),
-        ),
-    )
+    ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 import subprocess
@@ -184,6 +183,8 @@ def aliases() -> list[str]:
 
 def suggest(alias: str) -> str:
     """Return a half sentence with the aliases that resemble `alias`; empty where none does."""
+    import difflib
+
     near = difflib.get_close_matches(alias, [one for one in aliases() if one != alias], n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
