@@ -40,6 +40,7 @@ class Log:
         return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def write(self, data: bytes) -> None:
+        """Append `data`; what a full disk does not take is lost."""
         try:
             if self.size + len(data) > self.limit:
                 os.replace(self.path, self.path + ".1")

@@ -156,6 +156,7 @@ def forget(found: Found[NotebookRecord]) -> None:
 
 
 def read_token(path: Path) -> str | None:
+    """Return the token in `path`; None where there is none, or where others may have read or written it."""
     try:
         with path.open(encoding="ascii") as file:
             found, text = os.fstat(file.fileno()), file.read().strip()
