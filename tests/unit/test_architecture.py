@@ -18,9 +18,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports from the layers above its own line only. A package is one name; inside it, the package decides.
 LAYERS = (
-    ("_version", "errors", "links", "render", "proof", "browser", "launch", "jupyter_launch", "in_cluster", "logout"),
+    ("_version", "errors", "render", "proof", "browser", "launch", "jupyter_launch", "in_cluster", "logout"),
     ("deadlines", "records", "probe", "targets", "relay", "environments"),
-    ("paths",),
+    ("paths", "links"),
     ("config",),
     ("adapters", "home", "scratch"),
     ("sessions", "remote", "tunnel_records", "server_helpers"),
