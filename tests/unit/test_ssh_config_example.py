@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="there is no
 
 def resolved(host: str) -> dict[str, str]:
     """Return what `ssh -G` makes of `host`."""
-    done = subprocess.run(["ssh", "-G", "-F", str(EXAMPLE), host], text=True, capture_output=True, check=True)
+    done = subprocess.run(["ssh", "-T", "-G", "-F", str(EXAMPLE), host], text=True, capture_output=True, check=True)
     assert done.stderr == ""
     return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
 
