@@ -132,11 +132,11 @@ _TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
         _say("forwarding is prohibited (AllowTcpForwarding or PermitOpen in the sshd_config of the host before it)"),
     ),
     (
-        r"open failed: connect failed: (.*[Nn]ame.*|.*resolution.*)",
+        r"open failed: connect failed: (.*(?:[Nn]ame|resolution)[^\r\n]*)",
         UnknownHostError,
         _say("the jump host does not know its name ({0})"),
     ),
-    (r"open failed: connect failed: (.+)", SSHError, _say("the jump host cannot connect to it: {0}")),
+    (r"open failed: connect failed: ([^\r\n]+)", SSHError, _say("the jump host cannot connect to it: {0}")),
     (
         r"(?:port (\d+))?: Connection refused",
         SSHError,

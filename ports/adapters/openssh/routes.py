@@ -113,7 +113,7 @@ def parse_destination(text: str) -> Destination:
     user, at, rest = rest.rpartition("@")
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]]+))(?::(\d+))?", rest)
     host, port = (found.group(1) or found.group(2), found.group(3)) if found else (rest, None)
-    if re.fullmatch(r"[0-9A-Fa-f:]+:[0-9A-Fa-f:]*", rest):
+    if re.fullmatch(r"[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*", rest):
         host, port = rest, None  # a bare IPv6 address
     if not host or host.startswith("-") or re.search(r"[\s\x00-\x1f'\"`$\\;&<>|(){}]", host):
         raise UnknownHostError(text, "that is no name of a host")

@@ -1,0 +1,84 @@
+"""Local ports, URLs and targets."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ports import links, targets
+from ports.errors import InvalidTargetError
+from ports.targets import Target
+
+TEXTS = st.text(max_size=40)
+
+
+@given(machine=TEXTS, user=TEXTS, name=TEXTS)
+def test_a_name_gets_the_same_port_in_the_range_each_time(machine: str, user: str, name: str) -> None:
+    port = links.local_port(machine, user, name, 20000, 32000)
+    assert port == links.local_port(machine, user, name, 20000, 32000)
+    assert 20000 <= port <= 32000
+
+
+def test_the_port_of_a_name_is_never_another_one() -> None:
+    # it stands in notebooks and bookmarks
+    assert links.local_port("0123456789abcdef0123456789abcdef", "alice", "cluster-main", 20000, 32000) == 20838
+
+
+def test_users_and_names_are_told_apart() -> None:
+    ports = {links.local_port("m", user, name, 20000, 32000) for user in ("alice", "bob") for name in ("a", "b", "ab")}
+    assert len(ports) == 6
+
+
+@given(st.integers(20000, 20010))
+def test_the_next_ports_go_round_and_never_offer_the_usual_one(usual: int) -> None:
+    offered = list(links.next_ports(usual, 20000, 20010))
+    assert sorted([usual, *offered]) == list(range(20000, 20011))
+
+
+@given(token=st.text(min_size=1))
+def test_a_token_survives_the_url(token: str) -> None:
+    found = urlsplit(links.url(20001, path="lab", token=token))
+    assert (found.hostname, found.port, found.path) == ("localhost", 20001, "/lab")
+    assert parse_qs(found.query, strict_parsing=True) == {"token": [token]}
+
+
+def test_a_link_without_token_or_path_is_plain() -> None:
+    assert links.url(20001) == "http://localhost:20001/"
+    assert links.url(20001, scheme="https", path="/status") == "https://localhost:20001/status"
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("server1", Target("server1")),
+        ("alice@server1.site", Target("alice@server1.site")),
+        ("server1:main", Target("server1", "main")),
+        ("server1:6006", Target("server1", port=6006)),
+        ("server1:my-lab-8888", Target("server1", "my-lab-8888")),
+    ],
+)
+def test_a_target_is_a_host_a_name_or_a_port(text: str, target: Target) -> None:
+    assert targets.parse(text) == target
+    assert str(target) == text
+
+
+@pytest.mark.parametrize("text", ["", ":6006", "server1:", "server1:0", "server1:65536", "-x", "a b", "server1:a b"])
+def test_what_is_no_target_is_told_with_what_to_write(text: str) -> None:
+    with pytest.raises(InvalidTargetError, match="write HOST, HOST:NAME or HOST:PORT"):
+        targets.parse(text)
+
+
+@given(st.text())
+def test_no_text_breaks_the_reading_of_a_target(text: str) -> None:
+    try:
+        assert str(targets.parse(text)) == text or text.partition(":")[2].isdigit()
+    except InvalidTargetError:
+        pass
+
+
+def test_targets_are_kept_by_host_each_once() -> None:
+    wanted = [targets.parse(text) for text in ("a:1", "b", "a:1", "a:x")]
+    assert targets.by_host(wanted) == {"a": [Target("a", port=1), Target("a", "x")], "b": [Target("b")]}

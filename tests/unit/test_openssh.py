@@ -1,0 +1,253 @@
+"""What ssh says and what the configuration says, read without a connection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ports import errors
+from ports.adapters.openssh import refusals, routes
+from ports.adapters.openssh.routes import Destination
+
+CHANGED = """\
+@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
+@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @
+@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
+The fingerprint for the ED25519 key sent by the remote host is
+SHA256:OcJIyl+Q9In5VqosLU/G5ip1GnkvVC8D55K5V7UorqI.
+Add correct host key in /home/alice/.ssh/known_hosts to get rid of this message.
+Offending ED25519 key in /home/alice/.ssh/known_hosts:3
+  remove with:
+  ssh-keygen -f "/home/alice/.ssh/known_hosts" -R "server1"
+Host key for server1 has changed and you have requested strict checking.
+Host key verification failed.
+"""
+UNKNOWN = """\
+debug1: Server host key: ssh-ed25519 SHA256:OcJIyl+Q9In5VqosLU/G5ip1GnkvVC8D55K5V7UorqI
+No ED25519 host key is known for server1 and you have requested strict checking.
+Host key verification failed.
+"""
+OPEN_KEY = """\
+Permissions 0644 for '/home/alice/.ssh/id' are too open.
+This private key will be ignored.
+Load key "/home/alice/.ssh/id": bad permissions
+alice@server1: Permission denied (publickey,password).
+"""
+
+# Texts of OpenSSH 9.2, each provoked once on a real sshd.
+SAID = [
+    (
+        "ssh: Could not resolve hostname server9: Name or service not known",
+        errors.UnknownHostError,
+        "'server9' is not known",
+    ),
+    (
+        "ssh: Could not resolve hostname server1: Temporary failure in name resolution",
+        errors.SSHError,
+        "cannot be resolved now",
+    ),
+    ("hostname contains invalid characters", errors.UnknownHostError, "no name of a host"),
+    (CHANGED, errors.HostKeyError, "CHANGED to SHA256:OcJIyl"),
+    (CHANGED, errors.HostKeyError, 'ssh-keygen -f "/home/alice/.ssh/known_hosts" -R "server1"'),
+    (UNKNOWN, errors.HostKeyError, "(ED25519 SHA256:OcJIyl+Q9In5VqosLU/G5ip1GnkvVC8D55K5V7UorqI)"),
+    (UNKNOWN, errors.HostKeyError, "accept it once with `ssh server1`"),
+    ("alice@server1: Permission denied (publickey,password).", errors.LoginNeededError, "`ports login server1`"),
+    (OPEN_KEY, errors.LoginNeededError, "chmod 600 /home/alice/.ssh/id"),
+    (
+        "Received disconnect from 10.0.0.3 port 22:2: Too many authentication failures",
+        errors.LoginNeededError,
+        "needs a login",
+    ),
+    ("channel 0: open failed: administratively prohibited: open failed\r", errors.SSHError, "PermitOpen"),
+    (
+        "channel 2: open failed: connect failed: Connection refused\r",
+        errors.SSHError,
+        "jump host cannot connect to it: Connection refused",
+    ),
+    (
+        "channel 2: open failed: connect failed: Name or service not known",
+        errors.UnknownHostError,
+        "jump host does not know",
+    ),
+    ("ssh: connect to host 127.0.0.1 port 9: Connection refused", errors.SSHError, "refuses connections"),
+    ("ssh: connect to host 10.0.0.3 port 22: Connection timed out", errors.SSHError, "does not answer"),
+    (
+        "Connection timed out during banner exchange\nConnection to 10.0.0.3 port 22 timed out",
+        errors.SSHError,
+        "does not answer",
+    ),
+    (
+        "ssh: connect to host 10.0.0.3 port 22: No route to host",
+        errors.SSHError,
+        "cannot be reached: No route to host",
+    ),
+    (
+        "Unable to negotiate with 10.0.0.3 port 22: no matching key exchange method found. Their offer: x",
+        errors.SSHError,
+        "no key exchange method in common",
+    ),
+    (
+        "mux_client_request_session: session request failed: Session open refused by peer",
+        errors.SSHError,
+        "MaxSessions",
+    ),
+    (
+        "kex_exchange_identification: Connection closed by remote host\nConnection closed by 10.0.0.3 port 22",
+        errors.SSHError,
+        "too many at once",
+    ),
+    ("Timeout, server server1 not responding.", errors.SSHError, "the connection was lost"),
+    ("Can't open user config file /none/x: No such file or directory", errors.SSHError, "configuration /none/x"),
+    ("/home/alice/.ssh/config: line 1: Bad configuration option: bogus", errors.SSHError, "Bad configuration option"),
+    ("This account is currently not available.", errors.SSHError, "ask the administrator"),
+    ("something new", errors.SSHError, "ssh failed: something new; `ssh -v server1` tells more"),
+    ("", errors.SSHError, "it said nothing"),
+]
+
+
+@pytest.mark.parametrize(("said", "kind", "part"), SAID)
+def test_what_ssh_says_becomes_an_error_with_reason_and_way_out(
+    said: str, kind: type[errors.SSHError], part: str
+) -> None:
+    error = refusals.explain("server1", said)
+    assert (type(error), part in str(error)) == (kind, True), str(error)
+    assert "\n" not in str(error) and "\r" not in str(error)
+
+
+def test_a_denial_after_a_person_was_asked_is_no_call_for_a_login() -> None:
+    error = refusals.explain("server1", "alice@server1: Permission denied (password).", asked=True)
+    assert type(error) is errors.SSHError and "was refused" in str(error)
+
+
+@given(st.text())
+def test_no_text_of_ssh_breaks_the_explanation(said: str) -> None:
+    assert isinstance(refusals.explain("server1", said), errors.SSHError)
+
+
+@pytest.mark.parametrize(
+    ("text", "remote", "part"),
+    [
+        ("channel 3: open failed: connect failed: Connection refused\r\n", "127.0.0.1:80", "nothing answers"),
+        ("channel 3: open failed: administratively prohibited: open failed", "127.0.0.1:80", "AllowTcpForwarding"),
+        ("channel 3: open failed: administratively prohibited: open failed", "/tmp/x", "AllowStreamLocalForwarding"),
+    ],
+)
+def test_a_refused_forward_is_explained(text: str, remote: str, part: str) -> None:
+    assert part in str(refusals.explain_forward("server1", remote, text))
+
+
+def test_a_master_that_complains_of_nothing_refused_nothing() -> None:
+    assert refusals.explain_forward("server1", "127.0.0.1:80", "Warning: banner\n") is None
+
+
+@pytest.mark.parametrize(
+    ("command", "jump"),
+    [
+        ("ssh -W %h:%p login", Destination("login")),
+        ("ssh -q -W %h:%p login", Destination("login")),
+        ("exec /usr/bin/ssh -q -W [%h]:%p alice@login", Destination("login", "alice")),
+        ("ssh -qW %h:%p -l alice -p 2222 login", Destination("login", "alice", 2222)),
+        ("ssh -F /home/alice/cfg -q -W %h:%p login", Destination("login")),
+    ],
+)
+def test_the_older_form_of_a_jump_host_is_recognised(command: str, jump: Destination) -> None:
+    assert routes.recognise_proxy_command(command, ["-F", "/home/alice/cfg"]) == (jump,)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "nc -X connect -x proxy:3128 %h %p",
+        "ssh login nc %h %p",
+        "ssh -W %h:22 login",
+        "ssh -F /other/cfg -W %h:%p login",
+        "ssh -o User=bob -W %h:%p login",
+        "ssh -W %h:%p login extra",
+        "ssh -W",
+        "ssh -W 'unclosed",
+        "",
+        None,
+    ],
+)
+def test_another_proxy_command_is_left_to_ssh(command: str | None) -> None:
+    assert routes.recognise_proxy_command(command, ["-F", "/home/alice/cfg"]) == ()
+
+
+@given(st.text())
+def test_no_proxy_command_breaks_the_reading(command: str) -> None:
+    try:
+        routes.recognise_proxy_command(command, [])
+    except errors.UnknownHostError:
+        pass
+
+
+def test_what_ssh_resolves_is_read() -> None:
+    text = "user alice\nhostname 10.0.0.3\nport 2222\nproxyjump bob@login:22,gate\nstricthostkeychecking ask\n"
+    host = routes.parse_resolved(Destination("server1"), text)
+    assert (host.alias, host.user, host.hostname, host.port) == ("server1", "alice", "10.0.0.3", 2222)
+    assert host.jumps == (Destination("login", "bob", 22), Destination("gate"))
+    assert routes.parse_resolved(Destination("x"), "proxyjump none\nproxycommand none\n").proxy_command is None
+
+
+USERS = st.none() | st.from_regex(r"[a-z_][a-z0-9_-]{0,30}", fullmatch=True)
+HOSTS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9.-]{0,40}", fullmatch=True)
+PORTS = st.none() | st.integers(1, 65535)
+
+
+@given(user=USERS, host=HOSTS, port=PORTS)
+def test_a_destination_is_read_as_it_was_written(user: str | None, host: str, port: int | None) -> None:
+    text = (f"{user}@" if user else "") + host + (f":{port}" if port else "")
+    assert routes.parse_destination(text) == Destination(host, user, port)
+
+
+def test_an_ipv6_address_is_a_destination() -> None:
+    assert routes.parse_destination("alice@[fe80::1]:2222") == Destination("fe80::1", "alice", 2222)
+    assert routes.parse_destination("::1") == Destination("::1")
+
+
+@pytest.mark.parametrize("text", ["", "-oProxyCommand=x", "a b", "a;b", "a\nb", "$(x)", "alice@", "`x`", "'a'"])
+def test_what_could_be_an_option_or_a_command_is_no_destination(text: str) -> None:
+    with pytest.raises(errors.UnknownHostError):
+        routes.parse_destination(text)
+
+
+def test_aliases_are_those_of_the_configuration_and_what_it_includes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "more").write_text("Host gpu1 gpu2\n")
+    (tmp_path / "config").write_text(
+        f'Include {tmp_path}/mor*\nHost server1 "server 2" *.site !x\nHost=login\nHost *\n'
+    )
+    monkeypatch.setenv("DASK_PORTS__SSH__CONFIG", str(tmp_path / "config"))
+    assert routes.aliases() == ["gpu1", "gpu2", "server1", "server 2", "login"]
+    assert routes.suggest("sever1").startswith("; did you mean server1")
+    assert routes.suggest("completely-else") == ""
+
+
+def test_jump_hosts_are_followed_as_ssh_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = """
+        Host server1
+            ProxyJump gate,login
+        Host login
+            ProxyJump never
+        Host gate
+            ProxyCommand ssh -q -W %h:%p outer
+        Host loop1
+            ProxyJump loop2
+        Host loop2
+            ProxyJump loop1
+    """
+    (tmp_path / "config").write_text(config)
+    monkeypatch.setenv("DASK_PORTS__SSH__CONFIG", str(tmp_path / "config"))
+    assert [host.alias for host in routes.route("server1")] == ["outer", "gate", "login", "server1"]
+    with pytest.raises(errors.SSHError, match="in a circle"):
+        routes.route("loop1")
+
+
+def test_a_missing_ssh_program_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASK_PORTS__SSH__PROGRAM", "no-such-ssh")
+    with pytest.raises(errors.ToolMissingError, match="no-such-ssh is not installed; install"):
+        routes.resolve("server1")
