@@ -41,23 +41,39 @@ def hosts() -> Iterator[Site]:
 
 
 def listing(runs: int) -> Iterator[Result]:
-    """``ports list --json`` on a machine with 1,500 listeners in as many processes, all of them this user's."""
+    """``ports list --json`` among 1,500 listeners in as many processes: a tenth of them this user's, then all."""
     with hosts() as site:
-        crowd = site.popen("server1", _module(site, "benchmarks/crowd.py", str(CROWD)), stdin=subprocess.PIPE)
-        with crowd:
-            assert crowd.stdin is not None and crowd.stdout is not None
-            assert crowd.stdout.readline() == "ready\n", "no crowd"
-            ours = [site.python, "-m", "ports", "list", "--json"]
-            theirs = [site.python, "-c", "import dask"]
-            samples = interleave(lambda: _on(site, "server1", ours), lambda: _on(site, "server1", theirs), runs)
-            told = site.run("server1", [site.python, "-c", IN_PROBE, str(runs + 1)], check=True)
-            crowd.stdin.close()
-            crowd.wait(30)
-    found = json.loads(told.stdout)
-    assert found["listeners"] >= CROWD, found["listeners"]
-    yield Result("list", "ports list --json", "import dask", "ms", Aim("difference", 0.1), samples)
-    probed = Samples(tuple(found["took"][1:]), ())
-    yield Result("probe", "the probe itself", "", "ms", Aim("alone", 0.05), probed)
+        if len(site.users) > 1:
+            with crowd(site, site.users[0], CROWD // 10), crowd(site, site.users[1], CROWD - CROWD // 10):
+                yield from _list(site, "", runs, mine=CROWD // 10)
+        with crowd(site, site.users[0], CROWD):
+            yield from _list(site, "-mine", runs, mine=CROWD)
+
+
+def _list(site: Site, suffix: str, runs: int, *, mine: int) -> Iterator[Result]:
+    ours = [site.python, "-m", "ports", "list", "--json"]
+    theirs = [site.python, "-c", "import dask"]
+    samples = interleave(lambda: _on(site, "server1", ours), lambda: _on(site, "server1", theirs), runs)
+    told = json.loads(site.run("server1", [site.python, "-c", IN_PROBE, str(runs + 1)], check=True).stdout)
+    assert told["listeners"] >= mine, told["listeners"]
+    what = f"{mine:,} of {CROWD:,} mine:"
+    yield Result(f"list{suffix}", f"{what} ports list --json", "import dask", "ms", Aim("difference", 0.1), samples)
+    probed = Samples(tuple(told["took"][1:]), ())
+    yield Result(f"probe{suffix}", f"{what} the probe itself", "", "ms", Aim("alone", 0.05), probed)
+
+
+@contextlib.contextmanager
+def crowd(site: Site, user: str, n: int) -> Iterator[None]:
+    """Have `n` processes of `user` on server1, each with a listener that says nothing."""
+    argv = _module(site, "benchmarks/crowd.py", str(n))
+    with site.popen("server1", argv, user=user, stdin=subprocess.PIPE) as running:
+        assert running.stdin is not None and running.stdout is not None
+        assert running.stdout.readline() == "ready\n", "no crowd"
+        try:
+            yield
+        finally:
+            running.stdin.close()
+            running.wait(30)
 
 
 def help_(runs: int) -> Iterator[Result]:
@@ -125,7 +141,9 @@ def notebooks(site: Site, *names: str) -> Iterator[list[int]]:
     command = [site.notebook_python, "-m", "jupyterlab", "--no-browser", "--port=0", "--ServerApp.log_level=ERROR"]
     with contextlib.ExitStack() as stack:
         for name in names:
-            running = stack.enter_context(site.popen(name, command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            running = stack.enter_context(
+                site.popen(name, command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
             stack.callback(running.kill)
         yield [_notebook_port(site, name) for name in names]
 
