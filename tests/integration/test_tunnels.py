@@ -387,3 +387,36 @@ def test_a_lost_connection_is_told(laptop: Site, serve: Serve) -> None:
     wait_until(state, timeout=10, what="the tunnel to be told as down")
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=10)
+
+
+def test_a_cluster_and_a_notebook_server_that_were_started_there_open_with_their_tokens(
+    laptop: Site, nothing_left: LeakCheck
+) -> None:
+    nothing_left.allow("file */host.json")
+    code, cluster = ports(laptop, "cluster", "start", "main", "-H", "server1", "--n-workers", "1", timeout=90)
+    assert code == 0, cluster
+    lab = laptop.popen(
+        "server2",
+        [laptop.notebook_python, "-m", "jupyterlab", "--no-browser", "--ServerApp.port=0", "--allow-root"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def is_listed() -> bool | None:
+        rows = ports(laptop, "list", "server2")[1]
+        return True if any(row["kind"] == "notebook" for row in rows) else None
+
+    try:
+        wait_until(is_listed, timeout=40, what="the notebook server", every=0.5)
+        running, rows = open_in_foreground(laptop, "server1", "server2")
+        found = {row["kind"]: row for row in rows}
+        assert {row["state"] for row in rows} == {"open"}, rows
+        assert "Dask" in fetch(laptop, found["cluster"]["local_url"])
+        assert "token=" in found["notebook"]["local_url"]
+        assert "jupyter-config-data" in fetch(laptop, found["notebook"]["local_url"])
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=10)
+    finally:
+        lab.terminate()
+        lab.communicate()
+        ports(laptop, "cluster", "stop", "main", "-H", "server1")
