@@ -107,6 +107,8 @@ def _read_yaml(file: Path, word: str) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
     except OSError:
         return {}  # as Dask does: a file that may not be read is another user's affair
+    except UnicodeDecodeError as error:
+        raise SettingError(str(file), "ports", f"the file is not UTF-8 text ({error.reason})") from error
     if word not in text and word.replace("-", "_") not in text:
         return {}
     import yaml

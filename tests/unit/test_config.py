@@ -1,0 +1,235 @@
+"""Settings: where they stand, what they may be, and that Dask reads them the same way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask.config
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ports import config
+from ports.errors import SettingError
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory for YAML files, read without Dask's own configuration in the way."""
+    for variable in [name for name in os.environ if name.startswith("DASK_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("DASK_CONFIG", str(tmp_path / "dask"))
+    monkeypatch.setenv("DASK_ROOT_CONFIG", str(tmp_path / "root"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delitem(sys.modules, "dask.config")
+    (tmp_path / "dask").mkdir()
+    return tmp_path / "dask"
+
+
+def test_every_default_is_valid_and_described() -> None:
+    config._validator()(config.defaults())
+
+    def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+        for key, inner in node["properties"].items():
+            yield f"{path}{key}", inner
+            if "properties" in inner:
+                yield from leaves(inner, f"{path}{key}.")
+
+    for key, leaf in leaves(config.schema()):
+        assert leaf["description"].endswith("."), key
+        assert "default" in leaf, key
+
+
+def test_without_files_the_defaults_hold(place: Path) -> None:
+    assert config.load() == config.defaults()
+    assert config.get("cluster.name") == "main"
+
+
+def test_later_files_win_and_variables_win_over_files(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "a.yaml").write_text("ports: {cluster: {n-workers: 2, threads-per-worker: 3, name: early}}")
+    (place / "b.yaml").write_text("ports: {cluster: {n_workers: 4, name: late}}")
+    monkeypatch.setenv("DASK_PORTS__CLUSTER__NAME", "loud")
+    found = config.get("cluster")
+    assert (found["n_workers"], found["threads_per_worker"], found["name"]) == (4, 3, "loud")
+
+
+def test_names_of_hosts_and_variables_keep_their_dashes(place: Path) -> None:
+    document = {"ports": {"hosts": {"my-server": {"env": "x"}}, "cluster": {"environ": {"A-B": "1"}}}}
+    (place / "ports.yaml").write_text(yaml.safe_dump(document))
+    assert config.hosts() == ["my-server"] and config.host("my-server") == {"env": "x"}
+    assert config.host("other") == {} and config.get("cluster.environ") == {"A-B": "1"}
+
+
+def test_hosts_may_be_a_plain_list(place: Path) -> None:
+    (place / "ports.yaml").write_text("ports: {hosts: [server1, server2]}")
+    assert config.hosts() == ["server1", "server2"] and config.host("server1") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "reason"),
+    [
+        ("cluster: {n_wrokers: 4}", "ports.cluster.n_wrokers", "no such setting; there are daemon, env,"),
+        ("clusters: {}", "ports.clusters", "no such setting; there are alias, cluster, hosts,"),
+        ("cluster: {n_workers: -1}", "ports.cluster.n_workers", "-1 must be bigger than or equal to 0"),
+        ("cluster: {n_workers: many}", "ports.cluster.n_workers", "'many' must be integer or null"),
+        ("cluster: {name: My Cluster}", "ports.cluster.name", "'My Cluster' must match pattern ^[a-z]"),
+        ("cluster: {reuse: maybe}", "ports.cluster.reuse", "'maybe' must be one of ['warn', 'any', 'exact']"),
+        ("cluster: {daemon: 1}", "ports.cluster.daemon", "1 must be boolean"),
+        ("cluster: 4", "ports.cluster", "4 must be object"),
+        ("hosts: {server1: {envv: x}}", "ports.hosts.server1.envv", "no such setting; there are env, notebook_env"),
+        ("hosts: {server1: 3}", "ports.hosts.server1", "3 must be object or null"),
+        ("log_bytes: 10", "ports.log_bytes", "10 must be bigger than or equal to 1000"),
+        ("[1, 2]", "ports", "must be object"),
+    ],
+)
+def test_what_cannot_be_names_file_key_value_and_what_is_allowed(place: Path, text: str, key: str, reason: str) -> None:
+    (place / "ports.yaml").write_text(f"ports:\n  {text}\n")
+    with pytest.raises(SettingError) as caught:
+        config.load()
+    told = str(caught.value)
+    assert told.startswith(f"setting {key} in {place / 'ports.yaml'}: ") and reason in told
+    assert caught.value.exit_code == 2
+
+
+def test_a_wrong_variable_is_named_itself(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASK_PORTS__CLUSTER__N_WORKERS", "many")
+    with pytest.raises(SettingError, match=r"ports\.cluster\.n_workers in \$DASK_PORTS__CLUSTER__N_WORKERS: 'many'"):
+        config.load()
+    monkeypatch.delenv("DASK_PORTS__CLUSTER__N_WORKERS")
+    monkeypatch.setenv("DASK_PORTS__CLUSTER", "4")
+    with pytest.raises(SettingError, match=r"ports\.cluster in \$DASK_PORTS__CLUSTER: 4 must be object"):
+        config.load()
+
+
+def test_what_is_no_yaml_is_named(place: Path) -> None:
+    (place / "ports.yaml").write_text("ports: {cluster: [")
+    with pytest.raises(SettingError, match="the file is not YAML") as caught:
+        config.load()
+    assert str(place / "ports.yaml") in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["distributed: {scheduler: 1}", "", "- a list", "just text with ports in it", "ports:"]
+)
+def test_what_is_not_ours_is_left_alone(place: Path, text: str) -> None:
+    (place / "other.yaml").write_text(text)
+    assert config.load() == config.defaults()
+
+
+def test_a_file_that_may_not_be_read_is_left_alone(place: Path) -> None:
+    (place / "other.yaml").mkdir()
+    (place / "binary.yaml").write_bytes(b"\xff\xfe ports \x00")
+    try:
+        assert config.load() == config.defaults()
+    except SettingError as error:  # one line that names it will do as well
+        assert "binary.yaml" in str(error)
+
+
+def test_a_notebook_sets_them_through_dask() -> None:
+    with dask.config.set({"ports.cluster.n-workers": 3, "ports.cluster.reuse": "exact"}):
+        assert (config.get("cluster.n_workers"), config.get("cluster.reuse")) == (3, "exact")
+    with (
+        dask.config.set({"ports.cluster.n_workers": "many"}),
+        pytest.raises(SettingError, match=r"in dask\.config: 'many'"),
+    ):
+        config.load()
+
+
+def test_dasks_temporary_directory_is_found_without_dask(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.dask_value("temporary-directory") is None
+    (place / "dask.yaml").write_text("temporary_directory: /scratch/mine")
+    assert config.dask_value("temporary-directory") == "/scratch/mine"
+    monkeypatch.setenv("DASK_TEMPORARY_DIRECTORY", "/scratch/other")
+    assert config.dask_value("temporary-directory") == "/scratch/other"
+
+
+# --- equal to dask.config ---
+
+OPTIONS = {
+    "n_workers": st.none() | st.integers(0, 99),
+    "threads_per_worker": st.integers(1, 99),
+    "memory_limit": st.sampled_from(["4GB", 1000, 0.5, None]),
+    "daemon": st.booleans(),
+    "env": st.none() | st.sampled_from(["py311", "~/venv"]),
+    "name": st.sampled_from(["main", "big"]),
+    "reuse": st.sampled_from(["warn", "any", "exact"]),
+    "environ": st.dictionaries(st.sampled_from(["A", "B_C", "D-E"]), st.text("abc", max_size=3), max_size=2),
+}
+FILE = st.fixed_dictionaries(
+    {},
+    optional={
+        "cluster": st.fixed_dictionaries({}, optional=OPTIONS),
+        "hosts": st.dictionaries(st.sampled_from(["server-1", "server2"]), st.none(), max_size=2),
+        "alias": st.none() | st.sampled_from(["box", "big-box"]),
+        "log_bytes": st.integers(1000, 10**9),
+    },
+)
+VARIABLES = st.fixed_dictionaries(
+    {},
+    optional={
+        "DASK_PORTS__CLUSTER__N_WORKERS": st.sampled_from(["3", "None"]),
+        "DASK_PORTS__CLUSTER__DAEMON": st.sampled_from(["True", "False", "true", "false"]),
+        "DASK_PORTS__CLUSTER__ENV": st.sampled_from(["None", "none", "null", "py312"]),
+        "DASK_PORTS__CLUSTER__MEMORY_LIMIT": st.sampled_from(["2GB", "2000", "0.25", "'auto'"]),
+        "DASK_PORTS__ALIAS": st.sampled_from(["'quoted'", "plain"]),
+        "DASK_PORTS__CLUSTER__ENVIRON": st.sampled_from(["{'X': '1'}"]),
+    },
+)
+READ = """
+import json, sys
+from ports import config
+for line in sys.stdin:
+    case = json.loads(line)
+    import os, pathlib
+    for name in [name for name in os.environ if name.startswith("DASK_PORTS")]:
+        del os.environ[name]
+    os.environ.update(case["variables"])
+    for name, text in case["files"].items():
+        pathlib.Path(os.environ["DASK_CONFIG"], name).write_text(text)
+    if WITH_DASK:
+        import dask.config
+        dask.config.refresh()
+    print(json.dumps(config.load(), sort_keys=True), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two interpreters that read the same cases: one with Dask imported, one without."""
+    top = tmp_path_factory.mktemp("config")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("DASK")}
+    environ |= {"DASK_ROOT_CONFIG": str(top / "root"), "HOME": str(top)}
+    started = []
+    for name in ("True", "False"):
+        (top / name).mkdir()
+        command = [sys.executable, "-c", READ.replace("WITH_DASK", name)]
+        own = {**environ, "DASK_CONFIG": str(top / name)}
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own))
+    yield started
+    for one in started:
+        one.communicate()
+
+
+@settings(max_examples=50, deadline=None)
+@given(first=FILE, second=FILE, variables=VARIABLES, dashes=st.booleans())
+def test_dask_reads_the_same(
+    readers: list[subprocess.Popen[str]], first: Any, second: Any, variables: dict[str, str], dashes: bool
+) -> None:
+    if dashes and "cluster" in second:
+        cluster = {key.replace("_", "-"): value for key, value in second["cluster"].items()}
+        second = {**second, "cluster": cluster}
+    files = {"a.yaml": yaml.safe_dump({"ports": first}), "b.yaml": yaml.safe_dump({"ports": second})}
+    answers = []
+    for reader in readers:
+        assert reader.stdin is not None and reader.stdout is not None
+        reader.stdin.write(json.dumps({"files": files, "variables": variables}) + "\n")
+        reader.stdin.flush()
+        answers.append(json.loads(reader.stdout.readline()))
+    assert answers[0] == answers[1]
