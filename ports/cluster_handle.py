@@ -31,8 +31,9 @@ class Cluster:
     Leaving a ``with``, `close` and ``client.shutdown()`` only disconnect: other notebooks use it. `stop` ends it.
     """
 
-    def __init__(self, found: Found[ClusterRecord]) -> None:
+    def __init__(self, found: Found[ClusterRecord], *, just_started: bool = False) -> None:
         self._found = found
+        self._started = time.monotonic() if just_started else None
 
     # --- what it is ---
 
@@ -146,7 +147,9 @@ class Cluster:
             The cluster does not run.
         """
         client = dask.connect(self, timeout=timeout)
-        stale = dask.stale_modules(client, timeout=1.0)
+        # workers that are a second old hold nothing older than themselves
+        is_new = self._started is not None and time.monotonic() - self._started < 1
+        stale = {} if is_new else dask.stale_modules(client, timeout=1.0)
         if stale:
             changed = ", ".join(sorted(stale))
             warnings.warn(

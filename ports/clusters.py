@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,8 @@ def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) 
         if found is not None:
             warnings.warn(f"cluster {name!r} had stopped ({found.reason}); a new one starts", stacklevel=3)
         try:
-            return start(name, timeout=timeout, **asked)
+            # the client is this process's next step: its 0.3 s of imports pass while the owner imports the same
+            return _start(name, timeout, asked, meanwhile=dask.import_client)
         except NameInUseError:
             continue  # another process claimed it in this moment: wait for its start
 
@@ -102,6 +103,12 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
     StartError
         It ended while it started: with exit status, log and its last lines.
     """
+    return _start(name, timeout, asked)
+
+
+def _start(
+    name: str | None, timeout: float | None, asked: Mapping[str, Any], meanwhile: Callable[[], None] | None = None
+) -> Cluster:
     settings = config.get("cluster")
     name = paths.check_name(name or settings["name"])
     record, environ = _plan(name, options.merge(settings, asked))
@@ -118,14 +125,15 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
             cwd=record.directory,
             timeout=timeout or settings["start_timeout"],
             what=f"cluster {name!r}",
+            meanwhile=meanwhile,
         )
     except BaseException:
         clear(record)
         sessions.retire(found)
         raise
     if (warning := logout.warning()) is not None:
-        warnings.warn(warning, stacklevel=2)
-    return Cluster(found)
+        warnings.warn(warning, stacklevel=3)
+    return Cluster(found, just_started=True)
 
 
 def list() -> builtins.list[Cluster]:

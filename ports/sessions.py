@@ -172,6 +172,7 @@ def launch(
     timeout: float,
     what: str,
     announce: Callable[[Found[S]], None] | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Found[S]:
     """Start `argv` for a claimed name and wait until it runs; on failure the name is free again.
 
@@ -180,6 +181,8 @@ def launch(
     announce : callable, optional
         Is called, again and again, while it starts, and writes ``running.json`` once the command answers: for a
         command that knows nothing of `ports`.
+    meanwhile : callable, optional
+        Is called once, as soon as the command is started: for what this process will need afterwards.
 
     Raises
     ------
@@ -192,6 +195,8 @@ def launch(
         _undo_start(found)
         raise
     try:
+        if meanwhile is not None:
+            meanwhile()
         return wait_until(lambda: _is_up(started, what, announce), timeout=timeout, what=what)
     except BaseException as error:
         lines = tail(started.files.log, 20)  # before the end: how it is ended tells nobody why it had to be

@@ -68,6 +68,11 @@ def security(credentials: Path) -> Security:
     return Security(tls_ca_file=file, tls_client_cert=file, tls_client_key=file, require_encryption=True)
 
 
+def import_client() -> None:
+    """Import what `connect` needs."""
+    import distributed  # noqa: F401
+
+
 def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
     """Return a client connected to `cluster`, any cluster object of Dask's kind.
 
