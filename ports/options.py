@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,8 +78,13 @@ def merge(settings: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, An
     for name, value in [*extra.items(), *(within.items() if isinstance(within, dict) else ())]:
         if name in OURS:
             raise UsageError(f"option {name}={value!r} cannot be given: {OURS[name]}")
-    merged["environ"] = {name: str(value) for name, value in merged["environ"].items()}
     _check(merged)
+    merged["environ"] = {name: str(value) for name, value in merged["environ"].items()}
+    for name, value in extra.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"option {name} is {value!r}; it must be what JSON can hold") from error
     return {**merged, "options": extra}
 
 
@@ -90,6 +96,17 @@ def _check(options: Mapping[str, Any]) -> None:
     for name in ("processes", "daemon"):
         if not isinstance(options[name], bool):
             raise UsageError(f"{name} is {options[name]!r}; it must be True or False")
+    for name in ("local_directory", "env"):
+        if not isinstance(options[name], str | None):
+            raise UsageError(f"{name} is {options[name]!r}; it must be a text")
+    memory_limit = options["memory_limit"]
+    if isinstance(memory_limit, bool) or not isinstance(memory_limit, int | float | str | None):
+        raise UsageError(f"memory_limit is {memory_limit!r}; it must be bytes, or a text such as 4GB")
+    if not isinstance(options["environ"], Mapping):
+        raise UsageError(f"environ is {options['environ']!r}; it must be a mapping of names to values")
+    for variable in options["environ"]:
+        if not isinstance(variable, str) or not variable or "=" in variable or "\0" in variable:
+            raise UsageError(f"environ has {variable!r}; that is no name of a variable")
     if options["worker_start"] not in ("auto", "spawn", "forkserver"):
         raise UsageError(f"worker_start is {options['worker_start']!r}; it must be auto, spawn or forkserver")
 

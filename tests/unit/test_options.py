@@ -1,0 +1,125 @@
+"""Options of clusters: how they merge, what they may not be, and how two clusters differ."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ports import config, options
+from ports.errors import UsageError
+from ports.options import ClusterRecord
+from ports.records import ProcessId
+
+SETTINGS = config.defaults()["cluster"]
+RUNNING = ClusterRecord(
+    kind="cluster",
+    name="main",
+    created_at=0.0,
+    interpreter="/venv/bin/python",
+    directory="/home/alice",
+    started_by=ProcessId(machine="m", boot_id="b", pid_namespace="n", pid=1, start_ticks=1),
+    n_workers=4,
+    threads_per_worker=1,
+    environ={"OMP_NUM_THREADS": "1"},
+    options={"resources": {"GPU": 1}},
+)
+SAME = {"interpreter": RUNNING.interpreter, "directory": RUNNING.directory}
+
+
+def test_what_is_asked_for_wins_over_the_settings() -> None:
+    merged = options.merge({**SETTINGS, "n_workers": 2, "daemon": True}, {"n_workers": 8, "threads_per_worker": None})
+    assert (merged["n_workers"], merged["daemon"], merged["threads_per_worker"]) == (8, True, None)
+
+
+def test_keywords_of_dask_are_passed_on_beside_those_of_the_settings() -> None:
+    merged = options.merge({**SETTINGS, "options": {"a": 1, "b": 2}}, {"b": 3, "resources": {"GPU": 1}})
+    assert merged["options"] == {"a": 1, "b": 3, "resources": {"GPU": 1}}
+
+
+@pytest.mark.parametrize("name", sorted(options.OURS))
+@pytest.mark.parametrize("place", ["asked", "settings", "scheduler"])
+def test_no_keyword_takes_the_privacy_away(name: str, place: str) -> None:
+    asked: dict[str, Any] = {"asked": {name: "x"}, "scheduler": {"scheduler_kwargs": {name: "x"}}}.get(place, {})
+    with pytest.raises(UsageError, match=f"option {name}='x' cannot be given: ") as caught:
+        options.merge({**SETTINGS, "options": {name: "x"} if place == "settings" else {}}, asked)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"n_workers": -1}, "n_workers is -1; it must be a whole number of at least 0"),
+        ({"n_workers": 2.5}, "n_workers is 2.5; it must be a whole number"),
+        ({"n_workers": True}, "n_workers is True; it must be a whole number"),
+        ({"n_workers": "4"}, "n_workers is '4'; it must be a whole number"),
+        ({"threads_per_worker": 0}, "threads_per_worker is 0; it must be a whole number of at least 1"),
+        ({"daemon": "no"}, "daemon is 'no'; it must be True or False"),
+        ({"processes": 1}, "processes is 1; it must be True or False"),
+        ({"worker_start": "fork"}, "worker_start is 'fork'; it must be auto, spawn or forkserver"),
+        ({"environ": "A=1"}, "environ is 'A=1'; it must be a mapping of names to values"),
+        ({"environ": {"A=B": "1"}}, "environ has 'A=B'"),
+        ({"local_directory": 7}, "local_directory is 7; it must be a text"),
+        ({"env": 3}, "env is 3; it must be a text"),
+        ({"memory_limit": [1]}, "memory_limit is [1]; it must be bytes, or a text such as 4GB"),
+        ({"resources": object}, "option resources is <class 'object'>; it must be what JSON can hold"),
+    ],
+)
+def test_what_cannot_be_is_named(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        options.merge(SETTINGS, asked)
+    assert str(caught.value).startswith(message)
+
+
+def test_values_of_variables_become_text() -> None:
+    assert options.merge(SETTINGS, {"environ": {"A": 1, "B": 0.5}})["environ"] == {"A": "1", "B": "0.5"}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"n_workers": 4},
+        {"n_workers": None},
+        {"environ": {"OMP_NUM_THREADS": 1}},
+        {"resources": {"GPU": 1}},
+        {"env": "x"},
+    ],
+)
+def test_what_is_not_asked_for_differs_from_nothing(asked: dict[str, Any]) -> None:
+    assert options.differences(RUNNING, asked, **SAME) == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "phrase"),
+    [
+        ({"n_workers": 8}, "n_workers is 4, not 8"),
+        ({"memory_limit": 100}, "memory_limit is None, not 100"),
+        ({"daemon": True}, "daemon is False, not True"),
+        ({"environ": {"OMP_NUM_THREADS": 2}}, "$OMP_NUM_THREADS differs"),
+        ({"environ": {"OTHER": "secret"}}, "$OTHER differs"),
+        ({"resources": None}, None),
+        ({"preload": ["x"]}, "preload is None, not ['x']"),
+    ],
+)
+def test_each_difference_is_a_phrase_and_values_of_variables_are_not_told(asked: dict[str, Any], phrase: str) -> None:
+    assert options.differences(RUNNING, asked, **SAME) == ((phrase,) if phrase else ())
+
+
+def test_another_interpreter_or_directory_is_a_difference() -> None:
+    found = options.differences(RUNNING, {}, interpreter="/usr/bin/python3", directory="/tmp")
+    assert found == (
+        "its interpreter is /venv/bin/python, not /usr/bin/python3",
+        "its directory is /home/alice, not /tmp",
+    )
+
+
+@settings(max_examples=50)
+@given(n_workers=st.none() | st.integers(0, 99), threads=st.none() | st.integers(1, 9), daemon=st.booleans())
+def test_a_cluster_never_differs_from_what_it_was_started_with(n_workers: Any, threads: Any, daemon: bool) -> None:
+    asked = {"n_workers": n_workers, "threads_per_worker": threads, "daemon": daemon, "environ": {"A": 1}}
+    merged = options.merge(SETTINGS, asked)
+    assert options.differences(replace(RUNNING, **merged), asked, **SAME) == ()
