@@ -1,0 +1,125 @@
+"""Rows become lines, tables and HTML; what came from outside is shown, never run."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ports import render
+
+ROW: dict[str, Any] = {
+    "host": "server1", "kind": "cluster", "name": "main", "state": "running", "reason": None, "n_workers": 2,
+    "n_threads": 8, "memory_bytes": 3 * 2**30, "memory_limit_bytes": 16 * 2**30, "started_at": 1000.0,
+    "link": "http://localhost:20001/status", "url": "unix:/tmp/s",
+}  # fmt: skip
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-5, "0 s"), (0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3599, "59 min"), (3600, "1 h"), (5000, "1 h 23 min"),
+     (86400, "1 d"), (1e7, "115 d")],
+)  # fmt: skip
+def test_a_duration_is_told_as_people_say_it(seconds: float, text: str) -> None:
+    assert render.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [(None, ""), (0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1.5 * 2**20, "1.5 MiB"), (2**30, "1.0 GiB"),
+     (2**40, "1.0 TiB"), (3 * 2**50, "3072.0 TiB")],
+)  # fmt: skip
+def test_a_size_has_a_binary_unit(n_bytes: float | None, text: str) -> None:
+    assert render.size(n_bytes) == text
+
+
+def test_a_table_leaves_out_what_no_row_has() -> None:
+    stopped = {"kind": "cluster", "name": "old", "state": "stopped", "reason": "killed by signal 9"}
+    heading, first, second = render.table([ROW, stopped], "cluster", now=1060.0)
+    assert heading == ["NAME", "STATE", "WORKERS", "THREADS", "MEMORY", "SINCE", "LINK AT HOME", "NOTE"]
+    assert first == ["main", "running", "2", "8", "3.0 GiB of 16.0 GiB", "1 min", ROW["link"], ""]
+    assert second == ["old", "stopped", "", "", "", "", "", "killed by signal 9"]
+    assert render.table([stopped], "cluster", now=0)[0] == ["NAME", "STATE", "NOTE"]
+
+
+@settings(max_examples=50)
+@given(lines=st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(TEXTS, min_size=n, max_size=n), max_size=5)))
+def test_plain_text_keeps_every_cell_and_aligns_columns(lines: list[list[str]]) -> None:
+    shown = render.plain(lines)
+    assert all(text.strip() in shown for line in lines for text in line)
+    assert lines == [] or len(shown.split("\n")) == len(lines)
+
+
+@pytest.mark.parametrize("kind", sorted(render.COLUMNS))
+def test_every_table_stands_what_is_missing(kind: str) -> None:
+    assert render.table([{}], kind, now=0) == [[], []]
+    assert render.plain(render.table([], kind, now=0)) == ""
+
+
+def test_details_leave_out_what_is_empty() -> None:
+    shown = render.details({**ROW, "url": None}, now=1060.0)
+    assert "name:" in shown and "url" not in shown and "_bytes" not in shown and "reason" not in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({}, "<cluster 'main' runs: 2 workers with 4 threads each, 3.0 GiB of 16.0 GiB, http://localhost:20001/status>"),
+        ({"n_workers": 1, "n_threads": 1}, "<cluster 'main' runs: 1 worker with 1 thread, "),
+        ({"n_workers": 2, "n_threads": 2}, "<cluster 'main' runs: 2 workers with 1 thread each, "),
+        ({"n_workers": 0, "n_threads": 0, "memory_bytes": 0}, "<cluster 'main' runs without workers yet, "),
+        ({"state": "stopped", "reason": "killed by signal 9", "memory_bytes": None, "memory_limit_bytes": None},
+         "<cluster 'main' is stopped: killed by signal 9>"),
+    ],
+)  # fmt: skip
+def test_a_cluster_in_a_terminal_is_one_line(change: dict[str, Any], text: str) -> None:
+    assert render.cluster_line({**ROW, **change}, now=1060.0).startswith(text)
+
+
+class Tags(HTMLParser):
+    """Collects tags, and texts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+        self.links: list[str | None] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name == "href"]
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_a_cluster_in_a_notebook_shows_state_workers_memory_link_and_command() -> None:
+    page = Tags(render.cluster_html(ROW, "ports open server1:main"))
+    for text in ("Cluster main", "running", "2 with 8 threads", "3.0 GiB used of 16.0 GiB", "ports open server1:main"):
+        assert text in page.texts
+    assert page.links == [ROW["link"]]
+
+
+@settings(max_examples=50)
+@given(name=TEXTS, reason=TEXTS, state=st.sampled_from(["running", "stopped"]), link=TEXTS, command=TEXTS)
+def test_no_text_becomes_a_tag(name: str, reason: str, state: str, link: str, command: str) -> None:
+    row = {**ROW, "name": f"<b>{name}", "reason": f"<script>{reason}", "state": state, "link": f'"><i>{link}'}
+    page = Tags(render.cluster_html(row, f"<u>{command}"))
+    assert not {"b", "script", "i", "u"} & set(page.tags)
+    assert page.links in ([], [row["link"]])
+
+
+def test_what_to_type_at_home_is_text_in_a_terminal_and_html_in_a_notebook() -> None:
+    shown = render.Shown({"command": "ports open s:main", "link": "http://localhost:1/", "by_hand": "ssh -N -L 1:/s s"})
+    assert repr(shown).splitlines() == [
+        "at home, type:        ports open s:main",
+        "then open:            http://localhost:1/",
+        "without ports there:  ssh -N -L 1:/s s",
+    ]
+    page = Tags(shown._repr_html_())
+    assert page.links == ["http://localhost:1/"] and "ports open s:main" in page.texts
