@@ -164,7 +164,9 @@ def _ensure(hop: Host, via: Master | None, *, asking: bool) -> Master:
         try:
             _log_in(place, via, asking=asking)
         except BaseException:
-            place.log.unlink(missing_ok=True)
+            if not is_running(place.control):  # Ctrl-C a moment too late: the connection stands, and keeps its log
+                place.control.unlink(missing_ok=True)
+                place.log.unlink(missing_ok=True)
             raise
     _note(place).unlink(missing_ok=True)
     return Master(hop.alias, place.control, place.log, hop, fresh=True)

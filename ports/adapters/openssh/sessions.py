@@ -174,7 +174,7 @@ def _carries(master: Master) -> bool:
 
 
 def _end_dead(alias: str) -> None:
-    """End the master to `alias`, and those on the way to it that carry nothing: a jump host's dies with the laptop's sleep, too."""
+    """End the master to `alias`, and those to its jump hosts that carry nothing: a laptop's sleep ends all of them."""
     close(alias)
     for hop in route(alias)[:-1]:
         found = running(hop.alias)
