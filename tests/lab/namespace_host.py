@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -231,7 +232,8 @@ class NamespaceHost(Host):
         self.power_on()
         self.mend()
         for process in self.processes():
-            os.kill(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
         wait_until(lambda: not self.live_processes() or None, timeout=10, what=f"end of processes on {self.name}")
         for name in ("/tmp", "/var/tmp", "/dev/shm"):
             homes.empty(self.path(name))
