@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
-from ports import config, paths, records
+from ports import config, interpreter, paths, records
 from ports._version import VERSION
 from ports.adapters import processes, tmux
 from ports.deadlines import wait_until
@@ -145,7 +145,7 @@ def claim(record: S, *, clear: Callable[[S], None] | None = None) -> Found[S]:
     """
     state = paths.make_state()
     paths.make_private(state.kind(record.kind))
-    remember_interpreter()
+    interpreter.remember()
     with paths.locked(f"{record.kind}s", timeout=3 * _STOP_SECONDS):
         found = look(record.kind, record.name, type(record))
         if found is not None:
@@ -376,24 +376,6 @@ def attach_line(record: SessionRecord) -> str | None:
 def starter_environ() -> dict[str, str]:
     """Return this process's environment variables, without those that name its own terminal or kernel."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_OWN_VARIABLES)}
-
-
-def remember_interpreter() -> None:
-    """Record which interpreter `ports` runs in on this machine, for commands that come over SSH."""
-    host = paths.make_state().host
-    now = {
-        "format": records.FORMAT,
-        "id": paths.machine(),
-        "name": os.uname().nodename,
-        "python": sys.executable,
-        "version": VERSION,
-    }
-    try:
-        unchanged = records.read_json(host) == now
-    except RecordError:
-        unchanged = False
-    if not unchanged:
-        records.write_json(host, now)
 
 
 def new_identity() -> tuple[ProcessId, float]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from ports.cli.output import Output, Row, with_output
+from ports.cli.output import Output, Row, with_host, with_output
 
 SOME_FAILED = 5
 _MOMENT = 2.0  # seconds; most hosts answer within one
@@ -69,11 +69,16 @@ class Arriving:
         self._timer.cancel()
 
 
+def show_pruned(out: Output, rows: Sequence[Row]) -> None:
+    """Show what was removed."""
+    out.table(rows, "pruned", empty="nothing to remove")
+
+
 @click.command()
 @with_output
+@with_host(show_pruned)
 def prune(out: Output) -> None:
     """Remove what stopped clusters and notebook servers left behind; logs stay."""
     from ports import pruning
 
-    rows = pruning.prune()
-    out.table(rows, "pruned", empty="nothing to remove")
+    show_pruned(out, pruning.prune())

@@ -21,7 +21,7 @@ LAYERS = (
     ("_version", "errors", "render", "proof", "browser", "launch", "jupyter_launch", "in_cluster", "logout"),
     ("deadlines", "records", "probe", "targets", "relay", "environments"),
     ("paths", "links"),
-    ("config",),
+    ("config", "interpreter"),
     ("adapters", "home", "scratch"),
     ("sessions", "remote", "tunnel_records", "server_helpers"),
     ("options", "listeners", "notebook_handle", "shells"),

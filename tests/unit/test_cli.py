@@ -1,0 +1,187 @@
+"""The command line: its table of commands, options that all share, errors as exit codes and JSON."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ports import errors
+from ports.cli import cluster, main, output
+from ports.cli.output import Output
+
+TERMINAL = {"attach", "shell", "login"}  # they take over the terminal: there is nothing to print as JSON
+HOME = {"open", "tunnel list", "tunnel close", "list", "login", "shell"}  # they act here, or name hosts themselves
+
+
+def commands(group: click.Group = main.ports, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield all commands with their words."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found is not None
+        if isinstance(found, click.Group):
+            yield from commands(found, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", found
+
+
+ALL = dict(commands())
+
+
+def options(command: click.Command) -> set[str]:
+    return {name for parameter in command.params if isinstance(parameter, click.Option) for name in parameter.opts}
+
+
+def test_the_table_of_commands_says_what_they_say() -> None:
+    for name, (module, attribute, text) in main.COMMANDS.items():
+        found = getattr(importlib.import_module(module), attribute)
+        assert isinstance(found, click.Command), name
+        assert (found.help or "").startswith(text.rstrip(".")), name
+
+
+def test_every_command_and_option_has_a_help_text() -> None:
+    for name, command in ALL.items():
+        assert command.help, name
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{name} {parameter.opts}"
+
+
+def test_every_command_prints_json_on_request() -> None:
+    without = {name for name, command in ALL.items() if "--json" not in options(command)}
+    assert {name.split()[-1] for name in without} <= TERMINAL
+
+
+def test_every_command_acts_on_another_host_on_request() -> None:
+    without = {name for name, command in ALL.items() if "--host" not in options(command)}
+    assert without <= HOME | {"ls"}, without - HOME
+    assert all("-H" in options(ALL[name]) for name in set(ALL) - without)
+
+
+def test_help_lists_the_commands_and_no_second_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(main.ports, ["-h"]) == 0
+    shown = capsys.readouterr().out
+    listed = [line.split()[0] for line in shown.partition("Commands:")[2].splitlines() if line.strip()]
+    assert set(main.COMMANDS) - {"ls"} <= set(listed) and "ls" not in listed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["cluter"], "no command 'cluter'; did you mean 'cluster'?"),
+        (["xyzzy"], "no command 'xyzzy'"),
+        (["cluster", "start", "--n-wrkers", "2"], "--n-workers"),
+        (["cluster", "scale", "main"], "N_WORKERS"),
+    ],
+)
+def test_a_wrong_word_is_exit_code_2_with_the_way_out(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(main.ports, words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.startswith("ports: ") and message in shown.err
+    assert "--help` tells more" in shown.err and shown.err.count("\n") == 1
+    assert main.run(main.ports, [*words, "--json"]) == 2
+    assert message in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def raising(error: BaseException) -> click.Command:
+    @click.command()
+    @output.with_output
+    def command(out: Output) -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (errors.NotFoundError("cluster", "x", "start it"), 3, "ports: no cluster 'x'; start it\n"),
+        (errors.PortInUseError(1, "alice"), 4, "ports: port 1 is held by alice; pass port=0 to pick a free one\n"),
+        (errors.DaskError("it failed"), 5, "ports: it failed\n"),
+        (errors.TimedOutError("it", 2), 6, "ports: it did not come within 2 s\n"),
+        (errors.NewerRecordError("/r", 2, 1), 7, "ports: record /r has format 2, this ports knows up to 1; "),
+        (OSError(28, "No space left on device", "/r"), 5, "ports: cannot use /r: No space left on device; free space"),
+        (KeyboardInterrupt(), 130, "ports: interrupted\n"),
+        (click.Abort(), 130, "ports: interrupted\n"),
+        (click.UsageError("wrong"), 2, "ports: wrong (`ports --help` tells more)\n"),
+    ],
+)
+def test_an_error_is_a_line_and_an_exit_code(
+    error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(raising(error), []) == code
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.lstrip("\n").startswith(text)
+
+
+def test_an_error_is_a_json_document_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(raising(errors.NotFoundError("cluster", "x", "start it")), ["--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["error"]["type"] == "NotFoundError" and told["error"]["exit_code"] == 3
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        main.run(raising(ZeroDivisionError()), [])
+
+
+def test_a_warning_is_one_line_and_dasks_own_stay_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = main._show_warning
+        warnings.warn("cluster 'main' had stopped", stacklevel=1)
+        warnings.warn("of no use to users", DeprecationWarning, stacklevel=1)
+    assert capsys.readouterr().err == "ports: cluster 'main' had stopped\n"
+
+
+def test_python_dash_m_and_the_version() -> None:
+    done = subprocess.run([sys.executable, "-m", "ports", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("ports, version ")
+
+
+# --- the words that go to another host are those that were typed ---
+
+NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,30}", fullmatch=True)
+VALUES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
+START = st.fixed_dictionaries(
+    {},
+    optional={
+        "--n-workers": st.integers(0, 99).map(str),
+        "--memory-limit": VALUES,
+        "--env": VALUES,
+        "--worker-start": st.sampled_from(["auto", "spawn", "forkserver"]),
+        "--environ": VALUES.map(lambda text: f"A={text}"),
+        "--timeout": st.floats(1, 60).map(str),
+    },
+)
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    with cluster.start.make_context("start", list(words)) as context:
+        return {**context.params, "host": None}
+
+
+@settings(max_examples=50)
+@given(name=st.none() | NAMES, given=START, flag=st.sampled_from([[], ["--daemon"], ["--no-daemon"]]))
+def test_far_arguments_mean_the_same(name: str | None, given: dict[str, str], flag: list[str]) -> None:
+    typed = [f"{option}={value}" for option, value in given.items()] + flag + ([name] if name else [])
+    with (
+        click.Context(main.ports, info_name="ports") as top,
+        cluster.cluster.make_context("cluster", ["start"], parent=top, resilient_parsing=True) as middle,
+        cluster.start.make_context("start", [*typed, "-H", "server1"], parent=middle) as context,
+    ):
+        words = output.far_arguments(context)
+    assert words[:2] == ["cluster", "start"] and "server1" not in words and "--host" not in words
+    assert parsed(words[2:]) == parsed(typed)
