@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import platform
 import signal
@@ -30,6 +31,17 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_unix_socket
 from tornado.web import RequestHandler
 
+IMPORTED_BY_WORKERS = (
+    "distributed.http.health",
+    "distributed.http.statics",
+    "distributed.http.worker",
+    "distributed.http.worker.prometheus.core",
+    "multiprocessing.popen_forkserver",
+    "multiprocessing.synchronize",
+    "numpy.random",
+    "prometheus_client",
+    "tornado.platform.asyncio",
+)
 FORKSERVER_FROM = 4  # workers; with fewer, spawn is quicker (2 workers: 1.1 against 1.6 s with TLS)
 
 
@@ -115,9 +127,24 @@ def configure(record):
         }
     )
     if method == "forkserver":
+        preload()
         # The fork server is started once and forks: variables that a nanny sets for a new process come too late there.
         for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items():
             os.environ.setdefault(name, str(value))
+
+
+def preload():
+    """Let the fork server import what a worker imports, so that workers share it.
+
+    Dask's own list holds packages (numpy and pandas among them, which every worker imports to tell their versions), but
+    not the modules that a worker imports while it starts: with them, 32 idle workers take 785 MB instead of 924 (PSS)
+    and start in half the time. Modules that are not there are passed over.
+    """
+    getattr(distributed.utils, "get_mp_context", lambda: None)()  # sets Dask's list, once, and would do so later
+    packages = [*distributed.versions.required_packages, *distributed.versions.optional_packages]
+    # older versions of Dask list pairs of a name and a function
+    names = [package if isinstance(package, str) else package[0] for package in packages]
+    multiprocessing.set_forkserver_preload(["distributed.nanny", *names, *IMPORTED_BY_WORKERS])
 
 
 def new_cluster(record, directory, port):
