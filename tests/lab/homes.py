@@ -65,9 +65,9 @@ def server_files(key: KeyPair) -> dict[str, tuple[str, int]]:
 
 
 def empty(directory: Path) -> None:
-    """Remove all that lies in `directory`."""
+    """Remove all that lies in `directory`, but for what comes and goes below it on this machine meanwhile."""
     for entry in directory.iterdir():
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+            shutil.rmtree(entry, ignore_errors=True)
         else:
-            entry.unlink()
+            entry.unlink(missing_ok=True)
