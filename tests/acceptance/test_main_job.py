@@ -231,7 +231,7 @@ def test_another_user_sees_ports_and_names_only_and_no_token(at_work: AtWork, ro
     at_work.json("tunnel", "close", "--all")
 
 
-def test_stopping_what_another_terminal_uses_is_told_at_once(at_work: AtWork) -> None:
+def test_a_stopped_cluster_is_not_opened_and_what_runs_is_named(at_work: AtWork) -> None:
     started = at_work.json("cluster", "start", "brief", "--n-workers", "0", "-H", "server1")
     assert started["state"] == "running"
     at_work.json("open", "server1:brief", "--background")

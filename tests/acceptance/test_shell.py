@@ -1,0 +1,120 @@
+"""``ports shell``: a terminal on a server, left and found again, over the connection's end."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+
+import pexpect
+import pytest
+
+from tests.acceptance.conftest import Laptop
+from tests.lab.leaks import LeakCheck
+from tests.lab.namespaces import NamespaceSite
+
+pytestmark = pytest.mark.timeout(120)
+
+Terminal = Callable[..., "pexpect.spawn[str]"]
+LEAVE = "\x02d"  # Ctrl-b d
+
+
+@pytest.fixture
+def terminal(laptop: Laptop, root_site: NamespaceSite, nothing_left: LeakCheck) -> Iterator[Terminal]:
+    """Return a function that starts ``ports <words>`` at a terminal of alice's laptop."""
+    nothing_left.allow("file */tmux.sock")  # tmux leaves it when its last shell is left by `exit`
+    opened: list[pexpect.spawn[str]] = []
+
+    def start(*words: str) -> pexpect.spawn[str]:
+        command, environment = root_site.shell_command("laptop")
+        typed = " ".join(laptop.command(*words))
+        command[-2] = f"exec {typed}"
+        one = pexpect.spawn(
+            command[0],
+            command[1:],
+            env={**environment, "TERM": "xterm"},
+            encoding="utf-8",
+            timeout=30,
+            dimensions=(40, 160),
+        )
+        opened.append(one)
+        return one
+
+    yield start
+    for one in opened:
+        one.close(force=True)
+
+
+def answer(terminal: pexpect.spawn[str], line: str, pattern: str) -> str:
+    """Type a line at a prompt, and return what the pattern finds after it, escape sequences left out."""
+    terminal.sendline(line)
+    terminal.expect(pattern)
+    return str(terminal.match.group(1))
+
+
+def test_bash_on_a_server_is_left_and_found_again_also_when_the_connection_was_cut(
+    laptop: Laptop, terminal: Terminal
+) -> None:
+    word = secrets.token_hex(4)
+    first = terminal("shell", "server1:work", "--bash")
+    first.expect(r"\$ ")
+    assert answer(first, "echo on-$(hostname)-$((6 * 7))", r"(on-server1-42)")
+    first.sendline(f"kept={word}")
+    first.send(LEAVE)
+    first.expect("detached")
+    first.expect(pexpect.EOF)
+    again = terminal("shell", "server1:work", "--bash")
+    again.expect(r"\$ ")
+    assert answer(again, "echo it-is-$kept.", rf"(it-is-{word}\.)")
+    laptop.hang_up()  # the connection ends under it
+    again.expect(pexpect.EOF)
+    third = terminal("shell", "server1:work")
+    third.expect(r"\$ ")
+    assert answer(third, "echo still-$kept.", rf"(still-{word}\.)")
+    third.sendline("exit")
+    third.expect(pexpect.EOF)
+
+
+def test_ipython_is_the_shell_of_a_host_in_the_environment_that_is_named(laptop: Laptop, terminal: Terminal) -> None:
+    first = terminal("shell", "server1")
+    first.expect(r"In .*\[.*1.*\].*: ")
+    code = "import sys; print('runs', sys.prefix, 'there')"
+    assert answer(first, code, r"runs (/\S+) there") == sys.prefix
+    first.sendline("exit")
+    first.expect(pexpect.EOF)
+    other = terminal("shell", "server1:other", "--env", "/opt/notebooks")
+    other.expect(r"In .*\[.*1.*\].*: ")
+    assert answer(other, code, r"runs (/\S+) there") == "/opt/notebooks"
+    other.sendline("exit")
+    other.expect(pexpect.EOF)
+
+
+def test_a_cluster_is_attached_to_and_left_from_home(laptop: Laptop, terminal: Terminal) -> None:
+    laptop.json("cluster", "start", "-H", "server1", "--n-workers", "0")
+    pane = terminal("cluster", "attach", "main", "-H", "server1")
+    pane.expect("cluster main runs at")
+    pane.send(LEAVE)
+    pane.expect("detached")
+    pane.expect(pexpect.EOF)
+    assert laptop.json("cluster", "show", "main", "-H", "server1")["state"] == "running"
+    laptop.json("cluster", "stop", "main", "-H", "server1")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["server1:Bad"], "'Bad' is not a name"),
+        (["server1", "--env", "none"], "no environment 'none'"),
+        (["sever1"], "did you mean server1 or"),
+        (["server2"], "ports is not installed there"),
+        (["server1", "--env", "a b"], "cannot be handed to the shell there"),
+    ],
+)
+def test_a_shell_that_cannot_be_says_why(laptop: Laptop, root_site: NamespaceSite, words: list[str], told: str) -> None:
+    assert root_site.kind == "namespaces"
+    done = laptop.type("shell", *words)
+    assert done.returncode in (2, 3, 5)
+    assert told in done.stderr + done.stdout
+    assert len([line for line in (done.stderr + done.stdout).splitlines() if line.strip()]) == 1
+    assert not re.search("Traceback", done.stderr)
