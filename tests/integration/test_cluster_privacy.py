@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import ssl
 import stat
 import struct
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +23,7 @@ from distributed import Client
 from ports import clusters, paths
 from ports.adapters import dask
 from ports.cluster_handle import Cluster
-from ports.errors import StoreError, UsageError
+from ports.errors import UsageError
 from tests.integration.conftest import Home
 from tests.lab.processes import listeners
 
@@ -148,7 +152,7 @@ def test_scratch_goes_to_a_disk_and_never_into_memory(home: Home) -> None:
         UsageError, match=r"local_directory /dev/shm/x lies in memory .tmpfs.; name a directory on a disk"
     ):
         clusters.start("main", local_directory="/dev/shm/x")
-    with pytest.raises(StoreError, match="cannot use /nowhere/at/all: No such file"):
+    with pytest.raises(UsageError, match="local_directory /nowhere/at/all cannot be used: No such file"):
         clusters.start("main", local_directory="/nowhere/at/all")
     assert clusters.list() == [] and home.files() == []
 
@@ -196,3 +200,33 @@ def test_a_taken_runtime_directory_is_replaced_by_another(home: Home, monkeypatc
     finally:
         found.rmdir()
         paths.here().runtime.unlink()
+
+
+def test_another_user_who_was_first_in_tmp_hinders_nobody(tmp_path: Path) -> None:
+    """As a user whom nobody needs: the runtime directory follows from the uid alone."""
+    uid = 54_321
+    usual = Path(f"/tmp/ports-{uid}")
+    if os.getuid() or usual.exists():
+        pytest.skip("only root can act as another user")
+    usual.mkdir()
+    usual.chmod(0o777)  # root's, so somebody else's; a socket in it could be anybody's
+    disk = Path(tempfile.mkdtemp(prefix="test-", dir="/var/tmp"))
+    os.chown(disk, uid, uid)
+    environ = {"PATH": os.environ["PATH"], "HOME": str(disk), "USER": "nobody-s", "LOGNAME": "nobody-s"}
+    ports = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", sys.executable, "-m", "ports"]
+    options = {"env": {**environ, "DASK_TEMPORARY_DIRECTORY": str(disk)}, "cwd": disk, "text": True, "timeout": 60}
+    try:
+        start = [*ports, "cluster", "start", "--n-workers", "0", "--json"]
+        done = subprocess.run(start, capture_output=True, check=False, **options)
+        if "ermission" in done.stderr and sys.prefix in done.stderr:
+            pytest.skip("another user may not run this interpreter")
+        assert done.returncode == 0, done.stderr
+        where = Path(json.loads(done.stdout)["url"].removeprefix("unix:")).parent
+        assert where.name.startswith(f"ports-{uid}-") and stat.S_IMODE(where.stat().st_mode) == 0o700
+        found = subprocess.run([*ports, "cluster", "list", "--json"], capture_output=True, check=True, **options)
+        assert [row["state"] for row in json.loads(found.stdout)] == ["running"]
+        subprocess.run([*ports, "cluster", "stop"], capture_output=True, check=True, **options)
+        assert list(usual.iterdir()) == []
+    finally:
+        for directory in (usual, disk, *Path("/tmp").glob(f"ports-{uid}-*")):
+            shutil.rmtree(directory, ignore_errors=True)
