@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import clusters, lab
+from benchmarks.commands import PACKAGE
 from benchmarks.measure import RUNS, Result
 
 BENCHMARKS = {**clusters.BENCHMARKS, **lab.BENCHMARKS}
@@ -43,6 +45,7 @@ def main() -> None:
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown or arguments.runs < 1:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}" if unknown else "--runs")
+    compileall.compile_dir(PACKAGE, quiet=1)  # as an installer does; a checkout may be newer than its byte code
     results: list[Result] = []
     load = os.getloadavg()[0]
     print(f"{time.strftime('%Y-%m-%d %H:%M')}, load {load:.1f} on {os.cpu_count()} cores", file=sys.stderr)

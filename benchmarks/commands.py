@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 READY = "ready"
+PACKAGE = Path(__file__).resolve().parents[1] / "ports"
 
 
 def seconds(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> float:
@@ -49,7 +50,9 @@ def home() -> Iterator[dict[str, str]]:
     top = Path(tempfile.mkdtemp(prefix="ports-bench-", dir="/var/tmp"))
     own = {"PORTS_HOME": top / "state", "DASK_TEMPORARY_DIRECTORY": top / "scratch", "DASK_CONFIG": top / "dask"}
     (top / "scratch").mkdir()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PORTS_", "DASK_", "TMUX"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PORTS_", "DASK_", "TMUX", "PYTHON"))
+    }
     try:
         yield {**kept, **{name: str(path) for name, path in own.items()}}
     finally:
