@@ -1,0 +1,81 @@
+"""scripts/demo from a checkout: links are fetched, everything it started ends, also by Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ports.deadlines import wait_until
+
+DEMO = Path(__file__).resolve().parents[2] / "scripts" / "demo"
+
+pytestmark = pytest.mark.skipif(
+    sys.prefix != str(DEMO.parents[1] / ".venv"), reason="the demo uses .venv of the checkout, these tests another one"
+)
+
+
+@pytest.fixture
+def demo() -> Iterator[subprocess.Popen[str]]:
+    """The demo, running; it needs no terminal."""
+    command = ["bash", str(DEMO), "--no-wait"]
+    pipe = subprocess.PIPE
+    running = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    yield running
+    if running.poll() is None:
+        os.killpg(running.pid, signal.SIGTERM)
+    running.communicate(timeout=60)
+
+
+def left(top: str) -> list[str]:
+    """Return what of the demo with its files in `top` is still there."""
+    found = [f"{path}" for path in [Path(top)] if path.exists()]
+    for process in psutil.process_iter():
+        try:
+            marked = process.environ().get("LAB_SITE") == top and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            continue
+        if marked:
+            found.append(f"{process}")
+    return found
+
+
+def test_the_demo_opens_both_pages_over_two_hops_and_leaves_nothing(demo: subprocess.Popen[str]) -> None:
+    shown, _ = demo.communicate(timeout=170)
+    assert demo.returncode == 0, shown
+    assert re.search(r"laptop\$ ports open server1\n", shown)
+    assert re.search(r"200 '\S.*'  http://localhost:\d+/lab", shown), shown
+    assert re.search(r"200 '\S.*'  http://localhost:\d+/status", shown), shown
+    top = re.search(r"serves (/tmp/lab-[^/]+)/", shown)
+    assert top is not None
+    assert not left(top.group(1))
+
+
+def test_a_demo_that_is_interrupted_leaves_nothing(demo: subprocess.Popen[str]) -> None:
+    assert demo.stdout is not None
+    seen = ""
+    while "laptop$ ports list" not in seen:
+        line = demo.stdout.readline()
+        assert line, seen
+        seen += line
+    top = re.search(r"serves (/tmp/lab-[^/]+)/", seen)
+    assert top is not None, seen
+    os.killpg(demo.pid, signal.SIGINT)
+    rest, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 130, rest
+    wait_until(lambda: not left(top.group(1)) or None, timeout=5, what=f"end of the demo, not {left(top.group(1))}")
+
+
+def test_a_word_that_the_demo_does_not_know_is_answered_with_its_usage() -> None:
+    done = subprocess.run(["bash", str(DEMO), "--wait"], text=True, capture_output=True, timeout=20)
+    assert done.returncode == 2
+    assert "scripts/demo --no-wait" in done.stdout
