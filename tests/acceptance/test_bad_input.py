@@ -155,8 +155,10 @@ def test_without_tmux_a_cluster_runs_detached_and_what_needs_a_terminal_says_so(
         root_site.run("server1", ["mv", "/usr/bin/tmux.away", "/usr/bin/tmux"], user="root", check=True)
 
 
-def test_without_ssh_on_the_laptop_every_command_names_what_to_install(laptop: Laptop) -> None:
-    bare = {"PATH": str(Path(laptop.site.python).parent)}
+def test_without_ssh_on_the_laptop_every_command_names_what_to_install(
+    laptop: Laptop, root_site: NamespaceSite
+) -> None:
+    bare = {"PATH": str(Path(root_site.python).parent)}
     for words in (["list", "server1"], ["open", "server1"], ["cluster", "list", "-H", "server1"], ["login", "server1"]):
         line = refused(laptop, *words, code=5, env=bare)
         assert "ssh is not installed; install the OpenSSH client (`apt install openssh-client`)" in line
@@ -278,7 +280,7 @@ def test_a_cluster_that_dies_while_it_starts_tells_why_and_frees_its_name(laptop
     done = laptop.type(*START, "--option", "nonsense=1")
     first, log, *lines = done.stderr.splitlines()
     assert (done.returncode, first) == (5, "ports: server1: cluster 'main' did not start: exit status 1")
-    assert log.startswith("log: /home/alice/")
+    assert log.startswith("log: /")
     assert 0 < len(lines) <= 20
     assert "unexpected keyword argument 'nonsense'" in lines[-1]
     error = laptop.json(*START, "--option", "nonsense=1", code=5)["error"]
