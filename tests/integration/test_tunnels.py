@@ -369,7 +369,7 @@ def test_twenty_targets_on_one_host_need_one_connection(laptop: Site, serve: Ser
 
 def test_a_host_with_nothing_to_open_says_so_and_a_target_that_cannot_be_is_a_usage_error(laptop: Site) -> None:
     code, rows = ports(laptop, "open", "server2")
-    assert (code, rows[0]["state"]) == (0, "nothing")
+    assert (code, rows[0]["state"]) == (3, "nothing")
     assert ports(laptop, "open", "server2:")[0] == 2
     assert ports(laptop, "open", "server2:99999")[0] == 2
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dask.config
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +14,14 @@ from hypothesis import strategies as st
 from ports import errors
 from ports.adapters.openssh import refusals, routes
 from ports.adapters.openssh.routes import Destination
+
+
+@pytest.fixture
+def set_here() -> Iterator[Callable[[str, object], None]]:
+    """Return a function that changes a setting of ports for this test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda key, value: stack.enter_context(dask.config.set({f"ports.{key}": value}))
+
 
 CHANGED = """\
 @@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@
@@ -215,19 +226,19 @@ def test_what_could_be_an_option_or_a_command_is_no_destination(text: str) -> No
 
 
 def test_aliases_are_those_of_the_configuration_and_what_it_includes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, set_here: Callable[[str, object], None]
 ) -> None:
     (tmp_path / "more").write_text("Host gpu1 gpu2\n")
     (tmp_path / "config").write_text(
         f'Include {tmp_path}/mor*\nHost server1 "server 2" *.site !x\nHost=login\nHost *\n'
     )
-    monkeypatch.setenv("DASK_PORTS__SSH__CONFIG", str(tmp_path / "config"))
+    set_here("ssh.config", str(tmp_path / "config"))
     assert routes.aliases() == ["gpu1", "gpu2", "server1", "server 2", "login"]
     assert routes.suggest("sever1").startswith("; did you mean server1")
     assert routes.suggest("completely-else") == ""
 
 
-def test_jump_hosts_are_followed_as_ssh_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jump_hosts_are_followed_as_ssh_does(tmp_path: Path, set_here: Callable[[str, object], None]) -> None:
     config = """
         Host server1
             ProxyJump gate,login
@@ -241,13 +252,13 @@ def test_jump_hosts_are_followed_as_ssh_does(tmp_path: Path, monkeypatch: pytest
             ProxyJump loop1
     """
     (tmp_path / "config").write_text(config)
-    monkeypatch.setenv("DASK_PORTS__SSH__CONFIG", str(tmp_path / "config"))
+    set_here("ssh.config", str(tmp_path / "config"))
     assert [host.alias for host in routes.route("server1")] == ["outer", "gate", "login", "server1"]
     with pytest.raises(errors.SSHError, match="in a circle"):
         routes.route("loop1")
 
 
-def test_a_missing_ssh_program_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DASK_PORTS__SSH__PROGRAM", "no-such-ssh")
+def test_a_missing_ssh_program_is_told(set_here: Callable[[str, object], None]) -> None:
+    set_here("ssh.program", "no-such-ssh")
     with pytest.raises(errors.ToolMissingError, match="no-such-ssh is not installed; install"):
         routes.resolve("server1")

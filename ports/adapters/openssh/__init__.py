@@ -14,7 +14,7 @@ The user's own ssh processes and control sockets are never used or ended.
 from __future__ import annotations
 
 from ports.adapters.openssh.children import end_all
-from ports.adapters.openssh.masters import Master, close, close_all, connect, forget_refusal, is_running, running
+from ports.adapters.openssh.masters import Master, close, close_all, connect, is_running, running
 from ports.adapters.openssh.refusals import explain, explain_forward
 from ports.adapters.openssh.routes import Destination, Host, aliases, resolve, route, suggest
 from ports.adapters.openssh.sessions import Completed, cancel, end, forward, interactive, popen, run
@@ -33,7 +33,6 @@ __all__ = [
     "end_all",
     "explain",
     "explain_forward",
-    "forget_refusal",
     "forward",
     "interactive",
     "is_running",

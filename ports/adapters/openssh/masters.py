@@ -17,7 +17,7 @@ from ports.adapters.openssh import children
 from ports.adapters.openssh.refusals import explain
 from ports.adapters.openssh.routes import Host, config_arguments, program, route, suggest
 from ports.deadlines import wait_until
-from ports.errors import HostKeyError, LoginNeededError, SSHError, TimedOutError, UnknownHostError
+from ports.errors import HostKeyError, LoginNeededError, SSHError, StoreError, TimedOutError, UnknownHostError
 from ports.probe import sha256
 
 # Nothing of the user's configuration may add to, or take away from, a connection that only carries what ports asks for.
@@ -116,10 +116,16 @@ def is_running(control: Path) -> bool:
 
 def running(alias: str) -> Master | None:
     """Return the master to `alias` where one runs; nothing is connected."""
-    master: Master | None = None
+    master = places(alias)[-1]
+    return master if is_running(master.control) else None
+
+
+def places(alias: str) -> list[Master]:
+    """Return where the masters on the way to `alias` are, or would be, the last one being its own."""
+    found: list[Master] = []
     for hop in route(alias):
-        master = _place(hop, master)
-    return master if master is not None and is_running(master.control) else None
+        found.append(_place(hop, found[-1] if found else None))
+    return found
 
 
 def close(alias: str) -> bool:
@@ -127,7 +133,7 @@ def close(alias: str) -> bool:
     master = running(alias)
     if master is None:
         return False
-    _end(master)
+    end_master(master)
     return True
 
 
@@ -137,17 +143,9 @@ def close_all() -> int:
     for log in _directory().glob("*.log"):
         control = log.with_suffix("")
         if is_running(control):
-            _end(Master(control.name, control, log, Host(None, "", "", 0)))  # type: ignore[arg-type]
+            end_master(Master(control.name, control, log, Host(None, "", "", 0)))  # type: ignore[arg-type]
             ended += 1
     return ended
-
-
-def forget_refusal(alias: str) -> None:
-    """Take back the note that `alias`, or a jump host to it, waits for a login."""
-    master: Master | None = None
-    for hop in route(alias):
-        master = _place(hop, master)
-        _note(master).unlink(missing_ok=True)
 
 
 def _ensure(hop: Host, via: Master | None, *, asking: bool) -> Master:
@@ -179,9 +177,10 @@ def _log_in(place: Master, via: Master | None, *, asking: bool) -> None:
         try:
             return _start(place, via, asking=False)
         except LoginNeededError as error:
-            paths.make_private(_note(place).parent)
             note = {"format": records.FORMAT, "host": place.alias, "reason": error.reason, "since": time.time()}
-            records.write_json(_note(place), note)
+            with contextlib.suppress(StoreError):  # the refusal is what counts
+                paths.make_private(_note(place).parent)
+                records.write_json(_note(place), note)
             if not asking:
                 raise
     if not asking:
@@ -301,7 +300,8 @@ def _note(place: Master) -> Path:
     return paths.here().root / "logins" / f"{place.control.name}.json"
 
 
-def _end(master: Master) -> None:
+def end_master(master: Master) -> None:
+    """End one master, and with it all that uses it."""
     with contextlib.suppress(TimedOutError, OSError):
         children.run_to_end(client_arguments(master, ["-O", "exit", "--", master.alias]), stderr=None, limit=5)
         wait_until(lambda: True if not is_running(master.control) else None, timeout=5, what="the end of ssh")

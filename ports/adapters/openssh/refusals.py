@@ -56,11 +56,6 @@ def is_session_refused(stderr: str) -> bool:
     return "Session open refused by peer" in stderr
 
 
-def prompts_needed(error: SSHError) -> bool:
-    """Tell whether a person at a terminal could go on where ssh stopped."""
-    return isinstance(error, LoginNeededError)
-
-
 def _changed_key(host: str, _: re.Match[str], text: str) -> str:
     fingerprint = _first(r"(SHA256:[\w+/=]+)", text)
     place = _first(r"Offending \S+ key in (\S+)", text)

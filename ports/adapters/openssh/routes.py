@@ -41,7 +41,6 @@ class Host:
     port: int
     jumps: tuple[Destination, ...] = ()
     proxy_command: str | None = None
-    control_path: str | None = None
     host_key_checking: str = "ask"
 
     @property
@@ -126,7 +125,7 @@ def parse_resolved(wanted: Destination, text: str) -> Host:
     for line in text.splitlines():
         key, _, value = line.partition(" ")
         found.setdefault(key.lower(), value.strip())
-    jump, proxy, control = (_unless_none(found.get(key)) for key in ("proxyjump", "proxycommand", "controlpath"))
+    jump, proxy = (_unless_none(found.get(key)) for key in ("proxyjump", "proxycommand"))
     return Host(
         destination=wanted,
         hostname=found.get("hostname", wanted.host),
@@ -134,7 +133,6 @@ def parse_resolved(wanted: Destination, text: str) -> Host:
         port=int(found.get("port", wanted.port or 22)),
         jumps=tuple(parse_destination(one.strip()) for one in jump.split(",")) if jump else (),
         proxy_command=proxy,
-        control_path=control,
         host_key_checking=found.get("stricthostkeychecking", "ask"),
     )
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ports.adapters.openssh import children
-from ports.adapters.openssh.masters import Master, client_arguments, close, connect, is_running, running
+from ports.adapters.openssh.masters import Master, client_arguments, connect, end_master, is_running, places
 from ports.adapters.openssh.refusals import explain, is_multiplexing_failure, is_session_refused
-from ports.adapters.openssh.routes import config_arguments, program, route
+from ports.adapters.openssh.routes import config_arguments, program
 from ports.errors import SSHError, TimedOutError, ToolMissingError
 
 # ssh notices a dead connection after three keepalives, and says that the master is "running" until then.
@@ -174,12 +174,12 @@ def _carries(master: Master) -> bool:
 
 
 def _end_dead(alias: str) -> None:
-    """End the master to `alias`, and those to its jump hosts that carry nothing: a laptop's sleep ends all of them."""
-    close(alias)
-    for hop in route(alias)[:-1]:
-        found = running(hop.alias)
-        if found is not None and not _carries(found):
-            close(hop.alias)
+    """End the master to `alias`, and those on the way that carry nothing: a laptop's sleep kills all of them."""
+    *before, last = places(alias)
+    end_master(last)
+    for master in before:
+        if is_running(master.control) and not _carries(master):
+            end_master(master)
 
 
 def _control(master: Master, verb: str, forwards: list[tuple[Path, str]]) -> Completed:
