@@ -64,9 +64,11 @@ def server_files(key: KeyPair) -> dict[str, tuple[str, int]]:
     return {".ssh/authorized_keys": (key.public, 0o600)}
 
 
-def empty(directory: Path) -> None:
-    """Remove all that lies in `directory`, but for what comes and goes below it on this machine meanwhile."""
+def empty(directory: Path, *, keep: tuple[str, ...] = ()) -> None:
+    """Remove all that lies in `directory` but the names `keep`, and what comes and goes on this machine meanwhile."""
     for entry in directory.iterdir():
+        if entry.name in keep:
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         else:

@@ -235,8 +235,11 @@ class NamespaceHost(Host):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
         wait_until(lambda: not self.live_processes() or None, timeout=10, what=f"end of processes on {self.name}")
+        # Of another mount namespace, even the place of a mount can be removed, and the mount goes with it.
+        seen = disk.visible(installed=self.name in self._site.installed).show
         for name in ("/tmp", "/var/tmp", "/dev/shm"):
-            homes.empty(self.path(name))
+            keep = tuple(path.relative_to(name).parts[0] for path in seen if path.is_relative_to(name))
+            homes.empty(self.path(name), keep=keep)
         if self._shells:
             self._shells = {}
             disk.write_accounts(self._etc, self._site.accounts)
