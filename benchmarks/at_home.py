@@ -18,10 +18,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.commands import seconds
+from benchmarks.commands import PORTS, seconds
 from benchmarks.measure import Samples, interleave
 
-PORTS = [sys.executable, "-m", "ports"]
 LINK = re.compile(r"https?://(?:localhost|127\.0\.0\.1):(\d+)\S*")
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CONNECTIONS, ROUNDS, TRIPS = 6, 4, 200

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.commands import home, seconds, until_ready
+from benchmarks.commands import PORTS, home, seconds, until_ready
 from benchmarks.measure import Aim, Result, Samples, interleave
 
-PORTS = [sys.executable, "-m", "ports"]
 WAIT = "print('ready', flush=True); import sys; sys.stdin.read()"
 OUR_CLIENT = f"import ports; client = ports.client(); {WAIT}"
 THEIR_CLIENT = f"""

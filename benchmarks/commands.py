@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 READY = "ready"
+#: The command, as it stands on the PATH of whoever installed it.
+PORTS = [str(Path(sys.prefix, "bin/ports"))]
 PACKAGE = Path(__file__).resolve().parents[1] / "ports"
 
 

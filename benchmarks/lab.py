@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks.commands import seconds
+from benchmarks.commands import PORTS, seconds
 from benchmarks.measure import Aim, Result, Samples, interleave
 from ports.deadlines import wait_until
 from tests.lab.disk import CHECKOUT
@@ -51,7 +51,7 @@ def listing(runs: int) -> Iterator[Result]:
 
 
 def _list(site: Site, suffix: str, runs: int, *, mine: int) -> Iterator[Result]:
-    ours = [site.python, "-m", "ports", "list", "--json"]
+    ours = [*PORTS, "list", "--json"]
     theirs = [site.python, "-c", "import dask"]
     samples = interleave(lambda: _on(site, "server1", ours), lambda: _on(site, "server1", theirs), runs)
     told = json.loads(site.run("server1", [site.python, "-c", IN_PROBE, str(runs + 1)], check=True).stdout)
@@ -78,7 +78,7 @@ def crowd(site: Site, user: str, n: int) -> Iterator[None]:
 
 def help_(runs: int) -> Iterator[Result]:
     """``ports --help``, the start of every command."""
-    ours, theirs = [sys.executable, "-m", "ports", "--help"], [sys.executable, "-c", "import click"]
+    ours, theirs = [*PORTS, "--help"], [sys.executable, "-c", "import click"]
     samples = interleave(lambda: seconds(ours), lambda: seconds(theirs), max(runs, 15))
     yield Result("help", "ports --help", "import click", "ms", Aim("ratio", 1.5), samples)
 
