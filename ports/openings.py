@@ -8,7 +8,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -95,7 +95,9 @@ class Opening:
         owner: str | None = None,
         batch: bool | None = None,
         log: str | None = None,
+        skip: Collection[tuple[str, str, str]] = (),
     ) -> None:
+        self._skip = skip
         self.tunnels: list[Tunnel] = []
         self._on_event, self._local_port, self._owner, self._batch, self._log = on_event, local_port, owner, batch, log
         self._ways: dict[str, _Way] = {}
@@ -107,8 +109,6 @@ class Opening:
         self._started_at = time.time()
         self._record, self._control = tunnel_records.new_paths(os.getpid(), self._number)
         self._relay = Relay()
-        self._relay.answer(self._control, self._answer)
-        threading.Thread(target=self._watch, name="tunnel-watch", daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -123,7 +123,12 @@ class Opening:
         return [tunnel.row() for tunnel in self.tunnels]
 
     def open(self, targets: dict[str, list[Target]]) -> None:
-        """Open the targets of all hosts at once; what fails stays in `tunnels`, with its error."""
+        """Open the targets of all hosts at once; what fails stays in `tunnels`, with its error.
+
+        Until here nothing is there that Ctrl-C could leave; from here on `close` takes it away.
+        """
+        self._relay.answer(self._control, self._answer)
+        threading.Thread(target=self._watch, name="tunnel-watch", daemon=True).start()
 
         def tell(alias: str, result: PortsError | None) -> None:
             if result is not None:
@@ -192,6 +197,8 @@ class Opening:
                 self._fail(Tunnel(alias, None, target.name or str(target.port)), error)
                 continue
             for service in chosen:
+                if (alias, service.kind, service.name) in self._skip:
+                    continue
                 made = Tunnel(alias, service.kind, service.name, service=service, note=service.note)
                 tunnels.setdefault((service.key, service.remote), made)
             if not chosen:
