@@ -35,7 +35,7 @@ def start(
     """
     try:
         process = subprocess.Popen(arguments, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=own_session)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, PermissionError) as error:  # EACCES: a directory of PATH that may not be read
         raise ToolMissingError(arguments[0], "install the OpenSSH client (`apt install openssh-client`)") from error
     if not kept:
         with _lock:

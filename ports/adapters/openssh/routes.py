@@ -74,7 +74,7 @@ def resolve(destination: Destination | str) -> Host:
     command = [program(), *config_arguments(), "-G", *wanted.arguments()]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, PermissionError) as error:  # EACCES: a directory of PATH that may not be read
         raise ToolMissingError(program(), "install the OpenSSH client (`apt install openssh-client`)") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SSHError(wanted.host, f"ssh -G: {error}") from error
