@@ -39,6 +39,7 @@ def main() -> int:
         owner=request["owner"],
         batch=True,
         log=request["log"],
+        skip={(host, kind, name) for host, kind, name in request["skip"]},
     )
     settled.set()
     output.write(json.dumps({"settled": opening.rows()}) + "\n")

@@ -20,18 +20,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from ports import config, paths, remote, targets, tunnel_records
+from ports import config, paths, proof, remote, targets, tunnel_records
 from ports.adapters import processes
 from ports.errors import NotFoundError, PortsError, StartError, TimedOutError, UsageError
 from ports.openings import Event, Opening
 from ports.targets import Target
 from ports.tunnel_records import OpeningRecord
 
-_SETTLE_SECONDS = 120.0
+_PAGES = ("cluster", "notebook")
 
 
 def open(
@@ -73,6 +75,7 @@ def open_many(
     owner: str | None = None,
     batch: bool | None = None,
     log: str | None = None,
+    skip: Collection[tuple[str, str, str]] = (),
 ) -> Opening:
     """Open links to all targets at once; what fails costs the rest nothing and stays in the result with its error.
 
@@ -84,6 +87,8 @@ def open_many(
         Is called with the row of a tunnel at each change, from several threads, but one at a time.
     log : str, optional
         Path of the log of a process that serves nothing but these tunnels.
+    skip : collection of tuple
+        Host, kind and name of what is not opened.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def open_many(
     parsed = _parse(wanted)
     if local_port is not None and (len(parsed) != 1 or parsed[0] == Target(parsed[0].host)):
         raise UsageError(f"local port {local_port} was given for more than one link; name one target, HOST:NAME")
-    opening = Opening(on_event=on_event, local_port=local_port, owner=owner, batch=batch, log=log)
+    opening = Opening(on_event=on_event, local_port=local_port, owner=owner, batch=batch, log=log, skip=skip)
     try:
         opening.open(targets.by_host(parsed))
     except BaseException:  # Ctrl-C at any moment leaves nothing
@@ -111,7 +116,8 @@ def open_in_background(
 ) -> builtins.list[dict[str, Any]]:
     """Open links in a process of their own that outlives this one; return their rows once all are up or failed.
 
-    Logins are asked for here, before; that process asks nobody.
+    Logins are asked for here, before; that process asks nobody. What another such process has open already is not
+    opened again: its row is returned.
 
     Raises
     ------
@@ -131,20 +137,25 @@ def open_in_background(
                 on_event(rows[-1])
     left = [str(one) for one in parsed if not isinstance(reached[one.host], PortsError)]
     if left:
-        request = {"targets": left, "local_port": local_port, "owner": owner}
-        rows += _spawn(request, on_event)
+        there = _open_already(map(targets.parse, left)) if local_port is None else []
+        skip = [(row["host"], row["kind"], row["name"]) for row in there]
+        request = {"targets": left, "local_port": local_port, "owner": owner, "skip": skip}
+        rows += [*there, *_spawn(request, on_event)]
+        if on_event is not None:
+            for row in there:
+                on_event(row)
     return rows
 
 
 def list() -> builtins.list[dict[str, Any]]:
     """Return all tunnels of this user on this machine, those in the background and those of other terminals.
 
-    The row of a process that died says so (``stopped``); nothing is deleted.
+    The row of a process that died says so (``stopped``), and so does one whose cluster or notebook server answers no
+    longer (``down``); nothing is deleted.
     """
-    found = []
-    for _, record, alive in tunnel_records.read_all():
-        found += [_listed(record, alive, row) for row in record.rows]
-    return found
+    found = [(record, alive, row) for _, record, alive in tunnel_records.read_all() for row in record.rows]
+    with ThreadPoolExecutor(max_workers=16) as threads:
+        return builtins.list(threads.map(lambda one: _checked(*one), found))
 
 
 def close(*wanted: str) -> builtins.list[dict[str, Any]]:
@@ -223,6 +234,32 @@ def _listed(record: OpeningRecord, alive: bool | None, row: dict[str, Any]) -> d
         shown["state"] = "unknown" if alive is None else "stopped"
         shown["error"] = None if alive is None else "the process that held it was killed; open it again"
     return shown
+
+
+def _checked(record: OpeningRecord, alive: bool | None, row: dict[str, Any]) -> dict[str, Any]:
+    shown = _listed(record, alive, row)
+    if shown["state"] == "open" and row["kind"] in _PAGES and not _answers(row):
+        shown.update(state="down", error="nothing answers there now; it was stopped, or the connection is slow")
+    return shown
+
+
+def _answers(row: dict[str, Any]) -> bool:
+    """Tell whether the link of a row leads to something that speaks HTTP."""
+    link = urlsplit(row["local_url"])
+    path = link._replace(scheme="", netloc="").geturl()
+    return proof.prove(row["local_port"], ask=True, scheme=link.scheme, path=path, timeout=3.0).state == "open"
+
+
+def _open_already(wanted: Iterable[Target]) -> builtins.list[dict[str, Any]]:
+    """Return the rows of what background processes have open and answers, of what `wanted` means."""
+    sought, found = builtins.list(wanted), []
+    for _, record, alive in tunnel_records.read_all():
+        for row in record.rows if alive and record.background else ():
+            meant = any(_is_meant(one, row) and (one != Target(one.host) or row["kind"] in _PAGES) for one in sought)
+            if meant and row["state"] == "open" and row["kind"] in _PAGES and _answers(row):
+                plain = {key: value for key, value in row.items() if key not in ("ports", "port")}
+                found.append({**plain, "note": "open already"})
+    return found
 
 
 def _is_meant(target: Target, row: dict[str, Any]) -> bool:

@@ -87,6 +87,9 @@ def test_tunnels_in_the_background_have_the_same_links_every_time_and_are_listed
     links = {row["local_url"] for row in first}
     assert (len(links), {row["local_url"] for row in listed}) == (3, links)
     assert {row["state"] for row in listed} == {"open"}
+    twice = at_work.json("open", "server1", "server2", "--background")
+    assert {row["local_url"]: row["note"] for row in twice} == dict.fromkeys(links, "open already")
+    assert len(at_work.json("tunnel", "list")) == 3
     closed = at_work.json("tunnel", "close", "server1:main")
     assert [(row["name"], row["state"]) for row in closed] == [("main", "closed")]
     assert {row["name"] for row in at_work.json("tunnel", "list")} == {"lab", "analysis"}
@@ -236,6 +239,7 @@ def test_a_stopped_cluster_is_not_opened_and_what_runs_is_named(at_work: AtWork)
     assert started["state"] == "running"
     at_work.json("open", "server1:brief", "--background")
     at_work.json("cluster", "stop", "brief", "-H", "server1")
+    assert [row["state"] for row in at_work.json("tunnel", "list")] == ["down"]
     again = at_work.type("open", "server1:brief")
     assert again.returncode == 3
     assert "there are lab, main" in again.stdout
