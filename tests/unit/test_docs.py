@@ -138,6 +138,12 @@ def test_every_link_to_a_file_or_heading_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in slugs, f"{page.name} links to {target}, which has the headings {slugs}"
 
 
+@pytest.mark.parametrize("path", sorted(Path(ports.__file__).parent.glob("[a-z]*")), ids=lambda path: path.name)
+def test_every_module_is_in_the_picture_of_the_architecture(path: Path) -> None:
+    if path.suffix == ".py" or (path / "__init__.py").exists():
+        assert re.search(rf"\b{path.stem}\b", read("architecture.md"))
+
+
 def test_what_the_old_package_had_is_documented() -> None:
     assert "jupyter_forwarding" in read("commands.md")
     assert "ports.server_helpers.print_commands" in read("python.md")
