@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import os
 import secrets
 import threading
 import webbrowser
@@ -28,7 +30,7 @@ def open_once(url: str, *, timeout: float = 20.0) -> bool:
 
         def do_GET(self) -> None:
             """Redirect, without a trace of this link in the browser's history of referrers."""
-            known = self.path == path and not fetched.is_set()
+            known = self.path == path and not fetched.is_set() and _may_see(self.client_address[1], port)
             self.send_response(302 if known else 404)
             if known:
                 fetched.set()
@@ -41,7 +43,25 @@ def open_once(url: str, *, timeout: float = 20.0) -> bool:
             """Say nothing: a log would hold the link."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirect) as server:
+        port = server.server_port
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        opened = webbrowser.open(f"http://localhost:{server.server_port}{path}") and fetched.wait(timeout)
+        # not "localhost": a browser asks ::1 first, where another user may listen
+        opened = webbrowser.open(f"http://127.0.0.1:{port}{path}") and fetched.wait(timeout)
         server.shutdown()
     return opened
+
+
+def _may_see(port: int, server_port: int) -> bool:
+    """Tell whether the client at the local `port` is this user's, or root's; everybody's, where Linux cannot be asked.
+
+    Whoever reads the browser's arguments knows the path, and may be here first.
+    """
+    asked = False
+    # a browser may reach 127.0.0.1 from a socket of IPv6
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), open(table, encoding="ascii") as file:
+            asked = True
+            for fields in map(str.split, file):
+                if fields[1].endswith(f":{port:04X}") and fields[2].endswith(f":{server_port:04X}"):
+                    return int(fields[7]) in (os.getuid(), 0)
+    return not asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def open_(out: Output, targets: tuple[str, ...], background: bool, browse: bool 
     if background:
         rows = tunnels.open_in_background(targets, on_event=show.event, **options)
         show.settled(rows, "`ports tunnel list` shows them, `ports tunnel close --all` closes them")
+        show.wait_for_browser()
         return exit_code(rows)
     keeper.heed_signals()
     with tunnels.open_many(targets, on_event=show.event, **options) as opening:
@@ -49,6 +51,7 @@ class Links:
 
         self.out, self.browse = out, config.get("open.browse") if browse is None else browse
         self.shown: dict[tuple[Any, ...], str] = {}
+        self.browsers: list[threading.Thread] = []
 
     def event(self, row: Row) -> None:
         """Take the row of a tunnel that changed."""
@@ -65,7 +68,10 @@ class Links:
         if self.browse and state == "open":
             from ports import browser
 
-            browser.open_once(str(row["local_url"]))
+            # beside: a browser that takes its time must not keep the other links from coming up
+            link = str(row["local_url"])
+            self.browsers.append(threading.Thread(target=browser.open_once, args=(link,), daemon=True))
+            self.browsers[-1].start()
 
     def settled(self, rows: Sequence[Row], way_out: str) -> None:
         """Tell that all are up or have failed."""
@@ -73,6 +79,11 @@ class Links:
             write_json(list(rows))
         elif any(row["state"] == "open" for row in rows):
             self.out.say(f"open; {way_out}")
+
+    def wait_for_browser(self) -> None:
+        """Wait until the browser has fetched its links, or did not come: the process may end then."""
+        for thread in self.browsers:
+            thread.join()
 
     def _line(self, host: str, what: str, link: str) -> None:
         if not self.out.as_json:

@@ -1,0 +1,77 @@
+"""The link that a browser is given: it shows no token, and leads on once, for this user alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ports.cli.output import Output
+from ports.cli.tunnel import Links
+
+URL = "http://127.0.0.1:1/lab?token=secret"
+# Stands for a browser: fetches the link as each of the users that it is told, and writes what came.
+BROWSER = """#!{python}
+import http.client, os, sys, urllib.parse
+link = urllib.parse.urlsplit(sys.argv[1])
+with open({file!r}, "w") as file:
+    print(sys.argv[1], file=file, flush=True)
+    for uid in {uids}:
+        if os.fork() == 0:
+            if uid != os.getuid():
+                os.setuid(uid)
+            connection = http.client.HTTPConnection("127.0.0.1", link.port)
+            connection.request("GET", link.path)
+            answer = connection.getresponse()
+            print(answer.status, answer.getheader("Location"), file=file, flush=True)
+            os._exit(0)
+        os.wait()
+"""
+OPEN = f"from ports import browser; print(browser.open_once({URL!r}, timeout=10))"
+
+
+def browse(tmp_path: Path, uids: list[int]) -> list[str]:
+    program, said = tmp_path / "browser", tmp_path / "said"
+    program.write_text(BROWSER.format(python=sys.executable, file=str(said), uids=uids))
+    program.chmod(0o755)
+    environ = {**os.environ, "BROWSER": str(program)}
+    done = subprocess.run([sys.executable, "-c", OPEN], env=environ, capture_output=True, text=True, timeout=30)
+    assert done.stdout == "True\n", done.stderr
+    return said.read_text().splitlines()
+
+
+def test_the_browser_gets_a_link_without_the_token_on_the_one_address_that_is_served(tmp_path: Path) -> None:
+    link, first, again = browse(tmp_path, [os.getuid()] * 2)
+    assert link.startswith("http://127.0.0.1:") and "secret" not in link
+    assert (first, again) == (f"302 {URL}", "404 None")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+def test_another_user_who_comes_first_gets_nothing_and_the_own_browser_still_does(tmp_path: Path) -> None:
+    assert browse(tmp_path, [65534, 0])[1:] == ["404 None", f"302 {URL}"]
+
+
+def test_a_browser_that_does_not_come_keeps_no_link_from_being_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "browser"
+    program.write_text(f"#!/bin/sh\nwhile [ ! -e {tmp_path}/end ]; do sleep 0.05; done\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(program))
+    monkeypatch.setattr("webbrowser._tryorder", None)  # the variable is read once
+    shown = Links(Output(as_json=True), browse=True)
+    row = {"host": "server1", "kind": "cluster", "name": "main", "state": "open", "local_url": URL}
+    ends = threading.Timer(3, (tmp_path / "end").touch)
+    ends.start()
+    begun = time.monotonic()
+    shown.event(row)
+    took = time.monotonic() - begun
+    ends.cancel()
+    (tmp_path / "end").touch()
+    shown.wait_for_browser()
+    assert took < 1
