@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,26 @@ def test_every_link_to_a_file_or_heading_leads_somewhere(page: Path) -> None:
 def test_every_module_is_in_the_picture_of_the_architecture(path: Path) -> None:
     if path.suffix == ".py" or (path / "__init__.py").exists():
         assert re.search(rf"\b{path.stem}\b", read("architecture.md"))
+
+
+def typed() -> Iterator[tuple[str, list[str]]]:
+    """Yield page and words of each `ports` command in a block of the documentation."""
+    for page in [*DOCS.glob("*.md"), *TOP.glob("*.md")]:
+        blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+        for block in (text for language, text in blocks if language in ("", "bash", "console")):
+            for line in re.findall(r"^ *(?:\$ )?ports (.*?) *(?:#.*)?$", block, re.MULTILINE):
+                yield page.name, shlex.split(line)
+
+
+@pytest.mark.parametrize(("page", "words"), sorted(typed()), ids=str)
+def test_every_command_in_an_example_can_be_typed_like_that(page: str, words: list[str]) -> None:
+    command: click.Command = main.ports
+    context = click.Context(command)
+    while isinstance(command, click.Group):
+        name, found, words = command.resolve_command(context, words)
+        assert found is not None, f"{page}: {name}"
+        command = found
+    command.make_context("ports", words)  # raises where it does not parse
 
 
 def test_what_the_old_package_had_is_documented() -> None:
