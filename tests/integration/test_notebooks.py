@@ -354,7 +354,7 @@ def test_a_start_that_takes_too_long_is_ended(root: Path, state: Path, monkeypat
     (slow / "jupyter_server_config.py").write_text("import time\ntime.sleep(300)\n")
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(slow))
     before = files_of(state)
-    with pytest.raises(errors.StartError, match=r"did not come within 2 s"):
+    with pytest.raises(errors.StartError, match=r"did not answer within 2 s"):
         notebooks.start("slow", root=root, timeout=2)
     assert [one.name for one in notebooks.list() if one.name == "slow"] == []
     assert files_of(state) - before == {"notebook-slow.log", "notebook-slow"}
