@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import shlex
 import socket
 import sys
@@ -26,7 +25,7 @@ def cluster_link(name: str, local_port: int | None = None) -> str:
     """Return the link of cluster `name`'s dashboard at home: its port follows from machine, user and name."""
     limits = config.get("open")
     first, last = limits["first_port"], limits["last_port"]
-    port = local_port or links.local_port(paths.machine(), getpass.getuser(), f"cluster-{name}", first, last)
+    port = local_port or links.local_port(paths.machine(), paths.user_name(), f"cluster-{name}", first, last)
     return f"http://localhost:{port}/status"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
+
+from ports import paths
 
 
 def warning() -> str | None:
@@ -13,7 +14,7 @@ def warning() -> str | None:
     """
     if not Path("/run/systemd/system").exists() or not _kills_user_processes():
         return None
-    user = getpass.getuser()
+    user = paths.user_name()
     if Path("/var/lib/systemd/linger", user).exists():
         return None
     return "this machine ends your processes when you log out; run `loginctl enable-linger` once to keep them"

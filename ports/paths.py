@@ -139,6 +139,20 @@ def host_name() -> str:
     return socket.gethostname()
 
 
+def user_name() -> str:
+    """Return the name of this user by its uid, as the probe does; ``$LOGNAME`` may be another's after ``su``."""
+    if os.name == "nt":
+        import getpass
+
+        return getpass.getuser()
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container without an entry for this uid
+        return str(os.getuid())
+
+
 def here() -> HostPaths:
     """Return this machine's paths; nothing is created."""
     return HostPaths(state_directory() / "hosts" / machine())
@@ -195,11 +209,11 @@ def runtime_directory() -> Path:
 
 def _first_private(usual: Path) -> Path:
     kept = records.read_json(here().runtime)
-    if kept is not None and _is_private(Path(kept["path"])):
+    if kept is not None and is_private(Path(kept["path"])):
         return Path(kept["path"])
     with contextlib.suppress(FileExistsError):
         usual.mkdir(mode=0o700)
-    if _is_private(usual):
+    if is_private(usual):
         return usual
     import tempfile
 
@@ -208,7 +222,8 @@ def _first_private(usual: Path) -> Path:
     return path
 
 
-def _is_private(path: Path) -> bool:
+def is_private(path: Path) -> bool:
+    """Say whether `path` is a directory of one's own that nobody else may enter, and no link."""
     try:
         found = path.lstat()
     except OSError:

@@ -7,13 +7,12 @@ workers import from there.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from ports import config
+from ports import config, paths
 from ports.errors import StoreError, UsageError
 
 USUAL = ("/scratch", "/local", "/var/tmp")
@@ -42,19 +41,12 @@ def create(name: str, asked: str | None) -> Path:
             f"local_directory {parent} lies in memory ({_file_system(parent)}); name a directory on a disk"
         )
     try:
-        return Path(tempfile.mkdtemp(prefix=f"ports-{getpass.getuser()}-{name}-", dir=parent))  # 0700, owned, no link
+        return Path(tempfile.mkdtemp(prefix=f"ports-{paths.user_name()}-{name}-", dir=parent))  # 0700, owned, no link
     except OSError as error:
         reason = error.strerror or str(error)
         if given:
             raise UsageError(f"local_directory {parent} cannot be used: {reason}; name a directory of yours") from error
         raise StoreError(parent, reason) from error
-
-
-def remove(path: str) -> None:
-    """Remove a directory that `create` made; missing is fine."""
-    if path and Path(path).name.startswith("ports-"):
-        with contextlib.suppress(OSError):
-            shutil.rmtree(path)
 
 
 def _dask_directory() -> str | None:

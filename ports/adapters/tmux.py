@@ -7,6 +7,7 @@ environment: it would hand the environment of its first starter to every session
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import socket as socketlib
@@ -15,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ports import paths
 from ports.deadlines import wait_until
-from ports.errors import TimedOutError, TmuxError
+from ports.errors import TimedOutError, TmuxError, UnsafePathError
 
 if TYPE_CHECKING:
     from libtmux import Server
@@ -50,6 +52,8 @@ def start_session(socket: Path, session: str, argv: Sequence[str], *, cwd: str, 
     """
     from libtmux.exc import LibTmuxException
 
+    if socket.exists() and not is_mine(socket):
+        raise UnsafePathError(socket, "somebody else made it", "remove it, or ask its owner to")
     clean = {name: environ[name] for name in _CLEAN if name in environ}
     command = ["tmux", "-S", str(socket), "-f", str(_CONFIGURATION), "start-server"]
     started = subprocess.run(command, env=clean, capture_output=True, text=True, check=False)
@@ -70,11 +74,23 @@ def start_session(socket: Path, session: str, argv: Sequence[str], *, cwd: str, 
         server.cmd("set-option", "-s", "exit-empty", "on")
 
 
+def is_mine(socket: Path) -> bool:
+    """Say whether `socket` is one's own, in a directory of one's own.
+
+    After a restart of the machine another user may make the path that a record names: a tmux client sends its
+    environment to whoever listens there, and does what it is told.
+    """
+    try:
+        return paths.is_private(socket.parent) and socket.lstat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
 def has_session(socket: Path, session: str) -> bool:
     """Say whether the server on `socket` has `session`; no server has none."""
-    return (
-        socket.exists() and is_installed() and _server(socket).cmd("has-session", "-t", f"={session}").returncode == 0
-    )
+    if not is_mine(socket) or not is_installed():
+        return False
+    return _server(socket).cmd("has-session", "-t", f"={session}").returncode == 0
 
 
 def kill_session(socket: Path, session: str) -> None:
@@ -85,6 +101,8 @@ def kill_session(socket: Path, session: str) -> None:
 
 def remove_dead_socket(socket: Path) -> None:
     """Remove the socket of a server that ends with its last session: tmux leaves it."""
+    if not is_mine(socket):
+        return
 
     def is_settled() -> bool | None:
         with contextlib.closing(socketlib.socket(socketlib.AF_UNIX)) as connection:
