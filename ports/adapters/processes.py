@@ -30,10 +30,15 @@ def is_alive(who: ProcessId) -> bool | None:
 
 
 def with_argument(argument: str) -> list[ProcessId]:
-    """Return the processes that were started with `argument`."""
+    """Return the processes of this user that were started with `argument`."""
     import psutil
 
-    pids = [one.pid for one in psutil.process_iter(["cmdline"]) if argument in (one.info["cmdline"] or ())]
+    mine = os.getuid()
+    pids = [
+        one.pid
+        for one in psutil.process_iter(["cmdline", "uids"])
+        if argument in (one.info["cmdline"] or ()) and one.info["uids"] and one.info["uids"].real == mine
+    ]
     return [who for pid in pids if (who := identity(pid)) is not None]
 
 
@@ -47,19 +52,45 @@ def end(processes: Iterable[ProcessId], *, timeout: float) -> bool:
     """
     import psutil
 
-    trees: list[psutil.Process] = []
+    roots: list[psutil.Process] = []
     for who in processes:
         if is_alive(who):
             with contextlib.suppress(psutil.Error):
-                process = psutil.Process(who.pid)
-                trees += [process, *process.children(recursive=True)]
-                process.terminate()
+                roots.append(psutil.Process(who.pid))
+    trees = [*roots, *_descendants(roots)]
+    for process in roots:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
     if _are_gone(trees, timeout):
         return True
-    for process in trees:
+    # Once more from below: what a root leaves behind becomes its child again, as long as it lives (a subreaper).
+    with contextlib.suppress(TimedOutError):
+        wait_until(lambda: _kill([*_descendants(roots), *trees], but=roots), timeout=timeout, what="their end")
+    _kill(roots)
+    return _are_gone([*trees, *_descendants(roots)], timeout)
+
+
+def _descendants(roots: list[psutil.Process]) -> list[psutil.Process]:
+    import psutil
+
+    found: list[psutil.Process] = []
+    for root in roots:
         with contextlib.suppress(psutil.Error):
-            process.kill()
-    return _are_gone(trees, timeout)
+            found += root.children(recursive=True)
+    return found
+
+
+def _kill(processes: Iterable[psutil.Process], *, but: Iterable[psutil.Process] = ()) -> bool | None:
+    """Send SIGKILL to all that still run; True when there was none."""
+    import psutil
+
+    spared, alive = {process.pid for process in but}, False
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.pid not in spared and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                process.kill()
+                alive = True
+    return None if alive else True
 
 
 def _are_gone(processes: list[psutil.Process], timeout: float) -> bool:
