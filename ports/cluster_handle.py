@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ports import home, records, render, scratch, sessions
+from ports import home, records, render, sessions, terminals
 from ports.adapters import dask
+from ports.deadlines import wait_until
 from ports.errors import NotFoundError, UsageError
 from ports.options import ClusterRecord
 from ports.sessions import Found
@@ -82,7 +83,9 @@ class Cluster:
     @property
     def _running(self) -> dict[str, Any]:
         if self._found.running is None:
-            reason = f"it is {self._found.state}: {self._found.reason}; `ports cluster start {self.name}` starts it"
+            starting = self._found.state == "starting"
+            reason = f"it is {self._found.state}" + (f" ({self._found.reason})" if self._found.reason else "")
+            reason += "; wait for it" if starting else f"; `ports cluster start {self.name}` starts it"
             raise NotFoundError("running cluster", self.name, reason)
         return self._found.running
 
@@ -146,6 +149,7 @@ class Cluster:
         NotFoundError
             The cluster does not run.
         """
+        self._refresh()
         client = dask.connect(self, timeout=timeout)
         # workers that are a second old hold nothing older than themselves
         is_new = self._started is not None and time.monotonic() - self._started < 1
@@ -182,6 +186,7 @@ class Cluster:
         """
         if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 0:
             raise UsageError(f"n_workers is {n_workers!r}; it must be a whole number of at least 0")
+        self._refresh()
         self._call("ports_scale", n_workers=n_workers)
         changed = ClusterRecord.from_json({**self.record.to_json(), "n_workers": n_workers})
         records.write(self._found.files.record, changed)
@@ -195,10 +200,10 @@ class Cluster:
         DaskError
             The scheduler did not do it.
         """
+        self._refresh()
         before = self._running
         self._call("ports_restart")
         if not self.record.processes:  # the owner itself runs anew and then announces itself anew
-            from ports.deadlines import wait_until
 
             def anew() -> bool | None:
                 self._refresh()
@@ -212,17 +217,16 @@ class Cluster:
 
         Raises
         ------
+        NameInUseError
+            It was stopped since, and another one of its name started, which goes on.
+        UsageError
+            It is another machine's, or does not say whose.
         StartError
             A process of it does not end.
         RecordError
             Its record cannot be read.
         """
-        record = self.record
-        if self._found.state == "unknown":
-            raise UsageError(f"cluster {self.name!r} cannot be stopped from here: {self._found.reason}")
-        sessions.end(self._found)  # also of a stopped one, whose launcher may still be ending what it left
-        sessions.retire(self._found)
-        clear(record)
+        sessions.stop(self._found)
 
     def logs(self, lines: int = 0) -> tuple[str, ...]:
         """Return the last `lines` lines of its log; 0: all."""
@@ -230,7 +234,7 @@ class Cluster:
 
     def attach(self) -> None:
         """Replace this process by tmux, attached to the cluster's session; raises TmuxError where there is none."""
-        sessions.attach(self.record)
+        terminals.attach(self.record)
 
     def _call(self, operation: str, **arguments: Any) -> None:
         credentials = self._found.files.credentials
@@ -238,14 +242,15 @@ class Cluster:
 
     def _refresh(self) -> None:
         found = sessions.look("cluster", self.name, ClusterRecord)
-        if found is not None:
-            self._found = found
+        gone = Found(self.name, self._found.files, "stopped", self._found.record, reason="it was stopped and removed")
+        self._found = found or gone
         self.__dict__.pop("summary", None)
 
     # --- how it shows itself ---
 
     def row(self) -> dict[str, Any]:
-        """Return what ``ports cluster list --json`` shows."""
+        """Return what ``ports cluster list --json`` shows, as it is now."""
+        self._refresh()
         row: dict[str, Any] = {"host": socket.gethostname(), "kind": "cluster", "name": self.name, "state": self.state}
         row["reason"] = self.reason
         row["url"] = f"unix:{self._found.running['dashboard']}" if self._found.running else None
@@ -267,7 +272,7 @@ class Cluster:
             "directory": record.directory,
             "interpreter": record.interpreter,
             "scratch": record.scratch,
-            "tmux": sessions.attach_line(record),
+            "tmux": terminals.attach_line(record),
             "versions": running["versions"] if running else None,
         }
 
@@ -276,13 +281,6 @@ class Cluster:
 
     def _repr_html_(self) -> str:
         return render.cluster_html(self.row(), home.open_command(self.name))
-
-
-def clear(record: ClusterRecord) -> None:
-    """Remove what a cluster that does not run left outside its records: scratch, and the dashboard's socket."""
-    scratch.remove(record.scratch)
-    if record.dashboard:
-        Path(record.dashboard).unlink(missing_ok=True)
 
 
 class _Nothing:

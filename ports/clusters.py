@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ports import config, environments, logout, options, paths, records, scratch, sessions
 from ports.adapters import certificates, dask
-from ports.cluster_handle import Cluster, clear
+from ports.cluster_handle import Cluster
 from ports.deadlines import wait_until
 from ports.errors import DifferentClusterError, NameInUseError, NotFoundError, StartError, UsageError
 from ports.options import ClusterRecord
@@ -112,7 +114,7 @@ def _start(
     settings = config.get("cluster")
     name = paths.check_name(name or settings["name"])
     record, environ = _plan(name, options.merge(settings, asked))
-    found = sessions.claim(record, clear=clear)
+    found = sessions.claim(record)
     try:
         record = replace(record, scratch=str(scratch.create(name, record.local_directory)))
         records.write(found.files.record, record)
@@ -128,8 +130,7 @@ def _start(
             meanwhile=meanwhile,
         )
     except BaseException:
-        clear(record)
-        sessions.retire(found)
+        sessions.abandon(replace(found, record=record))
         raise
     if (warning := logout.warning()) is not None:
         warnings.warn(warning, stacklevel=3)
@@ -180,7 +181,8 @@ def prune() -> builtins.list[str]:
     """Remove the records and scratch of clusters that have stopped, and return their names; logs stay."""
     stopped = [one for one in list() if one.state == "stopped"]
     for one in stopped:
-        one.stop()
+        with contextlib.suppress(NameInUseError):  # started anew meanwhile
+            one.stop()
     return [one.name for one in stopped]
 
 
@@ -207,7 +209,7 @@ def _plan(name: str, merged: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
         directory=str(Path.cwd()),
         started_by=mine,
         sys_path=sys_path,
-        dashboard=str(paths.runtime_directory() / f"cluster-{name}.sock"),
+        dashboard=str(paths.runtime_directory() / f"cluster-{name}-{secrets.token_hex(3)}.sock"),
         **{**merged, "memory_limit": dask.parse_bytes(merged["memory_limit"])},
     )
     return record, environ

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import os
 import re
-import shutil
 import socket
 import stat
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ports import home, sessions
+from ports import home, sessions, terminals
 from ports.errors import BrokenRecordError, UsageError
 from ports.sessions import Found, SessionRecord
 
@@ -30,6 +29,11 @@ class NotebookRecord(SessionRecord):
     runtime: str
     token_file: str
     env: str | None = None
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """Its runtime directory."""
+        return (self.runtime,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +92,7 @@ class Notebook:
             Its record cannot be read.
         """
         found = self._managed("stopped", f"`jupyter server stop {self.port}` or `kill {self.pid}` ends it")
-        if found.record is None:
-            raise found.error or BrokenRecordError(found.files.record, "it is gone")
-        if found.state == "unknown":
-            raise UsageError(f"notebook {self.name!r} cannot be stopped from here: {found.reason}")
-        if found.state != "stopped":
-            sessions.end(found)
-        forget(found)
+        sessions.stop(found)
 
     def logs(self, lines: int = 0) -> tuple[str, ...]:
         """Return the last `lines` lines of its log; 0: all. Raises UsageError where it was started by hand."""
@@ -114,7 +112,7 @@ class Notebook:
         found = self._managed("attached to", "it runs in the terminal where it was started")
         if found.record is None:
             raise found.error or BrokenRecordError(found.files.record, "it is gone")
-        sessions.attach(found.record)
+        terminals.attach(found.record)
 
     def row(self) -> dict[str, Any]:
         """Return what ``ports notebook list --json`` shows; `url` is without the token."""
@@ -126,7 +124,7 @@ class Notebook:
         row |= {"env": record.env if record else None, "interpreter": record.interpreter if record else None}
         row |= {"path": self.path, "open_to_network": self.open_to_network, "warnings": [*self.warnings]}
         row["command"] = home.open_command(self.name)
-        return row | {"tmux": sessions.attach_line(record) if record else None}
+        return row | {"tmux": terminals.attach_line(record) if record else None}
 
     def _repr_html_(self) -> str:
         facts = {"State": self.state, "Reason": self.reason, "Directory": self.root}
@@ -146,13 +144,6 @@ class Notebook:
         if self._found is None:
             raise UsageError(f"notebook {self.name!r} was started by hand and cannot be {doing} here; {way_out}")
         return self._found
-
-
-def forget(found: Found[NotebookRecord]) -> None:
-    """Remove what a server that does not run has left, but for its log and its token."""
-    sessions.retire(found)
-    if found.record is not None:
-        shutil.rmtree(found.record.runtime, ignore_errors=True)
 
 
 def read_token(path: Path) -> str | None:

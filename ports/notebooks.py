@@ -87,20 +87,13 @@ def start(
         _keep_token(token_file)
         runtime = _fresh(Path(record.runtime))
     except BaseException:
-        sessions.retire(found)
+        sessions.abandon(found)
         raise
     port = links.local_port(paths.machine(), str(os.getuid()), f"{KIND}-{name}", *_PORTS)
     argv = jupyter.command(environment.python, kind, token_file=token_file, runtime=runtime, root=served, port=port)
     limit = timeout or settings["start_timeout"]
     what = f"notebook {name!r}"
-    try:
-        found = sessions.launch(
-            found, argv, environ=environ, cwd=str(served), timeout=limit, what=what, announce=_announce
-        )
-    except BaseException:
-        if sessions.look(KIND, name, NotebookRecord) is None:
-            shutil.rmtree(runtime, ignore_errors=True)
-        raise
+    found = sessions.launch(found, argv, environ=environ, cwd=str(served), timeout=limit, what=what, announce=_announce)
     if (warning := logout.warning()) is not None:
         warnings.warn(warning, stacklevel=2)
     return _notebook(found)
@@ -158,7 +151,8 @@ def prune() -> builtins.list[str]:
     """Remove the records of notebook servers that have stopped, and return their names; logs and tokens stay."""
     stopped = [one for one in list() if one.managed and one.state == "stopped"]
     for one in stopped:
-        one.stop()
+        with contextlib.suppress(NameInUseError):  # started anew meanwhile
+            one.stop()
     return [one.name for one in stopped]
 
 

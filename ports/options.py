@@ -56,6 +56,11 @@ class ClusterRecord(SessionRecord):
     scratch: str = ""
     dashboard: str = ""
 
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """Its scratch, and the dashboard's socket."""
+        return (self.scratch, self.dashboard)
+
 
 def merge(settings: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return all options of a start: what is asked for wins over the settings.

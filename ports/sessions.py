@@ -6,16 +6,17 @@ once the command itself has written ``running.json``. The disk says what was sta
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shlex
+import secrets
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ports import config, interpreter, paths, records
 from ports._version import VERSION
@@ -29,16 +30,18 @@ from ports.errors import (
     StartError,
     StoreError,
     TimedOutError,
-    TmuxError,
+    UsageError,
 )
 from ports.paths import SessionPaths
 from ports.records import Exit, ProcessId, Record
 
 S = TypeVar("S", bound="SessionRecord")
 
-_LAUNCHER = Path(__file__).with_name("launch.py")
+# Standard library only (-I -S): it stays beside what it runs for as long as that runs.
+LAUNCHER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")))
 _STOP_SECONDS = 10.0
-_OWN_VARIABLES = ("TMUX", "STY", "JPY_", "SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY")
+_NAMES_OUTSIDE = ("ports-", "cluster-", "nb-")  # of all that is ever removed
+_OWN_VARIABLES = ("TMUX", "TMUX_PANE", "STY", "WINDOW", "SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,11 @@ class SessionRecord(Record):
     def tmux_session(self) -> str:
         """Name of the tmux session: ``cluster-main``."""
         return f"{self.kind}-{self.name}"
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """Paths of files and directories that belong to it alone and go with its records: scratch, sockets."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -130,13 +138,8 @@ def names(kind: str) -> list[str]:
         raise StoreError(paths.here().kind(kind), error.strerror or str(error)) from error
 
 
-def claim(record: S, *, clear: Callable[[S], None] | None = None) -> Found[S]:
+def claim(record: S) -> Found[S]:
     """Take the record's name for a session that is about to start; a stopped one of that name is retired.
-
-    Parameters
-    ----------
-    clear : callable, optional
-        Removes what a stopped one left elsewhere, given its record.
 
     Raises
     ------
@@ -146,7 +149,7 @@ def claim(record: S, *, clear: Callable[[S], None] | None = None) -> Found[S]:
     state = paths.make_state()
     paths.make_private(state.kind(record.kind))
     interpreter.remember()
-    with paths.locked(f"{record.kind}s", timeout=3 * _STOP_SECONDS):
+    with _names_locked(record.kind):
         found = look(record.kind, record.name, type(record))
         if found is not None:
             if found.error is not None:
@@ -154,9 +157,7 @@ def claim(record: S, *, clear: Callable[[S], None] | None = None) -> Found[S]:
             if found.state != "stopped":
                 raise NameInUseError(record.kind, record.name, f"`ports {record.kind} stop {record.name}` ends it")
             end(found)  # its launcher may still be ending what its command left
-            if clear is not None and found.record is not None:
-                clear(found.record)
-            retire(found)
+            _retire(found)
         files = state.session(record.kind, record.name)
         if not records.claim(files.directory, record):
             raise BrokenRecordError(files.directory, "it holds no record.json")
@@ -201,7 +202,7 @@ def launch(
     except BaseException as error:
         lines = tail(started.files.log, 20)  # before the end: how it is ended tells nobody why it had to be
         end(started)
-        retire(started)
+        abandon(started)
         if isinstance(error, TimedOutError):
             raise StartError(what, f"it did not answer within {timeout:g} s", started.files.log, lines) from error
         if isinstance(error, PortsError) and not isinstance(error, StartError):
@@ -238,7 +239,7 @@ def _start(found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], 
         "hold": str(runtime),
     }
     records.write_json(found.files.launch, task)
-    command = [sys.executable, "-I", "-S", str(_LAUNCHER), str(found.files.launch)]
+    command = [*LAUNCHER, str(found.files.launch)]
     if tmux.is_installed():
         socket = runtime / "tmux.sock"
         with paths.locked("tmux"):
@@ -255,7 +256,7 @@ def _undo_start(found: Found[S]) -> None:
     """End what an interrupted `_start` may have started."""
     found.files.launch.unlink(missing_ok=True)  # a launcher that comes up from now on ends at once
     end(found)
-    retire(found)
+    abandon(found)
 
 
 def _detach(command: Sequence[str]) -> int:
@@ -289,28 +290,66 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
             tmux.remove_dead_socket(socket)
 
 
-def retire(found: Found[S]) -> None:
-    """Remove the records of a session that does not run; the log stays, and so does a later start of the same name.
+def stop(found: Found[Any]) -> None:
+    """End a session, also what a stopped one left, and remove its records and what is outside them; the log stays.
 
-    The directory is renamed first: nobody sees half of it.
+    Raises
+    ------
+    NameInUseError
+        It was stopped meanwhile, and another one of its name was started: that one goes on.
+    UsageError
+        It is another machine's, or cannot be judged.
+    StartError
+        A process of it does not end.
     """
+    record = found.record
+    if record is None:
+        raise found.error or BrokenRecordError(found.files.record, "it is gone")
+    with _names_locked(record.kind):
+        latest = look(record.kind, found.name, type(record))
+        if latest is None:
+            return  # somebody else was quicker
+        if _is_other_start(latest, record):
+            raise NameInUseError(
+                record.kind, found.name, "it was started anew since; look it up again to stop that one"
+            )
+        if latest.state == "unknown":
+            raise UsageError(f"{record.kind} {found.name!r} cannot be stopped from here: {latest.reason}")
+        end(latest)  # also of a stopped one, whose launcher may still be ending what it left
+        _retire(latest)
+
+
+def abandon(found: Found[Any]) -> None:
+    """Remove the records of a session that does not run, and what is outside them; a later start of its name stays."""
+    record = found.record
+    assert record is not None
+    with _names_locked(record.kind):
+        latest = look(record.kind, found.name, type(record))
+        if latest is None or not _is_other_start(latest, record):
+            _retire(found)
+
+
+def _names_locked(kind: str) -> contextlib.AbstractContextManager[None]:
+    """Hold all names of `kind`: nobody claims one while another one's records go."""
+    return paths.locked(f"{kind}s", timeout=4 * _STOP_SECONDS)
+
+
+def _retire(found: Found[Any]) -> None:
+    """Remove the records, which are renamed first: nobody sees half of them. The names must be locked."""
     if found.record is not None:
-        latest = look(found.record.kind, found.name, type(found.record))
-        if latest is not None and _is_other_start(latest, found.record):
-            return
-    try:
-        aside = Path(tempfile.mkdtemp(dir=found.files.directory.parent, prefix=f".{found.name}."))
-    except FileNotFoundError:
-        return  # no directory for this kind, nor any record in it
-    except OSError as error:
-        raise StoreError(found.files.directory, error.strerror or str(error)) from error
+        for place in map(Path, found.record.outside):
+            if not place.name.startswith(_NAMES_OUTSIDE):
+                continue  # not started far enough to have one
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)
+    aside = found.files.directory.with_name(f".{found.name}.{secrets.token_hex(4)}")
     try:
         found.files.directory.rename(aside)
-        for file in aside.iterdir():
-            file.unlink()
-        aside.rmdir()
+        shutil.rmtree(aside, ignore_errors=True)  # on NFS a file that is open elsewhere stays a while
     except FileNotFoundError:
-        aside.rmdir()  # another process was quicker
+        pass  # another process was quicker
     except OSError as error:
         raise StoreError(found.files.directory, error.strerror or str(error)) from error
 
@@ -336,46 +375,11 @@ def tail(log: Path, lines: int) -> tuple[str, ...]:
     return tuple(found[-lines:] if lines else found)
 
 
-def attach(record: SessionRecord) -> None:
-    """Replace this process by tmux, attached to the session.
-
-    Raises
-    ------
-    TmuxError
-        The session has no terminal: it was started where there is no tmux.
-    """
-    if record.tmux_socket is None:
-        way_out = f"`ports {record.kind} logs {record.name}` shows its output"
-        raise TmuxError(f"{record.kind} {record.name!r} runs without tmux; {way_out}")
-    attach_to(Path(record.tmux_socket), record.tmux_session)
-
-
-def start_terminal(socket: Path, session: str, argv: Sequence[str], *, environ: Mapping[str, str], cwd: str) -> None:
-    """Start `argv` in a new tmux session, at its terminal and without a log: a shell for a person."""
-    launch_file = socket.with_name(f"{session}.launch")
-    task = {"format": records.FORMAT, "argv": list(argv), "cwd": cwd, "environ": dict(environ), "terminal": True}
-    records.write_json(launch_file, task)
-    command = [sys.executable, "-I", "-S", str(_LAUNCHER), str(launch_file)]
-    with paths.locked("tmux"):
-        tmux.start_session(socket, session, command, cwd="/", environ=os.environ)
-
-
-def attach_to(socket: Path, session: str) -> NoReturn:
-    """Replace this process by tmux, attached to `session`."""
-    environ = {name: value for name, value in os.environ.items() if name != "TMUX"}  # or tmux refuses to nest
-    os.execvpe("tmux", tmux.attach_command(socket, session), environ)
-
-
-def attach_line(record: SessionRecord) -> str | None:
-    """Return the plain tmux line that attaches to the session; None where it has no terminal."""
-    if record.tmux_socket is None:
-        return None
-    return shlex.join(tmux.attach_command(Path(record.tmux_socket), record.tmux_session))
-
-
 def starter_environ() -> dict[str, str]:
     """Return this process's environment variables, without those that name its own terminal or kernel."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_OWN_VARIABLES)}
+    return {
+        name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES and not name.startswith("JPY_")
+    }
 
 
 def new_identity() -> tuple[ProcessId, float]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ports import environments, paths, sessions
+from ports import environments, paths, sessions, terminals
 from ports.adapters import tmux
 from ports.errors import ToolMissingError
 
@@ -36,7 +36,7 @@ def open(name: str = "main", *, bash: bool = False, env: str | None = None) -> N
     with paths.locked("shells"):
         if not tmux.has_session(socket, session):
             _start(socket, session, bash=bash, env=env)
-    sessions.attach_to(socket, session)
+    terminals.attach_to(socket, session)
 
 
 def _start(socket: Path, session: str, *, bash: bool, env: str | None) -> None:
@@ -45,11 +45,12 @@ def _start(socket: Path, session: str, *, bash: bool, env: str | None) -> None:
         found = environments.find(env, Path.cwd(), environ)
         environ, python = environments.activated(found, environ), str(found.python)
     argv = [shutil.which("bash") or "/bin/sh", "-i"] if bash else _ipython(python)
-    sessions.start_terminal(socket, session, argv, environ=environ, cwd=str(Path.cwd()))
+    terminals.start_terminal(socket, session, argv, environ=environ, cwd=str(Path.cwd()))
 
 
 def _ipython(python: str) -> list[str]:
-    code = "import importlib.util as u, sys; sys.exit(u.find_spec('IPython') is None)"
+    safe = "import sys; sys.path[:] = [entry for entry in sys.path if entry]"  # not the current directory first
+    code = f"{safe}; import importlib.util as u; sys.exit(u.find_spec('IPython') is None)"
     if subprocess.run([python, "-c", code], capture_output=True, check=False).returncode:
         raise ToolMissingError(f"ipython in {python}", "`pip install ipython` there, or pass --bash")
     return [python, "-m", "IPython"]

@@ -18,21 +18,21 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports from the layers above its own line only. A package is one name; inside it, the package decides.
 LAYERS = (
-    ("_version", "errors", "render", "proof", "browser", "launch", "jupyter_launch", "in_cluster", "logout"),
+    ("_version", "errors", "render", "proof", "browser", "launch", "jupyter_launch", "in_cluster"),
     ("deadlines", "records", "probe", "targets", "relay", "environments"),
     ("paths", "links"),
-    ("config", "interpreter"),
+    ("config", "interpreter", "logout"),
     ("adapters", "home", "scratch"),
     ("sessions", "remote", "tunnel_records", "server_helpers"),
-    ("options", "listeners", "notebook_handle", "shells"),
-    ("cluster_handle", "services"),
+    ("options", "listeners", "terminals"),
+    ("notebook_handle", "shells", "cluster_handle", "services"),
     ("clusters", "notebooks", "openings"),
     ("tunnels",),
     ("keeper", "pruning"),
     ("cli",),
     ("__main__", "__init__"),
 )
-READ_THE_ENVIRONMENT = ("config.py", "paths.py", "sessions.py", "launch.py", "probe/", "in_cluster/")
+READ_THE_ENVIRONMENT = ("config.py", "paths.py", "sessions.py", "terminals.py", "launch.py", "probe/", "in_cluster/")
 ASYNC = ("adapters/dask.py", "in_cluster/", "relay.py")
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_POSITIONAL = 400, 40, 5
 
