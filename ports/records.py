@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 from pathlib import Path
@@ -54,7 +55,8 @@ class Record:
 class ProcessId(Record):
     """One process of one boot of one machine: a pid alone is reused.
 
-    `start_ticks` are clock ticks since boot (field 22 of /proc/<pid>/stat), elsewhere the creation time.
+    `start_ticks` are clock ticks since boot (field 22 of /proc/<pid>/stat), elsewhere the creation time. `node` is the
+    hostname: machines that were made from one image may share their id.
     """
 
     machine: str
@@ -62,6 +64,7 @@ class ProcessId(Record):
     pid_namespace: str
     pid: int
     start_ticks: int
+    node: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,9 +161,11 @@ def claim(directory: Path, record: Record) -> bool:
     try:
         write(temporary / "record.json", record)
         temporary.rename(directory)  # fails where `directory` holds something
-    except OSError:
+    except OSError as error:
         _remove(temporary)
-        return False
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            return False
+        raise StoreError(directory, error.strerror or str(error)) from error
     except BaseException:
         if temporary.exists():
             _remove(temporary)

@@ -97,6 +97,11 @@ def stat_of(pid: int) -> "Optional[Tuple[str, int, int]]":
         return None
 
 
+def node() -> str:
+    """Return the hostname."""
+    return os.uname().nodename if hasattr(os, "uname") else ""
+
+
 def process_identity(pid: int) -> "Json":
     """Return what tells this process from all others, also from a later one with its pid.
 
@@ -106,7 +111,7 @@ def process_identity(pid: int) -> "Json":
     if found is None:
         raise ProcessLookupError(pid)
     identity = {"format": FORMAT, "machine": machine_id(), "boot_id": boot_id()}  # type: Json
-    identity.update(pid_namespace=pid_namespace(), pid=pid, start_ticks=found[2])
+    identity.update(pid_namespace=pid_namespace(), pid=pid, start_ticks=found[2], node=node())
     return identity
 
 
@@ -118,7 +123,8 @@ def is_same_process_alive(identity: "Json") -> "Optional[bool]":
     if identity["machine"] != machine_id():
         return None
     if identity["boot_id"] != boot_id():
-        return False
+        # machines that were made from one image may share their id, and a home
+        return False if identity.get("node") in (None, "", node()) else None
     if identity["pid_namespace"] != pid_namespace():
         return None
     found = stat_of(int(identity["pid"]))
