@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from distributed import Client
     from distributed.security import Security
 
+# `-c` puts the current directory first, before the standard library: a co-user's tempfile.py there would run.
+_SAFE_PATH = "import sys; sys.path[:] = [entry for entry in sys.path if entry]"
+
 IN_CLUSTER = Path(__file__).parents[1] / "in_cluster"
 
 
 def owner_command(directory: Path) -> list[str]:
     """Return the interpreter's arguments that own the cluster described in `directory`."""
     code = (
-        f"import sys; sys.path.append({str(IN_CLUSTER)!r}); import ports_cluster as own; own.main({str(directory)!r})"
+        f"{_SAFE_PATH}; sys.path.append({str(IN_CLUSTER)!r}); import ports_cluster as own; own.main({str(directory)!r})"
     )
     return ["-c", code]
 
@@ -184,7 +187,7 @@ def _changed_modules() -> Callable[[], dict[str, float]]:
         found: dict[str, float] = {}
         for module in list(sys.modules.values()):
             file = getattr(module, "__file__", None)
-            ours = module.__name__ == "ports_cluster"
+            ours = getattr(module, "__name__", "") == "ports_cluster"
             if not file or ours or "-packages" in file or file.startswith(tuple(paths)):
                 continue
             try:

@@ -21,6 +21,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import dask
 import distributed
@@ -29,7 +30,7 @@ from distributed.http.routing import RoutingApplication
 from distributed.security import Security
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_unix_socket
-from tornado.web import RequestHandler
+from tornado.web import ErrorHandler, RequestHandler
 
 IMPORTED_BY_WORKERS = (
     "distributed.http.health",
@@ -61,6 +62,25 @@ class PrivateNanny(Nanny):
         super().__init__(*args, worker_class=PrivateWorker, **kwargs)
 
 
+def is_local(name):
+    """Say whether `name` is this machine's own, whatever a name server says."""
+    return name is not None and (name.strip("[]") in ("localhost", "127.0.0.1", "::1") or name.endswith(".localhost"))
+
+
+class PrivateApplication(RoutingApplication):
+    """Answers as localhost only, which is what the dashboard is called at both ends of a tunnel, and to its own pages.
+
+    Any page that the browser at home shows can open a websocket to it, or have its own name resolve to 127.0.0.1.
+    """
+
+    def find_handler(self, request, **kwargs):
+        """Refuse other names in Host and Origin, then route as Dask does."""
+        origin = request.headers.get("Origin")
+        if is_local(request.host_name) and (origin is None or is_local(urlsplit(origin).hostname)):
+            return super().find_handler(request, **kwargs)
+        return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
+
+
 class PrivateScheduler(Scheduler):
     """A scheduler whose dashboard listens on a Unix socket of its owner, and which only its owner ends."""
 
@@ -71,7 +91,7 @@ class PrivateScheduler(Scheduler):
 
     def start_http_server(self, routes, dashboard_address, default_port=0, ssl_options=None):
         """Serve the dashboard on the Unix socket, 0600, and nowhere else."""
-        self.http_application = RoutingApplication([*routes, ("/ports.json", Summary, {"scheduler": self})])
+        self.http_application = PrivateApplication([*routes, ("/ports.json", Summary, {"scheduler": self})])
         self.http_server = HTTPServer(self.http_application)
         Path(self.dashboard_socket).unlink(missing_ok=True)
         self.http_server.add_socket(bind_unix_socket(self.dashboard_socket, mode=0o600))
@@ -101,7 +121,6 @@ class Summary(RequestHandler):
                 "memory_limit_bytes": sum(worker.memory_limit or 0 for worker in workers),
                 "n_tasks": len(self.scheduler.tasks),
                 "n_clients": len([key for key in self.scheduler.clients if key != "fire-and-forget"]),
-                "idle_since": self.scheduler.idle_since,
             }
         )
 
@@ -187,7 +206,7 @@ def add_commands(cluster, ended):
     async def restart():
         if cluster.processes:
             await cluster.scheduler.restart(stimulus_id=f"ports-restart-{time.time()}")
-        else:
+        elif not ended.done():
             ended.set_result("restart")  # threads of this process: only a new process imports modules anew
 
     cluster.scheduler.handlers.update(ports_scale=scale, ports_restart=restart)
@@ -272,5 +291,6 @@ def root_cause(error):
 def command(directory, port=0):
     """Return the interpreter's arguments that own the cluster of `directory`."""
     here = str(Path(__file__).parent)
-    code = f"import sys; sys.path.append({here!r}); import ports_cluster; ports_cluster.main({directory!r}, {port})"
+    safe = "import sys; sys.path[:] = [entry for entry in sys.path if entry]"  # not the current directory first
+    code = f"{safe}; sys.path.append({here!r}); import ports_cluster; ports_cluster.main({directory!r}, {port})"
     return ["-c", code]
