@@ -44,8 +44,9 @@ class Log:
         try:
             if self.size + len(data) > self.limit:
                 os.replace(self.path, self.path + ".1")
-                os.close(self.descriptor)
-                self.descriptor, self.size = self._open(), 0
+                full, self.descriptor = self.descriptor, self._open()
+                os.close(full)
+                self.size = 0
             self.size += os.write(self.descriptor, data)
         except OSError:
             pass  # a full disk must not end the cluster
