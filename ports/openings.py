@@ -15,10 +15,9 @@ from types import TracebackType
 from typing import Any
 
 from ports import config, links, listeners, paths, proof, records, remote, services, tunnel_records
-from ports import probe as local_probe
 from ports.adapters import openssh, processes
 from ports.errors import NotFoundError, PortInUseError, PortsError, SSHError
-from ports.relay import Relay, bind
+from ports.relay import Relay, bind, bind_first
 from ports.services import Service
 from ports.targets import Target
 
@@ -29,7 +28,7 @@ _RECLAIM_SECONDS = 3.0
 _numbers = itertools.count()
 
 
-@dataclass
+@dataclass(eq=False)
 class Tunnel:
     """One link: what it leads to, and how that goes.
 
@@ -165,16 +164,17 @@ class Opening:
 
     def close_tunnels(self, wanted: Iterable[Tunnel]) -> list[dict[str, Any]]:
         """Close some tunnels, with the last of them the opening, and return their rows."""
-        closed = []
-        for tunnel in wanted:
+        with self._lock:  # two processes may ask for the same at once
+            mine = [one for one in dict.fromkeys(wanted) if one in self.tunnels]
+            for tunnel in mine:
+                self.tunnels.remove(tunnel)
+        for tunnel in mine:
             self._release(tunnel)
             self._change(tunnel, "closed")
-            closed.append(tunnel.row())
-            self.tunnels.remove(tunnel)
+        closed = [tunnel.row() for tunnel in mine]
         if not any(tunnel.ports for tunnel in self.tunnels):
-            self._ended_from_afar()
-        else:
-            self._write_record()
+            # not from the thread that must still send the answer
+            threading.Timer(0.05, self.close).start()
         return closed
 
     def __enter__(self) -> Opening:
@@ -220,7 +220,12 @@ class Opening:
             self._ways[alias] = way  # before the forward: `close` takes back what may not be there yet
             self.tunnels += tunnels
         said = master.said_bytes()
-        openssh.forward(master, way.forwards)
+        try:
+            openssh.forward(master, way.forwards)
+        except (PortsError, OSError) as error:
+            for tunnel in tunnels:
+                self._give_up(tunnel, error)
+            return
         workers = [threading.Thread(target=self._bring_up, args=(one, master, said), daemon=True) for one in tunnels]
         for worker in workers:
             worker.start()
@@ -228,7 +233,8 @@ class Opening:
             worker.join()
         with self._lock:
             if not self._closing.is_set():
-                way.hold = openssh.popen(master, "exec cat")
+                with contextlib.suppress(PortsError, OSError):  # without it, `_check` asks the master
+                    way.hold = openssh.popen(master, "exec cat")
 
     def _bring_up(self, tunnel: Tunnel, master: openssh.Master, said: int) -> None:
         service = tunnel.service
@@ -245,10 +251,10 @@ class Opening:
                 if reason is not None or not openssh.is_running(master.control):
                     raise reason or SSHError(tunnel.host, "the connection was lost; try again")
                 self._add_note(tunnel, "it closes connections without an answer")
-            self._change(tunnel, "open" if found.state == "open" else "silent")
-        except PortsError as error:
-            self._release(tunnel)
-            self._fail(tunnel, error)
+            if tunnel.ports:  # else it was closed meanwhile
+                self._change(tunnel, "open" if found.state == "open" else "silent")
+        except (PortsError, OSError) as error:
+            self._give_up(tunnel, error)
         except RuntimeError:  # the relay was closed meanwhile
             self._release(tunnel)
 
@@ -261,10 +267,10 @@ class Opening:
         try:
             bound = bind(usual)
         except PortInUseError as error:
-            holder = _holder(usual, tunnel)
+            holder = tunnel_records.holder(usual, (tunnel.host, tunnel.kind, tunnel.name))
             if self._local_port is not None:
                 raise PortInUseError(usual, holder) from error
-            bound = _first_free(links.next_ports(usual, first, last))
+            bound = bind_first(links.next_ports(usual, first, last))
             port = bound[0].getsockname()[1]
             self._add_note(tunnel, f"port {usual} is held by {holder}; {port} serves until it is free")
         tunnel.local_port = self._relay.listen(bound, tunnel.socket)
@@ -272,9 +278,10 @@ class Opening:
 
     def _release(self, tunnel: Tunnel) -> None:
         """Free the tunnel's ports and take its forward back."""
-        for port in tunnel.ports:
-            self._relay.stop(port)
-        tunnel.ports = set()
+        with self._lock:  # `_reclaim` must not give it a port meanwhile
+            for port in tunnel.ports:
+                self._relay.stop(port)
+            tunnel.ports = set()
         way = self._ways.get(tunnel.host)
         if way is not None and tunnel.socket is not None and tunnel.service is not None:
             forward = (tunnel.socket, tunnel.service.remote)
@@ -288,13 +295,16 @@ class Opening:
         while not self._closing.wait(_WATCH_SECONDS):
             rounds += 1
             for alias, way in list(self._ways.items()):
-                self._check(alias, way)
-            if rounds % round(_RECLAIM_SECONDS / _WATCH_SECONDS) == 0:
-                for tunnel in list(self.tunnels):
+                with contextlib.suppress(PortsError, OSError):  # the next round looks again
+                    self._check(alias, way)
+            for tunnel in list(self.tunnels) if rounds % round(_RECLAIM_SECONDS / _WATCH_SECONDS) == 0 else ():
+                try:
                     self._reclaim(tunnel)
+                except (PortsError, OSError) as error:
+                    self._add_note(tunnel, str(error))
 
     def _check(self, alias: str, way: _Way) -> None:
-        if way.hold is None or way.hold.poll() is None or openssh.is_running(way.master.control):
+        if (way.hold is not None and way.hold.poll() is None) or openssh.is_running(way.master.control):
             return
         lost = SSHError(alias, "the connection was lost; close this and open it again")
         for tunnel in [one for one in self.tunnels if one.host == alias and one.state in ("open", "silent")]:
@@ -303,44 +313,56 @@ class Opening:
 
     def _reclaim(self, tunnel: Tunnel) -> None:
         usual = tunnel.usual_port
-        if usual is None or tunnel.socket is None or not tunnel.ports or usual in tunnel.ports:
+        if usual is None or tunnel.socket is None:
             return
-        with contextlib.suppress(PortInUseError, RuntimeError):
-            port = self._relay.listen(bind(usual), tunnel.socket)
+        with self._lock:  # it may be closed at this moment
+            if self._closing.is_set() or not tunnel.ports or usual in tunnel.ports or tunnel not in self.tunnels:
+                return
+            try:
+                port = self._relay.listen(bind(usual), tunnel.socket)
+            except (PortInUseError, RuntimeError):
+                return
             # the other port goes on: a page may be open there
             tunnel.ports.add(port)
             tunnel.note, tunnel.local_port = f"port {usual} is free again; {tunnel.local_port} serves too", port
-            self._change(tunnel, tunnel.state)
+        self._change(tunnel, tunnel.state)
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer another process: ``{"close": [[local port, …]]}``."""
         wanted = set(request.get("close") or ())
         return {"closed": self.close_tunnels([one for one in self.tunnels if one.ports & wanted])}
 
-    def _ended_from_afar(self) -> None:
-        # not from the thread that must still send the answer
-        threading.Timer(0.05, self.close).start()
-
     def _nothing(self, alias: str) -> None:
         tunnel = Tunnel(alias, "host", state="nothing")
         tunnel.note = f"no cluster or notebook server runs there; `ports cluster start -H {alias}` starts one"
-        self.tunnels.append(tunnel)
+        with self._lock:
+            self.tunnels.append(tunnel)
         self._emit(tunnel.row())
+
+    def _give_up(self, tunnel: Tunnel, error: PortsError | OSError) -> None:
+        self._release(tunnel)
+        if isinstance(error, OSError):  # too many open files, say
+            error = SSHError(tunnel.host, f"it cannot be opened on this machine: {error.strerror or error}")
+        self._fail(tunnel, error)
 
     def _fail(self, tunnel: Tunnel, error: PortsError) -> None:
         tunnel.error = error
-        if tunnel not in self.tunnels:
-            self.tunnels.append(tunnel)
+        with self._lock:
+            if tunnel not in self.tunnels:
+                self.tunnels.append(tunnel)
         self._change(tunnel, "error")
 
     def _add_note(self, tunnel: Tunnel, note: str) -> None:
-        tunnel.note = f"{tunnel.note}; {note}" if tunnel.note else note
+        if note not in (tunnel.note or ""):
+            tunnel.note = f"{tunnel.note}; {note}" if tunnel.note else note
 
     def _change(self, tunnel: Tunnel, state: str) -> None:
         tunnel.state, tunnel.since = state, time.time()
         self._emit(tunnel.row())
-        if not self._closing.is_set():
+        try:
             self._write_record()
+        except PortsError as error:  # a full disk: the tunnel works all the same
+            self._add_note(tunnel, f"`ports tunnel` cannot know of this: {error}")
 
     def _emit(self, row: dict[str, Any]) -> None:
         if self._on_event is not None:
@@ -367,25 +389,3 @@ class Opening:
                 rows=rows,
             )
             records.write(self._record, record)
-
-
-def _first_free(candidates: Iterable[int]) -> Any:
-    for port in candidates:
-        with contextlib.suppress(PortInUseError):
-            return bind(port)
-    raise PortsError("all local ports for links are taken; widen open.first_port and open.last_port in the settings")
-
-
-def _holder(port: int, tunnel: Tunnel) -> str:
-    """Return who listens on the local `port`: another `ports open` of the same thing, a process, or a user."""
-    for _, record, alive in tunnel_records.read_all():
-        for row in record.rows if alive else ():
-            if port in row.get("ports", ()):
-                same = (row["host"], row["kind"], row["name"]) == (tunnel.host, tunnel.kind, tunnel.name)
-                return f"`ports open`, process {record.process.pid}, for {'the same' if same else row['host']}"
-    rows = local_probe.probe({"port": port, "ask_http": False})["listeners"]
-    if not rows:
-        return "somebody"
-    row = rows[0]
-    argv = row.get("argv") or []
-    return f"{row['user']} ({Path(argv[0]).name}, process {row['pid']})" if argv else str(row["user"])

@@ -8,11 +8,11 @@ import errno
 import json
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ports.errors import PortInUseError, StoreError
+from ports.errors import PortInUseError, PortsError, StoreError
 
 T = TypeVar("T")
 
@@ -30,6 +30,8 @@ def bind(port: int) -> list[socket.socket]:
     ------
     PortInUseError
         One of the two is held. Whose it is, is not known here.
+    PortsError
+        This process may not have it, or has too many files open.
     """
     bound: list[socket.socket] = []
     try:
@@ -43,8 +45,18 @@ def bind(port: int) -> list[socket.socket]:
     except OSError as error:
         for half in bound:
             half.close()
-        raise PortInUseError(port, None) from error
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(port, None) from error
+        raise PortsError(f"local port {port or 'of any number'} cannot be had: {error.strerror or error}") from error
     return bound
+
+
+def bind_first(candidates: Iterable[int]) -> list[socket.socket]:
+    """Return `bind` of the first port that is free; raises PortsError where none is."""
+    for port in candidates:
+        with contextlib.suppress(PortInUseError):
+            return bind(port)
+    raise PortsError("all local ports for links are taken; widen open.first_port and open.last_port in the settings")
 
 
 class Relay:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ports import paths, records
+from ports import paths, probe, records
 from ports.adapters import processes
 from ports.errors import RecordError, TimedOutError
 from ports.records import ProcessId, Record
@@ -47,6 +47,21 @@ def read_all() -> list[tuple[Path, OpeningRecord, bool | None]]:
             if record is not None:
                 found.append((path, record, processes.is_alive(record.process)))
     return found
+
+
+def holder(port: int, what: tuple[str, str | None, str | None]) -> str:
+    """Return who listens on the local `port`: a `ports open` of `what` or of something else, a process, or a user."""
+    for _, record, alive in read_all():
+        for row in record.rows if alive else ():
+            if port in row.get("ports", ()):
+                same = (row["host"], row["kind"], row["name"]) == what
+                return f"`ports open`, process {record.process.pid}, for {'the same' if same else row['host']}"
+    rows = probe.probe({"port": port, "ask_http": False})["listeners"]
+    if not rows:
+        return "somebody"
+    row = rows[0]
+    argv = row.get("argv") or []
+    return f"{row['user']} ({Path(argv[0]).name}, process {row['pid']})" if argv else str(row["user"])
 
 
 def ask(record: OpeningRecord, request: dict[str, Any], *, timeout: float = 15.0) -> dict[str, Any]:

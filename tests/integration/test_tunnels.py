@@ -211,6 +211,53 @@ def test_where_the_usual_port_is_half_taken_the_next_one_serves_until_it_is_free
     running.communicate(timeout=10)
 
 
+def test_on_a_full_disk_tunnels_go_on_and_are_still_watched(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    code = f"""
+        import shutil
+        from ports import relay, tunnel_records
+        from ports.adapters import openssh
+        with tunnels.open("server1:{port}") as opening:
+            usual = opening.tunnels[0].local_port
+        held = relay.bind(usual)
+        opening = tunnels.open("server1:{port}")
+        tunnel = opening.tunnels[0]
+        place = tunnel_records.directory()
+        shutil.rmtree(place)
+        place.touch()  # no record can be written
+        for half in held:
+            half.close()
+        def until(come):
+            end = time.monotonic() + 15
+            while not come() and time.monotonic() < end:
+                time.sleep(0.05)
+            return come()
+        told = [until(lambda: tunnel.local_port == usual), fetch(tunnel.url), tunnel.note]
+        openssh.close("server1")
+        print(json.dumps([*told, until(lambda: tunnel.state == "down")]))
+        place.unlink()
+        opening.close()
+    """
+    back, page, note, is_lost = python(laptop, code)
+    assert (back, page, is_lost) == (True, "page of server1", True)
+    assert "`ports tunnel` cannot know of this" in note
+
+
+def test_a_forward_that_cannot_be_made_is_the_error_of_its_tunnel_and_of_nothing_else(
+    laptop: Site, serve: Serve
+) -> None:
+    port = serve("server1")
+    code = f"""
+        import os
+        from ports import paths
+        (paths.runtime_directory() / f"t{{os.getpid()}}-0-0.sock").touch()
+        with tunnels.open_many(["server1:{port}"]) as opening:
+            print(json.dumps(opening.rows()))
+    """
+    rows = python(laptop, code)
+    assert [(row["kind"] == "host", row["state"], row.get("exit_code")) for row in rows] == [(False, "error", 5)]
+
+
 def test_a_local_port_that_was_asked_for_and_is_taken_is_an_error_that_names_the_holder(
     laptop: Site, serve: Serve
 ) -> None:

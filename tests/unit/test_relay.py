@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -43,3 +46,18 @@ def test_an_answer_in_two_parts_does_not_wait_for_an_acknowledgement(tmp_path: P
         finally:
             relay.close()
     assert took < ROUNDS * 0.03  # without TCP_NODELAY 0.04 s a round
+
+
+def test_a_process_with_too_many_open_files_does_not_blame_another_user() -> None:
+    code = """
+        import resource
+        from ports import relay
+        from ports.errors import PortInUseError, PortsError
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        try:
+            relay.bind(0)
+        except PortsError as error:
+            print(isinstance(error, PortInUseError), error)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "False local port of any number cannot be had: Too many open files\n", done.stderr

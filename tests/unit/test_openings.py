@@ -1,0 +1,56 @@
+"""What holds tunnels, where several threads and processes want something of it at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ports.openings import Opening, Tunnel
+from ports.relay import bind
+
+TIMES = 100
+
+
+@pytest.fixture
+def opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opening]:
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path))
+    with Opening() as made:
+        made.tunnels.append(listening(made, tmp_path))  # the opening ends with its last tunnel
+        yield made
+
+
+def listening(opening: Opening, directory: Path) -> Tunnel:
+    """Return a tunnel that serves on another port than its usual one, which is free again."""
+    tunnel = Tunnel("server1", "cluster", "main", state="open", socket=directory / "far.sock")
+    usual = bind(0)
+    tunnel.usual_port = usual[0].getsockname()[1]
+    tunnel.local_port = opening._relay.listen(bind(0), directory / "far.sock")
+    tunnel.ports.add(tunnel.local_port)
+    for half in usual:
+        half.close()
+    return tunnel
+
+
+def test_a_tunnel_that_is_closed_while_its_usual_port_becomes_free_leaves_no_listener(
+    opening: Opening, tmp_path: Path
+) -> None:
+    for _ in range(TIMES):
+        tunnel = listening(opening, tmp_path)
+        opening.tunnels.append(tunnel)
+        reclaims = threading.Thread(target=opening._reclaim, args=(tunnel,))
+        reclaims.start()
+        opening.close_tunnels([tunnel])
+        reclaims.join()
+        assert not tunnel.ports
+    assert len(opening._relay._listeners) == 1
+
+
+def test_a_tunnel_that_two_processes_close_at_once_is_closed_once(opening: Opening, tmp_path: Path) -> None:
+    tunnel = listening(opening, tmp_path)
+    opening.tunnels.append(tunnel)
+    rows = opening.close_tunnels([tunnel, tunnel]) + opening.close_tunnels([tunnel])
+    assert {row["state"] for row in rows} == {"closed"}
+    assert tunnel not in opening.tunnels and len(opening.tunnels) == 1
