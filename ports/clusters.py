@@ -7,11 +7,10 @@ import secrets
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ports import config, environments, logout, options, paths, records, scratch, sessions
+from ports import config, environments, logout, options, paths, scratch, sessions
 from ports.adapters import certificates, dask
 from ports.cluster_handle import Cluster
 from ports.deadlines import wait_until
@@ -116,12 +115,11 @@ def _start(
     record, environ = _plan(name, options.merge(settings, asked))
     found = sessions.claim(record)
     try:
-        record = replace(record, scratch=str(scratch.create(name, record.local_directory)))
-        records.write(found.files.record, record)
+        scratch.create(Path(record.scratch))
         certificates.write_self_signed(found.files.credentials)
         argv = [record.interpreter, *dask.owner_command(found.files.directory)]
         found = sessions.launch(
-            replace(found, record=record),
+            found,
             argv,
             environ=environ,
             cwd=record.directory,
@@ -130,7 +128,7 @@ def _start(
             meanwhile=meanwhile,
         )
     except BaseException:
-        sessions.abandon(replace(found, record=record))
+        sessions.abandon(found)
         raise
     if (warning := logout.warning()) is not None:
         warnings.warn(warning, stacklevel=3)
@@ -209,6 +207,7 @@ def _plan(name: str, merged: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
         directory=str(Path.cwd()),
         started_by=mine,
         sys_path=sys_path,
+        scratch=str(scratch.choose(name, merged["local_directory"])),
         dashboard=str(paths.runtime_directory() / f"cluster-{name}-{secrets.token_hex(3)}.sock"),
         **{**merged, "memory_limit": dask.parse_bytes(merged["memory_limit"])},
     )

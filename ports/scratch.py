@@ -7,6 +7,7 @@ workers import from there.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,8 +20,8 @@ USUAL = ("/scratch", "/local", "/var/tmp")
 _IN_MEMORY = ("tmpfs", "ramfs")
 
 
-def create(name: str, asked: str | None) -> Path:
-    """Create a 0700 directory for the workers of cluster `name` and return it.
+def choose(name: str, asked: str | None) -> Path:
+    """Return the path of a new directory for the workers of cluster `name`; `create` makes it, once it is recorded.
 
     Parameters
     ----------
@@ -40,13 +41,17 @@ def create(name: str, asked: str | None) -> Path:
         raise UsageError(
             f"local_directory {parent} lies in memory ({_file_system(parent)}); name a directory on a disk"
         )
+    if given and not _is_writable(parent):
+        raise UsageError(f"local_directory {parent} is missing or may not be written; name a directory of yours")
+    return parent / f"ports-{paths.user_name()}-{name}-{secrets.token_hex(4)}"
+
+
+def create(path: Path) -> None:
+    """Make the directory `path`, 0700: new, one's own, and no link. Raises StoreError."""
     try:
-        return Path(tempfile.mkdtemp(prefix=f"ports-{paths.user_name()}-{name}-", dir=parent))  # 0700, owned, no link
+        path.mkdir(mode=0o700)
     except OSError as error:
-        reason = error.strerror or str(error)
-        if given:
-            raise UsageError(f"local_directory {parent} cannot be used: {reason}; name a directory of yours") from error
-        raise StoreError(parent, reason) from error
+        raise StoreError(path, error.strerror or str(error)) from error
 
 
 def _dask_directory() -> str | None:

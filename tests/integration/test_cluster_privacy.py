@@ -154,7 +154,7 @@ def test_scratch_goes_to_a_disk_and_never_into_memory(home: Home) -> None:
         UsageError, match=r"local_directory /dev/shm/x lies in memory .tmpfs.; name a directory on a disk"
     ):
         clusters.start("main", local_directory="/dev/shm/x")
-    with pytest.raises(UsageError, match="local_directory /nowhere/at/all cannot be used: No such file"):
+    with pytest.raises(UsageError, match="local_directory /nowhere/at/all is missing"):
         clusters.start("main", local_directory="/nowhere/at/all")
     assert clusters.list() == [] and home.files() == []
 
@@ -163,11 +163,12 @@ def test_scratch_without_a_setting_is_on_the_largest_disk(home: Home, monkeypatc
     from ports import scratch
 
     monkeypatch.setattr("ports.config.dask_value", lambda _: None)
-    made = scratch.create("main", None)
+    made = scratch.choose("main", None)
+    scratch.create(made)
     try:
         assert str(made.parent) in scratch.USUAL and stat.S_IMODE(made.stat().st_mode) == 0o700
     finally:
-        scratch.remove(str(made))
+        made.rmdir()
     assert not made.exists()
 
 
