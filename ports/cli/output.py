@@ -152,4 +152,7 @@ def _on(host: str, document: Any) -> Any:
     """Name the rows' host as it was typed."""
     if isinstance(document, list):
         return [_on(host, row) for row in document]
-    return {**document, "host": host} if isinstance(document, dict) else document
+    if not isinstance(document, dict):
+        return document
+    command = f"ports open {host}:{document['name']}" if document.get("command") else None  # there it is a guess
+    return {**document, "host": host} | ({"command": command} if command else {})
