@@ -118,7 +118,6 @@ class Notebook:
         """Return what ``ports notebook list --json`` shows; `url` is without the token."""
         row: dict[str, Any] = {"host": socket.gethostname(), "kind": KIND, "name": self.name, "state": self.state}
         row |= {"reason": self.reason, "url": self._plain_url(), "root": self.root, "port": self.port, "pid": self.pid}
-        row["command"] = home.open_command(self.name) if self.state == "running" else None
         row |= {"started_at": self.started_at, "managed": self.managed, "log": str(self.log) if self.log else None}
         record = self._found.record if self._found else None
         row |= {"env": record.env if record else None, "interpreter": record.interpreter if record else None}
