@@ -1,4 +1,4 @@
-"""The process that keeps tunnels after `ports open --background` has returned: ``python -m ports.keeper``.
+"""The process that keeps tunnels after `ports open --background` has returned; `ports.tunnels` starts it.
 
 What it is to open comes as JSON on its standard input, so that nothing but targets stands in its arguments; rows go to
 its standard output, a JSON line each, until all are up or have failed. It ends with its last tunnel, or by SIGTERM.
@@ -88,7 +88,3 @@ def _log(row: dict[str, Any]) -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -39,7 +39,7 @@ def new_paths(pid: int, number: int) -> tuple[Path, Path]:
 
 
 def read_all() -> list[tuple[Path, OpeningRecord, bool | None]]:
-    """Return each record, its path, and whether its process lives; what cannot be read is left out and left alone."""
+    """Return each record, its path, and whether its process lives; for what cannot be read see `unreadable`."""
     found = []
     for path in sorted(directory().glob("[0-9]*.json")):
         with contextlib.suppress(RecordError):
@@ -47,6 +47,17 @@ def read_all() -> list[tuple[Path, OpeningRecord, bool | None]]:
             if record is not None:
                 found.append((path, record, processes.is_alive(record.process)))
     return found
+
+
+def unreadable() -> list[RecordError]:
+    """Return why records cannot be read, where any cannot: a newer `ports` may hold tunnels."""
+    errors = []
+    for path in sorted(directory().glob("[0-9]*.json")):
+        try:
+            records.read(path, OpeningRecord)
+        except RecordError as error:
+            errors.append(error)
+    return errors
 
 
 def holder(port: int, what: tuple[str, str | None, str | None]) -> str:

@@ -34,6 +34,8 @@ from ports.targets import Target
 from ports.tunnel_records import OpeningRecord
 
 _PAGES = ("cluster", "notebook")
+# "-c" and "-m" put the directory at hand on the path: a module that another user left there would run
+_KEEPER = "import sys; sys.path[:] = filter(None, sys.path); from ports.keeper import main; sys.exit(main())"
 
 
 def open(
@@ -151,11 +153,13 @@ def list() -> builtins.list[dict[str, Any]]:
     """Return all tunnels of this user on this machine, those in the background and those of other terminals.
 
     The row of a process that died says so (``stopped``), and so does one whose cluster or notebook server answers no
-    longer (``down``); nothing is deleted.
+    longer (``down``); that of a record that cannot be read is ``unknown``. Nothing is deleted.
     """
     found = [(record, alive, row) for _, record, alive in tunnel_records.read_all() for row in record.rows]
     with ThreadPoolExecutor(max_workers=16) as threads:
-        return builtins.list(threads.map(lambda one: _checked(*one), found))
+        rows = builtins.list(threads.map(lambda one: _checked(*one), found))
+    unknown = {"host": None, "kind": "tunnel", "name": None, "state": "unknown", "local_url": None, "local_port": None}
+    return [*rows, *({**unknown, "error": str(error)} for error in tunnel_records.unreadable())]
 
 
 def close(*wanted: str) -> builtins.list[dict[str, Any]]:
@@ -167,17 +171,22 @@ def close(*wanted: str) -> builtins.list[dict[str, Any]]:
         No tunnel is open to one of them.
     TimedOutError
         The process that holds one does not answer.
+    RecordError
+        Nothing is known to be open to one of them, and a record cannot be read, as a newer `ports` wrote it.
     """
     parsed = [targets.parse(text) for text in wanted]
     for target in parsed:
         if not any(_is_meant(target, row) for _, record, _ in tunnel_records.read_all() for row in record.rows):
+            _tell_unreadable()
             raise NotFoundError("tunnel", str(target), "`ports tunnel list` shows those that are open")
     return _close(lambda row: any(_is_meant(target, row) for target in parsed))
 
 
 def close_all() -> builtins.list[dict[str, Any]]:
-    """Close all tunnels of this user on this machine, and return their rows; raises as `close`."""
-    return _close(lambda row: True)
+    """Close all tunnels of this user on this machine, and return their rows; raises as `close`, at the end."""
+    closed = _close(lambda row: True)
+    _tell_unreadable()
+    return closed
 
 
 def prune() -> builtins.list[Path]:
@@ -214,6 +223,11 @@ def _close(is_meant: Callable[[dict[str, Any]], bool]) -> builtins.list[dict[str
             _remove(path, record)
         closed += [{**_listed(record, True, row), "state": "closed"} for row in meant]
     return closed
+
+
+def _tell_unreadable() -> None:
+    for error in tunnel_records.unreadable():
+        raise error
 
 
 def _remove(path: Path, record: OpeningRecord) -> builtins.list[Path]:
@@ -276,7 +290,7 @@ def _spawn(request: dict[str, Any], on_event: Event | None) -> builtins.list[dic
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ports.keeper", *request["targets"]],
+            [sys.executable, "-c", _KEEPER, *request["targets"]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ports import tunnel_records, tunnels
+from ports.cli import main
+from ports.errors import StartError
 from ports.openings import Opening, Tunnel
 from ports.relay import bind
 
@@ -54,3 +58,28 @@ def test_a_tunnel_that_two_processes_close_at_once_is_closed_once(opening: Openi
     rows = opening.close_tunnels([tunnel, tunnel]) + opening.close_tunnels([tunnel])
     assert {row["state"] for row in rows} == {"closed"}
     assert tunnel not in opening.tunnels and len(opening.tunnels) == 1
+
+
+@pytest.mark.parametrize("words", [["server1"], ["--all"]])
+def test_a_record_that_a_newer_ports_wrote_is_told_where_a_tunnel_is_to_be_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path))
+    record, _ = tunnel_records.new_paths(1, 0)
+    record.write_text('{"format": 99}')
+    assert main.run(main.ports, ["tunnel", "close", *words]) == 7
+    assert "newer" in capsys.readouterr().err
+    assert main.run(main.ports, ["tunnel", "list", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["state"] == "unknown" and str(record) in row["error"]
+
+
+def test_the_process_in_the_background_imports_nothing_from_the_directory_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("import os; os.mkdir('ran')")
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StartError, match="-no-host"):
+        tunnels._spawn({"targets": ["-no-host"], "local_port": None, "owner": None, "skip": []}, None)
+    assert not (tmp_path / "ran").exists()
