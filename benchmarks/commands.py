@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ports.probe import sha256
+
 READY = "ready"
 #: The command, as it stands on the PATH of whoever installed it.
 PORTS = [str(Path(sys.prefix, "bin/ports"))]
@@ -59,4 +61,6 @@ def home() -> Iterator[dict[str, str]]:
     try:
         yield {**kept, **{name: str(path) for name, path in own.items()}}
     finally:
-        shutil.rmtree(top, ignore_errors=True)
+        sockets = Path(f"/tmp/ports-{os.getuid()}") / sha256(os.fsencode(top / "state"))[:8]
+        for directory in (top, sockets):
+            shutil.rmtree(directory, ignore_errors=True)
