@@ -67,6 +67,11 @@ def dask_value(key: str) -> Any:
     return found
 
 
+def variable(name: str) -> str | None:
+    """Return the environment's value of a variable that the user names; None where there is none."""
+    return os.environ.get(name)
+
+
 def host(alias: str) -> dict[str, Any]:
     """Return the settings of the host `alias`; empty where it has none."""
     hosts = get("hosts")

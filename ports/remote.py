@@ -77,8 +77,10 @@ def run(
     PortsError
         What the command there raised, with the same exit code.
     """
-    far_argv = [*argv, *([] if "--json" in argv else ["--json"])]
-    request = {"do": "run", "argv": far_argv, "env": config.host(alias).get("env"), "login": login, "stdin": stdin}
+    far_argv = json.dumps([*argv, *([] if "--json" in argv else ["--json"])])
+    # not as arguments: all users there see those, and one may be a variable that holds a key
+    request: dict[str, Any] = {"do": "run", "argv": ["--arguments-from-stdin"], "stdin": f"{far_argv}\n{stdin}"}
+    request |= {"env": config.host(alias).get("env"), "login": login}
     if cwd:
         request["cwd"] = cwd
     answer = _ask(alias, request, timeout=timeout, batch=batch)

@@ -38,6 +38,16 @@ def show_lines(out: Output, document: Any) -> None:
     out.lines(document["lines"])
 
 
+def with_values(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Give variables that are only named the values that they have here."""
+    from ports import config
+
+    values = {text: config.variable(text) for text in given if "=" not in text}
+    for name in [name for name, value in values.items() if value is None]:
+        raise click.UsageError(f"{name!r} is not NAME=VALUE, and no variable of that name is set here", ctx)
+    return tuple(f"{text}={values[text]}" if text in values else text for text in given)
+
+
 @click.group()
 def cluster() -> None:
     """Dask clusters that outlive notebook, terminal and connection."""
@@ -53,7 +63,13 @@ def cluster() -> None:
 @click.option("--worker-start", type=click.Choice(["auto", "spawn", "forkserver"]), help="How worker processes start.")
 @click.option("--local-directory", type=click.Path(), help="Parent directory of the workers' scratch, on a disk.")
 @click.option("--env", help="Conda environment (name or path) or venv (path) to run in.")
-@click.option("--environ", multiple=True, metavar="NAME=VALUE", help="Variable for the cluster; may be repeated.")
+@click.option(
+    "--environ",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    callback=with_values,
+    help="Variable for the cluster; NAME alone: with the value it has here, which no command line shows. Repeatable.",
+)
 @click.option("--option", multiple=True, metavar="KEYWORD=VALUE", help="Keyword of LocalCluster, as JSON; repeatable.")
 @click.option("--timeout", type=float, help="Seconds until the start is given up.")
 @with_output

@@ -117,7 +117,9 @@ def with_host(show: Callable[..., None]) -> Callable[[F], F]:
                 return function(out, **options)
             from ports import remote
 
-            document = remote.run(host, far_arguments(ctx), login=True)
+            timeout = options.get("timeout")
+            seconds = (60.0 if timeout is None else timeout) + 60.0  # there it gives up first, and says why
+            document = remote.run(host, far_arguments(ctx), login=True, timeout=seconds)
             return show(out, _on(host, document))
 
         return command  # type: ignore[return-value]

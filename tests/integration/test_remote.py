@@ -231,6 +231,17 @@ def test_a_command_of_ports_runs_there_and_its_error_comes_back_with_its_exit_co
     assert (shown["error"]["type"], shown["error"]["exit_code"]) == ("NotFoundError", 3)
 
 
+def test_what_is_typed_for_a_host_stands_in_no_command_line_there(laptop: Site) -> None:
+    spy = f'#!/bin/sh\necho "$@" >> ~/seen\nexec {laptop.python} "$@"\n'
+    laptop.host("server1").write("~/spy/bin/python", spy, mode=0o700)
+    words = ["cluster", "start", "-H", "server1", "--environ", "MY_KEY", "--environ", "=secret"]
+    command = [laptop.python, "-m", "ports", *words]
+    done = laptop.run("laptop", command, env={"MY_KEY": "secret", "DASK_PORTS__HOSTS__SERVER1__ENV": "~/spy"})
+    assert (done.returncode, done.stderr) == (2, "ports: server1: '=secret' is not NAME=VALUE\n")
+    seen = laptop.run("server1", ["sh", "-c", "cat ~/seen"], check=True).stdout
+    assert "-m ports" in seen and "secret" not in seen
+
+
 def test_a_host_without_ports_says_how_to_name_it(root_site: NamespaceSite, laptop: Site) -> None:
     error = python(laptop, "print(json.dumps(tell(remote.run, 'server2', ['cluster', 'list'])))")["error"]
     assert (error["type"], error["exit_code"]) == ("FarSideError", 5)

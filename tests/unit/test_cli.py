@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports import errors
+from ports import errors, remote
 from ports.cli import cluster, main, output
 from ports.cli.output import Output
 
@@ -171,6 +171,29 @@ START = st.fixed_dictionaries(
 def parsed(words: list[str]) -> dict[str, Any]:
     with cluster.start.make_context("start", list(words)) as context:
         return {**context.params, "host": None}
+
+
+@pytest.mark.parametrize(("typed", "seconds"), [([], 120), (["--timeout", "300"], 360), (["--timeout", "0"], 60)])
+def test_a_host_may_take_as_long_as_its_command(
+    monkeypatch: pytest.MonkeyPatch, typed: list[str], seconds: float
+) -> None:
+    given: dict[str, Any] = {}
+
+    def run(alias: str, argv: list[str], **options: Any) -> Any:
+        given.update(options)
+        return {"name": "main", "state": "stopped", "kind": "cluster"}
+
+    monkeypatch.setattr(remote, "run", run)  # such a start takes minutes
+    assert main.run(main.ports, ["cluster", "start", "-H", "server1", *typed, "--json"]) == 0
+    assert given["timeout"] == seconds
+
+
+def test_a_variable_that_is_only_named_has_ones_own_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "secret=1")
+    assert parsed(["--environ", "MY_KEY", "--environ", "A=b"])["environ"] == ("MY_KEY=secret=1", "A=b")
+    monkeypatch.delenv("MY_KEY")
+    with pytest.raises(click.UsageError, match="MY_KEY"):
+        parsed(["--environ", "MY_KEY"])
 
 
 @settings(max_examples=50)
