@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ports import tunnel_records, tunnels
+from ports import paths, tunnel_records, tunnels
 from ports.cli import main
 from ports.errors import StartError
 from ports.openings import Opening, Tunnel
@@ -18,9 +18,15 @@ from ports.relay import bind
 TIMES = 100
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+    yield
+    paths.runtime_directory().rmdir()
+
+
 @pytest.fixture
-def opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opening]:
-    monkeypatch.setenv("PORTS_HOME", str(tmp_path))
+def opening(tmp_path: Path, home: None) -> Iterator[Opening]:
     with Opening() as made:
         made.tunnels.append(listening(made, tmp_path))  # the opening ends with its last tunnel
         yield made
@@ -62,9 +68,8 @@ def test_a_tunnel_that_two_processes_close_at_once_is_closed_once(opening: Openi
 
 @pytest.mark.parametrize("words", [["server1"], ["--all"]])
 def test_a_record_that_a_newer_ports_wrote_is_told_where_a_tunnel_is_to_be_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+    capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
-    monkeypatch.setenv("PORTS_HOME", str(tmp_path))
     record, _ = tunnel_records.new_paths(1, 0)
     record.write_text('{"format": 99}')
     assert main.run(main.ports, ["tunnel", "close", *words]) == 7
@@ -78,7 +83,6 @@ def test_the_process_in_the_background_imports_nothing_from_the_directory_at_han
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "json.py").write_text("import os; os.mkdir('ran')")
-    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StartError, match="-no-host"):
         tunnels._spawn({"targets": ["-no-host"], "local_port": None, "owner": None, "skip": []}, None)
