@@ -63,7 +63,11 @@ def end(processes: Iterable[ProcessId], *, timeout: float) -> bool:
             process.terminate()
     if _are_gone(trees, timeout):
         return True
-    # Once more from below: what a root leaves behind becomes its child again, as long as it lives (a subreaper).
+    # Once more from below: what a root leaves behind becomes its child again, as long as it lives (a subreaper);
+    # it is halted, so that it starts nothing more meanwhile.
+    for process in roots:
+        with contextlib.suppress(psutil.Error):
+            process.suspend()
     with contextlib.suppress(TimedOutError):
         wait_until(lambda: _kill([*_descendants(roots), *trees], but=roots), timeout=timeout, what="their end")
     _kill(roots)
