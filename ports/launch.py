@@ -24,6 +24,9 @@ import tempfile
 import time
 from typing import Any
 
+NO_INTERRUPT = (
+    b"\r\nCtrl-C ends nothing here: Ctrl-b d leaves, `ports cluster stop` or `ports notebook stop` ends it\r\n"
+)
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL for what the command left behind
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -90,7 +93,7 @@ def start(spec: dict[str, Any], output: int) -> int:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)
-        os.setpgid(0, 0)  # Ctrl-C in the pane reaches the launcher, which passes SIGTERM on
+        os.setpgid(0, 0)  # Ctrl-C in the pane reaches the launcher only
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         os.dup2(output, 1)
@@ -176,8 +179,9 @@ def supervise(pid: int, source: int, log: Log) -> int:
         except OSError:
             pass
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, pass_on)
+    signal.signal(signal.SIGINT, lambda *_: show(NO_INTERRUPT))  # the reflex of who looks at a log that scrolls
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -164,13 +164,24 @@ def test_a_log_in_the_place_of_which_somebody_put_a_link_is_not_written(run: Any
     assert one.process.returncode != 0 and (tmp_path / "elsewhere").read_text() == "mine"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_reaches_the_command_as_sigterm(run: Any, number: signal.Signals) -> None:
     one = run("trap 'echo ended well; exit 5' TERM; echo ready; while :; do sleep 0.05; done")
     one.said("ready")
     one.process.send_signal(number)
     assert one.wait()[0] == 5
     assert "ended well" in one.text()
+
+
+def test_ctrl_c_in_the_pane_ends_nothing_and_says_what_does(run: Any) -> None:
+    one = run(
+        "trap 'echo ended by term; exit 5' TERM; trap 'echo ended by int; exit 6' INT; echo ready; sleep 600 & wait"
+    )
+    one.said("ready")
+    one.process.send_signal(signal.SIGINT)
+    one.process.send_signal(signal.SIGTERM)
+    assert one.wait()[0] == 5
+    assert "ended by int" not in one.text()
 
 
 CHILDREN = {
