@@ -214,6 +214,11 @@ def _plan(name: str, merged: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
     return record, environ
 
 
+def _is_same_interpreter(one: str, other: str) -> bool:
+    """Say whether two paths are one interpreter of one environment: ``bin/python`` and ``bin/python3`` are."""
+    return Path(one).parent == Path(other).parent and Path(one).resolve() == Path(other).resolve()
+
+
 def _own_path() -> tuple[str, ...]:
     return tuple(entry or str(Path.cwd()) for entry in sys.path)
 
@@ -254,6 +259,8 @@ def _take(found: Found[ClusterRecord], asked: Mapping[str, Any], reuse: str) -> 
         wanted = (
             {**asked, "memory_limit": dask.parse_bytes(asked["memory_limit"])} if "memory_limit" in asked else asked
         )
+        if _is_same_interpreter(record.interpreter, interpreter):
+            interpreter = record.interpreter
         different = options.differences(record, wanted, interpreter=interpreter, directory=str(Path.cwd()))
         if different and reuse == "exact":
             raise DifferentClusterError(record.name, different)

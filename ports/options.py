@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,6 +82,9 @@ def merge(settings: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, An
             merged[name] = value
     within = extra.get("scheduler_kwargs")
     for name, value in [*extra.items(), *(within.items() if isinstance(within, dict) else ())]:
+        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.85)
+        if near:
+            raise UsageError(f"there is no option {name!r}; did you mean {near[0]!r}?")
         if name in OURS:
             raise UsageError(f"option {name}={value!r} cannot be given: {OURS[name]}")
     _check(merged)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports import config, options
+from ports import clusters, config, options
 from ports.errors import UsageError
 from ports.options import ClusterRecord
 from ports.records import ProcessId
@@ -123,3 +125,15 @@ def test_a_cluster_never_differs_from_what_it_was_started_with(n_workers: Any, t
     asked = {"n_workers": n_workers, "threads_per_worker": threads, "daemon": daemon, "environ": {"A": 1}}
     merged = options.merge(SETTINGS, asked)
     assert options.differences(replace(RUNNING, **merged), asked, **SAME) == ()
+
+
+def test_a_mistyped_option_is_named_with_the_right_one() -> None:
+    with pytest.raises(UsageError, match="'n_worker'; did you mean 'n_workers'"):
+        options.merge(config.defaults()["cluster"], {"n_worker": 3})
+
+
+def test_two_names_of_one_interpreter_are_one(tmp_path: Path) -> None:
+    for name in ("python", "python3"):
+        (tmp_path / name).symlink_to(sys.executable)
+    assert clusters._is_same_interpreter(str(tmp_path / "python"), str(tmp_path / "python3"))
+    assert not clusters._is_same_interpreter(str(tmp_path / "python"), sys.executable)
