@@ -175,7 +175,15 @@ def _validate(source: str, data: Any) -> None:
             unknown = sorted(set(error.value) - set(error.definition.get("properties", {})))
             key, known = f"{key}.{unknown[0]}", ", ".join(sorted(error.definition.get("properties", {})))
             raise SettingError(source, key, f"no such setting; there are {known}") from error
-        raise SettingError(source, key, f"{error.value!r} {reason}") from error
+        raise SettingError(source, key, f"{error.value!r} {reason}{_allowed(error.definition)}") from error
+
+
+def _allowed(definition: dict[str, Any]) -> str:
+    """Return the range and the meaning that the schema gives, to follow what is wrong."""
+    least, most = definition.get("minimum"), definition.get("maximum")
+    within = f", {least} to {most}" if most is not None else f", {least} or more" if least is not None else ""
+    about = definition.get("description")
+    return within + (f" ({str(about).rstrip('.')})" if about else "")
 
 
 def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:

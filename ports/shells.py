@@ -44,7 +44,8 @@ def _start(socket: Path, session: str, *, bash: bool, env: str | None) -> None:
     if env is not None:
         found = environments.find(env, Path.cwd(), environ)
         environ, python = environments.activated(found, environ), str(found.python)
-    argv = [shutil.which("bash") or "/bin/sh", "-i"] if bash else _ipython(python)
+    login = "-l" if env is None else "-i"  # as `ssh` to the host gives; the start files could undo an environment
+    argv = [shutil.which("bash") or "/bin/sh", login] if bash else _ipython(python)
     terminals.start_terminal(socket, session, argv, environ=environ, cwd=str(Path.cwd()))
 
 

@@ -100,6 +100,7 @@ def open_many(
     parsed = _parse(wanted)
     if local_port is not None and (len(parsed) != 1 or parsed[0] == Target(parsed[0].host)):
         raise UsageError(f"local port {local_port} was given for more than one link; name one target, HOST:NAME")
+    _check_owner(parsed, owner)
     opening = Opening(on_event=on_event, local_port=local_port, owner=owner, batch=batch, log=log, skip=skip)
     try:
         opening.open(targets.by_host(parsed))
@@ -196,6 +197,11 @@ def prune() -> builtins.list[Path]:
         if alive is False:
             removed += _remove(path, record)
     return removed
+
+
+def _check_owner(parsed: Iterable[Target], owner: str | None) -> None:
+    if owner is not None and (named := [str(target) for target in parsed if target.port is None]):
+        raise UsageError(f"owner {owner!r} was given for {', '.join(named)}; it goes with HOST:PORT only")
 
 
 def _parse(wanted: Iterable[str]) -> builtins.list[Target]:
