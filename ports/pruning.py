@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import builtins
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from ports import clusters, notebooks, paths, sessions, tunnels
 from ports.errors import StoreError
+
+KINDS = ("cluster", "notebook")
 
 
 def prune() -> builtins.list[dict[str, Any]]:
@@ -18,9 +21,19 @@ def prune() -> builtins.list[dict[str, Any]]:
     """
     rows = [_row(kind, name, "removed") for kind, names in _stopped().items() for name in names]
     rows += [_row("tunnel", path.stem, "removed") for path in tunnels.prune()]
-    for kind in ("cluster", "notebook"):
+    for kind in KINDS:
+        rows += [_row(kind, name, "removed") for name in _remove_halves(kind)]
         rows += [_row(kind, name, f"moved aside to {aside}") for name, aside in _move_broken_aside(kind)]
     return rows
+
+
+def _remove_halves(kind: str) -> builtins.list[str]:
+    """Remove directories that a crash left between their making and their name; they may hold an environment."""
+    with paths.locked(f"{kind}s"):  # all that make them hold this lock: none is in the making
+        halves = [path for path in paths.here().kind(kind).glob(".*.*") if path.is_dir()]
+        for path in halves:
+            shutil.rmtree(path, ignore_errors=True)
+    return [path.name for path in halves]
 
 
 def _stopped() -> dict[str, builtins.list[str]]:

@@ -211,6 +211,14 @@ def test_what_ran_before_a_reboot_is_stopped(home: Home) -> None:
     assert clusters.prune() == ["main"]
 
 
+def test_prune_removes_what_a_crash_left_half_made(home: Home) -> None:
+    half = paths.make_state().kind("cluster") / ".main.1a2b3c4d"
+    half.mkdir(parents=True)
+    (half / "launch.json").write_text("{}")
+    assert [row["name"] for row in home.json("prune")] == [half.name]
+    assert not half.exists() and home.json("prune") == []
+
+
 def test_an_interrupted_claim_is_stopped_once_the_claimer_is_gone(home: Home) -> None:
     def of_a_dead_starter(record: dict[str, Any]) -> None:
         record["launcher"] = None
