@@ -23,9 +23,11 @@ RUN = """
 import sys, nbformat
 from nbclient import NotebookClient
 notebook = nbformat.read(sys.argv[1], as_version=4)
-NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
-for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
-    print(output.get("text") or output.get("data", {}).get("text/plain", ""))
+try:
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+finally:
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+        print(output.get("text") or output.get("data", {}).get("text/plain", ""))
 """
 # What a reader must see there, besides that no cell fails.
 SHOWN = {
@@ -63,7 +65,7 @@ def test_a_notebook_runs_and_leaves_nothing(home: Home, path: Path, monkeypatch:
     if path.name.startswith("0"):  # Dask's own scratch stays behind, which is not ours to mend
         monkeypatch.setenv("DASK_TEMPORARY_DIRECTORY", str(home.work))
     done = home.python(RUN, str(path), timeout=170)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     for text in SHOWN[path.name[0]]:
         assert text in done.stdout, done.stdout
     assert clusters.list() == [] and not [one for one in notebooks.list() if one.managed]
@@ -76,7 +78,7 @@ def test_the_notebook_for_home_runs_on_the_laptop(site: Site, nothing_left: Leak
     nothing_left.allow("file */ssh/*.log")
     brief = {"DASK_PORTS__SSH__PERSIST": "1"}
     done = site.run("laptop", [site.python, "-c", RUN, str(FROM_HOME)], timeout=170, env=brief)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     for text in ("server1 is there", "200 cluster ladder", "200 notebook ladder-lab", "is stopped"):
         assert text in done.stdout, done.stdout
 
