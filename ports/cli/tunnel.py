@@ -26,7 +26,8 @@ def open_(out: Output, targets: tuple[str, ...], background: bool, browse: bool 
     TARGET is HOST (all my clusters and notebooks there), HOST:NAME or HOST:PORT; HOST is an alias of ~/.ssh/config.
     Without TARGET: the hosts of the setting ports.hosts. Links stay up until Ctrl-C.
     """
-    from ports import keeper, tunnels
+    from ports import tunnels
+    from ports.tunnels import keeper
 
     show = Links(out, browse)
     if background:
@@ -66,7 +67,7 @@ class Links:
         notes = "; ".join(said)
         self._line(str(row["host"]), what, str(row.get("local_url") or state) + (f"  ({notes})" if notes else ""))
         if self.browse and state == "open":
-            from ports import browser
+            from ports.tunnels import browser
 
             # beside: a browser that takes its time must not keep the other links from coming up
             link = str(row["local_url"])

@@ -21,7 +21,10 @@ KINDS = re.compile(
         "(?P<%s>%s)" % pair
         for pair in (
             ("sshd", r"sshd.* \[listener\]|sshd -|sshd$"),
-            ("tunnel", r"(ssh|autossh|sshd(-session)?|mosh-server)\b|ports (open|tunnel)\b|(-c .*)?ports\.keeper\b"),
+            (
+                "tunnel",
+                r"(ssh|autossh|sshd(-session)?|mosh-server)\b|ports (open|tunnel)\b|(-c .*)?ports\.tunnels\.keeper\b",
+            ),
             ("kernel", r"ipykernel|\S+ .*kernel-[\w-]+\.json"),
             (
                 "notebook",

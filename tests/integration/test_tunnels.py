@@ -215,7 +215,8 @@ def test_on_a_full_disk_tunnels_go_on_and_are_still_watched(laptop: Site, serve:
     port = serve("server1")
     code = f"""
         import shutil
-        from ports import relay, tunnel_records
+        from ports.tunnels import records as tunnel_records
+        from ports.tunnels import relay
         from ports.adapters import openssh
         with tunnels.open("server1:{port}") as opening:
             usual = opening.tunnels[0].local_port
@@ -331,7 +332,7 @@ def test_a_process_that_was_killed_is_told_and_the_same_link_opens_again(laptop:
 def test_a_service_that_says_nothing_is_not_called_open(laptop: Site, serve: Serve) -> None:
     port = serve("server1", MUTE)
     code = f"""
-        from ports import proof
+        from ports.tunnels import proof
         with tunnels.open("server1:{port}") as tunnel:
             print(json.dumps(tunnel.rows()))
     """
@@ -343,7 +344,7 @@ def test_a_service_that_ended_between_is_an_error_with_the_reason(laptop: Site) 
     gone.bind(("127.0.0.1", 0))
     port = gone.getsockname()[1]
     code = f"""
-        from ports import openings, services
+        from ports.tunnels import services
         def choose(document, found, target, *, owner=None):
             return [services.Service("server1", "http-server", "gone", "port-{port}", "m", "u", "127.0.0.1:{port}")]
         services.choose = choose

@@ -18,22 +18,31 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports from the layers above its own line only. A package is one name; inside it, the package decides.
 LAYERS = (
-    ("_version", "errors", "render", "proof", "browser", "launch", "jupyter_launch", "in_cluster"),
-    ("deadlines", "records", "probe", "targets", "relay", "environments"),
+    ("_version", "errors", "render", "launch", "jupyter_launch", "in_cluster"),
+    ("deadlines", "records", "probe", "targets", "environments"),
     ("paths", "links"),
     ("config", "interpreter", "logout"),
     ("adapters", "home", "scratch"),
-    ("sessions", "remote", "tunnel_records", "server_helpers"),
+    ("sessions", "remote", "server_helpers"),
     ("options", "listeners", "terminals"),
-    ("notebook_handle", "shells", "cluster_handle", "services"),
-    ("clusters", "notebooks", "openings"),
+    ("notebook_handle", "shells", "cluster_handle"),
+    ("clusters", "notebooks"),
     ("tunnels",),
-    ("keeper", "pruning"),
+    ("pruning",),
     ("cli",),
     ("__main__", "__init__"),
 )
+# The same within a package that has an order of its own.
+INNER = {
+    "tunnels": (
+        ("proof", "browser", "relay", "records", "services"),
+        ("opening",),
+        ("__init__",),
+        ("keeper",),
+    )
+}
 READ_THE_ENVIRONMENT = ("config.py", "paths.py", "sessions.py", "terminals.py", "launch.py", "probe/", "in_cluster/")
-ASYNC = ("adapters/dask.py", "in_cluster/", "relay.py")
+ASYNC = ("adapters/dask.py", "in_cluster/", "tunnels/relay.py")
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_POSITIONAL = 400, 40, 5
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -82,6 +91,21 @@ def test_imports_point_down(file: Path) -> None:
         return  # the public names, imported at their first use
     upward = [name for name in imports(file) if noun(name) != noun(own) and layer(name) >= layer(own)]
     assert not upward, f"{own} imports {upward}, which stand no lower"
+
+
+@pytest.mark.parametrize("package", INNER)
+def test_imports_within_a_package_point_down(package: str) -> None:
+    def inner(name: str) -> int:
+        found = [number for number, names in enumerate(INNER[package]) if name in names]
+        assert found, f"{package}/{name}.py has no layer; name one in INNER"
+        return found[0]
+
+    for file in (PACKAGE / package).glob("*.py"):
+        known = {other.stem for other in (PACKAGE / package).glob("*.py")}
+        used = [name.split(".") for name in imports(file) if noun(name) == package]
+        within = {parts[1] if len(parts) > 1 and parts[1] in known else "__init__" for parts in used}
+        upward = [name for name in within if inner(name) >= inner(file.stem)]
+        assert not upward, f"{place(file)} imports {upward}, which stand no lower"
 
 
 def test_adapters_do_not_know_each_other() -> None:

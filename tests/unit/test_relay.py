@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ports.relay import Relay, bind
+from ports.tunnels.relay import Relay, bind
 
 ROUNDS = 20
 
@@ -51,7 +51,7 @@ def test_an_answer_in_two_parts_does_not_wait_for_an_acknowledgement(tmp_path: P
 def test_a_process_with_too_many_open_files_does_not_blame_another_user() -> None:
     code = """
         import resource
-        from ports import relay
+        from ports.tunnels import relay
         from ports.errors import PortInUseError, PortsError
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
         try:

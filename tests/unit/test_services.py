@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from ports import listeners, services
+from ports import listeners
 from ports.errors import ForeignListenerError, NotFoundError
-from ports.services import Service
 from ports.targets import Target, parse
+from ports.tunnels import services
+from ports.tunnels.services import Service
 
 
 def row(port: int, *, uid: int = 1, user: str = "alice", **more: Any) -> dict[str, Any]:

@@ -26,16 +26,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ports import config, paths, proof, remote, targets, tunnel_records
+from ports import config, paths, remote, targets
 from ports.adapters import processes
 from ports.errors import NotFoundError, PortsError, StartError, TimedOutError, UsageError
-from ports.openings import Event, Opening
 from ports.targets import Target
-from ports.tunnel_records import OpeningRecord
+from ports.tunnels import proof
+from ports.tunnels import records as tunnel_records
+from ports.tunnels.opening import Event, Opening
+from ports.tunnels.records import OpeningRecord
 
 _PAGES = ("cluster", "notebook")
 # "-c" and "-m" put the directory at hand on the path: a module that another user left there would run
-_KEEPER = "import sys; sys.path[:] = filter(None, sys.path); from ports.keeper import main; sys.exit(main())"
+_KEEPER = "import sys; sys.path[:] = filter(None, sys.path); from ports.tunnels.keeper import main; sys.exit(main())"
 
 
 def open(

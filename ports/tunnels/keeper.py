@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from ports import tunnels
-from ports.openings import Opening
+from ports.tunnels.opening import Opening
 
 
 def main() -> int:

@@ -14,12 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ports import config, links, listeners, paths, proof, records, remote, services, tunnel_records
+from ports import config, links, listeners, paths, records, remote
 from ports.adapters import openssh, processes
 from ports.errors import NotFoundError, PortInUseError, PortsError, SSHError
-from ports.relay import Relay, bind, bind_first
-from ports.services import Service
 from ports.targets import Target
+from ports.tunnels import proof, services
+from ports.tunnels import records as tunnel_records
+from ports.tunnels.relay import Relay, bind, bind_first
+from ports.tunnels.services import Service
 
 Event = Callable[[dict[str, Any]], None]
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ports import paths, tunnel_records, tunnels
+from ports import paths, tunnels
 from ports.cli import main
 from ports.errors import StartError
-from ports.openings import Opening, Tunnel
-from ports.relay import bind
+from ports.tunnels import records as tunnel_records
+from ports.tunnels.opening import Opening, Tunnel
+from ports.tunnels.relay import bind
 
 TIMES = 100
 
