@@ -20,6 +20,7 @@ from ports.errors import NotFoundError, PortInUseError, PortsError, SSHError
 from ports.targets import Target
 from ports.tunnels import proof, services
 from ports.tunnels import records as tunnel_records
+from ports.tunnels.doors import Door, to_unix_socket
 from ports.tunnels.relay import Relay, bind, bind_first
 from ports.tunnels.services import Service
 
@@ -50,6 +51,7 @@ class Tunnel:
     note: str | None = None
     #: Local end of the forward of the master, which the local port leads to.
     socket: Path | None = field(default=None, repr=False)
+    door: Door | None = field(default=None, repr=False)
     ports: set[int] = field(default_factory=set, repr=False)
 
     @property
@@ -275,14 +277,17 @@ class Opening:
             bound = bind_first(links.next_ports(usual, first, last))
             port = bound[0].getsockname()[1]
             self._add_note(tunnel, f"port {usual} is held by {holder}; {port} serves until it is free")
-        tunnel.local_port = self._relay.listen(bound, tunnel.socket)
+        if tunnel.door is None:
+            tunnel.door = Door(http=tunnel.service.asked)
+            self._relay.call(tunnel.door.lead(to_unix_socket(tunnel.socket)))
+        tunnel.local_port = self._relay.listen(bound, tunnel.door)
         tunnel.ports.add(tunnel.local_port)
 
     def _release(self, tunnel: Tunnel) -> None:
         """Free the tunnel's ports and take its forward back."""
         with self._lock:  # `_reclaim` must not give it a port meanwhile
-            for port in tunnel.ports:
-                self._relay.stop(port)
+            if tunnel.door is not None:
+                self._relay.stop(tunnel.door)
             tunnel.ports = set()
         way = self._ways.get(tunnel.host)
         if way is not None and tunnel.socket is not None and tunnel.service is not None:
@@ -315,13 +320,13 @@ class Opening:
 
     def _reclaim(self, tunnel: Tunnel) -> None:
         usual = tunnel.usual_port
-        if usual is None or tunnel.socket is None:
+        if usual is None or tunnel.door is None:
             return
         with self._lock:  # it may be closed at this moment
             if self._closing.is_set() or not tunnel.ports or usual in tunnel.ports or tunnel not in self.tunnels:
                 return
             try:
-                port = self._relay.listen(bind(usual), tunnel.socket)
+                port = self._relay.listen(bind(usual), tunnel.door)
             except (PortInUseError, RuntimeError):
                 return
             # the other port goes on: a page may be open there
@@ -329,7 +334,7 @@ class Opening:
             tunnel.note, tunnel.local_port = f"port {usual} is free again; {tunnel.local_port} serves too", port
         self._change(tunnel, tunnel.state)
 
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, request: dict[str, Any], say: Event) -> dict[str, Any]:
         """Answer another process: ``{"close": [[local port, …]]}``."""
         wanted = set(request.get("close") or ())
         return {"closed": self.close_tunnels([one for one in self.tunnels if one.ports & wanted])}

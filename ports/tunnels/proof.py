@@ -6,6 +6,8 @@ import socket
 import ssl
 from dataclasses import dataclass
 
+from ports.tunnels.pages import MARK
+
 _REQUEST = (
     "GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nUser-Agent: ports\r\nAccept: */*\r\nConnection: close\r\n\r\n"
 )
@@ -59,7 +61,7 @@ def _listen(connection: socket.socket, limit: float) -> Proof:
         answer = connection.recv(4096)
     except TimeoutError:
         return Proof("silent")
-    return Proof("open", answer) if answer else Proof("refused")
+    return Proof("open", answer) if answer and MARK not in answer else Proof("refused")
 
 
 def _shake_hands(connection: socket.socket) -> Proof:

@@ -1,8 +1,9 @@
-"""Local listeners of this process that pass each connection on to a Unix socket: one thread, one loop, no copy kept."""
+"""The event loop of a process's tunnels, the sockets of its local ports, and what other processes ask of it."""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import errno
 import json
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ports.errors import PortInUseError, PortsError, StoreError
+from ports.tunnels.doors import BACKLOG, Door
 
 T = TypeVar("T")
 
-BACKLOG = 512  # a page opens dozens of connections at once
-_BUFFERED = 1 << 20  # bytes that wait for a slow reader before its writer is made to wait
+#: Takes a request, and a function that sends a line at once; returns the last line.
+Handle = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]
+
+_LONGEST_REQUEST = 1 << 20  # bytes
 _NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
 
@@ -60,45 +64,51 @@ def bind_first(candidates: Iterable[int]) -> list[socket.socket]:
 
 
 class Relay:
-    """The listeners of one `ports open`, in a thread that starts with the first of them."""
+    """The event loop of one process's tunnels, in a thread of its own: its doors, and requests of other processes."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._listeners: dict[int, _Listener] = {}
+        self._doors: set[Door] = set()
         self._control: asyncio.AbstractServer | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
         self._thread.start()
 
-    def listen(self, bound: list[socket.socket], target: Path) -> int:
-        """Pass on what comes to the sockets of `bind`, and return their port."""
+    def listen(self, bound: list[socket.socket], door: Door) -> int:
+        """Let `door` take what comes to the sockets of `bind`, and return their port."""
         port: int = bound[0].getsockname()[1]
-        listener = _Listener(self._loop, target)
-        self._call(listener.start(bound))
-        self._listeners[port] = listener
+        self.call(door.listen(bound))
+        self._doors.add(door)
         return port
 
-    def stop(self, port: int) -> None:
-        """Free the port at once; connections through it are cut."""
-        listener = self._listeners.pop(port, None)
-        if listener is not None and self._thread.is_alive():
-            self._call(listener.stop())
+    def stop(self, door: Door) -> None:
+        """Free the door's ports at once; connections through it are cut."""
+        if door in self._doors and self._thread.is_alive():
+            self._doors.discard(door)
+            self.call(door.close())
 
-    def answer(self, path: Path, handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        """Answer requests of other `ports` processes of the user, one JSON line each, at the Unix socket `path`."""
+    def answer(self, path: Path, handle: Handle) -> None:
+        """Answer requests of other `ports` processes of the user, JSON lines, at the Unix socket `path`.
+
+        `handle` gets the request and a function that sends a line before the last one, which it returns.
+        """
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            def say(line: dict[str, Any]) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop has ended, and with it all that listens
+                    self._loop.call_soon_threadsafe(writer.write, json.dumps(line).encode() + b"\n")
+
             with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
                 request = json.loads(await asyncio.wait_for(reader.readline(), 10))
-                answer = await self._loop.run_in_executor(None, handle, request)
+                answer = await self._loop.run_in_executor(None, handle, request, say)
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
             writer.close()
 
         async def start() -> asyncio.AbstractServer:
-            return await asyncio.start_unix_server(serve, str(path))
+            return await asyncio.start_unix_server(serve, str(path), limit=_LONGEST_REQUEST)
 
         try:
-            self._control = self._call(start())
+            self._control = self.call(start())
         except OSError as error:
             raise StoreError(path, error.strerror or str(error)) from error
 
@@ -106,8 +116,8 @@ class Relay:
         """Free all ports, cut all connections, end the thread."""
         if not self._thread.is_alive():
             return
-        for port in list(self._listeners):
-            self.stop(port)
+        for door in list(self._doors):
+            self.stop(door)
         if self._control is not None:
             self._loop.call_soon_threadsafe(self._control.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -116,119 +126,25 @@ class Relay:
             if not self._thread.is_alive():
                 self._loop.close()
 
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+    def call(self, coroutine: Coroutine[Any, Any, T], *, timeout: float = 10.0) -> T:
+        """Run `coroutine` in the loop and return its result; from other threads only.
 
-
-class _Listener:
-    """One local port and the connections that came to it."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, target: Path) -> None:
-        self.loop, self.target = loop, target
-        self.servers: list[asyncio.AbstractServer] = []
-        self.ends: set[_End] = set()
-
-    async def start(self, bound: list[socket.socket]) -> None:
-        for half in bound:
-            server = await self.loop.create_server(lambda: _Local(self), sock=half, backlog=BACKLOG)
-            self.servers.append(server)
-
-    async def stop(self) -> None:
-        for server in self.servers:
-            server.close()
-        for end in list(self.ends):
-            end.abort()
-
-
-class _End(asyncio.Protocol):
-    """One end of a connection; what it reads, its peer writes."""
-
-    def __init__(self, listener: _Listener) -> None:
-        self.listener = listener
-        self.transport: asyncio.Transport | None = None
-        self.peer: _End | None = None
-        self.ended = False  # the other side of this end sends no more
-        self.early: list[bytes] = []
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=_BUFFERED)
-        self.listener.ends.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        if self.peer is None or self.peer.transport is None:
-            self.early.append(data)
-            if self.transport is not None:
-                self.transport.pause_reading()
-        else:
-            self.peer.transport.write(data)
-
-    def eof_received(self) -> bool:
-        self.ended = True
-        if self.peer is not None:
-            self.peer.end_writing()
-        return True  # half closed: the answer may still be on its way
-
-    def end_writing(self) -> None:
-        """Tell the other side of this end that nothing more comes; close when both have said so."""
-        assert self.transport is not None and self.peer is not None
-        if self.ended:
-            self.transport.close()
-            if self.peer.transport is not None:
-                self.peer.transport.close()
-        elif not self.transport.is_closing():
-            with contextlib.suppress(OSError):
-                self.transport.write_eof()
-
-    def pause_writing(self) -> None:
-        if self.peer is not None and self.peer.transport is not None:
-            self.peer.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        if self.peer is not None and self.peer.transport is not None:
-            self.peer.transport.resume_reading()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.listener.ends.discard(self)
-        if self.peer is not None and self.peer.transport is not None:
-            if error is not None:
-                self.peer.transport.abort()
-            else:
-                self.peer.transport.close()
-
-    def abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
-
-class _Local(_End):
-    """The end towards the browser; the other one is connected once it is there."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # asyncio has set TCP_NODELAY, see `_bind_one`
-        self.joining = self.listener.loop.create_task(self._join())
-
-    async def _join(self) -> None:
-        far = _End(self.listener)
-        far.peer = self
+        Raises
+        ------
+        RuntimeError
+            The relay was closed.
+        TimeoutError
+            It did not end within `timeout` seconds, and was cancelled.
+        """
+        if not self._thread.is_alive() or self._loop.is_closed():
+            coroutine.close()
+            raise RuntimeError("the relay was closed")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            await self.listener.loop.create_unix_connection(lambda: far, str(self.listener.target))
-        except OSError:
-            self.abort()
-            return
-        assert self.transport is not None and far.transport is not None
-        if self.transport.is_closing():
-            far.abort()
-            return
-        self.peer = far
-        for data in self.early:
-            far.transport.write(data)
-        self.early.clear()
-        if self.ended:
-            far.end_writing()
-        elif not self.transport.is_reading():
-            self.transport.resume_reading()
+            return future.result(timeout)
+        except (TimeoutError, concurrent.futures.TimeoutError) as error:
+            future.cancel()
+            raise TimeoutError(f"no result within {timeout:g} s") from error
 
 
 def _bind_one(family: socket.AddressFamily, address: str, port: int) -> socket.socket:

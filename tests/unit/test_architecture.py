@@ -35,14 +35,16 @@ LAYERS = (
 # The same within a package that has an order of its own.
 INNER = {
     "tunnels": (
-        ("proof", "browser", "relay", "records", "services"),
+        ("pages", "browser", "records", "services"),
+        ("proof", "doors"),
+        ("relay",),
         ("opening",),
         ("__init__",),
         ("keeper",),
     )
 }
 READ_THE_ENVIRONMENT = ("config.py", "paths.py", "sessions.py", "terminals.py", "launch.py", "probe/", "in_cluster/")
-ASYNC = ("adapters/dask.py", "in_cluster/", "tunnels/relay.py")
+ASYNC = ("adapters/dask.py", "in_cluster/", "tunnels/relay.py", "tunnels/doors.py")
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_POSITIONAL = 400, 40, 5
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

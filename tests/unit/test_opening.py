@@ -13,6 +13,7 @@ from ports import paths, tunnels
 from ports.cli import main
 from ports.errors import StartError
 from ports.tunnels import records as tunnel_records
+from ports.tunnels.doors import Door
 from ports.tunnels.opening import Opening, Tunnel
 from ports.tunnels.relay import bind
 
@@ -35,10 +36,11 @@ def opening(tmp_path: Path, home: None) -> Iterator[Opening]:
 
 def listening(opening: Opening, directory: Path) -> Tunnel:
     """Return a tunnel that serves on another port than its usual one, which is free again."""
-    tunnel = Tunnel("server1", "cluster", "main", state="open", socket=directory / "far.sock")
+    tunnel = Tunnel("server1", "cluster", "main", state="open", socket=directory / "far.sock", door=Door())
+    assert tunnel.door is not None
     usual = bind(0)
     tunnel.usual_port = usual[0].getsockname()[1]
-    tunnel.local_port = opening._relay.listen(bind(0), directory / "far.sock")
+    tunnel.local_port = opening._relay.listen(bind(0), tunnel.door)
     tunnel.ports.add(tunnel.local_port)
     for half in usual:
         half.close()
@@ -56,7 +58,7 @@ def test_a_tunnel_that_is_closed_while_its_usual_port_becomes_free_leaves_no_lis
         opening.close_tunnels([tunnel])
         reclaims.join()
         assert not tunnel.ports
-    assert len(opening._relay._listeners) == 1
+    assert len(opening._relay._doors) == 1
 
 
 def test_a_tunnel_that_two_processes_close_at_once_is_closed_once(opening: Opening, tmp_path: Path) -> None:

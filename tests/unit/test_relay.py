@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ports.tunnels.doors import Door, to_unix_socket
 from ports.tunnels.relay import Relay, bind
 
 ROUNDS = 20
@@ -34,7 +35,9 @@ def test_an_answer_in_two_parts_does_not_wait_for_an_acknowledgement(tmp_path: P
         listener.listen()
         threading.Thread(target=answer_in_two_parts, args=(listener,), daemon=True).start()
         try:
-            port = relay.listen(bind(0), tmp_path / "far.sock")
+            door = Door()
+            relay.call(door.lead(to_unix_socket(tmp_path / "far.sock")))
+            port = relay.listen(bind(0), door)
             start = time.monotonic()
             with socket.create_connection((address, port), 10) as connection:
                 for _ in range(ROUNDS):
