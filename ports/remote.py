@@ -132,6 +132,46 @@ def login(alias: str) -> dict[str, Any]:
     }
 
 
+def logout(*aliases: str) -> list[dict[str, Any]]:
+    """End connections that are kept for later commands, and return a row for each; the user's own ssh goes on.
+
+    Those that go through one that ends, as to a jump host, end with it.
+
+    Parameters
+    ----------
+    *aliases : str
+        Hosts; the row of one to which no connection was kept has the state ``nothing``. None: all connections.
+    """
+    kept = _kept(aliases)
+    wanted = {openssh.places(alias)[-1].control for alias in aliases} if aliases else {way[-1].control for way in kept}
+    ended = [way for way in kept if any(place.control in wanted for place in way)]
+    for way in sorted(ended, key=len, reverse=True):  # a jump host's last
+        openssh.end_master(way[-1])
+    rows = [_host_row(way[-1].alias, "disconnected") for way in ended]
+    if not aliases:
+        return rows + [_host_row(None, "disconnected") for _ in range(openssh.close_all())]
+    there = {way[-1].control for way in ended}
+    missing = [alias for alias in dict.fromkeys(aliases) if openssh.places(alias)[-1].control not in there]
+    return rows + [_host_row(alias, "nothing") for alias in missing]
+
+
+def _kept(named: tuple[str, ...]) -> list[list[openssh.Master]]:
+    """Return the connections that are kept, each with those that it goes through, under the names that are known."""
+    found: dict[Path, list[openssh.Master]] = {}
+    if not openssh.kept():  # else ssh need not be asked what each alias means
+        return []
+    for alias in dict.fromkeys([*named, *openssh.aliases()]):
+        with contextlib.suppress(PortsError):  # a line for another host that cannot be read
+            way = openssh.places(alias)
+            if way[-1].control not in found and openssh.is_running(way[-1].control):
+                found[way[-1].control] = way
+    return list(found.values())
+
+
+def _host_row(alias: str | None, state: str) -> dict[str, Any]:
+    return {"host": alias, "kind": "host", "name": None, "state": state, "url": None}
+
+
 def many(
     aliases: Iterable[str],
     function: Callable[[str], T],

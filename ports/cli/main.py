@@ -22,7 +22,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "ls": ("ports.cli.listing", "list_", "List clusters, notebooks and other listeners that are mine."),
     "open": ("ports.cli.tunnel", "open_", "Open what runs on other hosts here: tunnels, and links that work."),
     "tunnel": ("ports.cli.tunnel", "tunnel", "Tunnels that are open in the background."),
-    "login": ("ports.cli.tunnel", "login", "Connect to HOST once, answering what it asks."),
+    "login": ("ports.cli.login", "login", "Connect to HOST once, answering what it asks."),
+    "logout": ("ports.cli.login", "logout", "End connections that are kept for later commands."),
     "shell": ("ports.cli.shell", "shell", "ipython or bash in tmux on a host, to come back to."),
     "prune": ("ports.cli.listing", "prune", "Remove what stopped clusters and notebook servers left behind."),
 }

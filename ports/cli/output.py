@@ -63,6 +63,12 @@ class Output:
         else:
             click.echo("\n".join(lines))
 
+    def fail(self, place: str, reason: str) -> None:
+        """Tell on stderr that one of several failed, as a sole failure is told."""
+        host, _, name = place.partition(":")
+        named = reason.startswith(f"{host}: ") or place in reason or (name and repr(name) in reason)
+        self.say(f"ports: {reason if named else f'{place}: {reason}'}")
+
     def say(self, text: str) -> None:
         """Tell progress: on stderr, so that results stay alone on stdout."""
         click.echo(text, err=True)

@@ -1,4 +1,4 @@
-"""``ports open``, ``ports tunnel`` and ``ports login``."""
+"""``ports open`` and ``ports tunnel``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from ports.cli.output import Output, Row, with_output, write_json
 
 NOTHING, SOME_FAILED = 3, 5
+_LINE = "{:<12}  {:<24}  {}"
 
 
 @click.command("open")
@@ -51,27 +52,28 @@ class Links:
         from ports import config
 
         self.out, self.browse = out, config.get("open.browse") if browse is None else browse
-        self.shown: dict[tuple[Any, ...], str] = {}
+        self.told: dict[tuple[Any, ...], str] = {}
+        self.heading = True
         self.browsers: list[threading.Thread] = []
 
     def event(self, row: Row) -> None:
-        """Take the row of a tunnel that changed."""
-        key, state = (row["host"], row["kind"], row["name"]), str(row["state"])
-        if state == "connecting" or self.shown.get(key) == f"{state} {row.get('local_url')}":
+        """Take the row of a tunnel that changed: a link is a result, all else is told on stderr."""
+        key, state, link = (row["host"], row["kind"], row["name"]), str(row["state"]), row.get("local_url")
+        before, now = self.told.get(key), f"{state} {link}"
+        if state == "connecting" or before == now:
             return
-        if not self.shown:
-            self._line("HOST", "WHAT", "LINK")
-        self.shown[key] = f"{state} {row.get('local_url')}"
-        what = " ".join(str(row[part]) for part in ("kind", "name") if row[part] and row[part] != "host")
-        said = [str(row[part]).removeprefix(f"{row['host']}: ") for part in ("error", "note") if row.get(part)]
-        notes = "; ".join(said)
-        self._line(str(row["host"]), what, str(row.get("local_url") or state) + (f"  ({notes})" if notes else ""))
+        self.told[key] = now
+        if row.get("error"):
+            self.out.fail(":".join(filter(None, (row["host"], row["name"]))), str(row["error"]))
+        elif link is None:
+            self._progress(row)
+        else:
+            self._link(row, str(link))
         if self.browse and state == "open":
             from ports.tunnels import browser
 
             # beside: a browser that takes its time must not keep the other links from coming up
-            link = str(row["local_url"])
-            self.browsers.append(threading.Thread(target=browser.open_once, args=(link,), daemon=True))
+            self.browsers.append(threading.Thread(target=browser.open_once, args=(str(link),), daemon=True))
             self.browsers[-1].start()
 
     def settled(self, rows: Sequence[Row], way_out: str) -> None:
@@ -86,9 +88,20 @@ class Links:
         for thread in self.browsers:
             thread.join()
 
-    def _line(self, host: str, what: str, link: str) -> None:
+    def _link(self, row: Row, link: str) -> None:
+        if self.out.as_json:
+            return
+        if self.heading:
+            click.echo(_LINE.format("HOST", "WHAT", "LINK"))
+            self.heading = False
+        what = " ".join(str(row[part]) for part in ("kind", "name") if row[part])
+        note = f"  ({row['note']})" if row.get("note") else ""
+        click.echo(_LINE.format(row["host"], what, link) + note)
+
+    def _progress(self, row: Row) -> None:
         if not self.out.as_json:
-            click.echo(f"{host:<12}  {what:<24}  {link}")
+            place = ":".join(filter(None, (row["host"], row["name"])))
+            self.out.say(f"{place}: {row.get('note') or row['state']}")
 
 
 def exit_code(rows: Sequence[Row]) -> int:
@@ -125,14 +138,3 @@ def close(out: Output, targets: tuple[str, ...], everything: bool) -> None:
         raise click.UsageError("name TARGETs as in `ports open`, or --all")
     rows = tunnels.close_all() if everything else tunnels.close(*targets)
     out.table(rows, "tunnel", empty="no tunnels were open")
-
-
-@click.command()
-@click.argument("host")
-@with_output
-def login(out: Output, host: str) -> None:
-    """Connect to HOST once, answering what it asks; later commands use the connection."""
-    from ports import remote
-
-    row = remote.login(host)
-    out.result(row, f"connected to {host} as {row['user']}; later commands use this connection")

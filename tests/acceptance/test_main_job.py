@@ -134,7 +134,8 @@ def test_one_thing_is_opened_by_its_name_or_port_and_anothers_only_when_its_owne
     mine = at_work.json("open", "server1:6006", "--background")[0]
     refused = at_work.type("open", "server1:6007")
     assert refused.returncode == 4
-    assert "belongs to bob, not to you; pass --owner bob if you trust them" in refused.stdout
+    assert "belongs to bob, not to you; pass --owner bob if you trust them" in refused.stderr
+    assert refused.stdout == "", "a target that fails is no result"
     theirs = at_work.json("open", "server1:6007", "--owner", "bob", "--background")[0]
     assert "belongs to bob" in theirs["note"]
     assert at_work.fetch(mine["local_url"], theirs["local_url"]) == [(200, "page of alice"), (200, "page of bob")]
@@ -242,5 +243,6 @@ def test_a_stopped_cluster_is_not_opened_and_what_runs_is_named(at_work: AtWork)
     assert [row["state"] for row in at_work.json("tunnel", "list")] == ["down"]
     again = at_work.type("open", "server1:brief")
     assert again.returncode == 3
-    assert "there are lab, main" in again.stdout
+    assert again.stderr.startswith("ports: ") and again.stderr.count("\n") == 1, again.stderr
+    assert ("there are lab, main" in again.stderr, again.stdout) == (True, "")
     at_work.json("tunnel", "close", "--all")

@@ -89,6 +89,34 @@ def test_a_killed_connection_is_replaced_though_its_socket_is_left(laptop: Site)
     assert len(masters(laptop)) == 2
 
 
+def test_a_logout_ends_the_connections_that_ports_keeps_and_says_which(laptop: Site) -> None:
+    own = laptop.popen("laptop", [*laptop.ssh, "-N", "-M", "-S", "~/own", "server1"])
+    for alias in ("server1", "server2"):
+        probe_user(laptop, alias)
+    assert len(masters(laptop)) == 3
+
+    def logout(*words: str) -> tuple[int, list[tuple[str, str]]]:
+        done = laptop.run("laptop", [laptop.python, "-m", "ports", "logout", *words, "--json"], timeout=60)
+        return done.returncode, [(row["host"], row["state"]) for row in json.loads(done.stdout)]
+
+    assert logout("server1") == (0, [("server1", "disconnected")])
+    assert logout("server1") == (3, [("server1", "nothing")])
+    assert len(masters(laptop)) == 2
+    assert logout("server1", "login") == (
+        0,
+        [("login", "disconnected"), ("server2", "disconnected"), ("server1", "nothing")],
+    )
+    assert masters(laptop) == []
+    probe_user(laptop, "server1")
+    said = laptop.run("laptop", [laptop.python, "-m", "ports", "logout", "--all"], timeout=60)
+    assert (said.returncode, said.stdout) == (0, "disconnected from login\ndisconnected from server1\n")
+    none = laptop.run("laptop", [laptop.python, "-m", "ports", "logout", "--all"], timeout=60)
+    assert (none.returncode, none.stdout, none.stderr) == (0, "", "no connections were kept\n")
+    assert own.poll() is None, "a connection of the user's own was ended"
+    own.terminate()
+    own.communicate(timeout=10)
+
+
 def test_an_unknown_host_is_told_with_names_that_resemble_it(laptop: Site) -> None:
     error = probe_user(laptop, "servr1")["error"]
     assert (error["type"], error["exit_code"]) == ("UnknownHostError", 5)

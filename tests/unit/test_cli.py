@@ -20,7 +20,7 @@ from ports.cli import cluster, main, output
 from ports.cli.output import Output
 
 TERMINAL = {"attach", "shell", "login"}  # they take over the terminal: there is nothing to print as JSON
-HOME = {"open", "tunnel list", "tunnel close", "list", "login", "shell"}  # they act here, or name hosts themselves
+HOME = {"open", "tunnel list", "tunnel close", "list", "login", "logout", "shell"}  # act here, or name hosts themselves
 
 
 def commands(group: click.Group = main.ports, path: str = "") -> Iterator[tuple[str, click.Command]]:

@@ -14,7 +14,17 @@ The user's own ssh processes and control sockets are never used or ended.
 from __future__ import annotations
 
 from ports.adapters.openssh.children import end_all
-from ports.adapters.openssh.masters import Master, close, close_all, connect, is_running, running
+from ports.adapters.openssh.masters import (
+    Master,
+    close,
+    close_all,
+    connect,
+    end_master,
+    is_running,
+    kept,
+    places,
+    running,
+)
 from ports.adapters.openssh.refusals import explain, explain_forward
 from ports.adapters.openssh.routes import Destination, Host, aliases, resolve, route, suggest
 from ports.adapters.openssh.sessions import Completed, cancel, end, forward, interactive, popen, run
@@ -31,11 +41,14 @@ __all__ = [
     "connect",
     "end",
     "end_all",
+    "end_master",
     "explain",
     "explain_forward",
     "forward",
     "interactive",
     "is_running",
+    "kept",
+    "places",
     "popen",
     "resolve",
     "route",

@@ -139,13 +139,16 @@ def close(alias: str) -> bool:
 
 def close_all() -> int:
     """End all masters of `ports`, and return how many there were; the user's own ssh processes are not touched."""
-    ended = 0
-    for log in _directory().glob("*.log"):
-        control = log.with_suffix("")
-        if is_running(control):
-            end_master(Master(control.name, control, log, Host(None, "", "", 0)))  # type: ignore[arg-type]
-            ended += 1
-    return ended
+    controls = kept()
+    for control in controls:
+        log = control.with_name(control.name + ".log")
+        end_master(Master(control.name, control, log, Host(None, "", "", 0)))  # type: ignore[arg-type]
+    return len(controls)
+
+
+def kept() -> list[Path]:
+    """Return the control sockets of all masters of `ports` that run, whatever they lead to."""
+    return [log.with_suffix("") for log in sorted(_directory().glob("*.log")) if is_running(log.with_suffix(""))]
 
 
 def _ensure(hop: Host, via: Master | None, *, asking: bool) -> Master:

@@ -1,0 +1,51 @@
+"""``ports login`` and ``ports logout``: the connections that later commands use."""
+
+from __future__ import annotations
+
+import click
+
+from ports.cli.output import Output, with_output
+
+NOTHING = 3
+
+
+@click.command()
+@click.argument("host")
+@with_output
+def login(out: Output, host: str) -> None:
+    """Connect to HOST once, answering what it asks; later commands use the connection."""
+    from ports import remote
+
+    row = remote.login(host)
+    out.result(row, f"connected to {host} as {row['user']}; later commands use this connection")
+
+
+@click.command()
+@click.argument("hosts", metavar="[HOST]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="End all.")
+@with_output
+def logout(out: Output, hosts: tuple[str, ...], everything: bool) -> int:
+    """End connections that are kept for later commands; tunnels over them end, your own ssh goes on.
+
+    With the connection to a jump host, those that go through it end.
+    """
+    from ports import remote
+
+    if bool(hosts) == everything:
+        raise click.UsageError("name HOSTs as in `ports login`, or --all")
+    rows = remote.logout(*hosts)
+    if out.as_json:
+        out.table(rows, "host", empty="")
+    for row in rows if not out.as_json else ():
+        show_ended(out, str(row["host"] or "a host that is in no ssh configuration"), bool(row["state"] == "nothing"))
+    if everything and not rows:
+        out.say("no connections were kept")
+    return NOTHING if rows and all(row["state"] == "nothing" for row in rows) else 0
+
+
+def show_ended(out: Output, host: str, nothing: bool) -> None:
+    """Show that a connection was ended, or that there was none."""
+    if nothing:
+        out.say(f"ports: no connection to {host} was kept")
+    else:
+        click.echo(f"disconnected from {host}")
