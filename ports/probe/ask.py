@@ -8,7 +8,7 @@ if __name__ != "__main__":  # piped, these names are there already
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, List, Tuple  # noqa: F401 - in comments
+    from typing import Any, Dict, List  # noqa: F401 - in comments
 
     Json = Dict[str, Any]
 
@@ -19,42 +19,66 @@ SHY = re.compile(r"ports_cluster|multiprocessing\.(spawn|forkserver)")
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def ask(rows: "List[Json]", silence: float, patience: float) -> None:
-    """Set ``http`` of each row, all at once; the rows must be of this user's own listeners.
+class Asking:
+    """Asks own ports what they are, all at once, and sets ``http`` of their rows.
 
     A port is first listened to for `silence` seconds, as Dask speaks first and takes HTTP for the length of a message;
-    those that said nothing get an HTTP request, and `patience` seconds to answer it.
+    when it said nothing it gets an HTTP request, and `patience` seconds to answer it. Whoever adds rows calls `step`
+    now and then, and `finish` at last: in between there is time for other work.
     """
-    if not rows:
-        return
-    from select import POLLIN, poll
 
-    poller, waiting = poll(), {}  # type: Any, Dict[int, Tuple[Any, Json]]
-    for row in sorted(rows, key=lambda row: -(row["started_at"] or 0))[:MOST_ASKED]:  # the newest first
-        connection = open_socket(row["family"] == "tcp6")
-        connection.setblocking(False)
-        connection.connect_ex((ANY.get(row["address"], row["address"]), row["port"]))
-        waiting[connection.fileno()] = connection, row
-        poller.register(connection, POLLIN)
-    for limit, speak in ((silence, False), (patience, True)):
-        for connection, row in waiting.values() if speak else ():
+    def __init__(self, silence: float, patience: float) -> None:
+        from select import POLLIN, poll
+
+        self.silence, self.patience, self.wanted = silence, patience, POLLIN
+        self.poller, self.left = poll(), MOST_ASKED
+        self.open = {}  # type: Dict[int, List[Any]]
+
+    def add(self, rows: "List[Json]") -> None:
+        """Connect to the listeners of `rows`, which must be this user's own, until there are too many."""
+        added = []
+        for row in rows[: self.left]:
+            connection = open_socket(row["family"] == "tcp6")
+            connection.setblocking(False)
+            connection.connect_ex((ANY.get(row["address"], row["address"]), row["port"]))
+            self.poller.register(connection, self.wanted)
+            added.append([connection, row, 0.0, False])
+        self.left -= len(added)
+        due = time.monotonic() + self.silence
+        for one in added:
+            one[2] = due
+            self.open[one[0].fileno()] = one
+
+    def step(self, wait: float = 0.0) -> None:
+        """Take down what came within `wait` seconds, ask those that were silent, give up those that did not answer."""
+        if wait and wait < 0.001:  # poll knows whole milliseconds only
+            time.sleep(wait)
+        now = time.monotonic() + (wait if wait >= 0.001 else 0)
+        for fd, _ in self.poller.poll(int(wait * 1000)):
+            self.poller.unregister(fd)
+            connection, row, _, asked = self.open.pop(fd)
+            judge(row, connection, asked)
+        now = min(now, time.monotonic())  # what falls due later has not been looked at
+        due = [fd for fd, one in self.open.items() if one[2] <= now]
+        for fd in due:
+            connection, row, _, asked = self.open[fd]
+            if asked:
+                self.poller.unregister(fd)
+                connection.close()
+                del self.open[fd]
+                continue
+            self.open[fd][2:] = [time.monotonic() + self.patience, True]
             if SHY.search(" ".join(row["argv"])):
                 continue
             try:
                 connection.send(REQUEST)
             except OSError:  # poll tells what became of it
                 pass
-        end = time.monotonic() + limit
-        while waiting:
-            ready = poller.poll(max(0, int((end - time.monotonic()) * 1000)))
-            if not ready:
-                break
-            for fd, _ in ready:
-                poller.unregister(fd)
-                connection, row = waiting.pop(fd)
-                judge(row, connection, speak)
-    for connection, _ in waiting.values():
-        connection.close()
+
+    def finish(self) -> None:
+        """Wait for all answers."""
+        while self.open:
+            self.step(max(0.0, min(one[2] for one in self.open.values()) - time.monotonic()))
 
 
 def judge(row: "Json", connection: "Any", asked: bool) -> None:

@@ -5,11 +5,12 @@ import sys
 
 MYPY = False
 if MYPY:  # typing itself costs 5 ms where this runs
-    from typing import Any, Dict, Optional, Tuple
+    from typing import Any, Dict, List, Optional, Tuple  # noqa: F401 - in comments
 
     Json = Dict[str, Any]
 
 FORMAT = 1
+HASHES = []  # type: List[Any]
 
 
 def read_bytes(path: str, once: bool = False) -> bytes:
@@ -34,12 +35,13 @@ def read_bytes(path: str, once: bool = False) -> bytes:
 
 def sha256(data: bytes) -> str:
     """Return the SHA-256 of `data` in hex; hashlib loads OpenSSL, which costs 3 ms that the built-in modules do not."""
-    for name in ("_sha2", "_sha256", "hashlib"):
+    for name in () if HASHES else ("_sha2", "_sha256", "hashlib"):
         try:
-            return str(__import__(name).sha256(data).hexdigest())
-        except ImportError:
+            HASHES.append(__import__(name).sha256)
+            break
+        except ImportError:  # to look for a module that is not there takes long: it is done once
             continue
-    raise ImportError("hashlib")
+    return str(HASHES[0](data).hexdigest())
 
 
 def machine_id() -> str:

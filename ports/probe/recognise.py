@@ -46,6 +46,7 @@ KINDS = re.compile(
         )
     )
 )
+INTERPRETER = re.compile(r"(python|pypy)[\d.]*$")
 WEB = {"notebook", "tensorboard", "mlflow", "bokeh", "panel", "streamlit", "code-server", "rstudio", "http-server"}
 NEVER_ASKED = WEB | {"sshd", "tunnel", "kernel", "database", "cluster"}
 
@@ -53,7 +54,7 @@ NEVER_ASKED = WEB | {"sshd", "tunnel", "kernel", "database", "cluster"}
 def words_of(argv: "List[str]") -> str:
     """Return program and first words of a command line, without the interpreter: ``jupyter lab --port=8888``."""
     words = list(argv)
-    if words and re.match(r"(python|pypy)[\d.]*$", os.path.basename(words[0])):
+    if words and INTERPRETER.match(os.path.basename(words[0])):
         del words[0]
         while words and words[0].startswith("-"):
             option = words.pop(0)

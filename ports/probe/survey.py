@@ -7,7 +7,7 @@ import sys
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ports.probe.ask import ask, pair_dask
+    from ports.probe.ask import MOST_ASKED, Asking, pair_dask
     from ports.probe.identity import FORMAT, boot_id, machine_id
     from ports.probe.recognise import (
         NEVER_ASKED,
@@ -49,7 +49,8 @@ def probe(request: "Optional[Json]" = None) -> "Json":
     uid, warnings, sessions = os.getuid(), [], {}  # type: int, List[str], Json
     for kind in ("clusters", "notebooks"):
         sessions[kind] = read_sessions(kind)
-    rows = tcp_listeners(warnings)
+    everybody = wanted.get("all") or wanted.get("port")
+    rows = tcp_listeners(warnings, None if everybody else uid)
     if wanted.get("port"):
         rows = [row for row in rows if row["port"] == wanted["port"]]
     own = [row for row in rows if row["uid"] == uid]
@@ -61,14 +62,15 @@ def probe(request: "Optional[Json]" = None) -> "Json":
         row["user"] = names[uid]
         del row["inode"]
     shown = ("family", "address", "path", "port", "uid", "open_to_network", "kind")
-    for row in rows if wanted.get("all") or wanted.get("port") else ():
+    for row in rows if everybody else ():
         if row["uid"] != uid:
             if row["uid"] not in names:
                 names[row["uid"]] = user_name(row["uid"])
             own.append(dict([(key, row[key]) for key in shown], user=names[row["uid"]]))
     document = {"format": FORMAT, "host": os.uname().nodename, "machine_id": machine_id(), "boot_id": boot_id()}
-    document.update(user=names[uid], uid=uid, time=time.time(), platform=sys.platform, listeners=own, warnings=warnings)
+    document.update(user=names[uid], uid=uid, time=time.time(), platform=sys.platform, listeners=own)
     document.update(sessions, ports=installed(warnings), python="%d.%d.%d" % sys.version_info[:3])
+    document["warnings"] = list(dict.fromkeys(warnings))
     return document
 
 
@@ -85,21 +87,37 @@ def unix_paths(sessions: "Json", uid: int) -> "Set[str]":
 
 
 def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List[str]") -> None:
-    """Find out what this user's listeners are."""
+    """Find out what this user's listeners are.
+
+    The newest are recognised first: while they are listened to, and asked, there is time for the others.
+    """
     uid = os.getuid()
     holders = owners_of({row["inode"] for row in own if row["inode"] and row["pid"] is None}, uid)
     for row in own:
         row["pid"] = row["pid"] or holders.get(row["inode"])
         row.update(http=None, scheme="http", url_path="")
-    ancestors = describe(own)
-    recognise_notebooks(own, uid, warnings)
-    recognise_sessions(own, sessions, ancestors)
-    for row in own:
-        row["http"] = True if row["kind"] in WEB else None
-    if wanted.get("ask_http", True):
+    newest = sorted(own, key=lambda row: (-row["inode"], -(row.get("started_at") or 0)))
+    asking = Asking(wanted.get("silence", 0.02), wanted.get("patience", 0.02))
+    answers = wanted.get("answers")  # kept by the agent, which looks again and again
+    asked = []  # type: List[Json]
+    ancestors = {}  # type: Dict[int, List[int]]
+    while newest:
+        rows, newest = newest[:MOST_ASKED], newest[MOST_ASKED:]
+        ancestors.update(describe(rows))
+        recognise_notebooks(rows, uid, warnings)
+        recognise_sessions(rows, sessions, ancestors)
+        for row in rows:
+            row["http"] = True if row["kind"] in WEB else None
         # without a pid it may be the kernel's, or a container's that merely shares this uid
-        unknown = [row for row in own if row["kind"] not in NEVER_ASKED and row["pid"] and row["port"]]
-        ask(unknown, wanted.get("silence", 0.02), wanted.get("patience", 0.02))
+        unknown = [row for row in rows if row["kind"] not in NEVER_ASKED and row["pid"] and row["port"]]
+        if wanted.get("ask_http", True):
+            unknown = answers.unknown(unknown) if answers else unknown
+            asking.add(unknown)
+            asked += unknown
+        asking.step()
+    asking.finish()
+    if answers:
+        answers.keep(asked)
     pair_dask(own, ancestors)
 
 
