@@ -22,7 +22,11 @@
     │       ├── UnknownHostError
     │       ├── HostKeyError
     │       ├── LoginNeededError
-    │       └── FarSideError
+    │       ├── ProhibitedError
+    │       ├── NetworkError
+    │       │   └── ConnectionLostError
+    │       ├── FarSideError
+    │       └── RefusedError
     ├── StartError                 5  a cluster or server ended while it started
     ├── StoreError                 5  the disk is full or may not be written
     ├── TimedOutError              6
@@ -189,6 +193,9 @@ class DaskError(ToolError):
 class SSHError(ToolError):
     """The way to a host failed; `host` says which, the message why and the way out."""
 
+    #: It was the network and not the server that refused: to try again costs nobody anything, and may succeed.
+    is_network = False
+
     def __init__(self, host: str, reason: str) -> None:
         super().__init__(host, reason)
         self.host, self.reason = host, reason
@@ -200,6 +207,8 @@ class SSHError(ToolError):
 class UnknownHostError(SSHError):
     """No alias of ``~/.ssh/config`` and no address."""
 
+    is_network = True  # where a VPN is down, the names behind it are not known
+
 
 class HostKeyError(SSHError):
     """The host's key is unknown or has changed."""
@@ -209,8 +218,26 @@ class LoginNeededError(SSHError):
     """A person must answer a prompt, and nobody can here."""
 
 
+class ProhibitedError(SSHError):
+    """The host's sshd is told not to forward there."""
+
+
+class NetworkError(SSHError):
+    """Nothing came back: unreachable, timed out, refused or reset."""
+
+    is_network = True
+
+
+class ConnectionLostError(NetworkError):
+    """A connection that stood has ended, or carries nothing any more; a new one may be made."""
+
+
 class FarSideError(SSHError):
     """The host was reached, but what ran there failed: no python3, no ports, a newer version."""
+
+
+class RefusedError(SSHError):
+    """The host was reached, but gives no connection to this listener: nothing listens, or it is another user's."""
 
 
 class StartError(PortsError):

@@ -1,0 +1,282 @@
+"""Many connections over one session, for both of its ends: frames, and channels with credit.
+
+A frame is a header (what it is, of which channel, how long) and that many bytes. A channel may have `WINDOW` bytes on
+their way that the other end has not passed on yet: one slow reader stalls nobody, and memory stays bounded.
+"""
+
+import os
+import socket
+import struct
+import time
+from collections import deque
+from itertools import islice
+
+MYPY = False
+if MYPY:
+    from typing import Any, Callable, Deque, Dict, Optional, Tuple, Union  # noqa: F401 - in comments
+
+    Bytes = Union[bytes, memoryview]
+
+HEADER = struct.Struct(">BII")
+# CONTROL is JSON, DOCUMENT the same, compressed; the others from OPEN on belong to a channel
+CONTROL, DOCUMENT, PING, PONG, OPEN, OPENED, REFUSED, DATA, CREDIT, END, CLOSE = range(1, 12)
+WINDOW = 2 << 20  # as ssh has for each of its channels
+CHUNK = 1 << 16
+LONGEST = 1 << 26  # what is longer is no frame
+# bytes that wait for the session before connections are no longer read, and until they are again
+HIGH, LOW = 1 << 18, 1 << 16
+
+
+class Mux:
+    """One end of the session.
+
+    Parameters
+    ----------
+    poller : object
+        ``on_read(fd, callback)`` and ``on_write(fd, callback)``; None takes the callback back.
+    ends : tuple of int
+        What is read and what is written, both non-blocking.
+    on_frame : callable
+        Gets type, channel and payload of what belongs to no open channel.
+    on_end : callable
+        Gets the reason, once, when the session has ended; all channels are closed then.
+    """
+
+    def __init__(
+        self,
+        poller: "Any",
+        ends: "Tuple[int, int]",
+        on_frame: "Callable[[int, int, bytes], None]",
+        on_end: "Callable[[str], None]",
+    ) -> None:
+        self.poller, self.on_frame, self.on_end = poller, on_frame, on_end
+        self.fd_in, self.fd_out = ends
+        self.channels = {}  # type: Dict[int, Channel]
+        self.heard_at = time.monotonic()
+        self.unsent = 0
+        self.ended = False
+        self._inbox = b""  # type: Union[bytes, bytearray]
+        self._outbox = deque()  # type: Deque[Bytes]
+        self._full = self._held = False
+        self._paused = {}  # type: Dict[int, Callable[[], None]]
+        poller.on_read(self.fd_in, self._read)
+
+    def send(self, kind: int, number: int = 0, payload: bytes = b"") -> None:
+        """Send a frame, at once where the session takes it."""
+        if self.ended:
+            return
+        self._outbox.append(HEADER.pack(kind, number, len(payload)))
+        if payload:
+            self._outbox.append(payload)
+        self.unsent += HEADER.size + len(payload)
+        if not self._full and not self._held:
+            self._write()
+
+    def wait(self, number: int, resume: "Callable[[], None]") -> bool:
+        """Tell whether too much is unsent; then `resume` is called when there is room again."""
+        if self.unsent < HIGH:
+            return False
+        self._paused[number] = resume
+        return True
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read from the session."""
+        self.heard_at = time.monotonic()
+        joined = self._inbox + data if self._inbox else data
+        at, end, self._held = 0, len(joined), True  # what frames bring about is sent in one piece
+        with memoryview(joined) as view:
+            while end - at >= HEADER.size and not self.ended:
+                kind, number, length = HEADER.unpack_from(view, at)
+                if length > LONGEST or not CONTROL <= kind <= CLOSE:
+                    self.end("what came is no frame")
+                elif end - at - HEADER.size < length:
+                    break
+                else:
+                    at += HEADER.size + length
+                    self._take(kind, number, bytes(view[at - length : at]))
+        self._inbox = joined if at == 0 and isinstance(joined, bytearray) else bytearray(joined[at:])
+        self._held = False
+        if self._outbox and not self._full:
+            self._write()
+
+    def end(self, reason: str) -> None:
+        """End the session: all channels are closed, and `on_end` is called."""
+        if self.ended:
+            return
+        self.ended = True
+        self.poller.on_read(self.fd_in, None)
+        self.poller.on_write(self.fd_out, None)
+        for channel in list(self.channels.values()):
+            channel.close()
+        self._outbox.clear()
+        self._paused.clear()
+        self.on_end(reason)
+
+    def _take(self, kind: int, number: int, payload: bytes) -> None:
+        if kind == PING:
+            self.send(PONG, 0, payload)
+            return
+        channel = self.channels.get(number) if kind >= DATA else None
+        if channel is not None:
+            channel.take(kind, payload)
+        elif kind < DATA or kind == CLOSE:  # of a channel that is closed, frames may still come
+            self.on_frame(kind, number, payload)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self.fd_in, 1 << 18)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.end(error.strerror or str(error))
+            return
+        if data:
+            self.feed(data)
+        else:
+            self.end("")
+
+    def _write(self) -> None:
+        full = False
+        while self._outbox and not full:
+            try:
+                written = os.writev(self.fd_out, list(islice(self._outbox, 64)))
+            except BlockingIOError:
+                full = True
+            except OSError as error:
+                self.end(error.strerror or str(error))
+                return
+            else:
+                self._sent(written)
+        if full != self._full:
+            self._full = full
+            self.poller.on_write(self.fd_out, self._write if full else None)
+        if self._paused and self.unsent <= LOW:
+            paused, self._paused = self._paused, {}
+            for resume in paused.values():
+                resume()
+
+    def _sent(self, written: int) -> None:
+        self.unsent -= written
+        while written:
+            first = self._outbox.popleft()
+            if written < len(first):
+                self._outbox.appendleft(memoryview(first)[written:])
+                return
+            written -= len(first)
+
+
+class Channel:
+    """One connection of this side, whose other half goes through the session; it closes by itself."""
+
+    def __init__(self, mux: Mux, number: int, connection: "socket.socket") -> None:
+        self.mux, self.number, self.connection = mux, number, connection
+        self.fd = connection.fileno()
+        self.credit = WINDOW  # how much may be sent
+        self.owed = 0  # what was passed on since credit was last given back
+        self.sent_end = self.got_end = self.closed = False
+        self._reading = self._writing = False
+        self._queue = deque()  # type: Deque[Bytes]
+        connection.setblocking(False)
+        mux.channels[number] = self
+        self._listen()
+
+    def take(self, kind: int, payload: bytes) -> None:
+        """Take a frame of this channel."""
+        if kind == DATA:
+            self._queue.append(payload)
+            if not self._writing:
+                self._write()
+        elif kind == CREDIT:
+            self.credit += struct.unpack(">I", payload)[0]
+            self._listen()
+        else:
+            self.got_end = True
+            if kind == CLOSE:  # nobody is left there to read what this side says
+                self.sent_end = True
+                self._listen()
+            self._settle()
+
+    def close(self) -> None:
+        """Close the connection; the other end is not told."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._reading:
+            self.mux.poller.on_read(self.fd, None)
+        if self._writing:
+            self.mux.poller.on_write(self.fd, None)
+        self.mux.channels.pop(self.number, None)
+        self._queue.clear()
+        self.connection.close()
+
+    def fail(self) -> None:
+        """Close the connection, and tell the other end."""
+        if not self.closed:
+            self.close()
+            self.mux.send(CLOSE, self.number)
+
+    def _listen(self) -> None:
+        want = self.credit > 0 and not self.sent_end and not self.closed
+        if want != self._reading and not self.closed:
+            self._reading = want
+            self.mux.poller.on_read(self.fd, self._read if want else None)
+
+    def _read(self) -> None:
+        if self.mux.wait(self.number, self._listen):
+            self._reading = False
+            self.mux.poller.on_read(self.fd, None)
+            return
+        try:
+            data = self.connection.recv(min(CHUNK, self.credit))
+        except BlockingIOError:
+            return
+        except OSError:
+            self.fail()
+            return
+        if data:
+            self.credit -= len(data)
+            self.mux.send(DATA, self.number, data)
+            if not self.credit:
+                self._listen()
+        else:
+            self.sent_end = True
+            self._listen()
+            self.mux.send(END, self.number)
+            self._settle()
+
+    def _write(self) -> None:
+        full = False
+        while self._queue and not full:
+            first = self._queue[0]
+            try:
+                written = self.connection.send(first)
+            except BlockingIOError:
+                full = True
+                continue
+            except OSError:
+                self.fail()
+                return
+            self.owed += written
+            if written < len(first):
+                self._queue[0] = memoryview(first)[written:]
+            else:
+                self._queue.popleft()
+        if self.owed >= WINDOW // 4 and not self.got_end:
+            self.mux.send(CREDIT, self.number, struct.pack(">I", self.owed))
+            self.owed = 0
+        if full != self._writing and not self.closed:
+            self._writing = full
+            self.mux.poller.on_write(self.fd, self._write if full else None)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Pass on the end, once all that came before it is passed on; close when both sides have ended."""
+        if not self.got_end or self._queue or self.closed:
+            return
+        if self.sent_end:
+            self.close()
+            return
+        try:
+            self.connection.shutdown(socket.SHUT_WR)
+        except OSError:  # it has gone; reading will tell
+            pass
