@@ -16,7 +16,7 @@ from ports import home, records, render, sessions, terminals
 from ports.adapters import dask
 from ports.deadlines import wait_until
 from ports.errors import NotFoundError, UsageError
-from ports.options import ClusterRecord
+from ports.options import ClusterRecord, ClusterRunning
 from ports.sessions import Found
 
 if TYPE_CHECKING:
@@ -78,15 +78,18 @@ class Cluster:
     @functools.cached_property
     def summary(self) -> dict[str, Any] | None:
         """Counts that its scheduler tells: workers, threads, memory (bytes), tasks, clients; None where silent."""
-        return dask.summary(self._running["dashboard"]) if self._found.running else None
+        return dask.summary(self._running.dashboard) if self._found.running else None
 
     @property
-    def _running(self) -> dict[str, Any]:
+    def _running(self) -> ClusterRunning:
+        if self._found.error is not None:
+            raise self._found.error
         if self._found.running is None:
             starting = self._found.state == "starting"
             reason = f"it is {self._found.state}" + (f" ({self._found.reason})" if self._found.reason else "")
             reason += "; wait for it" if starting else f"; `ports cluster start {self.name}` starts it"
             raise NotFoundError("running cluster", self.name, reason)
+        assert isinstance(self._found.running, ClusterRunning)
         return self._found.running
 
     # --- what Dask asks of a cluster object ---
@@ -94,7 +97,7 @@ class Cluster:
     @property
     def scheduler_address(self) -> str:
         """Address of the scheduler, ``tls://127.0.0.1:…``."""
-        return str(self._running["address"])
+        return self._running.address
 
     @property
     def security(self) -> Security:
@@ -165,11 +168,11 @@ class Cluster:
 
     def warn_of_versions(self) -> None:
         """Warn where Python, Dask or distributed differ between this process and the cluster."""
-        here, there = dask.versions(), self._running["versions"]
+        here, there = dask.versions(), self._running.versions
         for package, version in here.items():
-            if there[package] != version:
+            if there.get(package) != version:
                 warnings.warn(
-                    f"{package} is {version} here and {there[package]} in cluster {self.name!r}; run this with "
+                    f"{package} is {version} here and {there.get(package)} in cluster {self.name!r}; run this with "
                     f"{self.record.interpreter}, or start another cluster with name=",
                     stacklevel=4,
                 )
@@ -253,7 +256,7 @@ class Cluster:
         self._refresh()
         row: dict[str, Any] = {"host": socket.gethostname(), "kind": "cluster", "name": self.name, "state": self.state}
         row["reason"] = self.reason
-        row["url"] = f"unix:{self._found.running['dashboard']}" if self._found.running else None
+        row["url"] = f"unix:{self._running.dashboard}" if self._found.running else None
         row["link"], row["command"] = self.dashboard_link, home.open_command(self.name)
         row["log"] = str(self.log)
         counts = self.summary or {}
@@ -264,16 +267,16 @@ class Cluster:
         return row
 
     def _recorded(self) -> dict[str, Any]:
-        record, running = self.record, self._found.running
+        record, running = self.record, self._running if self._found.running else None
         return {
-            "pid": running["process"]["pid"] if running else None,
-            "address": running["address"] if running else None,
-            "started_at": running["started_at"] if running else record.created_at,
+            "pid": running.process.pid if running else None,
+            "address": running.address if running else None,
+            "started_at": running.started_at if running else record.created_at,
             "directory": record.directory,
             "interpreter": record.interpreter,
             "scratch": record.scratch,
             "tmux": terminals.attach_line(record),
-            "versions": running["versions"] if running else None,
+            "versions": running.versions if running else None,
         }
 
     def __repr__(self) -> str:

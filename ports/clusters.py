@@ -149,14 +149,14 @@ def get(name: str | None = None) -> Cluster:
     NotFoundError
         There is none of that name.
     RecordError
-        Its record cannot be read.
+        What it was started with cannot be read.
     """
     name = paths.check_name(name or config.get("cluster.name"))
     found = sessions.look(KIND, name, ClusterRecord)
     if found is None:
         raise NotFoundError(KIND, name, _way_out())
-    if found.error is not None:
-        raise found.error
+    if found.record is None:
+        raise found.error or NotFoundError(KIND, name, _way_out())
     return Cluster(found)
 
 

@@ -104,7 +104,8 @@ def rows(
 ) -> builtins.list[dict[str, Any]]:
     """Return the rows of `list` for all `hosts` at once; without any, of this machine.
 
-    Of several hosts, one that fails has a row of its own with the key ``error``, and costs the others nothing.
+    Of several hosts, one that fails has a row of its own with the key ``error``, and costs the others nothing; one on
+    which nothing listens has a row with the state ``nothing``.
 
     Parameters
     ----------
@@ -124,7 +125,7 @@ def rows(
 
     def take(alias: str, result: tuple[Listener, ...] | PortsError) -> None:
         if not isinstance(result, PortsError):
-            found[alias] = [one.row() for one in result]
+            found[alias] = [one.row() for one in result] or remote.nothing_rows(alias, hosts)
         elif len(hosts) == 1:
             raise result
         else:
@@ -213,7 +214,10 @@ def _judge(session: Mapping[str, Any], boot_id: str) -> tuple[str, str | None]:
     if "error" in session:
         return "unknown", session["error"]
     if session["exit"]:
-        return "stopped", str(records.Exit.from_json(session["exit"]))
+        try:
+            return "stopped", str(records.Exit.from_json(session["exit"]))
+        except (TypeError, ValueError) as error:
+            return "unknown", f"the record of its end cannot be read: {error}"
     if session["alive"]:
         return ("running" if session["running"] else "starting"), None
     if session["alive"] is None:

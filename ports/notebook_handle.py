@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import html
-import os
-import re
 import socket
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
-from ports import home, sessions, terminals
+from ports import home, probe, sessions, terminals
 from ports.errors import BrokenRecordError, UsageError
+from ports.records import Running
 from ports.sessions import Found, SessionRecord
 
 KIND = "notebook"
-_TOKEN = re.compile(r"[0-9a-f]{48}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotebookRunning(Running):
+    """Where a notebook server answers, as the one who started it found; other machines read the rest of it."""
+
+    port: int
+    base_url: str
+    url_path: str
+    root: str
+    token_file: str
+    server: str
+    version: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +39,7 @@ class NotebookRecord(SessionRecord):
     runtime: str
     token_file: str
     env: str | None = None
+    answers: ClassVar[type[Running]] = NotebookRunning
 
     @property
     def outside(self) -> tuple[str, ...]:
@@ -66,7 +77,7 @@ class Notebook:
         """The secret that opens it; None where it asks for none, or has none yet."""
         if self._found is None or self._found.record is None:
             return self._token
-        return read_token(Path(self._found.record.token_file))
+        return probe.read_token(self._found.record.token_file)
 
     @property
     def url(self) -> str | None:
@@ -143,14 +154,3 @@ class Notebook:
         if self._found is None:
             raise UsageError(f"notebook {self.name!r} was started by hand and cannot be {doing} here; {way_out}")
         return self._found
-
-
-def read_token(path: Path) -> str | None:
-    """Return the token in `path`; None where there is none, or where others may have read or written it."""
-    try:
-        with path.open(encoding="ascii") as file:
-            found, text = os.fstat(file.fileno()), file.read().strip()
-    except (OSError, ValueError):
-        return None
-    private = found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
-    return text if private and _TOKEN.fullmatch(text) else None

@@ -8,13 +8,12 @@ import hashlib
 import os
 import secrets
 import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ports import config, environments, home, links, listeners, logout, paths, records, sessions
+from ports import config, environments, home, links, listeners, logout, paths, probe, records, sessions
 from ports.adapters import jupyter, processes
 from ports.environments import Environment
 from ports.errors import (
@@ -22,12 +21,11 @@ from ports.errors import (
     NotFoundError,
     PortsError,
     StartError,
-    StoreError,
     ToolMissingError,
     UsageError,
 )
 from ports.listeners import Listener
-from ports.notebook_handle import KIND, Notebook, NotebookRecord, read_token
+from ports.notebook_handle import KIND, Notebook, NotebookRecord, NotebookRunning
 from ports.sessions import Found
 
 if TYPE_CHECKING:
@@ -223,15 +221,9 @@ def _fresh(runtime: Path) -> Path:
 def _keep_token(path: Path) -> None:
     """Make sure that a token is at `path`; one that others may have read is replaced."""
     paths.make_private(path.parent)
-    if read_token(path) is not None:
+    if probe.read_token(str(path)) is not None:
         return
-    try:
-        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600 from birth
-        with os.fdopen(fd, "w") as file:
-            file.write(secrets.token_hex(24) + "\n")
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise StoreError(path, error.strerror or str(error)) from error
+    records.write_text(path, secrets.token_hex(24) + "\n")
 
 
 def _announce(found: Found[NotebookRecord]) -> None:
@@ -248,24 +240,23 @@ def _announce(found: Found[NotebookRecord]) -> None:
     who = processes.identity(served.pid) if served else None
     if served is None or who is None:
         return
-    if jupyter.answer(served.port, f"{served.base_url}api/status", token=read_token(Path(record.token_file))) != 200:
+    if jupyter.answer(served.port, f"{served.base_url}api/status", token=probe.read_token(record.token_file)) != 200:
         return
     if jupyter.answer(served.port, f"{served.base_url}api/status") == 200:
         reason = "it answers without a token, as your configuration of Jupyter says; remove that from ~/.jupyter"
         raise StartError(f"notebook {found.name!r}", reason, found.files.log)
     page = f"{served.base_url.strip('/')}/{'lab' if record.server == 'lab' else ''}".strip("/")
-    running = {
-        "format": records.FORMAT,
-        "process": who.to_json(),
-        "port": served.port,
-        "base_url": served.base_url,
-        "url_path": page,
-        "root": record.root,
-        "token_file": record.token_file,
-        "server": record.server,
-        "version": served.version,
-    }
-    records.write_json(found.files.running, running)
+    running = NotebookRunning(
+        process=who,
+        port=served.port,
+        base_url=served.base_url,
+        url_path=page,
+        root=record.root,
+        token_file=record.token_file,
+        server=record.server,
+        version=served.version,
+    )
+    records.write(found.files.running, running)
 
 
 def _look(name: str) -> Found[NotebookRecord] | None:
@@ -280,20 +271,20 @@ def _look(name: str) -> Found[NotebookRecord] | None:
 def _notebook(found: Found[NotebookRecord]) -> Notebook:
     record, running = found.record, found.running
     state, reason = found.state, found.reason
-    if running is None or record is None:
+    if not isinstance(running, NotebookRunning) or record is None:
         root = record.root if record else None
         return Notebook(name=found.name, state=state, reason=reason, root=root, _found=found)
     # Asked for what needs no token: a dead server's port may be somebody else's by now.
-    if state == "running" and jupyter.answer(running["port"], f"{running['base_url']}api") is None:
+    if state == "running" and jupyter.answer(running.port, f"{running.base_url}api") is None:
         state, reason = "unknown", f"its process is alive, but does not answer; log: {found.files.log}"
     return Notebook(
         name=found.name,
         state=state,
         reason=reason,
         root=record.root,
-        port=running["port"],
-        url_path=running["url_path"],
-        pid=running["process"]["pid"],
+        port=running.port,
+        url_path=running.url_path,
+        pid=running.process.pid,
         started_at=record.created_at,
         _found=found,
     )

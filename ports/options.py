@@ -6,9 +6,10 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ports.errors import UsageError
+from ports.records import Running
 from ports.sessions import SessionRecord
 
 NAMES = (
@@ -40,6 +41,16 @@ OURS = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterRunning(Running):
+    """What the owner of a cluster says of itself: address of the scheduler, socket of the dashboard, versions."""
+
+    address: str
+    dashboard: str
+    versions: dict[str, str]
+    started_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterRecord(SessionRecord):
     """A cluster as it was started; None means Dask's own choice."""
 
@@ -56,6 +67,7 @@ class ClusterRecord(SessionRecord):
     sys_path: tuple[str, ...] = ()
     scratch: str = ""
     dashboard: str = ""
+    answers: ClassVar[type[Running]] = ClusterRunning
 
     @property
     def outside(self) -> tuple[str, ...]:

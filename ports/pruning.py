@@ -10,8 +10,11 @@ from typing import Any
 
 from ports import clusters, notebooks, paths, sessions, tunnels
 from ports.errors import StoreError
+from ports.notebook_handle import NotebookRecord
+from ports.options import ClusterRecord
+from ports.sessions import SessionRecord
 
-KINDS = ("cluster", "notebook")
+KINDS: dict[str, type[SessionRecord]] = {"cluster": ClusterRecord, "notebook": NotebookRecord}
 
 
 def prune() -> builtins.list[dict[str, Any]]:
@@ -44,7 +47,7 @@ def _move_broken_aside(kind: str) -> builtins.list[tuple[str, Path]]:
     """Rename the directories whose record no version of `ports` can read; a newer format is left alone."""
     moved = []
     for name in sessions.names(kind):
-        found = sessions.look(kind, name, sessions.SessionRecord)
+        found = sessions.look(kind, name, KINDS[kind])
         if found is not None and sessions.is_broken(found):
             aside = found.files.directory.with_name(f"{name}.broken-{int(time.time())}")
             try:

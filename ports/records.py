@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import os
+import types
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ports.errors import BrokenRecordError, NewerRecordError, StoreError
 
 FORMAT = 1
+_LARGEST = 2**62  # what the system takes as a number, whatever it stands for
 
 R = TypeVar("R", bound="Record")
 
@@ -35,20 +38,59 @@ class Record:
 
         Raises
         ------
-        TypeError, ValueError
-            A field without a default is missing.
+        TypeError
+            A field without a default is missing, or a value is of another type than its field.
         """
-        values = {}
+        values, hints = {}, _hints(cls)  # type: ignore[arg-type]
         for field in dataclasses.fields(cls):
             if field.name in data:
                 value = data[field.name]
                 inner = field.metadata.get("record")
-                if inner is not None and value is not None:
+                if inner is not None and isinstance(value, dict):
                     value = inner.from_json(value)
                 elif isinstance(value, list):
                     value = tuple(value)
+                if not _fits(value, hints[field.name]):
+                    raise TypeError(f"its {field.name!r} cannot be {_short(value)}")
                 values[field.name] = value
         return cls(**values)
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Say whether `value` is what a field of the type `hint` may hold: records may be edited by hand, or be half."""
+    arguments = get_args(hint)
+    if get_origin(hint) is types.UnionType:
+        return any(_fits(value, one) for one in arguments)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(one, arguments[0]) for one in value)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_fits(one, arguments[1]) for one in value.values())
+    if hint is Any:
+        return True
+    if hint is str:
+        return isinstance(value, str) and _is_text(value)
+    if hint in (int, float):
+        number = isinstance(value, int | hint) and not isinstance(value, bool)
+        return number and abs(value) < _LARGEST  # neither is NaN
+    return isinstance(value, hint)
+
+
+def _is_text(value: str) -> bool:
+    """Say whether the system takes it as a path: no NUL, no half characters but those of undecodable file names."""
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
+def _short(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) < 40 else f"{text[:36]} …"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +107,13 @@ class ProcessId(Record):
     pid: int
     start_ticks: int
     node: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Running(Record):
+    """What a session's command says of itself once it answers; what else it says depends on its kind."""
+
+    process: ProcessId = dataclasses.field(metadata={"record": ProcessId})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,13 +139,18 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     StoreError
         The disk is full, or `path` may not be written.
     """
+    write_text(path, json.dumps(data, indent=2, sort_keys=True))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file `path` by `text` in one step, mode 0600; raises as `write_json`."""
     import tempfile  # 3 ms with what it imports, which most commands that only read need not pay
 
     temporary = None
     try:
         fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600 from birth
         with os.fdopen(fd, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=2, sort_keys=True)
+            file.write(text)
         Path(temporary).replace(path)  # readers see the old record or the new one, never half
     except BaseException as error:
         if temporary is not None:
@@ -122,9 +176,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise BrokenRecordError(path, error.strerror or str(error)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenRecordError(path, f"it is not JSON ({error})") from error
-    if not isinstance(data, dict) or not isinstance(data.get("format"), int):
+    if not isinstance(data, dict) or not _fits(data.get("format"), int):
         raise BrokenRecordError(path, "it has no format number")
     if data["format"] > FORMAT:
         raise NewerRecordError(path, data["format"], FORMAT)

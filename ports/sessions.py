@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from ports import config, interpreter, paths, records
 from ports._version import VERSION
@@ -33,7 +33,7 @@ from ports.errors import (
     UsageError,
 )
 from ports.paths import SessionPaths
-from ports.records import Exit, ProcessId, Record
+from ports.records import Exit, ProcessId, Record, Running
 
 S = TypeVar("S", bound="SessionRecord")
 
@@ -57,6 +57,8 @@ class SessionRecord(Record):
     launcher: ProcessId | None = field(default=None, metadata={"record": ProcessId})
     tmux_socket: str | None = None
 
+    answers: ClassVar[type[Running]] = Running  # what its ``running.json`` holds
+
     @property
     def tmux_session(self) -> str:
         """Name of the tmux session: ``cluster-main``."""
@@ -73,14 +75,14 @@ class Found(Generic[S]):
     """What disk and process table say of one name.
 
     `state` is one of ``starting``, ``running``, ``stopped`` (`reason` says why) and ``unknown`` (another machine's, or
-    a record that cannot be read: then `record` is None and `error` tells).
+    a record that cannot be read: then `error` tells, and where that is the record itself, `record` is None).
     """
 
     name: str
     files: SessionPaths
     state: str
     record: S | None = None
-    running: dict[str, Any] | None = None
+    running: Running | None = None
     reason: str | None = None
     error: RecordError | None = None
 
@@ -88,33 +90,27 @@ class Found(Generic[S]):
 def look(kind: str, name: str, cls: type[S]) -> Found[S] | None:
     """Return what is known of the `kind` called `name`; None where there is nothing."""
     files = paths.here().session(kind, name)
+    record = None
     try:
-        record = records.read(files.record, cls)
-        if record is None:
+        of = records.read(files.record, cls)
+        if of is None:
             return None
-        running = _read_running(files.running)
+        if (of.kind, of.name) != (kind, name):
+            raise BrokenRecordError(files.record, f"it is of {of.kind} {of.name!r}")
+        record = of
+        running = records.read(files.running, cls.answers)
         ended = records.read(files.exit, Exit)
     except RecordError as error:
-        return Found(name, files, "unknown", error=error, reason=str(error))
+        return Found(name, files, "unknown", record, error=error, reason=str(error))
     state, reason = judge(record, running, ended)
     return Found(name, files, state, record, running, reason)
 
 
-def _read_running(path: Path) -> dict[str, Any] | None:
-    running = records.read_json(path)
-    if running is not None:
-        try:
-            ProcessId.from_json(running["process"])
-        except (KeyError, TypeError) as error:
-            raise BrokenRecordError(path, "it names no process") from error
-    return running
-
-
-def judge(record: SessionRecord, running: dict[str, Any] | None, ended: Exit | None) -> tuple[str, str | None]:
+def judge(record: SessionRecord, running: Running | None, ended: Exit | None) -> tuple[str, str | None]:
     """Return the state of a session, and the reason where it does not run."""
     if ended is not None:
         return "stopped", str(ended)
-    who = ProcessId.from_json(running["process"]) if running else record.launcher or record.started_by
+    who = running.process if running else record.launcher or record.started_by
     alive = processes.is_alive(who)
     if alive is None:
         return "unknown", "it belongs to another machine or container"
@@ -280,7 +276,7 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
     who = [record.launcher] if record.launcher else processes.with_argument(str(found.files.launch))
     replaced = _is_other_start(latest, record)
     if latest.running and not replaced:
-        who.append(ProcessId.from_json(latest.running["process"]))
+        who.append(latest.running.process)
     if not processes.end(who, timeout=timeout):
         raise StartError(f"the end of {record.kind} {record.name!r}", "a process of it does not end", found.files.log)
     if (record.tmux_socket or not record.launcher) and not replaced:
@@ -313,7 +309,7 @@ def stop(found: Found[Any]) -> None:
             raise NameInUseError(
                 record.kind, found.name, "it was started anew since; look it up again to stop that one"
             )
-        if latest.state == "unknown":
+        if latest.state == "unknown" and (latest.error is None or is_alive(latest) is None):
             raise UsageError(f"{record.kind} {found.name!r} cannot be stopped from here: {latest.reason}")
         end(latest)  # also of a stopped one, whose launcher may still be ending what it left
         _retire(latest)
@@ -338,8 +334,8 @@ def _retire(found: Found[Any]) -> None:
     """Remove the records, which are renamed first: nobody sees half of them. The names must be locked."""
     if found.record is not None:
         for place in map(Path, found.record.outside):
-            if not place.name.startswith(_NAMES_OUTSIDE):
-                continue  # not started far enough to have one
+            if not (place.is_absolute() and place.name.startswith(_NAMES_OUTSIDE)):
+                continue  # not started far enough to have one, or edited by hand
             if place.is_dir() and not place.is_symlink():
                 shutil.rmtree(place, ignore_errors=True)
             else:
@@ -361,8 +357,14 @@ def _is_other_start(latest: Found[Any], record: SessionRecord) -> bool:
 
 
 def is_broken(found: Found[Any]) -> bool:
-    """Say whether a record of it cannot be read by any version of `ports`."""
-    return isinstance(found.error, BrokenRecordError)
+    """Say whether a record of it cannot be read by any version of `ports`, and nothing of it is known to run."""
+    return isinstance(found.error, BrokenRecordError) and (found.record is None or is_alive(found) is False)
+
+
+def is_alive(found: Found[Any]) -> bool | None:
+    """Say whether what started it, its launcher as soon as there is one, runs; None where that cannot be known."""
+    record = found.record
+    return processes.is_alive(record.launcher or record.started_by) if record is not None else None
 
 
 def tail(log: Path, lines: int) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ def answer(port: int, path: str, *, token: str | None = None, timeout: float = 1
     try:
         connection.request("GET", path, headers={"Authorization": f"token {token}"} if token else {})
         return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
+    except (OSError, http.client.HTTPException, ValueError, OverflowError):  # the last two: no such port or path
         return None
     finally:
         connection.close()

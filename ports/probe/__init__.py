@@ -12,7 +12,7 @@ The probe deletes and changes nothing, and speaks only to ports of its own user,
 
 from ports.probe.identity import boot_id, is_same_process_alive, machine_id, pid_namespace, process_identity, sha256
 from ports.probe.piped import read_answer, script
-from ports.probe.records import state_directory
+from ports.probe.records import read_token, state_directory
 from ports.probe.survey import probe
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "probe",
     "process_identity",
     "read_answer",
+    "read_token",
     "script",
     "sha256",
     "state_directory",

@@ -19,7 +19,7 @@ from ports.errors import BrokenRecordError, NewerRecordError, StoreError
 from ports.options import ClusterRecord
 from ports.records import Exit, ProcessId
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 WHOLE = st.integers(min_value=0, max_value=2**53)
 SCALARS = st.none() | st.booleans() | WHOLE | TEXTS
 PROCESSES = st.builds(
