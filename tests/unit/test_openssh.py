@@ -57,7 +57,7 @@ SAID = [
     ),
     (
         "ssh: Could not resolve hostname server1: Temporary failure in name resolution",
-        errors.SSHError,
+        errors.NetworkError,
         "cannot be resolved now",
     ),
     ("hostname contains invalid characters", errors.UnknownHostError, "no name of a host"),
@@ -72,10 +72,10 @@ SAID = [
         errors.LoginNeededError,
         "needs a login",
     ),
-    ("channel 0: open failed: administratively prohibited: open failed\r", errors.SSHError, "PermitOpen"),
+    ("channel 0: open failed: administratively prohibited: open failed\r", errors.ProhibitedError, "PermitOpen"),
     (
         "channel 2: open failed: connect failed: Connection refused\r",
-        errors.SSHError,
+        errors.NetworkError,
         "jump host cannot connect to it: Connection refused",
     ),
     (
@@ -83,16 +83,16 @@ SAID = [
         errors.UnknownHostError,
         "jump host does not know",
     ),
-    ("ssh: connect to host 127.0.0.1 port 9: Connection refused", errors.SSHError, "refuses connections"),
-    ("ssh: connect to host 10.0.0.3 port 22: Connection timed out", errors.SSHError, "does not answer"),
+    ("ssh: connect to host 127.0.0.1 port 9: Connection refused", errors.NetworkError, "refuses connections"),
+    ("ssh: connect to host 10.0.0.3 port 22: Connection timed out", errors.NetworkError, "does not answer"),
     (
         "Connection timed out during banner exchange\nConnection to 10.0.0.3 port 22 timed out",
-        errors.SSHError,
+        errors.NetworkError,
         "does not answer",
     ),
     (
         "ssh: connect to host 10.0.0.3 port 22: No route to host",
-        errors.SSHError,
+        errors.NetworkError,
         "cannot be reached: No route to host",
     ),
     (
@@ -110,10 +110,36 @@ SAID = [
         errors.SSHError,
         "too many at once",
     ),
-    ("Timeout, server server1 not responding.", errors.SSHError, "the connection was lost"),
+    ("Timeout, server server1 not responding.", errors.ConnectionLostError, "the connection was lost"),
     ("Can't open user config file /none/x: No such file or directory", errors.SSHError, "configuration /none/x"),
     ("/home/alice/.ssh/config: line 1: Bad configuration option: bogus", errors.SSHError, "Bad configuration option"),
     ("This account is currently not available.", errors.SSHError, "ask the administrator"),
+    (
+        "kex_exchange_identification: read: Connection reset by peer\nConnection reset by 10.0.0.3 port 22",
+        errors.NetworkError,
+        "was reset before the login",
+    ),
+    (
+        "kex_exchange_identification: banner line 0: Exceeded MaxStartups\n"
+        "kex_exchange_identification: Connection closed by remote host",
+        errors.SSHError,
+        "sends newcomers away (Exceeded MaxStartups)",
+    ),
+    (
+        "kex_exchange_identification: banner line 0: Not allowed at this time\n"
+        "kex_exchange_identification: read: Connection reset by peer",
+        errors.SSHError,
+        "sends newcomers away (Not allowed at this time)",
+    ),
+    (
+        "ssh_dispatch_run_fatal: Connection to 10.0.0.3 port 22: Connection refused",
+        errors.NetworkError,
+        "refuses connections",
+    ),
+    ("ssh: connect to host 10.0.0.3 port 22: Network is unreachable", errors.NetworkError, "Network is unreachable"),
+    ("client_loop: send disconnect: Broken pipe", errors.ConnectionLostError, "was lost"),
+    ("relay: connect failed: by nc to server1 port 22", errors.NetworkError, "jump host cannot connect to it: by nc"),
+    ("relay: no nc, python3 or bash there", errors.SSHError, "forwards nothing on the jump host"),
     ("something new", errors.SSHError, "ssh failed: something new; `ssh -v server1` tells more"),
     ("", errors.SSHError, "it said nothing"),
 ]
@@ -128,6 +154,17 @@ def test_what_ssh_says_becomes_an_error_with_reason_and_way_out(
     assert "\n" not in str(error) and "\r" not in str(error)
 
 
+# What may be tried again at once, and what would lock an account or lengthen a ban.
+NOT_THE_NETWORK = (errors.LoginNeededError, errors.HostKeyError, errors.ProhibitedError)
+
+
+@pytest.mark.parametrize(("said", "kind"), [row[:2] for row in SAID])
+def test_what_the_network_did_is_told_from_what_the_server_refused(said: str, kind: type[errors.SSHError]) -> None:
+    by_network = issubclass(kind, (errors.NetworkError, errors.UnknownHostError))
+    assert refusals.explain("server1", said).is_network == by_network
+    assert not (by_network and issubclass(kind, NOT_THE_NETWORK))
+
+
 def test_a_denial_after_a_person_was_asked_is_no_call_for_a_login() -> None:
     error = refusals.explain("server1", "alice@server1: Permission denied (password).", asked=True)
     assert type(error) is errors.SSHError and "was refused" in str(error)
@@ -138,16 +175,26 @@ def test_no_text_of_ssh_breaks_the_explanation(said: str) -> None:
     assert isinstance(refusals.explain("server1", said), errors.SSHError)
 
 
+REFUSED = "channel 3: open failed: connect failed: Connection refused\r\n"
+PROHIBITED = "channel 3: open failed: administratively prohibited: open failed"
+SHORT = "channel 3: open failed: resource shortage: Connection refused\r\n"
+SILENT = "Timeout, server server1 not responding.\r\n"
+
+
 @pytest.mark.parametrize(
-    ("text", "remote", "part"),
+    ("text", "remote", "kind", "part"),
     [
-        ("channel 3: open failed: connect failed: Connection refused\r\n", "127.0.0.1:80", "nothing answers"),
-        ("channel 3: open failed: administratively prohibited: open failed", "127.0.0.1:80", "AllowTcpForwarding"),
-        ("channel 3: open failed: administratively prohibited: open failed", "/tmp/x", "AllowStreamLocalForwarding"),
+        (REFUSED, "127.0.0.1:80", errors.RefusedError, "nothing answers"),
+        (PROHIBITED, "127.0.0.1:80", errors.ProhibitedError, "AllowTcpForwarding"),
+        (PROHIBITED, "/tmp/x", errors.ProhibitedError, "AllowStreamLocalForwarding"),
+        (SHORT, "127.0.0.1:80", errors.SSHError, "resource shortage"),
+        (REFUSED + SILENT, "127.0.0.1:80", errors.ConnectionLostError, "Timeout, server server1"),
+        (SILENT + REFUSED, "127.0.0.1:80", errors.RefusedError, "nothing answers"),
     ],
 )
-def test_a_refused_forward_is_explained(text: str, remote: str, part: str) -> None:
-    assert part in str(refusals.explain_forward("server1", remote, text))
+def test_a_refused_forward_is_explained(text: str, remote: str, kind: type[errors.SSHError], part: str) -> None:
+    error = refusals.explain_forward("server1", remote, text)
+    assert (type(error), part in str(error)) == (kind, True)
 
 
 def test_a_master_that_complains_of_nothing_refused_nothing() -> None:

@@ -5,9 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ports.errors import HostKeyError, LoginNeededError, SSHError, UnknownHostError
+from ports.errors import (
+    ConnectionLostError,
+    HostKeyError,
+    LoginNeededError,
+    NetworkError,
+    ProhibitedError,
+    RefusedError,
+    SSHError,
+    UnknownHostError,
+)
 
 Reason = Callable[[str, "re.Match[str]", str], str]
+
+_LOST = r"Timeout, server \S+ not responding|client_loop: .*|Connection to \S+ closed by remote host"
 
 
 def explain(host: str, stderr: str, *, asked: bool = False) -> SSHError:
@@ -33,15 +44,32 @@ def explain(host: str, stderr: str, *, asked: bool = False) -> SSHError:
 def explain_forward(host: str, remote: str, stderr: str) -> SSHError | None:
     """Return why connections to `remote` on `host` were refused; None where the master complained of nothing.
 
-    `ssh -O forward` succeeds whatever the far end is like: the reason comes with the first connection.
+    `ssh -O forward` succeeds whatever the far end is like: the reason comes with the first connection. The last line
+    that tells one counts.
+
+    Returns
+    -------
+    ProhibitedError
+        sshd there forwards nothing to `remote`, now and later.
+    RefusedError
+        It forwards, and nothing answers there.
+    ConnectionLostError
+        The connection itself ended.
+    SSHError
+        Anything else that sshd says.
     """
-    refusals = re.findall(r"open failed: (.+?)\s*$", stderr, re.MULTILINE)
-    if not refusals:
+    told = re.findall(rf"open failed: (.+?)\s*$|({_LOST})", stderr, re.MULTILINE)
+    if not told:
         return None
-    if "prohibited" in refusals[-1]:
+    refusal, lost = told[-1]
+    if lost:
+        return ConnectionLostError(host, f"the connection was lost: {lost.strip()}")
+    if "prohibited" in refusal:
         kind = "AllowStreamLocalForwarding" if remote.startswith("/") else "AllowTcpForwarding, PermitOpen"
-        return SSHError(host, f"its sshd prohibits forwarding to {remote} ({kind}); ask the administrator")
-    return SSHError(host, f"nothing answers at {remote} there ({refusals[-1]}); has it just ended?")
+        return ProhibitedError(host, f"its sshd prohibits forwarding to {remote} ({kind}); ask the administrator")
+    if refusal.startswith("connect failed"):
+        return RefusedError(host, f"nothing answers at {remote} there ({refusal}); has it just ended?")
+    return SSHError(host, f"its sshd opens no connection to {remote} ({refusal}); wait a minute and try again")
 
 
 def is_multiplexing_failure(stderr: str) -> bool:
@@ -103,7 +131,7 @@ def _say(text: str) -> Reason:
 _TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
     (
         r"Could not resolve hostname (\S*): (?:Temporary failure|Try again)",
-        SSHError,
+        NetworkError,
         _say("the name {0} cannot be resolved now; is the network or the VPN up?"),
     ),
     (
@@ -123,7 +151,7 @@ _TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
     (r"Too many authentication failures|Permission denied, please try again", LoginNeededError, _denied),
     (
         r"administratively prohibited",
-        SSHError,
+        ProhibitedError,
         _say("forwarding is prohibited (AllowTcpForwarding or PermitOpen in the sshd_config of the host before it)"),
     ),
     (
@@ -131,20 +159,31 @@ _TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
         UnknownHostError,
         _say("the jump host does not know its name ({0})"),
     ),
-    (r"open failed: connect failed: ([^\r\n]+)", SSHError, _say("the jump host cannot connect to it: {0}")),
+    (r"open failed: connect failed: ([^\r\n]+)", NetworkError, _say("the jump host cannot connect to it: {0}")),
+    (r"relay: connect failed: ([^\r\n]+)", NetworkError, _say("the jump host cannot connect to it: {0}")),
+    (
+        r"relay: (no nc[^\r\n]+)",
+        SSHError,
+        _say("{0}, and sshd forwards nothing on the jump host; ask the administrator"),
+    ),
+    (
+        r"(Not allowed at this time|Exceeded MaxStartups)",
+        SSHError,
+        _say("sends newcomers away ({0}): too many logins, or failed ones; wait a few minutes"),
+    ),
     (
         r"(?:port (\d+))?: Connection refused",
-        SSHError,
+        NetworkError,
         _say("refuses connections: sshd is down there, or listens on another port"),
     ),
     (
         r"(?i)(?:connection|operation) timed out|timed out during",
-        SSHError,
+        NetworkError,
         _say("does not answer: it is down, or a firewall or a missing VPN is in between"),
     ),
     (
         r"(No route to host|Network is unreachable|Host is down)",
-        SSHError,
+        NetworkError,
         _say("cannot be reached: {0}; is the network or the VPN up?"),
     ),
     (
@@ -157,7 +196,7 @@ _TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
         SSHError,
         _say("refuses another session on this connection (MaxSessions); close a shell or tunnel there"),
     ),
-    (r"Timeout, server \S+ not responding", SSHError, _say("the connection was lost: it answers no longer")),
+    (r"Timeout, server \S+ not responding", ConnectionLostError, _say("the connection was lost: it answers no longer")),
     (
         r"(?:Can't open user config file|Bad owner or permissions on) (.+)",
         SSHError,
@@ -173,6 +212,16 @@ _TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
         r"(?:unix_listener|bind|channel_setup_fwd_listener\S*): (.*(?:too long|cannot bind|Address already).*)",
         SSHError,
         _say("the local end could not be made: {0}"),
+    ),
+    (
+        r"read: Connection reset by peer|Connection reset by \S+ port",
+        NetworkError,
+        _say("the connection was reset before the login: a firewall, a restart, or too many at once; try again"),
+    ),
+    (
+        r"client_loop: [^\r\n]+|Connection to \S+ closed by remote host",
+        ConnectionLostError,
+        _say("the connection was lost; try again"),
     ),
     (
         r"kex_exchange_identification|Connection (?:closed|reset) by|Connection to \S+ closed|Broken pipe",
