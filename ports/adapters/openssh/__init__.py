@@ -4,30 +4,26 @@
 
     routes     alias → hops: `ssh -G`, ProxyJump, the older ProxyCommand form
     refusals   stderr of ssh → errors with a reason and a way out; pure
+    children   the ssh processes that this process started
+    controls   where the connections are: their control sockets
+    hops       doors from a jump host to the next: forwarding, else a command there
+    logins     the start of one connection
+    silence    connections that carry nothing any more
     masters    one connection per hop, shared by all `ports` processes of the user
     sessions   commands, forwards and terminals over a connection
-    children   the ssh processes that this process started
 
-The user's own ssh processes and control sockets are never used or ended.
+The user's own master is used where the configuration names one, and nothing of the user's is ever ended.
 """
 
 from __future__ import annotations
 
 from ports.adapters.openssh.children import end_all
-from ports.adapters.openssh.masters import (
-    Master,
-    close,
-    close_all,
-    connect,
-    end_master,
-    is_running,
-    kept,
-    places,
-    running,
-)
+from ports.adapters.openssh.controls import Master, is_running, kept
+from ports.adapters.openssh.masters import close, close_all, connect, end_master, places, running
 from ports.adapters.openssh.refusals import explain, explain_forward
 from ports.adapters.openssh.routes import Destination, Host, aliases, resolve, route, suggest
-from ports.adapters.openssh.sessions import Completed, cancel, end, forward, interactive, popen, run
+from ports.adapters.openssh.sessions import Completed, cancel, end, forward, interactive, popen, run, session
+from ports.adapters.openssh.silence import retire
 
 __all__ = [
     "Completed",
@@ -51,8 +47,10 @@ __all__ = [
     "places",
     "popen",
     "resolve",
+    "retire",
     "route",
     "run",
     "running",
+    "session",
     "suggest",
 ]

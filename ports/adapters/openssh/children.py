@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import threading
+import time
+from collections.abc import Callable
 from typing import IO
 
 from ports.errors import TimedOutError, ToolMissingError
@@ -73,18 +75,32 @@ def end_all() -> None:
         end(process)
 
 
-def run_to_end(arguments: list[str], *, stderr: IO[bytes] | None, limit: float, own_session: bool = True) -> int:
+def run_to_end(
+    arguments: list[str],
+    *,
+    stderr: IO[bytes] | None,
+    limit: float,
+    own_session: bool = True,
+    doubt: tuple[float, Callable[[], None]] | None = None,
+) -> int:
     """Run a process without input and output, and return its status; raises TimedOutError, the process being ended.
 
     Parameters
     ----------
     stderr : file, optional
         Where its stderr goes; without one, to the terminal unless it has its `own_session`, then nowhere.
+    doubt : (float, callable), optional
+        What is called, once, when the process has not ended after that many seconds; it may raise, which ends it.
     """
     target = stderr if stderr is not None else (subprocess.DEVNULL if own_session else None)
     process = start(arguments, stderr=target, own_session=own_session)
+    until = time.monotonic() + limit
     try:
-        return process.wait(limit)
+        if doubt is not None and doubt[0] < limit:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(doubt[0])
+            doubt[1]()
+        return process.wait(max(0.0, until - time.monotonic()))
     except subprocess.TimeoutExpired:
         raise TimedOutError(arguments[0], limit) from None
     finally:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ports import config
 from ports.adapters.openssh.refusals import explain
-from ports.errors import SSHError, ToolMissingError, UnknownHostError
+from ports.errors import NetworkError, SSHError, ToolMissingError, UnknownHostError
 
 MOST_HOPS = 8
 
@@ -42,6 +42,10 @@ class Host:
     jumps: tuple[Destination, ...] = ()
     proxy_command: str | None = None
     host_key_checking: str = "ask"
+    #: Control socket of the user's own master, where the configuration names one.
+    control_path: str | None = None
+    #: All that the configuration says, as pairs of lower-case key and value.
+    options: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
 
     @property
     def alias(self) -> str:
@@ -60,8 +64,8 @@ def config_arguments() -> list[str]:
     return ["-F", str(Path(chosen).expanduser())] if chosen else []
 
 
-def resolve(destination: Destination | str) -> Host:
-    """Return `destination` as ssh resolves it; nothing is connected.
+def resolve(destination: Destination | str, *, timeout: float = 30.0) -> Host:
+    """Return `destination` as ssh resolves it; nothing is connected, but ssh may ask for names.
 
     Raises
     ------
@@ -73,23 +77,35 @@ def resolve(destination: Destination | str) -> Host:
     wanted = destination if isinstance(destination, Destination) else parse_destination(destination)
     command = [program(), *config_arguments(), "-G", *wanted.arguments()]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
     except (FileNotFoundError, PermissionError) as error:  # EACCES: a directory of PATH that may not be read
         raise ToolMissingError(program(), "install the OpenSSH client (`apt install openssh-client`)") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise NetworkError(
+            wanted.host, f"its name was not resolved within {timeout:.3g} s; is the network or the VPN up?"
+        ) from error
+    except OSError as error:
         raise SSHError(wanted.host, f"ssh -G: {error}") from error
     if done.returncode:
         raise explain(wanted.host, done.stderr.decode(errors="replace"))
     return parse_resolved(wanted, done.stdout.decode(errors="replace"))
 
 
-def route(destination: Destination | str) -> tuple[Host, ...]:
-    """Return the hosts on the way to `destination`, each reached through the one before; raises as `resolve`."""
+def route(
+    destination: Destination | str, *, timeout: float = 30.0, by: Callable[[Destination], Host] | None = None
+) -> tuple[Host, ...]:
+    """Return the hosts on the way to `destination`, each reached through the one before; raises as `resolve`.
+
+    Parameters
+    ----------
+    by : callable, optional
+        What resolves a destination, where there is no ssh program to do it.
+    """
     wanted = destination if isinstance(destination, Destination) else parse_destination(destination)
     hops: list[Host] = []
     before: tuple[Destination, ...] = ()
     while True:
-        host = resolve(wanted)
+        host = by(wanted) if by else resolve(wanted, timeout=timeout)
         hops.insert(0, host)
         if len(hops) > MOST_HOPS:
             raise SSHError(hops[-1].alias, f"more than {MOST_HOPS} jump hosts; does a ProxyJump lead in a circle?")
@@ -121,11 +137,10 @@ def parse_destination(text: str) -> Destination:
 
 def parse_resolved(wanted: Destination, text: str) -> Host:
     """Return the host in the output of `ssh -G`."""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(" ")
-        found.setdefault(key.lower(), value.strip())
-    jump, proxy = (_unless_none(found.get(key)) for key in ("proxyjump", "proxycommand"))
+    pairs = [line.partition(" ") for line in text.splitlines()]
+    options = tuple((key.lower(), value.strip()) for key, _, value in pairs)
+    found = dict(reversed(options))  # the first one counts
+    jump, proxy, control = (_unless_none(found.get(key)) for key in ("proxyjump", "proxycommand", "controlpath"))
     return Host(
         destination=wanted,
         hostname=found.get("hostname", wanted.host),
@@ -134,6 +149,8 @@ def parse_resolved(wanted: Destination, text: str) -> Host:
         jumps=tuple(parse_destination(one.strip()) for one in jump.split(",")) if jump else (),
         proxy_command=proxy,
         host_key_checking=found.get("stricthostkeychecking", "ask"),
+        control_path=control,
+        options=options,
     )
 
 

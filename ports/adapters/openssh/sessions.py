@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ports.adapters.openssh import children
-from ports.adapters.openssh.masters import Master, client_arguments, connect, end_master, is_running, places
+from ports.adapters.openssh.controls import Master, is_running
+from ports.adapters.openssh.logins import client_arguments
+from ports.adapters.openssh.masters import connect
 from ports.adapters.openssh.refusals import explain, is_multiplexing_failure, is_session_refused
 from ports.adapters.openssh.routes import config_arguments, program
-from ports.errors import SSHError, TimedOutError, ToolMissingError
+from ports.adapters.openssh.silence import carries, retire
+from ports.errors import ConnectionLostError, SSHError, ToolMissingError
 
-# ssh notices a dead connection after three keepalives, and says that the master is "running" until then.
-_SILENT_SECONDS, _ANSWER_SECONDS = 2.0, 3.0
-
-
-class _DeadError(SSHError):
-    """The connection carries nothing any more."""
+_SILENT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -62,19 +61,21 @@ def run(
         master = connect(alias, batch=batch, warm=False)
         try:
             done = _run_over(master, command, input, timeout)
-        except _DeadError as error:
-            _end_dead(alias)
+        except ConnectionLostError as error:
+            retire(alias)
             if repeatable and attempt == 1 and not master.fresh:
                 continue
-            raise SSHError(alias, error.reason) from error
+            raise ConnectionLostError(alias, error.reason) from error
         if done.status != 255:
             return done
         if is_session_refused(done.stderr):
             raise explain(alias, done.stderr)
         if is_multiplexing_failure(done.stderr) and attempt == 1:
             continue  # the master ended in the moment between; nothing ran
-        if not is_running(master.control):
-            raise SSHError(alias, f"the connection was lost; {_last_line(master.said()) or 'run the command again'}")
+        if not master.is_there():
+            raise ConnectionLostError(
+                alias, f"the connection was lost; {_last_line(master.said()) or 'run the command again'}"
+            )
         return done
     raise SSHError(alias, "the connection ends at once, twice; `ssh -v` to it tells more")
 
@@ -85,8 +86,23 @@ def popen(master: Master, command: str) -> subprocess.Popen[bytes]:
     return children.start(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, kept=True)
 
 
+def session(master: Master, command: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Start a line of the login shell over `master`, and return a socket that is its standard input and output.
+
+    It stays until `end`, or until the socket is closed.
+    """
+    mine, theirs = socket.socketpair()
+    with theirs:
+        try:
+            arguments = client_arguments(master, ["-T", "--", master.alias, command])
+            return mine, children.start(arguments, stdin=theirs.fileno(), stdout=theirs.fileno(), kept=True)
+        except BaseException:
+            mine.close()
+            raise
+
+
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End what `popen` started."""
+    """End what `popen` or `session` started."""
     children.end(process)
 
 
@@ -97,12 +113,16 @@ def forward(master: Master, forwards: list[tuple[Path, str]]) -> None:
 
     Raises
     ------
+    ConnectionLostError
+        The master is gone; another `connect` makes a new one.
     SSHError
-        The master is gone, or a local socket cannot be made.
+        A local socket cannot be made.
     """
     before = master.said_bytes()
     done = _control(master, "forward", forwards)
     if done.status:
+        if not master.is_there() or is_multiplexing_failure(done.stderr):
+            raise ConnectionLostError(master.alias, "the connection was lost; try again")
         raise explain(master.alias, master.said(before) + done.stderr)
 
 
@@ -159,27 +179,10 @@ def _communicate(process: subprocess.Popen[bytes], master: Master, input: bytes,
             if left <= pause:
                 raise
         given, pause = None, min(2 * pause, 30.0)
-        if not _carries(master):
-            raise _DeadError(master.alias, "the connection was lost: it answers no longer; run the command again")
-
-
-def _carries(master: Master) -> bool:
-    """Tell whether the server still answers over `master`, be it with a refusal; no shell runs there for it."""
-    arguments = client_arguments(master, ["-W", "127.0.0.1:1", "--", master.alias])
-    try:
-        children.run_to_end(arguments, stderr=None, limit=_ANSWER_SECONDS)
-    except TimedOutError:
-        return False
-    return True
-
-
-def _end_dead(alias: str) -> None:
-    """End the master to `alias`, and those on the way that carry nothing: a laptop's sleep kills all of them."""
-    *before, last = places(alias)
-    end_master(last)
-    for master in before:
-        if is_running(master.control) and not _carries(master):
-            end_master(master)
+        if not carries(master):
+            raise ConnectionLostError(
+                master.alias, "the connection was lost: it answers no longer; run the command again"
+            )
 
 
 def _control(master: Master, verb: str, forwards: list[tuple[Path, str]]) -> Completed:
@@ -187,9 +190,11 @@ def _control(master: Master, verb: str, forwards: list[tuple[Path, str]]) -> Com
     arguments = client_arguments(master, ["-O", verb, *listed, "--", master.alias])
     process = children.start(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        output, stderr = process.communicate(timeout=15)
+        output, stderr = process.communicate(timeout=10)
     except subprocess.TimeoutExpired as error:
-        raise SSHError(master.alias, "its ssh process does not answer; the connection may be down") from error
+        raise ConnectionLostError(
+            master.alias, "its ssh process does not answer; the connection may be down"
+        ) from error
     finally:
         children.end(process)
     return Completed(process.returncode, output.decode(errors="replace"), stderr.decode(errors="replace"))

@@ -1,0 +1,62 @@
+"""Connections that say "running" and carry nothing: found by asking the far end, and left aside."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from ports.adapters.openssh import children, controls
+from ports.adapters.openssh.controls import Master
+from ports.adapters.openssh.logins import client_arguments
+from ports.adapters.openssh.routes import route
+from ports.errors import ConnectionLostError, TimedOutError
+
+# ssh notices a dead connection after three keepalives, and says that the master is "running" until then.
+ANSWER_SECONDS = 2.5
+
+
+def carries(master: Master, limit: float = ANSWER_SECONDS) -> bool:
+    """Tell whether the server still answers over `master`, be it with a refusal; no shell runs there for it."""
+    arguments = client_arguments(master, ["-W", "127.0.0.1:1", "--", master.alias])
+    try:
+        children.run_to_end(arguments, stderr=None, limit=limit)
+    except TimedOutError:
+        return False
+    return True
+
+
+def retire(alias: str) -> None:
+    """Leave aside, on the way to `alias`, the connections that carry nothing: the next `connect` makes new ones.
+
+    All are asked at once; it takes `ANSWER_SECONDS` where one does not answer. They are not ended: what goes through
+    them goes on when the packets flow again in time, else they end by their keepalives.
+
+    Raises
+    ------
+    SSHError
+        The configuration cannot be read.
+    """
+    hops = route(alias)
+    asked: list[threading.Thread] = []
+    for key, hop in zip(controls.keys(hops), hops, strict=True):
+        for master in (controls.ours(key, hop), controls.users(key, hop)):
+            if master is not None and controls.is_running(master.control):
+                asked.append(threading.Thread(target=_leave_if_silent, args=(key, master), daemon=True))
+                asked[-1].start()
+    for thread in asked:
+        thread.join()
+
+
+def doubt(key: str, master: Master, limit: float) -> None:
+    """Leave a jump host's connection aside where it carries nothing, and raise ConnectionLostError then."""
+    started = time.monotonic()
+    limit = min(ANSWER_SECONDS, limit)
+    if not carries(master, limit=max(0.5, limit - 0.2)):
+        controls.mark_silent(key, master)
+        waited = time.monotonic() - started
+        raise ConnectionLostError(master.alias, f"its connection carried nothing for {waited:.2g} s")
+
+
+def _leave_if_silent(key: str, master: Master) -> None:
+    if not carries(master):
+        controls.mark_silent(key, master)
