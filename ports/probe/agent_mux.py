@@ -55,7 +55,9 @@ class Mux:
         self.heard_at = time.monotonic()
         self.unsent = 0
         self.ended = False
-        self._inbox = b""  # type: Union[bytes, bytearray]
+        self._room = bytearray(1 << 18)
+        self._inbox, self._missing = bytearray(), HEADER.size  # a frame that is not whole, and its length
+        self._number = self._left = 0  # of the DATA that is being passed on
         self._outbox = deque()  # type: Deque[Bytes]
         self._full = self._held = False
         self._paused = {}  # type: Dict[int, Callable[[], None]]
@@ -79,22 +81,23 @@ class Mux:
         self._paused[number] = resume
         return True
 
-    def feed(self, data: bytes) -> None:
-        """Take what was read from the session."""
+    def feed(self, data: "Bytes") -> None:
+        """Take what was read from the session; `data` is not kept. Of DATA the beginning is passed on at once."""
         self.heard_at = time.monotonic()
-        joined = self._inbox + data if self._inbox else data
-        at, end, self._held = 0, len(joined), True  # what frames bring about is sent in one piece
-        with memoryview(joined) as view:
-            while end - at >= HEADER.size and not self.ended:
-                kind, number, length = HEADER.unpack_from(view, at)
-                if length > LONGEST or not CONTROL <= kind <= CLOSE:
-                    self.end("what came is no frame")
-                elif end - at - HEADER.size < length:
-                    break
-                else:
-                    at += HEADER.size + length
-                    self._take(kind, number, bytes(view[at - length : at]))
-        self._inbox = joined if at == 0 and isinstance(joined, bytearray) else bytearray(joined[at:])
+        view, inbox, self._held = memoryview(data), self._inbox, True  # what frames bring about is sent in one piece
+        while len(view) and not self.ended:
+            if self._left:
+                part = view[: self._left]
+                self._left -= len(part)
+                channel = self.channels.get(self._number)  # of one that is closed, data may still come
+                if channel is not None:
+                    channel.pass_on(part)
+            else:
+                part = view[: self._missing - len(inbox)]
+                inbox += part
+                if len(inbox) == self._missing:
+                    self._parse(inbox)
+            view = view[len(part) :]
         self._held = False
         if self._outbox and not self._full:
             self._write()
@@ -112,11 +115,26 @@ class Mux:
         self._paused.clear()
         self.on_end(reason)
 
+    def _parse(self, inbox: bytearray) -> None:
+        """Take a frame, or its header: of DATA no more is awaited, of the others all."""
+        kind, number, length = HEADER.unpack_from(inbox)
+        if length > LONGEST or not CONTROL <= kind <= CLOSE:
+            self.end("what came is no frame")
+        elif kind != DATA and len(inbox) < HEADER.size + length:
+            self._missing = HEADER.size + length
+        else:
+            payload = bytes(inbox[HEADER.size :])
+            inbox.clear()
+            self._missing = HEADER.size
+            self._number, self._left = number, length if kind == DATA else 0
+            if kind != DATA:
+                self._take(kind, number, payload)
+
     def _take(self, kind: int, number: int, payload: bytes) -> None:
         if kind == PING:
             self.send(PONG, 0, payload)
             return
-        channel = self.channels.get(number) if kind >= DATA else None
+        channel = self.channels.get(number) if kind > DATA else None
         if channel is not None:
             channel.take(kind, payload)
         elif kind < DATA or kind == CLOSE:  # of a channel that is closed, frames may still come
@@ -124,14 +142,14 @@ class Mux:
 
     def _read(self) -> None:
         try:
-            data = os.read(self.fd_in, 1 << 18)
+            length = os.readv(self.fd_in, [self._room])
         except BlockingIOError:
             return
         except OSError as error:
             self.end(error.strerror or str(error))
             return
-        if data:
-            self.feed(data)
+        if length:
+            self.feed(memoryview(self._room)[:length])
         else:
             self.end("")
 
@@ -180,13 +198,19 @@ class Channel:
         mux.channels[number] = self
         self._listen()
 
+    def pass_on(self, data: memoryview) -> None:
+        """Pass on what came for the connection; `data` is not kept."""
+        if self._writing:
+            self._queue.append(bytes(data))
+            return
+        self._queue.append(data)
+        self._write()
+        if self._queue:
+            self._queue[-1] = bytes(self._queue[-1])
+
     def take(self, kind: int, payload: bytes) -> None:
-        """Take a frame of this channel."""
-        if kind == DATA:
-            self._queue.append(payload)
-            if not self._writing:
-                self._write()
-        elif kind == CREDIT:
+        """Take a frame of this channel that holds no data."""
+        if kind == CREDIT:
             self.credit += struct.unpack(">I", payload)[0]
             self._listen()
         else:
