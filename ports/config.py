@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ports import paths
 from ports.errors import SettingError
 
 _PREFIX = "DASK_PORTS__"
+_overridden: dict[str, Any] = {}
 
 
 @functools.cache
@@ -45,6 +47,7 @@ def load() -> dict[str, Any]:
     for source, data in _sources():
         _validate(source, data)
         _merge(merged, data)
+    _merge(merged, _overridden)
     return merged
 
 
@@ -54,6 +57,15 @@ def get(key: str) -> Any:
     for part in key.split("."):
         value = value[part]
     return value
+
+
+def override(key: str, value: str) -> None:
+    """Set a setting for this process and those that it starts, before all that stands elsewhere: an option's work."""
+    document: Any = value
+    for part in reversed(key.split(".")):
+        document = {part: document}
+    _merge(_overridden, document)
+    os.environ[_PREFIX + key.upper().replace(".", "__")] = value
 
 
 def dask_value(key: str) -> Any:
@@ -87,6 +99,7 @@ def _sources() -> list[tuple[str, dict[str, Any]]]:
     """Return where settings come from, the last one winning, with what stands there."""
     dask_config = sys.modules.get("dask.config")
     if dask_config is not None:
+        _check_files()
         found = [("dask.config", _canonical(dask_config.config.get("ports") or {}))]
         return [(source, data) for source, data in found if data]
     found = [(str(path), _canonical(data)) for path, data in _files()]
@@ -96,6 +109,12 @@ def _sources() -> list[tuple[str, dict[str, Any]]]:
 
 def _files() -> list[tuple[Path, Any]]:
     return [(file, data["ports"]) for file, data in _documents("ports") if data.get("ports")]
+
+
+@functools.cache
+def _check_files() -> None:
+    """Look once for a misspelt header, where Dask has read the files."""
+    _documents("ports")
 
 
 def _documents(word: str) -> list[tuple[Path, dict[str, Any]]]:
@@ -114,7 +133,7 @@ def _read_yaml(file: Path, word: str) -> dict[str, Any]:
         return {}  # as Dask does: a file that may not be read is another user's affair
     except UnicodeDecodeError as error:
         raise SettingError(str(file), "ports", f"the file is not UTF-8 text ({error.reason})") from error
-    if word not in text and word.replace("-", "_") not in text:
+    if word not in text and word.replace("-", "_") not in text and file.stem != "ports":
         return {}
     import yaml
 
@@ -122,7 +141,10 @@ def _read_yaml(file: Path, word: str) -> dict[str, Any]:
         data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise SettingError(str(file), "ports", f"the file is not YAML: {' '.join(str(error).split())}") from error
-    return data if isinstance(data, dict) else {}
+    if not isinstance(data, dict):
+        return {}
+    _check_header(file, data)
+    return data
 
 
 def _variables() -> list[tuple[str, dict[str, Any]]]:
@@ -174,8 +196,31 @@ def _validate(source: str, data: Any) -> None:
         if error.rule == "additionalProperties":
             unknown = sorted(set(error.value) - set(error.definition.get("properties", {})))
             key, known = f"{key}.{unknown[0]}", ", ".join(sorted(error.definition.get("properties", {})))
-            raise SettingError(source, key, f"no such setting; there are {known}") from error
+            meant = _near(unknown[0], error.definition.get("properties", {}))
+            raise SettingError(source, key, f"no such setting; {meant}there are {known}") from error
         raise SettingError(source, key, f"{error.value!r} {reason}{_allowed(error.definition)}") from error
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    """Return ``did you mean …; ``; empty where nothing resembles `word`."""
+    import difflib
+
+    near = difflib.get_close_matches(word.lower().replace("-", "_"), sorted(known), n=1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _check_header(file: Path, data: dict[str, Any]) -> None:
+    """Raise SettingError where a file of our name has no ``ports:``, but what was meant to be it or to stand below it.
+
+    Dask reads such a file in silence. Other keys may stand in it: it is one of Dask's own.
+    """
+    if file.stem != "ports" or "ports" in data:
+        return
+    for key in map(str, data):
+        if key in schema()["properties"]:
+            raise SettingError(str(file), key, "it is ignored where it stands; settings stand below the key 'ports'")
+        if _near(key, ["ports"]):
+            raise SettingError(str(file), key, "it is no key of ports and would be ignored; did you mean 'ports'?")
 
 
 def _allowed(definition: dict[str, Any]) -> str:

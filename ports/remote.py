@@ -8,11 +8,12 @@ import os
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ports import config, errors
+from ports import config, errors, targets
 from ports import probe as far
 from ports.adapters import openssh
 from ports.errors import (
@@ -27,6 +28,8 @@ from ports.errors import (
 
 T = TypeVar("T")
 
+#: The variable that tells `ports attach` on a host how it is called where the command was typed.
+CALLED = "PORTS_CALLED"
 # Understood by bash, zsh, tcsh and fish alike; -I keeps PYTHON* variables and the user's own modules out of it,
 # -S saves 5 to 30 ms.
 _PYTHON = "exec python3 -I -S -"
@@ -98,6 +101,9 @@ def run(
         failure = revive(alias, told)
         failure.where = alias
         raise failure
+    for line in str(answer["stderr"]).splitlines():  # its warnings
+        if line.startswith("ports: "):
+            warnings.warn(f"{alias}: {targets.hints_at(alias, line.removeprefix('ports: '))}", stacklevel=2)
     return document
 
 
@@ -105,7 +111,8 @@ def interactive(alias: str, argv: list[str]) -> None:
     """Replace this process by ``ports <argv>`` on `alias`, at this terminal; raises as `run`."""
     request = {"do": "run", "argv": ["--version"], "env": config.host(alias).get("env")}
     command = str(_ask(alias, request, timeout=60, batch=None)["command"])
-    words = [command, *([] if command.endswith("/ports") else ["-m", "ports"]), *argv]
+    names = ["env", f"{CALLED}={alias}"] if "attach" in argv[1:2] else []  # a shell would hand it on
+    words = [*names, command, *([] if command.endswith("/ports") else ["-m", "ports"]), *argv]
     for word in words:
         if not re.fullmatch(r"[\w@%+=:,./-]+", word):  # which shell would read it there is not known
             raise FarSideError(alias, f"{word!r} cannot be handed to the shell there; use letters, digits, '-' and '/'")
@@ -172,6 +179,11 @@ def _host_row(alias: str | None, state: str) -> dict[str, Any]:
     return {"host": alias, "kind": "host", "name": None, "state": state, "url": None}
 
 
+def is_connected(alias: str) -> bool:
+    """Tell whether a connection to `alias` is kept; nothing is connected, and whether it carries is not asked."""
+    return openssh.running(alias) is not None
+
+
 def many(
     aliases: Iterable[str],
     function: Callable[[str], T],
@@ -219,8 +231,12 @@ def many(
 
 def failed_row(alias: str, error: PortsError) -> dict[str, Any]:
     """Return the row of a host that failed, for a listing of several."""
-    row = {"host": alias, "kind": "host", "name": None, "state": "error"}
-    return {**row, "error": str(error), "exit_code": error.exit_code}
+    return {**_host_row(alias, "error"), "error": str(error), "exit_code": error.exit_code}
+
+
+def nothing_rows(alias: str, hosts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the row of a host on which there is nothing, for a listing of several; of one, an empty list says it."""
+    return [_host_row(alias, "nothing")] if len(hosts) > 1 else []
 
 
 def describe(error: PortsError) -> dict[str, Any]:

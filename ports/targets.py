@@ -44,6 +44,23 @@ def parse(text: str) -> Target:
     return Target(host, name=thing)
 
 
+def hints_at(host: str | None, text: str) -> str:
+    """Return what `ports` on `host` said, its hints as they are to be typed here: ``-H`` added, the alias of here.
+
+    ``None`` is this machine, whose text stays as it is.
+    """
+    if host is None:
+        return text
+
+    def here(found: re.Match[str]) -> str:
+        command = found[1]
+        if re.match(r"ports open [^\s:]+:", command):  # there, the alias was a guess
+            return f"`{re.sub(r' [^ :]+:', lambda _: f' {host}:', command, count=1)}`"
+        return found[0] if re.search(r" (-H|--host)\b", command) else f"`{command} -H {host}`"
+
+    return re.sub(r"`(ports (?:(?:cluster|notebook|prune)\b|open [^\s:`]+:)[^`]*)`", here, text)
+
+
 def by_host(targets: Iterable[Target]) -> dict[str, list[Target]]:
     """Return the targets of each host, each once, in the order in which they were named."""
     found: dict[str, list[Target]] = {}

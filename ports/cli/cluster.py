@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ports.cli.numbers import Number
 from ports.cli.output import Output, Row, with_host, with_output
 
 NAME = click.argument("name", required=False)
@@ -55,8 +56,8 @@ def cluster() -> None:
 
 @cluster.command()
 @NAME
-@click.option("--n-workers", type=click.IntRange(min=0), help="Number of workers.")
-@click.option("--threads-per-worker", type=click.IntRange(min=1), help="Threads of each worker.")
+@click.option("--n-workers", type=Number(0), help="Number of workers.")
+@click.option("--threads-per-worker", type=Number(1), help="Threads of each worker.")
 @click.option("--memory-limit", help="Memory of one worker: 4GB, 2GiB, or bytes.")
 @click.option("--processes/--no-processes", default=None, help="Workers as processes, or as threads of one process.")
 @click.option("--daemon/--no-daemon", default=None, help="Daemon workers: their tasks may not start processes.")
@@ -71,7 +72,7 @@ def cluster() -> None:
     help="Variable for the cluster; NAME alone: with the value it has here, which no command line shows. Repeatable.",
 )
 @click.option("--option", multiple=True, metavar="KEYWORD=VALUE", help="Keyword of LocalCluster, as JSON; repeatable.")
-@click.option("--timeout", type=float, help="Seconds until the start is given up.")
+@click.option("--timeout", type=Number(0, whole=False), help="Seconds until the start is given up.")
 @with_output
 @with_host(show_one)
 def start(out: Output, name: str | None, environ: tuple[str, ...], option: tuple[str, ...], **options: Any) -> None:
@@ -107,7 +108,7 @@ def show(out: Output, name: str | None) -> None:
 
 @cluster.command()
 @click.argument("name")
-@click.argument("n_workers", type=click.IntRange(min=0))
+@click.argument("n_workers", type=Number(0))
 @with_output
 @with_host(show_one)
 def scale(out: Output, name: str, n_workers: int) -> None:
@@ -134,7 +135,7 @@ def restart(out: Output, name: str | None) -> None:
 
 @cluster.command()
 @NAME
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="Last lines; 0: all.")
+@click.option("-n", "--lines", type=Number(0), default=50, show_default=True, help="Last lines; 0: all.")
 @with_output
 @with_host(show_lines)
 def logs(out: Output, name: str | None, lines: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from ports.cli.output import Output, Row, with_host, with_output
+from ports.cli.output import Output, Row, on_host, with_host, with_output, write_json
 
 SOME_FAILED = 5
 _MOMENT = 2.0  # seconds; most hosts answer within one
@@ -26,9 +26,29 @@ def list_(out: Output, hosts: tuple[str, ...], all_users: bool) -> int:
 
     with Arriving(out, hosts) as arriving:
         rows = listeners.rows(hosts, all_users=all_users, on_host=arriving.take)
-    where = f" on {' and '.join(hosts)}" if hosts else ""
-    out.table(arriving.left(rows), "listener", empty="" if arriving.shown else f"nothing of yours listens{where}")
+    rows = [on_host(row["host"], row) for row in rows] if hosts else rows
+    if out.as_json:
+        write_json(rows)
+    else:
+        out.table(arriving.left([row for row in rows if is_there(row)]), "listener", empty="")
+        show_missing(out, rows, hosts)
     return SOME_FAILED if any(row.get("error") for row in rows) else 0
+
+
+def is_there(row: Row) -> bool:
+    """Tell whether a row is of something that was found, and not of a host without any."""
+    return not row.get("error") and row["state"] != "nothing"
+
+
+def show_missing(out: Output, rows: Sequence[Row], hosts: Sequence[str]) -> None:
+    """Tell which hosts failed, and on which nothing of mine listens."""
+    for row in rows:
+        if row.get("error"):
+            out.fail(row["host"], row["error"])
+        elif row["state"] == "nothing":
+            out.say(f"nothing of yours listens on {row['host']}")
+    if not rows:
+        out.say(f"nothing of yours listens{''.join(f' on {host}' for host in hosts)}")
 
 
 class Arriving:
@@ -46,7 +66,7 @@ class Arriving:
         """Take the rows of a host."""
         with self._lock:
             self.missing.pop(host, None)
-            self.arrived += rows
+            self.arrived += [on_host(host, row) for row in rows if is_there(row)]
 
     def left(self, rows: Sequence[Row]) -> list[Row]:
         """Return those of `rows` that have not been shown."""

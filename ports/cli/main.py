@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "prune": ("ports.cli.listing", "prune", "Remove what stopped clusters and notebook servers left behind."),
 }
 _HIDDEN = ("ls",)
+_CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 prints the help itself
 
 
@@ -64,7 +65,7 @@ class Lazy(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items() if name not in _HIDDEN])
 
 
-@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Lazy)
 @click.version_option(VERSION, prog_name="ports")
 def ports() -> None:
     """Your Dask clusters and notebooks on shared servers: private, found again, and open at home."""
@@ -93,7 +94,7 @@ def run(command: click.Command, arguments: list[str], name: str = "ports") -> in
     """Run `command`; return its exit code, having printed its error."""
     as_json = "--json" in arguments
     try:
-        code: Any = command.main(args=arguments, prog_name=name, standalone_mode=False)
+        code: Any = command.main(args=arguments, prog_name=name, standalone_mode=False, **_CONTEXT)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Abort:
@@ -121,13 +122,15 @@ def run(command: click.Command, arguments: list[str], name: str = "ports") -> in
 
 
 def _fail(error: Any, as_json: bool) -> int:
-    from ports import remote
+    from ports import config, remote, targets
     from ports.cli.output import write_json
 
+    host = error.where or config.variable(remote.CALLED)
+    text = targets.hints_at(host, str(error))
     if as_json:
-        write_json({"error": remote.describe(error)})
-    there = f"{error.where}: " if error.where and not str(error).startswith(f"{error.where}: ") else ""
-    click.echo(f"ports: {there}{error}", err=True)
+        write_json({"error": {**remote.describe(error), "message": text}})
+    there = f"{host}: " if host and not text.startswith((f"{host}: ", f"{host} ")) else ""
+    click.echo(f"ports: {there}{text}", err=True)
     return int(error.exit_code)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ports.cli.numbers import Number
 from ports.cli.output import Output, Row, with_host, with_output
 
 NAME = click.argument("name", required=False)
@@ -41,7 +42,7 @@ def notebook() -> None:
 @NAME
 @click.option("--root", type=click.Path(), help="Directory to serve; default: the current one.")
 @click.option("--env", help="Conda environment (name or path) or venv (path) to run in.")
-@click.option("--timeout", type=float, help="Seconds until the start is given up.")
+@click.option("--timeout", type=Number(0, whole=False), help="Seconds until the start is given up.")
 @with_output
 @with_host(show_one)
 def start(out: Output, name: str | None, **options: Any) -> None:
@@ -74,7 +75,7 @@ def show(out: Output, name: str | None) -> None:
 
 @notebook.command()
 @NAME
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=50, show_default=True, help="Last lines; 0: all.")
+@click.option("-n", "--lines", type=Number(0), default=50, show_default=True, help="Last lines; 0: all.")
 @with_output
 @with_host(show_lines)
 def logs(out: Output, name: str | None, lines: int) -> None:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ports import targets
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 Row = Mapping[str, Any]
@@ -30,6 +32,7 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
+        self.host: str | None = None  # where the command acts, as it was typed
 
     def table(self, rows: Sequence[Row], kind: str, *, empty: str) -> None:
         """Show `rows` in the columns of `kind`; `empty` is said where there are none."""
@@ -54,7 +57,7 @@ class Output:
         if self.as_json:
             write_json(row)
         else:
-            click.echo(text)
+            click.echo(targets.hints_at(self.host, text))
 
     def lines(self, lines: Sequence[str]) -> None:
         """Show lines of a log."""
@@ -71,7 +74,7 @@ class Output:
 
     def say(self, text: str) -> None:
         """Tell progress: on stderr, so that results stay alone on stdout."""
-        click.echo(text, err=True)
+        click.echo(targets.hints_at(self.host, text), err=True)
 
 
 def write_json(document: Any) -> None:
@@ -126,7 +129,8 @@ def with_host(show: Callable[..., None]) -> Callable[[F], F]:
             timeout = options.get("timeout")
             seconds = (60.0 if timeout is None else timeout) + 60.0  # there it gives up first, and says why
             document = remote.run(host, far_arguments(ctx), login=True, timeout=seconds)
-            return show(out, _on(host, document))
+            out.host = host
+            return show(out, on_host(host, document))
 
         return command  # type: ignore[return-value]
 
@@ -156,11 +160,13 @@ def _flag(option: click.Option, value: bool) -> str:
     return option.opts[-1] if value or not option.secondary_opts else option.secondary_opts[-1]
 
 
-def _on(host: str, document: Any) -> Any:
-    """Name the rows' host as it was typed."""
+def on_host(host: str, document: Any) -> Any:
+    """Name the rows' host as it was typed, in their hints as well."""
     if isinstance(document, list):
-        return [_on(host, row) for row in document]
+        return [on_host(host, row) for row in document]
     if not isinstance(document, dict):
         return document
     command = f"ports open {host}:{document['name']}" if document.get("command") else None  # there it is a guess
-    return {**document, "host": host} | ({"command": command} if command else {})
+    hints = {key: document[key] for key in ("reason", "note", "error") if isinstance(document.get(key), str)}
+    told = {key: targets.hints_at(host, text) for key, text in hints.items()}
+    return {**document, **told, "host": host} | ({"command": command} if command else {})

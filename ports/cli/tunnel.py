@@ -8,20 +8,22 @@ from typing import Any
 
 import click
 
-from ports.cli.output import Output, Row, with_output, write_json
+from ports import targets
+from ports.cli.numbers import Number
+from ports.cli.output import Output, Row, on_host, with_output, write_json
 
 NOTHING, SOME_FAILED = 3, 5
 _LINE = "{:<12}  {:<24}  {}"
 
 
 @click.command("open")
-@click.argument("targets", metavar="[TARGET]...", nargs=-1)
+@click.argument("wanted", metavar="[TARGET]...", nargs=-1)
 @click.option("--background", is_flag=True, help="Return, and leave the tunnels to a process of their own.")
 @click.option("--browse/--no-browser", default=None, help="Open the browser when a link is up.")
-@click.option("--local-port", type=click.IntRange(0, 65535), help="Port here, for one target; 0: any free one.")
+@click.option("--local-port", type=Number(0, 65535), help="Port here, for one target; 0: any free one.")
 @click.option("--owner", metavar="USER", help="Open what USER listens on, where TARGET names a port.")
 @with_output
-def open_(out: Output, targets: tuple[str, ...], background: bool, browse: bool | None, **options: Any) -> int:
+def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool | None, **options: Any) -> int:
     """Open what runs on other hosts here: tunnels, and links that work.
 
     TARGET is HOST (all my clusters and notebooks there), HOST:NAME or HOST:PORT; HOST is an alias of ~/.ssh/config.
@@ -32,12 +34,12 @@ def open_(out: Output, targets: tuple[str, ...], background: bool, browse: bool 
 
     show = Links(out, browse)
     if background:
-        rows = tunnels.open_in_background(targets, on_event=show.event, **options)
+        rows = tunnels.open_in_background(wanted, on_event=show.event, **options)
         show.settled(rows, "`ports tunnel list` shows them, `ports tunnel close --all` closes them")
         show.wait_for_browser()
         return exit_code(rows)
     keeper.heed_signals()
-    with tunnels.open_many(targets, on_event=show.event, **options) as opening:
+    with tunnels.open_many(wanted, on_event=show.event, **options) as opening:
         rows = opening.rows()
         show.settled(rows, "Ctrl-C closes them")
         if any(row["local_url"] for row in rows):
@@ -64,7 +66,8 @@ class Links:
             return
         self.told[key] = now
         if row.get("error"):
-            self.out.fail(":".join(filter(None, (row["host"], row["name"]))), str(row["error"]))
+            reason = targets.hints_at(row["host"], str(row["error"]))
+            self.out.fail(":".join(filter(None, (row["host"], row["name"]))), reason)
         elif link is None:
             self._progress(row)
         else:
@@ -79,7 +82,7 @@ class Links:
     def settled(self, rows: Sequence[Row], way_out: str) -> None:
         """Tell that all are up or have failed."""
         if self.out.as_json:
-            write_json(list(rows))
+            write_json([on_host(row["host"], row) for row in rows])
         elif any(row["state"] == "open" for row in rows):
             self.out.say(f"open; {way_out}")
 
@@ -127,14 +130,14 @@ def list_(out: Output) -> None:
 
 
 @tunnel.command()
-@click.argument("targets", metavar="[TARGET]...", nargs=-1)
+@click.argument("wanted", metavar="[TARGET]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Close all.")
 @with_output
-def close(out: Output, targets: tuple[str, ...], everything: bool) -> None:
+def close(out: Output, wanted: tuple[str, ...], everything: bool) -> None:
     """Close tunnels; connections to hosts stay for later commands."""
     from ports import tunnels
 
-    if bool(targets) == everything:
+    if bool(wanted) == everything:
         raise click.UsageError("name TARGETs as in `ports open`, or --all")
-    rows = tunnels.close_all() if everything else tunnels.close(*targets)
+    rows = tunnels.close_all() if everything else tunnels.close(*wanted)
     out.table(rows, "tunnel", empty="no tunnels were open")

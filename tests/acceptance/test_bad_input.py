@@ -26,8 +26,7 @@ def refused(laptop: Laptop, *words: str, code: int, lines: int = 1, **where: obj
     """Return the one line that ``ports <words>`` prints; with ``--json`` the same error comes as a document."""
     done = laptop.type(*words, **where)
     said = (done.stderr + done.stdout).splitlines()
-    if words[0] == "open":  # a table: heading, and a row for the host that failed
-        said = [line for line in said if not line.startswith("HOST ")]
+    assert done.stdout == "", "an error is no result"
     assert (done.returncode, len(said)) == (code, lines), done.stderr + done.stdout
     document = laptop.json(*words, code=code, **where)
     error = document[0] if isinstance(document, list) else document["error"]
@@ -79,6 +78,8 @@ def test_an_unknown_host_is_told_with_the_names_that_are_near(laptop: Laptop) ->
         (["cluster", "start", "--env", "none"], 3, "no environment 'none'; looked for"),
         (["notebook", "start", "--root", "/none"], 2, "'/none' does not exist; pass the directory"),
         (["cluster", "stop", "none"], 3, "no cluster 'none'; `ports cluster start` starts one"),
+        (["cluster", "stop", "none", "-H", "server1"], 3, "no cluster 'none'; `ports cluster start -H server1` st"),
+        (["notebook", "show", "none", "-H", "server1"], 3, "`ports notebook start -H server1` starts one"),
         (["notebook", "show", "none"], 3, "no notebook 'none'"),
         (["tunnel", "close", "server1"], 3, "no tunnel 'server1'; `ports tunnel list` shows"),
         (["open"], 2, "no target: name HOST"),

@@ -101,6 +101,16 @@ def test_tunnels_in_the_background_have_the_same_links_every_time_and_are_listed
     at_work.json("tunnel", "close", "--all")
 
 
+def test_a_host_on_which_nothing_runs_is_named_in_a_listing_of_several(at_work: AtWork) -> None:
+    shown = at_work.type("list", "login", "server1")
+    assert (shown.returncode, shown.stderr) == (0, "nothing of yours listens on login\n")
+    assert "login" not in shown.stdout and "main" in shown.stdout
+    row = at_work.json("list", "login", "server1")[0]
+    assert row == {"host": "login", "kind": "host", "name": None, "state": "nothing", "url": None}
+    alone = at_work.type("list", "login")
+    assert (alone.returncode, alone.stdout, alone.stderr) == (0, "", "nothing of yours listens on login\n")
+
+
 def test_a_host_that_is_down_costs_the_good_one_nothing(at_work: AtWork) -> None:
     limit = {"DASK_PORTS__SSH__CONNECT_TIMEOUT": "3"}
     site = at_work.site
@@ -120,7 +130,9 @@ def test_a_host_that_is_down_costs_the_good_one_nothing(at_work: AtWork) -> None
         assert running.poll() is None, "the good host's rows come before the other is given up"
         assert ["main" in line for line in lines] == [False, True, False]
         rest, stderr = running.communicate(timeout=10)
-        assert (running.returncode, "does not answer" in rest, stderr) == (5, True, "waiting for away\n")
+        waiting, failed = stderr.splitlines()
+        assert (running.returncode, rest, waiting) == (5, "", "waiting for away")
+        assert failed.startswith("ports: away: ") and "does not answer" in failed
         rows = at_work.json("open", "away", "server1", "--background", code=5, env=limit)
         assert sorted(row["state"] for row in rows) == ["error", "open", "open"]
     finally:

@@ -16,11 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ports import errors, remote
-from ports.cli import cluster, main, output
+from ports.cli import cluster, main, output, tunnel
 from ports.cli.output import Output
 
 TERMINAL = {"attach", "shell", "login"}  # they take over the terminal: there is nothing to print as JSON
-HOME = {"open", "tunnel list", "tunnel close", "list", "login", "logout", "shell"}  # act here, or name hosts themselves
+HOME = {
+    "open",
+    "tunnel list",
+    "tunnel close",
+    "list",
+    "doctor",
+    "login",
+    "logout",
+    "shell",
+}  # act here, or name hosts themselves
 
 
 def commands(group: click.Group = main.ports, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -93,6 +102,64 @@ def test_a_wrong_word_is_exit_code_2_with_the_way_out(
     assert "--help` tells more" in shown.err and shown.err.count("\n") == 1
     assert main.run(main.ports, [*words, "--json"]) == 2
     assert message in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["cluster", "start", "--n-workers", "-1"], "'--n-workers': -1 is not a whole number of 0 or more"),
+        (["cluster", "start", "--n-workers", "many"], "'--n-workers': many is not a whole number of 0 or more"),
+        (["cluster", "scale", "main", "1.5"], "1.5 is not a whole number of 0 or more"),
+        (["open", "x", "--local-port", "70000"], "'--local-port': 70000 is not a whole number from 0 to 65535"),
+        (["notebook", "start", "--timeout", "soon"], "'--timeout': soon is not a number of 0 or more"),
+        (["cluster", "start", "--timeout", "nan"], "'--timeout': nan is not a number of 0 or more"),
+        (["shell", "server1", "data"], "write `ports shell server1:data`"),
+        (["shell", "server1", "data", "more"], "write `ports shell HOST:NAME`"),
+    ],
+)
+def test_a_number_or_target_that_cannot_be_is_told_in_words(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(main.ports, words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_number_tells_its_range_in_words() -> None:
+    for name, command in ALL.items():
+        for parameter in command.params:
+            assert not isinstance(parameter.type, click.IntRange | click.FloatRange), f"{name} {parameter.name}"
+
+
+def test_the_older_command_and_every_command_take_a_short_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, words in ((tunnel.open_, ["-h"]), (main.ports, ["open", "-h"]), (main.ports, ["cluster", "-h"])):
+        assert main.run(command, words, "jupyter_forwarding") == 0
+        assert "Usage: jupyter_forwarding" in capsys.readouterr().out
+
+
+ROW = {"host": "server1", "kind": "notebook", "name": "lab", "state": "open", "local_url": "http://localhost:2/"}
+
+
+def test_links_are_results_and_all_else_is_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    links = tunnel.Links(Output(as_json=False), browse=False)
+    links.event({**ROW, "state": "connecting", "local_url": None})
+    assert capsys.readouterr() == ("", "")
+    links.event({**ROW, "host": "away", "kind": "host", "name": None, "local_url": None, "error": "away: is down"})
+    links.event({**ROW, "name": "x", "local_url": None, "error": "port 1 is held by bob"})
+    links.event({**ROW, "name": "y", "local_url": None, "error": "no cluster 'server1:y'; `ports cluster start y`"})
+    links.event({**ROW, "kind": "host", "name": None, "local_url": None, "note": "nothing runs"})
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        "ports: away: is down",
+        "ports: server1:x: port 1 is held by bob",
+        "ports: no cluster 'server1:y'; `ports cluster start y -H server1`",
+        "server1: nothing runs",
+    ]
+    links.event(ROW)
+    links.event({**ROW, "state": "closed", "local_url": None})
+    shown = capsys.readouterr()
+    assert shown.out.split() == ["HOST", "WHAT", "LINK", "server1", "notebook", "lab", "http://localhost:2/"]
+    assert shown.err == "server1:lab: closed\n"
 
 
 def raising(error: BaseException) -> click.Command:

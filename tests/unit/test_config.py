@@ -75,15 +75,24 @@ def test_hosts_may_be_a_plain_list(place: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "key", "reason"),
     [
-        ("cluster: {n_wrokers: 4}", "ports.cluster.n_wrokers", "no such setting; there are daemon, env,"),
-        ("clusters: {}", "ports.clusters", "no such setting; there are alias, cluster, hosts,"),
+        (
+            "cluster: {n_wrokers: 4}",
+            "ports.cluster.n_wrokers",
+            "no such setting; did you mean n_workers? there are daemon,",
+        ),
+        ("clusters: {}", "ports.clusters", "no such setting; did you mean cluster? there are alias, cluster, hosts,"),
+        ("xyzzy: {}", "ports.xyzzy", "no such setting; there are alias, cluster, hosts,"),
         ("cluster: {n_workers: -1}", "ports.cluster.n_workers", "-1 must be bigger than or equal to 0"),
         ("cluster: {n_workers: many}", "ports.cluster.n_workers", "'many' must be integer or null"),
         ("cluster: {name: My Cluster}", "ports.cluster.name", "'My Cluster' must match pattern ^[a-z]"),
         ("cluster: {reuse: maybe}", "ports.cluster.reuse", "'maybe' must be one of ['warn', 'any', 'exact']"),
         ("cluster: {daemon: 1}", "ports.cluster.daemon", "1 must be boolean"),
         ("cluster: 4", "ports.cluster", "4 must be object"),
-        ("hosts: {server1: {envv: x}}", "ports.hosts.server1.envv", "no such setting; there are env, notebook_env"),
+        (
+            "hosts: {server1: {envv: x}}",
+            "ports.hosts.server1.envv",
+            "no such setting; did you mean env? there are env,",
+        ),
         ("hosts: {server1: 3}", "ports.hosts.server1", "3 must be object or null"),
         ("log_bytes: 10", "ports.log_bytes", "10 must be bigger than or equal to 1000"),
         ("[1, 2]", "ports", "must be object"),
@@ -96,6 +105,28 @@ def test_what_cannot_be_names_file_key_value_and_what_is_allowed(place: Path, te
     told = str(caught.value)
     assert told.startswith(f"setting {key} in {place / 'ports.yaml'}: ") and reason in told
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "reason"),
+    [
+        ("port: {alias: box}", "port", "did you mean 'ports'?"),
+        ("Ports:\n  alias: box", "Ports", "did you mean 'ports'?"),
+        ("cluster: {n_workers: 4}", "cluster", "settings stand below the key 'ports'"),
+    ],
+)
+def test_a_file_of_our_name_whose_key_is_misspelt_is_told(place: Path, text: str, key: str, reason: str) -> None:
+    (place / "other.yaml").write_text(text)
+    assert config.load() == config.defaults()
+    (place / "ports.yaml").write_text(text)
+    with pytest.raises(SettingError) as caught:
+        config.load()
+    told = str(caught.value)
+    assert told.startswith(f"setting {key} in {place / 'ports.yaml'}: ") and reason in told
+    with_dask = [sys.executable, "-c", "import dask.config; from ports import config; config.load()"]
+    environ = {**os.environ, "DASK_CONFIG": str(place)}
+    done = subprocess.run(with_dask, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, reason in done.stderr) == (1, True), done.stderr
 
 
 def test_a_wrong_variable_is_named_itself(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,35 @@
+"""Numbers on the command line: a wrong one is told in words, with what is allowed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """A number of at least `least` and at most `most`: ``-1 is not a whole number of 0 or more``."""
+
+    name = "number"
+
+    def __init__(self, least: float | None = None, most: float | None = None, *, whole: bool = True) -> None:
+        self.least, self.most, self.kind = least, most, int if whole else float
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; fails with what is allowed."""
+        try:
+            number = self.kind(value)
+        except ValueError:
+            number = None
+        too_small = number is not None and self.least is not None and not number >= self.least  # nan is neither
+        too_large = number is not None and self.most is not None and not number <= self.most
+        if number is None or too_small or too_large:
+            self.fail(f"{value} is not {self.allowed()}", param, ctx)
+        return number
+
+    def allowed(self) -> str:
+        """Return what may be given, in words."""
+        what = "a whole number" if self.kind is int else "a number"
+        if self.most is not None:
+            return f"{what} from {self.least:g} to {self.most:g}"
+        return what if self.least is None else f"{what} of {self.least:g} or more"
