@@ -4,7 +4,7 @@ import re
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ports.probe.sockets import open_socket
+    from ports.probe.sockets import kept_waiting, open_socket
 
 MYPY = False
 if MYPY:
@@ -23,8 +23,10 @@ class Asking:
     """Asks own ports what they are, all at once, and sets ``http`` of their rows.
 
     A port is first listened to for `silence` seconds, as Dask speaks first and takes HTTP for the length of a message;
-    when it said nothing it gets an HTTP request, and `patience` seconds to answer it. Whoever adds rows calls `step`
-    now and then, and `finish` at last: in between there is time for other work.
+    when it said nothing it gets an HTTP request. It has 1.5 times `patience` seconds to answer, as it may compute, but
+    half of it when it has not even accepted the connection by then; where that cannot be known, `patience`.
+
+    Whoever adds rows calls `step` now and then, and `finish` at last: in between there is time for other work.
     """
 
     def __init__(self, silence: float, patience: float) -> None:
@@ -42,7 +44,7 @@ class Asking:
             connection.setblocking(False)
             connection.connect_ex((ANY.get(row["address"], row["address"]), row["port"]))
             self.poller.register(connection, self.wanted)
-            added.append([connection, row, 0.0, False])
+            added.append([connection, row, 0.0, None])  # when it falls due, and when it was asked
         self.left -= len(added)
         due = time.monotonic() + self.silence
         for one in added:
@@ -57,23 +59,35 @@ class Asking:
         for fd, _ in self.poller.poll(int(wait * 1000)):
             self.poller.unregister(fd)
             connection, row, _, asked = self.open.pop(fd)
-            judge(row, connection, asked)
+            judge(row, connection, asked is not None)
         now = min(now, time.monotonic())  # what falls due later has not been looked at
-        due = [fd for fd, one in self.open.items() if one[2] <= now]
-        for fd in due:
-            connection, row, _, asked = self.open[fd]
-            if asked:
-                self.poller.unregister(fd)
-                connection.close()
-                del self.open[fd]
-                continue
-            self.open[fd][2:] = [time.monotonic() + self.patience, True]
-            if SHY.search(" ".join(row["argv"])):
-                continue
-            try:
-                connection.send(REQUEST)
-            except OSError:  # poll tells what became of it
-                pass
+        due = [one for one in self.open.values() if one[2] <= now]
+        late = [one for one in due if one[3] is not None]
+        if any(one[2] < one[3] + self.patience for one in late):
+            late = self.without_those_that_compute(late)
+        for one in due:
+            if one[3] is None and not SHY.search(" ".join(one[1]["argv"])):
+                one[2:] = [time.monotonic() + self.patience / 2, time.monotonic()]
+                try:
+                    one[0].send(REQUEST)
+                except OSError:  # poll tells what became of it
+                    pass
+            elif one[3] is None or one in late:
+                self.poller.unregister(one[0])
+                del self.open[one[0].fileno()]
+                one[0].close()
+
+    def without_those_that_compute(self, late: "List[List[Any]]") -> "List[List[Any]]":
+        """Return those of `late` that are to be given up; the others get the rest of their time."""
+        try:
+            waiting, times = set(kept_waiting()), 1.5
+        except OSError:  # no netlink here
+            waiting, times = set(), 1.0
+        for one in late:
+            if one[1]["inode"] not in waiting:
+                one[2] = max(one[2], one[3] + times * self.patience)
+        now = time.monotonic()
+        return [one for one in late if one[2] <= now]
 
     def finish(self) -> None:
         """Wait for all answers."""

@@ -14,7 +14,7 @@ except ImportError:  # an interpreter that is not CPython
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, List, Optional, Set, Tuple
+    from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
     Json = Dict[str, Any]
 
@@ -43,19 +43,41 @@ def parse_netlink(data: bytes, only: "Optional[int]" = None) -> "Tuple[List[Json
 
     Raises OSError where the kernel answered with an error, or with half a message.
     """
-    rows, offset = [], 0  # type: List[Json], int
-    while offset + 16 <= len(data):
-        length, kind = struct.unpack_from("=IH", data, offset)
-        if kind == 3:  # NLMSG_DONE
+    rows = []  # type: List[Json]
+    for offset in messages(data):
+        if offset is None:
             return rows, True
-        if kind == 2 or length < 88 or offset + length > len(data):
-            raise OSError("sock_diag gave no listeners")
         uid, inode = struct.unpack_from("=II", data, offset + 80)
         if only is None or uid == only:
             port, v6 = struct.unpack_from(">H", data, offset + 20)[0], data[offset + 16] == sockets.AF_INET6
             rows.append(tcp_row(v6, data[offset + 24 : offset + 40], port, uid, inode))
-        offset += (length + 3) & ~3
     return rows, False
+
+
+def parse_kept_waiting(data: bytes) -> "Tuple[List[int], bool]":
+    """Return the inodes of those listeners of a datagram that have not accepted all who called; as `parse_netlink`."""
+    inodes = []  # type: List[int]
+    for offset in messages(data):
+        if offset is None:
+            return inodes, True
+        backlog, _, _, inode = struct.unpack_from("=4I", data, offset + 72)
+        if backlog:
+            inodes.append(inode)
+    return inodes, False
+
+
+def messages(data: bytes) -> "Iterator[Optional[int]]":
+    """Yield where each listener of a sock_diag datagram stands, None at the end of the last; raises OSError."""
+    offset = 0
+    while offset + 16 <= len(data):
+        length, kind = struct.unpack_from("=IH", data, offset)
+        if kind == 3:  # NLMSG_DONE
+            yield None
+            return
+        if kind == 2 or length < 88 or offset + length > len(data):
+            raise OSError("sock_diag gave no listeners")
+        yield offset
+        offset += (length + 3) & ~3
 
 
 def parse_proc_net(text: str, v6: bool) -> "List[Json]":
@@ -72,7 +94,17 @@ def parse_proc_net(text: str, v6: bool) -> "List[Json]":
 
 def netlink_listeners(only: "Optional[int]" = None) -> "List[Json]":
     """Return all TCP listeners of this network namespace, from sock_diag; raises OSError where it is not to be had."""
-    rows = []  # type: List[Json]
+    return ask_kernel(lambda data: parse_netlink(data, only))
+
+
+def kept_waiting() -> "List[int]":
+    """Return the inodes of the TCP listeners that have not accepted all who called them; raises OSError."""
+    return ask_kernel(parse_kept_waiting)
+
+
+def ask_kernel(parse: "Any") -> "List[Any]":
+    """Return what `parse` finds in the datagrams of sock_diag about all TCP listeners."""
+    found = []  # type: List[Any]
     connection = sockets.socket(16, sockets.SOCK_DGRAM, 4)  # AF_NETLINK, NETLINK_SOCK_DIAG
     try:
         for family in (sockets.AF_INET, sockets.AF_INET6):
@@ -80,11 +112,11 @@ def netlink_listeners(only: "Optional[int]" = None) -> "List[Json]":
             connection.sendto(struct.pack("=IHHII", 72, 20, 0x301, 1, 0) + request, (0, 0))
             last = False
             while not last:
-                found, last = parse_netlink(connection.recv(1 << 18), only)
-                rows += found
+                some, last = parse(connection.recv(1 << 18))
+                found += some
     finally:
         connection.close()
-    return rows
+    return found
 
 
 def tcp_listeners(warnings: "List[str]", only: "Optional[int]" = None) -> "List[Json]":

@@ -43,7 +43,7 @@ def probe(request: "Optional[Json]" = None) -> "Json":
     ----------
     request : dict
         ``all`` adds other users' listeners, as port and user only; ``port`` leaves out all but this one; ``ask_http``
-        (True) lets own ports be asked what they are, up to ``silence`` and ``patience`` seconds (0.02 each).
+        (True) lets own ports be asked what they are, up to ``silence`` and ``patience`` seconds (0.02 each), see `Asking`.
     """
     wanted = request or {}
     uid, warnings, sessions = os.getuid(), [], {}  # type: int, List[str], Json

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,14 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Server:
     """A listener of this process that says `greeting`, then keeps what it hears and says `answer`."""
 
-    def __init__(self, greeting: bytes = b"", answer: bytes = b"", address: str = "127.0.0.1") -> None:
+    def __init__(
+        self, greeting: bytes = b"", answer: bytes = b"", address: str = "127.0.0.1", computes: float = 0.0
+    ) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._socket = socket.create_server((address, 0), family=family)
         self.port = self._socket.getsockname()[1]
         self.heard: list[bytes] = []
-        self._greeting, self._answer = greeting, answer
+        self._greeting, self._answer, self._computes = greeting, answer, computes
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -86,6 +89,7 @@ class Server:
                 with contextlib.suppress(OSError):
                     connection.sendall(self._greeting)
                     self.heard.append(connection.recv(1000))
+                    time.sleep(self._computes)
                     connection.sendall(self._answer if self.heard[-1] else b"")
 
     def __enter__(self) -> Server:
@@ -141,6 +145,16 @@ def test_a_silent_port_is_asked_by_http() -> None:
         heard = wait_until(lambda: web.heard or None, timeout=2, what="the question")
     assert rows_of(document, web.port)[0]["http"] is True and heard[0].startswith(b"HEAD / HTTP/1.0\r\n")
     assert rows_of(document, other.port)[0]["http"] is False
+
+
+def test_who_accepts_may_compute_for_longer_than_who_does_not_even_accept() -> None:
+    with Server(answer=b"HTTP/1.0 200 OK\r\n\r\n", computes=2.2) as slow:
+        (row,) = rows_of(probe.probe({"port": slow.port, "patience": 2.0}), slow.port)
+    assert row["http"] is True
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port, start = deaf.getsockname()[1], time.monotonic()
+        (row,) = rows_of(probe.probe({"port": port, "patience": 6.0}), port)
+        assert row["http"] is None and 3.0 <= time.monotonic() - start < 5.5
 
 
 def test_asking_can_be_left_out() -> None:
