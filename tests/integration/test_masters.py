@@ -60,6 +60,7 @@ def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Si
     nothing_left.allow("file */ssh/*.log")
     nothing_left.allow("file */logins/*")
     nothing_left.allow("file */doors/*")
+    nothing_left.allow("process *: sshd: *")  # that of a host which was cut off does not know that its peer went
     yield site
     python(site, "say(openssh.close_all())")
 
@@ -187,3 +188,122 @@ def test_an_ssh_that_ends_late_does_not_take_its_successor_s_socket_along(laptop
         say([first.control != second.control, second.is_there(), openssh.running("login") is not None, echo("login")])
     """
     assert python(laptop, code) == [True, True, True, "there"]
+
+
+# --- connections that fell silent ---
+
+
+def test_a_silent_way_is_left_aside_and_carries_again_when_the_packets_flow(
+    root_site: NamespaceSite, laptop: Site
+) -> None:
+    code = """
+        old = openssh.connect("server1")
+        process = openssh.popen(old, "cat")
+        print("there", flush=True)
+        sys.stdin.readline()
+        started = time.monotonic()
+        openssh.retire("server1")
+        took = time.monotonic() - started
+        print("retired", flush=True)
+        sys.stdin.readline()
+        new = openssh.connect("server1", timeout=20)
+        process.stdin.write(b"still"), process.stdin.flush()
+        say([took < 4, old.control != new.control, echo("server1"), process.stdout.read(5).decode(), old.is_there()])
+        openssh.end(process)
+    """
+    env = {"DASK_PORTS__SSH__KEEPALIVE": "10"}
+    running = laptop.popen("laptop", [laptop.python, "-c", PRELUDE + textwrap.dedent(code)], stdin=-1, env=env)
+    assert running.stdin is not None and running.stdout is not None
+    assert running.stdout.readline() == "there\n", running.communicate()[1]
+    laptop.host("login").cut()
+    running.stdin.write("\n"), running.stdin.flush()
+    assert running.stdout.readline() == "retired\n"
+    laptop.host("login").mend()
+    output, errors = running.communicate("\n", timeout=60)
+    assert json.loads(output) == [True, True, "there", "still", True], errors
+    assert len(masters(laptop)) == 4  # login and server1, twice
+    assert python(laptop, "say([openssh.close('server1'), openssh.close('login')])") == [True, True]
+    wait_until(lambda: not masters(laptop) or None, timeout=10, what="end of all four connections")
+
+
+def test_what_was_left_aside_and_stays_silent_ends_by_itself(root_site: NamespaceSite, laptop: Site) -> None:
+    python(laptop, "openssh.connect('server1'); say(0)", env={"DASK_PORTS__SSH__KEEPALIVE": "1"})
+    laptop.host("login").cut()
+    assert python(laptop, "openssh.retire('server1'); say(openssh.running('server1') is None)") is True
+
+    def ssh() -> bool | None:
+        return not [one for one in laptop.host("laptop").processes() if one.command[0] == "ssh" and one.state != "Z"]
+
+    wait_until(lambda: ssh() or None, timeout=30, what="end of the connections and of what leads through them")
+
+
+def test_what_answers_is_not_left_aside(root_site: NamespaceSite, laptop: Site) -> None:
+    python(laptop, "openssh.connect('server1'); openssh.connect('server2'); say(0)")
+    laptop.host("server1").cut()
+    code = """
+        openssh.retire("server1")
+        say([openssh.running(alias) is not None for alias in ("login", "server1", "server2")])
+    """
+    assert python(laptop, code) == [True, False, True]
+
+
+def test_a_way_through_a_silent_jump_host_is_made_beside_it(root_site: NamespaceSite, laptop: Site) -> None:
+    python(laptop, "openssh.connect('login'); say(0)")
+    stopped = [one.pid for one in laptop.host("login").processes() if one.command[0].startswith("sshd: alice")]
+    try:
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        assert python(laptop, "say([tell(echo, 'server1'), openssh.running('login').is_there()])") == [
+            {"result": "there"},
+            True,
+        ]
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    assert len(masters(laptop)) == 3
+
+
+# --- connecting with little time ---
+
+TIMED = """
+    for alias in {standing!r}:
+        openssh.connect(alias)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    say([tell(lambda: bool(openssh.connect("server1", batch=True, timeout=3))) for _ in range(2)])
+"""
+
+
+@pytest.mark.parametrize("cut", ["login", "server1", "login's sshd", "server1's sshd"])
+@pytest.mark.parametrize("standing", [[], ["login"]])
+def test_connecting_takes_no_longer_than_it_may(
+    root_site: NamespaceSite, laptop: Site, cut: str, standing: list[str]
+) -> None:
+    code = PRELUDE + textwrap.dedent(TIMED.format(standing=standing))
+    running = laptop.popen("laptop", [laptop.python, "-c", code], stdin=-1)
+    assert running.stdout is not None and running.stdout.readline() == "ready\n"
+    name, _, halted = cut.partition("'s ")
+    host = root_site.hosts[name]
+    # of a host in namespaces, sshd is the first process; sessions that stand have one of their own
+    stopped = [host.pid, *(one.pid for one in host.processes())] if halted else []
+    try:
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        if not halted:
+            host.cut()
+        output, errors = running.communicate("\n", timeout=60)
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        host.mend()
+    told = json.loads(output)
+    assert [one["network"] for one in told] == [True, True], (told, errors)
+    assert all(one["seconds"] < 5 for one in told), told  # 3 s, and what the machine adds
+
+
+def test_a_server_that_refuses_is_told_from_a_network_that_does(laptop: Site) -> None:
+    laptop.host("server2").path("~/.ssh/authorized_keys").unlink()
+    code = "say([tell(openssh.connect, 'server2', batch=True, timeout=9), tell(openssh.connect, 'login9', timeout=9)])"
+    refused, unknown = python(laptop, code)
+    assert (refused["type"], refused["network"]) == ("LoginNeededError", False)
+    assert (unknown["type"], unknown["network"]) == ("UnknownHostError", True)

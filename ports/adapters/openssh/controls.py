@@ -120,9 +120,9 @@ def keys(hops: tuple[Host, ...]) -> list[str]:
 
 
 def ours(key: str, hop: Host) -> Master:
-    """Return the master of `ports` that serves, or served last; where none did, the one that would be first."""
+    """Return the master of `ports` that serves, or served last; where none did, the one that would be next."""
     serving = [number for number in _numbers(key) if not _old(key, number).exists()]
-    return _master(key, max(serving, default=1), hop)
+    return _master(key, serving[-1], hop) if serving else following(key, hop)
 
 
 def following(key: str, hop: Host) -> Master:
