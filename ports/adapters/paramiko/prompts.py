@@ -1,0 +1,43 @@
+"""Asking the person at the terminal, where there is one."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+from pathlib import Path
+
+_IN, _OUT = ("CONIN$", "CONOUT$") if os.name == "nt" else ("/dev/tty", "/dev/tty")
+
+
+def can_ask() -> bool:
+    """Tell whether there is a terminal, and this process is the one that may use it."""
+    flags = os.O_RDWR | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        terminal = os.open(_IN, flags)
+    except OSError:
+        return False
+    try:
+        return os.name == "nt" or os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+def ask(prompt: str, *, shown: bool = False) -> str | None:
+    """Return what the person types, which is not `shown` unless so; None where nothing can be read any more."""
+    try:
+        if not shown:
+            return getpass.getpass(prompt)
+        say(prompt)
+        with Path(_IN).open(encoding="utf-8", errors="replace") as terminal:
+            return terminal.readline().rstrip("\r\n")
+    except (EOFError, OSError):
+        return None
+
+
+def say(text: str) -> None:
+    """Write `text` to the terminal."""
+    with contextlib.suppress(OSError), Path(_OUT).open("w", encoding="utf-8") as terminal:
+        terminal.write(text)

@@ -1,0 +1,154 @@
+"""The way to a host, by the ssh program or by paramiko in this process: a function per need picks the adapter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ports import config
+from ports.adapters import openssh
+from ports.adapters.openssh import Completed
+from ports.adapters.openssh.routes import Destination, Host, parse_resolved, program
+from ports.errors import ConnectionLostError, UnknownHostError
+
+if TYPE_CHECKING:
+    from ports.adapters.paramiko import Connection, Hop
+
+__all__ = ["Completed", "choose", "connection", "end_all", "hops", "interactive", "login", "run"]
+
+
+def choose() -> str:
+    """Return ``ssh`` or ``paramiko``: what the setting ``ssh.transport`` says, else what works on this machine."""
+    wanted = str(config.get("ssh.transport"))
+    if wanted != "auto":
+        return wanted
+    # OpenSSH for Windows knows ControlMaster, but cannot share connections
+    return "ssh" if os.name != "nt" and _has_ssh() else "paramiko"
+
+
+def run(
+    alias: str,
+    command: str,
+    *,
+    input: bytes = b"",
+    timeout: float = 60.0,
+    batch: bool | None = None,
+    repeatable: bool = False,
+) -> Completed:
+    """Run a line of the login shell of `alias`, with `input` on its standard input; see `openssh.run`.
+
+    Raises
+    ------
+    SSHError
+        There is no way to the host, the connection was lost, or nothing came within `timeout`.
+    """
+    if choose() == "ssh":
+        return openssh.run(alias, command, input=input, timeout=timeout, batch=batch, repeatable=repeatable)
+    for attempt in (1, 2):
+        over = connection(alias, batch=batch)
+        try:
+            done = over.run(command, input=input, timeout=timeout)
+        except ConnectionLostError:
+            over.close()
+            if not repeatable or attempt == 2:
+                raise
+        else:
+            return Completed(done.status, done.output, done.stderr)
+    raise AssertionError("two attempts return or raise")
+
+
+def login(alias: str) -> dict[str, Any]:
+    """Connect to `alias` where a person can be asked, and return the user and address as `user`, `address`, `kept`.
+
+    `kept` tells whether later commands use the connection: paramiko's lives as long as this process.
+
+    Raises
+    ------
+    LoginNeededError
+        There is no terminal to ask at.
+    SSHError
+        There is no way to the host.
+    """
+    if choose() == "ssh":
+        host = openssh.connect(alias).host
+        return {"user": host.user, "address": host.hostname, "kept": True}
+    hop = connection(alias).hop
+    return {"user": hop.user, "address": hop.hostname, "kept": False}
+
+
+def interactive(alias: str, command: str | None) -> None:
+    """Become a session on `alias` at this terminal: `command`, else the login shell; this process ends with it.
+
+    Raises
+    ------
+    SSHError
+        There is no way to the host.
+    """
+    if choose() == "ssh":
+        openssh.interactive(alias, command)
+    from ports.adapters import paramiko
+
+    status = paramiko.interact(connection(alias), command, kind=config.variable("TERM") or "xterm")
+    paramiko.close_all()
+    raise SystemExit(status)
+
+
+def connection(alias: str, *, batch: bool | None = None) -> Connection:
+    """Return paramiko's connection to `alias`, which all uses in this process share.
+
+    Parameters
+    ----------
+    batch : bool, optional
+        Nobody is asked for a passphrase, password or code. Default: ask where there is a terminal.
+
+    Raises
+    ------
+    UnknownHostError, HostKeyError, LoginNeededError, ProhibitedError, NetworkError, SSHError
+        There is no way to the host; the message names the hop that failed.
+    """
+    from ports.adapters import paramiko
+
+    try:
+        return paramiko.connect(hops(alias), batch=batch, timeout=float(config.get("ssh.connect_timeout")))
+    except UnknownHostError as error:
+        raise UnknownHostError(error.host, error.reason + openssh.suggest(alias)) from error
+
+
+def hops(alias: str) -> tuple[Hop, ...]:
+    """Return the hops that lead to `alias`: as ``ssh -G`` resolves them, else from the configuration file alone.
+
+    Raises
+    ------
+    SSHError
+        The configuration cannot be read or evaluated.
+    """
+    from ports.adapters import paramiko
+
+    by = None if _has_ssh() else _resolve_without_ssh
+    return tuple(
+        paramiko.hop_from_options(
+            host.alias,
+            [("hostname", host.hostname), ("user", host.user), ("port", str(host.port)), *host.options],
+            variable=config.variable,
+        )
+        for host in openssh.route(alias, by=by)
+    )
+
+
+def end_all() -> None:
+    """End what this process started and has not ended yet, after Ctrl-C say."""
+    openssh.end_all()
+
+
+def _has_ssh() -> bool:
+    return shutil.which(program()) is not None
+
+
+def _resolve_without_ssh(wanted: Destination) -> Host:
+    from ports.adapters import paramiko
+
+    chosen = config.get("ssh.config")
+    file = Path(chosen).expanduser() if chosen else None
+    return parse_resolved(wanted, paramiko.resolve(file, wanted.host, user=wanted.user, port=wanted.port))
