@@ -6,8 +6,9 @@
 #     ports_shell server1 main      the shell "main" there: ipython in tmux, the one left last time or a new one
 #     ports_lab server1 [NAME]      opens the notebook server "lab" there; where there is none, starts it first
 #
-# Completion knows commands, options, the hosts of ~/.ssh/config and names seen before. It reads files and the help of
-# `ports`, once a shell: it never connects to a host, so it can neither hang nor ask for a password.
+# Completion knows commands, options, the hosts of ~/.ssh/config, and names: of this machine, those of its clusters and
+# notebook servers; of another host, the usual ones (main, lab) and those that are open here in tunnels. It reads files
+# and the help of `ports`, once a shell: it never connects to a host, so it can neither hang nor ask for a password.
 
 ports_open() { ports open "$@"; }
 
@@ -85,58 +86,94 @@ _ports_learn() {
             /^[A-Z][a-z]*:/ { section = $1 }
             section == "Commands:" && /^  [a-z]/ { print $1 }
             section == "Options:" && /^  -/ {
-                for (i = 1; i <= NF && $i ~ /^(-|\/$)/; i++) { sub(",$", "", $i); if ($i ~ /^--/) print $i }
-            }')"
+                names = ""
+                usage = substr($0, 3)
+                sub("  .*", "", usage)
+                for (i = 1; i <= NF && $i ~ /^(-|\/$)/; i++) {
+                    sub(",$", "", $i)
+                    if ($i ~ /^--/) print $i
+                    if ($i ~ /^-/) names = names " =" $i
+                }
+                if (usage ~ / [A-Z[][^ ]*$/) takes = takes names
+            }
+            END { n = split(takes, each, " "); for (i = 1; i <= n; i++) print each[i] }')"
     fi
     _ports_help=${!cache}
 }
 
-# Writes HOST:NAME of the tunnels that are open.
+# Writes HOST:NAME of the tunnels that are open, of the kind $1 only where it is given.
 _ports_open_targets() {
     local file
     for file in "${PORTS_HOME:-${XDG_STATE_HOME:-$HOME/.local/state}/ports}"/hosts/*/tunnels/*.json; do
         if [ -r "$file" ]; then
-            awk -F'"' '$2 == "host" { host = $4 } $2 == "name" && $4 != "" { print host ":" $4 }' "$file"
+            awk -F'"' -v want="${1:-}" '
+                $2 == "host" { host = $4 }
+                $2 == "kind" { kind = $4 }
+                $2 == "name" && $4 != "" && (want == "" || kind == want) { print host ":" $4 }
+            ' "$file"
         fi
     done
 }
 
-# Writes HOST, or HOST:NAME where the word $1 has a colon: the usual names, and those seen in tunnels.
+# Writes HOST, or HOST:NAME where the word $1 has a colon: the usual names, and those seen in tunnels; of kind $2 only.
 _ports_targets() {
     local host=${1%%:*}
     if [ "$host" = "$1" ]; then
         _ports_all_hosts
-    else
-        printf '%s\n' "$host:main" "$host:lab"
-        _ports_open_targets
+        return
     fi
+    case ${2:-} in '' | cluster | shell) echo "$host:main" ;; esac
+    case ${2:-} in '' | notebook) echo "$host:lab" ;; esac
+    _ports_open_targets "${2:-}"
 }
 
-# Writes the names of this machine's clusters or notebook servers ($1); of host $2, the usual ones and those seen there.
+# Writes the names of this machine's clusters or notebook servers (kind $1); of host $2, the usual and those seen there.
 _ports_names() {
     local path
     if [ -n "$2" ]; then
-        _ports_targets "$2:" | awk -F: -v host="$2" '$1 == host { print $2 }'
+        _ports_targets "$2:" "$1" | awk -F: -v host="$2" '$1 == host { print $2 }'
         return
     fi
-    for path in "${PORTS_HOME:-${XDG_STATE_HOME:-$HOME/.local/state}/ports}"/hosts/*/"$1"/*/; do
+    for path in "${PORTS_HOME:-${XDG_STATE_HOME:-$HOME/.local/state}/ports}"/hosts/*/"$1s"/*/; do
         path=${path%/}
         case ${path##*/} in [a-z]*) echo "${path##*/}" ;; esac
     done
 }
 
+# Tells whether the word $1 is an option that takes a value; its help was read by `_ports_learn`.
+_ports_takes_value() {
+    case $1 in -*) ;; *) return 1 ;; esac
+    case $'\n'$_ports_help$'\n' in *$'\n='"$1"$'\n'*) ;; *) return 1 ;; esac
+}
+
+# Writes how many of the words after the command are names or targets, not options and their values.
+_ports_count() {
+    local i count=0
+    for ((i = $1; i < ${#words[@]}; i++)); do
+        if _ports_takes_value "${words[i]}"; then
+            i=$((i + 1))
+        else
+            case ${words[i]} in -*) ;; *) count=$((count + 1)) ;; esac
+        fi
+    done
+    echo "$count"
+}
+
 # Writes what may stand for the word $1 after "ports ${words[*]}"; `words` and `host` are the caller's.
 _ports_candidates() {
-    local word=$1 noun=${words[1]:-} verb=${words[2]:-}
-    case ${words[${#words[@]} - 1]} in -H | --host) _ports_all_hosts && return ;; esac
+    local word=$1 noun=${words[1]:-} verb=${words[2]:-} last=${words[${#words[@]} - 1]}
+    case $last in -H | --host) _ports_all_hosts && return ;; esac
+    if _ports_takes_value "$last"; then return; fi
     case $word in -*) echo "$_ports_help" && return ;; esac
     case $noun:$verb in
-        : | cluster: | notebook: | tunnel:) echo "$_ports_help" ;;
-        *:start) ;;
-        cluster:* | notebook:*) _ports_names "${noun}s" "$host" ;;
+        : | cluster: | notebook: | tunnel:) grep -v '^=' <<<"$_ports_help" ;;
+        *:start | cluster:list | notebook:list) ;;
+        cluster:* | notebook:*) if [ "$(_ports_count 3)" -eq 0 ]; then _ports_names "$noun" "$host"; fi ;;
         tunnel:close) _ports_open_targets ;;
-        open:* | shell:*) _ports_targets "$word" ;;
-        list:* | ls:* | login:*) _ports_all_hosts ;;
+        open:*) _ports_targets "$word" ;;
+        shell:*) if [ "$(_ports_count 2)" -eq 0 ]; then _ports_targets "$word" shell; fi ;;
+        login:*) if [ "$(_ports_count 2)" -eq 0 ]; then _ports_all_hosts; fi ;;
+        list:* | ls:* | logout:* | doctor:*) _ports_all_hosts ;;
     esac
 }
 
@@ -186,8 +223,12 @@ _ports_complete_short() {
     local words word host
     _ports_read_line
     case ${words[0]}:${#words[@]} in
-        ports_open:* | *:1) _ports_reply "$word" "$(_ports_targets "$word")" ;;
-        *:2) _ports_reply "$word" "$(_ports_names '' "${words[1]}")" ;;
+        ports_open:*) _ports_reply "$word" "$(_ports_targets "$word")" ;;
+        ports_shell:1) _ports_reply "$word" "$(_ports_targets "$word" shell)" ;;
+        *:1) _ports_reply "$word" "$(_ports_all_hosts)" ;;
+        ports_shell:2) _ports_reply "$word" "$(_ports_names shell "${words[1]}")" ;;
+        ports_lab:2) _ports_reply "$word" "$(_ports_names notebook "${words[1]}")" ;;
+        *) COMPREPLY=() ;;
     esac
 }
 

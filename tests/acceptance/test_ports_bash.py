@@ -42,8 +42,13 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / "bin/ssh").chmod(0o755)
     tunnels = tmp_path / ".local/state/ports/hosts/m/tunnels"
     tunnels.mkdir(parents=True)
-    (tunnels / "1-0.json").write_text('{"rows": [\n{\n"host": "server1",\n"kind": "cluster",\n"name": "deep"\n}\n]}\n')
+    rows = [
+        f'{{\n"host": "server1",\n"kind": "{kind}",\n"name": "{name}"\n}}'
+        for kind, name in (("cluster", "deep"), ("notebook", "thesis"), ("tensorboard", "board"))
+    ]
+    (tunnels / "1-0.json").write_text('{"rows": [\n' + ",\n".join(rows) + "\n]}\n")
     (tmp_path / ".local/state/ports/hosts/m/clusters/big").mkdir(parents=True)
+    (tmp_path / ".local/state/ports/hosts/m/notebooks/paper").mkdir(parents=True)
     return tmp_path
 
 
@@ -90,15 +95,32 @@ def test_hosts_come_from_the_ssh_configuration_with_its_includes_and_without_pat
 
 
 def test_names_are_completed_behind_the_colon_which_bash_takes_for_the_end_of_a_word(home: Path) -> None:
-    assert complete(home, "ports open server1:") == ["deep", "lab", "main"]
+    assert complete(home, "ports open server1:") == ["board", "deep", "lab", "main", "thesis"]
     assert complete(home, "ports open server1:ma") == ["main"]
     assert complete(home, "ports tunnel close server1:d") == ["deep"]
-    assert complete(home, "ports_shell server1 d", function="_ports_complete_short") == ["deep"]
 
 
 def test_names_of_this_machine_and_of_a_host_are_kept_apart(home: Path) -> None:
     assert complete(home, "ports cluster stop ") == ["big"]
-    assert complete(home, "ports cluster stop -H server1 ") == ["deep", "lab", "main"]
+    assert complete(home, "ports cluster stop -H server1 ") == ["deep", "main"]
+
+
+def test_names_are_of_the_kind_that_is_asked_for(home: Path) -> None:
+    assert complete(home, "ports notebook stop ") == ["paper"]
+    assert complete(home, "ports notebook logs -H server1 ") == ["lab", "thesis"]
+    assert complete(home, "ports shell server1:") == ["main"]
+    assert complete(home, "ports_shell server1 ", function="_ports_complete_short") == ["main"]
+    assert complete(home, "ports_lab server1 ", function="_ports_complete_short") == ["lab", "thesis"]
+    assert complete(home, "ports_lab server1 lab ", function="_ports_complete_short") == []
+
+
+def test_where_no_name_stands_none_is_offered(home: Path) -> None:
+    for line in ("cluster list ", "cluster start ", "cluster scale big ", "cluster logs big ", "shell server1 "):
+        assert complete(home, f"ports {line}") == [], line
+    for line in ("open server1 --owner ", "cluster logs -n ", "cluster start --env ", "notebook start --root "):
+        assert complete(home, f"ports {line}") == [], line
+    assert complete(home, "ports cluster logs -n 5 ") == complete(home, "ports cluster logs --json ") == ["big"]
+    assert not [word for word in complete(home, "ports cluster ") if word.startswith("=")]
 
 
 def test_without_an_ssh_configuration_nothing_is_offered_and_nothing_complains(home: Path) -> None:
