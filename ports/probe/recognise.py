@@ -16,36 +16,32 @@ if MYPY:
     Json = Dict[str, Any]
 
 # What a command line says once the interpreter is taken off, see `words_of`; the first that matches.
-KINDS = re.compile(
-    "|".join(
-        "(?P<%s>%s)" % pair
-        for pair in (
-            ("sshd", r"sshd.* \[listener\]|sshd -|sshd$"),
-            (
-                "tunnel",
-                r"(ssh|autossh|sshd(-session)?|mosh-server)\b|ports (open|tunnel)\b|(-c .*)?ports\.tunnels\.keeper\b",
-            ),
-            ("kernel", r"ipykernel|\S+ .*kernel-[\w-]+\.json"),
-            (
-                "notebook",
-                r"jupyter[-.]?(hub-singleuser|hub\.singleuser|labhub|lab|notebook|server|nbclassic)\b"
-                r"|(notebook|nbclassic|jupyter_server|batchspawner-singleuser)\b"
-                r"|jupyter(-server)? (lab|notebook|server|nbclassic)\b",
-            ),
-            ("tensorboard", r"tensorboard(\.main)?\b"),
-            ("mlflow", r"mlflow\b|(gunicorn|uvicorn)\b.* mlflow\.server"),
-            ("bokeh", r"bokeh serve\b"),
-            ("panel", r"panel serve\b"),
-            ("streamlit", r"streamlit\b"),
-            ("dask_scheduler", r"dask[- ]scheduler\b|distributed\.cli\.dask_scheduler"),
-            ("dask_worker", r"dask[- ](cuda[- ])?worker\b|dask[- ]spec\b|distributed\.cli\.dask_(worker|spec)"),
-            ("code_server", r"(open)?(vs)?code-server|code tunnel|node \S*(code-server|server-main\.js|vscode-server)"),
-            ("rstudio", r"rserver|rsession"),
-            ("http_server", r"http\.server|SimpleHTTPServer"),
-            ("database", r"postgres|redis-server|mongod|mysqld|mariadbd|slurm|munged"),
-        )
-    )
+KINDS = (
+    ("sshd", r"sshd.* \[listener\]|sshd -|sshd$"),
+    (
+        "tunnel",
+        r"(ssh|autossh|sshd(-session)?|mosh-server)\b|ports (open|tunnel)\b|(-c .*)?ports\.tunnels\.keeper\b",
+    ),
+    ("kernel", r"ipykernel|\S+ .*kernel-[\w-]+\.json"),
+    (
+        "notebook",
+        r"jupyter[-.]?(hub-singleuser|hub\.singleuser|labhub|lab|notebook|server|nbclassic)\b"
+        r"|(notebook|nbclassic|jupyter_server|batchspawner-singleuser)\b"
+        r"|jupyter(-server)? (lab|notebook|server|nbclassic)\b",
+    ),
+    ("tensorboard", r"tensorboard(\.main)?\b"),
+    ("mlflow", r"mlflow\b|(gunicorn|uvicorn)\b.* mlflow\.server"),
+    ("bokeh", r"bokeh serve\b"),
+    ("panel", r"panel serve\b"),
+    ("streamlit", r"streamlit\b"),
+    ("dask_scheduler", r"dask[- ]scheduler\b|distributed\.cli\.dask_scheduler"),
+    ("dask_worker", r"dask[- ](cuda[- ])?worker\b|dask[- ]spec\b|distributed\.cli\.dask_(worker|spec)"),
+    ("code_server", r"(open)?(vs)?code-server|code tunnel|node \S*(code-server|server-main\.js|vscode-server)"),
+    ("rstudio", r"rserver|rsession"),
+    ("http_server", r"http\.server|SimpleHTTPServer"),
+    ("database", r"postgres|redis-server|mongod|mysqld|mariadbd|slurm|munged"),
 )
+COMPILED = []  # type: List[Any]
 INTERPRETER = re.compile(r"(python|pypy)[\d.]*$")
 WEB = {"notebook", "tensorboard", "mlflow", "bokeh", "panel", "streamlit", "code-server", "rstudio", "http-server"}
 NEVER_ASKED = WEB | {"sshd", "tunnel", "kernel", "database", "cluster"}
@@ -74,7 +70,9 @@ def words_of(argv: "List[str]") -> str:
 def kind_of(argv: "List[str]", port: "Optional[int]") -> str:
     """Return what kind of listener a command line makes."""
     words = words_of(argv)
-    found = KINDS.match(words)
+    if not COMPILED:  # 5 ms, for those who have a listener
+        COMPILED.append(re.compile("|".join("(?P<%s>%s)" % pair for pair in KINDS)))
+    found = COMPILED[0].match(words)
     kind = (found.lastgroup or "").replace("_", "-") if found else "listener"
     if kind != "kernel":
         return kind
