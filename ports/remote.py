@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ports import config, errors, targets
+from ports import config, errors, targets, transports
 from ports import probe as far
 from ports.adapters import openssh
 from ports.errors import (
@@ -116,7 +116,7 @@ def interactive(alias: str, argv: list[str]) -> None:
     for word in words:
         if not re.fullmatch(r"[\w@%+=:,./-]+", word):  # which shell would read it there is not known
             raise FarSideError(alias, f"{word!r} cannot be handed to the shell there; use letters, digits, '-' and '/'")
-    openssh.interactive(alias, " ".join(words))
+    transports.interactive(alias, " ".join(words))
 
 
 def login(alias: str) -> dict[str, Any]:
@@ -129,14 +129,9 @@ def login(alias: str) -> dict[str, Any]:
     SSHError
         There is no way to the host.
     """
-    master = openssh.connect(alias)
-    return {
-        "host": alias,
-        "kind": "host",
-        "state": "connected",
-        "user": master.host.user,
-        "address": master.host.hostname,
-    }
+    user, address, kept = transports.login(alias)
+    row = {"host": alias, "kind": "host", "state": "connected", "user": user, "address": address}
+    return row if kept else {**row, "note": "paramiko's connection lives as long as its command, so this one has ended"}
 
 
 def logout(*aliases: str) -> list[dict[str, Any]]:
@@ -224,7 +219,7 @@ def many(
             if on_result is not None:
                 on_result(alias, result)
     except BaseException:
-        openssh.end_all()
+        transports.end_all()
         raise
     return {name: found[name] for name in names}
 
@@ -310,10 +305,10 @@ def _ask(alias: str, request: dict[str, Any], *, timeout: float, batch: bool | N
     marker = f"ports-{os.urandom(8).hex()}:"  # start files of the shell there may print, before and after
     text = far.script({**request, "marker": marker}).encode()
     again = request["do"] == "probe"  # it only looks
-    done = openssh.run(alias, _PYTHON, input=text, timeout=timeout, batch=batch, repeatable=again)
+    done = transports.run(alias, _PYTHON, input=text, timeout=timeout, batch=batch, repeatable=again)
     answer = far.read_answer(done.output, marker)
     if answer is None and _NO_PYTHON.search(done.stderr + done.output) and (named := _named_python(alias)):
-        done = openssh.run(alias, f"exec {named} -I -S -", input=text, timeout=timeout, batch=batch)
+        done = transports.run(alias, f"exec {named} -I -S -", input=text, timeout=timeout, batch=batch)
         answer = far.read_answer(done.output, marker)
     if answer is None:
         raise FarSideError(alias, _why_no_answer(alias, done))
@@ -329,7 +324,7 @@ def _named_python(alias: str) -> str | None:
     return f"{env.rstrip('/')}/bin/python" if re.fullmatch(r"[~/][\w@%+=:,./-]*", env) else None
 
 
-def _why_no_answer(alias: str, done: openssh.Completed) -> str:
+def _why_no_answer(alias: str, done: transports.Completed) -> str:
     lines = [line.strip() for line in (done.stderr + "\n" + done.output).splitlines() if line.strip()]
     if "SyntaxError" in done.stderr:
         return "python3 there is older than 3.6; load a newer one in the start file of your shell there"

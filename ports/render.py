@@ -43,7 +43,10 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("HOST", "host"),
         ("WHAT", "what"),
         ("STATE", "state"),
+        ("SINCE", "since"),
         ("LINK", "local_url"),
+        ("RECEIVED", "received"),
+        ("RECONNECTS", "reconnects"),
         ("NOTE", "note"),
     ),
 }
@@ -82,6 +85,7 @@ def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
         "memory": f"{size(row.get('memory_bytes'))} of {size(limit)}" if limit else size(row.get("memory_bytes")),
         "where": _where(row),
         "what": _what(row),
+        "received": size(row.get("received_bytes")),
         "note": _note(row),
         "other": "" if row.get("name") else str(row.get("owner") or ""),  # of others' listeners nothing else is known
     }
@@ -108,7 +112,7 @@ def plain(lines: Sequence[Sequence[str]]) -> str:
 def details(row: Mapping[str, Any], now: float) -> str:
     """Return one row as lines of ``key: value``; what is empty is left out."""
     texts = cells(row, now)
-    hidden = ("where", "what", "note", "other", "started_at")
+    hidden = ("where", "what", "received", "note", "other", "started_at")
     shown = {key: text for key, text in texts.items() if text and key not in hidden and not key.endswith("_bytes")}
     width = max((len(key) for key in shown), default=0) + 1
     return "\n".join(f"{key + ':':<{width}} {text}" for key, text in shown.items())

@@ -11,6 +11,7 @@ import click
 from ports import targets
 from ports.cli.numbers import Number
 from ports.cli.output import Output, Row, on_host, with_output, write_json
+from ports.cli.transport import with_transport
 
 NOTHING, SOME_FAILED = 3, 5
 _LINE = "{:<12}  {:<24}  {}"
@@ -22,6 +23,7 @@ _LINE = "{:<12}  {:<24}  {}"
 @click.option("--browse/--no-browser", default=None, help="Open the browser when a link is up.")
 @click.option("--local-port", type=Number(0, 65535), help="Port here, for one target; 0: any free one.")
 @click.option("--owner", metavar="USER", help="Open what USER listens on, where TARGET names a port.")
+@with_transport
 @with_output
 def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool | None, **options: Any) -> int:
     """Open what runs on other hosts here: tunnels, and links that work.
@@ -55,6 +57,7 @@ class Links:
 
         self.out, self.browse = out, config.get("open.browse") if browse is None else browse
         self.told: dict[tuple[Any, ...], str] = {}
+        self.lost: dict[str, str] = {}  # hosts to which the way is down, or needs a login
         self.heading = True
         self.browsers: list[threading.Thread] = []
 
@@ -65,19 +68,39 @@ class Links:
         if state == "connecting" or before == now:
             return
         self.told[key] = now
-        if row.get("error"):
-            reason = targets.hints_at(row["host"], str(row["error"]))
-            self.out.fail(":".join(filter(None, (row["host"], row["name"]))), reason)
-        elif link is None:
-            self._progress(row)
-        else:
+        if state == "error":
+            self.out.fail(_place(row), targets.hints_at(row["host"], str(row["error"])))
+        elif before is None and link is not None and row.get("notice") != "silent":
             self._link(row, str(link))
-        if self.browse and state == "open":
-            from ports.tunnels import browser
+        elif link is None or row.get("notice") != "silent":
+            self._tell_change(row, before or "")
+        browses = self.browse if row.get("notice") in (None, "notify") else row["notice"] == "open"
+        if browses and state == "open" and before is None:
+            self._show(str(link))
 
-            # beside: a browser that takes its time must not keep the other links from coming up
-            self.browsers.append(threading.Thread(target=browser.open_once, args=(str(link),), daemon=True))
-            self.browsers[-1].start()
+    def _show(self, link: str) -> None:
+        from ports.tunnels import browser
+
+        # beside: a browser that takes its time must not keep the other links from coming up
+        self.browsers.append(threading.Thread(target=browser.open_once, args=(link,), daemon=True))
+        self.browsers[-1].start()
+
+    def _tell_change(self, row: Row, before: str) -> None:
+        """Tell on stderr how a link goes; what befalls the way to a host, once for all its links."""
+        host, state = str(row["host"]), str(row["state"])
+        if state in ("down", "needs login"):
+            if self.lost.get(host) != state:
+                self.lost[host] = state
+                self.out.say(f"{host}: {state}; {_reason(row)}; its links answer again when the way is back")
+        elif state == "open" and before.startswith(("down", "needs login")):
+            if self.lost.pop(host, None):
+                self.out.say(f"{host}: open again, under the same links")
+        elif state == "open" and before.startswith("ended"):
+            self.out.say(f"{_place(row)}: it is back, under the same link")
+        elif state == "ended":
+            self.out.say(f"{_place(row)}: it has ended; {_reason(row)}")
+        else:
+            self._progress(row)
 
     def settled(self, rows: Sequence[Row], way_out: str) -> None:
         """Tell that all are up or have failed."""
@@ -98,13 +121,21 @@ class Links:
             click.echo(_LINE.format("HOST", "WHAT", "LINK"))
             self.heading = False
         what = " ".join(str(row[part]) for part in ("kind", "name") if row[part])
-        note = f"  ({row['note']})" if row.get("note") else ""
+        said = "; ".join(filter(None, ("new" if row.get("notice") else "", row.get("note"))))
+        note = f"  ({said})" if said else ""
         click.echo(_LINE.format(row["host"], what, link) + note)
 
     def _progress(self, row: Row) -> None:
         if not self.out.as_json:
-            place = ":".join(filter(None, (row["host"], row["name"])))
-            self.out.say(f"{place}: {row.get('note') or row['state']}")
+            self.out.say(f"{_place(row)}: {row.get('note') or row['state']}")
+
+
+def _place(row: Row) -> str:
+    return ":".join(filter(None, (row["host"], row["name"])))
+
+
+def _reason(row: Row) -> str:
+    return str(row.get("error") or row.get("note") or "").removeprefix(f"{row['host']}: ")
 
 
 def exit_code(rows: Sequence[Row]) -> int:

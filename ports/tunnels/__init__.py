@@ -9,33 +9,32 @@ A target is ``HOST`` (all clusters and notebook servers of one's own there), ``H
 
 ::
 
-    targets → services (which far listeners) → openings (forward, local port, proof) → relay (the bytes)
-                                               tunnel_records (for other processes) · keeper (in the background)
+    opening (of one process) → host_links (of one host) → ways (kept alive) → carriers, agent (what carries)
+        records (for others)      services, proof             doors, relay (local ports and their bytes)
+        keeper (in the background)
 """
 
 from __future__ import annotations
 
 import builtins
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ports import config, paths, remote, targets
 from ports.adapters import processes
+from ports.deadlines import wait_until
 from ports.errors import NotFoundError, PortsError, StartError, TimedOutError, UsageError
 from ports.targets import Target
-from ports.tunnels import proof
 from ports.tunnels import records as tunnel_records
 from ports.tunnels.opening import Event, Opening
 from ports.tunnels.records import OpeningRecord
 
-_PAGES = ("cluster", "notebook")
+_LONGEST_OPEN = 300.0  # seconds without a word from the process in the background: a host may be slow to answer
 # "-c" and "-m" put the directory at hand on the path: a module that another user left there would run
 _KEEPER = "import sys; sys.path[:] = filter(None, sys.path); from ports.tunnels.keeper import main; sys.exit(main())"
 
@@ -78,8 +77,6 @@ def open_many(
     local_port: int | None = None,
     owner: str | None = None,
     batch: bool | None = None,
-    log: str | None = None,
-    skip: Collection[tuple[str, str, str]] = (),
 ) -> Opening:
     """Open links to all targets at once; what fails costs the rest nothing and stays in the result with its error.
 
@@ -89,10 +86,6 @@ def open_many(
         Targets. None: the hosts of the setting ``hosts``.
     on_event : callable, optional
         Is called with the row of a tunnel at each change, from several threads, but one at a time.
-    log : str, optional
-        Path of the log of a process that serves nothing but these tunnels.
-    skip : collection of tuple
-        Host, kind and name of what is not opened.
 
     Raises
     ------
@@ -100,12 +93,10 @@ def open_many(
         No target at all, one that cannot be, or `local_port` for more than one.
     """
     parsed = _parse(wanted)
-    if local_port is not None and (len(parsed) != 1 or parsed[0] == Target(parsed[0].host)):
-        raise UsageError(f"local port {local_port} was given for more than one link; name one target, HOST:NAME")
-    _check_owner(parsed, owner)
-    opening = Opening(on_event=on_event, local_port=local_port, owner=owner, batch=batch, log=log, skip=skip)
+    _check(parsed, local_port, owner)
+    opening = Opening(on_event=on_event)
     try:
-        opening.open(targets.by_host(parsed))
+        opening.open(targets.by_host(parsed), local_port=local_port, owner=owner, batch=batch)
     except BaseException:  # Ctrl-C at any moment leaves nothing
         opening.close()
         raise
@@ -119,21 +110,22 @@ def open_in_background(
     local_port: int | None = None,
     owner: str | None = None,
 ) -> builtins.list[dict[str, Any]]:
-    """Open links in a process of their own that outlives this one; return their rows once all are up or failed.
+    """Open links in a process that outlives this one; return their rows once all are up or failed.
 
-    Logins are asked for here, before; that process asks nobody. What another such process has open already is not
-    opened again: its row is returned.
+    There is one such process for all tunnels in the background. Logins are asked for here, before; it asks nobody.
 
     Raises
     ------
     UsageError
         As `open_many`.
     StartError
-        The process ended before it told what it opened.
+        The process ended before it could be asked.
+    TimedOutError
+        It does not answer.
     """
     parsed = _parse(wanted)
-    by_host = targets.by_host(parsed)
-    reached = remote.many(by_host, remote.login)
+    _check(parsed, local_port, owner)
+    reached = remote.many(targets.by_host(parsed), remote.login)
     rows: builtins.list[dict[str, Any]] = []
     for alias, error in reached.items():
         if isinstance(error, PortsError):
@@ -142,25 +134,21 @@ def open_in_background(
                 on_event(rows[-1])
     left = [str(one) for one in parsed if not isinstance(reached[one.host], PortsError)]
     if left:
-        there = _open_already(map(targets.parse, left)) if local_port is None else []
-        skip = [(row["host"], row["kind"], row["name"]) for row in there]
-        request = {"targets": left, "local_port": local_port, "owner": owner, "skip": skip}
-        rows += [*there, *_spawn(request, on_event)]
-        if on_event is not None:
-            for row in there:
-                on_event(row)
+        request = {"targets": left, "local_port": local_port, "owner": owner}
+        rows += _ask_keeper({"open": request}, on_event)
     return rows
 
 
 def list() -> builtins.list[dict[str, Any]]:
     """Return all tunnels of this user on this machine, those in the background and those of other terminals.
 
-    The row of a process that died says so (``stopped``), and so does one whose cluster or notebook server answers no
-    longer (``down``); that of a record that cannot be read is ``unknown``. Nothing is deleted.
+    The row of a process that died says so (``stopped``), that of one that does not answer is ``unknown``, and so is
+    that of a record that cannot be read. Nothing is deleted.
     """
-    found = [(record, alive, row) for _, record, alive in tunnel_records.read_all() for row in record.rows]
+    found = [(record, alive) for _, record, alive in tunnel_records.read_all()]
     with ThreadPoolExecutor(max_workers=16) as threads:
-        rows = builtins.list(threads.map(lambda one: _checked(*one), found))
+        several = threads.map(lambda one: _rows_of(*one), found)
+        rows = [row for part in several for row in part]
     unknown = {"host": None, "kind": "tunnel", "name": None, "state": "unknown", "local_url": None, "local_port": None}
     return [*rows, *({**unknown, "error": str(error)} for error in tunnel_records.unreadable())]
 
@@ -179,10 +167,12 @@ def close(*wanted: str) -> builtins.list[dict[str, Any]]:
     """
     parsed = [targets.parse(text) for text in wanted]
     for target in parsed:
-        if not any(_is_meant(target, row) for _, record, _ in tunnel_records.read_all() for row in record.rows):
+        if not any(
+            tunnel_records.is_meant(target, row) for _, record, _ in tunnel_records.read_all() for row in record.rows
+        ):
             _tell_unreadable()
             raise NotFoundError("tunnel", str(target), "`ports tunnel list` shows those that are open")
-    return _close(lambda row: any(_is_meant(target, row) for target in parsed))
+    return _close(lambda row: any(tunnel_records.is_meant(target, row) for target in parsed))
 
 
 def close_all() -> builtins.list[dict[str, Any]]:
@@ -201,7 +191,9 @@ def prune() -> builtins.list[Path]:
     return removed
 
 
-def _check_owner(parsed: Iterable[Target], owner: str | None) -> None:
+def _check(parsed: Sequence[Target], local_port: int | None, owner: str | None) -> None:
+    if local_port is not None and (len(parsed) != 1 or parsed[0] == Target(parsed[0].host)):
+        raise UsageError(f"local port {local_port} was given for more than one link; name one target, HOST:NAME")
     if owner is not None and (named := [str(target) for target in parsed if target.port is None]):
         raise UsageError(f"owner {owner!r} was given for {', '.join(named)}; it goes with HOST:PORT only")
 
@@ -240,12 +232,23 @@ def _tell_unreadable() -> None:
 
 def _remove(path: Path, record: OpeningRecord) -> builtins.list[Path]:
     control = Path(record.control)
-    number = path.stem  # <pid>-<number>, as its sockets
-    left = [path, control, *control.parent.glob(f"t{number}-*.sock")]
+    pid = path.stem.partition("-")[0]
+    left = [path, control, *control.parent.glob(f"t{pid}-*.sock")]
     found = [one for one in left if one.exists()]
     for one in found:
         one.unlink(missing_ok=True)
     return found
+
+
+def _rows_of(record: OpeningRecord, alive: bool | None) -> builtins.list[dict[str, Any]]:
+    """Return the rows of one process as it tells them now: its record does not know of bytes."""
+    if not alive:
+        return [_listed(record, alive, row) for row in record.rows]
+    try:
+        rows = tunnel_records.ask(record, {"rows": True}, timeout=3.0)["rows"]
+    except (TimedOutError, KeyError) as error:
+        return [{**_listed(record, None, row), "error": str(error)} for row in record.rows]
+    return [_listed(record, True, row) for row in rows]
 
 
 def _listed(record: OpeningRecord, alive: bool | None, row: dict[str, Any]) -> dict[str, Any]:
@@ -258,62 +261,48 @@ def _listed(record: OpeningRecord, alive: bool | None, row: dict[str, Any]) -> d
     return shown
 
 
-def _checked(record: OpeningRecord, alive: bool | None, row: dict[str, Any]) -> dict[str, Any]:
-    shown = _listed(record, alive, row)
-    if shown["state"] == "open" and row["kind"] in _PAGES and not _answers(row):
-        shown.update(state="down", error="nothing answers there now; it was stopped, or the connection is slow")
-    return shown
+def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> builtins.list[dict[str, Any]]:
+    """Return the rows of what the process in the background opened; it is started where none runs."""
+    for _ in range(3):
+        with paths.locked("keeper", timeout=30):
+            record = tunnel_records.keeper() or _spawn()
+        answer = tunnel_records.ask(record, request, timeout=_LONGEST_OPEN, on_line=on_event)
+        if "settled" in answer:
+            rows: builtins.list[dict[str, Any]] = answer["settled"]
+            for row in rows if on_event is not None else ():
+                if row.get("note") == "open already":
+                    on_event(row)  # type: ignore[misc]
+            return rows
+        _await_end(record)
+    raise StartError("the process that keeps the tunnels", "it ended three times", _log())
 
 
-def _answers(row: dict[str, Any]) -> bool:
-    """Tell whether the link of a row leads to something that speaks HTTP."""
-    link = urlsplit(row["local_url"])
-    path = link._replace(scheme="", netloc="").geturl()
-    return proof.prove(row["local_port"], ask=True, scheme=link.scheme, path=path, timeout=3.0).state == "open"
+def _await_end(record: OpeningRecord) -> None:
+    what = f"end of process {record.process.pid}, which kept tunnels"
+    wait_until(lambda: None if processes.is_alive(record.process) else True, timeout=10, what=what)
 
 
-def _open_already(wanted: Iterable[Target]) -> builtins.list[dict[str, Any]]:
-    """Return the rows of what background processes have open and answers, of what `wanted` means."""
-    sought, found = builtins.list(wanted), []
-    for _, record, alive in tunnel_records.read_all():
-        for row in record.rows if alive and record.background else ():
-            meant = any(_is_meant(one, row) and (one != Target(one.host) or row["kind"] in _PAGES) for one in sought)
-            if meant and row["state"] == "open" and row["kind"] in _PAGES and _answers(row):
-                plain = {key: value for key, value in row.items() if key not in ("ports", "port")}
-                found.append({**plain, "note": "open already"})
-    return found
+def _log() -> Path:
+    return paths.make_state().logs / "tunnels.log"
 
 
-def _is_meant(target: Target, row: dict[str, Any]) -> bool:
-    if row["host"] != target.host:
-        return False
-    if target.port is not None:
-        return target.port in (row.get("port"), row["local_port"]) or row["name"] == str(target.port)
-    return target.name is None or row["name"] == target.name
-
-
-def _spawn(request: dict[str, Any], on_event: Event | None) -> builtins.list[dict[str, Any]]:
-    """Start the process that keeps the tunnels, and return what it reports until all are up or have failed."""
-    log = paths.make_state().logs / "tunnels.log"
+def _spawn() -> OpeningRecord:
+    """Start the process that keeps tunnels in the background, and return its record once it can be asked."""
+    log = _log()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-c", _KEEPER, *request["targets"]],
-            stdin=subprocess.PIPE,
+            [sys.executable, "-c", _KEEPER, str(log)],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
             start_new_session=True,
         )
-    assert process.stdin is not None and process.stdout is not None
-    with process.stdin, process.stdout:
-        process.stdin.write(json.dumps({**request, "log": str(log)}).encode())
-        process.stdin.close()
-        for line in process.stdout:
-            told: dict[str, Any] = json.loads(line)
-            if "settled" in told:
-                settled: builtins.list[dict[str, Any]] = told["settled"]
-                return settled
-            if on_event is not None:
-                on_event(told)
+    assert process.stdout is not None
+    with process.stdout:
+        ready = process.stdout.readline()
+    found = tunnel_records.keeper() if ready else None
+    if found is not None:
+        return found
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
-    raise StartError("the process that keeps the tunnels", f"exit status {process.wait()}", log, tuple(lines))
+    raise StartError("the process that keeps the tunnels", f"exit status {process.wait(10)}", log, tuple(lines))

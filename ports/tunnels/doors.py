@@ -60,6 +60,8 @@ class Door:
         self.dial: Dial | None = None
         self.page = Page("Not connected yet")
         self.generation = 0
+        #: Why the last connection to the service failed, where that is known.
+        self.refusal: PortsError | None = None
         self.sent = self.received = 0
         self.connections: set[_Near] = set()
         self._servers: list[asyncio.Server] = []
@@ -72,7 +74,7 @@ class Door:
 
     async def lead(self, dial: Dial) -> None:
         """Let new connections, and new requests of the others, go to `dial`."""
-        self.dial, self.generation = dial, self.generation + 1
+        self.dial, self.generation, self.refusal = dial, self.generation + 1, None
 
     async def shut(self, page: Page, *, cut: bool = False) -> None:
         """Answer what asks with `page`; connections that carry something may recover, unless they are `cut`."""
@@ -232,6 +234,7 @@ class _Near(asyncio.Protocol):
             if connected is not None:
                 connected.close()
             self.joining = None
+            self.door.refusal = error if isinstance(error, PortsError) else None
             if self.early or self.raw:
                 self._answer(self.door.page if self.door.dial is None else replace(_CLOSED, reason=str(error)))
             return

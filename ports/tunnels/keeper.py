@@ -1,51 +1,39 @@
-"""The process that keeps tunnels after `ports open --background` has returned; `ports.tunnels` starts it.
+"""The process that keeps tunnels after `ports open --background` has returned: one for all, `ports.tunnels` starts it.
 
-What it is to open comes as JSON on its standard input, so that nothing but targets stands in its arguments; rows go to
-its standard output, a JSON line each, until all are up or have failed. It ends with its last tunnel, or by SIGTERM.
+What it is to open comes through its control socket, so that nothing stands in its arguments. It ends with its last
+tunnel, by SIGTERM, or when nobody has given it anything.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-import threading
 import time
 from types import FrameType
 from typing import Any
 
-from ports import tunnels
 from ports.tunnels.opening import Opening
+
+_IDLE_SECONDS = 20.0
 
 
 def main() -> int:
-    """Open what standard input says, report it, and keep it."""
-    request = json.loads(sys.stdin.buffer.read())
-    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    settled = threading.Event()
-
-    def report(row: dict[str, Any]) -> None:
-        _log(row)
-        if not settled.is_set():
-            output.write(json.dumps(row) + "\n")
-            output.flush()
-
+    """Say on standard output when other processes can ask, and keep what they want open."""
     heed_signals()
-    opening = tunnels.open_many(
-        request["targets"],
-        on_event=report,
-        local_port=request["local_port"],
-        owner=request["owner"],
-        batch=True,
-        log=request["log"],
-        skip={(host, kind, name) for host, kind, name in request["skip"]},
-    )
-    settled.set()
-    output.write(json.dumps({"settled": opening.rows()}) + "\n")
-    output.close()
-    _leave_starter()
-    return keep(opening)
+    with Opening(on_event=_log, log=sys.argv[1]) as opening:
+        opening.serve()
+        os.write(1, b"ready\n")
+        _leave_starter()
+        try:
+            idle = 0
+            while not opening.wait(_IDLE_SECONDS / 4):
+                idle = idle + 1 if opening.is_idle else 0
+                if idle > 4:
+                    break
+        except KeyboardInterrupt:
+            pass
+    return 0
 
 
 def keep(opening: Opening) -> int:

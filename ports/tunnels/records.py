@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ports import paths, probe, records
 from ports.adapters import processes
-from ports.errors import RecordError, TimedOutError
+from ports.errors import PortsError, RecordError, TimedOutError
 from ports.records import ProcessId, Record
+from ports.targets import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,44 @@ def unreadable() -> list[RecordError]:
     return errors
 
 
+def write(path: Path, **fields: Any) -> None:
+    """Replace the record of an opening; raises StoreError."""
+    records.write(path, OpeningRecord(**fields))
+
+
+def is_meant(target: Target, row: dict[str, Any]) -> bool:
+    """Tell whether `target` names the tunnel of `row`."""
+    if row["host"] != target.host:
+        return False
+    if target.port is not None:
+        return target.port in (row.get("port"), row["local_port"]) or row["name"] == str(target.port)
+    return target.name is None or row["name"] == target.name
+
+
+def door(alias: str, is_unix: bool) -> str:
+    """Return what let connections to ports, or to Unix sockets, of a host through: ``forward``, or ``agent``."""
+    with contextlib.suppress(RecordError):
+        return str((records.read_json(_doors()) or {}).get(_door_key(alias, is_unix), "forward"))
+    return "forward"
+
+
+def remember_door(alias: str, is_unix: bool, name: str) -> None:
+    """Keep what let connections through, for the next time; it is tried first then."""
+    if door(alias, is_unix) == name:
+        return
+    with contextlib.suppress(PortsError), paths.locked("doors", timeout=5):  # it is a matter of speed only
+        known = records.read_json(_doors()) or {}
+        records.write_json(_doors(), {**known, "format": records.FORMAT, _door_key(alias, is_unix): name})
+
+
+def _door_key(alias: str, is_unix: bool) -> str:
+    return f"{'unix' if is_unix else 'tcp'} {alias}"
+
+
+def _doors() -> Path:
+    return directory() / "doors.json"
+
+
 def holder(port: int, what: tuple[str, str | None, str | None]) -> str:
     """Return who listens on the local `port`: a `ports open` of `what` or of something else, a process, or a user."""
     for _, record, alive in read_all():
@@ -75,21 +115,47 @@ def holder(port: int, what: tuple[str, str | None, str | None]) -> str:
     return f"{row['user']} ({Path(argv[0]).name}, process {row['pid']})" if argv else str(row["user"])
 
 
-def ask(record: OpeningRecord, request: dict[str, Any], *, timeout: float = 15.0) -> dict[str, Any]:
+def ask(
+    record: OpeningRecord,
+    request: dict[str, Any],
+    *,
+    timeout: float = 15.0,
+    on_line: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
     """Return what the process of `record` answers to `request`.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds between two lines.
+    on_line : callable, optional
+        Is called with each line before the last.
 
     Raises
     ------
     TimedOutError
         It does not answer.
     """
+    what = f"answer of process {record.process.pid}, which holds the tunnel,"
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout)
         try:
             connection.connect(record.control)
             connection.sendall(json.dumps(request).encode() + b"\n")
+            last: dict[str, Any] | None = None
             with connection.makefile("rb") as stream:
-                answer = json.loads(stream.readline())
+                for line in stream:
+                    if last is not None and on_line is not None:
+                        on_line(last)
+                    last = json.loads(line)
         except (OSError, ValueError) as error:
-            raise TimedOutError(f"answer of process {record.process.pid}, which holds the tunnel,", timeout) from error
-    return answer if isinstance(answer, dict) else {}
+            raise TimedOutError(what, timeout) from error
+    if not isinstance(last, dict):
+        raise TimedOutError(what, timeout)
+    return last
+
+
+def keeper() -> OpeningRecord | None:
+    """Return the record of the process that keeps tunnels in the background; None where none runs."""
+    running = [record for _, record, alive in read_all() if alive and record.background]
+    return max(running, key=lambda one: one.started_at, default=None)

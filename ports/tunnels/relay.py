@@ -86,6 +86,12 @@ class Relay:
             self._doors.discard(door)
             self.call(door.close())
 
+    def stop_all(self) -> None:
+        """Free all ports at once; connections through them are cut."""
+        for door in list(self._doors):
+            with contextlib.suppress(RuntimeError):
+                self.stop(door)
+
     def answer(self, path: Path, handle: Handle) -> None:
         """Answer requests of other `ports` processes of the user, JSON lines, at the Unix socket `path`.
 
@@ -116,8 +122,7 @@ class Relay:
         """Free all ports, cut all connections, end the thread."""
         if not self._thread.is_alive():
             return
-        for door in list(self._doors):
-            self.stop(door)
+        self.stop_all()
         if self._control is not None:
             self._loop.call_soon_threadsafe(self._control.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -125,6 +130,23 @@ class Relay:
             self._thread.join(5)
             if not self._thread.is_alive():
                 self._loop.close()
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run `coroutine` in the loop, and wait for nothing; its error is nobody's. Raises RuntimeError as `call`."""
+
+        async def run() -> None:
+            with contextlib.suppress(PortsError, OSError, TimeoutError):
+                await coroutine
+
+        if not self._thread.is_alive() or self._loop.is_closed():
+            coroutine.close()
+            raise RuntimeError("the relay was closed")
+        asyncio.run_coroutine_threadsafe(run(), self._loop)
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Call `callback` in the loop; where the relay was closed, nothing is there to be called for."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback)
 
     def call(self, coroutine: Coroutine[Any, Any, T], *, timeout: float = 10.0) -> T:
         """Run `coroutine` in the loop and return its result; from other threads only.

@@ -38,6 +38,11 @@ class Service:
     known_web: bool = True
     note: str | None = None
 
+    @property
+    def is_unix(self) -> bool:
+        """It listens on a Unix socket."""
+        return self.remote.startswith("/")
+
     def usual_port(self, first: int, last: int) -> int:
         """Return the local port that this service always gets."""
         return links.local_port(self.machine, self.user, self.key, first, last)
@@ -81,6 +86,12 @@ def choose(
     if not there:
         raise _not_there(target, wanted, running)
     return [_service(document, target.host, one) for one in there]
+
+
+def not_there(target: Target, found: Sequence[Listener]) -> PortsError:
+    """Return why what `target` names cannot be opened, of what the probe found on its host."""
+    named = [one for one in found if one.mine and one.name == target.name]
+    return _not_there(target, [one for one in named if one.kind in _OPENED] or named, found)
 
 
 def _by_port(document: dict[str, Any], found: Sequence[Listener], target: Target, owner: str | None) -> Service:

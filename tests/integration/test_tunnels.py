@@ -251,9 +251,12 @@ def test_a_forward_that_cannot_be_made_is_the_error_of_its_tunnel_and_of_nothing
     code = f"""
         import os
         from ports import paths
-        (paths.runtime_directory() / f"t{{os.getpid()}}-0-0.sock").touch()
+        for number in range(9):
+            (paths.runtime_directory() / f"t{{os.getpid()}}-{{number}}.sock").touch()
         with tunnels.open_many(["server1:{port}"]) as opening:
             print(json.dumps(opening.rows()))
+        for left in paths.runtime_directory().glob("t*.sock"):
+            left.unlink()
     """
     rows = python(laptop, code)
     assert [(row["kind"] == "host", row["state"], row.get("exit_code")) for row in rows] == [(False, "error", 5)]
@@ -355,11 +358,21 @@ def test_a_service_that_ended_between_is_an_error_with_the_reason(laptop: Site) 
     assert f"nothing answers at 127.0.0.1:{port} there (connect failed: Connection refused)" in error["message"]
 
 
-def test_a_server_that_prohibits_forwarding_is_named_as_the_reason(laptop: Site, serve: Serve) -> None:
+def test_a_server_that_prohibits_forwarding_is_passed_by_a_session_and_that_is_remembered(
+    laptop: Site, serve: Serve, nothing_left: LeakCheck
+) -> None:
+    nothing_left.allow("file */tunnels/doors.json")
     port = serve("server2")
     laptop.host("server2").add_sshd_config("AllowTcpForwarding no\n")
-    code, rows = ports(laptop, "open", f"server2:{port}")
-    assert code == 5 and "sshd prohibits forwarding" in rows[0]["error"]
+    code = f"""
+        from ports.tunnels import records
+        doors = []
+        for _ in range(2):
+            with tunnels.open("server2:{port}") as opening:
+                doors.append([records.door("server2", False), fetch(opening.url), opening.tunnels[0].state])
+        print(json.dumps(doors))
+    """
+    assert python(laptop, code) == 2 * [["agent", "page of server2", "open"]]
 
 
 def test_two_hundred_connections_at_once_all_pass(laptop: Site, serve: Serve) -> None:

@@ -23,9 +23,10 @@ LAYERS = (
     ("paths", "links"),
     ("config", "interpreter", "logout"),
     ("adapters", "home", "scratch"),
+    ("transports",),
     ("sessions", "remote", "server_helpers"),
     ("options", "listeners", "terminals"),
-    ("notebook_handle", "shells", "cluster_handle"),
+    ("notebook_handle", "shells", "browse", "cluster_handle"),
     ("clusters", "notebooks"),
     ("tunnels",),
     ("pruning",),
@@ -36,15 +37,17 @@ LAYERS = (
 INNER = {
     "tunnels": (
         ("pages", "browser", "records", "services"),
-        ("proof", "doors"),
-        ("relay",),
+        ("proof", "doors", "agent"),
+        ("relay", "carriers", "tunnel"),
+        ("ways",),
+        ("host_links",),
         ("opening",),
         ("__init__",),
         ("keeper",),
     )
 }
 READ_THE_ENVIRONMENT = ("config.py", "paths.py", "sessions.py", "terminals.py", "launch.py", "probe/", "in_cluster/")
-ASYNC = ("adapters/dask.py", "in_cluster/", "tunnels/relay.py", "tunnels/doors.py")
+ASYNC = ("adapters/dask.py", "in_cluster/", "tunnels/relay.py", "tunnels/doors.py", "tunnels/ways.py", "tunnels/agent.py")
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_POSITIONAL = 400, 40, 5
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -138,7 +141,7 @@ def test_imports_are_absolute() -> None:
         ("distributed", "adapters/dask.py"),
         ("dask", "adapters/dask.py"),
         ("jupyter_server", "adapters/jupyter.py"),
-        ("paramiko", "adapters/paramiko.py"),
+        ("paramiko", "adapters/paramiko"),
     ],
 )
 def test_a_tool_stays_in_its_adapter(tool: str, home: str) -> None:

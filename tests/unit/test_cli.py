@@ -143,10 +143,28 @@ def test_links_are_results_and_all_else_is_told_on_stderr(capsys: pytest.Capture
     links = tunnel.Links(Output(as_json=False), browse=False)
     links.event({**ROW, "state": "connecting", "local_url": None})
     assert capsys.readouterr() == ("", "")
-    links.event({**ROW, "host": "away", "kind": "host", "name": None, "local_url": None, "error": "away: is down"})
-    links.event({**ROW, "name": "x", "local_url": None, "error": "port 1 is held by bob"})
-    links.event({**ROW, "name": "y", "local_url": None, "error": "no cluster 'server1:y'; `ports cluster start y`"})
-    links.event({**ROW, "kind": "host", "name": None, "local_url": None, "note": "nothing runs"})
+    links.event(
+        {
+            **ROW,
+            "state": "error",
+            "host": "away",
+            "kind": "host",
+            "name": None,
+            "local_url": None,
+            "error": "away: is down",
+        }
+    )
+    links.event({**ROW, "state": "error", "name": "x", "local_url": None, "error": "port 1 is held by bob"})
+    links.event(
+        {
+            **ROW,
+            "state": "error",
+            "name": "y",
+            "local_url": None,
+            "error": "no cluster 'server1:y'; `ports cluster start y`",
+        }
+    )
+    links.event({**ROW, "state": "nothing", "kind": "host", "name": None, "local_url": None, "note": "nothing runs"})
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.splitlines() == [
@@ -160,6 +178,28 @@ def test_links_are_results_and_all_else_is_told_on_stderr(capsys: pytest.Capture
     shown = capsys.readouterr()
     assert shown.out.split() == ["HOST", "WHAT", "LINK", "server1", "notebook", "lab", "http://localhost:2/"]
     assert shown.err == "server1:lab: closed\n"
+
+
+def test_what_befalls_a_host_is_told_once_and_what_befalls_a_service_by_its_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    links = tunnel.Links(Output(as_json=False), browse=False)
+    several = [{**ROW, "name": name} for name in ("lab", "other")]
+    for state in ("open", "down", "down", "open"):
+        for row in several:
+            links.event({**row, "state": state, "error": "server1: nothing came back" if state == "down" else None})
+    links.event({**ROW, "state": "ended", "error": "no running notebook 'server1:lab'"})
+    links.event(ROW)
+    links.event({**ROW, "name": "later", "notice": "notify"})
+    links.event({**ROW, "name": "quiet", "notice": "silent"})
+    shown = capsys.readouterr()
+    assert [line.split()[2] for line in shown.out.splitlines()[1:]] == ["lab", "other", "later"]
+    assert shown.err.splitlines() == [
+        "server1: down; nothing came back; its links answer again when the way is back",
+        "server1: open again, under the same links",
+        "server1:lab: it has ended; no running notebook 'server1:lab'",
+        "server1:lab: it is back, under the same link",
+    ]
 
 
 def raising(error: BaseException) -> click.Command:

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from ports import paths, tunnels
+from ports.adapters import processes
 from ports.cli import main
-from ports.errors import StartError
+from ports.deadlines import wait_until
 from ports.tunnels import records as tunnel_records
 from ports.tunnels.doors import Door
-from ports.tunnels.opening import Opening, Tunnel
+from ports.tunnels.opening import Opening
 from ports.tunnels.relay import bind
+from ports.tunnels.tunnel import Tunnel
 
 TIMES = 100
 
@@ -28,15 +30,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def opening(tmp_path: Path, home: None) -> Iterator[Opening]:
+def opening(home: None) -> Iterator[Opening]:
     with Opening() as made:
-        made.tunnels.append(listening(made, tmp_path))  # the opening ends with its last tunnel
+        listening(made)  # the opening ends with its last tunnel
         yield made
 
 
-def listening(opening: Opening, directory: Path) -> Tunnel:
+def listening(opening: Opening) -> Tunnel:
     """Return a tunnel that serves on another port than its usual one, which is free again."""
-    tunnel = Tunnel("server1", "cluster", "main", state="open", socket=directory / "far.sock", door=Door())
+    tunnel = Tunnel("server1", "cluster", "main", state="open", door=Door())
     assert tunnel.door is not None
     usual = bind(0)
     tunnel.usual_port = usual[0].getsockname()[1]
@@ -44,16 +46,14 @@ def listening(opening: Opening, directory: Path) -> Tunnel:
     tunnel.ports.add(tunnel.local_port)
     for half in usual:
         half.close()
+    opening._host("server1").tunnels.append(tunnel)
     return tunnel
 
 
-def test_a_tunnel_that_is_closed_while_its_usual_port_becomes_free_leaves_no_listener(
-    opening: Opening, tmp_path: Path
-) -> None:
+def test_a_tunnel_that_is_closed_while_its_usual_port_becomes_free_leaves_no_listener(opening: Opening) -> None:
     for _ in range(TIMES):
-        tunnel = listening(opening, tmp_path)
-        opening.tunnels.append(tunnel)
-        reclaims = threading.Thread(target=opening._reclaim, args=(tunnel,))
+        tunnel = listening(opening)
+        reclaims = threading.Thread(target=opening._host("server1")._reclaim, args=(tunnel,))
         reclaims.start()
         opening.close_tunnels([tunnel])
         reclaims.join()
@@ -61,9 +61,8 @@ def test_a_tunnel_that_is_closed_while_its_usual_port_becomes_free_leaves_no_lis
     assert len(opening._relay._doors) == 1
 
 
-def test_a_tunnel_that_two_processes_close_at_once_is_closed_once(opening: Opening, tmp_path: Path) -> None:
-    tunnel = listening(opening, tmp_path)
-    opening.tunnels.append(tunnel)
+def test_a_tunnel_that_two_processes_close_at_once_is_closed_once(opening: Opening) -> None:
+    tunnel = listening(opening)
     rows = opening.close_tunnels([tunnel, tunnel]) + opening.close_tunnels([tunnel])
     assert {row["state"] for row in rows} == {"closed"}
     assert tunnel not in opening.tunnels and len(opening.tunnels) == 1
@@ -82,11 +81,13 @@ def test_a_record_that_a_newer_ports_wrote_is_told_where_a_tunnel_is_to_be_close
     assert row["state"] == "unknown" and str(record) in row["error"]
 
 
-def test_the_process_in_the_background_imports_nothing_from_the_directory_at_hand(
+def test_the_process_in_the_background_imports_nothing_from_the_directory_at_hand_and_ends_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "json.py").write_text("import os; os.mkdir('ran')")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(StartError, match="-no-host"):
-        tunnels._spawn({"targets": ["-no-host"], "local_port": None, "owner": None, "skip": []}, None)
-    assert not (tmp_path / "ran").exists()
+    record = tunnels._spawn()
+    assert tunnel_records.keeper() == record
+    processes.end([record.process], timeout=10)
+    assert not (tmp_path / "ran").exists() and tunnel_records.keeper() is None
+    wait_until(lambda: not Path(record.control).exists() or None, timeout=10, what="end of the keeper")

@@ -1,0 +1,114 @@
+"""What carries connections to one host: a master connection of the ssh program."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from ports import paths
+from ports.adapters import openssh
+from ports.errors import PortsError
+from ports.tunnels.doors import Dial, to_unix_socket
+
+_numbers = itertools.count()
+
+
+class Carrier(Protocol):
+    """A connection to one host that stands; a new one is made when it no longer carries anything."""
+
+    def session(self, command: str) -> socket.socket:
+        """Return what is standard input and output of a command there."""
+
+    def lead(self, remotes: Iterable[str]) -> dict[str, Dial]:
+        """Return what connects to each of ``host:port`` or a socket's path there."""
+
+    def refusal(self, remote: str) -> PortsError | None:
+        """Return why `remote` was not connected to, where that is known."""
+
+    def is_there(self) -> bool:
+        """Tell whether the connection exists; whether it still carries anything is another question."""
+
+    def take_back(self, remotes: Iterable[str]) -> None:
+        """Connect to these no more."""
+
+    def give_up(self) -> None:
+        """Leave the connection to itself: it fell silent."""
+
+    def close(self) -> None:
+        """Take back what was opened; the connection stays for later commands."""
+
+
+class SSH:
+    """The master connection of the ssh program to `alias`, shared with other processes; made where there is none.
+
+    Raises
+    ------
+    SSHError
+        There is no way to the host, or none within `timeout` seconds.
+    """
+
+    def __init__(self, alias: str, *, batch: bool | None, timeout: float | None = None) -> None:
+        self.alias = alias
+        self._master = openssh.connect(alias, batch=batch, warm=False, timeout=timeout)
+        self._forwards: dict[str, Path] = {}
+        self._said = self._master.said_bytes()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def session(self, command: str) -> socket.socket:
+        """Return what is standard input and output of a command there."""
+        mine, self._process = openssh.session(self._master, command)
+        return mine
+
+    def lead(self, remotes: Iterable[str]) -> dict[str, Dial]:
+        """Let the master forward a Unix socket here to each."""
+        wanted = list(dict.fromkeys(remotes))
+        new = {one: self._new_socket() for one in wanted if one not in self._forwards}
+        self._forwards.update(new)  # before the forward: `close` takes back what may not be there yet
+        if new:
+            try:
+                openssh.forward(self._master, [(local, remote) for remote, local in new.items()])
+            except BaseException:
+                self.take_back(new)
+                raise
+        return {one: to_unix_socket(self._forwards[one]) for one in wanted}
+
+    def refusal(self, remote: str) -> PortsError | None:
+        """Return what sshd said of a connection that was refused; it stands on the master's stderr only."""
+        return openssh.explain_forward(self.alias, remote, self._master.said(self._said))
+
+    def is_there(self) -> bool:
+        """Tell whether the master runs."""
+        return openssh.is_running(self._master.control)
+
+    def take_back(self, remotes: Iterable[str]) -> None:
+        """Cancel forwards; connections through them go on."""
+        gone = [(self._forwards.pop(one), one) for one in list(remotes) if one in self._forwards]
+        openssh.cancel(self._master, gone)
+
+    def give_up(self) -> None:
+        """Let the next connection be made beside this one, which may still recover or ends by itself."""
+        self._end_session()
+        for local in self._forwards.values():
+            local.unlink(missing_ok=True)
+        self._forwards.clear()
+        with contextlib.suppress(PortsError, OSError):
+            openssh.retire(self.alias)
+
+    def close(self) -> None:
+        """Cancel the forwards and end the session."""
+        self._end_session()
+        self.take_back(list(self._forwards))
+
+    def _end_session(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            openssh.end(process)
+
+    def _new_socket(self) -> Path:
+        return paths.runtime_directory() / f"t{os.getpid()}-{next(_numbers)}.sock"

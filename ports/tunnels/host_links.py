@@ -1,0 +1,384 @@
+"""The tunnels to one host: brought up, proved, followed when their services move, ended with them."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ports import config, links, listeners, remote
+from ports.errors import LoginNeededError, PortInUseError, PortsError, ProhibitedError, SSHError
+from ports.targets import Target
+from ports.tunnels import proof, services
+from ports.tunnels import records as tunnel_records
+from ports.tunnels.doors import Dial, Door
+from ports.tunnels.relay import Relay, bind, bind_first
+from ports.tunnels.services import Service
+from ports.tunnels.tunnel import Tunnel
+from ports.tunnels.ways import Condition, Way
+
+_PATIENCE = 0.05  # seconds for which a service that may be no web server may speak first
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What one `ports open` wants of a host; `skip` holds kind and name of what is open elsewhere."""
+
+    targets: tuple[Target, ...]
+    owner: str | None = None
+    local_port: int | None = None
+    skip: frozenset[tuple[str, str]] = field(default=frozenset())
+
+
+class HostLinks:
+    """The tunnels to one host, and the way to it.
+
+    Parameters
+    ----------
+    on_change : callable
+        Is called with each tunnel whose state or link has changed, from several threads.
+    on_browse : callable
+        Is called with the host and what somebody there wants to see at home, and returns the answer.
+    """
+
+    def __init__(
+        self,
+        alias: str,
+        relay: Relay,
+        *,
+        on_change: Callable[[Tunnel], None],
+        on_browse: Callable[[str, dict[str, Any]], dict[str, Any]],
+    ) -> None:
+        self.alias, self._relay, self._on_change = alias, relay, on_change
+        self.tunnels: list[Tunnel] = []
+        self.lock = threading.RLock()
+        self._wishes: list[Wish] = []
+        self._closing = threading.Event()
+        self._turn = threading.Lock()  # one document at a time
+        self._way = Way(
+            alias,
+            relay,
+            on_condition=self._tell_condition,
+            on_document=lambda document: self._take(document, self._wishes),
+            on_browse=lambda wanted: on_browse(alias, wanted),
+        )
+
+    def open(self, wish: Wish, *, batch: bool | None) -> None:
+        """Open what is wished for; what fails stays in `tunnels`, with its error.
+
+        Raises
+        ------
+        SSHError
+            There is no way to the host.
+        """
+        is_first, everybody = not self._wishes, any(target.port is not None for target in wish.targets)
+        self._wishes.append(wish)
+        try:
+            if is_first:
+                document = self._way.open(everybody=everybody, batch=batch)
+            else:
+                if wish.owner is not None:
+                    self._way.watch_everybody()
+                document = remote.probe(self.alias, {"all": everybody}, batch=batch)
+            self._take(document, [wish], is_first=True)
+        except SSHError as error:
+            if is_first and not self._closing.is_set() and (error.is_network or isinstance(error, LoginNeededError)):
+                self._way.watch()  # it is opened when the host comes back, while something else keeps this process
+            raise
+        if is_first and not self._closing.is_set():
+            self._way.watch()
+
+    def halt(self) -> None:
+        """Bring nothing up any more."""
+        with self.lock:
+            self._closing.set()
+
+    def close(self) -> None:
+        """Take back what the way carries; the ports are free already."""
+        self._way.close()
+
+    def forget(self, tunnel: Tunnel) -> None:
+        """Tell of this failure no more."""
+        with self.lock:
+            if tunnel in self.tunnels:
+                self.tunnels.remove(tunnel)
+
+    def close_tunnels(self, wanted: Iterable[Tunnel]) -> list[Tunnel]:
+        """Close some, and open them no more; return those that were there."""
+        with self.lock:  # two processes may ask for the same at once
+            mine = [one for one in dict.fromkeys(wanted) if one in self.tunnels]
+            for tunnel in mine:
+                self.tunnels.remove(tunnel)
+        closed = frozenset((str(one.kind), str(one.name)) for one in mine)
+        self._wishes[:] = [replace(wish, skip=wish.skip | closed) for wish in self._wishes]
+        for tunnel in mine:
+            self._release(tunnel)
+            self._change(tunnel, "closed")
+        return mine
+
+    def reclaim(self) -> None:
+        """Go back to usual ports whose holders have left them."""
+        for tunnel in list(self.tunnels):
+            try:
+                self._reclaim(tunnel)
+            except (PortsError, OSError) as error:
+                tunnel.add_note(str(error))
+
+    def retry(self) -> None:
+        """Ask again what did not answer, as it may by now."""
+        if self._way.condition.state == "up":
+            waiting = [one for one in self.tunnels if one.state == "silent" or (one.state == "ended" and not one.gone)]
+            with self._turn:
+                self._bring_up(waiting)
+
+    def fail(self, error: PortsError) -> None:
+        """Tell that the host itself failed."""
+        self._add(Tunnel(self.alias, "host"), error)
+
+    # --- what listens there, at first and when it has changed ---
+
+    def _take(self, document: dict[str, Any], wishes: Sequence[Wish], *, is_first: bool = False) -> None:
+        with self._turn:
+            found = listeners.from_probe(document, host=self.alias)
+            wanted, failed = self._choose(document, found, wishes)
+            known = {one.key[1]: one for one in self.tunnels if one.service is not None}
+            if is_first:
+                for target, error in failed.items():
+                    self._add(Tunnel(self.alias, None, target.name or str(target.port)), error)
+                if not wanted and not failed:
+                    self._tell_nothing()
+            else:
+                for key in known.keys() - wanted.keys():
+                    self._end(known[key], failed, found)
+            fresh = [self._new(service, wish, is_first) for key, (service, wish) in wanted.items() if key not in known]
+            moved = []
+            for key, tunnel in known.items():
+                service = wanted[key][0] if key in wanted else None
+                if service is not None and (tunnel.state != "open" or service.remote != _remote(tunnel)):
+                    moved.append(tunnel)
+                    self._take_back(tunnel, service)
+                if service is not None:
+                    tunnel.service, tunnel.gone = service, False
+            self._bring_up([one for one in fresh if one is not None] + moved, is_first=is_first)
+
+    def _choose(
+        self, document: dict[str, Any], found: Sequence[listeners.Listener], wishes: Sequence[Wish]
+    ) -> tuple[dict[str, tuple[Service, Wish]], dict[Target, PortsError]]:
+        wanted: dict[str, tuple[Service, Wish]] = {}
+        failed: dict[Target, PortsError] = {}
+        for wish in wishes:
+            for target in wish.targets:
+                try:
+                    chosen = services.choose(document, found, target, owner=wish.owner)
+                except PortsError as error:
+                    failed[target] = error
+                    continue
+                for service in chosen:
+                    if (service.kind, service.name) not in wish.skip:
+                        wanted.setdefault(service.key, (service, wish))
+        return wanted, failed
+
+    def _new(self, service: Service, wish: Wish, is_first: bool) -> Tunnel | None:
+        notice = None if is_first else _notice(service)
+        if notice == "ignore":
+            return None
+        made = Tunnel(self.alias, service.kind, service.name, service=service, note=service.note, notice=notice)
+        made.asked_port, made.owner = wish.local_port, wish.owner
+        return made
+
+    def _end(self, tunnel: Tunnel, failed: dict[Target, PortsError], found: Sequence[listeners.Listener]) -> None:
+        """Shut the link of a service that is gone; what another user put in its place is never reached."""
+        if tunnel.gone:
+            return
+        assert tunnel.service is not None
+        of_port = [error for target, error in failed.items() if str(target.port) == tunnel.name]
+        tunnel.gone = True
+        tunnel.error = of_port[0] if of_port else services.not_there(Target(self.alias, tunnel.name), found)
+        tunnel.last_error = str(tunnel.error)
+        self._shut(tunnel, "ended", cut=True)
+        self._way.take_back([tunnel.service.remote])
+
+    # --- bringing up ---
+
+    def _bring_up(self, tunnels: Sequence[Tunnel], *, is_first: bool = False) -> None:
+        with self.lock:
+            if self._closing.is_set():
+                raise SSHError(self.alias, "it was closed while it opened")
+            self.tunnels += [one for one in tunnels if one not in self.tunnels]
+        with contextlib.suppress(PortsError, OSError):  # all in one go; where that fails, each tells its own reason
+            self._way.lead([str(_remote(one)) for one in tunnels if not self._by_agent(one)])
+        workers = [threading.Thread(target=self._connect, args=(one, is_first), daemon=True) for one in tunnels]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+
+    def _connect(self, tunnel: Tunnel, is_first: bool) -> None:
+        try:
+            if not tunnel.ports:
+                self._listen(tunnel)
+            state = self._prove(tunnel)
+        except (PortsError, OSError) as error:
+            self._give_up(tunnel, error, is_first=is_first)
+        except RuntimeError:  # the relay was closed meanwhile
+            self._release(tunnel)
+        else:
+            if tunnel.ports and self._way.condition.state == "up":  # else it was closed, or lost, meanwhile
+                tunnel.error = None
+                self._change(tunnel, state)
+
+    def _prove(self, tunnel: Tunnel) -> str:
+        """Let the port lead to the service, by the first door that is not closed, and return ``open`` or ``silent``."""
+        service = tunnel.service
+        assert service is not None and tunnel.door is not None and tunnel.local_port is not None
+        doors = ["agent", "forward"] if self._by_agent(tunnel) else ["forward", "agent"]
+        patience = 0.0 if service.known_web else _PATIENCE
+        for door in doors:
+            self._relay.call(tunnel.door.lead(self._dial(tunnel, door)))
+            found = proof.prove(
+                tunnel.local_port, ask=service.asked, patience=patience, scheme=service.scheme, path=f"/{service.path}"
+            )
+            if found.state != "refused":
+                tunnel_records.remember_door(self.alias, service.is_unix, door)
+                return found.state
+            reason = tunnel.door.refusal or self._way.refusal(service.remote)
+            if not isinstance(reason, ProhibitedError):
+                break
+        if reason is not None or not self._way.is_there():
+            raise reason or SSHError(self.alias, "the connection was lost; try again")
+        if not self._closing.is_set():
+            tunnel.add_note("it closes connections without an answer")
+        return "silent"
+
+    def _dial(self, tunnel: Tunnel, door: str) -> Dial:
+        service = tunnel.service
+        assert service is not None
+        if door == "agent":
+            return self._way.lead_by_agent(service.remote, tunnel.owner)
+        return self._way.lead([service.remote])[service.remote]
+
+    def _by_agent(self, tunnel: Tunnel) -> bool:
+        """Tell whether sshd there was seen to forward nothing of this kind."""
+        return tunnel.service is not None and tunnel_records.door(self.alias, tunnel.service.is_unix) == "agent"
+
+    def _listen(self, tunnel: Tunnel) -> None:
+        assert tunnel.service is not None
+        limits = config.get("open")
+        first, last = int(limits["first_port"]), int(limits["last_port"])
+        asked = tunnel.asked_port
+        usual = tunnel.service.usual_port(first, last) if asked is None else asked
+        tunnel.usual_port = usual or None
+        try:
+            bound = bind(usual)
+        except PortInUseError as error:
+            holder = tunnel_records.holder(usual, (tunnel.host, tunnel.kind, tunnel.name))
+            if asked is not None:
+                raise PortInUseError(usual, holder) from error
+            bound = bind_first(links.next_ports(usual, first, last))
+            port = bound[0].getsockname()[1]
+            tunnel.add_note(f"port {usual} is held by {holder}; {port} serves until it is free")
+        with self.lock:
+            if self._closing.is_set():
+                for half in bound:
+                    half.close()
+                raise SSHError(self.alias, "it was closed while it opened")
+            tunnel.door = Door(http=tunnel.service.asked)
+            tunnel.local_port = self._relay.listen(bound, tunnel.door)
+            tunnel.ports.add(tunnel.local_port)
+
+    def _reclaim(self, tunnel: Tunnel) -> None:
+        usual = tunnel.usual_port
+        if usual is None or tunnel.door is None:
+            return
+        with self.lock:  # it may be closed at this moment
+            if self._closing.is_set() or not tunnel.ports or usual in tunnel.ports or tunnel not in self.tunnels:
+                return
+            try:
+                port = self._relay.listen(bind(usual), tunnel.door)
+            except (PortInUseError, RuntimeError):
+                return
+            # the other port goes on: a page may be open there
+            tunnel.ports.add(port)
+            tunnel.note, tunnel.local_port = f"port {usual} is free again; {tunnel.local_port} serves too", port
+        self._change(tunnel, tunnel.state)
+
+    # --- the way down and up ---
+
+    def _tell_condition(self, condition: Condition) -> None:
+        for tunnel in list(self.tunnels):
+            if tunnel.door is None or tunnel.gone:
+                continue
+            if condition.state == "up":
+                tunnel.reconnects += 1
+            else:
+                tunnel.error = condition.error
+                tunnel.last_error = str(condition.error)
+                self._shut(tunnel, condition.state)
+
+    def _shut(self, tunnel: Tunnel, state: str, *, cut: bool = False) -> None:
+        since = tunnel.since if tunnel.state == state else time.time()
+        tunnel.state = state
+        with contextlib.suppress(RuntimeError, TimeoutError):
+            if tunnel.door is not None:
+                page = replace(tunnel.page(self._doing(state)), since=since)
+                self._relay.call(tunnel.door.shut(page, cut=cut))
+        self._change(tunnel, state, since=since)
+
+    def _doing(self, state: str) -> str:
+        return "This link leads there again when it is back." if state == "ended" else self._way.condition.doing
+
+    # --- small steps ---
+
+    def _give_up(self, tunnel: Tunnel, error: PortsError | OSError, *, is_first: bool) -> None:
+        told = error if isinstance(error, PortsError) else SSHError(self.alias, str(error))
+        tunnel.error, tunnel.last_error = told, str(told)
+        if is_first or not tunnel.ports:
+            self._release(tunnel)
+            self._change(tunnel, "error")
+        elif self._way.condition.state == "up":
+            self._shut(tunnel, "ended")
+
+    def _take_back(self, tunnel: Tunnel, service: Service) -> None:
+        if tunnel.service is not None and tunnel.service.remote != service.remote:
+            self._way.take_back([tunnel.service.remote])
+
+    def _release(self, tunnel: Tunnel) -> None:
+        """Free the tunnel's ports and take its forward back."""
+        with self.lock:  # `_reclaim` must not give it a port meanwhile
+            if tunnel.door is not None:
+                self._relay.stop(tunnel.door)
+            tunnel.ports = set()
+        if tunnel.service is not None and not any(one.service is tunnel.service for one in self.tunnels if one.ports):
+            self._way.take_back([tunnel.service.remote])
+
+    def _tell_nothing(self) -> None:
+        tunnel = Tunnel(self.alias, "host")
+        tunnel.note = f"no cluster or notebook server runs there; `ports cluster start -H {self.alias}` starts one"
+        with self.lock:
+            self.tunnels.append(tunnel)
+        self._change(tunnel, "nothing")
+
+    def _add(self, tunnel: Tunnel, error: PortsError) -> None:
+        tunnel.error = error
+        with self.lock:
+            self.tunnels.append(tunnel)
+        self._change(tunnel, "error")
+
+    def _change(self, tunnel: Tunnel, state: str, *, since: float | None = None) -> None:
+        if tunnel.state != state or since is not None:
+            tunnel.since = since or time.time()
+        tunnel.state = state
+        self._on_change(tunnel)
+
+
+def _notice(service: Service) -> str:
+    """Return what the settings say of a new service: by its name, else by its kind."""
+    chosen = config.get("open.new")
+    return str(chosen.get(service.name) or chosen.get(service.kind) or "notify")
+
+
+def _remote(tunnel: Tunnel) -> str | None:
+    return tunnel.service.remote if tunnel.service is not None else None

@@ -1,0 +1,96 @@
+"""One link: what it leads to, and how that goes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ports import links
+from ports.errors import PortsError
+from ports.tunnels.doors import Door
+from ports.tunnels.pages import Page
+from ports.tunnels.services import Service
+
+#: States in which the link is there; in all but the first two a page says why nothing else comes.
+LINKED = ("open", "silent", "down", "needs login", "ended")
+
+
+@dataclass(eq=False)
+class Tunnel:
+    """One link, at one local port or, while that was taken, at several.
+
+    `state` is ``connecting``, ``open`` (a byte came back from the service), ``silent`` (connected, and nothing was
+    said), ``down`` (the way to the host is, and is being mended), ``needs login`` (as down, but a person must answer),
+    ``ended`` (the service is gone; the link follows when it comes back), ``error``, ``closed``; for a host on which
+    nothing is to be opened ``nothing``.
+    """
+
+    host: str
+    kind: str | None = None
+    name: str | None = None
+    state: str = "connecting"
+    service: Service | None = field(default=None, repr=False)
+    local_port: int | None = None
+    usual_port: int | None = None
+    #: The port was asked for, so that no other will do.
+    asked_port: int | None = None
+    #: User whose listener it may be, beside one's own.
+    owner: str | None = None
+    #: The service is not there any more; else an ``ended`` tunnel did not answer, and is asked again.
+    gone: bool = False
+    since: float = field(default_factory=time.time)
+    error: PortsError | None = None
+    note: str | None = None
+    #: What to do when it appears while others are open: ``notify``, ``open`` (the browser), ``silent``; None at first.
+    notice: str | None = None
+    last_error: str | None = None
+    reconnects: int = 0
+    door: Door | None = field(default=None, repr=False)
+    ports: set[int] = field(default_factory=set, repr=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it the same tunnel when its service is started again, on another port."""
+        return (self.host, self.service.key if self.service is not None else f"{self.kind}-{self.name}")
+
+    @property
+    def what(self) -> str:
+        """The service as a person names it: ``cluster 'main'``, ``port 6006``."""
+        return f"{self.kind} '{self.name}'" if self.kind in ("cluster", "notebook") else f"port {self.name}"
+
+    @property
+    def url(self) -> str | None:
+        """The link that works on this machine, with the token."""
+        if self.service is None or self.local_port is None or self.state not in LINKED:
+            return None
+        service = self.service
+        return links.url(self.local_port, scheme=service.scheme, path=service.path, token=service.token)
+
+    def row(self) -> dict[str, Any]:
+        """Return the tunnel as JSON-able data; `local_url` holds the token."""
+        row: dict[str, Any] = {"host": self.host, "kind": self.kind, "name": self.name, "state": self.state}
+        row.update(local_url=self.url, local_port=self.local_port, since=self.since, note=self.note)
+        row.update(error=str(self.error) if self.error else None, last_error=self.last_error)
+        row.update(reconnects=self.reconnects, notice=self.notice)
+        row.update(sent_bytes=self.door.sent if self.door else 0, received_bytes=self.door.received if self.door else 0)
+        if self.error is not None:
+            row["exit_code"] = self.error.exit_code
+        return row
+
+    def record_row(self) -> dict[str, Any]:
+        """Return the row with what other processes of the user need to find and close the tunnel."""
+        return {**self.row(), "ports": sorted(self.ports), "port": self.service.port if self.service else None}
+
+    def add_note(self, note: str) -> None:
+        """Tell one thing more, once."""
+        if note not in (self.note or ""):
+            self.note = f"{self.note}; {note}" if self.note else note
+
+    def page(self, doing: str) -> Page:
+        """Return the page that stands in for the service now."""
+        reason = str(self.error) if self.error else ""
+        if self.state == "ended":
+            return Page(f"{self.what} on {self.host} is not there", reason, doing, self.since)
+        title = f"The way to {self.host} {'needs a login' if self.state == 'needs login' else 'is down'}"
+        return Page(title, reason, doing, self.since)

@@ -1,0 +1,303 @@
+"""The way to one host while tunnels to it are open: it is watched by a heartbeat of its own, and mended.
+
+A master connection says that it runs while nothing passes (ssh notices after minutes, or never), so the way is as
+alive as the last byte that came from our program on the host. When none comes, the connection is left to itself and a
+new one is made beside it; where a person must answer a prompt, it waits until somebody has logged in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ports import config, remote
+from ports.errors import FarSideError, LoginNeededError, PortsError, SSHError
+from ports.tunnels import agent
+from ports.tunnels.carriers import SSH, Carrier
+from ports.tunnels.doors import Dial
+from ports.tunnels.relay import Relay
+
+_TICK = 0.5
+_ATTEMPT_SECONDS = 3.0  # an attempt that waits longer than this sends too few packets to see the network come back
+_LEAST_PAUSE, _MOST_PAUSE, _MOST_PAUSE_REFUSED = 0.3, 3.0, 60.0
+_DOCUMENT_SECONDS = 30.0
+_JUMP_OF_THE_CLOCK, _ANSWER_AFTER_JUMP = 10.0, 2.0
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a way is: ``up``, ``down`` or ``needs login``, and why."""
+
+    state: str
+    since: float
+    error: PortsError | None = None
+
+    @property
+    def doing(self) -> str:
+        """What is being done, for the page."""
+        if self.state == "needs login":
+            host = self.error.host if isinstance(self.error, SSHError) else "HOST"
+            return f"It goes on once somebody has logged in: run `ports login {host}` in a terminal."
+        return "A new connection is being tried."
+
+
+class Way:
+    """The connection to one host, kept alive in a thread from `watch` to `close`.
+
+    Parameters
+    ----------
+    on_condition : callable
+        Is called, in the way's thread, when the way goes down, waits for a login, or was mended.
+    on_document : callable
+        Is called, in the way's thread, with what listens there: when that has changed, and after each mending.
+    on_browse : callable
+        Is called with what somebody on the host wants to see at home, and returns the answer.
+    """
+
+    def __init__(
+        self,
+        alias: str,
+        relay: Relay,
+        *,
+        on_condition: Callable[[Condition], None],
+        on_document: Callable[[dict[str, Any]], None],
+        on_browse: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> None:
+        self.alias, self._relay, self._request = alias, relay, {"all": False}
+        self._on_condition, self._on_document, self._on_browse = on_condition, on_document, on_browse
+        self.condition = Condition("down", time.time())
+        self.reconnects = 0
+        self.carrier: Carrier | None = None
+        self._agent: agent.Agent | None = None
+        self._messages: queue.Queue[tuple[agent.Agent | None, dict[str, Any]]] = queue.Queue()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._dead_after = float(config.get("open.dead_after"))
+        self._pinged_at = 0.0
+
+    def open(self, *, everybody: bool = False, batch: bool | None = None) -> dict[str, Any]:
+        """Connect for the first time, where a person may be asked, and return what listens there.
+
+        Parameters
+        ----------
+        everybody : bool
+            Other users' listeners, too, from now on.
+
+        Raises
+        ------
+        SSHError
+            There is no way to the host.
+        FarSideError
+            There is no python3.
+        """
+        self._request["all"] = everybody
+        document = self._connect(batch=batch, timeout=None)
+        self.condition = Condition("up", time.time())
+        return document
+
+    def watch_everybody(self) -> None:
+        """Be told of other users' listeners, too, from now on."""
+        if not self._request["all"]:
+            self._request["all"] = True
+            self._messages.put((None, {"type": "renew"}))
+
+    def watch(self) -> None:
+        """Start to watch it, and to mend it."""
+        self._thread = threading.Thread(target=self._keep, name=f"way-{self.alias}", daemon=True)
+        self._thread.start()
+
+    def lead(self, remotes: Iterable[str]) -> dict[str, Dial]:
+        """Return what connects to each of ``host:port`` or a socket's path there; raises SSHError."""
+        if self.carrier is None:
+            raise SSHError(self.alias, "the connection was lost")
+        return self.carrier.lead(remotes)
+
+    def lead_by_agent(self, remote: str, owner: str | None) -> Dial:
+        """Return what connects to `remote` through our program there, where sshd forwards nothing."""
+        made = self._agent
+
+        async def dial() -> Any:
+            if made is None:
+                raise SSHError(self.alias, "the connection was lost")
+            return await made.dial(remote, owner)
+
+        return dial
+
+    def take_back(self, remotes: Iterable[str]) -> None:
+        """Connect to these no more."""
+        if self.carrier is not None:
+            self.carrier.take_back(remotes)
+
+    def refusal(self, remote: str) -> PortsError | None:
+        """Return why `remote` was not connected to, where that is known."""
+        return self.carrier.refusal(remote) if self.carrier is not None else None
+
+    def is_there(self) -> bool:
+        """Tell whether the connection exists; whether it carries anything, `condition` tells."""
+        return self.carrier is not None and self.carrier.is_there()
+
+    def close(self) -> None:
+        """End the watch, and take back what was opened; the connection stays for later commands."""
+        self._closing.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(2 * _ATTEMPT_SECONDS)
+        self._drop_agent()
+        carrier, self.carrier = self.carrier, None
+        if carrier is not None:
+            carrier.close()
+
+    # --- the connection ---
+
+    def _connect(self, *, batch: bool | None, timeout: float | None) -> dict[str, Any]:
+        carrier = SSH(self.alias, batch=batch, timeout=timeout)
+        try:
+            document = self._start_agent(carrier, timeout or _DOCUMENT_SECONDS)
+        except BaseException:
+            self._drop_agent()
+            carrier.close()
+            raise
+        self.carrier = carrier
+        return document
+
+    def _start_agent(self, carrier: Carrier, timeout: float) -> dict[str, Any]:
+        made = self._agent = agent.Agent(self.alias)
+        start = made.start(
+            carrier.session(agent.COMMAND),
+            {"probe": self._request},
+            on_message=lambda message: self._messages.put((made, message)),
+            on_lost=lambda reason: self._messages.put((made, {"type": "lost", "reason": reason})),
+            timeout=timeout,
+        )
+        try:
+            self._relay.call(start, timeout=timeout + 5)
+        except RuntimeError as error:  # the relay was closed: Ctrl-C
+            raise SSHError(self.alias, "it was closed while it opened") from error
+        deadline = time.monotonic() + _DOCUMENT_SECONDS
+        while not self._closing.is_set():
+            with contextlib.suppress(queue.Empty):
+                sender, message = self._messages.get(timeout=max(0.0, min(_TICK, deadline - time.monotonic())))
+                if sender is made and message["type"] == "lost":
+                    raise FarSideError(self.alias, str(message["reason"]))
+                if sender is made and message["type"] == "document":
+                    document: dict[str, Any] = message["document"]
+                    return document
+            if time.monotonic() > deadline:
+                raise FarSideError(self.alias, f"it did not tell what listens there within {_DOCUMENT_SECONDS:g} s")
+        raise SSHError(self.alias, "it was closed while it opened")
+
+    def _drop_agent(self) -> None:
+        gone, self._agent = self._agent, None
+        if gone is not None:
+            self._relay.soon(gone.close)
+
+    # --- the watch, in a thread of its own ---
+
+    def _keep(self) -> None:
+        offset = time.time() - time.monotonic()
+        while not self._closing.is_set():
+            lost = None
+            with contextlib.suppress(queue.Empty):
+                lost = self._take(*self._messages.get(timeout=_TICK))
+            now = time.time() - time.monotonic()
+            jumped, offset = abs(now - offset) > _JUMP_OF_THE_CLOCK, now  # the machine slept
+            lost = lost or self._silence(jumped=jumped)
+            if lost is not None and not self._closing.is_set():
+                self._mend(lost)
+
+    def _take(self, sender: agent.Agent | None, message: dict[str, Any]) -> PortsError | None:
+        """Act on what our program there says; return why the way is lost, where it is."""
+        if message["type"] == "renew":
+            return self._renew()
+        if sender is None or sender is not self._agent:
+            return None
+        if message["type"] == "lost":
+            return SSHError(self.alias, f"the connection was lost: {message['reason']}")
+        if message["type"] == "document":
+            self._tell_document(message["document"])
+        elif message["type"] == "browse":
+            answer = self._on_browse(message)
+            self._relay.soon(lambda: sender.send({"type": "browse", "id": message.get("id"), **answer}))
+        return None
+
+    def _renew(self) -> PortsError | None:
+        """Start our program there again, with another request."""
+        self._drop_agent()
+        try:
+            assert self.carrier is not None
+            self._tell_document(self._start_agent(self.carrier, _ATTEMPT_SECONDS))
+        except PortsError as error:
+            return error
+        return None
+
+    def _silence(self, *, jumped: bool) -> PortsError | None:
+        """Send a heartbeat when it is time; return that the way is dead when none was answered for too long."""
+        made = self._agent
+        if made is None:
+            return SSHError(self.alias, "the connection was lost")
+        limit = _ANSWER_AFTER_JUMP if jumped else self._dead_after
+        now = time.monotonic()
+        if jumped:
+            try:
+                self._relay.call(made.ping(limit), timeout=limit + 1)
+            except (PortsError, TimeoutError, RuntimeError):
+                return SSHError(self.alias, "the connection did not survive the sleep of this machine")
+        elif now - self._pinged_at >= limit / 4:
+            self._pinged_at = now
+            with contextlib.suppress(RuntimeError):
+                self._relay.start(made.ping(limit))
+        if time.monotonic() - made.last_heard > limit - _TICK:
+            return SSHError(self.alias, f"nothing came back for {limit:g} s")
+        return None
+
+    def _mend(self, lost: PortsError) -> None:
+        """Try until the way is up again."""
+        self._change("down", lost)
+        self._drop_agent()
+        carrier, self.carrier = self.carrier, None
+        if carrier is not None:
+            carrier.give_up()
+        pause = _LEAST_PAUSE
+        while not self._closing.is_set():
+            started = time.monotonic()
+            try:
+                document = self._connect(batch=True, timeout=_ATTEMPT_SECONDS)
+            except LoginNeededError as error:
+                self._wait_for_login(error)
+            except PortsError as error:
+                self._change("down", error)
+                network = isinstance(error, SSHError) and error.is_network
+                waited = time.monotonic() - started
+                pause = min(pause * 1.5, max(_LEAST_PAUSE, _MOST_PAUSE - waited) if network else _MOST_PAUSE_REFUSED)
+                # with jitter: thirty laptops of one institute must not come back in step
+                self._closing.wait(pause * random.uniform(0.7, 1.0))
+            else:
+                self.reconnects += 1
+                self._pinged_at = 0.0
+                self._change("up", None)
+                self._tell_document(document)
+                return
+
+    def _wait_for_login(self, error: PortsError) -> None:
+        """Wait until somebody has logged in; nothing is tried meanwhile, as refused attempts lock accounts."""
+        self._change("needs login", error)
+        while not self._closing.wait(1.0):
+            with contextlib.suppress(PortsError, OSError):
+                if remote.is_connected(self.alias):
+                    return
+
+    def _tell_document(self, document: dict[str, Any]) -> None:
+        with contextlib.suppress(PortsError, OSError, RuntimeError):  # lost or closed meanwhile, which is seen next
+            self._on_document(document)
+
+    def _change(self, state: str, error: PortsError | None) -> None:
+        before = self.condition
+        since = before.since if before.state == state else time.time()
+        self.condition = Condition(state, since, error)
+        if (before.state, str(before.error)) != (state, str(error)):
+            self._on_condition(self.condition)
