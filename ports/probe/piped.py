@@ -5,10 +5,25 @@ import os
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, Optional
+    from typing import Any, Dict, List, Optional, Tuple
 
     Json = Dict[str, Any]
 
+# An interpreter of the version that made the byte code saves the 10 ms of compiling the text.
+PROGRAM = """
+try:
+    from _frozen_importlib_external import MAGIC_NUMBER as magic
+    import binascii, marshal, zlib
+except ImportError:
+    magic = b""
+known, packed, text = %r, %r, \"\"\"%s\"\"\"
+if magic and magic == known:
+    for code in marshal.loads(zlib.decompress(binascii.a2b_base64(packed))):
+        exec(code)
+else:
+    exec(text)
+main(%r)
+"""
 FILES = {
     "probe": ("identity", "records", "sockets", "recognise", "ask", "survey"),
     "run": ("identity", "records", "far_run"),
@@ -29,7 +44,29 @@ def script(request: "Json") -> str:
     for name in FILES[request["do"]]:
         with open(os.path.join(here, name + ".py"), encoding="utf-8") as file:
             texts.append(file.read())
-    return "\n".join(texts) + "\nmain(%r)\n" % json.dumps(request)
+    magic, codes = compiled([(name, os.path.join(here, name + ".py")) for name in FILES[request["do"]]])
+    return PROGRAM % (
+        magic,
+        codes,
+        "\n".join(texts).replace("\\", "\\\\").replace('"""', '\\"\\"\\"'),
+        json.dumps(request),
+    )
+
+
+def compiled(files: "List[Tuple[str, str]]") -> "Tuple[bytes, bytes]":
+    """Return this interpreter's magic number and the files' byte code, packed; empty where it cannot be had."""
+    try:
+        import binascii
+        import marshal
+        import zlib
+
+        # the names behind importlib.machinery, which need no import
+        from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
+
+        codes = [SourceFileLoader("ports.probe." + name, path).get_code("ports.probe." + name) for name, path in files]
+        return MAGIC_NUMBER, binascii.b2a_base64(zlib.compress(marshal.dumps(codes), 1), newline=False)
+    except (ImportError, OSError, ValueError):
+        return b"", b""
 
 
 def read_answer(output: str, marker: str) -> "Optional[Json]":
