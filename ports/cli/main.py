@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "login": ("ports.cli.login", "login", "Connect to HOST once, answering what it asks."),
     "logout": ("ports.cli.login", "logout", "End connections that are kept for later commands."),
     "shell": ("ports.cli.shell", "shell", "ipython or bash in tmux on a host, to come back to."),
+    "browse": ("ports.cli.browse", "browse", "Show a page of this machine in the browser at home."),
     "prune": ("ports.cli.listing", "prune", "Remove what stopped clusters and notebook servers left behind."),
 }
 _HIDDEN = ("ls",)

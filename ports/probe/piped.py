@@ -24,9 +24,11 @@ else:
     exec(text)
 main(%r)
 """
+SURVEY = ("identity", "records", "sockets", "recognise", "ask", "survey")
 FILES = {
-    "probe": ("identity", "records", "sockets", "recognise", "ask", "survey"),
+    "probe": SURVEY,
     "run": ("identity", "records", "far_run"),
+    "agent": (*SURVEY, "agent_mux", "agent_owner", "agent_dial", "agent_watch", "agent_browse", "agent"),
 }
 
 
@@ -36,8 +38,8 @@ def script(request: "Json") -> str:
     Parameters
     ----------
     request : dict
-        ``do`` is ``"probe"`` or ``"run"``, ``marker`` any text that marks the answer among what shells print; the rest
-        as `probe` and `ports.probe.far_run.run` take it.
+        ``do`` is ``"probe"``, ``"run"`` or ``"agent"``, ``marker`` any text that marks the answer among what shells
+        print; the rest as `probe`, `ports.probe.far_run.run` and `ports.tunnels.agent.Agent.start` take it.
     """
     here = os.path.dirname(os.path.abspath(__file__))
     texts = []

@@ -22,6 +22,7 @@ from ports.cli.output import Output
 TERMINAL = {"attach", "shell", "login"}  # they take over the terminal: there is nothing to print as JSON
 HOME = {
     "open",
+    "browse",
     "tunnel list",
     "tunnel close",
     "list",

@@ -1,0 +1,21 @@
+"""``ports browse``."""
+
+from __future__ import annotations
+
+import click
+
+from ports.cli.output import Output, with_output
+
+
+@click.command()
+@click.argument("what", metavar="URL|NAME")
+@with_output
+def browse(out: Output, what: str) -> None:
+    """Show a page of this machine in the browser at home, where `ports open` is connected.
+
+    URL is a link as it is here; NAME is a cluster, notebook server or other listener of mine on this machine.
+    """
+    from ports import browse as core
+
+    row = core.open(what)
+    out.result(row, f"opened at home: {row['local_url']}")
