@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import multiprocessing.spawn
+import multiprocessing.util
 import os
 import platform
 import signal
@@ -43,11 +45,41 @@ IMPORTED_BY_WORKERS = (
     "prometheus_client",
     "tornado.platform.asyncio",
 )
+# `-c` puts the current directory first, before the standard library: a co-user's random.py there would run.
+SAFE_PATH = "import sys; sys.path[:] = [entry for entry in sys.path if entry]; "
 FORKSERVER_FROM = 4  # workers; with fewer, spawn is quicker (2 workers: 1.1 against 1.6 s with TLS)
 
 
+def guard_children(own_path):
+    """Let processes that this one starts import Python's modules and Dask before any of the directory at hand.
+
+    multiprocessing runs ``python -c``, and hands this process's ``sys.path`` over before the child imports Dask: the
+    child gets `own_path` instead, and a worker takes the starter's path once all that is imported.
+    """
+    start, describe = multiprocessing.util.spawnv_passfds, multiprocessing.spawn.get_preparation_data
+
+    def start_safely(path, args, passfds):
+        code = args.index("-c") + 1
+        return start(path, [*args[:code], SAFE_PATH + args[code], *args[code + 1 :]], passfds)
+
+    def describe_safely(name):
+        return {**describe(name), "sys_path": [*own_path]}
+
+    multiprocessing.util.spawnv_passfds = start_safely
+    multiprocessing.spawn.get_preparation_data = describe_safely
+
+
+def take_path(entries):
+    """Let modules be found as the starter finds them; what only this process has comes last."""
+    sys.path[:] = [*entries, *(entry for entry in sys.path if entry not in entries)]
+
+
 class PrivateWorker(Worker):
-    """A worker without an HTTP server: any user of the machine could read it."""
+    """A worker that finds modules as the starter does, without an HTTP server, which any user could read."""
+
+    def __init__(self, *args, starter_path=(), **kwargs):
+        take_path(starter_path)
+        super().__init__(*args, **kwargs)
 
     def start_http_server(self, routes, dashboard_address, default_port=0, ssl_options=None):
         """Make the application that other code expects; nothing listens."""
@@ -190,6 +222,7 @@ def new_cluster(record, directory, port):
         local_directory=record["scratch"],
         asynchronous=True,
         silence_logs=False,
+        starter_path=tuple(record["sys_path"]),
         **{"dashboard_address": "unix", **options},
     )
     cluster.scheduler_spec["cls"] = PrivateScheduler
@@ -268,7 +301,8 @@ def main(directory, port=0):
     """Own the cluster described in `directory` until SIGTERM."""
     directory = Path(directory)
     record = json.loads((directory / "record.json").read_text())
-    sys.path[:0] = [entry for entry in record["sys_path"] if entry not in sys.path]
+    guard_children([*sys.path])
+    take_path(record["sys_path"])
     os.umask(0o077)
     configure(record)
     try:
@@ -291,6 +325,5 @@ def root_cause(error):
 def command(directory, port=0):
     """Return the interpreter's arguments that own the cluster of `directory`."""
     here = str(Path(__file__).parent)
-    safe = "import sys; sys.path[:] = [entry for entry in sys.path if entry]"  # not the current directory first
-    code = f"{safe}; sys.path.append({here!r}); import ports_cluster; ports_cluster.main({directory!r}, {port})"
+    code = f"{SAFE_PATH}sys.path.append({here!r}); import ports_cluster; ports_cluster.main({directory!r}, {port})"
     return ["-c", code]

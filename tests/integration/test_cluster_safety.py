@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -73,6 +74,47 @@ def test_modules_of_the_current_directory_are_not_run_by_a_start(home: Home, tmp
     assert done.returncode == 0, done.stderr
     assert not ran.exists()
     clusters.get().stop()
+
+
+TRAP = """
+import sys
+open({ran!r}, "a").write("{name}\\n")
+here, saved = sys.path[:], sys.modules.pop("{name}")
+sys.path[:] = [entry for entry in here if entry not in ("", {place!r})]
+import {name} as real
+sys.path[:], sys.modules["{name}"] = here, real
+"""
+STARTER = """
+import sys
+sys.path[:] = [entry for entry in sys.path if entry]
+import distributed, functools, random, runpy, ports
+sys.path.insert(0, "")  # as ipython does
+if __name__ == "__main__":
+    options = dict(n_workers=1, threads_per_worker=1)
+    make = distributed.Client if not sys.argv[1] else functools.partial(ports.client, worker_start=sys.argv[1])
+    with make(**options) as client:
+        print(client.submit(lambda: __import__("of_mine").VALUE).result())
+        print(client.run(lambda: (__import__("os").getcwd(), __import__("sys").path[:2])))  # the first one is Dask's
+"""
+
+
+@pytest.mark.parametrize("how", ["spawn", "forkserver", ""], ids=["spawn", "forkserver", "control, Dask alone"])
+def test_modules_of_the_current_directory_are_not_run_by_workers_as_they_start(
+    home: Home, tmp_path: Path, how: str
+) -> None:
+    ran, place = tmp_path / "ran", tmp_path / "shared"
+    place.mkdir()
+    for name in ("random", "runpy", "tempfile"):
+        (place / f"{name}.py").write_text(TRAP.format(ran=str(ran), name=name, place=str(place)))
+    (place / "of_mine.py").write_text("VALUE = 'mine'\n")
+    done = home.python(STARTER, how, cwd=place, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "mine" in done.stdout and done.stdout.count(str(place)) == (2 if how else 1)  # its directory, its path
+    assert ran.exists() is (how == ""), ran.read_text()
+    if how:
+        clusters.get().stop()
+    else:
+        shutil.rmtree(home.disk / "dask-scratch-space")
 
 
 def test_a_tmux_socket_that_others_could_have_made_is_not_spoken_to(tmp_path: Path) -> None:
