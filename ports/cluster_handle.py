@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ports import home, records, render, sessions, terminals
+from ports import home, interpreter, records, render, sessions, terminals
 from ports.adapters import dask
 from ports.deadlines import wait_until
 from ports.errors import NotFoundError, UsageError
@@ -153,6 +153,7 @@ class Cluster:
             The cluster does not run.
         """
         self._refresh()
+        interpreter.remember()
         client = dask.connect(self, timeout=timeout)
         # workers that are a second old hold nothing older than themselves
         is_new = self._started is not None and time.monotonic() - self._started < 1
@@ -240,6 +241,7 @@ class Cluster:
         terminals.attach(self.record)
 
     def _call(self, operation: str, **arguments: Any) -> None:
+        interpreter.remember()
         credentials = self._found.files.credentials
         dask.call(self.scheduler_address, credentials, operation, timeout=_CALL_SECONDS, **arguments)
 

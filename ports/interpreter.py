@@ -1,4 +1,8 @@
-"""The interpreter in which `ports` last ran on this machine: commands that come over SSH take it."""
+"""The interpreter in which `ports` last ran on this machine: commands that come over SSH take it.
+
+What starts, stops or changes something records it, and so does `ports.client()`; what only looks does not, as it leaves
+no file where there was none.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,11 @@ import sys
 
 from ports import paths, records
 from ports._version import VERSION
-from ports.errors import RecordError
+from ports.errors import RecordError, StoreError, UnsafePathError
 
 
 def remember() -> None:
-    """Record this interpreter in ``host.json``; raises StoreError."""
-    host = paths.make_state().host
+    """Record this interpreter in ``host.json``; where the disk does not take it, the old one stays."""
     now = {
         "format": records.FORMAT,
         "id": paths.machine(),
@@ -21,8 +24,12 @@ def remember() -> None:
         "version": VERSION,
     }
     try:
-        unchanged = records.read_json(host) == now
-    except RecordError:
-        unchanged = False
-    if not unchanged:
-        records.write_json(host, now)
+        host = paths.make_state().host
+        try:
+            unchanged = records.read_json(host) == now
+        except RecordError:
+            unchanged = False
+        if not unchanged:
+            records.write_json(host, now)
+    except (StoreError, UnsafePathError):
+        pass  # whatever this process is about to do says so, or does not need the disk

@@ -6,8 +6,9 @@ once it is read: no secret stays on disk, and none stands in arguments or in tmu
 
 - output goes to the terminal and to the log, which is rotated once at ``log_bytes``;
 - ``exit`` gets how the command ended;
-- ``hold`` is a directory that stays locked (shared), which keeps systemd-tmpfiles from cleaning it;
-- on Linux this process is a subreaper: what the command leaves behind is ended with it.
+- ``hold`` are directories that stay locked (shared), which keeps systemd-tmpfiles from cleaning them;
+- on Linux it is a subreaper: what the command leaves behind is ended with it; and it is two, so that a launcher that
+  is itself killed leaves nothing behind either.
 """
 
 from __future__ import annotations
@@ -64,12 +65,40 @@ def prctl(option: int, value: int) -> None:
             pass
 
 
-def hold(directory: str) -> None:
-    """Lock `directory` against tmpfiles for as long as this process lives."""
-    try:
-        fcntl.flock(os.open(directory, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        pass
+def hold(directories: list[str]) -> None:
+    """Lock `directories` against tmpfiles for as long as this process lives; what is no directory is passed over."""
+    for directory in directories:
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            pass
+
+
+def guard() -> int | None:
+    """Go on in a child, where this returns None; return its exit status here, once all it left is ended.
+
+    A subreaper that is killed gives what it adopted away. This process does nothing but adopt it then, and the child,
+    whom the kernel tells of the end of this one, ends everything itself.
+    """
+    parent = os.getpid()
+    pid = os.fork()
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if not pid:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+        return None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: os.kill(pid, signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child as well
+    ended, status = os.waitpid(-1, 0)
+    while ended != pid:
+        ended, status = os.waitpid(-1, 0)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    end_descendants()
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
 
 def write_json(path: str, data: dict[str, Any]) -> None:
@@ -249,7 +278,8 @@ def main(path: str) -> int:
         os.chdir(spec["cwd"])
         os.execvpe(spec["argv"][0], spec["argv"], {**spec["environ"], "TERM": os.environ.get("TERM", "screen")})
     hold(spec["hold"])
-    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if (guarded := guard()) is not None:
+        return guarded
     source, sink = os.pipe()
     log = Log(spec["log"], spec["log_bytes"])
     log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S %z')} {spec['title']}\n".encode())

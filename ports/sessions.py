@@ -232,7 +232,7 @@ def _start(found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], 
         "log": str(found.files.log),
         "log_bytes": config.get("log_bytes"),
         "exit": str(found.files.exit),
-        "hold": str(runtime),
+        "hold": [str(runtime), *record.outside],
     }
     records.write_json(found.files.launch, task)
     command = [*LAUNCHER, str(found.files.launch)]
@@ -301,6 +301,7 @@ def stop(found: Found[Any]) -> None:
     record = found.record
     if record is None:
         raise found.error or BrokenRecordError(found.files.record, "it is gone")
+    interpreter.remember()
     with _names_locked(record.kind):
         latest = look(record.kind, found.name, type(record))
         if latest is None:

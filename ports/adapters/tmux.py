@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import socket as socketlib
 import subprocess
@@ -33,7 +32,7 @@ def is_installed() -> bool:
 
 
 def start_session(socket: Path, session: str, argv: Sequence[str], *, cwd: str, environ: Mapping[str, str]) -> int:
-    """Start `argv` as the only window of a new, detached session.
+    """Start `argv`, at least two words, as the only window of a new, detached session; no shell is involved.
 
     Parameters
     ----------
@@ -61,13 +60,15 @@ def start_session(socket: Path, session: str, argv: Sequence[str], *, cwd: str, 
         raise TmuxError(f"tmux could not start a server on {socket}: {started.stderr.strip()}")
     server = _server(socket)
     try:
-        created = server.new_session(
-            session, start_directory=cwd, window_command=f"exec {shlex.join(argv)}", x=200, y=50
-        )
-        pane = created.active_pane
-        if pane is None or not pane.pane_pid:
-            raise TmuxError(f"session {session!r} ended as it started")
-        return int(pane.pane_pid)
+        size = ("-x", "200", "-y", "50")
+        # Several arguments: tmux runs them itself. One text would go through the user's login shell, which may be
+        # any program: fish, tcsh, /usr/sbin/nologin.
+        created = server.cmd("new-session", "-d", "-P", "-F#{pane_pid}", "-s", session, "-c", cwd, *size, *argv)
+        if created.returncode or not created.stdout:
+            raise TmuxError(
+                f"tmux could not start session {session!r}: {' '.join(created.stderr) or 'it said nothing'}"
+            )
+        return int(created.stdout[0])
     except LibTmuxException as error:
         raise TmuxError(f"tmux could not start session {session!r}: {error}") from error
     finally:

@@ -27,7 +27,7 @@ class Launched:
         self.log, self.exit, self.file = place / "main.log", place / "exit.json", place / "launch.json"
         spec = {
             "format": 1, "title": "a test", "argv": argv, "cwd": str(place), "environ": {"PATH": os.defpath},
-            "log": str(self.log), "log_bytes": 10_000_000, "exit": str(self.exit), "hold": str(place), **changes,
+            "log": str(self.log), "log_bytes": 10_000_000, "exit": str(self.exit), "hold": [str(place)], **changes,
         }  # fmt: skip
         self.file.write_text(json.dumps(spec))
         command = [sys.executable, "-I", "-S", str(Path(launch.__file__)), str(self.file)]
@@ -194,7 +194,7 @@ CHILDREN = {
 
 
 @pytest.mark.parametrize("script", CHILDREN.values(), ids=CHILDREN)
-@pytest.mark.parametrize("end", ["itself", "killed", "stopped"])
+@pytest.mark.parametrize("end", ["itself", "killed", "stopped", "its launcher killed", "the launcher's guard killed"])
 def test_nothing_outlives_the_command(run: Any, script: str, end: str) -> None:
     after = "sleep 0.2" if end == "itself" else "echo ready; exec sleep 600"
     one = run(f"{script}; {after}")
@@ -202,22 +202,29 @@ def test_nothing_outlives_the_command(run: Any, script: str, end: str) -> None:
         one.said("ready")
         wait_until(lambda: one.pids() or None, timeout=5, what="the children's pids")
         if end == "killed":
-            [command] = children_of(one.process.pid)
+            [command] = commands_of(one.process.pid)
             os.kill(command, signal.SIGKILL)
+        elif end == "its launcher killed":
+            one.process.kill()
+        elif end == "the launcher's guard killed":
+            os.kill(children_of(one.process.pid)[0], signal.SIGKILL)
         else:
             one.process.terminate()
-    one.wait()
+    one.process.communicate(timeout=30)
     pids = one.pids()
-    assert pids and not any(map(alive, pids))
+    assert pids
+    wait_until(lambda: not any(map(alive, pids)) or None, timeout=10 if "launcher" in end else 0, what="their end")
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of `pid` that lead a process group of their own, without a session of their own."""
-    found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if os.getpgid(int(child)) == int(child) and os.getsid(int(child)) != int(child):
-            found.append(int(child))
-    return found
+    """Return the children of `pid`."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def commands_of(pid: int) -> list[int]:
+    """Return what the launcher `pid` runs: leaders of a process group of their own, without a session of their own."""
+    found = [child for supervisor in children_of(pid) for child in children_of(supervisor)]
+    return [child for child in found if os.getpgid(child) == child and os.getsid(child) != child]
 
 
 def test_what_ignores_sigterm_is_killed_after_a_grace(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,14 +233,6 @@ def test_what_ignores_sigterm_is_killed_after_a_grace(run: Any, monkeypatch: pyt
     one.process.terminate()
     one.wait()
     assert not any(map(alive, one.pids()))
-
-
-def test_the_command_ends_with_a_launcher_that_is_killed(run: Any) -> None:
-    one = run("echo $$; exec sleep 600")
-    [pid] = wait_until(lambda: one.pids() or None, timeout=10, what="its pid")
-    one.process.kill()
-    one.process.communicate()
-    wait_until(lambda: not alive(pid) or None, timeout=5, what="its end")
 
 
 def test_the_runtime_directory_is_locked_against_tmpfiles_while_it_runs(run: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -21,7 +22,7 @@ import psutil
 import pytest
 
 import ports
-from ports import clusters, errors, paths, records, sessions
+from ports import clusters, errors, interpreter, paths, records, sessions
 from ports.cluster_handle import Cluster
 from ports.deadlines import wait_until
 from tests.integration.conftest import Home
@@ -49,16 +50,60 @@ def test_what_was_killed_is_stopped_with_its_reason_and_leaves_no_process(home: 
     assert launcher is not None
     kill(started.row()["pid"] if victim == "owner" else launcher.pid)
     wait_until(lambda: clusters.get().state == "stopped" or None, timeout=15, what="its end in the list", every=0.1)
-    if victim == "owner":
-        wait_until(lambda: not any(map(alive, children)) or None, timeout=15, what="end of what tasks started")
-    for child in filter(alive, children):  # nobody is left to end them when the launcher itself is killed
-        assert victim == "launcher"
-        os.killpg(child, signal.SIGKILL)
+    wait_until(lambda: not any(map(alive, children)) or None, timeout=15, what="end of what tasks started")
     gone(home)
     reason = clusters.get().reason
     [row] = home.json("cluster", "list")
     assert (row["state"], row["reason"]) == ("stopped", reason)
-    assert reason == ("killed by signal 9" if victim == "owner" else "it was killed")
+    assert reason in ("killed by signal 9", "exit status 0" if victim == "launcher" else "")
+
+
+def test_what_starts_changes_or_connects_records_its_interpreter_and_what_looks_writes_nothing(home: Home) -> None:
+    host = paths.here().host
+
+    def recorded(step: Callable[[], object]) -> bool:
+        host.unlink(missing_ok=True)
+        step()
+        return host.exists() and json.loads(host.read_text())["python"] == sys.executable
+
+    assert recorded(lambda: ports.client(n_workers=0).close())
+    assert recorded(lambda: ports.client(n_workers=0).close()), "it ran already"
+    assert recorded(lambda: clusters.get().scale(0))
+    assert not recorded(clusters.list) and not recorded(lambda: home.json("cluster", "show"))
+    assert recorded(lambda: home.json("cluster", "stop"))
+    shutil.rmtree(home.state)
+    home.json("cluster", "list"), home.json("notebook", "list"), home.json("list")
+    assert not home.state.exists()
+    home.state.write_text("no directory")
+    interpreter.remember()  # says nothing: what needs the disk does
+    home.state.unlink()
+
+
+@pytest.mark.parametrize("shell", ["/bin/false", "/usr/bin/fish", "/usr/bin/tcsh"])
+def test_no_login_shell_stands_between_tmux_and_what_it_runs(
+    home: Home, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    if not Path(shell).exists():
+        pytest.skip(f"there is no {shell} here")
+    monkeypatch.setenv("SHELL", shell)
+    started = clusters.start("main", n_workers=0)
+    launcher = started.record.launcher
+    assert launcher is not None and "launch.py" in " ".join(psutil.Process(launcher.pid).cmdline())
+    assert "tmux" in psutil.Process(launcher.pid).parent().name()
+    assert started.record.environ == {} and started.state == "running"
+    started.stop()
+
+
+def test_scratch_and_sockets_are_locked_against_tmpfiles_while_it_runs(home: Home) -> None:
+    started = clusters.start("main", n_workers=0)
+    for place in (Path(started.record.scratch), home.runtime):
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # what systemd-tmpfiles tries before it cleans
+        finally:
+            os.close(descriptor)
+    started.stop()
 
 
 def test_the_next_cell_starts_a_new_one_and_says_so(home: Home) -> None:
