@@ -21,6 +21,7 @@ import re
 import socket
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from ports import probe, records
 from ports.deadlines import wait_until
 from ports.errors import InvalidNameError, StoreError, TimedOutError, UnsafePathError
 
+_YOUNG_SECONDS = 3600.0
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 
@@ -247,22 +249,62 @@ def locked(name: str, *, timeout: float = 10.0) -> Iterator[None]:
         return
     import fcntl
 
-    descriptor = os.open(
-        runtime_directory() / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-    )
-
-    def try_lock() -> bool | None:
+    def try_lock() -> int | None:
+        path = runtime_directory() / f"{name}.lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError:
+            return None  # `ports prune` removes directories of locks that nobody holds
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
-        return True
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return descriptor
+        except OSError:
+            pass  # held, or removed meanwhile
+        os.close(descriptor)
+        return None
 
     try:
-        try:
-            wait_until(try_lock, timeout=timeout, what=f"lock {name!r}", every=0.005)
-        except TimedOutError:
-            raise TimedOutError(f"lock {name!r}, held by another ports process,", timeout) from None
+        descriptor = wait_until(try_lock, timeout=timeout, what=f"lock {name!r}", every=0.005)
+    except TimedOutError:
+        raise TimedOutError(f"lock {name!r}, held by another ports process,", timeout) from None
+    try:
         yield
     finally:
         os.close(descriptor)
+
+
+def prune_runtime() -> list[Path]:
+    """Remove the runtime directories of other ``PORTS_HOME`` that hold at most locks, held by nobody; return them.
+
+    One that changed within the last hour stays: whoever made it may be about to use it.
+    """
+    if os.name == "nt":
+        return []
+    own = runtime_directory()
+    base = own.parent if "PORTS_HOME" in os.environ else own
+    found = [path for path in base.iterdir() if path != own and re.fullmatch("[0-9a-f]{8}", path.name)]
+    return sorted(path for path in found if is_private(path) and _remove_locks(path))
+
+
+def _remove_locks(directory: Path) -> bool:
+    """Remove `directory` if all it holds are locks, and nobody holds one of them or the directory itself."""
+    import fcntl
+
+    with contextlib.ExitStack() as held:
+        try:
+            if time.time() - directory.lstat().st_mtime < _YOUNG_SECONDS:
+                return False
+            locks = list(directory.iterdir())
+            if any(path.suffix != ".lock" for path in locks):
+                return False
+            for path in (directory, *locks):
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                held.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in locks:
+                path.unlink()
+            directory.rmdir()  # not where something was made in it meanwhile
+        except OSError:
+            return False
+    return True

@@ -1,4 +1,4 @@
-"""What the dead left behind: records and scratch of stopped sessions, tunnels of processes that are gone."""
+"""What the dead left behind: records and scratch of stopped sessions, tunnels of processes that are gone, locks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ports.errors import StoreError
 from ports.notebook_handle import NotebookRecord
 from ports.options import ClusterRecord
 from ports.sessions import SessionRecord
+from ports.tunnels import records as tunnel_records
 
 KINDS: dict[str, type[SessionRecord]] = {"cluster": ClusterRecord, "notebook": NotebookRecord}
 
@@ -23,11 +24,19 @@ def prune() -> builtins.list[dict[str, Any]]:
     A record that cannot be read is moved aside, to ``<name>.broken-<time>`` beside it.
     """
     rows = [_row(kind, name, "removed") for kind, names in _stopped().items() for name in names]
-    rows += [_row("tunnel", path.stem, "removed") for path in tunnels.prune()]
+    rows += [_row("tunnel", name, "removed") for name in _prune_tunnels()]
     for kind in KINDS:
         rows += [_row(kind, name, "removed") for name in _remove_halves(kind)]
         rows += [_row(kind, name, f"moved aside to {aside}") for name, aside in _move_broken_aside(kind)]
-    return rows
+    return rows + [_row("sockets", path.name, "removed") for path in paths.prune_runtime()]
+
+
+def _prune_tunnels() -> builtins.list[str]:
+    """Remove what dead processes left of their tunnels; return these as they were named, HOST:NAME."""
+    dead = [record for _, record, alive in tunnel_records.read_all() if alive is False]
+    left = tunnels.prune()
+    named = [":".join(filter(None, (row["host"], row["name"]))) for record in dead for row in record.rows]
+    return named or [path.stem for path in left if path.suffix == ".json"]
 
 
 def _remove_halves(kind: str) -> builtins.list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -179,6 +181,52 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it(state: Path) -> None:
     other.communicate()
     with paths.locked("one", timeout=2):
         pass
+
+
+def test_directories_of_locks_that_nobody_holds_are_pruned(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = paths.runtime_directory()
+
+    def make(name: str, *, young: bool = False) -> Path:
+        with monkeypatch.context() as patch:
+            patch.setenv("PORTS_HOME", str(tmp_path / name))
+            with paths.locked("tmux"):
+                place = paths.runtime_directory()
+        if not young:
+            os.utime(place, (0, 0))
+        return place
+
+    free, young, used, held, locked = (
+        make("free"),
+        make("young", young=True),
+        make("used"),
+        make("held"),
+        make("locked"),
+    )
+    (used / "cluster-main.sock").touch()
+    os.utime(used, (0, 0))
+    os.utime(own, (0, 0))
+    descriptors = [os.open(held, os.O_RDONLY), os.open(locked / "tmux.lock", os.O_RDONLY)]
+    fcntl.flock(descriptors[0], fcntl.LOCK_SH)  # as a launcher does
+    fcntl.flock(descriptors[1], fcntl.LOCK_EX)
+    try:
+        removed = paths.prune_runtime()
+        assert free in removed and not free.exists()
+        assert not {young, used, held, locked, own} & {*removed}
+        assert all(place.exists() for place in (young, used, held, locked, own))
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        for place in (young, used, held, locked):
+            shutil.rmtree(place)
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(state: Path) -> None:
+    with paths.locked("tmux"):
+        (paths.runtime_directory() / "tmux.lock").unlink()
+        with paths.locked("tmux", timeout=1):
+            pass
 
 
 def test_configuration_is_read_where_dask_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
