@@ -101,6 +101,19 @@ def test_tunnels_in_the_background_have_the_same_links_every_time_and_are_listed
     at_work.json("tunnel", "close", "--all")
 
 
+def test_tunnels_of_a_process_that_was_killed_are_pruned_by_the_names_that_they_had(at_work: AtWork) -> None:
+    at_work.json("open", "server1", "--background")
+    keeper = at_work.json("tunnel", "list")[0]["pid"]
+    at_work.site.run("laptop", ["kill", "-9", str(keeper)], check=True)
+    killed = {"stopped", "unknown"}
+    wait_until(
+        lambda: {row["state"] for row in at_work.json("tunnel", "list")} <= killed or None, timeout=15, what="its end"
+    )
+    pruned = [(row["kind"], row["name"], row["state"]) for row in at_work.json("prune") if row["kind"] == "tunnel"]
+    assert sorted(pruned) == [("tunnel", "server1:lab", "removed"), ("tunnel", "server1:main", "removed")]
+    assert at_work.json("tunnel", "list") == []
+
+
 def test_a_host_on_which_nothing_runs_is_named_in_a_listing_of_several(at_work: AtWork) -> None:
     shown = at_work.type("list", "login", "server1")
     assert (shown.returncode, shown.stderr) == (0, "nothing of yours listens on login\n")
