@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ports import config
+from ports.adapters.openssh import remembered
 from ports.adapters.openssh.refusals import explain
 from ports.errors import NetworkError, SSHError, ToolMissingError, UnknownHostError
 
@@ -75,7 +76,11 @@ def resolve(destination: Destination | str, *, timeout: float = 30.0) -> Host:
         There is no ssh program.
     """
     wanted = destination if isinstance(destination, Destination) else parse_destination(destination)
-    command = [program(), *config_arguments(), "-G", *wanted.arguments()]
+    chosen = config_arguments()
+    command = [program(), *chosen, "-G", *wanted.arguments()]
+    if (known := remembered.recall(command)) is not None:
+        return parse_resolved(wanted, known)
+    stamps = remembered.stamp(program(), Path(chosen[1]) if chosen else None)
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
     except (FileNotFoundError, PermissionError) as error:  # EACCES: a directory of PATH that may not be read
@@ -88,7 +93,9 @@ def resolve(destination: Destination | str, *, timeout: float = 30.0) -> Host:
         raise SSHError(wanted.host, f"ssh -G: {error}") from error
     if done.returncode:
         raise explain(wanted.host, done.stderr.decode(errors="replace"))
-    return parse_resolved(wanted, done.stdout.decode(errors="replace"))
+    text = done.stdout.decode(errors="replace")
+    remembered.keep(command, text, stamps)
+    return parse_resolved(wanted, text)
 
 
 def route(
