@@ -1,0 +1,188 @@
+"""Frames and channels of the session with the program on a host, without a host."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import itertools
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ports.probe import piped
+from ports.probe.agent import Poller
+from ports.probe.agent_mux import CLOSE, CONTROL, DATA, DOCUMENT, HEADER, HIGH, OPEN, PONG, WINDOW, Channel, Mux
+from ports.probe.agent_owner import place_of
+
+FRAMES = st.lists(
+    st.tuples(
+        st.sampled_from([CONTROL, DOCUMENT, PONG, OPEN, CLOSE]), st.integers(0, 2**32 - 1), st.binary(max_size=50)
+    ),
+    max_size=10,
+)
+
+
+class Nothing:
+    """A loop in which nothing happens."""
+
+    def on_read(self, fd: int, callback: Callable[[], None] | None) -> None:
+        """Take it down nowhere."""
+
+    on_write = on_read
+
+
+@given(frames=FRAMES, cuts=st.lists(st.integers(0, 600), max_size=8))
+def test_frames_are_read_wherever_the_stream_is_cut(frames: list[tuple[int, int, bytes]], cuts: list[int]) -> None:
+    taken: list[tuple[int, int, bytes]] = []
+    mux = Mux(Nothing(), (0, 1), lambda *frame: taken.append(frame), lambda reason: None)
+    stream = b"".join(HEADER.pack(kind, number, len(payload)) + payload for kind, number, payload in frames)
+    places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    for start, end in itertools.pairwise(places):
+        mux.feed(stream[start:end])
+    assert taken == frames
+
+
+@pytest.mark.parametrize("broken", [HEADER.pack(0, 0, 0), HEADER.pack(99, 0, 0), HEADER.pack(CONTROL, 0, 2**31)])
+def test_what_is_no_frame_ends_the_session(broken: bytes) -> None:
+    ended: list[str] = []
+    Mux(Nothing(), (0, 1), lambda *frame: None, ended.append).feed(broken)
+    assert ended == ["what came is no frame"]
+
+
+class Pair:
+    """Both ends of a session, in one loop."""
+
+    def __init__(self) -> None:
+        self.poller = Poller()
+        self.ends = socket.socketpair()
+        for end in self.ends:
+            end.setblocking(False)
+        self.ended: list[str] = []
+        self.muxes = [
+            Mux(self.poller, (end.fileno(), end.fileno()), lambda *frame: None, self.ended.append) for end in self.ends
+        ]
+        self.sockets: list[socket.socket] = []
+
+    def channel(self, number: int) -> tuple[socket.socket, socket.socket]:
+        """Return what a browser, and what a service would hold."""
+        outer = []
+        for mux in self.muxes:
+            mine, theirs = socket.socketpair()
+            theirs.setblocking(False)
+            Channel(mux, number, mine)
+            outer.append(theirs)
+        self.sockets += outer
+        return outer[0], outer[1]
+
+    def run(self) -> None:
+        """Turn the loop until nothing more happens."""
+        self.poller.later(0.2, lambda: None)
+        while self.poller.due:
+            self.poller.turn()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    for mux in made.muxes:
+        mux.end("the test is over")
+    for end in (*made.ends, *made.sockets):
+        end.close()
+    made.poller.selector.close()
+
+
+def test_a_reader_that_does_not_read_stops_its_writer_at_the_window_and_nobody_else(pair: Pair) -> None:
+    service, _ = pair.channel(1)
+    sent, before = 0, -1
+    while sent > before:
+        before = sent
+        with contextlib.suppress(BlockingIOError):
+            while sent < 4 * WINDOW:
+                sent += service.send(bytes(1 << 16))
+        pair.run()
+    assert WINDOW <= sent <= WINDOW + (2 << 20)  # beyond the window, what the sockets on both sides hold
+    assert all(mux.unsent < HIGH + (1 << 17) for mux in pair.muxes)
+    fast, browser = pair.channel(2)
+    fast.send(b"beside it")
+    pair.run()
+    assert browser.recv(100) == b"beside it"
+
+
+def test_the_end_of_one_direction_is_passed_on_and_the_other_goes_on(pair: Pair) -> None:
+    browser, service = pair.channel(1)
+    browser.send(b"request")
+    browser.shutdown(socket.SHUT_WR)
+    pair.run()
+    assert (service.recv(100), service.recv(100)) == (b"request", b"")
+    service.send(b"answer")
+    service.close()
+    pair.run()
+    assert (browser.recv(100), browser.recv(100)) == (b"answer", b"")
+    assert [len(mux.channels) for mux in pair.muxes] == [0, 0]
+
+
+def test_a_browser_that_has_gone_ends_what_the_service_still_sends(pair: Pair) -> None:
+    browser, service = pair.channel(1)
+    browser.close()
+    pair.run()
+    service.send(b"nobody reads this")
+    pair.run()
+    assert [len(mux.channels) for mux in pair.muxes] == [0, 0]
+    with pytest.raises(OSError):
+        service.send(b"more")
+
+
+def test_the_end_of_the_session_closes_all_channels_and_is_told_once_on_each_side(pair: Pair) -> None:
+    browser, _ = pair.channel(1)
+    pair.muxes[1].end("cut")
+    os.close(pair.ends[1].detach())
+    pair.run()
+    assert sorted(pair.ended) == ["", "cut"]
+    assert browser.recv(100) == b""
+
+
+def test_data_of_a_channel_that_is_closed_is_left_out() -> None:
+    ended: list[str] = []
+    taken: list[int] = []
+    mux = Mux(Nothing(), (0, 1), lambda kind, number, payload: taken.append(kind), ended.append)
+    mux.feed(HEADER.pack(DATA, 7, 3) + b"abc" + HEADER.pack(PONG, 0, 0))
+    assert (ended, taken) == ([], [PONG])
+
+
+def test_no_file_of_the_program_takes_a_name_of_another() -> None:
+    names: Counter[str] = Counter()
+    for name in piped.FILES["agent"]:
+        tree = ast.parse(Path(piped.__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
+        names.update(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+        targets = [node.targets for node in tree.body if isinstance(node, ast.Assign)]
+        found = {leaf.id for group in targets for one in group for leaf in ast.walk(one) if isinstance(leaf, ast.Name)}
+        names.update(found - {"MYPY"})
+    assert {name for name, count in names.items() if count > 1} <= {"main"}  # the last one is meant
+
+
+@pytest.mark.parametrize(
+    ("remote", "place"),
+    [
+        ("127.0.0.1:8888", (socket.AF_INET, "127.0.0.1", 8888)),
+        ("localhost:80", (socket.AF_INET, "127.0.0.1", 80)),
+        ("[::1]:65535", (socket.AF_INET6, "::1", 65535)),
+        ("[0:0::1]:1", (socket.AF_INET6, "::1", 1)),
+    ],
+)
+def test_an_address_is_read(remote: str, place: tuple[int, str, int]) -> None:
+    assert place_of(remote) == place
+
+
+@pytest.mark.parametrize(
+    "remote", ["", "127.0.0.1", "::1:80", "127.0.0.1:0", "127.0.0.1:65536", "example.org:80", "1.2.3:80", "[x]:1", "a"]
+)
+def test_what_is_no_address_is_refused(remote: str) -> None:
+    with pytest.raises(ValueError, match="address"):
+        place_of(remote)
