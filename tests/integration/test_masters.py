@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import textwrap
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from ports.deadlines import wait_until
 from tests.lab import Site
 from tests.lab.leaks import LeakCheck
+from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import HostProcess
 
 pytestmark = pytest.mark.timeout(120)
@@ -307,3 +309,134 @@ def test_a_server_that_refuses_is_told_from_a_network_that_does(laptop: Site) ->
     refused, unknown = python(laptop, code)
     assert (refused["type"], refused["network"]) == ("LoginNeededError", False)
     assert (unknown["type"], unknown["network"]) == ("UnknownHostError", True)
+
+
+# --- closed doors ---
+
+NO_FORWARDING = "AllowTcpForwarding no"
+HOPS = """
+    said, where = echo("server1"), paths.here().root / "doors"
+    say([said, [json.loads(path.read_text())["hop"] for path in where.glob("*.json")]])
+"""
+
+
+def programs(site: Site, *names: str) -> str:
+    """Make a directory on the login node that has these programs only; return what `~/.profile` and the like say."""
+    makes = [f"ln -s $(command -v {name}) ~/only/{name}" for name in ("sh", "cat", *names)]
+    site.run("login", ["sh", "-c", " && ".join(["mkdir ~/only", *makes])], check=True)
+    return f"{site.account().home}/only"
+
+
+@pytest.mark.parametrize("program", ["nc", "python3", "bash"])
+@pytest.mark.parametrize("shell", ["/bin/bash", "/usr/bin/tcsh", "/usr/bin/fish"])
+def test_a_jump_host_that_prohibits_forwarding_leads_on_by_a_command(
+    root_site: NamespaceSite, laptop: Site, program: str, shell: str
+) -> None:
+    login = laptop.host("login")
+    login.add_sshd_config(NO_FORWARDING)
+    login.set_login_shell("alice", shell)
+    only = programs(laptop, program)
+    login.write("~/.bashrc", f"PATH={only}\n")
+    login.write("~/.tcshrc", f"setenv PATH {only}\n")
+    login.write("~/.config/fish/config.fish", f"set -gx PATH {only}\n")
+    assert python(laptop, HOPS) == ["there", ["command"]]
+    ran = [" ".join(one.command) for one in login.processes() if one.state != "Z" and one.uid != 0]
+    assert any(line.startswith(program) for line in ran if re.search("server1.22", line)), ran
+    # once known, it is the first that is tried; and nothing stays on the jump host
+    code = "openssh.close('server1'); openssh.connect('server1'); say(openssh.places('login')[-1].said())"
+    assert python(laptop, code).count("prohibited") == 2  # as it was found out: asked, and asked why
+    python(laptop, "say(openssh.close('server1'))")
+
+    def relays() -> list[str]:
+        ran = [" ".join(one.command) for one in login.processes() if one.state != "Z"]
+        return [line for line in ran if re.search("server1.22", line)]
+
+    wait_until(lambda: not relays() or None, timeout=10, what=f"end of {program} on the jump host")
+
+
+def test_two_jump_hosts_that_prohibit_forwarding_lead_on(root_site: NamespaceSite, laptop: Site) -> None:
+    laptop.host("login").add_sshd_config(NO_FORWARDING)
+    laptop.host("server2").add_sshd_config(NO_FORWARDING)
+    config = laptop.host("laptop").path("~/.ssh/config")
+    config.write_text(
+        "Host inner\n  HostName server1\n  HostKeyAlias server1\n  ProxyJump login,server2\n" + config.read_text()
+    )
+    assert python(laptop, "say([echo('inner'), openssh.run('inner', 'hostname').output])") == ["there", "server1\n"]
+    assert len(masters(laptop)) == 3
+
+
+def test_a_door_that_no_longer_leads_on_is_tried_after_the_others(root_site: NamespaceSite, laptop: Site) -> None:
+    laptop.host("login").add_sshd_config("ForceCommand /bin/false")
+    code = """
+        from ports.adapters.openssh import controls, hops
+        hops.remember(controls.keys(openssh.route("login"))[0], "login", "command")
+    """
+    assert python(laptop, textwrap.dedent(code) + textwrap.dedent(HOPS)) == ["there", []]
+
+
+def test_a_jump_host_with_every_door_shut_is_told_with_both_reasons(root_site: NamespaceSite, laptop: Site) -> None:
+    login = laptop.host("login")
+    login.add_sshd_config(NO_FORWARDING)
+    login.set_login_shell("alice", "/bin/bash")
+    login.write("~/.bashrc", f"PATH={programs(laptop)}\n")
+    told = python(laptop, "say(tell(openssh.connect, 'server1'))")
+    assert (told["type"], told["network"]) == ("ProhibitedError", False)
+    assert "AllowTcpForwarding" in told["message"] and "no nc, python3 or bash there" in told["message"]
+
+
+def test_a_server_that_is_down_behind_a_command_is_the_network_s_fault(
+    root_site: NamespaceSite, laptop: Site, nothing_left: LeakCheck
+) -> None:
+    nothing_left.allow("file *authorized_keys")  # by another path
+    laptop.host("login").add_sshd_config(NO_FORWARDING)
+    laptop.host("server1").power_off()
+    code = "say([tell(openssh.connect, 'server1', timeout=3) for _ in range(3)])"  # with packets dropped, nc goes on
+    assert [one["network"] for one in python(laptop, code)] == [True] * 3
+    laptop.host("server1").power_on()
+    assert python(laptop, "say(echo('server1'))") == "there"
+    relays = [one for one in laptop.host("login").processes() if one.command[0] == "nc"]
+    assert len(relays) == 1
+
+
+def test_a_port_that_refuses_behind_a_command_is_the_network_s_fault(root_site: NamespaceSite, laptop: Site) -> None:
+    laptop.host("login").add_sshd_config(NO_FORWARDING)
+    config = laptop.host("laptop").path("~/.ssh/config")
+    config.write_text("Host closed\n  HostName server1\n  Port 9\n  ProxyJump login\n" + config.read_text())
+    told = python(laptop, "say(tell(openssh.connect, 'closed'))")
+    assert told["network"] is True and "by nc to server1 port 9" in told["message"], told
+
+
+EXPLAIN = """
+    master = openssh.connect("server1")
+    def why(remote):
+        path, before = local(), master.said_bytes()
+        openssh.forward(master, [(path, remote)])
+        try:
+            ask(path)
+        except OSError:
+            pass
+        found, end = None, time.monotonic() + 10
+        while found is None and time.monotonic() < end:
+            found = openssh.explain_forward("server1", remote, master.said(before))
+            time.sleep(0.01)
+        openssh.cancel(master, [(path, remote)])
+        return type(found).__name__
+    say([why("127.0.0.1:9"), why("/tmp/no-such.sock")])
+"""
+
+
+@pytest.mark.parametrize(
+    ("configuration", "told"),
+    [
+        ("", ["RefusedError", "ProhibitedError"]),  # of a Unix socket sshd says the same in both cases
+        ("AllowTcpForwarding no", ["ProhibitedError", "ProhibitedError"]),
+        ("AllowStreamLocalForwarding no", ["RefusedError", "ProhibitedError"]),
+        ("PermitOpen none", ["ProhibitedError", "ProhibitedError"]),
+    ],
+)
+def test_a_forward_that_led_nowhere_tells_the_door_from_the_service(
+    laptop: Site, configuration: str, told: list[str]
+) -> None:
+    if configuration:
+        laptop.host("server1").add_sshd_config(configuration)
+    assert python(laptop, EXPLAIN) == told

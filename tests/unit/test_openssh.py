@@ -177,6 +177,7 @@ def test_no_text_of_ssh_breaks_the_explanation(said: str) -> None:
 
 REFUSED = "channel 3: open failed: connect failed: Connection refused\r\n"
 PROHIBITED = "channel 3: open failed: administratively prohibited: open failed"
+UNIX = "channel 3: open failed: connect failed: open failed\r\n"  # both where it prohibits, and where none listens
 SHORT = "channel 3: open failed: resource shortage: Connection refused\r\n"
 SILENT = "Timeout, server server1 not responding.\r\n"
 
@@ -187,6 +188,7 @@ SILENT = "Timeout, server server1 not responding.\r\n"
         (REFUSED, "127.0.0.1:80", errors.RefusedError, "nothing answers"),
         (PROHIBITED, "127.0.0.1:80", errors.ProhibitedError, "AllowTcpForwarding"),
         (PROHIBITED, "/tmp/x", errors.ProhibitedError, "AllowStreamLocalForwarding"),
+        (UNIX, "/tmp/x", errors.ProhibitedError, "nothing answers at /tmp/x there, or its sshd prohibits"),
         (SHORT, "127.0.0.1:80", errors.SSHError, "resource shortage"),
         (REFUSED + SILENT, "127.0.0.1:80", errors.ConnectionLostError, "Timeout, server server1"),
         (SILENT + REFUSED, "127.0.0.1:80", errors.RefusedError, "nothing answers"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -24,16 +25,16 @@ _PYTHON = (
     "any(os.write(1,b)<0 for b in iter(lambda:c.recv(65536),bytes()))"
 )
 # One line for any login shell: in the single quotes neither ', \, ! nor a line's end, which fish, tcsh and others read
-# each in its own way. What nc cannot do, it does not say without -v, which in some of them asks for names; and without
-# -N or -q it stays when the near end has gone.
+# each in its own way. `kill 0` ends all of it, its process group, when either end has gone: nc while it connects, and
+# some of them always, would stay.
 _SCRIPT = (
-    "if command -v nc >/dev/null 2>&1; then "
-    'case $(nc -h 2>&1) in *-N*) N=-N;; *"-q "*) N="-q 0";; *) N=;; esac; '
-    'nc $N "$0" "$1" && exit 0; echo "relay: connect failed: by nc to $0 port $1" >&2; exit 1; fi; '
-    'if command -v python3 >/dev/null 2>&1; then exec python3 -I -S -c "' + _PYTHON + '" "$0" "$1"; fi; '
-    "if command -v bash >/dev/null 2>&1; then "
-    'exec bash -c "exec 3<>/dev/tcp/$0/$1 || exit 1; (cat <&3; kill 0) & cat >&3; kill 0"; fi; '
-    'echo "relay: no nc, python3 or bash there" >&2; exit 127'
+    "(cat; kill 0) | ("
+    'if command -v nc >/dev/null 2>&1; then w=nc; nc "$0" "$1"; '
+    'elif command -v python3 >/dev/null 2>&1; then w=python3; python3 -I -S -c "' + _PYTHON + '" "$0" "$1"; '
+    "elif command -v bash >/dev/null 2>&1; then w=bash; "
+    'bash -c "exec 3<>/dev/tcp/$0/$1 || exit 1; (cat <&3; kill 0) & cat >&3"; '
+    'else echo "relay: no nc, python3 or bash there" >&2; fi '
+    '|| echo "relay: connect failed: by $w to $0 port $1" >&2; kill 0)'
 )
 
 
@@ -51,11 +52,20 @@ def command(host: Host) -> str:
     return f"exec sh -c '{_SCRIPT}' {host.hostname} {host.port}"
 
 
-def arguments(door: Door, host: Host, jump: str) -> list[str]:
-    """Return what to ask the master to `jump` for, so that its standard input and output lead to `host`."""
+def proxy_command(door: Door, host: Host, jump: str, ssh: Callable[[list[str]], list[str]], log: Path) -> list[str]:
+    """Return the command whose standard input and output lead to `host`.
+
+    Parameters
+    ----------
+    ssh : callable
+        Makes the command that asks the master to `jump` for something.
+    log : Path
+        Gets what is said of it.
+    """
     if door == "forward":
-        return ["-W", "[%h]:%p", "--", jump]
-    return ["-T", "--", jump, command(host)]
+        return ssh(["-E", str(log), "-W", "[%h]:%p", "--", jump])
+    # of a proxy command of a connection that persists, ssh closes stderr; -E is for what ssh itself says
+    return ["sh", "-c", 'exec "$@" 2>>"$0"', str(log), *ssh(["-T", "--", jump, command(host)])]
 
 
 def quote(word: str) -> str:

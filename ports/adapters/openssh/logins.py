@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ports import config, paths, records
@@ -221,8 +222,8 @@ def _arguments(door: Door, place: Master, attempt: Attempt, *, asking: bool) -> 
     if place.host.host_key_checking != "accept-new":
         options["StrictHostKeyChecking"] = "yes"
     if attempt.via is not None:
-        rest = ["-E", str(place.log), *hops.arguments(door, place.host, attempt.via.alias)]
-        inner = client_arguments(attempt.via, rest)
+        ssh = partial(client_arguments, attempt.via)
+        inner = hops.proxy_command(door, place.host, attempt.via.alias, ssh, place.log)
         if asking:  # the master detaches, its proxy command does not: Ctrl-C and a closed terminal must not end it
             inner = [sys.executable, "-ISc", "import os,sys;os.setsid();os.execvp(sys.argv[1],sys.argv[1:])", *inner]
         options["ProxyCommand"] = " ".join(hops.quote(word) for word in inner)

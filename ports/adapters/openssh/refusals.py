@@ -50,7 +50,8 @@ def explain_forward(host: str, remote: str, stderr: str) -> SSHError | None:
     Returns
     -------
     ProhibitedError
-        sshd there forwards nothing to `remote`, now and later.
+        sshd there forwards nothing to `remote`, now and later. Of a Unix socket it may also mean that none listens:
+        sshd gives the same answer to both, and only another door to it tells.
     RefusedError
         It forwards, and nothing answers there.
     ConnectionLostError
@@ -67,6 +68,10 @@ def explain_forward(host: str, remote: str, stderr: str) -> SSHError | None:
     if "prohibited" in refusal:
         kind = "AllowStreamLocalForwarding" if remote.startswith("/") else "AllowTcpForwarding, PermitOpen"
         return ProhibitedError(host, f"its sshd prohibits forwarding to {remote} ({kind}); ask the administrator")
+    if refusal.startswith("connect failed") and remote.startswith("/"):
+        return ProhibitedError(
+            host, f"nothing answers at {remote} there, or its sshd prohibits that (AllowStreamLocalForwarding)"
+        )
     if refusal.startswith("connect failed"):
         return RefusedError(host, f"nothing answers at {remote} there ({refusal}); has it just ended?")
     return SSHError(host, f"its sshd opens no connection to {remote} ({refusal}); wait a minute and try again")
