@@ -3,6 +3,7 @@
 ::
 
     routes     alias → hops: `ssh -G`, ProxyJump, the older ProxyCommand form
+    remembered what `ssh -G` said, while its files are the same
     refusals   stderr of ssh → errors with a reason and a way out; pure
     children   the ssh processes that this process started
     controls   where the connections are: their control sockets
