@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ports.errors import NotFoundError, ToolError
+from ports.probe.far_run import usual_roots
 
-_HOMES = ("miniforge3", "mambaforge", "miniconda3", "anaconda3", "miniconda", "anaconda", "micromamba", "conda")
-_SHARED = ("/opt", "/usr/local", "/opt/homebrew", "/opt/homebrew/Caskroom", "/usr/share")
 _ACTIVATION = re.compile(
     r"VIRTUAL_ENV|VIRTUAL_ENV_PROMPT|PYTHONHOME|__PYVENV_LAUNCHER__|_CE_CONDA|_CE_M"
     r"|CONDA_(PREFIX|STACKED)_\d+|CONDA_(PREFIX|DEFAULT_ENV|PROMPT_MODIFIER|SHLVL)"
@@ -158,8 +157,7 @@ def _roots(environ: Mapping[str, str]) -> Iterator[Path]:
     if environ.get("CONDA_PREFIX"):
         active = Path(environ["CONDA_PREFIX"])
         candidates.append(active.parent.parent if active.parent.name == "envs" else active)
-    candidates += [home / ".local/share/mamba"]
-    candidates += [place / name for place in (home, home / "opt", *map(Path, _SHARED)) for name in _HOMES]
+    candidates += map(Path, usual_roots(str(home)))
     seen: set[Path] = set()
     for path in candidates:
         # micromamba's root holds environments but is none itself; an environment elsewhere is no root

@@ -17,8 +17,15 @@ if MYPY:
 
     Json = Dict[str, Any]
 
-HOMES = "miniconda3 anaconda3 miniforge3 mambaforge micromamba .micromamba .local/share/mamba .conda conda mamba"
-SHARED = "/opt/conda /opt/miniconda3 /opt/anaconda3 /opt/miniforge3 /opt/mambaforge".split()
+INSTALLATIONS = "miniforge3 mambaforge miniconda3 anaconda3 miniconda anaconda micromamba conda mamba".split()
+PLACES = "/opt /usr/local /opt/homebrew /opt/homebrew/Caskroom /usr/share".split()
+
+
+def usual_roots(home: str) -> "List[str]":
+    """Return where conda, mamba and micromamba are installed, or keep environments, for the user of this home."""
+    own = [os.path.join(home, name) for name in (".local/share/mamba", ".micromamba", ".conda")]
+    places = [home, os.path.join(home, "opt"), *PLACES]
+    return own + [os.path.join(place, name) for place in places for name in INSTALLATIONS]
 
 
 def conda_prefixes(name: str) -> "List[str]":
@@ -27,7 +34,7 @@ def conda_prefixes(name: str) -> "List[str]":
     roots = [os.environ.get(key, "") for key in ("MAMBA_ROOT_PREFIX", "CONDA_ROOT", "CONDA_PREFIX")]
     if os.environ.get("CONDA_EXE"):
         roots.append(os.path.dirname(os.path.dirname(os.environ["CONDA_EXE"])))
-    roots += [os.path.join(home, directory) for directory in HOMES.split()] + SHARED
+    roots += usual_roots(home)
     found = [os.path.join(path, name) for path in os.environ.get("CONDA_ENVS_PATH", "").split(os.pathsep) if path]
     found += [root if name == "base" else os.path.join(root, "envs", name) for root in roots if root]
     try:

@@ -19,8 +19,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports from the layers above its own line only. A package is one name; inside it, the package decides.
 LAYERS = (
     ("_version", "errors", "render", "launch", "jupyter_launch", "in_cluster"),
-    ("deadlines", "records", "probe", "targets", "environments"),
-    ("paths", "links"),
+    ("deadlines", "records", "probe", "targets"),
+    ("paths", "links", "environments"),
     ("config", "interpreter", "logout"),
     ("adapters", "home", "scratch"),
     ("transports",),
@@ -29,7 +29,7 @@ LAYERS = (
     ("notebook_handle", "shells", "browse", "cluster_handle"),
     ("clusters", "notebooks"),
     ("tunnels",),
-    ("pruning",),
+    ("pruning", "doctor"),
     ("cli",),
     ("__main__", "__init__"),
 )
@@ -44,7 +44,8 @@ INNER = {
         ("opening",),
         ("__init__",),
         ("keeper",),
-    )
+    ),
+    "doctor": (("checks",), ("judge", "wsl", "way"), ("here", "there"), ("__init__",)),
 }
 READ_THE_ENVIRONMENT = ("config.py", "paths.py", "sessions.py", "terminals.py", "launch.py", "probe/", "in_cluster/")
 ASYNC = ("adapters/dask.py", "in_cluster/", "tunnels/relay.py", "tunnels/doors.py", "tunnels/ways.py", "tunnels/agent.py")

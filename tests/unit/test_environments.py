@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from ports import environments
 from ports.environments import Environment, EnvironmentNotFoundError, activated, find, is_active
+from ports.probe import far_run
 
 
 def make_conda(prefix: Path) -> Path:
@@ -50,6 +52,28 @@ def test_a_conda_environment_is_found_by_name_where_conda_keeps_it(alone: dict[s
         tmp_path / "miniforge3/envs/geo", tmp_path / "miniforge3/envs/geo/bin/python", "conda", "geo"
     )
     assert find("base", "/", alone).prefix == tmp_path / "miniforge3"
+
+
+PLACES = [path for path in far_run.usual_roots("~") if path.startswith("~")]
+
+
+@pytest.mark.parametrize("place", [*PLACES, "MAMBA_ROOT_PREFIX", "CONDA_EXE", "CONDA_ENVS_PATH", "environments.txt"])
+def test_commands_from_home_find_the_same_environments_as_those_here(
+    place: str, alone: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / (place[2:] if place.startswith("~") else "odd-place")
+    made = make_conda(root / "envs" / "geo")
+    if place == "environments.txt":
+        (tmp_path / ".conda").mkdir()
+        (tmp_path / ".conda" / "environments.txt").write_text(f"{made}\n")
+    values = {"MAMBA_ROOT_PREFIX": root, "CONDA_EXE": root / "bin" / "conda", "CONDA_ENVS_PATH": root / "envs"}
+    if place in values:
+        alone[place] = str(values[place])
+    for name in [name for name in os.environ if name.startswith(("CONDA", "MAMBA", "_CONDA"))]:
+        monkeypatch.delenv(name)
+    for name, value in alone.items():
+        monkeypatch.setenv(name, value)
+    assert str(find("geo", "/", alone).python) == far_run.environment_python("geo") == str(made / "bin" / "python")
 
 
 @pytest.mark.parametrize(
