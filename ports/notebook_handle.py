@@ -132,6 +132,7 @@ class Notebook:
         row |= {"started_at": self.started_at, "managed": self.managed, "log": str(self.log) if self.log else None}
         record = self._found.record if self._found else None
         row |= {"env": record.env if record else None, "interpreter": record.interpreter if record else None}
+        row["server"] = record.server if record else None
         row |= {"path": self.path, "open_to_network": self.open_to_network, "warnings": [*self.warnings]}
         row["command"] = home.open_command(self.name)
         return row | {"tmux": terminals.attach_line(record) if record else None}

@@ -15,7 +15,8 @@ NAME = click.argument("name", required=False)
 
 def show_one(out: Output, row: Row) -> None:
     """Show a notebook server that was started."""
-    out.result(row, f"notebook {row['name']!r} serves {row['root']}\nat home:  {row['command']}")
+    plain = ", without JupyterLab: it is not in that environment" if row["server"] == "server" else ""
+    out.result(row, f"notebook {row['name']!r} serves {row['root']}{plain}\nat home:  {row['command']}")
 
 
 def show_list(out: Output, rows: Sequence[Row]) -> None:
@@ -25,7 +26,7 @@ def show_list(out: Output, rows: Sequence[Row]) -> None:
 
 def show_stopped(out: Output, row: Row) -> None:
     """Show that a notebook server is gone."""
-    out.result(row, f"notebook {row['name']!r} is stopped; its log stays: {row['log']}")
+    out.result(row, f"notebook {row['name']!r} is stopped; its log stays{out.there()}: {row['log']}")
 
 
 def show_lines(out: Output, document: Any) -> None:

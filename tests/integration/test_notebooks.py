@@ -457,8 +457,12 @@ def plain(state: Path) -> Path:
 
 
 def test_a_plain_server_runs_in_another_activated_environment(plain: Path, root: Path) -> None:
-    found = notebooks.start("plain", root=root, env=str(plain))
+    command = [sys.executable, "-m", "ports", "notebook", "start", "plain", "--root", str(root), "--env", str(plain)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = notebooks.get("plain")
     try:
+        assert said.splitlines()[0].endswith(f"serves {root}, without JupyterLab: it is not in that environment")
+        assert found.row()["server"] == "server"
         assert found.url == f"http://127.0.0.1:{found.port}/?token={found.token}"
         assert ask(found, "GET", "/")[0] in (200, 302)
         kernel = ask(found, "POST", "/api/kernels")[1]["id"]
