@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ports import config
 from ports.adapters import openssh
@@ -59,10 +59,10 @@ def run(
     raise AssertionError("two attempts return or raise")
 
 
-def login(alias: str) -> dict[str, Any]:
-    """Connect to `alias` where a person can be asked, and return the user and address as `user`, `address`, `kept`.
+def login(alias: str) -> tuple[str, str, bool]:
+    """Connect to `alias`, a person being asked where there is one; return user, address, and whether it is kept.
 
-    `kept` tells whether later commands use the connection: paramiko's lives as long as this process.
+    Later commands use a connection that is kept; paramiko's lives as long as this process.
 
     Raises
     ------
@@ -73,9 +73,9 @@ def login(alias: str) -> dict[str, Any]:
     """
     if choose() == "ssh":
         host = openssh.connect(alias).host
-        return {"user": host.user, "address": host.hostname, "kept": True}
+        return host.user, host.hostname, True
     hop = connection(alias).hop
-    return {"user": hop.user, "address": hop.hostname, "kept": False}
+    return hop.user, hop.hostname, False
 
 
 def interactive(alias: str, command: str | None) -> None:
@@ -95,13 +95,15 @@ def interactive(alias: str, command: str | None) -> None:
     raise SystemExit(status)
 
 
-def connection(alias: str, *, batch: bool | None = None) -> Connection:
+def connection(alias: str, *, batch: bool | None = None, timeout: float | None = None) -> Connection:
     """Return paramiko's connection to `alias`, which all uses in this process share.
 
     Parameters
     ----------
     batch : bool, optional
         Nobody is asked for a passphrase, password or code. Default: ask where there is a terminal.
+    timeout : float, optional
+        Seconds until a hop that does not answer is given up. Default: the setting ``ssh.connect_timeout``.
 
     Raises
     ------
@@ -111,7 +113,8 @@ def connection(alias: str, *, batch: bool | None = None) -> Connection:
     from ports.adapters import paramiko
 
     try:
-        return paramiko.connect(hops(alias), batch=batch, timeout=float(config.get("ssh.connect_timeout")))
+        limit = float(config.get("ssh.connect_timeout")) if timeout is None else timeout
+        return paramiko.connect(hops(alias), batch=batch, timeout=limit)
     except UnknownHostError as error:
         raise UnknownHostError(error.host, error.reason + openssh.suggest(alias)) from error
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from ports.cli.output import Output, Row, on_host, with_host, with_output, write_json
+from ports.cli.transport import with_transport
 
 SOME_FAILED = 5
 _MOMENT = 2.0  # seconds; most hosts answer within one
@@ -16,6 +17,7 @@ _MOMENT = 2.0  # seconds; most hosts answer within one
 @click.command("list")
 @click.argument("hosts", metavar="[HOST]...", nargs=-1)
 @click.option("--all", "all_users", is_flag=True, help="Add other users' listeners, as port and user name only.")
+@with_transport
 @with_output
 def list_(out: Output, hosts: tuple[str, ...], all_users: bool) -> int:
     """List clusters, notebooks and other listeners that are mine.

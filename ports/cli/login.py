@@ -5,19 +5,21 @@ from __future__ import annotations
 import click
 
 from ports.cli.output import Output, with_output
+from ports.cli.transport import with_transport
 
 NOTHING = 3
 
 
 @click.command()
 @click.argument("host")
+@with_transport
 @with_output
 def login(out: Output, host: str) -> None:
     """Connect to HOST once, answering what it asks; later commands use the connection."""
     from ports import remote
 
     row = remote.login(host)
-    out.result(row, f"connected to {host} as {row['user']}; later commands use this connection")
+    out.result(row, f"connected to {host} as {row['user']}; {row.get('note') or 'later commands use this connection'}")
 
 
 @click.command()

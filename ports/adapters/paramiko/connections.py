@@ -102,6 +102,10 @@ class Connection:
         wire.begin()
         return wire.local
 
+    def is_there(self) -> bool:
+        """Tell whether the connection exists; whether it still carries anything, `is_alive` asks."""
+        return bool(self.link.is_active())
+
     def is_alive(self, timeout: float = _ANSWER_SECONDS) -> bool:
         """Tell whether the host answers over this connection within `timeout` seconds; the whole way is asked."""
         return self.link.answers(timeout)
