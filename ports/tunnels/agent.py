@@ -71,7 +71,8 @@ class Agent:
         request : dict
             ``interval``, the seconds between two looks at what listens (2.0; ``watch`` False: none); ``probe``, what
             `ports.probe.probe` takes; ``guard``, a list of remotes whose holders are watched; ``browse`` (True),
-            whether ``ports browse`` there is answered.
+            whether ``ports browse`` there is answered; ``silence`` (60.0), the seconds after which the program ends when
+            nothing comes from here.
         on_message : callable
             Gets each message: ``document`` (the first comes at once), ``guard``, ``browse``, ``trouble``.
         on_lost : callable
@@ -108,7 +109,7 @@ class Agent:
         return self._mux.heard_at if self._mux is not None else float("-inf")
 
     async def ping(self, timeout: float) -> float:
-        """Return the seconds that a round trip takes; the far end gives up where it hears nothing for 60 s.
+        """Return the seconds that a round trip takes; the far end ends where it hears nothing for a minute.
 
         Raises
         ------

@@ -84,7 +84,7 @@ class SSH:
 
     def is_there(self) -> bool:
         """Tell whether the master runs."""
-        return openssh.is_running(self._master.control)
+        return self._master.is_there()
 
     def take_back(self, remotes: Iterable[str]) -> None:
         """Cancel forwards; connections through them go on."""
@@ -94,11 +94,9 @@ class SSH:
     def give_up(self) -> None:
         """Let the next connection be made beside this one, which may still recover or ends by itself."""
         self._end_session()
-        for local in self._forwards.values():
-            local.unlink(missing_ok=True)
-        self._forwards.clear()
         with contextlib.suppress(PortsError, OSError):
             openssh.retire(self.alias)
+        self.take_back(list(self._forwards))  # what goes through them goes on
 
     def close(self) -> None:
         """Cancel the forwards and end the session."""

@@ -105,6 +105,7 @@ class _Near(asyncio.Protocol):
         self.joining: asyncio.Task[None] | None = None
         self.generation = -1
         self.early: list[bytes] = []
+        self.request = b""  # what was asked last, as far as it came in one piece
         self.ended = False  # the browser sends no more
         self.asks = False  # bytes went out, none has come back since
         self.raw = not door.http  # no page may stand in: another protocol, or a websocket
@@ -132,6 +133,8 @@ class _Near(asyncio.Protocol):
             else:
                 self._pause(True)
             return
+        if not self.asks:
+            self.request = data
         self.asks = True
         self.far.write(data)
 
@@ -247,7 +250,7 @@ class _Near(asyncio.Protocol):
             far.leave()
             return
         self.far = far
-        self.asks = bool(self.early)
+        self.asks, self.request = bool(self.early), b"".join(self.early)
         for data in self.early:
             far.write(data)
         self.early.clear()
@@ -258,13 +261,13 @@ class _Near(asyncio.Protocol):
     def _answer(self, page: Page) -> None:
         """Send the page and close; what speaks no HTTP is cut."""
         assert self.transport is not None
+        request = b"".join(self.early) or self.request
         self._leave_far()
-        head = b"".join(self.early)
-        if self.raw or self.transport.is_closing() or (head and not pages.is_request(head)):
+        if self.raw or self.transport.is_closing() or not pages.is_request(request):
             self.transport.abort()
             return
         self.early.clear()
-        self.transport.write(pages.answer(page, head or b"GET / HTTP/1.1\r\nAccept: text/html\r\n\r\n"))
+        self.transport.write(pages.answer(page, request))
         with contextlib.suppress(OSError):
             self.transport.write_eof()
         self._pause(False)

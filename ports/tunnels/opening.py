@@ -139,7 +139,6 @@ class Opening:
         for tunnel in self.tunnels:
             if tunnel.state in _NEEDED:
                 tunnel.state, tunnel.since = "closed", time.time()
-                self._emit(tunnel.row())
         self._control.unlink(missing_ok=True)
         self._record.unlink(missing_ok=True)
         self._ended.set()

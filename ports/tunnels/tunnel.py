@@ -89,7 +89,7 @@ class Tunnel:
 
     def page(self, doing: str) -> Page:
         """Return the page that stands in for the service now."""
-        reason = str(self.error) if self.error else ""
+        reason = str(self.error or "").removeprefix(f"{self.host}: ")  # the title names it
         if self.state == "ended":
             return Page(f"{self.what} on {self.host} is not there", reason, doing, self.since)
         title = f"The way to {self.host} {'needs a login' if self.state == 'needs login' else 'is down'}"

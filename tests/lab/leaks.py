@@ -11,7 +11,8 @@ from ports.deadlines import wait_until
 from ports.errors import TimedOutError
 from tests.lab.site import Host, LabError, Site
 
-#: What may stay: the record of the machine, logs, locks, and what makes links the same tomorrow.
+#: What may stay: the record of the machine, logs, locks, what ssh said of its configuration, and what
+#: makes links the same tomorrow.
 MAY_STAY = (
     "file */hosts/*/host.json",
     "file */hosts/*/runtime.json",
@@ -19,6 +20,7 @@ MAY_STAY = (
     "file */links/*",
     "file */links.json",
     "file *.lock",
+    "file */resolved/*.json",
 )
 
 
