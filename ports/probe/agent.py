@@ -94,6 +94,7 @@ class Agent:
         self.guard = Guard(self.tell)
         self.door = Door(self.poller, self.tell)
         self.from_watcher = bytearray()
+        self.silence = float(request.get("silence") or SILENCE)
 
     def run(self, early: bytes) -> None:
         """Serve until home has gone."""
@@ -101,7 +102,7 @@ class Agent:
             self.greet()
             if self.watcher is not None:
                 self.poller.on_read(self.watcher[1], self.pass_on)
-            self.poller.later(SILENCE, self.check_home)
+            self.poller.later(self.silence, self.check_home)
             self.look_after(self.request.get("guard") or [])
             if early:
                 self.mux.feed(early)
@@ -172,7 +173,7 @@ class Agent:
 
     def check_home(self) -> None:
         """End when nothing came for too long: a line that is cut does not end by itself."""
-        left = self.mux.heard_at + SILENCE - time.monotonic()
+        left = self.mux.heard_at + self.silence - time.monotonic()
         if left <= 0:
             self.mux.end("nothing came from home")
         else:

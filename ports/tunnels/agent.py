@@ -71,8 +71,8 @@ class Agent:
         request : dict
             ``interval``, the seconds between two looks at what listens (2.0; ``watch`` False: none); ``probe``, what
             `ports.probe.probe` takes; ``guard``, a list of remotes whose holders are watched; ``browse`` (True),
-            whether ``ports browse`` there is answered; ``silence`` (60.0), the seconds after which the program ends when
-            nothing comes from here.
+            whether ``ports browse`` there is answered; ``silence`` (60.0), the seconds after which the program ends
+            when nothing comes from here.
         on_message : callable
             Gets each message: ``document`` (the first comes at once), ``guard``, ``browse``, ``trouble``.
         on_lost : callable

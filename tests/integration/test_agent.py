@@ -318,6 +318,20 @@ def test_the_program_ends_when_its_input_ends(home: Home) -> None:
     assert not list(home.runtime.glob("*browse-*"))
 
 
+def test_the_program_ends_when_nothing_comes_from_home(home: Home) -> None:
+    async def test() -> None:
+        async with far({"silence": 1.5}) as found:
+            for _ in range(6):
+                await found.agent.ping(PATIENCE)
+                await asyncio.sleep(0.4)
+            assert found.process.poll() is None and found.lost == []
+            assert await asyncio.to_thread(found.process.wait, PATIENCE) == 0
+            await found.until(lambda: found.lost, "message that it was lost")
+
+    run(test)
+    assert not list(home.runtime.glob("*browse-*"))
+
+
 def test_a_program_that_is_told_to_end_leaves_nothing(home: Home) -> None:
     async def test() -> None:
         async with far() as found:
