@@ -268,3 +268,17 @@ def test_it_needs_nothing_but_the_standard_library_and_little_memory(run: Any) -
     one.process.terminate()
     one.wait()
     assert resident < 40_000  # kB
+
+
+def test_a_full_disk_ends_nothing_and_the_terminal_still_shows_it(run: Any) -> None:
+    one = run("echo shown; exit 3", log="/dev/full")
+    assert one.wait()[0] == 3
+    assert one.shown == "shown\n"
+
+
+def test_children_are_found_where_the_kernel_keeps_no_list_of_them(run: Any) -> None:
+    one = run("echo ready; exec sleep 600")
+    one.said("ready")
+    assert one.process.pid in launch._children_by_parent()
+    one.process.terminate()
+    one.wait()

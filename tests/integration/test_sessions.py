@@ -390,3 +390,11 @@ def test_a_state_directory_that_others_may_read_is_closed(home: Home) -> None:
         warnings.simplefilter("error")
         paths.make_state()
     assert stat.S_IMODE(home.state.stat().st_mode) == 0o700
+
+
+def test_a_directory_of_records_that_is_none_is_named(home: Home) -> None:
+    place = paths.make_state().kind("cluster")
+    place.write_text("")
+    with pytest.raises(errors.StoreError, match=f"{place}.*Not a directory"):
+        clusters.list()
+    place.unlink()
