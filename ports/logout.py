@@ -1,10 +1,11 @@
-"""What logout does to processes that should outlive it: systemd-logind's KillUserProcesses, and lingering."""
+"""What logout does to processes that should outlive it, and the way out."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ports import paths
+from ports.probe.logout import logout_ends
+
+WAY_OUT = "run `loginctl enable-linger` once to keep them"
 
 
 def warning() -> str | None:
@@ -12,28 +13,6 @@ def warning() -> str | None:
 
     systemd-logind kills a user's processes where ``KillUserProcesses=yes``, except for users who linger.
     """
-    if not Path("/run/systemd/system").exists() or not _kills_user_processes():
+    if not logout_ends(paths.user_name()):
         return None
-    user = paths.user_name()
-    if Path("/var/lib/systemd/linger", user).exists():
-        return None
-    return "this machine ends your processes when you log out; run `loginctl enable-linger` once to keep them"
-
-
-def _kills_user_processes() -> bool:
-    """Return logind's KillUserProcesses, from its files in the order in which systemd reads them."""
-    kills = False
-    files = [Path("/etc/systemd/logind.conf")]
-    dropins: dict[str, Path] = {}
-    for place in ("/usr/lib/systemd", "/run/systemd", "/etc/systemd"):
-        dropins.update({path.name: path for path in Path(place, "logind.conf.d").glob("*.conf")})
-    for file in [*files, *(dropins[name] for name in sorted(dropins))]:
-        try:
-            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            key, _, value = line.partition("=")
-            if key.strip() == "KillUserProcesses":
-                kills = value.strip().lower() in ("yes", "true", "1", "on")
-    return kills
+    return f"this machine ends your processes when you log out; {WAY_OUT}"

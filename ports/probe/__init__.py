@@ -6,6 +6,8 @@ earlier file stands below ``if __name__ != "__main__"``, as those names are ther
 
     identity ← records ← sockets ← recognise ← ask ← survey
     identity ← records ← far_run      finds the interpreter there and runs `ports` in it
+    far_run, logout ← examine         what `ports doctor` wants to know of a machine
+    echo                              something to forward to
 
 The probe deletes and changes nothing, and speaks only to ports of its own user, see `ask`.
 """

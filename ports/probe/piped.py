@@ -28,6 +28,8 @@ SURVEY = ("identity", "records", "sockets", "recognise", "ask", "survey")
 FILES = {
     "probe": SURVEY,
     "run": ("identity", "records", "far_run"),
+    "examine": ("identity", "records", "far_run", "logout", "examine"),
+    "echo": ("echo",),
     "agent": (*SURVEY, "agent_mux", "agent_owner", "agent_dial", "agent_watch", "agent_browse", "agent"),
 }
 

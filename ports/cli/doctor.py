@@ -1,0 +1,119 @@
+"""``ports doctor``: the whole way to a host as a checklist."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from itertools import groupby
+
+import click
+
+from ports.cli.output import Output, Row, with_output, write_json
+
+SOMETHING_FAILED = 5
+_STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
+_MOMENT = 1.0  # seconds until it is told what is being done
+
+
+@click.command()
+@click.argument("hosts", metavar="[HOST]...", nargs=-1)
+@with_output
+def doctor(out: Output, hosts: tuple[str, ...]) -> int:
+    """Check the whole way to HOST: causes, and ways out.
+
+    HOST is an alias of ~/.ssh/config. Without one: this machine alone. Nothing is changed, and nobody is asked for a
+    password.
+    """
+    from ports import doctor as core
+
+    with Checklist(out, alone=len(set(hosts)) < 2) as checklist:
+        rows = core.examine(hosts, on_row=checklist.take, on_step=checklist.step, on_host=checklist.end_host)
+    if out.as_json:
+        write_json(rows)
+    else:
+        checklist.sum_up(rows)
+    return 0 if core.is_well(rows) else SOMETHING_FAILED
+
+
+class Checklist:
+    """Prints checks as they come: of one host line by line, of several each host when all of it is there."""
+
+    def __init__(self, out: Output, *, alone: bool) -> None:
+        self.out, self.alone = out, alone
+        self._lock = threading.RLock()
+        self._waiting: dict[str, list[Row]] = {}
+        self._skipped: list[Row] = []
+        self._heading: str | None = None
+        self._timers: dict[str, threading.Timer] = {}
+
+    def take(self, row: Row) -> None:
+        """Take a row."""
+        with self._lock:
+            if self.out.as_json:
+                return
+            if self.alone:
+                self._print([row])
+            else:
+                self._waiting.setdefault(str(row["host"]), []).append(row)
+
+    def step(self, host: str, text: str) -> None:
+        """Tell what is being done, unless it is done in a moment."""
+        with self._lock:
+            if host in self._timers:
+                self._timers.pop(host).cancel()
+            timer = threading.Timer(_MOMENT, self.out.say, (f"{host}: {text} …",))
+            timer.daemon = True
+            self._timers[host] = timer
+            timer.start()
+
+    def end_host(self, host: str) -> None:
+        """Show what was found of a host."""
+        with self._lock:
+            if host in self._timers:
+                self._timers.pop(host).cancel()
+            self._print(self._waiting.pop(host, []))
+            self._print_skipped()
+
+    def sum_up(self, rows: Iterable[Row]) -> None:
+        """Say on stderr how it stands."""
+        states = [str(row["state"]) for row in rows]
+        counted = [f"{states.count(state)} {state}" for state in ("failed", "warning", "skipped") if state in states]
+        self.out.say("; ".join(counted) if counted else "all is well")
+
+    def _print(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            if self._heading != row["host"]:
+                self._print_skipped()
+                click.echo(("" if self._heading is None else "\n") + click.style(str(row["host"]), bold=True))
+                self._heading = str(row["host"])
+            if row["state"] == "skipped":
+                self._skipped.append(row)
+                continue
+            self._print_skipped()
+            told = str(row["found"] or row["cause"])
+            self._line(str(row["state"]), _name(row), told)
+            if row["way_out"]:
+                click.echo(f"{'':12}{'':22}  -> {row['way_out']}")
+
+    def _print_skipped(self) -> None:
+        """Show what was skipped for one reason in one line."""
+        rows, self._skipped = self._skipped, []
+        for cause, some in groupby(rows, key=lambda row: row["cause"]):
+            first, *others = [_name(row) for row in some]
+            self._line("skipped", first, f"{cause}" + (f", as do {len(others)} checks more" if others else ""))
+
+    def _line(self, state: str, name: str, told: str) -> None:
+        click.echo(f"  {click.style(f'{state:<8}', fg=_STYLES[state])}  {name:<22}  {told}")
+
+    def __enter__(self) -> Checklist:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._print_skipped()
+            for timer in self._timers.values():
+                timer.cancel()
+
+
+def _name(row: Row) -> str:
+    return f"{row['hop']}: {row['name']}" if row["hop"] and row["hop"] != row["host"] else str(row["name"])

@@ -1,0 +1,76 @@
+"""What a check found, and its row."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ports.errors import PortsError
+
+OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the checklist.
+
+    Attributes
+    ----------
+    state : str
+        ``ok``; ``warning``: something will be missed; ``failed``: the main job cannot be done; ``skipped``.
+    found : str
+        What was seen, where all is well.
+    cause, way_out : str
+        Why not, and what to do.
+    hop : str, optional
+        The host on the way that it is about.
+    """
+
+    name: str
+    state: str
+    found: str = ""
+    cause: str = ""
+    way_out: str = ""
+    hop: str | None = None
+
+    def at(self, hop: str) -> Check:
+        """Return the same about a host on the way."""
+        return replace(self, hop=hop)
+
+    def row(self, host: str) -> dict[str, Any]:
+        """Return it as ``--json`` prints it."""
+        row: dict[str, Any] = {"host": host, "kind": "check", "name": self.name, "hop": self.hop, "state": self.state}
+        return {**row, "found": self.found or None, "cause": self.cause or None, "way_out": self.way_out or None}
+
+
+def ok(name: str, found: str) -> Check:
+    """Return a check that found what should be."""
+    return Check(name, OK, found)
+
+
+def warning(name: str, cause: str, way_out: str) -> Check:
+    """Return a check that found what can be lived with."""
+    return Check(name, WARNING, cause=cause, way_out=way_out)
+
+
+def failed(name: str, cause: str, way_out: str) -> Check:
+    """Return a check that found what the main job cannot be done with."""
+    return Check(name, FAILED, cause=cause, way_out=way_out)
+
+
+def skipped(name: str, cause: str) -> Check:
+    """Return a check that could not be made."""
+    return Check(name, SKIPPED, cause=cause)
+
+
+def from_error(name: str, error: PortsError, host: str, way_out: str = "") -> Check:
+    """Return the failed check that an error means; `way_out` counts where the error names none."""
+    cause, told = split(str(error).removeprefix(f"{host}: "))
+    return failed(name, re.sub(r"^the jump host \S+: ", "", cause), told or way_out)
+
+
+def split(reason: str) -> tuple[str, str]:
+    """Return cause and way out of an error's sentence: what stands before and after its first semicolon or stop."""
+    cause, _, way_out = re.sub(r"; |\. (?=[A-Z])", "\0", reason, count=1).partition("\0")
+    return cause, way_out

@@ -1,0 +1,172 @@
+"""What `ports doctor` wants to know of a machine: programs, space, memory, clock; it only looks."""
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import time
+
+if __name__ != "__main__":  # piped, these names are there already
+    from ports.probe.far_run import find_command, login_environment
+    from ports.probe.identity import FORMAT
+    from ports.probe.logout import logout_ends
+    from ports.probe.records import state_directory
+
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, List, Optional
+
+    Json = Dict[str, Any]
+
+PATIENCE = 10  # seconds for a program to say its version
+
+# (directory, limit, used, statistics, what of those could be given back) of a control group, version 2 and 1
+CONTROL_GROUPS = {
+    "": ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def user_of(uid: int) -> str:
+    """Return the name of a user, the number where there is none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def examine(request: "Optional[Json]" = None) -> "Json":
+    """Return what this machine is like for `ports`; nothing is written.
+
+    Parameters
+    ----------
+    request : dict
+        ``ports`` (False) looks for `ports` too, in the environment ``env`` if that is given, as `far_run` does.
+    """
+    wanted = request or {}
+    environ = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
+    facts = {"format": FORMAT, "began": time.time(), "host": os.uname().nodename, "platform": sys.platform}  # type: Json
+    user = user_of(os.getuid())
+    facts.update(user=user, python="%d.%d.%d" % sys.version_info[:3], executable=sys.executable)
+    facts.update(logout_ends=logout_ends(user), state=space(state_directory()), memory=memory())
+    if not shutil.which("tmux", path=environ.get("PATH")):
+        environ.update(login_environment(PATIENCE))
+    facts["tmux"] = first_line([shutil.which("tmux", path=environ.get("PATH")), "-V"], environ)
+    if wanted.get("ports"):
+        facts["ports"] = installed(wanted.get("env"), environ)
+    facts["time"] = time.time()
+    return facts
+
+
+def installed(env: "Optional[str]", environ: "Dict[str, str]") -> "Json":
+    """Return version and interpreter of the `ports` that commands for this machine would run, or the ``error``."""
+    try:
+        command = find_command(env, environ)
+    except LookupError as error:
+        return {"error": str(error)}
+    line = first_line([*command, "--version"], environ)
+    if line is None or "version" not in line:
+        return {"error": "%s has no ports that works (%s)" % (command[0], line or "it says nothing")}
+    return {"version": line.split()[-1], "command": command[0]}
+
+
+def first_line(command: "List[Any]", environ: "Dict[str, str]") -> "Optional[str]":
+    """Return the last line that a program prints; None where there is no such program, or it fails in silence."""
+    if not command[0]:
+        return None
+    try:
+        child = subprocess.Popen(
+            command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    except OSError:
+        return None
+    try:
+        lines = child.communicate(timeout=PATIENCE)[0].decode("utf-8", "replace").strip().splitlines()
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
+        return "it did not answer within %d s" % PATIENCE
+    return lines[-1].strip() if lines else None
+
+
+def space(path: str) -> "Json":
+    """Return what is left, for this user, on the disk of `path`, which need not exist."""
+    place = os.path.abspath(path)
+    while not os.path.lexists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    found = {"path": path, "place": place}  # type: Json
+    try:
+        disk = os.statvfs(place)
+    except OSError as error:
+        found["error"] = error.strerror
+        return found
+    found.update(free_bytes=disk.f_bavail * disk.f_frsize, total_bytes=disk.f_blocks * disk.f_frsize)
+    found.update(free_files=disk.f_favail, total_files=disk.f_files)  # 0 of 0: the disk does not count them
+    found["writable"] = os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
+    return found
+
+
+def memory() -> "Json":
+    """Return the machine's memory and what this user can still have of it, in bytes; empty where that is not told."""
+    found = {}  # type: Json
+    for name, key in (("total_bytes", "MemTotal"), ("free_bytes", "MemAvailable")):
+        value = number_after(key + ":", "/proc/meminfo")
+        if value is not None:
+            found[name] = value * 1024
+    limit = control_group()
+    if found and limit and limit["total_bytes"] < found["total_bytes"]:
+        found.update(total_bytes=limit["total_bytes"], free_bytes=min(limit["free_bytes"], found["free_bytes"]))
+        found["limited"] = True
+    return found
+
+
+def control_group() -> "Optional[Json]":
+    """Return the tightest limit on memory of the control groups around this process; None where there is none."""
+    tightest = None  # type: Optional[Json]
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            lines = [line.strip().split(":", 2) for line in file]
+    except OSError:
+        return None
+    for _, kinds, group in lines:
+        if kinds not in CONTROL_GROUPS:
+            continue
+        top, limit_name, used_name, inactive = CONTROL_GROUPS[kinds]
+        while True:
+            place = top + group.rstrip("/")
+            limit, used = (number_after("", os.path.join(place, name)) for name in (limit_name, used_name))
+            if limit is not None and used is not None and (tightest is None or limit < tightest["total_bytes"]):
+                back = number_after(inactive, os.path.join(place, "memory.stat")) or 0
+                tightest = {"total_bytes": limit, "free_bytes": max(0, limit - used + back)}
+            if group in ("/", ""):
+                break
+            group = os.path.dirname(group)
+    return tightest
+
+
+def number_after(word: str, path: str) -> "Optional[int]":
+    """Return the number that follows `word`, or stands alone, in a file; None where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                parts = line.split()
+                if word and parts[:1] == [word] and parts[1:] and parts[1].isdigit():
+                    return int(parts[1])
+                if not word and parts and parts[0].isdigit():
+                    return int(parts[0])
+    except OSError:
+        pass
+    return None
+
+
+def main(text: str) -> None:
+    """Answer the request in `text`: one line, the marker and JSON."""
+    request = json.loads(text)
+    try:
+        answer = examine(request)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other side wants one line
+        answer = {"error": "failed", "message": "%s: %s" % (type(error).__name__, error)}
+    sys.stdout.write("\n%s%s\n" % (request.get("marker", ""), json.dumps(answer)))
+    sys.stdout.flush()

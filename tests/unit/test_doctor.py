@@ -1,0 +1,317 @@
+"""`ports doctor`: what the facts mean, Windows around a WSL, and how the checklist is shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ports import doctor
+from ports.cli import doctor as cli
+from ports.cli.output import Output
+from ports.doctor import checks, here, judge, there, way, wsl
+from ports.errors import HostKeyError, SSHError, TimedOutError
+from ports.probe.examine import examine, number_after, space
+from ports.probe.logout import logout_ends
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Set an empty state directory, and settings from the environment, whatever other tests have imported."""
+    monkeypatch.delitem(sys.modules, "dask.config", raising=False)
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+    return monkeypatch
+
+
+SPACE = {"path": "/home/alice/.local/state/ports", "place": "/home/alice", "writable": True}
+SPACE |= {"free_bytes": 50 << 30, "total_bytes": 100 << 30, "free_files": 10**6, "total_files": 10**7}
+
+
+@pytest.mark.parametrize(
+    ("changed", "state", "word"),
+    [
+        ({}, "ok", "50.0 GiB of 100.0 GiB free, 1000000 inodes"),
+        ({"free_bytes": 500 << 20}, "warning", "nearly full"),
+        ({"free_bytes": 1 << 20}, "failed", "is full"),
+        ({"free_files": 3}, "failed", "is full"),
+        ({"free_files": 5000}, "warning", "nearly full"),
+        ({"free_files": 0, "total_files": 0}, "ok", "free"),  # btrfs counts none
+        ({"writable": False}, "failed", "may not be written"),
+        ({"error": "Stale file handle"}, "failed", "Stale file handle"),
+    ],
+)
+def test_the_disk_is_judged_by_space_inodes_and_permission(changed: dict[str, Any], state: str, word: str) -> None:
+    check = judge.state_directory(SPACE | changed)
+    assert check.state == state and word in check.found + check.cause
+    assert bool(check.way_out) == (state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "state", "word"),
+    [
+        ((-0.3, 0.2), "ok", "as here"),
+        ((-40.0, 40.0), "ok", "as here"),  # a slow answer proves nothing
+        ((3.0, 3.4), "ok", "3 s ahead"),
+        ((3599.0, 3601.0), "warning", "1 h ahead of"),
+        ((-121.0, -120.0), "warning", "2 min behind"),
+    ],
+)
+def test_a_clock_is_wrong_only_by_what_the_time_of_the_answer_cannot_explain(
+    bounds: tuple[float, float], state: str, word: str
+) -> None:
+    check = judge.clock(*bounds)
+    assert check.state == state and word in check.found + check.cause
+
+
+def test_a_stall_is_told_from_a_slow_network_and_from_a_busy_machine() -> None:
+    quick, stalled = [0.002] * 20, [0.044, 0.002, 0.002] * 7
+    assert judge.latency(0.001, 0.002, quick).state == "ok"
+    assert judge.latency(0.001, 0.002, [0.3, *quick]).state == "ok"
+    assert judge.latency(0.150, 0.3, [0.31] * 20).state == "ok"
+    assert "stall, for 44.0 ms" in judge.latency(0.001, 0.002, stalled).cause
+    assert "slowly" in judge.latency(0.3, 0.9, [0.31] * 20).cause
+
+
+def test_what_start_files_print_is_shown_and_slow_ones_are_told() -> None:
+    assert judge.shell("", "", 0.1).state == "ok"
+    assert "'welcome'" in judge.shell("\nwelcome\nback\n", "", 0.1).cause
+    assert "'oops'" in judge.shell("", "oops\n", 0.1).cause
+    assert "4.0 s" in judge.shell("", "", 4.0).cause
+
+
+@pytest.mark.parametrize(
+    ("check", "state"),
+    [
+        (judge.ssh_program("OpenSSH_9.2p1", (9, 2), True), "ok"),
+        (judge.ssh_program("OpenSSH_for_Windows_9.5p1", (9, 5), False), "warning"),
+        (judge.ssh_program("OpenSSH_6.6", (6, 6), True), "warning"),
+        (judge.python("3.6.15", "/usr/bin/python3"), "ok"),
+        (judge.python("3.5.2", "/usr/bin/python3"), "failed"),
+        (judge.tmux("tmux 3.3a"), "ok"),
+        (judge.tmux(None), "warning"),
+        (judge.tmux("tmux: error while loading shared libraries: libevent"), "warning"),
+        (judge.logout(False, "x"), "ok"),
+        (judge.logout(True, "x"), "failed"),
+        (judge.memory({"free_bytes": 20 << 30, "total_bytes": 64 << 30}), "ok"),
+        (judge.memory({"free_bytes": 1 << 28, "total_bytes": 64 << 30}), "warning"),
+        (judge.memory({}), "skipped"),
+        (judge.installed({"version": "1.0", "command": "/x"}, "1.0", "server1"), "ok"),
+        (judge.installed({"version": "0.9", "command": "/x"}, "1.0", "server1"), "warning"),
+        (judge.installed({"error": "ports is not installed there; name it"}, "1.0", "server1"), "warning"),
+    ],
+)
+def test_facts_are_judged_by_whether_the_main_job_can_be_done(check: checks.Check, state: str) -> None:
+    assert check.state == state
+    assert bool(check.way_out) == (state in ("warning", "failed"))
+
+
+def test_the_way_out_is_split_from_the_cause_in_the_sentence_of_an_error() -> None:
+    known = SSHError("server1", "the jump host login: needs a login (publickey); run `ports login login`")
+    check = checks.from_error("authentication", known, "server1")
+    assert (check.cause, check.way_out) == ("needs a login (publickey)", "run `ports login login`")
+    changed = HostKeyError("server1", "its host key has CHANGED: somebody may listen. Ask the administrator; or else")
+    check = checks.from_error("host-key", changed, "server1")
+    assert check.cause.endswith("listen") and check.way_out == "Ask the administrator; or else"
+    assert checks.from_error("connect", SSHError("x", "is down"), "x", "wait").way_out == "wait"
+
+
+def test_all_rows_have_the_same_keys() -> None:
+    made = [checks.ok("a", "b"), checks.warning("a", "b", "c"), checks.failed("a", "b", "c"), checks.skipped("a", "b")]
+    rows = [check.at("login").row("server1") for check in made]
+    keys = {"host", "kind", "name", "hop", "state", "found", "cause", "way_out"}
+    assert all(set(row) == keys and row["kind"] == "check" for row in rows)
+    assert [doctor.is_well([row]) for row in rows] == [True, True, False, True]
+
+
+def test_a_resolver_that_hangs_is_given_up_and_its_error_comes_through() -> None:
+    import threading
+
+    with pytest.raises(TimedOutError):
+        way.within(0.05, threading.Event().wait)
+    with pytest.raises(ZeroDivisionError):
+        way.within(5, lambda: 1 // 0)
+
+
+def test_a_machine_is_examined_without_ports_being_looked_for() -> None:
+    facts = examine()
+    assert {"python", "executable", "user", "tmux", "logout_ends", "state", "memory", "began", "time"} <= set(facts)
+    assert "ports" not in facts and facts["began"] <= facts["time"]
+    assert facts["memory"]["free_bytes"] <= facts["memory"]["total_bytes"]
+
+
+def test_space_is_told_of_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
+    found = space(str(tmp_path / "not" / "yet"))
+    assert found["place"] == str(tmp_path) and found["writable"] and found["free_bytes"] > 0
+    file = tmp_path / "file"
+    file.write_text("")
+    assert not space(str(file / "below"))["writable"]
+
+
+def test_numbers_are_read_from_files_that_may_not_be_there(tmp_path: Path) -> None:
+    file = tmp_path / "stat"
+    file.write_text("anon 5\ninactive_file 42\n")
+    assert number_after("inactive_file", str(file)) == 42
+    file.write_text("max\n")
+    assert number_after("", str(file)) is None and number_after("", str(tmp_path / "no")) is None
+
+
+def test_nobody_is_ended_at_logout_where_there_is_no_systemd() -> None:
+    if not Path("/run/systemd/system").exists():
+        assert not logout_ends("nobody")
+
+
+def test_both_programs_that_are_piped_to_a_host_say_where_python_is_missing() -> None:
+    answer = there.Answer(None, "", "bash: line 1: exec: python3: not found", 127, 0.0, 1.0)
+    first, *others = there.judge_answer("server2", answer)
+    assert (first.name, first.state) == ("python", "failed") and "ports.hosts.server2.env" in first.way_out
+    assert {check.state for check in others} == {"skipped"}
+    assert [check.name for check in (first, *others)] == list(there.SERVER_CHECKS)
+    old = there.Answer(None, "", 'File "<stdin>"\nSyntaxError: invalid syntax', 1, 0.0, 1.0)
+    assert "older than 3.6" in next(there.judge_answer("server2", old)).cause
+
+
+# --- WSL, from what is written of it: it was not run there ---
+
+WSL2 = "Linux version 5.15.167.4-microsoft-standard-WSL2 (root@f9c826d3017f) (gcc 11.2.0) #1 SMP"
+WSL1 = "Linux version 4.4.0-19041-Microsoft (Microsoft@Microsoft.com) (gcc 5.4.0) #1237-Microsoft"
+DEBIAN = "Linux version 6.1.0-26-amd64 (debian-kernel@lists.debian.org) (gcc-12 12.2.0)"
+
+
+@pytest.mark.parametrize(
+    ("text", "signs", "version"),
+    [
+        (WSL2, ["Ubuntu"], 2),
+        (WSL1, ["Ubuntu"], 1),
+        (DEBIAN, ["Ubuntu"], 0),
+        (WSL2, [None, False], 0),  # a container on Windows
+        ("", [None], 0),
+    ],
+)
+def test_wsl_is_known_by_its_kernel_and_its_variables(text: str, signs: list[object], version: int) -> None:
+    assert wsl.kernel_says(text, signs) == version
+
+
+@pytest.fixture
+def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the root of what a WSL 2 with systemd shows, its home being ``home/alice``."""
+    monkeypatch.setenv("WSL_DISTRO_NAME", "Ubuntu")
+    for name, text in {
+        "proc/version": WSL2,
+        "proc/1/comm": "systemd\n",
+        "etc/wsl.conf": "[boot]\nsystemd=true\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "mnt/c/Users/Alice B/.ssh").mkdir(parents=True)
+    (tmp_path / "mnt/c/Users/Public").mkdir()
+    (tmp_path / "home/alice/.ssh").mkdir(parents=True)
+    return tmp_path
+
+
+def judged(root: Path, program: str = "ssh") -> dict[str, checks.Check]:
+    found = wsl.look(root)
+    assert found is not None
+    return {check.name: check for check in wsl.judge(found, program, root / "home/alice/.ssh/config")}
+
+
+def test_elsewhere_nothing_is_said_of_wsl(tmp_path: Path) -> None:
+    assert wsl.look(tmp_path) is None
+
+
+def test_hosts_that_only_windows_knows_are_told_with_the_copy_that_mends_it(windows: Path) -> None:
+    theirs = windows / "mnt/c/Users/Alice B/.ssh/config"
+    theirs.write_text("Host server1\n")
+    check = judged(windows)["wsl-configuration"]
+    assert check.state == "warning" and str(theirs) in check.cause and f"cp '{theirs}'" in check.way_out
+    (windows / "home/alice/.ssh/config").write_text("Host server1\n")
+    check = judged(windows)["wsl-configuration"]
+    assert check.state == "ok" and f"not {theirs}" in check.found
+
+
+def test_a_link_to_the_disk_of_windows_and_the_ssh_of_windows_are_told(windows: Path) -> None:
+    theirs = windows / "mnt/c/Users/Alice B/.ssh/config"
+    theirs.write_text("Host server1\n")
+    (windows / "home/alice/.ssh/config").symlink_to(theirs)
+    assert "lies on the disk of Windows" in judged(windows)["wsl-configuration"].cause
+    assert "set ports.ssh.program to ssh" in judged(windows, "ssh.exe")["wsl-configuration"].way_out
+
+
+def test_a_keeper_ends_with_the_terminal_where_systemd_runs_and_the_idle_time_is_not_off(windows: Path) -> None:
+    check = judged(windows)["wsl-keeper"]
+    assert check.state == "warning" and "instanceIdleTimeout=-1" in check.way_out
+    (windows / "mnt/c/Users/Alice B/.wslconfig").write_text("[general]\ninstanceIdleTimeout = -1\n")
+    assert judged(windows)["wsl-keeper"].state == "ok"
+    (windows / "mnt/c/Users/Alice B/.wslconfig").unlink()
+    (windows / "proc/1/comm").write_text("init\n")
+    assert judged(windows)["wsl-keeper"].state == "ok"
+    (windows / "proc/version").write_text(WSL1)
+    assert "WSL 1" in judged(windows)["wsl-keeper"].found
+
+
+def test_the_place_of_the_drives_may_be_another(windows: Path) -> None:
+    (windows / "mnt").rename(windows / "drives")
+    (windows / "etc/wsl.conf").write_text('[automount]\nroot = "/drives/"\n')
+    (windows / "drives/c/Users/Alice B/.ssh/config").write_text("Host server1\n")
+    assert "drives/c" in judged(windows)["wsl-configuration"].cause
+
+
+# --- this machine, and the command ---
+
+
+def test_without_a_host_this_machine_is_examined_as_client_and_as_server(
+    tmp_path: Path, fresh: pytest.MonkeyPatch
+) -> None:
+    names = [check.name for check in here.as_both()]
+    assert names == ["ports", "state-directory", "settings", "ssh", "tmux", "logout", "memory"]
+    assert not (tmp_path / "state").exists()  # looking makes nothing
+
+
+def test_without_ssh_no_host_can_be_reached_and_a_server_misses_nothing(
+    tmp_path: Path, fresh: pytest.MonkeyPatch
+) -> None:
+    fresh.setenv("DASK_PORTS__SSH__PROGRAM", str(tmp_path / "no-ssh"))
+    assert {check.name: check.state for check in here.as_both()}["ssh"] == "warning"
+    rows = doctor.examine(["server1"])
+    assert [row["state"] for row in rows if row["name"] == "ssh"] == ["failed"]
+    assert {row["state"] for row in rows if row["host"] == "server1"} == {"skipped"}
+    assert not doctor.is_well(rows)
+
+
+def test_a_wrong_setting_is_found_and_hosts_are_not_asked(fresh: pytest.MonkeyPatch) -> None:
+    fresh.setenv("DASK_PORTS__SSH__PERSIT", "3")
+    rows = doctor.examine(["server1"])
+    found = next(row for row in rows if row["name"] == "settings")
+    assert found["state"] == "failed" and "persit" in found["cause"] and "persist" in found["way_out"]
+    assert {row["cause"] for row in rows if row["host"] == "server1"} == {"needs settings here"}
+
+
+def test_json_is_one_document_and_the_exit_code_tells_whether_something_failed(
+    tmp_path: Path, fresh: pytest.MonkeyPatch
+) -> None:
+    done = CliRunner().invoke(cli.doctor, ["--json"], standalone_mode=False)
+    assert done.return_value == 0 and {row["kind"] for row in json.loads(done.stdout)} == {"check"}
+    fresh.setenv("DASK_PORTS__SSH__PERSIT", "3")
+    done = CliRunner().invoke(cli.doctor, ["--json"], standalone_mode=False)
+    assert done.return_value == 5 and json.loads(done.stdout)
+
+
+def test_of_several_hosts_each_is_shown_in_one_piece_and_what_was_skipped_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with cli.Checklist(Output(False), alone=False) as shown:
+        shown.take(checks.ok("configuration", "as it is").row("server1"))
+        shown.take(checks.ok("configuration", "as it is").row("server2"))
+        shown.take(checks.failed("connect", "is down", "wait").at("login").row("server1"))
+        for name in ("python", "tmux", "clock"):
+            shown.take(checks.skipped(name, "needs connect of login").row("server1"))
+        shown.end_host("server2")
+        shown.end_host("server1")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "server2" and lines[3] == "server1"
+    assert lines[5].split(None, 3) == ["failed", "login:", "connect", "is down"]
+    assert lines[6].strip() == "-> wait"
+    assert lines[7].endswith("needs connect of login, as do 2 checks more")
