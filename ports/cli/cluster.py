@@ -31,7 +31,7 @@ def show_list(out: Output, rows: Sequence[Row]) -> None:
 
 def show_stopped(out: Output, row: Row) -> None:
     """Show that a cluster is gone."""
-    out.result(row, f"cluster {row['name']!r} is stopped; its log stays: {row['log']}")
+    out.result(row, f"cluster {row['name']!r} is stopped; its log stays{out.there()}: {row['log']}")
 
 
 def show_lines(out: Output, document: Any) -> None:

@@ -34,6 +34,10 @@ class Output:
         self.as_json = as_json
         self.host: str | None = None  # where the command acts, as it was typed
 
+    def there(self) -> str:
+        """Return `` on HOST``, to follow a path, where the command acts on another host."""
+        return f" on {self.host}" if self.host else ""
+
     def table(self, rows: Sequence[Row], kind: str, *, empty: str) -> None:
         """Show `rows` in the columns of `kind`; `empty` is said where there are none."""
         if self.as_json:

@@ -296,6 +296,16 @@ def test_a_host_may_take_as_long_as_its_command(
     assert given["timeout"] == seconds
 
 
+@pytest.mark.parametrize("kind", ["cluster", "notebook"])
+def test_a_log_of_another_host_is_told_with_the_host(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"name": "x", "state": "stopped", "kind": kind, "log": "/logs/x.log"}
+    monkeypatch.setattr(remote, "run", lambda *_, **__: row)  # what runs there is tested on the site
+    assert main.run(main.ports, [kind, "stop", "x", "-H", "server1"]) == 0
+    assert "its log stays on server1: /logs/x.log" in capsys.readouterr().out
+
+
 def test_a_variable_that_is_only_named_has_ones_own_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "secret=1")
     assert parsed(["--environ", "MY_KEY", "--environ", "A=b"])["environ"] == ("MY_KEY=secret=1", "A=b")
