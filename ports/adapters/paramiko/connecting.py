@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ports import hop_command
 from ports.adapters.paramiko import hostkeys, logins, prompts
-from ports.adapters.paramiko.connections import Connection, by_command
+from ports.adapters.paramiko.connections import Connection
 from ports.adapters.paramiko.hops import Hop
 from ports.adapters.paramiko.links import Link
 from ports.adapters.paramiko.refusals import (
@@ -228,7 +229,7 @@ def _through(via: Connection, hop: Hop, timeout: float) -> tuple[Wire, SSHError 
         wire.begin()
         return wire, None
     try:
-        return via.start(by_command(hop.hostname, hop.port)), refusal
+        return via.start(hop_command.line(hop.hostname, hop.port)), refusal
     except (SSHError, ValueError):
         raise refusal from None
 

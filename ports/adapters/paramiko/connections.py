@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import selectors
 import socket
 import threading
@@ -180,33 +179,6 @@ class Connection:
 
     def _lost(self) -> ConnectionLostError:
         return ConnectionLostError(self.alias, "the connection was lost: it answers no longer; run the command again")
-
-
-def by_command(hostname: str, port: int) -> str:
-    """Return a line, for any login shell, that joins its input and output to a port: where sshd may not forward.
-
-    Raises
-    ------
-    ValueError
-        The name would need quoting.
-    """
-    if not re.fullmatch(r"[\w.:%-]+", hostname) or hostname.startswith("-"):
-        raise ValueError(hostname)
-    # within single quotes no shell reads anything, so there must be none inside
-    relay = (
-        "import os,socket,sys,threading as t;s=socket.create_connection((sys.argv[1],int(sys.argv[2])));"
-        "o=sys.stdout.buffer;r=lambda f,w:[w(b) for b in iter(f,bytes())];"
-        "t.Thread(target=lambda:(r(lambda:os.read(0,65536),s.sendall),s.shutdown(1)),daemon=True).start();"
-        "r(lambda:s.recv(65536),lambda b:(o.write(b),o.flush()))"
-    )
-    where = f"{hostname} {port}"
-    return (
-        f"exec sh -c 'if command -v nc >/dev/null 2>&1; then exec nc {where}; "
-        f'elif command -v python3 >/dev/null 2>&1; then exec python3 -ISc "{relay}" {where}; '
-        f"elif command -v bash >/dev/null 2>&1; then "
-        f'exec bash -c "exec 3<>/dev/tcp/{hostname}/{port}; cat <&3 & exec cat >&3"; '
-        f"else echo there is no nc, python3 or bash >&2; exit 127; fi'"
-    )
 
 
 def _send(local: socket.socket, data: memoryview) -> int:

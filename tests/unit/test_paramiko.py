@@ -1,0 +1,404 @@
+"""SSH in this process: options, known_hosts and configurations, without a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ports import hop_command, transports
+from ports.adapters.paramiko import hop_from_options, hostkeys, resolve
+from ports.adapters.paramiko.configuration import _can_match
+from ports.adapters.paramiko.hops import Hop
+from ports.adapters.paramiko.hostkeys import Verdict, judge, parse, preferred
+from ports.adapters.paramiko.refusals import explain_connect, explain_dial, explain_key, known_line
+from ports.adapters.paramiko.wires import PROHIBITED, Pump, Refusal, Wire
+from ports.errors import NetworkError, ProhibitedError, RefusedError, SSHError, UnknownHostError
+
+KEY, OTHER = "AAAAC3NzaC1lZDI1NTE5", "AAAAC3NzaC1lZDI1NTE6"
+NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,20}(\.[a-z]{2,5})?", fullmatch=True)
+
+
+def hashed(name: str) -> str:
+    salt = b"s" * 20
+    digest = hmac.new(salt, name.encode(), hashlib.sha1).digest()
+    return "|1|" + "|".join(base64.b64encode(part).decode() for part in (salt, digest))
+
+
+def verdict(text: str, name: str, kind: str = "ssh-ed25519", key: str = KEY) -> str:
+    return judge(list(parse(text, "known_hosts")), name, kind, key).is_
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        (f"server1 ssh-ed25519 {KEY}", "server1", "known"),
+        (f"server1,10.0.0.1 ssh-ed25519 {KEY} comment", "10.0.0.1", "known"),
+        (f"[server1]:2222 ssh-ed25519 {KEY}", "[server1]:2222", "known"),
+        (f"server1 ssh-ed25519 {KEY}", "[server1]:2222", "known"),  # as ssh does, for the same key only
+        (f"server1 ssh-ed25519 {OTHER}", "[server1]:2222", "unknown"),
+        (f"[server1]:2222 ssh-ed25519 {KEY}", "server1", "unknown"),
+        (f"*.example.org,!bad.example.org ssh-ed25519 {KEY}", "good.example.org", "known"),
+        (f"*.example.org,!bad.example.org ssh-ed25519 {KEY}", "bad.example.org", "unknown"),
+        (f"{hashed('server1')} ssh-ed25519 {KEY}", "server1", "known"),
+        (f"{hashed('[server1]:2222')} ssh-ed25519 {KEY}", "[server1]:2222", "known"),
+        (f"{hashed('server2')} ssh-ed25519 {KEY}", "server1", "unknown"),
+        (f"server1 ssh-ed25519 {OTHER}", "server1", "changed"),
+        (f"server1 ssh-ed25519 {OTHER}\nserver1 ssh-ed25519 {KEY}", "server1", "known"),
+        (f"server1 ssh-rsa {OTHER}", "server1", "unknown"),
+        (f"server1 ssh-ed25519 {KEY}\n@revoked * ssh-ed25519 {KEY}", "server1", "revoked"),
+        (f"@cert-authority * ssh-ed25519 {OTHER}", "server1", "authority"),
+        (f"@cert-authority * ssh-ed25519 {KEY}", "server1", "authority"),  # it vouches for others, not for itself
+        ("# server1 ssh-ed25519 {KEY}\n\nhalf a line\n|1|x ssh-ed25519 y", "server1", "unknown"),
+    ],
+)
+def test_known_hosts_is_read_as_ssh_reads_it(text: str, name: str, expected: str) -> None:
+    assert verdict(text, name) == expected
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+@given(name=NAMES, port=st.sampled_from([22, 2222]))
+def test_a_name_that_was_noted_is_found_again_also_by_ssh_keygen(name: str, port: int) -> None:
+    hop = Hop("alias", name, "alice", port)
+    line = known_line(hop, "ssh-ed25519", base64.b64decode(KEY + "=" * (-len(KEY) % 4)))
+    key = line.split()[2]
+    assert judge(list(parse(line, "file")), hop.known_as, "ssh-ed25519", key) == Verdict("known")
+
+
+def test_hashed_names_that_ssh_keygen_made_are_found(tmp_path: Path) -> None:
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("needs ssh-keygen")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    kind, key, *_ = (tmp_path / "key.pub").read_text().split()
+    file = tmp_path / "known_hosts"
+    file.write_text(f"server1 {kind} {key}\n[server2]:2222 {kind} {key}\n")
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", file], check=True, capture_output=True)
+    assert "server" not in file.read_text()
+    assert [verdict(file.read_text(), name, kind, key) for name in ("server1", "[server2]:2222", "server2")] == [
+        "known",
+        "known",
+        "unknown",
+    ]
+    shown = subprocess.run(["ssh-keygen", "-l", "-f", tmp_path / "key.pub"], check=True, capture_output=True, text=True)
+    assert hostkeys.fingerprint(base64.b64decode(key)) in shown.stdout
+
+
+def test_the_kind_of_key_that_is_known_is_asked_for_first() -> None:
+    known = list(parse(f"server1 ssh-rsa {KEY}", "file"))
+    offered = ["ssh-ed25519", "rsa-sha2-512", "rsa-sha2-256"]
+    assert preferred(known, "server1", offered) == ["rsa-sha2-512", "rsa-sha2-256", "ssh-ed25519"]
+    assert preferred(known, "server2", offered) == offered
+
+
+def test_a_known_hosts_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    assert hostkeys.read("server1", [str(tmp_path / "none")]) == []
+    with pytest.raises(SSHError, match=r"cannot be read .* cannot be checked"):
+        hostkeys.read("server1", [str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("is_", "pattern"),
+    [
+        ("unknown", r"not known here \(ssh-ed25519 SHA256:\S+\); compare it, and accept it once with `\S+ "),
+        ("changed", r"CHANGED to SHA256:\S+ \(known: file:3\).*ssh-keygen -R server1"),
+        ("revoked", r"revoked \(file:3\); ask the administrator"),
+        ("authority", r"certificate \(file:3\), which paramiko cannot check; use the ssh program"),
+    ],
+)
+def test_a_key_that_is_not_good_is_told_with_its_fingerprint_and_the_way_out(is_: str, pattern: str) -> None:
+    error = explain_key(Hop("server1", "server1", "alice", 22), Verdict(is_, "file:3"), "ssh-ed25519", b"key")
+    assert re.search(pattern, str(error)) and "SHA256:" in str(error)
+
+
+def test_options_of_ssh_become_a_hop(tmp_path: Path) -> None:
+    text = f"""
+hostname 10.0.0.1
+user alice
+port 2222
+identitiesonly yes
+identityfile ~/.ssh/id_a
+identityfile %d/keys/%r-${{WHICH}}
+userknownhostsfile {tmp_path}/one {tmp_path}/two
+globalknownhostsfile none
+hostkeyalias Server
+pubkeyauthentication true
+passwordauthentication no
+proxycommand connect %h %p 100%%
+identityagent $MY_AGENT
+addressfamily inet6
+port 9
+"""
+    pairs = [line.partition(" ")[::2] for line in text.strip().splitlines()]
+    hop = hop_from_options("server1", pairs, variable={"WHICH": "b", "MY_AGENT": "/run/agent"}.get)
+    home = str(Path.home())
+    assert (hop.hostname, hop.user, hop.port, hop.family) == ("10.0.0.1", "alice", 2222, 6)
+    assert hop.identity_files == (f"{home}/.ssh/id_a", f"{home}/keys/alice-b")
+    assert (hop.identities_only, hop.identity_agent) == (True, "/run/agent")
+    assert hop.known_hosts == (f"{tmp_path}/one", f"{tmp_path}/two")
+    assert hop.known_as == "server"
+    assert hop.methods == ("publickey", "keyboard-interactive")
+    assert hop.proxy_command == "connect 10.0.0.1 2222 100%"
+
+
+@pytest.mark.parametrize("option", ["revokedhostkeys", "knownhostscommand"])
+def test_what_decides_on_trust_and_is_not_evaluated_is_refused(option: str) -> None:
+    assert hop_from_options("server1", [(option, "none")]).hostname == "server1"
+    with pytest.raises(SSHError, match="cannot be evaluated by paramiko; use the ssh program"):
+        hop_from_options("server1", [(option, "/etc/ssh/something")])
+
+
+CONFIG = """
+Host server1
+    HostName 10.0.0.1
+    User=alice
+    ProxyJump login
+Match originalhost server1 !localuser nobody-of-that-name
+    Port 2222
+Host *
+    IdentityFile ~/.ssh/a
+    IdentityFile ~/.ssh/b
+"""
+
+
+def test_a_configuration_is_read_without_an_ssh_program_as_ssh_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    file.write_text(CONFIG)
+    lines = resolve(file, "server1").splitlines()
+    wanted = ["hostname 10.0.0.1", "user alice", "proxyjump login", "port 2222"]
+    assert set(wanted) <= set(lines)
+    assert [Path(line.split()[1]).name for line in lines if line.startswith("identityfile")] == ["a", "b"]
+    if shutil.which("ssh"):
+        done = subprocess.run(["ssh", "-F", file, "-G", "server1"], capture_output=True, text=True, check=True)
+        assert set(wanted) <= set(done.stdout.splitlines())
+    assert "user bob" in resolve(file, "server1", user="bob", port=9).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Include other\n", "Include .*other is not followed"),
+        ("Match tagged work\n  Port 9\n", "Match tagged work cannot be evaluated"),
+        ("Match host a exec true\n  Port 9\n", "Match host a exec true cannot be evaluated"),
+        ("Match localnetwork 10.0.0.0/8\n  Port 9\n", "Match localnetwork \\S+ cannot be evaluated"),
+        ("CanonicalizeHostname yes\n", "CanonicalizeHostname cannot be evaluated"),
+    ],
+)
+def test_what_only_ssh_can_evaluate_is_an_error_that_names_file_and_line(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    (tmp_path / "other").write_text("Port 1\n")
+    file = tmp_path / "config"
+    file.write_text("Host x\n  Port 7\n" + text.replace("other", str(tmp_path / "other")))
+    with pytest.raises(SSHError, match=f"{re.escape(str(file))}, line 3: {reason}.*without the ssh program"):
+        resolve(file, "server1")
+
+
+def test_an_include_of_nothing_is_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    file.write_text(f"Include {tmp_path}/none/*.conf\n# Match exec true\nPort 7\n")
+    assert "port 7" in resolve(file, "server1").splitlines()
+    assert "hostname server1" in resolve(tmp_path / "missing", "server1").splitlines()
+
+
+@given(st.text(alphabet='a!lhost"exc ,*', max_size=20))
+def test_any_match_line_is_either_known_or_not(text: str) -> None:
+    if _can_match(text):
+        assert "exec" not in text.split()[0::2] and '"' not in text
+
+
+def test_the_hops_of_an_alias_come_from_the_file_where_there_is_no_ssh_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config"
+    file.write_text(CONFIG + "Host login\n  HostName login.example.org\n  User bob\n")
+    monkeypatch.delitem(sys.modules, "dask.config", raising=False)  # it would have read the environment before
+    monkeypatch.setenv("DASK_PORTS__SSH__CONFIG", str(file))
+    with_ssh = transports.hops("server1") if shutil.which("ssh") else None
+    monkeypatch.setenv("DASK_PORTS__SSH__PROGRAM", "no-such-ssh")
+    without = transports.hops("server1")
+    assert transports.choose() == "paramiko"
+    told = [(hop.alias, hop.hostname, hop.user, hop.port) for hop in without]
+    assert told == [("login", "login.example.org", "bob", 22), ("server1", "10.0.0.1", "alice", 2222)]
+    if with_ssh is not None:
+        assert told == [(hop.alias, hop.hostname, hop.user, hop.port) for hop in with_ssh]
+        assert [hop.identity_files for hop in without] == [hop.identity_files for hop in with_ssh]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "x"), UnknownHostError),
+        (socket.gaierror(socket.EAI_AGAIN, "x"), NetworkError),
+        (ConnectionRefusedError(), NetworkError),
+        (TimeoutError(), NetworkError),
+        (OSError(113, "No route to host"), NetworkError),
+    ],
+)
+def test_errors_of_the_network_are_ours(error: OSError, kind: type[SSHError]) -> None:
+    assert type(explain_connect(Hop("server1", "10.0.0.1", "alice", 22), error)) is kind
+
+
+def test_a_refusal_says_whether_sshd_prohibits_or_nothing_listens() -> None:
+    refused = explain_dial("server1", "127.0.0.1:8888", Refusal(2, "Connection refused"))
+    prohibited = explain_dial("server1", "/run/x.sock", Refusal(PROHIBITED, "open failed"))
+    assert type(refused) is RefusedError and "Connection refused" in str(refused)
+    assert type(prohibited) is ProhibitedError and "AllowStreamLocalForwarding" in str(prohibited)
+
+
+# --- the hop by a command, in real shells ---
+
+SHELLS = [path for name in ("sh", "bash", "tcsh", "fish", "zsh") if (path := shutil.which(name))]
+
+
+@pytest.fixture
+def echo() -> Any:
+    """Yield the port of a server that answers one connection with what it gets, in capitals."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                while data := connection.recv(65536):
+                    connection.sendall(data.upper())
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join(10)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("tool", ["nc", "python3", "bash"])
+def test_a_port_is_reached_by_a_command_in_any_shell(tmp_path: Path, echo: int, shell: str, tool: str) -> None:
+    for name in ("cat", tool):
+        found = sys.executable if name == "python3" else shutil.which(name)
+        if found is None:
+            pytest.skip(f"needs {name}")
+        (tmp_path / name).symlink_to(os.path.realpath(found))
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    line = hop_command.line("127.0.0.1", echo)
+    ours, theirs = socket.socketpair()
+    arguments = [shell, "-f", "-c", line] if "tcsh" in shell else [shell, "-c", line]
+    with ours, theirs:
+        process = subprocess.Popen(
+            arguments,
+            stdin=theirs,
+            stdout=theirs,
+            env={"PATH": str(tmp_path), "HOME": str(tmp_path)},
+            start_new_session=True,  # it ends its whole process group
+        )
+        theirs.close()
+        with process:
+            try:
+                ours.settimeout(20)
+                for _ in range(3):
+                    ours.sendall(b"hello")
+                    assert ours.recv(100) == b"HELLO"
+            finally:
+                ours.close()
+                process.wait(10)  # by itself: it would stay on the jump host
+
+
+@pytest.mark.parametrize("name", ["a;b", "$(x)", "-x", "a b", "a'b"])
+def test_a_name_that_a_shell_might_read_is_not_put_into_a_command(name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(name)):
+        hop_command.line(name, 22)
+
+
+# --- the pump ---
+
+
+class Link:
+    """The far side of wires, without one: notes what is sent."""
+
+    def __init__(self) -> None:
+        self.pump, self.active, self.sent = Pump("test"), True, []  # type: ignore[var-annotated]
+
+    def _send_user_message(self, message: Any) -> None:
+        self.sent.append(message.asbytes())
+
+    def _unlink_channel(self, chanid: int) -> None:
+        pass
+
+
+@pytest.fixture
+def link() -> Any:
+    made = Link()
+    yield made
+    made.pump.end()
+
+
+def open_wire(link: Link, window: int = 1 << 20) -> Wire:
+    wire = Wire(0, link)
+    wire.transport = link
+    wire._log = lambda *_: None
+    wire.in_window_size, wire.in_window_threshold = 1 << 20, 1 << 16
+    wire.out_window_size, wire.out_max_packet_size, wire.active = window, 32768, True
+    wire.begin()
+    return wire
+
+
+def test_what_the_local_side_does_not_take_at_once_waits_and_comes_in_order(link: Link) -> None:
+    wire = open_wire(link)
+    sent = [bytes([number]) * 32768 for number in range(64)]
+    for part in sent:
+        wire._feed(part)
+    wire._handle_eof(None)
+    with wire.local as local:
+        local.settimeout(10)
+        got = bytearray()
+        while data := local.recv(1 << 16):
+            got += data
+    assert bytes(got) == b"".join(sent)
+
+
+def test_nothing_is_sent_without_a_window_and_all_once_there_is_one(link: Link) -> None:
+    wire = open_wire(link, window=10)
+    with wire.local as local:
+        local.sendall(b"x" * 30)
+        wait_for(lambda: len(link.sent) == 1)
+        assert link.sent[0].endswith(b"x" * 10)
+
+        class Adjust:
+            def get_int(self) -> int:
+                return 20
+
+        wire._window_adjust(Adjust())
+        wait_for(lambda: sum(message.count(b"x") for message in link.sent) == 30)
+
+
+def test_a_local_end_that_is_closed_closes_the_channel(link: Link) -> None:
+    wire = open_wire(link)
+    wire.local.close()
+    wait_for(lambda: wire.closed)
+    wait_for(lambda: wire.own.fileno() == -1)
+
+
+def test_a_local_end_that_only_ends_its_writing_still_gets_answers(link: Link) -> None:
+    wire = open_wire(link)
+    with wire.local as local:
+        local.shutdown(socket.SHUT_WR)
+        wait_for(lambda: wire.eof_sent)
+        assert not wire.closed
+        wire._feed(b"answer")
+        local.settimeout(10)
+        assert local.recv(10) == b"answer"
+
+
+def wait_for(condition: Any) -> None:
+    from ports.deadlines import wait_until
+
+    wait_until(lambda: condition() or None, timeout=10, what="it")
