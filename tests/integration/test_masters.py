@@ -62,6 +62,7 @@ def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Si
     nothing_left.allow("file */ssh/*.log")
     nothing_left.allow("file */logins/*")
     nothing_left.allow("file */doors/*")
+    nothing_left.allow("file */resolved/*")
     nothing_left.allow("process *: sshd: *")  # that of a host which was cut off does not know that its peer went
     yield site
     python(site, "say(openssh.close_all())")
@@ -440,3 +441,131 @@ def test_a_forward_that_led_nowhere_tells_the_door_from_the_service(
     if configuration:
         laptop.host("server1").add_sshd_config(configuration)
     assert python(laptop, EXPLAIN) == told
+
+
+# --- the user's own connections ---
+
+
+class OwnMaster:
+    """A master that alice started herself, by a configuration that shares connections."""
+
+    def __init__(self, site: Site, alias: str) -> None:
+        self.site, self.alias = site, alias
+        config = site.host("laptop").path("~/.ssh/config")
+        added = f"Host {alias}\n  ControlMaster auto\n  ControlPath {self.control}\n"
+        config.write_text(added + config.read_text())
+        self.start()
+
+    def start(self) -> None:
+        """Start it; what it starts on its way holds its output open."""
+        self.site.run("laptop", ["sh", "-c", 'exec "$@" >/dev/null 2>&1', "", *self.site.ssh, "-f", "-N", self.alias])
+
+    @property
+    def control(self) -> str:
+        """The control socket as the laptop sees it."""
+        home = self.site.account().home if self.site.kind == "namespaces" else self.site.host("laptop").path("~/")
+        return f"{str(home).rstrip('/')}/.ssh/mine-{self.alias}"
+
+    def pid(self) -> int | None:
+        """Return its process as its own ssh tells it, None where it does not run."""
+        done = self.site.run("laptop", [*self.site.ssh, "-O", "check", self.alias])
+        found = re.search(r"pid=(\d+)", done.stderr)
+        return int(found.group(1)) if found else None
+
+    def end(self) -> None:
+        """End it."""
+        self.site.run("laptop", [*self.site.ssh, "-O", "exit", self.alias])
+
+
+USE = """
+    master = openssh.connect("server1")
+    path = local()
+    openssh.forward(master, [(path, os.environ["SSHD"])])
+    banner = ask(path)[:4]
+    openssh.cancel(master, [(path, os.environ["SSHD"])])
+    mine = [master.users, banner, echo("server1"), path.exists()]
+    openssh.close("server1"), openssh.close("login"), openssh.close_all()
+    openssh.end_master(master)
+    say(mine)
+"""
+
+
+def test_a_user_s_own_connection_is_used_and_neither_ended_nor_left_with_forwards(laptop: Site) -> None:
+    own = OwnMaster(laptop, "server1")
+    before = own.pid()
+    try:
+        assert python(laptop, USE, env={"SSHD": sshd(laptop)}) == [True, "SSH-", "there", False]
+        assert masters(laptop) == []  # not even one to the jump host
+        assert own.pid() == before is not None
+        listening = [one.where for one in laptop.host("laptop").listeners()]
+        assert not [where for where in listening if "test" in where.rpartition("/")[2]], listening
+    finally:
+        own.end()
+    assert python(laptop, "say([openssh.connect('server1').users, echo('server1')])") == [False, "there"]
+
+
+def test_a_user_s_own_connection_to_the_jump_host_leads_on(laptop: Site) -> None:
+    own = OwnMaster(laptop, "login")
+    before = own.pid()
+    try:
+        assert python(laptop, USE, env={"SSHD": sshd(laptop)}) == [False, "SSH-", "there", False]
+        assert own.pid() == before is not None
+        python(laptop, "openssh.connect('server1'); say(0)")
+        assert len(masters(laptop)) == 1  # none to the jump host
+    finally:
+        own.end()
+
+
+def test_a_user_s_own_jump_host_that_prohibits_forwarding_leads_on_by_a_command(
+    root_site: NamespaceSite, laptop: Site
+) -> None:
+    laptop.host("login").add_sshd_config(NO_FORWARDING)
+    own = OwnMaster(laptop, "login")
+    try:
+        assert python(laptop, HOPS) == ["there", ["command"]]
+    finally:
+        own.end()
+
+
+@pytest.mark.parametrize("alias", ["server1", "login"])
+def test_beside_a_user_s_own_connection_that_fell_silent_ours_is_made(
+    root_site: NamespaceSite, laptop: Site, alias: str
+) -> None:
+    own = OwnMaster(laptop, alias)
+    halted = [one.pid for one in laptop.host(alias).processes() if one.command[0].startswith("sshd: alice")]
+    try:
+        for pid in halted:
+            os.kill(pid, signal.SIGSTOP)
+        code = "say([tell(echo, 'server1'), openssh.connect('server1').users])"
+        assert python(laptop, code) == [{"result": "there"}, False]
+        assert own.pid() is not None  # -O check goes on saying "running"
+        assert python(laptop, "started = time.monotonic(); echo('server1'); say(time.monotonic() - started)") < 2
+    finally:
+        for pid in halted:
+            os.kill(pid, signal.SIGCONT)
+    assert own.pid() is not None
+    own.end()
+    own.start()  # the next one is another one
+    try:
+        python(laptop, "say(openssh.close_all())")
+        assert python(laptop, f"say(openssh.connect({alias!r}).users)") is True
+    finally:
+        own.end()
+
+
+def test_a_control_path_with_nobody_behind_it_or_another_user_s_is_passed_over(
+    root_site: NamespaceSite, laptop: Site
+) -> None:
+    config = laptop.host("laptop").path("~/.ssh/config")
+    config.write_text("Host login\n  ControlPath /tmp/not-mine\n" + config.read_text())
+    code = "import socket; one = socket.socket(socket.AF_UNIX); one.bind('/tmp/not-mine'); one.listen(); import os; "
+    code += "os.chmod('/tmp/not-mine', 0o777); print('there', flush=True); one.accept(); print('used', flush=True)"
+    bobs = laptop.popen("laptop", ["python3", "-c", code], user="bob")
+    try:
+        assert bobs.stdout is not None and bobs.stdout.readline() == "there\n"
+        assert python(laptop, "say([openssh.connect('login').users, echo('server1')])") == [False, "there"]
+        assert bobs.poll() is None
+    finally:
+        bobs.kill()
+        bobs.communicate()
+        laptop.run("laptop", ["rm", "/tmp/not-mine"], user="root")

@@ -91,10 +91,7 @@ def end_master(master: Master) -> None:
 def _connect(alias: str, *, asking: bool, warm: bool, until: float | None) -> Master:
     hops = route(alias, timeout=30.0 if until is None else max(0.1, until - time.monotonic()))
     keys = controls.keys(hops)
-    standing = [_standing(key, hop) for key, hop in zip(keys, hops, strict=True)]
-    # what runs needs nothing before it: the user's own master to a host may be there without one to the jump host
-    first = max((number for number, one in enumerate(standing) if one is not None), default=-1)
-    master = standing[first] if first >= 0 else None
+    first, master = _last_standing(hops, keys, until)
     for number in range(first + 1, len(hops)):
         last, before = number == len(hops) - 1, keys[number - 1] if number else ""
         attempt = Attempt(keys[number], master, before, asking, until, partial(silence.doubt, before))
@@ -107,6 +104,23 @@ def _connect(alias: str, *, asking: bool, warm: bool, until: float | None) -> Ma
             children.start_and_forget(client_arguments(master, ["--", master.alias, "true"]), limit=10)
     assert master is not None
     return replace(master, alias=alias)
+
+
+def _last_standing(hops: tuple[Host, ...], keys: list[str], until: float | None) -> tuple[int, Master | None]:
+    """Return the master that runs nearest to the last hop, and its number; -1 where none does.
+
+    It needs nothing before it: the user's own to a host may be there without one to the jump host.
+    """
+    for number in reversed(range(len(hops))):
+        master = _standing(keys[number], hops[number])
+        if master is not None and master.users:
+            left = silence.ANSWER_SECONDS if until is None else max(0.5, until - time.monotonic())
+            if not silence.carries(master, min(left, silence.ANSWER_SECONDS)):  # nobody else watches over it
+                controls.mark_silent(keys[number], master)
+                continue
+        if master is not None:
+            return number, master
+    return -1, None
 
 
 def _standing(key: str, hop: Host) -> Master | None:

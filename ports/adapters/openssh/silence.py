@@ -16,10 +16,11 @@ ANSWER_SECONDS = 2.5
 
 
 def carries(master: Master, limit: float = ANSWER_SECONDS) -> bool:
-    """Tell whether the server still answers over `master`, be it with a refusal; no shell runs there for it."""
-    arguments = client_arguments(master, ["-W", "127.0.0.1:1", "--", master.alias])
+    """Tell whether the server still answers over `master`, be it with a refusal; no shell runs there for ours."""
+    # the user's own would tell of the refusal on the user's terminal
+    asked = ["-T", "--", master.alias, "true"] if master.users else ["-W", "127.0.0.1:1", "--", master.alias]
     try:
-        children.run_to_end(arguments, stderr=None, limit=limit)
+        children.run_to_end(client_arguments(master, asked), stderr=None, limit=limit)
     except TimedOutError:
         return False
     return True
