@@ -278,6 +278,7 @@ def main(path: str) -> int:
         os.chdir(spec["cwd"])
         os.execvpe(spec["argv"][0], spec["argv"], {**spec["environ"], "TERM": os.environ.get("TERM", "screen")})
     hold(spec["hold"])
+    parent = os.getpid()
     if (guarded := guard()) is not None:
         return guarded
     source, sink = os.pipe()
@@ -291,7 +292,10 @@ def main(path: str) -> int:
     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     if os.path.isdir(os.path.dirname(spec["exit"])):  # gone when `stop` was quicker
-        write_json(spec["exit"], {"format": 1, "status": code, "signal": number, "ended_at": time.time()})
+        noted = {"format": 1, "status": code, "signal": number, "ended_at": time.time()}
+        if sys.platform.startswith("linux") and os.getppid() != parent:
+            noted["reason"] = "its launcher was killed"
+        write_json(spec["exit"], noted)
     return code if code is not None else 128 + (number or 0)
 
 
