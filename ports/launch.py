@@ -292,7 +292,7 @@ def main(path: str) -> int:
     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     if os.path.isdir(os.path.dirname(spec["exit"])):  # gone when `stop` was quicker
-        noted = {"format": 1, "status": code, "signal": number, "ended_at": time.time()}
+        noted: dict[str, Any] = {"format": 1, "status": code, "signal": number, "ended_at": time.time()}
         if sys.platform.startswith("linux") and os.getppid() != parent:
             noted["reason"] = "its launcher was killed"
         write_json(spec["exit"], noted)
