@@ -157,7 +157,10 @@ class Agent:
         except asyncio.CancelledError:
             if dialled.done() and not dialled.cancelled() and dialled.exception() is None:
                 dialled.result().close()
-            mux.send(CLOSE, number)
+            if number in mux.channels:
+                mux.channels[number].fail()
+            else:
+                mux.send(CLOSE, number)
             raise
         finally:
             self._dialled.pop(number, None)
@@ -221,13 +224,21 @@ class Agent:
         elif kind in (OPENED, REFUSED):
             self._dialled_now(kind, number, payload)
         elif kind == DOCUMENT:
-            self._on_message(json.loads(zlib.decompress(payload).decode("utf-8", "surrogateescape")))
+            self._tell(json.loads(zlib.decompress(payload).decode("utf-8", "surrogateescape")))
         elif kind == CONTROL:
             message = json.loads(payload)
             if message["type"] != "hello":
-                self._on_message(message)
+                self._tell(message)
             elif self._greeted is not None and not self._greeted.done():
                 self._greeted.set_result(message)
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Hand a message on; what its taker raises must not disturb the frames behind it."""
+        try:
+            self._on_message(message)
+        except Exception as error:  # noqa: BLE001 - the loop says it as of any callback
+            context = {"message": "a message from the program on a host was not taken", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
     def _dialled_now(self, kind: int, number: int, payload: bytes) -> None:
         dialled = self._dialled.get(number)
@@ -237,7 +248,12 @@ class Agent:
             dialled.set_exception(RefusedError(self.host, str(json.loads(payload)["reason"])))
             return
         assert self._mux is not None
-        mine, theirs = socket.socketpair()
+        try:
+            mine, theirs = socket.socketpair()
+        except OSError as error:  # too many open files
+            self._mux.send(CLOSE, number)
+            dialled.set_exception(RefusedError(self.host, f"no connection can be made here: {error.strerror}"))
+            return
         Channel(self._mux, number, mine)
         theirs.setblocking(False)
         dialled.set_result(theirs)

@@ -1,7 +1,8 @@
-"""What carries connections to one host: a master connection of the ssh program."""
+"""What carries connections to one host: a master connection of the ssh program, or paramiko in this process."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from ports import paths
+from ports import paths, transports
 from ports.adapters import openssh
 from ports.errors import PortsError
 from ports.tunnels.doors import Dial, to_unix_socket
@@ -44,16 +45,27 @@ class Carrier(Protocol):
         """Take back what was opened; the connection stays for later commands."""
 
 
-class SSH:
-    """The master connection of the ssh program to `alias`, shared with other processes; made where there is none.
+def connect(alias: str, *, batch: bool | None, timeout: float | None = None) -> Carrier:
+    """Return a connection to `alias`, by the transport of the settings.
+
+    Parameters
+    ----------
+    timeout : float, optional
+        Seconds that it may take. Default: the settings'.
 
     Raises
     ------
     SSHError
         There is no way to the host, or none within `timeout` seconds.
     """
+    kind = SSH if transports.choose() == "ssh" else InProcess
+    return kind(alias, batch=batch, timeout=timeout)
 
-    def __init__(self, alias: str, *, batch: bool | None, timeout: float | None = None) -> None:
+
+class SSH:
+    """The master connection of the ssh program to `alias`, shared with other processes; made where there is none."""
+
+    def __init__(self, alias: str, *, batch: bool | None, timeout: float | None) -> None:
         self.alias = alias
         self._master = openssh.connect(alias, batch=batch, warm=False, timeout=timeout)
         self._forwards: dict[str, Path] = {}
@@ -110,3 +122,49 @@ class SSH:
 
     def _new_socket(self) -> Path:
         return paths.runtime_directory() / f"t{os.getpid()}-{next(_numbers)}.sock"
+
+
+class InProcess:
+    """The connection of this process to `alias` by paramiko."""
+
+    def __init__(self, alias: str, *, batch: bool | None, timeout: float | None) -> None:
+        self._connection = transports.connection(alias, batch=batch, timeout=timeout)
+        self._session: socket.socket | None = None
+
+    def session(self, command: str) -> socket.socket:
+        """Return what is standard input and output of a command there."""
+        self._session = self._connection.session(command)
+        return self._session
+
+    def lead(self, remotes: Iterable[str]) -> dict[str, Dial]:
+        """Open a channel for each connection; one that is refused says why itself."""
+
+        def to(remote: str) -> Dial:
+            async def dial() -> socket.socket:
+                made = await asyncio.get_running_loop().run_in_executor(None, self._connection.dial, remote)
+                made.setblocking(False)
+                return made
+
+            return dial
+
+        return {one: to(one) for one in remotes}
+
+    def refusal(self, remote: str) -> PortsError | None:
+        """Return None: the refusal was raised."""
+        return None
+
+    def is_there(self) -> bool:
+        """Tell whether the connection exists."""
+        return self._connection.is_there()
+
+    def take_back(self, remotes: Iterable[str]) -> None:
+        """Do nothing: a channel is opened for each connection only."""
+
+    def give_up(self) -> None:
+        """End the connection; there is no other process that it could still serve."""
+        self._connection.close()
+
+    def close(self) -> None:
+        """End the session; the connection serves other uses in this process."""
+        if self._session is not None:
+            self._session.close()

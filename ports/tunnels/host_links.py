@@ -269,7 +269,7 @@ class HostLinks:
         limits = config.get("open")
         first, last = int(limits["first_port"]), int(limits["last_port"])
         asked = tunnel.asked_port
-        usual = tunnel.service.usual_port(first, last) if asked is None else asked
+        usual = tunnel_records.usual_port(tunnel.service, first, last) if asked is None else asked
         tunnel.usual_port = usual or None
         try:
             bound = bind(usual)

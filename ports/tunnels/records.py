@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ports import paths, probe, records
+from ports import links, paths, probe, records
 from ports.adapters import processes
 from ports.errors import PortsError, RecordError, TimedOutError
 from ports.records import ProcessId, Record
 from ports.targets import Target
+from ports.tunnels.services import Service
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,25 @@ def is_meant(target: Target, row: dict[str, Any]) -> bool:
     if target.port is not None:
         return target.port in (row.get("port"), row["local_port"]) or row["name"] == str(target.port)
     return target.name is None or row["name"] == target.name
+
+
+def usual_port(service: Service, first: int, last: int) -> int:
+    """Return the local port of `service`: the one that it always had, else its own of `first` to `last`.
+
+    Where two services of the user would get the same one, the later gets the next, and keeps it.
+    """
+    name = f"{service.machine} {service.user} {service.key}"
+    path = directory() / "links.json"
+    with contextlib.suppress(PortsError), paths.locked("links", timeout=5):  # without the record: the derived port
+        known: dict[str, int] = (records.read_json(path) or {}).get("ports", {})
+        if first <= known.get(name, 0) <= last:
+            return known[name]
+        taken = {port for other, port in known.items() if other != name}
+        own = service.usual_port(first, last)
+        port = next((one for one in (own, *links.next_ports(own, first, last)) if one not in taken), own)
+        records.write_json(path, {"format": records.FORMAT, "ports": {**known, name: port}})
+        return port
+    return service.usual_port(first, last)
 
 
 def door(alias: str, is_unix: bool) -> str:

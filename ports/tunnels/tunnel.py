@@ -57,7 +57,8 @@ class Tunnel:
     @property
     def what(self) -> str:
         """The service as a person names it: ``cluster 'main'``, ``port 6006``."""
-        return f"{self.kind} '{self.name}'" if self.kind in ("cluster", "notebook") else f"port {self.name}"
+        port = self.service.port if self.service is not None else None
+        return f"port {port}" if port and self.kind not in ("cluster", "notebook") else f"{self.kind} '{self.name}'"
 
     @property
     def url(self) -> str | None:

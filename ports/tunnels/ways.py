@@ -18,8 +18,8 @@ from typing import Any
 
 from ports import config, remote
 from ports.errors import FarSideError, LoginNeededError, PortsError, SSHError
-from ports.tunnels import agent
-from ports.tunnels.carriers import SSH, Carrier
+from ports.tunnels import agent, carriers
+from ports.tunnels.carriers import Carrier
 from ports.tunnels.doors import Dial
 from ports.tunnels.relay import Relay
 
@@ -155,7 +155,7 @@ class Way:
     # --- the connection ---
 
     def _connect(self, *, batch: bool | None, timeout: float | None) -> dict[str, Any]:
-        carrier = SSH(self.alias, batch=batch, timeout=timeout)
+        carrier = carriers.connect(self.alias, batch=batch, timeout=timeout)
         try:
             document = self._start_agent(carrier, timeout or _DOCUMENT_SECONDS)
         except BaseException:

@@ -375,6 +375,19 @@ def test_a_server_that_prohibits_forwarding_is_passed_by_a_session_and_that_is_r
     assert python(laptop, code) == 2 * [["agent", "page of server2", "open"]]
 
 
+def test_without_a_shared_connection_paramiko_opens_the_same_link(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    code = f"""
+        with tunnels.open("server1:{port}") as opening:
+            print(json.dumps([opening.url, fetch(opening.url), opening.tunnels[0].state]))
+    """
+    by_ssh = python(laptop, code)
+    openssh = "from ports.adapters import openssh; openssh.close_all()"
+    laptop.run("laptop", [laptop.python, "-c", openssh], check=True)
+    assert python(laptop, code, env={"DASK_PORTS__SSH__TRANSPORT": "paramiko"}) == by_ssh
+    assert not [one for one in laptop.host("laptop").processes() if "ssh" in one.command[0]]
+
+
 def test_two_hundred_connections_at_once_all_pass(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
     code = f"""

@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("_version", "errors", "render", "launch", "jupyter_launch", "in_cluster"),
     ("deadlines", "records", "probe", "targets"),
-    ("paths", "links", "environments"),
+    ("paths", "links", "hop_command", "environments"),
     ("config", "interpreter", "logout"),
     ("adapters", "home", "scratch"),
     ("transports",),
@@ -36,8 +36,8 @@ LAYERS = (
 # The same within a package that has an order of its own.
 INNER = {
     "tunnels": (
-        ("pages", "browser", "records", "services"),
-        ("proof", "doors", "agent"),
+        ("pages", "browser", "services"),
+        ("proof", "doors", "agent", "records"),
         ("relay", "carriers", "tunnel"),
         ("ways",),
         ("host_links",),
@@ -48,7 +48,15 @@ INNER = {
     "doctor": (("checks",), ("judge", "wsl", "way"), ("here", "there"), ("__init__",)),
 }
 READ_THE_ENVIRONMENT = ("config.py", "paths.py", "sessions.py", "terminals.py", "launch.py", "probe/", "in_cluster/")
-ASYNC = ("adapters/dask.py", "in_cluster/", "tunnels/relay.py", "tunnels/doors.py", "tunnels/ways.py", "tunnels/agent.py")
+ASYNC = (
+    "adapters/dask.py",
+    "in_cluster/",
+    "tunnels/relay.py",
+    "tunnels/doors.py",
+    "tunnels/ways.py",
+    "tunnels/carriers.py",
+    "tunnels/agent.py",
+)
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_POSITIONAL = 400, 40, 5
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

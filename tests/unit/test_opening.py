@@ -17,6 +17,7 @@ from ports.tunnels import records as tunnel_records
 from ports.tunnels.doors import Door
 from ports.tunnels.opening import Opening
 from ports.tunnels.relay import bind
+from ports.tunnels.services import Service
 from ports.tunnels.tunnel import Tunnel
 
 TIMES = 100
@@ -26,6 +27,8 @@ TIMES = 100
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
     yield
+    for lock in paths.runtime_directory().glob("*.lock"):
+        lock.unlink()
     paths.runtime_directory().rmdir()
 
 
@@ -91,3 +94,21 @@ def test_the_process_in_the_background_imports_nothing_from_the_directory_at_han
     processes.end([record.process], timeout=10)
     assert not (tmp_path / "ran").exists() and tunnel_records.keeper() is None
     wait_until(lambda: not Path(record.control).exists() or None, timeout=10, what="end of the keeper")
+
+
+def service(key: str, machine: str = "m") -> Service:
+    return Service("server1", "cluster", key, f"cluster-{key}", machine, "alice", "127.0.0.1:1")
+
+
+def test_two_services_that_would_get_the_same_port_get_two_and_keep_them() -> None:
+    tunnel_records.new_paths(1, 0)
+    first = [tunnel_records.usual_port(service(name), 20000, 20002) for name in ("a", "b", "c")]
+    again = [tunnel_records.usual_port(service(name), 20000, 20002) for name in ("c", "b", "a")]
+    assert sorted(first) == [20000, 20001, 20002] and again == first[::-1]
+    assert tunnel_records.usual_port(service("a"), 21000, 31000) == service("a").usual_port(21000, 31000)
+
+
+def test_without_a_record_of_links_a_service_gets_its_derived_port() -> None:
+    place, _ = tunnel_records.new_paths(1, 0)
+    (place.parent / "links.json").write_text("{")
+    assert tunnel_records.usual_port(service("a"), 20000, 30000) == service("a").usual_port(20000, 30000)
