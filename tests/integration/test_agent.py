@@ -24,6 +24,7 @@ import pytest
 from ports import listeners
 from ports.deadlines import wait_until
 from ports.errors import ConnectionLostError, FarSideError, RefusedError, TimedOutError
+from ports.probe import agent_owner
 from ports.tunnels.agent import COMMAND, PYTHON, Agent
 from tests.integration.conftest import Home
 
@@ -218,6 +219,37 @@ def test_a_refusal_says_why(remote: str, reason: str) -> None:
                     await found.agent.dial(where, "nobody-of-that-name")
 
     run(test)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "::1", "127.0.0.1"])
+def test_a_listener_on_any_address_is_known_by_the_one_that_is_dialled(address: str) -> None:
+    async def test() -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        both = address == "::"
+        with socket.create_server((address, 0), family=family, dualstack_ipv6=both) as listener:
+            port = listener.getsockname()[1]
+            names = {"::": ["127.0.0.1", "[::1]"], "::1": ["[::1]"]}.get(address, ["127.0.0.1"])
+            async with far({"watch": False}) as found:
+                for name in names:
+                    (await found.agent.dial(f"{name}:{port}")).close()
+                    listener.accept()[0].close()
+
+    run(test)
+
+
+def test_without_netlink_holders_are_found_in_the_table_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(place: object) -> None:
+        raise OSError("no sock_diag")
+
+    with contextlib.ExitStack() as stack:
+        for address in ("127.0.0.1", "0.0.0.0", "::1"):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            listener = stack.enter_context(socket.create_server((address, 0), family=family))
+            where = f"[::1]:{listener.getsockname()[1]}" if ":" in address else f"127.0.0.1:{listener.getsockname()[1]}"
+            expected = agent_owner.holder_of(where)
+            with monkeypatch.context() as patch:
+                patch.setattr(agent_owner, "ask_for", refuse)
+                assert agent_owner.holder_of(where) == expected == (os.getuid(), os.fstat(listener.fileno()).st_ino)
 
 
 def test_a_unix_socket_at_which_nobody_listens_is_refused(tmp_path: Path) -> None:
