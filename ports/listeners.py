@@ -213,19 +213,20 @@ def _session(
 def _judge(session: Mapping[str, Any], boot_id: str) -> tuple[str, str | None]:
     if "error" in session:
         return "unknown", session["error"]
-    if session["exit"]:
-        try:
-            return "stopped", str(records.Exit.from_json(session["exit"]))
-        except (TypeError, ValueError) as error:
-            return "unknown", f"the record of its end cannot be read: {error}"
-    if session["alive"]:
-        return ("running" if session["running"] else "starting"), None
-    if session["alive"] is None:
-        return "unknown", "it belongs to another machine or container"
-    if not session["running"]:
-        return "stopped", "its start was interrupted"
-    restarted = session["running"]["process"]["boot_id"] != boot_id
-    return "stopped", "the machine was restarted" if restarted else "it was killed"
+    try:
+        ended = records.Exit.from_json(session["exit"]) if session["exit"] else None
+    except (TypeError, ValueError) as error:
+        return "unknown", f"the record of its end cannot be read: {error}"
+    record, running = session["record"] or {}, session["running"]
+    launcher = record.get("launcher")
+    who = (running and running["process"]) or launcher or record.get("started_by") or {}
+    return records.verdict(
+        ended,
+        session["alive"],
+        running=bool(running),
+        launched=bool(launcher),
+        same_boot=who.get("boot_id", boot_id) == boot_id,
+    )
 
 
 def _is_of_session(row: Mapping[str, Any]) -> bool:

@@ -108,20 +108,16 @@ def look(kind: str, name: str, cls: type[S]) -> Found[S] | None:
 
 def judge(record: SessionRecord, running: Running | None, ended: Exit | None) -> tuple[str, str | None]:
     """Return the state of a session, and the reason where it does not run."""
-    if ended is not None:
-        return "stopped", str(ended)
     who = running.process if running else record.launcher or record.started_by
-    alive = processes.is_alive(who)
-    if alive is None:
-        return "unknown", "it belongs to another machine or container"
-    if alive:
-        return ("running" if running else "starting"), None
-    if not running and record.launcher is None:
-        return "stopped", "its start was interrupted"
-    mine = processes.identity()
-    if mine is not None and mine.boot_id != who.boot_id:
-        return "stopped", "the machine was restarted"
-    return "stopped", "it was killed"
+    alive = processes.is_alive(who) if ended is None else False
+    mine = processes.identity() if alive is False and ended is None else None
+    return records.verdict(
+        ended,
+        alive,
+        running=running is not None,
+        launched=record.launcher is not None,
+        same_boot=mine is None or mine.boot_id == who.boot_id,
+    )
 
 
 def names(kind: str) -> list[str]:

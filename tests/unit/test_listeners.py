@@ -83,7 +83,7 @@ def test_what_does_not_run_says_why() -> None:
         "restarted": (session("b", **dead, running={"process": old}), "stopped", "restarted"),
         "failed": (session("c", **dead, exit={"format": 1, "status": 3}), "stopped", "exit status 3"),
         "starting": (session("d", running=None), "starting", ""),
-        "interrupted": (session("e", running=None, **dead), "stopped", "interrupted"),
+        "interrupted": (session("e", running=None, record={"format": 1}, **dead), "stopped", "interrupted"),
         "elsewhere": (session("f", alive=None), "unknown", "another machine"),
         "broken": (
             {"name": "g", "error": "record x has format 9", "newer": True, "alive": None},
