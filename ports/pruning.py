@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ports import clusters, notebooks, paths, sessions, tunnels
+from ports.adapters import openssh
 from ports.errors import StoreError
 from ports.notebook_handle import NotebookRecord
 from ports.options import ClusterRecord
@@ -28,6 +29,7 @@ def prune() -> builtins.list[dict[str, Any]]:
     for kind in KINDS:
         rows += [_row(kind, name, "removed") for name in _remove_halves(kind)]
         rows += [_row(kind, name, f"moved aside to {aside}") for name, aside in _move_broken_aside(kind)]
+    rows += [_row("connection", path.name, "removed") for path in openssh.sweep_all()]
     return rows + [_row("sockets", path.name, "removed") for path in paths.prune_runtime()]
 
 

@@ -19,7 +19,7 @@ The user's own master is used where the configuration names one, and nothing of 
 from __future__ import annotations
 
 from ports.adapters.openssh.children import end_all
-from ports.adapters.openssh.controls import Master, is_running, kept
+from ports.adapters.openssh.controls import Master, is_running, kept, sweep_all
 from ports.adapters.openssh.masters import close, close_all, connect, end_master, places, running
 from ports.adapters.openssh.refusals import explain, explain_forward
 from ports.adapters.openssh.routes import Destination, Host, aliases, resolve, route, suggest
@@ -54,4 +54,5 @@ __all__ = [
     "running",
     "session",
     "suggest",
+    "sweep_all",
 ]

@@ -183,7 +183,8 @@ def sweep(key: str) -> None:
 
 def sweep_all() -> list[Path]:
     """Remove what masters left that were killed, but for their logs, and return the paths."""
-    left = [path for path in directory().iterdir() if path.suffix != ".log"]
+    # not what ssh is just making, which has a name of its own
+    left = [path for path in directory().iterdir() if path.suffix in (".old", ".mine") or path.suffix[1:].isdigit()]
     dead = [path for path in left if path.suffix == ".mine" or not is_running(_control_of(path))]
     for path in dead:
         path.unlink(missing_ok=True)
