@@ -123,9 +123,13 @@ def explain_dial(host: str, remote: str, error: BaseException) -> SSHError:
     """Return why there is no connection to `remote` on `host`."""
     if not isinstance(error, Refusal):
         return ConnectionLostError(host, f"the connection was lost ({error or 'it ended'})")
+    if remote.startswith("/"):  # sshd gives the same answer to both
+        reason = f"nothing answers at {remote} there, or its sshd prohibits it (AllowStreamLocalForwarding)"
+        return RefusedError(host, f"{reason}; has it just ended?")
     if error.code == PROHIBITED:
-        kind = "AllowStreamLocalForwarding" if remote.startswith("/") else "AllowTcpForwarding, PermitOpen"
-        return ProhibitedError(host, f"its sshd prohibits forwarding to {remote} ({kind}); ask the administrator")
+        return ProhibitedError(
+            host, f"its sshd prohibits forwarding to {remote} (AllowTcpForwarding, PermitOpen); ask the administrator"
+        )
     return RefusedError(host, f"nothing answers at {remote} there ({error.reason}); has it just ended?")
 
 

@@ -1,0 +1,415 @@
+"""The way to other hosts without the ssh program: paramiko in the same process, as alice's laptop goes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import textwrap
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ports.deadlines import wait_until
+from tests.integration.test_remote import at_a_terminal
+from tests.lab import Site
+from tests.lab.leaks import LeakCheck
+from tests.lab.namespaces import NamespaceSite
+
+pytestmark = pytest.mark.timeout(120)
+
+HOPS = ("login", "server1", "server2")
+TRANSPORT = {"DASK_PORTS__SSH__TRANSPORT": "paramiko"}
+PRELUDE = """
+import base64, hashlib, json, os, socket, sys, threading, time
+from ports import remote, transports
+from ports.errors import PortsError
+def say(document):
+    print(json.dumps(document), flush=True)
+def tell(function, *arguments, **options):
+    try:
+        return {"result": function(*arguments, **options)}
+    except PortsError as error:
+        return remote.describe(error)
+def hostname(alias, **options):
+    return transports.connection(alias, **options).run("uname -n; echo there").output.split()[-1]
+def read(local, n):
+    local.settimeout(60)
+    parts = []
+    while n > 0 and (data := local.recv(1 << 18)):
+        parts.append(data)
+        n -= len(data)
+    return b"".join(parts)
+"""
+# a server on the far side: prints its port, then sends back what comes, with a pause for nobody
+ECHO = """
+import socket, threading
+server = socket.create_server(("127.0.0.1", 0), backlog=256)
+print(server.getsockname()[1], flush=True)
+def serve(connection):
+    with connection:
+        while data := connection.recv(1 << 18):
+            connection.sendall(data)
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+"""
+
+
+@pytest.fixture
+def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Site:
+    """Alice's laptop, where every command goes by paramiko."""
+    nothing_left.allow("file */.ssh/*")
+    return site
+
+
+def python(site: Site, code: str, *arguments: str, env: dict[str, str] | None = None, timeout: float = 90) -> Any:
+    """Run `code` on the laptop, and return what it says."""
+    script = PRELUDE + textwrap.dedent(code)
+    done = site.run(
+        "laptop", [site.python, "-c", script, *arguments], env={**TRANSPORT, **(env or {})}, timeout=timeout
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def echo(laptop: Site) -> Iterator[int]:
+    """The port of a server on server1 that sends back what comes."""
+    with laptop.popen("server1", ["python3", "-c", ECHO]) as running:
+        try:
+            assert running.stdout is not None
+            yield int(running.stdout.readline())
+        finally:
+            running.kill()
+
+
+@pytest.mark.parametrize("alias", ["login", "server1", "server2", "server1-old"])
+def test_a_host_is_reached_through_its_jump_host_and_its_key_checked(laptop: Site, alias: str) -> None:
+    assert python(laptop, f"say(tell(hostname, {alias!r}, batch=True))") == {"result": "there"}
+    assert python(laptop, f"say(remote.probe({alias!r})['user'])") == laptop.users[0]
+
+
+def test_without_an_ssh_program_the_same_configuration_leads_there(laptop: Site) -> None:
+    env = {"DASK_PORTS__SSH__PROGRAM": "no-such-ssh", "DASK_PORTS__SSH__TRANSPORT": "auto"}
+    said = python(laptop, "say([transports.choose(), tell(hostname, 'server1', batch=True)])", env=env)
+    assert said == ["paramiko", {"result": "there"}]
+
+
+def test_a_command_gets_its_input_and_gives_output_stderr_and_status(laptop: Site) -> None:
+    code = """
+        over = transports.connection("server1")
+        done = over.run("wc -c; echo oops >&2; exit 7", input=b"x" * 3_000_000)
+        many = over.run("head -c 5000000 /dev/zero").output
+        say([done.status, done.output.strip(), done.stderr, len(many), over.run("kill -9 $$").status])
+    """
+    assert python(laptop, code) == [7, "3000000", "oops\n", 5000000, 255]
+
+
+def test_connections_of_a_process_are_shared_and_end_with_the_last_that_needs_them(laptop: Site) -> None:
+    code = """
+        found = []
+        def connect(alias):
+            found.append(transports.connection(alias))
+        started = [threading.Thread(target=connect, args=(alias,)) for alias in ["server1", "server2"] * 4]
+        for one in started: one.start()
+        for one in started: one.join()
+        counts = [len(set(map(id, found)))]
+        for one in set(found): one.run("true")
+        names = lambda: sorted(one.name for one in threading.enumerate() if not one.name.startswith("warm"))
+        before = names()
+        for one in set(found): one.close()
+        end = time.monotonic() + 10
+        while len(names()) > 1 and time.monotonic() < end: time.sleep(0.02)
+        say([counts, before, names()])
+    """
+    expected = sorted(["MainThread", *(f"{kind}{name}" for name in HOPS for kind in ("", "pump-"))])
+    assert python(laptop, code) == [[2], expected, ["MainThread"]]
+
+
+def test_ports_and_sockets_there_are_dialled_and_a_refusal_says_why(laptop: Site, echo: int) -> None:
+    code = """
+        over = transports.connection("server1")
+        def said(remote):
+            with over.dial(remote) as local:
+                local.sendall(b"hello")
+                return read(local, 5).decode()
+        place = over.run("mktemp -d").output.strip()
+        serve = over.session(
+            "exec python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); "
+            f's.bind("{place}/s"); s.listen(); print(1, flush=True); c = s.accept()[0]; c.sendall(c.recv(9))' + "'"
+        )
+        read(serve, 1)
+        answers = [tell(said, one) for one in (f"127.0.0.1:{sys.argv[1]}", f"{place}/s", "127.0.0.1:1", "/nowhere")]
+        serve.close()
+        over.run(f"rm -r {place}")
+        say(answers)
+    """
+    port, path, closed, nowhere = python(laptop, code, str(echo))
+    assert (port, path) == ({"result": "hello"}, {"result": "hello"})
+    assert closed["type"] == nowhere["type"] == "RefusedError"
+    assert "Connection refused" in closed["message"]
+
+
+def test_a_server_that_prohibits_forwarding_says_so_but_gives_sessions(laptop: Site) -> None:
+    laptop.host("server1").add_sshd_config("AllowTcpForwarding no\nAllowStreamLocalForwarding no")
+    code = """
+        over = transports.connection("server1")
+        answers = [tell(over.dial, one)["type"] for one in ("127.0.0.1:22", "/run/x")]
+        with over.session("exec cat") as local:
+            local.sendall(b"by session")
+            say([*answers, read(local, 10).decode()])
+    """
+    assert python(laptop, code) == ["ProhibitedError", "RefusedError", "by session"]
+
+
+def test_two_hundred_connections_at_once_and_a_hundred_megabytes_pass_unharmed(laptop: Site, echo: int) -> None:
+    code = """
+        over = transports.connection("server1")
+        answers = []
+        def visit(number):
+            with over.dial(f"127.0.0.1:{sys.argv[1]}") as local:
+                text = f"{number:08}".encode() * 100
+                local.sendall(text)
+                answers.append(read(local, len(text)) == text)
+        visitors = [threading.Thread(target=visit, args=(number,)) for number in range(200)]
+        for one in visitors: one.start()
+        for one in visitors: one.join()
+        block = os.urandom(1 << 20)
+        with over.dial(f"127.0.0.1:{sys.argv[1]}") as local:
+            def send():
+                for _ in range(100): local.sendall(block)
+                local.shutdown(socket.SHUT_WR)
+            threading.Thread(target=send).start()
+            got = hashlib.sha256(read(local, 100 << 20)).hexdigest()
+            rest = read(local, 1)
+        threads = len([one for one in threading.enumerate() if not one.name.startswith("warm")])
+        say([sum(answers), got == hashlib.sha256(block * 100).hexdigest(), rest.decode(), threads])
+    """
+    assert python(laptop, code, str(echo)) == [200, True, "", 5]  # two threads a connection, and this one
+
+
+def test_one_that_does_not_read_does_not_keep_the_others_from_reading(laptop: Site, echo: int) -> None:
+    code = """
+        over, where = transports.connection("server1"), f"127.0.0.1:{sys.argv[1]}"
+        lazy, busy = over.dial(where), over.dial(where)
+        def flood():
+            try: lazy.sendall(bytes(64 << 20))
+            except OSError: pass
+        threading.Thread(target=flood, daemon=True).start()
+        took = []
+        for _ in range(20):
+            start = time.monotonic()
+            busy.sendall(b"x")
+            read(busy, 1)
+            took.append(time.monotonic() - start)
+        say([max(took), over.is_alive(5)])
+    """
+    slowest, alive = python(laptop, code, str(echo))
+    assert slowest < 5 and alive
+
+
+def test_a_jump_host_that_permits_the_servers_only_leads_to_them(root_site: NamespaceSite, laptop: Site) -> None:
+    code = "say([tell(hostname, 'server1'), tell(hostname, 'elsewhere')])"
+    config = laptop.host("laptop").path("~/.ssh/config")
+    config.write_text(config.read_text() + "Host elsewhere\n  HostName server1\n  Port 2200\n  ProxyJump login\n")
+    there, elsewhere = python(laptop, code)
+    assert there == {"result": "there"}
+    assert elsewhere["type"] == "ProhibitedError" and "PermitOpen" in elsewhere["message"]
+
+
+@pytest.mark.parametrize("shell", ["/bin/bash", "/usr/bin/tcsh", "/usr/bin/fish"])
+def test_a_jump_host_that_forbids_forwarding_leads_on_by_a_command(laptop: Site, shell: str) -> None:
+    login = laptop.host("login")
+    login.add_sshd_config("AllowTcpForwarding no")
+    login.set_login_shell(laptop.users[0], shell)
+    assert python(laptop, "say(tell(hostname, 'server1'))") == {"result": "there"}
+    lines = lambda: [str(one) for one in login.processes() if one.state != "Z" and "server1 22" in str(one)]  # noqa: E731
+    wait_until(lambda: not lines() or None, timeout=10, what="end of the relay on the jump host")
+
+
+def test_an_unknown_key_is_refused_with_its_fingerprint_and_the_command_that_accepts_it(laptop: Site) -> None:
+    known = laptop.host("laptop").path("~/.ssh/known_hosts")
+    known.write_text("")
+    error = python(laptop, "say(tell(hostname, 'server1'))")
+    assert error["type"] == "HostKeyError"
+    told = r"^server1: the jump host login: its host key is not known here \(ssh-ed25519 SHA256:\S+\); compare it"
+    assert re.search(told, error["message"])
+    assert "accept it once with `ssh login`" in error["message"]
+    assert known.read_text() == ""
+
+
+def test_a_first_key_is_noted_where_the_configuration_says_so(laptop: Site) -> None:
+    host = laptop.host("laptop")
+    known, config = host.path("~/.ssh/known_hosts"), host.path("~/.ssh/config")
+    before = set(known.read_text().split())
+    known.write_text("# mine, without an end of line")
+    config.write_text("StrictHostKeyChecking accept-new\n" + config.read_text())
+    assert python(laptop, "say(tell(hostname, 'server1'))") == {"result": "there"}
+    lines = known.read_text().splitlines()
+    assert len(lines) == 3 and set(" ".join(lines[1:]).split()) <= before
+
+
+def test_a_changed_key_is_refused_always(laptop: Site) -> None:
+    config = laptop.host("laptop").path("~/.ssh/config")
+    config.write_text("StrictHostKeyChecking no\n" + config.read_text())
+    laptop.host("server1").change_host_key()
+    error = python(laptop, "say(tell(hostname, 'server1'))")
+    assert error["type"] == "HostKeyError"
+    assert re.search(
+        r"^server1: its host key has CHANGED to SHA256:\S+ \(known: \S+known_hosts:\d+\)", error["message"]
+    )
+
+
+def test_a_host_that_only_an_authority_vouches_for_is_refused_in_words(laptop: Site) -> None:
+    known = laptop.host("laptop").path("~/.ssh/known_hosts")
+    lines = known.read_text().splitlines()
+    known.write_text("".join(f"@cert-authority * {line.split(' ', 1)[1]}\n" for line in lines))
+    error = python(laptop, "say(tell(hostname, 'login'))")
+    assert error["type"] == "HostKeyError" and "certificate" in error["message"] and "ssh program" in error["message"]
+
+
+def test_hashed_known_hosts_are_found(laptop: Site) -> None:
+    laptop.run("laptop", ["sh", "-c", "ssh-keygen -q -H -f ~/.ssh/known_hosts 2>/dev/null || "
+                          "ssh-keygen -q -H -f $HOME/.ssh/known_hosts"])  # fmt: skip
+    known = laptop.host("laptop").path("~/.ssh/known_hosts")
+    if "|1|" not in known.read_text():
+        subprocess.run(["ssh-keygen", "-q", "-H", "-f", known], check=True, capture_output=True)
+    assert "server" not in known.read_text()
+    assert python(laptop, "say(tell(hostname, 'server1'))") == {"result": "there"}
+
+
+AGENT = """
+set -e
+eval "$(ssh-agent -a "$PWD/agent.sock")" >/dev/null
+trap 'kill $SSH_AGENT_PID; rm -f agent.sock' EXIT
+ssh-add -q .ssh/id_ed25519
+mv .ssh/id_ed25519 .ssh/elsewhere
+"$@"
+"""
+
+
+def test_the_keys_of_an_agent_log_in(laptop: Site) -> None:
+    code = PRELUDE + "say(tell(hostname, 'server1', batch=True))"
+    command = ["sh", "-c", AGENT, "sh", laptop.python, "-c", code]
+    done = laptop.run("laptop", command, env=TRANSPORT)
+    assert json.loads(done.stdout) == {"result": "there"}, done.stderr
+
+
+def encrypt_key(site: Site) -> None:
+    """Give the laptop's key the passphrase ``open sesame``."""
+    key = site.host("laptop").path("~/.ssh/id_ed25519")
+    owner = key.stat()
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", key], check=True)
+    os.chown(key, owner.st_uid, owner.st_gid)
+    key.chmod(0o600)
+
+
+def test_an_encrypted_key_is_an_error_with_the_way_out_where_nobody_can_be_asked(laptop: Site) -> None:
+    encrypt_key(laptop)
+    error = python(laptop, "say(tell(hostname, 'server1', batch=True))")
+    assert error["type"] == "LoginNeededError"
+    assert re.search(r"the jump host login: needs a login \(publickey\S*\); the key \S+ is encrypted", error["message"])
+    assert "`ssh-add" in error["message"]
+
+
+def test_a_passphrase_is_asked_for_at_a_terminal(root_site: NamespaceSite, laptop: Site) -> None:
+    encrypt_key(laptop)
+    asked = "Enter passphrase for key '/home/alice/.ssh/id_ed25519': "
+    shown = at_a_terminal(laptop, "exec ports login login --transport paramiko", {asked: "open sesame\n"})
+    assert "login to login (alice@login)" in shown and "connected to login as alice" in shown, shown
+
+
+def test_a_password_is_asked_for_at_a_terminal_and_a_wrong_one_is_told(root_site: NamespaceSite, laptop: Site) -> None:
+    server = laptop.host("login")
+    server.path("~/.ssh/authorized_keys").unlink()
+    server.add_sshd_config("PasswordAuthentication yes\nKbdInteractiveAuthentication no\n")
+    laptop.run("login", ["chpasswd", "-c", "SHA512"], user="root", input="alice:correct horse\n", check=True)
+    error = python(laptop, "say(tell(hostname, 'login'))")
+    assert error["type"] == "LoginNeededError" and "publickey,password" in error["message"]
+    line = "exec ports login login --transport paramiko"
+    shown = at_a_terminal(laptop, line, {"password: ": "correct horse\n"})
+    assert "connected to login as alice" in shown and "this one has ended" in shown, shown
+
+
+def test_a_key_that_others_may_read_is_not_used(laptop: Site) -> None:
+    laptop.host("laptop").path("~/.ssh/id_ed25519").chmod(0o644)
+    error = python(laptop, "say(tell(hostname, 'login'))")
+    assert error["type"] == "LoginNeededError" and "`chmod 600 " in error["message"]
+
+
+def test_a_dead_connection_is_noticed_in_time_and_replaced(
+    root_site: NamespaceSite, laptop: Site, nothing_left: LeakCheck
+) -> None:
+    nothing_left.allow("process * sshd: alice*")  # what is cut off has not heard of its end
+    code = """
+        over = transports.connection("server1")
+        say([over.is_alive(5)])
+        sys.stdin.readline()
+        start = time.monotonic()
+        alive = over.is_alive(2)
+        took = time.monotonic() - start
+        start = time.monotonic()
+        lost = tell(over.run, "true", timeout=60)
+        say([alive, took, over.is_there(), lost["type"], time.monotonic() - start])
+        sys.stdin.readline()
+        start = time.monotonic()
+        over.close()
+        took = time.monotonic() - start
+        say([took, hostname("server1")])
+    """
+    command = [laptop.python, "-c", PRELUDE + textwrap.dedent(code)]
+    with laptop.popen("laptop", command, env=TRANSPORT, stdin=subprocess.PIPE) as running:
+        try:
+            assert running.stdin is not None and running.stdout is not None
+            assert json.loads(running.stdout.readline()) == [True]
+            laptop.host("login").cut()
+            running.stdin.write("\n")
+            running.stdin.flush()
+            alive, took, there, lost, took_to_run = json.loads(running.stdout.readline())
+            laptop.host("login").mend()
+            assert (alive, there, lost) == (False, True, "ConnectionLostError")
+            assert 2 <= took < 4 and took_to_run < 30
+            running.stdin.write("\n")
+            running.stdin.flush()
+            took_to_close, said = json.loads(running.stdout.readline())
+            assert took_to_close < 5 and said == "there"
+        finally:
+            laptop.host("login").mend()
+            running.kill()
+
+
+def test_a_host_that_is_down_is_told_within_its_time(root_site: NamespaceSite, laptop: Site) -> None:
+    env = {"DASK_PORTS__SSH__CONNECT_TIMEOUT": "2"}
+    laptop.host("server1").cut()
+    start = time.monotonic()
+    behind = python(laptop, "say(tell(hostname, 'server1'))", env=env)
+    laptop.host("login").cut()
+    before = python(laptop, "say(tell(hostname, 'server1'))", env=env)
+    assert time.monotonic() - start < 40
+    assert behind["type"] == before["type"] == "NetworkError"
+    assert before["message"].startswith("server1: the jump host login: does not answer")
+
+
+def test_an_unknown_name_is_told_with_names_that_resemble_it(laptop: Site) -> None:
+    error = python(laptop, "say(tell(hostname, 'servr1'))")
+    assert error["type"] == "UnknownHostError" and "did you mean server1" in error["message"]
+
+
+def test_what_runs_on_a_host_is_listed_by_paramiko(laptop: Site) -> None:
+    command = [laptop.python, "-m", "ports", "list", "server1", "server2", "--transport", "paramiko", "--json"]
+    done = laptop.run("laptop", command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not [row for row in json.loads(done.stdout) if row.get("error")]
+    masters = [one for one in laptop.host("laptop").processes() if " -N -M " in " ".join(one.command)]
+    assert not masters
+
+
+def test_a_session_at_the_terminal_takes_what_is_typed_and_its_status(root_site: NamespaceSite, laptop: Site) -> None:
+    code = "from ports import transports; transports.interactive('server1', 'stty size; read x; echo got \\$x; exit 3')"
+    line = f'DASK_PORTS__SSH__TRANSPORT=paramiko {laptop.python} -c "{code}"; echo status $?; exit'
+    shown = at_a_terminal(laptop, line, {"24 80": "typed\n", "0 0": "typed\n"})
+    assert "got typed" in shown and "status 3" in shown, shown
