@@ -9,6 +9,7 @@ from itertools import groupby
 import click
 
 from ports.cli.output import Output, Row, with_output, write_json
+from ports.cli.transport import with_transport
 
 SOMETHING_FAILED = 5
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
@@ -17,6 +18,7 @@ _MOMENT = 1.0  # seconds until it is told what is being done
 
 @click.command()
 @click.argument("hosts", metavar="[HOST]...", nargs=-1)
+@with_transport
 @with_output
 def doctor(out: Output, hosts: tuple[str, ...]) -> int:
     """Check the whole way to HOST: causes, and ways out.

@@ -7,6 +7,7 @@
     wsl      Linux on Windows
     here     this machine            way     the hops to a host
                                      there   the host itself
+                                     forwarding   what it lets be forwarded, and how fast that is
 
 Nothing is changed on either side but for the connections to hosts, which later commands use; every step ends by itself.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ports import paths, remote
-from ports.doctor import here, there, way
+from ports.doctor import forwarding, here, there, way
 from ports.doctor.checks import FAILED, Check, from_error, skipped
 from ports.errors import PortsError
 
@@ -25,7 +26,7 @@ Row = dict[str, Any]
 OnRow = Callable[[Row], None]
 OnStep = Callable[[str, str], None]
 
-_AT_THE_END = (*there.SERVER_CHECKS, *there.FORWARD_CHECKS)
+_AT_THE_END = (*there.SERVER_CHECKS, *forwarding.FORWARD_CHECKS)
 
 
 def examine(
@@ -73,7 +74,7 @@ def examine(
                 raise found
             rows += found
     except BaseException:  # Ctrl-C: the threads that would do it end with the process
-        there.cancel_forwards()
+        forwarding.cancel_all()
         raise
     return rows
 
@@ -112,7 +113,7 @@ def _checks(alias: str, unmet: list[str], tell: OnStep) -> Iterator[Check]:
     else:
         yield from there.judge_answer(alias, answer)
         tell(alias, "trying what can be forwarded")
-        yield from there.forwards(alias, (answer.facts or {}).get("executable"))
+        yield from forwarding.forwards(alias, (answer.facts or {}).get("executable"))
 
 
 class _Reached:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ports import config, paths
+from ports import config, paths, transports
 from ports import logout as at_logout
 from ports._version import VERSION
 from ports.adapters.openssh import checks as ssh
@@ -55,7 +55,12 @@ def _ssh(needed: bool) -> Check:
         program = ssh.examine_program()
     except ToolMissingError as error:
         found = from_error("ssh", error, "")
+        if transports.choose() == "paramiko":
+            cause = f"{found.cause}: hosts are reached by paramiko in this process, which logs in for each command"
+            return warning("ssh", cause, found.way_out)
         return found if needed else warning("ssh", f"{found.cause}: no other host can be reached", found.way_out)
+    if transports.choose() == "paramiko" and program.multiplexes:
+        return ok("ssh", f"{program.name}, but paramiko carries (ports.ssh.transport)")
     return judge.ssh_program(program.name, program.version, program.multiplexes)
 
 

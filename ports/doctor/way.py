@@ -6,35 +6,69 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
-from ports import config
+from ports import config, transports
 from ports.adapters import openssh
 from ports.adapters.openssh import checks as ssh
 from ports.doctor.checks import Check, failed, from_error, ok, skipped, split, warning
-from ports.errors import HostKeyError, LoginNeededError, PortsError, SSHError, TimedOutError
+from ports.errors import (
+    FarSideError,
+    HostKeyError,
+    LoginNeededError,
+    PortsError,
+    ProhibitedError,
+    SSHError,
+    TimedOutError,
+    ToolMissingError,
+)
 
 T = TypeVar("T")
 
 HOP_CHECKS = ("resolve", "connect", "host-key", "authentication")
 JUMP_CHECKS = (*HOP_CHECKS, "session", "forward")
 
-Hops = tuple[openssh.Host, ...]
+
+class Hop(Protocol):
+    """A host on the way, by whatever transport."""
+
+    @property
+    def alias(self) -> str:
+        """How the user calls it."""
+
+    @property
+    def hostname(self) -> str:
+        """How the host before it finds it."""
+
+    @property
+    def user(self) -> str:
+        """As whom."""
+
+    @property
+    def port(self) -> int:
+        """Where its sshd listens."""
+
+    @property
+    def proxy_command(self) -> str | None:
+        """Command that makes the way."""
+
+
+Hops = Sequence[Hop]
 
 
 def configuration(alias: str) -> tuple[Check, Hops]:
     """Return what the configuration of `alias` says, and the hops; none where it cannot be used."""
     try:
-        found = ssh.configuration(alias)
-        hops = openssh.route(alias)
+        hops: Hops = openssh.route(alias) if transports.choose() == "ssh" else transports.hops(alias)
+        found = _read(alias)
     except PortsError as error:
         return from_error("configuration", error, alias, f"`ssh -G {alias}` tells more"), ()
     host = hops[-1]
     way = f", through {' and '.join(hop.alias for hop in hops[:-1])}" if hops[1:] else ""
     where = f"{host.user}@{host.hostname} port {host.port}{way}"
     if found.names_it or alias in openssh.aliases():
-        return ok("configuration", f"{where} ({'; '.join(found.places) or 'as it is'})"), hops
+        return ok("configuration", f"{where} ({'; '.join(found.places) or 'read without ssh'})"), hops
     read = " and ".join(found.files) or "no configuration"
     if not hops[1:] and host.proxy_command is None:
         try:
@@ -45,6 +79,13 @@ def configuration(alias: str) -> tuple[Check, Hops]:
                 "configuration", cause, "write a Host entry for it, see ssh_config.example" + openssh.suggest(alias)
             ), ()
     return ok("configuration", f"{where} (no Host entry names it; read: {read})"), hops
+
+
+def _read(alias: str) -> ssh.Configuration:
+    try:
+        return ssh.configuration(alias)
+    except ToolMissingError:  # paramiko reads the file itself
+        return ssh.Configuration({}, (), (), False)
 
 
 class Walk:
@@ -59,12 +100,13 @@ class Walk:
         """Yield `resolve` and `connect` of the first hop, asked without ssh."""
         first = self.hops[0]
         with contextlib.suppress(PortsError):
-            self.kept = {one.host.alias for one in openssh.places(self.alias) if openssh.is_running(one.control)}
+            masters = openssh.places(self.alias) if transports.choose() == "ssh" else []
+            self.kept = {one.host.alias for one in masters if openssh.is_running(one.control)}
         if first.alias in self.kept:
             yield from (
                 ok(name, "by the connection that is kept from before").at(first.alias) for name in HOP_CHECKS[:2]
             )
-        elif first.proxy_command is not None and not self.hops[1:] and not first.jumps:
+        elif first.proxy_command is not None and not self.hops[1:]:
             said = f"a command makes the way: {first.proxy_command}"
             yield from (skipped(name, said).at(first.alias) for name in HOP_CHECKS[:2])
         else:
@@ -80,6 +122,9 @@ class Walk:
 
     def hop_checks(self) -> Iterator[Check]:
         """Yield what the connection shows of each hop; ends with the first one that is not up."""
+        if transports.choose() == "paramiko":
+            yield from self._hops_in_this_process()
+            return
         places = openssh.places(self.alias)
         for number, (hop, master) in enumerate(zip(self.hops, places, strict=True)):
             last = number + 1 == len(self.hops)
@@ -95,7 +140,26 @@ class Walk:
             if not last:
                 yield _session(master).at(hop.alias)
 
-    def _login(self, hop: openssh.Host, is_up: bool) -> Iterator[Check]:
+    def _hops_in_this_process(self) -> Iterator[Check]:
+        """Yield the same of paramiko's connection, whose error names the hop."""
+        named = [hop.alias for hop in self.hops if f"the jump host {hop.alias}: " in str(self.error)]
+        broken = "" if self.error is None or isinstance(self.error, FarSideError) else (named or [self.alias])[0]
+        for number, hop in enumerate(self.hops):
+            is_up = hop.alias != broken
+            if number and not is_up and not isinstance(self.error, (HostKeyError, LoginNeededError)):
+                assert self.error is not None
+                yield from_error("connect", self.error, self.alias, f"`ssh -v {hop.alias}` tells more").at(hop.alias)
+                return
+            if number:
+                yield _dial(self.hops[:number], hop).at(self.hops[number - 1].alias)
+                yield from (ok(name, "a connection stands").at(hop.alias) for name in HOP_CHECKS[:2])
+            yield from (check.at(hop.alias) for check in self._login(hop, is_up))
+            if not is_up:
+                return
+            if number + 1 < len(self.hops):
+                yield skipped("session", "paramiko executes one itself").at(hop.alias)
+
+    def _login(self, hop: Hop, is_up: bool) -> Iterator[Check]:
         kept = hop.alias in self.kept
         if is_up:
             yield ok("host-key", "known and unchanged")
@@ -137,7 +201,7 @@ def within(seconds: float, function: Callable[[], T]) -> T:
     return results[0]
 
 
-def _reach(hop: openssh.Host) -> Iterator[Check]:
+def _reach(hop: Hop) -> Iterator[Check]:
     """Yield whether the name of a host is known, and whether an ssh server listens there."""
     patience = _patience()
     try:
@@ -158,7 +222,7 @@ def _reach(hop: openssh.Host) -> Iterator[Check]:
     yield _call(hop, addresses, patience)
 
 
-def _call(hop: openssh.Host, addresses: list[str], patience: float) -> Check:
+def _call(hop: Hop, addresses: list[str], patience: float) -> Check:
     said = ""
     for address in addresses:
         began = time.monotonic()
@@ -179,7 +243,7 @@ def _call(hop: openssh.Host, addresses: list[str], patience: float) -> Check:
     return failed("connect", said, "check the Port in ~/.ssh/config" if "no ssh server" in said else way_out)
 
 
-def _knock(via: openssh.Master, hop: openssh.Host, *, is_up: bool) -> Iterator[Check]:
+def _knock(via: openssh.Master, hop: Hop, *, is_up: bool) -> Iterator[Check]:
     """Yield whether a jump host forwards to the next hop, and whether that is there."""
     there = f"{hop.hostname} port {hop.port}"
     if not openssh.is_running(via.control):
@@ -191,8 +255,7 @@ def _knock(via: openssh.Master, hop: openssh.Host, *, is_up: bool) -> Iterator[C
     if "prohibited" in answer.said and not answer.banner:
         way_out = f"ask its administrator for `AllowTcpForwarding yes` and `PermitOpen {hop.hostname}:{hop.port}`"
         if is_up:
-            cause = f"its sshd prohibits forwarding to {there}; another way round was found"
-            yield warning("forward", cause, way_out + ": it is faster").at(via.alias)
+            yield _way_around(there, hop).at(via.alias)
             yield from (ok(name, "a connection stands").at(hop.alias) for name in HOP_CHECKS[:2])
             return
         cause = f"its sshd prohibits forwarding to {there} (AllowTcpForwarding or PermitOpen)"
@@ -202,7 +265,7 @@ def _knock(via: openssh.Master, hop: openssh.Host, *, is_up: bool) -> Iterator[C
     yield from (check.at(hop.alias) for check in _beyond(via, hop, answer, is_up=is_up))
 
 
-def _beyond(via: openssh.Master, hop: openssh.Host, answer: ssh.Answer, *, is_up: bool) -> Iterator[Check]:
+def _beyond(via: openssh.Master, hop: Hop, answer: ssh.Answer, *, is_up: bool) -> Iterator[Check]:
     """Yield what a knock at `hop` through `via` tells of it."""
     if answer.banner.startswith("SSH-") or is_up:
         yield ok("resolve", f"{via.alias} knows {hop.hostname}")
@@ -222,6 +285,26 @@ def _beyond(via: openssh.Master, hop: openssh.Host, answer: ssh.Answer, *, is_up
     yield failed("connect", cause, "it is down, or restarts, or a firewall is in between; ask who runs it")
 
 
+def _dial(before: Hops, hop: Hop) -> Check:
+    """Return whether the last of the hosts `before` forwards to `hop`, asked by paramiko's connection to it."""
+    via, there = before[-1].alias, f"{hop.hostname} port {hop.port}"
+    try:
+        if tuple(before) != transports.hops(via):
+            return skipped("forward", f"by its own name {via} is reached in another way")
+        transports.connection(via, batch=True).dial(f"{hop.hostname}:{hop.port}", timeout=_patience()).close()
+    except ProhibitedError:
+        return _way_around(there, hop)
+    except PortsError as error:
+        return skipped("forward", split(str(error))[0])
+    return ok("forward", f"to {there}")
+
+
+def _way_around(there: str, hop: Hop) -> Check:
+    cause = f"its sshd prohibits forwarding to {there}; another way round was found"
+    way_out = f"it works, but slower; `AllowTcpForwarding yes` and `PermitOpen {hop.hostname}:{hop.port}` would mend it"
+    return warning("forward", cause, way_out)
+
+
 def _session(master: openssh.Master) -> Check:
     """Return whether a session can be executed on a jump host: until one was, its sshd delays small packets."""
     if not openssh.is_running(master.control):
@@ -239,7 +322,7 @@ def _session(master: openssh.Master) -> Check:
 def _keys(alias: str) -> str:
     """Return what there is to log in with, as part of a sentence."""
     try:
-        keys = ssh.keys(ssh.configuration(alias).values.get("identityfile", []))
+        keys = ssh.keys(_read(alias).values.get("identityfile", []))
     except PortsError:
         return ""
     agent = "there is no agent" if keys.in_agent is None else f"the agent holds {keys.in_agent or 'no'} keys"

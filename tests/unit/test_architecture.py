@@ -45,7 +45,7 @@ INNER = {
         ("__init__",),
         ("keeper",),
     ),
-    "doctor": (("checks",), ("judge", "wsl", "way"), ("here", "there"), ("__init__",)),
+    "doctor": (("checks",), ("judge", "wsl", "way"), ("here", "there", "forwarding"), ("__init__",)),
 }
 READ_THE_ENVIRONMENT = ("config.py", "paths.py", "sessions.py", "terminals.py", "launch.py", "probe/", "in_cluster/")
 ASYNC = (

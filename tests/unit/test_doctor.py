@@ -274,6 +274,9 @@ def test_without_ssh_no_host_can_be_reached_and_a_server_misses_nothing(
     tmp_path: Path, fresh: pytest.MonkeyPatch
 ) -> None:
     fresh.setenv("DASK_PORTS__SSH__PROGRAM", str(tmp_path / "no-ssh"))
+    found = {check.name: check for check in here.as_both()}["ssh"]
+    assert found.state == "warning" and "paramiko" in found.cause
+    fresh.setenv("DASK_PORTS__SSH__TRANSPORT", "ssh")
     assert {check.name: check.state for check in here.as_both()}["ssh"] == "warning"
     rows = doctor.examine(["server1"])
     assert [row["state"] for row in rows if row["name"] == "ssh"] == ["failed"]
