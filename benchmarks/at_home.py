@@ -31,9 +31,10 @@ Parameters = dict[str, Any]
 
 
 @contextlib.contextmanager
-def ports_open(targets: list[str]) -> Iterator[Iterator[str]]:
+def ports_open(targets: list[str], *options: str) -> Iterator[Iterator[str]]:
     """Run ``ports open`` and give its links as they come up."""
-    with subprocess.Popen([*PORTS, "open", *targets, "--no-browser"], stdout=subprocess.PIPE, text=True) as process:
+    command = [*PORTS, "open", *targets, "--no-browser", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield (found.group(0) for line in process.stdout if (found := LINK.search(line)))
@@ -60,7 +61,8 @@ def ssh_forward(parameters: Parameters) -> Iterator[int]:
 @contextlib.contextmanager
 def both(parameters: Parameters) -> Iterator[tuple[str, str]]:
     """Have both tunnels to the same service, and give their links; that of `ports` has the token."""
-    with ssh_forward(parameters) as port, ports_open([f"server1:{parameters['target']}"]) as links:
+    target, options = f"server1:{parameters['target']}", parameters.get("options", ())
+    with ssh_forward(parameters) as port, ports_open([target], *options) as links:
         link = next(links)
         yield link, LINK.sub(lambda found: found.group(0).replace(f":{found.group(1)}", f":{port}", 1), link)
 

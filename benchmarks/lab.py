@@ -114,6 +114,18 @@ def download(runs: int) -> Iterator[Result]:
     yield Result("download", "ports open server1:PORT", "ssh -N -L", "s", Aim("speed", 0.95), samples)
 
 
+def paramiko(runs: int) -> Iterator[Result]:
+    """The same by paramiko in the process of ``ports open``."""
+    ours, theirs = "ports open --transport paramiko", "ssh -N -L"
+    with hosts() as site, service(site) as port:
+        common = {"port": port, "target": port, "runs": runs, "options": ["--transport", "paramiko"]}
+        lock_step, trip = _at_home(site, "requests", **common)
+        (samples,) = _at_home(site, "download", **common)
+    yield Result("paramiko-lock-step", ours, theirs, "ms", Aim("ratio", 0.1), lock_step)
+    yield Result("paramiko-round-trip", ours, theirs, "ms", Aim("difference", 0.0005), trip)
+    yield Result("paramiko-download", ours, theirs, "s", Aim("speed", 0.6), samples)
+
+
 def page(runs: int) -> Iterator[Result]:
     """JupyterLab's first page."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -188,4 +200,5 @@ BENCHMARKS: dict[str, Callable[[int], Iterator[Result]]] = {
     "requests": requests,
     "page": page,
     "download": download,
+    "paramiko": paramiko,
 }
