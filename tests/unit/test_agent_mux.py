@@ -99,7 +99,7 @@ def pair() -> Iterator[Pair]:
 
 
 def test_a_reader_that_does_not_read_stops_its_writer_at_the_window_and_nobody_else(pair: Pair) -> None:
-    service, _ = pair.channel(1)
+    service, slow = pair.channel(1)
     sent, before = 0, -1
     while sent > before:
         before = sent
@@ -113,6 +113,17 @@ def test_a_reader_that_does_not_read_stops_its_writer_at_the_window_and_nobody_e
     fast.send(b"beside it")
     pair.run()
     assert browser.recv(100) == b"beside it"
+    read = 0
+    for _ in range(40):
+        with contextlib.suppress(BlockingIOError):
+            while found := slow.recv(1 << 20):
+                read += len(found)
+        if read == sent + 9:
+            break
+        if read == sent:
+            service.send(b"and after")
+        pair.run()
+    assert read == sent + 9
 
 
 def test_the_end_of_one_direction_is_passed_on_and_the_other_goes_on(pair: Pair) -> None:
