@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import itertools
+import json
 import os
 import socket
 from collections import Counter
@@ -15,9 +16,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ports.probe import piped
+from ports.probe import agent_dial, piped
 from ports.probe.agent import Poller
-from ports.probe.agent_mux import CLOSE, CONTROL, DATA, DOCUMENT, HEADER, HIGH, OPEN, PONG, WINDOW, Channel, Mux
+from ports.probe.agent_dial import Dialer
+from ports.probe.agent_mux import (
+    CLOSE,
+    CONTROL,
+    DATA,
+    DOCUMENT,
+    HEADER,
+    HIGH,
+    OPEN,
+    PONG,
+    REFUSED,
+    WINDOW,
+    Channel,
+    Mux,
+)
 from ports.probe.agent_owner import place_of
 
 FRAMES = st.lists(
@@ -64,8 +79,10 @@ class Pair:
         for end in self.ends:
             end.setblocking(False)
         self.ended: list[str] = []
+        self.frames: list[tuple[int, int, bytes]] = []
         self.muxes = [
-            Mux(self.poller, (end.fileno(), end.fileno()), lambda *frame: None, self.ended.append) for end in self.ends
+            Mux(self.poller, (end.fileno(), end.fileno()), lambda *frame: self.frames.append(frame), self.ended.append)
+            for end in self.ends
         ]
         self.sockets: list[socket.socket] = []
 
@@ -165,6 +182,22 @@ def test_data_of_a_channel_that_is_closed_is_left_out() -> None:
     mux = Mux(Nothing(), (0, 1), lambda kind, number, payload: taken.append(kind), ended.append)
     mux.feed(HEADER.pack(DATA, 7, 3) + b"abc" + HEADER.pack(PONG, 0, 0))
     assert (ended, taken) == ([], [PONG])
+
+
+def test_a_listener_that_changes_hands_while_it_is_connected_to_gets_nothing(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holders = iter([(os.getuid(), 1), (os.getuid(), 2)])
+    monkeypatch.setattr(agent_dial, "holder_of", lambda remote: next(holders))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        request = {"remote": f"127.0.0.1:{listener.getsockname()[1]}", "owner": None}
+        Dialer(pair.poller, pair.muxes[0]).open(1, json.dumps(request).encode())
+        pair.run()
+        ((kind, number, payload),) = pair.frames
+        assert (kind, number) == (REFUSED, 1)
+        assert "changed hands in this moment" in json.loads(payload)["reason"]
+        listener.settimeout(5)
+        assert listener.accept()[0].recv(100) == b""
 
 
 def test_no_file_of_the_program_takes_a_name_of_another() -> None:
