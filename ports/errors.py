@@ -12,6 +12,7 @@
     │   ├── NameInUseError
     │   ├── PortInUseError
     │   ├── ForeignListenerError
+    │   ├── SharedMachineError
     │   ├── DifferentClusterError
     │   └── UnsafePathError
     ├── ToolError                  5  an outside tool failed
@@ -139,6 +140,21 @@ class ForeignListenerError(ConflictError):
 
     def __str__(self) -> str:
         return f"{self.where} belongs to {self.owner}, not to you; pass --owner {self.owner} if you trust them"
+
+
+class SharedMachineError(ConflictError):
+    """Others are logged in to this machine, and a link without a password would let them in."""
+
+    def __init__(self, what: str, others: tuple[str, ...]) -> None:
+        super().__init__(what, others)
+        self.what, self.others = what, others
+
+    def __str__(self) -> str:
+        who = ", ".join(self.others)
+        return (
+            f"{who} can log in to this machine, too, and {self.what} asks for no password: they could use the link; "
+            "pass --share if they may, or --local-socket PATH, which serves you alone"
+        )
 
 
 class DifferentClusterError(ConflictError):

@@ -33,10 +33,11 @@ def next_ports(usual: int, first: int, last: int, *, most: int = 200) -> Iterato
         yield first + (usual - first + step) % span
 
 
-def url(port: int, *, scheme: str = "http", path: str = "", token: str | None = None) -> str:
+def url(port: int, *, scheme: str = "http", path: str = "", token: str | None = None, host: str = "localhost") -> str:
     """Return the link to the local `port`.
 
     It says ``localhost``: Jupyter refuses other names, and not every browser resolves ``name.localhost``.
     """
     query = f"?{urlencode({'token': token})}" if token else ""
-    return f"{scheme}://localhost:{port}/{quote(path.lstrip('/'), safe='/%')}{query}"
+    name = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}:{port}/{quote(path.lstrip('/'), safe='/%')}{query}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ports import probe
@@ -14,6 +15,9 @@ from ports.records import ProcessId
 
 if TYPE_CHECKING:
     import psutil
+
+
+_PEOPLE = (1000, 60001)  # uids of people, as useradd gives them; others are services
 
 
 def identity(pid: int | None = None) -> ProcessId | None:
@@ -27,6 +31,28 @@ def identity(pid: int | None = None) -> ProcessId | None:
 def is_alive(who: ProcessId) -> bool | None:
     """Say whether that very process runs; None where this machine cannot know."""
     return probe.is_same_process_alive(who.to_json())
+
+
+def other_users() -> tuple[str, ...]:
+    """Return the people who are on this machine beside this user: logged in, or with a process of theirs."""
+    import psutil
+
+    names = {one.name for one in psutil.users()}
+    if os.name == "nt":
+        return tuple(sorted(names - {psutil.Process().username().rpartition("\\")[2]}))
+    import pwd
+
+    uids = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            uids.add(entry.stat().st_uid)
+    for uid in uids:
+        with contextlib.suppress(KeyError):
+            if _PEOPLE[0] <= uid < _PEOPLE[1]:
+                names.add(pwd.getpwuid(uid).pw_name)
+    with contextlib.suppress(KeyError):
+        names.discard(pwd.getpwuid(os.getuid()).pw_name)
+    return tuple(sorted(names - {"root"}))
 
 
 def with_argument(argument: str) -> list[ProcessId]:

@@ -22,6 +22,10 @@ _LINE = "{:<12}  {:<24}  {}"
 @click.option("--background", is_flag=True, help="Return, and leave the tunnels to a process of their own.")
 @click.option("--browse/--no-browser", default=None, help="Open the browser when a link is up.")
 @click.option("--local-port", type=Number(0, 65535), help="Port here, for one target; 0: any free one.")
+@click.option("--local-socket", metavar="PATH", help="Serve one target at a Unix socket that only I can use.")
+@click.option("--share", is_flag=True, help="Other users of this machine may use links that ask for no password.")
+@click.option("--bind", metavar="ADDRESS", help="Listen on this address instead of the loopback; needs --public.")
+@click.option("--public", is_flag=True, help="Others on the network may use the links.")
 @click.option("--owner", metavar="USER", help="Open what USER listens on, where TARGET names a port.")
 @with_transport
 @with_output
@@ -33,18 +37,26 @@ def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool |
     """
     from ports import tunnels
     from ports.tunnels import keeper
+    from ports.tunnels.local_ends import LocalEnd
 
-    show = Links(out, browse)
+    show, owner = Links(out, browse), options["owner"]
+    end = LocalEnd(
+        port=options["local_port"],
+        socket=options["local_socket"],
+        address=options["bind"],
+        public=options["public"],
+        share=options["share"],
+    )
     if background:
-        rows = tunnels.open_in_background(wanted, on_event=show.event, **options)
+        rows = tunnels.open_in_background(wanted, on_event=show.event, end=end, owner=owner)
         show.settled(rows, "`ports tunnel list` shows them, `ports tunnel close --all` closes them")
         show.wait_for_browser()
         return exit_code(rows)
     keeper.heed_signals()
-    with tunnels.open_many(wanted, on_event=show.event, **options) as opening:
+    with tunnels.open_many(wanted, on_event=show.event, end=end, owner=owner) as opening:
         rows = opening.rows()
         show.settled(rows, "Ctrl-C closes them")
-        if any(row["local_url"] for row in rows):
+        if any(tunnel.ports for tunnel in opening.tunnels):
             keeper.keep(opening)
     return exit_code(rows)
 
@@ -63,7 +75,7 @@ class Links:
 
     def event(self, row: Row) -> None:
         """Take the row of a tunnel that changed: a link is a result, all else is told on stderr."""
-        key, state, link = (row["host"], row["kind"], row["name"]), str(row["state"]), row.get("local_url")
+        key, state, link = (row["host"], row["kind"], row["name"]), str(row["state"]), _link(row)
         before, now = self.told.get(key), f"{state} {link}"
         if state == "connecting" or before == now:
             return
@@ -128,6 +140,11 @@ class Links:
     def _progress(self, row: Row) -> None:
         if not self.out.as_json:
             self.out.say(f"{_place(row)}: {row.get('note') or row['state']}")
+
+
+def _link(row: Row) -> str | None:
+    socket = row.get("local_socket")
+    return str(row["local_url"]) if row.get("local_url") else f"unix:{socket}" if socket else None
 
 
 def _place(row: Row) -> str:

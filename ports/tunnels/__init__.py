@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from ports.deadlines import wait_until
 from ports.errors import NotFoundError, PortsError, StartError, TimedOutError, UsageError
 from ports.targets import Target
 from ports.tunnels import records as tunnel_records
+from ports.tunnels.local_ends import LocalEnd
 from ports.tunnels.opening import Event, Opening
 from ports.tunnels.records import OpeningRecord
 
@@ -43,6 +45,7 @@ def open(
     target: str,
     *more: str,
     local_port: int | None = None,
+    end: LocalEnd | None = None,
     owner: str | None = None,
     batch: bool | None = None,
 ) -> Opening:
@@ -52,6 +55,8 @@ def open(
     ----------
     local_port : int, optional
         Port here, where one thing is opened; 0 picks a free one. Default: the same for the same host and name, always.
+    end : LocalEnd, optional
+        More about where the links are served here, and to whom; instead of `local_port`.
     owner : str, optional
         User whose listener may be opened, where a target names a port.
     batch : bool, optional
@@ -62,9 +67,10 @@ def open(
     PortsError
         The first failure, or NotFoundError where there is nothing to open; nothing stays open then.
     """
-    opening = open_many((target, *more), local_port=local_port, owner=owner, batch=batch)
+    chosen = end or LocalEnd(port=local_port)
+    opening = open_many((target, *more), end=chosen, owner=owner, batch=batch)
     errors = [one.error for one in opening.tunnels if one.error is not None]
-    if errors or not any(one.url for one in opening.tunnels):
+    if errors or not any(one.ports for one in opening.tunnels):
         opening.close()
         raise errors[0] if errors else NotFoundError("cluster or notebook", target, "nothing of yours runs there")
     return opening
@@ -74,7 +80,7 @@ def open_many(
     wanted: Iterable[str],
     *,
     on_event: Event | None = None,
-    local_port: int | None = None,
+    end: LocalEnd | None = None,
     owner: str | None = None,
     batch: bool | None = None,
 ) -> Opening:
@@ -90,13 +96,13 @@ def open_many(
     Raises
     ------
     UsageError
-        No target at all, one that cannot be, or `local_port` for more than one.
+        No target at all, one that cannot be, or one local port or socket for several.
     """
     parsed = _parse(wanted)
-    _check(parsed, local_port, owner)
+    _check(parsed, end or LocalEnd(), owner)
     opening = Opening(on_event=on_event)
     try:
-        opening.open(targets.by_host(parsed), local_port=local_port, owner=owner, batch=batch)
+        opening.open(targets.by_host(parsed), end=end, owner=owner, batch=batch)
     except BaseException:  # Ctrl-C at any moment leaves nothing
         opening.close()
         raise
@@ -107,7 +113,7 @@ def open_in_background(
     wanted: Iterable[str],
     *,
     on_event: Event | None = None,
-    local_port: int | None = None,
+    end: LocalEnd | None = None,
     owner: str | None = None,
 ) -> builtins.list[dict[str, Any]]:
     """Open links in a process that outlives this one; return their rows once all are up or failed.
@@ -123,8 +129,10 @@ def open_in_background(
     TimedOutError
         It does not answer.
     """
-    parsed = _parse(wanted)
-    _check(parsed, local_port, owner)
+    parsed, chosen = _parse(wanted), end or LocalEnd()
+    _check(parsed, chosen, owner)
+    if chosen.socket is not None:  # of the directory at hand here
+        chosen = replace(chosen, socket=str(Path(chosen.socket).expanduser().absolute()))
     reached = remote.many(targets.by_host(parsed), remote.login)
     rows: builtins.list[dict[str, Any]] = []
     for alias, error in reached.items():
@@ -134,7 +142,7 @@ def open_in_background(
                 on_event(rows[-1])
     left = [str(one) for one in parsed if not isinstance(reached[one.host], PortsError)]
     if left:
-        request = {"targets": left, "local_port": local_port, "owner": owner}
+        request = {"targets": left, "end": asdict(chosen), "owner": owner}
         rows += _ask_keeper({"open": request}, on_event)
     return rows
 
@@ -191,9 +199,11 @@ def prune() -> builtins.list[Path]:
     return removed
 
 
-def _check(parsed: Sequence[Target], local_port: int | None, owner: str | None) -> None:
-    if local_port is not None and (len(parsed) != 1 or parsed[0] == Target(parsed[0].host)):
-        raise UsageError(f"local port {local_port} was given for more than one link; name one target, HOST:NAME")
+def _check(parsed: Sequence[Target], end: LocalEnd, owner: str | None) -> None:
+    end.check()
+    if end.is_one and (len(parsed) != 1 or parsed[0] == Target(parsed[0].host)):
+        given = f"local port {end.port}" if end.socket is None else f"local socket {end.socket}"
+        raise UsageError(f"{given} was given for more than one link; name one target, HOST:NAME")
     if owner is not None and (named := [str(target) for target in parsed if target.port is None]):
         raise UsageError(f"owner {owner!r} was given for {', '.join(named)}; it goes with HOST:PORT only")
 
@@ -213,8 +223,7 @@ def _close(is_meant: Callable[[dict[str, Any]], bool]) -> builtins.list[dict[str
             continue
         if alive:
             try:
-                ports = [port for row in meant for port in row.get("ports", ())]
-                tunnel_records.ask(record, {"close": ports})
+                tunnel_records.ask(record, {"close": [row["number"] for row in meant]})
             except TimedOutError:
                 if not record.background or not processes.end([record.process], timeout=5):
                     raise
@@ -252,7 +261,7 @@ def _rows_of(record: OpeningRecord, alive: bool | None) -> builtins.list[dict[st
 
 
 def _listed(record: OpeningRecord, alive: bool | None, row: dict[str, Any]) -> dict[str, Any]:
-    shown = {key: value for key, value in row.items() if key not in ("ports", "port")}
+    shown = {key: value for key, value in row.items() if key not in ("ports", "port", "number")}
     shown.update(kind="tunnel", service=row["kind"], pid=record.process.pid, background=record.background)
     shown.update(log=record.log)
     if not alive:

@@ -65,12 +65,17 @@ class Door:
         self.sent = self.received = 0
         self.connections: set[_Near] = set()
         self._servers: list[asyncio.Server] = []
+        self._path: Path | None = None
 
     async def listen(self, bound: list[socket.socket]) -> None:
         """Take connections at the sockets of `ports.tunnels.relay.bind`."""
         loop = asyncio.get_running_loop()
         for half in bound:
-            self._servers.append(await loop.create_server(lambda: _Near(self), sock=half, backlog=BACKLOG))
+            if half.family == getattr(socket, "AF_UNIX", None):
+                self._servers.append(await loop.create_unix_server(lambda: _Near(self), sock=half, backlog=BACKLOG))
+                self._path = Path(half.getsockname())
+            else:
+                self._servers.append(await loop.create_server(lambda: _Near(self), sock=half, backlog=BACKLOG))
 
     async def lead(self, dial: Dial) -> None:
         """Let new connections, and new requests of the others, go to `dial`."""
@@ -85,13 +90,14 @@ class Door:
             else:
                 connection.door_was_shut()
 
-    async def close(self, port: int | None = None) -> None:
-        """Free the port at once and cut its connections; of several ports only `port`, whose connections go on."""
-        for server in list(self._servers):
-            if port is None or any(one.getsockname()[1] == port for one in server.sockets):
-                server.close()
-                self._servers.remove(server)
-        for connection in list(self.connections) if port is None else ():
+    async def close(self) -> None:
+        """Free the ports at once, and cut the connections."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        for connection in list(self.connections):
             connection.abort()
 
 

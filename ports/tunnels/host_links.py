@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ports import config, links, listeners, remote
+from ports import config, listeners, remote
 from ports.errors import LoginNeededError, PortInUseError, PortsError, ProhibitedError, SSHError
 from ports.targets import Target
-from ports.tunnels import proof, services
+from ports.tunnels import local_ends, proof, services
 from ports.tunnels import records as tunnel_records
 from ports.tunnels.doors import Dial, Door
-from ports.tunnels.relay import Relay, bind, bind_first
+from ports.tunnels.local_ends import LocalEnd
+from ports.tunnels.relay import LOOPBACK, Relay, bind
 from ports.tunnels.services import Service
 from ports.tunnels.tunnel import Tunnel
 from ports.tunnels.ways import Condition, Way
@@ -29,7 +30,7 @@ class Wish:
 
     targets: tuple[Target, ...]
     owner: str | None = None
-    local_port: int | None = None
+    end: LocalEnd = field(default_factory=LocalEnd)
     skip: frozenset[tuple[str, str]] = field(default=frozenset())
 
 
@@ -186,7 +187,7 @@ class HostLinks:
         if notice == "ignore":
             return None
         made = Tunnel(self.alias, service.kind, service.name, service=service, note=service.note, notice=notice)
-        made.asked_port, made.owner = wish.local_port, wish.owner
+        made.end, made.owner = wish.end, wish.owner
         return made
 
     def _end(self, tunnel: Tunnel, failed: dict[Target, PortsError], found: Sequence[listeners.Listener]) -> None:
@@ -233,13 +234,13 @@ class HostLinks:
     def _prove(self, tunnel: Tunnel) -> str:
         """Let the port lead to the service, by the first door that is not closed, and return ``open`` or ``silent``."""
         service = tunnel.service
-        assert service is not None and tunnel.door is not None and tunnel.local_port is not None
+        assert service is not None and tunnel.door is not None and tunnel.where is not None
         doors = ["agent", "forward"] if self._by_agent(tunnel) else ["forward", "agent"]
         patience = 0.0 if service.known_web else _PATIENCE
         for door in doors:
             self._relay.call(tunnel.door.lead(self._dial(tunnel, door)))
             found = proof.prove(
-                tunnel.local_port, ask=service.asked, patience=patience, scheme=service.scheme, path=f"/{service.path}"
+                tunnel.where, ask=service.asked, patience=patience, scheme=service.scheme, path=f"/{service.path}"
             )
             if found.state != "refused":
                 tunnel_records.remember_door(self.alias, service.is_unix, door)
@@ -266,27 +267,18 @@ class HostLinks:
 
     def _listen(self, tunnel: Tunnel) -> None:
         assert tunnel.service is not None
-        limits = config.get("open")
-        first, last = int(limits["first_port"]), int(limits["last_port"])
-        asked = tunnel.asked_port
-        usual = tunnel_records.usual_port(tunnel.service, first, last) if asked is None else asked
-        tunnel.usual_port = usual or None
-        try:
-            bound = bind(usual)
-        except PortInUseError as error:
-            holder = tunnel_records.holder(usual, (tunnel.host, tunnel.kind, tunnel.name))
-            if asked is not None:
-                raise PortInUseError(usual, holder) from error
-            bound = bind_first(links.next_ports(usual, first, last))
-            port = bound[0].getsockname()[1]
-            tunnel.add_note(f"port {usual} is held by {holder}; {port} serves until it is free")
+        place = local_ends.take(tunnel.end, tunnel.service, (tunnel.host, tunnel.kind, tunnel.name))
+        tunnel.usual_port = place.usual
+        if place.note is not None:
+            tunnel.add_note(place.note)
         with self.lock:
             if self._closing.is_set():
-                for half in bound:
+                for half in place.bound:
                     half.close()
                 raise SSHError(self.alias, "it was closed while it opened")
+            tunnel.where = local_ends.where(place.bound, tunnel.end)
             tunnel.door = Door(http=tunnel.service.asked)
-            tunnel.local_port = self._relay.listen(bound, tunnel.door)
+            tunnel.local_port = self._relay.listen(place.bound, tunnel.door)
             tunnel.ports.add(tunnel.local_port)
 
     def _reclaim(self, tunnel: Tunnel) -> None:
@@ -297,12 +289,15 @@ class HostLinks:
             if self._closing.is_set() or not tunnel.ports or usual in tunnel.ports or tunnel not in self.tunnels:
                 return
             try:
-                port = self._relay.listen(bind(usual), tunnel.door)
+                port = self._relay.listen(
+                    bind(usual, (tunnel.end.address,) if tunnel.end.address else LOOPBACK), tunnel.door
+                )
             except (PortInUseError, RuntimeError):
                 return
             # the other port goes on: a page may be open there
             tunnel.ports.add(port)
-            tunnel.note, tunnel.local_port = f"port {usual} is free again; {tunnel.local_port} serves too", port
+            tunnel.note = f"port {usual} is free again; {tunnel.local_port} serves too"
+            tunnel.local_port, tunnel.where = port, (tunnel.end.address_here, port)
         self._change(tunnel, tunnel.state)
 
     # --- the way down and up ---

@@ -39,7 +39,7 @@ def main() -> int:
 def keep(opening: Opening) -> int:
     """Wait until the last tunnel is closed, or until this process is told to end; return the exit status."""
     try:
-        if any(one.url for one in opening.tunnels):
+        if not opening.is_idle:
             opening.wait()
     except KeyboardInterrupt:
         pass

@@ -19,6 +19,7 @@ from ports.targets import Target
 from ports.tunnels import browser
 from ports.tunnels import records as tunnel_records
 from ports.tunnels.host_links import HostLinks, Wish
+from ports.tunnels.local_ends import LocalEnd
 from ports.tunnels.relay import Relay
 from ports.tunnels.tunnel import LINKED, Tunnel
 
@@ -74,7 +75,7 @@ class Opening:
         self,
         wanted: dict[str, list[Target]],
         *,
-        local_port: int | None = None,
+        end: LocalEnd | None = None,
         owner: str | None = None,
         batch: bool | None = None,
     ) -> None:
@@ -89,7 +90,7 @@ class Opening:
             hosts = {alias: self._host(alias) for alias in wanted}
 
         def visit(alias: str) -> None:
-            hosts[alias].open(Wish(tuple(wanted[alias]), owner, local_port), batch=batch)
+            hosts[alias].open(Wish(tuple(wanted[alias]), owner, end or LocalEnd()), batch=batch)
 
         def tell(alias: str, result: PortsError | None) -> None:
             if result is not None:
@@ -176,10 +177,10 @@ class Opening:
     # --- other processes ---
 
     def _answer(self, request: dict[str, Any], say: Event) -> dict[str, Any]:
-        """Answer another process: ``{"close": [local port, …]}``, ``{"rows": true}`` or ``{"open": {…}}``."""
+        """Answer another process: ``{"close": [number, …]}``, ``{"rows": true}`` or ``{"open": {…}}``."""
         if "close" in request:
             wanted = set(request["close"])
-            return {"closed": self.close_tunnels([one for one in self.tunnels if one.ports & wanted])}
+            return {"closed": self.close_tunnels([one for one in self.tunnels if one.number in wanted])}
         if "open" in request:
             return self._open_for_another(request["open"], say)
         return {"rows": [tunnel.record_row() for tunnel in self.tunnels if tunnel.ports]}
@@ -196,7 +197,7 @@ class Opening:
 
         self._listeners.append(tell)
         try:
-            self.open(wanted, local_port=request["local_port"], owner=request["owner"], batch=True)
+            self.open(wanted, end=LocalEnd(**request["end"]), owner=request["owner"], batch=True)
         except (PortsError, RuntimeError) as error:
             return {"closing": True, "error": str(error)}
         finally:

@@ -25,9 +25,15 @@ class Proof:
 
 
 def prove(
-    port: int, *, ask: bool, patience: float = 0.0, scheme: str = "http", path: str = "/", timeout: float = 10.0
+    where: tuple[str, int] | str,
+    *,
+    ask: bool,
+    patience: float = 0.0,
+    scheme: str = "http",
+    path: str = "/",
+    timeout: float = 10.0,
 ) -> Proof:
-    """Connect to 127.0.0.1:`port` and wait for a byte.
+    """Connect to `where`, an address and port or a Unix socket's path, and wait for a byte.
 
     Parameters
     ----------
@@ -40,7 +46,7 @@ def prove(
         Seconds until a service that was asked and says nothing is called silent.
     """
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout) as connection:
+        with _connect(where, timeout) as connection:
             if scheme == "https":
                 return _shake_hands(connection)
             if not ask:
@@ -49,10 +55,23 @@ def prove(
                 first = _listen(connection, patience)
                 if first.state != "silent":
                     return first
-            connection.sendall(_REQUEST.format(path=path, port=port).encode())
+            connection.sendall(_REQUEST.format(path=path, port=0 if isinstance(where, str) else where[1]).encode())
             return _listen(connection, timeout)
     except OSError:
         return Proof("refused")
+
+
+def _connect(where: tuple[str, int] | str, timeout: float) -> socket.socket:
+    if not isinstance(where, str):
+        return socket.create_connection(where, timeout)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout)
+    try:
+        connection.connect(where)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _listen(connection: socket.socket, limit: float) -> Proof:

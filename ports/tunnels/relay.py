@@ -21,12 +21,13 @@ T = TypeVar("T")
 #: Takes a request, and a function that sends a line at once; returns the last line.
 Handle = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]
 
+LOOPBACK = ("127.0.0.1", "::1")
 _LONGEST_REQUEST = 1 << 20  # bytes
 _NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
 
-def bind(port: int) -> list[socket.socket]:
-    """Return sockets bound to `port` on 127.0.0.1 and ::1: both, or only the first where the machine has no IPv6.
+def bind(port: int, addresses: tuple[str, ...] = LOOPBACK) -> list[socket.socket]:
+    """Return sockets bound to `port` on all `addresses`: of the loopback the first alone where there is no IPv6.
 
     A port of which somebody else holds one half is taken: a browser that tries ``::1`` first would reach them.
 
@@ -39,11 +40,12 @@ def bind(port: int) -> list[socket.socket]:
     """
     bound: list[socket.socket] = []
     try:
-        for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        for address in addresses:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
             try:
                 bound.append(_bind_one(family, address, port or (bound[0].getsockname()[1] if bound else 0)))
             except OSError as error:
-                if family == socket.AF_INET6 and error.errno in _NO_SUCH_FAMILY:
+                if bound and family == socket.AF_INET6 and error.errno in _NO_SUCH_FAMILY:
                     break
                 raise
     except OSError as error:
@@ -55,11 +57,11 @@ def bind(port: int) -> list[socket.socket]:
     return bound
 
 
-def bind_first(candidates: Iterable[int]) -> list[socket.socket]:
+def bind_first(candidates: Iterable[int], addresses: tuple[str, ...] = LOOPBACK) -> list[socket.socket]:
     """Return `bind` of the first port that is free; raises PortsError where none is."""
     for port in candidates:
         with contextlib.suppress(PortInUseError):
-            return bind(port)
+            return bind(port, addresses)
     raise PortsError("all local ports for links are taken; widen open.first_port and open.last_port in the settings")
 
 
@@ -74,8 +76,9 @@ class Relay:
         self._thread.start()
 
     def listen(self, bound: list[socket.socket], door: Door) -> int:
-        """Let `door` take what comes to the sockets of `bind`, and return their port."""
-        port: int = bound[0].getsockname()[1]
+        """Let `door` take what comes to bound sockets, and return their port; 0 of a Unix socket."""
+        name = bound[0].getsockname()
+        port = 0 if isinstance(name, str) else int(name[1])
         self.call(door.listen(bound))
         self._doors.add(door)
         return port

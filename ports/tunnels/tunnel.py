@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ports import links
 from ports.errors import PortsError
 from ports.tunnels.doors import Door
+from ports.tunnels.local_ends import LocalEnd
 from ports.tunnels.pages import Page
 from ports.tunnels.services import Service
 
@@ -33,8 +35,9 @@ class Tunnel:
     service: Service | None = field(default=None, repr=False)
     local_port: int | None = None
     usual_port: int | None = None
-    #: The port was asked for, so that no other will do.
-    asked_port: int | None = None
+    end: LocalEnd = field(default_factory=LocalEnd, repr=False)
+    #: Where this machine connects to it: address and port, or the path of a Unix socket.
+    where: tuple[str, int] | str | None = None
     #: User whose listener it may be, beside one's own.
     owner: str | None = None
     #: The service is not there any more; else an ``ended`` tunnel did not answer, and is asked again.
@@ -48,6 +51,8 @@ class Tunnel:
     reconnects: int = 0
     door: Door | None = field(default=None, repr=False)
     ports: set[int] = field(default_factory=set, repr=False)
+    #: Tells it from the others of this process.
+    number: int = field(default_factory=itertools.count().__next__, repr=False)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -63,15 +68,18 @@ class Tunnel:
     @property
     def url(self) -> str | None:
         """The link that works on this machine, with the token."""
-        if self.service is None or self.local_port is None or self.state not in LINKED:
+        if self.service is None or not self.local_port or self.state not in LINKED:
             return None
         service = self.service
-        return links.url(self.local_port, scheme=service.scheme, path=service.path, token=service.token)
+        return links.url(
+            self.local_port, scheme=service.scheme, path=service.path, token=service.token, host=self.end.host
+        )
 
     def row(self) -> dict[str, Any]:
         """Return the tunnel as JSON-able data; `local_url` holds the token."""
         row: dict[str, Any] = {"host": self.host, "kind": self.kind, "name": self.name, "state": self.state}
         row.update(local_url=self.url, local_port=self.local_port, since=self.since, note=self.note)
+        row.update(local_socket=self.where if isinstance(self.where, str) else None)
         row.update(error=str(self.error) if self.error else None, last_error=self.last_error)
         row.update(reconnects=self.reconnects, notice=self.notice)
         row.update(sent_bytes=self.door.sent if self.door else 0, received_bytes=self.door.received if self.door else 0)
@@ -81,7 +89,12 @@ class Tunnel:
 
     def record_row(self) -> dict[str, Any]:
         """Return the row with what other processes of the user need to find and close the tunnel."""
-        return {**self.row(), "ports": sorted(self.ports), "port": self.service.port if self.service else None}
+        return {
+            **self.row(),
+            "number": self.number,
+            "ports": sorted(self.ports),
+            "port": self.service.port if self.service else None,
+        }
 
     def add_note(self, note: str) -> None:
         """Tell one thing more, once."""

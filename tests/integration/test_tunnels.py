@@ -63,6 +63,15 @@ held = socket.socket(socket.AF_INET6); held.setsockopt(socket.IPPROTO_IPV6, sock
 held.bind(("::1", int(sys.argv[1]))); held.listen(); print("held", flush=True); sys.stdin.read()
 """
 
+ASK_SOCKET = """
+import socket, sys
+connection = socket.socket(socket.AF_UNIX); connection.connect(sys.argv[1])
+connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+text = b""
+while chunk := connection.recv(4096): text += chunk
+print(text.decode())
+"""
+
 Serve = Callable[..., int]
 
 
@@ -375,6 +384,46 @@ def test_a_server_that_prohibits_forwarding_is_passed_by_a_session_and_that_is_r
     assert python(laptop, code) == 2 * [["agent", "page of server2", "open"]]
 
 
+SLEEP = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+
+
+def test_where_others_are_on_this_machine_a_link_without_a_password_is_opened_on_request_only(
+    root_site: NamespaceSite, laptop: Site, serve: Serve
+) -> None:
+    port, path = serve("server1"), "/tmp/alice-link.sock"
+    other = laptop.popen("laptop", ["/usr/bin/python3", "-c", SLEEP], user="bob")
+    assert other.stdout is not None and other.stdout.readline()
+    try:
+        code, rows = ports(laptop, "open", f"server1:{port}")
+        assert code == 4 and "bob can log in to this machine" in rows[0]["error"] and "--share" in rows[0]["error"]
+        running, rows = open_in_foreground(laptop, f"server1:{port}", "--share")
+        assert fetch(laptop, rows[0]["local_url"]) == "page of server1"
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=10)
+        running, rows = open_in_foreground(laptop, f"server1:{port}", "--local-socket", path)
+        assert (rows[0]["local_socket"], rows[0]["state"]) == (path, "open")
+        ask = ["/usr/bin/python3", "-c", ASK_SOCKET, path]
+        assert laptop.run("laptop", ask).stdout.endswith("page of server1\n")
+        assert "PermissionError" in laptop.run("laptop", ask, user="bob").stderr
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=10)
+        assert not laptop.host("laptop").path(path).exists()
+    finally:
+        other.kill()
+        other.communicate()
+
+
+def test_an_address_of_the_network_needs_to_be_meant(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    code, told = ports(laptop, "open", f"server1:{port}", "--bind", "0.0.0.0")
+    assert code == 2 and "--public" in told["error"]["message"]
+    running, rows = open_in_foreground(laptop, f"server1:{port}", "--bind", "0.0.0.0", "--public")
+    assert listening(laptop, rows[0]["local_port"]) == {"0.0.0.0"}
+    assert fetch(laptop, rows[0]["local_url"]) == "page of server1"
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=10)
+
+
 def test_without_a_shared_connection_paramiko_opens_the_same_link(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
     code = f"""
@@ -451,19 +500,21 @@ def test_a_host_with_nothing_to_open_says_so_and_a_target_that_cannot_be_is_a_us
     assert ports(laptop, "open", "server2:99999")[0] == 2
 
 
-def test_a_lost_connection_is_told(laptop: Site, serve: Serve) -> None:
+def test_a_connection_that_was_ended_is_made_again_and_that_is_told(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
-    running, _ = open_in_foreground(laptop, f"server1:{port}")
+    running, rows = open_in_foreground(laptop, f"server1:{port}")
     closed = python(laptop, "from ports.adapters import openssh; print(json.dumps(openssh.close('server1')))")
     assert closed is True
 
-    def state() -> str | None:
+    def mended() -> dict[str, Any] | None:
         row: dict[str, Any] = ports(laptop, "tunnel", "list")[1][0]
-        return "lost" if row["state"] == "down" and "connection was lost" in row["error"] else None
+        return row if row["state"] == "open" and row["reconnects"] else None
 
-    wait_until(state, timeout=10, what="the tunnel to be told as down")
+    row = wait_until(mended, timeout=20, what="the tunnel to be open again")
+    assert "connection was lost" in row["last_error"] and row["local_url"] == rows[0]["local_url"]
+    assert fetch(laptop, row["local_url"]) == "page of server1"
     running.send_signal(signal.SIGINT)
-    running.communicate(timeout=10)
+    assert "server1: open again, under the same links" in running.communicate(timeout=10)[1]
 
 
 def test_a_cluster_and_a_notebook_server_that_were_started_there_open_with_their_tokens(

@@ -38,7 +38,9 @@ INNER = {
     "tunnels": (
         ("pages", "browser", "services"),
         ("proof", "doors", "agent", "records"),
-        ("relay", "carriers", "tunnel"),
+        ("relay", "carriers"),
+        ("local_ends",),
+        ("tunnel",),
         ("ways",),
         ("host_links",),
         ("opening",),

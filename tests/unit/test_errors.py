@@ -14,6 +14,7 @@ from ports import errors, remote
 from ports.errors import PortsError
 
 EXAMPLES: dict[str, Any] = {
+    "others": ("bob", "carol"),
     "name": "main", "target": "a:b:c", "reason": "no such file", "source": "ports.yaml", "key": "cluster.n_workers",
     "kind": "cluster", "way_out": "`ports cluster list` shows them", "port": 8786, "owner": "alice",
     "where": "127.0.0.1:8786", "differences": ("n_workers is 2, not 4",), "path": Path("/tmp/x"), "tool": "tmux",
