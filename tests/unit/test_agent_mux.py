@@ -98,9 +98,10 @@ class Pair:
         return outer[0], outer[1]
 
     def run(self) -> None:
-        """Turn the loop until nothing more happens."""
-        self.poller.later(0.2, lambda: None)
-        while self.poller.due:
+        """Turn the loop for as long as anything may happen."""
+        over: list[bool] = []
+        self.poller.later(0.2, lambda: over.append(True))
+        while not over:
             self.poller.turn()
 
 
