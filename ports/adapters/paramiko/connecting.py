@@ -118,7 +118,7 @@ def _make(way: tuple[Hop, ...], via: Connection | None, *, asking: bool, timeout
         end, helper = _by_proxy_command(hop, hop.proxy_command)
     else:
         end = _by_tcp(hop, timeout)
-    link = Link(end, hop.alias, timeout=timeout)
+    link = Link(end, hop.alias, timeout=timeout, via=wire)
     try:
         try:
             _handshake(link, hop, timeout, wire)
