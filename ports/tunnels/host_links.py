@@ -192,13 +192,14 @@ class HostLinks:
 
     def _end(self, tunnel: Tunnel, failed: dict[Target, PortsError], found: Sequence[listeners.Listener]) -> None:
         """Shut the link of a service that is gone; what another user put in its place is never reached."""
-        if tunnel.gone:
-            return
         assert tunnel.service is not None
-        of_port = [error for target, error in failed.items() if str(target.port) == tunnel.name]
+        port = tunnel.service.port
+        of_port = [error for target, error in failed.items() if port is not None and target.port == port]
+        error = of_port[0] if of_port else services.ended(tunnel.service, found)
+        if tunnel.gone and str(error) == str(tunnel.error):
+            return
         tunnel.gone = True
-        tunnel.error = of_port[0] if of_port else services.not_there(Target(self.alias, tunnel.name), found)
-        tunnel.last_error = str(tunnel.error)
+        tunnel.error, tunnel.last_error = error, str(error)
         self._shut(tunnel, "ended", cut=True)
         self._way.take_back([tunnel.service.remote])
 

@@ -222,7 +222,7 @@ class Opening:
 
     def _link_for(self, alias: str, wanted: dict[str, Any]) -> tuple[Tunnel | None, str]:
         link = urlsplit(str(wanted.get("url") or ""))
-        if link.hostname not in ("localhost", "127.0.0.1", "::1", "0.0.0.0", None):
+        if link.hostname not in ("localhost", "127.0.0.1", "::1", "0.0.0.0", alias, None):
             return None, link.geturl()
         port = link.port or {"http": 80, "https": 443}.get(link.scheme)
         target = Target(alias, name=wanted.get("name")) if wanted.get("name") else Target(alias, port=port)

@@ -88,10 +88,14 @@ def choose(
     return [_service(document, target.host, one) for one in there]
 
 
-def not_there(target: Target, found: Sequence[Listener]) -> PortsError:
-    """Return why what `target` names cannot be opened, of what the probe found on its host."""
-    named = [one for one in found if one.mine and one.name == target.name]
-    return _not_there(target, [one for one in named if one.kind in _OPENED] or named, found)
+def ended(service: Service, found: Sequence[Listener]) -> PortsError:
+    """Return why a service that was open is not there any more, of what the probe found on its host."""
+    if service.kind not in _OPENED:
+        return NotFoundError("listener", f"{service.host}:{service.port}", "what listened there has ended")
+    named = [one for one in found if one.mine and one.kind == service.kind and one.name == service.name]
+    why = f"{named[0].reason}; " if named and named[0].state == "stopped" and named[0].reason else ""
+    start = f"`ports {service.kind} start {service.name} -H {service.host}` starts it, under the same link"
+    return NotFoundError(f"running {service.kind}", f"{service.host}:{service.name}", why + start)
 
 
 def _by_port(document: dict[str, Any], found: Sequence[Listener], target: Target, owner: str | None) -> Service:

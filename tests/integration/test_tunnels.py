@@ -9,6 +9,7 @@ import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -382,6 +383,47 @@ def test_a_server_that_prohibits_forwarding_is_passed_by_a_session_and_that_is_r
         print(json.dumps(doors))
     """
     assert python(laptop, code) == 2 * [["agent", "page of server2", "open"]]
+
+
+BROWSER = """#!/bin/sh
+exec /usr/bin/python3 -c '
+import sys, urllib.request
+with urllib.request.urlopen(sys.argv[1]) as page, open("/tmp/browsed", "a") as file:
+    file.write(page.url + " " + page.read().decode() + chr(10))
+' "$1"
+"""
+
+
+def test_a_server_shows_its_page_in_the_browser_at_home_by_what_is_open_there(laptop: Site, serve: Serve) -> None:
+    port, other = serve("server1"), serve("server1", text="another page")
+    laptop.host("laptop").write("/tmp/browser", BROWSER, mode=0o755)
+
+    def browse(what: str) -> tuple[int, str]:
+        done = laptop.run("server1", [laptop.python, "-m", "ports", "browse", what])
+        return done.returncode, done.stdout + done.stderr
+
+    assert browse(f"http://localhost:{port}/") == (3, ANY)
+    running = laptop.popen(
+        "laptop",
+        [laptop.python, "-m", "ports", "open", f"server1:{port}", "--json"],
+        env={"BROWSER": "/tmp/browser %s"},
+    )
+    assert running.stdout is not None
+    here = json.loads(running.stdout.readline())[0]["local_port"]
+    assert browse(f"http://127.0.0.1:{port}/x?y=1#z") == (0, f"opened at home: http://localhost:{here}/\n")
+    code, said = browse(f"http://localhost:{other}/")  # not open yet: it is opened first
+    assert code == 0 and f":{here}/" not in said
+    code, said = browse("http://localhost:9/")
+    assert code == 5 and "no listener 'server1:9'" in said
+    assert browse("file:///etc/passwd")[0] == 2
+    told = laptop.host("laptop").path("/tmp/browsed")
+    pages = told.read_text().splitlines()
+    for file in (told, laptop.host("laptop").path("/tmp/browser")):
+        file.unlink()
+    assert pages[0] == f"http://localhost:{here}/x?y=1#z page of server1"
+    assert pages[1].endswith(" another page")
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=10)
 
 
 SLEEP = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
