@@ -17,6 +17,7 @@ A target is ``HOST`` (all clusters and notebook servers of one's own there), ``H
 from __future__ import annotations
 
 import builtins
+import contextlib
 import os
 import subprocess
 import sys
@@ -103,6 +104,7 @@ def open_many(
     opening = Opening(on_event=on_event)
     try:
         opening.open(targets.by_host(parsed), end=end, owner=owner, batch=batch)
+        _forget_stopped(opening.rows())
     except BaseException:  # Ctrl-C at any moment leaves nothing
         opening.close()
         raise
@@ -239,6 +241,19 @@ def _tell_unreadable() -> None:
         raise error
 
 
+def _forget_stopped(rows: Iterable[dict[str, Any]]) -> None:
+    """Remove what processes that were killed left behind, where all that they held is open again, in `rows`."""
+    again = {_same(row) for row in rows if not row.get("error")}
+    for path, record, alive in tunnel_records.read_all():
+        if alive is False and again.issuperset(map(_same, record.rows)):
+            with contextlib.suppress(OSError):  # `ports prune` removes it, too
+                _remove(path, record)
+
+
+def _same(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["host"], row["kind"], row["name"]
+
+
 def _remove(path: Path, record: OpeningRecord) -> builtins.list[Path]:
     control = Path(record.control)
     pid = path.stem.partition("-")[0]
@@ -281,6 +296,7 @@ def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> builtins.lis
             for row in rows if on_event is not None else ():
                 if row.get("note") == "open already":
                     on_event(row)  # type: ignore[misc]
+            _forget_stopped(rows)
             return rows
         _await_end(record)
     raise StartError("the process that keeps the tunnels", "it ended three times", _log())

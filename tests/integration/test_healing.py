@@ -1,0 +1,371 @@
+"""Links heal: the way is cut, stopped, killed or closed by a login, and afterwards the same link leads there again.
+
+What takes minutes is in tests/acceptance/test_faults.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ports.deadlines import wait_until
+from tests.lab import Site
+from tests.lab.leaks import LeakCheck
+from tests.lab.namespaces import NamespaceSite
+from tests.lab.site import Running
+from tests.lab.traffic import Journey, Traffic
+
+pytestmark = pytest.mark.timeout(150)
+
+SOON = 5.0  # seconds from packets flowing again to an answer on the link
+AT_ONCE = 1.0
+STALE = 10.0  # seconds that a state may be shown after it ceased to be
+
+TAKE = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+held = socket.socket(family)
+held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+if family == socket.AF_INET6:
+    held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+try:
+    held.bind((sys.argv[1], int(sys.argv[2])))
+    held.listen()
+    print("held", flush=True)
+except OSError as error:
+    print(error.strerror, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def journey(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Journey]:
+    """Alice's laptop; what she opened is closed with the test."""
+    for pattern in ("file */ssh/*.log", "file */logins/*", "file */tunnels/doors.json"):
+        nothing_left.allow(pattern)
+    made = Journey(site)
+    yield made
+    made.end()
+
+
+def until_answered(use: Traffic, since: float) -> float:
+    """Wait until the service answers, and return how long after `since` that was."""
+    after: float = wait_until(lambda: use.is_answered(since), timeout=40, what="an answer on the link")
+    wait_until(lambda: use.is_shown("open"), timeout=STALE, what="the state 'open'")
+    return after
+
+
+def until_shown(use: Traffic, *wanted: str) -> float:
+    """Wait until one of these states is what is shown, and return the moment."""
+    return wait_until(lambda: use.is_shown(*wanted), timeout=STALE + 10, what=f"the state {' or '.join(wanted)}")
+
+
+def send(number: int, pids: list[int]) -> None:
+    """Send a signal to processes of the lab."""
+    for pid in pids:
+        os.kill(pid, number)
+
+
+def take(site: Site, address: str, port: int, *, user: str | None = None) -> tuple[Running, str]:
+    """Try to listen on a port of the laptop; return what did, until its input ends, and what came of it."""
+    argv = ["/usr/bin/python3", "-c", TAKE, address, str(port)]
+    running = site.popen("laptop", argv, user=user, stdin=subprocess.PIPE)
+    assert running.stdout is not None
+    return running, running.stdout.readline().strip()
+
+
+def test_a_cut_of_the_jump_host_is_told_and_answered_with_a_page_and_the_same_link_leads_there_again(
+    root_site: NamespaceSite, journey: Journey
+) -> None:
+    _, port = journey.serve("server1")
+    use, login = journey.use(journey.open(f"server1:{port}")[0]["local_url"]), root_site.host("login")
+    use.tell("start", "websocket")
+    use.tell("start", "download", 12)
+    assert use.tell("keep", "idle")[2] == 200
+    before = journey.logins()
+    wait_until(lambda: use.seen().messages[0]["echoed"] or None, timeout=10, what="an echo")
+
+    login.cut()
+    time.sleep(1)
+    login.mend()
+    mended = time.time()
+    assert until_answered(use, mended) < SOON
+    echo = f"an echo after the cut of 1 s, at {mended}"
+    wait_until(lambda: (use.seen().messages[0]["last"] > mended) or None, timeout=20, what=echo)
+    assert journey.logins() == before
+
+    use.tell("start", "under_way", "never")
+    cut = time.time()
+    login.cut()
+    down = until_shown(use, "down")
+    idle, new = use.tell("ask", "idle"), use.tell("get")
+    assert (idle[2], new[2]) == (503, 503)
+    assert "The way to server1 is down" in new[3]
+    assert max(idle[1], new[1]) < AT_ONCE
+    begun, took, *answer = wait_until(lambda: [*use.seen().asked, None][0], timeout=10, what="what was under way")
+    assert answer[0] == 503 and begun + took < down + AT_ONCE
+    assert use.tell("many", 200)[2:] == [["503"], 200]
+    time.sleep(max(0.0, cut + 8 - time.time()))
+    login.mend()
+    mended = time.time()
+    assert until_answered(use, mended) < SOON
+    wait_until(lambda: use.seen().downloads[0].get("ended"), timeout=60, what="the end of the download")
+    assert use.tell("many", 200)[2:] == [["200"], 200]
+    seen = use.end()
+    assert seen.downloads[0]["whole"], seen.downloads
+    assert seen.slowest(down, mended) < AT_ONCE
+    assert seen.statuses(0, down) <= {200, 503}
+    assert {name: count - before[name] for name, count in journey.logins().items()} == {
+        **before,
+        "login": 1,
+        "server1": 1,
+        "laptop": 0,
+        "server2": 0,
+    }
+
+
+def test_when_the_far_sshd_stops_answering_a_new_connection_is_made_beside_it(journey: Journey) -> None:
+    _, port = journey.serve("server1")
+    use = journey.use(journey.open(f"server1:{port}")[0]["local_url"])
+    until_shown(use, "open")
+    stopped = journey.sessions("server1")
+    assert stopped
+    begun = time.time()
+    try:
+        send(signal.SIGSTOP, stopped)
+        wait_until(lambda: journey.tunnels()[0]["reconnects"] or None, timeout=30, what="the new connection")
+        until_shown(use, "open")
+        answered = use.tell("get")
+    finally:
+        send(signal.SIGCONT, stopped)
+    assert (answered[2], answered[3]) == (200, f"page of {journey.site.users[0]} on server1")
+    assert answered[1] < AT_ONCE
+    seen = use.end()
+    assert seen.shown_after(begun, "down", "open") < STALE
+
+
+def test_a_connection_that_was_killed_is_made_anew_the_jump_host_s_too(journey: Journey) -> None:
+    _, port = journey.serve("server1")
+    rows = journey.open(f"server1:{port}")
+    use = journey.use(rows[0]["local_url"])
+    until_shown(use, "open")
+    for alias in ("server1", "login"):
+        killed = [one.pid for one in journey.masters() if one.command[-1] == alias]
+        assert killed, [one.command for one in journey.masters()]
+        begun = time.time()
+        send(signal.SIGKILL, killed)
+        assert until_shown(use, "down") - begun < SOON
+        assert until_answered(use, begun) < SOON
+    assert journey.tunnels()[0]["local_url"] == rows[0]["local_url"]
+    assert use.tell("get")[2] == 200
+
+
+def test_the_local_port_cannot_be_taken_while_the_way_is_down_and_is_told_where_the_keeper_was_killed(
+    journey: Journey,
+) -> None:
+    _, port = journey.serve("server1")
+    row = journey.open(f"server1:{port}")[0]
+    other = journey.site.users[-1]
+    stopped = journey.sessions("server1") + journey.sessions("login")
+    use = journey.use(row["local_url"])
+    try:
+        send(signal.SIGSTOP, stopped)
+        until_shown(use, "down")
+        for address in ("127.0.0.1", "::1"):
+            thief, came = take(journey.site, address, row["local_port"], user=other)
+            thief.communicate("")
+            assert came == "Address already in use", address
+    finally:
+        send(signal.SIGCONT, stopped)
+    assert until_answered(use, time.time()) < SOON
+
+    keeper = journey.tunnels()[0]["pid"]
+    for address in ("::1", "127.0.0.1"):
+        journey.site.run("laptop", ["kill", "-9", str(keeper)], check=True)
+        wait_until(
+            lambda: not any(str(row["local_port"]) in one.where for one in listeners(journey)) or None,
+            timeout=5,
+            what="end of the keeper",
+        )
+        shown = journey.tunnels()[0]
+        assert (shown["state"], shown["local_port"]) == ("stopped", row["local_port"])
+        thief, came = take(journey.site, address, row["local_port"], user=other)
+        assert came == "held"
+        again = journey.open(f"server1:{port}", "--share")[0]
+        assert again["local_port"] != row["local_port"]
+        assert f"port {row['local_port']} is held by {other}" in again["note"]
+        assert journey.fetch(again["local_url"]).startswith("page of")
+        thief.communicate("")
+        wait_until(
+            lambda: journey.tunnels()[-1]["local_port"] == row["local_port"] or None, timeout=15, what="the usual port"
+        )
+        assert journey.fetch(row["local_url"]).startswith("page of")
+        (shown,) = journey.tunnels()
+        keeper = shown["pid"]
+
+
+def listeners(journey: Journey) -> list[Any]:
+    return list(journey.site.host("laptop").listeners())
+
+
+def test_who_takes_the_freed_port_of_a_service_is_never_reached_through_its_link(
+    root_site: NamespaceSite, journey: Journey
+) -> None:
+    service, port = journey.serve("server1")
+    plain = journey.start("laptop", ["ssh", "-N", "-L", f"127.0.0.1:18999:127.0.0.1:{port}", "server1"])
+    url = journey.open(f"server1:{port}")[0]["local_url"]
+    use = journey.use(url)
+    assert use.tell("keep", "idle")[3] == "page of alice on server1"
+    wait_until(lambda: journey.fetch("http://127.0.0.1:18999/") or None, timeout=10, what="ssh -L")
+    service.kill()
+    service.communicate()
+    until_shown(use, "ended")
+    journey.serve("server1", port=port, user="bob")
+    taken = time.time()
+    wait_until(
+        lambda: any("bob" in str(row["error"]) for row in journey.tunnels()) or None, timeout=STALE, what="the reason"
+    )
+    assert "page of bob" not in use.tell("ask", "idle")[3]
+    assert journey.fetch("http://127.0.0.1:18999/") == "page of bob on server1"  # what plain ssh does
+    plain.terminate()
+    plain.communicate()
+    send(signal.SIGKILL, [one.pid for one in journey.masters() if one.command[-1] == "server1"])
+    wait_until(lambda: len(journey.masters()) == 2 or None, timeout=20, what="the new connection")
+    time.sleep(2)
+    seen = use.end()
+    assert seen.statuses(taken, time.time()) == {503}
+    assert not [text for *_, text in seen.polls if "page of bob" in text]
+
+
+def test_a_port_that_was_taken_by_another_user_while_the_way_was_down_is_not_reached_either(
+    root_site: NamespaceSite, journey: Journey
+) -> None:
+    service, port = journey.serve("server1")
+    use = journey.use(journey.open(f"server1:{port}")[0]["local_url"])
+    assert use.tell("keep", "idle")[2] == 200
+    root_site.host("login").cut()
+    until_shown(use, "down")
+    service.kill()
+    service.communicate()
+    journey.serve("server1", port=port, user="bob")
+    root_site.host("login").mend()
+    until_shown(use, "ended")
+    assert "bob" in journey.tunnels()[0]["error"]
+    assert "page of bob" not in use.tell("ask", "idle")[3]
+    assert "belongs to bob" in use.tell("get")[3]
+    assert not [text for *_, text in use.end().polls if "page of bob" in text]
+
+
+ATTEMPT = "Connection closed by authenticating"  # what sshd logs of a client that has no key to show
+
+
+def test_where_a_person_must_answer_it_waits_for_a_login_and_tries_nothing_meanwhile(journey: Journey) -> None:
+    site, login = journey.site, journey.site.host("login")
+    home = site.run("laptop", ["sh", "-c", "echo $HOME"]).stdout.strip()
+    agent = site.popen("laptop", ["ssh-agent", "-D", "-a", f"{home}/agent.sock"])
+    try:
+        env = {"SSH_AUTH_SOCK": f"{home}/agent.sock", "SSH_ASKPASS": f"{home}/say", "SSH_ASKPASS_REQUIRE": "force"}
+        site.host("laptop").write("~/say", "#!/bin/sh\necho correct horse\n", mode=0o700)
+        key = f"{home}/.ssh/id_ed25519"
+        site.run("laptop", ["ssh-keygen", "-q", "-p", "-P", "", "-N", "correct horse", "-f", key], check=True)
+        wait_until(
+            lambda: site.run("laptop", ["ssh-add", key], env=env).returncode == 0 or None, timeout=10, what="the agent"
+        )
+        unattended = {"SSH_AUTH_SOCK": env["SSH_AUTH_SOCK"]}
+        _, port = journey.serve("server1")
+        use = journey.use(journey.open(f"server1:{port}", env=unattended)[0]["local_url"])
+        until_shown(use, "open")
+        site.run("laptop", ["ssh-add", "-D"], env=env, check=True)
+        killed = time.time()
+        send(signal.SIGKILL, [one.pid for one in journey.masters()])
+        assert until_shown(use, "needs login") - killed < SOON
+        attempts = login.log().count(ATTEMPT)
+        assert attempts == 1
+        time.sleep(6)
+        assert login.log().count(ATTEMPT) == attempts
+        (row,) = journey.tunnels()
+        assert row["state"] == "needs login" and "ports login" in row["error"]
+        answer = use.tell("get")
+        assert answer[2] == 503 and answer[1] < AT_ONCE and "`ports login" in answer[3]
+        shown = journey.at_a_terminal("ports login server1", "Enter passphrase", "correct horse")
+        assert "connected to server1" in shown, shown
+        assert until_answered(use, time.time()) < SOON
+    finally:
+        # ssh-agent runs with a group of its own, so that it does not end with what started it
+        found = [one.pid for one in site.host("laptop").processes() if one.command[0] == "ssh-agent"]
+        send(signal.SIGKILL, found)
+        agent.communicate(timeout=10)
+        (site.host("laptop").path("~/agent.sock")).unlink(missing_ok=True)
+
+
+def test_what_appears_while_its_host_is_open_is_forwarded_told_and_followed(journey: Journey) -> None:
+    site = journey.site
+    _, port = journey.serve("server1")
+    site.host("laptop").write("~/browser", '#!/bin/sh\nexec curl -s -o "$HOME/seen" -L "$1"\n', mode=0o755)
+    home = site.run("laptop", ["sh", "-c", "echo $HOME"]).stdout.strip()
+    told = {
+        setting: Told(site, ["server1", f"server1:{port}"], {"cluster": setting}, f"{home}/browser")
+        for setting in ("notify", "open", "silent", "ignore")
+    }
+    for one in told.values():
+        wait_until(lambda one=one: one.has("open; Ctrl-C"), timeout=30, what="links")  # type: ignore[misc]
+    start = ["cluster", "start", "main", "-H", "server1", "--n-workers", "1"]
+    assert journey.ports(*start)["name"] == "main"
+    begun = time.time()
+    for setting in ("notify", "open"):
+        wait_until(lambda one=told[setting]: one.has("cluster main"), timeout=20, what=setting)  # type: ignore[misc]
+        assert told[setting].when("cluster main") - begun < 3
+    link = told["notify"].link("cluster main")
+    assert "Dask" in journey.fetch(link)
+    wait_until(lambda: site.host("laptop").path("~/seen").exists() or None, timeout=10, what="the browser")
+    rows = [row for row in journey.tunnels() if row["name"] == "main"]
+    assert sorted(row["state"] for row in rows) == 3 * ["open"]  # but not where it is ignored
+    assert not told["silent"].has("main") and not told["ignore"].has("main")
+    journey.ports("cluster", "stop", "main", "-H", "server1")
+    wait_until(lambda: told["notify"].has("server1:main: it has ended"), timeout=20, what="the end to be told")
+    assert "is not there" in journey.fetch(link)
+    journey.ports(*start)
+    wait_until(lambda: told["notify"].has("server1:main: it is back"), timeout=20, what="the return to be told")
+    assert "Dask" in journey.fetch(link)
+    journey.ports("cluster", "stop", "main", "-H", "server1")
+    for one in told.values():
+        one.end()
+
+
+class Told:
+    """What a `ports open` in a terminal of its own says, each line with the moment at which it came."""
+
+    def __init__(self, site: Site, targets: list[str], new: dict[str, str], browser: str) -> None:
+        env = {"DASK_PORTS__OPEN__NEW": json.dumps(new), "BROWSER": browser}
+        argv = [site.python, "-u", "-m", "ports", "open", *targets]
+        self.running = site.popen("laptop", argv, env=env, stderr=subprocess.STDOUT)
+        self.lines: list[tuple[float, str]] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.running.stdout is not None
+        for line in self.running.stdout:
+            self.lines.append((time.time(), " ".join(line.split())))
+
+    def has(self, text: str) -> bool | None:
+        return any(text in line for _, line in self.lines) or None
+
+    def when(self, text: str) -> float:
+        return next(moment for moment, line in self.lines if text in line)
+
+    def link(self, text: str) -> str:
+        line = next(line for _, line in self.lines if text in line and "http" in line)
+        return next(word for word in line.split() if word.startswith("http"))
+
+    def end(self) -> None:
+        self.running.send_signal(signal.SIGINT)
+        self.running.wait(20)
