@@ -80,6 +80,7 @@ class Checklist:
         """Say on stderr how it stands."""
         states = [str(row["state"]) for row in rows]
         counted = [f"{states.count(state)} {state}" for state in ("failed", "warning", "skipped") if state in states]
+        counted = [f"{one}s" if one.endswith("warning") and one != "1 warning" else one for one in counted]
         self.out.say("; ".join(counted) if counted else "all is well")
 
     def _print(self, rows: Iterable[Row]) -> None:
@@ -102,7 +103,7 @@ class Checklist:
         rows, self._skipped = self._skipped, []
         for cause, some in groupby(rows, key=lambda row: row["cause"]):
             first, *others = [_name(row) for row in some]
-            self._line("skipped", first, f"{cause}" + (f", as do {len(others)} checks more" if others else ""))
+            self._line("skipped", first, f"{cause}" + (f" (and {len(others)} more checks)" if others else ""))
 
     def _line(self, state: str, name: str, told: str) -> None:
         click.echo(f"  {click.style(f'{state:<8}', fg=_STYLES[state])}  {name:<22}  {told}")

@@ -19,7 +19,7 @@ from typing import Any
 
 from ports import paths, remote
 from ports.doctor import forwarding, here, there, way
-from ports.doctor.checks import FAILED, Check, from_error, skipped
+from ports.doctor.checks import FAILED, Check, failed, from_error, skipped
 from ports.errors import PortsError
 
 Row = dict[str, Any]
@@ -100,7 +100,8 @@ def _checks(alias: str, unmet: list[str], tell: OnStep) -> Iterator[Check]:
     yield from reached.note(walk.approach())
     answer: there.Answer | None = None
     if reached.failure is None:
-        tell(alias, f"connecting{' through ' if hops[1:] else ''}{' and '.join(hop.alias for hop in hops[:-1])}")
+        through = f" through {' and '.join(hop.alias for hop in hops[:-1])}" if hops[1:] else ""
+        tell(alias, f"connecting{through}, and asking python3 there")
         answer = walk.connect(lambda: there.ask(alias, batch=True))
         tell(alias, "asking each host of the way")
         yield from reached.note(walk.hop_checks())
@@ -108,7 +109,10 @@ def _checks(alias: str, unmet: list[str], tell: OnStep) -> Iterator[Check]:
         yield from reached.skip_the_rest()
     elif answer is None:
         assert walk.error is not None
-        yield from_error("python", walk.error, alias, f"try `ssh {alias} python3 -V`")
+        way_out = (
+            f"start files of the shell there may hang, or it is overloaded: see whether `ssh {alias} true` returns"
+        )
+        yield failed("python", from_error("python", walk.error, alias).cause, way_out)
         yield from _skip(_AT_THE_END[1:], f"needs python on {alias}")
     else:
         yield from there.judge_answer(alias, answer)

@@ -83,6 +83,10 @@ def cancel_all() -> None:
         carrier.close()
 
 
+class _UntoldError(SSHError):
+    """Nothing came through, and nobody says why."""
+
+
 class _ByMaster:
     """By the ssh program: a forward is a Unix socket here, which a master connection listens on."""
 
@@ -119,6 +123,11 @@ class _ByMaster:
         return dial
 
     def refusal(self, remote: str) -> PortsError | None:
+        if self.master.users:  # its stderr is the user's
+            alias = self.master.alias
+            reason = "nothing comes back through your own connection (ControlMaster), which does not tell why; most"
+            way_out = f"end it (`ssh -O exit {alias}`), and ports makes one of its own, which tells, and goes round"
+            return _UntoldError(alias, f"{reason} likely its sshd prohibits forwarding; {way_out}")
         return openssh.explain_forward(self.master.alias, remote, self.master.said(self.said))
 
     def close(self) -> None:
@@ -180,7 +189,7 @@ def _try_all(carrier: _Carrier, alias: str, remotes: dict[str, str], secret: byt
 def _refused(name: str, alias: str, reason: PortsError) -> Check:
     found = from_error(name, reason, alias)
     # of a Unix socket sshd does not say that it is prohibited; that it is there we know
-    if name == "forward-port" and "prohibit" not in found.cause:
+    if isinstance(reason, _UntoldError) or (name == "forward-port" and "prohibit" not in found.cause):
         return failed(name, found.cause, found.way_out or f"`ssh -v {alias}` tells more")
     option = "AllowTcpForwarding" if name == "forward-port" else "AllowStreamLocalForwarding"
     what = "ports" if name == "forward-port" else "Unix sockets"

@@ -83,7 +83,7 @@ def logout(ends: bool, way_out: str) -> Check:
         return failed(
             "logout", "your processes are ended when you log out (KillUserProcesses, and you do not linger)", way_out
         )
-    return ok("logout", "what runs goes on")
+    return ok("logout", "what runs goes on when you log out")
 
 
 def state_directory(facts: Facts) -> Check:

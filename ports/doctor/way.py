@@ -74,10 +74,9 @@ def configuration(alias: str) -> tuple[Check, Hops]:
         try:
             within(_patience(), lambda: socket.getaddrinfo(host.hostname, host.port, type=socket.SOCK_STREAM))
         except (OSError, TimedOutError, UnicodeError):
+            near, entry = openssh.suggest(alias).removeprefix("; "), "write a Host entry for it, see ssh_config.example"
             cause = f"{alias!r} is no Host of ~/.ssh/config and no name that can be resolved (read: {read})"
-            return failed(
-                "configuration", cause, "write a Host entry for it, see ssh_config.example" + openssh.suggest(alias)
-            ), ()
+            return failed("configuration", cause, f"{near} else {entry}" if near else entry), ()
     return ok("configuration", f"{where} (no Host entry names it; read: {read})"), hops
 
 
@@ -134,11 +133,21 @@ class Walk:
                 yield from through
                 if any(check.state == "failed" for check in through):
                     return
+            if not last and is_up and not openssh.is_running(master.control):
+                passed = f"your own connection (ControlMaster) to {self.alias} leads past it"
+                yield from (skipped(name, passed).at(hop.alias) for name in JUMP_CHECKS[2:])
+                continue
             yield from (check.at(hop.alias) for check in self._login(hop, is_up))
             if not is_up:
                 return
             if not last:
                 yield _session(master).at(hop.alias)
+
+    def _by_what(self, hop: Hop) -> str:
+        if hop.alias in self.kept:
+            return ", by the connection that is kept from before"
+        master = openssh.running(self.alias) if transports.choose() == "ssh" and hop.alias == self.alias else None
+        return ", by your own connection (ControlMaster)" if master is not None and master.users else ""
 
     def _hops_in_this_process(self) -> Iterator[Check]:
         """Yield the same of paramiko's connection, whose error names the hop."""
@@ -160,12 +169,9 @@ class Walk:
                 yield skipped("session", "paramiko executes one itself").at(hop.alias)
 
     def _login(self, hop: Hop, is_up: bool) -> Iterator[Check]:
-        kept = hop.alias in self.kept
         if is_up:
             yield ok("host-key", "known and unchanged")
-            yield ok(
-                "authentication", f"as {hop.user}" + (", by the connection that is kept from before" if kept else "")
-            )
+            yield ok("authentication", f"as {hop.user}{self._by_what(hop)}")
             return
         assert self.error is not None
         found = from_error("host-key", self.error, self.alias, f"`ssh -v {hop.alias}` tells more")
@@ -247,8 +253,6 @@ def _knock(via: openssh.Master, hop: Hop, *, is_up: bool) -> Iterator[Check]:
     """Yield whether a jump host forwards to the next hop, and whether that is there."""
     there = f"{hop.hostname} port {hop.port}"
     if not openssh.is_running(via.control):
-        said = "the connection to it is not one of ports"
-        yield skipped("forward", said).at(via.alias)
         yield from (ok(name, "a connection stands").at(hop.alias) for name in HOP_CHECKS[:2])
         return
     answer = ssh.knock(via, hop.hostname, hop.port, timeout=_patience())
@@ -307,8 +311,6 @@ def _way_around(there: str, hop: Hop) -> Check:
 
 def _session(master: openssh.Master) -> Check:
     """Return whether a session can be executed on a jump host: until one was, its sshd delays small packets."""
-    if not openssh.is_running(master.control):
-        return skipped("session", "the connection to it is not one of ports")
     try:
         reason = ssh.execute(master)
     except SSHError as error:

@@ -372,3 +372,16 @@ def test_what_sends_back_answers_who_knows_the_secret_and_ends_with_its_reader()
         running.stdout.close()
         assert running.wait(timeout=10) == 0
     assert not Path(where["path"]).parent.exists()
+
+
+def test_the_users_own_connection_serves_is_told_and_goes_on(root_site: NamespaceSite, laptop: Site) -> None:
+    config = laptop.host("laptop").path("~/.ssh/config")
+    mine = "Host server2\n    ControlMaster auto\n    ControlPath ~/.ssh/mine-%h\n    ControlPersist 100\n"
+    config.write_text(mine + config.read_text())
+    laptop.host("server2").add_sshd_config("AllowTcpForwarding no")
+    laptop.run("laptop", ["sh", "-c", "ssh server2 true 2>/dev/null >&2"], check=True)
+    rows = examine(laptop, "server2", code=5)
+    assert "your own connection" in rows["server2 server2 authentication"]["found"]
+    assert {rows[f"server2 login {name}"]["state"] for name in JUMP_CHECKS[2:]} == {"skipped"}
+    assert "ssh -O exit server2" in rows["server2 forward-port"]["way_out"]
+    assert laptop.run("laptop", ["ssh", "-O", "exit", "server2"]).returncode == 0

@@ -317,4 +317,4 @@ def test_of_several_hosts_each_is_shown_in_one_piece_and_what_was_skipped_in_one
     assert lines[0] == "server2" and lines[3] == "server1"
     assert lines[5].split(None, 3) == ["failed", "login:", "connect", "is down"]
     assert lines[6].strip() == "-> wait"
-    assert lines[7].endswith("needs connect of login, as do 2 checks more")
+    assert lines[7].endswith("needs connect of login (and 2 more checks)")
