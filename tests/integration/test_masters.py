@@ -280,6 +280,28 @@ def test_a_way_through_a_silent_jump_host_is_made_beside_it(root_site: Namespace
 
 # --- connecting with little time ---
 
+
+def test_who_comes_again_and_again_gets_no_connection_that_fell_silent(root_site: NamespaceSite, laptop: Site) -> None:
+    code = """
+        old = openssh.connect("server1")
+        print("ready", flush=True)
+        sys.stdin.readline()
+        told = [tell(lambda: openssh.connect("server1", timeout=8).control != old.control), echo("server1")]
+        say([*told, old.is_there()])
+    """
+    running = laptop.popen("laptop", [laptop.python, "-c", PRELUDE + textwrap.dedent(code)], stdin=-1)
+    assert running.stdout is not None and running.stdout.readline() == "ready\n"
+    stopped = [one.pid for one in laptop.host("server1").processes() if one.command[0].startswith("sshd: alice")]
+    try:
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        output, errors = running.communicate("\n", timeout=60)
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    assert json.loads(output) == [{"result": True}, "there", True], errors
+
+
 TIMED = """
     for alias in {standing!r}:
         openssh.connect(alias)

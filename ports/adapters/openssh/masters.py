@@ -32,7 +32,8 @@ def connect(alias: str, *, batch: bool | None = None, warm: bool = True, timeout
         Execute one session on the new connection, so that sshd sets TCP_NODELAY; a caller that runs something at once
         needs it not.
     timeout : float, optional
-        Seconds for all of it, whatever the settings say: for one who tries again and again.
+        Seconds for all of it, whatever the settings say: for one who tries again and again. What runs is asked whether
+        it carries anything, and left aside where it does not.
 
     Raises
     ------
@@ -113,9 +114,10 @@ def _last_standing(hops: tuple[Host, ...], keys: list[str], until: float | None)
     """
     for number in reversed(range(len(hops))):
         master = _standing(keys[number], hops[number])
-        if master is not None and master.users:
-            left = silence.ANSWER_SECONDS if until is None else max(0.5, until - time.monotonic())
-            if not silence.carries(master, min(left, silence.ANSWER_SECONDS)):  # nobody else watches over it
+        # nobody else watches over the user's own; and who comes with little time comes again as something was silent
+        if master is not None and (master.users or until is not None):
+            left = silence.ANSWER_SECONDS if until is None else max(0.5, (until - time.monotonic()) / 2)
+            if not silence.carries(master, min(left, silence.ANSWER_SECONDS)):
                 controls.mark_silent(keys[number], master)
                 continue
         if master is not None:
