@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import textwrap
 import time
@@ -414,3 +415,38 @@ def test_a_session_at_the_terminal_takes_what_is_typed_and_its_status(root_site:
     line = f'DASK_PORTS__SSH__TRANSPORT=paramiko {laptop.python} -c "{code}"; echo status $?; exit'
     shown = at_a_terminal(laptop, line, {"24 80": "typed\n", "0 0": "typed\n"})
     assert "got typed" in shown and "status 3" in shown, shown
+
+
+def test_links_by_paramiko_answer_again_after_a_cut(root_site: NamespaceSite, laptop: Site) -> None:
+    get = (
+        "import http.client as h, sys; c = h.HTTPConnection(sys.argv[1], timeout=3); "
+        "c.request('GET', '/'); print(c.getresponse().status)"
+    )
+
+    def answers(link: str, status: int = 200) -> bool | None:
+        where = link.split("/")[2]
+        return laptop.run("laptop", ["python3", "-c", get, where]).stdout == f"{status}\n" or None
+
+    serve = ["python3", "-u", "-m", "http.server", "--bind", "127.0.0.1", "0"]
+    with laptop.popen("server1", serve, stderr=subprocess.DEVNULL) as serving:
+        assert serving.stdout is not None
+        found = re.search(r"port (\d+)", serving.stdout.readline())
+        assert found is not None
+        command = [laptop.python, "-m", "ports", "open", f"server1:{found.group(1)}", "--no-browser"]
+        with laptop.popen("laptop", [*command, "--transport", "paramiko"]) as running:
+            try:
+                assert running.stdout is not None
+                links = (re.search(r"http://\S+", line) for line in running.stdout)
+                link = next(one.group() for one in links if one)
+                assert answers(link)
+                laptop.host("login").cut()
+                wait_until(lambda: answers(link, 503), timeout=30, what="page that says what is down")
+                laptop.host("login").mend()
+                wait_until(lambda: answers(link), timeout=30, what="the same link")
+                running.send_signal(signal.SIGINT)
+                assert running.wait(20) in (0, 130)
+            finally:
+                laptop.host("login").mend()
+                running.kill()
+                serving.kill()
+    wait_until(lambda: not laptop.host("server1").live_processes() or None, timeout=20, what="end of all there")
