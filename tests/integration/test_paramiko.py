@@ -294,11 +294,34 @@ mv .ssh/id_ed25519 .ssh/elsewhere
 """
 
 
-def test_the_keys_of_an_agent_log_in(laptop: Site) -> None:
-    code = PRELUDE + "say(tell(hostname, 'server1', batch=True))"
-    command = ["sh", "-c", AGENT, "sh", laptop.python, "-c", code]
+@pytest.mark.parametrize("named", ["by the environment", "by the configuration"])
+def test_the_keys_of_an_agent_log_in(laptop: Site, named: str) -> None:
+    code, before = PRELUDE + "say(tell(hostname, 'server1', batch=True))", []
+    if named == "by the configuration":
+        home = laptop.run("laptop", ["pwd"], check=True).stdout.strip()
+        config = laptop.host("laptop").path("~/.ssh/config")
+        config.write_text(f"IdentityAgent {home}/agent.sock\n" + config.read_text())
+        before = ["env", "-u", "SSH_AUTH_SOCK"]
+    command = ["sh", "-c", AGENT, "sh", *before, laptop.python, "-c", code]
     done = laptop.run("laptop", command, env=TRANSPORT)
     assert json.loads(done.stdout) == {"result": "there"}, done.stderr
+
+
+def test_a_server_that_gives_no_further_session_says_so(laptop: Site) -> None:
+    laptop.host("server1").add_sshd_config("MaxSessions 2")
+    code = """
+        over = transports.connection("server1")
+        over.run("true")
+        end = time.monotonic() + 20
+        while any(one.name == "warm-server1" for one in threading.enumerate()) and time.monotonic() < end:
+            time.sleep(0.02)
+        held = [over.session("exec cat") for _ in range(2)]
+        refused = tell(over.run, "true")
+        for one in held: one.close()
+        say([refused["type"], refused["message"], over.is_alive(5)])
+    """
+    kind, message, alive = python(laptop, code)
+    assert kind == "SSHError" and "MaxSessions" in message and alive
 
 
 def encrypt_key(site: Site) -> None:
