@@ -145,6 +145,7 @@ class Way:
     def close(self) -> None:
         """End the watch, and take back what was opened; the connection stays for later commands."""
         self._closing.set()
+        self._messages.put((None, {"type": "closing"}))  # wakes the thread
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(2 * _ATTEMPT_SECONDS)
         self._drop_agent()
