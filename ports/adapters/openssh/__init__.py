@@ -12,6 +12,7 @@
     silence    connections that carry nothing any more
     masters    one connection per hop, shared by all `ports` processes of the user
     sessions   commands, forwards and terminals over a connection
+    checks     what `ports doctor` asks of the program, and over a connection
 
 The user's own master is used where the configuration names one, and nothing of the user's is ever ended.
 """
