@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ports.errors import SSHError
+
 _PYTHON = (
     "import os,socket,sys,threading;"
     "c=socket.create_connection((sys.argv[1],int(sys.argv[2])));"
@@ -31,10 +33,10 @@ def line(hostname: str, port: int) -> str:
 
     Raises
     ------
-    ValueError
+    SSHError
         The name is none that a shell could be handed.
     """
     if not re.fullmatch(r"[\w.:%][\w.:%-]*", hostname):
-        raise ValueError(hostname)
+        raise SSHError(hostname, f"the name {hostname!r} cannot be handed to a shell; name the host by another")
     assert not set(_SCRIPT) & set("'\\!\n")
     return f"exec sh -c '{_SCRIPT}' {hostname} {port}"

@@ -9,15 +9,17 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 from ports import paths, transports
 from ports.adapters import openssh
-from ports.errors import PortsError
+from ports.errors import ConnectionLostError, PortsError
 from ports.tunnels.doors import Dial, to_unix_socket
 
 _numbers = itertools.count()
+_DIALS = 64  # connections that are being made at once, by paramiko to one host
 
 
 class Carrier(Protocol):
@@ -100,8 +102,8 @@ class SSH:
 
     def take_back(self, remotes: Iterable[str]) -> None:
         """Cancel forwards; connections through them go on."""
-        gone = [(self._forwards.pop(one), one) for one in list(remotes) if one in self._forwards]
-        openssh.cancel(self._master, gone)
+        gone = [(self._forwards.pop(one, None), one) for one in list(remotes)]  # another thread may take it back, too
+        openssh.cancel(self._master, [(local, one) for local, one in gone if local is not None])
 
     def give_up(self) -> None:
         """Let the next connection be made beside this one, which may still recover or ends by itself."""
@@ -128,8 +130,11 @@ class InProcess:
     """The connection of this process to `alias` by paramiko."""
 
     def __init__(self, alias: str, *, batch: bool | None, timeout: float | None) -> None:
+        self.alias = alias
         self._connection = transports.connection(alias, batch=batch, timeout=timeout)
         self._session: socket.socket | None = None
+        # each dial waits in a thread, up to the timeout; the default executor of few processors has six
+        self._dialling = ThreadPoolExecutor(max_workers=_DIALS, thread_name_prefix=f"dial-{alias}")
 
     def session(self, command: str) -> socket.socket:
         """Return what is standard input and output of a command there."""
@@ -141,7 +146,11 @@ class InProcess:
 
         def to(remote: str) -> Dial:
             async def dial() -> socket.socket:
-                made = await asyncio.get_running_loop().run_in_executor(None, self._connection.dial, remote)
+                try:
+                    dialled = self._dialling.submit(self._connection.dial, remote)
+                except RuntimeError as error:  # a connection that was taken in while this was closed
+                    raise ConnectionLostError(self.alias, "the connection was closed") from error
+                made = await asyncio.wrap_future(dialled)
                 made.setblocking(False)
                 return made
 
@@ -163,8 +172,10 @@ class InProcess:
     def give_up(self) -> None:
         """End the connection; there is no other process that it could still serve."""
         self._connection.close()
+        self._dialling.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         """End the session; the connection serves other uses in this process."""
         if self._session is not None:
             self._session.close()
+        self._dialling.shutdown(wait=False, cancel_futures=True)

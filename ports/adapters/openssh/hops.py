@@ -26,8 +26,8 @@ def command(host: Host) -> str:
     """
     try:
         return hop_command.line(host.hostname, host.port)
-    except ValueError:
-        raise SSHError(host.alias, f"{host.hostname!r} cannot be handed to a shell") from None
+    except SSHError as error:
+        raise SSHError(host.alias, error.reason) from None
 
 
 def proxy_command(door: Door, host: Host, jump: str, ssh: Callable[[list[str]], list[str]], log: Path) -> list[str]:

@@ -230,7 +230,7 @@ def _through(via: Connection, hop: Hop, timeout: float) -> tuple[Wire, SSHError 
         return wire, None
     try:
         return via.start(hop_command.line(hop.hostname, hop.port)), refusal
-    except (SSHError, ValueError):
+    except SSHError:
         raise refusal from None
 
 
