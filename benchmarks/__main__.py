@@ -14,11 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clusters, lab
+from benchmarks import clusters, lab, links
 from benchmarks.commands import PACKAGE
 from benchmarks.measure import RUNS, Result
 
-BENCHMARKS = {**clusters.BENCHMARKS, **lab.BENCHMARKS}
+BENCHMARKS = {**clusters.BENCHMARKS, **lab.BENCHMARKS, **links.BENCHMARKS}
 PACKAGES = ("dask", "distributed", "tornado", "jupyterlab", "click", "libtmux")
 
 

@@ -23,6 +23,8 @@ from benchmarks.measure import Samples, interleave
 
 LINK = re.compile(r"https?://(?:localhost|127\.0\.0\.1):(\d+)\S*")
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+UPGRADE = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+UPGRADE += b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 CONNECTIONS, ROUNDS, REPEATS, TRIPS = 6, 4, 10, 200
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-quic", "--no-first-run"]
 CHROMIUM += ["--disable-component-update", "--disable-sync", "--headless"]
@@ -110,6 +112,15 @@ def requests(parameters: Parameters) -> list[Samples]:
         trip = interleave(lambda: _round_trip(ours), lambda: _round_trip(theirs), parameters["runs"])
     disconnect()
     return [lock_step, trip]
+
+
+def websocket(parameters: Parameters) -> list[Samples]:
+    """The round trip of one small message."""
+    with both(parameters) as links:
+        ours, theirs = (_port(link) for link in links)
+        samples = interleave(lambda: _echo(ours), lambda: _echo(theirs), parameters["runs"])
+    disconnect()
+    return [samples]
 
 
 def download(parameters: Parameters) -> list[Samples]:
@@ -205,6 +216,26 @@ def _round_trip(port: int) -> float:
     return sorted(took)[len(took) // 2]
 
 
+def _echo(port: int) -> float:
+    """Return the median seconds until a message of a websocket is back."""
+    message = bytes((0x81, 0x80 | 32, 1, 2, 3, 4)) + bytes(32)  # text, masked
+    with _connect(port) as connection:
+        connection.sendall(UPGRADE)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += connection.recv(1)
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        took = []
+        for _ in range(TRIPS):
+            start = time.perf_counter()
+            connection.sendall(message)
+            left = 2 + 32
+            while left:
+                left -= len(connection.recv(left))
+            took.append(time.perf_counter() - start)
+    return sorted(took)[len(took) // 2]
+
+
 def _fetch(port: int) -> float:
     with _connect(port) as connection:
         start = time.perf_counter()
@@ -245,6 +276,7 @@ BENCHMARKS: dict[str, Callable[[Parameters], list[Samples]]] = {
     "list-host": list_host,
     "open": open_two,
     "requests": requests,
+    "websocket": websocket,
     "page": page,
     "download": download,
 }

@@ -86,7 +86,7 @@ def help_(runs: int) -> Iterator[Result]:
 def list_host(runs: int) -> Iterator[Result]:
     """``ports list HOST`` over a connection that stands, where `ports` is not installed."""
     with hosts() as site:
-        (samples,) = _at_home(site, "list-host", runs=max(runs, 15))
+        (samples,) = at_home(site, "list-host", runs=max(runs, 15))
     peer = "ssh -S SAME server2 python3 -c pass"
     yield Result("list-host", "ports list server2", peer, "ms", Aim("difference", 0.06), samples)
 
@@ -94,23 +94,30 @@ def list_host(runs: int) -> Iterator[Result]:
 def open_two(runs: int) -> Iterator[Result]:
     """``ports open`` of two hosts."""
     with hosts() as site, notebooks(site, "server1", "server2"):
-        (samples,) = _at_home(site, "open", runs=runs)
+        (samples,) = at_home(site, "open", runs=runs)
     yield Result("open", "ports open server1 server2", "ssh server1 true", "s", Aim("ratio", 3), samples)
 
 
 def requests(runs: int) -> Iterator[Result]:
     """Small requests."""
     with hosts() as site, service(site) as port:
-        lock_step, trip = _at_home(site, "requests", port=port, target=port, runs=runs)
+        lock_step, trip = at_home(site, "requests", port=port, target=port, runs=runs)
     ours, theirs = "ports open server1:PORT", "ssh -N -L"
     yield Result("lock-step", ours, theirs, "ms", Aim("ratio", 0.1), lock_step)
     yield Result("round-trip", ours, theirs, "ms", Aim("difference", 0.00015), trip)
 
 
+def websocket(runs: int) -> Iterator[Result]:
+    """A message and its echo."""
+    with hosts() as site, service(site) as port:
+        (samples,) = at_home(site, "websocket", port=port, target=port, runs=runs)
+    yield Result("websocket", "ports open server1:PORT", "ssh -N -L", "ms", Aim("difference", 0.00015), samples)
+
+
 def download(runs: int) -> Iterator[Result]:
     """256 MiB."""
     with hosts() as site, service(site) as port:
-        (samples,) = _at_home(site, "download", port=port, target=port, runs=runs)
+        (samples,) = at_home(site, "download", port=port, target=port, runs=runs)
     yield Result("download", "ports open server1:PORT", "ssh -N -L", "s", Aim("speed", 0.95), samples)
 
 
@@ -119,8 +126,8 @@ def paramiko(runs: int) -> Iterator[Result]:
     ours, theirs = "ports open --transport paramiko", "ssh -N -L"
     with hosts() as site, service(site) as port:
         common = {"port": port, "target": port, "runs": runs, "options": ["--transport", "paramiko"]}
-        lock_step, trip = _at_home(site, "requests", **common)
-        (samples,) = _at_home(site, "download", **common)
+        lock_step, trip = at_home(site, "requests", **common)
+        (samples,) = at_home(site, "download", **common)
     yield Result("paramiko-lock-step", ours, theirs, "ms", Aim("ratio", 0.1), lock_step)
     yield Result("paramiko-round-trip", ours, theirs, "ms", Aim("difference", 0.0005), trip)
     yield Result("paramiko-download", ours, theirs, "s", Aim("speed", 0.6), samples)
@@ -132,17 +139,25 @@ def page(runs: int) -> Iterator[Result]:
     if chromium is None:
         raise RuntimeError("there is no chromium; `apt install chromium`")
     with hosts() as site, notebooks(site, "server1") as ports:
-        (samples,) = _at_home(site, "page", port=ports[0], target=ports[0], chromium=chromium, runs=runs)
+        (samples,) = at_home(site, "page", port=ports[0], target=ports[0], chromium=chromium, runs=runs)
     yield Result("page", "ports open server1:PORT", "ssh -N -L", "s", Aim("ratio", 1.1), samples)
 
 
 @contextlib.contextmanager
 def service(site: Site) -> Iterator[int]:
     """Run the web server of service.py on server1, and give its port."""
-    with site.popen("server1", _module(site, "benchmarks/service.py")) as running:
+    with services(site, "server1", 1) as ports:
+        yield ports[0]
+
+
+@contextlib.contextmanager
+def services(site: Site, host: str, n: int) -> Iterator[list[int]]:
+    """Run the web server of service.py on `host`, and give its `n` ports."""
+    text = (CHECKOUT / "benchmarks/service.py").read_text()  # server2 has not even this checkout
+    with site.popen(host, ["python3", "-c", text, str(n)]) as running:
         try:
             assert running.stdout is not None
-            yield int(running.stdout.readline())
+            yield [int(running.stdout.readline()) for _ in range(n)]
         finally:
             running.kill()
 
@@ -172,9 +187,9 @@ def _recorded_port(site: Site, name: str) -> int | None:
     return None
 
 
-def _at_home(site: Site, name: str, **parameters: object) -> list[Samples]:
-    """Run a benchmark of at_home.py on the laptop."""
-    argv = [site.python, "-m", "benchmarks.at_home", name, json.dumps({"ssh": site.ssh, **parameters})]
+def at_home(site: Site, name: str, *, module: str = "at_home", **parameters: object) -> list[Samples]:
+    """Run a benchmark of at_home.py, or of another `module`, on the laptop."""
+    argv = [site.python, "-m", f"benchmarks.{module}", name, json.dumps({"ssh": site.ssh, **parameters})]
     done = site.run("laptop", argv, timeout=600, env={"PYTHONPATH": str(CHECKOUT)})
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
@@ -198,6 +213,7 @@ BENCHMARKS: dict[str, Callable[[int], Iterator[Result]]] = {
     "list-host": list_host,
     "open": open_two,
     "requests": requests,
+    "websocket": websocket,
     "page": page,
     "download": download,
     "paramiko": paramiko,
