@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import os
 import secrets
 import threading
-import webbrowser
 
 
 def open_once(url: str, *, timeout: float = 20.0) -> bool:
@@ -23,6 +21,9 @@ def open_once(url: str, *, timeout: float = 20.0) -> bool:
     bool
         False where there is no browser, or it did not come.
     """
+    import http.server  # 3 MB, which a keeper that opens no browser need not hold
+    import webbrowser
+
     path, fetched = f"/{secrets.token_urlsafe(24)}", threading.Event()
 
     class Redirect(http.server.BaseHTTPRequestHandler):
