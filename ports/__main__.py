@@ -9,11 +9,23 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command line; Ctrl-C ends it without a traceback while it is still being imported, too."""
     try:
+        _begin(sys.argv[1:])
         from ports.cli.main import main as command
     except KeyboardInterrupt:
+        if "ports.transports" in sys.modules:
+            sys.modules["ports.transports"].end_all()
         sys.stderr.write("ports: interrupted\n")
         sys.exit(130)
     command()
+
+
+def _begin(words: list[str]) -> None:
+    """Ask the hosts of a plain ``ports list HOST …``, whose answers take as long as to import the rest of it."""
+    hosts = [word for word in words[1:] if word != "--json"]
+    if words[:1] in (["list"], ["ls"]) and hosts and not any(word.startswith("-") for word in hosts):
+        from ports import remote
+
+        remote.begin(hosts, {"all": False, "port": None})  # what `listeners.list` asks
 
 
 if __name__ == "__main__":

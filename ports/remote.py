@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import queue
 import re
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -34,6 +36,8 @@ CALLED = "PORTS_CALLED"
 # -S saves 5 to 30 ms.
 _PYTHON = "exec python3 -I -S -"
 _NO_PYTHON = re.compile(r"not found|No such file|unknown command|permission denied", re.IGNORECASE)
+_ASKED_SECONDS = 0.1  # where a connection stands, a host has been asked after 10 to 30 ms
+_begun: dict[tuple[str, str], queue.SimpleQueue[tuple[str, Any]]] = {}
 
 
 def probe(
@@ -48,7 +52,29 @@ def probe(
     FarSideError
         There is no python3, or the probe failed there.
     """
-    return _ask(alias, {**(request or {}), "do": "probe"}, timeout=timeout, batch=batch)
+    begun = _begun.pop((alias, json.dumps(request)), None)
+    if begun is None:
+        return _ask(alias, {**(request or {}), "do": "probe"}, timeout=timeout, batch=batch)
+    _, result = begun.get()
+    if isinstance(result, BaseException):
+        raise result
+    return dict(result)
+
+
+def begin(aliases: Iterable[str], request: dict[str, Any]) -> None:
+    """Begin to `probe` hosts; the next call with the same `request` returns what this one finds.
+
+    This process may do other work meanwhile: when this returns, they have been asked, or a connection is made first.
+    """
+    asked = []
+    for alias in dict.fromkeys(aliases):
+        begun = _begun[alias, json.dumps(request)] = queue.SimpleQueue()
+        asked.append(threading.Event())
+        ask = functools.partial(_ask, timeout=30.0, batch=None, on_start=asked[-1].set)
+        _in_thread(alias, functools.partial(ask, request={**request, "do": "probe"}), begun)
+    until = time.monotonic() + _ASKED_SECONDS
+    for one in asked:
+        one.wait(max(0.0, until - time.monotonic()))
 
 
 def run(
@@ -200,15 +226,8 @@ def many(
     names = list(dict.fromkeys(aliases))
     results: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
-    def call(alias: str) -> None:
-        try:
-            results.put((alias, function(alias)))
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
-            results.put((alias, error))
-
-    # daemons: a host that hangs must not keep the process, after Ctrl-C, until its time is over
     for name in names:
-        threading.Thread(target=call, args=(name,), name=f"host-{name}", daemon=True).start()
+        _in_thread(name, function, results)
     found: dict[str, T | PortsError] = {}
     try:
         while len(found) < len(names):
@@ -222,6 +241,17 @@ def many(
         transports.end_all()
         raise
     return {name: found[name] for name in names}
+
+
+def _in_thread(alias: str, function: Callable[[str], Any], results: queue.SimpleQueue[tuple[str, Any]]) -> None:
+    def call() -> None:
+        try:
+            results.put((alias, function(alias)))
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            results.put((alias, error))
+
+    # a daemon: a host that hangs must not keep the process, after Ctrl-C, until its time is over
+    threading.Thread(target=call, name=f"host-{alias}", daemon=True).start()
 
 
 def failed_row(alias: str, error: PortsError) -> dict[str, Any]:
@@ -300,12 +330,19 @@ _BY_EXIT_CODE: dict[Any, Callable[[str, str], PortsError]] = {
 }
 
 
-def _ask(alias: str, request: dict[str, Any], *, timeout: float, batch: bool | None) -> dict[str, Any]:
+def _ask(
+    alias: str,
+    request: dict[str, Any],
+    *,
+    timeout: float,
+    batch: bool | None,
+    on_start: Callable[[], None] | None = None,
+) -> dict[str, Any]:
     """Pipe the program for `request` to python3 on the host, and return its answer."""
     marker = f"ports-{os.urandom(8).hex()}:"  # start files of the shell there may print, before and after
     text = far.script({**request, "marker": marker}).encode()
     again = request["do"] == "probe"  # it only looks
-    done = transports.run(alias, _PYTHON, input=text, timeout=timeout, batch=batch, repeatable=again)
+    done = transports.run(alias, _PYTHON, input=text, timeout=timeout, batch=batch, repeatable=again, on_start=on_start)
     answer = far.read_answer(done.output, marker)
     if answer is None and _NO_PYTHON.search(done.stderr + done.output) and (named := _named_python(alias)):
         done = transports.run(alias, f"exec {named} -I -S -", input=text, timeout=timeout, batch=batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ def run(
     timeout: float = 60.0,
     batch: bool | None = None,
     repeatable: bool = False,
+    on_start: Callable[[], None] | None = None,
 ) -> Completed:
     """Run a line of the login shell of `alias`, with `input` on its standard input; see `openssh.run`.
 
@@ -45,7 +47,9 @@ def run(
         There is no way to the host, the connection was lost, or nothing came within `timeout`.
     """
     if choose() == "ssh":
-        return openssh.run(alias, command, input=input, timeout=timeout, batch=batch, repeatable=repeatable)
+        return openssh.run(
+            alias, command, input=input, timeout=timeout, batch=batch, repeatable=repeatable, on_start=on_start
+        )
     for attempt in (1, 2):
         over = connection(alias, batch=batch)
         try:

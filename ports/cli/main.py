@@ -147,6 +147,8 @@ def _tell(kind: str, message: str, code: int, as_json: bool, ctx: click.Context 
 
 
 def _interrupted() -> int:
+    if "ports.transports" in sys.modules:  # a host may have been asked already, see `ports.__main__`
+        sys.modules["ports.transports"].end_all()
     click.echo("ports: interrupted", err=True)
     return 130
 

@@ -9,19 +9,20 @@ if MYPY:
 
     Json = Dict[str, Any]
 
-# An interpreter of the version that made the byte code saves the 10 ms of compiling the text.
+# An interpreter of the version that made the byte code saves the 10 ms of compiling the text. Both are packed, so that
+# all of it fits into a pipe (64 KiB) and is handed over at once.
 PROGRAM = """
+import binascii, marshal, zlib
 try:
     from _frozen_importlib_external import MAGIC_NUMBER as magic
-    import binascii, marshal, zlib
 except ImportError:
     magic = b""
-known, packed, text = %r, %r, \"\"\"%s\"\"\"
+known, packed, text = %r, %r, %r
 if magic and magic == known:
     for code in marshal.loads(zlib.decompress(binascii.a2b_base64(packed))):
         exec(code)
 else:
-    exec(text)
+    exec(zlib.decompress(binascii.a2b_base64(text)).decode())
 main(%r)
 """
 SURVEY = ("identity", "records", "sockets", "recognise", "ask", "survey")
@@ -44,33 +45,41 @@ def script(request: "Json") -> str:
         print; the rest as `probe`, `ports.probe.far_run.run` and `ports.tunnels.agent.Agent.start` take it.
     """
     here = os.path.dirname(os.path.abspath(__file__))
+    files = [(name, os.path.join(here, name + ".py")) for name in FILES[request["do"]]]
     texts = []
-    for name in FILES[request["do"]]:
-        with open(os.path.join(here, name + ".py"), encoding="utf-8") as file:
+    for _, path in files:
+        with open(path, "rb") as file:
             texts.append(file.read())
-    magic, codes = compiled([(name, os.path.join(here, name + ".py")) for name in FILES[request["do"]]])
-    return PROGRAM % (
-        magic,
-        codes,
-        "\n".join(texts).replace("\\", "\\\\").replace('"""', '\\"\\"\\"'),
-        json.dumps(request),
-    )
+    magic, codes = compiled(files)
+    return PROGRAM % (magic, codes, packed(b"\n".join(texts)), json.dumps(request))
+
+
+def packed(data: bytes) -> bytes:
+    """Return `data` smaller, as ASCII."""
+    import binascii
+    import zlib
+
+    return binascii.b2a_base64(zlib.compress(data, 1), newline=False)
 
 
 def compiled(files: "List[Tuple[str, str]]") -> "Tuple[bytes, bytes]":
     """Return this interpreter's magic number and the files' byte code, packed; empty where it cannot be had."""
     try:
-        import binascii
         import marshal
-        import zlib
 
         # the names behind importlib.machinery, which need no import
         from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
 
         codes = [SourceFileLoader("ports.probe." + name, path).get_code("ports.probe." + name) for name, path in files]
-        return MAGIC_NUMBER, binascii.b2a_base64(zlib.compress(marshal.dumps(codes), 1), newline=False)
-    except (ImportError, OSError, ValueError):
+        return MAGIC_NUMBER, packed(marshal.dumps([without_lines(code) for code in codes]))
+    except (ImportError, OSError, ValueError, TypeError, AttributeError):  # the last two: not CPython
         return b"", b""
+
+
+def without_lines(code: "Any") -> "Any":
+    """Return byte code without the table of its lines, which only a traceback needs: a third of it."""
+    inner = tuple(without_lines(one) if isinstance(one, type(code)) else one for one in code.co_consts)
+    return code.replace(co_consts=inner, co_linetable=b"", co_filename="ports")
 
 
 def read_answer(output: str, marker: str) -> "Optional[Json]":

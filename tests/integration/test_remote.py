@@ -288,3 +288,36 @@ def test_ctrl_c_while_a_host_hangs_ends_the_command_at_once(root_site: Namespace
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=20)
     assert time.monotonic() - started < 4
+
+
+def test_a_plain_list_asks_hosts_before_the_command_line_is_imported_and_takes_their_answers_once(laptop: Site) -> None:
+    code = """
+    from ports import __main__, listeners
+    request = {"all": False, "port": None}
+    begun = []
+    plain = [["list", "server2", "--json"], ["ls", "server2", "nosuchhost"]]
+    for words in (*plain, ["list", "server2", "--all"], ["list"]):
+        __main__._begin(words)
+        begun.append(sorted(alias for alias, _ in remote._begun))
+        rows = tell(listeners.rows, ["server2"])
+        failed = tell(listeners.list, "nosuchhost")["error"]["type"]
+        begun.append([rows, failed, len(remote._begun)])
+    print(json.dumps([begun, "click" in sys.modules]))
+    """
+    begun, has_click = python(laptop, code)
+    assert begun[::2] == [["server2"], ["nosuchhost", "server2"], [], []]
+    assert begun[1::2] == [[{"result": []}, "UnknownHostError", 0]] * 4
+    assert not has_click
+
+
+def test_ctrl_c_while_a_plain_list_waits_for_a_host_leaves_nothing(root_site: NamespaceSite, laptop: Site) -> None:
+    laptop.host("server2").cut()
+    running = laptop.popen("laptop", ["ports", "list", "server2"])
+    wait_until(lambda: masters(laptop) or None, timeout=10, what="connection to the jump host")
+    started = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    _, stderr = running.communicate(timeout=20)
+    assert time.monotonic() - started < 4
+    assert (running.returncode, stderr.splitlines()[-1]) == (130, "ports: interrupted")
+    laptop.host("server2").mend()
+    wait_until(lambda: True if len(masters(laptop)) <= 1 else None, timeout=10, what="end of the half connection")

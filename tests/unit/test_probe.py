@@ -216,3 +216,7 @@ def test_the_state_directory_follows_the_variables(monkeypatch: pytest.MonkeyPat
             monkeypatch.setenv(name, value)
         assert probe.state_directory() == str(paths.state_directory())
     assert os.path.isabs(probe.state_directory())
+
+
+def test_the_probe_fits_into_a_pipe_with_room_to_spare() -> None:
+    assert len(probe.script({"do": "probe", "marker": "m" * 40})) < 60 * 1024

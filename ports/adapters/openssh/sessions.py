@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def run(
     timeout: float = 60.0,
     batch: bool | None = None,
     repeatable: bool = False,
+    on_start: Callable[[], None] | None = None,
 ) -> Completed:
     """Run a line of the login shell of `alias`, with `input` on its standard input.
 
@@ -51,6 +53,8 @@ def run(
     repeatable : bool
         It may be run twice: where a connection turns out to be dead (a laptop slept, a server was restarted), a new one
         is made and the command is run there.
+    on_start : callable, optional
+        Is called once the command has its `input`, or 64 KiB of it: from then on this process waits.
 
     Raises
     ------
@@ -60,7 +64,7 @@ def run(
     for attempt in (1, 2):
         master = connect(alias, batch=batch, warm=False)
         try:
-            done = _run_over(master, command, input, timeout)
+            done = _run_over(master, command, input, timeout, on_start)
         except ConnectionLostError as error:
             retire(alias)
             if repeatable and attempt == 1 and not master.fresh:
@@ -153,11 +157,16 @@ def interactive(alias: str, command: str | None) -> None:
         raise ToolMissingError(arguments[0], "install the OpenSSH client") from error
 
 
-def _run_over(master: Master, command: str, input: bytes, timeout: float) -> Completed:
+def _run_over(
+    master: Master, command: str, input: bytes, timeout: float, on_start: Callable[[], None] | None
+) -> Completed:
     arguments = client_arguments(master, ["-T", "--", master.alias, command])
     process = children.start(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        output, stderr = _communicate(process, master, input, timeout)
+        rest = input[_hand_over(process, input) :]
+        if on_start is not None:
+            on_start()
+        output, stderr = _communicate(process, master, rest, timeout)
     except subprocess.TimeoutExpired as error:
         raise SSHError(
             master.alias, f"did not answer within {timeout:g} s; it is overloaded, or the connection is down"
@@ -165,6 +174,18 @@ def _run_over(master: Master, command: str, input: bytes, timeout: float) -> Com
     finally:
         children.end(process)
     return Completed(process.returncode, output.decode(errors="replace"), stderr.decode(errors="replace"))
+
+
+def _hand_over(process: subprocess.Popen[bytes], input: bytes) -> int:
+    """Write what fits into the pipe, and return how much that is; `communicate` writes 4 KiB at a time."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):  # it has ended, and has said why
+        os.set_blocking(process.stdin.fileno(), False)
+        try:
+            return os.write(process.stdin.fileno(), input)
+        finally:
+            os.set_blocking(process.stdin.fileno(), True)
+    return 0
 
 
 def _communicate(process: subprocess.Popen[bytes], master: Master, input: bytes, timeout: float) -> tuple[bytes, bytes]:
