@@ -21,6 +21,7 @@ from ports.tunnels.services import Service
 from ports.tunnels.tunnel import Tunnel
 from ports.tunnels.ways import Condition, Way
 
+_FIRST_SECONDS, _LATER_SECONDS = 10.0, 3.0  # for an answer; news of the host wait meanwhile, but for the first time
 _PATIENCE = 0.05  # seconds for which a service that may be no web server may speak first
 
 
@@ -59,6 +60,7 @@ class HostLinks:
         self._wishes: list[Wish] = []
         self._closing = threading.Event()
         self._turn = threading.Lock()  # one document at a time
+        self._starting, self._is_watched = threading.Lock(), False
         self._way = Way(
             alias,
             relay,
@@ -75,21 +77,33 @@ class HostLinks:
         SSHError
             There is no way to the host.
         """
-        is_first, everybody = not self._wishes, any(target.port is not None for target in wish.targets)
-        self._wishes.append(wish)
+        everybody = any(target.port is not None for target in wish.targets)
+        self._wishes[:] = [*(one for one in self._wishes if replace(one, skip=frozenset()) != wish), wish]
+        with self._starting:  # of several at once, the first connects
+            if not self._is_watched:
+                self._open_first(wish, everybody=everybody, batch=batch)
+                return
+        if wish.owner is not None:
+            self._way.watch_everybody()
+        self._take(remote.probe(self.alias, {"all": everybody}, batch=batch), [wish], is_first=True)
+
+    def _open_first(self, wish: Wish, *, everybody: bool, batch: bool | None) -> None:
         try:
-            if is_first:
-                document = self._way.open(everybody=everybody, batch=batch)
+            document = self._way.open(everybody=everybody, batch=batch)
+        except PortsError as error:
+            if isinstance(error, LoginNeededError) or (isinstance(error, SSHError) and error.is_network):
+                self._watch()  # it is opened when the host comes back, while something else keeps this process
             else:
-                if wish.owner is not None:
-                    self._way.watch_everybody()
-                document = remote.probe(self.alias, {"all": everybody}, batch=batch)
-            self._take(document, [wish], is_first=True)
-        except SSHError as error:
-            if is_first and not self._closing.is_set() and (error.is_network or isinstance(error, LoginNeededError)):
-                self._way.watch()  # it is opened when the host comes back, while something else keeps this process
+                self._wishes.remove(wish)
             raise
-        if is_first and not self._closing.is_set():
+        try:
+            self._take(document, [wish], is_first=True)
+        finally:
+            self._watch()
+
+    def _watch(self) -> None:
+        if not self._closing.is_set():
+            self._is_watched = True
             self._way.watch()
 
     def halt(self) -> None:
@@ -131,9 +145,9 @@ class HostLinks:
     def retry(self) -> None:
         """Ask again what did not answer, as it may by now."""
         if self._way.condition.state == "up":
-            waiting = [one for one in self.tunnels if one.state == "silent" or (one.state == "ended" and not one.gone)]
+            waiting = [one for one in self.tunnels if one.is_due(time.time())]
             with self._turn:
-                self._bring_up(waiting)
+                self._bring_up([], waiting)
 
     def fail(self, error: PortsError) -> None:
         """Tell that the host itself failed."""
@@ -160,10 +174,11 @@ class HostLinks:
                 service = wanted[key][0] if key in wanted else None
                 if service is not None and (tunnel.state != "open" or service.remote != _remote(tunnel)):
                     moved.append(tunnel)
-                    self._take_back(tunnel, service)
+                    if service.remote != _remote(tunnel):
+                        self._way.take_back([str(_remote(tunnel))])
                 if service is not None:
                     tunnel.service, tunnel.gone = service, False
-            self._bring_up([one for one in fresh if one is not None] + moved, is_first=is_first)
+            self._bring_up([one for one in fresh if one is not None], moved, is_first=is_first)
 
     def _choose(
         self, document: dict[str, Any], found: Sequence[listeners.Listener], wishes: Sequence[Wish]
@@ -205,11 +220,12 @@ class HostLinks:
 
     # --- bringing up ---
 
-    def _bring_up(self, tunnels: Sequence[Tunnel], *, is_first: bool = False) -> None:
+    def _bring_up(self, fresh: Sequence[Tunnel], again: Sequence[Tunnel], *, is_first: bool = False) -> None:
         with self.lock:
             if self._closing.is_set():
                 raise SSHError(self.alias, "it was closed while it opened")
-            self.tunnels += [one for one in tunnels if one not in self.tunnels]
+            tunnels = [*fresh, *(one for one in again if one in self.tunnels)]  # the others were closed meanwhile
+            self.tunnels += fresh
         with contextlib.suppress(PortsError, OSError):  # all in one go; where that fails, each tells its own reason
             self._way.lead([str(_remote(one)) for one in tunnels if not self._by_agent(one)])
         workers = [threading.Thread(target=self._connect, args=(one, is_first), daemon=True) for one in tunnels]
@@ -222,7 +238,7 @@ class HostLinks:
         try:
             if not tunnel.ports:
                 self._listen(tunnel)
-            state = self._prove(tunnel)
+            state = self._prove(tunnel, _FIRST_SECONDS if is_first else _LATER_SECONDS)
         except (PortsError, OSError) as error:
             self._give_up(tunnel, error, is_first=is_first)
         except RuntimeError:  # the relay was closed meanwhile
@@ -232,16 +248,21 @@ class HostLinks:
                 tunnel.error = None
                 self._change(tunnel, state)
 
-    def _prove(self, tunnel: Tunnel) -> str:
+    def _prove(self, tunnel: Tunnel, limit: float) -> str:
         """Let the port lead to the service, by the first door that is not closed, and return ``open`` or ``silent``."""
         service = tunnel.service
         assert service is not None and tunnel.door is not None and tunnel.where is not None
         doors = ["agent", "forward"] if self._by_agent(tunnel) else ["forward", "agent"]
-        patience = 0.0 if service.known_web else _PATIENCE
+        tunnel.tried_at, patience = time.time(), 0.0 if service.known_web else _PATIENCE
         for door in doors:
             self._relay.call(tunnel.door.lead(self._dial(tunnel, door)))
             found = proof.prove(
-                tunnel.where, ask=service.asked, patience=patience, scheme=service.scheme, path=f"/{service.path}"
+                tunnel.where,
+                ask=service.asked,
+                patience=patience,
+                scheme=service.scheme,
+                path=f"/{service.path}",
+                timeout=limit,
             )
             if found.state != "refused":
                 tunnel_records.remember_door(self.alias, service.is_unix, door)
@@ -273,7 +294,7 @@ class HostLinks:
         if place.note is not None:
             tunnel.add_note(place.note)
         with self.lock:
-            if self._closing.is_set():
+            if self._closing.is_set() or tunnel not in self.tunnels:
                 for half in place.bound:
                     half.close()
                 raise SSHError(self.alias, "it was closed while it opened")
@@ -329,6 +350,9 @@ class HostLinks:
     # --- small steps ---
 
     def _give_up(self, tunnel: Tunnel, error: PortsError | OSError, *, is_first: bool) -> None:
+        if tunnel not in self.tunnels:  # it was closed meanwhile
+            self._release(tunnel)
+            return
         told = error if isinstance(error, PortsError) else SSHError(self.alias, str(error))
         tunnel.error, tunnel.last_error = told, str(told)
         if is_first or not tunnel.ports:
@@ -336,10 +360,6 @@ class HostLinks:
             self._change(tunnel, "error")
         elif self._way.condition.state == "up":
             self._shut(tunnel, "ended")
-
-    def _take_back(self, tunnel: Tunnel, service: Service) -> None:
-        if tunnel.service is not None and tunnel.service.remote != service.remote:
-            self._way.take_back([tunnel.service.remote])
 
     def _release(self, tunnel: Tunnel) -> None:
         """Free the tunnel's ports and take its forward back."""
@@ -353,15 +373,13 @@ class HostLinks:
     def _tell_nothing(self) -> None:
         tunnel = Tunnel(self.alias, "host")
         tunnel.note = f"no cluster or notebook server runs there; `ports cluster start -H {self.alias}` starts one"
-        with self.lock:
-            self.tunnels.append(tunnel)
-        self._change(tunnel, "nothing")
+        self._add(tunnel, None)
 
-    def _add(self, tunnel: Tunnel, error: PortsError) -> None:
+    def _add(self, tunnel: Tunnel, error: PortsError | None) -> None:
         tunnel.error = error
         with self.lock:
             self.tunnels.append(tunnel)
-        self._change(tunnel, "error")
+        self._change(tunnel, "error" if error else "nothing")
 
     def _change(self, tunnel: Tunnel, state: str, *, since: float | None = None) -> None:
         if tunnel.state != state or since is not None:

@@ -108,7 +108,7 @@ class Opening:
         with self._lock:
             if self._watcher is not None:
                 return
-            self._relay.answer(self._control, self._answer)
+            self._reach = self._relay.answer(self._control, self._answer)
             self._watcher = threading.Thread(target=self._watch, name="tunnel-watch", daemon=True)
             self._watcher.start()
         self._write_record()
@@ -250,7 +250,8 @@ class Opening:
     def _emit(self, row: dict[str, Any]) -> None:
         with self._events:
             for listener in list(self._listeners):
-                listener(row)
+                with contextlib.suppress(OSError):  # a terminal that is gone, a full disk: the tunnels go on
+                    listener(row)
 
     def _write_record(self) -> None:
         process = processes.identity()
@@ -261,7 +262,8 @@ class Opening:
             tunnel_records.write(
                 self._record,
                 process=process,
-                control=str(self._control),
+                control=self._reach.control,
+                token=self._reach.token,
                 started_at=self._started_at,
                 background=self._log is not None,
                 log=self._log,

@@ -16,6 +16,7 @@ from ports.tunnels.services import Service
 
 #: States in which the link is there; in all but the first two a page says why nothing else comes.
 LINKED = ("open", "silent", "down", "needs login", "ended")
+_LONGEST_PAUSE = 60.0  # seconds; a server that computes for an hour must not find a thousand requests then
 
 
 @dataclass(eq=False)
@@ -51,6 +52,7 @@ class Tunnel:
     reconnects: int = 0
     door: Door | None = field(default=None, repr=False)
     ports: set[int] = field(default_factory=set, repr=False)
+    tried_at: float = 0.0
     #: Tells it from the others of this process.
     number: int = field(default_factory=itertools.count().__next__, repr=False)
 
@@ -100,6 +102,12 @@ class Tunnel:
         """Tell one thing more, once."""
         if note not in (self.note or ""):
             self.note = f"{self.note}; {note}" if self.note else note
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether what did not answer is to be asked again: the more rarely, the longer it did not."""
+        if self.state != "silent" and (self.state != "ended" or self.gone):
+            return False
+        return now - self.tried_at > min(_LONGEST_PAUSE, (now - self.since) / 4)
 
     def page(self, doing: str) -> Page:
         """Return the page that stands in for the service now."""

@@ -79,7 +79,7 @@ class Way:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._dead_after = float(config.get("open.dead_after"))
-        self._pinged_at = 0.0
+        self._pinged_at = self._waits_since = self._offset = 0.0
 
     def open(self, *, everybody: bool = False, batch: bool | None = None) -> dict[str, Any]:
         """Connect for the first time, where a person may be asked, and return what listens there.
@@ -200,16 +200,24 @@ class Way:
     # --- the watch, in a thread of its own ---
 
     def _keep(self) -> None:
-        offset = time.time() - time.monotonic()
+        self._offset = time.time() - time.monotonic()
         while not self._closing.is_set():
-            lost = None
-            with contextlib.suppress(queue.Empty):
-                lost = self._take(*self._messages.get(timeout=_TICK))
-            now = time.time() - time.monotonic()
-            jumped, offset = abs(now - offset) > _JUMP_OF_THE_CLOCK, now  # the machine slept
-            lost = lost or self._silence(jumped=jumped)
-            if lost is not None and not self._closing.is_set():
-                self._mend(lost)
+            try:
+                self._look()
+            except Exception as error:  # noqa: BLE001 - a way that nobody watches would never be mended
+                threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, self._thread)))
+                self._closing.wait(_MOST_PAUSE)
+                self._messages.put((None, {"type": "renew"}))  # what was told may not have been taken
+
+    def _look(self) -> None:
+        lost = None
+        with contextlib.suppress(queue.Empty):
+            lost = self._take(*self._messages.get(timeout=_TICK))
+        now = time.time() - time.monotonic()
+        jumped, self._offset = abs(now - self._offset) > _JUMP_OF_THE_CLOCK, now  # the machine slept
+        lost = lost or self._silence(jumped=jumped)
+        if lost is not None and not self._closing.is_set():
+            self._mend(lost)
 
     def _take(self, sender: agent.Agent | None, message: dict[str, Any]) -> PortsError | None:
         """Act on what our program there says; return why the way is lost, where it is."""
@@ -229,11 +237,11 @@ class Way:
     def _renew(self) -> PortsError | None:
         """Start our program there again, with another request."""
         self._drop_agent()
-        try:
-            assert self.carrier is not None
-            self._tell_document(self._start_agent(self.carrier, _ATTEMPT_SECONDS))
-        except PortsError as error:
-            return error
+        if self.carrier is not None:  # else it is made with this request
+            try:
+                self._tell_document(self._start_agent(self.carrier, _ATTEMPT_SECONDS))
+            except (PortsError, OSError) as error:
+                return self._as_lost(error)
         return None
 
     def _silence(self, *, jumped: bool) -> PortsError | None:
@@ -249,10 +257,13 @@ class Way:
             except (PortsError, TimeoutError, RuntimeError):
                 return SSHError(self.alias, "the connection did not survive the sleep of this machine")
         elif now - self._pinged_at >= limit / 4:
+            if made.last_heard >= self._waits_since:
+                self._waits_since = now
             self._pinged_at = now
             with contextlib.suppress(RuntimeError):
                 self._relay.start(made.ping(limit))
-        if time.monotonic() - made.last_heard > limit - _TICK:
+        # from a heartbeat that was sent on: this thread may have been busy, as with a service that says nothing
+        if made.last_heard < self._waits_since < now - (limit * 3 / 4 - _TICK):
             return SSHError(self.alias, f"nothing came back for {limit:g} s")
         return None
 
@@ -270,8 +281,8 @@ class Way:
                 document = self._connect(batch=True, timeout=_ATTEMPT_SECONDS)
             except LoginNeededError as error:
                 self._wait_for_login(error)
-            except PortsError as error:
-                self._change("down", error)
+            except (PortsError, OSError) as error:  # a full disk, too many open files: they pass
+                self._change("down", self._as_lost(error))
                 network = isinstance(error, SSHError) and error.is_network
                 waited = time.monotonic() - started
                 pause = min(pause * 1.5, max(_LEAST_PAUSE, _MOST_PAUSE - waited) if network else _MOST_PAUSE_REFUSED)
@@ -283,6 +294,9 @@ class Way:
                 self._change("up", None)
                 self._tell_document(document)
                 return
+
+    def _as_lost(self, error: PortsError | OSError) -> PortsError:
+        return error if isinstance(error, PortsError) else SSHError(self.alias, str(error))
 
     def _wait_for_login(self, error: PortsError) -> None:
         """Wait until somebody has logged in; nothing is tried meanwhile, as refused attempts lock accounts."""

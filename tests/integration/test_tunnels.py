@@ -352,6 +352,24 @@ def test_a_service_that_says_nothing_is_not_called_open(laptop: Site, serve: Ser
     assert python(laptop, code)[0]["state"] == "silent"
 
 
+def test_a_service_that_says_nothing_costs_the_others_nothing_and_can_be_closed(laptop: Site, serve: Serve) -> None:
+    mute, page = serve("server1", MUTE), serve("server1")
+    code = f"""
+        told = []
+        opening = tunnels.open_many(["server1:{mute}", "server1:{page}"], on_event=lambda row: told.append(row["state"]))
+        time.sleep(1.5)  # three rounds of the watch
+        waiting = [one for one in opening.tunnels if one.state == "silent"]
+        opening.close_tunnels(waiting)
+        opening._hosts["server1"]._bring_up([], waiting)  # as a round of the watch does that began before
+        states = [one.state for one in opening.tunnels]
+        opening.close()
+        print(json.dumps([told, len(waiting), states]))
+    """
+    told, mutes, states = python(laptop, code, env={"DASK_PORTS__OPEN__DEAD_AFTER": "4"})
+    assert "down" not in told
+    assert (mutes, states) == (1, ["open"])
+
+
 def test_a_service_that_ended_between_is_an_error_with_the_reason(laptop: Site) -> None:
     gone = socket.socket()
     gone.bind(("127.0.0.1", 0))
