@@ -10,7 +10,7 @@ if MYPY:
     Json = Dict[str, Any]
 
 # An interpreter of the version that made the byte code saves the 10 ms of compiling the text. Both are packed, so that
-# all of it fits into a pipe (64 KiB) and is handed over at once.
+# the probe fits into a pipe (64 KiB) and is handed over at once.
 PROGRAM = """
 import binascii, marshal, zlib
 try:
@@ -50,7 +50,7 @@ def script(request: "Json") -> str:
     for _, path in files:
         with open(path, "rb") as file:
             texts.append(file.read())
-    magic, codes = compiled(files)
+    magic, codes = compiled(files, lines=request["do"] != "probe")
     return PROGRAM % (magic, codes, packed(b"\n".join(texts)), json.dumps(request))
 
 
@@ -62,8 +62,11 @@ def packed(data: bytes) -> bytes:
     return binascii.b2a_base64(zlib.compress(data, 1), newline=False)
 
 
-def compiled(files: "List[Tuple[str, str]]") -> "Tuple[bytes, bytes]":
-    """Return this interpreter's magic number and the files' byte code, packed; empty where it cannot be had."""
+def compiled(files: "List[Tuple[str, str]]", lines: bool = True) -> "Tuple[bytes, bytes]":
+    """Return this interpreter's magic number and the files' byte code, packed; empty where it cannot be had.
+
+    Without `lines` it is a third smaller, but nothing of it may be shown by the module `traceback`, as threads do.
+    """
     try:
         import marshal
 
@@ -71,13 +74,13 @@ def compiled(files: "List[Tuple[str, str]]") -> "Tuple[bytes, bytes]":
         from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
 
         codes = [SourceFileLoader("ports.probe." + name, path).get_code("ports.probe." + name) for name, path in files]
-        return MAGIC_NUMBER, packed(marshal.dumps([without_lines(code) for code in codes]))
+        return MAGIC_NUMBER, packed(marshal.dumps(codes if lines else [without_lines(code) for code in codes]))
     except (ImportError, OSError, ValueError, TypeError, AttributeError):  # the last two: not CPython
         return b"", b""
 
 
 def without_lines(code: "Any") -> "Any":
-    """Return byte code without the table of its lines, which only a traceback needs: a third of it."""
+    """Return byte code without the table of its lines."""
     inner = tuple(without_lines(one) if isinstance(one, type(code)) else one for one in code.co_consts)
     return code.replace(co_consts=inner, co_linetable=b"", co_filename="ports")
 
