@@ -110,6 +110,7 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
 def _start(
     name: str | None, timeout: float | None, asked: Mapping[str, Any], meanwhile: Callable[[], None] | None = None
 ) -> Cluster:
+    paths.check_serves("clusters")
     settings = config.get("cluster")
     name = paths.check_name(name or settings["name"])
     record, environ = _plan(name, options.merge(settings, asked))

@@ -6,7 +6,6 @@ no file where there was none.
 
 from __future__ import annotations
 
-import os
 import sys
 
 from ports import paths, records
@@ -19,7 +18,7 @@ def remember() -> None:
     now = {
         "format": records.FORMAT,
         "id": paths.machine(),
-        "name": os.uname().nodename,
+        "name": paths.host_name(),
         "python": sys.executable,
         "version": VERSION,
     }

@@ -73,6 +73,7 @@ def start(
     StartError
         It ended, or did not answer, while it started: with exit status, log and its last lines.
     """
+    paths.check_serves("notebook servers")
     settings = config.get("notebook")
     name = paths.check_name(name or settings["name"])
     served = _directory(root or settings["root"])

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from ports import probe, records
 from ports.deadlines import wait_until
-from ports.errors import InvalidNameError, StoreError, TimedOutError, UnsafePathError
+from ports.errors import InvalidNameError, StoreError, TimedOutError, UnsafePathError, UsageError
 
 _YOUNG_SECONDS = 3600.0
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -233,6 +233,12 @@ def is_private(path: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
 
 
+def check_serves(what: str) -> None:
+    """Raise UsageError where this machine cannot run `what`, in the plural: on Windows, which is for home only."""
+    if os.name == "nt":
+        raise UsageError(f"{what} run on Linux and macOS only; name a host of yours to have it there")
+
+
 @contextlib.contextmanager
 def locked(name: str, *, timeout: float = 10.0) -> Iterator[None]:
     """Hold the lock `name` of this user on this machine.
@@ -244,13 +250,13 @@ def locked(name: str, *, timeout: float = 10.0) -> Iterator[None]:
     TimedOutError
         Another process holds it for longer than `timeout` seconds.
     """
-    if os.name == "nt":
-        yield  # clusters and notebook servers are started on Linux and macOS only
-        return
-    import fcntl
 
     def try_lock() -> int | None:
         path = runtime_directory() / f"{name}.lock"
+        if os.name == "nt":
+            return _lock_on_windows(path)
+        import fcntl
+
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
@@ -272,6 +278,18 @@ def locked(name: str, *, timeout: float = 10.0) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock_on_windows(path: Path) -> int | None:
+    import msvcrt
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # a process that is started inherits none there
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except OSError:  # held
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def prune_runtime() -> list[Path]:

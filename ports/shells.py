@@ -24,11 +24,14 @@ def open(name: str = "main", *, bash: bool = False, env: str | None = None) -> N
 
     Raises
     ------
+    UsageError
+        This is Windows.
     ToolMissingError
         There is no tmux, or no ipython in that environment.
     NotFoundError
         There is no such environment.
     """
+    paths.check_serves("shells in tmux")
     if not tmux.is_installed():
         raise ToolMissingError("tmux", "install it, or work in a plain ssh session")
     session = f"shell-{paths.check_name(name)}"

@@ -13,7 +13,7 @@ from itertools import islice
 
 MYPY = False
 if MYPY:
-    from typing import Any, Callable, Deque, Dict, Optional, Tuple, Union  # noqa: F401 - in comments
+    from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Union  # noqa: F401 - in comments
 
     Bytes = Union[bytes, memoryview]
 
@@ -142,7 +142,7 @@ class Mux:
 
     def _read(self) -> None:
         try:
-            length = os.readv(self.fd_in, [self._room])
+            length = self._pull()
         except BlockingIOError:
             return
         except OSError as error:
@@ -157,7 +157,7 @@ class Mux:
         full = False
         while self._outbox and not full:
             try:
-                written = os.writev(self.fd_out, list(islice(self._outbox, 64)))
+                written = self._push(list(islice(self._outbox, 64)))
             except BlockingIOError:
                 full = True
             except OSError as error:
@@ -172,6 +172,12 @@ class Mux:
             paused, self._paused = self._paused, {}
             for resume in paused.values():
                 resume()
+
+    def _pull(self) -> int:
+        return os.readv(self.fd_in, [self._room])
+
+    def _push(self, pieces: "List[Bytes]") -> int:
+        return os.writev(self.fd_out, pieces)
 
     def _sent(self, written: int) -> None:
         self.unsent -= written

@@ -1,7 +1,6 @@
 """Whose a listener is: asked for one address, thirty times as fast as by listing all."""
 
 import os
-import pwd
 import re
 import socket
 import stat
@@ -116,4 +115,6 @@ def keys_of(uid: bytes, everybody: bool) -> "Iterator[bytes]":
 
 def allowed(owner: "Optional[str]") -> "Set[int]":
     """Return whose listeners may be connected to: this user's, and those of `owner`; KeyError for one unknown."""
+    import pwd
+
     return {os.getuid()} if owner is None else {os.getuid(), pwd.getpwnam(owner).pw_uid}

@@ -8,7 +8,7 @@ if __name__ != "__main__":  # piped, these names are there already
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, List  # noqa: F401 - in comments
+    from typing import Any, Dict, List
 
     Json = Dict[str, Any]
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pwd
 import shutil
 import subprocess
 import sys
@@ -31,6 +30,8 @@ CONTROL_GROUPS = {
 
 def user_of(uid: int) -> str:
     """Return the name of a user, the number where there is none."""
+    import pwd  # home, where this does not run, may be Windows
+
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -97,6 +98,11 @@ def space(path: str) -> "Json":
     while not os.path.lexists(place) and place != os.path.dirname(place):
         place = os.path.dirname(place)
     found = {"path": path, "place": place}  # type: Json
+    if not hasattr(os, "statvfs"):  # Windows
+        disk_there = shutil.disk_usage(place)
+        found.update(free_bytes=disk_there.free, total_bytes=disk_there.total, free_files=0, total_files=0)
+        found["writable"] = os.path.isdir(place) and os.access(place, os.W_OK)
+        return found
     try:
         disk = os.statvfs(place)
     except OSError as error:

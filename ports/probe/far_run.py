@@ -2,7 +2,6 @@
 
 import json
 import os
-import pwd
 import re
 import signal
 import subprocess
@@ -69,6 +68,8 @@ def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
     It is found by running ``env`` in it: understood by every shell, tcsh and fish too. Whatever else its start files
     print stands before the first variable or after the last.
     """
+    import pwd  # home, where this does not run, may be Windows
+
     shell = os.environ.get("SHELL") or pwd.getpwuid(os.getuid()).pw_shell or "/bin/sh"
     try:
         child = subprocess.Popen(

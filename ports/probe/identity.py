@@ -51,7 +51,7 @@ def machine_id() -> str:
         if content and content != b"uninitialized":
             break
     else:
-        content = os.uname().nodename.encode()
+        content = node().encode()
     return sha256(b"ports:" + content)[:32]
 
 
@@ -101,7 +101,12 @@ def stat_of(pid: int) -> "Optional[Tuple[str, int, int]]":
 
 def node() -> str:
     """Return the hostname."""
-    return os.uname().nodename if hasattr(os, "uname") else ""
+    return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+
+
+def own_uid() -> int:
+    """Return this user's uid; 0 on Windows, which has none, and where this runs at home only."""
+    return os.getuid() if hasattr(os, "getuid") else 0
 
 
 def process_identity(pid: int) -> "Json":

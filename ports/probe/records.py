@@ -5,7 +5,7 @@ import os
 import re
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ports.probe.identity import FORMAT, is_same_process_alive, machine_id
+    from ports.probe.identity import FORMAT, is_same_process_alive, machine_id, own_uid
 
 MYPY = False
 if MYPY:
@@ -85,7 +85,7 @@ def read_token(path: str) -> "Optional[str]":
             found, text = os.fstat(file.fileno()), file.read().strip()
     except (OSError, ValueError):
         return None
-    return text if found.st_uid == os.getuid() and not found.st_mode & 0o077 and TOKEN.match(text) else None
+    return text if found.st_uid == own_uid() and not found.st_mode & 0o077 and TOKEN.match(text) else None
 
 
 def read_session(directory: str, name: str) -> "Json":

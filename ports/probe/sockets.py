@@ -6,7 +6,7 @@ import struct
 import sys
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ports.probe.identity import load_psutil, read_bytes
+    from ports.probe.identity import load_psutil, own_uid, read_bytes
 try:
     import _socket as sockets  # the module around it costs 4 ms
 except ImportError:  # an interpreter that is not CPython
@@ -160,22 +160,23 @@ def is_socket_of(path: str, uid: int) -> bool:
 
 
 def psutil_listeners(warnings: "List[str]") -> "List[Json]":
-    """Return this user's TCP listeners, with their pids, where there is no /proc (macOS)."""
+    """Return this user's TCP listeners, with their pids, where there is no /proc (macOS; Windows, at home)."""
     try:
         psutil = load_psutil()
     except ImportError:
         warnings.append("without psutil for %s, listeners cannot be found on this system" % sys.executable)
         return []
-    rows = []
+    rows, uid = [], own_uid()
+    me = None if hasattr(os, "getuid") else psutil.Process().username()
     for process in psutil.process_iter():
         try:
-            if process.uids().real != os.getuid():
+            if process.uids().real != uid if me is None else process.username() != me:
                 continue
             newer = hasattr(process, "net_connections")
             for found in process.net_connections("tcp") if newer else process.connections("tcp"):
                 if found.status == "LISTEN":
                     family = "tcp6" if found.family == sockets.AF_INET6 else "tcp"
-                    row = new_row(family, found.laddr[0], found.laddr[1], os.getuid(), 0)
+                    row = new_row(family, found.laddr[0], found.laddr[1], uid, 0)
                     row.update(pid=process.pid, started_at=process.create_time(), argv=process.cmdline())
                     rows.append(dict(row, cwd=process.cwd()))
         except (psutil.Error, OSError):
@@ -188,7 +189,7 @@ def owners_of(inodes: "Set[int]", uid: int) -> "Dict[int, int]":
     wanted = {"socket:[%d]" % inode: inode for inode in inodes}
     found = {}  # type: Dict[int, int]
     # others' are closed to all but root, who would look through all of them
-    look_first = os.getuid() != uid or uid == 0
+    look_first = own_uid() != uid or uid == 0
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()) if wanted else ():
         try:
             if look_first and os.stat("/proc/%d" % pid).st_uid != uid:

@@ -2,13 +2,12 @@
 
 import json
 import os
-import pwd
 import sys
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
     from ports.probe.ask import MOST_ASKED, Asking, pair_dask
-    from ports.probe.identity import FORMAT, boot_id, machine_id
+    from ports.probe.identity import FORMAT, boot_id, machine_id, node, own_uid
     from ports.probe.recognise import (
         NEVER_ASKED,
         WEB,
@@ -31,6 +30,12 @@ if MYPY:
 def user_name(uid: int) -> str:
     """Return the name of a user, the number where there is none."""
     try:
+        import pwd
+    except ImportError:  # Windows
+        import getpass
+
+        return getpass.getuser()
+    try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
@@ -43,10 +48,11 @@ def probe(request: "Optional[Json]" = None) -> "Json":
     ----------
     request : dict
         ``all`` adds other users' listeners, as port and user only; ``port`` leaves out all but this one; ``ask_http``
-        (True) lets own ports be asked what they are, up to ``silence`` and ``patience`` seconds (0.02 each), see `Asking`.
+        (True) lets own ports be asked what they are, up to ``silence`` and ``patience`` seconds (0.02 each), see
+        `Asking`.
     """
     wanted = request or {}
-    uid, warnings, sessions = os.getuid(), [], {}  # type: int, List[str], Json
+    uid, warnings, sessions = own_uid(), [], {}  # type: int, List[str], Json
     for kind in ("clusters", "notebooks"):
         sessions[kind] = read_sessions(kind)
     everybody = wanted.get("all") or wanted.get("port")
@@ -67,7 +73,7 @@ def probe(request: "Optional[Json]" = None) -> "Json":
             if row["uid"] not in names:
                 names[row["uid"]] = user_name(row["uid"])
             own.append(dict([(key, row[key]) for key in shown], user=names[row["uid"]]))
-    document = {"format": FORMAT, "host": os.uname().nodename, "machine_id": machine_id(), "boot_id": boot_id()}
+    document = {"format": FORMAT, "host": node(), "machine_id": machine_id(), "boot_id": boot_id()}
     document.update(user=names[uid], uid=uid, time=time.time(), platform=sys.platform, listeners=own)
     document.update(sessions, ports=installed(warnings), python="%d.%d.%d" % sys.version_info[:3])
     document["warnings"] = list(dict.fromkeys(warnings))
@@ -91,7 +97,7 @@ def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List
 
     The newest are recognised first: while they are listened to, and asked, there is time for the others.
     """
-    uid = os.getuid()
+    uid = own_uid()
     holders = owners_of({row["inode"] for row in own if row["inode"] and row["pid"] is None}, uid)
     for row in own:
         row["pid"] = row["pid"] or holders.get(row["inode"])

@@ -41,6 +41,9 @@ _LONGEST_OPEN = 300.0  # seconds without a word from the process in the backgrou
 # "-c" and "-m" put the directory at hand on the path: a module that another user left there would run
 _KEEPER = "import sys; sys.path[:] = filter(None, sys.path); from ports.tunnels.keeper import main; sys.exit(main())"
 
+# on Windows, which knows no sessions: it lives on when the terminal is closed
+_DETACHED = int(getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0))
+
 
 def open(
     target: str,
@@ -257,7 +260,8 @@ def _same(row: dict[str, Any]) -> tuple[Any, ...]:
 def _remove(path: Path, record: OpeningRecord) -> builtins.list[Path]:
     control = Path(record.control)
     pid = path.stem.partition("-")[0]
-    left = [path, control, *control.parent.glob(f"t{pid}-*.sock")]
+    # where there are no Unix sockets, it is a port that went with its process
+    left = [path] if record.token else [path, control, *control.parent.glob(f"t{pid}-*.sock")]
     found = [one for one in left if one.exists()]
     for one in found:
         one.unlink(missing_ok=True)
@@ -314,7 +318,7 @@ def _log() -> Path:
 def _spawn() -> OpeningRecord:
     """Start the process that keeps tunnels in the background, and return its record once it can be asked."""
     log = _log()
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o600)
     with os.fdopen(descriptor, "wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-c", _KEEPER, str(log)],
@@ -322,6 +326,7 @@ def _spawn() -> OpeningRecord:
             stdout=subprocess.PIPE,
             stderr=stderr,
             start_new_session=True,
+            creationflags=_DETACHED,
         )
     assert process.stdout is not None
     with process.stdout:

@@ -192,7 +192,11 @@ class Agent:
             await loop.sock_sendall(session, _first_line(request, marker))
         early = await self._read_noise(loop, session, marker)
         self._greeted = loop.create_future()
-        self._mux = Mux(_InLoop(loop), (session.fileno(), session.fileno()), self._take, self._ended)
+        ends = session.fileno(), session.fileno()
+        if hasattr(os, "readv"):
+            self._mux = Mux(_InLoop(loop), ends, self._take, self._ended)
+        else:
+            self._mux = _SocketMux(session, _InLoop(loop), ends, self._take, self._ended)
         self._mux.feed(early)
         return await self._greeted
 
@@ -250,6 +254,9 @@ class Agent:
         assert self._mux is not None
         try:
             mine, theirs = socket.socketpair()
+            for half in (mine, theirs):
+                if half.family == socket.AF_INET:  # Windows makes its pairs of TCP
+                    half.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:  # too many open files
             self._mux.send(CLOSE, number)
             dialled.set_exception(RefusedError(self.host, f"no connection can be made here: {error.strerror}"))
@@ -274,6 +281,20 @@ class Agent:
                 future.set_exception(error(self.host, f"the connection was lost: {lost}"))
         if greeted and not self._closed:
             self._on_lost(lost)
+
+
+class _SocketMux(Mux):
+    """A mux for Windows: its sockets are no files, and take one piece at a time."""
+
+    def __init__(self, session: socket.socket, *arguments: Any) -> None:
+        self._session = session
+        super().__init__(*arguments)
+
+    def _pull(self) -> int:
+        return self._session.recv_into(self._room)
+
+    def _push(self, pieces: list[bytes | memoryview]) -> int:
+        return self._session.send(b"".join(pieces))
 
 
 class _InLoop:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 import threading
 
 
@@ -59,7 +60,7 @@ def _may_see(port: int, server_port: int) -> bool:
     """
     asked = False
     # a browser may reach 127.0.0.1 from a socket of IPv6
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+    for table in ("/proc/net/tcp", "/proc/net/tcp6") if sys.platform == "linux" else ():
         with contextlib.suppress(OSError), open(table, encoding="ascii") as file:
             asked = True
             for fields in map(str.split, file):

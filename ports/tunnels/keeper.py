@@ -38,9 +38,11 @@ def main() -> int:
 
 def keep(opening: Opening) -> int:
     """Wait until the last tunnel is closed, or until this process is told to end; return the exit status."""
+    # Windows tells of Ctrl-C only between two waits
+    turn = 0.5 if os.name == "nt" else None
     try:
-        if not opening.is_idle:
-            opening.wait()
+        while not opening.is_idle and not opening.wait(turn):
+            pass
     except KeyboardInterrupt:
         pass
     finally:
@@ -53,7 +55,8 @@ def heed_signals() -> None:
 
     It must be called from the main thread. A SIGHUP that is ignored (``nohup``) stays so.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # of these Windows has the first and the last
+    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
 

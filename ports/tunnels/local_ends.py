@@ -56,6 +56,8 @@ class LocalEnd:
             )
         if self.public and self.address is None:
             raise UsageError("public needs an address to listen on; pass --bind ADDRESS (0.0.0.0 for all)")
+        if self.socket is not None and not hasattr(socket, "AF_UNIX"):
+            raise UsageError(f"Python has no Unix sockets on Windows, so no {self.socket}; leave out --local-socket")
         if self.socket is not None and (self.port is not None or self.address is not None):
             raise UsageError(f"the Unix socket {self.socket} has no port and no address; leave out one of them")
 

@@ -20,7 +20,7 @@ from ports.tunnels import browser
 from ports.tunnels import records as tunnel_records
 from ports.tunnels.host_links import HostLinks, Wish
 from ports.tunnels.local_ends import LocalEnd
-from ports.tunnels.relay import Relay
+from ports.tunnels.relay import Reach, Relay
 from ports.tunnels.tunnel import LINKED, Tunnel
 
 Event = Callable[[dict[str, Any]], None]
@@ -52,6 +52,7 @@ class Opening:
         self._started_at = time.time()
         self._record, self._control = tunnel_records.new_paths(os.getpid(), next(_numbers))
         self._relay = Relay()
+        self._reach: Reach | None = None
         self._watcher: threading.Thread | None = None
 
     @property
@@ -257,7 +258,7 @@ class Opening:
         process = processes.identity()
         assert process is not None
         with self._lock:
-            if self._closing.is_set():
+            if self._closing.is_set() or self._reach is None:
                 return
             tunnel_records.write(
                 self._record,

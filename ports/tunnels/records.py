@@ -23,7 +23,9 @@ class OpeningRecord(Record):
     """The tunnels of one `ports open`; `rows` hold links with tokens, so the file is 0600 as all records are."""
 
     process: ProcessId = field(metadata={"record": ProcessId})
+    #: Where it answers, and what must be told there, see `ports.tunnels.relay.Reach`.
     control: str
+    token: str | None = field(default=None, repr=False)
     started_at: float
     background: bool = False
     log: str | None = None
@@ -157,11 +159,12 @@ def ask(
         It does not answer.
     """
     what = f"answer of process {record.process.pid}, which holds the tunnel,"
-    with socket.socket(socket.AF_UNIX) as connection:
+    told = request if record.token is None else {**request, "token": record.token}
+    with _socket_for(record) as connection:
         connection.settimeout(timeout)
         try:
-            connection.connect(record.control)
-            connection.sendall(json.dumps(request).encode() + b"\n")
+            connection.connect(_address(record))
+            connection.sendall(json.dumps(told).encode() + b"\n")
             last: dict[str, Any] | None = None
             with connection.makefile("rb") as stream:
                 for line in stream:
@@ -173,6 +176,17 @@ def ask(
     if not isinstance(last, dict):
         raise TimedOutError(what, timeout)
     return last
+
+
+def _socket_for(record: OpeningRecord) -> socket.socket:
+    return socket.socket(socket.AF_UNIX if record.token is None else socket.AF_INET)
+
+
+def _address(record: OpeningRecord) -> str | tuple[str, int]:
+    if record.token is None:
+        return record.control
+    host, _, port = record.control.rpartition(":")
+    return host, int(port)
 
 
 def keeper() -> OpeningRecord | None:

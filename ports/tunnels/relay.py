@@ -6,10 +6,14 @@ import asyncio
 import concurrent.futures
 import contextlib
 import errno
+import hmac
 import json
+import os
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,7 +55,7 @@ def bind(port: int, addresses: tuple[str, ...] = LOOPBACK) -> list[socket.socket
     except OSError as error:
         for half in bound:
             half.close()
-        if error.errno == errno.EADDRINUSE:
+        if error.errno == errno.EADDRINUSE or (os.name == "nt" and error.errno == errno.EACCES):
             raise PortInUseError(port, None) from error
         raise PortsError(f"local port {port or 'of any number'} cannot be had: {error.strerror or error}") from error
     return bound
@@ -65,13 +69,27 @@ def bind_first(candidates: Iterable[int], addresses: tuple[str, ...] = LOOPBACK)
     raise PortsError("all local ports for links are taken; widen open.first_port and open.last_port in the settings")
 
 
+def has_unix_sockets() -> bool:
+    """Tell whether Python has Unix sockets here; on Windows it has none."""
+    return hasattr(socket, "AF_UNIX")
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where a process answers others: a Unix socket's path, else ``127.0.0.1:PORT`` and what must be told there."""
+
+    control: str
+    token: str | None = field(repr=False)
+
+
 class Relay:
     """The event loop of one process's tunnels, in a thread of its own: its doors, and requests of other processes."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        # what Windows makes otherwise cannot watch the socket of a session
+        self._loop = asyncio.SelectorEventLoop()
         self._doors: set[Door] = set()
-        self._control: asyncio.AbstractServer | None = None
+        self._control: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
         self._thread.start()
 
@@ -95,11 +113,14 @@ class Relay:
             with contextlib.suppress(RuntimeError):
                 self.stop(door)
 
-    def answer(self, path: Path, handle: Handle) -> None:
+    def answer(self, path: Path, handle: Handle) -> Reach:
         """Answer requests of other `ports` processes of the user, JSON lines, at the Unix socket `path`.
 
+        Where Python has no Unix sockets, on Windows, it is a port of the loopback, and a token must be told.
         `handle` gets the request and a function that sends a line before the last one, which it returns.
         """
+        unix = has_unix_sockets()
+        token = None if unix else secrets.token_urlsafe(32)
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             def say(line: dict[str, Any]) -> None:
@@ -108,18 +129,23 @@ class Relay:
 
             with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
                 request = json.loads(await asyncio.wait_for(reader.readline(), 10))
+                if token is not None and not _is_told(request, token):
+                    raise ValueError("another user's process, or one that asks whoever listens")
                 answer = await self._loop.run_in_executor(None, handle, request, say)
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
             writer.close()
 
-        async def start() -> asyncio.AbstractServer:
-            return await asyncio.start_unix_server(serve, str(path), limit=_LONGEST_REQUEST)
+        async def start() -> asyncio.Server:
+            if unix:
+                return await asyncio.start_unix_server(serve, str(path), limit=_LONGEST_REQUEST)
+            return await asyncio.start_server(serve, sock=bind(0, LOOPBACK[:1])[0], limit=_LONGEST_REQUEST)
 
         try:
-            self._control = self.call(start())
+            server = self._control = self.call(start())
         except OSError as error:
             raise StoreError(path, error.strerror or str(error)) from error
+        return Reach(str(path) if unix else f"{LOOPBACK[0]}:{server.sockets[0].getsockname()[1]}", token)
 
     def close(self) -> None:
         """Free all ports, cut all connections, end the thread."""
@@ -172,12 +198,20 @@ class Relay:
             raise TimeoutError(f"no result within {timeout:g} s") from error
 
 
+def _is_told(request: Any, token: str) -> bool:
+    told = request.pop("token", None) if isinstance(request, dict) else None
+    return isinstance(told, str) and hmac.compare_digest(told.encode(), token.encode())
+
+
 def _bind_one(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
     # asyncio sets TCP_NODELAY where a socket names its protocol, and only there: without it, an answer of several
     # parts waits 40 ms for the browser's acknowledgement
     half = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        half.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the usual port, a second after it was freed
+        if os.name == "nt":  # there SO_REUSEADDR takes the port from whoever has it, and this is what keeps it
+            half.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined]
+        else:
+            half.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the usual port, a second after it was freed
         if family == socket.AF_INET6:
             half.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         half.bind((address, port))

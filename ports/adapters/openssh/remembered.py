@@ -39,11 +39,11 @@ def stamp(program: str, chosen: Path | None) -> Stamp | None:
     chosen : Path, optional
         The only configuration file, of ``-F``. Default: the user's and the system's.
     """
+    found = shutil.which(program)
+    if found != "/usr/bin/ssh" or os.name == "nt":  # another build has its system-wide configuration elsewhere
+        return None
     import pwd
 
-    found = shutil.which(program)
-    if found != "/usr/bin/ssh":  # another build has its system-wide configuration elsewhere
-        return None
     try:
         own = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh"
         stamps = [_of_file(found)]
@@ -58,6 +58,8 @@ def stamp(program: str, chosen: Path | None) -> Stamp | None:
 
 def recall(command: list[str]) -> str | None:
     """Return what `command`, an `ssh -G`, printed, where no file has changed since."""
+    if os.name == "nt":  # `stamp` had none
+        return None
     try:
         known = json.loads(_place(command).read_bytes())
         same = all((_of_file(one[0]) if one[1] == "file" else _of_pattern(one[0])) == one for one in known["stamp"])
