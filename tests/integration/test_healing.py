@@ -22,13 +22,10 @@ from tests.lab import Site
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Running
-from tests.lab.traffic import Journey, Traffic
+from tests.lab.traffic import Journey, Traffic, at_once, soon, stale
 
 pytestmark = pytest.mark.timeout(150)
 
-SOON = 5.0  # seconds from packets flowing again to an answer on the link
-AT_ONCE = 1.0
-STALE = 10.0  # seconds that a state may be shown after it ceased to be
 
 TAKE = """
 import socket, sys
@@ -71,13 +68,13 @@ def journey(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[J
 def until_answered(use: Traffic, since: float) -> float:
     """Wait until the service answers, and return how long after `since` that was."""
     after: float = wait_until(lambda: use.is_answered(since), timeout=40, what="an answer on the link")
-    wait_until(lambda: use.is_shown("open"), timeout=STALE, what="the state 'open'")
+    wait_until(lambda: use.is_shown("open"), timeout=stale(), what="the state 'open'")
     return after
 
 
 def until_shown(use: Traffic, *wanted: str) -> float:
     """Wait until one of these states is what is shown, and return the moment."""
-    return wait_until(lambda: use.is_shown(*wanted), timeout=STALE + 10, what=f"the state {' or '.join(wanted)}")
+    return wait_until(lambda: use.is_shown(*wanted), timeout=stale() + 10, what=f"the state {' or '.join(wanted)}")
 
 
 def send(number: int, pids: list[int]) -> None:
@@ -110,7 +107,7 @@ def test_a_cut_of_the_jump_host_is_told_and_answered_with_a_page_and_the_same_li
     time.sleep(1)
     login.mend()
     mended = time.time()
-    assert until_answered(use, mended) < SOON
+    assert until_answered(use, mended) < soon()
     echo = f"an echo after the cut of 1 s, at {mended}"
     wait_until(lambda: (use.seen().messages[0]["last"] > mended) or None, timeout=20, what=echo)
     assert journey.logins() == before
@@ -122,19 +119,19 @@ def test_a_cut_of_the_jump_host_is_told_and_answered_with_a_page_and_the_same_li
     idle, new = use.tell("ask", "idle"), use.tell("get")
     assert (idle[2], new[2]) == (503, 503)
     assert "The way to server1 is down" in new[3]
-    assert max(idle[1], new[1]) < AT_ONCE
+    assert max(idle[1], new[1]) < at_once()
     begun, took, *answer = wait_until(lambda: [*use.seen().asked, None][0], timeout=10, what="what was under way")
-    assert answer[0] == 503 and begun + took < down + AT_ONCE
+    assert answer[0] == 503 and begun + took < down + at_once()
     assert use.tell("many", 200)[2:] == [["503"], 200]
     time.sleep(max(0.0, cut + 8 - time.time()))
     login.mend()
     mended = time.time()
-    assert until_answered(use, mended) < SOON
+    assert until_answered(use, mended) < soon()
     wait_until(lambda: use.seen().downloads[0].get("ended"), timeout=60, what="the end of the download")
     assert use.tell("many", 200)[2:] == [["200"], 200]
     seen = use.end()
     assert seen.downloads[0]["whole"], seen.downloads
-    assert seen.slowest(down, mended) < AT_ONCE
+    assert seen.slowest(down, mended) < at_once()
     assert seen.statuses(0, down) <= {200, 503}
     assert {name: count - before[name] for name, count in journey.logins().items()} == {
         **before,
@@ -160,9 +157,9 @@ def test_when_the_far_sshd_stops_answering_a_new_connection_is_made_beside_it(jo
     finally:
         send(signal.SIGCONT, stopped)
     assert (answered[2], answered[3]) == (200, f"page of {journey.site.users[0]} on server1")
-    assert answered[1] < AT_ONCE
+    assert answered[1] < at_once()
     seen = use.end()
-    assert seen.shown_after(begun, "down", "open") < STALE
+    assert seen.shown_after(begun, "down", "open") < stale()
 
 
 def test_a_connection_that_was_killed_is_made_anew_the_jump_host_s_too(journey: Journey) -> None:
@@ -170,13 +167,13 @@ def test_a_connection_that_was_killed_is_made_anew_the_jump_host_s_too(journey: 
     rows = journey.open(f"server1:{port}")
     use = journey.use(rows[0]["local_url"])
     until_shown(use, "open")
-    for alias in ("server1", "login"):
+    for number, alias in enumerate(("server1", "login"), start=1):
         killed = [one.pid for one in journey.masters() if one.command[-1] == alias]
         assert killed, [one.command for one in journey.masters()]
-        begun = time.time()
         send(signal.SIGKILL, killed)
-        assert until_shown(use, "down") - begun < SOON
-        assert until_answered(use, begun) < SOON
+        made = lambda number=number: journey.tunnels()[0]["reconnects"] == number or None  # noqa: E731
+        wait_until(made, timeout=soon() + 5, what="the new connection")
+        assert until_answered(use, time.time()) < soon()
     assert journey.tunnels()[0]["local_url"] == rows[0]["local_url"]
     assert use.tell("get")[2] == 200
 
@@ -198,7 +195,7 @@ def test_the_local_port_cannot_be_taken_while_the_way_is_down_and_is_told_where_
             assert came == "Address already in use", address
     finally:
         send(signal.SIGCONT, stopped)
-    assert until_answered(use, time.time()) < SOON
+    assert until_answered(use, time.time()) < soon()
 
     keeper = journey.tunnels()[0]["pid"]
     for address in ("::1", "127.0.0.1"):
@@ -244,7 +241,7 @@ def test_who_takes_the_freed_port_of_a_service_is_never_reached_through_its_link
     journey.serve("server1", port=port, user="bob")
     taken = time.time()
     wait_until(
-        lambda: any("bob" in str(row["error"]) for row in journey.tunnels()) or None, timeout=STALE, what="the reason"
+        lambda: any("bob" in str(row["error"]) for row in journey.tunnels()) or None, timeout=stale(), what="the reason"
     )
     assert "page of bob" not in use.tell("ask", "idle")[3]
     assert journey.fetch("http://127.0.0.1:18999/") == "page of bob on server1"  # what plain ssh does
@@ -299,7 +296,7 @@ def test_where_a_person_must_answer_it_waits_for_a_login_and_tries_nothing_meanw
         site.run("laptop", ["ssh-add", "-D"], env=env, check=True)
         killed = time.time()
         send(signal.SIGKILL, [one.pid for one in journey.masters()])
-        assert until_shown(use, "needs login") - killed < SOON
+        assert until_shown(use, "needs login") - killed < soon()
         attempts = login.log().count(ATTEMPT)
         assert attempts == 1
         time.sleep(6)
@@ -307,10 +304,10 @@ def test_where_a_person_must_answer_it_waits_for_a_login_and_tries_nothing_meanw
         (row,) = journey.tunnels()
         assert row["state"] == "needs login" and "ports login" in row["error"]
         answer = use.tell("get")
-        assert answer[2] == 503 and answer[1] < AT_ONCE and "`ports login" in answer[3]
+        assert answer[2] == 503 and answer[1] < at_once() and "`ports login" in answer[3]
         shown = journey.at_a_terminal("ports login server1", "Enter passphrase", "correct horse")
         assert "connected to server1" in shown, shown
-        assert until_answered(use, time.time()) < SOON
+        assert until_answered(use, time.time()) < soon()
     finally:
         # ssh-agent runs with a group of its own, so that it does not end with what started it
         found = [one.pid for one in site.host("laptop").processes() if one.command[0] == "ssh-agent"]
@@ -336,7 +333,7 @@ def test_what_appears_while_its_host_is_open_is_forwarded_told_and_followed(jour
     for setting in ("notify", "open"):
         wait_until(lambda one=told[setting]: one.has("cluster main"), timeout=20, what=setting)  # type: ignore[misc]
         # 3 s where the machine has nothing else to do
-        assert told[setting].when("cluster main") - begun < STALE
+        assert told[setting].when("cluster main") - begun < stale()
     link = told["notify"].link("cluster main")
     assert "Dask" in journey.fetch(link)
     wait_until(lambda: site.host("laptop").path("~/seen").exists() or None, timeout=10, what="the browser")
@@ -377,7 +374,7 @@ def test_after_the_laptop_slept_for_eight_hours_its_link_is_there_at_once_althou
         after = until_answered(use, time.time())
     finally:
         send(signal.SIGCONT, asleep + forgotten)
-    assert after < SOON + 2  # of which 2 s are for an answer over the old way
+    assert after < soon() + 2  # of which 2 s are for an answer over the old way
     (row,) = journey.tunnels()
     assert row["reconnects"] == 1 and "sleep" in row["last_error"]
 

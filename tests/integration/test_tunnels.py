@@ -356,7 +356,8 @@ def test_a_service_that_says_nothing_costs_the_others_nothing_and_can_be_closed(
     mute, page = serve("server1", MUTE), serve("server1")
     code = f"""
         told = []
-        opening = tunnels.open_many(["server1:{mute}", "server1:{page}"], on_event=lambda row: told.append(row["state"]))
+        targets = ["server1:{mute}", "server1:{page}"]
+        opening = tunnels.open_many(targets, on_event=lambda row: told.append(row["state"]))
         time.sleep(1.5)  # three rounds of the watch
         waiting = [one for one in opening.tunnels if one.state == "silent"]
         opening.close_tunnels(waiting)
@@ -368,6 +369,32 @@ def test_a_service_that_says_nothing_costs_the_others_nothing_and_can_be_closed(
     told, mutes, states = python(laptop, code, env={"DASK_PORTS__OPEN__DEAD_AFTER": "4"})
     assert "down" not in told
     assert (mutes, states) == (1, ["open"])
+
+
+def test_several_that_open_one_host_at_once_all_get_their_links(laptop: Site, serve: Serve) -> None:
+    found = [serve("server1"), serve("server1"), serve("server1")]
+    code = f"""
+        import threading
+        from ports import targets
+        from ports.tunnels.opening import Opening
+        from ports.tunnels import ways
+        start = ways.Way._start_agent
+        def start_late(*arguments):  # as on a busy host
+            time.sleep(1)
+            return start(*arguments)
+        ways.Way._start_agent = start_late
+        def gone(row):
+            raise BrokenPipeError("the terminal that was told is gone")
+        with Opening(on_event=gone) as opening:
+            wanted = [dict(server1=[targets.parse(f"server1:{{port}}")]) for port in {found}]
+            threads = [threading.Thread(target=opening.open, args=(one,)) for one in wanted]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            print(json.dumps([[one.state, fetch(one.url)] for one in opening.tunnels]))
+    """
+    assert python(laptop, code) == [["open", "page of server1"]] * 3
 
 
 def test_a_service_that_ended_between_is_an_error_with_the_reason(laptop: Site) -> None:

@@ -212,6 +212,26 @@ print(answer.read().decode(errors="replace"), end="")
 """
 
 
+def soon() -> float:
+    """Return the seconds from packets flowing again to an answer on the link, at most."""
+    return 5.0 * _slowness()
+
+
+def at_once() -> float:
+    """Return the seconds until the page that stands in for a service comes, at most."""
+    return 1.0 * _slowness()
+
+
+def stale() -> float:
+    """Return the seconds that a state may be shown after it ceased to be."""
+    return 10.0 * _slowness()
+
+
+def _slowness() -> float:
+    """Return how much longer a machine takes that is as busy as this one now: its load per processor, at least 1."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 @dataclass(frozen=True)
 class Seen:
     """What the program noted; moments are seconds since the epoch."""
