@@ -134,12 +134,13 @@ class PortInUseError(ConflictError):
 class ForeignListenerError(ConflictError):
     """A listener belongs to somebody else; nothing is connected or forwarded to it."""
 
-    def __init__(self, where: str, owner: str) -> None:
-        super().__init__(where, owner)
-        self.where, self.owner = where, owner
+    def __init__(self, where: str, owner: str, way_out: str | None = None) -> None:
+        super().__init__(where, owner, way_out)
+        self.where, self.owner, self.way_out = where, owner, way_out
 
     def __str__(self) -> str:
-        return f"{self.where} belongs to {self.owner}, not to you; pass --owner {self.owner} if you trust them"
+        way_out = self.way_out or f"pass --owner {self.owner} if you trust them"
+        return f"{self.where} belongs to {self.owner}, not to you; {way_out}"
 
 
 class SharedMachineError(ConflictError):

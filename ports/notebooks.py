@@ -17,6 +17,7 @@ from ports import config, environments, home, links, listeners, logout, paths, p
 from ports.adapters import jupyter, processes
 from ports.environments import Environment
 from ports.errors import (
+    ForeignListenerError,
     NameInUseError,
     NotFoundError,
     PortsError,
@@ -275,9 +276,8 @@ def _notebook(found: Found[NotebookRecord]) -> Notebook:
     if not isinstance(running, NotebookRunning) or record is None:
         root = record.root if record else None
         return Notebook(name=found.name, state=state, reason=reason, root=root, _found=found)
-    # Asked for what needs no token: a dead server's port may be somebody else's by now.
-    if state == "running" and jupyter.answer(running.port, f"{running.base_url}api") is None:
-        state, reason = "unknown", f"its process is alive, but does not answer; log: {found.files.log}"
+    if state == "running" and (why := _silence(running.port, f"{running.base_url}api")) is not None:
+        state, reason = "unknown", f"its process is alive, but {why}; log: {found.files.log}"
     return Notebook(
         name=found.name,
         state=state,
@@ -291,6 +291,14 @@ def _notebook(found: Found[NotebookRecord]) -> Notebook:
     )
 
 
+def _silence(port: int, path: str) -> str | None:
+    """Return why a server does not answer at `port`; None where it does. It is asked for what needs no token."""
+    try:
+        return None if jupyter.answer(port, path) is not None else "does not answer"
+    except ForeignListenerError as error:  # a dead server's port may be somebody else's by now
+        return f"{error.where} belongs to {error.owner}"
+
+
 def _by_hand() -> builtins.list[Notebook]:
     """Return the notebook servers that were not started by `ports`."""
     return [_foreign(one) for one in listeners.list() if one.kind == KIND and one.mine and not one.managed]
@@ -299,8 +307,8 @@ def _by_hand() -> builtins.list[Notebook]:
 def _foreign(one: Listener) -> Notebook:
     state, reason = one.state, one.reason
     local = one.port is not None and one.scheme == "http" and one.address in ("127.0.0.1", "0.0.0.0", "::")
-    if local and jupyter.answer(one.port or 0, f"/{one.url_path}") is None:
-        state, reason = "unknown", "its process is alive, but does not answer"
+    if local and (why := _silence(one.port or 0, f"/{one.url_path}")) is not None:
+        state, reason = "unknown", f"its process is alive, but {why}"
     return Notebook(
         name=str(one.name),
         state=state,

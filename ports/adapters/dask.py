@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
 import platform
 import socket
-import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ports.errors import DaskError, ForeignListenerError, UsageError
+from ports import peers
+from ports.errors import DaskError, UsageError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
 # `-c` puts the current directory first, before the standard library: a co-user's tempfile.py there would run.
 _SAFE_PATH = "import sys; sys.path[:] = [entry for entry in sys.path if entry]"
+
+_NOT_MINE = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it anew"
 
 IN_CLUSTER = Path(__file__).parents[1] / "in_cluster"
 
@@ -83,7 +84,10 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
     ------
     DaskError
         The scheduler did not answer within `timeout` seconds.
+    ForeignListenerError
+        Another user listens at its address: nothing is sent there, and nothing of it is unpickled.
     """
+    _check_owner(str(getattr(cluster, "scheduler_address", "")))
     from distributed import Client
 
     try:
@@ -99,7 +103,10 @@ def call(address: str, credentials: Path, operation: str, *, timeout: float, **a
     ------
     DaskError
         It failed, or took longer than `timeout` seconds.
+    ForeignListenerError
+        Another user listens at that address.
     """
+    _check_owner(address)
     from distributed.core import rpc
 
     async def ask() -> Any:
@@ -113,6 +120,12 @@ def call(address: str, credentials: Path, operation: str, *, timeout: float, **a
         raise DaskError(f"{operation.removeprefix('ports_')} took longer than {timeout:g} s") from error
     except Exception as error:
         raise DaskError(f"{operation.removeprefix('ports_')} failed: {error}") from error
+
+
+def _check_owner(address: str) -> None:
+    """Raise where no scheduler of this user listens at `address`: a port that was freed may be anybody's by now."""
+    if peers.check(address, _NOT_MINE) is False:
+        raise DaskError(f"nothing listens at {address}; {_NOT_MINE}")
 
 
 def summary(dashboard: str, *, timeout: float = 2.0) -> dict[str, Any] | None:
@@ -143,10 +156,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(path)
-        if hasattr(socket, "SO_PEERCRED"):
-            uid = struct.unpack("3i", self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
-            if uid != os.getuid():
-                raise ForeignListenerError(path, f"uid {uid}")
+        peers.check_connection(self.sock, path, _NOT_MINE)
 
 
 def stale_modules(client: Client, *, timeout: float) -> dict[str, float]:

@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("_version", "errors", "render", "launch", "jupyter_launch", "in_cluster"),
     ("deadlines", "records", "probe", "targets"),
-    ("paths", "links", "hop_command", "environments"),
+    ("paths", "peers", "links", "hop_command", "environments"),
     ("config", "interpreter", "logout"),
     ("adapters", "home", "scratch"),
     ("transports",),
