@@ -18,8 +18,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports from the layers above its own line only. A package is one name; inside it, the package decides.
 LAYERS = (
-    ("_version", "errors", "render", "launch", "jupyter_launch", "in_cluster"),
-    ("deadlines", "records", "probe", "targets"),
+    ("_version", "errors", "render", "exposures", "launch", "jupyter_launch", "in_cluster"),
+    ("deadlines", "records", "probe", "targets", "fairness"),
     ("paths", "peers", "links", "hop_command", "environments"),
     ("config", "interpreter", "logout"),
     ("adapters", "home", "scratch"),
