@@ -209,8 +209,6 @@ def _what(row: Mapping[str, Any]) -> str:
 
 def _note(row: Mapping[str, Any]) -> str:
     notes = [row.get("error"), row.get("reason"), row.get("note")]
-    if row.get("open_to_network"):
-        notes.append("open to the network")
-    notes += row.get("warnings") or []
+    notes += [warning.partition("; ")[0] for warning in row.get("warnings") or []]  # the rest is how to close it
     # the column beside it names the host already
     return "; ".join(str(note).removeprefix(f"{row.get('host')}: ") for note in notes if note)

@@ -22,6 +22,7 @@ def show_one(out: Output, row: Row) -> None:
 def show_list(out: Output, rows: Sequence[Row]) -> None:
     """Show notebook servers."""
     out.table(rows, "notebook", empty="no notebook servers; `ports notebook start` starts one")
+    out.warn_of(rows)
 
 
 def show_stopped(out: Output, row: Row) -> None:
