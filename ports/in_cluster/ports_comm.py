@@ -40,14 +40,12 @@ else:
 logger = logging.getLogger("distributed.comm.unix")
 
 PREFIX = "unix://"
-HEAD = struct.Struct("<4sI")  # what all messages begin with: this format, and the number of frames
+HEAD = struct.Struct("<4sII")  # what all messages begin with: this format, frames, how many of them share a buffer
 MAGIC = b"pdU1"
 MOST_FRAMES = 2**26
-SMALL = 2**17  # bytes up to which a message is sent, and received, in one piece
+SMALL = 2**17  # bytes up to which a message is copied together and sent in one piece
 NOT_SPLIT = 2**60
 ACCEPT_AGAIN_SECONDS = 1.0
-
-_numbers = itertools.count(1)
 
 
 class Unix(Comm):
@@ -77,15 +75,16 @@ class Unix(Comm):
 
     async def _read_frames(self):
         receive = self._connection.receive
-        magic, n = HEAD.unpack(await receive(HEAD.size))
+        magic, n, n_shared = HEAD.unpack(await receive(HEAD.size))
         if magic != MAGIC or n > MOST_FRAMES:
-            raise EOFError(f"{magic!r} begins no message")
+            raise EOFError(f"{bytes(magic)!r} begins no message")
         sizes = struct.unpack(f"<{n}Q", await receive(8 * n))
-        if sum(sizes) > SMALL:
-            return [await receive(size) for size in sizes]  # a buffer each, freed with what is made of it
-        whole = await receive(sum(sizes))
-        bounds = [0, *itertools.accumulate(sizes)]
-        return [whole[bounds[i] : bounds[i + 1]] for i in range(n)]
+        bounds = [0, *itertools.accumulate(sizes[:n_shared])]
+        shared = await receive(bounds[-1])
+        frames = [shared[bounds[number] : bounds[number + 1]] for number in range(len(bounds) - 1)]
+        for size in sizes[n_shared:]:
+            frames.append(await receive(size))
+        return frames
 
     async def write(self, msg, serializers=None, on_error="message"):
         """Send a message; return its bytes."""
@@ -100,7 +99,7 @@ class Unix(Comm):
             frame_split_size=NOT_SPLIT,  # parts would have to be put together again
         )
         sizes = [nbytes(frame) for frame in frames]
-        head = HEAD.pack(MAGIC, len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes)
+        head = HEAD.pack(MAGIC, len(sizes), shared_frames(frames, sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes)
         total = len(head) + sum(sizes)
         if total <= SMALL:
             buffers = [memoryview(b"".join([head, *frames]))]
@@ -137,9 +136,26 @@ class Unix(Comm):
         return self._connection.closed
 
 
-def anonymous(pid):
-    """Return an address for an end that nobody can connect to."""
-    return f"{PREFIX}pid-{pid}/{next(_numbers)}"
+def shared_frames(frames, sizes):
+    """Return how many of the first frames are received into one buffer.
+
+    What is made of a buffer keeps it in memory, so arrays get one each; what comes before the first of them, unpickled
+    at once, may lie in the same where it is small, and saves a call.
+    """
+    array, before = None, 0
+    for number, (frame, size) in enumerate(zip(frames, sizes)):  # noqa: B905 - `strict` is not in Python 3.9
+        owner = frame.obj if isinstance(frame, memoryview) else frame
+        if not isinstance(owner, bytes) and owner is not array:
+            if array is not None or before > max(2048, size // 20):
+                return number
+            array = owner
+        before += size
+    return len(sizes)
+
+
+def own_address(name):
+    """Return the address of an end that only connects: the name that the kernel gave its socket."""
+    return f"{PREFIX}@{os.fsdecode(name).strip(chr(0))}"
 
 
 class UnixConnector(Connector):
@@ -151,12 +167,13 @@ class UnixConnector(Connector):
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.setblocking(False)
+            connection.bind("")  # a name from the kernel, which the other end sees too
             with reachable(path) as name:
                 connection.connect(name)
             uid, _ = peer(connection)
             if uid != os.geteuid():
                 raise FatalCommClosedError(f"{PREFIX}{path} is not listened on by this user, but by uid {uid}")
-            return Unix(connection, anonymous(os.getpid()), PREFIX + path, deserialize)
+            return Unix(connection, own_address(connection.getsockname()), PREFIX + path, deserialize)
         except BaseException as error:
             connection.close()
             if isinstance(error, (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)):
@@ -187,7 +204,7 @@ class UnixListener(BaseListener):
     def _accept(self):
         while self._socket is not None:
             try:
-                connection, _ = self._socket.accept()
+                connection, name = self._socket.accept()
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     logger.error("cannot accept connections at %s: %s", self.listen_address, error.strerror)
@@ -199,7 +216,7 @@ class UnixListener(BaseListener):
                 logger.warning("refused uid %d (pid %d) at %s", uid, pid, self.listen_address)
                 connection.close()
                 continue
-            comm = Unix(connection, self.listen_address, anonymous(pid), self.deserialize)
+            comm = Unix(connection, self.listen_address, own_address(name), self.deserialize)
             comm.allow_offload = self.allow_offload
             task = self._loop.create_task(self._serve(comm))
             self._tasks.add(task)
@@ -256,7 +273,7 @@ class UnixBackend(Backend):
 
     def resolve_address(self, loc):
         """Return the path of the socket."""
-        return loc if loc.startswith(("/", "pid-")) else path_of(loc)
+        return loc if loc.startswith(("/", "@")) else path_of(loc)
 
     def get_local_address_for(self, loc):
         """Return where to listen for who listens at `loc`: in the same directory."""

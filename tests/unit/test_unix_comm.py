@@ -182,6 +182,39 @@ def test_large_messages_pass_in_both_directions_at_once(place: Path, n: int) -> 
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("frames", "shared"),
+    [
+        ([], 0),
+        ([b"head", b"pickle"], 2),
+        ([b"head", bytearray(10)], 2),
+        ([b"head", bytearray(10), bytearray(10)], 2),
+        ([b"h" * 3000, bytearray(10)], 1),
+        ([b"h" * 3000, bytearray(100_000), b"tail"], 3),
+        ([memoryview(b"head"), memoryview(bytearray(10)), b"x", memoryview(bytearray(5))], 3),
+    ],
+)
+def test_arrays_are_received_into_buffers_of_their_own(frames: list[Any], shared: int) -> None:
+    assert ports_comm.shared_frames(frames, [len(frame) for frame in frames]) == shared
+
+
+def test_both_ends_call_each_other_by_the_same_addresses(place: Path) -> None:
+    seen: list[tuple[str, str]] = []
+
+    async def note(comm: Comm) -> None:
+        seen.append((comm.peer_address, comm.local_address))
+        await echo(comm)
+
+    async def main() -> None:
+        async with echoing(place, note) as (comm, _):
+            await comm.write({"x": 1})
+            await comm.read()
+            assert seen == [(comm.local_address, comm.peer_address)]
+            assert comm.same_host and comm.handshake_options["compression"] is None
+
+    run(main())
+
+
 def test_many_large_messages_at_once_need_no_free_thread(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = os.urandom(2**22)
 
