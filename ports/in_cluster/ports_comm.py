@@ -55,7 +55,6 @@ class Unix(Comm):
         super().__init__(deserialize=deserialize)
         self._connection = Connection(connection)
         self._local_addr, self._peer_addr = local, peer  # Dask's own names
-        self._writing = asyncio.Lock()
         self._finalizer = weakref.finalize(self, self._connection.close_from_anywhere)
         self._finalizer.atexit = False
 
@@ -87,7 +86,7 @@ class Unix(Comm):
         return frames
 
     async def write(self, msg, serializers=None, on_error="message"):
-        """Send a message; return its bytes."""
+        """Send a message, at once or as the peer reads; return its bytes."""
         if self._connection.closed:
             raise CommClosedError(f"in {self}: closed")
         frames = await to_frames(
@@ -106,8 +105,7 @@ class Unix(Comm):
         else:
             buffers = [memoryview(head), *(view for view in map(ensure_memoryview, frames) if len(view))]
         with self._broken_by_errors():
-            async with self._writing:
-                await self._connection.send(buffers)
+            self._connection.send(buffers)
         return total
 
     @contextlib.contextmanager
@@ -123,7 +121,8 @@ class Unix(Comm):
             raise
 
     async def close(self):
-        """Close; what was written is with the kernel, and arrives."""
+        """Close once all that was written is with the kernel: from there it arrives."""
+        await self._connection.drain()
         self.abort()
 
     def abort(self):

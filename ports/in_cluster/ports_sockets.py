@@ -41,12 +41,14 @@ class Connection:
         self.socket = connection
         self.closed = False
         self._left = memoryview(b"")  # was read along
-        self._reader = self._writer = self._watched_by = None
+        self._queue = deque()  # is to be sent
+        self._is_sending = False
+        self._reader = self._drained = self._watched_by = self._watched_to_send_by = None
         self._lock, self._n_threads = threading.Lock(), 0
 
     async def receive(self, n):
         """Return the next `n` bytes, writable; raises EOFError where the peer has closed."""
-        view = host_array(n) if n >= CHUNK else memoryview(bytearray(n))
+        view = host_array(n)
         done = min(n, len(self._left))
         view[:done], self._left = self._left[:done], self._left[done:]
         while done < n:
@@ -80,21 +82,54 @@ class Connection:
                 raise EOFError("closed by the peer")
             view = view[got:]
 
-    async def send(self, buffers):
-        """Send `buffers`, memoryviews of bytes; return once the kernel has them."""
-        left = deque(buffers)
-        while left:
-            if self.closed:
-                raise EOFError("closed")
-            try:
-                self._send_some(left, socket.MSG_DONTWAIT)
-                if not left:
-                    return
-            except BlockingIOError:
-                pass
-            if sum(map(len, left)) >= IN_THREAD and _threads.acquire(blocking=False):
-                return await self._in_thread(self._send_all, left)
-            await self._writable()
+    def send(self, buffers):
+        """Send `buffers`, memoryviews of bytes: now, or as soon as the peer reads; raises where that cannot be."""
+        self._queue.extend(buffers)
+        if not self._is_sending:
+            self._go_on_sending()
+        if self.closed:
+            raise EOFError("closed by the peer")
+
+    def _go_on_sending(self, error=None):
+        self._is_sending = False
+        if error is not None:
+            self.close()
+        try:
+            while self._queue and not self.closed:
+                self._send_some(self._queue, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._is_sending = True
+            self._wait_to_send()
+            return
+        except OSError:
+            self.close()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def _wait_to_send(self):
+        """Hand what is large to a thread; of other things, wait until there is room."""
+        loop = asyncio.get_running_loop()
+        if sum(map(len, self._queue)) >= IN_THREAD and _threads.acquire(blocking=False):
+            queue, self._queue = self._queue, deque()
+            self._start_thread(loop, self._go_on_sending, self._send_all, queue)
+        else:
+            self._watched_to_send_by = loop
+            loop.add_writer(self.socket.fileno(), self._on_writable)
+
+    def _on_writable(self):
+        self._unwatch_to_send()
+        self._go_on_sending()
+
+    def _unwatch_to_send(self):
+        watched_by, self._watched_to_send_by = self._watched_to_send_by, None
+        if watched_by is not None:
+            watched_by.remove_writer(self.socket.fileno())
+
+    async def drain(self):
+        """Return once all is sent, or cannot be."""
+        if self._is_sending and not self.closed:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
 
     def _send_some(self, left, flags=0):
         sent = self.socket.sendmsg(itertools.islice(left, MOST_BUFFERS), (), flags)
@@ -107,14 +142,11 @@ class Connection:
         while left:
             self._send_some(left)
 
-    async def _in_thread(self, work, *arguments):
-        """Run `work` in a thread that holds one of `_threads`; the socket stays open until it has returned."""
-        loop = asyncio.get_running_loop()
-        ended = loop.create_future()
+    def _start_thread(self, loop, end, work, *arguments):
+        """Run `work` in a thread, with one of `_threads` that was taken, then `end` with its error in the event loop.
 
-        def end(error):
-            if not ended.done():
-                ended.set_result(None) if error is None else ended.set_exception(error)
+        The socket stays open until it has returned.
+        """
 
         def run():
             error = None
@@ -122,21 +154,28 @@ class Connection:
                 work(*arguments)
             except (OSError, EOFError) as caught:
                 error = caught
-            self._leave()
+            _threads.release()
+            with self._lock:
+                self._n_threads -= 1
+                if self.closed and not self._n_threads:
+                    self.socket.close()
             with contextlib.suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(end, error)
 
         with self._lock:
             self._n_threads += 1
         threading.Thread(target=run, name="ports-unix", daemon=True).start()
-        await ended
 
-    def _leave(self):
-        _threads.release()
-        with self._lock:
-            self._n_threads -= 1
-            if self.closed and not self._n_threads:
-                self.socket.close()
+    async def _in_thread(self, work, *arguments):
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        def end(error):
+            if not ended.done():
+                ended.set_result(None) if error is None else ended.set_exception(error)
+
+        self._start_thread(loop, end, work, *arguments)
+        await ended
 
     async def _readable(self):
         loop = asyncio.get_running_loop()
@@ -172,31 +211,17 @@ class Connection:
         if watched_by is not None:
             watched_by.remove_reader(self.socket.fileno())
 
-    async def _writable(self):
-        loop, number = asyncio.get_running_loop(), self.socket.fileno()
-        self._writer = loop.create_future()
-        loop.add_writer(number, self._on_writable)
-        try:
-            await self._writer
-        finally:
-            self._writer = None
-            if not self.closed:
-                loop.remove_writer(number)
-
-    def _on_writable(self):
-        if not self._writer.done():
-            self._writer.set_result(None)
-
     def close(self):
         """Close; what waits here gets an EOFError."""
         if self.closed:
             return
         self.closed = True
-        for waiting in (self._reader, self._writer):
+        for waiting in (self._reader, self._drained):
             if waiting is not None and not waiting.done():
-                waiting.get_loop().remove_writer(self.socket.fileno())
                 waiting.set_result(None)
         self._unwatch()
+        self._unwatch_to_send()
+        self._queue.clear()
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)  # threads return
         with self._lock:
@@ -208,13 +233,14 @@ class Connection:
         if self.closed:
             return
         logger.warning("Closing dangling Unix socket %s", self.socket)
+        watched_by = self._watched_by or self._watched_to_send_by
         try:
-            if self._watched_by is None:
+            if watched_by is None:
                 self.close()
             else:
-                self._watched_by.call_soon_threadsafe(self.close)
+                watched_by.call_soon_threadsafe(self.close)
         except RuntimeError:  # the event loop is closed, and watches nothing
-            self._watched_by = None
+            self._watched_by = self._watched_to_send_by = None
             self.close()
 
 
