@@ -68,9 +68,13 @@ class Unix(Comm):
             raise CommClosedError(f"in {self}: closed")
         with self._broken_by_errors():
             frames = await self._read_frames()
-            return await from_frames(
-                frames, deserialize=self.deserialize, deserializers=deserializers, allow_offload=self.allow_offload
-            )
+        # What cannot be deserialised was received whole: the comm goes on, and Dask tells the sender.
+        options = {"deserialize": self.deserialize, "deserializers": deserializers}
+        try:
+            return await from_frames(frames, **options, allow_offload=self.allow_offload)
+        except EOFError as error:
+            self.abort()
+            raise CommClosedError(f"in {self}: a message that ends too early: {error}") from error
 
     async def _read_frames(self):
         receive = self._connection.receive

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from distributed.comm import connect, listen
 from distributed.comm.core import Comm, CommClosedError, FatalCommClosedError
+from distributed.protocol import to_serialize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,9 +38,11 @@ async def echo(comm: Comm) -> None:
 
 
 @contextlib.asynccontextmanager
-async def echoing(place: Path, handle: Callable[[Comm], Awaitable[None]] = echo) -> AsyncIterator[tuple[Comm, Any]]:
+async def echoing(
+    place: Path, handle: Callable[[Comm], Awaitable[None]] = echo, deserialize: bool = True
+) -> AsyncIterator[tuple[Comm, Any]]:
     """Yield a comm to a listener in this process, and the listener."""
-    async with listen(f"unix://{place}", handle) as listener:
+    async with listen(f"unix://{place}", handle, deserialize=deserialize) as listener:
         comm = await connect(listener.contact_address, timeout=5)
         try:
             yield comm, listener
@@ -311,6 +314,27 @@ def test_a_cancelled_read_closes_as_half_a_message_may_be_gone(place: Path) -> N
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(comm.read(), 0.05)
             assert comm.closed()
+
+    run(main())
+
+
+class Broken:
+    def __reduce__(self) -> Any:
+        return _raise, ()
+
+
+def _raise() -> None:
+    raise OSError("no such file in here")
+
+
+def test_what_cannot_be_deserialised_closes_nothing(place: Path) -> None:
+    async def main() -> None:
+        async with echoing(place, deserialize=False) as (comm, _):  # it only passes on, as a scheduler does
+            await comm.write({"x": to_serialize(Broken())})
+            with pytest.raises(OSError, match="no such file in here"):
+                await comm.read()
+            await comm.write({"x": 1})
+            assert await comm.read() == {"x": 1}
 
     run(main())
 
