@@ -44,8 +44,21 @@ def check(address: str, way_out: str) -> bool | None:
     return True
 
 
+def check_socket(path: str, way_out: str) -> None:
+    """Raise ForeignListenerError where the Unix socket at `path` is another user's: it is not even connected to."""
+    try:
+        owner = os.lstat(path).st_uid
+    except OSError:
+        return  # to connect tells why
+    if owner != os.getuid():
+        raise ForeignListenerError(path, _name(owner), way_out)
+
+
 def check_connection(connection: socket.socket, path: str, way_out: str) -> None:
-    """Raise ForeignListenerError where another user listens at the other end of a connection to a Unix socket."""
+    """Raise ForeignListenerError where another user listens at the other end of a connection to a Unix socket.
+
+    The kernel says who; `check_socket` looks at a name, which may have been exchanged since.
+    """
     uid = uid_behind(connection)
     if uid is not None and uid != os.getuid():
         raise ForeignListenerError(path, _name(uid), way_out)

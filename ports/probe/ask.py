@@ -109,7 +109,9 @@ def judge(row: "Json", connection: "Any", asked: bool) -> None:
         row["kind"] = "dask-worker" if child else "dask-scheduler"
     row["greets"] = b"pickle-protocol" in answer  # with TLS it would have said nothing
     if answer[:1] == b"\xff" and answer[9:10] == b"\x7f" and any("ipykernel" in word for word in row["argv"]):
-        row["kind"] = "kernel"  # ZeroMQ's greeting: where it collects what its forked processes print
+        row.update(
+            kind="kernel", greets=None
+        )  # ZeroMQ's greeting: it collects what forked processes print, tells nothing
     if asked and answer[:2] == b"\x15\x03":  # a TLS alert: it is something, and wants TLS
         row.update(scheme="https", http=None)
 
@@ -136,14 +138,14 @@ def find_exposed(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
     """
     servers = {row["pid"] for row in rows if row["kind"] == "notebook" and row["pid"]}
     for row in rows:
-        found = []
-        if row.pop("greets"):
+        found, greets = [], row.pop("greets")
+        if greets:
             found.append("dask")
         elif row["kind"].startswith("dask-") and row.get("http"):
             found.append("dashboard")
         if row["kind"] == "notebook" and not row.get("token") and not row.get("password"):
             found.append("token")
-        if row["kind"] == "kernel" and row["port"]:
+        if row["kind"] == "kernel" and row["port"] and greets is not None:
             found.append("kernel")
             row["of"] = next(("server:%d" % pid for pid in ancestors.get(row["pid"], []) if pid in servers), None)
         if row["open_to_network"]:

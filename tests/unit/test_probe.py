@@ -150,6 +150,7 @@ def test_only_the_ports_of_its_connection_file_are_the_kernel_s(tmp_path: Path) 
         ({"kind": "notebook", "token": "", "password": True}, []),
         ({"kind": "http-server", "open_to_network": True}, ["network"]),
         ({"kind": "kernel"}, ["kernel"]),
+        ({"kind": "kernel", "greets": None}, []),  # the port that collects and tells nothing
         ({"kind": "cluster"}, []),
     ],
 )
