@@ -14,6 +14,7 @@
     │   ├── ForeignListenerError
     │   ├── SharedMachineError
     │   ├── DifferentClusterError
+    │   ├── OverpromisedError
     │   └── UnsafePathError
     ├── ToolError                  5  an outside tool failed
     │   ├── ToolMissingError
@@ -170,6 +171,21 @@ class DifferentClusterError(ConflictError):
         return (
             f"cluster {self.name!r} runs, but differs: {listed}. Pass another name=, stop it with "
             f"`ports cluster stop {self.name}`, or take it as it is with reuse='any'"
+        )
+
+
+class OverpromisedError(ConflictError):
+    """More memory was asked for than the machine has; sizes are texts, and `taken` says what is spoken for."""
+
+    def __init__(self, wanted: str, total: str, taken: tuple[str, ...], left: str) -> None:
+        super().__init__(wanted, total, taken, left)
+        self.wanted, self.total, self.taken, self.left = wanted, total, taken, left
+
+    def __str__(self) -> str:
+        taken = f", of which {' and '.join(self.taken)}" if self.taken else ""
+        return (
+            f"{self.wanted}, more than the {self.total} that you can have here{taken}; ask for at most {self.left} "
+            "(fewer workers, a smaller memory_limit), or pass force=True (--force)"
         )
 
 
