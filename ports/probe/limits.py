@@ -8,16 +8,16 @@ if __name__ != "__main__":  # piped, these names are there already
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, Iterator, List, Optional, Tuple
+    from typing import Any, Dict, Iterator, Optional, Tuple
 
     Json = Dict[str, Any]
 
 UNLIMITED = 2**60  # version 1 writes a number above this one where there is no limit
-# (limit, throttled above, used, what of that could be given back) of a control group, version 1 and 2
+# (limit, throttled above, used, cache of files that is given back, and half of which is) of a control group
 MEMORY_FILES = {
-    1: ("memory.limit_in_bytes", None, "memory.usage_in_bytes", "total_inactive_file"),
-    2: ("memory.max", "memory.high", "memory.current", "inactive_file"),
-}  # type: Dict[int, Tuple[str, Optional[str], str, str]]
+    1: ("memory.limit_in_bytes", None, "memory.usage_in_bytes", b"total_inactive_file", b"total_active_file"),
+    2: ("memory.max", "memory.high", "memory.current", b"inactive_file", b"active_file"),
+}  # type: Dict[int, Tuple[str, Optional[str], str, bytes, bytes]]
 
 
 def limits(root: str = "") -> "Json":
@@ -114,7 +114,7 @@ def cpu_quota(place: str, version: int) -> "Optional[float]":
 
 def memory_limit(place: str, version: int) -> "Optional[Tuple[int, int]]":
     """Return the bytes that a control group may have, and those that it can still take; None without a limit."""
-    limit_name, high_name, used_name, inactive = MEMORY_FILES[version]
+    limit_name, high_name, used_name, inactive, active = MEMORY_FILES[version]
     bounds = [number_in(place, name) for name in (limit_name, high_name) if name]
     known = [bound for bound in bounds if bound is not None and bound < UNLIMITED]
     used = number_in(place, used_name)
@@ -123,8 +123,8 @@ def memory_limit(place: str, version: int) -> "Optional[Tuple[int, int]]":
     back = 0
     for line in read_bytes(place + "/memory.stat").splitlines():
         words = line.split()
-        if len(words) == 2 and words[0].decode() == inactive:
-            back = int(words[1])
+        if len(words) == 2 and words[0] in (inactive, active) and words[1].isdigit():
+            back += int(words[1]) // (1 if words[0] == inactive else 2)
     return min(known), max(0, min(known) - used + back)
 
 
