@@ -1,8 +1,8 @@
 """How large a cluster is by default: a fair share of the machine, decided from numbers alone. Pure.
 
 A share of cores is max-min fair: who wants less than an equal part keeps what they have, the others divide the rest
-equally; whatever others claim, an equal part is left. Of memory it is that, and at most half of what is free now while
-others are active: what has been given cannot be taken back. Promises of others make it smaller, never impossible.
+equally; whatever others claim, an equal part is left. Of memory it is half of what is free now while others are active:
+what has been given cannot be taken back. Promises of others make it smaller, never impossible.
 """
 
 from __future__ import annotations
@@ -214,12 +214,9 @@ def _share(room: Room) -> tuple[int, str]:
     left, who = free(room), who_is_active(room)
     what = f"{size(left)} available" + (" and not promised" if room.can_have > left else "")
     least = int(room.can_have * _LEAST)
-    equal = level(room.memory_bytes, [max(one.memory_bytes, one.promised_bytes) for one in room.active])
     part, told = (left // 2, "half") if room.active else (int(left * _ALONE), "nine tenths")
     if part < least:
         return least, f"an eighth of {size(room.can_have)} available, as most is promised, {who}"
-    if equal < part:
-        return int(equal), f"a fair part of {size(room.memory_bytes)}, {who}"
     return part, f"{told} of {what}, {who}"
 
 

@@ -64,9 +64,7 @@ def memory(root: str = "") -> "Json":
 
 def control_groups(root: str = "") -> "Iterator[Tuple[str, int]]":
     """Yield the directory and the version of every control group around this process, its own first."""
-    groups = []  # type: List[List[str]]
-    for line in read_bytes(root + "/proc/self/cgroup").decode("utf-8", "surrogateescape").splitlines():
-        groups.append(line.split(":", 2))
+    groups = read_bytes(root + "/proc/self/cgroup").decode("utf-8", "surrogateescape").splitlines()
     for line in read_bytes(root + "/proc/self/mountinfo").decode("utf-8", "surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.partition(" ")
@@ -74,14 +72,14 @@ def control_groups(root: str = "") -> "Iterator[Tuple[str, int]]":
             continue
         inside, top = before.split(" ")[3:5]
         for group in groups:
-            if len(group) < 3:
+            _, _, rest = group.partition(":")
+            controllers, _, path = rest.partition(":")
+            shown = set(options.split(" ")[-1].split(","))
+            if (kind == "cgroup2") != (controllers == "") or not path:
                 continue
-            controllers = set(group[1].split(","))
-            if kind == "cgroup2" and group[1]:
+            if controllers and not set(controllers.split(",")) & {"memory", "cpu"} & shown:
                 continue
-            if kind == "cgroup" and not controllers & {"memory", "cpu"} & set(options.split(" ")[-1].split(",")):
-                continue
-            for place in with_ancestors(root + top, below(group[2], inside)):
+            for place in with_ancestors(root + top, below(path, inside)):
                 yield place, 2 if kind == "cgroup2" else 1
 
 

@@ -99,6 +99,13 @@ def test_a_container_sees_its_own_part_of_the_tree(tmp_path: Path) -> None:
         assert bounded(limits.limits(machine(tmp_path, mounts=mounts, group=group, **files))) == (2 * GIB, GIB)
 
 
+def test_what_is_below_a_container_is_found_below_its_mount(tmp_path: Path) -> None:
+    mounts = "29 23 0:26 /docker/4f2a /sys/fs/cgroup ro - cgroup2 cgroup rw\n"
+    files = {"/sys/fs/cgroup/job/memory.max": f"{2 * GIB}\n", "/sys/fs/cgroup/job/memory.current": f"{GIB}\n"}
+    top = machine(tmp_path, mounts=mounts, group="0::/docker/4f2a/job\n", **files)
+    assert bounded(limits.limits(top)) == (2 * GIB, GIB)
+
+
 @given(limit=st.text(max_size=12), used=st.text(max_size=12), stat=st.text(max_size=30), quota=st.text(max_size=12))
 def test_whatever_stands_there_gives_numbers(
     tmp_path_factory: pytest.TempPathFactory, limit: str, used: str, stat: str, quota: str

@@ -122,6 +122,14 @@ def test_what_is_promised_and_filled_is_counted_once() -> None:
     assert share(0) == share(20) == 20 * GIB
 
 
+def test_a_false_promise_takes_an_equal_part_at_most() -> None:
+    liar = other("mallory", promised_bytes=10**6, promised_threads=10**6)
+    room = Room(cores=8, memory_bytes=64 * GIB, available_bytes=60 * GIB, others=(liar,))
+    size = shares.decide(room, asked(threads_per_worker=1))
+    assert same(size) == (4, 1, 3.5)
+    assert size.explained.endswith(": half of 28.0 GiB available and not promised, one other active")
+
+
 def test_a_limit_around_me_binds_me_and_others_use_outside_of_it_does_not() -> None:
     room = Room(
         cores=96,
