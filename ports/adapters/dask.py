@@ -13,7 +13,7 @@ import platform
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,12 +64,26 @@ def parse_bytes(text: str | float) -> int | str | float:
         raise UsageError(f"memory_limit {text!r} is no size; write bytes, 4GB or 2GiB") from error
 
 
-def security(credentials: Path) -> Security:
-    """Return the credentials of a cluster as Dask takes them."""
+def security(address: str, credentials: Path) -> Security:
+    """Return what a connection to the scheduler at `address` needs, as Dask takes it: nothing for a Unix socket."""
     from distributed.security import Security
 
+    if address.startswith("unix://"):
+        return Security(require_encryption=False)
     file = str(credentials)
     return Security(tls_ca_file=file, tls_client_cert=file, tls_client_key=file, require_encryption=True)
+
+
+def prepare() -> None:
+    """Let Dask in this process know ``unix://``, and whom to ask for the credentials of an address.
+
+    It learns both from the installation of `ports`; one for developers lacks the file of the second.
+    """
+    import dask
+
+    import_module("ports.in_cluster.ports_comm").register()
+    if dask.config.get("distributed.client.security-loader", default=None) is None:
+        dask.config.set({"distributed.client.security-loader": "ports.credentials.load"})
 
 
 def import_client() -> None:
@@ -89,9 +103,13 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
     """
     _check_owner(str(getattr(cluster, "scheduler_address", "")))
     from distributed import Client
+    from distributed.comm.core import FatalCommClosedError
 
+    prepare()
     try:
         return Client(cluster, timeout=timeout, **options)
+    except FatalCommClosedError as error:  # a Unix socket that is missing, dead or another user's
+        raise DaskError(f"{error}; {_NOT_MINE}") from error
     except (OSError, TimeoutError) as error:
         raise DaskError(f"the scheduler did not answer within {timeout:g} s ({error})") from error
 
@@ -109,8 +127,11 @@ def call(address: str, credentials: Path, operation: str, *, timeout: float, **a
     _check_owner(address)
     from distributed.core import rpc
 
+    prepare()
+
     async def ask() -> Any:
-        async with rpc(address, connection_args=security(credentials).get_connection_args("client")) as scheduler:
+        args = security(address, credentials).get_connection_args("client")
+        async with rpc(address, connection_args=args) as scheduler:
             return await asyncio.wait_for(getattr(scheduler, operation)(**arguments), timeout)
 
     try:
@@ -153,6 +174,7 @@ class _UnixConnection(http.client.HTTPConnection):
     """HTTP to a Unix socket whose listener is this user."""
 
     def connect_to(self, path: str) -> None:
+        peers.check_socket(path, _NOT_MINE)
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(path)
@@ -197,7 +219,7 @@ def _changed_modules() -> Callable[[], dict[str, float]]:
         found: dict[str, float] = {}
         for module in list(sys.modules.values()):
             file = getattr(module, "__file__", None)
-            ours = getattr(module, "__name__", "") == "ports_cluster"
+            ours = getattr(module, "__name__", "").startswith("ports_")
             if not file or ours or "-packages" in file or file.startswith(tuple(paths)):
                 continue
             try:
