@@ -114,6 +114,15 @@ def write_json(path: str, data: dict[str, Any]) -> None:
         pass
 
 
+def reason(directory: str) -> str | None:
+    """Return what the command wrote about its own end, in the file ``why`` of its directory."""
+    try:
+        with open(os.path.join(directory, "why"), encoding="utf-8", errors="replace") as file:
+            return file.read(200).strip() or None
+    except OSError:
+        return None
+
+
 def start(spec: dict[str, Any], output: int) -> int:
     """Fork the command; its output goes to the descriptor `output`."""
     parent = os.getpid()
@@ -299,6 +308,8 @@ def main(path: str) -> int:
         noted: dict[str, Any] = {"format": 1, "status": code, "signal": number, "ended_at": time.time()}
         if sys.platform.startswith("linux") and os.getppid() != parent:
             noted["reason"] = "its launcher was killed"
+        if (why := reason(os.path.dirname(spec["exit"]))) is not None:
+            noted["reason"] = why
         write_json(spec["exit"], noted)
     return code if code is not None else 128 + (number or 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import ports_memory
-from ports_rest import Rest
+from ports_rest import Rest, give_memory_back
 from ports_watch import Guard
 from ports_workers import group_be_nice
 
@@ -15,15 +15,20 @@ class Fair:
 
     def __init__(self, cluster, record, directory, ended):
         group_be_nice(record["nice"])
+        self.cluster = cluster
         self.guard = Guard(cluster, record, ports_memory.Meter())
         self.rest = Rest(cluster, record, directory, ended, self.guard)
         if record["guard"] != "off":
             self.guard.start()
         self.resting = asyncio.get_running_loop().create_task(self.rest.run())
 
-    def scaled(self):
-        """Forget the workers that would come back: somebody said how many there shall be."""
+    async def scale(self, n_workers):
+        """Have as many workers as somebody asks for, and forget those that would come back."""
         self.rest.asleep = 0
+        self.cluster.scale(n_workers)
+        await self.cluster
+        if not n_workers:
+            await asyncio.get_running_loop().run_in_executor(None, give_memory_back)
 
     def close(self):
         """End all watching, before the cluster ends."""

@@ -132,7 +132,7 @@ class Meter:
 
     def domains(self) -> tuple[Domain, ...]:
         """Return what is left of the machine and of each limited cgroup above this process."""
-        machine = numbers(read(f"{self.proc}/meminfo"))
+        machine = numbers(read(f"{self.proc}/meminfo").partition("Buffers")[0])  # 50 lines less to take apart
         total = machine.get("MemTotal", 0)
         found = [Domain(MACHINE, total, machine.get("MemAvailable", total))] if total else []
         for one, limit in self.limits:

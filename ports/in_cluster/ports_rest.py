@@ -33,7 +33,8 @@ class Wakes(SchedulerPlugin):
         self.rest = rest
 
     def update_graph(self, scheduler, **_):
-        """Wake at a task."""
+        """Wake at a task, and begin to count anew."""
+        self.rest.note_task(time.monotonic())
         self.rest.wake("a task")
 
     def add_client(self, scheduler, client):
@@ -72,8 +73,8 @@ class Rest:
         """Take one look, and do what is due."""
         scheduler = self.cluster.scheduler
         if self.is_busy():
-            self.counter, self.busy_at, self.last_task = scheduler.transition_counter, now, time.time()
-            self.spilled = self.noticed = False
+            self.counter = scheduler.transition_counter
+            self.note_task(now)
         quiet = now - self.busy_at
         first = min([limit for limit in (self.limits.idle, self.limits.expire / 2) if limit], default=0)
         if not first or quiet < first:
@@ -83,6 +84,11 @@ class Rest:
         action = ports_idle.due(seen, self.limits)
         if action is not None:
             await getattr(self, action)()
+
+    def note_task(self, now):
+        """Begin to count anew: there is a task."""
+        self.busy_at, self.last_task = now, time.time()
+        self.spilled = self.noticed = False
 
     def is_busy(self):
         """Say whether there are tasks, or were since the last look."""

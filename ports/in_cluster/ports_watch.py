@@ -16,10 +16,14 @@ from dataclasses import replace
 import ports_guard
 import ports_memory
 import ports_orphans
+from distributed.core import Status
+from distributed.diagnostics.plugin import SchedulerPlugin
 from ports_log import say, size, user_name
+from ports_memory import MACHINE
 
 PERIOD = 0.2  # seconds: a hog that grows by 200 MB/s takes 40 MB meanwhile
-BASELINE_SECONDS = 60.0  # between two looks at who uses what, while all is calm: 12 us for each process of the machine
+BASELINE_SECONDS = 5.0  # between two looks at who uses what, while all is calm
+BASELINE_PART = 1 / 500  # of the time, at most, for these looks: 12 us for each process of the machine
 REFUSED_SECONDS = 0.5  # until it is asked again whether a worker may be restarted
 RESTART_WAITS = 0.15  # seconds that a busy event loop has for ending a worker itself
 DONE = {
@@ -28,6 +32,19 @@ DONE = {
     ports_guard.PAUSE: "workers are paused: what runs goes on, nothing further starts",
     ports_guard.RESTART: "workers are paused, and restarted while this is more than a fair share",
 }
+
+
+class Newcomers(SchedulerPlugin):
+    """Tells a worker that joins in a shortage, before a task is sent to it."""
+
+    name = "ports-guard"
+
+    def __init__(self, guard):
+        self.guard = guard
+
+    def add_worker(self, scheduler, worker):
+        """Pause a new worker where all others are."""
+        self.guard.tell_one(scheduler.workers[worker])
 
 
 class Guard(threading.Thread):
@@ -45,8 +62,9 @@ class Guard(threading.Thread):
         self.state = ports_guard.State()
         self.over = threading.Event()
         self.told, self.shown, self.restarts = {}, None, 0
-        self.before, self.before_at = {}, float("-inf")
-        self.next_try = float("-inf")
+        self.before = {}
+        self.next_try = self.next_baseline = float("-inf")
+        cluster.scheduler.add_plugin(Newcomers(self), name=Newcomers.name)
 
     def run(self):
         """Look every `PERIOD` until the cluster ends."""
@@ -59,9 +77,10 @@ class Guard(threading.Thread):
 
     def look(self, now):
         """Take one look, and do what it asks for."""
-        if now - self.before_at > BASELINE_SECONDS and self.state.level == ports_guard.CALM:
+        if now >= self.next_baseline and self.state.level == ports_guard.CALM:
             self.meter.refresh()
-            self.before, self.before_at = self.meter.by_user(), now
+            self.before = self.meter.by_user()
+            self.next_baseline = now + max(BASELINE_SECONDS, (time.monotonic() - now) / BASELINE_PART)
         sample = ports_guard.Sample(now, self.meter.domains(), self.meter.pressure())
         level = self.state.level
         self.state = ports_guard.step(self.state, sample, **self.marks)
@@ -76,13 +95,13 @@ class Guard(threading.Thread):
     def cause(self, is_worse):
         """Return what is left, and who took it."""
         where = self.state.where
-        left = f"{size(where.available)} of {size(where.total)} of {where.name} are available"
+        name = where.name if where.name == MACHINE else f"control group {where.name.rpartition('/')[2]}"
+        left = f"{size(where.available)} of {size(where.total)} of {name} are available"
         if not is_worse:
             return f"{left} again"
         grown = ports_guard.grower(self.before, self.meter.by_user())
         if grown is None or grown[1] < where.total * ports_guard.ACTIVE_SHARE:
-            hidden = "" if self.meter.sees_everybody() else ", by others, whose processes this machine hides"
-            return left + hidden
+            return left + ("" if self.meter.sees_everybody() else " (who takes the rest is hidden here)")
         return f"{left}, {user_name(grown[0])} grew most, by {size(grown[1])}"
 
     def report(self, text):
@@ -95,14 +114,20 @@ class Guard(threading.Thread):
 
     def tell(self):
         """Tell each worker the level that it does not know yet; on the event loop."""
-        scheduler, level = self.cluster.scheduler, self.state.level
-        for address, worker in list(scheduler.workers.items()):
-            key = (address, worker.server_id)
-            if self.told.get(key, ports_guard.CALM) != level and address in scheduler.stream_comms:
-                scheduler.stream_comms[address].send({"op": "ports-guard", "level": level})
-                self.told[key] = level
-        there = {(address, worker.server_id) for address, worker in scheduler.workers.items()}
+        workers = list(self.cluster.scheduler.workers.values())
+        for worker in workers:
+            self.tell_one(worker)
+        there = {(worker.address, worker.server_id) for worker in workers}
         self.told = {key: told for key, told in self.told.items() if told and key in there}
+
+    def tell_one(self, worker):
+        """Tell a worker the level; to one that shall pause, nothing is sent from now on, even before it says so."""
+        scheduler, level, key = self.cluster.scheduler, self.state.level, (worker.address, worker.server_id)
+        if self.told.get(key, ports_guard.CALM) != level and worker.address in scheduler.stream_comms:
+            scheduler.stream_comms[worker.address].send({"op": "ports-guard", "level": level})
+            self.told[key] = level
+            if level >= ports_guard.PAUSE and worker.status == Status.running:
+                scheduler.handle_worker_status_change("paused", worker, f"ports-guard-{time.time()}")
 
     def restart_largest(self, now):
         """End the largest worker, which starts anew, if this user is above the fair share."""

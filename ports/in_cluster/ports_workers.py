@@ -7,6 +7,7 @@ spills and pauses: its thresholds are lowered, and given back later.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import os
 import pickle
@@ -92,12 +93,24 @@ def write_pickle(path, value):
         file.write(data)
 
 
+GPUS_TAKEN = collections.Counter()  # by the nannies of this process
+
+
+def take_gpus(gpu_ids, each):
+    """Return `each` of `gpu_ids`, those that the fewest workers of this cluster have."""
+    taken = sorted(gpu_ids, key=lambda one: GPUS_TAKEN[one])[:each]
+    GPUS_TAKEN.update(taken)
+    return taken
+
+
 class FairNanny(Nanny):
     """A nanny that ends what its worker left behind, before the next one starts and when it ends itself."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, gpu_ids=(), gpus=0, env=None, **kwargs):
         self.mark = ports_orphans.new_mark()
-        super().__init__(*args, mark=self.mark, **kwargs)
+        self.gpus = take_gpus(gpu_ids, gpus)
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if gpus else {}
+        super().__init__(*args, mark=self.mark, env={**visible, **(env or {})}, **kwargs)
 
     async def end_orphans(self):
         """End what tasks of the worker that is gone have started."""
@@ -116,5 +129,7 @@ class FairNanny(Nanny):
     async def close(self, *args, **kwargs):
         """End for good, with all that is left of the worker."""
         answer = await super().close(*args, **kwargs)
+        GPUS_TAKEN.subtract(self.gpus)
+        self.gpus = []
         await self.end_orphans()
         return answer
