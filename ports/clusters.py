@@ -93,7 +93,7 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
         Seconds until the start is given up.
     **asked
         ``n_workers`` (or ``"all"``), ``threads_per_worker``, ``memory_limit`` (of one worker: bytes, or ``"4GB"``),
-        ``processes``, ``force`` (True: also more memory than there is), ``daemon`` (True: tasks may not start processes),
+        ``force`` (True: also more than there is), ``processes``, ``daemon`` (True: tasks may not start processes),
         ``worker_start`` (``"auto"``, ``"spawn"``, ``"forkserver"``),
         ``security`` (``"sockets"``, ``"tls"``), ``dashboard`` (``"socket"``, ``"tcp"``: with TLS, by token),
         ``local_directory`` (scratch), ``env`` (a conda environment or venv), ``environ`` (variables), and any keyword

@@ -80,7 +80,11 @@ def test_hosts_may_be_a_plain_list(place: Path) -> None:
             "ports.cluster.n_wrokers",
             "no such setting; did you mean n_workers? there are daemon,",
         ),
-        ("clusters: {}", "ports.clusters", "no such setting; did you mean cluster? there are alias, cluster, core_files, hosts,"),
+        (
+            "clusters: {}",
+            "ports.clusters",
+            "no such setting; did you mean cluster? there are alias, cluster, core_files, hosts,",
+        ),
         ("xyzzy: {}", "ports.xyzzy", "no such setting; there are alias, cluster, core_files, hosts,"),
         ("cluster: {n_workers: -1}", "ports.cluster.n_workers", "-1 must be bigger than or equal to 0"),
         ("cluster: {n_workers: many}", "ports.cluster.n_workers", "'many' must match pattern ^all$"),
