@@ -183,9 +183,10 @@ class OverpromisedError(ConflictError):
 
     def __str__(self) -> str:
         taken = f", of which {' and '.join(self.taken)}" if self.taken else ""
+        free_some = ", free some (`ports who` shows who has what)" if self.taken else ""
         return (
             f"{self.wanted}, more than the {self.total} that you can have here{taken}; ask for at most {self.left} "
-            "(fewer workers, a smaller memory_limit), or pass force=True (--force)"
+            f"(fewer workers, a smaller memory_limit){free_some}, or pass force=True (--force)"
         )
 
 

@@ -196,7 +196,9 @@ def check(room: Room, n_workers: int, memory_limit: int) -> None:
         total = room.memory_bytes
     left = max(0, total - room.promised_bytes - held)
     if n_workers * memory_limit > left:
-        wanted = f"{n_workers} workers of {size(memory_limit)} are {size(n_workers * memory_limit)}"
+        wanted = f"1 worker of {size(memory_limit)}"
+        if n_workers > 1:
+            wanted = f"{n_workers} workers of {size(memory_limit)} are {size(n_workers * memory_limit)}"
         taken = [f"{size(room.promised_bytes)} are promised to your other clusters"] if room.promised_bytes else []
         taken += [f"{size(held)} are held by clusters of others"] if held else []
         raise OverpromisedError(wanted, size(total), tuple(taken), size(left))

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_more_than_the_machine_has_is_refused_unless_it_is_forced(home: Home) ->
     done = home.ports("cluster", "start", "main", "--n-workers=0", f"--memory-limit={whole * 2}")
     assert done.returncode == 0, done.stderr  # none of them
     done = home.ports("cluster", "scale", "main", "1")
-    assert done.returncode == 4 and "1 workers of " in done.stderr
+    assert done.returncode == 4 and "1 worker of " in done.stderr
     done = home.ports("cluster", "scale", "main", "1", "--force")
     assert done.returncode == 0, done.stderr
 
@@ -147,6 +148,19 @@ def test_all_of_the_machine_can_be_had_in_words(home: Home, way: str) -> None:
     clusters.cluster("main", n_workers="all", reuse="exact")
     with pytest.raises(UsageError, match="n_workers is 'most'"):
         clusters.start("other", n_workers="most")
+
+
+def test_watching_looks_again_until_ctrl_c(home: Home) -> None:
+    command = [sys.executable, "-m", "ports", "who", "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None and watching.stderr is not None
+        headings = 0
+        while headings < 2:
+            line = watching.stdout.readline()
+            assert line, watching.stderr.read()
+            headings += " available; " in line or line.rstrip().endswith(" available")
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(20) == 130 and watching.stderr.read().strip() == "ports: interrupted"
 
 
 # --- with others ---
