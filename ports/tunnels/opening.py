@@ -18,10 +18,11 @@ from ports.errors import NotFoundError, PortsError
 from ports.targets import Target
 from ports.tunnels import browser
 from ports.tunnels import records as tunnel_records
-from ports.tunnels.host_links import HostLinks, Wish
+from ports.tunnels.host_links import HostLinks
 from ports.tunnels.local_ends import LocalEnd
 from ports.tunnels.relay import Reach, Relay
 from ports.tunnels.tunnel import LINKED, Tunnel
+from ports.tunnels.wishes import Wish
 
 Event = Callable[[dict[str, Any]], None]
 
@@ -165,8 +166,21 @@ class Opening:
 
     def _host(self, alias: str) -> HostLinks:
         if alias not in self._hosts:
-            self._hosts[alias] = HostLinks(alias, self._relay, on_change=self._changed, on_browse=self._browse)
+            self._hosts[alias] = HostLinks(
+                alias, self._relay, on_change=self._changed, on_browse=self._browse, on_node=self._open_on_node
+            )
         return self._hosts[alias]
+
+    def _open_on_node(self, node: str, wish: Wish, batch: bool | None) -> None:
+        """Open what lives on another node of a host's name, unless that node's links are watched already."""
+        with self._lock:
+            if self._closing.is_set() or (batch and node in self._hosts):
+                return
+            links = self._host(node)
+        try:
+            links.open(wish, batch=batch)
+        except PortsError as error:
+            links.fail(error)
 
     def _watch(self) -> None:
         while not self._closing.wait(_ROUND_SECONDS):
@@ -193,7 +207,7 @@ class Opening:
         wanted = targets.by_host(map(targets.parse, request["targets"]))
 
         def tell(row: dict[str, Any]) -> None:
-            if row["host"] in wanted:
+            if row["host"] in wanted or row["host"].partition("/")[0] in wanted:
                 say(row)
 
         self._listeners.append(tell)

@@ -69,7 +69,8 @@ class Way:
         on_document: Callable[[dict[str, Any]], None],
         on_browse: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> None:
-        self.alias, self._relay, self._request = alias, relay, {"all": False}
+        self.alias, self._relay = alias, relay
+        self._request: dict[str, Any] = {"all": False}
         self._on_condition, self._on_document, self._on_browse = on_condition, on_document, on_browse
         self.condition = Condition("down", time.time())
         self.reconnects = 0
@@ -80,6 +81,8 @@ class Way:
         self._thread: threading.Thread | None = None
         self._dead_after = float(config.get("open.dead_after"))
         self._pinged_at = self._waits_since = self._offset = 0.0
+        self._machine, self._node = "", ""  # to which the way led first
+        self._place = alias
 
     def open(self, *, everybody: bool = False, batch: bool | None = None) -> dict[str, Any]:
         """Connect for the first time, where a person may be asked, and return what listens there.
@@ -96,10 +99,15 @@ class Way:
         FarSideError
             There is no python3.
         """
-        self._request["all"] = everybody
+        self._request.update(remote.called(self.alias), all=everybody)
         document = self._connect(batch=batch, timeout=None)
         self.condition = Condition("up", time.time())
         return document
+
+    def probe(self, *, everybody: bool, batch: bool | None) -> dict[str, Any]:
+        """Return what listens there now; raises as `open`."""
+        request = {**remote.called(self.alias), "all": everybody}
+        return remote.probe(self._place, request, batch=batch)
 
     def watch_everybody(self) -> None:
         """Be told of other users' listeners, too, from now on."""
@@ -156,7 +164,28 @@ class Way:
     # --- the connection ---
 
     def _connect(self, *, batch: bool | None, timeout: float | None) -> dict[str, Any]:
-        carrier = carriers.connect(self.alias, batch=batch, timeout=timeout)
+        """Connect to the node to which the way led first, where the host's name leads to several."""
+        document = self._connect_to(self.alias, batch=batch, timeout=timeout)
+        if self._machine not in ("", document["machine_id"]) and "/" not in self.alias:
+            by_another = self.carrier
+            with contextlib.suppress(PortsError, OSError):  # that node has gone
+                there = self._connect_to(f"{self.alias}/{self._node}", batch=True, timeout=timeout)
+                if there["machine_id"] == self._machine:
+                    if by_another is not None:
+                        by_another.close()
+                    self._place = f"{self.alias}/{self._node}"
+                    return there
+            if self.carrier is not None and self.carrier is not by_another:
+                self.carrier.close()
+            if by_another is not None:
+                by_another.close()
+            document = self._connect_to(self.alias, batch=batch, timeout=timeout)
+        self._machine, self._node, self._place = document["machine_id"], document["host"], self.alias
+        return document
+
+    def _connect_to(self, place: str, *, batch: bool | None, timeout: float | None) -> dict[str, Any]:
+        self._drop_agent()
+        carrier = carriers.connect(place, batch=batch, timeout=timeout)
         try:
             document = self._start_agent(carrier, timeout or _DOCUMENT_SECONDS)
         except BaseException:
@@ -167,9 +196,20 @@ class Way:
         return document
 
     def _start_agent(self, carrier: Carrier, timeout: float) -> dict[str, Any]:
+        named = remote.named_python(self.alias)
+        try:
+            return self._start_agent_in("python3", carrier, timeout)
+        except FarSideError:
+            self._drop_agent()
+            if named is None:
+                remote.probe(self._place, batch=True, timeout=timeout)  # it tells what to do where there is no python3
+                raise
+        return self._start_agent_in(named, carrier, timeout)
+
+    def _start_agent_in(self, python: str, carrier: Carrier, timeout: float) -> dict[str, Any]:
         made = self._agent = agent.Agent(self.alias)
         start = made.start(
-            carrier.session(agent.COMMAND),
+            carrier.session(agent.PYTHON.format(python=python)),
             {"probe": self._request},
             on_message=lambda message: self._messages.put((made, message)),
             on_lost=lambda reason: self._messages.put((made, {"type": "lost", "reason": reason})),

@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports from the layers above its own line only. A package is one name; inside it, the package decides.
 LAYERS = (
     ("_version", "errors", "render", "launch", "jupyter_launch", "in_cluster"),
-    ("deadlines", "records", "probe", "targets"),
+    ("deadlines", "records", "probe", "targets", "far_errors"),
     ("paths", "links", "hop_command", "environments"),
     ("config", "interpreter", "logout"),
     ("adapters", "home", "scratch"),
@@ -40,7 +40,7 @@ INNER = {
         ("proof", "doors", "agent", "records"),
         ("relay", "carriers"),
         ("local_ends",),
-        ("tunnel",),
+        ("tunnel", "wishes"),
         ("ways",),
         ("host_links",),
         ("opening",),

@@ -230,7 +230,7 @@ def _arguments(door: Door, place: Master, attempt: Attempt, *, asking: bool) -> 
         options["ProxyUseFdpass"] = "no"
     listed = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
     detached = ["-f", "-N", "-M", "-T", "-S", str(place.control), "-E", str(place.log)]
-    return [program(), *config_arguments(), *detached, *listed, *place.host.destination.arguments()]
+    return [program(), *config_arguments(), *detached, *listed, *place.host.arguments()]
 
 
 def _reason_at(via: Master, host: Host, attempt: Attempt) -> str:
