@@ -93,5 +93,7 @@ def _shake_hands(connection: socket.socket) -> Proof:
             return Proof("open", (wrapped.version() or "").encode())
     except TimeoutError:
         return Proof("silent")
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):  # it was closed, and nothing was said
+        return Proof("refused")
     except ssl.SSLError as error:
         return Proof("open", str(error).encode())  # something spoke, if not TLS
