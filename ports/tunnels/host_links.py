@@ -10,8 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ports import config, listeners
-from ports.errors import LoginNeededError, PortInUseError, PortsError, ProhibitedError, SSHError
-from ports.targets import Target
+from ports.errors import ForeignListenerError, LoginNeededError, PortInUseError, PortsError, ProhibitedError, SSHError
 from ports.tunnels import local_ends, proof, services, wishes
 from ports.tunnels import records as tunnel_records
 from ports.tunnels.doors import Dial, Door
@@ -59,6 +58,7 @@ class HostLinks:
             relay,
             on_condition=self._tell_condition,
             on_document=lambda document: self._take(document, self._wishes),
+            on_stranger=self._cut,
             on_browse=lambda wanted: on_browse(alias, wanted),
         )
 
@@ -137,8 +137,8 @@ class HostLinks:
 
     def retry(self) -> None:
         """Ask again what did not answer, as it may by now."""
-        if self._way.condition.state == "up":
-            waiting = [one for one in self.tunnels if one.is_due(time.time())]
+        waiting = [one for one in self.tunnels if one.is_due(time.time())]
+        if waiting and self._way.condition.state == "up":
             with self._turn:
                 self._bring_up([], waiting)
 
@@ -167,16 +167,17 @@ class HostLinks:
                 if not wanted and not failed and not on_nodes:
                     self._tell_nothing()
             else:
-                for key in known.keys() - wanted.keys():
-                    self._end(known[key], failed, found)
+                for tunnel in [known[key] for key in known.keys() - wanted.keys()]:
+                    assert tunnel.service is not None
+                    self._end(tunnel, services.ended(tunnel.service, failed, found))
             fresh = [self._new(service, wish, is_first) for key, (service, wish) in wanted.items() if key not in known]
             moved = []
             for key, tunnel in known.items():
                 service = wanted[key][0] if key in wanted else None
-                if service is not None and (tunnel.state != "open" or service.remote != _remote(tunnel)):
+                if service is not None and (tunnel.state != "open" or service.remote != tunnel.remote):
                     moved.append(tunnel)
-                    if service.remote != _remote(tunnel):
-                        self._way.take_back([str(_remote(tunnel))])
+                    if service.remote != tunnel.remote:
+                        self._way.take_back([tunnel.remote])
                 if service is not None:
                     tunnel.service, tunnel.gone = service, False
             self._bring_up([one for one in fresh if one is not None], moved, is_first=is_first)
@@ -191,12 +192,15 @@ class HostLinks:
         made.end, made.owner = wish.end, wish.owner
         return made
 
-    def _end(self, tunnel: Tunnel, failed: dict[Target, PortsError], found: Sequence[listeners.Listener]) -> None:
+    def _cut(self, remote: str, user: str) -> None:
+        """Shut at once what leads to a port that another user has taken; news of what listens there may come late."""
+        for tunnel in list(self.tunnels):
+            if tunnel.service is not None and tunnel.remote == remote and tunnel.owner != user:
+                self._end(tunnel, ForeignListenerError(f"{self.alias}:{tunnel.service.port}", user))
+
+    def _end(self, tunnel: Tunnel, error: PortsError) -> None:
         """Shut the link of a service that is gone; what another user put in its place is never reached."""
         assert tunnel.service is not None
-        port = tunnel.service.port
-        of_port = [error for target, error in failed.items() if port is not None and target.port == port]
-        error = of_port[0] if of_port else services.ended(tunnel.service, found)
         if tunnel.gone and str(error) == str(tunnel.error):
             return
         tunnel.gone = True
@@ -213,12 +217,13 @@ class HostLinks:
             tunnels = [*fresh, *(one for one in again if one in self.tunnels)]  # the others were closed meanwhile
             self.tunnels += fresh
         with contextlib.suppress(PortsError, OSError):  # all in one go; where that fails, each tells its own reason
-            self._way.lead([str(_remote(one)) for one in tunnels if not self._by_agent(one)])
+            self._way.lead([one.remote for one in tunnels if not self._by_agent(one)])
         workers = [threading.Thread(target=self._connect, args=(one, is_first), daemon=True) for one in tunnels]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
+        self._way.guard(one.remote for one in self.tunnels if one.service is not None and not one.gone)
 
     def _connect(self, tunnel: Tunnel, is_first: bool) -> None:
         try:
@@ -378,7 +383,3 @@ def _notice(service: Service) -> str:
     """Return what the settings say of a new service: by its name, else by its kind."""
     chosen = config.get("open.new")
     return str(chosen.get(service.name) or chosen.get(service.kind) or "notify")
-
-
-def _remote(tunnel: Tunnel) -> str | None:
-    return tunnel.service.remote if tunnel.service is not None else None

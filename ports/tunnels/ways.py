@@ -56,6 +56,8 @@ class Way:
         Is called, in the way's thread, when the way goes down, waits for a login, or was mended.
     on_document : callable
         Is called, in the way's thread, with what listens there: when that has changed, and after each mending.
+    on_stranger : callable
+        Is called, in the way's thread, with what is guarded there and the name of the user who has taken it.
     on_browse : callable
         Is called with what somebody on the host wants to see at home, and returns the answer.
     """
@@ -67,11 +69,13 @@ class Way:
         *,
         on_condition: Callable[[Condition], None],
         on_document: Callable[[dict[str, Any]], None],
+        on_stranger: Callable[[str, str], None],
         on_browse: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> None:
         self.alias, self._relay = alias, relay
         self._request: dict[str, Any] = {"all": False}
-        self._on_condition, self._on_document, self._on_browse = on_condition, on_document, on_browse
+        self._on_condition, self._on_document = on_condition, on_document
+        self._on_stranger, self._on_browse = on_stranger, on_browse
         self.condition = Condition("down", time.time())
         self.reconnects = 0
         self.carrier: Carrier | None = None
@@ -141,6 +145,12 @@ class Way:
         """Connect to these no more."""
         if self.carrier is not None:
             self.carrier.take_back(remotes)
+
+    def guard(self, remotes: Iterable[str]) -> None:
+        """Be told when somebody else takes one of these: a home there that hangs does not hold that up."""
+        made, message = self._agent, {"type": "guard", "remotes": sorted(set(remotes))}
+        if made is not None:
+            self._relay.soon(lambda: made.send(message))
 
     def refusal(self, remote: str) -> PortsError | None:
         """Return why `remote` was not connected to, where that is known."""
@@ -269,6 +279,8 @@ class Way:
             return SSHError(self.alias, f"the connection was lost: {message['reason']}")
         if message["type"] == "document":
             self._tell_document(message["document"])
+        elif message["type"] == "guard" and message["user"] is not None and not message["mine"]:
+            self._on_stranger(str(message["remote"]), str(message["user"]))
         elif message["type"] == "browse":
             answer = self._on_browse(message)
             self._relay.soon(lambda: sender.send({"type": "browse", "id": message.get("id"), **answer}))

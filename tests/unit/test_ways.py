@@ -1,0 +1,97 @@
+"""The watch of a way: what must not hold it up, and what must not make it hurry."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ports.deadlines import wait_until
+from ports.tunnels.relay import Relay
+from ports.tunnels.ways import Way
+
+
+class Program:
+    """Stands for our program on a host."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.last_heard = 0.0
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+class Waits:
+    """Stands for the end of a way: notes how long it is waited for."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float) -> bool:
+        self.seconds.append(timeout)
+        return False
+
+    def is_set(self) -> bool:
+        return False
+
+    def set(self) -> None:
+        """It is over."""
+
+
+class Taken:
+    """What a way told."""
+
+    def __init__(self) -> None:
+        self.let_browse = threading.Event()
+        self.strangers: list[tuple[str, str]] = []
+
+    def browse(self, message: dict[str, Any]) -> dict[str, Any]:
+        self.let_browse.wait(20)
+        return {"ok": True}
+
+    def stranger(self, remote: str, user: str) -> None:
+        self.strangers.append((remote, user))
+
+
+@pytest.fixture
+def taken() -> Taken:
+    return Taken()
+
+
+@pytest.fixture
+def way(taken: Taken) -> Iterator[Way]:
+    relay = Relay()
+    made = Way(
+        "server1",
+        relay,
+        on_condition=lambda condition: None,
+        on_document=lambda document: None,
+        on_stranger=taken.stranger,
+        on_browse=taken.browse,
+    )
+    yield made
+    taken.let_browse.set()
+    relay.close()
+
+
+def run(way: Way) -> Program:
+    """Let a program of ours run on the host."""
+    program: Any = Program()
+    way._agent = program
+    return program  # type: ignore[no-any-return]
+
+
+def test_who_takes_a_guarded_port_is_told(way: Way, taken: Taken) -> None:
+    program = run(way)
+    way.guard(["127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"])
+    wait_until(lambda: program.sent or None, timeout=10, what="the message")
+    for user, mine in ((None, False), ("alice", True), ("bob", False)):
+        way._take(way._agent, {"type": "guard", "remote": "127.0.0.1:1", "user": user, "mine": mine})
+    assert taken.strangers == [("127.0.0.1:1", "bob")]
+    assert program.sent == [{"type": "guard", "remotes": ["127.0.0.1:1", "127.0.0.1:2"]}]
