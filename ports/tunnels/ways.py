@@ -26,6 +26,7 @@ from ports.tunnels.relay import Relay
 _TICK = 0.5
 _ATTEMPT_SECONDS = 3.0  # an attempt that waits longer than this sends too few packets to see the network come back
 _LEAST_PAUSE, _MOST_PAUSE, _MOST_PAUSE_REFUSED = 0.3, 3.0, 60.0
+_SHORT_LIVED = 5.0  # silence is not noticed sooner: a way that ends within it was ended, there or here
 _DOCUMENT_SECONDS = 30.0
 _JUMP_OF_THE_CLOCK, _ANSWER_AFTER_JUMP = 10.0, 2.0
 
@@ -85,6 +86,7 @@ class Way:
         self._thread: threading.Thread | None = None
         self._dead_after = float(config.get("open.dead_after"))
         self._pinged_at = self._waits_since = self._offset = 0.0
+        self._up_at, self._rest = float("-inf"), 0.0
         self._machine, self._node = "", ""  # to which the way led first
         self._place = alias
 
@@ -105,7 +107,7 @@ class Way:
         """
         self._request.update(remote.called(self.alias), all=everybody)
         document = self._connect(batch=batch, timeout=None)
-        self.condition = Condition("up", time.time())
+        self.condition, self._up_at = Condition("up", time.time()), time.monotonic()
         return document
 
     def probe(self, *, everybody: bool, batch: bool | None) -> dict[str, Any]:
@@ -326,6 +328,10 @@ class Way:
         carrier, self.carrier = self.carrier, None
         if carrier is not None:
             carrier.give_up()
+        # what ends again as soon as it is up, as a program that the kernel there kills, is not started without end
+        short = time.monotonic() - self._up_at < _SHORT_LIVED
+        self._rest = min(_MOST_PAUSE_REFUSED, max(_LEAST_PAUSE, 2 * self._rest)) if short else 0.0
+        self._closing.wait(self._rest)
         pause = _LEAST_PAUSE
         while not self._closing.is_set():
             started = time.monotonic()
@@ -342,7 +348,7 @@ class Way:
                 self._closing.wait(pause * random.uniform(0.7, 1.0))
             else:
                 self.reconnects += 1
-                self._pinged_at = 0.0
+                self._pinged_at, self._up_at = 0.0, time.monotonic()
                 self._change("up", None)
                 self._tell_document(document)
                 return

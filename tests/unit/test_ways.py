@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ports.deadlines import wait_until
+from ports.errors import SSHError
 from ports.tunnels.relay import Relay
 from ports.tunnels.ways import Way
 
@@ -95,3 +96,17 @@ def test_who_takes_a_guarded_port_is_told(way: Way, taken: Taken) -> None:
         way._take(way._agent, {"type": "guard", "remote": "127.0.0.1:1", "user": user, "mine": mine})
     assert taken.strangers == [("127.0.0.1:1", "bob")]
     assert program.sent == [{"type": "guard", "remotes": ["127.0.0.1:1", "127.0.0.1:2"]}]
+
+
+def test_a_way_that_ends_as_soon_as_it_is_up_is_made_again_with_growing_pauses(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: Any = Waits()
+    monkeypatch.setattr(way, "_closing", waits)
+    monkeypatch.setattr(way, "_connect", lambda **_: {})
+    for _ in range(12):
+        way._mend(SSHError("server1", "the process that watches has ended"))
+    assert waits.seconds[:5] == [0.0, 0.3, 0.6, 1.2, 2.4] and waits.seconds[-1] == 60.0
+    way._up_at -= 10  # it was up for a while
+    way._mend(SSHError("server1", "nothing came back for 10 s"))
+    assert waits.seconds[-1] == 0.0
