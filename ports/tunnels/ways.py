@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ports import config, remote
-from ports.errors import FarSideError, LoginNeededError, PortsError, SSHError
+from ports.errors import FarSideError, LoginNeededError, PortsError, SlowError, SSHError
 from ports.tunnels import agent, carriers
 from ports.tunnels.carriers import Carrier
 from ports.tunnels.doors import Dial
@@ -25,6 +25,7 @@ from ports.tunnels.relay import Relay
 
 _TICK = 0.5
 _ATTEMPT_SECONDS = 3.0  # an attempt that waits longer than this sends too few packets to see the network come back
+_MOST_ATTEMPT_SECONDS = 24.0  # for a host that answers, and slowly
 _LEAST_PAUSE, _MOST_PAUSE, _MOST_PAUSE_REFUSED = 0.3, 3.0, 60.0
 _SHORT_LIVED = 5.0  # silence is not noticed sooner: a way that ends within it was ended, there or here
 _DOCUMENT_SECONDS = 30.0
@@ -293,7 +294,7 @@ class Way:
         self._drop_agent()
         if self.carrier is not None:  # else it is made with this request
             try:
-                self._tell_document(self._start_agent(self.carrier, _ATTEMPT_SECONDS))
+                self._tell_document(self._start_agent(self.carrier, _MOST_ATTEMPT_SECONDS))
             except (PortsError, OSError) as error:
                 return self._as_lost(error)
         return None
@@ -332,15 +333,18 @@ class Way:
         short = time.monotonic() - self._up_at < _SHORT_LIVED
         self._rest = min(_MOST_PAUSE_REFUSED, max(_LEAST_PAUSE, 2 * self._rest)) if short else 0.0
         self._closing.wait(self._rest)
-        pause = _LEAST_PAUSE
+        pause, patience = _LEAST_PAUSE, _ATTEMPT_SECONDS
         while not self._closing.is_set():
             started = time.monotonic()
             try:
-                document = self._connect(batch=True, timeout=_ATTEMPT_SECONDS)
+                document = self._connect(batch=True, timeout=patience)
             except LoginNeededError as error:
                 self._wait_for_login(error)
             except (PortsError, OSError) as error:  # a full disk, too many open files: they pass
                 self._change("down", self._as_lost(error))
+                # the host is there, and slow: a busy directory service, start files that load a whole environment
+                slow = isinstance(error, (SlowError, FarSideError))
+                patience = min(2 * patience, _MOST_ATTEMPT_SECONDS) if slow else _ATTEMPT_SECONDS
                 network = isinstance(error, SSHError) and error.is_network
                 waited = time.monotonic() - started
                 pause = min(pause * 1.5, max(_LEAST_PAUSE, _MOST_PAUSE - waited) if network else _MOST_PAUSE_REFUSED)

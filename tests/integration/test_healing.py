@@ -433,3 +433,16 @@ def test_a_home_that_hangs_does_not_hold_up_that_who_takes_a_port_of_a_service_i
         assert "page of bob" not in use.tell("ask", "idle")[3] and journey.tunnels()[0]["state"] == "ended"
     finally:
         send(signal.SIGCONT, [watcher])
+
+
+def test_where_start_files_take_longer_than_an_attempt_the_link_comes_back_all_the_same(journey: Journey) -> None:
+    _, port = journey.serve("server1")
+    use = journey.use(journey.open(f"server1:{port}")[0]["local_url"])
+    until_shown(use, "open")
+    start_file = journey.site.host("server1").path("~/.bashrc")
+    journey.site.host("server1").write("~/.bashrc", "sleep 4\n")
+    try:
+        send(signal.SIGKILL, [one.pid for one in journey.masters()])
+        assert until_answered(use, time.time()) < 30
+    finally:
+        start_file.unlink()

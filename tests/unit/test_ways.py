@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ports.deadlines import wait_until
-from ports.errors import SSHError
+from ports.errors import FarSideError, NetworkError, SlowError, SSHError
 from ports.tunnels.relay import Relay
 from ports.tunnels.ways import Way
 
@@ -110,3 +110,24 @@ def test_a_way_that_ends_as_soon_as_it_is_up_is_made_again_with_growing_pauses(
     way._up_at -= 10  # it was up for a while
     way._mend(SSHError("server1", "nothing came back for 10 s"))
     assert waits.seconds[-1] == 0.0
+
+
+def test_a_host_that_answers_slowly_gets_more_time_and_one_that_does_not_answer_is_tried_often(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, silent = SlowError("server1", "the login did not end in its time"), NetworkError("server1", "does not answer")
+    shell = FarSideError("server1", "no answer of python3 there")
+    answers: list[Any] = [silent, slow, shell, slow, slow, silent, {}]
+    given: list[float] = []
+
+    def connect(*, batch: bool, timeout: float) -> dict[str, Any]:
+        given.append(timeout)
+        answer = answers.pop(0)
+        if isinstance(answer, SSHError):
+            raise answer
+        return {}
+
+    monkeypatch.setattr(way, "_closing", Waits())
+    monkeypatch.setattr(way, "_connect", connect)
+    way._mend(SSHError("server1", "nothing came back for 10 s"))
+    assert given == [3, 3, 6, 12, 24, 24, 3]
