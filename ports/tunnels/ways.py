@@ -61,7 +61,7 @@ class Way:
     on_stranger : callable
         Is called, in the way's thread, with what is guarded there and the name of the user who has taken it.
     on_browse : callable
-        Is called with what somebody on the host wants to see at home, and returns the answer.
+        Is called, in a thread of its own, with what somebody on the host wants to see at home; returns the answer.
     """
 
     def __init__(
@@ -285,9 +285,13 @@ class Way:
         elif message["type"] == "guard" and message["user"] is not None and not message["mine"]:
             self._on_stranger(str(message["remote"]), str(message["user"]))
         elif message["type"] == "browse":
-            answer = self._on_browse(message)
-            self._relay.soon(lambda: sender.send({"type": "browse", "id": message.get("id"), **answer}))
+            # beside: a browser takes its time, and the way must be watched meanwhile
+            threading.Thread(target=self._browse, args=(sender, message), daemon=True).start()
         return None
+
+    def _browse(self, sender: agent.Agent, message: dict[str, Any]) -> None:
+        answer = self._on_browse(message)
+        self._relay.soon(lambda: sender.send({"type": "browse", "id": message.get("id"), **answer}))
 
     def _renew(self) -> PortsError | None:
         """Start our program there again, with another request."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -131,3 +132,13 @@ def test_a_host_that_answers_slowly_gets_more_time_and_one_that_does_not_answer_
     monkeypatch.setattr(way, "_connect", connect)
     way._mend(SSHError("server1", "nothing came back for 10 s"))
     assert given == [3, 3, 6, 12, 24, 24, 3]
+
+
+def test_a_browser_that_takes_its_time_does_not_hold_up_the_watch(way: Way, taken: Taken) -> None:
+    program = run(way)
+    began = time.monotonic()
+    way._take(way._agent, {"type": "browse", "id": 7, "name": "main"})
+    assert time.monotonic() - began < 5 and not program.sent
+    taken.let_browse.set()
+    wait_until(lambda: program.sent or None, timeout=10, what="the answer")
+    assert program.sent == [{"type": "browse", "id": 7, "ok": True}]
