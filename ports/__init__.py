@@ -18,13 +18,14 @@ from ports._version import VERSION as __version__
 if TYPE_CHECKING:
     import ports.clusters as clusters
     import ports.listeners as listeners
+    import ports.machine as machine
     import ports.notebooks as notebooks
     import ports.tunnels as tunnels
     from ports.clusters import client, cluster
     from ports.errors import PortsError
     from ports.home import show
 
-_MODULES = ("clusters", "notebooks", "listeners", "tunnels")
+_MODULES = ("clusters", "notebooks", "listeners", "machine", "tunnels")
 _NAMES = {
     "client": "ports.clusters",
     "cluster": "ports.clusters",
@@ -39,6 +40,7 @@ __all__ = [
     "cluster",
     "clusters",
     "listeners",
+    "machine",
     "notebooks",
     "show",
     "tunnels",

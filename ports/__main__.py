@@ -20,7 +20,11 @@ def main() -> NoReturn:
 
 
 def _begin(words: list[str]) -> None:
-    """Ask the hosts of a plain ``ports list HOST …``, whose answers take as long as to import the rest of it."""
+    """Begin what takes as long as to import the rest: asking the hosts of ``ports list HOST …``, a look for ``who``."""
+    if words[:1] == ["who"] and sys.platform == "linux" and not any(word.startswith(("-H", "--h")) for word in words):
+        from ports.probe import usage
+
+        usage.begin()
     hosts = [word for word in words[1:] if word != "--json"]
     if words[:1] in (["list"], ["ls"]) and hosts and not any(word.startswith("-") for word in hosts):
         from ports import remote

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ports import home, interpreter, records, render, sessions, terminals
+from ports import config, home, interpreter, machine, probe, records, render, sessions, shares, terminals
 from ports.adapters import dask
 from ports.deadlines import wait_until
 from ports.errors import NotFoundError, UsageError
@@ -71,6 +71,11 @@ class Cluster:
         return self._found.reason
 
     @property
+    def explained(self) -> str:
+        """How its size came about, in a line; empty where an older `ports` started it."""
+        return self.record.explained
+
+    @property
     def log(self) -> Path:
         """Path of its log, which stays when it stops."""
         return self._found.files.log
@@ -96,13 +101,14 @@ class Cluster:
 
     @property
     def scheduler_address(self) -> str:
-        """Address of the scheduler, ``tls://127.0.0.1:…``."""
+        """Address of the scheduler, ``unix:///tmp/…`` or ``tls://127.0.0.1:…``; a plain `Client` takes it as it is."""
+        dask.prepare()
         return self._running.address
 
     @property
     def security(self) -> Security:
-        """Credentials that its scheduler asks for."""
-        return dask.security(self._found.files.credentials)
+        """Credentials that its scheduler asks for; none in them where it listens on a Unix socket."""
+        return dask.security(self.scheduler_address, self._found.files.credentials)
 
     @property
     def status(self) -> str:
@@ -178,22 +184,41 @@ class Cluster:
                     stacklevel=4,
                 )
 
-    def scale(self, n_workers: int) -> None:
+    def warn_of_end(self) -> None:
+        """Warn where the cluster ends soon because no task came for days."""
+        if (self.summary or {}).get("ends_at"):
+            warnings.warn(f"cluster {self.name!r}: {render.cluster_note(self.summary or {})}", stacklevel=4)
+
+    def scale(self, n_workers: int, *, force: bool | None = None) -> None:
         """Set the number of workers, from any process of mine.
+
+        Parameters
+        ----------
+        force : bool, optional
+            Also where workers may then take more memory than there is. Default: the setting ``cluster.force``.
 
         Raises
         ------
         UsageError
             `n_workers` is negative.
+        OverpromisedError
+            That many workers may take more memory than there is.
         DaskError
             The scheduler did not do it.
         """
         if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 0:
             raise UsageError(f"n_workers is {n_workers!r}; it must be a whole number of at least 0")
         self._refresh()
+        record, limit = self.record, self.record.memory_limit
+        threads = record.threads_per_worker or 1
+        forced = config.get("cluster.force") if force is None else force
+        if isinstance(limit, int) and n_workers > (record.n_workers or 0) and not forced:
+            shares.check(machine.room(without=self._running.process.pid), n_workers, limit)
         self._call("ports_scale", n_workers=n_workers)
-        changed = ClusterRecord.from_json({**self.record.to_json(), "n_workers": n_workers})
-        records.write(self._found.files.record, changed)
+        changed = {**record.to_json(), "n_workers": n_workers, "takes_all": False}
+        if isinstance(limit, int):
+            changed["explained"] = shares.describe(n_workers, threads, limit) + ", as scaled"
+        records.write(self._found.files.record, ClusterRecord.from_json(changed))
         self._refresh()
 
     def restart(self) -> None:
@@ -263,20 +288,31 @@ class Cluster:
         row["log"] = str(self.log)
         counts = self.summary or {}
         row |= {key: counts.get(key) for key in ("n_workers", "n_threads", "memory_bytes", "memory_limit_bytes")}
-        row |= {key: counts.get(key) for key in ("n_tasks", "n_clients")}
+        row |= {key: counts.get(key) for key in ("n_tasks", "n_clients", "guard", "asleep", "ends_at")}
+        row["note"] = render.cluster_note(counts)
         if self._found.record is not None:
             row |= self._recorded()
         return row
+
+    def _tcp_link(self, running: ClusterRunning | None) -> str | None:
+        """Return the link of a dashboard on a TCP port, as a program that forwards this port sees it."""
+        if running is None or running.dashboard_port is None:
+            return None
+        token = probe.read_token(self.record.token_file)
+        return f"http://127.0.0.1:{running.dashboard_port}/status" + (f"?token={token}" if token else "")
 
     def _recorded(self) -> dict[str, Any]:
         record, running = self.record, self._running if self._found.running else None
         return {
             "pid": running.process.pid if running else None,
             "address": running.address if running else None,
+            "security": record.security,
+            "tcp_link": self._tcp_link(running),
             "started_at": running.started_at if running else record.created_at,
             "directory": record.directory,
             "interpreter": record.interpreter,
             "scratch": record.scratch,
+            "explained": record.explained or None,
             "tmux": terminals.attach_line(record),
             "versions": running.versions if running else None,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import sys
 import warnings
@@ -10,12 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ports import config, environments, logout, options, paths, scratch, sessions
+from ports import config, environments, gpus, logout, machine, options, paths, scratch, sessions, shares, tokens
 from ports.adapters import certificates, dask
 from ports.cluster_handle import Cluster
 from ports.deadlines import wait_until
 from ports.errors import DifferentClusterError, NameInUseError, NotFoundError, StartError, UsageError
 from ports.options import ClusterRecord
+from ports.probe.promises import PLACE
 from ports.sessions import Found
 
 if TYPE_CHECKING:
@@ -90,8 +92,10 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
     timeout : float, optional
         Seconds until the start is given up.
     **asked
-        ``n_workers``, ``threads_per_worker``, ``memory_limit`` (of one worker: bytes, or ``"4GB"``), ``processes``,
-        ``daemon`` (True: tasks may not start processes), ``worker_start`` (``"auto"``, ``"spawn"``, ``"forkserver"``),
+        ``n_workers`` (or ``"all"``), ``threads_per_worker``, ``memory_limit`` (of one worker: bytes, or ``"4GB"``),
+        ``processes``, ``force`` (True: also more memory than there is), ``daemon`` (True: tasks may not start processes),
+        ``worker_start`` (``"auto"``, ``"spawn"``, ``"forkserver"``),
+        ``security`` (``"sockets"``, ``"tls"``), ``dashboard`` (``"socket"``, ``"tcp"``: with TLS, by token),
         ``local_directory`` (scratch), ``env`` (a conda environment or venv), ``environ`` (variables), and any keyword
         of `LocalCluster`.
 
@@ -101,6 +105,8 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
         A cluster of that name runs or starts.
     UsageError
         An option that cannot be.
+    OverpromisedError
+        More memory than the machine has, with what my other clusters are promised.
     StartError
         It ended while it started: with exit status, log and its last lines.
     """
@@ -117,7 +123,12 @@ def _start(
     found = sessions.claim(record)
     try:
         scratch.create(Path(record.scratch))
-        certificates.write_self_signed(found.files.credentials)
+        if record.sockets:
+            scratch.create(Path(record.sockets))
+        else:
+            certificates.write_self_signed(found.files.credentials)
+        if record.token_file:
+            tokens.keep(Path(record.token_file))
         argv = [record.interpreter, *dask.owner_command(found.files.directory)]
         found = sessions.launch(
             found,
@@ -200,6 +211,9 @@ def _plan(name: str, merged: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
         interpreter, environ = str(found.python), environments.activated(found, environ)
         sys_path = _foreign_path(sys_path)
     environ.update(merged["environ"])
+    merged = {**merged, **gpus.for_workers(merged, environ.get("CUDA_VISIBLE_DEVICES"))}
+    own = f"cluster-{name}-{secrets.token_hex(3)}"
+    merged = {**merged, **_sized(merged)}
     record = ClusterRecord(
         kind=KIND,
         name=name,
@@ -209,10 +223,44 @@ def _plan(name: str, merged: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
         started_by=mine,
         sys_path=sys_path,
         scratch=str(scratch.choose(name, merged["local_directory"])),
-        dashboard=str(paths.runtime_directory() / f"cluster-{name}-{secrets.token_hex(3)}.sock"),
-        **{**merged, "memory_limit": dask.parse_bytes(merged["memory_limit"])},
+        sockets=str(paths.runtime_directory() / own) if merged["security"] == "sockets" else "",
+        token_file=str(paths.here().token(KIND, name)) if merged["dashboard"] == "tcp" else "",
+        **{
+            **merged,
+            "dashboard": str(paths.runtime_directory() / f"{own}.sock"),
+            "promise": f"{PLACE}/ports-promise-{os.getuid()}-{secrets.token_hex(8)}",
+        },
     )
     return record, environ
+
+
+def _sized(merged: Mapping[str, Any]) -> dict[str, Any]:
+    """Return workers, threads and memory as numbers, what is not asked for a fair share, and how they came about."""
+    room = machine.room()
+    asked = {name: merged[name] for name in ("n_workers", "threads_per_worker")}
+    asked["memory_limit"] = _memory(merged["memory_limit"], room.may_have)
+    size = shares.decide(room, asked, processes=merged["processes"])
+    is_asked = asked["memory_limit"] is not None or size.promised_bytes > room.may_have
+    if is_asked and not merged["force"]:
+        shares.check(room, size.n_workers, size.memory_limit)
+    for warning in size.warnings:
+        warnings.warn(warning, stacklevel=5)
+    return {
+        "n_workers": size.n_workers,
+        "threads_per_worker": size.threads_per_worker,
+        "memory_limit": size.memory_limit,
+        "takes_all": asked["n_workers"] == shares.ALL,
+        "explained": size.explained,
+    }
+
+
+def _memory(asked: Any, whole: int) -> int | None:
+    """Return the limit of a worker in bytes; of a part, ``0.5``, that of `whole`; None for ``"auto"``."""
+    with contextlib.suppress(TypeError, ValueError):
+        if not isinstance(asked, int) and 0 < float(asked) <= 1:
+            return int(float(asked) * whole)
+    found = dask.parse_bytes(asked)
+    return None if found in (None, "auto") else int(found)
 
 
 def _is_same_interpreter(one: str, other: str) -> bool:
@@ -269,4 +317,5 @@ def _take(found: Found[ClusterRecord], asked: Mapping[str, Any], reuse: str) -> 
             way_out = f"pass name= for another, stop it (`ports cluster stop {record.name}`), or pass reuse='any'"
             warnings.warn(f"cluster {record.name!r} runs, but {'; '.join(different)}: {way_out}", stacklevel=4)
     taken.warn_of_versions()
+    taken.warn_of_end()
     return taken

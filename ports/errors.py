@@ -14,6 +14,7 @@
     │   ├── ForeignListenerError
     │   ├── SharedMachineError
     │   ├── DifferentClusterError
+    │   ├── OverpromisedError
     │   └── UnsafePathError
     ├── ToolError                  5  an outside tool failed
     │   ├── ToolMissingError
@@ -135,12 +136,13 @@ class PortInUseError(ConflictError):
 class ForeignListenerError(ConflictError):
     """A listener belongs to somebody else; nothing is connected or forwarded to it."""
 
-    def __init__(self, where: str, owner: str) -> None:
-        super().__init__(where, owner)
-        self.where, self.owner = where, owner
+    def __init__(self, where: str, owner: str, way_out: str | None = None) -> None:
+        super().__init__(where, owner, way_out)
+        self.where, self.owner, self.way_out = where, owner, way_out
 
     def __str__(self) -> str:
-        return f"{self.where} belongs to {self.owner}, not to you; pass --owner {self.owner} if you trust them"
+        way_out = self.way_out or f"pass --owner {self.owner} if you trust them"
+        return f"{self.where} belongs to {self.owner}, not to you; {way_out}"
 
 
 class SharedMachineError(ConflictError):
@@ -170,6 +172,21 @@ class DifferentClusterError(ConflictError):
         return (
             f"cluster {self.name!r} runs, but differs: {listed}. Pass another name=, stop it with "
             f"`ports cluster stop {self.name}`, or take it as it is with reuse='any'"
+        )
+
+
+class OverpromisedError(ConflictError):
+    """More memory was asked for than the machine has; sizes are texts, and `taken` says what is spoken for."""
+
+    def __init__(self, wanted: str, total: str, taken: tuple[str, ...], left: str) -> None:
+        super().__init__(wanted, total, taken, left)
+        self.wanted, self.total, self.taken, self.left = wanted, total, taken, left
+
+    def __str__(self) -> str:
+        taken = f", of which {' and '.join(self.taken)}" if self.taken else ""
+        return (
+            f"{self.wanted}, more than the {self.total} that you can have here{taken}; ask for at most {self.left} "
+            "(fewer workers, a smaller memory_limit), or pass force=True (--force)"
         )
 
 

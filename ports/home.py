@@ -58,7 +58,10 @@ def describe(cluster_or_client: object, local_port: int | None = None) -> dict[s
         name, socket_path = cluster.name, cluster.record.dashboard
         link = cluster_link(name, local_port)
         by_hand = ["ssh", "-N", "-L", f"{_port(link)}:{socket_path}", alias()]
-        return {"command": open_command(name, local_port), "link": link, "by_hand": shlex.join(by_hand)}
+        shown = {"command": open_command(name, local_port), "link": link, "by_hand": shlex.join(by_hand)}
+        if port := _port(row().get("tcp_link") or ""):  # without its token: notebooks keep what they display
+            shown["forward"] = f"port {port}; `ports cluster show {name}` tells its link and token"
+        return shown
     far_port = _port(str(getattr(cluster, "dashboard_link", "") or ""))
     if far_port is None:
         from ports.errors import UsageError

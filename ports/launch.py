@@ -6,6 +6,7 @@ once it is read: no secret stays on disk, and none stands in arguments or in tmu
 
 - output goes to the terminal and to the log, which is rotated once at ``log_bytes``;
 - ``exit`` gets how the command ended;
+- without ``core_files`` no process writes one: keys and data would stand in it. A task may raise the limit again;
 - ``hold`` are directories that stay locked (shared), which keeps systemd-tmpfiles from cleaning them;
 - on Linux it is a subreaper: what the command leaves behind is ended with it; and it is two, so that a launcher that
   is itself killed leaves nothing behind either.
@@ -18,6 +19,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import selectors
 import signal
 import sys
@@ -110,6 +112,15 @@ def write_json(path: str, data: dict[str, Any]) -> None:
         os.replace(temporary, path)
     except OSError:
         pass
+
+
+def reason(directory: str) -> str | None:
+    """Return what the command wrote about its own end, in the file ``why`` of its directory."""
+    try:
+        with open(os.path.join(directory, "why"), encoding="utf-8", errors="replace") as file:
+            return file.read(200).strip() or None
+    except OSError:
+        return None
 
 
 def start(spec: dict[str, Any], output: int) -> int:
@@ -270,10 +281,12 @@ def show(data: bytes) -> None:
 
 def main(path: str) -> int:
     """Run the command that the file `path` describes; return its exit status as a shell does."""
-    with open(path) as file:
+    with open(path, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW)) as file:
         spec = json.load(file)
     os.unlink(path)
     os.umask(0o077)
+    if not spec.get("core_files", True):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if spec.get("terminal"):  # a shell for a person: it gets this process's terminal, and nothing is kept
         os.chdir(spec["cwd"])
         os.execvpe(spec["argv"][0], spec["argv"], {**spec["environ"], "TERM": os.environ.get("TERM", "screen")})
@@ -295,6 +308,8 @@ def main(path: str) -> int:
         noted: dict[str, Any] = {"format": 1, "status": code, "signal": number, "ended_at": time.time()}
         if sys.platform.startswith("linux") and os.getppid() != parent:
             noted["reason"] = "its launcher was killed"
+        if (why := reason(os.path.dirname(spec["exit"]))) is not None:
+            noted["reason"] = why
         write_json(spec["exit"], noted)
     return code if code is not None else 128 + (number or 0)
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from ports import probe, records
+from ports import exposures, probe, records
 from ports.errors import PortsError
+from ports.exposures import Exposure
 from ports.links import url as link
 from ports.probe.recognise import words_of
 
@@ -48,7 +49,7 @@ class Listener:
     scheme: str = "http"
     url_path: str = ""
     reason: str | None = None
-    warnings: tuple[str, ...] = ()
+    exposed: tuple[Exposure, ...] = ()
     token: str | None = field(default=None, repr=False)
 
     @property
@@ -58,11 +59,17 @@ class Listener:
             return None
         return link(self.port, scheme=self.scheme, path=self.url_path)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What others can do with it, and how to close it, a sentence each."""
+        return tuple(map(str, self.exposed))
+
     def row(self) -> dict[str, Any]:
         """Return it as JSON-able data, for all eyes: without the token."""
         hidden = ("token", "machine", "mine", "scheme", "url_path")
         found = {key: _printable(value) for key, value in vars(self).items() if key not in hidden}
-        return {**found, "url": self.url, "warnings": [*self.warnings]}
+        exposed = [vars(one) for one in self.exposed]
+        return {**found, "url": self.url, "exposed": exposed, "warnings": [*self.warnings]}
 
 
 def list(host: str | None = None, *, all_users: bool = False, port: int | None = None) -> tuple[Listener, ...]:
@@ -161,7 +168,8 @@ def from_probe(document: Mapping[str, Any], host: str | None = None) -> tuple[Li
     ]
     mine = [row for row in rows if row["uid"] == document["uid"]]
     loose = [row for row in mine if row["kind"] != "kernel" and not _is_of_session(row)]
-    found += _named([_of_group(group, host, machine) for group in _groups(loose)], found)
+    kernels = [row for row in mine if row["kind"] == "kernel"]
+    found += _named([_of_group(group, host, machine, kernels) for group in _groups(loose)], found)
     others = [row for row in rows if row["uid"] != document["uid"]]
     found += [replace(_of_group(group, host, machine), mine=False) for group in _groups(others)]
     return tuple(sorted(found, key=_place))
@@ -214,6 +222,7 @@ def _session(
         scheme=row["scheme"],
         url_path=row["url_path"],
         open_to_network=any(place["open_to_network"] for place in places),
+        exposed=tuple(exposures.find(kind, places)),
     )
 
 
@@ -249,7 +258,9 @@ def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[Mapping[str, An
     return found.values()
 
 
-def _of_group(group: tuple[Mapping[str, Any], ...], host: str, machine: str) -> Listener:
+def _of_group(
+    group: tuple[Mapping[str, Any], ...], host: str, machine: str, kernels: Iterable[Mapping[str, Any]] = ()
+) -> Listener:
     """Return what was not started by `ports`; of several ports the one with the page stands for all."""
     pages = [row for row in group if row.get("http")]
     schedulers = [row for row in pages if row["kind"] == "dask-scheduler"]
@@ -258,7 +269,7 @@ def _of_group(group: tuple[Mapping[str, Any], ...], host: str, machine: str) -> 
     kind = "dask-scheduler" if "dask-scheduler" in kinds else row["kind"]
     same = [one for one in group if one["port"] == row["port"]]
     open_ones = [one for one in same if one["open_to_network"]]
-    guarded = row.get("token") or row.get("password") or kind != "notebook"
+    its_own = [one for one in kernels if one.get("of") == f"server:{row.get('pid')}"]
     return Listener(
         host=host,
         machine=machine,
@@ -277,7 +288,7 @@ def _of_group(group: tuple[Mapping[str, Any], ...], host: str, machine: str) -> 
         scheme=row.get("scheme", "http"),
         url_path=row.get("url_path", ""),
         token=row.get("token") or None,
-        warnings=() if guarded else ("it asks for no token: everybody on the machine can run code as you",),
+        exposed=tuple(exposures.find(kind, group, its_own)) if "argv" in row else (),  # of another user's: nothing
     )
 
 

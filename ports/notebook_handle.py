@@ -39,6 +39,8 @@ class NotebookRecord(SessionRecord):
     runtime: str
     token_file: str
     env: str | None = None
+    idle: int | float = 0
+    expire: int | float = 0
     answers: ClassVar[type[Running]] = NotebookRunning
 
     @property
@@ -133,6 +135,7 @@ class Notebook:
         record = self._found.record if self._found else None
         row |= {"env": record.env if record else None, "interpreter": record.interpreter if record else None}
         row["server"] = record.server if record else None
+        row |= {"idle": record.idle if record else None, "expire": record.expire if record else None}
         row |= {"path": self.path, "open_to_network": self.open_to_network, "warnings": [*self.warnings]}
         row["command"] = home.open_command(self.name)
         return row | {"tmux": terminals.attach_line(record) if record else None}

@@ -10,13 +10,28 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ports import config, environments, home, links, listeners, logout, paths, probe, records, sessions
+from ports import (
+    config,
+    environments,
+    fairness,
+    home,
+    links,
+    listeners,
+    logout,
+    paths,
+    probe,
+    records,
+    sessions,
+    tokens,
+)
 from ports.adapters import jupyter, processes
 from ports.environments import Environment
 from ports.errors import (
+    ForeignListenerError,
     NameInUseError,
     NotFoundError,
     PortsError,
@@ -41,6 +56,8 @@ def start(
     *,
     root: str | Path | None = None,
     env: str | None = None,
+    idle: float | None = None,
+    expire: float | None = None,
     timeout: float | None = None,
 ) -> Notebook:
     """Start a notebook server and return it once it answers; it runs until `Notebook.stop`.
@@ -57,6 +74,12 @@ def start(
     env : str, optional
         A conda environment's name or path, or a venv's path. Default: the setting
         ``hosts.<this machine>.notebook_env``, else ``notebook.env``, else the environment of this interpreter.
+    idle : float, optional
+        Hours after which a kernel that computes nothing ends, and its variables with it, also where a browser shows it;
+        0: never. Default: the setting ``notebook.idle``.
+    expire : float, optional
+        Days without kernels, terminals and requests after which the server ends; 0: never. Default: the setting
+        ``notebook.expire``.
     timeout : float, optional
         Seconds until the start is given up. Default: the setting ``notebook.start_timeout``.
 
@@ -65,7 +88,7 @@ def start(
     NameInUseError
         A notebook server of that name runs or starts.
     UsageError
-        `root` is no directory.
+        `root` is no directory, or a limit no number.
     NotFoundError
         There is no such environment.
     ToolMissingError
@@ -77,19 +100,22 @@ def start(
     settings = config.get("notebook")
     name = paths.check_name(name or settings["name"])
     served = _directory(root or settings["root"])
+    idle = settings["idle"] if idle is None else idle
+    expire = settings["expire"] if expire is None else expire
+    fairness.check_limits({"idle": idle, "expire": expire})
     environment, environ = _environment(env)
     kind = _server_in(environment, environ)
     token_file = paths.here().token(KIND, name)
-    record = _plan(name, served, environment, kind, token_file)
+    record = replace(_plan(name, served, environment, kind, token_file), idle=idle, expire=expire)
     found = _claim(record)
     try:
-        _keep_token(token_file)
-        runtime = _fresh(Path(record.runtime))
+        tokens.keep(token_file)
+        _fresh(Path(record.runtime))
     except BaseException:
         sessions.abandon(found)
         raise
     port = links.local_port(paths.machine(), str(os.getuid()), f"{KIND}-{name}", *_PORTS)
-    argv = jupyter.command(environment.python, kind, token_file=token_file, runtime=runtime, root=served, port=port)
+    argv = _command(record, port)
     limit = timeout or settings["start_timeout"]
     what = f"notebook {name!r}"
     found = sessions.launch(found, argv, environ=environ, cwd=str(served), timeout=limit, what=what, announce=_announce)
@@ -204,6 +230,19 @@ def _plan(name: str, root: Path, environment: Environment, kind: str, token_file
     )
 
 
+def _command(record: NotebookRecord, port: int) -> builtins.list[str]:
+    return jupyter.command(
+        Path(record.interpreter),
+        "lab" if record.server == "lab" else "server",
+        token_file=Path(record.token_file),
+        runtime=Path(record.runtime),
+        root=Path(record.root),
+        port=port,
+        idle=record.idle,
+        expire=record.expire,
+    )
+
+
 def _claim(record: NotebookRecord) -> Found[NotebookRecord]:
     try:
         return sessions.claim(record)
@@ -217,14 +256,6 @@ def _fresh(runtime: Path) -> Path:
     """Make the runtime directory of a server anew: a crashed one leaves records and sockets."""
     shutil.rmtree(runtime, ignore_errors=True)
     return paths.make_private(runtime)
-
-
-def _keep_token(path: Path) -> None:
-    """Make sure that a token is at `path`; one that others may have read is replaced."""
-    paths.make_private(path.parent)
-    if probe.read_token(str(path)) is not None:
-        return
-    records.write_text(path, secrets.token_hex(24) + "\n")
 
 
 def _announce(found: Found[NotebookRecord]) -> None:
@@ -275,9 +306,8 @@ def _notebook(found: Found[NotebookRecord]) -> Notebook:
     if not isinstance(running, NotebookRunning) or record is None:
         root = record.root if record else None
         return Notebook(name=found.name, state=state, reason=reason, root=root, _found=found)
-    # Asked for what needs no token: a dead server's port may be somebody else's by now.
-    if state == "running" and jupyter.answer(running.port, f"{running.base_url}api") is None:
-        state, reason = "unknown", f"its process is alive, but does not answer; log: {found.files.log}"
+    if state == "running" and (why := _silence(running.port, f"{running.base_url}api")) is not None:
+        state, reason = "unknown", f"its process is alive, but {why}; log: {found.files.log}"
     return Notebook(
         name=found.name,
         state=state,
@@ -291,6 +321,14 @@ def _notebook(found: Found[NotebookRecord]) -> Notebook:
     )
 
 
+def _silence(port: int, path: str) -> str | None:
+    """Return why a server does not answer at `port`; None where it does. It is asked for what needs no token."""
+    try:
+        return None if jupyter.answer(port, path) is not None else "does not answer"
+    except ForeignListenerError as error:  # a dead server's port may be somebody else's by now
+        return f"{error.where} belongs to {error.owner}"
+
+
 def _by_hand() -> builtins.list[Notebook]:
     """Return the notebook servers that were not started by `ports`."""
     return [_foreign(one) for one in listeners.list() if one.kind == KIND and one.mine and not one.managed]
@@ -299,8 +337,8 @@ def _by_hand() -> builtins.list[Notebook]:
 def _foreign(one: Listener) -> Notebook:
     state, reason = one.state, one.reason
     local = one.port is not None and one.scheme == "http" and one.address in ("127.0.0.1", "0.0.0.0", "::")
-    if local and jupyter.answer(one.port or 0, f"/{one.url_path}") is None:
-        state, reason = "unknown", "its process is alive, but does not answer"
+    if local and (why := _silence(one.port or 0, f"/{one.url_path}")) is not None:
+        state, reason = "unknown", f"its process is alive, but {why}"
     return Notebook(
         name=str(one.name),
         state=state,

@@ -31,6 +31,8 @@ from ports.deadlines import wait_until
 from ports.errors import InvalidNameError, StoreError, TimedOutError, UnsafePathError, UsageError
 
 _YOUNG_SECONDS = 3600.0
+# uids below are accounts of the system; 65534 is what a container shows of those that it does not know
+_PEOPLE_FROM, _NOBODY = (500 if sys.platform == "darwin" else 1000), 65534
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 
@@ -156,8 +158,18 @@ def user_name() -> str:
 
 
 def here() -> HostPaths:
-    """Return this machine's paths; nothing is created."""
-    return HostPaths(state_directory() / "hosts" / machine())
+    """Return this machine's paths; nothing is created.
+
+    Raises
+    ------
+    UnsafePathError
+        The state directory is somebody else's: what its records say is not to be trusted.
+    """
+    state = state_directory()
+    with contextlib.suppress(OSError):
+        if os.name != "nt" and state.lstat().st_uid not in (os.getuid(), 0):
+            raise _not_mine(state)
+    return HostPaths(state / "hosts" / machine())
 
 
 def make_private(path: Path) -> Path:
@@ -172,16 +184,26 @@ def make_private(path: Path) -> Path:
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.name == "nt":  # no uids, and a profile is private by its ACL
+            return path
         found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise _not_mine(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise StoreError(path, error.strerror or str(error)) from error
-    if os.name == "nt":  # no uids, and a profile is private by its ACL
-        return path
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise UnsafePathError(path, "it is a link or somebody else's", "remove it, or set PORTS_HOME elsewhere")
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        path.chmod(0o700)
+    try:
+        if not os.path.samestat(found, os.fstat(descriptor)):
+            raise _not_mine(path)  # exchanged meanwhile
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            os.fchmod(descriptor, 0o700)
+    finally:
+        os.close(descriptor)
     return path
+
+
+def _not_mine(path: Path) -> UnsafePathError:
+    return UnsafePathError(path, "it is a link or somebody else's", "remove it, or set PORTS_HOME elsewhere")
 
 
 def make_state() -> HostPaths:
@@ -211,15 +233,20 @@ def runtime_directory() -> Path:
 
 def _first_private(usual: Path) -> Path:
     kept = records.read_json(here().runtime)
-    if kept is not None and is_private(Path(kept["path"])):
-        return Path(kept["path"])
-    with contextlib.suppress(FileExistsError):
-        usual.mkdir(mode=0o700)
-    if is_private(usual):
-        return usual
-    import tempfile
+    if kept is not None and is_private(Path(str(kept.get("path")))):
+        return Path(str(kept["path"]))
+    if (why := exchangeable(usual.parent)) is not None:
+        raise UnsafePathError(usual, why, f"ask an administrator to mend that (`chmod 1777 {usual.parent}`)")
+    try:
+        with contextlib.suppress(FileExistsError):
+            usual.mkdir(mode=0o700)
+        if is_private(usual):
+            return usual
+        import tempfile
 
-    path = Path(tempfile.mkdtemp(prefix=f"ports-{os.getuid()}-", dir="/tmp"))
+        path = Path(tempfile.mkdtemp(prefix=f"ports-{os.getuid()}-", dir="/tmp"))
+    except OSError as error:
+        raise StoreError(usual, error.strerror or str(error)) from error
     records.write_json(make_state().runtime, {"format": 1, "path": str(path)})
     return path
 
@@ -231,6 +258,27 @@ def is_private(path: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
+
+
+def exchangeable(directory: Path) -> str | None:
+    """Return why another user could exchange what lies in `directory`; None where nobody can, or it is not there.
+
+    Directories and links on the way to it count. Trusted are root and accounts of the system, which need no tricks.
+    """
+    if os.name == "nt":
+        return None
+    given = directory.absolute()
+    real = given.resolve()
+    for place in dict.fromkeys((given, *given.parents, real, *real.parents)):
+        try:
+            found = place.lstat()
+        except OSError:
+            continue
+        if found.st_uid != os.getuid() and _PEOPLE_FROM <= found.st_uid != _NOBODY:
+            return f"{place} belongs to uid {found.st_uid}, who could exchange what lies in it"
+        if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+            return f"everybody could exchange what lies in {place}, which has no sticky bit"
+    return None
 
 
 def check_serves(what: str) -> None:

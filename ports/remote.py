@@ -53,6 +53,11 @@ def probe(
     return dict(result)
 
 
+def look(alias: str, what: str, request: dict[str, Any], *, timeout: float = 60.0) -> dict[str, Any]:
+    """Return what the program `what` of `ports.probe.piped` finds on `alias`; raises as `probe`."""
+    return _ask(alias, {**request, "do": what}, timeout=timeout, batch=None)
+
+
 def begin(aliases: Iterable[str], request: dict[str, Any]) -> None:
     """Begin to `probe` hosts; the next call with the same `request` returns what this one finds.
 
@@ -292,7 +297,7 @@ def _ask(
     """Pipe the program for `request` to python3 on the host, and return its answer."""
     marker = f"ports-{os.urandom(8).hex()}:"  # start files of the shell there may print, before and after
     text = far.script({**request, "marker": marker}).encode()
-    again = request["do"] == "probe"  # it only looks
+    again = request["do"] in ("probe", "who")  # they only look
     done = transports.run(alias, _PYTHON, input=text, timeout=timeout, batch=batch, repeatable=again, on_start=on_start)
     answer = far.read_answer(done.output, marker)
     if answer is None and _NO_PYTHON.search(done.stderr + done.output) and (named := named_python(alias)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -112,8 +113,10 @@ def plain(lines: Sequence[Sequence[str]]) -> str:
 def details(row: Mapping[str, Any], now: float) -> str:
     """Return one row as lines of ``key: value``; what is empty is left out."""
     texts = cells(row, now)
-    hidden = ("where", "what", "received", "note", "other", "started_at")
+    hidden = ("where", "what", "received", "note", "other", "started_at", "guard", "asleep", "ends_at")
     shown = {key: text for key, text in texts.items() if text and key not in hidden and not key.endswith("_bytes")}
+    if row.get("note"):  # without the reason, which has a line of its own
+        shown["note"] = str(row["note"])
     width = max((len(key) for key in shown), default=0) + 1
     return "\n".join(f"{key + ':':<{width}} {text}" for key, text in shown.items())
 
@@ -122,7 +125,7 @@ def cluster_line(row: Mapping[str, Any], now: float) -> str:
     """Return a cluster in a terminal: state, workers, memory, and its link at home."""
     parts = [f"cluster {row['name']!r} {cluster_state(row)}", cells(row, now)["memory"]]
     if row["state"] == "running":
-        parts.append(str(row.get("link")))
+        parts += [str(row.get("note") or ""), str(row.get("link"))]
     return f"<{', '.join(part for part in parts if part)}>"
 
 
@@ -132,9 +135,22 @@ def cluster_state(row: Mapping[str, Any]) -> str:
         return f"is {row['state']}" + (f": {row['reason']}" if row.get("reason") else "")
     n_workers, n_threads = row.get("n_workers") or 0, row.get("n_threads") or 0
     if not n_workers:
-        return "runs without workers yet"
+        return "rests" if row.get("asleep") else "runs without workers yet"
     threads = f"{n_threads / n_workers:g} thread" + ("" if n_threads == n_workers else "s")
     return f"runs: {n_workers} worker{'s' if n_workers > 1 else ''} with {threads}{' each' if n_workers > 1 else ''}"
+
+
+def cluster_note(counts: Mapping[str, Any]) -> str | None:
+    """Return what a running cluster says of itself beyond its counts: that it gives way, rests, or ends soon."""
+    notes = []
+    if (guard := counts.get("guard")) is not None:
+        notes.append(f"memory guard: {guard['reason']}")
+    if counts.get("asleep"):
+        notes.append(f"nobody uses it: {counts['asleep']} workers come back at the first task")
+    if counts.get("ends_at"):
+        ends, last = (_day(counts[key]) for key in ("ends_at", "last_task"))
+        notes.append(f"ends {ends}, as no task came since {last}; any task keeps it")
+    return "; ".join(notes) or None
 
 
 def cluster_html(row: Mapping[str, Any], command: str) -> str:
@@ -144,8 +160,8 @@ def cluster_html(row: Mapping[str, Any], command: str) -> str:
     if row.get("n_workers") is not None:
         facts.append(("Workers", f"{row['n_workers']} with {row['n_threads']} threads"))
         facts.append(("Memory", f"{size(row.get('memory_bytes'))} used of {memory}" if memory else "no limit"))
-    if row.get("reason"):
-        facts.append(("Reason", html.escape(str(row["reason"]))))
+    told = [(word, row.get(word.lower())) for word in ("Reason", "Note")]
+    facts += [(word, html.escape(str(text))) for word, text in told if text]
     if row["state"] == "running":
         link = html.escape(str(row["link"]), quote=True)
         facts.append(("At home, type", f"<code>{html.escape(command)}</code>"))
@@ -169,6 +185,8 @@ class Shown:
             ("then open", f'<a href="{link}" target="_blank" rel="noopener">{link}</a>'),
             ("without ports there", f"<code>{html.escape(self._shown['by_hand'])}</code>"),
         ]
+        if "forward" in self._shown:
+            facts.append(("or forward", html.escape(self._shown["forward"])))
         return _html_table("Dashboard", facts)
 
 
@@ -178,6 +196,7 @@ def shown_text(shown: Mapping[str, Any]) -> str:
         f"at home, type:        {shown['command']}\n"
         f"then open:            {shown['link']}\n"
         f"without ports there:  {shown['by_hand']}"
+        + (f"\nor forward:           {shown['forward']}" if "forward" in shown else "")
     )
 
 
@@ -185,6 +204,10 @@ def _html_table(title: str, facts: Iterable[tuple[str, str]]) -> str:
     cell = '<tr><th style="text-align: left">{}</th><td style="text-align: left">{}</td></tr>'
     lines = "".join(cell.format(html.escape(name), value) for name, value in facts)
     return f"<div><strong>{html.escape(title)}</strong><table>{lines}</table></div>"
+
+
+def _day(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
 
 
 def _where(row: Mapping[str, Any]) -> str:
@@ -209,8 +232,6 @@ def _what(row: Mapping[str, Any]) -> str:
 
 def _note(row: Mapping[str, Any]) -> str:
     notes = [row.get("error"), row.get("reason"), row.get("note")]
-    if row.get("open_to_network"):
-        notes.append("open to the network")
-    notes += row.get("warnings") or []
+    notes += [warning.partition("; ")[0] for warning in row.get("warnings") or []]  # the rest is how to close it
     # the column beside it names the host already
     return "; ".join(str(note).removeprefix(f"{row.get('host')}: ") for note in notes if note)

@@ -31,7 +31,8 @@ def choose(name: str, asked: str | None) -> Path:
     Raises
     ------
     UsageError
-        `asked` lies in memory, where spilling frees nothing, is missing, or may not be written.
+        `asked` lies in memory, where spilling frees nothing, is missing, may not be written, or others could exchange
+        what lies in it: workers import modules from their scratch.
     StoreError
         There is no disk to write to.
     """
@@ -43,6 +44,8 @@ def choose(name: str, asked: str | None) -> Path:
         )
     if given and not _is_writable(parent):
         raise UsageError(f"local_directory {parent} is missing or may not be written; name a directory of yours")
+    if given and (why := paths.exchangeable(parent)) is not None:
+        raise UsageError(f"local_directory {parent} is not safe: {why}; name a directory of yours")
     return parent / f"ports-{paths.user_name()}-{name}-{secrets.token_hex(4)}"
 
 
@@ -63,11 +66,13 @@ def _largest() -> Path:
     disks: list[tuple[int, Path]] = []
     for place in map(Path, USUAL):
         with contextlib.suppress(OSError):
-            if place.is_dir() and _file_system(place) not in _IN_MEMORY:
+            if place.is_dir() and _file_system(place) not in _IN_MEMORY and paths.exchangeable(place) is None:
                 disks.append((shutil.disk_usage(place).free, place))
     usable = [place for _, place in sorted(disks, key=lambda found: -found[0]) if _is_writable(place)]
     if not usable:
-        raise StoreError(" or ".join(USUAL), "none of them is on a disk and may be written; pass local_directory=")
+        raise StoreError(
+            " or ".join(USUAL), "none of them is on a disk, may be written and is safe; pass local_directory="
+        )
     return usable[0]
 
 

@@ -229,6 +229,7 @@ def _start(found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], 
         "log_bytes": config.get("log_bytes"),
         "exit": str(found.files.exit),
         "hold": [str(runtime), *record.outside],
+        "core_files": config.get("core_files"),
     }
     records.write_json(found.files.launch, task)
     command = [*LAUNCHER, str(found.files.launch)]
@@ -333,6 +334,9 @@ def _retire(found: Found[Any]) -> None:
         for place in map(Path, found.record.outside):
             if not (place.is_absolute() and place.name.startswith(_NAMES_OUTSIDE)):
                 continue  # not started far enough to have one, or edited by hand
+            with contextlib.suppress(OSError):
+                if place.lstat().st_uid != os.getuid():
+                    continue  # the machine was restarted, and another user has made one of that name since
             if place.is_dir() and not place.is_symlink():
                 shutil.rmtree(place, ignore_errors=True)
             else:

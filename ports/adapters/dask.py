@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
 import platform
 import socket
-import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ports.errors import DaskError, ForeignListenerError, UsageError
+from ports import peers
+from ports.errors import DaskError, UsageError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
 # `-c` puts the current directory first, before the standard library: a co-user's tempfile.py there would run.
 _SAFE_PATH = "import sys; sys.path[:] = [entry for entry in sys.path if entry]"
+
+_NOT_MINE = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it anew"
 
 IN_CLUSTER = Path(__file__).parents[1] / "in_cluster"
 
@@ -63,12 +64,26 @@ def parse_bytes(text: str | float) -> int | str | float:
         raise UsageError(f"memory_limit {text!r} is no size; write bytes, 4GB or 2GiB") from error
 
 
-def security(credentials: Path) -> Security:
-    """Return the credentials of a cluster as Dask takes them."""
+def security(address: str, credentials: Path) -> Security:
+    """Return what a connection to the scheduler at `address` needs, as Dask takes it: nothing for a Unix socket."""
     from distributed.security import Security
 
+    if address.startswith("unix://"):
+        return Security(require_encryption=False)
     file = str(credentials)
     return Security(tls_ca_file=file, tls_client_cert=file, tls_client_key=file, require_encryption=True)
+
+
+def prepare() -> None:
+    """Let Dask in this process know ``unix://``, and whom to ask for the credentials of an address.
+
+    It learns both from the installation of `ports`; one for developers lacks the file of the second.
+    """
+    import dask
+
+    import_module("ports.in_cluster.ports_comm").register()
+    if dask.config.get("distributed.client.security-loader", default=None) is None:
+        dask.config.set({"distributed.client.security-loader": "ports.credentials.load"})
 
 
 def import_client() -> None:
@@ -83,11 +98,18 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
     ------
     DaskError
         The scheduler did not answer within `timeout` seconds.
+    ForeignListenerError
+        Another user listens at its address: nothing is sent there, and nothing of it is unpickled.
     """
+    _check_owner(str(getattr(cluster, "scheduler_address", "")))
     from distributed import Client
+    from distributed.comm.core import FatalCommClosedError
 
+    prepare()
     try:
         return Client(cluster, timeout=timeout, **options)
+    except FatalCommClosedError as error:  # a Unix socket that is missing, dead or another user's
+        raise DaskError(f"{error}; {_NOT_MINE}") from error
     except (OSError, TimeoutError) as error:
         raise DaskError(f"the scheduler did not answer within {timeout:g} s ({error})") from error
 
@@ -99,11 +121,17 @@ def call(address: str, credentials: Path, operation: str, *, timeout: float, **a
     ------
     DaskError
         It failed, or took longer than `timeout` seconds.
+    ForeignListenerError
+        Another user listens at that address.
     """
+    _check_owner(address)
     from distributed.core import rpc
 
+    prepare()
+
     async def ask() -> Any:
-        async with rpc(address, connection_args=security(credentials).get_connection_args("client")) as scheduler:
+        args = security(address, credentials).get_connection_args("client")
+        async with rpc(address, connection_args=args) as scheduler:
             return await asyncio.wait_for(getattr(scheduler, operation)(**arguments), timeout)
 
     try:
@@ -113,6 +141,12 @@ def call(address: str, credentials: Path, operation: str, *, timeout: float, **a
         raise DaskError(f"{operation.removeprefix('ports_')} took longer than {timeout:g} s") from error
     except Exception as error:
         raise DaskError(f"{operation.removeprefix('ports_')} failed: {error}") from error
+
+
+def _check_owner(address: str) -> None:
+    """Raise where no scheduler of this user listens at `address`: a port that was freed may be anybody's by now."""
+    if peers.check(address, _NOT_MINE) is False:
+        raise DaskError(f"nothing listens at {address}; {_NOT_MINE}")
 
 
 def summary(dashboard: str, *, timeout: float = 2.0) -> dict[str, Any] | None:
@@ -140,13 +174,11 @@ class _UnixConnection(http.client.HTTPConnection):
     """HTTP to a Unix socket whose listener is this user."""
 
     def connect_to(self, path: str) -> None:
+        peers.check_socket(path, _NOT_MINE)
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(path)
-        if hasattr(socket, "SO_PEERCRED"):
-            uid = struct.unpack("3i", self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
-            if uid != os.getuid():
-                raise ForeignListenerError(path, f"uid {uid}")
+        peers.check_connection(self.sock, path, _NOT_MINE)
 
 
 def stale_modules(client: Client, *, timeout: float) -> dict[str, float]:
@@ -187,7 +219,7 @@ def _changed_modules() -> Callable[[], dict[str, float]]:
         found: dict[str, float] = {}
         for module in list(sys.modules.values()):
             file = getattr(module, "__file__", None)
-            ours = getattr(module, "__name__", "") == "ports_cluster"
+            ours = getattr(module, "__name__", "").startswith("ports_")
             if not file or ours or "-packages" in file or file.startswith(tuple(paths)):
                 continue
             try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ports import peers
 from ports.errors import ToolError
 
 _LAUNCHER = Path(__file__).parents[1] / "jupyter_launch.py"
@@ -76,12 +77,27 @@ def installed(python: Path, environ: Mapping[str, str]) -> Installed:
 
 
 def command(
-    python: Path, kind: Literal["lab", "server"], *, token_file: Path, runtime: Path, root: Path, port: int
+    python: Path,
+    kind: Literal["lab", "server"],
+    *,
+    token_file: Path,
+    runtime: Path,
+    root: Path,
+    port: int,
+    idle: float = 0,
+    expire: float = 0,
 ) -> list[str]:
     """Return the command that serves `root` on 127.0.0.1, on `port` or, where that is taken, another one.
 
     What keeps the server private stands here: arguments win over the user's own configuration of Jupyter, which else
     counts as it is.
+
+    Parameters
+    ----------
+    idle : float
+        Hours after which a kernel that does nothing ends, also where a browser shows it; 0: what Jupyter is told else.
+    expire : float
+        Days without kernels, terminals and requests after which the server ends; 0: what Jupyter is told else.
     """
     arguments = {
         "ServerApp.ip": "127.0.0.1",
@@ -95,6 +111,13 @@ def command(
         "ServerApp.allow_remote_access": False,
         "KernelManager.transport": "ipc",  # any user of the machine reads a kernel's TCP ports
     }
+    if idle:
+        seconds = max(1, round(idle * 3600))
+        arguments["MappingKernelManager.cull_idle_timeout"] = seconds
+        arguments["MappingKernelManager.cull_interval"] = max(1, min(300, seconds // 4))
+        arguments["MappingKernelManager.cull_connected"] = True
+    if expire:
+        arguments["ServerApp.shutdown_no_activity_timeout"] = max(1, round(expire * 86400))
     if os.getuid() == 0:
         arguments["ServerApp.allow_root"] = True
     if kind == "lab":
@@ -116,9 +139,19 @@ def read_record(runtime: Path) -> Served | None:
 
 
 def answer(port: int, path: str, *, token: str | None = None, timeout: float = 1.0) -> int | None:
-    """Return the HTTP status with which the server on `port` of 127.0.0.1 answers; None where nothing answers."""
+    """Return the HTTP status with which the server on `port` of 127.0.0.1 answers; None where nothing answers.
+
+    Raises
+    ------
+    ForeignListenerError
+        Another user listens there: nothing is sent, least of all the token.
+    """
+    place, way_out = f"127.0.0.1:{port}", "`ports notebook stop` ends what is left of the server, then start it anew"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
+        peers.check(place, way_out)
+        connection.connect()
+        peers.check(place, way_out)  # whoever listened before and after took the connection
         connection.request("GET", path, headers={"Authorization": f"token {token}"} if token else {})
         return connection.getresponse().status
     except (OSError, http.client.HTTPException, ValueError, OverflowError):  # the last two: no such port or path

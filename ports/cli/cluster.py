@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ports import fairness
 from ports.cli.numbers import Number
 from ports.cli.output import Output, Row, with_host, with_output
 
@@ -22,6 +23,13 @@ def show_one(out: Output, row: Row) -> None:
     if row["state"] == "running":
         text += f"\nat home:  {row['command']}\nthen:     {row['link']}"
     out.result(row, text)
+
+
+def show_started(out: Output, row: Row) -> None:
+    """Show a cluster that was started, and how its size came about."""
+    if row.get("explained") and not out.as_json:
+        out.say(row["explained"])
+    show_one(out, row)
 
 
 def show_list(out: Output, rows: Sequence[Row]) -> None:
@@ -56,12 +64,15 @@ def cluster() -> None:
 
 @cluster.command()
 @NAME
-@click.option("--n-workers", type=Number(0), help="Number of workers.")
+@click.option("--n-workers", type=Number(0, word="all"), help="Number of workers; all: what the machine has.")
 @click.option("--threads-per-worker", type=Number(1), help="Threads of each worker.")
 @click.option("--memory-limit", help="Memory of one worker: 4GB, 2GiB, or bytes.")
+@click.option("--force", is_flag=True, default=None, help="Also more memory than the machine has.")
 @click.option("--processes/--no-processes", default=None, help="Workers as processes, or as threads of one process.")
 @click.option("--daemon/--no-daemon", default=None, help="Daemon workers: their tasks may not start processes.")
 @click.option("--worker-start", type=click.Choice(["auto", "spawn", "forkserver"]), help="How worker processes start.")
+@click.option("--security", type=click.Choice(["auto", "sockets", "tls"]), help="How others are kept out.")
+@click.option("--dashboard", type=click.Choice(["socket", "tcp"]), help="On a Unix socket, or on a port by token too.")
 @click.option("--local-directory", type=click.Path(), help="Parent directory of the workers' scratch, on a disk.")
 @click.option("--env", help="Conda environment (name or path) or venv (path) to run in.")
 @click.option(
@@ -71,10 +82,17 @@ def cluster() -> None:
     callback=with_values,
     help="Variable for the cluster; NAME alone: with the value it has here, which no command line shows. Repeatable.",
 )
+@click.option("--nice", type=Number(0), help="Niceness of workers, 0 to 19.")
+@click.option("--guard", type=click.Choice(fairness.GUARDS), help="What workers do when memory runs short.")
+@click.option("--guard-mark", type=Number(0, whole=False), help="Part of the memory that shall stay available: 0.1.")
+@click.option("--guard-pressure", type=Number(0, whole=False), help="Percent of PSI from which workers give way.")
+@click.option("--idle", type=Number(0, whole=False), help="Hours without tasks until workers end; 0: never.")
+@click.option("--expire", type=Number(0, whole=False), help="Days without tasks until the cluster ends; 0: never.")
+@click.option("--gpus", type=Number(0), help="GPUs of each worker.")
 @click.option("--option", multiple=True, metavar="KEYWORD=VALUE", help="Keyword of LocalCluster, as JSON; repeatable.")
 @click.option("--timeout", type=Number(0, whole=False), help="Seconds until the start is given up.")
 @with_output
-@with_host(show_one)
+@with_host(show_started)
 def start(out: Output, name: str | None, environ: tuple[str, ...], option: tuple[str, ...], **options: Any) -> None:
     """Start a Dask cluster that outlives this shell."""
     from ports import clusters
@@ -82,7 +100,7 @@ def start(out: Output, name: str | None, environ: tuple[str, ...], option: tuple
     if environ:
         options["environ"] = dict(_pair(text) for text in environ)
     options |= {key: _value(value) for key, value in map(_pair, option)}
-    show_one(out, clusters.start(name, **options).row())
+    show_started(out, clusters.start(name, **options).row())
 
 
 @cluster.command("list")
@@ -109,14 +127,15 @@ def show(out: Output, name: str | None) -> None:
 @cluster.command()
 @click.argument("name")
 @click.argument("n_workers", type=Number(0))
+@click.option("--force", is_flag=True, default=None, help="Also more memory than the machine has.")
 @with_output
 @with_host(show_one)
-def scale(out: Output, name: str, n_workers: int) -> None:
+def scale(out: Output, name: str, n_workers: int, force: bool | None) -> None:
     """Set the number of workers."""
     from ports import clusters
 
     found = clusters.get(name)
-    found.scale(n_workers)
+    found.scale(n_workers, force=force)
     show_one(out, found.row())
 
 

@@ -33,6 +33,7 @@ def list_(out: Output, hosts: tuple[str, ...], all_users: bool) -> int:
         write_json(rows)
     else:
         out.table(arriving.left([row for row in rows if is_there(row)]), "listener", empty="")
+        out.warn_of([row for row in rows if is_there(row)])
         show_missing(out, rows, hosts)
     return SOME_FAILED if any(row.get("error") for row in rows) else 0
 

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "logout": ("ports.cli.login", "logout", "End connections that are kept for later commands."),
     "shell": ("ports.cli.shell", "shell", "ipython or bash in tmux on a host, to come back to."),
     "browse": ("ports.cli.browse", "browse", "Show a page of this machine in the browser at home."),
+    "who": ("ports.cli.who", "who", "Show who uses how much of this machine, and what is left."),
     "doctor": ("ports.cli.doctor", "doctor", "Check the whole way to HOST: causes, and ways out."),
     "prune": ("ports.cli.listing", "prune", "Remove what stopped clusters and notebook servers left behind."),
 }

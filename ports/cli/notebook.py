@@ -22,6 +22,7 @@ def show_one(out: Output, row: Row) -> None:
 def show_list(out: Output, rows: Sequence[Row]) -> None:
     """Show notebook servers."""
     out.table(rows, "notebook", empty="no notebook servers; `ports notebook start` starts one")
+    out.warn_of(rows)
 
 
 def show_stopped(out: Output, row: Row) -> None:
@@ -43,6 +44,8 @@ def notebook() -> None:
 @NAME
 @click.option("--root", type=click.Path(), help="Directory to serve; default: the current one.")
 @click.option("--env", help="Conda environment (name or path) or venv (path) to run in.")
+@click.option("--idle", type=Number(0, whole=False), help="Hours of doing nothing until a kernel ends; 0: never.")
+@click.option("--expire", type=Number(0, whole=False), help="Days without kernels until the server ends; 0: never.")
 @click.option("--timeout", type=Number(0, whole=False), help="Seconds until the start is given up.")
 @with_output
 @with_host(show_one)

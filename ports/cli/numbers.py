@@ -8,15 +8,19 @@ import click
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
-    """A number of at least `least` and at most `most`: ``-1 is not a whole number of 0 or more``."""
+    """A number of at least `least` and at most `most`, or `word`: ``-1 is not a whole number of 0 or more``."""
 
     name = "number"
 
-    def __init__(self, least: float | None = None, most: float | None = None, *, whole: bool = True) -> None:
-        self.least, self.most, self.kind = least, most, int if whole else float
+    def __init__(
+        self, least: float | None = None, most: float | None = None, *, whole: bool = True, word: str | None = None
+    ) -> None:
+        self.least, self.most, self.kind, self.word = least, most, int if whole else float, word
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number; fails with what is allowed."""
+        if self.word is not None and value == self.word:
+            return value
         try:
             number = self.kind(value)
         except ValueError:
@@ -29,6 +33,9 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
 
     def allowed(self) -> str:
         """Return what may be given, in words."""
+        return self._number() + (f", or {self.word}" if self.word else "")
+
+    def _number(self) -> str:
         what = "a whole number" if self.kind is int else "a number"
         if self.most is not None:
             return f"{what} from {self.least:g} to {self.most:g}"

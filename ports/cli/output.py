@@ -76,6 +76,12 @@ class Output:
         named = reason.startswith(f"{host}: ") or place in reason or (name and repr(name) in reason)
         self.say(f"ports: {reason if named else f'{place}: {reason}'}")
 
+    def warn_of(self, rows: Sequence[Row]) -> None:
+        """Tell on stderr what of mine others can use, and how to close it."""
+        for row in () if self.as_json else rows:
+            for warning in row.get("warnings") or ():
+                self.say(f"ports: warning: {row['kind']} {row['name']!r} on {row['host']}: {warning}")
+
     def say(self, text: str) -> None:
         """Tell progress: on stderr, so that results stay alone on stdout."""
         click.echo(targets.hints_at(self.host, text), err=True)

@@ -27,12 +27,20 @@ from urllib.parse import urlsplit
 
 import dask
 import distributed
-from distributed import LocalCluster, Nanny, Scheduler, Worker
+import ports_comm
+import ports_gate
+import ports_orphans
+import ports_promise
+from distributed import LocalCluster, Scheduler
 from distributed.http.routing import RoutingApplication
 from distributed.security import Security
+from ports_fair import Fair
+from ports_workers import FairNanny, FairWorker
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_unix_socket
 from tornado.web import ErrorHandler, RequestHandler
+
+ports_comm.register()  # here, in the fork server, and in workers, which import this module for the classes below
 
 IMPORTED_BY_WORKERS = (
     "distributed.http.health",
@@ -56,6 +64,8 @@ def guard_children(own_path):
     multiprocessing runs ``python -c``, and hands this process's ``sys.path`` over before the child imports Dask: the
     child gets `own_path` instead, and a worker takes the starter's path once all that is imported.
     """
+    # Python before 3.10.9 let its fork server listen at a name without a file, where any user may connect and order.
+    multiprocessing.util.abstract_sockets_supported = False
     start, describe = multiprocessing.util.spawnv_passfds, multiprocessing.spawn.get_preparation_data
 
     def start_safely(path, args, passfds):
@@ -74,7 +84,7 @@ def take_path(entries):
     sys.path[:] = [*entries, *(entry for entry in sys.path if entry not in entries)]
 
 
-class PrivateWorker(Worker):
+class PrivateWorker(FairWorker):
     """A worker that finds modules as the starter does, without an HTTP server, which any user could read."""
 
     def __init__(self, *args, starter_path=(), **kwargs):
@@ -87,7 +97,7 @@ class PrivateWorker(Worker):
         self.http_server = HTTPServer(self.http_application)
 
 
-class PrivateNanny(Nanny):
+class PrivateNanny(FairNanny):
     """A nanny of a PrivateWorker."""
 
     def __init__(self, *args, **kwargs):
@@ -116,8 +126,10 @@ class PrivateApplication(RoutingApplication):
 class PrivateScheduler(Scheduler):
     """A scheduler whose dashboard listens on a Unix socket of its owner, and which only its owner ends."""
 
-    def __init__(self, *args, dashboard_socket, **kwargs):
+    def __init__(self, *args, dashboard_socket, gate=None, **kwargs):
         self.dashboard_socket = dashboard_socket
+        self.gate, self.gate_server, self.dashboard_port = gate, None, None
+        self.fair = None
         super().__init__(*args, **kwargs)
         self.handlers["terminate"] = self.refuse_to_end
 
@@ -129,6 +141,8 @@ class PrivateScheduler(Scheduler):
         self.http_server.add_socket(bind_unix_socket(self.dashboard_socket, mode=0o600))
         self.http_server.address, self.http_server.port = self.dashboard_socket, 0
         self.services["dashboard"] = self.http_server
+        if self.gate is not None:
+            self.gate_server, self.dashboard_port = ports_gate.open_gate(self.http_application, *self.gate)
 
     async def refuse_to_end(self, *args, **kwargs):
         """Answer a client's `shutdown`: other notebooks use this cluster."""
@@ -153,6 +167,7 @@ class Summary(RequestHandler):
                 "memory_limit_bytes": sum(worker.memory_limit or 0 for worker in workers),
                 "n_tasks": len(self.scheduler.tasks),
                 "n_clients": len([key for key in self.scheduler.clients if key != "fire-and-forget"]),
+                **(self.scheduler.fair.summary() if self.scheduler.fair else {}),
             }
         )
 
@@ -198,32 +213,38 @@ def preload():
     multiprocessing.set_forkserver_preload(["distributed.nanny", *names, *IMPORTED_BY_WORKERS])
 
 
+def tls(credentials):
+    """Return what makes every connection of a cluster ask for the certificate in the file `credentials`."""
+    roles = ("client", "scheduler", "worker")
+    files = {f"tls_{role}_{part}": credentials for role in roles for part in ("cert", "key")}
+    return Security(tls_ca_file=credentials, require_encryption=True, **files)
+
+
 def new_cluster(record, directory, port):
     """Return the cluster that `record` describes, not started yet."""
-    credentials = str(directory / "credentials")
-    roles = ("client", "scheduler", "worker")
-    security = Security(
-        tls_ca_file=credentials,
-        require_encryption=True,
-        **{f"tls_{role}_{part}": credentials for role in roles for part in ("cert", "key")},
-    )
     options = dict(record["options"])
     for name in ("n_workers", "threads_per_worker", "memory_limit"):
         if record[name] is not None:
             options[name] = record[name]
     scheduler_kwargs = {**options.pop("scheduler_kwargs", {}), "dashboard_socket": record["dashboard"]}
+    if record.get("token_file"):
+        scheduler_kwargs["gate"] = (Path(record["token_file"]).read_text().strip(), record["name"])
+    door = {"security": tls(str(directory / "credentials")), "scheduler_port": port}
+    if record.get("sockets"):  # a directory: whatever listens makes a socket of its own there
+        door = {"security": Security(), "protocol": "unix", "host": record["sockets"]}
+        scheduler_kwargs["host"] = f"{record['sockets']}/scheduler"  # the same when the owner runs anew
     cluster = LocalCluster(
         name=record["name"],
         processes=record["processes"],
         worker_class=PrivateNanny if record["processes"] else PrivateWorker,
-        security=security,
-        scheduler_port=port,
         scheduler_kwargs=scheduler_kwargs,
         local_directory=record["scratch"],
         asynchronous=True,
         silence_logs=False,
         starter_path=tuple(record["sys_path"]),
-        **{"dashboard_address": "unix", **options},
+        nice=record["nice"],
+        **({"gpus": record["gpus"], "gpu_ids": record["gpu_ids"]} if record["processes"] else {}),
+        **{"dashboard_address": "unix", **options, **door},
     )
     cluster.scheduler_spec["cls"] = PrivateScheduler
     return cluster
@@ -232,17 +253,13 @@ def new_cluster(record, directory, port):
 def add_commands(cluster, ended):
     """Let any process with the credentials scale and restart; `ended` gets why the owner shall run anew."""
 
-    async def scale(n_workers):
-        cluster.scale(n_workers)
-        await cluster
-
     async def restart():
         if cluster.processes:
             await cluster.scheduler.restart(stimulus_id=f"ports-restart-{time.time()}")
         elif not ended.done():
             ended.set_result("restart")  # threads of this process: only a new process imports modules anew
 
-    cluster.scheduler.handlers.update(ports_scale=scale, ports_restart=restart)
+    cluster.scheduler.handlers.update(ports_scale=cluster.scheduler.fair.scale, ports_restart=restart)
 
 
 def own_identity(record):
@@ -264,6 +281,7 @@ def announce(cluster, record, directory):
         "process": own_identity(record),
         "address": cluster.scheduler_address,
         "dashboard": record["dashboard"],
+        "dashboard_port": cluster.scheduler.dashboard_port,
         "versions": versions,
         "started_at": time.time(),
     }
@@ -284,16 +302,22 @@ async def own(record, directory, port):
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    promise = ports_promise.of(record)
     cluster = new_cluster(record, directory, port)
     await cluster
+    following = loop.create_task(promise.follow(cluster))
+    cluster.scheduler.fair = Fair(cluster, record, directory, ended)
     add_commands(cluster, ended)
     announce(cluster, record, directory)
-    port = cluster.scheduler.port
-    print(f"cluster {record['name']} runs at {cluster.scheduler_address}", flush=True)
+    port = 0 if record.get("sockets") else cluster.scheduler.port
+    print(f"cluster {record['name']} runs at {cluster.scheduler_address}: {record.get('explained')}", flush=True)
     what = await ended
     print(f"cluster {record['name']}: {what}", flush=True)
+    cluster.scheduler.fair.close()
     cluster.scheduler.handlers["terminate"] = cluster.scheduler.close  # LocalCluster ends its scheduler by this
     await cluster.close()
+    following.cancel()
+    promise.close()
     return what, port
 
 
@@ -301,6 +325,7 @@ def main(directory, port=0):
     """Own the cluster described in `directory` until SIGTERM."""
     directory = Path(directory)
     record = json.loads((directory / "record.json").read_text())
+    ports_orphans.adopt()
     guard_children([*sys.path])
     take_path(record["sys_path"])
     os.umask(0o077)
@@ -312,6 +337,7 @@ def main(directory, port=0):
         print(f"cause: {root_cause(error)}", flush=True)  # the last of the lines that a failed start shows
         sys.exit(1)
     if what == "restart":
+        ports_orphans.end_all()
         os.execv(sys.executable, [sys.executable, *command(str(directory), port)])
 
 

@@ -7,12 +7,21 @@ earlier file stands below ``if __name__ != "__main__"``, as those names are ther
     identity ← records ← sockets ← recognise ← ask, nodes ← survey
     identity ← records ← far_run      finds the interpreter there and runs `ports` in it
     far_run, logout ← examine         what `ports doctor` wants to know of a machine
+    identity ← limits ← promises ← usage    who uses how much of a machine
     echo                              something to forward to
 
 The probe deletes and changes nothing, and speaks only to ports of its own user, see `ask`.
 """
 
-from ports.probe.identity import boot_id, is_same_process_alive, machine_id, pid_namespace, process_identity, sha256
+from ports.probe.identity import (
+    boot_id,
+    is_same_process_alive,
+    machine_id,
+    own_uid,
+    pid_namespace,
+    process_identity,
+    sha256,
+)
 from ports.probe.piped import read_answer, script
 from ports.probe.records import read_token, state_directory
 from ports.probe.survey import probe
@@ -21,6 +30,7 @@ __all__ = [
     "boot_id",
     "is_same_process_alive",
     "machine_id",
+    "own_uid",
     "pid_namespace",
     "probe",
     "process_identity",

@@ -29,7 +29,7 @@ if MYPY:
 LENGTH = struct.Struct(">I")
 ASKED_AGAIN = (1.0, 6.0, 25.0)  # seconds after which a port that said nothing is asked once more
 SHARE = 10.0  # time between two full looks, in times that one takes
-ANSWER = ("http", "scheme", "kind")
+ANSWER = ("http", "scheme", "kind", "greets")
 
 
 class Answers:

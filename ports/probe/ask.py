@@ -107,8 +107,11 @@ def judge(row: "Json", connection: "Any", asked: bool) -> None:
     if b"pickle-protocol" in answer and not row["kind"].startswith("dask-"):  # Dask's greeting
         child = any("multiprocessing" in word for word in row["argv"])
         row["kind"] = "dask-worker" if child else "dask-scheduler"
+    row["greets"] = b"pickle-protocol" in answer  # with TLS it would have said nothing
     if answer[:1] == b"\xff" and answer[9:10] == b"\x7f" and any("ipykernel" in word for word in row["argv"]):
-        row["kind"] = "kernel"  # ZeroMQ's greeting: where it collects what its forked processes print
+        row.update(
+            kind="kernel", greets=None
+        )  # ZeroMQ's greeting: it collects what forked processes print, tells nothing
     if asked and answer[:2] == b"\x15\x03":  # a TLS alert: it is something, and wants TLS
         row.update(scheme="https", http=None)
 
@@ -125,3 +128,26 @@ def pair_dask(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
             row["url_path"] = "status"
         owners = [pid for pid in [row["pid"], *ancestors.get(row["pid"], [])] if speaking.get(pid) == "dask-scheduler"]
         row["of"] = "dask:%d" % (owners[0] if owners else row["pid"])
+
+
+def find_exposed(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
+    """Note why others can use a row (``exposed``), and of kernels, which server they belong to (``of``).
+
+    ``dask`` and ``token``: whoever is on the machine runs code; ``dashboard`` and ``kernel``: reads; ``network``: other
+    machines reach it, too.
+    """
+    servers = {row["pid"] for row in rows if row["kind"] == "notebook" and row["pid"]}
+    for row in rows:
+        found, greets = [], row.pop("greets")
+        if greets:
+            found.append("dask")
+        elif row["kind"].startswith("dask-") and row.get("http"):
+            found.append("dashboard")
+        if row["kind"] == "notebook" and not row.get("token") and not row.get("password"):
+            found.append("token")
+        if row["kind"] == "kernel" and row["port"] and greets is not None:
+            found.append("kernel")
+            row["of"] = next(("server:%d" % pid for pid in ancestors.get(row["pid"], []) if pid in servers), None)
+        if row["open_to_network"]:
+            found.append("network")
+        row["exposed"] = found

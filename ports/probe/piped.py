@@ -30,6 +30,7 @@ FILES = {
     "probe": SURVEY,
     "run": ("identity", "records", "far_run"),
     "examine": ("identity", "records", "far_run", "logout", "examine"),
+    "who": ("identity", "limits", "promises", "usage"),
     "echo": ("echo",),
     "agent": (*SURVEY, "agent_mux", "agent_owner", "agent_dial", "agent_watch", "agent_browse", "agent"),
 }

@@ -8,6 +8,7 @@ import time
 
 if __name__ != "__main__":  # piped, these names are there already
     from ports.probe.identity import link_of, read_bytes, stat_of
+    from ports.probe.records import own_text
 
 MYPY = False
 if MYPY:
@@ -142,8 +143,8 @@ def jupyter_records(directories: "Set[str]", uid: int, warnings: "List[str]") ->
         for name in names:
             path = os.path.join(directory, name)
             try:
-                if os.stat(path).st_uid == uid:
-                    record = json.loads(read_bytes(path).decode())
+                if os.lstat(path).st_uid == uid:
+                    record = json.loads(own_text(path))
                     records.append(dict(record, pid=int(record["pid"]), classic=name.startswith("nb")))
             except (OSError, ValueError, KeyError, TypeError):
                 warnings.append("the Jupyter record %s cannot be read" % path)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import stat
 
 if __name__ != "__main__":  # piped, these names are there already
     from ports.probe.identity import FORMAT, is_same_process_alive, machine_id, own_uid
@@ -44,11 +45,26 @@ def host_directory() -> str:
     return os.path.join(state_directory(), "hosts", machine_id())
 
 
+def own_text(path: str, private: bool = False) -> str:
+    """Return the text of a file of this user's own or of root's, and no link; raises OSError, ValueError.
+
+    It is looked at once it is open, so that nobody exchanges it. `private` ones only this user may read or write.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a FIFO would be waited for
+    with open(os.open(path, flags), encoding="utf-8") as file:
+        found = os.fstat(file.fileno())
+        trusted = (own_uid(),) if private else (own_uid(), 0)
+        if hasattr(os, "getuid") and found.st_uid not in trusted:
+            raise ValueError("it belongs to uid %d" % found.st_uid)
+        if not stat.S_ISREG(found.st_mode) or (private and found.st_mode & 0o077):
+            raise ValueError("it is no file, or not private")
+        return file.read()
+
+
 def read_record(path: str) -> "Optional[Json]":
     """Return a record, None where there is none; raises ValueError with a reason that can be shown."""
     try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
+        record = json.loads(own_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RuntimeError) as error:  # the last: nested too deep
@@ -81,11 +97,10 @@ def check(record: "Json", needed: str) -> "Json":
 def read_token(path: str) -> "Optional[str]":
     """Return the token in `path`; None where there is none, or where others may have read or written it."""
     try:
-        with open(path, encoding="ascii") as file:
-            found, text = os.fstat(file.fileno()), file.read().strip()
+        text = own_text(path, private=True).strip()
     except (OSError, ValueError):
         return None
-    return text if found.st_uid == own_uid() and not found.st_mode & 0o077 and TOKEN.match(text) else None
+    return text if TOKEN.match(text) else None
 
 
 def read_session(directory: str, name: str) -> "Json":

@@ -151,12 +151,13 @@ def unix_listeners(wanted: "Set[str]", uid: int) -> "List[Json]":
 
 
 def is_socket_of(path: str, uid: int) -> bool:
-    """Tell whether a path is a user's Unix socket."""
+    """Tell whether a path is a user's Unix socket, in a directory in which nobody else can put another in its place."""
     try:
-        found = os.lstat(path)
+        found, place = os.lstat(path), os.stat(os.path.dirname(path))
     except OSError:
         return False
-    return stat.S_ISSOCK(found.st_mode) and found.st_uid == uid
+    safe = place.st_uid in (uid, 0) and (not place.st_mode & 0o002 or place.st_mode & stat.S_ISVTX)
+    return stat.S_ISSOCK(found.st_mode) and found.st_uid == uid and bool(safe)
 
 
 def psutil_listeners(warnings: "List[str]") -> "List[Json]":

@@ -6,7 +6,7 @@ import sys
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ports.probe.ask import MOST_ASKED, Asking, pair_dask
+    from ports.probe.ask import MOST_ASKED, Asking, find_exposed, pair_dask
     from ports.probe.identity import FORMAT, boot_id, machine_id, node, own_uid
     from ports.probe.nodes import elsewhere
     from ports.probe.recognise import (
@@ -103,7 +103,7 @@ def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List
     holders = owners_of({row["inode"] for row in own if row["inode"] and row["pid"] is None}, uid)
     for row in own:
         row["pid"] = row["pid"] or holders.get(row["inode"])
-        row.update(http=None, scheme="http", url_path="")
+        row.update(http=None, scheme="http", url_path="", greets=False)
     newest = sorted(own, key=lambda row: (-row["inode"], -(row.get("started_at") or 0)))
     asking = Asking(wanted.get("silence", 0.02), wanted.get("patience", 0.02))
     answers = wanted.get("answers")  # kept by the agent, which looks again and again
@@ -127,6 +127,7 @@ def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List
     if answers:
         answers.keep(asked)
     pair_dask(own, ancestors)
+    find_exposed(own, ancestors)
 
 
 def installed(warnings: "List[str]") -> "Optional[Json]":

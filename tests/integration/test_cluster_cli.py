@@ -55,7 +55,7 @@ def test_show_names_the_tmux_line_and_the_log(shared_home: Home, main: str) -> N
 
 
 def test_logs_shows_the_last_lines(shared_home: Home, main: str) -> None:
-    assert "runs at tls://" in shared_home.ports("cluster", "logs", "main").stdout
+    assert "runs at unix://" in shared_home.ports("cluster", "logs", "main").stdout
     assert len(shared_home.ports("cluster", "logs", "-n", "2").stdout.splitlines()) == 2
     assert len(shared_home.json("cluster", "logs", "main", "-n", "3")["lines"]) == 3
 

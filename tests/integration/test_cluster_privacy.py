@@ -1,7 +1,8 @@
-"""What other users of the machine can read, reach and guess of a cluster: nothing."""
+"""What other users of the machine can read, reach and guess of a cluster with TLS: nothing."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -14,11 +15,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from dask import config
+from distributed import Client
 
-from ports import clusters, paths
+from ports import clusters, credentials, paths
 from ports.adapters import dask
 from ports.cluster_handle import Cluster
 from ports.errors import UsageError
@@ -32,7 +36,8 @@ SECRET = "sesame-7f3a"
 def private(shared_home: Home) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("A_TOKEN_OF_MINE", SECRET)
-        yield clusters.start("private", n_workers=1, threads_per_worker=1, environ={"GIVEN": f"{SECRET}-2"})
+        environ = {"GIVEN": f"{SECRET}-2"}
+        yield clusters.start("private", n_workers=1, threads_per_worker=1, environ=environ, security="tls")
         clusters.get("private").stop()
 
 
@@ -86,9 +91,10 @@ def test_a_stock_client_without_certificates_fails_at_once(private: Cluster) -> 
     code = "import sys, time, distributed; start = time.monotonic()\n"
     code += "try: distributed.Client(sys.argv[1], timeout=1)\n"
     code += "except (OSError, TypeError): print('refused after', time.monotonic() - start)"
+    environ = {**os.environ, "DASK_DISTRIBUTED__CLIENT__SECURITY_LOADER": ""}  # as where `ports` is not installed
     for address in (private.scheduler_address, private.scheduler_address.replace("tls", "tcp")):
         command = [sys.executable, "-c", code, address]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environ)
         assert done.stdout.startswith("refused after "), done.stderr
         assert float(done.stdout.split()[-1]) < 6
 
@@ -178,12 +184,10 @@ def test_scratch_without_a_setting_is_on_the_largest_disk(home: Home, monkeypatc
         {"dashboard_address": ":8787"},
         {"host": "0.0.0.0"},
         {"protocol": "tcp"},
-        {"security": False},
         {"worker_dashboard_address": ":0"},
         {"interface": "lo"},
         {"scheduler_kwargs": {"host": "0.0.0.0"}},
         {"scheduler_kwargs": {"dashboard_address": ":8787"}},
-        {"security": None},
     ],
 )
 def test_no_option_opens_a_door(home: Home, door: dict[str, object]) -> None:
@@ -233,3 +237,65 @@ def test_another_user_who_was_first_in_tmp_hinders_nobody(tmp_path: Path) -> Non
     finally:
         for directory in (usual, disk, *Path("/tmp").glob(f"ports-{uid}-*")):
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def ask(port: int, path: str, **headers: str) -> http.client.HTTPResponse:
+    """Return the answer of a dashboard on a TCP port."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path, headers={"Host": f"127.0.0.1:{port}", **headers})
+    answer = connection.getresponse()
+    answer.text = answer.read()  # type: ignore[attr-defined]
+    connection.close()
+    return answer
+
+
+UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "eA=="}
+
+
+def test_a_dashboard_on_a_port_answers_nobody_without_its_token(home: Home) -> None:
+    cluster = clusters.start("main", n_workers=0, dashboard="tcp")
+    assert cluster.record.security == "tls"
+    link = urlsplit(home.json("cluster", "show", "main")["tcp_link"])
+    assert link.port in tcp_listeners(home) and link.hostname == "127.0.0.1"
+    path, token = f"{link.path}?{link.query}", link.query.removeprefix("token=")
+    assert len(token) == 48 and token not in cluster.log.read_text()
+    for bare in ("/status", "/", "/ports.json", "/json/identity.json", "/sitemap.json", "/status?token=", "/statics/"):
+        assert ask(link.port, bare).status == 403
+    wrong = "token=" + "0" * 48
+    assert ask(link.port, f"/status?{wrong}").status == 403
+    assert ask(link.port, "/status/ws", **UPGRADE).status == 403
+    entered = ask(link.port, path)
+    assert (entered.status, entered.headers["Location"]) == (302, "/status")
+    cookie = entered.headers["Set-Cookie"].partition(";")[0]
+    assert token not in cookie and "HttpOnly" in entered.headers["Set-Cookie"]
+    page = ask(link.port, "/status", Cookie=cookie)
+    assert page.status == 200 and b"Bokeh" in page.text  # type: ignore[attr-defined]
+    own, other = f"http://127.0.0.1:{link.port}", "http://127.0.0.1:1"
+    for origin, status in ((own, 200), (other, 403)):
+        assert ask(link.port, "/ports.json", Cookie=cookie, Origin=origin).status == status
+    assert ask(link.port, f"//elsewhere/?token={token}").headers["Location"] == "/elsewhere/"
+    assert ask(link.port, "/status", Cookie=cookie.replace("=", "=0")).status == 403
+    shown = home.python("import ports; ports.show(ports.cluster())").stdout
+    assert f"port {link.port}; `ports cluster show main`" in shown and token not in shown
+
+
+def test_a_port_for_the_dashboard_needs_tls(home: Home) -> None:
+    with pytest.raises(UsageError, match="pass security='tls'"):
+        clusters.start("main", n_workers=0, dashboard="tcp", security="sockets")
+
+
+def test_a_plain_client_finds_the_credentials_of_an_address(shared_home: Home, private: Cluster) -> None:
+    [named] = (Path(__file__).parents[2] / "etc" / "dask").glob("*.yaml")
+    assert config.collect([str(named)], env={})["distributed"]["client"]["security-loader"] == "ports.credentials.load"
+    code = "import sys, distributed\n"
+    code += "with distributed.Client(sys.argv[1], timeout=20) as client: print(client.submit(sum, [1, 2]).result())"
+    environ = {**os.environ, "DASK_CONFIG": str(named)}
+    done = shared_home.python(code, private.scheduler_address, env=environ)
+    assert done.stdout == "3\n", done.stderr
+    assert credentials.load({"address": "tls://127.0.0.1:1"}) is None
+    assert credentials.load({"address": private.scheduler_address.replace("tls", "tcp")}) is None
+
+
+def test_a_cluster_object_makes_its_address_enough_in_this_process(private: Cluster) -> None:
+    with Client(clusters.get("private").scheduler_address, timeout=20) as client:
+        assert client.submit(sum, [1, 2]).result() == 3

@@ -181,7 +181,7 @@ def test_without_tmux_all_but_attach_works(home: Home, monkeypatch: pytest.Monke
         started.attach()
     with ports.client(reuse="any") as client:
         children = [client.submit(start_a_child, shutil.which("sleep", path=os.defpath), pure=False).result()]
-    assert "runs at tls://" in "\n".join(clusters.logs("main"))
+    assert "runs at unix://" in "\n".join(clusters.logs("main"))
     started.stop()
     assert clusters.list() == [] and not any(map(alive, children))
 
@@ -196,7 +196,7 @@ def test_the_session_is_a_plain_tmux_session(home: Home) -> None:
     words = row["tmux"].split()
     assert words[:2] == ["tmux", "-S"] and words[-1] == "=cluster-main"
     shown = subprocess.run([*words[:3], "capture-pane", "-p", "-t", "=cluster-main:"], capture_output=True, text=True)
-    assert "runs at tls://" in shown.stdout
+    assert "runs at unix://" in shown.stdout
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ["TERM"] = "xterm"
@@ -206,7 +206,7 @@ def test_the_session_is_a_plain_tmux_session(home: Home) -> None:
     def attached() -> bool | None:
         nonlocal seen
         seen += os.read(terminal, 65536) if select.select([terminal], [], [], 0)[0] else b""
-        return True if b"cluster-main" in seen or b"runs at tls" in seen else None
+        return True if b"cluster-main" in seen or b"runs at unix" in seen else None
 
     try:
         wait_until(attached, timeout=20, what="tmux in the terminal")

@@ -18,23 +18,24 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports from the layers above its own line only. A package is one name; inside it, the package decides.
 LAYERS = (
-    ("_version", "errors", "render", "launch", "jupyter_launch", "in_cluster"),
-    ("deadlines", "records", "probe", "targets", "far_errors"),
-    ("paths", "links", "hop_command", "environments"),
-    ("config", "interpreter", "logout"),
+    ("_version", "errors", "render", "exposures", "launch", "jupyter_launch", "in_cluster"),
+    ("deadlines", "records", "probe", "targets", "far_errors", "fairness"),
+    ("paths", "peers", "links", "hop_command", "environments", "shares"),
+    ("config", "interpreter", "logout", "tokens"),
     ("adapters", "home", "scratch"),
-    ("transports",),
+    ("transports", "gpus"),
     ("sessions", "remote", "server_helpers"),
-    ("options", "listeners", "terminals"),
-    ("notebook_handle", "shells", "browse", "cluster_handle"),
+    ("options", "listeners", "terminals", "machine"),
+    ("notebook_handle", "shells", "browse", "cluster_handle", "credentials"),
     ("clusters", "notebooks"),
     ("tunnels",),
     ("pruning", "doctor"),
-    ("cli",),
+    ("cli", "in_jupyter"),
     ("__main__", "__init__"),
 )
 # The same within a package that has an order of its own.
 INNER = {
+    "in_jupyter": (("route",), ("__init__",)),
     "tunnels": (
         ("pages", "browser", "services"),
         ("proof", "doors", "agent", "records"),
@@ -53,6 +54,7 @@ READ_THE_ENVIRONMENT = ("config.py", "paths.py", "sessions.py", "terminals.py", 
 ASYNC = (
     "adapters/dask.py",
     "in_cluster/",
+    "in_jupyter/",
     "tunnels/relay.py",
     "tunnels/doors.py",
     "tunnels/ways.py",
@@ -153,10 +155,11 @@ def test_imports_are_absolute() -> None:
         ("dask", "adapters/dask.py"),
         ("jupyter_server", "adapters/jupyter.py"),
         ("paramiko", "adapters/paramiko"),
+        ("pynvml", "adapters/nvml.py"),
     ],
 )
 def test_a_tool_stays_in_its_adapter(tool: str, home: str) -> None:
-    free: tuple[str, ...] = (home, "in_cluster/", "probe/", "jupyter_launch.py")
+    free: tuple[str, ...] = (home, "in_cluster/", "in_jupyter/", "probe/", "jupyter_launch.py")
     if tool == "psutil":
         free += ("adapters/dask.py",)  # what workers run; the probe asks psutil where there is no /proc
     for file in FILES:

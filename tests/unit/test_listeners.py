@@ -119,8 +119,34 @@ def test_a_token_is_neither_in_the_text_nor_in_the_row() -> None:
 
 
 def test_a_notebook_server_that_asks_for_nothing_is_warned_of() -> None:
-    assert "no token" in one(notebook("/work", token="")).warnings[0]
-    assert one(notebook("/work", token="", password=True)).warnings == ()
+    [warning] = one(notebook("/work", token="", exposed=["token"])).warnings
+    assert warning.startswith("it asks for no token: everybody on this machine can run code as you; `kill 100` ends it")
+    assert one(notebook("/work", token="", password=True, exposed=[])).warnings == ()
+
+
+def test_what_others_can_use_is_in_the_row_with_the_way_to_close_it() -> None:
+    of, kind = "dask:100", "dask-scheduler"
+    found = one(
+        row(kind=kind, of=of, port=8786, http=False, exposed=["dask"]),
+        row(kind="dask-worker", of=of, port=40001, pid=101, exposed=["dask"]),
+        row(kind=kind, of=of, port=8787, http=True, address="0.0.0.0", open_to_network=True, exposed=["network"]),
+    ).row()
+    assert [one["reason"] for one in found["exposed"]] == ["dask", "network"]
+    assert found["exposed"][0]["way_out"].startswith("`kill 100` ends it, `ports.client()` starts a cluster")
+    assert found["warnings"][1].startswith("open to the network (port 8787); ")
+
+
+def test_a_server_is_told_of_its_own_kernels_only() -> None:
+    known = {"kind": "kernel", "exposed": ["kernel"]}
+    kernels = [row(port=9001, pid=101, of="server:100", **known), row(port=9002, pid=201, of=None, **known)]
+    first, second = notebook("/a", exposed=[]), notebook("/b", port=8001, pid=200, exposed=[])
+    told = {found.port: found.warnings for found in from_probe(document(first, second, *kernels))}
+    assert len(told[8000]) == 1 and "KernelManager.transport=ipc" in told[8000][0] and told[8001] == ()
+
+
+def test_of_another_user_s_listener_nothing_is_told() -> None:
+    theirs = {"family": "tcp", "address": "0.0.0.0", "path": None, "port": 8888, "uid": 8, "user": "bob"}
+    assert one({**theirs, "open_to_network": True, "kind": "listener"}).warnings == ()
 
 
 def test_control_characters_and_broken_text_do_not_reach_a_terminal() -> None:

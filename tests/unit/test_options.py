@@ -62,6 +62,8 @@ def test_no_keyword_takes_the_privacy_away(name: str, place: str) -> None:
         ({"daemon": "no"}, "daemon is 'no'; it must be True or False"),
         ({"processes": 1}, "processes is 1; it must be True or False"),
         ({"worker_start": "fork"}, "worker_start is 'fork'; it must be auto, spawn or forkserver"),
+        ({"security": False}, "security is False; it must be one of auto, sockets, tls: a cluster of ports makes its"),
+        ({"dashboard": "http"}, "dashboard is 'http'; it must be socket or tcp"),
         ({"environ": "A=1"}, "environ is 'A=1'; it must be a mapping of names to values"),
         ({"environ": {"A=B": "1"}}, "environ has 'A=B'"),
         ({"local_directory": 7}, "local_directory is 7; it must be a text"),
@@ -74,6 +76,23 @@ def test_what_cannot_be_is_named(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         options.merge(SETTINGS, asked)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(("asked", "here"), [("auto", True), ("auto", False), ("sockets", True), ("tls", True)])
+def test_sockets_are_chosen_where_the_kernel_tells_who_connects(asked: str, here: bool) -> None:
+    chosen = options.merge(SETTINGS, {"security": asked}, have_sockets=here)["security"]
+    assert chosen == (asked if asked != "auto" else "sockets" if here else "tls")
+
+
+def test_a_port_for_the_dashboard_goes_with_tls() -> None:
+    assert options.merge(SETTINGS, {"dashboard": "tcp"}, have_sockets=True)["security"] == "tls"
+    with pytest.raises(UsageError, match="pass security='tls'"):
+        options.merge(SETTINGS, {"dashboard": "tcp", "security": "sockets"}, have_sockets=True)
+
+
+def test_sockets_are_refused_where_the_kernel_does_not_tell_who_connects() -> None:
+    with pytest.raises(UsageError, match="pass 'tls'"):
+        options.merge(SETTINGS, {"security": "sockets"}, have_sockets=False)
 
 
 def test_values_of_variables_become_text() -> None:
@@ -89,6 +108,9 @@ def test_values_of_variables_become_text() -> None:
         {"environ": {"OMP_NUM_THREADS": 1}},
         {"resources": {"GPU": 1}},
         {"env": "x"},
+        {"security": "auto"},
+        {"dashboard": "socket"},
+        {"security": "tls"},
     ],
 )
 def test_what_is_not_asked_for_differs_from_nothing(asked: dict[str, Any]) -> None:
@@ -101,6 +123,8 @@ def test_what_is_not_asked_for_differs_from_nothing(asked: dict[str, Any]) -> No
         ({"n_workers": 8}, "n_workers is 4, not 8"),
         ({"memory_limit": 100}, "memory_limit is None, not 100"),
         ({"daemon": True}, "daemon is False, not True"),
+        ({"security": "sockets"}, "security is tls, not sockets"),
+        ({"dashboard": "tcp"}, "dashboard is socket, not tcp"),
         ({"environ": {"OMP_NUM_THREADS": 2}}, "$OMP_NUM_THREADS differs"),
         ({"environ": {"OTHER": "secret"}}, "$OTHER differs"),
         ({"resources": None}, None),

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from ports import probe
 from ports.deadlines import wait_until
 from ports.probe import piped
+from ports.probe.ask import find_exposed
 from ports.probe.recognise import kind_of, runtime_directories, words_of
 from ports.probe.records import read_sessions
 from ports.probe.sockets import new_row, parse_netlink, parse_proc_net
@@ -136,6 +137,35 @@ def test_only_the_ports_of_its_connection_file_are_the_kernel_s(tmp_path: Path) 
     assert (kind_of(argv, 4002), kind_of(argv, 8787)) == ("kernel", "listener")
     file.write_text('{"shell_port": 40')
     assert kind_of(argv, 4002) == "kernel"
+
+
+@pytest.mark.parametrize(
+    ("row", "reasons"),
+    [
+        ({"kind": "dask-scheduler", "greets": True}, ["dask"]),
+        ({"kind": "dask-scheduler", "http": True}, ["dashboard"]),
+        ({"kind": "dask-scheduler", "http": False}, []),  # with TLS it does not greet
+        ({"kind": "notebook", "token": ""}, ["token"]),
+        ({"kind": "notebook", "token": "3f"}, []),
+        ({"kind": "notebook", "token": "", "password": True}, []),
+        ({"kind": "http-server", "open_to_network": True}, ["network"]),
+        ({"kind": "kernel"}, ["kernel"]),
+        ({"kind": "kernel", "greets": None}, []),  # the port that collects and tells nothing
+        ({"kind": "cluster"}, []),
+    ],
+)
+def test_what_others_can_use_is_noted(row: dict[str, object], reasons: list[str]) -> None:
+    whole = {"pid": 7, "port": 80, "http": None, "open_to_network": False, "greets": False, **row}
+    find_exposed([whole], {})
+    assert whole["exposed"] == reasons and "greets" not in whole
+
+
+def test_a_kernel_is_its_server_s() -> None:
+    usual = {"port": 80, "http": None, "open_to_network": False, "token": "3f"}
+    server, kernel = {"kind": "notebook", "pid": 7, **usual}, {"kind": "kernel", "pid": 9, **usual}
+    rows = [{**one, "greets": False} for one in (server, kernel)]
+    find_exposed(rows, {9: [8, 7, 1]})
+    assert rows[1]["of"] == "server:7"
 
 
 def test_runtime_directories_follow_the_variables_of_the_server() -> None:

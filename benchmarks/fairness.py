@@ -1,0 +1,117 @@
+"""Clusters among others: what an idle one takes, and what becomes of it beside a memory hog of another account."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from benchmarks.clusters import pss
+from benchmarks.commands import PORTS, home, seconds, until_ready
+from benchmarks.measure import RUNS, Aim, Result, Samples
+from tests.lab import hog as lab
+
+N_WORKERS = 32
+IDLE_SECONDS = 60.0
+SETTLE_SECONDS = 5.0  # until what a start leaves over is done
+MOST_RUNS = 3  # of the idle cluster: each takes more than two minutes
+HOG_RUNS = 20
+THEIRS = f"""
+import sys
+from distributed import LocalCluster
+if __name__ == "__main__":
+    cluster = LocalCluster(n_workers={N_WORKERS}, threads_per_worker=1)
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def idle(runs: int) -> Iterator[Result]:
+    """CPU seconds of an idle cluster in a minute, and its memory scaled to zero; no client on either side."""
+    ours: list[tuple[float, int]] = []
+    theirs: list[tuple[float, int]] = []
+    for _ in range(min(runs, MOST_RUNS)):
+        with home() as env:
+            with _ours(env) as top:
+                used = _cpu_of_a_minute(top)
+                seconds([*PORTS, "cluster", "scale", "main", "0"], env=env)
+                time.sleep(SETTLE_SECONDS)
+                ours.append((used, _memory(top)))
+            with until_ready([sys.executable, "-c", THEIRS], env=env) as (_, pid):
+                top = psutil.Process(pid)
+                theirs.append((_cpu_of_a_minute(top), _memory(top)))
+    what, peer = f"ports cluster start, {N_WORKERS} workers", f"LocalCluster(n_workers={N_WORKERS})"
+    cpu = Samples(tuple(one[0] for one in ours), tuple(one[0] for one in theirs))
+    yield Result(f"idle-{N_WORKERS}", f"{what}, CPU in a minute", peer, "s", Aim("ratio", 1.0), cpu)
+    memory = Samples(tuple(one[1] for one in ours), tuple(one[1] for one in theirs))
+    yield Result("scaled-to-0", f"{what}, then 0", f"{peer}, idle", "MB", Aim("ratio", 0.1), memory)
+
+
+@contextmanager
+def _ours(env: dict[str, str]) -> Iterator[psutil.Process]:
+    """Start a cluster; give its tmux server, below which all of it runs."""
+    start = ["cluster", "start", "main", "--n-workers", str(N_WORKERS), "--threads-per-worker", "1"]
+    seconds([*PORTS, *start], env=env)
+    try:
+        while True:
+            shown = json.loads(subprocess.check_output([*PORTS, "cluster", "show", "main", "--json"], env=env))
+            if shown["n_workers"] == N_WORKERS:
+                break
+            time.sleep(0.2)
+        parents = psutil.Process(shown["pid"]).parents()
+        yield next((one for one in parents if one.name().startswith("tmux")), parents[1])
+    finally:
+        seconds([*PORTS, "cluster", "stop", "main"], env=env)
+
+
+def _tree(top: psutil.Process) -> list[psutil.Process]:
+    return [top, *top.children(recursive=True)]
+
+
+def _cpu_of_a_minute(top: psutil.Process) -> float:
+    time.sleep(SETTLE_SECONDS)
+    before = _cpu(top)
+    time.sleep(IDLE_SECONDS)
+    after = _cpu(top)
+    return sum(used - before.get(pid, 0.0) for pid, used in after.items())
+
+
+def _cpu(top: psutil.Process) -> dict[int, float]:
+    found = {}
+    for process in _tree(top):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        found[process.pid] = times.user + times.system
+    return found
+
+
+def _memory(top: psutil.Process) -> int:
+    return sum(pss(process.pid) for process in _tree(top))
+
+
+def hog(runs: int) -> Iterator[Result]:
+    """Processes killed for want of memory, beside another account's that takes 60 % of the cluster's: ours with
+    ``guard="restart"`` in twenty runs, then the control, once."""
+    if (reason := lab.why_not()) is not None:
+        print(f"hog: left out, {reason}", file=sys.stderr)
+        return
+    killed = []
+    for _ in range(HOG_RUNS if runs >= RUNS else runs):
+        with home() as env:
+            outcome = lab.beside("ports", env)
+            killed.append(outcome.oom_kills + (not outcome.hog_reached))
+    with home() as env:
+        control = lab.beside("LocalCluster", env)
+    samples = Samples((float(sum(killed)),), (float(control.oom_kills),))
+    what = f"guard=restart, {len(killed)} runs: killed"
+    yield Result("hog", what, "LocalCluster, 1 run: killed", "n", Aim("alone", 0), samples)
+
+
+BENCHMARKS: dict[str, Callable[[int], Iterator[Result]]] = {"idle-32": idle, "hog": hog}

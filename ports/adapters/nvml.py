@@ -1,0 +1,68 @@
+"""NVIDIA GPUs, through NVML and its Python binding (the extra ``gpu``); where it is missing there are none."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One GPU at one moment; `busy` is the part of the time in percent, `processes` are pid → bytes there."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_bytes: int | None = None
+    used_bytes: int | None = None
+    busy: int | None = None
+    processes: dict[int, int] = field(default_factory=dict)
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs of this machine in the order of their buses; none without a driver, or without the binding."""
+    try:
+        import pynvml  # type: ignore[import-not-found]
+    except ImportError:
+        return ()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        return tuple(_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError:
+        return ()
+    finally:
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, index: int) -> Gpu:
+    """Read one; what its model does not tell stays unknown."""
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+
+    def ask(name: str) -> Any:
+        with contextlib.suppress(nvml.NVMLError, AttributeError):
+            return getattr(nvml, name)(handle)
+        return None
+
+    memory, busy = ask("nvmlDeviceGetMemoryInfo"), ask("nvmlDeviceGetUtilizationRates")
+    processes: dict[int, int] = {}
+    for kind in ("Compute", "Graphics"):
+        for process in ask(f"nvmlDeviceGet{kind}RunningProcesses") or ():
+            processes[process.pid] = max(processes.get(process.pid, 0), process.usedGpuMemory or 0)
+    return Gpu(
+        index=index,
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        name=_text(ask("nvmlDeviceGetName") or "GPU"),
+        memory_bytes=int(memory.total) if memory else None,
+        used_bytes=int(memory.used) if memory else None,
+        busy=int(busy.gpu) if busy else None,
+        processes=processes,
+    )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value  # older bindings give bytes

@@ -1,0 +1,159 @@
+"""``ports who``: who uses how much of a machine, what is promised, and what is left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from ports.cli.output import write_json
+
+if TYPE_CHECKING:
+    from ports.machine import Usage, User
+
+_EVERY = 2.0  # seconds
+_WIDTH = 20  # columns of a bar
+_LITTLE = 0.002  # of the memory: who has less, and computes nothing, is counted and not named
+_ASCII = str.maketrans("█▒·×", "#+.x")
+_HOME_AND_CLEAR = "\033[H\033[J"
+
+
+@click.command()
+@click.option("-H", "--host", metavar="ALIAS", help="Look at that host of ~/.ssh/config; it needs python3 only.")
+@click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+def who(host: str | None, watch: bool, as_json: bool) -> None:
+    """Show who uses how much of this machine, and what is left; what clusters are promised counts as taken."""
+    from ports import machine
+
+    if watch and as_json:
+        raise click.UsageError("--watch has no end and --json prints one document: leave one of them out")
+    found = machine.usage(host)
+    if as_json:
+        write_json(found.row())
+        return
+    clear = _HOME_AND_CLEAR if watch and sys.stdout.isatty() else ""
+    show(found, before=clear)
+    while watch:
+        began = time.monotonic()
+        found = machine.usage(host, interval=_EVERY)
+        time.sleep(max(0.0, began + _EVERY - time.monotonic()))
+        show(found, before=clear or "\n")
+
+
+def show(found: Usage, *, before: str = "") -> None:
+    """Show a machine."""
+    text = before + "\n".join(lines(found))
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = text.translate(_ASCII)
+    click.echo(text)
+
+
+def lines(found: Usage) -> list[str]:
+    """Return what is shown of a machine: a heading, a row for each user, and what is left. Pure."""
+    people = sorted((one for one in found.users if one.is_person), key=lambda one: (-one.memory_bytes, one.user))
+    named = [one for one in people if one.is_me or is_much(one, found)]
+    table = [["USER", "MEMORY", "", "CORES", "DASK", "PROMISED"]]
+    table += [cells(one.user, [one], found) for one in named]
+    if len(people) > len(named):
+        few = [one for one in people if one not in named]
+        table.append(cells(f"{len(few)} with little", few, found))
+    system = [one for one in found.users if not one.is_person]
+    if system:
+        table.append(cells("system", system, found))
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    right = (False, False, True, True, True, False)
+    rows = [
+        "  ".join(
+            text.rjust(n) if is_right else text.ljust(n) for text, n, is_right in zip(line, widths, right, strict=True)
+        )
+        for line in table
+    ]
+    hidden = [hidden_line(found)] if found.hidden else []
+    return [heading(found), *(row.rstrip() for row in rows), *hidden, *gpu_lines(found), left_line(found)]
+
+
+def is_much(one: User, found: Usage) -> bool:
+    """Tell whether a user is named."""
+    return bool(one.memory_bytes >= _LITTLE * found.memory_bytes or one.cores >= 0.05 or one.promised_bytes)
+
+
+def heading(found: Usage) -> str:
+    """Return what the machine has, in a line."""
+    from ports.render import size
+
+    cores = f"{found.n_cores} cores"
+    if found.busy_cores is not None:
+        cores += f", {found.busy_cores:.1f} busy"
+    parts = [cores, f"{size(found.memory_bytes)}, {size(found.available_bytes)} available"]
+    if found.swap_bytes:
+        parts.append(f"swap {size(found.swap_bytes)}, {size(found.swap_bytes - found.swap_free_bytes)} in use")
+    if found.pressure:
+        told = {"cpu": "cpu_some", "memory": "memory_some", "disks": "io_some"}
+        waits = [f"{name} {found.pressure[key]:.0f} %" for name, key in told.items() if key in found.pressure]
+        parts.append(f"time lost waiting for {', '.join(waits)}")
+    return f"{found.host}: {'; '.join(parts)}"
+
+
+def cells(name: str, users: Sequence[User], found: Usage) -> list[str]:
+    """Return the row of a user, or of several together."""
+    from ports.render import size
+
+    memory, promised = sum(one.memory_bytes for one in users), sum(one.promised_bytes for one in users)
+    unfilled = sum(max(0, one.promised_bytes - (one.held_bytes or 0)) for one in users)
+    dask, threads = sum(one.dask_bytes for one in users), sum(one.promised_threads for one in users)
+    cores = f"{sum(one.cores for one in users):.1f}"
+    told = f"{size(promised)}, {threads} thread{'' if threads == 1 else 's'}" if promised or threads else ""
+    return [name, bar(memory, unfilled, found.memory_bytes), size(memory), cores, size(dask) if dask else "", told]
+
+
+def bar(used: float, promised: float, whole: float) -> str:
+    """Return a bar: what is used, what is promised beyond, and the rest of the machine's memory."""
+    n_used = min(_WIDTH, round(_WIDTH * used / whole))
+    n_promised = min(_WIDTH - n_used, round(_WIDTH * promised / whole))
+    return "█" * n_used + "▒" * n_promised + "·" * (_WIDTH - n_used - n_promised)
+
+
+def hidden_line(found: Usage) -> str:
+    """Say what can be told of users whose processes this machine hides."""
+    from ports.render import size
+
+    others = max(
+        0, found.memory_bytes - found.available_bytes - sum(one.memory_bytes for one in found.users if one.is_me)
+    )
+    return f"this machine hides others' processes (hidepid): all of them use about {size(others)} together"
+
+
+def gpu_lines(found: Usage) -> list[str]:
+    """Return a line for each GPU: what it is, how busy, and who holds how much of its memory."""
+    from ports.render import size
+
+    said = []
+    for gpu in found.gpus or ():
+        parts = [f"gpu {gpu['index']}: {gpu['name']}"]
+        if gpu["memory_bytes"]:
+            parts.append(f"{size(gpu['used_bytes'])} of {size(gpu['memory_bytes'])}")
+        if gpu["busy"] is not None:
+            parts.append(f"{gpu['busy']} % busy")
+        said.append(", ".join([*parts, *(f"{user} {size(used)}" for user, used in gpu["users"].items())]))
+    return said
+
+
+def left_line(found: Usage) -> str:
+    """Say what is left, and what of it a cluster would get by default."""
+    from ports.render import size
+
+    unfilled = sum(max(0, one.promised_bytes - (one.held_bytes or 0)) for one in found.users)
+    idle = max(0.0, found.n_cores - (found.busy_cores or 0.0))
+    parts = [f"left: {idle:.1f} cores, {size(found.available_bytes)}"]
+    if unfilled:
+        parts.append(f"{size(unfilled)} of it promised and not used yet")
+    if found.usable_cores < found.n_cores or found.limit_bytes < found.memory_bytes:
+        limit = f"you may have {found.usable_cores:g} cores and {size(found.limit_bytes)}"
+        parts.append(limit + f", of which {size(found.limit_available_bytes)} are left")
+    return ", ".join(parts) + f"\na cluster of yours would get {found.share.explained}"

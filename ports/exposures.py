@@ -1,0 +1,84 @@
+"""What of mine others can use, in words, and how to close it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# By kind of listener: what to start it with so that it listens on this machine only.
+_ON_LOOPBACK = {
+    "notebook": "--ip=127.0.0.1",
+    "tensorboard": "--host 127.0.0.1",
+    "mlflow": "--host 127.0.0.1",
+    "bokeh": "--address 127.0.0.1",
+    "panel": "--address 127.0.0.1",
+    "streamlit": "--server.address 127.0.0.1",
+    "http-server": "--bind 127.0.0.1",
+    "code-server": "--bind-addr 127.0.0.1",
+}
+_PRIVATE_CLUSTER = "`ports.client()` starts a cluster that is private"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exposure:
+    """One way in which others can use a listener; `reason` is ``dask``, ``dashboard``, ``token``, ``kernel`` or
+    ``network``."""
+
+    reason: str
+    what: str
+    way_out: str
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.way_out}"
+
+
+def find(kind: str, rows: Sequence[Mapping[str, Any]], kernels: Iterable[Mapping[str, Any]] = ()) -> list[Exposure]:
+    """Return how others can use one of my listeners.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Its rows of the probe, all of its ports.
+    kernels : iterable of dict
+        Of a notebook server: its kernels' rows.
+    """
+    reasons = {reason for row in [*rows, *kernels] for reason in row.get("exposed") or ()}
+    ending = _ending(rows)
+    found = []
+    if "dask" in reasons:
+        found.append(
+            _exposure("dask", "everybody on this machine can run code as you", f"{ending}, {_PRIVATE_CLUSTER}")
+        )
+    elif "dashboard" in reasons:
+        found.append(_exposure("dashboard", "everybody on this machine can read its dashboard", _PRIVATE_CLUSTER))
+    if "token" in reasons:
+        what = "it asks for no token: everybody on this machine can run code as you"
+        found.append(_exposure("token", what, f"{ending}, `ports notebook start` starts one that asks"))
+    if "kernel" in reasons:
+        what = "everybody on this machine can read what its kernels run and print"
+        way_out = "start it with --KernelManager.transport=ipc, or by `ports notebook start`"
+        found.append(_exposure("kernel", what, way_out))
+    if "network" in reasons:
+        open_ports = sorted({row["port"] for row in rows if row.get("open_to_network") and row["port"]})
+        what = f"open to the network (port {', '.join(map(str, open_ports))})"
+        found.append(_exposure("network", what, _on_loopback(kind, ending)))
+    return found
+
+
+def _exposure(reason: str, what: str, way_out: str) -> Exposure:
+    return Exposure(reason=reason, what=what, way_out=way_out)
+
+
+def _on_loopback(kind: str, ending: str) -> str:
+    if kind.startswith("dask-"):
+        return _PRIVATE_CLUSTER
+    option = _ON_LOOPBACK.get(kind)
+    return f"start it with {option}" if option else f"{ending}, and have it listen on 127.0.0.1 only"
+
+
+def _ending(rows: Sequence[Mapping[str, Any]]) -> str:
+    pids = [row["pid"] for row in rows if row.get("pid")]
+    main = next((int(of[5:]) for row in rows if (of := str(row.get("of"))).startswith("dask:")), None)
+    pid = main or (pids[0] if pids else None)
+    return f"`kill {pid}` ends it" if pid else "end it"

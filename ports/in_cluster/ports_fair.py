@@ -1,0 +1,40 @@
+"""What makes a running cluster fair: its niceness, its guard of the machine's memory, its rest when nobody uses it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import ports_memory
+from ports_rest import Rest, give_memory_back
+from ports_watch import Guard
+from ports_workers import group_be_nice
+
+
+class Fair:
+    """The fairness of one cluster; made once its scheduler runs."""
+
+    def __init__(self, cluster, record, directory, ended):
+        group_be_nice(record["nice"])
+        self.cluster = cluster
+        self.guard = Guard(cluster, record, ports_memory.Meter())
+        self.rest = Rest(cluster, record, directory, ended, self.guard)
+        if record["guard"] != "off":
+            self.guard.start()
+        self.resting = asyncio.get_running_loop().create_task(self.rest.run())
+
+    async def scale(self, n_workers):
+        """Have as many workers as somebody asks for, and forget those that would come back."""
+        self.rest.asleep = 0
+        self.cluster.scale(n_workers)
+        await self.cluster
+        if not n_workers:
+            await asyncio.get_running_loop().run_in_executor(None, give_memory_back)
+
+    def close(self):
+        """End all watching, before the cluster ends."""
+        self.guard.over.set()
+        self.resting.cancel()
+
+    def summary(self):
+        """Return what is told with the counts of the cluster."""
+        return {"guard": self.guard.shown if self.guard.state.level else None, **self.rest.summary()}

@@ -1,0 +1,71 @@
+"""When a cluster that nobody uses gives its memory back, and when it ends. The decisions are pure.
+
+Idle: no task for a while, and no result held on a worker: workers are scaled to zero and come back at the first task.
+Where results are held, they are spilled to the disk instead. Expired: no task for days, whoever is connected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HOUR, DAY = 3600.0, 86400.0
+NOTICE_DAYS = 3.0  # before a cluster ends; with a short `expire`, a quarter of it
+GONE = ("erred", "released", "forgotten")  # states of a task that keep nothing on a worker
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds without tasks; 0: never."""
+
+    idle: float
+    expire: float
+
+    @property
+    def notice(self) -> float:
+        """Seconds between the notice and the end."""
+        return min(NOTICE_DAYS * DAY, self.expire / 4)
+
+    @property
+    def look_every(self) -> float:
+        """Seconds between two looks."""
+        return max(0.1, min([20.0, *(limit / 20 for limit in (self.idle, self.expire) if limit)]))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look shows: seconds without tasks, and what has been done since the last of them."""
+
+    quiet: float
+    holds_results: bool
+    has_workers: bool
+    is_spilled: bool = False
+    is_noticed: bool = False
+
+
+def due(seen: Seen, limits: Limits) -> str | None:
+    """Return what is to be done: ``"sleep"``, ``"spill"``, ``"notice"``, ``"expire"``; None: nothing."""
+    if limits.expire and seen.quiet >= limits.expire:
+        return "expire"
+    if limits.expire and not seen.is_noticed and seen.quiet >= limits.expire - limits.notice:
+        return "notice"
+    if not limits.idle or seen.quiet < limits.idle or not seen.has_workers:
+        return None
+    if not seen.holds_results:
+        return "sleep"
+    return None if seen.is_spilled else "spill"
+
+
+def holds_results(states) -> bool:
+    """Say whether any of these states of tasks means that a worker holds or makes a result."""
+    return any(state not in GONE for state in states)
+
+
+def file_name(key: str, number: int) -> str:
+    """Return the name of the file that a result is kept in: readable, and no two the same."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in key)[:60].lstrip(".")
+    return f"{number:04d}-{plain}.pickle"
+
+
+def some(names: list[str], most: int = 20) -> str:
+    """Return `names` as a list in words, the first `most` of them."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,394 @@
+"""Unix sockets of this user alone: bytes over one of them, where they lie, and who is at the other end.
+
+Standard library and `distributed` only, as for all that runs inside a cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import re
+import socket
+import stat
+import struct
+import threading
+from collections import deque
+
+from distributed.protocol.utils import host_array
+
+logger = logging.getLogger("distributed.comm.unix")
+
+CHUNK = 2**16  # bytes that are read at once where less is asked for: the next messages come along
+IN_THREAD = 2**21  # bytes from which a thread waits in the kernel, without a turn of the event loop for each part
+MOST_THREADS = 16  # at a time; what comes on top goes through the event loop, so nothing waits for a free one
+MOST_BUFFERS = 1024  # of one system call: IOV_MAX
+LONGEST_PATH = 107  # bytes; of what is longer, the directory is named by a descriptor
+NAME = re.compile(r"([0-9a-f]+)\.([0-9]+)\.[0-9]+")  # pid namespace, pid, number
+
+_threads = threading.BoundedSemaphore(MOST_THREADS)
+_numbers = itertools.count(1)
+
+
+class Connection:
+    """Bytes over one Unix socket, received and sent from an event loop."""
+
+    def __init__(self, connection):
+        connection.setblocking(True)  # for the threads; the event loop says MSG_DONTWAIT
+        self.socket = connection
+        self.closed = False
+        self._left = memoryview(b"")  # was read along
+        self._queue = deque()  # is to be sent
+        self._is_sending = False
+        self._reader = self._drained = self._watched_by = self._watched_to_send_by = None
+        self._lock, self._n_threads = threading.Lock(), 0
+
+    async def receive(self, n):
+        """Return the next `n` bytes, writable; raises EOFError where the peer has closed."""
+        view = host_array(n)
+        done = min(n, len(self._left))
+        view[:done], self._left = self._left[:done], self._left[done:]
+        while done < n:
+            if self.closed:
+                raise EOFError("closed")
+            if n - done >= IN_THREAD and _threads.acquire(blocking=False):
+                await self._in_thread(self._receive_all, view[done:])
+                break
+            try:
+                got = self._receive_some(view[done:])
+            except BlockingIOError:
+                await self._readable()
+                continue
+            if not got:
+                raise EOFError("closed by the peer")
+            done += got
+        return view
+
+    def _receive_some(self, view):
+        if len(view) >= CHUNK:
+            return self.socket.recv_into(view, len(view), socket.MSG_DONTWAIT)
+        data = memoryview(self.socket.recv(CHUNK, socket.MSG_DONTWAIT))
+        got = min(len(data), len(view))
+        view[:got], self._left = data[:got], data[got:]
+        return got
+
+    def _receive_all(self, view):
+        while view:
+            got = self.socket.recv_into(view, min(len(view), 2**30), socket.MSG_WAITALL)
+            if not got:
+                raise EOFError("closed by the peer")
+            view = view[got:]
+
+    def send(self, buffers):
+        """Send `buffers`, memoryviews of bytes: now, or as soon as the peer reads; raises where that cannot be."""
+        self._queue.extend(buffers)
+        if not self._is_sending:
+            self._go_on_sending()
+        if self.closed:
+            raise EOFError("closed by the peer")
+
+    def _go_on_sending(self, error=None):
+        self._is_sending = False
+        if error is not None:
+            self.close()
+        try:
+            while self._queue and not self.closed:
+                self._send_some(self._queue, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._is_sending = True
+            self._wait_to_send()
+            return
+        except OSError:
+            self.close()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def _wait_to_send(self):
+        """Hand what is large to a thread; of other things, wait until there is room."""
+        loop = asyncio.get_running_loop()
+        if sum(map(len, self._queue)) >= IN_THREAD and _threads.acquire(blocking=False):
+            queue, self._queue = self._queue, deque()
+            self._start_thread(loop, self._go_on_sending, self._send_all, queue)
+        else:
+            self._watched_to_send_by = loop
+            loop.add_writer(self.socket.fileno(), self._on_writable)
+
+    def _on_writable(self):
+        self._unwatch_to_send()
+        self._go_on_sending()
+
+    def _unwatch_to_send(self):
+        watched_by, self._watched_to_send_by = self._watched_to_send_by, None
+        if watched_by is not None:
+            watched_by.remove_writer(self.socket.fileno())
+
+    async def drain(self):
+        """Return once all is sent, or cannot be."""
+        if self._is_sending and not self.closed:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+
+    def _send_some(self, left, flags=0):
+        sent = self.socket.sendmsg(itertools.islice(left, MOST_BUFFERS), (), flags)
+        while left and sent >= len(left[0]):
+            sent -= len(left.popleft())
+        if sent:
+            left[0] = left[0][sent:]
+
+    def _send_all(self, left):
+        while left:
+            self._send_some(left)
+
+    def _start_thread(self, loop, end, work, *arguments):
+        """Run `work` in a thread, with one of `_threads` that was taken, then `end` with its error in the event loop.
+
+        The socket stays open until it has returned.
+        """
+
+        def run():
+            error = None
+            try:
+                work(*arguments)
+            except (OSError, EOFError) as caught:
+                error = caught
+            _threads.release()
+            with self._lock:
+                self._n_threads -= 1
+                if self.closed and not self._n_threads:
+                    self.socket.close()
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(end, error)
+
+        with self._lock:
+            self._n_threads += 1
+        threading.Thread(target=run, name="ports-unix", daemon=True).start()
+
+    async def _in_thread(self, work, *arguments):
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        def end(error):
+            if not ended.done():
+                ended.set_result(None) if error is None else ended.set_exception(error)
+
+        self._start_thread(loop, end, work, *arguments)
+        await ended
+
+    async def _readable(self):
+        loop = asyncio.get_running_loop()
+        self._reader = loop.create_future()
+        if self._watched_by is None:
+            self._watched_by = loop
+            loop.add_reader(self.socket.fileno(), self._on_readable)
+        try:
+            await self._reader
+        finally:
+            self._reader = None
+
+    def _on_readable(self):
+        """Wake who reads; where nobody does, look whether the peer has closed, and watch no more otherwise."""
+        if self._reader is not None:
+            if not self._reader.done():
+                self._reader.set_result(None)
+        elif not self._left and not self._n_threads and self._is_at_end():
+            self.close()
+        else:
+            self._unwatch()
+
+    def _is_at_end(self):
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def _unwatch(self):
+        watched_by, self._watched_by = self._watched_by, None
+        if watched_by is not None:
+            watched_by.remove_reader(self.socket.fileno())
+
+    def close(self):
+        """Close; what waits here gets an EOFError."""
+        if self.closed:
+            return
+        self.closed = True
+        for waiting in (self._reader, self._drained):
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+        self._unwatch()
+        self._unwatch_to_send()
+        self._queue.clear()
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # threads return
+        with self._lock:
+            if not self._n_threads:
+                self.socket.close()
+
+    def close_from_anywhere(self):
+        """Close from whatever thread collects the garbage."""
+        if self.closed:
+            return
+        logger.warning("Closing dangling Unix socket %s", self.socket)
+        watched_by = self._watched_by or self._watched_to_send_by
+        try:
+            if watched_by is None:
+                self.close()
+            else:
+                watched_by.call_soon_threadsafe(self.close)
+        except RuntimeError:  # the event loop is closed, and watches nothing
+            self._watched_by = self._watched_to_send_by = None
+            self.close()
+
+
+def peer(connection):
+    """Return uid and pid of who connected, or listens, at the other end, as the kernel says."""
+    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return uid, pid
+
+
+# --- where sockets are ---
+
+
+def usual():
+    """Return the directory of sockets whose address names none."""
+    return f"/tmp/ports-{os.geteuid()}/unix"
+
+
+def place_of(loc):
+    """Return directory and name of the socket that `loc` means; the name is None where a new one is meant."""
+    path, _, port = loc.rpartition(":") if re.search(r":\d+$", loc) else (loc, "", "0")
+    name = None if port == "0" else port
+    if not path.startswith("/"):
+        return usual(), name
+    path = os.path.normpath(path)
+    if os.path.isdir(path):
+        return path, name
+    return os.path.dirname(path), os.path.basename(path)
+
+
+def path_of(loc):
+    """Return the path of the socket that `loc` means, to connect to it."""
+    if loc.startswith("/") and not re.search(r":\d+$", loc):
+        return loc
+    directory, name = place_of(loc)
+    if name is None:
+        raise ValueError(f"invalid address unix://{loc}: it names no socket")
+    return os.path.join(directory, name)
+
+
+@contextlib.contextmanager
+def private(directory):
+    """Yield a descriptor of `directory`, which must be this user's own and closed to others."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise OSError(error.errno, f"no directory for sockets: {error.strerror}", directory) from error
+    try:
+        found = os.fstat(descriptor)
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            raise PermissionError(
+                errno.EPERM, "sockets need a directory of one's own with mode 0700; name another one", directory
+            )
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def bind(directory, name):
+    """Return a socket bound in `directory`, and its name; None: a new one.
+
+    A dead socket of that name is replaced, those of dead processes go.
+    """
+    if directory == usual():
+        for path in (os.path.dirname(directory), directory):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+    with private(directory) as descriptor:
+        sweep(descriptor)
+        for _ in range(100):
+            chosen = name or f"{pid_namespace():x}.{os.getpid()}.{next(_numbers)}"
+            listener = socket.socket(socket.AF_UNIX)
+            try:
+                os.fchmod(listener.fileno(), 0o600)  # Linux gives the file this mode, less the umask
+                path = os.path.join(directory, chosen)
+                fits = len(os.fsencode(path)) <= LONGEST_PATH
+                listener.bind(path if fits else f"/proc/self/fd/{descriptor}/{chosen}")
+                os.stat(chosen, dir_fd=descriptor, follow_symlinks=False)  # it is in the directory that was checked
+                listener.setblocking(False)
+                return listener, chosen
+            except OSError as error:
+                listener.close()
+                if error.errno != errno.EADDRINUSE or (name and not remove_dead(descriptor, directory, name)):
+                    raise
+    raise OSError(errno.EADDRINUSE, "no name is free", directory)
+
+
+def remove_dead(descriptor, directory, name):
+    """Remove the socket `name` if nobody listens on it; say whether it is gone."""
+    with socket.socket(socket.AF_UNIX) as probe, reachable(os.path.join(directory, name)) as path:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=descriptor)
+            return True
+        except OSError:
+            pass
+    return False
+
+
+def sweep(descriptor):
+    """Remove sockets in a directory whose process was killed; those of other pid namespaces cannot be judged."""
+    for name in os.listdir(descriptor):
+        found = NAME.fullmatch(name)
+        if found and int(found[1], 16) == pid_namespace() and not is_alive(int(found[2])):
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=descriptor)
+
+
+def remove(directory, name, identity):
+    """Remove the socket `name` if it is still the one of that device and inode."""
+    with contextlib.suppress(OSError):
+        path = os.path.join(directory, name)
+        if identify(path) == identity:
+            os.unlink(path)
+
+
+def identify(path):
+    """Return device and inode of a file."""
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+def is_alive(pid):
+    """Say whether there is a process `pid`."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def pid_namespace():
+    """Return a number of the pid namespace."""
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+@contextlib.contextmanager
+def reachable(path):
+    """Yield a name for `path` that is short enough for a socket's address."""
+    if len(os.fsencode(path)) <= LONGEST_PATH:
+        yield path
+        return
+    descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{os.path.basename(path)}"
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,180 @@
+"""The memory guard at work: it watches what is left, and has this cluster's workers give way.
+
+What is to be done is decided in `ports_guard`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import ports_guard
+import ports_memory
+import ports_orphans
+from distributed.core import Status
+from distributed.diagnostics.plugin import SchedulerPlugin
+from ports_log import say, size, user_name
+from ports_memory import MACHINE
+
+PERIOD = 0.2  # seconds: a hog that grows by 200 MB/s takes 40 MB meanwhile
+BASELINE_SECONDS = 5.0  # between two looks at who uses what, while all is calm
+BASELINE_PART = 1 / 500  # of the time, at most, for these looks: 12 us for each process of the machine
+REFUSED_SECONDS = 0.5  # until it is asked again whether a worker may be restarted
+RESTART_WAITS = 0.15  # seconds that a busy event loop has for ending a worker itself
+DONE = {
+    ports_guard.CALM: "workers go on",
+    ports_guard.SPILL: "workers spill results to disk",
+    ports_guard.PAUSE: "workers are paused: what runs goes on, nothing further starts",
+    ports_guard.RESTART: "workers are paused, and restarted while this is more than a fair share",
+}
+
+
+class Newcomers(SchedulerPlugin):
+    """Tells a worker that joins in a shortage, before a task is sent to it."""
+
+    name = "ports-guard"
+
+    def __init__(self, guard):
+        self.guard = guard
+
+    def add_worker(self, scheduler, worker):
+        """Pause a new worker where all others are."""
+        self.guard.tell_one(scheduler.workers[worker])
+
+
+class Guard(threading.Thread):
+    """Watches the memory that is left, and has this cluster's workers give way; never another user's process.
+
+    A thread, as the event loop of a busy scheduler may be seconds late.
+    """
+
+    def __init__(self, cluster, record, meter):
+        super().__init__(name="memory guard", daemon=True)
+        self.cluster, self.meter = cluster, meter
+        self.loop = asyncio.get_running_loop()
+        self.mode = ports_guard.MODES[record["guard"]]
+        self.marks = {"share": record["guard_mark"], "pressure": record["guard_pressure"], "most": self.mode}
+        self.state = ports_guard.State()
+        self.over = threading.Event()
+        self.told, self.shown, self.restarts = {}, None, 0
+        self.before = {}
+        self.next_try = self.next_baseline = float("-inf")
+        cluster.scheduler.add_plugin(Newcomers(self), name=Newcomers.name)
+
+    def run(self):
+        """Look every `PERIOD` until the cluster ends."""
+        while not self.over.wait(PERIOD):
+            try:
+                self.look(time.monotonic())
+            except Exception as error:  # noqa: BLE001 - a guard that dies protects nobody
+                say(f"guard: {type(error).__name__}: {error}")
+                self.over.wait(10)
+
+    def look(self, now):
+        """Take one look, and do what it asks for."""
+        if now >= self.next_baseline and self.state.level == ports_guard.CALM:
+            self.meter.refresh()
+            self.before = self.meter.by_user()
+            self.next_baseline = now + max(BASELINE_SECONDS, (time.monotonic() - now) / BASELINE_PART)
+        sample = ports_guard.Sample(now, self.meter.domains(), self.meter.pressure())
+        level = self.state.level
+        self.state = ports_guard.step(self.state, sample, **self.marks)
+        if self.state.level != level:
+            self.report(f"{self.cause(self.state.level > level)}: {DONE[self.state.level]}")
+        if self.state.level or self.told:
+            self.loop.call_soon_threadsafe(self.tell)
+        if ports_guard.may_restart(self.state, now) and now >= self.next_try:
+            self.next_try = now + REFUSED_SECONDS
+            self.restart_largest(now)
+
+    def cause(self, is_worse):
+        """Return what is left, and who took it."""
+        where = self.state.where
+        name = where.name if where.name == MACHINE else f"control group {where.name.rpartition('/')[2]}"
+        left = f"{size(where.available)} of {size(where.total)} of {name} are available"
+        if not is_worse:
+            return f"{left} again"
+        grown = ports_guard.grower(self.before, self.meter.by_user())
+        if grown is None or grown[1] < where.total * ports_guard.ACTIVE_SHARE:
+            return left + ("" if self.meter.sees_everybody() else " (who takes the rest is hidden here)")
+        return f"{left}, {user_name(grown[0])} grew most, by {size(grown[1])}"
+
+    def report(self, text):
+        """Log a step, and keep it for those who ask."""
+        say(f"guard: {text}")
+        level = ports_guard.LEVELS[self.state.level]
+        self.shown = {"level": level, "since": time.time(), "reason": text, "restarts": self.restarts}
+        event = dict(self.shown)
+        self.loop.call_soon_threadsafe(lambda: self.cluster.scheduler.log_event("ports-guard", event))
+
+    def tell(self):
+        """Tell each worker the level that it does not know yet; on the event loop."""
+        workers = list(self.cluster.scheduler.workers.values())
+        for worker in workers:
+            self.tell_one(worker)
+        there = {(worker.address, worker.server_id) for worker in workers}
+        self.told = {key: told for key, told in self.told.items() if told and key in there}
+
+    def tell_one(self, worker):
+        """Tell a worker the level; to one that shall pause, nothing is sent from now on, even before it says so."""
+        scheduler, level, key = self.cluster.scheduler, self.state.level, (worker.address, worker.server_id)
+        if self.told.get(key, ports_guard.CALM) != level and worker.address in scheduler.stream_comms:
+            scheduler.stream_comms[worker.address].send({"op": "ports-guard", "level": level})
+            self.told[key] = level
+            if level >= ports_guard.PAUSE and worker.status == Status.running:
+                scheduler.handle_worker_status_change("paused", worker, f"ports-guard-{time.time()}")
+
+    def restart_largest(self, now):
+        """End the largest worker, which starts anew, if this user is above the fair share."""
+        users, where = self.meter.by_user(self.state.where.name), self.state.where
+        me = os.getuid()
+        mine = users.get(me, 0)
+        n_users = ports_guard.active(users, me, where.total)
+        share = ports_guard.fair_share(where.available, mine, n_users)
+        nannies = {nanny.name: nanny for nanny in list(self.cluster.workers.values()) if getattr(nanny, "pid", None)}
+        sizes = {name: weight(nanny.pid) for name, nanny in nannies.items()}
+        name = ports_guard.largest(sizes) if mine > share else None
+        if name is None:
+            return
+        self.state, self.next_try = replace(self.state, restarted_at=now, samples=()), now
+        self.restarts += 1
+        cause = self.cause(True)
+        ended = threading.Event()
+        self.loop.call_soon_threadsafe(self.end, nannies[name], ended)
+        if not ended.wait(RESTART_WAITS):
+            kill_worker(nannies[name])
+        self.report(
+            f"{cause}: worker {name} with {size(sizes[name])} is restarted, "
+            f"as {user_name(me)} has {size(mine)} and a fair share is {size(share)}"
+        )
+
+    def end(self, nanny, ended):
+        """End a worker whose tasks are not to blame; on the event loop."""
+        address = nanny.worker_address
+        kill_worker(nanny)
+        ended.set()
+        scheduler = self.cluster.scheduler
+        if address in scheduler.workers:
+            takes = inspect.signature(scheduler.remove_worker).parameters
+            blameless = {"expected" if "expected" in takes else "safe": True}  # the older name
+            task = self.loop.create_task(
+                scheduler.remove_worker(address, stimulus_id=f"ports-guard-{time.time()}", close=False, **blameless)
+            )
+            task.add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
+
+
+def weight(pid):
+    """Return the bytes of a worker with what its tasks started."""
+    return sum(ports_memory.anonymous(one) for one in (pid, *ports_orphans.descendants(pid)))
+
+
+def kill_worker(nanny):
+    """Kill a worker and what its tasks started; its nanny starts the next one."""
+    pid = nanny.pid
+    if pid:
+        ports_orphans.kill([pid, *ports_orphans.descendants(pid)], signal.SIGKILL)

@@ -1,0 +1,135 @@
+"""Workers and nannies that are fair: nice, ready to give way, and leaving nothing behind.
+
+What each worker is told comes as a message of the scheduler's stream; Dask's own memory management of the worker then
+spills and pauses: its thresholds are lowered, and given back later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import os
+import pickle
+from pathlib import Path
+
+import ports_guard
+import ports_orphans
+from distributed import Nanny, Worker
+from distributed.core import Status
+
+NOTHING = 1e-9  # of the memory limit: any memory is more
+
+
+def be_nice(niceness: int) -> None:
+    """Give this process at least the niceness `niceness`."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
+def group_be_nice(niceness: int) -> None:
+    """Give this session its niceness as a whole: where the kernel groups by session, one within it counts nothing."""
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "r+") as file:
+        if int(file.read().rpartition("nice")[2] or 0) < niceness:
+            file.write(str(niceness))
+
+
+class FairWorker(Worker):
+    """A worker that spills and pauses when it is told to."""
+
+    def __init__(self, *args, nice=0, mark=None, **kwargs):
+        ports_orphans.wear(mark)
+        be_nice(nice)
+        super().__init__(*args, **kwargs)
+        manager = self.memory_manager
+        self.own_fractions = [getattr(manager, name, False) for name in FRACTIONS]
+        self.stream_handlers["ports-guard"] = self.give_way
+        self.handlers["ports_keep"] = self.keep_results
+
+    def give_way(self, level, **_):
+        """Spill results, start no further task, or go back to normal, by the guard's `level`."""
+        manager = self.memory_manager
+        target, spill, pause = self.own_fractions
+        if level >= ports_guard.SPILL and manager.memory_limit:
+            target = spill = NOTHING
+        if level >= ports_guard.PAUSE:
+            pause = NOTHING if manager.memory_limit else pause
+        for name, value in zip(FRACTIONS, (target, spill, pause), strict=True):
+            setattr(manager, name, value)
+        if level >= ports_guard.PAUSE and self.status == Status.running:
+            self.status = Status.paused
+        elif level < ports_guard.PAUSE and self.status == Status.paused and not self.is_over(pause):
+            self.status = Status.running
+        if manager.memory_limit and "memory_monitor" not in self.periodic_callbacks and level >= ports_guard.SPILL:
+            self.loop.add_callback(manager.memory_monitor, self)  # thresholds switched off by the user
+
+    def is_over(self, fraction):
+        """Say whether this worker is over its own limit, so that Dask itself would pause it."""
+        limit = self.memory_manager.memory_limit
+        return bool(limit and fraction and self.monitor.get_process_memory() > fraction * limit)
+
+    async def keep_results(self, directory, keys):
+        """Pickle the results `keys`, as far as they are here, to files of `directory`; return key → file or error."""
+        kept = {}
+        for key, name in keys.items():
+            if key in self.data:
+                try:
+                    await asyncio.to_thread(write_pickle, Path(directory) / name, self.data[key])
+                    kept[key] = name
+                except Exception as error:  # noqa: BLE001 - a result that cannot be pickled costs the others nothing
+                    kept[key] = f"not kept: {type(error).__name__}: {error}"
+        return kept
+
+
+FRACTIONS = ("memory_target_fraction", "memory_spill_fraction", "memory_pause_fraction")
+
+
+def write_pickle(path, value):
+    """Write `value` to a new file, 0600."""
+    from distributed.protocol.pickle import dumps
+
+    data = dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+        file.write(data)
+
+
+GPUS_TAKEN = collections.Counter()  # by the nannies of this process
+
+
+def take_gpus(gpu_ids, each):
+    """Return `each` of `gpu_ids`, those that the fewest workers of this cluster have."""
+    taken = sorted(gpu_ids, key=lambda one: GPUS_TAKEN[one])[:each]
+    GPUS_TAKEN.update(taken)
+    return taken
+
+
+class FairNanny(Nanny):
+    """A nanny that ends what its worker left behind, before the next one starts and when it ends itself."""
+
+    def __init__(self, *args, gpu_ids=(), gpus=0, env=None, **kwargs):
+        self.mark = ports_orphans.new_mark()
+        self.gpus = take_gpus(gpu_ids, gpus)
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if gpus else {}
+        super().__init__(*args, mark=self.mark, env={**visible, **(env or {})}, **kwargs)
+
+    async def end_orphans(self):
+        """End what tasks of the worker that is gone have started."""
+        await asyncio.get_running_loop().run_in_executor(None, ports_orphans.end_left_by, self.mark)
+
+    async def instantiate(self, *args, **kwargs):
+        """Start the worker once nothing of the last one is left."""
+        await self.end_orphans()
+        return await super().instantiate(*args, **kwargs)
+
+    async def kill(self, *args, **kwargs):
+        """End the worker and what its tasks started."""
+        await super().kill(*args, **kwargs)
+        await self.end_orphans()
+
+    async def close(self, *args, **kwargs):
+        """End for good, with all that is left of the worker."""
+        answer = await super().close(*args, **kwargs)
+        GPUS_TAKEN.subtract(self.gpus)
+        self.gpus = []
+        await self.end_orphans()
+        return answer

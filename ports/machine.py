@@ -1,0 +1,203 @@
+"""A machine that many use: who uses how much of it, what clusters are promised, and what is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ports import paths, probe, shares
+from ports.probe import usage as looking
+from ports.shares import Other, Room, Size
+
+# uids of people begin here; those of systemd's dynamic services, and of nobody, lie among them
+_FIRST_PERSON = 1000
+_SERVICES = (range(61184, 65520), range(65534, 65536))
+_NOT_ASKED: dict[str, Any] = {"n_workers": None, "threads_per_worker": None, "memory_limit": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """What one user has of a machine at one moment, in bytes and cores.
+
+    `memory_bytes` is what their processes hold for themselves (anonymous pages); `dask_bytes` and `dask_cores` are
+    Dask's part of it. `held_bytes` is what their clusters hold of `promised_bytes`; None where that is not shown.
+    """
+
+    user: str
+    uid: int
+    is_person: bool
+    is_me: bool
+    n_processes: int
+    memory_bytes: int
+    cores: float
+    dask_bytes: int
+    dask_cores: float
+    promised_bytes: int
+    promised_threads: int
+    held_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """A machine at one moment; sizes in bytes, pressure in percent of the last ten seconds.
+
+    `limit_bytes` and `limit_available_bytes` are what the control groups around this user leave of the memory,
+    `usable_cores` what affinity and quotas leave of the cores. `hidden`: this user is shown own processes only.
+    `gpus` are rows of `ports.gpus.rows`; None of another host, which is not asked.
+    """
+
+    host: str
+    time: float
+    n_cores: int
+    usable_cores: float
+    busy_cores: float | None
+    load: tuple[float, ...]
+    memory_bytes: int
+    available_bytes: int
+    limit_bytes: int
+    limit_available_bytes: int
+    swap_bytes: int
+    swap_free_bytes: int
+    pressure: dict[str, float] | None
+    hidden: bool
+    users: tuple[User, ...]
+    gpus: tuple[dict[str, Any], ...] | None = None
+
+    @property
+    def room(self) -> Room:
+        """What counts for the size of a cluster of mine."""
+        me = [one for one in self.users if one.is_me]
+        promised = sum(one.promised_bytes for one in me)
+        return Room(
+            cores=self.n_cores,
+            memory_bytes=self.memory_bytes,
+            available_bytes=self.available_bytes,
+            usable_cores=self.usable_cores,
+            limit_bytes=self.limit_bytes,
+            limit_left_bytes=self.limit_available_bytes,
+            promised_bytes=promised,
+            unfilled_bytes=max(0, promised - sum(one.held_bytes or 0 for one in me)),
+            others=tuple(_other(one) for one in self.users if not one.is_me and (one.is_person or one.promised_bytes)),
+            hidden=self.hidden,
+        )
+
+    @property
+    def share(self) -> Size:
+        """How large a cluster of mine would be by default, if it started now."""
+        return shares.decide(self.room, _NOT_ASKED)
+
+    def row(self) -> dict[str, Any]:
+        """Return it as JSON-able data: the machine, below ``users`` a row for each."""
+        row: dict[str, Any] = {"host": self.host, "kind": "machine", "name": self.host, "state": "running", "url": None}
+        row |= {key: value for key, value in vars(self).items() if key not in ("host", "users")}
+        row |= {
+            "load": [*self.load],
+            "gpus": None if self.gpus is None else [*self.gpus],
+            "users": [dict(vars(one)) for one in self.users],
+        }
+        promised = sum(one.promised_bytes for one in self.users)
+        row |= {"promised_bytes": promised, "promised_threads": sum(one.promised_threads for one in self.users)}
+        share = self.share
+        row["share"] = {key: value for key, value in vars(share).items() if key != "warnings"}
+        return row
+
+
+def usage(host: str | None = None, *, interval: float | None = None) -> Usage:
+    """Return who uses how much of a machine.
+
+    Parameters
+    ----------
+    host : str, optional
+        An alias of ``~/.ssh/config``; nothing needs to be installed there but python3. Default: this machine.
+    interval : float, optional
+        Seconds at least between the two looks that tell who computes. Default: 0.1.
+
+    Raises
+    ------
+    SSHError
+        The host cannot be reached.
+    """
+    request = {"interval": interval}
+    if host is not None:
+        from ports import remote  # 12 ms, needed for other hosts only
+
+        return from_probe(remote.look(host, "who", request), host)
+    paths.check_serves("looks at processes")
+    from ports import gpus
+
+    return replace(from_probe(looking.usage(request)), gpus=tuple(gpus.rows()))
+
+
+def room(*, without: int | None = None) -> Room:
+    """Return what of this machine counts for the size of a cluster of mine.
+
+    Parameters
+    ----------
+    without : int, optional
+        Pid of the owner of a cluster whose promise does not count: it is about to change.
+    """
+    document = looking.usage({"interval": _interval()})
+    document["promises"] = [
+        one for one in document["promises"] if one["pid"] != without or one["uid"] != document["uid"]
+    ]
+    return from_probe(document).room
+
+
+def from_probe(document: dict[str, Any], host: str | None = None) -> Usage:
+    """Return what the probe saw on a machine, as objects."""
+    me = document["uid"]
+    users = tuple(_user(found, document["promises"], me=me) for found in document["users"])
+    return Usage(
+        host=host or document["host"],
+        time=document["time"],
+        n_cores=document["n_cores"],
+        usable_cores=document["usable_cores"],
+        busy_cores=document["busy_cores"],
+        load=tuple(document["load"]),
+        memory_bytes=document["total_bytes"],
+        available_bytes=document["available_bytes"],
+        limit_bytes=document["limit_bytes"],
+        limit_available_bytes=min(document["available_bytes"], document["limit_available_bytes"]),
+        swap_bytes=document["swap_bytes"],
+        swap_free_bytes=document["swap_free_bytes"],
+        pressure=document["pressure"],
+        hidden=document["hidden"],
+        users=users,
+    )
+
+
+def is_person(uid: int) -> bool:
+    """Say whether a uid is a person's, and not a service's."""
+    return uid >= _FIRST_PERSON and not any(uid in services for services in _SERVICES)
+
+
+def _user(found: dict[str, Any], promises: list[dict[str, Any]], *, me: int) -> User:
+    uid = found["uid"]
+    own = [one for one in promises if one["uid"] == uid]
+    held = [None if one["held_bytes"] is None else min(one["bytes"], one["held_bytes"]) for one in own]
+    return User(
+        **found,
+        is_person=is_person(uid) or uid == me,
+        is_me=uid == me,
+        promised_bytes=sum(one["bytes"] for one in own),
+        promised_threads=sum(one["n_threads"] for one in own),
+        held_bytes=None if None in held else sum(one for one in held if one is not None),
+    )
+
+
+def _other(one: User) -> Other:
+    return Other(
+        user=one.user,
+        memory_bytes=one.memory_bytes,
+        cores=one.cores,
+        promised_bytes=one.promised_bytes,
+        promised_threads=one.promised_threads,
+        held_bytes=one.held_bytes,
+    )
+
+
+def _interval() -> float:
+    """Return how long to look who computes: not at all where nobody else could."""
+    looking.begin()
+    others = {one.uid for one in looking.BEGUN[0][2].values()} - {probe.own_uid()}
+    return 0.1 if any(map(is_person, others)) else 0.001

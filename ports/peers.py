@@ -1,0 +1,83 @@
+"""Whose a listener is: looked at before anything is said to it, whatever a record says.
+
+A record names a port. Where what listened there has ended, any user of the machine may listen there since.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+
+from ports.errors import ForeignListenerError
+from ports.probe.agent_owner import holder_of
+
+
+def check(address: str, way_out: str) -> bool | None:
+    """Raise ForeignListenerError where a connection to `address` would reach another user.
+
+    Parameters
+    ----------
+    address : str
+        ``127.0.0.1:8888``, or as Dask writes it, ``tls://127.0.0.1:8786``. What is no address of the internet (a Unix
+        socket, whose peer tells the uid) passes.
+    way_out : str
+        What to do then, for the error.
+
+    Returns
+    -------
+    bool or None
+        True: it is this user's. False: nothing listens there. None: it cannot be known here.
+    """
+    protocol, _, place = address.rpartition("://")
+    if os.name == "nt" or protocol not in ("", "tcp", "tls"):
+        return None
+    try:
+        holder = holder_of(place)
+    except (ValueError, OSError):
+        return None
+    if holder is None:
+        return False if sys.platform == "linux" else None  # elsewhere others' listeners are not shown
+    if holder[0] != os.getuid():
+        raise ForeignListenerError(address, _name(holder[0]), way_out)
+    return True
+
+
+def check_socket(path: str, way_out: str) -> None:
+    """Raise ForeignListenerError where the Unix socket at `path` is another user's: it is not even connected to."""
+    try:
+        owner = os.lstat(path).st_uid
+    except OSError:
+        return  # to connect tells why
+    if owner != os.getuid():
+        raise ForeignListenerError(path, _name(owner), way_out)
+
+
+def check_connection(connection: socket.socket, path: str, way_out: str) -> None:
+    """Raise ForeignListenerError where another user listens at the other end of a connection to a Unix socket.
+
+    The kernel says who; `check_socket` looks at a name, which may have been exchanged since.
+    """
+    uid = uid_behind(connection)
+    if uid is not None and uid != os.getuid():
+        raise ForeignListenerError(path, _name(uid), way_out)
+
+
+def uid_behind(connection: socket.socket) -> int | None:
+    """Return the uid at the other end of a Unix socket, as the kernel has it; None where the system does not tell."""
+    if hasattr(socket, "SO_PEERCRED"):
+        return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+    if sys.platform == "darwin":
+        local, peer_credentials = 0, 1  # SOL_LOCAL, LOCAL_PEERCRED
+        return int(struct.unpack_from("2I", connection.getsockopt(local, peer_credentials, 76))[1])
+    return None
+
+
+def _name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

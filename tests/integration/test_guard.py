@@ -1,0 +1,230 @@
+"""Workers that give way when the machine's memory runs short; also in a real shortage, beside another account."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from distributed import Client, Future
+
+from ports import clusters
+from ports.cluster_handle import Cluster
+from ports.deadlines import wait_until
+from tests.integration.conftest import Home
+from tests.lab import hog
+
+GiB = 2**30
+SMALL = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "1GB"}
+
+
+class Machine:
+    """A /proc of a machine whose memory the test decides on; processes are this machine's."""
+
+    def __init__(self, directory: Path, cluster: Cluster, client: Client) -> None:
+        self.directory, self.cluster, self.client = directory, cluster, client
+        self.left(8 * GiB)
+
+        def look_there(place: str, dask_scheduler: Any) -> None:
+            import ports_memory
+
+            class Told(ports_memory.Meter):  # type: ignore[misc]
+                def by_user(self, domain: str = "") -> dict[int, int]:
+                    return ports_memory.Meter().by_user()  # type: ignore[no-any-return]
+
+            dask_scheduler.fair.guard.meter = Told(place)
+
+        client.run_on_scheduler(look_there, str(directory))
+
+    def left(self, n_bytes: int) -> None:
+        """Let `n_bytes` of 16 GiB be available."""
+        new = self.directory / "new"
+        new.write_text(f"MemTotal: {16 * GiB // 1024} kB\nMemAvailable: {n_bytes // 1024} kB\n")
+        new.replace(self.directory / "meminfo")
+
+    def level(self, name: str | None) -> dict[str, Any]:
+        """Wait until the cluster says that its guard is at this level."""
+
+        def there() -> dict[str, Any] | None:
+            row = self.cluster.row()
+            return row if (row["guard"] or {}).get("level") == name else None
+
+        return wait_until(there, timeout=30, what=f"level {name}", every=0.1)
+
+
+@pytest.fixture
+def on_machine(home: Home, tmp_path: Path) -> Iterator[Callable[..., tuple[Machine, Client]]]:
+    """Return a function that starts a cluster on a machine with memory of the test's choice."""
+    opened: list[Client] = []
+
+    def start(**options: Any) -> tuple[Machine, Client]:
+        cluster = clusters.start("main", **SMALL, **options)
+        opened.append(cluster.get_client())
+        return Machine(tmp_path, cluster, opened[0]), opened[0]
+
+    yield start
+    for client in opened:
+        client.close()
+    clusters.get("main").stop()
+
+
+def on_disk(client: Client) -> int:
+    return sum(client.run(lambda dask_worker: len(dask_worker.data.slow)).values())
+
+
+def test_workers_spill_then_pause_then_go_on(on_machine: Callable[..., tuple[Machine, Client]]) -> None:
+    machine, client = on_machine()
+    held = client.map(bytes, [10_000_000, 10_000_001, 10_000_002])
+    client.gather(held)
+    assert on_disk(client) == 0
+    machine.left(int(1.55 * GiB))
+    row = machine.level("spill")
+    assert "GiB of 16.0 GiB of the machine are available" in row["note"]
+    wait_until(lambda: on_disk(client) == 3 or None, timeout=30, what="results on the disk", every=0.1)
+    assert client.submit(sum, [1, 2]).result(timeout=30) == 3  # it still works
+    machine.left(int(0.9 * GiB))
+    machine.level("pause")
+    waiting = client.submit(sum, [3, 4])
+    with pytest.raises(TimeoutError):
+        waiting.result(timeout=3)
+    assert [len(one) for one in client.gather(held)] == [10_000_000, 10_000_001, 10_000_002]  # held results too
+    machine.left(0)
+    assert machine.level("pause")["n_workers"] == 2  # no restart: nobody asked for one
+    machine.left(8 * GiB)
+    assert waiting.result(timeout=60) == 7
+    machine.level(None)
+    log = "\n".join(machine.cluster.logs())
+    assert [line in log for line in ("workers spill", "workers are paused", "workers go on")] == [True] * 3
+    client.cancel([waiting, *held])
+
+
+def test_each_step_is_shown_where_one_looks(on_machine: Callable[..., tuple[Machine, Client]], home: Home) -> None:
+    machine, _ = on_machine()
+    machine.left(int(1.55 * GiB))
+    machine.level("spill")
+    assert "memory guard: " in home.ports("cluster", "list").stdout
+    assert "memory guard: " in home.ports("cluster", "show").stdout
+    assert "memory guard: " in repr(machine.cluster)
+    assert "memory guard: " in machine.cluster._repr_html_()
+
+
+def test_the_largest_worker_is_restarted_and_its_task_is_not_to_blame(
+    on_machine: Callable[..., tuple[Machine, Client]], tmp_path: Path
+) -> None:
+    machine, client = on_machine(guard="restart")
+    mark = tmp_path / "ran"
+
+    def hold(n: int, mark: str) -> int:
+        import os
+        import time
+
+        held = bytearray(b"x") * n
+        with open(mark, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        while os.path.getsize(mark) < 16 and n:  # the first time it is interrupted
+            time.sleep(0.05)
+        return len(held)
+
+    def pids() -> list[int]:
+        return [int(line) for line in mark.read_text().split()] if mark.exists() else []
+
+    long_one: Future = client.submit(hold, 200_000_000, str(mark), pure=False)
+    first = wait_until(lambda: pids() or None, timeout=30, what="start of the task", every=0.05)[0]
+    # alone on a machine one is never above one's share: somebody else has to be there
+    client.run_on_scheduler(somebody_else)
+    machine.left(0)
+    machine.level("restart")
+    wait_until(lambda: not psutil.pid_exists(first) or None, timeout=30, what="end of the largest worker", every=0.05)
+    line = wait_until(
+        lambda: next((line for line in machine.cluster.logs() if "is restarted, as" in line), None),
+        timeout=30,
+        what="the restart in the log",
+        every=0.05,
+    )
+    assert "a fair share is" in line
+    wait_until(lambda: len(client.scheduler_info()["workers"]) == 2 or None, timeout=60, what="2 workers", every=0.1)
+    assert len(pids()) == 1  # the new one is paused before the task comes back
+    machine.left(8 * GiB)
+    mark.write_text(mark.read_text().rjust(32))
+    assert long_one.result(timeout=90) == 200_000_000
+    suspicious = client.run_on_scheduler(lambda dask_scheduler: [t.suspicious for t in dask_scheduler.tasks.values()])
+    assert suspicious == [0]
+
+
+def somebody_else(dask_scheduler: Any) -> None:
+    """Let the guard see another user, with 4 GiB."""
+    import ports_memory
+
+    class Told(type(dask_scheduler.fair.guard.meter)):  # type: ignore[misc]
+        def by_user(self, domain: str = "") -> dict[int, int]:
+            return {**ports_memory.Meter().by_user(), 61234: 4 * 2**30}
+
+    dask_scheduler.fair.guard.meter.__class__ = Told
+
+
+def test_a_guard_that_is_off_does_nothing(on_machine: Callable[..., tuple[Machine, Client]]) -> None:
+    machine, client = on_machine(guard="off")
+    machine.left(0)
+    assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+    assert machine.cluster.row()["guard"] is None
+
+
+def test_workers_run_at_the_niceness_that_is_set(home: Home) -> None:
+    cluster = clusters.start("main", nice=7, **SMALL)
+    with cluster.get_client() as client:
+        assert set(client.run(lambda: os.getpriority(os.PRIO_PROCESS, 0)).values()) == {7}
+        assert client.submit(lambda: os.getpriority(os.PRIO_PROCESS, 0)).result() == 7
+    cluster.stop()
+
+
+REASON = hog.why_not()
+
+
+@pytest.mark.skipif(REASON is not None, reason=str(REASON))
+def test_a_hog_of_another_account_is_given_way_to(home: Home) -> None:
+    found = hog.beside("ports", os.environ)
+    assert (found.oom_kills, found.hog_reached) == (0, True), found
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+@pytest.mark.skipif(REASON is not None, reason=str(REASON))
+def test_nothing_is_killed_for_want_of_memory_in_twenty_runs(home: Home) -> None:
+    runs = [hog.beside("ports", os.environ) for _ in range(20)]
+    assert [(run.oom_kills, run.hog_reached) for run in runs] == [(0, True)] * 20
+    assert hog.beside("LocalCluster", os.environ).oom_kills, "the control loses a process"
+
+
+FAKE_NVML = """
+import types
+class NVMLError(Exception): pass
+nvmlInit = nvmlShutdown = lambda: None
+nvmlDeviceGetCount = lambda: 2
+nvmlDeviceGetHandleByIndex = lambda index: index
+nvmlDeviceGetUUID = lambda handle: "GPU-" + "ab"[handle] * 8
+nvmlDeviceGetName = lambda handle: "A stand-in"
+nvmlDeviceGetMemoryInfo = lambda handle: types.SimpleNamespace(total=16 * 2**30, used=0)
+nvmlDeviceGetUtilizationRates = lambda handle: types.SimpleNamespace(gpu=0)
+nvmlDeviceGetComputeRunningProcesses = nvmlDeviceGetGraphicsRunningProcesses = lambda handle: []
+"""
+
+
+def test_each_worker_sees_its_own_gpu(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pynvml.py").write_text(FAKE_NVML)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+    cluster = clusters.start("main", gpus=1, threads_per_worker=1, memory_limit="1GB")
+    with cluster.get_client() as client:
+        client.wait_for_workers(2, timeout=30)
+        seen = client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+        assert sorted(seen.values()) == ["GPU-aaaaaaaa", "GPU-bbbbbbbb"]
+        cluster.scale(1)
+        cluster.scale(2)
+        client.wait_for_workers(2, timeout=30)
+        seen = client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+        assert sorted(seen.values()) == ["GPU-aaaaaaaa", "GPU-bbbbbbbb"]
+    cluster.stop()

@@ -1,0 +1,140 @@
+"""A cluster that nobody uses gives its memory back, loses nothing, and ends after days; limits are seconds here."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import time
+import warnings
+from pathlib import Path
+
+import psutil
+import pytest
+
+import ports
+from ports import clusters
+from ports.cluster_handle import Cluster
+from ports.deadlines import wait_until
+from tests.integration.conftest import Home
+
+HOUR, DAY = 3600, 86400
+SMALL = {"threads_per_worker": 1, "memory_limit": "1GB"}
+
+
+def workers(cluster: Cluster, n: int, *, within: float = 40) -> dict[str, object]:
+    """Wait until the cluster says that it has `n` workers, and return what it says of itself."""
+
+    def there() -> dict[str, object] | None:
+        row = cluster.row()
+        return row if row["n_workers"] == n else None
+
+    return wait_until(there, timeout=within, what=f"{n} workers", every=0.1)
+
+
+def log_has(cluster: Cluster, text: str, *, within: float = 40) -> str:
+    def there() -> str | None:
+        return next((line for line in cluster.logs() if re.search(text, line)), None)
+
+    return wait_until(there, timeout=within, what=f"{text!r} in the log", every=0.1)
+
+
+def test_an_idle_cluster_gives_its_workers_back_and_has_them_again_at_the_first_task(home: Home) -> None:
+    cluster = clusters.start("main", n_workers=4, idle=3 / HOUR, **SMALL)
+    with cluster.get_client() as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+        row = workers(cluster, 0)
+        assert row["asleep"] == 4
+        assert row["note"] == "nobody uses it: 4 workers come back at the first task"
+        owner = psutil.Process(row["pid"])  # type: ignore[arg-type]
+        wait_until(
+            lambda: not any("forkserver" in " ".join(one.cmdline()) for one in owner.children()) or None,
+            timeout=20,
+            what="end of the fork server",
+            every=0.1,
+        )
+        shown = home.ports("cluster", "list").stdout
+        assert "come back at the first task" in shown
+        assert client.submit(sum, [3, 4]).result(timeout=30) == 7
+        assert workers(cluster, 4)["asleep"] is None
+    cluster.stop()
+
+
+def test_what_is_held_keeps_its_workers_and_goes_to_the_disk(home: Home) -> None:
+    cluster = clusters.start("main", n_workers=1, idle=2 / HOUR, **SMALL)
+    with cluster.get_client() as client:
+        held = client.submit(bytes, 50_000_000, key="fifty-megabytes")
+        held.result()
+        line = log_has(cluster, "results are held and spilled")
+        assert "fifty-megabytes" in line
+
+        wait_until(
+            lambda: client.run(lambda dask_worker: len(dask_worker.data.slow)).popitem()[1] or None,
+            timeout=30,
+            what="the result on the disk",
+            every=0.1,
+        )
+        time.sleep(3)  # more than the limit: it still counts
+        assert cluster.row()["n_workers"] == 1
+        assert len(held.result()) == 50_000_000
+        del held
+        workers(cluster, 0)
+        # data that is scattered wakes it too, as does a client that counts workers first
+        assert client.gather(client.scatter([1, 2])) == [1, 2]
+        workers(cluster, 1)
+        workers(cluster, 0)
+        with ports.client() as other:
+            other.wait_for_workers(1, timeout=40)
+    cluster.stop()
+
+
+def test_a_long_task_is_not_idle(home: Home) -> None:
+    cluster = clusters.start("main", n_workers=1, idle=1 / HOUR, **SMALL)
+    with cluster.get_client() as client:
+        assert client.submit(time.sleep, 4).result() is None
+    assert not [line for line in cluster.logs() if "workers end" in line and "no task" in line and "0 workers" in line]
+    cluster.stop()
+
+
+def test_who_scales_a_resting_cluster_says_how_many_come_back(home: Home) -> None:
+    cluster = clusters.start("main", n_workers=2, idle=2 / HOUR, **SMALL)
+    workers(cluster, 0)
+    cluster.scale(1)
+    workers(cluster, 1)
+    workers(cluster, 0)
+    assert cluster.row()["asleep"] == 1
+    cluster.stop()
+
+
+def test_zero_is_never(home: Home) -> None:
+    cluster = clusters.start("main", n_workers=1, idle=0, expire=0, **SMALL)
+    time.sleep(3)
+    assert cluster.row()["n_workers"] == 1
+    cluster.stop()
+
+
+def test_a_cluster_without_tasks_for_days_says_so_ends_and_leaves_what_is_held(home: Home) -> None:
+    cluster = clusters.start("main", n_workers=1, expire=16 / DAY, idle=0, **SMALL)
+    with cluster.get_client() as client:
+        held = client.submit(sum, [20, 22], key="the/answer")
+        assert held.result() == 42
+        note = wait_until(lambda: cluster.row()["note"], timeout=40, what="the notice", every=0.1)
+        assert re.match(r"ends \S+ \S+, as no task came since \S+ \S+; any task keeps it", note)
+        with pytest.warns(UserWarning, match="any task keeps it"), ports.client() as other:
+            assert other.submit(sum, [1]).result() == 1  # which is one
+        assert cluster.row()["note"] is None
+        log_has(cluster, "it expired", within=60)
+        ended = wait_until(
+            lambda: found if (found := clusters.get("main")).state == "stopped" else None,
+            timeout=40,
+            what="the end of the cluster",
+            every=0.1,
+        )
+        assert ended.reason == "no task came for 16 seconds: it expired"
+    line = log_has(cluster, "held result the/answer")
+    (kept,) = Path(cluster.record.scratch, "held").iterdir()
+    assert kept.name in line
+    assert pickle.loads(kept.read_bytes()) == 42
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        clusters.get("main").stop()
+    assert not kept.exists()

@@ -1,0 +1,248 @@
+"""A machine that many use: the default size, what is promised, what is refused; with two users and ``hidepid``, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+
+from ports import clusters, machine, shares
+from ports.cluster_handle import Cluster
+from ports.deadlines import wait_until
+from ports.errors import OverpromisedError, UsageError
+from ports.probe.promises import promises
+from tests.integration.conftest import Home
+from tests.lab.namespaces import NamespaceSite
+
+SMALL = {"n_workers": 1, "threads_per_worker": 1}
+GIB = 1 << 30
+
+
+def promise_of(cluster: Cluster) -> dict[str, Any] | None:
+    """Return what anybody sees of the promise of `cluster`."""
+    pid = cluster.row()["pid"]
+    return next((one for one in promises() if one["pid"] == pid), None)
+
+
+def test_a_start_says_how_its_size_came_about(home: Home) -> None:
+    done = home.ports("cluster", "start", "--n-workers", "1", "--threads-per-worker", "1")
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("1 worker × 1 thread, ") and " available" in said
+    assert clusters.get("main").explained == said == home.json("cluster", "show")["explained"]
+    assert any(line.endswith(said) for line in clusters.logs("main"))
+
+
+def test_a_default_cluster_is_a_share_of_what_is_available(home: Home) -> None:
+    before = machine.usage()
+    started = clusters.start("main", n_workers=None)
+    record = started.record
+    assert record.n_workers and record.threads_per_worker and isinstance(record.memory_limit, int)
+    assert record.n_workers * record.threads_per_worker <= before.usable_cores
+    assert record.n_workers * record.memory_limit <= 0.95 * before.available_bytes
+    wait_until(lambda: clusters.get("main").row()["n_workers"] == record.n_workers or None, timeout=30, what="workers")
+    row = clusters.get("main").row()
+    assert row["memory_limit_bytes"] == record.n_workers * record.memory_limit
+    assert row["n_threads"] == record.n_workers * record.threads_per_worker
+
+
+def test_a_promise_follows_its_cluster_and_ends_with_it(home: Home) -> None:
+    started = clusters.start("main", memory_limit="500MB", **SMALL)
+    found = promise_of(started)
+    assert found is not None and (found["n_workers"], found["n_threads"], found["bytes"]) == (1, 1, 500_000_000)
+    path = Path(started.record.promise)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644 and path.parent == Path("/tmp")
+    started.scale(2)
+    wait_until(lambda: (promise_of(started) or {})["bytes"] == 10**9 or None, timeout=10, what="its new promise")
+    assert started.explained == "2 workers × 1 thread, 476.8 MiB each, as scaled"
+    usage = machine.usage()
+    [me] = [one for one in usage.users if one.is_me]
+    assert me.promised_bytes >= 10**9 and me.dask_bytes > 0 and usage.room.promised_bytes >= 10**9
+    started.stop()
+    assert not path.exists()
+
+
+def test_the_promise_of_a_killed_owner_is_void(home: Home) -> None:
+    started = clusters.start("main", memory_limit="500MB", **SMALL)
+    assert promise_of(started) is not None
+    pid = started.row()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not [one for one in promises() if one["pid"] == pid] or None, timeout=10, what="its end")
+    wait_until(lambda: clusters.get("main").state == "stopped" or None, timeout=20, what="its end")
+    clusters.get("main").stop()
+    assert not Path(started.record.promise).exists()
+
+
+def test_threads_of_one_process_keep_their_promise_over_a_restart(home: Home) -> None:
+    started = clusters.start("main", processes=False, memory_limit="500MB", **SMALL)
+
+    def look() -> int:
+        """Read the promise in the owner itself: what closes the file gives its lock up."""
+        with open(started.record.promise) as file:
+            return len(file.read())
+
+    with started.get_client() as client:
+        assert client.submit(look, pure=False).result() == 120
+    wait_until(lambda: promise_of(started), timeout=10, what="the lock")
+    started.restart()
+    assert wait_until(lambda: promise_of(started), timeout=10, what="the promise")["bytes"] == 500_000_000
+
+
+def test_more_than_the_machine_has_is_refused_unless_it_is_forced(home: Home) -> None:
+    whole = machine.usage().memory_bytes
+    done = home.ports("cluster", "start", "main", "--n-workers=2", f"--memory-limit={whole}", "--json")
+    assert done.returncode == 4
+    told = json.loads(done.stdout)["error"]
+    assert told["type"] == "OverpromisedError" and "or pass force=True (--force)" in told["message"]
+    assert home.json("cluster", "list") == [] and home.files() == []
+    done = home.ports("cluster", "start", "main", "--n-workers=0", f"--memory-limit={whole * 2}")
+    assert done.returncode == 0, done.stderr  # none of them
+    done = home.ports("cluster", "scale", "main", "1")
+    assert done.returncode == 4 and "1 workers of " in done.stderr
+    done = home.ports("cluster", "scale", "main", "1", "--force")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_setting_force_goes_ahead(home: Home) -> None:
+    with dask.config.set({"ports.cluster.force": True}):
+        clusters.start("main", memory_limit=machine.usage().memory_bytes * 2, **SMALL)
+    assert clusters.get("main").record.force
+
+
+def test_my_own_clusters_count_when_another_one_starts(home: Home) -> None:
+    room = machine.room()
+    much = int((room.memory_bytes - room.promised_bytes) * 0.6)
+    first = clusters.start("first", memory_limit=much, **SMALL)
+    assert first.explained.endswith(", as asked for")
+    with pytest.raises(OverpromisedError, match="are promised to your other clusters"):
+        clusters.start("second", memory_limit=much, **SMALL)
+    second = clusters.start("second", **SMALL)
+    assert isinstance(second.record.memory_limit, int) and second.record.memory_limit < much
+    first.scale(0)
+    wait_until(lambda: (promise_of(first) or {})["bytes"] == 0 or None, timeout=10, what="its new promise")
+    first.scale(1)  # what it was promised itself is not in its way
+
+
+@pytest.mark.parametrize("way", ["command line", "python", "setting"])
+def test_all_of_the_machine_can_be_had_in_words(home: Home, way: str) -> None:
+    if way == "command line":
+        done = home.ports("cluster", "start", "--n-workers", "all", "--threads-per-worker", "1")
+        assert done.returncode == 0, done.stderr
+        assert "all of this machine" in done.stderr
+    elif way == "python":
+        clusters.start(n_workers="all", threads_per_worker=1)
+    else:
+        with dask.config.set({"ports.cluster.n_workers": "all"}):
+            clusters.start(threads_per_worker=1)
+    record = clusters.get("main").record
+    assert record.n_workers == len(os.sched_getaffinity(0)) and record.takes_all
+    clusters.cluster("main", n_workers="all", reuse="exact")
+    with pytest.raises(UsageError, match="n_workers is 'most'"):
+        clusters.start("other", n_workers="most")
+
+
+# --- with others ---
+
+START = (
+    "import sys, ports, json; c = ports.clusters.start(sys.argv[1], **json.loads(sys.argv[2])); "
+    "print(json.dumps([c.explained, c.record.n_workers, c.record.memory_limit, c.record.promise]))"
+)
+
+
+@pytest.fixture
+def shared(root_site: NamespaceSite, fresh_home: object) -> Iterator[NamespaceSite]:
+    """A server that alice and bob use."""
+    yield root_site
+    for user in ("alice", "bob"):
+        for name in ("main", "big"):
+            root_site.run("server1", ["ports", "cluster", "stop", name], user=user, timeout=60)
+
+
+def start(site: NamespaceSite, user: str, name: str = "main", **options: Any) -> list[Any]:
+    done = site.run("server1", [sys.executable, "-c", START, name, json.dumps(options)], user=user, timeout=90)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout.splitlines()[-1]))
+
+
+def who(site: NamespaceSite, user: str) -> dict[str, Any]:
+    done = site.run("server1", ["ports", "who", "--json"], user=user, timeout=60)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    return {**row, "users": {one["user"]: one for one in row["users"]}}
+
+
+def test_what_alice_is_promised_makes_bobs_default_smaller_and_refuses_him_nothing(shared: NamespaceSite) -> None:
+    alone = who(shared, "bob")["share"]
+    assert "nobody else active" in alone["explained"]
+    much = int(machine.usage().memory_bytes * 0.4)
+    start(shared, "alice", memory_limit=much, **SMALL)
+    seen = who(shared, "bob")
+    assert seen["users"]["alice"]["promised_bytes"] == much and not seen["users"]["alice"]["is_me"]
+    explained, n_workers, limit, _ = start(shared, "bob")
+    assert "one other active" in explained and "half of" in explained and "not promised" in explained
+    assert n_workers * limit < 0.7 * alone["n_workers"] * alone["memory_limit"]
+    start(shared, "bob", "big", memory_limit=int(machine.usage().memory_bytes * 0.4), **SMALL)
+
+
+def test_a_lie_of_bobs_makes_alices_default_smaller_and_refuses_her_nothing(shared: NamespaceSite) -> None:
+    code = (
+        "import fcntl, os, signal; path = '/tmp/ports-promise-%d-%016x' % (os.getuid(), 7); "
+        "fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644); os.write(fd, b'1 999 999999 99999999999999\\n'); "
+        "fcntl.lockf(fd, fcntl.LOCK_EX); os.mkfifo(path[:-1] + '8'); os.symlink('/dev/zero', path[:-1] + '9'); "
+        "os.symlink(path, '/tmp/ports-promise-%d-%016x' % (os.getuid() + 1, 1)); "
+        "print('ready', flush=True); signal.pause()"
+    )
+    before = who(shared, "alice")["share"]
+    liar = shared.popen("server1", [sys.executable, "-c", code], user="bob")
+    try:
+        assert liar.stdout is not None and liar.stdout.readline().strip() == "ready"
+        after = who(shared, "alice")["share"]
+        assert "one other active" in after["explained"]
+        least = 0.12 * machine.usage().available_bytes
+        assert least < after["n_workers"] * after["memory_limit"] < before["n_workers"] * before["memory_limit"]
+        start(shared, "alice", memory_limit=int(machine.usage().available_bytes * 0.8), **SMALL)
+    finally:
+        liar.kill()
+        liar.communicate()
+    assert "nobody else" in who(shared, "alice")["share"]["explained"]
+
+
+def test_where_processes_are_hidden_promises_and_totals_are_seen(shared: NamespaceSite) -> None:
+    shared.run("server1", ["mount", "-o", "remount,hidepid=2", "/proc"], user="root", check=True)
+    try:
+        start(shared, "alice", memory_limit="2GB", **SMALL)
+        seen = who(shared, "bob")
+        assert seen["hidden"] and set(seen["users"]) == {"alice", "bob"}
+        alice = seen["users"]["alice"]
+        assert (alice["promised_bytes"], alice["held_bytes"], alice["n_processes"]) == (2 * 10**9, None, 0)
+        assert "processes of others are hidden here" in seen["share"]["explained"]
+        text = shared.run("server1", ["ports", "who"], user="bob", timeout=60).stdout
+        assert "this machine hides others' processes (hidepid)" in text
+        assert not who(shared, "root")["hidden"]
+    finally:
+        shared.run("server1", ["mount", "-o", "remount,hidepid=0", "/proc"], user="root", check=True)
+    assert not who(shared, "bob")["hidden"]
+
+
+def test_a_server_without_ports_is_looked_at_from_the_laptop(root_site: NamespaceSite, fresh_home: object) -> None:
+    done = root_site.run("laptop", ["ports", "who", "-H", "server2", "--json"], timeout=60)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert (row["host"], row["kind"], row["gpus"]) == ("server2", "machine", None)
+    assert "alice" in [one["user"] for one in row["users"] if one["is_me"]]
+    shown = root_site.run("laptop", ["ports", "who", "-H", "server2"], timeout=60)
+    assert shown.stdout.startswith("server2: ") and "\nleft: " in shown.stdout, shown.stderr
+
+
+def test_shares_are_what_the_probe_sees(home: Home) -> None:
+    usage = machine.usage()
+    unasked = {"n_workers": None, "threads_per_worker": None, "memory_limit": None}
+    assert usage.share == shares.decide(usage.room, unasked)

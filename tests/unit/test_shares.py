@@ -1,0 +1,240 @@
+"""The default size of a cluster is a fair share: decided from numbers alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ports import shares
+from ports.errors import OverpromisedError
+from ports.shares import Other, Room, Size
+
+GIB = 1 << 30
+BYTES = st.integers(0, 2000 * GIB)
+OTHERS = st.lists(
+    st.builds(
+        Other,
+        user=st.sampled_from(["bob", "carol"]),
+        memory_bytes=BYTES,
+        cores=st.floats(0, 200),
+        promised_bytes=BYTES,
+        promised_threads=st.integers(0, 10**9),
+        held_bytes=st.none() | BYTES,
+    ),
+    max_size=6,
+).map(tuple)
+ROOMS = st.builds(
+    Room,
+    cores=st.integers(1, 256),
+    memory_bytes=st.integers(GIB, 2000 * GIB),
+    available_bytes=st.integers(0, GIB),
+    others=OTHERS,
+    limit_bytes=st.none() | st.integers(GIB // 4, 3000 * GIB),
+    limit_left_bytes=st.none() | st.integers(0, GIB // 4),
+    usable_cores=st.none() | st.floats(0.1, 256),
+    promised_bytes=BYTES,
+    unfilled_bytes=BYTES,
+)
+
+
+def asked(**given: Any) -> dict[str, Any]:
+    return {"n_workers": None, "threads_per_worker": None, "memory_limit": None, **given}
+
+
+def other(user: str, **has: float) -> Other:
+    sized = {key: int(value * GIB) if key.endswith("bytes") else value for key, value in has.items()}
+    return Other(user=user, **sized)  # type: ignore[arg-type]
+
+
+TWO = (other("bob", memory_bytes=32, cores=8.0), other("carol", memory_bytes=30, cores=8.0))
+SHARED = Room(cores=24, memory_bytes=128 * GIB, available_bytes=64 * GIB, others=TWO)
+ALONE = Room(cores=8, memory_bytes=32 * GIB, available_bytes=30 * GIB)
+
+
+def same(size: Size) -> tuple[int, int, float]:
+    return size.n_workers, size.threads_per_worker, round(size.memory_limit / GIB, 2)
+
+
+def test_the_size_is_explained_in_a_line() -> None:
+    size = shares.decide(SHARED, asked(threads_per_worker=1))
+    assert size.explained == "8 workers × 1 thread, 4.0 GiB each: half of 64.0 GiB available, two others active"
+    assert shares.decide(ALONE, asked()).explained == (
+        "4 workers × 2 threads, 6.8 GiB each: nine tenths of 30.0 GiB available, nobody else active"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (4, 2, 6.75)),
+        ({"n_workers": 2}, (2, 4, 13.5)),
+        ({"n_workers": 1, "threads_per_worker": 1}, (1, 1, 3.38)),  # an eighth: seven more would fit beside it
+        ({"n_workers": 16}, (16, 1, 1.69)),
+        ({"n_workers": 0}, (0, 2, 6.75)),  # those that are scaled to later
+        ({"threads_per_worker": 3}, (2, 3, 13.5)),
+        ({"memory_limit": 10 * GIB}, (2, 4, 10.0)),
+        ({"memory_limit": 0}, (4, 2, 0.0)),
+        ({"n_workers": 3, "threads_per_worker": 1, "memory_limit": GIB}, (3, 1, 1.0)),
+        ({"n_workers": "all"}, (4, 2, 8.0)),
+    ],
+)
+def test_what_is_not_asked_for_is_filled_in(given: dict[str, Any], expected: tuple[int, int, float]) -> None:
+    assert same(shares.decide(ALONE, asked(**given))) == expected
+
+
+def test_threads_of_one_process_are_one_worker() -> None:
+    assert same(shares.decide(ALONE, asked(), processes=False)) == (1, 8, 27.0)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(1, (1, 1)), (4, (4, 1)), (7, (7, 1)), (8, (4, 2)), (96, (12, 8))])
+def test_threads_are_divided_as_dask_does(n: int, expected: tuple[int, int]) -> None:
+    from distributed.deploy.utils import nprocesses_nthreads
+
+    assert shares.split(n) == expected == nprocesses_nthreads(n)
+
+
+def test_little_memory_makes_fewer_workers_and_not_small_ones() -> None:
+    room = Room(cores=64, memory_bytes=256 * GIB, available_bytes=5 * GIB)
+    assert same(shares.decide(room, asked())) == (4, 16, 1.12)
+
+
+def test_who_uses_next_to_nothing_is_not_active() -> None:
+    room = Room(cores=8, memory_bytes=32 * GIB, available_bytes=30 * GIB, others=(other("bob", memory_bytes=0.1),))
+    assert shares.decide(room, asked()) == shares.decide(ALONE, asked())
+
+
+def test_who_computes_gets_an_equal_part_of_the_cores_and_who_does_not_leaves_theirs() -> None:
+    busy = Room(cores=12, memory_bytes=GIB * 64, available_bytes=GIB * 60, others=(other("bob", cores=40.0),))
+    assert shares.decide(busy, asked(threads_per_worker=1)).n_workers == 6
+    light = Room(cores=12, memory_bytes=GIB * 64, available_bytes=GIB * 60, others=(other("bob", cores=2.0),))
+    assert shares.decide(light, asked(threads_per_worker=1)).n_workers == 10
+
+
+def test_what_is_promised_and_filled_is_counted_once() -> None:
+    def share(held: float) -> int:
+        bob = other("bob", memory_bytes=held, promised_bytes=20, held_bytes=held)
+        room = Room(cores=8, memory_bytes=64 * GIB, available_bytes=int((60 - held) * GIB), others=(bob,))
+        return shares.decide(room, asked()).promised_bytes
+
+    assert share(0) == share(20) == 20 * GIB
+
+
+def test_a_false_promise_takes_an_equal_part_at_most() -> None:
+    liar = other("mallory", promised_bytes=10**6, promised_threads=10**6)
+    room = Room(cores=8, memory_bytes=64 * GIB, available_bytes=60 * GIB, others=(liar,))
+    size = shares.decide(room, asked(threads_per_worker=1))
+    assert same(size) == (4, 1, 3.5)
+    assert size.explained.endswith(": half of 28.0 GiB available and not promised, one other active")
+
+
+def test_a_limit_around_me_binds_me_and_others_use_outside_of_it_does_not() -> None:
+    room = Room(
+        cores=96,
+        usable_cores=4,
+        memory_bytes=500 * GIB,
+        available_bytes=200 * GIB,
+        limit_bytes=16 * GIB,
+        limit_left_bytes=12 * GIB,
+        others=(other("bob", memory_bytes=290, cores=40.0),),
+    )
+    assert same(shares.decide(room, asked())) == (4, 1, 1.5)
+    with pytest.raises(
+        OverpromisedError, match=r"than the 16\.0 GiB that you can have here; ask for at most 16\.0 GiB"
+    ):
+        shares.check(room, 4, 5 * GIB)
+
+
+def test_all_takes_the_machine_and_says_what_that_does_to_others() -> None:
+    size = shares.decide(SHARED, asked(n_workers="all"))
+    assert (size.n_workers * size.threads_per_worker, size.promised_bytes // GIB) == (24, 127)
+    assert size.explained.endswith("all of this machine, two others active")
+    [warning] = size.warnings
+    assert "(bob, carol): filled, it takes 64.0 GiB that they use" in warning and "every core" in warning
+    assert shares.decide(ALONE, asked(n_workers="all")).warnings == ()
+
+
+def test_more_than_is_left_is_warned_of_where_it_is_asked_for() -> None:
+    assert shares.decide(SHARED, asked(n_workers=4, memory_limit=10 * GIB)).warnings == ()
+    [warning] = shares.decide(SHARED, asked(n_workers=4, memory_limit=20 * GIB)).warnings
+    assert "takes 16.0 GiB that they use or were promised" in warning
+
+
+# --- what is refused ---
+
+
+def test_more_than_the_machine_has_is_refused_with_the_numbers_and_the_way_out() -> None:
+    with pytest.raises(OverpromisedError) as caught:
+        shares.check(ALONE, 8, 5 * GIB)
+    assert str(caught.value) == (
+        "8 workers of 5.0 GiB are 40.0 GiB, more than the 32.0 GiB that you can have here; ask for at most 32.0 GiB "
+        "(fewer workers, a smaller memory_limit), or pass force=True (--force)"
+    )
+    assert caught.value.exit_code == 4
+    shares.check(ALONE, 8, 4 * GIB)
+
+
+def test_my_other_clusters_count_and_those_of_others_as_far_as_they_are_filled() -> None:
+    mine = Room(cores=8, memory_bytes=32 * GIB, available_bytes=30 * GIB, promised_bytes=8 * GIB)
+    with pytest.raises(
+        OverpromisedError, match=r"of which 8\.0 GiB are promised to your other clusters; ask for at most 24"
+    ):
+        shares.check(mine, 1, 25 * GIB)
+    bob = other("bob", memory_bytes=12, promised_bytes=20, held_bytes=12)
+    filled = Room(cores=8, memory_bytes=32 * GIB, available_bytes=18 * GIB, others=(bob,))
+    with pytest.raises(
+        OverpromisedError, match=r"of which 12\.0 GiB are held by clusters of others; ask for at most 20"
+    ):
+        shares.check(filled, 1, 21 * GIB)
+    shares.check(filled, 1, 20 * GIB)
+
+
+@given(others=OTHERS, wants=st.integers(0, 64 * GIB))
+def test_no_promise_refuses_what_the_kernel_says_is_not_in_use(others: tuple[Other, ...], wants: int) -> None:
+    room = Room(cores=8, memory_bytes=64 * GIB, available_bytes=64 * GIB, others=others)
+    shares.check(room, 1, wants)
+
+
+# --- for all machines ---
+
+
+@given(whole=st.floats(0.1, 1e12), wishes=st.lists(st.floats(0, 1e12), max_size=9))
+def test_a_division_leaves_an_equal_part_and_gives_no_more_than_there_is(whole: float, wishes: list[float]) -> None:
+    found = shares.level(whole, wishes)
+    assert whole / (len(wishes) + 1) * (1 - 1e-9) <= found <= whole
+    assert all(shares.level(whole, [*wishes, more]) <= found * (1 + 1e-9) for more in (0.0, whole / 7, whole * 7))
+
+
+@given(room=ROOMS)
+def test_a_default_fits_into_what_is_left_and_is_never_nothing(room: Room) -> None:
+    size = shares.decide(room, asked())
+    assert size.n_workers >= 1 and size.threads_per_worker >= 1 and size.memory_limit >= shares.LEAST_WORKER
+    assert size.n_workers * size.threads_per_worker <= max(1, room.my_cores)
+    most = max(shares.free(room), room.can_have * 0.125, shares.LEAST_WORKER)
+    assert size.promised_bytes <= most + 1
+
+
+@given(room=ROOMS, promised=BYTES, threads=st.integers(0, 10**9))
+def test_a_promise_more_never_makes_a_default_larger_and_never_takes_all(
+    room: Room, promised: int, threads: int
+) -> None:
+    liar = Other(user="mallory", promised_bytes=promised, promised_threads=threads)
+    with_liar = Room(**{**vars(room), "others": (*room.others, liar)})
+    before, after = shares._share(room)[0], shares._share(with_liar)[0]
+    assert after <= max(before, room.can_have * 0.125 + 1)
+    assert after >= int(min(room.can_have * 0.125, room.memory_bytes / (len(room.others) + 2)))
+
+
+@given(
+    room=ROOMS,
+    n_workers=st.none() | st.just("all") | st.integers(0, 500),
+    threads=st.none() | st.integers(1, 99),
+    limit=st.none() | st.just(0) | st.integers(1, 999 * GIB),
+)
+def test_what_is_asked_for_is_kept(room: Room, n_workers: Any, threads: Any, limit: Any) -> None:
+    size = shares.decide(room, asked(n_workers=n_workers, threads_per_worker=threads, memory_limit=limit))
+    assert n_workers in (None, "all", size.n_workers)
+    assert threads in (None, size.threads_per_worker) and limit in (None, size.memory_limit)
+    assert size.explained and "\n" not in size.explained

@@ -1,0 +1,199 @@
+"""``ports who``: the process table summed up by user, and how it is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from ports import machine, probe
+from ports.cli import main, who
+from ports.deadlines import wait_until
+from ports.probe import usage
+
+GIB = 1 << 30
+SEEN: dict[str, Any] = {
+    "host": "server1",
+    "uid": 1001,
+    "time": 0.0,
+    "n_cores": 96,
+    "usable_cores": 96,
+    "busy_cores": 37.2,
+    "load": (40.0, 30.0, 20.0),
+    "total_bytes": 512 * GIB,
+    "available_bytes": 212 * GIB,
+    "limit_bytes": 512 * GIB,
+    "limit_available_bytes": 212 * GIB,
+    "swap_bytes": 0,
+    "swap_free_bytes": 0,
+    "pressure": {"cpu_some": 3.2, "memory_some": 0.0, "memory_full": 0.0, "io_some": 1.0},
+    "hidden": False,
+    "promises": [
+        {"uid": 1002, "pid": 7, "n_workers": 16, "n_threads": 32, "bytes": 192 * GIB, "held_bytes": 138 * GIB},
+        {"uid": 1002, "pid": 8, "n_workers": 1, "n_threads": 1, "bytes": 8 * GIB, "held_bytes": 9 * GIB},
+    ],
+}
+
+
+def user(uid: int, name: str, memory: float, cores: float, dask: float = 0) -> dict[str, Any]:
+    sized = {"memory_bytes": int(memory * GIB), "dask_bytes": int(dask * GIB)}
+    return {"uid": uid, "user": name, "cores": cores, "dask_cores": 0.0, "n_processes": 3, **sized}
+
+
+USERS = [
+    user(0, "root", 3, 0.5),
+    user(103, "messagebus", 0.5, 0.0),
+    user(1001, "alice", 80, 16.0),
+    user(1002, "bob", 150, 20.1, 138),
+    user(1003, "carol", 0.1, 0.0),
+    user(1004, "dave", 0.2, 0.01),
+]
+
+
+def seen(**changed: Any) -> machine.Usage:
+    return machine.from_probe({**SEEN, "users": USERS, **changed})
+
+
+def words(line: str) -> str:
+    return " ".join(line.split())
+
+
+def test_each_user_has_a_bar_of_what_is_used_and_what_is_promised_beyond() -> None:
+    lines = who.lines(seen())
+    assert lines[0] == (
+        "server1: 96 cores, 37.2 busy; 512.0 GiB, 212.0 GiB available; "
+        "time lost waiting for cpu 3 %, memory 0 %, disks 1 %"
+    )
+    assert lines[1].split() == ["USER", "MEMORY", "CORES", "DASK", "PROMISED"]
+    rows = {line.split()[0]: line for line in lines[2:-1]}
+    assert lines[2] == rows["bob"]  # who uses most stands first
+    assert words(rows["bob"]) == "bob ██████▒▒············ 150.0 GiB 20.1 138.0 GiB 200.0 GiB, 33 threads"
+    assert words(rows["alice"]) == "alice ███················· 80.0 GiB 16.0"
+    assert rows["system"].split()[-3:] == ["3.5", "GiB", "0.5"]
+    assert rows["2"].startswith("2 with little ") and "carol" not in "".join(lines)
+
+
+def test_what_is_left_and_what_i_would_get_stand_last() -> None:
+    left, mine = who.lines(seen())[-1].splitlines()
+    assert left == "left: 58.8 cores, 212.0 GiB, 54.0 GiB of it promised and not used yet"
+    assert mine == (
+        "a cluster of yours would get 9 workers × 7 threads, 8.8 GiB each: "
+        "half of 158.0 GiB available and not promised, one other active"
+    )
+
+
+def test_limits_around_me_and_hidden_processes_are_said() -> None:
+    lines = who.lines(seen(usable_cores=4, limit_bytes=16 * GIB, limit_available_bytes=12 * GIB, hidden=True))
+    assert "this machine hides others' processes (hidepid): all of them use about 220.0 GiB together" in lines
+    assert "you may have 4 cores and 16.0 GiB, of which 12.0 GiB are left" in lines[-1]
+    assert "processes of others are hidden here" in lines[-1]
+
+
+def test_gpus_are_shown_with_who_uses_them() -> None:
+    from dataclasses import replace
+
+    gpu = {"index": 0, "name": "A100", "memory_bytes": 80 * GIB, "used_bytes": 40 * GIB, "busy": 93}
+    lines = who.lines(replace(seen(), gpus=({**gpu, "users": {"alice": 30 * GIB, "bob": 10 * GIB}},)))
+    assert "gpu 0: A100, 40.0 GiB of 80.0 GiB, 93 % busy, alice 30.0 GiB, bob 10.0 GiB" in lines
+
+
+def test_a_terminal_without_these_letters_gets_others(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    code = "from tests.unit.test_who import seen; from ports.cli import who; who.show(seen())"
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, timeout=30, check=True)
+    assert b"######++............" in done.stdout and b"9 workers x 7 threads" in done.stdout
+
+
+def test_the_row_is_what_json_can_hold() -> None:
+    row = json.loads(json.dumps(seen().row()))
+    assert (row["kind"], row["name"], row["state"], row["url"]) == ("machine", "server1", "running", None)
+    assert row["promised_bytes"] == 200 * GIB and row["share"]["n_workers"] == 9
+    bob = next(one for one in row["users"] if one["user"] == "bob")
+    assert (bob["held_bytes"], bob["promised_threads"], bob["is_me"]) == (146 * GIB, 33, False)
+
+
+def test_what_one_user_was_promised_counts_for_them_alone() -> None:
+    room = seen().room
+    assert (room.promised_bytes, room.unfilled_bytes) == (0, 0)
+    assert [one.user for one in room.active] == ["bob"] and [one.user for one in room.others] == [
+        "bob",
+        "carol",
+        "dave",
+    ]
+    mine = seen(uid=1002).room
+    assert (mine.promised_bytes, mine.unfilled_bytes) == (200 * GIB, 54 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("uid", "expected"),
+    [(0, False), (999, False), (1000, True), (60000, True), (61200, False), (65534, False), (250000, True)],
+)
+def test_people_are_told_from_services(uid: int, expected: bool) -> None:
+    assert machine.is_person(uid) is expected
+
+
+def test_watching_has_no_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(main.ports, ["who", "--watch", "--json"]) == 2
+    assert "--watch has no end" in capsys.readouterr().err
+
+
+# --- on this machine ---
+
+
+@pytest.fixture
+def busy() -> Any:
+    """A process that computes, holds 64 MiB for itself and 64 MiB of a file, and looks like a worker of Dask's."""
+    code = (
+        "import mmap, sys, tempfile; own = bytearray(b'x') * (64 << 20); file = tempfile.TemporaryFile()\n"
+        "file.write(own); file.flush(); seen = mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED); sum(seen[::4096])\n"
+        "print('ready', flush=True)\n"
+        "while True: sum(range(10000))"
+    )
+    command = [sys.executable, "-c", code, "dask", "worker"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        yield process.pid
+        process.kill()
+
+
+def test_a_process_is_seen_with_what_it_holds_for_itself_and_its_cores(busy: int) -> None:
+    def looked() -> usage.Process | None:
+        found = usage.processes()
+        began = time.monotonic()
+        time.sleep(0.2)  # what is measured is a time
+        usage.measure(found, began)
+        usage.recognise(found)
+        return found[busy] if found[busy].cores > 0.05 else None
+
+    one = wait_until(looked, timeout=30, what="a core for it")
+    assert one.uid == os.getuid() and one.parent == os.getpid() and one.dask and one.cores < 1.3
+    assert 64 << 20 <= one.memory < 100 << 20
+
+
+def test_who_counts_what_is_below_an_owner(busy: int) -> None:
+    found = usage.processes()
+    assert usage.held_below(found, busy) == found[busy].memory
+    assert (usage.held_below(found, os.getpid()) or 0) >= found[busy].memory + found[os.getpid()].memory
+    assert usage.held_below(found, 1 << 30) is None
+
+
+def test_the_machine_is_looked_at_in_python() -> None:
+    found = machine.usage(interval=0.01)
+    [me] = [one for one in found.users if one.is_me]
+    assert me.uid == os.getuid() and me.memory_bytes > 0 and me.n_processes > 0
+    assert found.host == probe.probe({"port": 1})["host"] and found.share.n_workers >= 1
+
+
+def test_what_is_piped_to_another_host_answers_as_it_does_here() -> None:
+    text = probe.script({"do": "who", "interval": 0.01, "marker": "ports-test:"})
+    done = subprocess.run([sys.executable, "-I", "-S", "-"], input=text, capture_output=True, text=True, timeout=30)
+    answer = probe.read_answer(done.stdout, "ports-test:")
+    assert answer is not None and "error" not in answer, answer
+    there, here = machine.from_probe(answer, "server1"), machine.usage(interval=0.01)
+    assert there.host == "server1" and there.n_cores == here.n_cores and there.memory_bytes == here.memory_bytes
+    assert [one.user for one in there.users if one.is_me] == [one.user for one in here.users if one.is_me]
