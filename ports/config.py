@@ -85,9 +85,9 @@ def variable(name: str) -> str | None:
 
 
 def host(alias: str) -> dict[str, Any]:
-    """Return the settings of the host `alias`; empty where it has none."""
+    """Return the settings of the host `alias`; empty where it has none. A node ``alias/node`` has those of `alias`."""
     hosts = get("hosts")
-    return dict(hosts.get(alias) or {}) if isinstance(hosts, dict) else {}
+    return dict(hosts.get(alias.partition("/")[0]) or {}) if isinstance(hosts, dict) else {}
 
 
 def hosts() -> list[str]:

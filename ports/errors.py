@@ -26,6 +26,7 @@
     │       ├── LoginNeededError
     │       ├── ProhibitedError
     │       ├── NetworkError
+    │       │   ├── SlowError
     │       │   └── ConnectionLostError
     │       ├── FarSideError
     │       └── RefusedError
@@ -260,6 +261,10 @@ class NetworkError(SSHError):
     """Nothing came back: unreachable, timed out, refused or reset."""
 
     is_network = True
+
+
+class SlowError(NetworkError):
+    """The host answers, but a login there did not end in the time that it had."""
 
 
 class ConnectionLostError(NetworkError):

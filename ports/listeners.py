@@ -75,7 +75,8 @@ class Listener:
 def list(host: str | None = None, *, all_users: bool = False, port: int | None = None) -> tuple[Listener, ...]:
     """Return my clusters, notebook servers and other listeners.
 
-    What the host says of itself beside them, as of a record that cannot be read, is a `UserWarning`.
+    What the host says of itself beside them, as of a record that cannot be read, is a `UserWarning`. Where its name
+    leads to several nodes that share a home, what was started on another one is found there, as of ``alias/node``.
 
     Parameters
     ----------
@@ -100,7 +101,13 @@ def list(host: str | None = None, *, all_users: bool = False, port: int | None =
         document = remote.probe(host, request)
     for warning in document["warnings"]:
         warnings.warn(f"{host or 'this machine'}: {warning}", stacklevel=2)
-    return from_probe(document, host)
+    found = builtins.list(from_probe(document, host))
+    for node in document["elsewhere"]:
+        try:
+            found += list(f"{host}/{node['node']}", all_users=all_users, port=port)
+        except PortsError as error:
+            warnings.warn(str(error), stacklevel=2)
+    return tuple(found)
 
 
 def rows(

@@ -15,18 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ports import config, errors, targets, transports
+from ports import config, far_errors, targets, transports
 from ports import probe as far
 from ports.adapters import openssh
-from ports.errors import (
-    ConflictError,
-    FarSideError,
-    NotFoundError,
-    PortsError,
-    RecordError,
-    TimedOutError,
-    UsageError,
-)
+from ports.errors import FarSideError, PortsError
 
 T = TypeVar("T")
 
@@ -54,7 +46,7 @@ def probe(
     """
     begun = _begun.pop((alias, json.dumps(request)), None)
     if begun is None:
-        return _ask(alias, {**(request or {}), "do": "probe"}, timeout=timeout, batch=batch)
+        return _probe(alias, request=request or {}, timeout=timeout, batch=batch)
     _, result = begun.get()
     if isinstance(result, BaseException):
         raise result
@@ -75,8 +67,8 @@ def begin(aliases: Iterable[str], request: dict[str, Any]) -> None:
     for alias in dict.fromkeys(aliases):
         begun = _begun[alias, json.dumps(request)] = queue.SimpleQueue()
         asked.append(threading.Event())
-        ask = functools.partial(_ask, timeout=30.0, batch=None, on_start=asked[-1].set)
-        _in_thread(alias, functools.partial(ask, request={**request, "do": "probe"}), begun)
+        ask = functools.partial(_probe, request=request, timeout=30.0, batch=None, on_start=asked[-1].set)
+        _in_thread(alias, ask, begun)
     until = time.monotonic() + _ASKED_SECONDS
     for one in asked:
         one.wait(max(0.0, until - time.monotonic()))
@@ -123,13 +115,13 @@ def run(
         document = json.loads(text)
     except ValueError as error:
         if status == 7:
-            raise FarRecordError(alias, "a newer ports wrote a record there; upgrade ports there") from error
+            raise far_errors.FarRecordError(alias, "a newer ports wrote a record there; upgrade ports there") from error
         tail = [line.strip() for line in (answer["stderr"] + "\n" + text).splitlines() if line.strip()]
         reason = f"`ports {' '.join(argv)}` ended there with status {status} and printed no JSON"
         raise FarSideError(alias, reason + (f": {tail[-1]}" if tail else "")) from error
     told = document.get("error") if isinstance(document, dict) else None
     if status and isinstance(told, dict) and "type" in told:
-        failure = revive(alias, told)
+        failure = far_errors.revive(alias, told)
         failure.where = alias
         raise failure
     for line in str(answer["stderr"]).splitlines():  # its warnings
@@ -269,70 +261,29 @@ def nothing_rows(alias: str, hosts: Sequence[str]) -> list[dict[str, Any]]:
     return [_host_row(alias, "nothing")] if len(hosts) > 1 else []
 
 
-def describe(error: PortsError) -> dict[str, Any]:
-    """Return `error` as ``ports --json`` prints it, below the key ``error``; `revive` reads it at home."""
-    arguments = [
-        list(part) if isinstance(part, tuple) else str(part) if isinstance(part, Path) else part for part in error.args
-    ]
-    plain = all(isinstance(part, (str, int, float, list, type(None))) for part in arguments)
-    return {
-        "type": type(error).__name__,
-        "message": str(error),
-        "exit_code": error.exit_code,
-        "args": arguments if plain else None,
-    }
+def called(alias: str) -> dict[str, Any]:
+    """Return, for a request to the probe, the name that leads to `alias` and the other nodes that the settings name.
+
+    Raises
+    ------
+    SSHError
+        The configuration cannot be read.
+    """
+    if "/" in alias:  # it is a node
+        return {}
+    return {"called": transports.hostname(alias), "nodes": config.host(alias).get("nodes")}
 
 
-def revive(alias: str, told: dict[str, Any]) -> PortsError:
-    """Return the error that `ports` on `alias` printed: of its class where it can be, always with its exit code."""
-    message, arguments = str(told.get("message") or "it failed"), told.get("args")
-    kind = getattr(errors, str(told.get("type")), None)
-    if isinstance(kind, type) and issubclass(kind, PortsError) and isinstance(arguments, list):
-        with contextlib.suppress(TypeError, AttributeError):
-            revived: PortsError = kind(*(tuple(part) if isinstance(part, list) else part for part in arguments))
-            if str(revived) == message:  # else another version words it from other parts
-                return revived
-    return _BY_EXIT_CODE.get(told.get("exit_code"), FarSideError)(alias, message)
-
-
-class _FromFarSide(PortsError):
-    """What `ports` on a host said, where its error cannot be rebuilt from its parts."""
-
-    def __init__(self, host: str, reason: str) -> None:
-        Exception.__init__(self, host, reason)
-        self.host, self.reason = host, reason
-
-    def __str__(self) -> str:
-        return f"{self.host}: {self.reason}"
-
-
-class FarUsageError(_FromFarSide, UsageError):
-    """A name, option or setting that cannot be, on a host."""
-
-
-class FarNotFoundError(_FromFarSide, NotFoundError):
-    """Nothing of that name on a host."""
-
-
-class FarConflictError(_FromFarSide, ConflictError):
-    """What is there stands in the way, on a host."""
-
-
-class FarTimedOutError(_FromFarSide, TimedOutError):
-    """What was awaited on a host did not come in time."""
-
-
-class FarRecordError(_FromFarSide, RecordError):
-    """A record on a host that the `ports` there cannot read, as a newer one wrote it."""
-
-
-_BY_EXIT_CODE: dict[Any, Callable[[str, str], PortsError]] = {
-    2: FarUsageError,
-    3: FarNotFoundError,
-    4: FarConflictError,
-    6: FarTimedOutError,
-    7: FarRecordError,
-}
+def _probe(
+    alias: str,
+    request: dict[str, Any],
+    *,
+    timeout: float,
+    batch: bool | None,
+    on_start: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    wanted = {**request, **called(alias), "do": "probe"}
+    return _ask(alias, wanted, timeout=timeout, batch=batch, on_start=on_start)
 
 
 def _ask(
@@ -349,7 +300,7 @@ def _ask(
     again = request["do"] in ("probe", "who")  # they only look
     done = transports.run(alias, _PYTHON, input=text, timeout=timeout, batch=batch, repeatable=again, on_start=on_start)
     answer = far.read_answer(done.output, marker)
-    if answer is None and _NO_PYTHON.search(done.stderr + done.output) and (named := _named_python(alias)):
+    if answer is None and _NO_PYTHON.search(done.stderr + done.output) and (named := named_python(alias)):
         done = transports.run(alias, f"exec {named} -I -S -", input=text, timeout=timeout, batch=batch)
         answer = far.read_answer(done.output, marker)
     if answer is None:
@@ -360,7 +311,7 @@ def _ask(
     return {**answer, "stderr": done.stderr}
 
 
-def _named_python(alias: str) -> str | None:
+def named_python(alias: str) -> str | None:
     """Return the interpreter of the environment that the settings name by its path, where that needs no quoting."""
     env = str(config.host(alias).get("env") or "")
     return f"{env.rstrip('/')}/bin/python" if re.fullmatch(r"[~/][\w@%+=:,./-]*", env) else None

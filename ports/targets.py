@@ -23,7 +23,7 @@ class Target:
 
 
 def parse(text: str) -> Target:
-    """Return the target that `text` says.
+    """Return the target that `text` says; a HOST may be ``ALIAS/NODE``, a node of a name that leads to several.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def parse(text: str) -> Target:
         There is no host, the name is empty, or the port is not 1 to 65535.
     """
     host, colon, thing = text.partition(":")
-    if not re.fullmatch(r"[\w@][\w.@%+-]*", host):
+    if not re.fullmatch(r"[\w@][\w.@%+-]*(/\w[\w.-]*)?", host):
         raise InvalidTargetError(text, "it does not begin with a host, an alias of ~/.ssh/config")
     if not colon:
         return Target(host)

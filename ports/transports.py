@@ -17,7 +17,7 @@ from ports.errors import ConnectionLostError, UnknownHostError
 if TYPE_CHECKING:
     from ports.adapters.paramiko import Connection, Hop
 
-__all__ = ["Completed", "choose", "connection", "end_all", "hops", "interactive", "login", "run"]
+__all__ = ["Completed", "choose", "connection", "end_all", "hops", "hostname", "interactive", "login", "run"]
 
 
 def choose() -> str:
@@ -142,6 +142,11 @@ def hops(alias: str) -> tuple[Hop, ...]:
         )
         for host in openssh.route(alias, by=by)
     )
+
+
+def hostname(alias: str) -> str:
+    """Return the name or address that the configuration gives for `alias`; raises as `hops`."""
+    return openssh.route(alias, by=None if _has_ssh() else _resolve_without_ssh)[-1].hostname
 
 
 def end_all() -> None:

@@ -125,13 +125,13 @@ def run(command: click.Command, arguments: list[str], name: str = "ports") -> in
 
 
 def _fail(error: Any, as_json: bool) -> int:
-    from ports import config, remote, targets
+    from ports import config, far_errors, remote, targets
     from ports.cli.output import write_json
 
     host = error.where or config.variable(remote.CALLED)
     text = targets.hints_at(host, str(error))
     if as_json:
-        write_json({"error": {**remote.describe(error), "message": text}})
+        write_json({"error": {**far_errors.describe(error), "message": text}})
     there = f"{host}: " if host and not text.startswith((f"{host}: ", f"{host} ")) else ""
     click.echo(f"ports: {there}{text}", err=True)
     return int(error.exit_code)

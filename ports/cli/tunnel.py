@@ -53,6 +53,7 @@ def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool |
         show.wait_for_browser()
         return exit_code(rows)
     keeper.heed_signals()
+    keeper.share_turns()
     with tunnels.open_many(wanted, on_event=show.event, end=end, owner=owner) as opening:
         rows = opening.rows()
         show.settled(rows, "Ctrl-C closes them")

@@ -4,7 +4,7 @@ The files of this package use nothing but the standard library of Python 3.6: th
 piped to ``python3 -`` over SSH (`script`), so they are also kept short. An import of names from an
 earlier file stands below ``if __name__ != "__main__"``, as those names are there already when it is piped::
 
-    identity ← records ← sockets ← recognise ← ask ← survey
+    identity ← records ← sockets ← recognise ← ask, nodes ← survey
     identity ← records ← far_run      finds the interpreter there and runs `ports` in it
     far_run, logout ← examine         what `ports doctor` wants to know of a machine
     identity ← limits ← promises ← usage    who uses how much of a machine

@@ -13,6 +13,7 @@ import zlib
 if __name__ != "__main__":  # piped, these names are there already
     from ports.probe.agent_owner import holder_of, listening
     from ports.probe.identity import stat_of
+    from ports.probe.nodes import left_running
     from ports.probe.recognise import runtime_directories
     from ports.probe.records import host_directory
     from ports.probe.survey import probe, user_name
@@ -110,7 +111,8 @@ def glance(request: "Json", document: "Json") -> "Any":
     paths = [row["path"] for row in document.get("listeners", ()) if row["path"]]
     found = [stamp(path) for path in paths + watched_directories()]
     processes = [(stat_of(pid) or ("", 0, 0))[2] for pid in pids]
-    return listening(os.getuid(), bool(wanted.get("all"))), processes, found
+    others = left_running() if wanted.get("called") else []
+    return listening(os.getuid(), bool(wanted.get("all"))), processes, found, others
 
 
 def watched_directories() -> "List[str]":

@@ -25,7 +25,7 @@ else:
     exec(zlib.decompress(binascii.a2b_base64(text)).decode())
 main(%r)
 """
-SURVEY = ("identity", "records", "sockets", "recognise", "ask", "survey")
+SURVEY = ("identity", "records", "sockets", "recognise", "ask", "nodes", "survey")
 FILES = {
     "probe": SURVEY,
     "run": ("identity", "records", "far_run"),

@@ -8,6 +8,7 @@ import time
 if __name__ != "__main__":  # piped, these names are there already
     from ports.probe.ask import MOST_ASKED, Asking, find_exposed, pair_dask
     from ports.probe.identity import FORMAT, boot_id, machine_id, node, own_uid
+    from ports.probe.nodes import elsewhere
     from ports.probe.recognise import (
         NEVER_ASKED,
         WEB,
@@ -49,7 +50,7 @@ def probe(request: "Optional[Json]" = None) -> "Json":
     request : dict
         ``all`` adds other users' listeners, as port and user only; ``port`` leaves out all but this one; ``ask_http``
         (True) lets own ports be asked what they are, up to ``silence`` and ``patience`` seconds (0.02 each), see
-        `Asking`.
+        `Asking`. ``called`` is the name that leads here from home, ``nodes`` are other hosts of it, see `elsewhere`.
     """
     wanted = request or {}
     uid, warnings, sessions = own_uid(), [], {}  # type: int, List[str], Json
@@ -76,6 +77,7 @@ def probe(request: "Optional[Json]" = None) -> "Json":
     document = {"format": FORMAT, "host": node(), "machine_id": machine_id(), "boot_id": boot_id()}
     document.update(user=names[uid], uid=uid, time=time.time(), platform=sys.platform, listeners=own)
     document.update(sessions, ports=installed(warnings), python="%d.%d.%d" % sys.version_info[:3])
+    document["elsewhere"] = elsewhere(wanted["called"], wanted.get("nodes") or []) if wanted.get("called") else []
     document["warnings"] = list(dict.fromkeys(warnings))
     return document
 

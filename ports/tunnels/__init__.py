@@ -39,7 +39,12 @@ from ports.tunnels.records import OpeningRecord
 
 _LONGEST_OPEN = 300.0  # seconds without a word from the process in the background: a host may be slow to answer
 # "-c" and "-m" put the directory at hand on the path: a module that another user left there would run
-_KEEPER = "import sys; sys.path[:] = filter(None, sys.path); from ports.tunnels.keeper import main; sys.exit(main())"
+_KEEPER = (
+    "import sys; sys.path[:] = filter(None, sys.path); "
+    # asyncio does without OpenSSL, 4 MB for as long as a tunnel is open; a link to https loads it when it is proved
+    "sys.modules['ssl'] = None; import asyncio; del sys.modules['ssl']; "
+    "from ports.tunnels.keeper import main; sys.exit(main())"
+)
 
 # on Windows, which knows no sessions: it lives on when the terminal is closed
 _DETACHED = int(getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0))

@@ -22,7 +22,6 @@ from ports.probe.agent_mux import CLOSE, CONTROL, DOCUMENT, OPEN, OPENED, PING, 
 
 # Understood by bash, zsh, tcsh and fish alike. The program is the first line of its input, frames follow.
 PYTHON = 'exec {python} -I -S -c "import sys;exec(sys.stdin.buffer.readline())"'
-COMMAND = PYTHON.format(python="python3")
 _TOO_OLD = "too-old:"
 _LOADER = (
     "import os,sys,zlib,binascii\n"
@@ -67,7 +66,7 @@ class Agent:
         Parameters
         ----------
         session : socket
-            Standard input and output of `COMMAND` on the host; it is closed by `close`, and where this fails.
+            Standard input and output of `PYTHON` on the host; it is closed by `close`, and where this fails.
         request : dict
             ``interval``, the seconds between two looks at what listens (2.0; ``watch`` False: none); ``probe``, what
             `ports.probe.probe` takes; ``guard``, a list of remotes whose holders are watched; ``browse`` (True),

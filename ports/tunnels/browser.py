@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sys
 import threading
 
@@ -23,6 +22,7 @@ def open_once(url: str, *, timeout: float = 20.0) -> bool:
         False where there is no browser, or it did not come.
     """
     import http.server  # 3 MB, which a keeper that opens no browser need not hold
+    import secrets  # see relay
     import webbrowser
 
     path, fetched = f"/{secrets.token_urlsafe(24)}", threading.Event()

@@ -6,33 +6,22 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from ports import config, listeners, remote
-from ports.errors import LoginNeededError, PortInUseError, PortsError, ProhibitedError, SSHError
-from ports.targets import Target
-from ports.tunnels import local_ends, proof, services
+from ports import config, listeners
+from ports.errors import ForeignListenerError, LoginNeededError, PortInUseError, PortsError, ProhibitedError, SSHError
+from ports.tunnels import local_ends, proof, services, wishes
 from ports.tunnels import records as tunnel_records
 from ports.tunnels.doors import Dial, Door
-from ports.tunnels.local_ends import LocalEnd
 from ports.tunnels.relay import LOOPBACK, Relay, bind
 from ports.tunnels.services import Service
 from ports.tunnels.tunnel import Tunnel
 from ports.tunnels.ways import Condition, Way
+from ports.tunnels.wishes import Wish
 
 _FIRST_SECONDS, _LATER_SECONDS = 10.0, 3.0  # for an answer; news of the host wait meanwhile, but for the first time
 _PATIENCE = 0.05  # seconds for which a service that may be no web server may speak first
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What one `ports open` wants of a host; `skip` holds kind and name of what is open elsewhere."""
-
-    targets: tuple[Target, ...]
-    owner: str | None = None
-    end: LocalEnd = field(default_factory=LocalEnd)
-    skip: frozenset[tuple[str, str]] = field(default=frozenset())
 
 
 class HostLinks:
@@ -44,6 +33,8 @@ class HostLinks:
         Is called with each tunnel whose state or link has changed, from several threads.
     on_browse : callable
         Is called with the host and what somebody there wants to see at home, and returns the answer.
+    on_node : callable
+        Is called with another node of the host's name, what is wanted there, and whether nobody may be asked to log in.
     """
 
     def __init__(
@@ -53,8 +44,9 @@ class HostLinks:
         *,
         on_change: Callable[[Tunnel], None],
         on_browse: Callable[[str, dict[str, Any]], dict[str, Any]],
+        on_node: Callable[[str, Wish, bool | None], None],
     ) -> None:
-        self.alias, self._relay, self._on_change = alias, relay, on_change
+        self.alias, self._relay, self._on_change, self._on_node = alias, relay, on_change, on_node
         self.tunnels: list[Tunnel] = []
         self.lock = threading.RLock()
         self._wishes: list[Wish] = []
@@ -66,6 +58,7 @@ class HostLinks:
             relay,
             on_condition=self._tell_condition,
             on_document=lambda document: self._take(document, self._wishes),
+            on_stranger=self._cut,
             on_browse=lambda wanted: on_browse(alias, wanted),
         )
 
@@ -85,7 +78,7 @@ class HostLinks:
                 return
         if wish.owner is not None:
             self._way.watch_everybody()
-        self._take(remote.probe(self.alias, {"all": everybody}, batch=batch), [wish], is_first=True)
+        self._take(self._way.probe(everybody=everybody, batch=batch), [wish], is_first=True, batch=batch)
 
     def _open_first(self, wish: Wish, *, everybody: bool, batch: bool | None) -> None:
         try:
@@ -97,7 +90,7 @@ class HostLinks:
                 self._wishes.remove(wish)
             raise
         try:
-            self._take(document, [wish], is_first=True)
+            self._take(document, [wish], is_first=True, batch=batch)
         finally:
             self._watch()
 
@@ -144,8 +137,8 @@ class HostLinks:
 
     def retry(self) -> None:
         """Ask again what did not answer, as it may by now."""
-        if self._way.condition.state == "up":
-            waiting = [one for one in self.tunnels if one.is_due(time.time())]
+        waiting = [one for one in self.tunnels if one.is_due(time.time())]
+        if waiting and self._way.condition.state == "up":
             with self._turn:
                 self._bring_up([], waiting)
 
@@ -155,47 +148,41 @@ class HostLinks:
 
     # --- what listens there, at first and when it has changed ---
 
-    def _take(self, document: dict[str, Any], wishes: Sequence[Wish], *, is_first: bool = False) -> None:
+    def _take(
+        self,
+        document: dict[str, Any],
+        wished: Sequence[Wish],
+        *,
+        is_first: bool = False,
+        batch: bool | None = True,
+    ) -> None:
+        on_nodes = wishes.on_nodes(document, wished)
         with self._turn:
             found = listeners.from_probe(document, host=self.alias)
-            wanted, failed = self._choose(document, found, wishes)
+            wanted, failed = wishes.choose(document, found, wished)
             known = {one.key[1]: one for one in self.tunnels if one.service is not None}
             if is_first:
                 for target, error in failed.items():
                     self._add(Tunnel(self.alias, None, target.name or str(target.port)), error)
-                if not wanted and not failed:
+                if not wanted and not failed and not on_nodes:
                     self._tell_nothing()
             else:
-                for key in known.keys() - wanted.keys():
-                    self._end(known[key], failed, found)
+                for tunnel in [known[key] for key in known.keys() - wanted.keys()]:
+                    assert tunnel.service is not None
+                    self._end(tunnel, services.ended(tunnel.service, failed, found))
             fresh = [self._new(service, wish, is_first) for key, (service, wish) in wanted.items() if key not in known]
             moved = []
             for key, tunnel in known.items():
                 service = wanted[key][0] if key in wanted else None
-                if service is not None and (tunnel.state != "open" or service.remote != _remote(tunnel)):
+                if service is not None and (tunnel.state != "open" or service.remote != tunnel.remote):
                     moved.append(tunnel)
-                    if service.remote != _remote(tunnel):
-                        self._way.take_back([str(_remote(tunnel))])
+                    if service.remote != tunnel.remote:
+                        self._way.take_back([tunnel.remote])
                 if service is not None:
                     tunnel.service, tunnel.gone = service, False
             self._bring_up([one for one in fresh if one is not None], moved, is_first=is_first)
-
-    def _choose(
-        self, document: dict[str, Any], found: Sequence[listeners.Listener], wishes: Sequence[Wish]
-    ) -> tuple[dict[str, tuple[Service, Wish]], dict[Target, PortsError]]:
-        wanted: dict[str, tuple[Service, Wish]] = {}
-        failed: dict[Target, PortsError] = {}
-        for wish in wishes:
-            for target in wish.targets:
-                try:
-                    chosen = services.choose(document, found, target, owner=wish.owner)
-                except PortsError as error:
-                    failed[target] = error
-                    continue
-                for service in chosen:
-                    if (service.kind, service.name) not in wish.skip:
-                        wanted.setdefault(service.key, (service, wish))
-        return wanted, failed
+        for node, wish in on_nodes:
+            self._on_node(node, wish, batch)
 
     def _new(self, service: Service, wish: Wish, is_first: bool) -> Tunnel | None:
         notice = None if is_first else _notice(service)
@@ -205,12 +192,15 @@ class HostLinks:
         made.end, made.owner = wish.end, wish.owner
         return made
 
-    def _end(self, tunnel: Tunnel, failed: dict[Target, PortsError], found: Sequence[listeners.Listener]) -> None:
+    def _cut(self, remote: str, user: str) -> None:
+        """Shut at once what leads to a port that another user has taken; news of what listens there may come late."""
+        for tunnel in list(self.tunnels):
+            if tunnel.service is not None and tunnel.remote == remote and tunnel.owner != user:
+                self._end(tunnel, ForeignListenerError(f"{self.alias}:{tunnel.service.port}", user))
+
+    def _end(self, tunnel: Tunnel, error: PortsError) -> None:
         """Shut the link of a service that is gone; what another user put in its place is never reached."""
         assert tunnel.service is not None
-        port = tunnel.service.port
-        of_port = [error for target, error in failed.items() if port is not None and target.port == port]
-        error = of_port[0] if of_port else services.ended(tunnel.service, found)
         if tunnel.gone and str(error) == str(tunnel.error):
             return
         tunnel.gone = True
@@ -227,12 +217,13 @@ class HostLinks:
             tunnels = [*fresh, *(one for one in again if one in self.tunnels)]  # the others were closed meanwhile
             self.tunnels += fresh
         with contextlib.suppress(PortsError, OSError):  # all in one go; where that fails, each tells its own reason
-            self._way.lead([str(_remote(one)) for one in tunnels if not self._by_agent(one)])
+            self._way.lead([one.remote for one in tunnels if not self._by_agent(one)])
         workers = [threading.Thread(target=self._connect, args=(one, is_first), daemon=True) for one in tunnels]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
+        self._way.guard(one.remote for one in self.tunnels if one.service is not None and not one.gone)
 
     def _connect(self, tunnel: Tunnel, is_first: bool) -> None:
         try:
@@ -392,7 +383,3 @@ def _notice(service: Service) -> str:
     """Return what the settings say of a new service: by its name, else by its kind."""
     chosen = config.get("open.new")
     return str(chosen.get(service.name) or chosen.get(service.kind) or "notify")
-
-
-def _remote(tunnel: Tunnel) -> str | None:
-    return tunnel.service.remote if tunnel.service is not None else None

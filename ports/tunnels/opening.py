@@ -14,14 +14,15 @@ from urllib.parse import urlsplit
 
 from ports import remote, targets
 from ports.adapters import processes
-from ports.errors import NotFoundError, PortsError
+from ports.errors import NotFoundError, PortsError, UsageError
 from ports.targets import Target
 from ports.tunnels import browser
 from ports.tunnels import records as tunnel_records
-from ports.tunnels.host_links import HostLinks, Wish
+from ports.tunnels.host_links import HostLinks
 from ports.tunnels.local_ends import LocalEnd
 from ports.tunnels.relay import Reach, Relay
 from ports.tunnels.tunnel import LINKED, Tunnel
+from ports.tunnels.wishes import Wish
 
 Event = Callable[[dict[str, Any]], None]
 
@@ -165,8 +166,21 @@ class Opening:
 
     def _host(self, alias: str) -> HostLinks:
         if alias not in self._hosts:
-            self._hosts[alias] = HostLinks(alias, self._relay, on_change=self._changed, on_browse=self._browse)
+            self._hosts[alias] = HostLinks(
+                alias, self._relay, on_change=self._changed, on_browse=self._browse, on_node=self._open_on_node
+            )
         return self._hosts[alias]
+
+    def _open_on_node(self, node: str, wish: Wish, batch: bool | None) -> None:
+        """Open what lives on another node of a host's name, unless that node's links are watched already."""
+        with self._lock:
+            if self._closing.is_set() or (batch and node in self._hosts):
+                return
+            links = self._host(node)
+        try:
+            links.open(wish, batch=batch)
+        except PortsError as error:
+            links.fail(error)
 
     def _watch(self) -> None:
         while not self._closing.wait(_ROUND_SECONDS):
@@ -193,7 +207,7 @@ class Opening:
         wanted = targets.by_host(map(targets.parse, request["targets"]))
 
         def tell(row: dict[str, Any]) -> None:
-            if row["host"] in wanted:
+            if row["host"] in wanted or row["host"].partition("/")[0] in wanted:
                 say(row)
 
         self._listeners.append(tell)
@@ -215,14 +229,20 @@ class Opening:
         """Open in the browser here what somebody on `alias` wants to see, and tell what was opened, without a token."""
         try:
             tunnel, link = self._link_for(alias, wanted)
-        except PortsError as error:
+        except (PortsError, OSError, RuntimeError) as error:  # the last two: closed meanwhile
             return {"ok": False, "error": str(error)}
-        browser.open_once(link)
+        if not browser.open_once(link):
+            return {
+                "ok": False,
+                "error": "no browser came for the link; `ports tunnel list` there shows those that are open",
+            }
         shown = link if tunnel is None else f"http://localhost:{tunnel.local_port}/"
         return {"ok": True, "opened": shown}
 
     def _link_for(self, alias: str, wanted: dict[str, Any]) -> tuple[Tunnel | None, str]:
         link = urlsplit(str(wanted.get("url") or ""))
+        if wanted.get("url") and link.scheme not in ("http", "https"):  # whoever asks there may not be `ports browse`
+            raise UsageError(f"{link.scheme or 'what has no scheme'}: is no link of a web page")
         if link.hostname not in ("localhost", "127.0.0.1", "::1", "0.0.0.0", alias, None):
             return None, link.geturl()
         port = link.port or {"http": 80, "https": 443}.get(link.scheme)
@@ -236,8 +256,11 @@ class Opening:
                     return tunnel, link._replace(netloc=here.netloc, scheme=here.scheme).geturl()
             if attempt == 1:
                 self.open({alias: [target]}, batch=True)
-        failed = [one.error for one in self.tunnels if one.host == alias and one.error is not None]
-        raise failed[-1] if failed else NotFoundError("listener", str(target), "nothing of yours listens there")
+        failed = [one for one in self.tunnels if one.host == alias and one.error is not None and not one.ports]
+        for one in failed:  # a failure is told once
+            self._hosts[alias].forget(one)
+        errors = [one.error for one in failed if one.error is not None]
+        raise errors[-1] if errors else NotFoundError("listener", str(target), "nothing of yours listens there")
 
     # --- what others see ---
 

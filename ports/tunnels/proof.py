@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from dataclasses import dataclass
 
 from ports.tunnels.pages import MARK
@@ -85,6 +84,8 @@ def _listen(connection: socket.socket, limit: float) -> Proof:
 
 def _shake_hands(connection: socket.socket) -> Proof:
     """Take a TLS handshake for the proof; the certificate is for another name, and the way is SSH's already."""
+    import ssl  # 4 MB, which a keeper without such a link need not hold
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -92,5 +93,7 @@ def _shake_hands(connection: socket.socket) -> Proof:
             return Proof("open", (wrapped.version() or "").encode())
     except TimeoutError:
         return Proof("silent")
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):  # it was closed, and nothing was said
+        return Proof("refused")
     except ssl.SSLError as error:
         return Proof("open", str(error).encode())  # something spoke, if not TLS

@@ -72,7 +72,7 @@ def write(path: Path, **fields: Any) -> None:
 
 def is_meant(target: Target, row: dict[str, Any]) -> bool:
     """Tell whether `target` names the tunnel of `row`."""
-    if row["host"] != target.host:
+    if target.host not in (row["host"], row["host"].partition("/")[0]):  # a node is meant by its name, too
         return False
     if target.port is not None:
         return target.port in (row.get("port"), row["local_port"]) or row["name"] == str(target.port)

@@ -6,10 +6,8 @@ import asyncio
 import concurrent.futures
 import contextlib
 import errno
-import hmac
 import json
 import os
-import secrets
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterable
@@ -120,7 +118,7 @@ class Relay:
         `handle` gets the request and a function that sends a line before the last one, which it returns.
         """
         unix = has_unix_sockets()
-        token = None if unix else secrets.token_urlsafe(32)
+        token = None if unix else _new_token()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             def say(line: dict[str, Any]) -> None:
@@ -198,9 +196,17 @@ class Relay:
             raise TimeoutError(f"no result within {timeout:g} s") from error
 
 
+def _new_token() -> str:
+    import secrets  # it loads OpenSSL, 1 MB for as long as a tunnel is open, which few need
+
+    return secrets.token_urlsafe(32)
+
+
 def _is_told(request: Any, token: str) -> bool:
+    import secrets
+
     told = request.pop("token", None) if isinstance(request, dict) else None
-    return isinstance(told, str) and hmac.compare_digest(told.encode(), token.encode())
+    return isinstance(told, str) and secrets.compare_digest(told.encode(), token.encode())
 
 
 def _bind_one(family: socket.AddressFamily, address: str, port: int) -> socket.socket:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,8 +88,17 @@ def choose(
     return [_service(document, target.host, one) for one in there]
 
 
-def ended(service: Service, found: Sequence[Listener]) -> PortsError:
-    """Return why a service that was open is not there any more, of what the probe found on its host."""
+def ended(service: Service, failed: Mapping[Target, PortsError], found: Sequence[Listener]) -> PortsError:
+    """Return why a service that was open is not there any more, of what the probe found on its host.
+
+    Parameters
+    ----------
+    failed : mapping
+        What `choose` raised of targets: of the service's port, it says more.
+    """
+    for target, error in failed.items():
+        if service.port is not None and target.port == service.port:
+            return error
     if service.kind not in _OPENED:
         return NotFoundError("listener", f"{service.host}:{service.port}", "what listened there has ended")
     named = [one for one in found if one.mine and one.kind == service.kind and one.name == service.name]

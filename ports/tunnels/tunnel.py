@@ -62,6 +62,11 @@ class Tunnel:
         return (self.host, self.service.key if self.service is not None else f"{self.kind}-{self.name}")
 
     @property
+    def remote(self) -> str:
+        """Where its service is on the host; empty where it has none."""
+        return self.service.remote if self.service is not None else ""
+
+    @property
     def what(self) -> str:
         """The service as a person names it: ``cluster 'main'``, ``port 6006``."""
         port = self.service.port if self.service is not None else None

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ports import config, remote
-from ports.errors import FarSideError, LoginNeededError, PortsError, SSHError
+from ports.errors import FarSideError, LoginNeededError, PortsError, SlowError, SSHError
 from ports.tunnels import agent, carriers
 from ports.tunnels.carriers import Carrier
 from ports.tunnels.doors import Dial
@@ -25,7 +25,9 @@ from ports.tunnels.relay import Relay
 
 _TICK = 0.5
 _ATTEMPT_SECONDS = 3.0  # an attempt that waits longer than this sends too few packets to see the network come back
+_MOST_ATTEMPT_SECONDS = 24.0  # for a host that answers, and slowly
 _LEAST_PAUSE, _MOST_PAUSE, _MOST_PAUSE_REFUSED = 0.3, 3.0, 60.0
+_SHORT_LIVED = 5.0  # silence is not noticed sooner: a way that ends within it was ended, there or here
 _DOCUMENT_SECONDS = 30.0
 _JUMP_OF_THE_CLOCK, _ANSWER_AFTER_JUMP = 10.0, 2.0
 
@@ -56,8 +58,10 @@ class Way:
         Is called, in the way's thread, when the way goes down, waits for a login, or was mended.
     on_document : callable
         Is called, in the way's thread, with what listens there: when that has changed, and after each mending.
+    on_stranger : callable
+        Is called, in the way's thread, with what is guarded there and the name of the user who has taken it.
     on_browse : callable
-        Is called with what somebody on the host wants to see at home, and returns the answer.
+        Is called, in a thread of its own, with what somebody on the host wants to see at home; returns the answer.
     """
 
     def __init__(
@@ -67,10 +71,13 @@ class Way:
         *,
         on_condition: Callable[[Condition], None],
         on_document: Callable[[dict[str, Any]], None],
+        on_stranger: Callable[[str, str], None],
         on_browse: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> None:
-        self.alias, self._relay, self._request = alias, relay, {"all": False}
-        self._on_condition, self._on_document, self._on_browse = on_condition, on_document, on_browse
+        self.alias, self._relay = alias, relay
+        self._request: dict[str, Any] = {"all": False}
+        self._on_condition, self._on_document = on_condition, on_document
+        self._on_stranger, self._on_browse = on_stranger, on_browse
         self.condition = Condition("down", time.time())
         self.reconnects = 0
         self.carrier: Carrier | None = None
@@ -80,6 +87,9 @@ class Way:
         self._thread: threading.Thread | None = None
         self._dead_after = float(config.get("open.dead_after"))
         self._pinged_at = self._waits_since = self._offset = 0.0
+        self._up_at, self._rest = float("-inf"), 0.0
+        self._machine, self._node = "", ""  # to which the way led first
+        self._place = alias
 
     def open(self, *, everybody: bool = False, batch: bool | None = None) -> dict[str, Any]:
         """Connect for the first time, where a person may be asked, and return what listens there.
@@ -96,10 +106,15 @@ class Way:
         FarSideError
             There is no python3.
         """
-        self._request["all"] = everybody
+        self._request.update(remote.called(self.alias), all=everybody)
         document = self._connect(batch=batch, timeout=None)
-        self.condition = Condition("up", time.time())
+        self.condition, self._up_at = Condition("up", time.time()), time.monotonic()
         return document
+
+    def probe(self, *, everybody: bool, batch: bool | None) -> dict[str, Any]:
+        """Return what listens there now; raises as `open`."""
+        request = {**remote.called(self.alias), "all": everybody}
+        return remote.probe(self._place, request, batch=batch)
 
     def watch_everybody(self) -> None:
         """Be told of other users' listeners, too, from now on."""
@@ -134,6 +149,12 @@ class Way:
         if self.carrier is not None:
             self.carrier.take_back(remotes)
 
+    def guard(self, remotes: Iterable[str]) -> None:
+        """Be told when somebody else takes one of these: a home there that hangs does not hold that up."""
+        made, message = self._agent, {"type": "guard", "remotes": sorted(set(remotes))}
+        if made is not None:
+            self._relay.soon(lambda: made.send(message))
+
     def refusal(self, remote: str) -> PortsError | None:
         """Return why `remote` was not connected to, where that is known."""
         return self.carrier.refusal(remote) if self.carrier is not None else None
@@ -156,7 +177,28 @@ class Way:
     # --- the connection ---
 
     def _connect(self, *, batch: bool | None, timeout: float | None) -> dict[str, Any]:
-        carrier = carriers.connect(self.alias, batch=batch, timeout=timeout)
+        """Connect to the node to which the way led first, where the host's name leads to several."""
+        document = self._connect_to(self.alias, batch=batch, timeout=timeout)
+        if self._machine not in ("", document["machine_id"]) and "/" not in self.alias:
+            by_another = self.carrier
+            with contextlib.suppress(PortsError, OSError):  # that node has gone
+                there = self._connect_to(f"{self.alias}/{self._node}", batch=True, timeout=timeout)
+                if there["machine_id"] == self._machine:
+                    if by_another is not None:
+                        by_another.close()
+                    self._place = f"{self.alias}/{self._node}"
+                    return there
+            if self.carrier is not None and self.carrier is not by_another:
+                self.carrier.close()
+            if by_another is not None:
+                by_another.close()
+            document = self._connect_to(self.alias, batch=batch, timeout=timeout)
+        self._machine, self._node, self._place = document["machine_id"], document["host"], self.alias
+        return document
+
+    def _connect_to(self, place: str, *, batch: bool | None, timeout: float | None) -> dict[str, Any]:
+        self._drop_agent()
+        carrier = carriers.connect(place, batch=batch, timeout=timeout)
         try:
             document = self._start_agent(carrier, timeout or _DOCUMENT_SECONDS)
         except BaseException:
@@ -167,9 +209,20 @@ class Way:
         return document
 
     def _start_agent(self, carrier: Carrier, timeout: float) -> dict[str, Any]:
+        named = remote.named_python(self.alias)
+        try:
+            return self._start_agent_in("python3", carrier, timeout)
+        except FarSideError:
+            self._drop_agent()
+            if named is None:
+                remote.probe(self._place, batch=True, timeout=timeout)  # it tells what to do where there is no python3
+                raise
+        return self._start_agent_in(named, carrier, timeout)
+
+    def _start_agent_in(self, python: str, carrier: Carrier, timeout: float) -> dict[str, Any]:
         made = self._agent = agent.Agent(self.alias)
         start = made.start(
-            carrier.session(agent.COMMAND),
+            carrier.session(agent.PYTHON.format(python=python)),
             {"probe": self._request},
             on_message=lambda message: self._messages.put((made, message)),
             on_lost=lambda reason: self._messages.put((made, {"type": "lost", "reason": reason})),
@@ -229,17 +282,23 @@ class Way:
             return SSHError(self.alias, f"the connection was lost: {message['reason']}")
         if message["type"] == "document":
             self._tell_document(message["document"])
+        elif message["type"] == "guard" and message["user"] is not None and not message["mine"]:
+            self._on_stranger(str(message["remote"]), str(message["user"]))
         elif message["type"] == "browse":
-            answer = self._on_browse(message)
-            self._relay.soon(lambda: sender.send({"type": "browse", "id": message.get("id"), **answer}))
+            # beside: a browser takes its time, and the way must be watched meanwhile
+            threading.Thread(target=self._browse, args=(sender, message), daemon=True).start()
         return None
+
+    def _browse(self, sender: agent.Agent, message: dict[str, Any]) -> None:
+        answer = self._on_browse(message)
+        self._relay.soon(lambda: sender.send({"type": "browse", "id": message.get("id"), **answer}))
 
     def _renew(self) -> PortsError | None:
         """Start our program there again, with another request."""
         self._drop_agent()
         if self.carrier is not None:  # else it is made with this request
             try:
-                self._tell_document(self._start_agent(self.carrier, _ATTEMPT_SECONDS))
+                self._tell_document(self._start_agent(self.carrier, _MOST_ATTEMPT_SECONDS))
             except (PortsError, OSError) as error:
                 return self._as_lost(error)
         return None
@@ -274,15 +333,22 @@ class Way:
         carrier, self.carrier = self.carrier, None
         if carrier is not None:
             carrier.give_up()
-        pause = _LEAST_PAUSE
+        # what ends again as soon as it is up, as a program that the kernel there kills, is not started without end
+        short = time.monotonic() - self._up_at < _SHORT_LIVED
+        self._rest = min(_MOST_PAUSE_REFUSED, max(_LEAST_PAUSE, 2 * self._rest)) if short else 0.0
+        self._closing.wait(self._rest)
+        pause, patience = _LEAST_PAUSE, _ATTEMPT_SECONDS
         while not self._closing.is_set():
             started = time.monotonic()
             try:
-                document = self._connect(batch=True, timeout=_ATTEMPT_SECONDS)
+                document = self._connect(batch=True, timeout=patience)
             except LoginNeededError as error:
                 self._wait_for_login(error)
             except (PortsError, OSError) as error:  # a full disk, too many open files: they pass
                 self._change("down", self._as_lost(error))
+                # the host is there, and slow: a busy directory service, start files that load a whole environment
+                slow = isinstance(error, (SlowError, FarSideError))
+                patience = min(2 * patience, _MOST_ATTEMPT_SECONDS) if slow else _ATTEMPT_SECONDS
                 network = isinstance(error, SSHError) and error.is_network
                 waited = time.monotonic() - started
                 pause = min(pause * 1.5, max(_LEAST_PAUSE, _MOST_PAUSE - waited) if network else _MOST_PAUSE_REFUSED)
@@ -290,7 +356,7 @@ class Way:
                 self._closing.wait(pause * random.uniform(0.7, 1.0))
             else:
                 self.reconnects += 1
-                self._pinged_at = 0.0
+                self._pinged_at, self._up_at = 0.0, time.monotonic()
                 self._change("up", None)
                 self._tell_document(document)
                 return

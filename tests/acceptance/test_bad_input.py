@@ -105,7 +105,7 @@ def test_a_record_that_is_broken_or_newer_is_exit_code_7_on_the_far_side_too(lap
     record = cluster / "record.json"
     good = record.read_text()
     newer = json.dumps({**json.loads(good), "format": 99})
-    for text, way_out in ((good[:100], "`ports prune` moves it aside"), ("", "prune"), (newer, "upgrade")):
+    for text, way_out in ((good[:100], "`ports prune -H server1` moves it aside"), ("", "prune"), (newer, "upgrade")):
         record.write_text(text)
         for words in (["cluster", "start"], ["cluster", "stop"]):
             line = refused(laptop, *words, "-H", "server1", code=7)
@@ -146,7 +146,7 @@ def test_without_tmux_a_cluster_runs_detached_and_what_needs_a_terminal_says_so(
         assert laptop.type(*START).returncode == 0
         assert laptop.json("cluster", "show", "-H", "server1")["state"] == "running"
         for words, told in (
-            (["cluster", "attach", "-H", "server1"], "runs without tmux; `ports cluster logs main` shows its output"),
+            (["cluster", "attach", "-H", "server1"], "runs without tmux; `ports cluster logs main -H server1`"),
             (["shell", "server1"], "tmux is not installed; install it"),
         ):
             done = laptop.type(*words)
@@ -156,10 +156,12 @@ def test_without_tmux_a_cluster_runs_detached_and_what_needs_a_terminal_says_so(
         root_site.run("server1", ["mv", "/usr/bin/tmux.away", "/usr/bin/tmux"], user="root", check=True)
 
 
-def test_without_ssh_on_the_laptop_every_command_names_what_to_install(
+def test_without_ssh_on_the_laptop_paramiko_is_taken_and_where_ssh_is_wanted_the_line_names_what_to_install(
     laptop: Laptop, root_site: NamespaceSite
 ) -> None:
     bare = {"PATH": str(Path(root_site.python).parent)}
+    assert laptop.json("list", "server1", env=bare) == []
+    bare["DASK_PORTS__SSH__TRANSPORT"] = "ssh"
     for words in (["list", "server1"], ["open", "server1"], ["cluster", "list", "-H", "server1"], ["login", "server1"]):
         line = refused(laptop, *words, code=5, env=bare)
         assert "ssh is not installed; install the OpenSSH client (`apt install openssh-client`)" in line
@@ -266,9 +268,9 @@ def test_a_local_port_that_another_user_holds_is_named_and_the_next_one_serves(
     assert holder.stdout is not None
     holder.stdout.readline()
     try:
-        line = refused(laptop, "open", "server1:main", "--local-port", str(usual), code=4)
+        line = refused(laptop, "open", "server1:main", "--share", "--local-port", str(usual), code=4)
         assert f"port {usual} is held by bob; pass " in line
-        row = laptop.json("open", "server1:main", "--background")[0]
+        row = laptop.json("open", "server1:main", "--share", "--background")[0]
         assert (row["state"], row["local_port"]) == ("open", usual + 1)
         assert row["note"] == f"port {usual} is held by bob; {usual + 1} serves until it is free"
     finally:

@@ -21,7 +21,7 @@ PRELUDE = """
 import asyncio, json, os, sys
 from ports.adapters import openssh
 from ports.errors import PortsError
-from ports.tunnels.agent import COMMAND, Agent
+from ports.tunnels.agent import PYTHON, Agent
 
 alias, answer, messages, lost = sys.argv[1], {}, [], []
 
@@ -42,7 +42,7 @@ async def until(poll):
         await asyncio.sleep(0.02)
 
 async def main():
-    session, process = openssh.session(openssh.connect(alias), COMMAND)
+    session, process = openssh.session(openssh.connect(alias), PYTHON.format(python="python3"))
     agent = Agent(alias)
     try:
         answer["hello"] = await agent.start(session, REQUEST, on_message=messages.append, on_lost=lost.append)

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -407,3 +408,41 @@ class Told:
     def end(self) -> None:
         self.running.send_signal(signal.SIGINT)
         self.running.wait(20)
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_home_that_hangs_does_not_hold_up_that_who_takes_a_port_of_a_service_is_cut_off(
+    root_site: NamespaceSite, journey: Journey
+) -> None:
+    service, port = journey.serve("server1")
+    use = journey.use(journey.open(f"server1:{port}")[0]["local_url"])
+    assert use.tell("keep", "idle")[3] == "page of alice on server1"
+    programs = [one.pid for one in root_site.host("server1").processes() if "sys.stdin.buffer" in " ".join(one.command)]
+    (watcher,) = [pid for pid in programs if parent(pid) in programs]
+    send(signal.SIGSTOP, [watcher])  # as where it waits for a file server
+    try:
+        service.kill()
+        service.communicate()
+        journey.serve("server1", port=port, user="bob")
+        until_shown(use, "ended")
+        assert "belongs to bob" in use.tell("get")[3]
+        time.sleep(4)
+        assert "page of bob" not in use.tell("ask", "idle")[3] and journey.tunnels()[0]["state"] == "ended"
+    finally:
+        send(signal.SIGCONT, [watcher])
+
+
+def test_where_start_files_take_longer_than_an_attempt_the_link_comes_back_all_the_same(journey: Journey) -> None:
+    _, port = journey.serve("server1")
+    use = journey.use(journey.open(f"server1:{port}")[0]["local_url"])
+    until_shown(use, "open")
+    start_file = journey.site.host("server1").path("~/.bashrc")
+    journey.site.host("server1").write("~/.bashrc", "sleep 4\n")
+    try:
+        send(signal.SIGKILL, [one.pid for one in journey.masters()])
+        assert until_answered(use, time.time()) < 30
+    finally:
+        start_file.unlink()

@@ -25,14 +25,14 @@ pytestmark = pytest.mark.timeout(120)
 
 PRELUDE = """
 import json, sys, time
-from ports import remote
+from ports import far_errors, remote
 from ports.adapters import openssh
 from ports.errors import PortsError
 def tell(function, *arguments, **options):
     try:
         return {"result": function(*arguments, **options)}
     except PortsError as error:
-        return {"error": remote.describe(error)}
+        return {"error": far_errors.describe(error)}
 """
 USER = "lambda alias: remote.probe(alias)['user']"
 

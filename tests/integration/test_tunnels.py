@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(120)
 
 PRELUDE = """
 import http.client, json, socket, sys, time, urllib.request
-from ports import remote, tunnels
+from ports import far_errors, remote, tunnels
 from ports.errors import PortsError
 def fetch(url):
     with urllib.request.urlopen(url, timeout=10) as answer:
@@ -32,7 +32,7 @@ def tell(function, *arguments, **options):
     try:
         return {"result": function(*arguments, **options)}
     except PortsError as error:
-        return {"error": remote.describe(error)}
+        return {"error": far_errors.describe(error)}
 """
 # The page names the host that serves it, so that a test sees where a link leads.
 PAGE = """

@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports from the layers above its own line only. A package is one name; inside it, the package decides.
 LAYERS = (
     ("_version", "errors", "render", "exposures", "launch", "jupyter_launch", "in_cluster"),
-    ("deadlines", "records", "probe", "targets", "fairness"),
+    ("deadlines", "records", "probe", "targets", "far_errors", "fairness"),
     ("paths", "peers", "links", "hop_command", "environments", "shares"),
     ("config", "interpreter", "logout", "tokens"),
     ("adapters", "home", "scratch"),
@@ -41,7 +41,7 @@ INNER = {
         ("proof", "doors", "agent", "records"),
         ("relay", "carriers"),
         ("local_ends",),
-        ("tunnel",),
+        ("tunnel", "wishes"),
         ("ways",),
         ("host_links",),
         ("opening",),

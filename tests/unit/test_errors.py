@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ports import errors, remote
+from ports import errors, far_errors
 from ports.errors import PortsError
 
 EXAMPLES: dict[str, Any] = {
@@ -48,9 +48,9 @@ def test_an_error_pickles(cls: type[PortsError]) -> None:
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
 def test_an_error_travels_as_json_and_keeps_its_exit_code(cls: type[PortsError]) -> None:
     error = example(cls)
-    told = remote.describe(error)
+    told = far_errors.describe(error)
     assert (told["type"], told["exit_code"], told["message"]) == (cls.__name__, cls.exit_code, str(error))
-    assert remote.revive("server1", told).exit_code == cls.exit_code
+    assert far_errors.revive("server1", told).exit_code == cls.exit_code
 
 
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)

@@ -13,6 +13,9 @@ from ports import paths, tunnels
 from ports.adapters import processes
 from ports.cli import main
 from ports.deadlines import wait_until
+from ports.errors import NotFoundError
+from ports.targets import Target
+from ports.tunnels import browser
 from ports.tunnels import records as tunnel_records
 from ports.tunnels.doors import Door
 from ports.tunnels.opening import Opening
@@ -112,3 +115,35 @@ def test_without_a_record_of_links_a_service_gets_its_derived_port() -> None:
     place, _ = tunnel_records.new_paths(1, 0)
     (place.parent / "links.json").write_text("{")
     assert tunnel_records.usual_port(service("a"), 20000, 30000) == service("a").usual_port(20000, 30000)
+
+
+# --- what somebody on a host wants to see here ---
+
+
+def test_what_no_browser_came_for_is_not_called_opened(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
+    opening.tunnels[0].service = service("main")
+    asked: list[str] = []
+    monkeypatch.setattr(browser, "open_once", lambda link: asked.append(link))
+    told = opening._browse("server1", {"name": "main"})
+    assert len(asked) == 1 and told["ok"] is False and "no browser" in told["error"]
+
+
+@pytest.mark.parametrize("link", ["ftp://files.example.org/", "vscode://extension/x", "//example.org/"])
+def test_a_link_that_is_none_of_a_page_is_not_opened_whoever_asks(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
+    monkeypatch.setattr(browser, "open_once", lambda link: pytest.fail(f"{link} was opened"))
+    told = opening._browse("server1", {"url": link})
+    assert told["ok"] is False and "no link of a web page" in told["error"]
+
+
+def test_what_cannot_be_browsed_is_told_once_and_forgotten(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(wanted: dict[str, list[Target]], **_: object) -> None:
+        for host, targets in wanted.items():
+            opening._host(host)._add(Tunnel(host, None, str(targets[0].port)), NotFoundError("listener", "9", "none"))
+
+    monkeypatch.setattr(opening, "open", fail)
+    before = opening.tunnels
+    for _ in range(3):
+        assert "no listener" in opening._browse("server1", {"url": "http://localhost:9/"})["error"]
+    assert opening.tunnels == before

@@ -15,18 +15,28 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ports import hop_command, transports
-from ports.adapters.paramiko import hop_from_options, hostkeys, resolve
+from ports.adapters.paramiko import hop_from_options, hostkeys, logins, resolve
 from ports.adapters.paramiko.configuration import _can_match
 from ports.adapters.paramiko.hops import Hop
 from ports.adapters.paramiko.hostkeys import Verdict, judge, parse, preferred
 from ports.adapters.paramiko.refusals import explain_connect, explain_dial, explain_key, known_line
 from ports.adapters.paramiko.wires import PROHIBITED, Pump, Refusal, Wire
-from ports.errors import NetworkError, ProhibitedError, RefusedError, SSHError, UnknownHostError
+from ports.errors import (
+    ConnectionLostError,
+    LoginNeededError,
+    NetworkError,
+    ProhibitedError,
+    RefusedError,
+    SlowError,
+    SSHError,
+    UnknownHostError,
+)
 
 KEY, OTHER = "AAAAC3NzaC1lZDI1NTE5", "AAAAC3NzaC1lZDI1NTE6"
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,20}(\.[a-z]{2,5})?", fullmatch=True)
@@ -404,3 +414,44 @@ def wait_for(condition: Any) -> None:
     from ports.deadlines import wait_until
 
     wait_until(lambda: condition() or None, timeout=10, what="it")
+
+
+# --- a login that ends otherwise than by an answer ---
+
+
+class CutOff:
+    """A link on which a login ends as an error says; a real network cannot be told to be cut in that moment."""
+
+    def __init__(self, error: Exception, *, active: bool, dismissed: bool = False) -> None:
+        self.error, self.active, self.is_dismissed = error, active, dismissed
+
+    def auth_none(self, user: str) -> None:
+        raise paramiko.BadAuthenticationType("", ["publickey"])
+
+    def auth_publickey(self, user: str, key: object) -> None:
+        raise self.error
+
+    def is_active(self) -> bool:
+        return self.active
+
+
+ENDED = paramiko.AuthenticationException("Authentication failed: transport shut down or saw EOF")
+
+
+@pytest.mark.parametrize(
+    ("link", "kind"),
+    [
+        (CutOff(paramiko.AuthenticationException("Authentication timeout."), active=True), SlowError),
+        (CutOff(ENDED, active=False), ConnectionLostError),
+        (CutOff(EOFError(), active=False), ConnectionLostError),
+        (CutOff(ENDED, active=False, dismissed=True), LoginNeededError),  # too many attempts
+        (CutOff(paramiko.AuthenticationException("Authentication failed."), active=True), LoginNeededError),
+    ],
+)
+def test_a_login_that_the_network_cuts_is_no_refusal(link: Any, kind: type[SSHError], tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, timeout=20)
+    hop = Hop("server1", "10.0.0.1", "alice", 22, identity_files=(str(key),), identity_agent="none")
+    with pytest.raises(SSHError) as told:
+        logins.log_in(link, hop, asking=False)
+    assert type(told.value) is kind

@@ -24,6 +24,7 @@ from ports.errors import (
     LoginNeededError,
     NetworkError,
     ProhibitedError,
+    SlowError,
     SSHError,
     StoreError,
     TimedOutError,
@@ -43,6 +44,7 @@ _OPTIONS = {
     "StreamLocalBindMask": "0177",
 }
 LOGIN_TIMEOUT = 300.0  # a person looks for the telephone with the second factor
+_QUICK_SECONDS = 3  # for the first answer, where it is tried again and again: else too few packets see the network
 _DOUBT_SECONDS = 2.0  # after which a jump host's connection is asked whether it carries anything
 
 
@@ -192,7 +194,7 @@ def _start_by(door: Door, place: Master, attempt: Attempt, *, asking: bool) -> N
                 arguments, stderr=None if asking else log, limit=limit, own_session=not asking, doubt=doubted
             )
         except TimedOutError as error:
-            raise NetworkError(
+            raise SlowError(
                 place.alias, f"the login did not end within {error.timeout:.3g} s; is the host overloaded?"
             ) from error
     if status == 0 and is_running(place.control):
@@ -212,6 +214,8 @@ def _start_by(door: Door, place: Master, attempt: Attempt, *, asking: bool) -> N
 
 def _arguments(door: Door, place: Master, attempt: Attempt, *, asking: bool) -> list[str]:
     timeout = float(config.get("ssh.connect_timeout"))
+    if attempt.until is not None:
+        timeout = min(timeout, _QUICK_SECONDS)
     options = {
         **_OPTIONS,
         "ConnectTimeout": str(max(1, int(min(timeout, attempt.left(max(1.0, timeout)))))),
@@ -230,7 +234,7 @@ def _arguments(door: Door, place: Master, attempt: Attempt, *, asking: bool) -> 
         options["ProxyUseFdpass"] = "no"
     listed = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
     detached = ["-f", "-N", "-M", "-T", "-S", str(place.control), "-E", str(place.log)]
-    return [program(), *config_arguments(), *detached, *listed, *place.host.destination.arguments()]
+    return [program(), *config_arguments(), *detached, *listed, *place.host.arguments()]
 
 
 def _reason_at(via: Master, host: Host, attempt: Attempt) -> str:

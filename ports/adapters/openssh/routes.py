@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ports import config
@@ -45,13 +45,22 @@ class Host:
     host_key_checking: str = "ask"
     #: Control socket of the user's own master, where the configuration names one.
     control_path: str | None = None
+    #: The node of a name that leads to several, reached through whichever of them the name leads to.
+    node: str | None = None
     #: All that the configuration says, as pairs of lower-case key and value.
     options: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
 
     @property
     def alias(self) -> str:
-        """How the user calls it."""
-        return self.destination.host
+        """How the user calls it; a node of it is ``alias/node``."""
+        return f"{self.destination.host}/{self.node}" if self.node else self.destination.host
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of ssh that name it: those of its alias, whose keys and user a node shares."""
+        if self.node is None:
+            return self.destination.arguments()
+        known_as = dict(reversed(self.options))["hostkeyalias"]
+        return ["-o", f"HostName={self.hostname}", "-o", f"HostKeyAlias={known_as}", *self.destination.arguments()]
 
 
 def program() -> str:
@@ -103,11 +112,16 @@ def route(
 ) -> tuple[Host, ...]:
     """Return the hosts on the way to `destination`, each reached through the one before; raises as `resolve`.
 
+    Of ``alias/node`` the last hop is a node of the name `alias`, which leads to several, through any of them.
+
     Parameters
     ----------
     by : callable, optional
         What resolves a destination, where there is no ssh program to do it.
     """
+    node = None
+    if isinstance(destination, str) and not destination.startswith("ssh://"):
+        destination, _, node = destination.partition("/")
     wanted = destination if isinstance(destination, Destination) else parse_destination(destination)
     hops: list[Host] = []
     before: tuple[Destination, ...] = ()
@@ -119,8 +133,16 @@ def route(
         # as ssh does: the first of several jumps goes by its own configuration, the others by the one before
         before = before or host.jumps or recognise_proxy_command(host.proxy_command, config_arguments())
         if not before:
-            return tuple(hops)
+            return (*hops, _node(hops[-1], node)) if node else tuple(hops)
         wanted, before = before[-1], before[:-1]
+
+
+def _node(host: Host, node: str) -> Host:
+    """Return a node of the name `host`, which another node leads to."""
+    known_as = dict(reversed(host.options)).get("hostkeyalias", host.hostname)
+    options = (("hostkeyalias", known_as), *host.options)
+    name = parse_destination(node).host
+    return replace(host, node=name, hostname=name, control_path=None, jumps=(), proxy_command=None, options=options)
 
 
 def parse_destination(text: str) -> Destination:

@@ -99,6 +99,8 @@ class Link(_Transport):  # type: ignore[misc]
         self._refusals: dict[int, Refusal] = {}
         self._answered = threading.Condition()
         self._asked = self._answers = 0
+        #: The server said good-bye, as after too many attempts to log in; without, it was the network.
+        self.is_dismissed = False
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:
@@ -196,6 +198,10 @@ class Link(_Transport):  # type: ignore[misc]
 
     def _parse_request_failure(self, m: Any) -> None:
         self._note_answer()
+
+    def _parse_disconnect(self, m: Any) -> None:
+        self.is_dismissed = True
+        super()._parse_disconnect(m)
 
     def _parse_channel_open_failure(self, m: Any) -> None:
         chanid, code, reason = m.get_int(), m.get_int(), m.get_text()

@@ -17,7 +17,7 @@ from ports import paths
 from ports.adapters.paramiko import prompts
 from ports.adapters.paramiko.hops import Hop
 from ports.adapters.paramiko.links import Link
-from ports.errors import LoginNeededError, SSHError
+from ports.errors import ConnectionLostError, LoginNeededError, SlowError, SSHError
 
 LOGIN_TIMEOUT = 300.0  # a person looks for the telephone with the second factor
 _KINDS: tuple[type[paramiko.PKey], ...] = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
@@ -93,13 +93,11 @@ class Login:
             except paramiko.BadAuthenticationType as error:
                 self.accepted = tuple(error.allowed_types)
                 continue
-            except paramiko.AuthenticationException:
-                if not self.link.is_active():
-                    raise self._refusal() from None  # too many attempts
+            except paramiko.AuthenticationException as error:
+                self._check_link(error)
                 continue
-            except (paramiko.SSHException, EOFError):
-                if not self.link.is_active():
-                    raise self._refusal() from None
+            except (paramiko.SSHException, EOFError) as error:
+                self._check_link(error)
                 self.notes.append("a key could not be used")
                 continue
             if not further:
@@ -108,6 +106,15 @@ class Login:
             others = [name for name in self.hop.methods if name in self.accepted and name != method]
             return any(self._by(name) for name in others if name == "publickey" or self._asked)
         return False
+
+    def _check_link(self, error: Exception) -> None:
+        """Raise where the login did not fail, but ended: by the server, which had enough of it, or by the network."""
+        if "timeout" in str(error).lower():
+            raise SlowError(self.hop.alias, "the login did not end in its time; is the host overloaded?") from error
+        if not self.link.is_active():
+            if self.link.is_dismissed:
+                raise self._refusal() from None
+            raise ConnectionLostError(self.hop.alias, "the connection was lost during the login") from error
 
     def _public_keys(self) -> Iterator[Any]:
         """Yield attempts with keys: the agent's that a file names, the agent's others, then the files'."""

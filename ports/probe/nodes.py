@@ -1,0 +1,78 @@
+"""Other nodes of the name by which a host is known at home: login nodes share a name, and a home."""
+
+import os
+
+if __name__ != "__main__":  # piped, these names are there already
+    from ports.probe.records import NAME, host_directory, read_record
+
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, List, Set
+
+    Json = Dict[str, Any]
+
+NAME_SERVER = 2.0  # seconds that it may take; where it takes longer, nodes that the settings name are known
+KNOWN = {}  # type: Dict[str, Set[str]]
+
+
+def left_running() -> "List[Json]":
+    """Return on which other hosts sessions of this user were started and have no end: ``node`` and ``sessions``."""
+    top = host_directory()
+    hosts, own = os.path.split(top)
+    found = []
+    for machine in listed(hosts):
+        sessions = [] if machine == own else sessions_of(os.path.join(hosts, machine))
+        if sessions:
+            try:
+                name = (read_record(os.path.join(hosts, machine, "host.json")) or {}).get("name")
+            except ValueError:  # of a newer `ports`, or half a record
+                continue
+            if name:
+                found.append({"node": str(name), "sessions": sessions})
+    return found
+
+
+def sessions_of(host: str) -> "List[str]":
+    """Return the clusters and notebook servers of another host that have no end: ``cluster:main``."""
+    return [
+        "%s:%s" % (kind[:-1], name)
+        for kind in ("clusters", "notebooks")
+        for name in listed(os.path.join(host, kind))
+        if NAME.match(name) and os.path.exists(os.path.join(host, kind, name, "running.json"))
+        if not os.path.exists(os.path.join(host, kind, name, "exit.json"))
+    ]
+
+
+def elsewhere(called: str, chosen: "List[str]") -> "List[Json]":
+    """Return of `left_running` what is on nodes of the name `called`, or on those that were `chosen`."""
+    found = left_running()
+    unknown = [one["node"] for one in found if one["node"] not in chosen]
+    addresses = look_up([called, *unknown]) if unknown else {}
+    own = addresses.get(called, set())
+    return [one for one in found if one["node"] in chosen or own & addresses.get(one["node"], set())]
+
+
+def look_up(names: "List[str]") -> "Dict[str, Set[str]]":
+    """Return the addresses of `names`, which are asked for once."""
+    import socket  # 7 ms, which few pay
+    import threading
+
+    def ask() -> None:
+        for name in names:
+            try:
+                KNOWN[name] = KNOWN.get(name) or {str(one[4][0]) for one in socket.getaddrinfo(name, None)}
+            except (OSError, UnicodeError):
+                continue
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(NAME_SERVER)
+    return dict(KNOWN)
+
+
+def listed(directory: str) -> "List[str]":
+    """Return what is in a directory, nothing where it cannot be read."""
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []

@@ -1,0 +1,118 @@
+"""The links to one host, where its way and its doors do not do what they should."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ports import paths
+from ports.errors import ProhibitedError, SSHError
+from ports.tunnels import records
+from ports.tunnels.doors import Dial
+from ports.tunnels.host_links import HostLinks
+from ports.tunnels.local_ends import LocalEnd
+from ports.tunnels.relay import Relay
+from ports.tunnels.services import Service
+from ports.tunnels.tunnel import Tunnel
+from ports.tunnels.ways import Condition
+
+SERVICE = Service("server1", "listener", "8888", "port-8888", "m", "alice", "127.0.0.1:8888", port=8888)
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+def says(answer: bytes) -> Dial:
+    """Return what connects to a service that takes a request, says this and closes."""
+
+    async def serve(far: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with far:
+            await loop.sock_recv(far, 4096)
+            await loop.sock_sendall(far, answer)
+
+    async def dial() -> socket.socket:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        far.setblocking(False)
+        tasks.append(asyncio.get_running_loop().create_task(serve(far)))
+        return near
+
+    tasks: list[asyncio.Task[None]] = []
+    return dial
+
+
+class StandIn:
+    """A way that is up, and over which sshd forwards nothing; or one that was lost."""
+
+    def __init__(self) -> None:
+        self.condition = Condition("up", 0.0)
+        self.forward: Dial | SSHError = says(b"")
+        self.agent = says(b"")
+        self.taken_back: list[str] = []
+
+    def lead(self, remotes: list[str]) -> dict[str, Dial]:
+        if isinstance(self.forward, SSHError):
+            raise self.forward
+        return dict.fromkeys(remotes, self.forward)
+
+    def lead_by_agent(self, remote: str, owner: str | None) -> Dial:
+        return self.agent
+
+    def refusal(self, remote: str) -> SSHError:
+        return ProhibitedError("server1", f"its sshd prohibits forwarding to {remote}")
+
+    def is_there(self) -> bool:
+        return True
+
+    def take_back(self, remotes: list[str]) -> None:
+        self.taken_back += remotes
+
+    def guard(self, remotes: Any) -> None:
+        """Nobody else takes them."""
+
+
+@pytest.fixture
+def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostLinks]:
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+    records.new_paths(os.getpid(), 0)
+    relay = Relay()
+    made = HostLinks("server1", relay, on_change=lambda _: None, on_browse=lambda *_: {}, on_node=lambda *_: None)
+    monkeypatch.setattr(made, "_way", StandIn())
+    yield made
+    relay.close()
+    for lock in paths.runtime_directory().glob("*.lock"):
+        lock.unlink()
+    with contextlib.suppress(OSError):
+        paths.runtime_directory().rmdir()
+
+
+@pytest.fixture
+def tunnel(links: HostLinks, monkeypatch: pytest.MonkeyPatch) -> Tunnel:
+    """Return the link of `SERVICE`, which is open."""
+    made = Tunnel("server1", "listener", "8888", service=SERVICE, end=LocalEnd(share=True, port=0))
+    links.tunnels.append(made)
+    links._listen(made)
+    assert made.door is not None
+    links._relay.call(made.door.lead(says(ANSWER)))
+    made.state = "open"
+    return made
+
+
+def test_what_another_user_takes_is_cut_before_news_of_the_host_come(links: HostLinks, tunnel: Tunnel) -> None:
+    tunnel.owner = "bob"
+    links._cut(SERVICE.remote, "bob")
+    assert tunnel.state == "open"
+    links._cut("127.0.0.1:9999", "mallory")
+    assert tunnel.state == "open"
+    links._cut(SERVICE.remote, "mallory")
+    assert tunnel.state == "ended" and "mallory" in str(tunnel.error)
+    assert tunnel.door is not None and tunnel.door.dial is None
+    assert links._way.taken_back == [SERVICE.remote]  # type: ignore[attr-defined]
+    assert not tunnel.is_due(time.time() + 3600)  # what is not theirs is not asked

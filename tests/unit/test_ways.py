@@ -1,0 +1,144 @@
+"""The watch of a way: what must not hold it up, and what must not make it hurry."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ports.deadlines import wait_until
+from ports.errors import FarSideError, NetworkError, SlowError, SSHError
+from ports.tunnels.relay import Relay
+from ports.tunnels.ways import Way
+
+
+class Program:
+    """Stands for our program on a host."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.last_heard = 0.0
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+class Waits:
+    """Stands for the end of a way: notes how long it is waited for."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float) -> bool:
+        self.seconds.append(timeout)
+        return False
+
+    def is_set(self) -> bool:
+        return False
+
+    def set(self) -> None:
+        """It is over."""
+
+
+class Taken:
+    """What a way told."""
+
+    def __init__(self) -> None:
+        self.let_browse = threading.Event()
+        self.strangers: list[tuple[str, str]] = []
+
+    def browse(self, message: dict[str, Any]) -> dict[str, Any]:
+        self.let_browse.wait(20)
+        return {"ok": True}
+
+    def stranger(self, remote: str, user: str) -> None:
+        self.strangers.append((remote, user))
+
+
+@pytest.fixture
+def taken() -> Taken:
+    return Taken()
+
+
+@pytest.fixture
+def way(taken: Taken) -> Iterator[Way]:
+    relay = Relay()
+    made = Way(
+        "server1",
+        relay,
+        on_condition=lambda condition: None,
+        on_document=lambda document: None,
+        on_stranger=taken.stranger,
+        on_browse=taken.browse,
+    )
+    yield made
+    taken.let_browse.set()
+    relay.close()
+
+
+def run(way: Way) -> Program:
+    """Let a program of ours run on the host."""
+    program: Any = Program()
+    way._agent = program
+    return program  # type: ignore[no-any-return]
+
+
+def test_who_takes_a_guarded_port_is_told(way: Way, taken: Taken) -> None:
+    program = run(way)
+    way.guard(["127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"])
+    wait_until(lambda: program.sent or None, timeout=10, what="the message")
+    for user, mine in ((None, False), ("alice", True), ("bob", False)):
+        way._take(way._agent, {"type": "guard", "remote": "127.0.0.1:1", "user": user, "mine": mine})
+    assert taken.strangers == [("127.0.0.1:1", "bob")]
+    assert program.sent == [{"type": "guard", "remotes": ["127.0.0.1:1", "127.0.0.1:2"]}]
+
+
+def test_a_way_that_ends_as_soon_as_it_is_up_is_made_again_with_growing_pauses(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: Any = Waits()
+    monkeypatch.setattr(way, "_closing", waits)
+    monkeypatch.setattr(way, "_connect", lambda **_: {})
+    for _ in range(12):
+        way._mend(SSHError("server1", "the process that watches has ended"))
+    assert waits.seconds[:5] == [0.0, 0.3, 0.6, 1.2, 2.4] and waits.seconds[-1] == 60.0
+    way._up_at -= 10  # it was up for a while
+    way._mend(SSHError("server1", "nothing came back for 10 s"))
+    assert waits.seconds[-1] == 0.0
+
+
+def test_a_host_that_answers_slowly_gets_more_time_and_one_that_does_not_answer_is_tried_often(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, silent = SlowError("server1", "the login did not end in its time"), NetworkError("server1", "does not answer")
+    shell = FarSideError("server1", "no answer of python3 there")
+    answers: list[Any] = [silent, slow, shell, slow, slow, silent, {}]
+    given: list[float] = []
+
+    def connect(*, batch: bool, timeout: float) -> dict[str, Any]:
+        given.append(timeout)
+        answer = answers.pop(0)
+        if isinstance(answer, SSHError):
+            raise answer
+        return {}
+
+    monkeypatch.setattr(way, "_closing", Waits())
+    monkeypatch.setattr(way, "_connect", connect)
+    way._mend(SSHError("server1", "nothing came back for 10 s"))
+    assert given == [3, 3, 6, 12, 24, 24, 3]
+
+
+def test_a_browser_that_takes_its_time_does_not_hold_up_the_watch(way: Way, taken: Taken) -> None:
+    program = run(way)
+    began = time.monotonic()
+    way._take(way._agent, {"type": "browse", "id": 7, "name": "main"})
+    assert time.monotonic() - began < 5 and not program.sent
+    taken.let_browse.set()
+    wait_until(lambda: program.sent or None, timeout=10, what="the answer")
+    assert program.sent == [{"type": "browse", "id": 7, "ok": True}]
