@@ -7,14 +7,12 @@ import asyncio
 import ports_memory
 from ports_rest import Rest, give_memory_back
 from ports_watch import Guard
-from ports_workers import group_be_nice
 
 
 class Fair:
     """The fairness of one cluster; made once its scheduler runs."""
 
     def __init__(self, cluster, record, directory, ended):
-        group_be_nice(record["nice"])
         self.cluster = cluster
         self.guard = Guard(cluster, record, ports_memory.Meter())
         self.rest = Rest(cluster, record, directory, ended, self.guard)

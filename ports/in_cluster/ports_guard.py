@@ -16,7 +16,7 @@ MODES = {"off": CALM, "pause": PAUSE, "restart": RESTART}
 
 MOST_MARK = 8 * 2**30  # bytes: a tenth of a machine of 1 TiB would be no shortage
 FRACTIONS = (1.0, 0.7, 0.4)  # of the mark, for spill, pause and restart
-LEAD_SECONDS = 1.0  # memory that falls is judged by what will be left then
+LEAD_SECONDS = 1.0  # memory that falls is judged by what will be left then, or later where looks come late
 RATE_SECONDS = 0.9  # over which the fall is measured
 EASE = 1.3  # times the threshold must be left before a level is taken back
 CALM_SECONDS, CALM_SECONDS_AFTER_RESTART = 2.0, 15.0
@@ -54,12 +54,16 @@ def mark_of(total: int, share: float) -> float:
 
 
 def expected(domain: Domain, samples: tuple[Sample, ...], now: float) -> float:
-    """Return the bytes that will be left of `domain` in `LEAD_SECONDS` if it goes on falling as it does."""
+    """Return the bytes that will be left of `domain` in `LEAD_SECONDS` if it goes on falling as it does.
+
+    As much later as the last look is ago: on a busy machine the next one, and what is done then, come late too.
+    """
+    lead = LEAD_SECONDS + (now - samples[-1].time if samples else 0.0)
     for sample in samples:
         before = {one.name: one for one in sample.domains}.get(domain.name)
         if before is not None and now - sample.time > 0.1:
             rate = (domain.available - before.available) / (now - sample.time)
-            return domain.available + min(0.0, rate) * LEAD_SECONDS
+            return domain.available + min(0.0, rate) * lead
     return float(domain.available)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import signal
 import threading
 import time
 from dataclasses import replace
@@ -84,13 +83,13 @@ class Guard(threading.Thread):
         sample = ports_guard.Sample(now, self.meter.domains(), self.meter.pressure())
         level = self.state.level
         self.state = ports_guard.step(self.state, sample, **self.marks)
-        if self.state.level != level:
-            self.report(f"{self.cause(self.state.level > level)}: {DONE[self.state.level]}")
         if self.state.level or self.told:
             self.loop.call_soon_threadsafe(self.tell)
         if ports_guard.may_restart(self.state, now) and now >= self.next_try:
             self.next_try = now + REFUSED_SECONDS
-            self.restart_largest(now)
+            self.restart_largest(now)  # before anything is told: it may take long on a busy machine
+        if self.state.level != level:
+            self.report(f"{self.cause(self.state.level > level)}: {DONE[self.state.level]}")
 
     def cause(self, is_worse):
         """Return what is left, and who took it."""
@@ -176,5 +175,5 @@ def weight(pid):
 def kill_worker(nanny):
     """Kill a worker and what its tasks started; its nanny starts the next one."""
     pid = nanny.pid
-    if pid:
-        ports_orphans.kill([pid, *ports_orphans.descendants(pid)], signal.SIGKILL)
+    for one in [pid, *ports_orphans.descendants(pid)] if pid else ():
+        ports_orphans.kill_and_free(one)

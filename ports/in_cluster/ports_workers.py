@@ -27,13 +27,6 @@ def be_nice(niceness: int) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
-def group_be_nice(niceness: int) -> None:
-    """Give this session its niceness as a whole: where the kernel groups by session, one within it counts nothing."""
-    with contextlib.suppress(OSError), open("/proc/self/autogroup", "r+") as file:
-        if int(file.read().rpartition("nice")[2] or 0) < niceness:
-            file.write(str(niceness))
-
-
 class FairWorker(Worker):
     """A worker that spills and pauses when it is told to."""
 
