@@ -144,7 +144,7 @@ def test_an_interpreter_without_dask_says_so(home: Home, tmp_path: Path) -> None
 def test_a_start_that_takes_too_long_is_given_up(home: Home) -> None:
     with pytest.raises(errors.StartError, match=r"cluster 'main' did not start: it did not answer within 0.05 s"):
         clusters.start("main", timeout=0.05, **SMALL)
-    assert clusters.list() == [] and home.files() == ["cluster-main.log"]
+    assert clusters.list() == [] and home.files() in ([], ["cluster-main.log"])  # its launcher may not have begun yet
     gone(home)
 
 
