@@ -52,11 +52,38 @@ def idle(runs: int) -> Iterator[Result]:
     yield Result("scaled-to-0", f"{what}, then 0", f"{peer}, idle", "MB", Aim("ratio", 0.1), memory)
 
 
+WAKE = """
+import json, sys, time
+import ports
+cluster = ports.cluster()
+took = []
+with cluster.get_client() as client:
+    for _ in range(int(sys.argv[1])):
+        while cluster.row()["n_workers"]:
+            time.sleep(0.2)
+        time.sleep(2)  # until the fork server has ended
+        start = time.perf_counter()
+        client.submit(sum, [1, 2], pure=False).result()
+        took.append(time.perf_counter() - start)
+        client.wait_for_workers(int(sys.argv[2]))
+print(json.dumps(took))
+"""
+
+
+def wake(runs: int) -> Iterator[Result]:
+    """From the submission of a task to its result, the workers having been scaled to zero."""
+    with home() as env, _ours(env, "--idle", "0.0005"):
+        argv = [sys.executable, "-c", WAKE, str(runs + 1), str(N_WORKERS)]
+        took = json.loads(subprocess.check_output(argv, env=env).splitlines()[-1])
+    what = f"{N_WORKERS} workers come back: first result"
+    yield Result(f"wake-{N_WORKERS}", what, "", "s", Aim("alone", 2.0), Samples(tuple(took[1:]), ()))
+
+
 @contextmanager
-def _ours(env: dict[str, str]) -> Iterator[psutil.Process]:
+def _ours(env: dict[str, str], *options: str) -> Iterator[psutil.Process]:
     """Start a cluster; give its tmux server, below which all of it runs."""
     start = ["cluster", "start", "main", "--n-workers", str(N_WORKERS), "--threads-per-worker", "1"]
-    seconds([*PORTS, *start], env=env)
+    seconds([*PORTS, *start, "--memory-limit", "400MB", "--force", *options], env=env)
     try:
         while True:
             shown = json.loads(subprocess.check_output([*PORTS, "cluster", "show", "main", "--json"], env=env))
@@ -114,4 +141,4 @@ def hog(runs: int) -> Iterator[Result]:
     yield Result("hog", what, "LocalCluster, 1 run: killed", "n", Aim("alone", 0), samples)
 
 
-BENCHMARKS: dict[str, Callable[[int], Iterator[Result]]] = {"idle-32": idle, "hog": hog}
+BENCHMARKS: dict[str, Callable[[int], Iterator[Result]]] = {"idle-32": idle, "wake-32": wake, "hog": hog}
