@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from ports.deadlines import wait_until
 from ports.probe import usage
 
 GIB = 1 << 30
+OLD_PYTHONS = [*Path.home().glob(".pyenv/versions/3.6.*/bin/python"), Path("/usr/bin/python3.6")]
+OLD_PYTHON = next((str(python) for python in OLD_PYTHONS if python.exists()), None)
 SEEN: dict[str, Any] = {
     "host": "server1",
     "uid": 1001,
@@ -189,9 +192,12 @@ def test_the_machine_is_looked_at_in_python() -> None:
     assert found.host == probe.probe({"port": 1})["host"] and found.share.n_workers >= 1
 
 
-def test_what_is_piped_to_another_host_answers_as_it_does_here() -> None:
+@pytest.mark.parametrize("python", [sys.executable, OLD_PYTHON], ids=["this", "3.6"])
+def test_what_is_piped_to_another_host_answers_as_it_does_here(python: str | None) -> None:
+    if python is None:
+        pytest.skip("there is no Python 3.6 here")
     text = probe.script({"do": "who", "interval": 0.01, "marker": "ports-test:"})
-    done = subprocess.run([sys.executable, "-I", "-S", "-"], input=text, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([python, "-I", "-S", "-"], input=text, capture_output=True, text=True, timeout=30)
     answer = probe.read_answer(done.stdout, "ports-test:")
     assert answer is not None and "error" not in answer, answer
     there, here = machine.from_probe(answer, "server1"), machine.usage(interval=0.01)
