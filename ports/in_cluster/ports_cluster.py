@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import multiprocessing
 import multiprocessing.spawn
 import multiprocessing.util
@@ -333,6 +334,7 @@ def main(directory, port=0):
     try:
         what, port = asyncio.run(own(record, directory, port))
     except Exception as error:  # noqa: BLE001 - whatever it is, the log shall end with its cause
+        logging.disable()  # what Dask has to say of its own end would stand below the cause
         traceback.print_exc()
         print(f"cause: {root_cause(error)}", flush=True)  # the last of the lines that a failed start shows
         sys.exit(1)
