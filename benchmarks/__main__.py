@@ -14,11 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clusters, lab, links
+from benchmarks import clusters, comms, fairness, lab, links, who
 from benchmarks.commands import PACKAGE
 from benchmarks.measure import RUNS, Result
 
-BENCHMARKS = {**clusters.BENCHMARKS, **lab.BENCHMARKS, **links.BENCHMARKS}
+BENCHMARKS = {**clusters.BENCHMARKS, **comms.BENCHMARKS, **fairness.BENCHMARKS, **lab.BENCHMARKS, **links.BENCHMARKS}
+BENCHMARKS |= who.BENCHMARKS
 PACKAGES = ("dask", "distributed", "tornado", "jupyterlab", "click", "libtmux")
 
 

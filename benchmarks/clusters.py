@@ -18,10 +18,7 @@ WAIT = "print('ready', flush=True); import sys; sys.stdin.read()"
 OUR_CLIENT = f"import ports; client = ports.client(); {WAIT}"
 THEIR_CLIENT = f"""
 from distributed import Client
-from distributed.security import Security
-file = {{credentials!r}}
-security = Security(tls_ca_file=file, tls_client_cert=file, tls_client_key=file, require_encryption=True)
-client = Client({{address!r}}, security=security); {WAIT}
+client = Client({{address!r}}); {WAIT}
 """
 OUR_WORKERS = f"""
 import ports
@@ -42,8 +39,7 @@ def client(runs: int) -> Iterator[Result]:
         seconds([*PORTS, "cluster", "start", "main", "--n-workers", "2"], env=env)
         try:
             shown = json.loads(subprocess.check_output([*PORTS, "cluster", "show", "main", "--json"], env=env))
-            credentials = next(Path(env["PORTS_HOME"]).glob("hosts/*/clusters/main/credentials"))
-            by_hand = THEIR_CLIENT.format(credentials=str(credentials), address=shown["address"])
+            by_hand = THEIR_CLIENT.format(address=shown["address"])
 
             def once(code: str) -> float:
                 with until_ready([sys.executable, "-c", code], env=env) as (took, _):
@@ -52,7 +48,7 @@ def client(runs: int) -> Iterator[Result]:
             samples = interleave(lambda: once(OUR_CLIENT), lambda: once(by_hand), runs)
         finally:
             seconds([*PORTS, "cluster", "stop", "main"], env=env)
-    yield Result("client", "ports.client()", "Client(address, security=…)", "s", Aim("ratio", 1.15), samples)
+    yield Result("client", "ports.client()", "Client(address)", "s", Aim("ratio", 1.15), samples)
 
 
 def few_workers(runs: int) -> Iterator[Result]:
