@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ports import paths, probe, shares
 from ports.probe import usage as looking
+from ports.probe.promises import PLACE, candidates, is_void
 from ports.shares import Other, Room, Size
 
 # uids of people begin here; those of systemd's dynamic services, and of nobody, lie among them
 _FIRST_PERSON = 1000
 _SERVICES = (range(61184, 65520), range(65534, 65536))
+_YOUNG_SECONDS = 10.0
 _NOT_ASKED: dict[str, Any] = {"n_workers": None, "threads_per_worker": None, "memory_limit": None}
 
 
@@ -141,6 +147,19 @@ def room(*, without: int | None = None) -> Room:
         one for one in document["promises"] if one["pid"] != without or one["uid"] != document["uid"]
     ]
     return from_probe(document).room
+
+
+def prune() -> list[str]:
+    """Remove promises of mine whose owners are dead, and return their names."""
+    removed = []
+    for path, uid in candidates(PLACE) if os.name != "nt" else ():
+        found = Path(path)
+        with contextlib.suppress(OSError):
+            # an owner may be about to lock what it has just made
+            if uid == os.getuid() and time.time() - found.lstat().st_mtime > _YOUNG_SECONDS and is_void(path):
+                found.unlink()
+                removed.append(found.name)
+    return removed
 
 
 def from_probe(document: dict[str, Any], host: str | None = None) -> Usage:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ports import clusters, notebooks, paths, sessions, tunnels
+from ports import clusters, machine, notebooks, paths, sessions, tunnels
 from ports.adapters import openssh
 from ports.errors import StoreError
 from ports.notebook_handle import NotebookRecord
@@ -30,6 +30,7 @@ def prune() -> builtins.list[dict[str, Any]]:
         rows += [_row(kind, name, "removed") for name in _remove_halves(kind)]
         rows += [_row(kind, name, f"moved aside to {aside}") for name, aside in _move_broken_aside(kind)]
     rows += [_row("connection", path.name, "removed") for path in openssh.sweep_all()]
+    rows += [_row("promise", name, "removed") for name in machine.prune()]
     return rows + [_row("sockets", path.name, "removed") for path in paths.prune_runtime()]
 
 

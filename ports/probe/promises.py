@@ -92,6 +92,15 @@ def read_promise(path: str, uid: int) -> "Optional[Json]":
     return {"uid": uid, "pid": pid, "n_workers": numbers[0], "n_threads": numbers[1], "bytes": numbers[2]}
 
 
+def is_void(path: str) -> bool:
+    """Tell whether nobody holds the lock of a file."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return lock_holder(fd) is None
+    finally:
+        os.close(fd)
+
+
 def lock_holder(fd: int) -> "Optional[int]":
     """Return the pid of the process that holds a write lock on a file, 0 where it is not seen; None without one.
 

@@ -82,6 +82,19 @@ def test_the_promise_of_a_killed_owner_is_void(home: Home) -> None:
     assert not Path(started.record.promise).exists()
 
 
+def test_prune_removes_void_promises_and_leaves_living_ones(home: Home) -> None:
+    started = clusters.start("main", memory_limit="500MB", **SMALL)
+    void, young = (Path(f"/tmp/ports-promise-{os.getuid()}-{os.urandom(8).hex()}") for _ in range(2))
+    for path in (void, young):
+        path.touch(0o644)
+    for path in (void, Path(started.record.promise)):
+        os.utime(path, (0, 0))
+    removed = [row["name"] for row in home.json("prune") if row["kind"] == "promise"]
+    assert void.name in removed and not void.exists() and young.exists()
+    assert Path(started.record.promise).exists() and promise_of(started) is not None
+    young.unlink()
+
+
 def test_threads_of_one_process_keep_their_promise_over_a_restart(home: Home) -> None:
     started = clusters.start("main", processes=False, memory_limit="500MB", **SMALL)
 
