@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import socket
 import time
 import warnings
@@ -188,6 +189,28 @@ class Cluster:
         """Warn where the cluster ends soon because no task came for days."""
         if (self.summary or {}).get("ends_at"):
             warnings.warn(f"cluster {self.name!r}: {render.cluster_note(self.summary or {})}", stacklevel=4)
+
+    def wait_for_workers(self, n_workers: int, timeout: float | None = None) -> None:
+        """Wait until `n_workers` are there; `Client.wait_for_workers` calls this. Those of a resting cluster come back.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; None: as long as it takes.
+
+        Raises
+        ------
+        TimedOutError
+            They were not there in time.
+        """
+        self._call("ports_wake")
+
+        def there() -> bool | None:
+            self._refresh()
+            return True if (self.summary or {}).get("n_workers", 0) >= n_workers else None
+
+        what = f"{n_workers} workers of cluster {self.name!r}"
+        wait_until(there, timeout=math.inf if timeout is None else timeout, what=what, every=0.05)
 
     def scale(self, n_workers: int, *, force: bool | None = None) -> None:
         """Set the number of workers, from any process of mine.

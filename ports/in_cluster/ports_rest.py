@@ -54,6 +54,8 @@ class Rest:
         self.spilled = self.noticed = False
         self.scatter = cluster.scheduler.handlers["scatter"]
         cluster.scheduler.handlers["scatter"] = self.scatter_awake
+        self.identity = cluster.scheduler.handlers["identity"]
+        cluster.scheduler.handlers.update(identity=self.identity_awake, ports_wake=self.wake)
         cluster.scheduler.add_plugin(Wakes(self), name=Wakes.name)
 
     async def run(self):
@@ -107,7 +109,13 @@ class Rest:
         if self.asleep:
             await asyncio.get_running_loop().run_in_executor(None, give_memory_back)
 
-    def wake(self, why):
+    def identity_awake(self, **kwargs):
+        """Tell what the scheduler is; who asks for all workers by number waits for them."""
+        if kwargs.get("n_workers") == -1:
+            self.wake("somebody who counts workers")
+        return self.identity(**kwargs)
+
+    def wake(self, why="somebody who waits for workers"):
         """Bring the workers back."""
         if self.asleep:
             say(f"idle: {why} came, {self.asleep} workers start")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from distributed import Client
 
 import ports
 from ports import clusters
@@ -83,6 +84,11 @@ def test_what_is_held_keeps_its_workers_and_goes_to_the_disk(home: Home) -> None
         workers(cluster, 1)
         workers(cluster, 0)
         with ports.client() as other:
+            other.wait_for_workers(1, timeout=40)
+            workers(cluster, 0)
+            other.wait_for_workers(1, timeout=40)  # of a cluster that fell asleep since
+        with Client(cluster.scheduler_address) as other:
+            workers(cluster, 0)
             other.wait_for_workers(1, timeout=40)
     cluster.stop()
 
