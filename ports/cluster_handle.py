@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ports import config, home, interpreter, machine, probe, records, render, sessions, shares, terminals
 from ports.adapters import dask
 from ports.deadlines import wait_until
-from ports.errors import NotFoundError, UsageError
+from ports.errors import ForeignListenerError, NotFoundError, UsageError
 from ports.options import ClusterRecord, ClusterRunning
 from ports.sessions import Found
 
@@ -35,6 +35,7 @@ class Cluster:
 
     def __init__(self, found: Found[ClusterRecord], *, just_started: bool = False) -> None:
         self._found = found
+        self._stranger: str | None = None
         self._started = time.monotonic() if just_started else None
 
     # --- what it is ---
@@ -68,7 +69,7 @@ class Cluster:
     def reason(self) -> str | None:
         """Why it does not run, or is unknown."""
         if self._found.state == "running" and self.summary is None:
-            return f"its process is alive, but does not answer; log: {self.log}"
+            return f"its process is alive, but {self._stranger or 'does not answer'}; log: {self.log}"
         return self._found.reason
 
     @property
@@ -84,7 +85,13 @@ class Cluster:
     @functools.cached_property
     def summary(self) -> dict[str, Any] | None:
         """Counts that its scheduler tells: workers, threads, memory (bytes), tasks, clients; None where silent."""
-        return dask.summary(self._running.dashboard) if self._found.running else None
+        if self._found.running is None or self._found.state != "running":
+            return None  # of one that ended, anybody may have the socket's name since
+        try:
+            return dask.summary(self._running.dashboard)
+        except ForeignListenerError as error:
+            self._stranger = f"{error.listener} belongs to {error.owner}"
+            return None
 
     @property
     def _running(self) -> ClusterRunning:

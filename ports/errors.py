@@ -138,11 +138,11 @@ class ForeignListenerError(ConflictError):
 
     def __init__(self, where: str, owner: str, way_out: str | None = None) -> None:
         super().__init__(where, owner, way_out)
-        self.where, self.owner, self.way_out = where, owner, way_out
+        self.listener, self.owner, self.way_out = where, owner, way_out
 
     def __str__(self) -> str:
         way_out = self.way_out or f"pass --owner {self.owner} if you trust them"
-        return f"{self.where} belongs to {self.owner}, not to you; {way_out}"
+        return f"{self.listener} belongs to {self.owner}, not to you; {way_out}"
 
 
 class SharedMachineError(ConflictError):

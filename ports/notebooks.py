@@ -325,7 +325,7 @@ def _silence(port: int, path: str) -> str | None:
     try:
         return None if jupyter.answer(port, path) is not None else "does not answer"
     except ForeignListenerError as error:  # a dead server's port may be somebody else's by now
-        return f"{error.where} belongs to {error.owner}"
+        return f"{error.listener} belongs to {error.owner}"
 
 
 def _by_hand() -> builtins.list[Notebook]:
