@@ -1,0 +1,153 @@
+"""What bob gets of alice's cluster, dashboard, notebook server and kernels: nothing; of a default one, everything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.lab.disk import ADDRESSES
+from tests.security.conftest import SECRET, TOKEN, AtWork, Scene, files, listening, tell, token_of
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def test_bob_runs_no_code_through_scheduler_worker_or_nanny(alice: AtWork, control: AtWork) -> None:
+    uid = alice.site.account("alice").uid
+    assert control.bob("code")["fell"] == [f"{role} as {uid}" for role in ("Nanny", "Scheduler", "Worker")]
+    found = alice.bob("code")
+    assert found["fell"] == [] and found["tried"] > 3
+
+
+def test_bob_reads_no_page_and_gives_no_order(alice: AtWork, control: AtWork) -> None:
+    fell = set(control.bob("pages")["fell"])
+    assert {"/status", "/info/main/workers.html", "/json/counts.json", "websocket"} <= fell
+    assert "POST /api/v1/retire_workers" in fell
+    assert alice.bob("pages")["fell"] == []
+
+
+def test_a_dashboard_on_a_port_asks_bob_for_the_token(alice: AtWork) -> None:
+    if alice.mode == "sockets":
+        pytest.skip("it has no dashboard on a port")
+    before = listening(alice)
+    alice.ports("cluster", "start", "gated", "--n-workers", "0", "--security", "tls", "--dashboard", "tcp")
+    assert len(listening(alice) - before) == 2
+    assert alice.bob("pages")["fell"] == []
+    alice.ports("cluster", "stop", "gated")
+
+
+def test_no_tcp_port_is_open_where_the_cluster_is_on_sockets(alice: AtWork, control: AtWork) -> None:
+    assert len(listening(control)) > 4
+    [server] = alice.ports("notebook", "list")
+    others = listening(alice) - {str(server["port"])}
+    # one port of the kernel's, which tells nothing; with certificates also those of scheduler, nanny, worker
+    assert len(others) == (1 if alice.mode == "sockets" else 4)
+
+
+def test_the_certificate_of_an_old_cluster_opens_nothing(alice: AtWork) -> None:
+    if alice.mode == "sockets":
+        pytest.skip("it has no certificate")
+    [current] = files(alice, "clusters/main/credentials")
+    alice.ports("cluster", "start", "old", "--n-workers", "0")
+    [old] = files(alice, "clusters/old/credentials")
+    stolen = alice.path("/tmp/stolen.pem")
+    try:
+        for which, reached in ((old, False), (current, True)):
+            stolen.write_bytes(which.read_bytes())
+            stolen.chmod(0o644)
+            if which == old:
+                alice.ports("cluster", "stop", "old")
+            fell = alice.bob("replay", "/tmp/stolen.pem")["fell"]
+            assert any(one.startswith("Scheduler as ") for one in fell) is reached, fell
+    finally:
+        stolen.unlink()
+
+
+def heard(scene: AtWork) -> list[str]:
+    """Return what bob heard while alice's kernel printed the secret."""
+    listener = scene.runs(*scene.attack("eavesdrop", SECRET), user="bob")
+    assert tell(listener) == ["listening"]
+    for _ in range(5):
+        assert tell(scene.kernel, "import os, time; print(os.environ['A_SECRET']); time.sleep(0.2)") == ["ready"]
+    out, errors = listener.communicate(timeout=20)
+    assert listener.returncode == 0, errors
+    return list(json.loads(out.splitlines()[-1])["fell"])
+
+
+def test_bob_hears_nothing_of_what_kernels_run_and_print(alice: AtWork, control: AtWork) -> None:
+    assert heard(control) == [SECRET]
+    assert heard(alice) == []
+
+
+def test_bob_finds_no_secret_in_ps_proc_tmux_logs_or_files(alice: AtWork, control: AtWork) -> None:
+    fell = control.bob("look", input=TOKEN)["fell"]
+    assert {f"{TOKEN} in {where}" for where in ("ps", "/proc/*/cmdline")} <= set(fell)
+    markers = [token_of(alice), SECRET]
+    for path in files(alice, "clusters/main/credentials"):
+        markers.append(path.read_text().splitlines()[1])  # of the key
+    found = alice.bob("look", input="\n".join(markers))
+    assert found["fell"] == [] and found["tried"] > 20
+
+
+def test_what_bob_looks_for_is_there_for_alice(alice: AtWork) -> None:
+    """The same attack by her own account falls: it is the account that keeps bob out, not his search."""
+    fell = alice.bob("look", input=f"{token_of(alice)} {SECRET}", user="alice")["fell"]
+    assert any("in files" in one for one in fell) and f"{SECRET} in /proc/*/environ" in fell
+
+
+def test_no_process_of_the_cluster_writes_a_core_file(alice: AtWork) -> None:
+    uid = alice.site.account("alice").uid
+    processes = alice.site.host(alice.host).processes()
+    of_ports = [one for one in processes if one.uid == uid and "launch.py" in " ".join(one.command)]
+    assert len(of_ports) >= 2
+    workers = [one for one in processes if one.uid == uid and "ports_cluster" in " ".join(one.command)]
+    assert workers
+    for one in workers:
+        limits = Path(f"/proc/{one.pid}/limits").read_text().splitlines()
+        [core] = [line for line in limits if line.startswith("Max core file size")]
+        assert core.split()[4] == "0", core
+
+
+def test_bob_does_not_join_tmux(alice: AtWork) -> None:
+    assert alice.bob("join", user="alice")["fell"] == ["list-sessions", "new-window"]
+    found = alice.bob("join")
+    assert found["fell"] == [] and found["tried"] == 1
+
+
+def test_from_another_machine_nothing_answers(alice: AtWork, control: AtWork) -> None:
+    def from_login(scene: Scene) -> list[str]:
+        attack = ["python3", *scene.attack("pages", ADDRESSES[scene.host], *sorted(listening(scene)))[1:]]
+        done = scene.site.run("login", attack, user="bob", timeout=120)
+        assert done.returncode == 0, done.stderr
+        return list(json.loads(done.stdout.splitlines()[-1])["fell"])
+
+    assert "/status" in from_login(control)  # the dashboard of a default cluster
+    assert from_login(alice) == []
+
+
+def test_a_worker_s_directory_cannot_be_exchanged(alice: AtWork) -> None:
+    [cluster] = alice.ports("cluster", "list")
+    scratch = Path(cluster["scratch"])
+    moved = ["mv", str(scratch), f"{scratch}-old"]
+    assert alice.site.run(alice.host, moved, user="bob").returncode != 0
+    assert alice.site.run(alice.host, ["ls", str(scratch)], user="bob").returncode != 0
+    assert alice.path(str(scratch)).stat().st_mode & 0o077 == 0
+
+
+def test_alice_is_told_what_of_hers_is_open(alice: AtWork, control: AtWork) -> None:
+    """From the laptop, where she sees both servers; nothing of `ports` is on server2."""
+    done = alice.site.run("laptop", [alice.python, "-m", "ports", "list", "server1", "server2", "--json"], timeout=60)
+    rows = json.loads(done.stdout)
+    exposed = {
+        (row["host"], row["kind"], one["reason"]): one["way_out"] for row in rows for one in row.get("exposed") or ()
+    }
+    assert not [key for key in exposed if key[0] == "server1"]
+    reasons = {key[1:] for key in exposed}
+    assert reasons == {("dask-scheduler", "dask"), ("dask-scheduler", "network"), ("notebook", "kernel")}
+    assert "`kill " in exposed["server2", "dask-scheduler", "dask"] and "ports.client()" in str(exposed)
+    shown = alice.site.run("laptop", [alice.python, "-m", "ports", "list", "server2"], timeout=60)
+    assert "everybody on this machine can run code as you" in shown.stdout
+    assert "ports: warning: dask-scheduler 'dask-scheduler' on server2: everybody" in shown.stderr
+    close = [alice.python, "-c", "from ports.adapters import openssh; openssh.close_all()"]
+    alice.site.run("laptop", close, check=True)
