@@ -15,6 +15,8 @@ LEVELS = ("calm", "spill", "pause", "restart")
 MODES = {"off": CALM, "pause": PAUSE, "restart": RESTART}
 
 MOST_MARK = 8 * 2**30  # bytes: a tenth of a machine of 1 TiB would be no shortage
+LEAST_MARK = 512 * 2**20  # bytes: a tenth of a small control group is gone in a second
+SMALL = 2.5  # times the part that was set: the most that the least mark makes of it
 FRACTIONS = (1.0, 0.7, 0.4)  # of the mark, for spill, pause and restart
 LEAD_SECONDS = 1.0  # memory that falls is judged by what will be left then, or later where looks come late
 RATE_SECONDS = 0.9  # over which the fall is measured
@@ -49,8 +51,8 @@ class State:
 
 
 def mark_of(total: int, share: float) -> float:
-    """Return the bytes that shall stay available of `total`."""
-    return min(total * share, MOST_MARK)
+    """Return the bytes that shall stay available of `total`: `share` of it, more of little, less of very much."""
+    return min(max(total * share, min(LEAST_MARK, total * share * SMALL)), MOST_MARK)
 
 
 def expected(domain: Domain, samples: tuple[Sample, ...], now: float) -> float:
@@ -138,7 +140,22 @@ def grower(before: dict[int, int], now: dict[int, int]) -> tuple[int, int] | Non
     return (most, grown[most]) if most is not None and grown[most] > 0 else None
 
 
-def largest(workers: dict[str, int]) -> str | None:
-    """Return the worker that has most; None where ending it would gain nothing."""
-    name = max(workers, key=lambda one: workers[one], default=None)
-    return name if name is not None and workers[name] >= WORTH else None
+def missing(state: State, share: float) -> float:
+    """Return the bytes that have to come back so that no worker need be restarted, as far as can be foreseen."""
+    before, now = state.samples[:-1], state.samples[-1].time
+    return mark_of(state.where.total, share) * FRACTIONS[-1] - expected(state.where, before, now)
+
+
+def to_restart(workers: dict[str, int], *, need: float, mine: int, available: int, n_users: int) -> list[str]:
+    """Return the workers to restart: the largest, and more of them while `need` bytes are not come by.
+
+    It ends where this user would have no more than a fair share, or where ending a worker would gain nothing.
+    """
+    chosen: list[str] = []
+    for name in sorted(workers, key=lambda one: -workers[one]):
+        above = mine > fair_share(available, mine, n_users)
+        if workers[name] < WORTH or not above or (chosen and need <= 0):
+            break
+        chosen.append(name)
+        mine, available, need = mine - workers[name], available + workers[name], need - workers[name]
+    return chosen

@@ -153,6 +153,8 @@ class Meter:
         """Return the bytes of each uid's processes in `domain`, what they share with files left out."""
         found: dict[int, int] = {}
         inside = next((one.named for one in self.cgroups if one.directory == domain), None)
+        if not Path(self.proc).is_dir():
+            return found  # not Linux: nothing is watched there
         with os.scandir(self.proc) as entries:
             for entry in entries:
                 if not entry.name.isdigit():

@@ -129,7 +129,7 @@ class Guard(threading.Thread):
                 scheduler.handle_worker_status_change("paused", worker, f"ports-guard-{time.time()}")
 
     def restart_largest(self, now):
-        """End the largest worker, which starts anew, if this user is above the fair share."""
+        """End the largest worker, more where that is too little; they start anew. Only above the user's fair share."""
         users, where = self.meter.by_user(self.state.where.name), self.state.where
         me = os.getuid()
         mine = users.get(me, 0)
@@ -137,34 +137,43 @@ class Guard(threading.Thread):
         share = ports_guard.fair_share(where.available, mine, n_users)
         nannies = {nanny.name: nanny for nanny in list(self.cluster.workers.values()) if getattr(nanny, "pid", None)}
         sizes = {name: weight(nanny.pid) for name, nanny in nannies.items()}
-        name = ports_guard.largest(sizes) if mine > share else None
-        if name is None:
+        names = ports_guard.to_restart(
+            sizes,
+            need=ports_guard.missing(self.state, self.marks["share"]),
+            mine=mine,
+            available=where.available,
+            n_users=n_users,
+        )
+        if not names:
             return
         self.state, self.next_try = replace(self.state, restarted_at=now, samples=()), now
-        self.restarts += 1
-        cause = self.cause(True)
+        self.restarts += len(names)
         ended = threading.Event()
-        self.loop.call_soon_threadsafe(self.end, nannies[name], ended)
+        self.loop.call_soon_threadsafe(self.end, [nannies[name] for name in names], ended)
         if not ended.wait(RESTART_WAITS):
-            kill_worker(nannies[name])
+            for name in names:
+                kill_worker(nannies[name])
+        which = ", ".join(f"worker {name} with {size(sizes[name])}" for name in names)
         self.report(
-            f"{cause}: worker {name} with {size(sizes[name])} is restarted, "
-            f"as {user_name(me)} has {size(mine)} and a fair share is {size(share)}"
+            f"{self.cause(True)}: {which} restarted, "
+            f"as {user_name(me)} had {size(mine)} and a fair share is {size(share)}"
         )
 
-    def end(self, nanny, ended):
-        """End a worker whose tasks are not to blame; on the event loop."""
-        address = nanny.worker_address
-        kill_worker(nanny)
+    def end(self, nannies, ended):
+        """End workers whose tasks are not to blame; on the event loop."""
+        addresses = [nanny.worker_address for nanny in nannies]
+        for nanny in nannies:
+            kill_worker(nanny)
         ended.set()
         scheduler = self.cluster.scheduler
-        if address in scheduler.workers:
-            takes = inspect.signature(scheduler.remove_worker).parameters
-            blameless = {"expected" if "expected" in takes else "safe": True}  # the older name
-            task = self.loop.create_task(
-                scheduler.remove_worker(address, stimulus_id=f"ports-guard-{time.time()}", close=False, **blameless)
-            )
-            task.add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
+        takes = inspect.signature(scheduler.remove_worker).parameters
+        blameless = {"expected" if "expected" in takes else "safe": True}  # the older name
+        for address in addresses:
+            if address in scheduler.workers:
+                gone = scheduler.remove_worker(
+                    address, stimulus_id=f"ports-guard-{time.time()}", close=False, **blameless
+                )
+                self.loop.create_task(gone).add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 def weight(pid):

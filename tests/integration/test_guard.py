@@ -140,7 +140,7 @@ def test_the_largest_worker_is_restarted_and_its_task_is_not_to_blame(
     machine.level("restart")
     wait_until(lambda: not psutil.pid_exists(first) or None, timeout=30, what="end of the largest worker", every=0.05)
     line = wait_until(
-        lambda: next((line for line in machine.cluster.logs() if "is restarted, as" in line), None),
+        lambda: next((line for line in machine.cluster.logs() if " restarted, as " in line), None),
         timeout=30,
         what="the restart in the log",
         every=0.05,

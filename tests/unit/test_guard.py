@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,23 +35,23 @@ def run(samples: list[Any], **options: Any) -> list[str]:
 
 
 def test_each_level_comes_at_its_part_of_the_mark() -> None:
-    mark = 0.1 * 2 * GiB
+    mark = guard.mark_of(2 * GiB, 0.1)
     found = [run([at(0, mark * part)])[0] for part in (1.1, 0.9, 0.6, 0.3)]
     assert found == ["calm", "spill", "pause", "restart"]
 
 
 def test_memory_that_falls_fast_is_acted_on_a_second_before_it_is_gone() -> None:
-    falling = [at(n * 0.2, 900 * MiB - n * 0.2 * 200e6) for n in range(22)]
+    falling = [at(n * 0.2, 1200 * MiB - n * 0.2 * 200e6) for n in range(30)]
     levels = run(falling)
     first = {name: levels.index(name) for name in ("spill", "pause", "restart")}
     left = {name: falling[index].domains[0].available for name, index in first.items()}
     assert left["spill"] > left["pause"] > left["restart"] > 200e6  # a second of such growth
-    steady = run([at(n * 0.2, 300 * MiB) for n in range(10)])
+    steady = run([at(n * 0.2, 520 * MiB) for n in range(10)])
     assert set(steady) == {"calm"}
 
 
 def test_workers_go_on_only_after_a_while_with_more_than_the_mark() -> None:
-    short, just, plenty = (at(0, amount).domains for amount in (150 * MiB, 230 * MiB, 800 * MiB))
+    short, just, plenty = (at(0, amount).domains for amount in (380 * MiB, 600 * MiB, 800 * MiB))
     times = [n * 0.5 for n in range(1, 12)]
     assert run([guard.Sample(0, short), *(guard.Sample(time, just) for time in times)])[-1] == "spill"
     levels = run([guard.Sample(0, short), *(guard.Sample(time, plenty) for time in times)])
@@ -102,12 +103,41 @@ def test_a_fair_share_is_of_what_others_leave() -> None:
     assert alone == GiB  # not above it: nobody else is there to give way to
 
 
-def test_who_grew_most_is_named_and_the_largest_worker_chosen() -> None:
+def test_who_grew_most_is_named() -> None:
     assert guard.grower({1: 10, 2: 500}, {1: 400, 2: 510, 3: 20}) == (1, 390)
     assert guard.grower({1: 10}, {1: 5}) is None
-    assert guard.largest({"a": 100 * MiB, "b": 300 * MiB}) == "b"
-    assert guard.largest({"a": 30 * MiB}) is None
-    assert guard.largest({}) is None
+
+
+def test_the_largest_workers_are_restarted_as_many_as_it_takes_and_none_below_the_share() -> None:
+    workers = {"a": 100 * MiB, "b": 300 * MiB, "c": 200 * MiB, "d": 30 * MiB}
+
+    def chosen(need: float, *, mine: int = 2000 * MiB, available: int = 0, n_users: int = 2) -> list[str]:
+        return guard.to_restart(workers, need=need, mine=mine, available=available, n_users=n_users)
+
+    assert chosen(-1) == ["b"]
+    assert chosen(300 * MiB) == ["b"]
+    assert chosen(301 * MiB) == ["b", "c"]
+    assert chosen(GiB) == ["b", "c", "a"]  # the smallest is not worth it
+    assert chosen(GiB, mine=400 * MiB, available=300 * MiB) == ["b"]  # then it has less than a fair share
+    assert chosen(GiB, n_users=1) == []
+    assert guard.to_restart({}, need=1, mine=GiB, available=0, n_users=2) == []
+
+
+def test_what_is_missing_is_foreseen_and_more_where_looks_come_late() -> None:
+    def missing(every: float) -> float:
+        state = guard.State()
+        for n in range(4):
+            state = guard.step(state, at(n * every, 700 * MiB - n * every * 200 * MiB), share=0.1, pressure=20.0)
+        return guard.missing(state, 0.1)
+
+    assert missing(0.2) == pytest.approx(0.4 * 512 * MiB - (580 - 240) * MiB, abs=MiB)
+    assert missing(0.8) == pytest.approx(0.4 * 512 * MiB - (220 - 360) * MiB, abs=MiB)
+
+
+def test_little_memory_has_a_larger_mark_and_very_much_a_smaller_one() -> None:
+    marks = [guard.mark_of(total, 0.1) for total in (GiB, 2 * GiB, 4 * GiB, 64 * GiB, 1024 * GiB)]
+    assert marks == [GiB / 4, 512 * MiB, 512 * MiB, 6.4 * GiB, 8 * GiB]
+    assert guard.mark_of(2 * GiB, 0.01) == pytest.approx(0.05 * GiB)
 
 
 LEFT = st.lists(st.tuples(st.floats(0.05, 5), st.integers(0, 2 * GiB), st.floats(0, 100)), max_size=40)
@@ -121,7 +151,7 @@ def test_whatever_happens_little_memory_is_never_calm(seen: list[tuple[float, in
         sample = at(time, available, pressure=pressure)
         state = guard.step(state, sample, share=0.1, pressure=20.0, most=guard.MODES[mode])
         assert state.level <= guard.MODES[mode]
-        if available < 0.1 * 2 * GiB * 0.69:
+        if available < guard.mark_of(2 * GiB, 0.1) * 0.69:
             assert state.level >= guard.PAUSE
         assert len(state.samples) < 30
 
