@@ -174,23 +174,25 @@ def ask(address, port, method, path, body=None, context=None, timeout=8):
 def pages(address=None, *ports):
     """Read every page, open the websocket of the dashboard, and give an order; at `address`, or where alice listens."""
     places = [(address, int(port)) for port in ports] if address else [door[:2] for door in doors() if not door[2]]
-    ways = [(*place, context) for place in places for context in (None, *contexts())]
-    fell = {one for found in at_once(pages_of, ways) for one in found}
-    return {"fell": sorted(fell), "tried": len(ways)}
+    ways = (None, *contexts())
+    fell = {one for found in at_once(pages_of, [(*place, ways) for place in places]) for one in found}
+    return {"fell": sorted(fell), "tried": len(places) * len(ways)}
 
 
-def pages_of(address, port, context):
-    """Return what one port gives away."""
-    if ask(address, port, "GET", "/health", context=context)[0] is None:
-        return []
-    found = {path: ask(address, port, "GET", path, context=context)[0] for path in ROUTES}
-    fell = [path for path, status in found.items() if status == 200]
-    order = json.dumps({"workers": []})
-    if ask(address, port, "POST", "/api/v1/retire_workers", order, context=context)[0] == 200:
-        fell.append("POST /api/v1/retire_workers")
-    if not context and websocket(address, port):
-        fell.append("websocket")
-    return fell
+def pages_of(address, port, ways):
+    """Return what one port gives away, asked plainly or else with TLS."""
+    for context in ways:
+        if ask(address, port, "GET", "/health", context=context)[0] is None:
+            continue
+        found = {path: ask(address, port, "GET", path, context=context)[0] for path in ROUTES}
+        fell = [path for path, status in found.items() if status == 200]
+        order = json.dumps({"workers": []})
+        if ask(address, port, "POST", "/api/v1/retire_workers", order, context=context)[0] == 200:
+            fell.append("POST /api/v1/retire_workers")
+        if not context and websocket(address, port):
+            fell.append("websocket")
+        return fell
+    return []
 
 
 def at_once(function, arguments):

@@ -38,6 +38,7 @@ PLACES = {
     "file": "echo x > /tmp/ports-{uid}",
     "pipe": "mkfifo -m 666 /tmp/ports-{uid}",
 }
+MUCH_THE_SAME = ("link to alice's directory", "file")
 MORE = """
 for name in /tmp/tmux-{uid} /tmp/dask-scratch-space /tmp/dask-worker-space /var/tmp/dask-scratch-space; do
     mkdir $name; chmod 777 $name
@@ -80,7 +81,9 @@ def what_alice_left_open(scene: Scene) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [pytest.param(one, marks=[pytest.mark.long] if one in MUCH_THE_SAME else []) for one in PLACES]
+)
 def test_a_place_that_bob_made_first_is_not_used(scene: Scene, place: str) -> None:
     as_bob(scene, PLACES[place] + MORE)
     started = scene.ports("cluster", "start", "main", "--n-workers", "1")
