@@ -160,7 +160,7 @@ def cluster_html(row: Mapping[str, Any], command: str) -> str:
     if row.get("n_workers") is not None:
         facts.append(("Workers", f"{row['n_workers']} with {row['n_threads']} threads"))
         facts.append(("Memory", f"{size(row.get('memory_bytes'))} used of {memory}" if memory else "no limit"))
-    told = [(word, row.get(word.lower())) for word in ("Reason", "Note")]
+    told = [(word, row.get(key)) for word, key in (("Size", "explained"), ("Reason", "reason"), ("Note", "note"))]
     facts += [(word, html.escape(str(text))) for word, text in told if text]
     if row["state"] == "running":
         link = html.escape(str(row["link"]), quote=True)

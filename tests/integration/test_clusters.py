@@ -103,7 +103,7 @@ def test_it_shows_itself_in_a_terminal_and_in_a_notebook(main: Cluster) -> None:
     assert found.dashboard_link in repr(found)
     page = found._repr_html_()
     assert "<td" in page and "1 with 1 thread" in page and "953.7 MiB" in page
-    assert f'href="{found.dashboard_link}"' in page and "ports open " in page
+    assert found.explained in page and f'href="{found.dashboard_link}"' in page and "ports open " in page
 
 
 def test_its_row_tells_what_a_program_wants(main: Cluster) -> None:
