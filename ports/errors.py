@@ -246,7 +246,7 @@ class NetworkError(SSHError):
 
 
 class SlowError(NetworkError):
-    """The host answers, but a login there did not end in the time that it had."""
+    """The host answers, but a login or the start of a program there did not end in the time that it had."""
 
 
 class ConnectionLostError(NetworkError):
