@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ports import config, remote
+from ports import config, remote, transports
 from ports.errors import FarSideError, LoginNeededError, PortsError, SlowError, SSHError
 from ports.tunnels import agent, carriers
 from ports.tunnels.carriers import Carrier
@@ -45,6 +45,8 @@ class Condition:
         """What is being done, for the page."""
         if self.state == "needs login":
             host = self.error.host if isinstance(self.error, SSHError) else "HOST"
+            if transports.choose() == "paramiko":
+                return "It goes on once your key is in the agent; or end it, and open the link again."
             return f"It goes on once somebody has logged in: run `ports login {host}` in a terminal."
         return "A new connection is being tried."
 
@@ -367,9 +369,11 @@ class Way:
     def _wait_for_login(self, error: PortsError) -> None:
         """Wait until somebody has logged in; nothing is tried meanwhile, as refused attempts lock accounts."""
         self._change("needs login", error)
+        known: set[object] = set()
         while not self._closing.wait(1.0):
             with contextlib.suppress(PortsError, OSError):
-                if remote.is_connected(self.alias):
+                known.add(transports.keys(self.alias))
+                if remote.is_connected(self.alias) or len(known) > 1:
                     return
 
     def _tell_document(self, document: dict[str, Any]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ports import remote, transports
+from ports.adapters.paramiko import Hop
 from ports.deadlines import wait_until
 from ports.errors import FarSideError, NetworkError, SlowError, SSHError
 from ports.tunnels.relay import Relay
@@ -142,3 +146,18 @@ def test_a_browser_that_takes_its_time_does_not_hold_up_the_watch(way: Way, take
     taken.let_browse.set()
     wait_until(lambda: program.sent or None, timeout=10, what="the answer")
     assert program.sent == [{"type": "browse", "id": 7, "ok": True}]
+
+
+def test_with_paramiko_where_there_are_no_unix_sockets_a_key_that_appears_ends_the_wait_for_a_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key"
+    hop = Hop("server1", "10.0.0.1", "alice", 22, identity_files=(str(key),), identity_agent="none")
+    monkeypatch.setattr(transports, "choose", lambda: "paramiko")
+    monkeypatch.setattr(transports, "hops", lambda alias: (hop,))
+    with monkeypatch.context() as windows:
+        windows.delattr(socket, "AF_UNIX")
+        assert not remote.is_connected("server1")
+        without = transports.keys("server1")
+        key.write_text("a key")
+        assert without is not None and transports.keys("server1") != without
