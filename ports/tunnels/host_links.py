@@ -258,7 +258,8 @@ class HostLinks:
             if found.state != "refused":
                 tunnel_records.remember_door(self.alias, service.is_unix, door)
                 return found.state
-            reason = tunnel.door.refusal or self._way.refusal(service.remote)
+            # what the agent did not connect to it tells itself; what sshd said is of the other door
+            reason = tunnel.door.refusal or (self._way.refusal(service.remote) if door == "forward" else None)
             if not isinstance(reason, ProhibitedError):
                 break
         if reason is not None or not self._way.is_there():

@@ -635,3 +635,24 @@ def test_a_cluster_and_a_notebook_server_that_were_started_there_open_with_their
         lab.terminate()
         lab.communicate()
         ports(laptop, "cluster", "stop", "main", "-H", "server1")
+
+
+def test_what_the_own_connection_of_the_user_may_not_forward_goes_by_a_session(
+    laptop: Site, serve: Serve, nothing_left: LeakCheck
+) -> None:
+    nothing_left.allow("file */tunnels/doors.json")
+    port = serve("server2")
+    laptop.host("server2").add_sshd_config("AllowTcpForwarding no\n")
+    config = laptop.host("laptop").path("~/.ssh/config")
+    mine = "Host server2\n  ControlMaster auto\n  ControlPath ~/.ssh/mine\n"
+    config.write_text(mine + config.read_text())
+    start = ["sh", "-c", 'exec "$@" >/dev/null 2>&1', "", *laptop.ssh, "-f", "-N", "server2"]
+    laptop.run("laptop", start, check=True)
+    try:
+        code = f"""
+            with tunnels.open("server2:{port}") as opening:
+                print(json.dumps([fetch(opening.url), opening.tunnels[0].state]))
+        """
+        assert python(laptop, code) == ["page of server2", "open"]
+    finally:
+        laptop.run("laptop", [*laptop.ssh, "-O", "exit", "server2"], check=True)

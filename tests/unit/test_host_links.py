@@ -116,3 +116,16 @@ def test_what_another_user_takes_is_cut_before_news_of_the_host_come(links: Host
     assert tunnel.door is not None and tunnel.door.dial is None
     assert links._way.taken_back == [SERVICE.remote]  # type: ignore[attr-defined]
     assert not tunnel.is_due(time.time() + 3600)  # what is not theirs is not asked
+
+
+def test_a_service_that_closes_without_a_word_by_the_second_door_too_is_silent(
+    links: HostLinks, tunnel: Tunnel
+) -> None:
+    assert links._prove(tunnel, 5.0) == "silent"
+    assert "closes connections without an answer" in str(tunnel.note)
+
+
+def test_what_sshd_does_not_forward_is_open_by_the_second_door(links: HostLinks, tunnel: Tunnel) -> None:
+    links._way.agent = says(ANSWER)  # type: ignore[attr-defined]
+    assert links._prove(tunnel, 5.0) == "open"
+    assert records.door("server1", is_unix=False) == "agent"
