@@ -233,9 +233,14 @@ def is_private(path: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
 
 
+def can_serve() -> bool:
+    """Tell whether clusters and notebook servers can run on this machine; Windows is for home only."""
+    return os.name != "nt"
+
+
 def check_serves(what: str) -> None:
-    """Raise UsageError where this machine cannot run `what`, in the plural: on Windows, which is for home only."""
-    if os.name == "nt":
+    """Raise UsageError where this machine cannot run `what`, in the plural."""
+    if not can_serve():
         raise UsageError(f"{what} run on Linux and macOS only; name a host of yours to have it there")
 
 
