@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ports import config, listeners
+from ports.deadlines import wait_until
 from ports.errors import ForeignListenerError, LoginNeededError, PortInUseError, PortsError, ProhibitedError, SSHError
 from ports.tunnels import local_ends, proof, services, wishes
 from ports.tunnels import records as tunnel_records
@@ -78,7 +79,12 @@ class HostLinks:
                 return
         if wish.owner is not None:
             self._way.watch_everybody()
-        self._take(self._way.probe(everybody=everybody, batch=batch), [wish], is_first=True, batch=batch)
+        document = self._way.probe(everybody=everybody, batch=batch)
+        with contextlib.suppress(
+            PortsError
+        ):  # after a login, what was just asked answers, and the way is up in a moment
+            wait_until(lambda: self._way.condition.state == "up" or None, timeout=_FIRST_SECONDS, what="the way")
+        self._take(document, [wish], is_first=True, batch=batch)
 
     def _open_first(self, wish: Wish, *, everybody: bool, batch: bool | None) -> None:
         try:
@@ -174,7 +180,7 @@ class HostLinks:
             moved = []
             for key, tunnel in known.items():
                 service = wanted[key][0] if key in wanted else None
-                if service is not None and (tunnel.state != "open" or service.remote != tunnel.remote):
+                if service is not None and (not tunnel.leads or service.remote != tunnel.remote):
                     moved.append(tunnel)
                     if service.remote != tunnel.remote:
                         self._way.take_back([tunnel.remote])
@@ -218,7 +224,11 @@ class HostLinks:
             self.tunnels += fresh
         with contextlib.suppress(PortsError, OSError):  # all in one go; where that fails, each tells its own reason
             self._way.lead([one.remote for one in tunnels if not self._by_agent(one)])
-        workers = [threading.Thread(target=self._connect, args=(one, is_first), daemon=True) for one in tunnels]
+        # what failed at first is told and forgotten; a link that was open stays
+        firsts = [is_first and one in fresh for one in tunnels]
+        workers = [
+            threading.Thread(target=self._connect, args=each, daemon=True) for each in zip(tunnels, firsts, strict=True)
+        ]
         for worker in workers:
             worker.start()
         for worker in workers:

@@ -82,6 +82,11 @@ class Tunnel:
             self.local_port, scheme=service.scheme, path=service.path, token=service.token, host=self.end.host
         )
 
+    @property
+    def leads(self) -> bool:
+        """It is open, and nothing has shut its port since."""
+        return self.state == "open" and self.door is not None and self.door.dial is not None
+
     def row(self) -> dict[str, Any]:
         """Return the tunnel as JSON-able data; `local_url` holds the token."""
         row: dict[str, Any] = {"host": self.host, "kind": self.kind, "name": self.name, "state": self.state}
