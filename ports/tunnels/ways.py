@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ports import config, remote, transports
-from ports.errors import FarSideError, LoginNeededError, PortsError, SlowError, SSHError
+from ports.errors import BusyError, FarSideError, LoginNeededError, PortsError, SlowError, SSHError
 from ports.tunnels import agent, carriers
 from ports.tunnels.carriers import Carrier
 from ports.tunnels.doors import Dial
@@ -347,7 +347,8 @@ class Way:
             except LoginNeededError as error:
                 self._wait_for_login(error)
             except (PortsError, OSError) as error:  # a full disk, too many open files: they pass
-                self._change("down", self._as_lost(error))
+                if not isinstance(error, BusyError):  # that tells less than what was known before
+                    self._change("down", self._as_lost(error))
                 # the host is there, and slow: a busy directory service, start files that load a whole environment
                 slow = isinstance(error, (SlowError, FarSideError))
                 patience = min(2 * patience, _MOST_ATTEMPT_SECONDS) if slow else _ATTEMPT_SECONDS

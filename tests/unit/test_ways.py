@@ -14,7 +14,7 @@ import pytest
 from ports import remote, transports
 from ports.adapters.paramiko import Hop
 from ports.deadlines import wait_until
-from ports.errors import FarSideError, NetworkError, SlowError, SSHError
+from ports.errors import BusyError, FarSideError, NetworkError, SlowError, SSHError
 from ports.tunnels.relay import Relay
 from ports.tunnels.ways import Way
 
@@ -136,6 +136,26 @@ def test_a_host_that_answers_slowly_gets_more_time_and_one_that_does_not_answer_
     monkeypatch.setattr(way, "_connect", connect)
     way._mend(SSHError("server1", "nothing came back for 10 s"))
     assert given == [3, 3, 6, 12, 24, 24, 3]
+
+
+def test_that_somebody_else_connects_does_not_hide_why_the_way_is_down(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[str] = []
+    answers: list[Any] = [NetworkError("server1", "does not answer"), BusyError("server1", "still connecting"), {}]
+
+    def connect(**_: Any) -> dict[str, Any]:
+        known.append(str(way.condition.error))
+        answer = answers.pop(0)
+        if isinstance(answer, SSHError):
+            raise answer
+        return {}
+
+    monkeypatch.setattr(way, "_closing", Waits())
+    monkeypatch.setattr(way, "_connect", connect)
+    way._mend(SSHError("server1", "nothing came back for 10 s"))
+    silent = "server1: does not answer"
+    assert known == ["server1: nothing came back for 10 s", silent, silent]
 
 
 def test_a_browser_that_takes_its_time_does_not_hold_up_the_watch(way: Way, taken: Taken) -> None:
