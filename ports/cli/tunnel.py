@@ -140,12 +140,15 @@ class Links:
 
     def _progress(self, row: Row) -> None:
         if not self.out.as_json:
-            self.out.say(f"{_place(row)}: {row.get('note') or row['state']}")
+            # what was noted of the link does not tell why it goes
+            said = "closed" if row["state"] == "closed" else row.get("note") or row["state"]
+            self.out.say(f"{_place(row)}: {said}")
 
 
 def _link(row: Row) -> str | None:
-    socket = row.get("local_socket")
-    return str(row["local_url"]) if row.get("local_url") else f"unix:{socket}" if socket else None
+    from ports import render
+
+    return render.link_here(row)
 
 
 def _place(row: Row) -> str:

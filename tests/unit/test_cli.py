@@ -175,7 +175,7 @@ def test_links_are_results_and_all_else_is_told_on_stderr(capsys: pytest.Capture
         "server1: nothing runs",
     ]
     links.event(ROW)
-    links.event({**ROW, "state": "closed", "local_url": None})
+    links.event({**ROW, "state": "closed", "local_url": None, "note": "port 2 is held by `ports open`, process 7"})
     shown = capsys.readouterr()
     assert shown.out.split() == ["HOST", "WHAT", "LINK", "server1", "notebook", "lab", "http://localhost:2/"]
     assert shown.err == "server1:lab: closed\n"
