@@ -160,13 +160,15 @@ def open_in_background(
 def list() -> builtins.list[dict[str, Any]]:
     """Return all tunnels of this user on this machine, those in the background and those of other terminals.
 
-    The row of a process that died says so (``stopped``), that of one that does not answer is ``unknown``, and so is
-    that of a record that cannot be read. Nothing is deleted.
+    The row of a process that died says so (``stopped``), unless the same is open again; that of one that does not
+    answer is ``unknown``, and so is that of a record that cannot be read. Nothing is deleted.
     """
     found = [(record, alive) for _, record, alive in tunnel_records.read_all()]
     with ThreadPoolExecutor(max_workers=16) as threads:
         several = threads.map(lambda one: _rows_of(*one), found)
         rows = [row for part in several for row in part]
+    again = {_linked(row) for row in rows if row["state"] not in ("stopped", "unknown")}
+    rows = [row for row in rows if row["state"] != "stopped" or _linked(row) not in again]
     unknown = {"host": None, "kind": "tunnel", "name": None, "state": "unknown", "local_url": None, "local_port": None}
     return [*rows, *({**unknown, "error": str(error)} for error in tunnel_records.unreadable())]
 
@@ -189,7 +191,7 @@ def close(*wanted: str) -> builtins.list[dict[str, Any]]:
             tunnel_records.is_meant(target, row) for _, record, _ in tunnel_records.read_all() for row in record.rows
         ):
             _tell_unreadable()
-            raise NotFoundError("tunnel", str(target), "`ports tunnel list` shows those that are open")
+            raise NotFoundError("tunnel", str(target), _way_to_tunnel(target))
     return _close(lambda row: any(tunnel_records.is_meant(target, row) for target in parsed))
 
 
@@ -231,16 +233,20 @@ def _close(is_meant: Callable[[dict[str, Any]], bool]) -> builtins.list[dict[str
         meant = [row for row in record.rows if is_meant(row)]
         if not meant or alive is None:
             continue
+        last: dict[tuple[Any, ...], dict[str, Any]] = {}
         if alive:
             try:
-                tunnel_records.ask(record, {"close": [row["number"] for row in meant]})
+                answer = tunnel_records.ask(record, {"close": [row["number"] for row in meant]})
+                last = {_same(row): row for row in answer.get("closed", ())}
             except TimedOutError:
                 if not record.background or not processes.end([record.process], timeout=5):
                     raise
                 alive = False
         if not alive:
             _remove(path, record)
-        closed += [{**_listed(record, True, row), "state": "closed"} for row in meant]
+        for row in meant:
+            counted = {key: last[_same(row)][key] for key in ("sent_bytes", "received_bytes") if _same(row) in last}
+            closed.append({**_listed(record, True, row), **counted, "state": "closed"})
     return closed
 
 
@@ -260,6 +266,18 @@ def _forget_stopped(rows: Iterable[dict[str, Any]]) -> None:
 
 def _same(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["host"], row["kind"], row["name"]
+
+
+def _way_to_tunnel(target: Target) -> str:
+    """Return what to do where no tunnel is as `target` says: its name alone is not enough."""
+    rows = [row for _, record, _ in tunnel_records.read_all() for row in record.rows]
+    places = sorted({f"{row['host']}:{row['name']}" for row in rows if target == Target(str(row["name"]))})
+    meant = f"name it with its host: {', '.join(places)}; " if places else ""
+    return f"{meant}`ports tunnel list` shows those that are open"
+
+
+def _linked(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["host"], row["service"], row["name"]
 
 
 def _remove(path: Path, record: OpeningRecord) -> builtins.list[Path]:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from ports import remote, targets
 from ports.adapters import processes
-from ports.errors import NotFoundError, PortsError, UsageError
+from ports.errors import ConflictError, NotFoundError, PortsError, UsageError
 from ports.targets import Target
 from ports.tunnels import browser
 from ports.tunnels import records as tunnel_records
@@ -219,7 +219,8 @@ class Opening:
             self._listeners.remove(tell)
         parsed = [target for several in wanted.values() for target in several]
         meant = [one for one in self.tunnels if id(one) not in before or (one.ports and _is_meant(one, parsed))]
-        rows = [{**one.row(), **({"note": "open already"} if id(one) in before else {})} for one in meant]
+        end = LocalEnd(**request["end"])
+        rows = [_as_open_already(one, end) if id(one) in before else one.row() for one in meant]
         for tunnel in meant:
             if not tunnel.ports:  # a failure is told once
                 self._hosts[tunnel.host].forget(tunnel)
@@ -293,6 +294,18 @@ class Opening:
                 log=self._log,
                 rows=tuple(one.record_row() for one in self.tunnels if one.ports),
             )
+
+
+def _as_open_already(tunnel: Tunnel, end: LocalEnd) -> dict[str, Any]:
+    """Return the row of a tunnel that was open before, an error where it serves elsewhere than it is to now."""
+    row = {**tunnel.row(), "note": "open already"}
+    held, serves = tunnel.end, tunnel.end.socket or f"port {tunnel.local_port}"
+    other_port = end.port is not None and (held.socket is not None or end.port not in (0, tunnel.local_port))
+    if other_port or (end.socket or held.socket) != held.socket or (end.address or held.address) != held.address:
+        place = f"{tunnel.host}:{tunnel.name}"
+        error = ConflictError(f"{place} is open already, at {serves}; `ports tunnel close {place}` first")
+        row.update(state="error", error=str(error), exit_code=error.exit_code, local_url=None)
+    return row
 
 
 def _is_meant(tunnel: Tunnel, wanted: Iterable[Target]) -> bool:
