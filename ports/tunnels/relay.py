@@ -55,7 +55,10 @@ def bind(port: int, addresses: tuple[str, ...] = LOOPBACK) -> list[socket.socket
             half.close()
         if error.errno == errno.EADDRINUSE or (os.name == "nt" and error.errno == errno.EACCES):
             raise PortInUseError(port, None) from error
-        raise PortsError(f"local port {port or 'of any number'} cannot be had: {error.strerror or error}") from error
+        named = f" of {', '.join(addresses)}" if addresses != LOOPBACK else ""
+        raise PortsError(
+            f"local port {port or 'of any number'}{named} cannot be had: {error.strerror or error}"
+        ) from error
     return bound
 
 
