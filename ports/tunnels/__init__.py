@@ -246,7 +246,7 @@ def _close(is_meant: Callable[[dict[str, Any]], bool]) -> builtins.list[dict[str
             _remove(path, record)
         for row in meant:
             counted = {key: last[_same(row)][key] for key in ("sent_bytes", "received_bytes") if _same(row) in last}
-            closed.append({**_listed(record, True, row), **counted, "state": "closed"})
+            closed.append({**_listed(record, True, row), **counted, "state": "closed", "error": None})
     return closed
 
 

@@ -22,6 +22,7 @@ from ports.tunnels.ways import Condition, Way
 from ports.tunnels.wishes import Wish
 
 _FIRST_SECONDS, _LATER_SECONDS = 10.0, 3.0  # for an answer; news of the host wait meanwhile, but for the first time
+_NO_ANSWER = "it closes connections without an answer"
 _PATIENCE = 0.05  # seconds for which a service that may be no web server may speak first
 
 
@@ -247,6 +248,8 @@ class HostLinks:
         else:
             if tunnel.ports and self._way.condition.state == "up":  # else it was closed, or lost, meanwhile
                 tunnel.error = None
+                if state == "open":
+                    tunnel.drop_note(_NO_ANSWER)
                 self._change(tunnel, state)
 
     def _prove(self, tunnel: Tunnel, limit: float) -> str:
@@ -274,8 +277,8 @@ class HostLinks:
                 break
         if reason is not None or not self._way.is_there():
             raise reason or SSHError(self.alias, "the connection was lost; try again")
-        if not self._closing.is_set():
-            tunnel.add_note("it closes connections without an answer")
+        if not self._closing.is_set() and self._way.condition.state == "up":
+            tunnel.add_note(_NO_ANSWER)
         return "silent"
 
     def _dial(self, tunnel: Tunnel, door: str) -> Dial:

@@ -113,6 +113,10 @@ class Tunnel:
         if note not in (self.note or ""):
             self.note = f"{self.note}; {note}" if self.note else note
 
+    def drop_note(self, note: str) -> None:
+        """Tell this one thing no more."""
+        self.note = "; ".join(one for one in (self.note or "").split("; ") if one != note) or None
+
     def is_due(self, now: float) -> bool:
         """Tell whether what did not answer is to be asked again: the more rarely, the longer it did not."""
         if self.state != "silent" and (self.state != "ended" or self.gone):

@@ -14,7 +14,7 @@ from ports import paths, tunnels
 from ports.adapters import processes
 from ports.cli import main
 from ports.deadlines import wait_until
-from ports.errors import NotFoundError
+from ports.errors import NotFoundError, SSHError
 from ports.targets import Target
 from ports.tunnels import browser
 from ports.tunnels import records as tunnel_records
@@ -176,9 +176,12 @@ def test_a_tunnel_is_closed_with_all_bytes_counted_and_by_its_name_the_way_is_to
     opening.serve()
     assert tunnel.door is not None
     tunnel.door.received += 2048
+    tunnel.error = SSHError("server1", "is down")
+    opening._changed(tunnel)
     with pytest.raises(NotFoundError, match="name it with its host: server1:main; `ports tunnel list`"):
         tunnels.close("main")
-    assert [row["received_bytes"] for row in tunnels.close("server1:main")] == [2048]
+    closed = tunnels.close("server1:main")
+    assert [(row["received_bytes"], row["error"]) for row in closed] == [(2048, None)]
 
 
 def test_what_a_killed_process_left_is_not_listed_beside_the_same_open_again(
@@ -189,3 +192,15 @@ def test_what_a_killed_process_left_is_not_listed_beside_the_same_open_again(
     left = replace(record, rows=(*record.rows, {**record.rows[0], "name": "other"}))
     monkeypatch.setattr(tunnel_records, "read_all", lambda: [(path, left, False), (path, record, True)])
     assert [(row["name"], row["state"]) for row in tunnels.list()] == [("other", "stopped"), ("main", "open")]
+
+
+def test_a_note_that_holds_no_more_is_dropped_and_the_others_stay() -> None:
+    tunnel = Tunnel("server1", "cluster", "main")
+    for note in ("port 1 is held by bob; 2 serves until it is free", "it closes connections"):
+        tunnel.add_note(note)
+    tunnel.drop_note("it closes connections")
+    assert tunnel.note == "port 1 is held by bob; 2 serves until it is free"
+    tunnel.note = "it closes connections"
+    tunnel.drop_note("it closes connections")
+    tunnel.drop_note("never told")
+    assert tunnel.note is None
