@@ -60,6 +60,7 @@ class HostLinks:
             relay,
             on_condition=self._tell_condition,
             on_document=lambda document: self._take(document, self._wishes),
+            received=lambda: sum(one.door.received for one in list(self.tunnels) if one.door is not None),
             on_stranger=self._cut,
             on_browse=lambda wanted: on_browse(alias, wanted),
         )

@@ -60,6 +60,8 @@ class Way:
         Is called, in the way's thread, when the way goes down, waits for a login, or was mended.
     on_document : callable
         Is called, in the way's thread, with what listens there: when that has changed, and after each mending.
+    received : callable
+        Returns how many bytes came over the way so far, but for those of the heartbeat.
     on_stranger : callable
         Is called, in the way's thread, with what is guarded there and the name of the user who has taken it.
     on_browse : callable
@@ -73,13 +75,14 @@ class Way:
         *,
         on_condition: Callable[[Condition], None],
         on_document: Callable[[dict[str, Any]], None],
+        received: Callable[[], int],
         on_stranger: Callable[[str, str], None],
         on_browse: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> None:
         self.alias, self._relay = alias, relay
         self._request: dict[str, Any] = {"all": False}
         self._on_condition, self._on_document = on_condition, on_document
-        self._on_stranger, self._on_browse = on_stranger, on_browse
+        self._on_stranger, self._on_browse, self._received = on_stranger, on_browse, received
         self.condition = Condition("down", time.time())
         self.reconnects = 0
         self.carrier: Carrier | None = None
@@ -90,6 +93,7 @@ class Way:
         self._dead_after = float(config.get("open.dead_after"))
         self._pinged_at = self._waits_since = self._offset = 0.0
         self._up_at, self._rest = float("-inf"), 0.0
+        self._received_before = 0
         self._machine, self._node = "", ""  # to which the way led first
         self._place = alias
 
@@ -323,6 +327,9 @@ class Way:
             self._pinged_at = now
             with contextlib.suppress(RuntimeError):
                 self._relay.start(made.ping(limit))
+        received = self._received()
+        if received != self._received_before:  # behind a download over a slow line, a heartbeat waits longer
+            self._received_before, self._waits_since = received, now
         # from a heartbeat that was sent on: this thread may have been busy, as with a service that says nothing
         if made.last_heard < self._waits_since < now - (limit * 3 / 4 - _TICK):
             return SSHError(self.alias, f"nothing came back for {limit:g} s")

@@ -56,6 +56,7 @@ class Taken:
     def __init__(self) -> None:
         self.let_browse = threading.Event()
         self.strangers: list[tuple[str, str]] = []
+        self.received = 0
 
     def browse(self, message: dict[str, Any]) -> dict[str, Any]:
         self.let_browse.wait(20)
@@ -78,6 +79,7 @@ def way(taken: Taken) -> Iterator[Way]:
         relay,
         on_condition=lambda condition: None,
         on_document=lambda document: None,
+        received=lambda: taken.received,
         on_stranger=taken.stranger,
         on_browse=taken.browse,
     )
@@ -181,3 +183,22 @@ def test_with_paramiko_where_there_are_no_unix_sockets_a_key_that_appears_ends_t
         without = transports.keys("server1")
         key.write_text("a key")
         assert without is not None and transports.keys("server1") != without
+
+
+def test_a_way_that_carries_a_download_is_not_dead_although_a_heartbeat_waits_behind_it(way: Way, taken: Taken) -> None:
+    program = run(way)
+    program.last_heard = time.monotonic() - 100
+
+    def look(*, after: float) -> SSHError | None:
+        """Look once more when nothing was heard for some seconds."""
+        way._pinged_at = time.monotonic()
+        way._waits_since -= after
+        lost: Any = way._silence(jumped=False)
+        return lost
+
+    way._waits_since = time.monotonic()
+    for _ in range(3):
+        taken.received += 1 << 16
+        assert look(after=20) is None
+    assert look(after=5) is None
+    assert "nothing came back" in str(look(after=5))
