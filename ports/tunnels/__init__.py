@@ -297,7 +297,7 @@ def _rows_of(record: OpeningRecord, alive: bool | None) -> builtins.list[dict[st
         return [_listed(record, alive, row) for row in record.rows]
     try:
         rows = tunnel_records.ask(record, {"rows": True}, timeout=3.0)["rows"]
-    except (TimedOutError, KeyError) as error:
+    except (PortsError, KeyError) as error:
         return [{**_listed(record, None, row), "error": str(error)} for row in record.rows]
     return [_listed(record, True, row) for row in rows]
 
@@ -317,7 +317,13 @@ def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> builtins.lis
     for _ in range(3):
         with paths.locked("keeper", timeout=30):
             record = tunnel_records.keeper() or _spawn()
-        answer = tunnel_records.ask(record, request, timeout=_LONGEST_OPEN, on_line=on_event)
+        try:
+            answer = tunnel_records.ask(record, request, timeout=_LONGEST_OPEN, on_line=on_event)
+        except TimedOutError:
+            left = tunnel_records.keeper()
+            if left is not None and left.process == record.process:
+                raise
+            continue  # it ended in this moment, with its last tunnel
         if "settled" in answer:
             rows: builtins.list[dict[str, Any]] = answer["settled"]
             for row in rows if on_event is not None else ():

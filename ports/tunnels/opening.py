@@ -214,7 +214,7 @@ class Opening:
         try:
             self.open(wanted, end=LocalEnd(**request["end"]), owner=request["owner"], batch=True)
         except (PortsError, RuntimeError) as error:
-            return {"closing": True, "error": str(error)}
+            return {"closing": self._closing.is_set(), "error": str(error)}
         finally:
             self._listeners.remove(tell)
         parsed = [target for several in wanted.values() for target in several]

@@ -14,7 +14,7 @@ from ports import paths, tunnels
 from ports.adapters import processes
 from ports.cli import main
 from ports.deadlines import wait_until
-from ports.errors import NotFoundError, SSHError
+from ports.errors import NotFoundError, PortsError, SSHError, StoreError
 from ports.targets import Target
 from ports.tunnels import browser
 from ports.tunnels import records as tunnel_records
@@ -204,3 +204,22 @@ def test_a_note_that_holds_no_more_is_dropped_and_the_others_stay() -> None:
     tunnel.drop_note("it closes connections")
     tunnel.drop_note("never told")
     assert tunnel.note is None
+
+
+# --- what another process asks ---
+
+
+def test_what_cannot_be_opened_by_another_process_is_an_error_there_and_not_an_end(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object, **__: object) -> None:
+        raise StoreError("/home", "No space left on device")
+
+    opening.serve()
+    monkeypatch.setattr(opening, "open", fill)
+    (record,) = (record for _, record, _ in tunnel_records.read_all())
+    for request, reason in (("full", "No space left"), ("unknown", "what a newer version says")):
+        end = {} if request == "full" else {"what a newer version says": 1}
+        asked = {"open": {"targets": ["server1"], "end": end, "owner": None}}
+        with pytest.raises(PortsError, match=reason):
+            tunnel_records.ask(record, asked, timeout=5)
