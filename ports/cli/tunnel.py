@@ -54,6 +54,7 @@ def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool |
         return exit_code(rows)
     keeper.heed_signals()
     keeper.share_turns()
+    keeper.allow_many_files()
     with tunnels.open_many(wanted, on_event=show.event, end=end, owner=owner) as opening:
         rows = opening.rows()
         show.settled(rows, "Ctrl-C closes them")
@@ -85,6 +86,8 @@ class Links:
             self.out.fail(_place(row), targets.hints_at(row["host"], str(row["error"])))
         elif before is None and link is not None and row.get("notice") != "silent":
             self._link(row, str(link))
+            if row.get("error"):  # it was open before, and leads nowhere now
+                self.out.fail(_place(row), str(row["error"]))
         elif link is None or row.get("notice") != "silent":
             self._tell_change(row, before or "")
         browses = self.browse if row.get("notice") in (None, "notify") else row["notice"] == "open"

@@ -326,3 +326,12 @@ def test_far_arguments_mean_the_same(name: str | None, given: dict[str, str], fl
         words = output.far_arguments(context)
     assert words[:2] == ["cluster", "start"] and "server1" not in words and "--host" not in words
     assert parsed(words[2:]) == parsed(typed)
+
+
+def test_a_link_that_was_open_before_and_leads_nowhere_now_is_shown_with_the_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = {"host": "server1", "kind": "cluster", "name": "main", "state": "ended", "local_url": "http://localhost:1/"}
+    tunnel.Links(Output(as_json=False), browse=False).event({**row, "error": "server1: it closes connections"})
+    told = capsys.readouterr()
+    assert "http://localhost:1/" in told.out and told.err == "ports: server1: it closes connections\n"
