@@ -72,6 +72,7 @@ class Links:
         self.out, self.browse = out, config.get("open.browse") if browse is None else browse
         self.told: dict[tuple[Any, ...], str] = {}
         self.lost: dict[str, str] = {}  # hosts to which the way is down, or needs a login
+        self.browsed: set[tuple[Any, ...]] = set()
         self.heading = True
         self.browsers: list[threading.Thread] = []
 
@@ -91,7 +92,8 @@ class Links:
         elif link is None or row.get("notice") != "silent":
             self._tell_change(row, before or "")
         browses = self.browse if row.get("notice") in (None, "notify") else row["notice"] == "open"
-        if browses and state == "open" and before is None:
+        if browses and state == "open" and key not in self.browsed:  # at first it may have said nothing
+            self.browsed.add(key)
             self._show(str(link))
 
     def _show(self, link: str) -> None:

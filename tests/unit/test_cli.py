@@ -335,3 +335,14 @@ def test_a_link_that_was_open_before_and_leads_nowhere_now_is_shown_with_the_rea
     tunnel.Links(Output(as_json=False), browse=False).event({**row, "error": "server1: it closes connections"})
     told = capsys.readouterr()
     assert "http://localhost:1/" in told.out and told.err == "ports: server1: it closes connections\n"
+
+
+def test_a_link_that_said_nothing_at_first_comes_to_the_browser_once_it_is_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    links, shown = tunnel.Links(Output(as_json=True), browse=True), []
+    monkeypatch.setattr(links, "_show", shown.append)
+    row = {"host": "server1", "kind": "cluster", "name": "main", "local_url": "http://localhost:1/"}
+    for state in ("silent", "open", "down", "open"):
+        links.event({**row, "state": state})
+    assert shown == ["http://localhost:1/"]
