@@ -36,7 +36,8 @@ class HostLinks:
     on_browse : callable
         Is called with the host and what somebody there wants to see at home, and returns the answer.
     on_node : callable
-        Is called with another node of the host's name, what is wanted there, and whether nobody may be asked to log in.
+        Is called with another node of the host's name, what is wanted there, whether nobody may be asked to log in, and
+        whether somebody waits for it.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class HostLinks:
         *,
         on_change: Callable[[Tunnel], None],
         on_browse: Callable[[str, dict[str, Any]], dict[str, Any]],
-        on_node: Callable[[str, Wish, bool | None], None],
+        on_node: Callable[[str, Wish, bool | None, bool], None],
     ) -> None:
         self.alias, self._relay, self._on_change, self._on_node = alias, relay, on_change, on_node
         self.tunnels: list[Tunnel] = []
@@ -82,9 +83,7 @@ class HostLinks:
         if wish.owner is not None:
             self._way.watch_everybody()
         document = self._way.probe(everybody=everybody, batch=batch)
-        with contextlib.suppress(
-            PortsError
-        ):  # after a login, what was just asked answers, and the way is up in a moment
+        with contextlib.suppress(PortsError):  # after a login, what was asked answers, and the way is up in a moment
             wait_until(lambda: self._way.condition.state == "up" or None, timeout=_FIRST_SECONDS, what="the way")
         self._take(document, [wish], is_first=True, batch=batch)
 
@@ -190,7 +189,7 @@ class HostLinks:
                     tunnel.service, tunnel.gone = service, False
             self._bring_up([one for one in fresh if one is not None], moved, is_first=is_first)
         for node, wish in on_nodes:
-            self._on_node(node, wish, batch)
+            self._on_node(node, wish, batch, is_first)
 
     def _new(self, service: Service, wish: Wish, is_first: bool) -> Tunnel | None:
         notice = None if is_first else _notice(service)

@@ -171,16 +171,23 @@ class Opening:
             )
         return self._hosts[alias]
 
-    def _open_on_node(self, node: str, wish: Wish, batch: bool | None) -> None:
+    def _open_on_node(self, node: str, wish: Wish, batch: bool | None, is_first: bool) -> None:
         """Open what lives on another node of a host's name, unless that node's links are watched already."""
         with self._lock:
-            if self._closing.is_set() or (batch and node in self._hosts):
+            if self._closing.is_set() or (not is_first and node in self._hosts):
                 return
             links = self._host(node)
-        try:
-            links.open(wish, batch=batch)
-        except PortsError as error:
-            links.fail(error)
+
+        def open_() -> None:
+            try:
+                links.open(wish, batch=batch)
+            except PortsError as error:
+                links.fail(error)
+
+        if is_first:
+            open_()
+        else:  # in the thread that watches the way to another node, which must not wait for this one
+            threading.Thread(target=open_, name=f"open-{node}", daemon=True).start()
 
     def _watch(self) -> None:
         while not self._closing.wait(_ROUND_SECONDS):
