@@ -71,6 +71,8 @@ def _request(what: str) -> dict[str, str]:
 
 def _doors() -> Iterator[Path]:
     """Yield the sockets of sessions from home, the newest first; those whose session was killed are removed."""
+    if not paths.can_serve():
+        return
     own = paths.runtime_directory()
     # a session has the variables of a login; PORTS_HOME may be set in this shell alone
     directories = [own, own.parent] if paths.is_private(own.parent) else [own]

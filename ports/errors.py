@@ -27,6 +27,7 @@
     │       ├── ProhibitedError
     │       ├── NetworkError
     │       │   ├── SlowError
+    │       │   ├── BusyError
     │       │   └── ConnectionLostError
     │       ├── FarSideError
     │       └── RefusedError
@@ -264,7 +265,11 @@ class NetworkError(SSHError):
 
 
 class SlowError(NetworkError):
-    """The host answers, but a login there did not end in the time that it had."""
+    """The host answers, but a login or the start of a program there did not end in the time that it had."""
+
+
+class BusyError(NetworkError):
+    """Another process is connecting to the host at this moment; what it finds is not known yet."""
 
 
 class ConnectionLostError(NetworkError):

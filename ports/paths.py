@@ -281,9 +281,14 @@ def exchangeable(directory: Path) -> str | None:
     return None
 
 
+def can_serve() -> bool:
+    """Tell whether clusters and notebook servers can run on this machine; Windows is for home only."""
+    return os.name != "nt"
+
+
 def check_serves(what: str) -> None:
-    """Raise UsageError where this machine cannot run `what`, in the plural: on Windows, which is for home only."""
-    if os.name == "nt":
+    """Raise UsageError where this machine cannot run `what`, in the plural."""
+    if not can_serve():
         raise UsageError(f"{what} run on Linux and macOS only; name a host of yours to have it there")
 
 

@@ -199,7 +199,7 @@ def _host_row(alias: str | None, state: str) -> dict[str, Any]:
 
 def is_connected(alias: str) -> bool:
     """Tell whether a connection to `alias` is kept; nothing is connected, and whether it carries is not asked."""
-    return openssh.running(alias) is not None
+    return transports.is_connected(alias)
 
 
 def many(

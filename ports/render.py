@@ -45,7 +45,7 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("WHAT", "what"),
         ("STATE", "state"),
         ("SINCE", "since"),
-        ("LINK", "local_url"),
+        ("LINK", "here"),
         ("RECEIVED", "received"),
         ("RECONNECTS", "reconnects"),
         ("NOTE", "note"),
@@ -85,6 +85,7 @@ def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
         "since": duration(now - started) if isinstance(started, int | float) else "",
         "memory": f"{size(row.get('memory_bytes'))} of {size(limit)}" if limit else size(row.get("memory_bytes")),
         "where": _where(row),
+        "here": link_here(row) or "",
         "what": _what(row),
         "received": size(row.get("received_bytes")),
         "note": _note(row),
@@ -113,7 +114,7 @@ def plain(lines: Sequence[Sequence[str]]) -> str:
 def details(row: Mapping[str, Any], now: float) -> str:
     """Return one row as lines of ``key: value``; what is empty is left out."""
     texts = cells(row, now)
-    hidden = ("where", "what", "received", "note", "other", "started_at", "guard", "asleep", "ends_at")
+    hidden = ("where", "here", "what", "received", "note", "other", "started_at", "guard", "asleep", "ends_at")
     shown = {key: text for key, text in texts.items() if text and key not in hidden and not key.endswith("_bytes")}
     if row.get("note"):  # without the reason, which has a line of its own
         shown["note"] = str(row["note"])
@@ -208,6 +209,12 @@ def _html_table(title: str, facts: Iterable[tuple[str, str]]) -> str:
 
 def _day(moment: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
+def link_here(row: Mapping[str, Any]) -> str | None:
+    """Return by what a tunnel's row is reached on this machine, a link or ``unix:PATH``; None where nothing leads."""
+    socket = row.get("local_socket")
+    return str(row["local_url"]) if row.get("local_url") else f"unix:{socket}" if socket else None
 
 
 def _where(row: Mapping[str, Any]) -> str:

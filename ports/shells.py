@@ -33,7 +33,7 @@ def open(name: str = "main", *, bash: bool = False, env: str | None = None) -> N
     """
     paths.check_serves("shells in tmux")
     if not tmux.is_installed():
-        raise ToolMissingError("tmux", "install it, or work in a plain ssh session")
+        raise ToolMissingError("tmux", f"install it on {paths.host_name()}, or work in a plain ssh session")
     session = f"shell-{paths.check_name(name)}"
     socket = paths.runtime_directory() / "tmux.sock"
     with paths.locked("shells"):

@@ -31,6 +31,8 @@ def parse(text: str) -> Target:
         There is no host, the name is empty, or the port is not 1 to 65535.
     """
     host, colon, thing = text.partition(":")
+    if thing.startswith("//"):
+        raise InvalidTargetError(text, "that is a link")
     if not re.fullmatch(r"[\w@][\w.@%+-]*(/\w[\w.-]*)?", host):
         raise InvalidTargetError(text, "it does not begin with a host, an alias of ~/.ssh/config")
     if not colon:

@@ -82,6 +82,27 @@ def login(alias: str) -> tuple[str, str, bool]:
     return hop.user, hop.hostname, False
 
 
+def is_connected(alias: str) -> bool:
+    """Tell whether a connection to `alias` is kept; nothing is connected, and whether it carries is not asked."""
+    if choose() == "ssh":
+        return openssh.running(alias) is not None
+    from ports.adapters import paramiko
+
+    return paramiko.is_connected(hops(alias))
+
+
+def keys(alias: str) -> frozenset[object] | None:
+    """Return what there is to log in to `alias` with, where that may mend it; None where only a login does.
+
+    What paramiko connects lives in one process: nobody can log in for another, but a key can be loaded.
+    """
+    if choose() == "ssh":
+        return None
+    from ports.adapters import paramiko
+
+    return paramiko.keys(hops(alias))
+
+
 def interactive(alias: str, command: str | None) -> None:
     """Become a session on `alias` at this terminal: `command`, else the login shell; this process ends with it.
 

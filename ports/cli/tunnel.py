@@ -54,6 +54,7 @@ def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool |
         return exit_code(rows)
     keeper.heed_signals()
     keeper.share_turns()
+    keeper.allow_many_files()
     with tunnels.open_many(wanted, on_event=show.event, end=end, owner=owner) as opening:
         rows = opening.rows()
         show.settled(rows, "Ctrl-C closes them")
@@ -71,6 +72,7 @@ class Links:
         self.out, self.browse = out, config.get("open.browse") if browse is None else browse
         self.told: dict[tuple[Any, ...], str] = {}
         self.lost: dict[str, str] = {}  # hosts to which the way is down, or needs a login
+        self.browsed: set[tuple[Any, ...]] = set()
         self.heading = True
         self.browsers: list[threading.Thread] = []
 
@@ -85,10 +87,13 @@ class Links:
             self.out.fail(_place(row), targets.hints_at(row["host"], str(row["error"])))
         elif before is None and link is not None and row.get("notice") != "silent":
             self._link(row, str(link))
+            if row.get("error"):  # it was open before, and leads nowhere now
+                self.out.fail(_place(row), str(row["error"]))
         elif link is None or row.get("notice") != "silent":
             self._tell_change(row, before or "")
         browses = self.browse if row.get("notice") in (None, "notify") else row["notice"] == "open"
-        if browses and state == "open" and before is None:
+        if browses and state == "open" and key not in self.browsed:  # at first it may have said nothing
+            self.browsed.add(key)
             self._show(str(link))
 
     def _show(self, link: str) -> None:
@@ -140,12 +145,15 @@ class Links:
 
     def _progress(self, row: Row) -> None:
         if not self.out.as_json:
-            self.out.say(f"{_place(row)}: {row.get('note') or row['state']}")
+            # what was noted of the link does not tell why it goes
+            said = "closed" if row["state"] == "closed" else row.get("note") or row["state"]
+            self.out.say(f"{_place(row)}: {said}")
 
 
 def _link(row: Row) -> str | None:
-    socket = row.get("local_socket")
-    return str(row["local_url"]) if row.get("local_url") else f"unix:{socket}" if socket else None
+    from ports import render
+
+    return render.link_here(row)
 
 
 def _place(row: Row) -> str:

@@ -20,7 +20,7 @@ from ports.adapters import openssh
 from ports.adapters.openssh import checks as ssh
 from ports.doctor import judge
 from ports.doctor.checks import Check, failed, from_error, ok, skipped, warning
-from ports.errors import PortsError, SSHError
+from ports.errors import PortsError, ProhibitedError, SSHError
 
 FORWARD_CHECKS = ("forward-port", "forward-socket", "latency")
 
@@ -83,10 +83,6 @@ def cancel_all() -> None:
         carrier.close()
 
 
-class _UntoldError(SSHError):
-    """Nothing came through, and nobody says why."""
-
-
 class _ByMaster:
     """By the ssh program: a forward is a Unix socket here, which a master connection listens on."""
 
@@ -124,10 +120,7 @@ class _ByMaster:
 
     def refusal(self, remote: str) -> PortsError | None:
         if self.master.users:  # its stderr is the user's
-            alias = self.master.alias
-            reason = "nothing comes back through your own connection (ControlMaster), which does not tell why; most"
-            way_out = f"end it (`ssh -O exit {alias}`), and ports makes one of its own, which tells, and goes round"
-            return _UntoldError(alias, f"{reason} likely its sshd prohibits forwarding; {way_out}")
+            return ProhibitedError(self.master.alias, "your own connection (ControlMaster) is prohibited to forward")
         return openssh.explain_forward(self.master.alias, remote, self.master.said(self.said))
 
     def close(self) -> None:
@@ -189,7 +182,7 @@ def _try_all(carrier: _Carrier, alias: str, remotes: dict[str, str], secret: byt
 def _refused(name: str, alias: str, reason: PortsError) -> Check:
     found = from_error(name, reason, alias)
     # of a Unix socket sshd does not say that it is prohibited; that it is there we know
-    if isinstance(reason, _UntoldError) or (name == "forward-port" and "prohibit" not in found.cause):
+    if name == "forward-port" and "prohibit" not in found.cause:
         return failed(name, found.cause, found.way_out or f"`ssh -v {alias}` tells more")
     option = "AllowTcpForwarding" if name == "forward-port" else "AllowStreamLocalForwarding"
     what = "ports" if name == "forward-port" else "Unix sockets"

@@ -34,7 +34,8 @@ def as_client(*, needs_ssh: bool) -> Iterator[Check]:
 def as_both() -> Iterator[Check]:
     """Yield all checks of this machine."""
     yield from as_client(needs_ssh=False)
-    yield from as_server()
+    if paths.can_serve():
+        yield from as_server()
 
 
 def as_server() -> Iterator[Check]:

@@ -30,10 +30,15 @@ class Asking:
     """
 
     def __init__(self, silence: float, patience: float) -> None:
-        from select import POLLIN, poll
+        import select
 
-        self.silence, self.patience, self.wanted = silence, patience, POLLIN
-        self.poller, self.left = poll(), MOST_ASKED
+        self.silence, self.patience, self.left = silence, patience, MOST_ASKED
+        if hasattr(select, "poll"):
+            self.poller = select.poll()  # type: Any
+        else:  # home is Windows; where this is piped to, there is a poll
+            from ports.probe.poller import Poller
+
+            self.poller = Poller()
         self.open = {}  # type: Dict[int, List[Any]]
 
     def add(self, rows: "List[Json]") -> None:
@@ -43,7 +48,7 @@ class Asking:
             connection = open_socket(row["family"] == "tcp6")
             connection.setblocking(False)
             connection.connect_ex((ANY.get(row["address"], row["address"]), row["port"]))
-            self.poller.register(connection, self.wanted)
+            self.poller.register(connection, 1)  # POLLIN
             added.append([connection, row, 0.0, None])  # when it falls due, and when it was asked
         self.left -= len(added)
         due = time.monotonic() + self.silence

@@ -1,6 +1,7 @@
 """Other nodes of the name by which a host is known at home: login nodes share a name, and a home."""
 
 import os
+import time
 
 if __name__ != "__main__":  # piped, these names are there already
     from ports.probe.records import NAME, host_directory, read_record
@@ -12,7 +13,9 @@ if MYPY:
     Json = Dict[str, Any]
 
 NAME_SERVER = 2.0  # seconds that it may take; where it takes longer, nodes that the settings name are known
+KNOWN_SECONDS = 300.0
 KNOWN = {}  # type: Dict[str, Set[str]]
+ASKED = {}  # type: Dict[str, float]
 
 
 def left_running() -> "List[Json]":
@@ -53,17 +56,20 @@ def elsewhere(called: str, chosen: "List[str]") -> "List[Json]":
 
 
 def look_up(names: "List[str]") -> "Dict[str, Set[str]]":
-    """Return the addresses of `names`, which are asked for once."""
+    """Return the addresses of `names`, which are asked for every five minutes."""
     import socket  # 7 ms, which few pay
     import threading
 
     def ask() -> None:
-        for name in names:
+        for name in due:
+            ASKED[name] = now
             try:
-                KNOWN[name] = KNOWN.get(name) or {str(one[4][0]) for one in socket.getaddrinfo(name, None)}
+                KNOWN[name] = {str(one[4][0]) for one in socket.getaddrinfo(name, None)}
             except (OSError, UnicodeError):
                 continue
 
+    now = time.monotonic()
+    due = [name for name in names if name not in ASKED or now - ASKED[name] > KNOWN_SECONDS]
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(NAME_SERVER)

@@ -43,7 +43,7 @@ KINDS = (
     ("database", r"postgres|redis-server|mongod|mysqld|mariadbd|slurm|munged"),
 )
 COMPILED = []  # type: List[Any]
-INTERPRETER = re.compile(r"(python|pypy)[\d.]*$")
+INTERPRETER = re.compile(r"(python|pypy)[\d.]*(\.exe)?$")
 WEB = {"notebook", "tensorboard", "mlflow", "bokeh", "panel", "streamlit", "code-server", "rstudio", "http-server"}
 NEVER_ASKED = WEB | {"sshd", "tunnel", "kernel", "database", "cluster"}
 
@@ -89,7 +89,7 @@ def kind_of(argv: "List[str]", port: "Optional[int]") -> str:
 def describe(rows: "List[Json]") -> "Dict[int, List[int]]":
     """Fill in what the process table tells of each row's process; return the ancestors of each pid, nearest first."""
     booted = time.time() - time.clock_gettime(7) if sys.platform == "linux" else 0.0  # 7 is CLOCK_BOOTTIME
-    ticks = os.sysconf("SC_CLK_TCK")
+    ticks = os.sysconf("SC_CLK_TCK") if sys.platform == "linux" else 1
     stats = {}  # type: Dict[int, Optional[Tuple[str, int, int]]]
     ancestors = {}  # type: Dict[int, List[int]]
     for row in rows:
@@ -103,7 +103,8 @@ def describe(rows: "List[Json]") -> "Dict[int, List[int]]":
                 if chain[-1] not in stats:
                     stats[chain[-1]] = stat_of(chain[-1])
                 found = stats[chain[-1]]
-                chain.append(found[1] if found else 0)
+                # Windows keeps the number of a parent that ended, and gives it to another: even to a descendant
+                chain.append(found[1] if found and found[1] not in chain else 0)
             ancestors[pid] = chain[1:]
         if "argv" not in row:
             started = stats.get(pid)

@@ -160,13 +160,15 @@ def open_in_background(
 def list() -> builtins.list[dict[str, Any]]:
     """Return all tunnels of this user on this machine, those in the background and those of other terminals.
 
-    The row of a process that died says so (``stopped``), that of one that does not answer is ``unknown``, and so is
-    that of a record that cannot be read. Nothing is deleted.
+    The row of a process that died says so (``stopped``), unless the same is open again; that of one that does not
+    answer is ``unknown``, and so is that of a record that cannot be read. Nothing is deleted.
     """
     found = [(record, alive) for _, record, alive in tunnel_records.read_all()]
     with ThreadPoolExecutor(max_workers=16) as threads:
         several = threads.map(lambda one: _rows_of(*one), found)
         rows = [row for part in several for row in part]
+    again = {_linked(row) for row in rows if row["state"] not in ("stopped", "unknown")}
+    rows = [row for row in rows if row["state"] != "stopped" or _linked(row) not in again]
     unknown = {"host": None, "kind": "tunnel", "name": None, "state": "unknown", "local_url": None, "local_port": None}
     return [*rows, *({**unknown, "error": str(error)} for error in tunnel_records.unreadable())]
 
@@ -189,7 +191,7 @@ def close(*wanted: str) -> builtins.list[dict[str, Any]]:
             tunnel_records.is_meant(target, row) for _, record, _ in tunnel_records.read_all() for row in record.rows
         ):
             _tell_unreadable()
-            raise NotFoundError("tunnel", str(target), "`ports tunnel list` shows those that are open")
+            raise NotFoundError("tunnel", str(target), _way_to_tunnel(target))
     return _close(lambda row: any(tunnel_records.is_meant(target, row) for target in parsed))
 
 
@@ -231,16 +233,20 @@ def _close(is_meant: Callable[[dict[str, Any]], bool]) -> builtins.list[dict[str
         meant = [row for row in record.rows if is_meant(row)]
         if not meant or alive is None:
             continue
+        last: dict[tuple[Any, ...], dict[str, Any]] = {}
         if alive:
             try:
-                tunnel_records.ask(record, {"close": [row["number"] for row in meant]})
+                answer = tunnel_records.ask(record, {"close": [row["number"] for row in meant]})
+                last = {_same(row): row for row in answer.get("closed", ())}
             except TimedOutError:
                 if not record.background or not processes.end([record.process], timeout=5):
                     raise
                 alive = False
         if not alive:
             _remove(path, record)
-        closed += [{**_listed(record, True, row), "state": "closed"} for row in meant]
+        for row in meant:
+            counted = {key: last[_same(row)][key] for key in ("sent_bytes", "received_bytes") if _same(row) in last}
+            closed.append({**_listed(record, True, row), **counted, "state": "closed", "error": None})
     return closed
 
 
@@ -262,6 +268,18 @@ def _same(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["host"], row["kind"], row["name"]
 
 
+def _way_to_tunnel(target: Target) -> str:
+    """Return what to do where no tunnel is as `target` says: its name alone is not enough."""
+    rows = [row for _, record, _ in tunnel_records.read_all() for row in record.rows]
+    places = sorted({f"{row['host']}:{row['name']}" for row in rows if target == Target(str(row["name"]))})
+    meant = f"name it with its host: {', '.join(places)}; " if places else ""
+    return f"{meant}`ports tunnel list` shows those that are open"
+
+
+def _linked(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["host"], row["service"], row["name"]
+
+
 def _remove(path: Path, record: OpeningRecord) -> builtins.list[Path]:
     control = Path(record.control)
     pid = path.stem.partition("-")[0]
@@ -279,7 +297,7 @@ def _rows_of(record: OpeningRecord, alive: bool | None) -> builtins.list[dict[st
         return [_listed(record, alive, row) for row in record.rows]
     try:
         rows = tunnel_records.ask(record, {"rows": True}, timeout=3.0)["rows"]
-    except (TimedOutError, KeyError) as error:
+    except (PortsError, KeyError) as error:
         return [{**_listed(record, None, row), "error": str(error)} for row in record.rows]
     return [_listed(record, True, row) for row in rows]
 
@@ -299,7 +317,13 @@ def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> builtins.lis
     for _ in range(3):
         with paths.locked("keeper", timeout=30):
             record = tunnel_records.keeper() or _spawn()
-        answer = tunnel_records.ask(record, request, timeout=_LONGEST_OPEN, on_line=on_event)
+        try:
+            answer = tunnel_records.ask(record, request, timeout=_LONGEST_OPEN, on_line=on_event)
+        except TimedOutError:
+            left = tunnel_records.keeper()
+            if left is not None and left.process == record.process:
+                raise
+            continue  # it ended in this moment, with its last tunnel
         if "settled" in answer:
             rows: builtins.list[dict[str, Any]] = answer["settled"]
             for row in rows if on_event is not None else ():

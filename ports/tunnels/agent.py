@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ports import probe as far
-from ports.errors import ConnectionLostError, FarSideError, RefusedError, TimedOutError
+from ports.errors import ConnectionLostError, FarSideError, RefusedError, SlowError, TimedOutError
 from ports.probe.agent_mux import CLOSE, CONTROL, DOCUMENT, OPEN, OPENED, PING, PONG, REFUSED, Channel, Mux
 
 # Understood by bash, zsh, tcsh and fish alike. The program is the first line of its input, frames follow.
@@ -85,7 +85,9 @@ class Agent:
         Raises
         ------
         FarSideError
-            There is no python3, or one that is too old; nothing came within `timeout`; the session ended.
+            There is no python3, or one that is too old; the session ended.
+        SlowError
+            Nothing came within `timeout`: start files of the shell may load a whole environment.
         """
         self._session = session
         session.setblocking(False)
@@ -98,7 +100,7 @@ class Agent:
         except BaseException as error:
             self.close()
             if isinstance(error, asyncio.TimeoutError):
-                raise FarSideError(self.host, f"no answer of python3 there within {timeout:g} s") from error
+                raise SlowError(self.host, f"no answer of python3 there within {timeout:g} s") from error
             raise
         return self.hello
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
+import secrets
 import socket
 import subprocess
 from collections.abc import Iterable
@@ -15,10 +15,9 @@ from typing import Protocol
 
 from ports import paths, transports
 from ports.adapters import openssh
-from ports.errors import ConnectionLostError, PortsError
+from ports.errors import ConnectionLostError, PortsError, ProhibitedError
 from ports.tunnels.doors import Dial, to_unix_socket
 
-_numbers = itertools.count()
 _DIALS = 64  # connections that are being made at once, by paramiko to one host
 
 
@@ -94,6 +93,8 @@ class SSH:
 
     def refusal(self, remote: str) -> PortsError | None:
         """Return what sshd said of a connection that was refused; it stands on the master's stderr only."""
+        if self._master.users:  # whose stderr is the user's: the other door tells whether the service is there
+            return ProhibitedError(self.alias, f"nothing comes from {remote} through your own connection there")
         return openssh.explain_forward(self.alias, remote, self._master.said(self._said))
 
     def is_there(self) -> bool:
@@ -123,7 +124,8 @@ class SSH:
             openssh.end(process)
 
     def _new_socket(self) -> Path:
-        return paths.runtime_directory() / f"t{os.getpid()}-{next(_numbers)}.sock"
+        # not numbered: after a reboot a process may have the number of one that was killed, and left its sockets
+        return paths.runtime_directory() / f"t{os.getpid()}-{secrets.token_hex(4)}.sock"
 
 
 class InProcess:

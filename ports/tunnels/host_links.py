@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ports import config, listeners
+from ports.deadlines import wait_until
 from ports.errors import ForeignListenerError, LoginNeededError, PortInUseError, PortsError, ProhibitedError, SSHError
 from ports.tunnels import local_ends, proof, services, wishes
 from ports.tunnels import records as tunnel_records
@@ -21,6 +22,7 @@ from ports.tunnels.ways import Condition, Way
 from ports.tunnels.wishes import Wish
 
 _FIRST_SECONDS, _LATER_SECONDS = 10.0, 3.0  # for an answer; news of the host wait meanwhile, but for the first time
+_NO_ANSWER = "it closes connections without an answer"
 _PATIENCE = 0.05  # seconds for which a service that may be no web server may speak first
 
 
@@ -34,7 +36,8 @@ class HostLinks:
     on_browse : callable
         Is called with the host and what somebody there wants to see at home, and returns the answer.
     on_node : callable
-        Is called with another node of the host's name, what is wanted there, and whether nobody may be asked to log in.
+        Is called with another node of the host's name, what is wanted there, whether nobody may be asked to log in, and
+        whether somebody waits for it.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class HostLinks:
         *,
         on_change: Callable[[Tunnel], None],
         on_browse: Callable[[str, dict[str, Any]], dict[str, Any]],
-        on_node: Callable[[str, Wish, bool | None], None],
+        on_node: Callable[[str, Wish, bool | None, bool], None],
     ) -> None:
         self.alias, self._relay, self._on_change, self._on_node = alias, relay, on_change, on_node
         self.tunnels: list[Tunnel] = []
@@ -58,6 +61,7 @@ class HostLinks:
             relay,
             on_condition=self._tell_condition,
             on_document=lambda document: self._take(document, self._wishes),
+            received=lambda: sum(one.door.received for one in list(self.tunnels) if one.door is not None),
             on_stranger=self._cut,
             on_browse=lambda wanted: on_browse(alias, wanted),
         )
@@ -78,7 +82,10 @@ class HostLinks:
                 return
         if wish.owner is not None:
             self._way.watch_everybody()
-        self._take(self._way.probe(everybody=everybody, batch=batch), [wish], is_first=True, batch=batch)
+        document = self._way.probe(everybody=everybody, batch=batch)
+        with contextlib.suppress(PortsError):  # after a login, what was asked answers, and the way is up in a moment
+            wait_until(lambda: self._way.condition.state == "up" or None, timeout=_FIRST_SECONDS, what="the way")
+        self._take(document, [wish], is_first=True, batch=batch)
 
     def _open_first(self, wish: Wish, *, everybody: bool, batch: bool | None) -> None:
         try:
@@ -174,7 +181,7 @@ class HostLinks:
             moved = []
             for key, tunnel in known.items():
                 service = wanted[key][0] if key in wanted else None
-                if service is not None and (tunnel.state != "open" or service.remote != tunnel.remote):
+                if service is not None and (not tunnel.leads or service.remote != tunnel.remote):
                     moved.append(tunnel)
                     if service.remote != tunnel.remote:
                         self._way.take_back([tunnel.remote])
@@ -182,7 +189,7 @@ class HostLinks:
                     tunnel.service, tunnel.gone = service, False
             self._bring_up([one for one in fresh if one is not None], moved, is_first=is_first)
         for node, wish in on_nodes:
-            self._on_node(node, wish, batch)
+            self._on_node(node, wish, batch, is_first)
 
     def _new(self, service: Service, wish: Wish, is_first: bool) -> Tunnel | None:
         notice = None if is_first else _notice(service)
@@ -218,7 +225,11 @@ class HostLinks:
             self.tunnels += fresh
         with contextlib.suppress(PortsError, OSError):  # all in one go; where that fails, each tells its own reason
             self._way.lead([one.remote for one in tunnels if not self._by_agent(one)])
-        workers = [threading.Thread(target=self._connect, args=(one, is_first), daemon=True) for one in tunnels]
+        # what failed at first is told and forgotten; a link that was open stays
+        firsts = [is_first and one in fresh for one in tunnels]
+        workers = [
+            threading.Thread(target=self._connect, args=each, daemon=True) for each in zip(tunnels, firsts, strict=True)
+        ]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -237,6 +248,8 @@ class HostLinks:
         else:
             if tunnel.ports and self._way.condition.state == "up":  # else it was closed, or lost, meanwhile
                 tunnel.error = None
+                if state == "open":
+                    tunnel.drop_note(_NO_ANSWER)
                 self._change(tunnel, state)
 
     def _prove(self, tunnel: Tunnel, limit: float) -> str:
@@ -258,13 +271,14 @@ class HostLinks:
             if found.state != "refused":
                 tunnel_records.remember_door(self.alias, service.is_unix, door)
                 return found.state
-            reason = tunnel.door.refusal or self._way.refusal(service.remote)
+            # what the agent did not connect to it tells itself; what sshd said is of the other door
+            reason = tunnel.door.refusal or (self._way.refusal(service.remote) if door == "forward" else None)
             if not isinstance(reason, ProhibitedError):
                 break
         if reason is not None or not self._way.is_there():
             raise reason or SSHError(self.alias, "the connection was lost; try again")
-        if not self._closing.is_set():
-            tunnel.add_note("it closes connections without an answer")
+        if not self._closing.is_set() and self._way.condition.state == "up":
+            tunnel.add_note(_NO_ANSWER)
         return "silent"
 
     def _dial(self, tunnel: Tunnel, door: str) -> Dial:

@@ -6,23 +6,29 @@ tunnel, by SIGTERM, or when nobody has given it anything.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ports import config
 from ports.tunnels.opening import Opening
 
 _IDLE_SECONDS = 20.0
+_MANY_FILES = 10240  # macOS gives 256, and no more than these where it says that there is no limit
 
 
 def main() -> int:
     """Say on standard output when other processes can ask, and keep what they want open."""
     heed_signals()
     share_turns()
-    with Opening(on_event=_log, log=sys.argv[1]) as opening:
+    allow_many_files()
+    with Opening(on_event=partial(_log, Path(sys.argv[1])), log=sys.argv[1]) as opening:
         opening.serve()
         os.write(1, b"ready\n")
         _leave_starter()
@@ -56,6 +62,17 @@ def share_turns() -> None:
     sys.setswitchinterval(0.0005)
 
 
+def allow_many_files() -> None:
+    """Take as many open files as this user may have: each connection of a browser takes up to three."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows knows no such limit
+        import resource
+
+        least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _MANY_FILES if most == resource.RLIM_INFINITY else min(most, _MANY_FILES)
+        if least < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
 def heed_signals() -> None:
     """Let SIGTERM and the end of the terminal be what Ctrl-C is: tunnels are taken back before the process ends.
 
@@ -75,12 +92,24 @@ def _leave_starter() -> None:
     os.close(nowhere)
 
 
-def _log(row: dict[str, Any]) -> None:
+def _log(log: Path, row: dict[str, Any]) -> None:
     """Write a line to the log, which holds no link: a link holds a token."""
     what = ":".join(str(row[key]) for key in ("host", "name") if row.get(key))
     parts = [time.strftime("%Y-%m-%d %H:%M:%S"), what, str(row["state"]), str(row.get("local_port") or "")]
     parts += [str(row.get("error") or row.get("note") or "")]
+    _rotate(log)
     sys.stderr.write(" ".join(part for part in parts if part) + "\n")
+
+
+def _rotate(log: Path) -> None:
+    """Move the log aside, to ``<log>.1``, where it has grown too large; standard error goes on in a new one."""
+    with contextlib.suppress(OSError):  # a full disk: it goes on in the old one
+        if os.fstat(2).st_size < int(config.get("log_bytes")):
+            return
+        log.replace(f"{log}.1")
+        fresh = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(fresh, 2)
+        os.close(fresh)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from ports import remote, targets
 from ports.adapters import processes
-from ports.errors import NotFoundError, PortsError, UsageError
+from ports.errors import ConflictError, NotFoundError, PortsError, UsageError
 from ports.targets import Target
 from ports.tunnels import browser
 from ports.tunnels import records as tunnel_records
@@ -171,16 +171,23 @@ class Opening:
             )
         return self._hosts[alias]
 
-    def _open_on_node(self, node: str, wish: Wish, batch: bool | None) -> None:
+    def _open_on_node(self, node: str, wish: Wish, batch: bool | None, is_first: bool) -> None:
         """Open what lives on another node of a host's name, unless that node's links are watched already."""
         with self._lock:
-            if self._closing.is_set() or (batch and node in self._hosts):
+            if self._closing.is_set() or (not is_first and node in self._hosts):
                 return
             links = self._host(node)
-        try:
-            links.open(wish, batch=batch)
-        except PortsError as error:
-            links.fail(error)
+
+        def open_() -> None:
+            try:
+                links.open(wish, batch=batch)
+            except PortsError as error:
+                links.fail(error)
+
+        if is_first:
+            open_()
+        else:  # in the thread that watches the way to another node, which must not wait for this one
+            threading.Thread(target=open_, name=f"open-{node}", daemon=True).start()
 
     def _watch(self) -> None:
         while not self._closing.wait(_ROUND_SECONDS):
@@ -214,12 +221,13 @@ class Opening:
         try:
             self.open(wanted, end=LocalEnd(**request["end"]), owner=request["owner"], batch=True)
         except (PortsError, RuntimeError) as error:
-            return {"closing": True, "error": str(error)}
+            return {"closing": self._closing.is_set(), "error": str(error)}
         finally:
             self._listeners.remove(tell)
         parsed = [target for several in wanted.values() for target in several]
         meant = [one for one in self.tunnels if id(one) not in before or (one.ports and _is_meant(one, parsed))]
-        rows = [{**one.row(), **({"note": "open already"} if id(one) in before else {})} for one in meant]
+        end = LocalEnd(**request["end"])
+        rows = [_as_open_already(one, end) if id(one) in before else one.row() for one in meant]
         for tunnel in meant:
             if not tunnel.ports:  # a failure is told once
                 self._hosts[tunnel.host].forget(tunnel)
@@ -293,6 +301,18 @@ class Opening:
                 log=self._log,
                 rows=tuple(one.record_row() for one in self.tunnels if one.ports),
             )
+
+
+def _as_open_already(tunnel: Tunnel, end: LocalEnd) -> dict[str, Any]:
+    """Return the row of a tunnel that was open before, an error where it serves elsewhere than it is to now."""
+    row = {**tunnel.row(), "note": "open already"}
+    held, serves = tunnel.end, tunnel.end.socket or f"port {tunnel.local_port}"
+    other_port = end.port is not None and (held.socket is not None or end.port not in (0, tunnel.local_port))
+    if other_port or (end.socket or held.socket) != held.socket or (end.address or held.address) != held.address:
+        place = f"{tunnel.host}:{tunnel.name}"
+        error = ConflictError(f"{place} is open already, at {serves}; `ports tunnel close {place}` first")
+        row.update(state="error", error=str(error), exit_code=error.exit_code, local_url=None)
+    return row
 
 
 def _is_meant(tunnel: Tunnel, wanted: Iterable[Target]) -> bool:

@@ -58,7 +58,8 @@ def _text(page: Page) -> str:
 def _html(page: Page, *, reloads: bool) -> str:
     since = time.strftime("%H:%M:%S", time.localtime(page.since)) if page.since else ""
     lines = [f"<p>{html.escape(part)}</p>" for part in (page.reason, page.doing) if part]
-    told = " ".join(part for part in (f"Since {since}." if since else "", "This page reloads by itself.") if part)
+    again = "This page reloads by itself." if reloads else "What you sent may not have arrived: send it again then."
+    told = " ".join(part for part in (f"Since {since}." if since else "", again) if part)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(page.title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'

@@ -157,6 +157,8 @@ def ask(
     ------
     TimedOutError
         It does not answer.
+    PortsError
+        It cannot do that; another version of `ports` may not know what is asked.
     """
     what = f"answer of process {record.process.pid}, which holds the tunnel,"
     told = request if record.token is None else {**request, "token": record.token}
@@ -175,6 +177,8 @@ def ask(
             raise TimedOutError(what, timeout) from error
     if not isinstance(last, dict):
         raise TimedOutError(what, timeout)
+    if "error" in last and not last.get("closing"):
+        raise PortsError(f"process {record.process.pid}, which holds the tunnel: {last['error']}")
     return last
 
 

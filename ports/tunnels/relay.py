@@ -55,7 +55,10 @@ def bind(port: int, addresses: tuple[str, ...] = LOOPBACK) -> list[socket.socket
             half.close()
         if error.errno == errno.EADDRINUSE or (os.name == "nt" and error.errno == errno.EACCES):
             raise PortInUseError(port, None) from error
-        raise PortsError(f"local port {port or 'of any number'} cannot be had: {error.strerror or error}") from error
+        named = f" of {', '.join(addresses)}" if addresses != LOOPBACK else ""
+        raise PortsError(
+            f"local port {port or 'of any number'}{named} cannot be had: {error.strerror or error}"
+        ) from error
     return bound
 
 
@@ -125,14 +128,20 @@ class Relay:
                 with contextlib.suppress(RuntimeError):  # the loop has ended, and with it all that listens
                     self._loop.call_soon_threadsafe(writer.write, json.dumps(line).encode() + b"\n")
 
-            with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
+            try:
                 request = json.loads(await asyncio.wait_for(reader.readline(), 10))
                 if token is not None and not _is_told(request, token):
                     raise ValueError("another user's process, or one that asks whoever listens")
-                answer = await self._loop.run_in_executor(None, handle, request, say)
+                try:
+                    answer = await self._loop.run_in_executor(None, handle, request, say)
+                except Exception as error:  # noqa: BLE001 - another version asks for what is not known here
+                    answer = {"error": str(error) or type(error).__name__}
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
-            writer.close()
+            except (OSError, ValueError, asyncio.TimeoutError):  # it has gone, or says nothing that could be answered
+                pass
+            finally:
+                writer.close()
 
         async def start() -> asyncio.Server:
             if unix:

@@ -82,6 +82,11 @@ class Tunnel:
             self.local_port, scheme=service.scheme, path=service.path, token=service.token, host=self.end.host
         )
 
+    @property
+    def leads(self) -> bool:
+        """It is open, and nothing has shut its port since."""
+        return self.state == "open" and self.door is not None and self.door.dial is not None
+
     def row(self) -> dict[str, Any]:
         """Return the tunnel as JSON-able data; `local_url` holds the token."""
         row: dict[str, Any] = {"host": self.host, "kind": self.kind, "name": self.name, "state": self.state}
@@ -107,6 +112,10 @@ class Tunnel:
         """Tell one thing more, once."""
         if note not in (self.note or ""):
             self.note = f"{self.note}; {note}" if self.note else note
+
+    def drop_note(self, note: str) -> None:
+        """Tell this one thing no more."""
+        self.note = "; ".join(one for one in (self.note or "").split("; ") if one != note) or None
 
     def is_due(self, now: float) -> bool:
         """Tell whether what did not answer is to be asked again: the more rarely, the longer it did not."""

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ports import config, remote
-from ports.errors import FarSideError, LoginNeededError, PortsError, SlowError, SSHError
+from ports import config, remote, transports
+from ports.errors import BusyError, FarSideError, LoginNeededError, PortsError, SlowError, SSHError
 from ports.tunnels import agent, carriers
 from ports.tunnels.carriers import Carrier
 from ports.tunnels.doors import Dial
@@ -45,6 +45,8 @@ class Condition:
         """What is being done, for the page."""
         if self.state == "needs login":
             host = self.error.host if isinstance(self.error, SSHError) else "HOST"
+            if transports.choose() == "paramiko":
+                return "It goes on once your key is in the agent; or end it, and open the link again."
             return f"It goes on once somebody has logged in: run `ports login {host}` in a terminal."
         return "A new connection is being tried."
 
@@ -58,6 +60,8 @@ class Way:
         Is called, in the way's thread, when the way goes down, waits for a login, or was mended.
     on_document : callable
         Is called, in the way's thread, with what listens there: when that has changed, and after each mending.
+    received : callable
+        Returns how many bytes came over the way so far, but for those of the heartbeat.
     on_stranger : callable
         Is called, in the way's thread, with what is guarded there and the name of the user who has taken it.
     on_browse : callable
@@ -71,13 +75,14 @@ class Way:
         *,
         on_condition: Callable[[Condition], None],
         on_document: Callable[[dict[str, Any]], None],
+        received: Callable[[], int],
         on_stranger: Callable[[str, str], None],
         on_browse: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> None:
         self.alias, self._relay = alias, relay
         self._request: dict[str, Any] = {"all": False}
         self._on_condition, self._on_document = on_condition, on_document
-        self._on_stranger, self._on_browse = on_stranger, on_browse
+        self._on_stranger, self._on_browse, self._received = on_stranger, on_browse, received
         self.condition = Condition("down", time.time())
         self.reconnects = 0
         self.carrier: Carrier | None = None
@@ -88,6 +93,7 @@ class Way:
         self._dead_after = float(config.get("open.dead_after"))
         self._pinged_at = self._waits_since = self._offset = 0.0
         self._up_at, self._rest = float("-inf"), 0.0
+        self._received_before = 0
         self._machine, self._node = "", ""  # to which the way led first
         self._place = alias
 
@@ -321,6 +327,9 @@ class Way:
             self._pinged_at = now
             with contextlib.suppress(RuntimeError):
                 self._relay.start(made.ping(limit))
+        received = self._received()
+        if received != self._received_before:  # behind a download over a slow line, a heartbeat waits longer
+            self._received_before, self._waits_since = received, now
         # from a heartbeat that was sent on: this thread may have been busy, as with a service that says nothing
         if made.last_heard < self._waits_since < now - (limit * 3 / 4 - _TICK):
             return SSHError(self.alias, f"nothing came back for {limit:g} s")
@@ -345,7 +354,8 @@ class Way:
             except LoginNeededError as error:
                 self._wait_for_login(error)
             except (PortsError, OSError) as error:  # a full disk, too many open files: they pass
-                self._change("down", self._as_lost(error))
+                if not isinstance(error, BusyError):  # that tells less than what was known before
+                    self._change("down", self._as_lost(error))
                 # the host is there, and slow: a busy directory service, start files that load a whole environment
                 slow = isinstance(error, (SlowError, FarSideError))
                 patience = min(2 * patience, _MOST_ATTEMPT_SECONDS) if slow else _ATTEMPT_SECONDS
@@ -367,9 +377,11 @@ class Way:
     def _wait_for_login(self, error: PortsError) -> None:
         """Wait until somebody has logged in; nothing is tried meanwhile, as refused attempts lock accounts."""
         self._change("needs login", error)
+        known: set[object] = set()
         while not self._closing.wait(1.0):
             with contextlib.suppress(PortsError, OSError):
-                if remote.is_connected(self.alias):
+                known.add(transports.keys(self.alias))
+                if remote.is_connected(self.alias) or len(known) > 1:
                     return
 
     def _tell_document(self, document: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ import pytest
 
 from ports import listeners
 from ports.deadlines import wait_until
-from ports.errors import ConnectionLostError, FarSideError, RefusedError, TimedOutError
+from ports.errors import ConnectionLostError, FarSideError, RefusedError, SlowError, SSHError, TimedOutError
 from ports.probe import agent_owner
 from ports.tunnels.agent import PYTHON, Agent
 from tests.integration.conftest import Home
@@ -422,8 +422,9 @@ def test_what_start_files_print_is_left_aside() -> None:
 )
 def test_a_program_that_does_not_start_says_why(command: str, reason: str) -> None:
     async def test() -> None:
-        limit = 1 if "cat" in command else 30
-        with pytest.raises(FarSideError) as error:
+        kind: type[SSHError]
+        limit, kind = (1, SlowError) if "cat" in command else (30, FarSideError)
+        with pytest.raises(kind) as error:
             async with far(command=command, timeout=limit):
                 pass
         assert reason in str(error.value)

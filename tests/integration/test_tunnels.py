@@ -259,14 +259,11 @@ def test_a_forward_that_cannot_be_made_is_the_error_of_its_tunnel_and_of_nothing
 ) -> None:
     port = serve("server1")
     code = f"""
-        import os
-        from ports import paths
-        for number in range(9):
-            (paths.runtime_directory() / f"t{{os.getpid()}}-{{number}}.sock").touch()
+        from pathlib import Path
+        from ports.tunnels import carriers
+        carriers.SSH._new_socket = lambda carrier: Path("/nowhere/t.sock")
         with tunnels.open_many(["server1:{port}"]) as opening:
             print(json.dumps(opening.rows()))
-        for left in paths.runtime_directory().glob("t*.sock"):
-            left.unlink()
     """
     rows = python(laptop, code)
     assert [(row["kind"] == "host", row["state"], row.get("exit_code")) for row in rows] == [(False, "error", 5)]
@@ -635,3 +632,24 @@ def test_a_cluster_and_a_notebook_server_that_were_started_there_open_with_their
         lab.terminate()
         lab.communicate()
         ports(laptop, "cluster", "stop", "main", "-H", "server1")
+
+
+def test_what_the_own_connection_of_the_user_may_not_forward_goes_by_a_session(
+    laptop: Site, serve: Serve, nothing_left: LeakCheck
+) -> None:
+    nothing_left.allow("file */tunnels/doors.json")
+    port = serve("server2")
+    laptop.host("server2").add_sshd_config("AllowTcpForwarding no\n")
+    config = laptop.host("laptop").path("~/.ssh/config")
+    mine = "Host server2\n  ControlMaster auto\n  ControlPath ~/.ssh/mine\n"
+    config.write_text(mine + config.read_text())
+    start = ["sh", "-c", 'exec "$@" >/dev/null 2>&1', "", *laptop.ssh, "-f", "-N", "server2"]
+    laptop.run("laptop", start, check=True)
+    try:
+        code = f"""
+            with tunnels.open("server2:{port}") as opening:
+                print(json.dumps([fetch(opening.url), opening.tunnels[0].state]))
+        """
+        assert python(laptop, code) == ["page of server2", "open"]
+    finally:
+        laptop.run("laptop", [*laptop.ssh, "-O", "exit", "server2"], check=True)

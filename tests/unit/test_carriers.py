@@ -1,16 +1,20 @@
-"""The connection of paramiko as tunnels use it."""
+"""What carries connections, as tunnels use it."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
 from ports import transports
-from ports.errors import ConnectionLostError
-from ports.tunnels.carriers import InProcess
+from ports.adapters import openssh
+from ports.adapters.openssh import Destination, Host, Master
+from ports.errors import ConnectionLostError, ProhibitedError
+from ports.tunnels.carriers import SSH, InProcess
 
 AT_ONCE = 40
 
@@ -52,3 +56,23 @@ def test_a_connection_that_was_closed_says_so(carrier: InProcess) -> None:
     carrier.give_up()
     with pytest.raises(ConnectionLostError, match="server1: the connection was closed"):
         asyncio.run(dial())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def own_master(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SSH:
+    """Return a carrier by a connection that the user started; it tells nobody but her why it refuses."""
+    host = Host(Destination("server1"), "10.0.0.1", "alice", 22)
+    mine = Master("server1", tmp_path / "mine", Path(os.devnull), host, users=True)
+    monkeypatch.setattr(openssh, "connect", lambda alias, **_: mine)
+    return SSH("server1", batch=True, timeout=None)
+
+
+def test_what_the_own_connection_of_the_user_refuses_is_tried_by_the_other_door(own_master: SSH) -> None:
+    assert isinstance(own_master.refusal("127.0.0.1:8888"), ProhibitedError)
+
+
+def test_a_forward_has_no_name_that_a_killed_process_of_the_same_number_may_have_left(own_master: SSH) -> None:
+    left = {f"t{os.getpid()}-{number}.sock" for number in range(1000)}
+    made = [own_master._new_socket().name for _ in range(10)]
+    assert len(set(made)) == 10 and not left & set(made)
+    assert all(name.startswith(f"t{os.getpid()}-") for name in made)  # by which it is removed, once the process is dead

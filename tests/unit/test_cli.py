@@ -175,7 +175,7 @@ def test_links_are_results_and_all_else_is_told_on_stderr(capsys: pytest.Capture
         "server1: nothing runs",
     ]
     links.event(ROW)
-    links.event({**ROW, "state": "closed", "local_url": None})
+    links.event({**ROW, "state": "closed", "local_url": None, "note": "port 2 is held by `ports open`, process 7"})
     shown = capsys.readouterr()
     assert shown.out.split() == ["HOST", "WHAT", "LINK", "server1", "notebook", "lab", "http://localhost:2/"]
     assert shown.err == "server1:lab: closed\n"
@@ -326,3 +326,23 @@ def test_far_arguments_mean_the_same(name: str | None, given: dict[str, str], fl
         words = output.far_arguments(context)
     assert words[:2] == ["cluster", "start"] and "server1" not in words and "--host" not in words
     assert parsed(words[2:]) == parsed(typed)
+
+
+def test_a_link_that_was_open_before_and_leads_nowhere_now_is_shown_with_the_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = {"host": "server1", "kind": "cluster", "name": "main", "state": "ended", "local_url": "http://localhost:1/"}
+    tunnel.Links(Output(as_json=False), browse=False).event({**row, "error": "server1: it closes connections"})
+    told = capsys.readouterr()
+    assert "http://localhost:1/" in told.out and told.err == "ports: server1: it closes connections\n"
+
+
+def test_a_link_that_said_nothing_at_first_comes_to_the_browser_once_it_is_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    links, shown = tunnel.Links(Output(as_json=True), browse=True), []
+    monkeypatch.setattr(links, "_show", shown.append)
+    row = {"host": "server1", "kind": "cluster", "name": "main", "local_url": "http://localhost:1/"}
+    for state in ("silent", "open", "down", "open"):
+        links.event({**row, "state": state})
+    assert shown == ["http://localhost:1/"]

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from ports import paths
+from ports import listeners, paths
 from ports.errors import ProhibitedError, SSHError
-from ports.tunnels import records
+from ports.tunnels import records, wishes
 from ports.tunnels.doors import Dial
 from ports.tunnels.host_links import HostLinks
 from ports.tunnels.local_ends import LocalEnd
@@ -23,6 +23,7 @@ from ports.tunnels.relay import Relay
 from ports.tunnels.services import Service
 from ports.tunnels.tunnel import Tunnel
 from ports.tunnels.ways import Condition
+from ports.tunnels.wishes import Wish
 
 SERVICE = Service("server1", "listener", "8888", "port-8888", "m", "alice", "127.0.0.1:8888", port=8888)
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -116,3 +117,37 @@ def test_what_another_user_takes_is_cut_before_news_of_the_host_come(links: Host
     assert tunnel.door is not None and tunnel.door.dial is None
     assert links._way.taken_back == [SERVICE.remote]  # type: ignore[attr-defined]
     assert not tunnel.is_due(time.time() + 3600)  # what is not theirs is not asked
+
+
+def test_a_service_that_closes_without_a_word_by_the_second_door_too_is_silent(
+    links: HostLinks, tunnel: Tunnel
+) -> None:
+    assert links._prove(tunnel, 5.0) == "silent"
+    assert "closes connections without an answer" in str(tunnel.note)
+
+
+def test_what_sshd_does_not_forward_is_open_by_the_second_door(links: HostLinks, tunnel: Tunnel) -> None:
+    links._way.agent = says(ANSWER)  # type: ignore[attr-defined]
+    assert links._prove(tunnel, 5.0) == "open"
+    assert records.door("server1", is_unix=False) == "agent"
+
+
+def test_a_link_that_was_open_stays_when_it_is_opened_again_while_its_way_is_lost(
+    links: HostLinks, tunnel: Tunnel
+) -> None:
+    links._way.forward = SSHError("server1", "the connection was lost")  # type: ignore[attr-defined]
+    with contextlib.suppress(SSHError):
+        links._bring_up([], [tunnel], is_first=True)
+    assert tunnel.ports and tunnel.state in ("open", "ended")
+
+
+def test_a_port_that_was_shut_while_its_service_was_found_open_leads_there_again(
+    links: HostLinks, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tunnel.door is not None
+    links._relay.call(tunnel.door.shut(tunnel.page("")))  # the way went down in this moment
+    links._way.forward = says(ANSWER)  # type: ignore[attr-defined]
+    monkeypatch.setattr(listeners, "from_probe", lambda document, host: [])
+    monkeypatch.setattr(wishes, "choose", lambda *_: ({"port-8888": (SERVICE, Wish(()))}, {}))
+    links._take({}, [])
+    assert (tunnel.state, tunnel.door.dial is None) == ("open", False)

@@ -65,7 +65,9 @@ def test_a_target_is_a_host_a_name_or_a_port(text: str, target: Target) -> None:
     assert str(target) == text
 
 
-@pytest.mark.parametrize("text", ["", ":6006", "server1:", "server1:0", "server1:65536", "-x", "a b", "server1:a b"])
+@pytest.mark.parametrize(
+    "text", ["", ":6006", "server1:", "server1:0", "server1:65536", "-x", "a b", "server1:a b", "http://server1/"]
+)
 def test_what_is_no_target_is_told_with_what_to_write(text: str) -> None:
     with pytest.raises(InvalidTargetError, match="write HOST, HOST:NAME or HOST:PORT"):
         targets.parse(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ from ports import paths, tunnels
 from ports.adapters import processes
 from ports.cli import main
 from ports.deadlines import wait_until
-from ports.errors import NotFoundError
+from ports.errors import NotFoundError, PortsError, SSHError, StoreError
 from ports.targets import Target
 from ports.tunnels import browser
 from ports.tunnels import records as tunnel_records
 from ports.tunnels.doors import Door
-from ports.tunnels.opening import Opening
+from ports.tunnels.local_ends import LocalEnd
+from ports.tunnels.opening import Opening, _as_open_already
 from ports.tunnels.relay import bind
 from ports.tunnels.services import Service
 from ports.tunnels.tunnel import Tunnel
@@ -147,3 +149,77 @@ def test_what_cannot_be_browsed_is_told_once_and_forgotten(opening: Opening, mon
     for _ in range(3):
         assert "no listener" in opening._browse("server1", {"url": "http://localhost:9/"})["error"]
     assert opening.tunnels == before
+
+
+@pytest.mark.parametrize(
+    ("end", "clashes"),
+    [
+        (LocalEnd(), False),
+        (LocalEnd(port=0), False),
+        (LocalEnd(port=4444), False),
+        (LocalEnd(port=4445), True),
+        (LocalEnd(socket="/tmp/x.sock"), True),
+        (LocalEnd(address="0.0.0.0", public=True), True),
+    ],
+)
+def test_what_is_open_already_but_elsewhere_than_it_is_to_be_now_is_an_error(end: LocalEnd, clashes: bool) -> None:
+    row = _as_open_already(Tunnel("server1", "cluster", "main", state="open", local_port=4444), end)
+    assert row["note"] == "open already"
+    told = "server1:main is open already, at port 4444; `ports tunnel close server1:main` first" if clashes else None
+    assert (row["state"], row["error"], row.get("exit_code")) == (
+        ("error", told, 4) if clashes else ("open", None, None)
+    )
+
+
+def test_a_tunnel_is_closed_with_all_bytes_counted_and_by_its_name_the_way_is_told(opening: Opening) -> None:
+    tunnel = opening.tunnels[0]
+    opening.serve()
+    assert tunnel.door is not None
+    tunnel.door.received += 2048
+    tunnel.error = SSHError("server1", "is down")
+    opening._changed(tunnel)
+    with pytest.raises(NotFoundError, match="name it with its host: server1:main; `ports tunnel list`"):
+        tunnels.close("main")
+    closed = tunnels.close("server1:main")
+    assert [(row["received_bytes"], row["error"]) for row in closed] == [(2048, None)]
+
+
+def test_what_a_killed_process_left_is_not_listed_beside_the_same_open_again(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening.serve()
+    path, record, _ = tunnel_records.read_all()[0]
+    left = replace(record, rows=(*record.rows, {**record.rows[0], "name": "other"}))
+    monkeypatch.setattr(tunnel_records, "read_all", lambda: [(path, left, False), (path, record, True)])
+    assert [(row["name"], row["state"]) for row in tunnels.list()] == [("other", "stopped"), ("main", "open")]
+
+
+def test_a_note_that_holds_no_more_is_dropped_and_the_others_stay() -> None:
+    tunnel = Tunnel("server1", "cluster", "main")
+    for note in ("port 1 is held by bob; 2 serves until it is free", "it closes connections"):
+        tunnel.add_note(note)
+    tunnel.drop_note("it closes connections")
+    assert tunnel.note == "port 1 is held by bob; 2 serves until it is free"
+    tunnel.note = "it closes connections"
+    tunnel.drop_note("it closes connections")
+    tunnel.drop_note("never told")
+    assert tunnel.note is None
+
+
+# --- what another process asks ---
+
+
+def test_what_cannot_be_opened_by_another_process_is_an_error_there_and_not_an_end(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object, **__: object) -> None:
+        raise StoreError("/home", "No space left on device")
+
+    opening.serve()
+    monkeypatch.setattr(opening, "open", fill)
+    (record,) = (record for _, record, _ in tunnel_records.read_all())
+    for request, reason in (("full", "No space left"), ("unknown", "what a newer version says")):
+        end = {} if request == "full" else {"what a newer version says": 1}
+        asked = {"open": {"targets": ["server1"], "end": end, "owner": None}}
+        with pytest.raises(PortsError, match=reason):
+            tunnel_records.ask(record, asked, timeout=5)

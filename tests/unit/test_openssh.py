@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ports import errors
-from ports.adapters.openssh import refusals, routes
+from ports.adapters.openssh import masters, refusals, routes
 from ports.adapters.openssh.routes import Destination
 
 
@@ -311,3 +311,11 @@ def test_a_missing_ssh_program_is_told(set_here: Callable[[str, object], None]) 
     set_here("ssh.program", "no-such-ssh")
     with pytest.raises(errors.ToolMissingError, match="no-such-ssh is not installed; install"):
         routes.resolve("server1")
+
+
+def test_what_a_jump_host_asks_is_answered_by_a_login_to_the_host_behind_it() -> None:
+    login = routes.Host(Destination("login"), "login", "alice", 22)
+    asks = errors.LoginNeededError("login", "needs a login; run `ports login login` in a terminal")
+    told = masters._at_hop(asks, "server1", login, last=False)
+    assert str(told) == "server1: the jump host login: needs a login; run `ports login server1` in a terminal"
+    assert str(masters._at_hop(asks, "login", login, last=True)) == str(asks)

@@ -265,8 +265,8 @@ def test_a_refusal_says_whether_sshd_prohibits_or_nothing_listens() -> None:
     refused = explain_dial("server1", "127.0.0.1:8888", Refusal(2, "Connection refused"))
     prohibited = explain_dial("server1", "127.0.0.1:8888", Refusal(PROHIBITED, "open failed"))
     either = explain_dial("server1", "/run/x.sock", Refusal(2, "open failed"))
-    assert type(refused) is type(either) is RefusedError and "Connection refused" in str(refused)
-    assert type(prohibited) is ProhibitedError and "AllowTcpForwarding" in str(prohibited)
+    assert type(refused) is RefusedError and "Connection refused" in str(refused)
+    assert type(prohibited) is type(either) is ProhibitedError and "AllowTcpForwarding" in str(prohibited)
     assert "AllowStreamLocalForwarding" in str(either)
 
 

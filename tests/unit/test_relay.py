@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,3 +66,21 @@ def test_a_process_with_too_many_open_files_does_not_blame_another_user() -> Non
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=30)
     assert done.stdout == "False local port of any number cannot be had: Too many open files\n", done.stderr
+
+
+def test_a_request_that_is_not_understood_is_answered_at_once(tmp_path: Path) -> None:
+    def handle(request: dict[str, Any], say: object) -> dict[str, Any]:
+        return {"settled": request["of a newer version"]}
+
+    relay = Relay()
+    try:
+        relay.answer(tmp_path / "control.sock", handle)
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(5)
+            asking.connect(str(tmp_path / "control.sock"))
+            asking.sendall(b"{}\n")
+            with asking.makefile("rb") as answer:
+                assert json.loads(answer.readline()) == {"error": "'of a newer version'"}
+                assert answer.readline() == b""
+    finally:
+        relay.close()

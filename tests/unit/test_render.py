@@ -123,3 +123,11 @@ def test_what_to_type_at_home_is_text_in_a_terminal_and_html_in_a_notebook() -> 
     ]
     page = Tags(shown._repr_html_())
     assert page.links == ["http://localhost:1/"] and "ports open s:main" in page.texts
+
+
+def test_a_tunnel_at_a_unix_socket_has_its_path_as_its_link() -> None:
+    row = {"host": "s", "kind": "tunnel", "name": "main", "state": "open", "local_url": None, "local_socket": "/h/x"}
+    assert render.table([row], "tunnel", 0.0) == [
+        ["HOST", "WHAT", "STATE", "LINK"],
+        ["s", "main", "open", "unix:/h/x"],
+    ]

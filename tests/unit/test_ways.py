@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ports import remote, transports
+from ports.adapters.paramiko import Hop
 from ports.deadlines import wait_until
-from ports.errors import FarSideError, NetworkError, SlowError, SSHError
+from ports.errors import BusyError, FarSideError, NetworkError, SlowError, SSHError
 from ports.tunnels.relay import Relay
 from ports.tunnels.ways import Way
 
@@ -52,6 +56,7 @@ class Taken:
     def __init__(self) -> None:
         self.let_browse = threading.Event()
         self.strangers: list[tuple[str, str]] = []
+        self.received = 0
 
     def browse(self, message: dict[str, Any]) -> dict[str, Any]:
         self.let_browse.wait(20)
@@ -74,6 +79,7 @@ def way(taken: Taken) -> Iterator[Way]:
         relay,
         on_condition=lambda condition: None,
         on_document=lambda document: None,
+        received=lambda: taken.received,
         on_stranger=taken.stranger,
         on_browse=taken.browse,
     )
@@ -134,6 +140,26 @@ def test_a_host_that_answers_slowly_gets_more_time_and_one_that_does_not_answer_
     assert given == [3, 3, 6, 12, 24, 24, 3]
 
 
+def test_that_somebody_else_connects_does_not_hide_why_the_way_is_down(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[str] = []
+    answers: list[Any] = [NetworkError("server1", "does not answer"), BusyError("server1", "still connecting"), {}]
+
+    def connect(**_: Any) -> dict[str, Any]:
+        known.append(str(way.condition.error))
+        answer = answers.pop(0)
+        if isinstance(answer, SSHError):
+            raise answer
+        return {}
+
+    monkeypatch.setattr(way, "_closing", Waits())
+    monkeypatch.setattr(way, "_connect", connect)
+    way._mend(SSHError("server1", "nothing came back for 10 s"))
+    silent = "server1: does not answer"
+    assert known == ["server1: nothing came back for 10 s", silent, silent]
+
+
 def test_a_browser_that_takes_its_time_does_not_hold_up_the_watch(way: Way, taken: Taken) -> None:
     program = run(way)
     began = time.monotonic()
@@ -142,3 +168,37 @@ def test_a_browser_that_takes_its_time_does_not_hold_up_the_watch(way: Way, take
     taken.let_browse.set()
     wait_until(lambda: program.sent or None, timeout=10, what="the answer")
     assert program.sent == [{"type": "browse", "id": 7, "ok": True}]
+
+
+def test_with_paramiko_where_there_are_no_unix_sockets_a_key_that_appears_ends_the_wait_for_a_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key"
+    hop = Hop("server1", "10.0.0.1", "alice", 22, identity_files=(str(key),), identity_agent="none")
+    monkeypatch.setattr(transports, "choose", lambda: "paramiko")
+    monkeypatch.setattr(transports, "hops", lambda alias: (hop,))
+    with monkeypatch.context() as windows:
+        windows.delattr(socket, "AF_UNIX")
+        assert not remote.is_connected("server1")
+        without = transports.keys("server1")
+        key.write_text("a key")
+        assert without is not None and transports.keys("server1") != without
+
+
+def test_a_way_that_carries_a_download_is_not_dead_although_a_heartbeat_waits_behind_it(way: Way, taken: Taken) -> None:
+    program = run(way)
+    program.last_heard = time.monotonic() - 100
+
+    def look(*, after: float) -> SSHError | None:
+        """Look once more when nothing was heard for some seconds."""
+        way._pinged_at = time.monotonic()
+        way._waits_since -= after
+        lost: Any = way._silence(jumped=False)
+        return lost
+
+    way._waits_since = time.monotonic()
+    for _ in range(3):
+        taken.received += 1 << 16
+        assert look(after=20) is None
+    assert look(after=5) is None
+    assert "nothing came back" in str(look(after=5))

@@ -14,7 +14,7 @@ from ports.adapters.openssh.controls import Master, is_running, kept
 from ports.adapters.openssh.logins import LOGIN_TIMEOUT, Attempt, client_arguments, control_arguments
 from ports.adapters.openssh.routes import Host, route, suggest
 from ports.deadlines import wait_until
-from ports.errors import ConnectionLostError, NetworkError, SSHError, TimedOutError, UnknownHostError
+from ports.errors import BusyError, ConnectionLostError, SSHError, TimedOutError, UnknownHostError
 
 _ATTEMPTS = 3
 
@@ -140,7 +140,7 @@ def _ensure(hop: Host, attempt: Attempt) -> Master:
         try:
             stack.enter_context(paths.locked(f"ssh-{attempt.key}", timeout=limit))
         except TimedOutError as error:
-            raise NetworkError(
+            raise BusyError(
                 hop.alias, f"another process is still connecting to it after {limit:.3g} s; try again"
             ) from error
         standing = _standing(attempt.key, hop)
@@ -175,4 +175,8 @@ def _end(control: Path) -> None:
 
 def _at_hop(error: SSHError, alias: str, hop: Host, *, last: bool) -> SSHError:
     reason = error.reason + (suggest(hop.alias) if isinstance(error, UnknownHostError) else "")
-    return type(error)(alias, reason if last else f"the jump host {hop.alias}: {reason}")
+    if last:
+        return type(error)(alias, reason)
+    # a login to the last hop asks for each before it: that to the jump host alone would leave the links waiting
+    reason = reason.replace(f"`ports login {hop.alias}`", f"`ports login {alias}`")
+    return type(error)(alias, f"the jump host {hop.alias}: {reason}")

@@ -20,9 +20,21 @@ A connection lives as long as its process. Kerberos, security keys and certifica
 from __future__ import annotations
 
 from ports.adapters.paramiko.configuration import resolve
-from ports.adapters.paramiko.connecting import close_all, connect
+from ports.adapters.paramiko.connecting import close_all, connect, is_connected
 from ports.adapters.paramiko.connections import Completed, Connection
 from ports.adapters.paramiko.hops import Hop, hop_from_options
+from ports.adapters.paramiko.logins import keys
 from ports.adapters.paramiko.terminals import interact
 
-__all__ = ["Completed", "Connection", "Hop", "close_all", "connect", "hop_from_options", "interact", "resolve"]
+__all__ = [
+    "Completed",
+    "Connection",
+    "Hop",
+    "close_all",
+    "connect",
+    "hop_from_options",
+    "interact",
+    "is_connected",
+    "keys",
+    "resolve",
+]

@@ -78,6 +78,12 @@ def connect(hops: Sequence[Hop], *, batch: bool | None = None, timeout: float = 
     return connection
 
 
+def is_connected(hops: Sequence[Hop]) -> bool:
+    """Tell whether this process has a connection to the last of `hops`; whether it carries is not asked."""
+    standing = _entry(tuple(hops)).connection
+    return standing is not None and standing.is_there()
+
+
 def close_all() -> None:
     """End all connections of this process."""
     with _lock:

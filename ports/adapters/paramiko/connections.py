@@ -87,7 +87,7 @@ class Connection:
         RefusedError
             Nothing listens there.
         ProhibitedError
-            The sshd there may not forward to it.
+            The sshd there may not forward to it; of a Unix socket it may also mean that none listens.
         ConnectionLostError
             The connection is lost.
         """

@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,17 @@ def log_in(link: Link, hop: Hop, *, asking: bool) -> None:
         The connection was lost.
     """
     Login(link, hop, asking=asking).run()
+
+
+def keys(hops: Iterable[Hop]) -> frozenset[object]:
+    """Return something for each key of the agent and each file of a key, that is the same as long as it is the same."""
+    found: set[object] = set()
+    for hop in hops:
+        found.update(key.asbytes() for key in _agent_keys(hop))
+        for file in hop.identity_files:
+            with contextlib.suppress(OSError):
+                found.add((file, Path(file).stat().st_mtime_ns))
+    return frozenset(found)
 
 
 class Login:

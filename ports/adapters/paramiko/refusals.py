@@ -123,9 +123,9 @@ def explain_dial(host: str, remote: str, error: BaseException) -> SSHError:
     """Return why there is no connection to `remote` on `host`."""
     if not isinstance(error, Refusal):
         return ConnectionLostError(host, f"the connection was lost ({error or 'it ended'})")
-    if remote.startswith("/"):  # sshd gives the same answer to both
+    if remote.startswith("/"):  # sshd gives the same answer to both, and only another door to it tells
         reason = f"nothing answers at {remote} there, or its sshd prohibits it (AllowStreamLocalForwarding)"
-        return RefusedError(host, f"{reason}; has it just ended?")
+        return ProhibitedError(host, f"{reason}; has it just ended?")
     if error.code == PROHIBITED:
         return ProhibitedError(
             host, f"its sshd prohibits forwarding to {remote} (AllowTcpForwarding, PermitOpen); ask the administrator"
