@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import ports_memory
-from ports_rest import Rest, give_memory_back
+from ports_rest import Rest
 from ports_watch import Guard
 
 
@@ -22,11 +22,11 @@ class Fair:
 
     async def scale(self, n_workers):
         """Have as many workers as somebody asks for, and forget those that would come back."""
-        self.rest.asleep = 0
-        self.cluster.scale(n_workers)
+        self.rest.asleep = self.rest.waking = 0
+        async with self.rest.giving:
+            self.cluster.scale(n_workers)
         await self.cluster
-        if not n_workers:
-            await asyncio.get_running_loop().run_in_executor(None, give_memory_back)
+        await self.rest.give_back()
 
     def close(self):
         """End all watching, before the cluster ends."""

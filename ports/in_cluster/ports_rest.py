@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import os
 import time
 from dataclasses import replace
 from multiprocessing import forkserver
@@ -49,7 +50,8 @@ class Rest:
         self.cluster, self.directory, self.ended, self.guard = cluster, directory, ended, guard
         self.scratch = Path(record["scratch"])
         self.limits = ports_idle.Limits(record["idle"] * ports_idle.HOUR, record["expire"] * ports_idle.DAY)
-        self.asleep = 0  # workers there were
+        self.asleep = self.waking = 0  # workers there were
+        self.woken, self.giving = None, asyncio.Lock()
         self.counter, self.busy_at, self.last_task = -1, time.monotonic(), time.time()
         self.spilled = self.noticed = False
         self.scatter = cluster.scheduler.handlers["scatter"]
@@ -95,7 +97,8 @@ class Rest:
     def is_busy(self):
         """Say whether there are tasks, or were since the last look."""
         scheduler = self.cluster.scheduler
-        if scheduler.transition_counter != self.counter or getattr(scheduler, "_active_graph_updates", 0):
+        updating = getattr(scheduler, "_active_graph_updates", 0)
+        if scheduler.transition_counter != self.counter or updating or self.waking:
             return True
         waiting = scheduler.unrunnable or getattr(scheduler, "queued", ())
         return bool(waiting) or any(worker.processing for worker in scheduler.workers.values())
@@ -107,7 +110,13 @@ class Rest:
         self.cluster.scale(0)
         await self.cluster
         if self.asleep:
-            await asyncio.get_running_loop().run_in_executor(None, give_memory_back)
+            await self.give_back()
+
+    async def give_back(self):
+        """Return memory, without a worker that starts meanwhile from the fork server that ends."""
+        async with self.giving:
+            if not self.cluster.worker_spec:
+                await asyncio.get_running_loop().run_in_executor(None, give_memory_back)
 
     def identity_awake(self, **kwargs):
         """Tell what the scheduler is; who asks for all workers by number waits for them."""
@@ -119,9 +128,19 @@ class Rest:
         """Bring the workers back."""
         if self.asleep:
             say(f"idle: {why} came, {self.asleep} workers start")
-            n_workers, self.asleep = self.asleep, 0
+            self.waking, self.asleep = self.asleep, 0
             self.busy_at = time.monotonic()
+            self.woken = asyncio.get_running_loop().create_task(self.come_back(self.waking))
+
+    async def come_back(self, n_workers):
+        """Start as many workers as there are cores, then the others: all at once would all be there late."""
+        async with self.giving:
+            self.cluster.scale(min(n_workers, os.cpu_count() or 1))
+        await self.cluster
+        if self.waking == n_workers:  # nobody has said another number since
             self.cluster.scale(n_workers)
+            await self.cluster
+            self.waking = 0
 
     async def scatter_awake(self, *args, **kwargs):
         """Take data once there is a worker for it."""

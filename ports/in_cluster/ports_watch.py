@@ -21,8 +21,9 @@ from ports_log import say, size, user_name
 from ports_memory import MACHINE
 
 PERIOD = 0.2  # seconds: a hog that grows by 200 MB/s takes 40 MB meanwhile
-BASELINE_SECONDS = 5.0  # between two looks at who uses what, while all is calm
+BASELINE_SECONDS = 10.0  # between two looks at who uses what, while all is calm
 BASELINE_PART = 1 / 500  # of the time, at most, for these looks: 12 us for each process of the machine
+PRESSURE_SECONDS = 1.0  # between two looks at what the kernel averages over ten
 REFUSED_SECONDS = 0.5  # until it is asked again whether a worker may be restarted
 RESTART_WAITS = 0.15  # seconds that a busy event loop has for ending a worker itself
 DONE = {
@@ -61,6 +62,7 @@ class Guard(threading.Thread):
         self.state = ports_guard.State()
         self.over = threading.Event()
         self.told, self.shown, self.restarts = {}, None, 0
+        self.pressure, self.pressed_at = 0.0, float("-inf")
         self.before = {}
         self.next_try = self.next_baseline = float("-inf")
         cluster.scheduler.add_plugin(Newcomers(self), name=Newcomers.name)
@@ -80,7 +82,9 @@ class Guard(threading.Thread):
             self.meter.refresh()
             self.before = self.meter.by_user()
             self.next_baseline = now + max(BASELINE_SECONDS, (time.monotonic() - now) / BASELINE_PART)
-        sample = ports_guard.Sample(now, self.meter.domains(), self.meter.pressure())
+        if now - self.pressed_at >= PRESSURE_SECONDS:
+            self.pressure, self.pressed_at = self.meter.pressure(), now
+        sample = ports_guard.Sample(now, self.meter.domains(), self.pressure)
         level = self.state.level
         self.state = ports_guard.step(self.state, sample, **self.marks)
         if self.state.level or self.told:

@@ -19,7 +19,7 @@ from tests.integration.conftest import Home
 from tests.lab import hog
 
 GiB = 2**30
-SMALL = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "1GB"}
+SMALL = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "1GB", "force": True}
 
 
 class Machine:
@@ -217,7 +217,7 @@ def test_each_worker_sees_its_own_gpu(home: Home, tmp_path: Path, monkeypatch: p
     (tmp_path / "pynvml.py").write_text(FAKE_NVML)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
-    cluster = clusters.start("main", gpus=1, threads_per_worker=1, memory_limit="1GB")
+    cluster = clusters.start("main", gpus=1, threads_per_worker=1, memory_limit="500MB", force=True)
     with cluster.get_client() as client:
         client.wait_for_workers(2, timeout=30)
         seen = client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))

@@ -19,7 +19,7 @@ from ports.deadlines import wait_until
 from tests.integration.conftest import Home
 
 HOUR, DAY = 3600, 86400
-SMALL = {"threads_per_worker": 1, "memory_limit": "1GB"}
+SMALL = {"threads_per_worker": 1, "memory_limit": "500MB", "force": True}  # whatever runs beside the tests
 
 
 def workers(cluster: Cluster, n: int, *, within: float = 40) -> dict[str, object]:
