@@ -46,7 +46,8 @@ done
 """
 
 
-@pytest.fixture(params=MODES)
+# Where things lie hardly depends on how a cluster talks: one mode each time, the other in the long run.
+@pytest.fixture(params=[pytest.param(mode, marks=[pytest.mark.long] if mode == "tls" else []) for mode in MODES])
 def scene(work_site: NamespaceSite, request: pytest.FixtureRequest) -> Iterator[Scene]:
     """Alice's server, where bob may make what he likes in /tmp."""
     made = protected(work_site, request.param)
