@@ -136,7 +136,7 @@ class Unix(Comm):
 
     def closed(self):
         """Say whether this end or the other has closed."""
-        return self._connection.closed
+        return self._connection.closed or self._connection.is_left_by_peer()
 
 
 def shared_frames(frames, sizes):

@@ -189,20 +189,25 @@ class Connection:
             self._reader = None
 
     def _on_readable(self):
-        """Wake who reads; where nobody does, look whether the peer has closed, and watch no more otherwise."""
+        """Wake who reads; where nobody does, close if the peer has, and watch no more if there is something to read."""
         if self._reader is not None:
             if not self._reader.done():
                 self._reader.set_result(None)
-        elif not self._left and not self._n_threads and self._is_at_end():
-            self.close()
-        else:
+        elif self._left or self._n_threads or (is_at_end := self._is_at_end()) is False:
             self._unwatch()
+        elif is_at_end:
+            self.close()
+
+    def is_left_by_peer(self):
+        """Say whether the peer has closed, where the event loop does not look: after reads that waited for nothing."""
+        return self._watched_by is None and not self._left and not self._n_threads and bool(self._is_at_end())
 
     def _is_at_end(self):
+        """Say whether the peer has closed; None where it has not, and there is nothing to read."""
         try:
             return not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
-            return False
+            return None
         except OSError:
             return True
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from distributed.protocol import to_serialize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ports.deadlines import wait_until
 from ports.in_cluster import ports_comm, ports_sockets
 
 
@@ -48,6 +50,15 @@ async def echoing(
             yield comm, listener
         finally:
             await comm.close()
+
+
+def all_free() -> bool | None:
+    """Return True when no thread sends or receives."""
+    taken = 0
+    while ports_sockets._threads.acquire(blocking=False):
+        taken += 1
+    ports_sockets._threads.release(taken)
+    return True if taken == ports_sockets.MOST_THREADS else None
 
 
 def run(main: Awaitable[Any]) -> Any:
@@ -213,6 +224,7 @@ def test_both_ends_call_each_other_by_the_same_addresses(place: Path) -> None:
             await comm.write({"x": 1})
             await comm.read()
             assert seen == [(comm.local_address, comm.peer_address)]
+            assert re.fullmatch(r"unix://@[0-9a-f]+", comm.local_address)  # the kernel's name, no two alike
             assert comm.same_host and comm.handshake_options["compression"] is None
 
     run(main())
@@ -231,11 +243,7 @@ def test_many_large_messages_at_once_need_no_free_thread(place: Path, monkeypatc
             await asyncio.gather(*map(one, opened))
 
     run(main())
-    taken = 0
-    while ports_sockets._threads.acquire(blocking=False):
-        taken += 1
-    ports_sockets._threads.release(taken)
-    assert taken == ports_sockets.MOST_THREADS  # all were given back
+    assert all_free()
 
 
 def test_what_is_written_before_anybody_reads_arrives_in_order(place: Path) -> None:
@@ -272,6 +280,47 @@ def test_an_idle_end_sees_that_the_other_has_closed(place: Path) -> None:
     run(main())
 
 
+def test_an_end_that_nobody_reads_sees_it_too(place: Path) -> None:
+    async def leave(comm: Comm) -> None:
+        await comm.read()
+        await comm.write({"x": 1})
+        await comm.read()
+        await comm.close()
+
+    async def main() -> None:
+        async with echoing(place, leave) as (comm, _):
+            await comm.write({"x": 1})
+            await comm.read()
+            await comm.write({"x": 1})
+            deadline = asyncio.get_running_loop().time() + 10
+            while not comm.closed():  # as a pool of connections asks before it takes one again
+                assert asyncio.get_running_loop().time() < deadline
+                await asyncio.sleep(0.01)
+
+    run(main())
+
+
+def test_an_idle_connection_that_was_waited_for_is_closed_when_the_peer_closes(place: Path) -> None:
+    async def leave(comm: Comm) -> None:
+        await comm.read()
+        await asyncio.sleep(0.1)  # so that the other end waits, and is watched from then on
+        await comm.write({"x": 1})
+        await comm.read()
+        await comm.close()
+
+    async def main() -> None:
+        async with echoing(place, leave) as (comm, _):
+            await comm.write({"x": 1})
+            await comm.read()
+            await comm.write({"x": 1})
+            deadline = asyncio.get_running_loop().time() + 10
+            while not comm._connection.closed:
+                assert asyncio.get_running_loop().time() < deadline
+                await asyncio.sleep(0.01)
+
+    run(main())
+
+
 def test_what_was_written_before_a_close_arrives(place: Path) -> None:
     async def leave(comm: Comm) -> None:
         await comm.read()
@@ -304,6 +353,7 @@ def test_an_abort_ends_what_waits_in_a_thread_or_in_the_loop(place: Path) -> Non
                 await closing
                 with pytest.raises(CommClosedError):
                     await reading
+                wait_until(all_free, timeout=10, what="return of the thread, though nobody reads")
 
     run(main())
 
@@ -339,12 +389,13 @@ def test_what_cannot_be_deserialised_closes_nothing(place: Path) -> None:
     run(main())
 
 
-def test_what_does_not_speak_dask_is_cut_off(place: Path) -> None:
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.0\r\n\r\n", b"pdU0" + bytes(8)])
+def test_what_does_not_speak_dask_is_cut_off(place: Path, said: bytes) -> None:
     async def main() -> None:
         async with listen(f"unix://{place}", echo) as listener:
             path = listener.contact_address.removeprefix("unix://")
             reader, writer = await asyncio.open_unix_connection(path)
-            writer.write(b"GET / HTTP/1.0\r\n\r\n")
+            writer.write(said)
             answer = await reader.read()  # its half of the handshake, then the end
             assert b"HTTP" not in answer and answer.startswith(ports_comm.MAGIC)
             writer.close()
