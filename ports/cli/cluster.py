@@ -125,16 +125,18 @@ def show(out: Output, name: str | None) -> None:
 
 
 @cluster.command()
-@click.argument("name")
+@click.argument("names", metavar="[NAME]", nargs=-1)
 @click.argument("n_workers", type=Number(0))
 @click.option("--force", is_flag=True, default=None, help="Also more memory than the machine has.")
 @with_output
 @with_host(show_one)
-def scale(out: Output, name: str, n_workers: int, force: bool | None) -> None:
+def scale(out: Output, names: tuple[str, ...], n_workers: int, force: bool | None) -> None:
     """Set the number of workers."""
+    if len(names) > 1:
+        raise click.UsageError(f"{' '.join(names)} are {len(names)} names; scale one cluster at a time")
     from ports import clusters
 
-    found = clusters.get(name)
+    found = clusters.get(*names)
     found.scale(n_workers, force=force)
     show_one(out, found.row())
 

@@ -83,7 +83,7 @@ def test_restart_keeps_name_and_link(shared_home: Home, main: str) -> None:
         (["start", "x", "--environ", "=1"], 2, "UsageError", "'=1' is not NAME=VALUE"),
         (["start", "x", "--env", "/nowhere"], 3, "EnvironmentNotFoundError", "/nowhere"),
         (["scale", "main", "many"], 2, "UsageError", "many"),
-        (["scale"], 2, "UsageError", "NAME"),
+        (["scale"], 2, "UsageError", "N_WORKERS"),
         (["strat"], 2, "UsageError", "strat"),
         (["start", "x", "--option", "no_such=1"], 5, "StartError", "did not start: exit status 1"),
     ],

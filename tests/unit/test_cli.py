@@ -91,7 +91,8 @@ def test_help_lists_the_commands_and_no_second_name(capsys: pytest.CaptureFixtur
         (["cluter"], "no command 'cluter'; did you mean 'cluster'?"),
         (["xyzzy"], "no command 'xyzzy'"),
         (["cluster", "start", "--n-wrkers", "2"], "--n-workers"),
-        (["cluster", "scale", "main"], "N_WORKERS"),
+        (["cluster", "scale", "main"], "main is not a whole number of 0 or more"),
+        (["cluster", "scale", "main", "big", "3"], "main big are 2 names"),
     ],
 )
 def test_a_wrong_word_is_exit_code_2_with_the_way_out(
