@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +87,8 @@ def _user(pid: int) -> str:
     uid = _uid(pid)
     if uid is None:
         return "others"  # hidepid, or it has just ended
+    import pwd  # home, where this does not run, may be Windows
+
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
