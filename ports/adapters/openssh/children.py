@@ -120,8 +120,11 @@ def start_and_forget(arguments: list[str], *, limit: float) -> None:
 
 
 def _end_group(process: subprocess.Popen[bytes], *, own_session: bool) -> None:
-    """End the process and, where it leads a session, the proxy command that it started."""
+    """End the process and, where it leads a session, the proxy command that it started.
+
+    A master that is told to end while it detaches removes its control socket and goes on: it is killed.
+    """
     if own_session:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGKILL)
     end(process)

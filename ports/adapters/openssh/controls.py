@@ -194,7 +194,11 @@ def sweep_all() -> list[Path]:
 def forget(control: Path) -> None:
     """Remove the files of a master that has ended, but for its log."""
     control.unlink(missing_ok=True)
-    Path(f"{control}.old").unlink(missing_ok=True)
+    for path in control.parent.glob(
+        f"{control.name}.*"
+    ):  # its mark, and a socket that it was making when it was killed
+        if path.suffix != ".log":
+            path.unlink(missing_ok=True)
 
 
 def directory() -> Path:
