@@ -85,6 +85,7 @@ found["updates"] = len(frames) - before
 def test_jupyterlab_runs_a_cell_over_its_websocket(at_work: AtWork, links: dict[str, str]) -> None:
     code = """
 page.locator(".jp-LauncherCard[data-category='Console']").first.click()
+page.wait_for_function("document.querySelector('.jp-CodeConsole-banner')?.innerText.includes('Python')")
 cell = page.locator(".jp-CodeConsole-input .cm-content")
 cell.click()
 page.keyboard.type("import ports; ports.client(reuse='any').submit(sum, [40, 2]).result()")

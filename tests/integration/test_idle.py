@@ -118,6 +118,7 @@ def test_zero_is_never(home: Home) -> None:
     cluster.stop()
 
 
+@pytest.mark.long
 def test_a_cluster_without_tasks_for_days_says_so_ends_and_leaves_what_is_held(home: Home) -> None:
     cluster = clusters.start("main", n_workers=1, expire=16 / DAY, idle=0, **SMALL)
     with cluster.get_client() as client:

@@ -94,6 +94,7 @@ def test_what_tasks_start_ends_with_their_worker_alone(home: Home, how: str) -> 
     started_cluster.stop()
 
 
+@pytest.mark.long
 def test_daemons_that_end_by_themselves_are_collected(home: Home) -> None:
     cluster = clusters.start("main", n_workers=1, threads_per_worker=1)
 

@@ -260,8 +260,12 @@ def test_prune_removes_what_a_crash_left_half_made(home: Home) -> None:
     half = paths.make_state().kind("cluster") / ".main.1a2b3c4d"
     half.mkdir(parents=True)
     (half / "launch.json").write_text("{}")
-    assert [row["name"] for row in home.json("prune")] == [half.name]
-    assert not half.exists() and home.json("prune") == []
+
+    def pruned() -> list[str]:  # sockets of tests that were here before may be old enough to go
+        return [row["name"] for row in home.json("prune") if row["kind"] != "sockets"]
+
+    assert pruned() == [half.name]
+    assert not half.exists() and pruned() == []
 
 
 def test_an_interrupted_claim_is_stopped_once_the_claimer_is_gone(home: Home) -> None:

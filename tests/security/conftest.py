@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,8 @@ from tests.lab.site import Running
 
 #: Values of the setting ``ports.cluster.security``, each with what alice sets for it.
 MODES = {"sockets": {}, "tls": {"DASK_PORTS__CLUSTER__SECURITY": "tls"}}
-SECRET = "sesame-3f9ac1"  # in alice's environment, and what her kernels print
+#: In alice's environment, and what her kernels print; new each time, as these files may be read by all.
+SECRET = f"sesame-{secrets.token_hex(8)}"
 TOKEN = "5e5a3e" * 8  # of the Jupyter that she starts by hand
 ATTACKS = Path(__file__).with_name("attacks.py").read_text()
 # The routes that come by default, and the one that takes orders.
