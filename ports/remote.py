@@ -46,7 +46,7 @@ def probe(
     """
     begun = _begun.pop((alias, json.dumps(request)), None)
     if begun is None:
-        return _probe(alias, request=request or {}, timeout=timeout, batch=batch)
+        return _ask(alias, {**(request or {}), "do": "probe"}, timeout=timeout, batch=batch)
     _, result = begun.get()
     if isinstance(result, BaseException):
         raise result
@@ -67,8 +67,8 @@ def begin(aliases: Iterable[str], request: dict[str, Any]) -> None:
     for alias in dict.fromkeys(aliases):
         begun = _begun[alias, json.dumps(request)] = queue.SimpleQueue()
         asked.append(threading.Event())
-        ask = functools.partial(_probe, request=request, timeout=30.0, batch=None, on_start=asked[-1].set)
-        _in_thread(alias, ask, begun)
+        ask = functools.partial(_ask, timeout=30.0, batch=None, on_start=asked[-1].set)
+        _in_thread(alias, functools.partial(ask, request={**request, "do": "probe"}), begun)
     until = time.monotonic() + _ASKED_SECONDS
     for one in asked:
         one.wait(max(0.0, until - time.monotonic()))
@@ -274,18 +274,6 @@ def called(alias: str) -> dict[str, Any]:
     return {"called": transports.hostname(alias), "nodes": config.host(alias).get("nodes")}
 
 
-def _probe(
-    alias: str,
-    request: dict[str, Any],
-    *,
-    timeout: float,
-    batch: bool | None,
-    on_start: Callable[[], None] | None = None,
-) -> dict[str, Any]:
-    wanted = {**request, **called(alias), "do": "probe"}
-    return _ask(alias, wanted, timeout=timeout, batch=batch, on_start=on_start)
-
-
 def _ask(
     alias: str,
     request: dict[str, Any],
@@ -295,6 +283,8 @@ def _ask(
     on_start: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Pipe the program for `request` to python3 on the host, and return its answer."""
+    if request["do"] == "probe":
+        request = {**request, **called(alias)}
     marker = f"ports-{os.urandom(8).hex()}:"  # start files of the shell there may print, before and after
     text = far.script({**request, "marker": marker}).encode()
     again = request["do"] in ("probe", "who")  # they only look
