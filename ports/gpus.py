@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ports import peers
 from ports.adapters import nvml
 from ports.adapters.nvml import Gpu
 from ports.errors import UsageError
@@ -87,9 +88,4 @@ def _user(pid: int) -> str:
     uid = _uid(pid)
     if uid is None:
         return "others"  # hidepid, or it has just ended
-    import pwd  # home, where this does not run, may be Windows
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
+    return peers.name_of(uid)

@@ -11,7 +11,7 @@ import struct
 import sys
 
 from ports.errors import ForeignListenerError
-from ports.probe.agent_owner import holder_of
+from ports.probe.agent_owner import holder_of, peer_uid
 
 
 def check(address: str, way_out: str) -> bool | None:
@@ -40,7 +40,7 @@ def check(address: str, way_out: str) -> bool | None:
     if holder is None:
         return False if sys.platform == "linux" else None  # elsewhere others' listeners are not shown
     if holder[0] != os.getuid():
-        raise ForeignListenerError(address, _name(holder[0]), way_out)
+        raise ForeignListenerError(address, name_of(holder[0]), way_out)
     return True
 
 
@@ -51,7 +51,7 @@ def check_socket(path: str, way_out: str) -> None:
     except OSError:
         return  # to connect tells why
     if owner != os.getuid():
-        raise ForeignListenerError(path, _name(owner), way_out)
+        raise ForeignListenerError(path, name_of(owner), way_out)
 
 
 def check_connection(connection: socket.socket, path: str, way_out: str) -> None:
@@ -61,20 +61,19 @@ def check_connection(connection: socket.socket, path: str, way_out: str) -> None
     """
     uid = uid_behind(connection)
     if uid is not None and uid != os.getuid():
-        raise ForeignListenerError(path, _name(uid), way_out)
+        raise ForeignListenerError(path, name_of(uid), way_out)
 
 
 def uid_behind(connection: socket.socket) -> int | None:
     """Return the uid at the other end of a Unix socket, as the kernel has it; None where the system does not tell."""
-    if hasattr(socket, "SO_PEERCRED"):
-        return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
     if sys.platform == "darwin":
         local, peer_credentials = 0, 1  # SOL_LOCAL, LOCAL_PEERCRED
         return int(struct.unpack_from("2I", connection.getsockopt(local, peer_credentials, 76))[1])
-    return None
+    return peer_uid(connection)
 
 
-def _name(uid: int) -> str:
+def name_of(uid: int) -> str:
+    """Return the name of a user, ``uid 1000`` where there is none."""
     import pwd
 
     try:

@@ -16,8 +16,7 @@ if __name__ != "__main__":  # piped, these names are there already
     from ports.probe.agent_dial import Dialer
     from ports.probe.agent_mux import CLOSE, CONTROL, DOCUMENT, OPEN, Mux
     from ports.probe.agent_watch import LENGTH, Guard, start_watching
-    from ports.probe.identity import boot_id, machine_id
-    from ports.probe.survey import user_name
+    from ports.probe.identity import boot_id, machine_id, user_name
 
 MYPY = False
 if MYPY:

@@ -6,7 +6,7 @@ import socket
 import stat
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ports.probe.agent_dial import peer_uid
+    from ports.probe.agent_owner import peer_uid
     from ports.probe.identity import sha256
     from ports.probe.records import host_directory, read_record, state_directory
 

@@ -4,13 +4,12 @@ import errno
 import json
 import os
 import socket
-import struct
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
     from ports.probe.agent_mux import OPENED, REFUSED, Channel
-    from ports.probe.agent_owner import allowed, holder_of, place_of
-    from ports.probe.survey import user_name
+    from ports.probe.agent_owner import allowed, holder_of, peer_uid, place_of
+    from ports.probe.identity import user_name
 
 MYPY = False
 if MYPY:
@@ -171,10 +170,3 @@ def refusal(remote: str, error: Exception) -> Refused:
     if code in (errno.EMFILE, errno.ENFILE):
         return Refused("failed", "too many files are open there")
     return Refused("failed", "%s: %s" % (remote, getattr(error, "strerror", None) or error))
-
-
-def peer_uid(connection: "Any") -> "Optional[int]":
-    """Return who listens at the other end of a Unix socket; None where the system does not tell."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return None
-    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])

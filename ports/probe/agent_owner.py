@@ -118,3 +118,10 @@ def allowed(owner: "Optional[str]") -> "Set[int]":
     import pwd
 
     return {os.getuid()} if owner is None else {os.getuid(), pwd.getpwnam(owner).pw_uid}
+
+
+def peer_uid(connection: "Any") -> "Optional[int]":
+    """Return who listens at the other end of a Unix socket; None where the system does not tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])

@@ -12,11 +12,11 @@ import zlib
 
 if __name__ != "__main__":  # piped, these names are there already
     from ports.probe.agent_owner import holder_of, listening
-    from ports.probe.identity import stat_of
+    from ports.probe.identity import stat_of, user_name
     from ports.probe.nodes import left_running
     from ports.probe.recognise import runtime_directories
     from ports.probe.records import host_directory
-    from ports.probe.survey import probe, user_name
+    from ports.probe.survey import probe
 
 MYPY = False
 if MYPY:

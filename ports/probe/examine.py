@@ -9,7 +9,7 @@ import time
 
 if __name__ != "__main__":  # piped, these names are there already
     from ports.probe.far_run import find_command, login_environment
-    from ports.probe.identity import FORMAT
+    from ports.probe.identity import FORMAT, user_name
     from ports.probe.logout import logout_ends
     from ports.probe.records import state_directory
 
@@ -28,16 +28,6 @@ CONTROL_GROUPS = {
 }
 
 
-def user_of(uid: int) -> str:
-    """Return the name of a user, the number where there is none."""
-    import pwd  # home, where this does not run, may be Windows
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
 def examine(request: "Optional[Json]" = None) -> "Json":
     """Return what this machine is like for `ports`; nothing is written.
 
@@ -49,7 +39,7 @@ def examine(request: "Optional[Json]" = None) -> "Json":
     wanted = request or {}
     environ = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
     facts = {"format": FORMAT, "began": time.time(), "host": os.uname().nodename, "platform": sys.platform}  # type: Json
-    user = user_of(os.getuid())
+    user = user_name(os.getuid())
     facts.update(user=user, python="%d.%d.%d" % sys.version_info[:3], executable=sys.executable)
     facts.update(logout_ends=logout_ends(user), state=space(state_directory()), memory=memory())
     if not shutil.which("tmux", path=environ.get("PATH")):

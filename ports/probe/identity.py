@@ -109,6 +109,20 @@ def own_uid() -> int:
     return os.getuid() if hasattr(os, "getuid") else 0
 
 
+def user_name(uid: int) -> str:
+    """Return the name of a user, the number where there is none."""
+    try:
+        import pwd
+    except ImportError:  # Windows
+        import getpass
+
+        return getpass.getuser()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def process_identity(pid: int) -> "Json":
     """Return what tells this process from all others, also from a later one with its pid.
 

@@ -7,7 +7,7 @@ import time
 
 if __name__ != "__main__":  # piped, these names are there already
     from ports.probe.ask import MOST_ASKED, Asking, find_exposed, pair_dask
-    from ports.probe.identity import FORMAT, boot_id, machine_id, node, own_uid
+    from ports.probe.identity import FORMAT, boot_id, machine_id, node, own_uid, user_name
     from ports.probe.nodes import elsewhere
     from ports.probe.recognise import (
         NEVER_ASKED,
@@ -26,20 +26,6 @@ if MYPY:
     from typing import Any, Dict, List, Optional, Set
 
     Json = Dict[str, Any]
-
-
-def user_name(uid: int) -> str:
-    """Return the name of a user, the number where there is none."""
-    try:
-        import pwd
-    except ImportError:  # Windows
-        import getpass
-
-        return getpass.getuser()
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def probe(request: "Optional[Json]" = None) -> "Json":

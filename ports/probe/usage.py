@@ -7,7 +7,7 @@ import sys
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ports.probe.identity import FORMAT, load_psutil, node, own_uid, read_bytes
+    from ports.probe.identity import FORMAT, load_psutil, node, own_uid, read_bytes, user_name
     from ports.probe.limits import is_proc_hidden, limits
     from ports.probe.promises import promises
 
@@ -194,17 +194,7 @@ def by_user(found: "Dict[int, Process]", named: "Set[int]") -> "List[Json]":
             values[2] += one.memory
             values[3] += one.cores
     keys = ("memory_bytes", "cores", "dask_bytes", "dask_cores", "n_processes")
-    return [dict(zip(keys, values), uid=uid, user=name_of(uid)) for uid, values in sorted(sums.items())]
-
-
-def name_of(uid: int) -> str:
-    """Return the name of a user, the number where there is none."""
-    try:
-        import pwd
-
-        return pwd.getpwuid(uid).pw_name
-    except (ImportError, KeyError):
-        return str(uid)
+    return [dict(zip(keys, values), uid=uid, user=user_name(uid)) for uid, values in sorted(sums.items())]
 
 
 def main(text: str) -> None:
