@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
+from tests.acceptance.chromium import CHROMIUM, NEEDS_CHROMIUM, TOOLS
 from tests.acceptance.conftest import AtWork
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [*NEEDS_CHROMIUM, pytest.mark.timeout(150)]
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(150),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt install chromium"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
-]
-
-BROWSE = """
-import json, sys
-from playwright.sync_api import sync_playwright
-flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-         "--disable-component-update", "--no-first-run", "--no-proxy-server"]
+BROWSE = (
+    TOOLS
+    + """
 chromium, url = sys.argv[1:3]
 with sync_playwright() as tools:
     browser = tools.chromium.launch(executable_path=chromium, headless=True, args=flags)
@@ -41,6 +31,7 @@ with sync_playwright() as tools:
     print(json.dumps({**found, "sockets": sockets, "frames": len(frames)}))
     browser.close()
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -12,17 +10,11 @@ from typing import Any
 import pytest
 
 from ports.deadlines import wait_until
+from tests.acceptance.chromium import CHROMIUM, NEEDS_CHROMIUM, TOOLS
 from tests.acceptance.conftest import AtWork, without_token
 from tests.lab.site import Running
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(240),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt install chromium"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
-]
+pytestmark = [*NEEDS_CHROMIUM, pytest.mark.timeout(240)]
 
 # Lets in who comes with the token or with the cookie of it, and counts the visits in another cookie.
 SHOP = """
@@ -61,11 +53,9 @@ curdoc().add_root(button)
 curdoc().title = "presses"
 """
 # Each line of its input is [tab, code]: `page` is the tab, a new one for a new name.
-BROWSER = """
-import json, sys
-from playwright.sync_api import sync_playwright
-flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-         "--disable-component-update", "--no-first-run", "--no-proxy-server"]
+BROWSER = (
+    TOOLS
+    + """
 with sync_playwright() as tools:
     browser = tools.chromium.launch(executable_path=sys.argv[1], headless=True, args=flags)
     context, tabs = browser.new_context(), {}
@@ -79,6 +69,7 @@ with sync_playwright() as tools:
         print(json.dumps(names.get("found")), flush=True)
     browser.close()
 """
+)
 
 DASHBOARD = """
 page.wait_for_function("window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].roots().length > 0")

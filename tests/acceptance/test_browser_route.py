@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 
 import pytest
 
+from tests.acceptance.chromium import NEEDS_CHROMIUM
 from tests.acceptance.conftest import AtWork, without_token
-from tests.acceptance.test_browser import CHROMIUM, browse
+from tests.acceptance.test_browser import browse
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(150),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt install chromium"),
-    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
-]
+pytestmark = [*NEEDS_CHROMIUM, pytest.mark.timeout(150)]
 DRAWN = "window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].roots().length > 0"
 
 

@@ -18,6 +18,7 @@ from tests.lab import Site
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Running
+from tests.lab.traffic import MUTE
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -50,13 +51,6 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
 server = Server(("127.0.0.1", int(sys.argv[1])), Page)
 print(server.server_port, flush=True)
 server.serve_forever()
-"""
-MUTE = """
-import socket, sys
-listener = socket.create_server(("127.0.0.1", 0)); print(listener.getsockname()[1], flush=True)
-held = []
-while True:
-    held.append(listener.accept())
 """
 TAKE_V6 = """
 import socket, sys, time
