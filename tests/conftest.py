@@ -4,5 +4,7 @@ import signal
 
 pytest_plugins = ["tests.lab.fixtures"]
 
-# Under nohup, what tests start would ignore that its terminal was closed.
+# Under nohup, or behind an `&` of a script, what tests start would ignore that its terminal was closed, or Ctrl-C.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
