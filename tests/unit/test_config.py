@@ -158,6 +158,23 @@ def test_what_is_not_ours_is_left_alone(place: Path, text: str) -> None:
     assert config.load() == config.defaults()
 
 
+@pytest.mark.parametrize("header", ["ports:", '"ports":', "'ports' :", "{ports:", "  ports:"])
+def test_the_key_may_be_written_as_yaml_takes_it(place: Path, header: str) -> None:
+    text = f"{header} {{cluster: {{n_workers: 3}}}}" + ("}" if header.startswith("{") else "")
+    (place / "other.yaml").write_text(f"# a comment\n{text}\n")
+    assert config.get("cluster.n_workers") == 3
+
+
+def test_yaml_is_read_only_where_a_file_has_the_key(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To import it takes as long as to start Python, and every installation has a file that names `ports`."""
+    (place / "client.yaml").write_text("# ports: a comment\ndistributed: {client: {loader: ports.load}}\nsupports: 1\n")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert config.load() == config.defaults()
+    (place / "own.yaml").write_text("ports: {}")
+    with pytest.raises(ImportError):
+        config.load()
+
+
 def test_a_file_that_may_not_be_read_is_left_alone(place: Path) -> None:
     (place / "other.yaml").mkdir()
     (place / "binary.yaml").write_bytes(b"\xff\xfe ports \x00")
