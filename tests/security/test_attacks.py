@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
+from ports.deadlines import wait_until
 from tests.lab.disk import ADDRESSES
 from tests.security.conftest import SECRET, TOKEN, AtWork, Scene, files, listening, tell, token_of
 
 pytestmark = pytest.mark.timeout(180)
+
+# Panes have the limits of their tmux server.
+UNLIMITED_TMUX = """
+import psutil
+named = [one for one in psutil.process_iter() if one.name().startswith("tmux")]
+servers = [one for one in named if "ports-" in " ".join(one.cmdline())]
+for one in servers:
+    one.rlimit(psutil.RLIMIT_CORE, (psutil.RLIM_INFINITY,) * 2)
+print(len(servers))
+"""
 
 
 def test_bob_runs_no_code_through_scheduler_worker_or_nanny(alice: AtWork, control: AtWork) -> None:
@@ -96,17 +108,32 @@ def test_what_bob_looks_for_is_there_for_alice(alice: AtWork) -> None:
     assert any("in files" in one for one in fell) and f"{SECRET} in /proc/*/environ" in fell
 
 
-def test_no_process_of_the_cluster_writes_a_core_file(alice: AtWork) -> None:
-    uid = alice.site.account("alice").uid
-    processes = alice.site.host(alice.host).processes()
-    of_ports = [one for one in processes if one.uid == uid and "launch.py" in " ".join(one.command)]
-    assert len(of_ports) >= 2
-    workers = [one for one in processes if one.uid == uid and "ports_cluster" in " ".join(one.command)]
-    assert workers
-    for one in workers:
-        limits = Path(f"/proc/{one.pid}/limits").read_text().splitlines()
-        [core] = [line for line in limits if line.startswith("Max core file size")]
-        assert core.split()[4] == "0", core
+@pytest.mark.skipif(Path("/proc/sys/kernel/core_pattern").read_text()[:1] in "|/", reason="the kernel's own place")
+def test_a_worker_that_crashes_writes_no_core_file(alice: AtWork) -> None:
+    """Memory holds certificates and data; a core file lies where the job lies, which others may read."""
+    place = "/home/alice/crash"
+
+    def unlimited(*argv: str) -> str:
+        code = f"mkdir -p {place}; cd {place}; ulimit -c unlimited; exec {shlex.join(argv)}"
+        return alice.alice("sh", "-c", code).stdout
+
+    def cores() -> list[Path]:
+        return [*alice.path(place).glob("core*")]
+
+    try:
+        unlimited(alice.python, "-c", "import os; os.abort()")
+        [control] = cores()
+        control.unlink()
+        assert alice.alice(alice.python, "-c", UNLIMITED_TMUX, check=True).stdout == "1\n"
+        unlimited(alice.python, "-m", "ports", "cluster", "start", "crash", "--n-workers", "1")
+        ask = "import os, ports; print(*ports.client('crash').run(os.getpid).values())"
+        pid = unlimited(alice.python, "-c", ask).strip()
+        alice.alice("kill", "-ABRT", pid, check=True)
+        wait_until(lambda: alice.alice("kill", "-0", pid).returncode or None, timeout=20, what="end of the worker")
+        assert cores() == []
+    finally:
+        alice.ports("cluster", "stop", "crash")
+        alice.alice("rm", "-r", place)
 
 
 def test_bob_does_not_join_tmux(alice: AtWork) -> None:
