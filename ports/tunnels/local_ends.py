@@ -109,14 +109,22 @@ def take(end: LocalEnd, service: Service, what: tuple[str, str | None, str | Non
     usual = tunnel_records.usual_port(service, first, last) if end.port is None else end.port
     addresses = LOOPBACK if end.address is None else (end.address,)
     try:
-        return Place(bind(usual, addresses), usual or None)
+        bound = bind(usual, addresses)
+        return Place(bound, usual or None, _seen_by_others(end, bound))
     except PortInUseError as error:
         holder = tunnel_records.holder(usual, what)
         if end.port is not None:
             raise PortInUseError(usual, holder) from error
     bound = bind_first(links.next_ports(usual, first, last), addresses)
     port = bound[0].getsockname()[1]
-    return Place(bound, usual, f"port {usual} is held by {holder}; {port} serves until it is free")
+    note = f"port {usual} is held by {holder}; {port} serves until it is free"
+    return Place(bound, usual, "; ".join(filter(None, (note, _seen_by_others(end, bound)))))
+
+
+def _seen_by_others(end: LocalEnd, bound: list[socket.socket]) -> str | None:
+    """Return a note of how others reach what listens on all addresses, as its link is for this machine alone."""
+    port = bound[0].getsockname()[1]
+    return f"from the network it is port {port} of {socket.gethostname()}" if end.address in _EVERYWHERE else None
 
 
 def bind_path(path: Path) -> socket.socket:

@@ -497,6 +497,7 @@ def test_an_address_of_the_network_needs_to_be_meant(laptop: Site, serve: Serve)
     assert code == 2 and "--public" in told["error"]["message"]
     running, rows = open_in_foreground(laptop, f"server1:{port}", "--bind", "0.0.0.0", "--public")
     assert listening(laptop, rows[0]["local_port"]) == {"0.0.0.0"}
+    assert rows[0]["note"].endswith(f"from the network it is port {rows[0]['local_port']} of laptop")
     assert fetch(laptop, rows[0]["local_url"]) == "page of server1"
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=10)
