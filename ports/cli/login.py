@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ports.cli.output import Output, with_output
+from ports.cli.output import Output, Row, with_output
 from ports.cli.transport import with_transport
 
 NOTHING = 3
@@ -27,11 +27,11 @@ def login(out: Output, host: str) -> None:
 @click.option("--all", "everything", is_flag=True, help="End all.")
 @with_output
 def logout(out: Output, hosts: tuple[str, ...], everything: bool) -> int:
-    """End connections that are kept for later commands; tunnels over them end, your own ssh goes on.
+    """End connections that are kept for later commands; your own ssh goes on, and tunnels connect again.
 
     With the connection to a jump host, those that go through it end.
     """
-    from ports import remote
+    from ports import remote, tunnels
 
     if bool(hosts) == everything:
         raise click.UsageError("name HOSTs as in `ports login`, or --all")
@@ -42,7 +42,18 @@ def logout(out: Output, hosts: tuple[str, ...], everything: bool) -> int:
         show_ended(out, str(row["host"] or "a host that is in no ssh configuration"), bool(row["state"] == "nothing"))
     if everything and not rows:
         out.say("no connections were kept")
+    ended = {row["host"] for row in rows if row["state"] != "nothing"}
+    if still := sorted(
+        {str(row["host"]) for row in tunnels.list() if _alias(row) in ended and row["state"] != "stopped"}
+    ):
+        what = ", ".join(still)
+        out.say(f"tunnels to {what} are open, and connect again; `ports tunnel close {' '.join(still)}` ends them")
     return NOTHING if rows and all(row["state"] == "nothing" for row in rows) else 0
+
+
+def _alias(row: Row) -> str:
+    """Return the alias of a tunnel's host, of which it may be a node."""
+    return str(row["host"]).partition("/")[0]
 
 
 def show_ended(out: Output, host: str, nothing: bool) -> None:

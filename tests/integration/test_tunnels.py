@@ -296,6 +296,20 @@ def test_another_users_listener_is_refused_unless_the_owner_is_named(
     assert page == "page of bob" and "belongs to bob" in rows[0]["note"]
 
 
+def test_a_logout_says_which_tunnels_will_connect_again(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    _, (row,) = ports(laptop, "open", "--background", f"server1:{port}")
+    done = laptop.run("laptop", [laptop.python, "-m", "ports", "logout", "--all"], check=True, timeout=60)
+    assert "tunnels to server1 are open, and connect again; `ports tunnel close server1` ends them" in done.stderr
+    ask = [laptop.python, "-c", PRELUDE + f"print(fetch({row['local_url']!r}))"]
+    wait_until(
+        lambda: "page of server1" in laptop.run("laptop", ask).stdout or None, timeout=20, what="the link, made anew"
+    )
+    ports(laptop, "tunnel", "close", "--all")
+    done = laptop.run("laptop", [laptop.python, "-m", "ports", "logout", "--all"], check=True, timeout=60)
+    assert "tunnels" not in done.stderr
+
+
 def test_in_the_background_tunnels_are_listed_used_and_closed_one_by_one(laptop: Site, serve: Serve) -> None:
     one, other = serve("server1"), serve("server2")
     code, rows = ports(laptop, "open", "--background", f"server1:{one}", f"server2:{other}")
