@@ -27,10 +27,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ports import config, paths, remote, targets
+from ports import config, paths, remote, targets, transports
 from ports.adapters import processes
 from ports.deadlines import wait_until
-from ports.errors import NotFoundError, PortsError, StartError, TimedOutError, UsageError
+from ports.errors import ConflictError, NotFoundError, PortsError, StartError, TimedOutError, UsageError
 from ports.targets import Target
 from ports.tunnels import records as tunnel_records
 from ports.tunnels.local_ends import LocalEnd
@@ -134,6 +134,8 @@ def open_in_background(
     ------
     UsageError
         As `open_many`.
+    ConflictError
+        The process runs and goes by another transport than the one chosen here.
     StartError
         The process ended before it could be asked.
     TimedOutError
@@ -152,7 +154,7 @@ def open_in_background(
                 on_event(rows[-1])
     left = [str(one) for one in parsed if not isinstance(reached[one.host], PortsError)]
     if left:
-        request = {"targets": left, "end": asdict(chosen), "owner": owner}
+        request = {"targets": left, "end": asdict(chosen), "owner": owner, "transport": transports.choose()}
         rows += _ask_keeper({"open": request}, on_event)
     return rows
 
@@ -331,6 +333,9 @@ def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> builtins.lis
                     on_event(row)  # type: ignore[misc]
             _forget_stopped(rows)
             return rows
+        if "transport" in answer:
+            way_out = "close them (`ports tunnel close --all`), or leave out --transport"
+            raise ConflictError(f"the tunnels in the background go by {answer['transport']}; {way_out}")
         _await_end(record)
     raise StartError("the process that keeps the tunnels", "it ended three times", _log())
 

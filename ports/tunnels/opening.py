@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from ports import remote, targets
+from ports import remote, targets, transports
 from ports.adapters import processes
 from ports.errors import ConflictError, NotFoundError, PortsError, UsageError
 from ports.targets import Target
@@ -210,6 +210,8 @@ class Opening:
     def _open_for_another(self, request: dict[str, Any], say: Event) -> dict[str, Any]:
         if self._closing.is_set():
             return {"closing": True}
+        if request.get("transport", transports.choose()) != transports.choose():
+            return {"transport": transports.choose()}
         before = set(map(id, self.tunnels))
         wanted = targets.by_host(map(targets.parse, request["targets"]))
 

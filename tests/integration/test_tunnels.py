@@ -296,6 +296,18 @@ def test_another_users_listener_is_refused_unless_the_owner_is_named(
     assert page == "page of bob" and "belongs to bob" in rows[0]["note"]
 
 
+def test_what_keeps_tunnels_by_ssh_opens_none_by_paramiko(laptop: Site, serve: Serve) -> None:
+    one, other = serve("server1"), serve("server2")
+    ports(laptop, "open", "--background", f"server1:{one}")
+    code, told = ports(laptop, "open", "--background", f"server2:{other}", "--transport", "paramiko")
+    assert code == 4 and "go by ssh; close them (`ports tunnel close --all`)" in told["error"]["message"]
+    assert ports(laptop, "open", "--background", f"server2:{other}", "--transport", "ssh")[0] == 0
+    ports(laptop, "tunnel", "close", "--all")
+    code, (row,) = ports(laptop, "open", "--background", f"server2:{other}", "--transport", "paramiko")
+    assert (code, fetch(laptop, row["local_url"])) == (0, "page of server2")
+    ports(laptop, "tunnel", "close", "--all")
+
+
 def test_a_logout_says_which_tunnels_will_connect_again(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
     _, (row,) = ports(laptop, "open", "--background", f"server1:{port}")
