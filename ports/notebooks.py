@@ -301,7 +301,7 @@ def _look(name: str) -> Found[NotebookRecord] | None:
 
 def _notebook(found: Found[NotebookRecord]) -> Notebook:
     record, running = found.record, found.running
-    state, reason = found.state, found.reason
+    state, reason = found.state, _why_ended(found)
     if not isinstance(running, NotebookRunning) or record is None:
         root = record.root if record else None
         return Notebook(name=found.name, state=state, reason=reason, root=root, _found=found)
@@ -318,6 +318,14 @@ def _notebook(found: Found[NotebookRecord]) -> Notebook:
         started_at=record.created_at,
         _found=found,
     )
+
+
+def _why_ended(found: Found[NotebookRecord]) -> str | None:
+    """Return why it does not run; of an end by itself Jupyter tells the reason in its log only."""
+    expired = "No kernels for"
+    if found.reason != "exit status 0" or not any(expired in line for line in sessions.tail(found.files.log, 20)):
+        return found.reason
+    return f"it expired: no kernel ran for {found.record.expire:g} days" if found.record else found.reason
 
 
 def _silence(port: int, path: str) -> str | None:

@@ -65,4 +65,5 @@ def test_a_server_without_kernels_ends_by_itself(home: Home) -> None:
         every=1,
     )
     assert any("shutting down" in line for line in found.logs())
+    assert ended.reason == f"it expired: no kernel ran for {5 / DAY:g} days"
     ended.stop()
