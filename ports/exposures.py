@@ -22,8 +22,8 @@ _PRIVATE_CLUSTER = "`ports.client()` starts a cluster that is private"
 
 @dataclass(frozen=True, kw_only=True)
 class Exposure:
-    """One way in which others can use a listener; `reason` is ``dask``, ``dashboard``, ``token``, ``kernel`` or
-    ``network``."""
+    """One way in which others can use a listener; `reason` is ``dask``, ``dashboard``, ``token``, ``kernel``,
+    ``debugger`` or ``network``."""
 
     reason: str
     what: str
@@ -59,6 +59,9 @@ def find(kind: str, rows: Sequence[Mapping[str, Any]], kernels: Iterable[Mapping
         what = "everybody on this machine can read what its kernels run and print"
         way_out = "start it with --KernelManager.transport=ipc, or by `ports notebook start`"
         found.append(_exposure("kernel", what, way_out))
+    if "debugger" in reasons:
+        what = "everybody on this machine can run code as you while you do not debug"
+        found.append(_exposure("debugger", what, f"restart the kernel or program that it debugs, or {ending}"))
     if "network" in reasons:
         open_ports = sorted({row["port"] for row in rows if row.get("open_to_network") and row["port"]})
         what = f"open to the network (port {', '.join(map(str, open_ports))})"
@@ -78,6 +81,10 @@ def _on_loopback(kind: str, ending: str) -> str:
 
 
 def _ending(rows: Sequence[Mapping[str, Any]]) -> str:
+    if name := next((row["task_of"] for row in rows if row.get("task_of")), None):
+        return f"end the task of cluster '{name}' that opened it"  # its worker, if killed, would run it again
+    if name := next((of[8:] for row in rows if (of := str(row.get("of"))).startswith("cluster:")), None):
+        return f"`ports cluster stop {name}` ends it"
     pids = [row["pid"] for row in rows if row.get("pid")]
     main = next((int(of[5:]) for row in rows if (of := str(row.get("of"))).startswith("dask:")), None)
     pid = main or (pids[0] if pids else None)

@@ -210,10 +210,10 @@ def _session(
     if state != "running":
         return known
     known = replace(known, pid=running["process"]["pid"], http=True, token=session.get("token"))
-    places = [row for row in rows if row.get("of") == f"{kind}:{name}" and (row["path"] or kind != "cluster")]
-    if not places:
+    own = [row for row in rows if row.get("of") == f"{kind}:{name}"]
+    row = next((row for row in own if row["path"] or kind != "cluster"), None)
+    if row is None:
         return replace(known, reason="its process runs, but its page does not answer yet")
-    row = places[0]
     return replace(
         known,
         address=row["address"] if row["port"] else None,
@@ -221,8 +221,8 @@ def _session(
         path=row["path"],
         scheme=row["scheme"],
         url_path=row["url_path"],
-        open_to_network=any(place["open_to_network"] for place in places),
-        exposed=tuple(exposures.find(kind, places)),
+        open_to_network=any(one["open_to_network"] for one in own),
+        exposed=tuple(exposures.find(kind, own)),
     )
 
 
@@ -264,7 +264,7 @@ def _of_group(
     """Return what was not started by `ports`; of several ports the one with the page stands for all."""
     pages = [row for row in group if row.get("http")]
     schedulers = [row for row in pages if row["kind"] == "dask-scheduler"]
-    row = (schedulers or pages or group)[0]
+    row = (schedulers or pages or [one for one in group if one["open_to_network"]] or group)[0]
     kinds = [one["kind"] for one in group]
     kind = "dask-scheduler" if "dask-scheduler" in kinds else row["kind"]
     same = [one for one in group if one["port"] == row["port"]]
@@ -287,6 +287,7 @@ def _of_group(
         http=row.get("http"),
         scheme=row.get("scheme", "http"),
         url_path=row.get("url_path", ""),
+        reason=f"a task of cluster '{row['task_of']}' opened it" if row.get("task_of") else None,
         token=row.get("token") or None,
         exposed=tuple(exposures.find(kind, group, its_own)) if "argv" in row else (),  # of another user's: nothing
     )

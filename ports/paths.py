@@ -263,7 +263,8 @@ def is_private(path: Path) -> bool:
 def exchangeable(directory: Path) -> str | None:
     """Return why another user could exchange what lies in `directory`; None where nobody can, or it is not there.
 
-    Directories and links on the way to it count. Trusted are root and accounts of the system, which need no tricks.
+    Directories on the way to it count, and on the way to where it leads; of several links in a row only these two ends:
+    whoever goes on to use it resolves it first. Trusted are root and accounts of the system, which need no tricks.
     """
     if os.name == "nt":
         return None

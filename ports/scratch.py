@@ -23,6 +23,8 @@ _IN_MEMORY = ("tmpfs", "ramfs")
 def choose(name: str, asked: str | None) -> Path:
     """Return the path of a new directory for the workers of cluster `name`; `create` makes it, once it is recorded.
 
+    It leads through no link: whoever may turn one could exchange what workers import, long after this was looked at.
+
     Parameters
     ----------
     asked : str or None
@@ -37,15 +39,14 @@ def choose(name: str, asked: str | None) -> Path:
         There is no disk to write to.
     """
     given = asked or _dask_directory()
-    parent = Path(given).expanduser().absolute() if given else _largest()
+    place = Path(given).expanduser().absolute() if given else _largest()
+    parent = _resolved(place)
     if given and _file_system(parent) in _IN_MEMORY:
-        raise UsageError(
-            f"local_directory {parent} lies in memory ({_file_system(parent)}); name a directory on a disk"
-        )
+        raise UsageError(f"local_directory {place} lies in memory ({_file_system(parent)}); name a directory on a disk")
     if given and not _is_writable(parent):
-        raise UsageError(f"local_directory {parent} is missing or may not be written; name a directory of yours")
+        raise UsageError(f"local_directory {place} is missing or may not be written; name a directory of yours")
     if given and (why := paths.exchangeable(parent)) is not None:
-        raise UsageError(f"local_directory {parent} is not safe: {why}; name a directory of yours")
+        raise UsageError(f"local_directory {place} is not safe: {why}; name a directory of yours")
     return parent / f"ports-{paths.user_name()}-{name}-{secrets.token_hex(4)}"
 
 
@@ -66,8 +67,9 @@ def _largest() -> Path:
     disks: list[tuple[int, Path]] = []
     for place in map(Path, USUAL):
         with contextlib.suppress(OSError):
-            if place.is_dir() and _file_system(place) not in _IN_MEMORY and paths.exchangeable(place) is None:
-                disks.append((shutil.disk_usage(place).free, place))
+            real = _resolved(place)
+            if real.is_dir() and _file_system(real) not in _IN_MEMORY and paths.exchangeable(real) is None:
+                disks.append((shutil.disk_usage(real).free, real))
     usable = [place for _, place in sorted(disks, key=lambda found: -found[0]) if _is_writable(place)]
     if not usable:
         raise StoreError(
@@ -76,22 +78,25 @@ def _largest() -> Path:
     return usable[0]
 
 
+def _resolved(place: Path) -> Path:
+    return Path(os.path.realpath(place))  # `resolve` raises where links go round in a circle
+
+
 def _is_writable(place: Path) -> bool:
     # nothing is made there for a trial: a start that is interrupted would leave it
     return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 def _file_system(path: Path) -> str:
-    """Return the type of the file system that `path` is on; empty where it cannot be known."""
+    """Return the type of the file system that `path`, which is resolved, is on; empty where it cannot be known."""
     try:
         lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
-        real = path.resolve()
     except OSError:
         return ""
     best = ("", "")
     for line in lines:
         point, kind = line.split(" ")[1:3]
         mount = Path(point.replace("\\040", " "))
-        if real.is_relative_to(mount) and len(point) >= len(best[0]):
+        if path.is_relative_to(mount) and len(point) >= len(best[0]):
             best = (point, kind)
     return best[1]

@@ -131,15 +131,16 @@ def pair_dask(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
         row["kind"] = kind
         if row.get("http"):
             row["url_path"] = "status"
-        owners = [pid for pid in [row["pid"], *ancestors.get(row["pid"], [])] if speaking.get(pid) == "dask-scheduler"]
-        row["of"] = "dask:%d" % (owners[0] if owners else row["pid"])
+        chain = [pid for pid in [row["pid"], *ancestors.get(row["pid"], [])] if pid in speaking]
+        schedulers = [pid for pid in chain if speaking[pid] == "dask-scheduler"]
+        row["of"] = "dask:%d" % (schedulers[0] if schedulers else chain[-1])  # one in a task is its worker's process
 
 
 def find_exposed(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
     """Note why others can use a row (``exposed``), and of kernels, which server they belong to (``of``).
 
-    ``dask`` and ``token``: whoever is on the machine runs code; ``dashboard`` and ``kernel``: reads; ``network``: other
-    machines reach it, too.
+    ``dask``, ``token`` and ``debugger``: whoever is on the machine runs code; ``dashboard`` and ``kernel``: reads;
+    ``network``: other machines reach it, too.
     """
     servers = {row["pid"] for row in rows if row["kind"] == "notebook" and row["pid"]}
     for row in rows:
@@ -150,6 +151,8 @@ def find_exposed(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
             found.append("dashboard")
         if row["kind"] == "notebook" and not row.get("token") and not row.get("password"):
             found.append("token")
+        if row["kind"] == "debugpy":
+            found.append("debugger")
         if row["kind"] == "kernel" and row["port"] and greets is not None:
             found.append("kernel")
             row["of"] = next(("server:%d" % pid for pid in ancestors.get(row["pid"], []) if pid in servers), None)

@@ -30,6 +30,7 @@ KINDS = (
         r"|(notebook|nbclassic|jupyter_server|batchspawner-singleuser)\b"
         r"|jupyter(-server)? (lab|notebook|server|nbclassic)\b",
     ),
+    ("debugpy", r"adapter --for-server\b|debugpy\.adapter --for-server\b"),
     ("tensorboard", r"tensorboard(\.main)?\b"),
     ("mlflow", r"mlflow\b|(gunicorn|uvicorn)\b.* mlflow\.server"),
     ("bokeh", r"bokeh serve\b"),
@@ -45,7 +46,8 @@ KINDS = (
 COMPILED = []  # type: List[Any]
 INTERPRETER = re.compile(r"(python|pypy)[\d.]*(\.exe)?$")
 WEB = {"notebook", "tensorboard", "mlflow", "bokeh", "panel", "streamlit", "code-server", "rstudio", "http-server"}
-NEVER_ASKED = WEB | {"sshd", "tunnel", "kernel", "database", "cluster"}
+SPAWNED = re.compile(r"multiprocessing\.(spawn|forkserver)")
+NEVER_ASKED = WEB | {"sshd", "tunnel", "kernel", "debugpy", "database", "cluster"}
 
 
 def words_of(argv: "List[str]") -> str:
@@ -181,8 +183,30 @@ def recognise_notebooks(rows: "List[Json]", uid: int, warnings: "List[str]") -> 
             fill_in_notebook(row, mine[0] if mine else None, environs.get(row["pid"], {}))
 
 
+def is_own_port(row: "Json", running: "Json", ancestors: "List[int]") -> bool:
+    """Tell whether a cluster itself opened the port of `row`, rather than a task of its.
+
+    On Unix sockets it has none but the dashboard's. With certificates its owner and its workers, which are the owner's
+    children or its fork server's, listen on one address; what a task opens there in a worker's own process cannot be
+    told from that, as a port with certificates is not to be asked.
+    """
+    address = str(running.get("address"))
+    if row["port"] and row["port"] == running.get("dashboard_port"):
+        return True
+    if not address.startswith("tls://") or row["address"] != address[6:].rpartition(":")[0]:
+        return False
+    owner = running["process"]["pid"]
+    if row["pid"] == owner:
+        return True
+    line = " ".join(row["argv"])
+    return bool(SPAWNED.search(line)) and ancestors.index(owner) <= ("forkserver" in line)
+
+
 def recognise_sessions(rows: "List[Json]", sessions: "Json", ancestors: "Dict[int, List[int]]") -> None:
-    """Mark the rows that belong to a running cluster or notebook server of `ports`: ``of`` is ``"cluster:main"``."""
+    """Mark the rows that belong to a running cluster or notebook server of `ports`: ``of`` is ``"cluster:main"``.
+
+    What else listens in a cluster's processes, or below them, is its tasks': ``task_of`` is ``"main"``.
+    """
     found = [(kind, one) for kind in ("cluster", "notebook") for one in sessions[kind + "s"]]
     for kind, session in found:
         if not session["alive"] or not session["running"]:
@@ -192,8 +216,10 @@ def recognise_sessions(rows: "List[Json]", sessions: "Json", ancestors: "Dict[in
             inside = record["process"]["pid"] in [row["pid"], *ancestors.get(row["pid"], [])]
             if kind == "cluster" and (row["path"] and row["path"] == record.get("dashboard")):
                 row.update(of=of, kind=kind, url_path="status")
-            elif kind == "cluster" and inside and row["kind"] in ("listener", "dask-scheduler", "dask-worker"):
+            elif kind == "cluster" and inside and is_own_port(row, record, ancestors.get(row["pid"], [])):
                 row.update(of=of, kind=kind)
+            elif kind == "cluster" and inside and row["port"]:
+                row["task_of"] = session["name"]
             elif kind == "notebook" and inside and row["port"] == record.get("port"):
                 row.update(of=of, kind=kind, root=record.get("root"), token=session.get("token"))
                 row["url_path"] = str(record.get("url_path") or record.get("base_url") or "").strip("/")

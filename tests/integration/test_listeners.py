@@ -68,6 +68,43 @@ def test_a_cluster_and_a_notebook_server_are_one_row_each_beside_a_web_server(ho
     assert managed() == {}
 
 
+# In a task: a plain cluster, which anybody may use, and a port that other machines reach.
+OPENED = """
+import distributed, ports, socket, sys
+def open_doors():
+    worker = distributed.get_worker()
+    worker.door = socket.create_server(("0.0.0.0", 0))
+    worker.plain = distributed.LocalCluster(n_workers=1, threads_per_worker=1)
+    return worker.door.getsockname()[1]
+def close_doors(dask_worker):
+    dask_worker.door.close()
+    dask_worker.plain.close()
+with ports.client(reuse="any") as client:
+    print(client.submit(open_doors, pure=False).result(timeout=60), flush=True)
+    sys.stdin.read()
+    client.run(close_doors)
+"""
+
+
+@pytest.mark.parametrize("security", ["sockets", "tls"])
+def test_what_a_task_opens_is_listed_with_what_others_can_do_with_it(home: Home, security: str) -> None:
+    started = clusters.start("main", n_workers=1, security=security)
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", OPENED], cwd=home.work, text=True, **pipe) as client:
+        assert client.stdin is not None and client.stdout is not None
+        port = int(client.stdout.readline())
+        found = [one for one in listeners.list() if "of cluster 'main'" in str(one.reason)]
+        exposed = {each.reason: each for one in found for each in one.exposed}
+        assert set(exposed) == {"dask", "network"} and str(port) in exposed["network"].what
+        assert exposed["dask"].way_out.startswith("end the task of cluster 'main' that opened it, `ports.client()`")
+        own = managed()["main"]
+        assert own.path == started.record.dashboard and not own.exposed and not own.open_to_network
+        client.stdin.close()
+        assert client.wait(60) == 0
+    assert not [one for one in listeners.list() if "of cluster 'main'" in str(one.reason)]
+    started.stop()
+
+
 def test_a_killed_cluster_is_listed_as_stopped_with_the_reason(home: Home) -> None:
     cluster = clusters.start("main", n_workers=1)
     try:

@@ -151,6 +151,22 @@ def test_scratch_goes_nowhere_where_bob_could_exchange_it(scene: Scene) -> None:
         scene.site.run(scene.host, ["rm", "-r", "/scratch"], user="root", check=True)
 
 
+def test_a_link_of_bob_s_on_the_way_to_scratch_may_turn_later(scene: Scene) -> None:
+    scene.alice("sh", "-c", "mkdir -m 755 /var/tmp/alices; ln -s /var/tmp/bobs/link ~/mine", check=True)
+    as_bob(scene, "mkdir -m 755 /var/tmp/bobs; ln -s /var/tmp/alices /var/tmp/bobs/link")
+    started = scene.ports("cluster", "start", "main", "--n-workers", "1", "--local-directory", "/home/alice/mine")
+    try:
+        theirs = f"/var/tmp/bobs/copy/{Path(started['scratch']).name}"
+        as_bob(scene, f"mkdir -p -m 777 {theirs}; ln -sfn /var/tmp/bobs/copy /var/tmp/bobs/link")
+        scene.ports("cluster", "restart", "main")
+        assert json.loads(scene.alice(scene.python, "-c", JOB).stdout)[0] == 42
+        assert not list(scene.path(theirs).iterdir())
+        assert Path(started["scratch"]).parent == Path("/var/tmp/alices")
+    finally:
+        scene.ports("cluster", "stop", "main")
+        scene.alice("rm", "-r", "/var/tmp/alices", "/home/alice/mine")
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_names_that_bob_takes_after_a_reboot_hinder_nobody(site_of_its_own: Callable[..., Site], mode: str) -> None:
     site = site_of_its_own()

@@ -61,6 +61,34 @@ def test_a_cluster_with_all_its_ports_is_one_row_at_its_dashboard() -> None:
     assert (found.pid, found.directory, found.started_at) == (50, "/work", 2.0)
 
 
+def test_what_all_ports_of_a_cluster_give_away_is_in_its_row() -> None:
+    of = {"of": "cluster:main", "kind": "cluster"}
+    found = one(
+        row(**of, port=None, path="/s/d.sock", exposed=[]),
+        row(**of, address="0.0.0.0", port=40001, pid=50, open_to_network=True, exposed=["network"]),
+        clusters=[session("main")],
+    )
+    assert found.open_to_network and found.path == "/s/d.sock"
+    assert found.warnings[0].startswith("open to the network (port 40001); `ports cluster stop main` ends it")
+
+
+def test_what_a_task_opened_has_a_row_of_its_own_with_its_warning() -> None:
+    found = from_probe(
+        document(
+            row(of="cluster:main", kind="cluster", path="/s/d.sock", port=None, exposed=[]),
+            row(task_of="main", address="0.0.0.0", port=46507, pid=51, open_to_network=True, exposed=["network"]),
+            clusters=[session("main")],
+        )
+    )
+    cluster, opened = found
+    assert (cluster.kind, cluster.open_to_network, cluster.exposed) == ("cluster", False, ())
+    assert (opened.kind, opened.port, opened.reason) == ("listener", 46507, "a task of cluster 'main' opened it")
+    assert opened.warnings == (
+        "open to the network (port 46507); end the task of cluster 'main' that opened it, "
+        "and have it listen on 127.0.0.1 only",
+    )
+
+
 def test_a_notebook_server_of_ports_is_one_row_without_its_kernels() -> None:
     found = one(
         notebook("/work", of="notebook:lab", url_path="lab"),

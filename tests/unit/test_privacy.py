@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,6 +74,27 @@ def test_scratch_where_others_could_exchange_it_is_refused(tmp_path: Path) -> No
             scratch.choose("main", str(place))
     finally:
         place.rmdir()
+
+
+def test_scratch_leads_through_no_link_that_somebody_may_turn(give_away: GiveAway) -> None:
+    top = Path(os.environ.get("TEST_DISK", "/var/tmp")) / f"test-{os.getpid()}"
+    for name in ("real", "other", "theirs"):
+        (top / name).mkdir(parents=True)
+    try:
+        (top / "theirs" / "link").symlink_to(top / "real")
+        (top / "mine").symlink_to(top / "theirs" / "link")
+        if os.getuid() == 0:
+            give_away(top / "theirs")
+        chosen = scratch.choose("main", str(top / "mine"))
+        (top / "theirs" / "link").unlink()
+        (top / "theirs" / "link").symlink_to(top / "other")
+        scratch.create(chosen)
+        assert chosen.parent == top / "real" and not list((top / "other").iterdir())
+        (top / "circle").symlink_to(top / "circle")
+        with pytest.raises(UsageError, match=f"local_directory {top / 'circle'} is missing"):
+            scratch.choose("main", str(top / "circle"))
+    finally:
+        shutil.rmtree(top)
 
 
 def test_sockets_do_not_go_where_everybody_may_rename_them(tmp_path: Path) -> None:

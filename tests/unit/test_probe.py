@@ -20,7 +20,7 @@ from ports import probe
 from ports.deadlines import wait_until
 from ports.probe import piped
 from ports.probe.ask import find_exposed
-from ports.probe.recognise import kind_of, runtime_directories, words_of
+from ports.probe.recognise import kind_of, recognise_sessions, runtime_directories, words_of
 from ports.probe.records import read_sessions
 from ports.probe.sockets import new_row, parse_netlink, parse_proc_net
 
@@ -158,6 +158,36 @@ def test_what_others_can_use_is_noted(row: dict[str, object], reasons: list[str]
     whole = {"pid": 7, "port": 80, "http": None, "open_to_network": False, "greets": False, **row}
     find_exposed([whole], {})
     assert whole["exposed"] == reasons and "greets" not in whole
+
+
+SPAWN, FORKSERVER = "multiprocessing.spawn import spawn_main", "multiprocessing.forkserver import main"
+TLS = {"address": "tls://127.0.0.1:4000", "dashboard": "/s/d.sock"}
+SOCKETS = {"address": "unix:///s/scheduler", "dashboard": "/s/d.sock", "dashboard_port": 4004}
+
+
+@pytest.mark.parametrize(
+    ("running", "pid", "above", "row", "is_own"),
+    [
+        (TLS, 50, [], {}, True),  # scheduler and nannies
+        (TLS, 51, [50], {"argv": ["python", "-c", SPAWN]}, True),
+        (TLS, 51, [60, 50], {"argv": ["python", "-c", FORKSERVER]}, True),
+        (TLS, 51, [50], {"argv": ["python", "-c", SPAWN], "address": "0.0.0.0"}, False),
+        (TLS, 70, [51, 50], {"argv": ["python", "-c", SPAWN]}, False),  # a worker of a cluster in a task
+        (TLS, 70, [51, 60, 50], {"argv": ["python", "-c", FORKSERVER]}, False),
+        (TLS, 70, [50], {"argv": ["python", "train.py"]}, False),
+        (SOCKETS, 50, [], {}, False),
+        (SOCKETS, 50, [], {"port": 4004}, True),
+        (SOCKETS, 51, [50], {"argv": ["python", "-c", SPAWN]}, False),
+    ],
+)
+def test_what_tasks_open_is_told_from_a_cluster_s_own_ports(
+    running: dict[str, object], pid: int, above: list[int], row: dict[str, object], is_own: bool
+) -> None:
+    whole: dict[str, object] = {"kind": "listener", "pid": pid, "port": 46507, "path": None, "address": "127.0.0.1"}
+    whole |= {"argv": ["python", "-c", "ports_cluster"], **row}
+    known = {"name": "main", "alive": True, "running": {**running, "process": {"pid": 50}}}
+    recognise_sessions([whole], {"clusters": [known], "notebooks": []}, {pid: [*above, 9, 1]})
+    assert (whole.get("of"), whole.get("task_of")) == (("cluster:main", None) if is_own else (None, "main"))
 
 
 def test_a_kernel_is_its_server_s() -> None:
