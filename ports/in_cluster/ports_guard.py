@@ -25,7 +25,10 @@ CALM_SECONDS, CALM_SECONDS_AFTER_RESTART = 2.0, 15.0
 BETWEEN_RESTARTS = 0.4  # seconds: the kernel takes a while to free what a killed process had
 WORTH = 64 * 2**20  # bytes: ending a worker that has less gains nothing
 ACTIVE_SHARE = 0.01  # of the memory: who has less is not counted as a user of it
-
+HIDDEN = -1  # in the place of a uid: all whose processes are not shown here
+# as in ports.machine: uids of people begin here; those of systemd's dynamic services, and of nobody, lie among them
+FIRST_PERSON = 1000
+SERVICES = (range(61184, 65520), range(65534, 65536))
 
 NOWHERE = Domain(MACHINE, 0, 0)
 
@@ -115,17 +118,26 @@ def step(state: State, sample: Sample, *, share: float, pressure: float, most: i
     return replace(state, level=target, easing_since=None)
 
 
-def may_restart(state: State, now: float) -> bool:
-    """Say whether a worker is to be ended at the moment `now`."""
+def may_restart(state: State, now: float, share: float) -> bool:
+    """Say whether a worker is to be ended at the moment `now`; the level alone stays when memory is back already."""
     waited = state.restarted_at is None or now - state.restarted_at >= BETWEEN_RESTARTS
-    return state.level == RESTART and waited
+    return state.level == RESTART and waited and missing(state, share) > 0
 
 
-def active(users: dict[int, int], me: int, total: int) -> int:
-    """Return how many users share the memory: those with a noticeable part of it, and me; system accounts never."""
-    least = total * ACTIVE_SHARE
-    others = [uid for uid, used in users.items() if uid != me and (uid >= 1000 or uid == 0) and used >= least]
-    return 1 + len(others)
+def is_person(uid: int) -> bool:
+    """Say whether a uid is a person's, and not a service's."""
+    return uid >= FIRST_PERSON and not any(uid in services for services in SERVICES)
+
+
+def active(users: dict[int, int], me: int, total: int, n_promised: int = 0) -> int:
+    """Return how many users share the memory: people with a noticeable part of it, and me.
+
+    `HIDDEN` counts as one, or as `n_promised` others with a promise, as far as each could have a noticeable part.
+    """
+    least = max(1.0, total * ACTIVE_SHARE)
+    others = sum(uid != me and is_person(uid) and used >= least for uid, used in users.items())
+    hidden = int(users.get(HIDDEN, 0) // least)
+    return 1 + others + min(hidden, max(1, n_promised))
 
 
 def fair_share(available: int, mine: int, n_users: int) -> float:
@@ -147,14 +159,14 @@ def missing(state: State, share: float) -> float:
 
 
 def to_restart(workers: dict[str, int], *, need: float, mine: int, available: int, n_users: int) -> list[str]:
-    """Return the workers to restart: the largest, and more of them while `need` bytes are not come by.
+    """Return the workers to restart: the largest ones, while `need` bytes are not come by.
 
     It ends where this user would have no more than a fair share, or where ending a worker would gain nothing.
     """
     chosen: list[str] = []
     for name in sorted(workers, key=lambda one: -workers[one]):
         above = mine > fair_share(available, mine, n_users)
-        if workers[name] < WORTH or not above or (chosen and need <= 0):
+        if workers[name] < WORTH or not above or need <= 0:
             break
         chosen.append(name)
         mine, available, need = mine - workers[name], available + workers[name], need - workers[name]

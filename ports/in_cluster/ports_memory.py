@@ -44,13 +44,13 @@ class Cgroup(NamedTuple):
 
 
 def read(path: str) -> str:
-    """Return the text of a small file of the kernel; empty where it cannot be read."""
+    """Return the text of a file of the kernel, which gives about a page at a time; empty where it cannot be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
     try:
-        return os.read(descriptor, 65536).decode("ascii", "replace")
+        return b"".join(iter(lambda: os.read(descriptor, 65536), b"")).decode("ascii", "replace")
     except OSError:
         return ""
     finally:
@@ -141,13 +141,14 @@ class Meter:
         return tuple(found)
 
     def pressure(self) -> float:
-        """Return the part of the last ten seconds, in percent, in which everybody here waited for memory (PSI)."""
+        """Return the part of the last ten seconds, in percent, in which all waited for memory (PSI).
+
+        All of the own cgroup, or all of the machine, whichever is more.
+        """
         own = [f"{one.directory}/memory.pressure" for one in self.cgroups if one.version == 2]
-        for path in (*own[:1], f"{self.proc}/pressure/memory"):
-            for line in read(path).splitlines():
-                if line.startswith("full avg10="):
-                    return float(line.split()[1][len("avg10=") :])
-        return 0.0
+        lines = [line for path in (*own[:1], f"{self.proc}/pressure/memory") for line in read(path).splitlines()]
+        full = (line.split()[1] for line in lines if line.startswith("full avg10="))
+        return max((float(one[len("avg10=") :]) for one in full), default=0.0)
 
     def by_user(self, domain: str = MACHINE) -> dict[int, int]:
         """Return the bytes of each uid's processes in `domain`, what they share with files left out."""
@@ -167,9 +168,18 @@ class Meter:
                     found[uid] = found.get(uid, 0) + anonymous(entry.name, self.proc)
         return found
 
+    def held(self, domain: str = MACHINE) -> int:
+        """Return the bytes that all processes in `domain` hold for themselves, those that are hidden here too."""
+        named = {one.directory: "total_rss" if one.version == 1 else "anon" for one in self.cgroups}
+        path = f"{self.proc}/meminfo" if domain == MACHINE else f"{domain}/memory.stat"
+        figure = numbers(read(path)).get(named.get(domain, "AnonPages"))
+        if figure is not None:
+            return figure
+        return next((one.total - one.available for one in self.domains() if one.name == domain), 0)
+
     def sees_everybody(self) -> bool:
         """Say whether other users' processes can be seen: not with ``hidepid``."""
-        return Path(self.proc, "1", "stat").exists()
+        return bool(read(f"{self.proc}/1/stat"))
 
 
 def is_inside(cgroup: str, named: str) -> bool:

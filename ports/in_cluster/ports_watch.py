@@ -6,15 +6,18 @@ What is to be done is decided in `ports_guard`.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import inspect
 import os
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import ports_guard
 import ports_memory
 import ports_orphans
+import ports_promise
 from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 from ports_log import say, size, user_name
@@ -26,6 +29,7 @@ BASELINE_PART = 1 / 500  # of the time, at most, for these looks: 12 us for each
 PRESSURE_SECONDS = 1.0  # between two looks at what the kernel averages over ten
 REFUSED_SECONDS = 0.5  # until it is asked again whether a worker may be restarted
 RESTART_WAITS = 0.15  # seconds that a busy event loop has for ending a worker itself
+LONGEST_TURN = 2.0  # seconds: a guard that has its turn for longer hangs
 DONE = {
     ports_guard.CALM: "workers go on",
     ports_guard.SPILL: "workers spill results to disk",
@@ -47,6 +51,42 @@ class Newcomers(SchedulerPlugin):
         self.guard.tell_one(scheduler.workers[worker])
 
 
+class Turn:
+    """Lets one of a user's clusters at a time end workers: each has to see what the last one has given back.
+
+    A lock on `path`, which is local; where there can be none, there are no turns.
+    """
+
+    def __init__(self, path):
+        self.path, self.descriptor, self.refused = path, None, (float("-inf"), float("-inf"))
+
+    def take(self, now):
+        """Say whether it is this cluster's turn at the moment `now`; it is from then on, until `leave`."""
+        if self.descriptor is not None:
+            return True
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.descriptor = os.open(self.path, flags, 0o600)
+        except OSError:
+            return True
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self.descriptor)
+            self.descriptor = None
+            first, last = self.refused
+            self.refused = (first if now - last < LONGEST_TURN else now, now)
+            return now - self.refused[0] >= LONGEST_TURN
+        return True
+
+    def leave(self):
+        """Let another cluster have its turn."""
+        if self.descriptor is not None:
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)  # what was forked meanwhile holds it, too
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
 class Guard(threading.Thread):
     """Watches the memory that is left, and has this cluster's workers give way; never another user's process.
 
@@ -64,6 +104,7 @@ class Guard(threading.Thread):
         self.told, self.shown, self.restarts = {}, None, 0
         self.pressure, self.pressed_at = 0.0, float("-inf")
         self.before = {}
+        self.turn = Turn(Path(record["dashboard"]).with_name("memory-guard.lock"))
         self.next_try = self.next_baseline = float("-inf")
         cluster.scheduler.add_plugin(Newcomers(self), name=Newcomers.name)
 
@@ -80,7 +121,7 @@ class Guard(threading.Thread):
         """Take one look, and do what it asks for."""
         if now >= self.next_baseline and self.state.level == ports_guard.CALM:
             self.meter.refresh()
-            self.before = self.meter.by_user()
+            self.before = self.users()
             self.next_baseline = now + max(BASELINE_SECONDS, (time.monotonic() - now) / BASELINE_PART)
         if now - self.pressed_at >= PRESSURE_SECONDS:
             self.pressure, self.pressed_at = self.meter.pressure(), now
@@ -89,11 +130,16 @@ class Guard(threading.Thread):
         self.state = ports_guard.step(self.state, sample, **self.marks)
         if self.state.level or self.told:
             self.loop.call_soon_threadsafe(self.tell)
-        if ports_guard.may_restart(self.state, now) and now >= self.next_try:
-            self.next_try = now + REFUSED_SECONDS
-            self.restart_largest(now)  # before anything is told: it may take long on a busy machine
+        self.restart(now)  # before anything is told: it may take long on a busy machine
         if self.state.level != level:
             self.report(f"{self.cause(self.state.level > level)}: {DONE[self.state.level]}")
+
+    def users(self, domain=MACHINE):
+        """Return the bytes of each uid's processes in `domain`; those that are hidden here as one, `HIDDEN`."""
+        seen = self.meter.by_user(domain)
+        if self.meter.sees_everybody():
+            return seen
+        return {**seen, ports_guard.HIDDEN: max(0, self.meter.held(domain) - sum(seen.values()))}
 
     def cause(self, is_worse):
         """Return what is left, and who took it."""
@@ -102,10 +148,11 @@ class Guard(threading.Thread):
         left = f"{size(where.available)} of {size(where.total)} of {name} are available"
         if not is_worse:
             return f"{left} again"
-        grown = ports_guard.grower(self.before, self.meter.by_user())
+        grown = ports_guard.grower(self.before, self.users())
         if grown is None or grown[1] < where.total * ports_guard.ACTIVE_SHARE:
-            return left + ("" if self.meter.sees_everybody() else " (who takes the rest is hidden here)")
-        return f"{left}, {user_name(grown[0])} grew most, by {size(grown[1])}"
+            return left
+        name = "others (hidden here)" if grown[0] == ports_guard.HIDDEN else user_name(grown[0])
+        return f"{left}, {name} grew most, by {size(grown[1])}"
 
     def report(self, text):
         """Log a step, and keep it for those who ask."""
@@ -132,12 +179,28 @@ class Guard(threading.Thread):
             if level >= ports_guard.PAUSE and worker.status == Status.running:
                 scheduler.handle_worker_status_change("paused", worker, f"ports-guard-{time.time()}")
 
+    def restart(self, now):
+        """End workers if that is to be done, and it is this cluster's turn among its user's."""
+        restarted_at = self.state.restarted_at
+        if restarted_at is None or now - restarted_at >= ports_guard.BETWEEN_RESTARTS:
+            self.turn.leave()  # not before: the others are to see what came back
+        if not ports_guard.may_restart(self.state, now, self.marks["share"]) or now < self.next_try:
+            return
+        if self.turn.take(now):
+            self.next_try = now + REFUSED_SECONDS
+            try:
+                self.restart_largest(now)
+            finally:
+                if self.state.restarted_at != now:  # nothing was
+                    self.turn.leave()
+
     def restart_largest(self, now):
         """End the largest worker, more where that is too little; they start anew. Only above the user's fair share."""
-        users, where = self.meter.by_user(self.state.where.name), self.state.where
-        me = os.getuid()
+        where, me = self.state.where, os.getuid()
+        users = self.users(where.name)
         mine = users.get(me, 0)
-        n_users = ports_guard.active(users, me, where.total)
+        is_hidden = where.name == MACHINE and ports_guard.HIDDEN in users
+        n_users = ports_guard.active(users, me, where.total, ports_promise.others() if is_hidden else 0)
         share = ports_guard.fair_share(where.available, mine, n_users)
         nannies = {nanny.name: nanny for nanny in list(self.cluster.workers.values()) if getattr(nanny, "pid", None)}
         sizes = {name: weight(nanny.pid) for name, nanny in nannies.items()}

@@ -259,6 +259,48 @@ def test_where_processes_are_hidden_promises_and_totals_are_seen(shared: Namespa
     assert not who(shared, "bob")["hidden"]
 
 
+SHORT = """
+import ports, sys, time
+
+def short(dask_scheduler):
+    import ports_memory
+
+    class Told(ports_memory.Meter):
+        def domains(self):
+            return (ports_memory.Domain(ports_memory.MACHINE, 4 * 2**30, 0),)
+
+    dask_scheduler.fair.guard.meter.__class__ = Told
+
+def hold():
+    held = bytearray(b"x") * 150_000_000
+    time.sleep(600)
+
+cluster = ports.clusters.start("main", n_workers=1, threads_per_worker=1, guard="restart", memory_limit="500MB")
+with cluster.get_client() as client:
+    future = client.submit(hold)
+    while min(client.run(lambda dask_worker: dask_worker.monitor.get_process_memory()).values()) < 150e6:
+        time.sleep(0.1)
+    client.run_on_scheduler(short)
+    end = time.monotonic() + 20
+    while time.monotonic() < end and not any(" restarted, as " in line for line in cluster.logs()):
+        time.sleep(0.1)
+print(*(line for line in cluster.logs() if "guard: " in line), sep="\\n")
+"""
+
+
+@pytest.mark.parametrize("hidepid", [1, 2])
+def test_where_processes_are_hidden_the_guard_restarts_and_tells(shared: NamespaceSite, hidepid: int) -> None:
+    shared.run("server1", ["mount", "-o", f"remount,hidepid={hidepid}", "/proc"], user="root", check=True)
+    try:
+        done = shared.run("server1", [sys.executable, "-c", SHORT], user="alice", timeout=90)
+    finally:
+        shared.run("server1", ["mount", "-o", "remount,hidepid=0", "/proc"], user="root", check=True)
+    assert done.returncode == 0, done.stderr
+    restarted = [line for line in done.stdout.splitlines() if " restarted, as alice had " in line]
+    assert len(restarted) == 1 and "the machine are available" in restarted[0], done.stdout
+    assert "workers are paused, and restarted while" in done.stdout and "Error" not in done.stdout
+
+
 def test_a_server_without_ports_is_looked_at_from_the_laptop(root_site: NamespaceSite, fresh_home: object) -> None:
     done = root_site.run("laptop", ["ports", "who", "-H", "server2", "--json"], timeout=60)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ MB = 10**6
 LIMIT = 2 * 2**30
 N_WORKERS, HELD = 4, 280 * MB  # each worker's task holds that much and goes on running
 RATE, PART = 200 * MB, 0.6  # the hog's bytes a second, and how much of the cluster's it takes beside what is available
-STRANGER = 61234  # the uid of an account that nobody has
+STRANGER = 51234  # the uid of an account that nobody has, a person's
 STAYS = 2.0  # seconds that the hog keeps what it has
 
 HOLD = """

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import ports
+from ports import machine, shares
 
 sys.path.append(str(Path(ports.__file__).parent / "in_cluster"))  # last, as in a cluster
 
 import ports_guard as guard
 import ports_memory
+import ports_watch
 
 MiB, GiB = 2**20, 2**30
 
@@ -89,18 +92,67 @@ def test_the_shortest_memory_decides() -> None:
 
 
 def test_two_restarts_are_apart_so_that_the_first_can_help() -> None:
-    state = guard.State(level=guard.RESTART, restarted_at=1.0)
-    assert not guard.may_restart(state, 1.2)
-    assert guard.may_restart(state, 1.5)
-    assert not guard.may_restart(guard.State(level=guard.PAUSE), 99)
+    samples = (at(1.1, 0),)
+    state = guard.State(level=guard.RESTART, where=samples[0].domains[0], restarted_at=1.0, samples=samples)
+    assert not guard.may_restart(state, 1.2, 0.1)
+    assert guard.may_restart(state, 1.5, 0.1)
+    assert not guard.may_restart(replace(state, level=guard.PAUSE), 99, 0.1)
+
+
+def test_once_memory_is_back_nothing_more_is_restarted_however_long_the_level_stays() -> None:
+    total, bob, workers = 512 * GiB, 210 * GiB, {f"w{n}": 10 * GiB for n in range(30)}
+    state, restarted, levels = guard.State(), [], []
+    for tick in range(60):
+        now = 0.2 * tick
+        mine = sum(workers.values())
+        state = guard.step(state, at(now, total - bob - mine, total), share=0.1, pressure=20.0)
+        levels.append(guard.LEVELS[state.level])
+        if guard.may_restart(state, now, 0.1):
+            need, available = guard.missing(state, 0.1), state.where.available
+            names = guard.to_restart(workers, need=need, mine=mine, available=available, n_users=2)
+            state = replace(state, restarted_at=now, samples=())
+            restarted += names
+            workers.update(dict.fromkeys(names, 0))
+    assert (len(restarted), set(levels)) == (1, {"restart"})
 
 
 def test_a_fair_share_is_of_what_others_leave() -> None:
-    users = {0: 20 * MiB, 1000: 1 * GiB, 1001: 700 * MiB, 1002: 5 * MiB, 104: GiB}
+    users = {0: GiB, 1000: 1 * GiB, 1001: 700 * MiB, 1002: 5 * MiB, 104: GiB, 61234: GiB, 65534: GiB}
     assert guard.active(users, 1000, 2 * GiB) == 2
     assert guard.fair_share(200 * MiB, 1000 * MiB, 2) == 600 * MiB
     alone = guard.fair_share(0, GiB, guard.active({1000: GiB}, 1000, 2 * GiB))
     assert alone == GiB  # not above it: nobody else is there to give way to
+
+
+@given(st.integers(0, 2**32))
+@example(0)
+@example(999)
+@example(1000)
+@example(61183)
+@example(61184)
+@example(65519)
+@example(65520)
+@example(65534)
+def test_services_are_no_users_and_ports_who_agrees(uid: int) -> None:
+    assert guard.is_person(uid) is machine.is_person(uid)
+    assert (guard.active({1000: GiB, uid: GiB}, 1000, 2 * GiB) == 2) is (machine.is_person(uid) and uid != 1000)
+
+
+@given(st.integers(GiB, 1024 * GiB), st.booleans())
+def test_who_fills_a_default_cluster_beside_one_other_is_not_above_the_share(left: int, has_other: bool) -> None:
+    others = (shares.Other(user="bob", memory_bytes=100 * GiB),) if has_other else ()
+    room = shares.Room(cores=8, memory_bytes=1024 * GiB, available_bytes=left, others=others)
+    asked = {"n_workers": None, "threads_per_worker": None, "memory_limit": None}
+    filled = shares.decide(room, asked).promised_bytes
+    assert filled <= guard.fair_share(left - filled, filled, 1 + len(room.active))
+
+
+def test_those_who_are_hidden_count_as_one_or_as_those_with_a_promise() -> None:
+    def active(hidden: float, n_promised: int = 0) -> int:
+        return guard.active({1000: GiB, guard.HIDDEN: int(hidden)}, 1000, 100 * GiB, n_promised)
+
+    assert [active(0.9 * GiB), active(GiB), active(50 * GiB)] == [1, 2, 2]
+    assert [active(50 * GiB, 3), active(2.5 * GiB, 3), active(0, 3)] == [4, 3, 1]  # a promise alone is no user
 
 
 def test_who_grew_most_is_named() -> None:
@@ -114,7 +166,7 @@ def test_the_largest_workers_are_restarted_as_many_as_it_takes_and_none_below_th
     def chosen(need: float, *, mine: int = 2000 * MiB, available: int = 0, n_users: int = 2) -> list[str]:
         return guard.to_restart(workers, need=need, mine=mine, available=available, n_users=n_users)
 
-    assert chosen(-1) == ["b"]
+    assert chosen(0) == chosen(-1) == []
     assert chosen(300 * MiB) == ["b"]
     assert chosen(301 * MiB) == ["b", "c"]
     assert chosen(GiB) == ["b", "c", "a"]  # the smallest is not worth it
@@ -214,9 +266,114 @@ def test_a_look_is_cheap_and_sees_this_machine() -> None:
     assert 0 <= meter.pressure() <= 100
 
 
-def test_pressure_is_read_from_the_own_cgroup_first(tmp_path: Path) -> None:
-    (tmp_path / "pressure").mkdir()
-    (tmp_path / "pressure" / "memory").write_text(
-        "some avg10=9.00 avg60=0.00 avg300=0.00 total=1\nfull avg10=4.50 avg60=0.00 avg300=0.00 total=1\n"
-    )
-    assert ports_memory.Meter(str(tmp_path)).pressure() == 4.5
+def a_proc(top: Path) -> Path:
+    """Make a /proc of a process in the cgroup ``/job`` of v2, whose hierarchy is at ``top/cgroup``."""
+    proc, point = top / "proc", top / "cgroup"
+    for directory in (proc / "self", proc / "pressure", point / "job"):
+        directory.mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text("0::/job\n")
+    (proc / "self" / "mountinfo").write_text(MOUNTS_V2.replace("/sys/fs/cgroup", str(point)))
+    return proc
+
+
+@pytest.mark.parametrize(("own", "machines", "expected"), [(4.5, 2.0, 4.5), (2.0, 4.5, 4.5), (None, 3.0, 3.0)])
+def test_pressure_is_the_own_cgroups_or_the_machines_whichever_is_more(
+    tmp_path: Path, own: float | None, machines: float, expected: float
+) -> None:
+    proc = a_proc(tmp_path)
+    for path, full in (
+        (tmp_path / "cgroup" / "job" / "memory.pressure", own),
+        (proc / "pressure" / "memory", machines),
+    ):
+        if full is not None:
+            path.write_text(f"some avg10=9.00 avg60=0.00 total=1\nfull avg10={full:.2f} avg60=0.00 total=1\n")
+    assert ports_memory.Meter(str(proc)).pressure() == expected
+
+
+def test_a_file_that_comes_in_pieces_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The kernel gives about a page of ``mountinfo`` at a time."""
+    proc, read = a_proc(tmp_path), os.read
+    mounts = proc / "self" / "mountinfo"
+    mounts.write_text("".join(f"{n} 1 0:{n} / /mnt/{n} rw - tmpfs tmpfs rw\n" for n in range(120)) + mounts.read_text())
+    monkeypatch.setattr(os, "read", lambda descriptor, n: read(descriptor, min(n, 4000)))
+    assert next(one.directory for one in ports_memory.Meter(str(proc)).cgroups) == str(tmp_path / "cgroup" / "job")
+
+
+def test_what_all_hold_is_known_where_their_processes_are_hidden(tmp_path: Path) -> None:
+    proc = a_proc(tmp_path)
+    (proc / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 300 kB\n")
+    meter = ports_memory.Meter(str(proc))
+    assert not meter.sees_everybody() and meter.held() == 700 * 1024
+    (proc / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 300 kB\nBuffers: 1 kB\nAnonPages: 500 kB\n")
+    job = tmp_path / "cgroup" / "job"
+    (job / "memory.stat").write_text("anon 12345\nfile 99999\n")
+    assert (meter.held(), meter.held(str(job))) == (500 * 1024, 12345)
+    (proc / "1").mkdir()
+    (proc / "1" / "stat").write_text("1 (init) S 0\n")
+    assert meter.sees_everybody()
+
+
+def test_a_process_1_that_may_not_be_looked_at_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``hidepid=1`` the kernel refuses what lies below the directory of another's process."""
+
+    def refuse(path: object, *args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    meter = ports_memory.Meter()
+    for name in ("open", "stat"):
+        monkeypatch.setattr(os, name, refuse)
+    found = meter.sees_everybody()
+    monkeypatch.undo()
+    assert found is False
+
+
+# --- what is told, and whose turn it is ---
+
+
+class Seen:
+    """A meter that saw what the test says; `held` is by all, None where nobody is hidden."""
+
+    def __init__(self, users: dict[int, int], held: int | None = None) -> None:
+        self.users, self.all = users, held
+
+    def by_user(self, domain: str) -> dict[int, int]:
+        return dict(self.users)
+
+    def held(self, domain: str) -> int:
+        return self.all or 0
+
+    def sees_everybody(self) -> bool:
+        return self.all is None
+
+
+def told(before: Seen, now: Seen) -> str:
+    """Return the line that a guard shows when it gets worse."""
+    watching = ports_watch.Guard.__new__(ports_watch.Guard)
+    watching.meter = before
+    watching.before = watching.users()
+    watching.meter = now
+    watching.state = guard.State(level=guard.PAUSE, where=guard.Domain(guard.MACHINE, 100 * GiB, 5 * GiB))
+    return str(watching.cause(True))
+
+
+def test_the_line_names_the_user_who_grew_or_others_where_processes_are_hidden() -> None:
+    me, bob = os.getuid(), os.getuid() + 54321
+    left = "5.0 GiB of 100.0 GiB of the machine are available"
+    before, now = {me: 10 * GiB, bob: 20 * GiB}, {me: 11 * GiB, bob: 60 * GiB}
+    assert told(Seen(before), Seen(now)) == f"{left}, uid {bob} grew most, by 40.0 GiB"
+    assert told(Seen(before), Seen(before)) == left
+    alone, more = {me: 10 * GiB}, {me: 50 * GiB}
+    assert told(Seen(alone, 30 * GiB), Seen(alone, 70 * GiB)) == f"{left}, others (hidden here) grew most, by 40.0 GiB"
+    grown = told(Seen(alone, 30 * GiB), Seen(more, 70 * GiB))
+    assert grown == f"{left}, {ports_watch.user_name(me)} grew most, by 40.0 GiB"
+
+
+def test_one_cluster_of_mine_at_a_time_ends_workers_unless_it_hangs(tmp_path: Path) -> None:
+    first, second = (ports_watch.Turn(tmp_path / "guard.lock") for _ in range(2))
+    assert first.take(0.0) and first.take(0.1) and not second.take(0.2)
+    first.leave()
+    assert second.take(0.4) and not first.take(0.5)
+    assert [first.take(time) for time in (1.5, 2.4, 2.6)] == [False, False, True]
+    assert not first.take(60.0)  # another shortage
+    second.leave()
+    assert ports_watch.Turn(tmp_path / "nowhere" / "guard.lock").take(0.0)

@@ -18,6 +18,10 @@ from hypothesis import strategies as st
 import ports
 from ports.probe import promises
 
+sys.path.append(str(Path(ports.__file__).parent / "in_cluster"))  # last, as in a cluster
+
+import ports_promise
+
 IN_CLUSTER = Path(ports.__file__).parent / "in_cluster"
 UID = os.getuid()
 NUMBERS = (8, 16, 1 << 33)
@@ -100,6 +104,26 @@ def test_the_next_owner_removes_what_a_killed_one_left(tmp_path: Path) -> None:
         with owner(tmp_path / name(3)):
             assert sorted(path.name for path in tmp_path.iterdir()) == [name(2), name(3)]
             assert numbers(tmp_path) == [NUMBERS, NUMBERS]
+
+
+def test_a_guard_counts_others_with_a_promise_of_memory_and_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with owner(tmp_path / name(1)) as first, owner(tmp_path / name(2)) as second:
+        assert ports_promise.others(tmp_path) == 0  # of nobody but me
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "getuid", lambda: UID + 1)
+            assert ports_promise.others(tmp_path) == 1
+            first.do("1 2 0")
+            second.do("0 0 0")
+            assert ports_promise.others(tmp_path) == 0
+    mine = ports_promise.Promise(tmp_path / name(3), NUMBERS)
+    try:
+        assert ports_promise.others(tmp_path) == 0
+        code = "import sys; from ports.probe.promises import is_void; sys.exit(is_void(sys.argv[1]))"
+        assert subprocess.run([sys.executable, "-c", code, tmp_path / name(3)], check=False).returncode == 0
+    finally:
+        mine.close()
 
 
 def test_an_owner_whose_name_is_taken_tells_nothing_and_goes_on(tmp_path: Path) -> None:
