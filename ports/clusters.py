@@ -166,9 +166,9 @@ def get(name: str | None = None) -> Cluster:
     name = paths.check_name(name or config.get("cluster.name"))
     found = sessions.look(KIND, name, ClusterRecord)
     if found is None:
-        raise NotFoundError(KIND, name, _way_out())
+        raise NotFoundError(KIND, name, _way_out(name))
     if found.record is None:
-        raise found.error or NotFoundError(KIND, name, _way_out())
+        raise found.error or NotFoundError(KIND, name, _way_out(name))
     return Cluster(found)
 
 
@@ -183,7 +183,7 @@ def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
     name = paths.check_name(name or config.get("cluster.name"))
     log = paths.here().session(KIND, name).log
     if not log.exists():
-        raise NotFoundError(KIND, name, _way_out())
+        raise NotFoundError(KIND, name, _way_out(name))
     return sessions.tail(log, lines)
 
 
@@ -196,7 +196,9 @@ def prune() -> builtins.list[str]:
     return [one.name for one in stopped]
 
 
-def _way_out() -> str:
+def _way_out(name: str) -> str:
+    if its_node := sessions.elsewhere(KIND, name):
+        return its_node
     there = sessions.names(KIND)
     return f"there is {', '.join(there)}" if there else "`ports cluster start` starts one"
 

@@ -147,6 +147,7 @@ def get(name: str | None = None) -> Notebook:
             return one
     there = [*sessions.names(KIND), *(one.name for one in others)]
     way_out = f"there is {', '.join(there)}" if there else "`ports notebook start` starts one"
+    way_out = sessions.elsewhere(KIND, name) or way_out
     raise NotFoundError(KIND, name, way_out)
 
 

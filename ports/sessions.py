@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from ports import config, interpreter, paths, records
+from ports import config, interpreter, paths, probe, records
 from ports._version import VERSION
 from ports.adapters import processes, tmux
 from ports.deadlines import wait_until
@@ -128,6 +128,12 @@ def names(kind: str) -> list[str]:
         return []
     except OSError as error:
         raise StoreError(paths.here().kind(kind), error.strerror or str(error)) from error
+
+
+def elsewhere(kind: str, name: str) -> str:
+    """Say on which other machines of this home `name` was started and has no end, as a way out; empty for none."""
+    nodes = " and ".join(probe.nodes_of(f"{kind}:{name}"))
+    return nodes and f"one was started on {nodes}, which has the same home: go there, or pass -H HOST"
 
 
 def claim(record: S) -> Found[S]:

@@ -22,6 +22,7 @@ from ports.probe.identity import (
     process_identity,
     sha256,
 )
+from ports.probe.nodes import nodes_of
 from ports.probe.piped import read_answer, script
 from ports.probe.records import read_token, state_directory
 from ports.probe.survey import probe
@@ -30,6 +31,7 @@ __all__ = [
     "boot_id",
     "is_same_process_alive",
     "machine_id",
+    "nodes_of",
     "own_uid",
     "pid_namespace",
     "probe",

@@ -35,6 +35,11 @@ def left_running() -> "List[Json]":
     return found
 
 
+def nodes_of(session: str) -> "List[str]":
+    """Return the other hosts on which `session`, ``"cluster:main"``, was started and has no end."""
+    return [str(one["node"]) for one in left_running() if session in one["sessions"]]
+
+
 def sessions_of(host: str) -> "List[str]":
     """Return the clusters and notebook servers of another host that have no end: ``cluster:main``."""
     return [
