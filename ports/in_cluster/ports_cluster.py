@@ -24,10 +24,10 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import dask
 import distributed
+import ports_callers
 import ports_comm
 import ports_gate
 import ports_orphans
@@ -41,7 +41,9 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_unix_socket
 from tornado.web import ErrorHandler, RequestHandler
 
-ports_comm.register()  # here, in the fork server, and in workers, which import this module for the classes below
+# here, in the fork server, and in workers, which import this module for the classes below
+ports_comm.register()
+ports_callers.register()
 
 IMPORTED_BY_WORKERS = (
     "distributed.http.health",
@@ -113,13 +115,13 @@ def is_local(name):
 class PrivateApplication(RoutingApplication):
     """Answers as localhost only, which is what the dashboard is called at both ends of a tunnel, and to its own pages.
 
-    Any page that the browser at home shows can open a websocket to it, or have its own name resolve to 127.0.0.1.
+    Any page that the browser at home shows, one of another local port too, can open a websocket to it, or have its own
+    name resolve to 127.0.0.1.
     """
 
     def find_handler(self, request, **kwargs):
         """Refuse other names in Host and Origin, then route as Dask does."""
-        origin = request.headers.get("Origin")
-        if is_local(request.host_name) and (origin is None or is_local(urlsplit(origin).hostname)):
+        if is_local(request.host_name) and ports_gate.comes_from_its_own_page(request):
             return super().find_handler(request, **kwargs)
         return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
 
@@ -137,7 +139,7 @@ class PrivateScheduler(Scheduler):
     def start_http_server(self, routes, dashboard_address, default_port=0, ssl_options=None):
         """Serve the dashboard on the Unix socket, 0600, and nowhere else."""
         self.http_application = PrivateApplication([*routes, ("/ports.json", Summary, {"scheduler": self})])
-        self.http_server = HTTPServer(self.http_application)
+        self.http_server = ports_callers.OwnServer(self.http_application)
         Path(self.dashboard_socket).unlink(missing_ok=True)
         self.http_server.add_socket(bind_unix_socket(self.dashboard_socket, mode=0o600))
         self.http_server.address, self.http_server.port = self.dashboard_socket, 0

@@ -1,6 +1,7 @@
 """The dashboard on a TCP port of 127.0.0.1, for programs at home that forward ports and no Unix sockets: by token only.
 
-Anyone with an account can connect to the port. What they get without the token is 403, websockets included.
+What comes without the token gets 403, websockets included. Connections of other users are closed before that, where the
+kernel tells whose they are.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import hashlib
 import hmac
 from urllib.parse import urlencode, urlsplit
 
-from tornado.httpserver import HTTPServer
+from ports_callers import OwnServer
 from tornado.httputil import parse_cookie
 from tornado.netutil import bind_sockets
 from tornado.routing import Router
 from tornado.web import ErrorHandler, RequestHandler
+
+MOST_BODY = 2**16  # bytes; a body is received whole before it is refused
 
 
 class Gate(Router):
@@ -66,7 +69,9 @@ def comes_from_its_own_page(request):
 
 def open_gate(application, token, name):
     """Serve `application` to who has the token; return the server and its port."""
-    server = HTTPServer(Gate(application, token, name))
+    # Where the kernel does not tell, a stranger shall fill neither memory nor descriptors for long.
+    limits = {"max_body_size": MOST_BODY, "body_timeout": 30, "idle_connection_timeout": 120}
+    server = OwnServer(Gate(application, token, name), **limits)
     [listener] = bind_sockets(0, "127.0.0.1")
     server.add_sockets([listener])
     return server, listener.getsockname()[1]

@@ -59,7 +59,8 @@ def test_a_dashboard_answers_no_other_web_page(home: Home) -> None:
     assert status({"Host": "localhost:8880"}) == 200
     assert status({"Host": "localhost:8880", "Origin": "http://localhost:8880"}) == 200
     assert status({"Host": "evil.example"}) == 403
-    assert status({"Host": "localhost:8880", "Origin": "http://evil.example"}) == 403
+    for other in ("http://evil.example", "http://localhost:3000", "http://127.0.0.1:8880", "null"):
+        assert status({"Host": "localhost:8880", "Origin": other}) == 403
     started.stop()
 
 

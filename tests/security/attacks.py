@@ -219,6 +219,45 @@ def websocket(address, port):
         return connection.recv(100).startswith(b"HTTP/1.1 101")
 
 
+# --- what keeps alice herself out ---
+
+
+def hold(count, *ports):
+    """Open `count` connections to each of alice's ports, and keep them until told to stop; tell where that went well.
+
+    Of two connections one says nothing, and one begins an order that is never to end.
+    """
+    import resource
+    import time
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    began = b"POST /api/v1/retire_workers HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000000\r\n\r\n" + bytes(9999)
+    held = {port: [] for port in ports}
+    for number in range(int(count)):
+        for port in ports:
+            with contextlib.suppress(OSError):
+                held[port].append(socket.create_connection(("127.0.0.1", int(port)), timeout=5))
+                if number % 2:
+                    held[port][-1].sendall(began)
+    time.sleep(2)
+    print("holding", flush=True)
+    sys.stdin.read()
+    fell = [port for port, found in held.items() if sum(map(is_open, found)) > int(count) // 10]
+    return {"fell": fell, "tried": sum(map(len, held.values()))}
+
+
+def is_open(connection):
+    """Tell whether the other end has not closed."""
+    connection.setblocking(False)
+    try:
+        return bool(connection.recv(1000))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
 # --- kernels ---
 
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from ports.deadlines import wait_until
 from tests.lab.disk import ADDRESSES
-from tests.security.conftest import SECRET, TOKEN, AtWork, Scene, files, listening, tell, token_of
+from tests.security.conftest import CLUSTER, SECRET, TOKEN, AtWork, Scene, end, files, listening, tell, token_of
 
 pytestmark = pytest.mark.timeout(180)
 
+FETCH = """
+import sys, urllib.request
+from http.cookiejar import CookieJar
+opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+print(opener.open(sys.argv[1], timeout=5).status)
+"""
 # Panes have the limits of their tmux server.
 UNLIMITED_TMUX = """
 import psutil
@@ -46,6 +57,62 @@ def test_a_dashboard_on_a_port_asks_bob_for_the_token(alice: AtWork) -> None:
     alice.ports("cluster", "start", "gated", "--n-workers", "0", "--security", "tls", "--dashboard", "tcp")
     assert len(listening(alice) - before) == 2
     assert alice.bob("pages")["fell"] == []
+    alice.ports("cluster", "stop", "gated")
+
+
+@contextlib.contextmanager
+def held_by_bob(scene: Scene, count: int, *ports: str) -> Iterator[dict[str, Any]]:
+    """Let bob hold connections to ports; what he got is in the yielded dictionary in the end."""
+    bob, found = scene.runs(*scene.attack("hold", str(count), *ports), user="bob"), dict[str, Any]()
+    assert tell(bob) == ["holding"]
+    try:
+        yield found
+    finally:
+        out, errors = bob.communicate(timeout=30)
+        assert bob.returncode == 0, errors
+        found.update(json.loads(out.splitlines()[-1]))
+
+
+ASK = """
+import signal, sys, distributed
+signal.alarm(8)  # Dask waits for an answer longer than for the time that it is given
+distributed.Client(sys.argv[1], timeout=4)
+print("served")
+"""
+
+
+def test_bob_s_connections_keep_alice_out_of_a_default_cluster(control: AtWork) -> None:
+    few = shlex.join([control.python, "-c", CLUSTER, json.dumps({"scheduler_port": 23456, "dashboard_address": None})])
+    cluster = control.runs("sh", "-c", f"ulimit -Sn 256; exec {few}")
+    [address] = map(json.loads, tell(cluster))
+    try:
+        assert control.alice(control.python, "-c", ASK, address).stdout == "served\n"
+        with held_by_bob(control, 300, "23456") as found:
+            assert control.alice(control.python, "-c", ASK, address).stdout == ""
+        assert found["fell"] == ["23456"]
+    finally:
+        end(cluster)
+
+
+def test_bob_s_connections_are_closed_and_alice_s_served_through_ssh_too(alice: AtWork) -> None:
+    if alice.mode == "sockets":
+        pytest.skip("it has no port")
+    before = listening(alice)
+    alice.ports("cluster", "start", "gated", "--n-workers", "1", "--security", "tls", "--dashboard", "tcp")
+    ports = sorted(listening(alice) - before)
+    assert len(ports) == 4  # scheduler, nanny, worker, dashboard
+    link = urlsplit(alice.ports("cluster", "show", "gated")["tcp_link"])
+    forward = alice.site.popen("laptop", ["ssh", "-N", "-L", f"9000:127.0.0.1:{link.port}", "server1"])
+    with held_by_bob(alice, 1100, *ports) as found:
+        job = "import ports; print(ports.client('gated').submit(sum, [40, 2]).result(timeout=20))"
+        assert alice.alice(alice.python, "-c", job).stdout == "42\n"
+        page = ["python3", "-c", FETCH, f"http://127.0.0.1:9000/status?{link.query}"]
+        get = partial(alice.site.run, "laptop", page)
+        assert wait_until(lambda: get().stdout or None, timeout=20, what="the forward") == "200\n"
+    assert found["fell"] == [] and found["tried"] > 4000
+    assert alice.path(alice.ports("cluster", "list")[0]["log"]).stat().st_size < 100_000
+    forward.kill()
+    forward.wait(10)
     alice.ports("cluster", "stop", "gated")
 
 
