@@ -9,9 +9,13 @@ import os
 import socket
 import struct
 import sys
+from typing import TYPE_CHECKING
 
 from ports.errors import ForeignListenerError
 from ports.probe.agent_owner import holder_of, peer_uid
+
+if TYPE_CHECKING:
+    from ports.probe.agent_owner import Holder
 
 
 def check(address: str, way_out: str) -> bool | None:
@@ -39,9 +43,53 @@ def check(address: str, way_out: str) -> bool | None:
         return None
     if holder is None:
         return False if sys.platform == "linux" else None  # elsewhere others' listeners are not shown
-    if holder[0] != os.getuid():
-        raise ForeignListenerError(address, name_of(holder[0]), way_out)
+    _check_uid(holder[0], address, way_out)
     return True
+
+
+def connect(port: int, way_out: str, *, timeout: float) -> socket.socket:
+    """Return a connection to this user's own listener on `port` of 127.0.0.1.
+
+    It is looked at before and after: one that was exchanged meanwhile may be anybody's, and so may one that was not
+    there and one of which nothing is known. Where the system shows no listener of others it takes what is there.
+
+    Raises
+    ------
+    ForeignListenerError
+        Another user listens there.
+    OSError
+        Nothing listens there, or it changed hands in this moment.
+    """
+    place = f"127.0.0.1:{port}"
+    before = _own_holder(place, way_out)
+    if before is None and sys.platform == "linux":
+        raise ConnectionRefusedError(f"nothing listens on {place}")
+    connection = socket.create_connection(("127.0.0.1", port), timeout)
+    try:
+        if _own_holder(place, way_out) != before and sys.platform == "linux":
+            raise ConnectionAbortedError(f"{place} changed hands in this moment")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _own_holder(place: str, way_out: str) -> Holder | None:
+    """Return uid and inode of the listener at `place`; None where nothing listens, or that is not shown."""
+    try:
+        holder = holder_of(place)
+    except OSError:
+        if sys.platform == "linux":
+            raise
+        return None
+    if holder is not None:
+        _check_uid(holder[0], place, way_out)
+    return holder
+
+
+def _check_uid(uid: int, address: str, way_out: str) -> None:
+    if uid != os.getuid():
+        raise ForeignListenerError(address, name_of(uid), way_out)
 
 
 def check_socket(path: str, way_out: str) -> None:

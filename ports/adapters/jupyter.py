@@ -139,19 +139,17 @@ def read_record(runtime: Path) -> Served | None:
 
 
 def answer(port: int, path: str, *, token: str | None = None, timeout: float = 1.0) -> int | None:
-    """Return the HTTP status with which the server on `port` of 127.0.0.1 answers; None where nothing answers.
+    """Return the HTTP status with which my server on `port` of 127.0.0.1 answers; None where nothing of mine answers.
 
     Raises
     ------
     ForeignListenerError
         Another user listens there: nothing is sent, least of all the token.
     """
-    place, way_out = f"127.0.0.1:{port}", "`ports notebook stop` ends what is left of the server, then start it anew"
+    way_out = "`ports notebook stop` ends what is left of the server, then start it anew"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
-        peers.check(place, way_out)
-        connection.connect()
-        peers.check(place, way_out)  # whoever listened before and after took the connection
+        connection.sock = peers.connect(port, way_out, timeout=timeout)
         connection.request("GET", path, headers={"Authorization": f"token {token}"} if token else {})
         return connection.getresponse().status
     except (OSError, http.client.HTTPException, ValueError, OverflowError):  # the last two: no such port or path

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ports import peers
 from ports.adapters import dask, jupyter
+from ports.deadlines import wait_until
 from ports.errors import DaskError, ForeignListenerError
+from ports.probe.agent_owner import holder_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="others' listeners are shown on Linux only")
 
@@ -88,3 +94,106 @@ def test_the_other_end_of_a_unix_socket_is_known(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(os, "getuid", lambda: 4242)
         with pytest.raises(ForeignListenerError, match=f"{where} belongs to .*, not to you; leave it"):
             peers.check_connection(client, where, "leave it")
+class Passing:
+    """Another user's server that listens and is gone, again and again; `got` is what it was told."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.got: list[bytes] = []
+        self.listener: socket.socket | None = None
+
+    def listen(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+        self.listener.settimeout(0.002)
+
+    def take(self) -> None:
+        """Accept who has come, listen no longer, and only then hear."""
+        assert self.listener is not None
+        with contextlib.suppress(OSError), self.listener:
+            connection, _ = self.listener.accept()
+            self.listener.close()
+            with connection:
+                connection.settimeout(0.2)
+                self.got.append(connection.recv(1000))
+
+    def ask(self) -> int | None:
+        with contextlib.suppress(ForeignListenerError):
+            return jupyter.answer(self.port, "/api/status", token="secret", timeout=0.3)
+        return None
+
+
+@linux
+def test_a_token_is_not_sent_to_who_listens_for_the_moment_between_two_looks(
+    another: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, looked = Passing(), []
+
+    def look(place: str) -> Any:
+        if not looked:  # nobody there yet; then he comes
+            looked.append(holder_of(place))
+            server.listen()
+            return looked[0]
+        thread.start()
+        wait_until(lambda: holder_of(place) is None or None, timeout=5, what="his going", every=0.001)
+        return None
+
+    thread = threading.Thread(target=server.take)
+    monkeypatch.setattr(peers, "holder_of", look)
+    assert server.ask() is None
+    assert looked == [None]
+    if server.listener is not None:
+        server.listener.close()
+    if thread.ident:
+        thread.join()
+    assert server.got == []
+
+
+# Listens on a port, is gone when somebody has come, and listens again; prints what it was told.
+COME_AND_GO = """
+import socket, sys, time
+end, got = time.monotonic() + 4, 0
+while time.monotonic() < end:
+    with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as listener:
+        listener.settimeout(0.0005)
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            continue
+    with connection:
+        connection.settimeout(0.05)
+        try:
+            got += b"secret" in connection.recv(1000)
+        except OSError:
+            pass
+print(got)
+"""
+
+
+@linux
+def test_a_token_is_not_sent_to_who_opens_and_closes_a_port_again_and_again(another: None) -> None:
+    server = Passing()
+    bob = subprocess.Popen([sys.executable, "-c", COME_AND_GO, str(server.port)], stdout=subprocess.PIPE, text=True)
+    while bob.poll() is None:
+        server.ask()
+    assert bob.communicate()[0] == "0\n"
+
+
+@linux
+def test_one_s_own_server_is_asked(listener: socket.socket) -> None:
+    listener.setblocking(True)
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            asked.append(connection.recv(1000))
+            connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    asked: list[bytes] = []
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert jupyter.answer(listener.getsockname()[1], "/api/status", token="secret") == 204
+    thread.join()
+    assert b"Authorization: token secret" in asked[0]
+
+
