@@ -11,12 +11,11 @@ from typing import Any
 
 from ports import paths, probe, shares
 from ports.probe import usage as looking
+from ports.accounts import is_person
+from ports.adapters import tmux
 from ports.probe.promises import PLACE, candidates, is_void
 from ports.shares import Other, Room, Size
 
-# uids of people begin here; those of systemd's dynamic services, and of nobody, lie among them
-_FIRST_PERSON = 1000
-_SERVICES = (range(61184, 65520), range(65534, 65536))
 _YOUNG_SECONDS = 10.0
 _NOT_ASKED: dict[str, Any] = {"n_workers": None, "threads_per_worker": None, "memory_limit": None}
 
@@ -185,11 +184,6 @@ def from_probe(document: dict[str, Any], host: str | None = None) -> Usage:
     )
 
 
-def is_person(uid: int) -> bool:
-    """Say whether a uid is a person's, and not a service's."""
-    return uid >= _FIRST_PERSON and not any(uid in services for services in _SERVICES)
-
-
 def _user(found: dict[str, Any], promises: list[dict[str, Any]], *, me: int) -> User:
     uid = found["uid"]
     own = [one for one in promises if one["uid"] == uid]
@@ -219,4 +213,4 @@ def _interval() -> float:
     """Return how long to look who computes: not at all where nobody else could."""
     looking.begin()
     others = {one.uid for one in looking.BEGUN[0][2].values()} - {probe.own_uid()}
-    return 0.1 if any(map(is_person, others)) else 0.001
+    return looking.INTERVAL if any(map(is_person, others)) else 0.001

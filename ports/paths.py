@@ -26,13 +26,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ports import probe, records
+from ports import accounts, probe, records
 from ports.deadlines import wait_until
 from ports.errors import InvalidNameError, StoreError, TimedOutError, UnsafePathError, UsageError
 
 _YOUNG_SECONDS = 3600.0
-# uids below are accounts of the system; 65534 is what a container shows of those that it does not know
-_PEOPLE_FROM, _NOBODY = (500 if sys.platform == "darwin" else 1000), 65534
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 
@@ -275,7 +273,7 @@ def exchangeable(directory: Path) -> str | None:
             found = place.lstat()
         except OSError:
             continue
-        if found.st_uid != os.getuid() and _PEOPLE_FROM <= found.st_uid != _NOBODY:
+        if found.st_uid != os.getuid() and accounts.first_person() <= found.st_uid != accounts.NOBODY:
             return f"{place} belongs to uid {found.st_uid}, who could exchange what lies in it"
         if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
             return f"everybody could exchange what lies in {place}, which has no sticky bit"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ports import launch, paths, records, scratch
+from ports import accounts, launch, paths, records, scratch
 from ports.errors import BrokenRecordError, StoreError, UnsafePathError, UsageError
 from ports.probe.records import read_record, read_token
 from ports.probe.sockets import is_socket_of
@@ -56,6 +56,22 @@ def test_a_directory_of_somebody_else_is_told_also_behind_a_link(tmp_path: Path,
     give_away(tmp_path / "theirs")
     for place in ("theirs", "link"):
         assert "who could exchange what lies in it" in str(paths.exchangeable(tmp_path / place))
+
+
+def test_people_are_not_trusted_where_their_uids_begin_at_500(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.getuid():
+        pytest.skip("needs root")
+    (tmp_path / "login.defs").write_text("UID_MIN 500\n")
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 501, -1)
+    monkeypatch.setattr(accounts, "_LOGIN_DEFS", tmp_path / "login.defs")
+    accounts.first_person.cache_clear()
+    try:
+        assert "belongs to uid 501" in str(paths.exchangeable(tmp_path / "theirs"))
+        os.chown(tmp_path / "theirs", 499, -1)
+        assert paths.exchangeable(tmp_path / "theirs") is None
+    finally:
+        accounts.first_person.cache_clear()
 
 
 def test_a_link_of_somebody_else_is_told(tmp_path: Path, give_away: GiveAway) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ports import machine, probe
+from ports import accounts, machine, probe
 from ports.cli import main, who
 from ports.deadlines import wait_until
 from ports.probe import usage
@@ -137,7 +137,32 @@ def test_what_one_user_was_promised_counts_for_them_alone() -> None:
     [(0, False), (999, False), (1000, True), (60000, True), (61200, False), (65534, False), (250000, True)],
 )
 def test_people_are_told_from_services(uid: int, expected: bool) -> None:
-    assert machine.is_person(uid) is expected
+    assert accounts.is_person(uid) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("UID_MIN\t\t\t  500\nUID_MAX 60000\n", 500),
+        ("#UID_MIN 100\n  UID_MIN 1000\nSYS_UID_MIN 101\n", 1000),
+        ("UID_MIN 5000\n", 1000),  # a directory's accounts may lie below
+        ("UID_MIN 0\n", 1),  # root is nobody's peer
+        ("UID_MIN many\n", 1000),
+        (None, 1000),
+    ],
+)
+def test_people_begin_where_the_machine_says(
+    text: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if text is not None:
+        (tmp_path / "login.defs").write_text(text)
+    monkeypatch.setattr(accounts, "_LOGIN_DEFS", tmp_path / "login.defs")
+    accounts.first_person.cache_clear()
+    try:
+        assert accounts.first_person() == expected
+        assert accounts.is_person(700) is (expected <= 700)
+    finally:
+        accounts.first_person.cache_clear()
 
 
 def test_watching_has_no_document(capsys: pytest.CaptureFixture[str]) -> None:
