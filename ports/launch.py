@@ -118,7 +118,7 @@ def reason(directory: str) -> str | None:
     """Return what the command wrote about its own end, in the file ``why`` of its directory."""
     try:
         with open(os.path.join(directory, "why"), encoding="utf-8", errors="replace") as file:
-            return file.read(200).strip() or None
+            return file.read(1000).strip() or None
     except OSError:
         return None
 

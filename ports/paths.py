@@ -8,6 +8,7 @@
         clusters/<name>/ notebooks/<name>/   record.json running.json exit.json launch.json …
         logs/<kind>-<name>.log           survives `stop`
         tokens/<kind>-<name>             survives `stop`: the link of tomorrow is that of today
+        held/<scratch>-held.json         survives `stop`: where results are that a cluster held at its end
         tunnels/ keeper/                 what `ports open` holds
     /tmp/ports-<uid>/                    Unix sockets, 0700, locked against tmpfiles while something runs
 """
@@ -99,6 +100,11 @@ class HostPaths:
     def tunnels(self) -> Path:
         """Directory of tunnel records."""
         return self.root / "tunnels"
+
+    @property
+    def held(self) -> Path:
+        """Directory of notes of where results are that clusters held when they expired; they survive `stop`."""
+        return self.root / "held"
 
     def token(self, kind: str, name: str) -> Path:
         """Token of the `kind` called `name`: it survives `stop`, so that links stay the same."""

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ports import clusters, machine, notebooks, paths, sessions, tunnels
+from ports import clusters, held, machine, notebooks, paths, render, sessions, tunnels
 from ports.adapters import openssh
 from ports.errors import StoreError
 from ports.notebook_handle import NotebookRecord
@@ -19,10 +19,15 @@ from ports.tunnels import records as tunnel_records
 KINDS: dict[str, type[SessionRecord]] = {"cluster": ClusterRecord, "notebook": NotebookRecord}
 
 
-def prune() -> builtins.list[dict[str, Any]]:
+def prune(*, results: bool = False) -> builtins.list[dict[str, Any]]:
     """Remove it, and return a row for each; what runs, and what cannot be known, stays, and so do logs.
 
     A record that cannot be read is moved aside, to ``<name>.broken-<time>`` beside it.
+
+    Parameters
+    ----------
+    results : bool
+        Also remove the files of results that clusters held when they expired. Else their rows say where they are.
     """
     rows = [_row(kind, name, "removed") for kind, names in _stopped().items() for name in names]
     rows += [_row("tunnel", name, "removed") for name in _prune_tunnels()]
@@ -31,7 +36,15 @@ def prune() -> builtins.list[dict[str, Any]]:
         rows += [_row(kind, name, f"moved aside to {aside}") for name, aside in _move_broken_aside(kind)]
     rows += [_row("connection", path.name, "removed") for path in openssh.sweep_all()]
     rows += [_row("promise", name, "removed") for name in machine.prune()]
+    rows += [_row("results", one.cluster, _held(one, remove=results)) for one in held.list()]
     return rows + [_row("sockets", path.name, "removed") for path in paths.prune_runtime()]
+
+
+def _held(one: held.Held, *, remove: bool) -> str:
+    """Return what becomes of results that a cluster held at its end."""
+    if remove and held.remove(one):
+        return "removed"
+    return f"{one.n_files} held, {render.size(one.n_bytes)}, in {one.path}; `ports prune --held` removes them"
 
 
 def _prune_tunnels() -> builtins.list[str]:

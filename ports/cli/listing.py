@@ -99,9 +99,10 @@ def show_pruned(out: Output, rows: Sequence[Row]) -> None:
 
 @click.command()
 @with_output
+@click.option("--held", is_flag=True, help="Also remove the results that clusters held when they expired.")
 @with_host(show_pruned)
-def prune(out: Output) -> None:
-    """Remove what stopped clusters and notebook servers left behind; logs stay."""
+def prune(out: Output, held: bool) -> None:
+    """Remove what stopped clusters and notebook servers left behind; logs stay, and results that clusters held."""
     from ports import pruning
 
-    show_pruned(out, pruning.prune())
+    show_pruned(out, pruning.prune(results=held))

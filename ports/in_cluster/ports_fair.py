@@ -22,7 +22,7 @@ class Fair:
 
     async def scale(self, n_workers):
         """Have as many workers as somebody asks for, and forget those that would come back."""
-        self.rest.asleep = self.rest.waking = 0
+        self.rest.count_anew()
         async with self.rest.giving:
             self.cluster.scale(n_workers)
         await self.cluster

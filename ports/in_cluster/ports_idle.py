@@ -1,7 +1,8 @@
 """When a cluster that nobody uses gives its memory back, and when it ends. The decisions are pure.
 
 Idle: no task for a while, and no result held on a worker: workers are scaled to zero and come back at the first task.
-Where results are held, they are spilled to the disk instead. Expired: no task for days, whoever is connected.
+Where results are held, they are spilled to the disk instead. Expired: no task for days, whoever is connected: the two
+have a clock each, as connecting wakes workers up and is no task.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a look shows: seconds without tasks, and what has been done since the last of them."""
+    """What a look shows: seconds without any use and without tasks, and what has been done since the last of them."""
 
     quiet: float
+    taskless: float
     holds_results: bool
     has_workers: bool
     is_spilled: bool = False
@@ -44,15 +46,21 @@ class Seen:
 
 def due(seen: Seen, limits: Limits) -> str | None:
     """Return what is to be done: ``"sleep"``, ``"spill"``, ``"notice"``, ``"expire"``; None: nothing."""
-    if limits.expire and seen.quiet >= limits.expire:
+    if limits.expire and seen.taskless >= limits.expire:
         return "expire"
-    if limits.expire and not seen.is_noticed and seen.quiet >= limits.expire - limits.notice:
+    if limits.expire and not seen.is_noticed and seen.taskless >= limits.expire - limits.notice:
         return "notice"
     if not limits.idle or seen.quiet < limits.idle or not seen.has_workers:
         return None
     if not seen.holds_results:
         return "sleep"
     return None if seen.is_spilled else "spill"
+
+
+def may_be_due(quiet: float, taskless: float, limits: Limits) -> bool:
+    """Say whether anything can be due, before all tasks are looked at."""
+    is_late = limits.expire and taskless >= limits.expire - limits.notice
+    return bool(is_late or (limits.idle and quiet >= limits.idle))
 
 
 def holds_results(states) -> bool:
@@ -69,3 +77,8 @@ def file_name(key: str, number: int) -> str:
 def some(names: list[str], most: int = 20) -> str:
     """Return `names` as a list in words, the first `most` of them."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def results(number: int, noun: str = "result") -> str:
+    """Return "1 result is" or "2 results are", for the beginning of a sentence."""
+    return f"{number} {noun} is" if number == 1 else f"{number} {noun}s are"

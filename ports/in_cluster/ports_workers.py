@@ -33,7 +33,9 @@ class FairWorker(Worker):
     def __init__(self, *args, nice=0, mark=None, **kwargs):
         ports_orphans.wear(mark)
         be_nice(nice)
+        self.actor_calls = self.actors_running = 0
         super().__init__(*args, **kwargs)
+        self.metrics["ports_actors"] = lambda worker: (worker.actor_calls, worker.actors_running)
         manager = self.memory_manager
         self.own_fractions = [getattr(manager, name, False) for name in FRACTIONS]
         self.stream_handlers["ports-guard"] = self.give_way
@@ -61,6 +63,20 @@ class FairWorker(Worker):
         limit = self.memory_manager.memory_limit
         return bool(limit and fraction and self.monitor.get_process_memory() > fraction * limit)
 
+    async def actor_execute(self, *args, **kwargs):
+        """Call an actor's method, and count that: the scheduler sees nothing of it."""
+        self.actor_calls += 1
+        self.actors_running += 1
+        try:
+            return await super().actor_execute(*args, **kwargs)
+        finally:
+            self.actors_running -= 1
+
+    def actor_attribute(self, *args, **kwargs):
+        """Read an actor's attribute, and count that."""
+        self.actor_calls += 1
+        return super().actor_attribute(*args, **kwargs)
+
     async def keep_results(self, directory, keys):
         """Pickle the results `keys`, as far as they are here, to files of `directory`; return key → file or error."""
         kept = {}
@@ -83,7 +99,12 @@ def write_pickle(path, value):
 
     data = dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
-        file.write(data)
+        try:
+            file.write(data)
+            file.flush()
+        except OSError:  # a full disk: no half of it
+            path.unlink()
+            raise
 
 
 GPUS_TAKEN = collections.Counter()  # by the nannies of this process

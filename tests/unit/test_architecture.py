@@ -22,7 +22,7 @@ LAYERS = (
     ("accounts", "deadlines", "records", "probe", "targets", "far_errors", "fairness"),
     ("paths", "peers", "links", "hop_command", "environments", "shares"),
     ("config", "interpreter", "logout", "tokens"),
-    ("adapters", "home", "scratch"),
+    ("adapters", "held", "home", "scratch"),
     ("transports", "gpus"),
     ("sessions", "remote", "server_helpers"),
     ("options", "listeners", "terminals", "machine"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import ports
 sys.path.append(str(Path(ports.__file__).parent / "in_cluster"))  # last, as in a cluster
 
 import ports_idle as idle
+import ports_rest
 
 HOUR, DAY = 3600.0, 86400.0
 USUAL = idle.Limits(12 * HOUR, 14 * DAY)
 
 
 def seen(quiet: float, **more: Any) -> Any:
-    return idle.Seen(**{"quiet": quiet, "holds_results": False, "has_workers": True, **more})
+    return idle.Seen(**{"quiet": quiet, "taskless": quiet, "holds_results": False, "has_workers": True, **more})
 
 
 @pytest.mark.parametrize(
@@ -35,10 +37,14 @@ def seen(quiet: float, **more: Any) -> Any:
         (seen(11 * DAY, has_workers=False), "notice"),
         (seen(12 * DAY, has_workers=False, is_noticed=True), None),
         (seen(14 * DAY, holds_results=True, is_noticed=True), "expire"),
+        (seen(0, taskless=14 * DAY), "expire"),  # somebody has connected, and that is no task
+        (seen(0, taskless=11 * DAY), "notice"),
+        (seen(13 * HOUR, taskless=12 * DAY, is_noticed=True), "sleep"),
     ],
 )
 def test_what_is_due_follows_from_the_time_without_tasks(what: Any, due: str | None) -> None:
     assert idle.due(what, USUAL) == due
+    assert due is None or idle.may_be_due(what.quiet, what.taskless, USUAL)
 
 
 def test_zero_is_never() -> None:
@@ -51,13 +57,24 @@ def test_zero_is_never() -> None:
 def test_results_that_are_held_keep_their_workers(
     quiet: float, workers: bool, spilled: bool, noticed: bool, expires: bool
 ) -> None:
-    found = idle.due(idle.Seen(quiet, True, workers, spilled, noticed), idle.Limits(HOUR, DAY if expires else 0))
+    found = idle.due(idle.Seen(quiet, quiet, True, workers, spilled, noticed), idle.Limits(HOUR, DAY if expires else 0))
     assert found != "sleep"
 
 
 def test_the_notice_comes_days_before_and_for_short_limits_a_quarter() -> None:
     assert USUAL.notice == 3 * DAY
     assert idle.Limits(0, 2 * DAY).notice == DAY / 2
+
+
+def test_the_date_of_the_end_follows_the_clock_on_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+    rest = object.__new__(ports_rest.Rest)
+    rest.limits, rest.task_at, rest.last_task = idle.Limits(0, 14 * DAY), time.monotonic() - 13 * DAY, time.time() - DAY
+    assert abs(rest.ends_at() - time.time() - DAY) < 10  # the machine was asleep, or its clock was set
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1000 * DAY)
+    assert abs(rest.ends_at() - now - 1001 * DAY) < 10
+    rest.limits = idle.Limits(0, 0)
+    assert rest.ends_at() is None
 
 
 def test_looks_are_as_seldom_as_the_limits_allow() -> None:
