@@ -1,21 +1,36 @@
 """Run a Jupyter server with a token that no command line, environment or log shows.
 
 Run by path, by the interpreter of the notebook server, which need not have `ports`: ``python jupyter_launch.py lab
-TOKEN_FILE RUNTIME_DIRECTORY --ServerApp.port=…``. Jupyter itself takes a token from an argument (every user sees it),
-from a variable (kernels and terminals inherit it) or from configuration files (the user's own then win or are lost):
-here it is an argument that is added once the process runs.
+TOKEN_FILE RUNTIME_DIRECTORY DEBUGGER --ServerApp.port=…``. Jupyter itself takes a token from an argument (every user
+sees it), from a variable (kernels and terminals inherit it) or from configuration files (the user's own then win or are
+lost): here it is an argument that is added once the process runs.
 
 The runtime directory holds the server's record and its kernels' sockets and is for this server alone; set here and not
 in the environment, it does not reach what kernels and terminals start.
+
+With the DEBUGGER ``off``, the server answers what would switch a kernel's debugger on by itself, with a refusal: a
+kernel would listen for it on a TCP port without a password (debugpy has none for clients), until it ends, and who
+connects there runs code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
 import sys
+import uuid
+from datetime import datetime, timezone
 from typing import Any
+
+_V1 = "v1.kernel.websocket.jupyter.org"
+# Starts nothing: JupyterLab asks so whenever a notebook is opened.
+_HARMLESS = "debugInfo"
+REFUSAL = (
+    "`ports` keeps the debugger off, as every user of this machine could run code as you through its port; where you "
+    "trust all of them, `ports notebook stop` and `ports notebook start --debugger` start a server with it"
+)
 
 
 def read_token(path: str) -> str:
@@ -31,9 +46,80 @@ def secrets(token: str) -> tuple[list[str], bytes]:
     return [f"--{holder}.token={token}"], hashlib.sha256(b"ports cookies:" + token.encode()).digest()
 
 
-def main(kind: str, token_file: str, runtime_directory: str, arguments: list[str]) -> None:
-    """Start the server and serve until it is ended; `kind` is ``lab`` or ``server``."""
+def read_message(data: str | bytes, protocol: str | None) -> dict[str, Any]:
+    """Return header, content and channel of what came through a kernel's websocket, as far as it has them."""
+    if protocol != _V1 or isinstance(data, str):
+        if isinstance(data, bytes):  # buffers follow the text
+            start, *end = (int.from_bytes(data[at : at + 4], "big") for at in (4, 8)[: int.from_bytes(data[:4], "big")])
+            data = data[start : end[0] if end else None].decode()
+        return dict(json.loads(data))
+    n_starts = int.from_bytes(data[:8], "little")
+    starts = [int.from_bytes(data[at : at + 8], "little") for at in range(8, 8 + 8 * n_starts, 8)]
+    channel, header, _, _, content = (data[starts[i] : starts[i + 1]] for i in range(5))  # buffers may follow
+    return {"channel": channel.decode(), "header": json.loads(header), "content": json.loads(content)}
+
+
+def write_message(message: dict[str, Any], protocol: str | None) -> str | bytes:
+    """Return `message`, with its parts and its channel, as a kernel's websocket carries it."""
+    if protocol != _V1:
+        return json.dumps({**message, "buffers": []})
+    names = ("header", "parent_header", "metadata", "content")
+    parts = [message["channel"].encode(), *(json.dumps(message[name]).encode() for name in names)]
+    at = 8 * (len(parts) + 2)
+    starts = [at, *(at := at + len(part) for part in parts)]
+    return b"".join([*(number.to_bytes(8, "little") for number in (len(starts), *starts)), *parts])
+
+
+def refusals(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what is answered to `message` in place of the kernel; nothing where the kernel is to have it."""
+    header, content = message.get("header") or {}, message.get("content") or {}
+    if header.get("msg_type") != "debug_request" or content.get("command") == _HARMLESS:
+        return []
+    reply = {"type": "response", "seq": 1, "request_seq": content.get("seq"), "command": content.get("command")}
+    told = [
+        ("iopub", "status", {"execution_state": "busy"}),
+        (message.get("channel"), "debug_reply", {**reply, "success": False, "message": REFUSAL}),
+        ("iopub", "status", {"execution_state": "idle"}),  # a client waits for both
+    ]
+    now = datetime.now(timezone.utc).isoformat()
+    same = {"session": header.get("session"), "username": "ports", "version": "5.3", "date": now}
+    return [
+        {
+            "channel": channel,
+            "header": {"msg_id": uuid.uuid4().hex, "msg_type": kind, **same},
+            "parent_header": header,
+            "metadata": {},
+            "content": content,
+        }
+        for channel, kind, content in told
+    ]
+
+
+def keep_debugger_off(version: str) -> None:
+    """Have websockets of kernels refuse what switches the debugger on."""
+    services = "jupyter_server.services.kernels"
+    if version.startswith("1."):
+        handler = importlib.import_module(f"{services}.handlers").ZMQChannelsHandler
+    else:
+        handler = importlib.import_module(f"{services}.websocket").KernelWebsocketHandler
+    pass_on = handler.on_message
+
+    def on_message(self: Any, data: Any) -> Any:
+        protocol = self.selected_subprotocol
+        answers = refusals(read_message(data, protocol))
+        for answer in answers:
+            written = write_message(answer, protocol)
+            self.write_message(written, binary=isinstance(written, bytes))
+        return None if answers else pass_on(self, data)
+
+    handler.on_message = on_message
+
+
+def main(kind: str, token_file: str, runtime_directory: str, debugger: str, arguments: list[str]) -> None:
+    """Start the server and serve until it is ended; `kind` is ``lab`` or ``server``, `debugger` ``on`` or ``off``."""
     os.umask(0o077)
+    if debugger == "off":
+        keep_debugger_off(importlib.import_module("jupyter_server").__version__)
     hidden, key = secrets(read_token(token_file))
     own: dict[str, Any] = {"runtime_dir": runtime_directory, "cookie_secret": key}
     if kind == "lab":
@@ -46,5 +132,5 @@ def main(kind: str, token_file: str, runtime_directory: str, arguments: list[str
 
 if __name__ == "__main__":
     del sys.path[0]  # the directory of this file: modules of `ports` would hide others' of the same names
-    _, which, token, directory, *rest = sys.argv
-    main(which, token, directory, rest)
+    _, which, token, directory, debugger, *rest = sys.argv
+    main(which, token, directory, debugger, rest)

@@ -41,6 +41,7 @@ class NotebookRecord(SessionRecord):
     env: str | None = None
     idle: int | float = 0
     expire: int | float = 0
+    debugger: bool = False
     answers: ClassVar[type[Running]] = NotebookRunning
 
     @property
@@ -136,6 +137,7 @@ class Notebook:
         row |= {"env": record.env if record else None, "interpreter": record.interpreter if record else None}
         row["server"] = record.server if record else None
         row |= {"idle": record.idle if record else None, "expire": record.expire if record else None}
+        row["debugger"] = record.debugger if record else None
         row |= {"path": self.path, "open_to_network": self.open_to_network, "warnings": [*self.warnings]}
         row["command"] = home.open_command(self.name)
         return row | {"tmux": terminals.attach_line(record) if record else None}

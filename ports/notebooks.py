@@ -57,6 +57,7 @@ def start(
     env: str | None = None,
     idle: float | None = None,
     expire: float | None = None,
+    debugger: bool | None = None,
     timeout: float | None = None,
 ) -> Notebook:
     """Start a notebook server and return it once it answers; it runs until `Notebook.stop`.
@@ -79,6 +80,9 @@ def start(
     expire : float, optional
         Days without kernels, terminals and requests after which the server ends; 0: never. Default: the setting
         ``notebook.expire``.
+    debugger : bool, optional
+        Let JupyterLab's debugger be switched on. Whoever uses it opens a port through which every user of the machine
+        can run code as they, until the kernel ends. Default: the setting ``notebook.debugger``, False.
     timeout : float, optional
         Seconds until the start is given up. Default: the setting ``notebook.start_timeout``.
 
@@ -101,11 +105,12 @@ def start(
     served = _directory(root or settings["root"])
     idle = settings["idle"] if idle is None else idle
     expire = settings["expire"] if expire is None else expire
+    debugger = settings["debugger"] if debugger is None else debugger
     fairness.check_limits({"idle": idle, "expire": expire})
     environment, environ = _environment(env)
     kind = _server_in(environment, environ)
     token_file = paths.here().token(KIND, name)
-    record = replace(_plan(name, served, environment, kind, token_file), idle=idle, expire=expire)
+    record = replace(_plan(name, served, environment, kind, token_file), idle=idle, expire=expire, debugger=debugger)
     found = _claim(record)
     try:
         tokens.keep(token_file)
@@ -240,6 +245,7 @@ def _command(record: NotebookRecord, port: int) -> builtins.list[str]:
         port=port,
         idle=record.idle,
         expire=record.expire,
+        debugger=record.debugger,
     )
 
 

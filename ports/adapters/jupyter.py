@@ -86,6 +86,7 @@ def command(
     port: int,
     idle: float = 0,
     expire: float = 0,
+    debugger: bool = False,
 ) -> list[str]:
     """Return the command that serves `root` on 127.0.0.1, on `port` or, where that is taken, another one.
 
@@ -98,6 +99,8 @@ def command(
         Hours after which a kernel that does nothing ends, also where a browser shows it; 0: what Jupyter is told else.
     expire : float
         Days without kernels, terminals and requests after which the server ends; 0: what Jupyter is told else.
+    debugger : bool
+        Let the debugger of kernels be switched on: it listens on a port that any user of the machine may use.
     """
     arguments = {
         "ServerApp.ip": "127.0.0.1",
@@ -124,7 +127,7 @@ def command(
         arguments["LabApp.news_url"] = None
         arguments["LabApp.check_for_updates_class"] = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
     options = [f"--{name}={value}" for name, value in arguments.items()]
-    return [str(python), str(_LAUNCHER), kind, str(token_file), str(runtime), *options]
+    return [str(python), str(_LAUNCHER), kind, str(token_file), str(runtime), "on" if debugger else "off", *options]
 
 
 def read_record(runtime: Path) -> Served | None:

@@ -46,6 +46,7 @@ def notebook() -> None:
 @click.option("--env", help="Conda environment (name or path) or venv (path) to run in.")
 @click.option("--idle", type=Number(0, whole=False), help="Hours of doing nothing until a kernel ends; 0: never.")
 @click.option("--expire", type=Number(0, whole=False), help="Days without kernels until the server ends; 0: never.")
+@click.option("--debugger/--no-debugger", default=None, help="Let Jupyter's debugger open ports that all may use.")
 @click.option("--timeout", type=Number(0, whole=False), help="Seconds until the start is given up.")
 @with_output
 @with_host(show_one)

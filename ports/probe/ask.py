@@ -151,7 +151,7 @@ def find_exposed(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
             found.append("dashboard")
         if row["kind"] == "notebook" and not row.get("token") and not row.get("password"):
             found.append("token")
-        if row["kind"] == "debugpy":
+        if row["kind"] == "debugpy" and {str(row["port"]), "0"} & set(row["argv"]):  # the other is for what it debugs
             found.append("debugger")
         if row["kind"] == "kernel" and row["port"] and greets is not None:
             found.append("kernel")

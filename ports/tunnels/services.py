@@ -13,7 +13,7 @@ from ports.targets import Target
 
 _OPENED = ("cluster", "notebook")
 # What takes a request for the length of a message, or for an intrusion; it is only listened to.
-_NEVER_ASKED = {"dask-scheduler", "dask-worker", "kernel", "database", "tunnel"}
+_NEVER_ASKED = {"dask-scheduler", "dask-worker", "kernel", "debugpy", "database", "tunnel"}
 
 
 @dataclass(frozen=True)

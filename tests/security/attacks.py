@@ -285,6 +285,49 @@ def eavesdrop(marker):
     return {"fell": [marker] if marker.encode() in heard else [], "tried": len(sockets)}
 
 
+def debug():
+    """Attach to all of alice's ports as a debugger, and run code."""
+    places = tcp_ports()
+    return {"fell": sorted(filter(None, at_once(debug_at, places))), "tried": len(places)}
+
+
+def debug_at(address, port):
+    """Return what a port runs for a debugger, and as whom; None where it is none or lets nobody in."""
+    with contextlib.suppress(OSError, ValueError), socket.create_connection((address, port), timeout=5) as connection:
+        stream = connection.makefile("rwb")
+        tell_debugger(stream, "initialize", {"adapterID": "bob"})
+        if not answer_of(stream, "initialize"):
+            return None
+        tell_debugger(stream, "attach", {"justMyCode": False})
+        answer_of(stream, "initialized")
+        tell_debugger(stream, "configurationDone", {})
+        if not answer_of(stream, "attach"):
+            return None
+        code = "__import__('os').getuid()"
+        tell_debugger(stream, "evaluate", {"expression": code, "context": "repl"})
+        return f"code as {answer_of(stream, 'evaluate')['result']}"
+    return None
+
+
+def tell_debugger(stream, command, arguments):
+    """Send a request as the Debug Adapter Protocol has it."""
+    message = json.dumps({"seq": 1, "type": "request", "command": command, "arguments": arguments}).encode()
+    stream.write(b"Content-Length: %d\r\n\r\n%s" % (len(message), message))
+    stream.flush()
+
+
+def answer_of(stream, name):
+    """Return the body of the answer to a request, or of the event `name`; None where it was refused."""
+    while line := stream.readline(1000):
+        if line.startswith(b"Content-Length: "):
+            length = int(line.split()[1])
+            stream.readline()
+            one = json.loads(stream.read(length))
+            if name in (one.get("command"), one.get("event")):
+                return (one.get("body") or {"nothing": True}) if one.get("success", True) else None
+    raise OSError("it is none, or has gone")
+
+
 # --- secrets ---
 
 

@@ -50,32 +50,51 @@ if __name__ == "__main__":
         for line in sys.stdin:
             print(json.dumps(eval(line)), flush=True)
 """
-# A kernel of the Jupyter server at PORT with TOKEN, which runs each line of the input.
+# A kernel of the Jupyter server at PORT with TOKEN, which runs each line of the input; two lines are no code: "debug"
+# switches the debugger on and off, as JupyterLab does, and prints the answers, "restart" starts the kernel anew.
 KERNEL = """
 import asyncio, json, os, sys, urllib.request, uuid
 from tornado.websocket import websocket_connect
 port, token = sys.argv[1], os.environ["ITS_TOKEN"]
-request = urllib.request.Request(f"http://127.0.0.1:{port}/api/kernels", b"{}", {"Authorization": "token " + token})
-with urllib.request.urlopen(request, timeout=60) as answer:
-    kernel = json.load(answer)["id"]
+def post(path):
+    url = f"http://127.0.0.1:{port}/api/kernels{path}"
+    request = urllib.request.Request(url, b"{}", {"Authorization": "token " + token})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["id"]
+kernel = post("")
 async def main():
     said = asyncio.Queue()  # emptied at once: a connection that is not read answers no ping, and is closed
     path = f"ws://127.0.0.1:{port}/api/kernels/{kernel}/channels?token={token}"
     connection = await websocket_connect(path, connect_timeout=60, on_message_callback=said.put_nowait)
+    async def ask(kind, content, channel):
+        number, reply = uuid.uuid4().hex, None
+        header = {"msg_id": number, "username": "", "session": number, "msg_type": kind, "version": "5.3"}
+        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": channel}
+        await connection.write_message(json.dumps(message))
+        idle = False
+        while not idle or reply is None:
+            one = json.loads(await said.get())
+            if one["parent_header"].get("msg_id") == number:
+                idle = idle or one["content"].get("execution_state") == "idle"
+                reply = one["content"] if one["channel"] == channel else reply
+        return reply
+    async def debug(command, seq):
+        client = {"clientID": "jupyterlab", "adapterID": "python", "pathFormat": "path", "linesStartAt1": True}
+        arguments = client if command == "initialize" else {}
+        asked = {"type": "request", "seq": seq, "command": command, "arguments": arguments}
+        return await ask("debug_request", asked, "control")
     while True:
         print("ready", flush=True)
         line = await asyncio.to_thread(sys.stdin.readline)
         if not line:
             return
-        number = uuid.uuid4().hex
-        header = {"msg_id": number, "username": "", "session": number, "msg_type": "execute_request", "version": "5.3"}
-        content = {"code": line, "silent": False}
-        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
-        await connection.write_message(json.dumps(message))
-        while True:
-            one = json.loads(await said.get())
-            if one["parent_header"].get("msg_id") == number and one["content"].get("execution_state") == "idle":
-                break
+        if line == "debug\\n":
+            commands = ("debugInfo", "initialize", "attach", "disconnect")
+            print(json.dumps([await debug(command, seq) for seq, command in enumerate(commands, 1)]), flush=True)
+        elif line == "restart\\n":
+            await asyncio.to_thread(post, f"/{kernel}/restart")
+        else:
+            await ask("execute_request", {"code": line, "silent": False}, "shell")
 asyncio.run(main())
 """
 
@@ -155,18 +174,29 @@ def a_kernel(scene: Scene, port: int, token: str) -> Running:
     return kernel
 
 
-@pytest.fixture(scope="module")
-def work_site(root_site: NamespaceSite) -> Iterator[NamespaceSite]:
-    """The site as it was at first, and nothing of `ports` left afterwards."""
+@pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.long)], ids=["shown", "hidden"])
+def work_site(root_site: NamespaceSite, request: pytest.FixtureRequest) -> Iterator[NamespaceSite]:
+    """The site as it was at first, and nothing of `ports` left afterwards; in the long run also with hidepid=2.
+
+    Processes are hidden on server1 only: on the other one an attack is to fall.
+    """
     root_site.reset()
+    hide(root_site, request.param)
     check = LeakCheck(root_site)
     for pattern in ("file */tokens/*", "file */jupyter/*", "file */ssh/*.log"):
         check.allow(pattern)
     for host in ("server1", "server2"):
         root_site.host(host).write("~/.config/dask/http.yaml", ROUTES)
     yield root_site
+    hide(root_site, 0)
     check.verify()
     root_site.reset()
+
+
+def hide(site: NamespaceSite, hidepid: int, *hosts: str) -> None:
+    """Let /proc hide others' processes on `hosts`, by default on server1; 0 shows them."""
+    for host in hosts or ("server1",):
+        site.run(host, ["mount", "-o", f"remount,hidepid={hidepid}", "/proc"], user="root", check=True)
 
 
 def unprotected(site: NamespaceSite) -> Scene:

@@ -120,7 +120,8 @@ def test_no_tcp_port_is_open_where_the_cluster_is_on_sockets(alice: AtWork, cont
     assert len(listening(control)) > 4
     [server] = alice.ports("notebook", "list")
     others = listening(alice) - {str(server["port"])}
-    # one port of the kernel's, which tells nothing; with certificates also those of scheduler, nanny, worker
+    # one port of the kernel's, where ZeroMQ collects what forked processes print: it tells nothing, and the debugger's,
+    # which would run code, is kept off; with certificates also those of scheduler, nanny, worker
     assert len(others) == (1 if alice.mode == "sockets" else 4)
 
 
@@ -157,6 +158,30 @@ def heard(scene: AtWork) -> list[str]:
 def test_bob_hears_nothing_of_what_kernels_run_and_print(alice: AtWork, control: AtWork) -> None:
     assert heard(control) == [SECRET]
     assert heard(alice) == []
+
+
+def test_bob_runs_no_code_through_the_debugger_that_alice_used(alice: AtWork, control: AtWork) -> None:
+    """While she debugs he is turned away; what listens for debuggers stays when she has stopped."""
+    uid = alice.site.account("alice").uid
+    *_, stopped = debugged(control)
+    try:
+        assert stopped["success"]
+        assert control.bob("debug")["fell"] == [f"code as {uid}"]
+    finally:
+        tell(control.kernel, "restart")
+    info, *refused = debugged(alice)
+    assert info["success"]
+    found = alice.bob("debug")
+    assert found["fell"] == [] and found["tried"] > 1
+    for answer in refused:
+        assert not answer["success"] and "ports notebook start --debugger" in answer["message"]
+
+
+def debugged(scene: AtWork) -> list[dict[str, Any]]:
+    """Switch the debugger of alice's kernel on and off, and return the answers."""
+    answers, ready = tell(scene.kernel, "debug", count=2)
+    assert ready == "ready"
+    return list(json.loads(answers))
 
 
 def test_bob_finds_no_secret_in_ps_proc_tmux_logs_or_files(alice: AtWork, control: AtWork) -> None:
@@ -231,6 +256,7 @@ def test_a_worker_s_directory_cannot_be_exchanged(alice: AtWork) -> None:
 
 def test_alice_is_told_what_of_hers_is_open(alice: AtWork, control: AtWork) -> None:
     """From the laptop, where she sees both servers; nothing of `ports` is on server2."""
+    debugged(control)
     done = alice.site.run("laptop", [alice.python, "-m", "ports", "list", "server1", "server2", "--json"], timeout=60)
     rows = json.loads(done.stdout)
     exposed = {
@@ -238,10 +264,13 @@ def test_alice_is_told_what_of_hers_is_open(alice: AtWork, control: AtWork) -> N
     }
     assert not [key for key in exposed if key[0] == "server1"]
     reasons = {key[1:] for key in exposed}
-    assert reasons == {("dask-scheduler", "dask"), ("dask-scheduler", "network"), ("notebook", "kernel")}
+    of_dask = {("dask-scheduler", "dask"), ("dask-scheduler", "network")}
+    assert reasons == {*of_dask, ("notebook", "kernel"), ("debugpy", "debugger")}
+    assert exposed["server2", "debugpy", "debugger"].startswith("restart the kernel")
     assert "`kill " in exposed["server2", "dask-scheduler", "dask"] and "ports.client()" in str(exposed)
     shown = alice.site.run("laptop", [alice.python, "-m", "ports", "list", "server2"], timeout=60)
     assert "everybody on this machine can run code as you" in shown.stdout
     assert "ports: warning: dask-scheduler 'dask-scheduler' on server2: everybody" in shown.stderr
     close = [alice.python, "-c", "from ports.adapters import openssh; openssh.close_all()"]
     alice.site.run("laptop", close, check=True)
+    tell(control.kernel, "restart")

@@ -152,6 +152,14 @@ def test_a_notebook_server_that_asks_for_nothing_is_warned_of() -> None:
     assert one(notebook("/work", token="", password=True, exposed=[])).warnings == ()
 
 
+def test_a_debugger_that_waits_is_warned_of() -> None:
+    [warning] = one(row(kind="debugpy", pid=7, exposed=["debugger"])).warnings
+    assert warning.startswith(
+        "everybody on this machine can run code as you while you do not debug; restart the kernel"
+    )
+    assert warning.endswith("`kill 7` ends it")
+
+
 def test_what_others_can_use_is_in_the_row_with_the_way_to_close_it() -> None:
     of, kind = "dask:100", "dask-scheduler"
     found = one(

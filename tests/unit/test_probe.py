@@ -98,6 +98,9 @@ def test_what_is_not_on_the_loopback_is_open_to_the_network(address: str, seen: 
         ("python -m jupyter_server", "notebook"),
         ("python /env/bin/tensorboard --logdir runs", "tensorboard"),
         ("python -m tensorboard.main --logdir runs", "tensorboard"),
+        ("/env/bin/python /env/lib/debugpy/adapter --for-server 4711 --host 127.0.0.1 --port 5678", "debugpy"),
+        ("python -m debugpy.adapter --for-server 4711 --port 5678", "debugpy"),
+        ("python -m debugpy --listen 5678 app.py", "listener"),  # the program's; its adapter is another process
         ("python /env/bin/mlflow ui", "mlflow"),
         ("/env/bin/python /env/bin/gunicorn -b 127.0.0.1:5000 -w 4 mlflow.server:app", "mlflow"),
         ("python /env/bin/bokeh serve app.py", "bokeh"),
@@ -151,6 +154,8 @@ def test_only_the_ports_of_its_connection_file_are_the_kernel_s(tmp_path: Path) 
         ({"kind": "http-server", "open_to_network": True}, ["network"]),
         ({"kind": "kernel"}, ["kernel"]),
         ({"kind": "kernel", "greets": None}, []),  # the port that collects and tells nothing
+        ({"kind": "debugpy", "argv": ["adapter", "--for-server", "4711", "--port", "80"]}, ["debugger"]),
+        ({"kind": "debugpy", "argv": ["adapter", "--for-server", "4711", "--port", "81"]}, []),
         ({"kind": "cluster"}, []),
     ],
 )
