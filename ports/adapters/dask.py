@@ -10,6 +10,7 @@ import asyncio
 import http.client
 import json
 import platform
+import re
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _SAFE_PATH = "import sys; sys.path[:] = [entry for entry in sys.path if entry]"
 
 _NOT_MINE = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it anew"
+
+_OURS = re.compile(r"unix:///.+|tls://127\.0\.0\.1:[0-9]{1,5}")
 
 IN_CLUSTER = Path(__file__).parents[1] / "in_cluster"
 
@@ -143,9 +146,30 @@ def call(address: str, credentials: Path, operation: str, *, timeout: float, **a
         raise DaskError(f"{operation.removeprefix('ports_')} failed: {error}") from error
 
 
+def check_address(address: str) -> bool | None:
+    """Raise where `address` is not one that the owner of a cluster writes, or another user's by now.
+
+    Returns
+    -------
+    bool or None
+        As `peers.check`: False where nothing listens there.
+
+    Raises
+    ------
+    DaskError
+        It is neither a Unix socket's nor one of 127.0.0.1 with TLS: the record says what `ports` does not.
+    ForeignListenerError
+        Another user listens there.
+    """
+    found = peers.check(address, _NOT_MINE)
+    if not _OURS.fullmatch(address):
+        raise DaskError(f"{address!r} is no address of a cluster of ports, so nothing is sent there; {_NOT_MINE}")
+    return found
+
+
 def _check_owner(address: str) -> None:
     """Raise where no scheduler of this user listens at `address`: a port that was freed may be anybody's by now."""
-    if peers.check(address, _NOT_MINE) is False:
+    if check_address(address) is False:
         raise DaskError(f"nothing listens at {address}; {_NOT_MINE}")
 
 

@@ -121,7 +121,7 @@ def show(out: Output, name: str | None) -> None:
     """Show all about a cluster, the tmux line that attaches to it included."""
     from ports import clusters
 
-    out.details(clusters.get(name).row())
+    out.details(clusters.get(name).row(with_token=True))
 
 
 @cluster.command()

@@ -25,7 +25,7 @@ from distributed import Client
 from ports import clusters, credentials, paths
 from ports.adapters import dask
 from ports.cluster_handle import Cluster
-from ports.errors import UsageError
+from ports.errors import ForeignListenerError, UsageError
 from tests.integration.conftest import Home
 from tests.lab.processes import listeners
 
@@ -142,8 +142,6 @@ def test_the_file_that_hands_over_the_environment_is_gone(private: Cluster) -> N
 
 
 def test_a_listener_of_somebody_else_gets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ports.errors import ForeignListenerError
-
     where = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(where)
@@ -259,6 +257,11 @@ def test_a_dashboard_on_a_port_answers_nobody_without_its_token(home: Home) -> N
     assert link.port in tcp_listeners(home) and link.hostname == "127.0.0.1"
     path, token = f"{link.path}?{link.query}", link.query.removeprefix("token=")
     assert len(token) == 48 and token not in cluster.log.read_text()
+    assert cluster.row()["tcp_link"] == f"http://127.0.0.1:{link.port}/status"
+    for words in (("list",), ("scale", "main", "0"), ("restart", "main")):
+        done = home.ports("cluster", *words, "--json")
+        assert done.returncode == 0 and token not in done.stdout + done.stderr, words
+    assert token not in json.dumps(cluster.row()) + repr(cluster) + cluster._repr_html_()
     for bare in ("/status", "/", "/ports.json", "/json/identity.json", "/sitemap.json", "/status?token=", "/statics/"):
         assert ask(link.port, bare).status == 403
     wrong = "token=" + "0" * 48
@@ -294,6 +297,14 @@ def test_a_plain_client_finds_the_credentials_of_an_address(shared_home: Home, p
     assert done.stdout == "3\n", done.stderr
     assert credentials.load({"address": "tls://127.0.0.1:1"}) is None
     assert credentials.load({"address": private.scheduler_address.replace("tls", "tcp")}) is None
+
+
+def test_a_stock_client_is_not_led_to_another_user_s_listener(
+    private: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 4242)
+    with pytest.raises(ForeignListenerError, match="not to you; `ports cluster stop` ends what is left"):
+        Client(private, timeout=5)
 
 
 def test_a_cluster_object_makes_its_address_enough_in_this_process(private: Cluster) -> None:

@@ -144,7 +144,9 @@ def test_a_client_of_ports_does_not_follow_a_record_to_bob(scene: Scene, protoco
     before = json.loads(running.read_text())["address"]
     bobs = rogue(scene, PAGE, PORT)
     edit(running, address=f"{protocol}://127.0.0.1:{PORT}")
-    for command in ([scene.python, "-c", CLIENT], [scene.python, "-m", "ports", "cluster", "scale", "main", "2"]):
+    plain = "import distributed, ports; distributed.Client(ports.cluster(n_workers=0, reuse='any'), timeout=5)"
+    clients = ([scene.python, "-c", CLIENT], [scene.python, "-c", plain])
+    for command in (*clients, [scene.python, "-m", "ports", "cluster", "scale", "main", "2"]):
         done = scene.alice(*command)
         assert done.returncode != 0 and f"127.0.0.1:{PORT} belongs to bob, not to you" in done.stderr, done.stderr
     assert said_to(bobs) == []

@@ -56,7 +56,7 @@ def test_what_is_no_address_of_the_internet_is_not_judged() -> None:
 @linux
 def test_a_client_says_nothing_to_another_user_s_scheduler(listener: socket.socket, another: None) -> None:
     class Recorded:
-        scheduler_address = f"tcp://{address(listener)}"
+        scheduler_address = f"tls://{address(listener)}"
 
     with pytest.raises(ForeignListenerError, match="not to you; `ports cluster stop` ends what is left"):
         dask.connect(Recorded(), timeout=1)
@@ -64,6 +64,18 @@ def test_a_client_says_nothing_to_another_user_s_scheduler(listener: socket.sock
         dask.call(Recorded.scheduler_address, Path("/nowhere"), "identity", timeout=1)
     with pytest.raises(BlockingIOError):
         listener.accept()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("tls://server1:80", "tls://localhost:80", "tls://10.0.0.1:80", "tls://127.0.0.1", "tcp://server1:80"),
+        *("server1:80", "unix://server1", "unix:///", "inproc://10.0.0.1/1/1", "ws://127.0.0.1:80", ""),
+    ],
+)
+def test_nothing_is_sent_to_an_address_that_no_cluster_of_ports_has(address: str) -> None:
+    with pytest.raises(DaskError, match="is no address of a cluster of ports, so nothing is sent there"):
+        dask.call(address, Path("/nowhere"), "identity", timeout=1)
 
 
 @linux
