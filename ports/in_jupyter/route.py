@@ -18,7 +18,14 @@ from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.utils import url_path_join
 from tornado import web
 from tornado.http1connection import HTTP1Connection
-from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
+from tornado.httputil import (
+    HTTPHeaders,
+    HTTPInputError,
+    HTTPMessageDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+    parse_response_start_line,
+)
 from tornado.iostream import IOStream, StreamClosedError
 
 from ports import paths, peers, sessions
@@ -45,6 +52,7 @@ _PASSED_BACK: tuple[str, ...] = (
     "Content-Disposition",
 )
 _PASSED_BACK += ("Accept-Ranges", "Cache-Control", "Etag", "Expires", "Last-Modified", "Vary")
+_LONGEST_HEAD = 65_536
 _WAY_OUT = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it anew"
 _PAGE = """<!DOCTYPE html>
 <html><head><meta charset="utf-8"><title>{title}</title>{refresh}</head>
@@ -164,11 +172,23 @@ class DashboardHandler(ClustersHandler):
             self.upstream.close()
 
     async def relay(self, stream: IOStream, name: str) -> None:
-        """Pass the request for a websocket on, and then whatever the two say."""
+        """Pass the request for a websocket on, and then whatever the two say, once the dashboard has agreed.
+
+        Where it has not, the browser's connection stays Jupyter's: requests that a proxy sends on it later are for
+        Jupyter, with its cookies.
+        """
         lines = [f"GET {self.target(name)} HTTP/1.1", "Host: localhost"]
         lines += [f"{header}: {value}" for header, value in self.given(_PASSED_ON_BY_WEBSOCKETS).items()]
         await stream.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        try:
+            head = await stream.read_until(b"\r\n\r\n", max_bytes=_LONGEST_HEAD)
+            status = parse_response_start_line(head.partition(b"\r\n")[0].decode("latin-1")).code
+        except (StreamClosedError, HTTPInputError):
+            raise web.HTTPError(502, "the dashboard's answer is none") from None
+        if status != 101:
+            raise web.HTTPError(status if status >= 400 else 400, "the dashboard has no websocket there")
         browser = self.detach()
+        await browser.write(head)
         await asyncio.gather(_pump(browser, stream), _pump(stream, browser))
 
     def given(self, names: tuple[str, ...]) -> dict[str, str]:

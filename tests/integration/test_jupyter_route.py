@@ -111,6 +111,24 @@ def test_another_web_page_gets_no_websocket(lab: Notebook, main: Cluster) -> Non
     assert isinstance(mine, WebSocketClientConnection)
 
 
+def test_a_connection_without_a_websocket_stays_jupyter_s(lab: Notebook, main: Cluster) -> None:
+    """Behind a proxy that keeps connections, the next request on it is somebody's for Jupyter, with cookies."""
+    login, upgrade = {"Authorization": f"token {lab.token}"}, {"Upgrade": "websocket", "Connection": "Upgrade"}
+    connection = http.client.HTTPConnection("127.0.0.1", lab.port or 0, timeout=10)
+    try:
+        for path, status in (("/ports/main/status", 400), ("/ports/main/no/such/page", 404)):
+            connection.request("GET", path, headers={**login, **upgrade})
+            answer = connection.getresponse()
+            assert (answer.status, answer.read() != b"") == (status, True)
+            kept = connection.sock
+            connection.request("GET", "/api/status", headers=login)
+            answer = connection.getresponse()
+            assert answer.status == 200 and "kernels" in json.loads(answer.read())
+            assert connection.sock is kept  # and it was one connection
+    finally:
+        connection.close()
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 def test_nothing_is_changed_through_it(lab: Notebook, main: Cluster, method: str) -> None:
     assert ask(lab, "/ports/main/api/v1/retire_workers", method)[0] == 405
