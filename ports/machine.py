@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ports import paths, probe, shares
-from ports.probe import usage as looking
 from ports.accounts import is_person
 from ports.adapters import tmux
+from ports.probe import usage as looking
+from ports.probe.limits import ends_with, is_proc_hidden, limits
 from ports.probe.promises import PLACE, candidates, is_void
 from ports.shares import Other, Room, Size
 
 _YOUNG_SECONDS = 10.0
+_NEW_SERVER = (
+    "once all that runs in it is stopped (`ports cluster list`, `ports notebook list`), the next start makes a new one"
+)
 _NOT_ASKED: dict[str, Any] = {"n_workers": None, "threads_per_worker": None, "memory_limit": None}
 
 
@@ -69,6 +74,24 @@ class Usage:
     gpus: tuple[dict[str, Any], ...] | None = None
 
     @property
+    def unseen_bytes(self) -> int:
+        """The bytes in use that no process has that is shown: of hidden processes, and the kernel's own."""
+        return max(0, self.memory_bytes - self.available_bytes - sum(one.memory_bytes for one in self.users))
+
+    def unfilled_bytes(self, users: Sequence[User]) -> int:
+        """Return what clusters of `users` are promised and do not hold yet.
+
+        Of clusters that are hidden it is reckoned: they fill the same part of their promises, and together hold what is
+        in use and nobody's who is shown.
+        """
+        hidden = sum(one.promised_bytes for one in self.users if one.held_bytes is None)
+        part = max(0.0, 1.0 - self.unseen_bytes / hidden) if hidden else 0.0
+        return sum(
+            int(one.promised_bytes * part) if one.held_bytes is None else max(0, one.promised_bytes - one.held_bytes)
+            for one in users
+        )
+
+    @property
     def room(self) -> Room:
         """What counts for the size of a cluster of mine."""
         me = [one for one in self.users if one.is_me]
@@ -81,9 +104,12 @@ class Usage:
             limit_bytes=self.limit_bytes,
             limit_left_bytes=self.limit_available_bytes,
             promised_bytes=promised,
+            promised_threads=sum(one.promised_threads for one in me),
             unfilled_bytes=max(0, promised - sum(one.held_bytes or 0 for one in me)),
             others=tuple(_other(one) for one in self.users if not one.is_me and (one.is_person or one.promised_bytes)),
             hidden=self.hidden,
+            unseen_bytes=self.unseen_bytes,
+            unseen_cores=max(0.0, (self.busy_cores or 0.0) - sum(one.cores for one in self.users)),
         )
 
     @property
@@ -145,7 +171,41 @@ def room(*, without: int | None = None) -> Room:
     document["promises"] = [
         one for one in document["promises"] if one["pid"] != without or one["uid"] != document["uid"]
     ]
-    return from_probe(document).room
+    found = within_server(from_probe(document).room, tmux.server_pid(paths.runtime_directory() / "tmux.sock"))
+    if found.may_have == found.memory_bytes:
+        return found
+    own = [one for one in document["promises"] if one["uid"] == document["uid"]]
+    inside = [one["bytes"] for one in own if limits(pid=str(one["pid"]))["limit_bytes"] <= found.may_have]
+    return replace(found, inside_bytes=sum(inside))
+
+
+def within_server(found: Room, pid: int | None, *, root: str = "") -> Room:
+    """Return what counts where a cluster will live: in the tmux server `pid`, if there is one already.
+
+    It keeps the control groups and the affinity of whoever started it first: of a batch job, maybe. The smaller limits
+    count, the starter's or the server's.
+    """
+    if pid is None:
+        return found
+    there, ends_there, ends_here = limits(root, str(pid)), ends_with(root, str(pid)), ends_with(root)
+    notes = found.notes
+    if ends_there and ends_there != ends_here:
+        notes += (f"your tmux server was started in {ends_there}: this cluster ends with that; {_NEW_SERVER}",)
+    elif ends_here and ends_here != ends_there:
+        notes += (
+            f"your tmux server is outside of {ends_here}: this cluster does not end with that, nor is it kept to "
+            f"its limits; {_NEW_SERVER}",
+        )
+    cores, memory = there["usable_cores"], there["limit_bytes"]
+    smaller = cores < found.my_cores or memory < found.may_have
+    return replace(
+        found,
+        usable_cores=min(found.my_cores, cores),
+        limit_bytes=min(found.may_have, memory),
+        limit_left_bytes=min(found.can_have, there["limit_available_bytes"]),
+        within=f"the limits of your tmux server{f', in {ends_there}' if ends_there else ''}" if smaller else None,
+        notes=notes,
+    )
 
 
 def prune() -> list[str]:
@@ -210,7 +270,9 @@ def _other(one: User) -> Other:
 
 
 def _interval() -> float:
-    """Return how long to look who computes: not at all where nobody else could."""
+    """Return how long to look who computes: not at all where nobody else could, as far as is shown."""
     looking.begin()
+    if is_proc_hidden():
+        return looking.INTERVAL
     others = {one.uid for one in looking.BEGUN[0][2].values()} - {probe.own_uid()}
     return looking.INTERVAL if any(map(is_person, others)) else 0.001

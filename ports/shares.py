@@ -41,8 +41,11 @@ class Room:
     """What a machine has, and what of it is taken, as one user sees it; sizes in bytes.
 
     `usable_cores`, `limit_bytes` and `limit_left_bytes` are what affinity and the control groups around the user leave
-    of it; None: all. `promised_bytes` is what the user's own clusters are promised, `unfilled_bytes` the part of it
-    that they do not hold yet. `hidden`: others' processes are not shown to the user.
+    of it; None: all. `promised_bytes` and `promised_threads` are what the user's own clusters are promised,
+    `unfilled_bytes` the part of it that they do not hold yet, `inside_bytes` the part that counts for the limit (None:
+    all): others may live outside of a job's control group. `hidden`: others' processes are not shown to the user.
+    `unseen_bytes` and `unseen_cores` are in use, and no process that is shown has them.
+    `within` says whose limits these are where it is not the user's process, and `notes` what else is to be told.
     """
 
     cores: float
@@ -52,9 +55,15 @@ class Room:
     limit_bytes: int | None = None
     limit_left_bytes: int | None = None
     promised_bytes: int = 0
+    promised_threads: int = 0
     unfilled_bytes: int = 0
+    inside_bytes: int | None = None
     others: tuple[Other, ...] = ()
     hidden: bool = False
+    unseen_bytes: int = 0
+    unseen_cores: float = 0.0
+    within: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def may_have(self) -> int:
@@ -73,14 +82,42 @@ class Room:
         return self.cores if self.usable_cores is None else min(self.cores, self.usable_cores)
 
     @property
+    def held_bytes(self) -> int:
+        """The bytes that others' clusters hold of their promises, and never more than the kernel says is in use."""
+        in_use = max(0, self.memory_bytes - self.available_bytes)
+        return min(in_use, sum(min(one.promised_bytes, one.held_bytes or 0) for one in self.others))
+
+    @property
+    def bound(self) -> tuple[int, int, int]:
+        """What bounds this user's promises, machine or limit; what others' clusters hold of it; what is promised."""
+        inside = self.promised_bytes if self.inside_bytes is None else self.inside_bytes
+        of_machine, of_limit = (self.memory_bytes, self.held_bytes, self.promised_bytes), (self.may_have, 0, inside)
+        return of_limit if self.may_have - inside < self.memory_bytes - sum(of_machine[1:]) else of_machine
+
+    @property
+    def left_bytes(self) -> int:
+        """The bytes that this user's clusters may still be promised."""
+        total, held, promised = self.bound
+        return max(0, total - held - promised)
+
+    @property
     def active(self) -> tuple[Other, ...]:
-        """The other users who count: with a promise, with some memory, or computing."""
+        """The other users who count: with a promise, with some memory, or computing; those who are hidden as one.
+
+        What is in use beyond the promises of hidden users' clusters is somebody's, too.
+        """
         least = _MINIMAL * self.memory_bytes
-        return tuple(
+        seen = tuple(
             one
             for one in self.others
             if one.promised_bytes or one.promised_threads or one.memory_bytes >= least or one.cores >= 0.5
         )
+        told = [one for one in seen if one.held_bytes is None]
+        n_bytes = self.unseen_bytes - sum(one.promised_bytes for one in told)
+        cores = max(0.0, self.unseen_cores - sum(one.promised_threads for one in told))
+        if not self.hidden or (n_bytes < least and cores < max(0.5, _MINIMAL * self.cores)):
+            return seen
+        return (*seen, Other(user="others", memory_bytes=max(0, n_bytes), cores=cores))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +150,14 @@ def level(whole: float, wishes: Sequence[float]) -> float:
 def free(room: Room) -> int:
     """Return the bytes that are available and not promised: what is promised counts as far as it is not filled.
 
-    Of another user it counts up to an equal part of the machine, so that a false promise takes no more than that.
+    Of another user it counts up to what a fair division of the machine among all promises leaves: a false promise takes
+    no more than that, and makes nothing free. What hidden clusters fill is not seen: together as much as is in use and
+    nobody's who is shown.
     """
-    equal = room.memory_bytes / (len(room.active) + 1)
-    promised = sum(max(0.0, min(one.promised_bytes, equal) - (one.held_bytes or 0)) for one in room.others)
+    equal = level(room.memory_bytes, [one.promised_bytes for one in room.others])
+    wholes = [(min(one.promised_bytes, equal), one.held_bytes) for one in room.others]
+    promised = sum(max(0.0, whole - held) for whole, held in wholes if held is not None)
+    promised += max(0.0, sum(whole for whole, held in wholes if held is None) - room.unseen_bytes)
     return max(0, int(min(room.available_bytes - promised, room.can_have) - room.unfilled_bytes))
 
 
@@ -128,7 +169,7 @@ def split(n_threads: int) -> tuple[int, int]:
     return n_workers, n_threads // n_workers
 
 
-def decide(room: Room, asked: Mapping[str, Any], *, processes: bool = True) -> Size:
+def decide(room: Room, asked: Mapping[str, Any], *, processes: bool = True, takes_all: bool = False) -> Size:
     """Return the size of a cluster: what is asked for, and a fair share where nothing is.
 
     Parameters
@@ -138,12 +179,13 @@ def decide(room: Room, asked: Mapping[str, Any], *, processes: bool = True) -> S
         None).
     processes : bool
         False: threads of one worker.
+    takes_all : bool
+        ``"all"`` was asked for, and ``n_workers`` is what it means: as many as GPUs suffice for.
     """
-    takes_all = asked["n_workers"] == ALL
-    fair = level(room.cores, [max(one.cores, one.promised_threads) for one in room.active])
-    n_cores = max(1, int(room.my_cores if takes_all else min(room.my_cores, fair)))
+    takes_all = takes_all or asked["n_workers"] == ALL
+    n_cores = max(1, int(room.my_cores if takes_all else _cores(room)))
     memory, reason = _all(room) if takes_all else _share(room)
-    n_asked, limit = None if takes_all else asked["n_workers"], asked["memory_limit"]
+    n_asked, limit = None if asked["n_workers"] == ALL else asked["n_workers"], asked["memory_limit"]
     n_workers, threads = _shape(n_cores, n_asked, asked["threads_per_worker"], processes=processes)
     if n_asked is None:  # fewer workers rather than small ones, or more than the share
         fitting = max(1, memory // (limit or GOOD_WORKER)) if limit != 0 else n_workers
@@ -155,6 +197,7 @@ def decide(room: Room, asked: Mapping[str, Any], *, processes: bool = True) -> S
         # few workers that were asked for do not get all the memory
         parts = n_workers if n_asked is None else max(n_asked, n_cores // threads, 1)
         limit = max(LEAST_WORKER, int(memory / parts) >> 20 << 20)
+    reason += f", within {room.within}" if room.within else ""
     said = describe(n_workers, threads, limit) + (f": {reason}" if is_share else ", as asked for")
     chosen = Size(n_workers=n_workers, threads_per_worker=threads, memory_limit=limit, explained=said)
     return replace(chosen, warnings=_warnings(room, chosen, takes_all=takes_all))
@@ -188,20 +231,15 @@ def check(room: Room, n_workers: int, memory_limit: int) -> None:
     OverpromisedError
         They are.
     """
-    in_use = max(0, room.memory_bytes - room.available_bytes)
-    held = min(in_use, sum(min(one.promised_bytes, one.held_bytes or 0) for one in room.others))
-    if room.may_have < room.memory_bytes - held:
-        total, held = room.may_have, 0
-    else:
-        total = room.memory_bytes
-    left = max(0, total - room.promised_bytes - held)
+    (total, held, promised), left = room.bound, room.left_bytes
     if n_workers * memory_limit > left:
         wanted = f"1 worker of {size(memory_limit)}"
         if n_workers > 1:
             wanted = f"{n_workers} workers of {size(memory_limit)} are {size(n_workers * memory_limit)}"
-        taken = [f"{size(room.promised_bytes)} are promised to your other clusters"] if room.promised_bytes else []
+        taken = [f"{size(promised)} are promised to your other clusters"] if promised else []
         taken += [f"{size(held)} are held by clusters of others"] if held else []
-        raise OverpromisedError(wanted, size(total), tuple(taken), size(left))
+        within = f" ({room.within})" if room.within else ""
+        raise OverpromisedError(wanted, size(total) + within, tuple(taken), size(left))
 
 
 def who_is_active(room: Room) -> str:
@@ -211,8 +249,26 @@ def who_is_active(room: Room) -> str:
     return f"{told} as far as can be seen (processes of others are hidden here)" if room.hidden else told
 
 
+def _cores(room: Room) -> float:
+    """Return the cores of a fair share, without those that this user's other clusters are promised."""
+    fair = min(room.my_cores, level(room.cores, [max(one.cores, one.promised_threads) for one in room.active]))
+    return max(fair - room.promised_threads, fair * _LEAST)
+
+
 def _share(room: Room) -> tuple[int, str]:
-    """Return the bytes of a fair share, and how it comes about."""
+    """Return the bytes of a fair share, and how it comes about; no more than may still be promised."""
+    part, reason = _part(room)
+    (total, _, promised), left = room.bound, room.left_bytes
+    if part <= left or not promised:
+        return part, reason
+    mine = f"{size(promised)} are promised to your other clusters, {who_is_active(room)}"
+    if left < LEAST_WORKER:
+        return LEAST_WORKER, f"the least there is, as {mine}"
+    return left, f"what is left of {size(total)}, as {mine}"
+
+
+def _part(room: Room) -> tuple[int, str]:
+    """Return the part of what is free that is a fair share, in bytes, and how it comes about."""
     left, who = free(room), who_is_active(room)
     what = f"{size(left)} available" + (" and not promised" if room.can_have > left else "")
     least = int(room.can_have * _LEAST)
@@ -223,22 +279,36 @@ def _share(room: Room) -> tuple[int, str]:
 
 
 def _all(room: Room) -> tuple[int, str]:
-    """Return all memory that this user's clusters are not promised yet."""
-    left = max(LEAST_WORKER, room.may_have - room.promised_bytes)
-    mine = ", but for what your other clusters have" if room.promised_bytes else ""
-    return left, f"all of this machine{mine}, {who_is_active(room)}"
+    """Return all memory that this user's clusters are not promised yet, and that no cluster of others holds."""
+    left = max(LEAST_WORKER, room.left_bytes)
+    _, held, promised = room.bound
+    less = ", but for what your other clusters have" if promised else ""
+    less += ", but for what clusters of others hold" if held else ""
+    return left, f"all of this machine{less}, {who_is_active(room)}"
 
 
 def _warnings(room: Room, chosen: Size, *, takes_all: bool) -> tuple[str, ...]:
     """Say what a cluster that takes more than is left does to others."""
     wants, left = chosen.promised_bytes, free(room)
+    mine = (*_own_warnings(room, wants), *room.notes)
     names = [one.user for one in room.active]
     if not names or (wants <= left and not takes_all):
-        return ()
+        return mine
     listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     said = f"this cluster may take {size(wants)}, and {size(left)} are free and not promised to others ({listed})"
     if wants > left:
         said += f": filled, it takes {size(wants - left)} that they use or were promised"
     if takes_all:
         said += "; it competes with them for every core"
-    return (f"{said}; `ports who` shows who has what",)
+    return (f"{said}; `ports who` shows who has what", *mine)
+
+
+def _own_warnings(room: Room, wants: int) -> tuple[str, ...]:
+    """Say where this user's clusters are then promised more than there is."""
+    total, _, promised = room.bound
+    if wants <= room.left_bytes or not promised:
+        return ()
+    return (
+        f"your other clusters are promised {size(promised)} of the {size(total)} that you can have: with this one it "
+        f"is {size(promised + wants)}; stop or scale one (`ports cluster list`)",
+    )

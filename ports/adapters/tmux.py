@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import socket as socketlib
+import struct
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,6 +86,17 @@ def is_mine(socket: Path) -> bool:
         return paths.is_private(socket.parent) and socket.lstat().st_uid == os.getuid()
     except OSError:
         return False
+
+
+def server_pid(socket: Path) -> int | None:
+    """Return the pid of the server on `socket`; None where there is none, or the system does not tell."""
+    if not hasattr(socketlib, "SO_PEERCRED") or not is_mine(socket):
+        return None
+    with contextlib.closing(socketlib.socket(socketlib.AF_UNIX)) as connection, contextlib.suppress(OSError):
+        connection.connect(str(socket))
+        credentials = connection.getsockopt(socketlib.SOL_SOCKET, socketlib.SO_PEERCRED, 12)
+        return int(struct.unpack("3i", credentials)[0])
+    return None
 
 
 def has_session(socket: Path, session: str) -> bool:

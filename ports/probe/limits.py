@@ -1,6 +1,7 @@
-"""What this process may use of the machine: its cores, its memory, and the pressure on both; it only looks."""
+"""What a process may use of the machine: its cores, its memory, and the pressure on both; it only looks."""
 
 import os
+import re
 import sys
 
 if __name__ != "__main__":  # piped, these names are there already
@@ -18,19 +19,30 @@ MEMORY_FILES = {
     1: ("memory.limit_in_bytes", None, "memory.usage_in_bytes", b"total_inactive_file", b"total_active_file"),
     2: ("memory.max", "memory.high", "memory.current", b"inactive_file", b"active_file"),
 }  # type: Dict[int, Tuple[str, Optional[str], str, bytes, bytes]]
+# control groups that end, and all in them: a batch job, a service; how they are told
+ENDING = (
+    (re.compile(r"slurm.*/job_(\d+)(?=/|$)"), "Slurm job %s"),
+    (re.compile(r"/pbs[^/]*/jobid/([^/]+)"), "PBS job %s"),
+    (re.compile(r"/lsf/[^/]+/job\.([^./]+)"), "LSF job %s"),
+    (re.compile(r".*/([^/]+\.service)(?=/|$)"), "%s"),
+)
+# services whose control group outlives what was started there: the user's own manager, logins without a scope, cron
+STAYING = re.compile(r"(user@\d+|sshd?(@.*)?|crond?|docker|containerd)\.service$")
 
 
-def limits(root: str = "") -> "Json":
-    """Return cores, memory (bytes) and pressure (percent of the last ten seconds), as this process may have them.
+def limits(root: str = "", pid: str = "self") -> "Json":
+    """Return cores, memory (bytes) and pressure (percent of the last ten seconds), as a process may have them.
 
     Parameters
     ----------
     root : str
         Where ``/proc`` and the control groups are looked for; for tests.
+    pid : str
+        The process; by default this one.
     """
     found = memory(root)
-    usable, quota = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, None
-    for place, version in control_groups(root):
+    usable, quota = usable_cores(pid), None
+    for place, version in control_groups(root, pid):
         allowed = cpu_quota(place, version)
         if allowed is not None:
             quota = allowed if quota is None else min(quota, allowed)
@@ -62,9 +74,28 @@ def memory(root: str = "") -> "Json":
     return found
 
 
-def control_groups(root: str = "") -> "Iterator[Tuple[str, int]]":
-    """Yield the directory and the version of every control group around this process, its own first."""
-    groups = read_bytes(root + "/proc/self/cgroup").decode("utf-8", "surrogateescape").splitlines()
+def usable_cores(pid: str = "self") -> int:
+    """Return how many cores the affinity of a process leaves it; all where that is not told."""
+    try:
+        return len(os.sched_getaffinity(0 if pid == "self" else int(pid)))
+    except (AttributeError, OSError):
+        return os.cpu_count() or 1
+
+
+def ends_with(root: str = "", pid: str = "self") -> "Optional[str]":
+    """Return what a process ends with by its control groups, ``"Slurm job 7"``; None where none tells of such."""
+    for line in read_bytes("%s/proc/%s/cgroup" % (root, pid)).decode("utf-8", "surrogateescape").splitlines():
+        path = line.split(":", 2)[-1]
+        for pattern, told in ENDING:
+            match = pattern.search(path)
+            if match and not STAYING.match(match.group(1)):
+                return told % match.group(1)
+    return None
+
+
+def control_groups(root: str = "", pid: str = "self") -> "Iterator[Tuple[str, int]]":
+    """Yield the directory and the version of every control group around a process, its own first."""
+    groups = read_bytes("%s/proc/%s/cgroup" % (root, pid)).decode("utf-8", "surrogateescape").splitlines()
     for line in read_bytes(root + "/proc/self/mountinfo").decode("utf-8", "surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.partition(" ")

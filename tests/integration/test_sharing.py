@@ -21,6 +21,7 @@ from ports.deadlines import wait_until
 from ports.errors import OverpromisedError, UsageError
 from ports.probe.promises import promises
 from tests.integration.conftest import Home
+from tests.lab import hog
 from tests.lab.namespaces import NamespaceSite
 
 SMALL = {"n_workers": 1, "threads_per_worker": 1}
@@ -161,6 +162,37 @@ def test_all_of_the_machine_can_be_had_in_words(home: Home, way: str) -> None:
     clusters.cluster("main", n_workers="all", reuse="exact")
     with pytest.raises(UsageError, match="n_workers is 'most'"):
         clusters.start("other", n_workers="most")
+
+
+TMUX = "the limits of your tmux server"
+
+
+def begin_within(home: Home, *command: str) -> None:
+    """Start a first cluster, and with it the tmux server, by `command`."""
+    code = "import ports; ports.clusters.start('first', n_workers=0, memory_limit='300MB')"
+    done = subprocess.run([*command, sys.executable, "-c", code], cwd=home.work, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(hog.why_not() is not None, reason=str(hog.why_not()))
+def test_a_tmux_server_in_a_control_group_makes_later_clusters_fit_into_it(home: Home) -> None:
+    with hog.cgroup(hog.LIMIT) as group:
+        begin_within(home, *group.argv([]))
+        second = clusters.start("second", n_workers=1, threads_per_worker=1)
+        assert isinstance(second.record.memory_limit, int) and second.record.memory_limit < hog.LIMIT
+        assert second.explained.endswith(f", within {TMUX}")
+        assert second.row()["pid"] in group.pids()
+        with pytest.raises(OverpromisedError, match=f"the 2.0 GiB \\({TMUX}\\) that you can have here"):
+            clusters.start("third", n_workers=1, memory_limit="3GiB")
+        for name in ("second", "first"):
+            clusters.get(name).stop()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot be less")
+def test_a_tmux_server_of_less_cores_makes_later_clusters_smaller(home: Home) -> None:
+    begin_within(home, "taskset", "-c", str(min(os.sched_getaffinity(0))))
+    second = clusters.start("second", n_workers="all", threads_per_worker=1)
+    assert second.record.n_workers == 1 and second.explained.endswith(f", within {TMUX}")
 
 
 def test_watching_looks_again_until_ctrl_c(home: Home) -> None:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ports import machine as machines
 from ports.probe import limits
+from ports.shares import Room
 
 GIB = 1 << 30
 MEMINFO = "MemTotal: 67108864 kB\nMemFree: 1 kB\nMemAvailable: 50331648 kB\nSwapTotal: 2048 kB\nSwapFree: 1024 kB\n"
@@ -134,3 +136,66 @@ def test_pressure_is_that_of_the_last_ten_seconds(tmp_path: Path) -> None:
 def test_this_machine_can_be_looked_at() -> None:
     found = limits.limits()
     assert 0 < found["available_bytes"] <= found["total_bytes"] and 0 < found["usable_cores"] <= found["n_cores"]
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("0::/system.slice/slurmstepd.scope/job_7/step_0/user/task_0\n", "Slurm job 7"),
+        ("7:memory:/slurm/uid_1000/job_7/step_batch\n1:name=systemd:/system.slice/slurmd.service\n", "Slurm job 7"),
+        ("0::/system.slice/jupyter-alice.service\n", "jupyter-alice.service"),
+        ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/lab.service\n", "lab.service"),
+        ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/run-7.scope\n", None),
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", None),
+        ("0::/system.slice/ssh.service\n0::/system.slice/cron.service\n", None),
+        ("0::/pbspro.slice/pbspro-3.slice/pbs_jobs.service/jobid/3.head\n", "PBS job 3.head"),
+        ("3:memory:/lsf/site/job.42.1.99\n", "LSF job 42"),
+        ("", None),
+    ],
+)
+def test_what_a_process_ends_with_is_told_by_its_control_groups(
+    tmp_path: Path, group: str, expected: str | None
+) -> None:
+    assert limits.ends_with(machine(tmp_path, mounts="", group="", **{"/proc/77/cgroup": group}), "77") == expected
+
+
+JOB = "/system.slice/slurmstepd.scope/job_7"
+HERE = Room(cores=96, memory_bytes=64 * GIB, available_bytes=48 * GIB, usable_cores=96, limit_bytes=64 * GIB)
+
+
+def job_of(top: Path, **groups: str) -> str:
+    """Write a machine with a job of 16 GiB and a core and a half, of which 2 GiB are used."""
+    files = {f"/sys/fs/cgroup{JOB}/memory.max": f"{16 * GIB}\n", f"/sys/fs/cgroup{JOB}/cpu.max": "150000 100000\n"}
+    files |= {f"/sys/fs/cgroup{JOB}/memory.current": f"{2 * GIB}\n"}
+    shown = {f"/proc/{pid.strip('_')}/cgroup": f"0::{group}\n" for pid, group in groups.items()}
+    return machine(top, mounts=V2, group=groups.get("self", "/"), **{**files, **shown})
+
+
+def test_limits_of_a_tmux_server_in_a_job_hold_for_what_starts_in_it(tmp_path: Path) -> None:
+    top = job_of(tmp_path, self="/user.slice", _77=JOB)
+    found = machines.within_server(HERE, 77, root=top)
+    assert (found.may_have, found.can_have) == (16 * GIB, 14 * GIB) and found.my_cores <= 1.5
+    assert found.within == "the limits of your tmux server, in Slurm job 7"
+    assert "your tmux server was started in Slurm job 7: this cluster ends with that" in found.notes[0]
+
+
+def test_a_tmux_server_outside_of_ones_job_is_told(tmp_path: Path) -> None:
+    found = machines.within_server(HERE, 77, root=job_of(tmp_path, self=JOB, _77="/user.slice"))
+    assert found.may_have == HERE.may_have
+    assert "your tmux server is outside of Slurm job 7" in found.notes[0]
+
+
+def test_a_tmux_server_in_the_same_place_changes_nothing(tmp_path: Path) -> None:
+    for group in (JOB, "/user.slice/user-0.slice/session-3.scope"):
+        top = job_of(tmp_path, self=group, _77=group)
+        bounds = limits.limits(top)
+        here = Room(
+            cores=96,
+            memory_bytes=64 * GIB,
+            available_bytes=48 * GIB,
+            usable_cores=bounds["usable_cores"],
+            limit_bytes=bounds["limit_bytes"],
+            limit_left_bytes=bounds["limit_available_bytes"],
+        )
+        assert machines.within_server(here, 77, root=top) == here
+    assert machines.within_server(HERE, None) is HERE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,8 +36,12 @@ ROOMS = st.builds(
     limit_bytes=st.none() | st.integers(GIB // 4, 3000 * GIB),
     limit_left_bytes=st.none() | st.integers(0, GIB // 4),
     usable_cores=st.none() | st.floats(0.1, 256),
+    hidden=st.booleans(),
+    unseen_bytes=BYTES,
+    unseen_cores=st.floats(0, 256),
     promised_bytes=BYTES,
     unfilled_bytes=BYTES,
+    inside_bytes=st.none() | BYTES,
 )
 
 
@@ -85,6 +90,48 @@ def test_what_is_not_asked_for_is_filled_in(given: dict[str, Any], expected: tup
     assert same(shares.decide(ALONE, asked(**given))) == expected
 
 
+def test_what_my_other_clusters_are_promised_makes_a_default_smaller() -> None:
+    mine = replace(ALONE, promised_bytes=28 * GIB, promised_threads=6)
+    size = shares.decide(mine, asked())
+    assert same(size) == (2, 1, 2.0) and not size.warnings
+    assert "what is left of 32.0 GiB, as 28.0 GiB are promised to your other clusters, nobody else" in size.explained
+    full = shares.decide(replace(ALONE, promised_bytes=32 * GIB, promised_threads=8), asked())
+    assert same(full) == (1, 1, 0.25) and "the least there is, as 32.0 GiB are promised" in full.explained
+    assert "your other clusters are promised 32.0 GiB of the 32.0 GiB that you can have" in full.warnings[0]
+
+
+def test_an_eighth_of_the_cores_is_left_whatever_my_other_clusters_are_promised() -> None:
+    room = replace(ALONE, cores=96, promised_threads=96)
+    size = shares.decide(room, asked())
+    assert size.n_workers * size.threads_per_worker == 12
+    assert shares.decide(room, asked(n_workers="all", threads_per_worker=4)).n_workers == 24
+
+
+def test_all_is_never_more_than_is_refused() -> None:
+    room = replace(ALONE, available_bytes=20 * GIB, others=(other("bob", promised_bytes=8, held_bytes=4),))
+    size = shares.decide(room, asked(n_workers="all"))
+    assert size.promised_bytes == 28 * GIB and "but for what clusters of others hold" in size.explained
+    shares.check(room, size.n_workers, size.memory_limit)
+
+
+def test_clusters_outside_of_a_jobs_control_group_do_not_count_for_its_limit() -> None:
+    job = replace(ALONE, limit_bytes=8 * GIB, limit_left_bytes=8 * GIB, promised_bytes=16 * GIB)
+    assert shares.decide(replace(job, inside_bytes=0), asked()).promised_bytes == pytest.approx(7.2 * GIB, rel=0.01)
+    shares.check(replace(job, inside_bytes=GIB), 1, 7 * GIB)
+    with pytest.raises(OverpromisedError, match=r"8\.0 GiB that you can have here, of which 1\.0 GiB are promised"):
+        shares.check(replace(job, inside_bytes=GIB), 1, 8 * GIB)
+
+
+def test_all_with_gpus_is_all_memory_for_as_many_workers_as_they_suffice_for() -> None:
+    assert same(shares.decide(ALONE, asked(n_workers=2), takes_all=True)) == (2, 4, 16.0)
+
+
+@given(room=ROOMS)
+def test_a_default_never_promises_more_than_there_is_but_for_a_least_worker(room: Room) -> None:
+    size = shares.decide(room, asked())
+    assert size.promised_bytes <= max(room.left_bytes, shares.LEAST_WORKER)
+
+
 def test_threads_of_one_process_are_one_worker() -> None:
     assert same(shares.decide(ALONE, asked(), processes=False)) == (1, 8, 27.0)
 
@@ -120,6 +167,29 @@ def test_what_is_promised_and_filled_is_counted_once() -> None:
         return shares.decide(room, asked()).promised_bytes
 
     assert share(0) == share(20) == 20 * GIB
+
+
+@pytest.mark.parametrize(("filled", "left"), [(0, 262), (100, 262), (250, 262), (300, 212)])
+def test_what_hidden_clusters_fill_of_their_promises_is_counted_once(filled: int, left: int) -> None:
+    alice = replace(other("alice", promised_bytes=250), held_bytes=None)
+    available = (512 - filled) * GIB
+    room = Room(cores=8, memory_bytes=512 * GIB, available_bytes=available, others=(alice,), hidden=True)
+    assert shares.free(replace(room, unseen_bytes=filled * GIB)) == left * GIB
+
+
+def test_what_nobody_who_is_shown_uses_is_one_others_where_processes_are_hidden() -> None:
+    room = Room(cores=24, memory_bytes=512 * GIB, available_bytes=112 * GIB, unseen_bytes=400 * GIB, unseen_cores=20.0)
+    assert "nobody else active" in shares.decide(room, asked()).explained  # the kernel's own
+    hidden = replace(room, hidden=True)
+    size = shares.decide(hidden, asked(threads_per_worker=1))
+    assert same(size) == (12, 1, 4.67)
+    assert ": half of 112.0 GiB available, one other active as far as can be seen" in size.explained
+    little = replace(hidden, available_bytes=504 * GIB, unseen_bytes=8 * GIB, unseen_cores=0.4)
+    assert "nobody else active" in shares.decide(little, asked()).explained
+    alice = Other(user="alice", promised_bytes=392 * GIB, promised_threads=20, held_bytes=None)
+    assert [one.user for one in replace(hidden, others=(alice,)).active] == ["alice"]  # and nothing beyond
+    small = replace(alice, promised_bytes=100 * GIB)
+    assert [one.user for one in replace(hidden, others=(small,)).active] == ["alice", "others"]
 
 
 def test_a_false_promise_takes_an_equal_part_at_most() -> None:
@@ -214,6 +284,12 @@ def test_a_default_fits_into_what_is_left_and_is_never_nothing(room: Room) -> No
     assert size.n_workers * size.threads_per_worker <= max(1, room.my_cores)
     most = max(shares.free(room), room.can_have * 0.125, shares.LEAST_WORKER)
     assert size.promised_bytes <= most + 1
+
+
+def test_one_more_user_without_a_promise_makes_nothing_free() -> None:
+    room = replace(ALONE, others=(other("bob", promised_bytes=31),))
+    more = replace(room, others=(*room.others, Other(user="carol", promised_threads=1)))
+    assert shares.free(room) == shares.free(more) == 14 * GIB
 
 
 @given(room=ROOMS, promised=BYTES, threads=st.integers(0, 10**9))
