@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ports import config, home, interpreter, machine, probe, records, render, sessions, shares, terminals
+from ports import config, gpus, home, interpreter, machine, probe, records, render, sessions, shares, terminals
 from ports.adapters import dask
 from ports.deadlines import wait_until
 from ports.errors import ForeignListenerError, NotFoundError, UsageError
@@ -239,7 +239,7 @@ class Cluster:
         Raises
         ------
         UsageError
-            `n_workers` is negative.
+            `n_workers` is negative, or there are not as many GPUs as they need.
         OverpromisedError
             That many workers may take more memory than there is.
         DaskError
@@ -253,12 +253,25 @@ class Cluster:
         forced = config.get("cluster.force") if force is None else force
         if isinstance(limit, int) and n_workers > (record.n_workers or 0) and not forced:
             shares.check(machine.room(without=self._running.process.pid), n_workers, limit)
-        self._call("ports_scale", n_workers=n_workers)
+        self._call("ports_scale", n_workers=n_workers, **self._gpus_for(n_workers, forced=forced))
         changed = {**record.to_json(), "n_workers": n_workers, "takes_all": False}
         if isinstance(limit, int):
             changed["explained"] = shares.describe(n_workers, threads, limit) + ", as scaled"
         records.write(self._found.files.record, ClusterRecord.from_json(changed))
         self._refresh()
+
+    def _gpus_for(self, n_workers: int, *, forced: bool) -> dict[str, Any]:
+        """Return the GPUs that new workers take, in this order; warns of those that somebody else has as well."""
+        record = self.record
+        if not record.gpus:
+            return {}
+        if not forced:
+            gpus.check_number(record.gpu_ids, record.gpus, n_workers)
+        held, own = held_gpus(but=self.name), (self.summary or {}).get("gpu_ids") or ()
+        order = gpus.ordered(record.gpu_ids, own=own, held=held)
+        if (said := gpus.shared([one for one in order[: n_workers * record.gpus] if one not in own], held)) is not None:
+            warnings.warn(said, stacklevel=3)
+        return {"gpu_ids": order}
 
     def restart(self) -> None:
         """Start all workers anew, so that they import modules anew; results they held are lost, links stay.
@@ -364,6 +377,19 @@ class Cluster:
 
     def _repr_html_(self) -> str:
         return render.cluster_html(self.row(), home.open_command(self.name))
+
+
+def held_gpus(*, but: str) -> dict[str, str]:
+    """Return the GPUs that workers of my clusters on this machine have, to the clusters' names; all `but` one's."""
+    held: dict[str, str] = {}
+    for name in sessions.names("cluster"):
+        found = sessions.look("cluster", name, ClusterRecord) if name != but else None
+        if found is None or found.record is None or not found.record.gpus or found.state == "stopped":
+            continue
+        record, told = found.record, Cluster(found).summary or {}
+        as_started = record.gpu_ids[: record.gpus * (record.n_workers or 0)]  # while it starts, or is busy
+        held.update(dict.fromkeys(told.get("gpu_ids", as_started), name))
+    return held
 
 
 class _Nothing:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ports import config, environments, gpus, logout, machine, options, paths, scratch, sessions, shares, tokens
 from ports.adapters import certificates, dask
-from ports.cluster_handle import Cluster
+from ports.cluster_handle import Cluster, held_gpus
 from ports.deadlines import wait_until
 from ports.errors import DifferentClusterError, NameInUseError, NotFoundError, StartError, UsageError
 from ports.options import ClusterRecord
@@ -213,9 +213,10 @@ def _plan(name: str, merged: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
         interpreter, environ = str(found.python), environments.activated(found, environ)
         sys_path = _foreign_path(sys_path)
     environ.update(merged["environ"])
-    merged = {**merged, **gpus.for_workers(merged, environ.get("CUDA_VISIBLE_DEVICES"))}
     own = f"cluster-{name}-{secrets.token_hex(3)}"
-    merged = {**merged, **_sized(merged)}
+    takes_all = merged["n_workers"] == shares.ALL
+    merged = {**merged, **_with_gpus(name, merged, environ)}
+    merged = {**merged, **_sized(merged, takes_all=takes_all)}
     record = ClusterRecord(
         kind=KIND,
         name=name,
@@ -236,13 +237,26 @@ def _plan(name: str, merged: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
     return record, environ
 
 
-def _sized(merged: Mapping[str, Any]) -> dict[str, Any]:
+def _with_gpus(name: str, merged: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the GPUs for workers, and how many workers those make; warns of GPUs that somebody else has as well."""
+    if not merged["gpus"]:
+        return {}
+    held = held_gpus(but=name)
+    chosen = gpus.for_workers(merged, environ, held)
+    taken = chosen["gpu_ids"][: merged["gpus"] * chosen["n_workers"]]
+    if (said := gpus.shared(taken, held)) is not None:
+        warnings.warn(said, stacklevel=5)
+    return chosen
+
+
+def _sized(merged: Mapping[str, Any], *, takes_all: bool) -> dict[str, Any]:
     """Return workers, threads and memory as numbers, what is not asked for a fair share, and how they came about."""
     room = machine.room()
     asked = {name: merged[name] for name in ("n_workers", "threads_per_worker")}
     asked["memory_limit"] = _memory(merged["memory_limit"], room.may_have)
-    size = shares.decide(room, asked, processes=merged["processes"])
-    is_asked = asked["memory_limit"] is not None or size.promised_bytes > room.may_have
+    size = shares.decide(room, asked, processes=merged["processes"], takes_all=takes_all)
+    # what nobody asked for has become smaller instead, down to a least worker, which always starts
+    is_asked = asked["memory_limit"] is not None or size.n_workers > 1 or size.promised_bytes > room.may_have
     if is_asked and not merged["force"]:
         shares.check(room, size.n_workers, size.memory_limit)
     for warning in size.warnings:
@@ -251,7 +265,7 @@ def _sized(merged: Mapping[str, Any]) -> dict[str, Any]:
         "n_workers": size.n_workers,
         "threads_per_worker": size.threads_per_worker,
         "memory_limit": size.memory_limit,
-        "takes_all": asked["n_workers"] == shares.ALL,
+        "takes_all": takes_all,
         "explained": size.explained,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from ports import peers
 from ports.adapters import nvml
 from ports.adapters.nvml import Gpu
 from ports.errors import UsageError
+
+_PART = "MIG-"  # how the name of a part of a GPU begins
 
 
 def rows() -> list[dict[str, Any]]:
@@ -27,55 +29,124 @@ def rows() -> list[dict[str, Any]]:
     return found
 
 
-def for_workers(asked: Mapping[str, Any], visible: str | None) -> dict[str, Any]:
-    """Return which GPUs the workers of a cluster share out among them, and how many workers that makes.
+def for_workers(asked: Mapping[str, Any], environ: Mapping[str, str], held: Mapping[str, str]) -> dict[str, Any]:
+    """Return how many workers a cluster has with GPUs, and which they take, one after the other.
 
     Parameters
     ----------
     asked : mapping
         Options of a cluster: ``gpus`` of each worker, ``n_workers``.
-    visible : str, optional
-        The starter's own ``CUDA_VISIBLE_DEVICES``: a cluster gets none beside them.
+    environ : mapping
+        The starter's variables: a cluster gets no GPU beside those of its ``CUDA_VISIBLE_DEVICES``.
+    held : mapping
+        UUIDs that other clusters of this user hold, to their names: NVML shows no worker that computes nothing there.
 
     Raises
     ------
     UsageError
-        There are not as many.
+        There are not as many, or it cannot be known which a number means.
     """
     if not asked["gpus"]:
         return {}
-    found, mine = nvml.gpus(), os.getuid()
-    others = {gpu.uuid: sum(_uid(pid) != mine for pid in gpu.processes) for gpu in found}
-    return choose(found, asked["gpus"], asked["n_workers"], others=others, visible=visible)
+    found = nvml.gpus()
+    usable, within = visible(found, environ), environ.get("CUDA_VISIBLE_DEVICES")
+    return choose(usable, asked["gpus"], asked["n_workers"], others=_others(found), held=held, within=within)
 
 
 def choose(
-    found: Sequence[Gpu], each: int, n_workers: int | str | None, *, others: Mapping[str, int], visible: str | None
+    usable: Sequence[Gpu],
+    each: int,
+    n_workers: int | str | None,
+    *,
+    others: Mapping[str, int],
+    held: Mapping[str, str],
+    within: str | None = None,
 ) -> dict[str, Any]:
-    """Return ``n_workers`` and ``gpu_ids``, those that others use last; raises as `for_workers`. Pure.
+    """Return ``n_workers``, and as ``gpu_ids`` all of `usable`, in the order in which workers take them. Pure.
 
-    Without a number of workers there are as many as free GPUs suffice for, at least one; ``"all"`` takes others' too.
+    Those that others use come last, before them those that clusters of mine hold. Without a number of workers there
+    are as many as free GPUs suffice for, at least one; ``"all"`` takes the rest too. Raises as `for_workers`.
     """
-    usable = [gpu for gpu in found if is_visible(gpu, visible)]
-    usable.sort(key=lambda gpu: (others.get(gpu.uuid, 0), len(gpu.processes), gpu.used_bytes or 0, gpu.index))
-    free = [gpu for gpu in usable if not others.get(gpu.uuid)]
+    order = sorted(usable, key=lambda gpu: _rank(gpu, others, held))
+    free = [gpu for gpu in order if not others.get(gpu.uuid) and gpu.uuid not in held]
     if n_workers is None or n_workers == "all":
-        n_workers = max(1, len(usable if n_workers == "all" else free) // each)
-    needed = each * int(n_workers)
-    if needed > len(usable):
-        there = f"{len(usable)} of them" if usable else "none that NVML knows"
-        within = f" in CUDA_VISIBLE_DEVICES={visible}" if visible is not None else ""
-        way_out = "ask for fewer" if usable else 'install the driver\'s NVML and `pip install "ports[gpu]"`, or gpus=0'
-        raise UsageError(f"gpus is {each} for each of {n_workers} workers, and there is {there}{within}; {way_out}")
-    return {"n_workers": n_workers, "gpu_ids": tuple(gpu.uuid for gpu in usable[:needed])}
+        n_workers = max(1, len(order if n_workers == "all" else free) // each)
+    if each * max(1, int(n_workers)) > len(order):  # a cluster without workers may get some
+        there = f"{len(order)} of them" if order else "none that NVML knows"
+        there += f" in CUDA_VISIBLE_DEVICES={within}" if within is not None else ""
+        way_out = "ask for fewer" if order else 'install the driver\'s NVML and `pip install "ports[gpu]"`, or gpus=0'
+        raise UsageError(f"gpus is {each} for each of {n_workers} workers, and there is {there}; {way_out}")
+    if each > 1 and any(gpu.uuid.startswith(_PART) for gpu in order):
+        raise UsageError(
+            f"gpus is {each}, and CUDA_VISIBLE_DEVICES={within} names parts of GPUs (MIG), of which CUDA gives a "
+            "process one; pass gpus=1"
+        )
+    return {"n_workers": n_workers, "gpu_ids": tuple(gpu.uuid for gpu in order)}
 
 
-def is_visible(gpu: Gpu, visible: str | None) -> bool:
-    """Say whether a process with this ``CUDA_VISIBLE_DEVICES`` may use `gpu`: numbers, or beginnings of UUIDs."""
-    if visible is None:
-        return True
-    named = [one.strip() for one in visible.split(",")]
-    return any(one == str(gpu.index) or (len(one) > 4 and gpu.uuid.startswith(one)) for one in named)
+def ordered(gpu_ids: Sequence[str], *, own: Collection[str], held: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the GPUs of a cluster as its workers shall take them now: first its `own`, last those that others use."""
+    found = nvml.gpus()
+    known, others = {gpu.uuid: gpu for gpu in found}, _others(found)
+    order = [known.get(uuid) or Gpu(index=number, uuid=uuid, name="") for number, uuid in enumerate(gpu_ids)]
+    order.sort(key=lambda gpu: (gpu.uuid not in own, *_rank(gpu, others, held)))
+    return tuple(gpu.uuid for gpu in order)
+
+
+def check_number(gpu_ids: Sequence[str], each: int, n_workers: int) -> None:
+    """Look whether a cluster has `each` of `gpu_ids` for as many workers; raises UsageError where it has not."""
+    if each * n_workers > len(gpu_ids):
+        raise UsageError(
+            f"gpus is {each} for each of {n_workers} workers, and this cluster may use {len(gpu_ids)}: scale to at "
+            f"most {len(gpu_ids) // each}, or pass force=True (--force): workers then share them"
+        )
+
+
+def shared(taken: Collection[str], held: Mapping[str, str]) -> str | None:
+    """Return which of the GPUs `taken` somebody else has as well, in words; None where nobody has."""
+    others = _others(nvml.gpus()) if taken else {}
+    said = [f"{uuid} by your cluster {held[uuid]!r}" for uuid in taken if uuid in held]
+    said += [f"{uuid} by other users" for uuid in taken if others.get(uuid)]
+    return f"GPUs that workers get are used already: {', '.join(said)}; `ports who` shows by whom" if said else None
+
+
+def visible(found: Sequence[Gpu], environ: Mapping[str, str]) -> list[Gpu]:
+    """Return the GPUs that a process with these variables may use. Pure.
+
+    Raises
+    ------
+    UsageError
+        They are named by numbers, and CUDA may count in another order than NVML does.
+    """
+    named = environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [*found]
+    words = [word.strip() for word in named.split(",")]
+    words = words[: words.index("-1")] if "-1" in words else words  # CUDA reads no further
+    numbers = {word for word in words if word.isdigit()}
+    by_bus = environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({gpu.name for gpu in found}) < 2
+    if numbers and not by_bus and not {str(gpu.index) for gpu in found} <= numbers:
+        raise UsageError(
+            f"CUDA_VISIBLE_DEVICES={named} has numbers, and there are GPUs of several models, which CUDA counts in an "
+            "order of its own: set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name GPUs by UUID (`nvidia-smi -L` shows them)"
+        )
+    usable: list[Gpu] = []
+    for word in words:
+        gpus = [gpu for gpu in found if word == str(gpu.index) or (len(word) > 4 and gpu.uuid.startswith(word))]
+        if word.startswith(_PART):  # NVML lists it below its GPU, and who uses it is not asked
+            gpus = [Gpu(index=len(found) + len(usable), uuid=word, name="MIG")]
+        usable += [gpu for gpu in gpus if gpu not in usable]
+    return usable
+
+
+def _rank(gpu: Gpu, others: Mapping[str, int], held: Mapping[str, str]) -> tuple[int, ...]:
+    return others.get(gpu.uuid, 0), gpu.uuid in held, len(gpu.processes), gpu.used_bytes or 0, gpu.index
+
+
+def _others(found: Sequence[Gpu]) -> dict[str, int]:
+    """Return how many processes of other users each GPU has, by UUID."""
+    mine = os.getuid()
+    return {gpu.uuid: sum(_uid(pid) != mine for pid in gpu.processes) for gpu in found}
 
 
 def _uid(pid: int) -> int | None:

@@ -171,6 +171,11 @@ def _check(options: Mapping[str, Any]) -> None:
     if options["dashboard"] not in DASHBOARD:
         raise UsageError(f"dashboard is {options['dashboard']!r}; it must be socket or tcp")
     fairness.check(options)
+    if options["gpus"] and not options["processes"]:
+        raise UsageError(
+            f"gpus is {options['gpus']}, and with processes=False all workers are one process, which sees what you see"
+            "; pass processes=True, or gpus=0"
+        )
     if not isinstance(options["environ"], Mapping):
         raise UsageError(f"environ is {options['environ']!r}; it must be a mapping of names to values")
     for variable in options["environ"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,12 +32,19 @@ def gpus() -> tuple[Gpu, ...]:
     except pynvml.NVMLError:
         return ()
     try:
-        return tuple(_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
+        return tuple(_gpus(pynvml, pynvml.nvmlDeviceGetCount()))
     except pynvml.NVMLError:
         return ()
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
+
+
+def _gpus(nvml: Any, number: int) -> Iterator[Gpu]:
+    """Yield those that answer: of one that fell off its bus every call fails, and nothing can use it."""
+    for index in range(number):
+        with contextlib.suppress(nvml.NVMLError):
+            yield _gpu(nvml, index)
 
 
 def _gpu(nvml: Any, index: int) -> Gpu:

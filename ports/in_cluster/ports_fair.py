@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import ports_memory
+import ports_workers
 from ports_rest import Rest
 from ports_watch import Guard
 
@@ -20,8 +21,10 @@ class Fair:
             self.guard.start()
         self.resting = asyncio.get_running_loop().create_task(self.rest.run())
 
-    async def scale(self, n_workers):
-        """Have as many workers as somebody asks for, and forget those that would come back."""
+    async def scale(self, n_workers, gpu_ids=()):
+        """Have as many workers as somebody asks for, new ones with the first free of `gpu_ids`; none comes back."""
+        if gpu_ids:
+            self.cluster.new_spec["options"]["gpu_ids"] = tuple(gpu_ids)
         self.rest.count_anew()
         async with self.rest.giving:
             self.cluster.scale(n_workers)
@@ -35,4 +38,11 @@ class Fair:
 
     def summary(self):
         """Return what is told with the counts of the cluster."""
-        return {"guard": self.guard.shown if self.guard.state.level else None, **self.rest.summary()}
+        guard = self.guard.shown if self.guard.state.level else None
+        return {"guard": guard, "gpu_ids": self.gpu_ids(), **self.rest.summary()}
+
+    def gpu_ids(self):
+        """Return the GPUs that workers have, or will take when they come back."""
+        options = self.cluster.new_spec["options"]
+        n_resting = self.rest.asleep * options.get("gpus", 0)
+        return ports_workers.gpus_taken() or list(options.get("gpu_ids", ())[:n_resting])

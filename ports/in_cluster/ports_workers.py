@@ -111,10 +111,15 @@ GPUS_TAKEN = collections.Counter()  # by the nannies of this process
 
 
 def take_gpus(gpu_ids, each):
-    """Return `each` of `gpu_ids`, those that the fewest workers of this cluster have."""
+    """Return `each` of `gpu_ids`, those that the fewest workers of this cluster have, in this order."""
     taken = sorted(gpu_ids, key=lambda one: GPUS_TAKEN[one])[:each]
     GPUS_TAKEN.update(taken)
     return taken
+
+
+def gpus_taken():
+    """Return the GPUs that workers of this cluster have."""
+    return sorted(uuid for uuid, number in GPUS_TAKEN.items() if number > 0)
 
 
 class FairNanny(Nanny):

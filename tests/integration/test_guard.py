@@ -15,6 +15,7 @@ from distributed import Client, Future
 from ports import clusters
 from ports.cluster_handle import Cluster
 from ports.deadlines import wait_until
+from ports.errors import UsageError
 from tests.integration.conftest import Home
 from tests.lab import hog
 
@@ -213,10 +214,53 @@ nvmlDeviceGetComputeRunningProcesses = nvmlDeviceGetGraphicsRunningProcesses = l
 """
 
 
-def test_each_worker_sees_its_own_gpu(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A binding of NVML that knows two."""
     (tmp_path / "pynvml.py").write_text(FAKE_NVML)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+
+
+GPU_EACH: Any = {"gpus": 1, "threads_per_worker": 1, "memory_limit": "500MB", "force": True}
+
+
+def gpus_of(client: Client, n_workers: int) -> list[str]:
+    """Return what each of `n_workers` workers sees."""
+    client.wait_for_workers(n_workers, timeout=30)
+    return sorted(client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values())
+
+
+def test_workers_that_come_later_get_gpus_of_their_own(home: Home, two_gpus: None) -> None:
+    cluster = clusters.start("main", n_workers=0, **GPU_EACH)
+    cluster.scale(1)
+    with cluster.get_client() as client:
+        assert gpus_of(client, 1) == ["GPU-aaaaaaaa"]
+        cluster.scale(2)
+        assert gpus_of(client, 2) == ["GPU-aaaaaaaa", "GPU-bbbbbbbb"]
+        with pytest.raises(UsageError, match="this cluster may use 2: scale to at most 2"):
+            cluster.scale(3, force=False)
+        with pytest.raises(UsageError, match="with processes=False"):
+            clusters.start("threads", gpus=1, processes=False)
+
+
+def test_another_cluster_of_mine_gets_other_gpus(home: Home, two_gpus: None) -> None:
+    first = clusters.start("first", n_workers=1, **GPU_EACH)
+    second = clusters.start("second", **GPU_EACH)
+    with second.get_client() as client:
+        assert gpus_of(client, 1) == ["GPU-bbbbbbbb"]
+    with pytest.warns(UserWarning, match="GPU-bbbbbbbb by your cluster 'second'"):
+        first.scale(2)
+    second.stop()
+    first.stop()
+
+
+def test_all_gpus_are_all_of_the_machine(home: Home, two_gpus: None) -> None:
+    assert clusters.start("main", n_workers="all", **GPU_EACH).record.takes_all
+    clusters.cluster("main", n_workers="all", reuse="exact", **{**GPU_EACH, "memory_limit": 500_000_000})
+
+
+def test_each_worker_sees_its_own_gpu(home: Home, two_gpus: None) -> None:
     cluster = clusters.start("main", gpus=1, threads_per_worker=1, memory_limit="500MB", force=True)
     with cluster.get_client() as client:
         client.wait_for_workers(2, timeout=30)

@@ -80,22 +80,92 @@ def test_without_binding_or_driver_there_is_none(monkeypatch: pytest.MonkeyPatch
 FOUR = tuple(Gpu(index=index, uuid=f"GPU-{letter * 4}", name="New") for index, letter in enumerate("abcd"))
 
 
-def choose(each: int, n_workers: int | str | None = None, visible: str | None = None, **others: int) -> Any:
-    return gpus.choose(FOUR, each, n_workers, others={f"GPU-{key}": n for key, n in others.items()}, visible=visible)
+def choose(each: int, n_workers: int | str | None = None, mine: str = "", **others: int) -> Any:
+    held = {f"GPU-{key}": "first" for key in mine.split()}
+    return gpus.choose(FOUR, each, n_workers, others={f"GPU-{key}": n for key, n in others.items()}, held=held)
+
+
+def named(visible: str, found: tuple[Gpu, ...] = FOUR, **variables: str) -> list[str]:
+    return [gpu.uuid for gpu in gpus.visible(found, {"CUDA_VISIBLE_DEVICES": visible, **variables})]
 
 
 def test_workers_get_the_gpus_that_nobody_else_uses() -> None:
-    assert choose(1, aaaa=2) == {"n_workers": 3, "gpu_ids": ("GPU-bbbb", "GPU-cccc", "GPU-dddd")}
-    assert choose(2, aaaa=1) == {"n_workers": 1, "gpu_ids": ("GPU-bbbb", "GPU-cccc")}
-    assert choose(1, 4, aaaa=1)["gpu_ids"] == ("GPU-bbbb", "GPU-cccc", "GPU-dddd", "GPU-aaaa")
+    order = ("GPU-bbbb", "GPU-cccc", "GPU-dddd", "GPU-aaaa")
+    assert choose(1, aaaa=2) == {"n_workers": 3, "gpu_ids": order}
+    assert choose(2, aaaa=1) == {"n_workers": 1, "gpu_ids": order}
+    assert choose(1, 4, aaaa=1)["gpu_ids"] == order
     assert choose(1, "all", aaaa=1)["n_workers"] == 4
 
 
+def test_a_cluster_knows_all_gpus_for_workers_that_come_later() -> None:
+    for n_workers in (0, 1):
+        assert choose(1, n_workers)["gpu_ids"] == ("GPU-aaaa", "GPU-bbbb", "GPU-cccc", "GPU-dddd")
+    with pytest.raises(UsageError, match="gpus is 5 for each of 0 workers, and there is 4 of them"):
+        choose(5, 0)
+    gpus.check_number(("GPU-aaaa", "GPU-bbbb", "GPU-cccc"), 1, 3)
+    with pytest.raises(UsageError, match="this cluster may use 3: scale to at most 1, or pass force=True"):
+        gpus.check_number(("GPU-aaaa", "GPU-bbbb", "GPU-cccc"), 2, 2)
+
+
+def test_what_other_clusters_of_mine_hold_comes_after_what_is_free() -> None:
+    found = choose(1, mine="aaaa bbbb", cccc=1)
+    assert found == {"n_workers": 1, "gpu_ids": ("GPU-dddd", "GPU-aaaa", "GPU-bbbb", "GPU-cccc")}
+    assert choose(1, "all", mine="aaaa")["n_workers"] == 4
+
+
 def test_the_starters_own_limits_hold() -> None:
-    assert choose(1, visible="1, 3")["gpu_ids"] == ("GPU-bbbb", "GPU-dddd")
-    assert choose(1, visible="GPU-cccc")["gpu_ids"] == ("GPU-cccc",)
+    assert named("1, 3") == ["GPU-bbbb", "GPU-dddd"]
+    assert named("GPU-cccc") == ["GPU-cccc"]
+    assert named("0,0,-1,2") == ["GPU-aaaa"]
+    assert named("") == named("NoDevFiles") == []
     with pytest.raises(UsageError, match="none that NVML knows in CUDA_VISIBLE_DEVICES="):
-        choose(1, visible="")
+        gpus.choose([], 1, None, others={}, held={}, within="")
+
+
+def test_numbers_are_not_guessed_where_cuda_counts_in_another_order() -> None:
+    two = (Gpu(index=0, uuid="GPU-aaaa", name="small"), Gpu(index=1, uuid="GPU-bbbb", name="large"))
+    with pytest.raises(UsageError, match="set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name GPUs by UUID"):
+        named("0", two)
+    assert named("0", two, CUDA_DEVICE_ORDER="PCI_BUS_ID") == ["GPU-aaaa"]
+    assert named("GPU-bbbb", two) == ["GPU-bbbb"]
+    assert sorted(named("1,0", two)) == ["GPU-aaaa", "GPU-bbbb"]  # whichever is which
+
+
+def test_parts_of_gpus_are_taken_by_their_names() -> None:
+    parts = gpus.visible(FOUR, {"CUDA_VISIBLE_DEVICES": "MIG-1111, MIG-GPU-aaaa/7/0"})
+    found = gpus.choose(parts, 1, None, others={}, held={"MIG-1111": "first"})
+    assert found == {"n_workers": 1, "gpu_ids": ("MIG-GPU-aaaa/7/0", "MIG-1111")}
+    with pytest.raises(UsageError, match="of which CUDA gives a process one; pass gpus=1"):
+        gpus.choose(parts, 2, 1, others={}, held={})
+
+
+def test_a_gpu_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    binding: Any = fake_binding([{"uuid": f"GPU-{one}", "used": 0, "processes": {}} for one in "abc"])
+
+    def handle(index: int) -> int:
+        if index == 1:
+            raise binding.NVMLError("GPU is lost")
+        return index
+
+    binding.nvmlDeviceGetHandleByIndex = handle
+    monkeypatch.setitem(sys.modules, "pynvml", binding)
+    assert [(gpu.index, gpu.uuid) for gpu in nvml.gpus()] == [(0, "GPU-a"), (2, "GPU-c")]
+
+
+def test_who_shares_a_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = {2**22 + 5: GiB}
+    devices = [{"uuid": f"GPU-{one}", "used": 0, "processes": other if one == "a" else {}} for one in "abcd"]
+    monkeypatch.setitem(sys.modules, "pynvml", fake_binding(devices))
+    held = {"GPU-b": "first"}
+    assert gpus.ordered(("GPU-a", "GPU-b", "GPU-c", "GPU-d"), own=["GPU-d"], held=held) == (
+        "GPU-d",
+        "GPU-c",
+        "GPU-b",
+        "GPU-a",
+    )
+    assert gpus.shared(["GPU-c", "GPU-d"], held) is None
+    said = gpus.shared(["GPU-a", "GPU-b"], held)
+    assert said is not None and "GPU-b by your cluster 'first', GPU-a by other users" in said
 
 
 def test_more_than_there_are_is_refused_with_the_number() -> None:
