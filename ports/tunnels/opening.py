@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -27,6 +28,7 @@ from ports.tunnels.wishes import Wish
 Event = Callable[[dict[str, Any]], None]
 
 _ROUND_SECONDS = 3.0  # usual ports that are free again, services that did not answer
+_TELL_SECONDS = 2.0
 _NEEDED = (*LINKED, "connecting")
 _numbers = itertools.count()
 
@@ -37,7 +39,8 @@ class Opening:
     Parameters
     ----------
     on_event : callable, optional
-        Is called with the row of a tunnel at each change, from several threads, but one at a time.
+        Is called with the row of a tunnel at each change, in a thread of its own: while it waits, for a terminal that
+        was stopped say, the tunnels go on.
     log : str, optional
         Path of the log of a process that serves nothing but these tunnels.
     """
@@ -47,7 +50,7 @@ class Opening:
         self._log = log
         self._hosts: dict[str, HostLinks] = {}
         self._lock = threading.RLock()
-        self._events = threading.Lock()
+        self._events: queue.SimpleQueue[dict[str, Any] | threading.Event] = queue.SimpleQueue()
         self._closing, self._ended, self._closer = threading.Event(), threading.Event(), 0
         self._busy = 0  # requests to open that are under way
         self._started_at = time.time()
@@ -55,6 +58,8 @@ class Opening:
         self._relay = Relay()
         self._reach: Reach | None = None
         self._watcher: threading.Thread | None = None
+        self._teller = threading.Thread(target=self._tell, name="tunnel-events", daemon=True)
+        self._teller.start()
 
     @property
     def tunnels(self) -> list[Tunnel]:
@@ -103,6 +108,7 @@ class Opening:
         finally:
             with self._lock:
                 self._busy -= 1
+            self._await_told()
         self._write_record()
 
     def serve(self) -> None:
@@ -144,7 +150,9 @@ class Opening:
                 tunnel.state, tunnel.since = "closed", time.time()
         self._control.unlink(missing_ok=True)
         self._record.unlink(missing_ok=True)
+        self._await_told()
         self._ended.set()
+        self._events.put(threading.Event())  # the thread that tells ends
 
     def close_tunnels(self, wanted: Iterable[Tunnel]) -> list[dict[str, Any]]:
         """Close some tunnels, with the last of them the opening, and return their rows."""
@@ -282,10 +290,24 @@ class Opening:
             tunnel.add_note(f"`ports tunnel` cannot know of this: {error}")
 
     def _emit(self, row: dict[str, Any]) -> None:
-        with self._events:
+        self._events.put(row)
+
+    def _tell(self) -> None:
+        while not self._ended.is_set():
+            row = self._events.get()
+            if isinstance(row, threading.Event):
+                row.set()
+                continue
             for listener in list(self._listeners):
                 with contextlib.suppress(OSError):  # a terminal that is gone, a full disk: the tunnels go on
                     listener(row)
+
+    def _await_told(self) -> None:
+        """Wait until the listeners know what happened so far, if they take it."""
+        told = threading.Event()
+        self._events.put(told)
+        if self._teller.is_alive():
+            told.wait(_TELL_SECONDS)
 
     def _write_record(self) -> None:
         process = processes.identity()

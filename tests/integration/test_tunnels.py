@@ -622,6 +622,26 @@ def test_a_connection_that_was_ended_is_made_again_and_that_is_told(laptop: Site
     assert "server1: open again, under the same links" in running.communicate(timeout=10)[1]
 
 
+def test_a_terminal_that_was_stopped_does_not_hold_up_the_tunnels(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    code = f"""
+        import threading, urllib.error
+        from ports.adapters import openssh
+        stopped = threading.Event()
+        def show(row):
+            if row["state"] != "open":
+                stopped.wait(60)  # as a write does after Ctrl-S
+        with tunnels.open_many(["server1:{port}"], on_event=show) as opening:
+            openssh.close("server1")
+            end, (tunnel,) = time.monotonic() + 20, opening.tunnels
+            while not (tunnel.reconnects and tunnel.state == "open") and time.monotonic() < end:
+                time.sleep(0.1)
+            print(json.dumps(fetch(opening.url) if tunnel.state == "open" else tunnel.state), flush=True)
+            stopped.set()
+    """
+    assert python(laptop, code) == "page of server1"
+
+
 def test_a_cluster_and_a_notebook_server_that_were_started_there_open_with_their_tokens(
     laptop: Site, nothing_left: LeakCheck
 ) -> None:
