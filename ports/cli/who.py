@@ -105,7 +105,7 @@ def cells(name: str, users: Sequence[User], found: Usage) -> list[str]:
     from ports.render import size
 
     memory, promised = sum(one.memory_bytes for one in users), sum(one.promised_bytes for one in users)
-    unfilled = sum(max(0, one.promised_bytes - (one.held_bytes or 0)) for one in users)
+    unfilled = found.unfilled_bytes(users)
     dask, threads = sum(one.dask_bytes for one in users), sum(one.promised_threads for one in users)
     cores = f"{sum(one.cores for one in users):.1f}"
     told = f"{size(promised)}, {threads} thread{'' if threads == 1 else 's'}" if promised or threads else ""
@@ -123,10 +123,8 @@ def hidden_line(found: Usage) -> str:
     """Say what can be told of users whose processes this machine hides."""
     from ports.render import size
 
-    others = max(
-        0, found.memory_bytes - found.available_bytes - sum(one.memory_bytes for one in found.users if one.is_me)
-    )
-    return f"this machine hides others' processes (hidepid): all of them use about {size(others)} together"
+    together = size(found.unseen_bytes)
+    return f"this machine hides others' processes (hidepid): all of them use about {together} together"
 
 
 def gpu_lines(found: Usage) -> list[str]:
@@ -148,7 +146,7 @@ def left_line(found: Usage) -> str:
     """Say what is left, and what of it a cluster would get by default."""
     from ports.render import size
 
-    unfilled = sum(max(0, one.promised_bytes - (one.held_bytes or 0)) for one in found.users)
+    unfilled = found.unfilled_bytes(found.users)
     idle = max(0.0, found.n_cores - (found.busy_cores or 0.0))
     parts = [f"left: {idle:.1f} cores, {size(found.available_bytes)}"]
     if unfilled:

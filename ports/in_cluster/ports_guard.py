@@ -26,9 +26,6 @@ BETWEEN_RESTARTS = 0.4  # seconds: the kernel takes a while to free what a kille
 WORTH = 64 * 2**20  # bytes: ending a worker that has less gains nothing
 ACTIVE_SHARE = 0.01  # of the memory: who has less is not counted as a user of it
 HIDDEN = -1  # in the place of a uid: all whose processes are not shown here
-# as in ports.machine: uids of people begin here; those of systemd's dynamic services, and of nobody, lie among them
-FIRST_PERSON = 1000
-SERVICES = (range(61184, 65520), range(65534, 65536))
 
 NOWHERE = Domain(MACHINE, 0, 0)
 
@@ -124,19 +121,14 @@ def may_restart(state: State, now: float, share: float) -> bool:
     return state.level == RESTART and waited and missing(state, share) > 0
 
 
-def is_person(uid: int) -> bool:
-    """Say whether a uid is a person's, and not a service's."""
-    return uid >= FIRST_PERSON and not any(uid in services for services in SERVICES)
-
-
-def active(users: dict[int, int], me: int, total: int, n_promised: int = 0) -> int:
-    """Return how many users share the memory: people with a noticeable part of it, and me.
+def active(people: dict[int, int], me: int, total: int, n_promised: int = 0) -> int:
+    """Return how many people share the memory: those with a noticeable part of it, and me.
 
     `HIDDEN` counts as one, or as `n_promised` others with a promise, as far as each could have a noticeable part.
     """
     least = max(1.0, total * ACTIVE_SHARE)
-    others = sum(uid != me and is_person(uid) and used >= least for uid, used in users.items())
-    hidden = int(users.get(HIDDEN, 0) // least)
+    others = sum(uid not in (me, HIDDEN) and used >= least for uid, used in people.items())
+    hidden = int(people.get(HIDDEN, 0) // least)
     return 1 + others + min(hidden, max(1, n_promised))
 
 

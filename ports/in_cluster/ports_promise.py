@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import importlib.util
 import os
 import re
 import stat
 import time
 from pathlib import Path
+
+import ports_beside
 
 WIDTH = 120  # bytes of the line: it is written over in one piece
 FRESH_SECONDS = 3600.0  # between two touches: systemd-tmpfiles removes what has been left alone for days
@@ -107,10 +108,7 @@ def others(directory=None):
 
     Own ones are not opened: a process that closes its file gives the lock up.
     """
-    place = Path(__file__).parents[1] / "probe" / "promises.py"  # beside this folder in any case; standard library only
-    spec = importlib.util.spec_from_file_location("ports_promises_of_all", place)
-    reader = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(reader)
+    reader = ports_beside.load("probe/promises.py")
     theirs = [(path, uid) for path, uid in reader.candidates(str(directory or reader.PLACE)) if uid != os.getuid()]
     uids = set()
     for path, uid in theirs:

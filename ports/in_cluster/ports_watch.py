@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import ports_beside
 import ports_guard
 import ports_memory
 import ports_orphans
@@ -200,7 +201,7 @@ class Guard(threading.Thread):
         users = self.users(where.name)
         mine = users.get(me, 0)
         is_hidden = where.name == MACHINE and ports_guard.HIDDEN in users
-        n_users = ports_guard.active(users, me, where.total, ports_promise.others() if is_hidden else 0)
+        n_users = ports_guard.active(people(users), me, where.total, ports_promise.others() if is_hidden else 0)
         share = ports_guard.fair_share(where.available, mine, n_users)
         nannies = {nanny.name: nanny for nanny in list(self.cluster.workers.values()) if getattr(nanny, "pid", None)}
         sizes = {name: weight(nanny.pid) for name, nanny in nannies.items()}
@@ -241,6 +242,12 @@ class Guard(threading.Thread):
                     address, stimulus_id=f"ports-guard-{time.time()}", close=False, **blameless
                 )
                 self.loop.create_task(gone).add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+def people(users):
+    """Return those of `users` who are people, and those who are hidden; root and services are none."""
+    is_person = ports_beside.load("accounts.py").is_person
+    return {uid: used for uid, used in users.items() if uid == ports_guard.HIDDEN or is_person(uid)}
 
 
 def weight(pid):

@@ -28,6 +28,8 @@ class Machine:
 
     def __init__(self, directory: Path, cluster: Cluster, client: Client) -> None:
         self.directory, self.cluster, self.client = directory, cluster, client
+        (directory / "1").mkdir()
+        (directory / "1" / "stat").write_text("1 (init) S 0\n")  # nobody's processes are hidden
         self.left(8 * GiB)
 
         def look_there(place: str, dask_scheduler: Any) -> None:
@@ -162,7 +164,7 @@ def somebody_else(dask_scheduler: Any) -> None:
 
     class Told(type(dask_scheduler.fair.guard.meter)):  # type: ignore[misc]
         def by_user(self, domain: str = "") -> dict[int, int]:
-            return {**ports_memory.Meter().by_user(), 61234: 4 * 2**30}
+            return {**ports_memory.Meter().by_user(), 51234: 4 * 2**30}
 
     dask_scheduler.fair.guard.meter.__class__ = Told
 

@@ -62,6 +62,13 @@ def seen(**changed: Any) -> machine.Usage:
     return machine.from_probe({**SEEN, "users": USERS, **changed})
 
 
+def hidden(promised: int = 100, **changed: Any) -> machine.Usage:
+    """Return what alice sees where others' processes are hidden: that bob was promised something, and totals."""
+    promise = {"uid": 1002, "pid": 0, "n_workers": 4, "n_threads": 4, "bytes": promised * GIB, "held_bytes": None}
+    users = [USERS[2], {**user(1002, "bob", 0, 0), "n_processes": 0}]
+    return machine.from_probe({**SEEN, "users": users, "promises": [promise], "hidden": True, **changed})
+
+
 def words(line: str) -> str:
     return " ".join(line.split())
 
@@ -91,10 +98,22 @@ def test_what_is_left_and_what_i_would_get_stand_last() -> None:
 
 
 def test_limits_around_me_and_hidden_processes_are_said() -> None:
-    lines = who.lines(seen(usable_cores=4, limit_bytes=16 * GIB, limit_available_bytes=12 * GIB, hidden=True))
+    lines = who.lines(hidden(usable_cores=4, limit_bytes=16 * GIB, limit_available_bytes=12 * GIB))
     assert "this machine hides others' processes (hidepid): all of them use about 220.0 GiB together" in lines
     assert "you may have 4 cores and 16.0 GiB, of which 12.0 GiB are left" in lines[-1]
     assert "processes of others are hidden here" in lines[-1]
+
+
+def test_what_hidden_clusters_fill_is_reckoned_from_the_totals() -> None:
+    filled = who.lines(hidden(promised=200))  # of 220 GiB that are in use and not hers
+    assert words(filled[3]) == "bob ···················· 0 B 0.0 200.0 GiB, 4 threads"
+    assert "left: 58.8 cores, 212.0 GiB\na cluster of yours would get" in filled[-1]
+    assert "half of 212.0 GiB available, two others active as far as can be seen" in filled[-1]
+    half = who.lines(hidden(promised=300))
+    assert words(half[3]) == "bob ▒▒▒················· 0 B 0.0 300.0 GiB, 4 threads"
+    assert "212.0 GiB, 80.0 GiB of it promised and not used yet" in half[-1]
+    room = hidden(promised=200, busy_cores=40.0).room
+    assert (room.unseen_bytes, room.unseen_cores) == (220 * GIB, 24.0)
 
 
 def test_gpus_are_shown_with_who_uses_them() -> None:
