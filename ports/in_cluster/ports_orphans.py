@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 try:
     from resource import RLIM_INFINITY, RLIMIT_SIGPENDING, getrlimit, setrlimit
@@ -30,6 +31,7 @@ GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 GIVE_UP = 3.0  # seconds after SIGKILL: a process in uninterruptible sleep cannot be waited for
 MOST_MARKS = 4000
 ENDLESS = 1_000_000  # where pending signals have no limit
+TELLS_CHILDREN = Path("/proc/thread-self/children").exists()  # CONFIG_PROC_CHILDREN, which not all kernels have
 _numbers = itertools.count()
 
 
@@ -70,8 +72,26 @@ def mark_of(pid: int) -> int | None:
     return None
 
 
-def children(pid: int | str = "self") -> list[int]:
-    """Return the pids of a process's children, adopted ones included."""
+def by_parent() -> dict[int, list[int]] | None:
+    """Return the children of all processes where the kernel has no CONFIG_PROC_CHILDREN; else None: each tells its own.
+
+    One look serves a walk through all that is below a process.
+    """
+    if TELLS_CHILDREN:
+        return None
+    found: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            parent = int(path.read_text(errors="replace").rsplit(")", 1)[1].split()[1])
+            found.setdefault(parent, []).append(int(path.parent.name))
+    return found
+
+
+def children(pid: int | str = "self", seen: dict[int, list[int]] | None = None) -> list[int]:
+    """Return the pids of a process's children, adopted ones included; `seen` is what `by_parent` saw."""
+    seen = by_parent() if seen is None else seen
+    if seen is not None:
+        return seen.get(os.getpid() if pid == "self" else int(pid), [])
     found: list[int] = []
     try:
         with os.scandir(f"/proc/{pid}/task") as tasks:
@@ -83,11 +103,12 @@ def children(pid: int | str = "self") -> list[int]:
     return found
 
 
-def descendants(pid: int | str = "self") -> list[int]:
-    """Return the pids of all below a process."""
+def descendants(pid: int | str = "self", seen: dict[int, list[int]] | None = None) -> list[int]:
+    """Return the pids of all below a process; `seen` as in `children`."""
+    seen = by_parent() if seen is None else seen
     found = []
-    for child in children(pid):
-        found += [child, *descendants(child)]
+    for child in children(pid, seen):
+        found += [child, *descendants(child, seen)]
     return found
 
 
@@ -100,16 +121,17 @@ def is_zombie(pid: int) -> bool:
         return True
 
 
-def _left_by(mark: int, pid: int | str = "self") -> Iterator[int]:
+def _left_by(mark: int, pid: int | str = "self", seen: dict[int, list[int]] | None = None) -> Iterator[int]:
     """Yield what wears `mark` below a process, and all below that; other workers' own are passed over."""
     own = mark_of(os.getpid())
-    for child in children(pid):
+    seen = by_parent() if seen is None else seen
+    for child in children(pid, seen):
         worn = mark_of(child)
         if worn == mark:
             yield child
-            yield from descendants(child)
+            yield from descendants(child, seen)
         elif worn == own:
-            yield from _left_by(mark, child)
+            yield from _left_by(mark, child, seen)
 
 
 def end_left_by(mark: int | None, grace: float = GRACE) -> int:

@@ -1,0 +1,46 @@
+"""What is below a process: as the kernel tells it, and where it does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ports
+from ports.deadlines import wait_until
+
+sys.path.append(str(Path(ports.__file__).parent / "in_cluster"))  # last, as in a cluster
+
+import ports_orphans as orphans
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="subreapers are Linux's")
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_what_a_worker_left_is_found_and_ended_on_kernels_that_do_not_tell_children(
+    tells: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tells and not orphans.TELLS_CHILDREN:
+        pytest.skip("this kernel does not")
+    monkeypatch.setattr(orphans, "TELLS_CHILDREN", tells)
+    mark = orphans.new_mark()
+    code = (
+        "import subprocess, sys; sys.path.append(sys.argv[1]); import ports_orphans; "
+        "ports_orphans.wear(int(sys.argv[2])); "
+        "one = subprocess.Popen(['sleep', '600']); print(one.pid, flush=True); one.wait()"
+    )
+    command = [sys.executable, "-c", code, str(Path(orphans.__file__).parent), str(mark)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as left:
+        assert left.stdout is not None
+        below = int(left.stdout.readline())
+        try:
+            assert left.pid in orphans.children() and orphans.children(left.pid) == [below]
+            assert {left.pid, below} <= set(orphans.descendants(os.getpid()))
+            assert orphans.end_left_by(mark) == 2
+            wait_until(lambda: not Path(f"/proc/{below}").exists() or None, timeout=10, what="its end", every=0.02)
+        finally:
+            orphans.kill([left.pid, below], signal.SIGKILL)
