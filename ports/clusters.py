@@ -90,14 +90,48 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
     name : str, optional
         Default: the setting ``cluster.name``.
     timeout : float, optional
-        Seconds until the start is given up.
+        Seconds until the start is given up. Default: 60.
+    n_workers : int or "all", optional
+        Number of workers; ``"all"``: what the machine has. Default: a fair share of it.
+    threads_per_worker : int, optional
+        Threads of each. Default: the cores of a fair share, divided.
+    memory_limit : int, float or str, optional
+        Of one worker: bytes, a text such as ``"4GB"``, a part of the machine up to 1.0; 0: none. Default: its part of a
+        fair share.
+    force : bool, optional
+        Also where that promises more memory than the machine has. Default: False.
+    processes : bool, optional
+        Workers are processes; False: threads of the owner's. Default: True.
+    daemon : bool, optional
+        Tasks may not start processes. Default: False.
+    worker_start : {"auto", "spawn", "forkserver"}, optional
+        How worker processes start. Default: ``"auto"``, forkserver from 4 workers on.
+    security : {"auto", "sockets", "tls"}, optional
+        How others are kept out. Default: ``"auto"``, Unix sockets where the kernel tells who is at the other end.
+    dashboard : {"socket", "tcp"}, optional
+        ``"tcp"``: with TLS, also on a port, by token. Default: ``"socket"``.
+    local_directory : str, optional
+        Scratch of workers. Default: the largest disk, as in the settings.
+    env : str, optional
+        A conda environment or venv. Default: this interpreter's.
+    environ : mapping, optional
+        Variables on top of this process's. Default: none.
+    nice : int, optional
+        Niceness of workers, 0 to 19. Default: 5.
+    guard : {"off", "pause", "restart"}, optional
+        What the memory guard may do. Default: ``"pause"``.
+    guard_mark : float, optional
+        Part of the memory below which it acts. Default: 0.1, at most 8 GiB.
+    guard_pressure : float, optional
+        Percent of the time that all wait for memory from which it acts. Default: 20.
+    idle : float, optional
+        Hours without tasks and held results until workers end, to come back at the first task; 0: never. Default: 12.
+    expire : float, optional
+        Days without tasks until the cluster ends; 0: never. Default: 14.
+    gpus : int, optional
+        GPUs of each worker. Default: 0.
     **asked
-        ``n_workers`` (or ``"all"``), ``threads_per_worker``, ``memory_limit`` (of one worker: bytes, or ``"4GB"``),
-        ``force`` (True: also more than there is), ``processes``, ``daemon`` (True: tasks may not start processes),
-        ``worker_start`` (``"auto"``, ``"spawn"``, ``"forkserver"``),
-        ``security`` (``"sockets"``, ``"tls"``), ``dashboard`` (``"socket"``, ``"tcp"``: with TLS, by token),
-        ``local_directory`` (scratch), ``env`` (a conda environment or venv), ``environ`` (variables), and any keyword
-        of `LocalCluster`.
+        Those above, and any keyword of `LocalCluster`.
 
     Raises
     ------

@@ -73,8 +73,8 @@ class Room:
     @property
     def can_have(self) -> int:
         """The bytes that this user can have now."""
-        left = self.limit_left_bytes
-        return self.available_bytes if left is None else min(self.available_bytes, left)
+        left = self.may_have if self.limit_left_bytes is None else self.limit_left_bytes
+        return min(self.available_bytes, left)
 
     @property
     def my_cores(self) -> float:

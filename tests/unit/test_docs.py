@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import ports
-from ports import config, errors
+from ports import clusters, config, errors, options
 from ports.cli import main
 from ports.errors import PortsError
 
@@ -168,3 +168,14 @@ def test_every_command_in_an_example_can_be_typed_like_that(page: str, words: li
 def test_what_the_old_package_had_is_documented() -> None:
     assert "jupyter_forwarding" in read("commands.md")
     assert "ports.server_helpers.print_commands" in read("python.md")
+
+
+@pytest.mark.parametrize("name", options.NAMES)
+def test_the_docstring_of_a_start_tells_every_option_with_its_default(name: str) -> None:
+    found = re.search(rf"^    {name} : .*, optional\n((        .*\n)+)", clusters.start.__doc__ or "", re.MULTILINE)
+    assert found is not None, f"ports.clusters.start does not tell {name}"
+    default = config.defaults()["cluster"][name]
+    told = " ".join(found.group(1).split())
+    assert "Default: " in told
+    if default not in (None, {}):
+        assert re.search(rf"Default: (``)?\"?{re.escape(f'{default}')}\"?", told), f"{name} is {default!r} by default"
