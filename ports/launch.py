@@ -9,7 +9,8 @@ once it is read: no secret stays on disk, and none stands in arguments or in tmu
 - without ``core_files`` no process writes one: keys and data would stand in it. A task may raise the limit again;
 - ``hold`` are directories that stay locked (shared), which keeps systemd-tmpfiles from cleaning them;
 - on Linux it is a subreaper: what the command leaves behind is ended with it; and it is two, so that a launcher that
-  is itself killed leaves nothing behind either.
+  is itself killed leaves nothing behind either. Only the launcher of another session goes on, with all below it: a
+  cluster that a notebook started where there is no tmux outlives the notebook.
 """
 
 from __future__ import annotations
@@ -177,6 +178,21 @@ def _children_by_parent() -> list[int]:
     return found
 
 
+def is_launcher(words: list[str]) -> bool:
+    """Say whether a command line is that of a launcher."""
+    return [os.path.basename(word) for word in words[-2:]] == ["launch.py", "launch.json"]
+
+
+def is_other_session(pid: int) -> bool:
+    """Say whether a process is the launcher of a session of its own."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = os.fsdecode(file.read()).split("\0")[:-1]
+        return is_launcher(words) and words[-1] != sys.argv[-1] and os.getsid(pid) == pid
+    except OSError:
+        return False
+
+
 def reap() -> bool:
     """Collect ended children; return False when none is left."""
     try:
@@ -191,10 +207,11 @@ def end_descendants() -> None:
     """End what the command left: its orphans are this process's children, theirs follow when they end."""
     end = time.monotonic() + GRACE
     while reap():
+        left = [pid for pid in children() if not is_other_session(pid)]
         number = signal.SIGTERM if time.monotonic() < end else signal.SIGKILL
-        if time.monotonic() > end + GRACE:
+        if not left or time.monotonic() > end + GRACE:
             return  # a process in uninterruptible sleep cannot be waited for
-        for pid in children():
+        for pid in left:
             try:
                 os.kill(pid, number)
             except OSError:

@@ -32,6 +32,7 @@ from ports.errors import (
     TimedOutError,
     UsageError,
 )
+from ports.launch import is_launcher
 from ports.paths import SessionPaths
 from ports.records import Exit, ProcessId, Record, Running
 
@@ -280,7 +281,7 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
     replaced = _is_other_start(latest, record)
     if latest.running and not replaced:
         who.append(latest.running.process)
-    if not processes.end(who, timeout=timeout):
+    if not processes.end(who, timeout=timeout, spare=is_launcher):
         raise StartError(f"the end of {record.kind} {record.name!r}", "a process of it does not end", found.files.log)
     if (record.tmux_socket or not record.launcher) and not replaced:
         socket = Path(record.tmux_socket or paths.runtime_directory() / "tmux.sock")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,8 +81,15 @@ def with_argument(argument: str) -> list[ProcessId]:
     return [who for pid in pids if (who := identity(pid)) is not None]
 
 
-def end(processes: Iterable[ProcessId], *, timeout: float) -> bool:
+def end(
+    processes: Iterable[ProcessId], *, timeout: float, spare: Callable[[list[str]], bool] = lambda words: False
+) -> bool:
     """End `processes` and all that they started: SIGTERM, after `timeout` seconds SIGKILL.
+
+    Parameters
+    ----------
+    spare : callable, optional
+        Says of a command line whether that process, if it leads a session of its own, goes on with all below it.
 
     Returns
     -------
@@ -96,7 +103,7 @@ def end(processes: Iterable[ProcessId], *, timeout: float) -> bool:
         if is_alive(who):
             with contextlib.suppress(psutil.Error):
                 roots.append(psutil.Process(who.pid))
-    trees = [*roots, *_descendants(roots)]
+    trees = [*roots, *_descendants(roots, spare)]
     for process in roots:
         with contextlib.suppress(psutil.Error):
             process.terminate()
@@ -108,19 +115,25 @@ def end(processes: Iterable[ProcessId], *, timeout: float) -> bool:
         with contextlib.suppress(psutil.Error):
             process.suspend()
     with contextlib.suppress(TimedOutError):
-        wait_until(lambda: _kill([*_descendants(roots), *trees], but=roots), timeout=timeout, what="their end")
+        wait_until(lambda: _kill([*_descendants(roots, spare), *trees], but=roots), timeout=timeout, what="their end")
     _kill(roots)
-    return _are_gone([*trees, *_descendants(roots)], timeout)
+    return _are_gone([*trees, *_descendants(roots, spare)], timeout)
 
 
-def _descendants(roots: list[psutil.Process]) -> list[psutil.Process]:
+def _descendants(roots: list[psutil.Process], spare: Callable[[list[str]], bool]) -> list[psutil.Process]:
     import psutil
 
     found: list[psutil.Process] = []
+    spared: set[int] = set()
     for root in roots:
         with contextlib.suppress(psutil.Error):
-            found += root.children(recursive=True)
-    return found
+            below = root.children(recursive=True)
+            for process in below:
+                with contextlib.suppress(psutil.Error, OSError):
+                    if spare(process.cmdline()) and os.getsid(process.pid) == process.pid:
+                        spared |= {process.pid, *(one.pid for one in process.children(recursive=True))}
+            found += below
+    return [process for process in found if process.pid not in spared]
 
 
 def _kill(processes: Iterable[psutil.Process], *, but: Iterable[psutil.Process] = ()) -> bool | None:

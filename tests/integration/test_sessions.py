@@ -186,6 +186,43 @@ def test_without_tmux_all_but_attach_works(home: Home, monkeypatch: pytest.Monke
     assert clusters.list() == [] and not any(map(alive, children))
 
 
+def test_without_tmux_a_cluster_outlives_the_session_that_started_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(home.work))
+    mine, now = sessions.new_identity()
+    record = sessions.SessionRecord(
+        kind="session", name="lab", created_at=now, interpreter=sys.executable, directory=".", started_by=mine
+    )
+    code = """if True:
+        import subprocess, sys, time
+        from pathlib import Path
+        from ports import clusters
+        clusters.start("main", n_workers=1, threads_per_worker=1)
+        Path("child").write_text(str(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid))
+        time.sleep(600)
+    """
+
+    def announce(found: sessions.Found[Any]) -> None:
+        if Path("child").exists():
+            process = sessions.processes.identity(int(Path("child").read_text()))
+            records.write(found.files.running, records.Running(process=process))
+
+    words = [sys.executable, "-c", code]
+    environ = sessions.starter_environ()
+    claimed = sessions.claim(record)
+    found = sessions.launch(
+        claimed, words, environ=environ, cwd=str(home.work), timeout=60, what="it", announce=announce
+    )
+    child = int(Path("child").read_text())
+    sessions.stop(found)
+    assert not alive(child)
+    with clusters.get("main").get_client() as client:
+        assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+    assert clusters.get("main").record.tmux_socket is None
+    clusters.get("main").stop()
+
+
 def start_a_child(program: str) -> int:
     """Start a child with a session of its own; return its pid."""
     return subprocess.Popen([program, "600"], start_new_session=True).pid
