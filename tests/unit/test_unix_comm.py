@@ -280,9 +280,17 @@ def test_an_idle_end_sees_that_the_other_has_closed(place: Path) -> None:
     run(main())
 
 
-def test_an_end_that_nobody_reads_sees_it_too(place: Path) -> None:
+@pytest.mark.parametrize(
+    ("pause", "is_closed"),
+    [
+        pytest.param(0.0, lambda comm: comm.closed(), id="asked"),  # as a pool does before it takes one again
+        pytest.param(0.1, lambda comm: comm._connection.closed, id="watched"),  # an end that waited is, from then on
+    ],
+)
+def test_an_end_that_nobody_reads_sees_it_too(place: Path, pause: float, is_closed: Callable[[Comm], bool]) -> None:
     async def leave(comm: Comm) -> None:
         await comm.read()
+        await asyncio.sleep(pause)
         await comm.write({"x": 1})
         await comm.read()
         await comm.close()
@@ -293,28 +301,7 @@ def test_an_end_that_nobody_reads_sees_it_too(place: Path) -> None:
             await comm.read()
             await comm.write({"x": 1})
             deadline = asyncio.get_running_loop().time() + 10
-            while not comm.closed():  # as a pool of connections asks before it takes one again
-                assert asyncio.get_running_loop().time() < deadline
-                await asyncio.sleep(0.01)
-
-    run(main())
-
-
-def test_an_idle_connection_that_was_waited_for_is_closed_when_the_peer_closes(place: Path) -> None:
-    async def leave(comm: Comm) -> None:
-        await comm.read()
-        await asyncio.sleep(0.1)  # so that the other end waits, and is watched from then on
-        await comm.write({"x": 1})
-        await comm.read()
-        await comm.close()
-
-    async def main() -> None:
-        async with echoing(place, leave) as (comm, _):
-            await comm.write({"x": 1})
-            await comm.read()
-            await comm.write({"x": 1})
-            deadline = asyncio.get_running_loop().time() + 10
-            while not comm._connection.closed:
+            while not is_closed(comm):
                 assert asyncio.get_running_loop().time() < deadline
                 await asyncio.sleep(0.01)
 
