@@ -251,29 +251,6 @@ def test_what_alice_is_promised_makes_bobs_default_smaller_and_refuses_him_nothi
     start(shared, "bob", "big", memory_limit=int(machine.usage().memory_bytes * 0.4), **SMALL)
 
 
-def test_a_lie_of_bobs_makes_alices_default_smaller_and_refuses_her_nothing(shared: NamespaceSite) -> None:
-    code = (
-        "import fcntl, os, signal; path = '/tmp/ports-promise-%d-%016x' % (os.getuid(), 7); "
-        "fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644); os.write(fd, b'1 999 999999 99999999999999\\n'); "
-        "fcntl.lockf(fd, fcntl.LOCK_EX); os.mkfifo(path[:-1] + '8'); os.symlink('/dev/zero', path[:-1] + '9'); "
-        "os.symlink(path, '/tmp/ports-promise-%d-%016x' % (os.getuid() + 1, 1)); "
-        "print('ready', flush=True); signal.pause()"
-    )
-    before = who(shared, "alice")["share"]
-    liar = shared.popen("server1", [sys.executable, "-c", code], user="bob")
-    try:
-        assert liar.stdout is not None and liar.stdout.readline().strip() == "ready"
-        after = who(shared, "alice")["share"]
-        assert "one other active" in after["explained"]
-        least = 0.12 * machine.usage().available_bytes
-        assert least < after["n_workers"] * after["memory_limit"] < before["n_workers"] * before["memory_limit"]
-        start(shared, "alice", memory_limit=int(machine.usage().available_bytes * 0.8), **SMALL)
-    finally:
-        liar.kill()
-        liar.communicate()
-    assert "nobody else" in who(shared, "alice")["share"]["explained"]
-
-
 def test_where_processes_are_hidden_promises_and_totals_are_seen(shared: NamespaceSite) -> None:
     shared.run("server1", ["mount", "-o", "remount,hidepid=2", "/proc"], user="root", check=True)
     try:

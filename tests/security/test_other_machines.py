@@ -9,7 +9,7 @@ import pytest
 
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Site
-from tests.security.conftest import MODES, ROUTES, SECRET, Scene, files, protected, token_of
+from tests.security.conftest import MODES, ROUTES, SECRET, Scene, files, hide, protected, token_of
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -19,8 +19,7 @@ def scene(site_of_its_own: Callable[..., Site], request: pytest.FixtureRequest) 
     """Two servers with one home and hidepid=2; alice works on server1."""
     site = site_of_its_own(shared_home=True)
     assert isinstance(site, NamespaceSite)
-    for host in ("server1", "server2"):
-        site.run(host, ["mount", "-o", "remount,hidepid=2", "/proc"], user="root", check=True)
+    hide(site, 2, "server1", "server2")
     site.host("server1").write("~/.config/dask/http.yaml", ROUTES)
     yield protected(site, request.param)
 

@@ -183,19 +183,33 @@ FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], t
 def test_a_plain_forward_shows_bob_s_page_where_the_dashboard_was(work_site: NamespaceSite) -> None:
     scene = unprotected(work_site)
     bobs = rogue(scene, PAGE, 8787)
+    assert page_through(work_site, "9000:127.0.0.1:8787") == "of bob"
+    assert said_to(bobs)[0].startswith("GET /status")
+
+
+def test_a_plain_forward_to_a_path_shows_bob_s_page_where_a_dashboard_was(work_site: NamespaceSite) -> None:
+    scene = unprotected(work_site)
+    work_site.run(scene.host, ["mkdir", "-m", "755", "/tmp/bobs"], user="bob", check=True)
+    bobs = rogue(scene, PAGE, "/tmp/bobs/dashboard.sock")
+    assert page_through(work_site, "9001:/tmp/bobs/dashboard.sock") == "of bob"
+    assert said_to(bobs)[0].startswith("GET /status")
+    work_site.run(scene.host, ["rm", "-r", "/tmp/bobs"], user="bob", check=True)
+
+
+def page_through(site: NamespaceSite, forward: str) -> str:
+    """Return the page that alice's laptop shows through a plain ``ssh -L``."""
     quiet = subprocess.DEVNULL
-    forward = scene.site.popen(
-        "laptop", ["ssh", "-N", "-L", "9000:127.0.0.1:8787", "server2"], stdout=quiet, stderr=quiet
-    )
+    running = site.popen("laptop", ["ssh", "-N", "-L", forward, "server2"], stdout=quiet, stderr=quiet)
+    url = f"http://127.0.0.1:{forward.partition(':')[0]}/status"
 
     def page() -> str | None:
-        done = scene.site.run("laptop", ["python3", "-c", FETCH, "http://127.0.0.1:9000/status"])
-        return done.stdout.strip() or None
+        return site.run("laptop", ["python3", "-c", FETCH, url]).stdout.strip() or None
 
-    assert wait_until(page, timeout=20, what="the forward") == "of bob"
-    forward.kill()
-    forward.wait(10)
-    assert said_to(bobs)[0].startswith("GET /status")
+    try:
+        return wait_until(page, timeout=20, what="the forward")
+    finally:
+        running.kill()
+        running.wait(10)
 
 
 def test_a_bookmark_hands_bob_the_token_where_a_jupyter_was(work_site: NamespaceSite) -> None:
