@@ -10,6 +10,7 @@ import time
 if __name__ != "__main__":  # piped, these names are there already
     from ports.probe.far_run import find_command, login_environment
     from ports.probe.identity import FORMAT, user_name
+    from ports.probe.limits import limits
     from ports.probe.logout import logout_ends
     from ports.probe.records import state_directory
 
@@ -20,12 +21,6 @@ if MYPY:
     Json = Dict[str, Any]
 
 PATIENCE = 10  # seconds for a program to say its version
-
-# (directory, limit, used, statistics, what of those could be given back) of a control group, version 2 and 1
-CONTROL_GROUPS = {
-    "": ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
 
 
 def examine(request: "Optional[Json]" = None) -> "Json":
@@ -41,7 +36,7 @@ def examine(request: "Optional[Json]" = None) -> "Json":
     facts = {"format": FORMAT, "began": time.time(), "host": os.uname().nodename, "platform": sys.platform}  # type: Json
     user = user_name(os.getuid())
     facts.update(user=user, python="%d.%d.%d" % sys.version_info[:3], executable=sys.executable)
-    facts.update(logout_ends=logout_ends(user), state=space(state_directory()), memory=memory())
+    facts.update(logout_ends=logout_ends(user), state=space(state_directory()), memory=memory_left())
     if not shutil.which("tmux", path=environ.get("PATH")):
         environ.update(login_environment(PATIENCE))
     facts["tmux"] = first_line([shutil.which("tmux", path=environ.get("PATH")), "-V"], environ)
@@ -104,57 +99,16 @@ def space(path: str) -> "Json":
     return found
 
 
-def memory() -> "Json":
-    """Return the machine's memory and what this user can still have of it, in bytes; empty where that is not told."""
-    found = {}  # type: Json
-    for name, key in (("total_bytes", "MemTotal"), ("free_bytes", "MemAvailable")):
-        value = number_after(key + ":", "/proc/meminfo")
-        if value is not None:
-            found[name] = value * 1024
-    limit = control_group()
-    if found and limit and limit["total_bytes"] < found["total_bytes"]:
-        found.update(total_bytes=limit["total_bytes"], free_bytes=min(limit["free_bytes"], found["free_bytes"]))
-        found["limited"] = True
-    return found
-
-
-def control_group() -> "Optional[Json]":
-    """Return the tightest limit on memory of the control groups around this process; None where there is none."""
-    tightest = None  # type: Optional[Json]
-    try:
-        with open("/proc/self/cgroup", encoding="utf-8") as file:
-            lines = [line.strip().split(":", 2) for line in file]
-    except OSError:
-        return None
-    for _, kinds, group in lines:
-        if kinds not in CONTROL_GROUPS:
-            continue
-        top, limit_name, used_name, inactive = CONTROL_GROUPS[kinds]
-        while True:
-            place = top + group.rstrip("/")
-            limit, used = (number_after("", os.path.join(place, name)) for name in (limit_name, used_name))
-            if limit is not None and used is not None and (tightest is None or limit < tightest["total_bytes"]):
-                back = number_after(inactive, os.path.join(place, "memory.stat")) or 0
-                tightest = {"total_bytes": limit, "free_bytes": max(0, limit - used + back)}
-            if group in ("/", ""):
-                break
-            group = os.path.dirname(group)
-    return tightest
-
-
-def number_after(word: str, path: str) -> "Optional[int]":
-    """Return the number that follows `word`, or stands alone, in a file; None where there is none."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                parts = line.split()
-                if word and parts[:1] == [word] and parts[1:] and parts[1].isdigit():
-                    return int(parts[1])
-                if not word and parts and parts[0].isdigit():
-                    return int(parts[0])
-    except OSError:
-        pass
-    return None
+def memory_left(root: str = "") -> "Json":
+    """Return the memory that this user may have and what is left of it, in bytes; empty where there is no /proc."""
+    if not os.path.exists(root + "/proc/meminfo"):
+        return {}
+    found = limits(root)
+    told = {"total_bytes": found["limit_bytes"]}  # type: Json
+    told["free_bytes"] = min(found["available_bytes"], found["limit_available_bytes"])
+    if found["limit_bytes"] < found["total_bytes"]:
+        told["limited"] = True
+    return told
 
 
 def main(text: str) -> None:

@@ -29,7 +29,7 @@ SURVEY = ("identity", "records", "sockets", "recognise", "ask", "nodes", "survey
 FILES = {
     "probe": SURVEY,
     "run": ("identity", "records", "far_run"),
-    "examine": ("identity", "records", "far_run", "logout", "examine"),
+    "examine": ("identity", "records", "limits", "far_run", "logout", "examine"),
     "who": ("identity", "limits", "promises", "usage"),
     "echo": ("echo",),
     "agent": (*SURVEY, "agent_mux", "agent_owner", "agent_dial", "agent_watch", "agent_browse", "agent"),

@@ -15,7 +15,7 @@ from ports.cli import doctor as cli
 from ports.cli.output import Output
 from ports.doctor import checks, here, judge, there, way, wsl
 from ports.errors import HostKeyError, SSHError, TimedOutError
-from ports.probe.examine import examine, number_after, space
+from ports.probe.examine import examine, memory_left, space
 from ports.probe.logout import logout_ends
 
 
@@ -151,12 +151,22 @@ def test_space_is_told_of_a_directory_that_is_not_there_yet(tmp_path: Path) -> N
     assert not space(str(file / "below"))["writable"]
 
 
-def test_numbers_are_read_from_files_that_may_not_be_there(tmp_path: Path) -> None:
-    file = tmp_path / "stat"
-    file.write_text("anon 5\ninactive_file 42\n")
-    assert number_after("inactive_file", str(file)) == 42
-    file.write_text("max\n")
-    assert number_after("", str(file)) is None and number_after("", str(tmp_path / "no")) is None
+def test_the_memory_that_is_left_is_the_least_of_all_control_groups(tmp_path: Path) -> None:
+    gib = 2**30
+    place = "/cgroups/user.slice"  # wherever they are mounted
+    shown = {
+        "/proc/meminfo": f"MemTotal: {64 * gib // 1024} kB\nMemAvailable: {48 * gib // 1024} kB\n",
+        "/proc/self/mountinfo": "29 23 0:26 / /cgroups rw - cgroup2 cgroup2 rw\n",
+        "/proc/self/cgroup": "0::/user.slice/job\n",
+    }
+    for group, limit, used in ((place, 16, 15), (place + "/job", 12, 2)):
+        shown |= {f"{group}/memory.max": f"{limit * gib}\n", f"{group}/memory.current": f"{used * gib}\n"}
+    for name, text in shown.items():
+        path = tmp_path / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert memory_left(str(tmp_path)) == {"total_bytes": 12 * gib, "free_bytes": gib, "limited": True}
+    assert memory_left(str(tmp_path / "no")) == {}
 
 
 def test_nobody_is_ended_at_logout_where_there_is_no_systemd() -> None:
