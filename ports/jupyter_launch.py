@@ -96,7 +96,7 @@ def refusals(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def keep_debugger_off(version: str) -> None:
-    """Have websockets of kernels refuse what switches the debugger on."""
+    """Have websockets of kernels refuse what switches the debugger on, and kernels said to have none."""
     services = "jupyter_server.services.kernels"
     if version.startswith("1."):
         handler = importlib.import_module(f"{services}.handlers").ZMQChannelsHandler
@@ -107,12 +107,25 @@ def keep_debugger_off(version: str) -> None:
     def on_message(self: Any, data: Any) -> Any:
         protocol = self.selected_subprotocol
         answers = refusals(read_message(data, protocol))
+        if answers:
+            self.log.warning("%s", REFUSAL)
         for answer in answers:
             written = write_message(answer, protocol)
             self.write_message(written, binary=isinstance(written, bytes))
         return None if answers else pass_on(self, data)
 
     handler.on_message = on_message
+    offered = importlib.import_module("jupyter_server.services.kernelspecs.handlers")
+    describe = offered.kernelspec_model
+
+    def without_debugger(*arguments: Any) -> Any:
+        found = describe(*arguments)
+        metadata = found["spec"].get("metadata")
+        if metadata and metadata.get("debugger"):  # JupyterLab shows a refusal nowhere, but greys its button out
+            found["spec"] = {**found["spec"], "metadata": {**metadata, "debugger": False}}
+        return found
+
+    offered.kernelspec_model = without_debugger
 
 
 def main(kind: str, token_file: str, runtime_directory: str, debugger: str, arguments: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_server.services.kernels.connection.base import deserialize_msg_from_ws_v1, serialize_msg_to_ws_v1
+from tornado.websocket import websocket_connect
 
 from ports import errors, notebooks
 from ports.deadlines import wait_until
@@ -52,6 +55,36 @@ def test_without_a_limit_kernels_stay_and_a_wrong_limit_is_refused(home: Home) -
     log = "\n".join(found.logs())
     assert "Culling" not in log
     assert f"Will shut down after {14 * DAY} seconds with no kernels" in log
+    found.stop()
+
+
+@pytest.mark.parametrize("debugger", [None, True])
+def test_the_debugger_is_switched_on_only_where_that_is_allowed(home: Home, debugger: bool | None) -> None:
+    found = notebooks.start("lab", debugger=debugger)
+    assert found.row()["debugger"] is bool(debugger)
+    spec = ask(found, "GET", "/api/kernelspecs")["kernelspecs"]["python3"]["spec"]
+    assert spec["metadata"]["debugger"] is bool(debugger)  # whether JupyterLab offers it
+    kernel = ask(found, "POST", "/api/kernels")["id"]
+    client = {"clientID": "test", "adapterID": "python", "pathFormat": "path"}
+    request = {"type": "request", "seq": 1, "command": "initialize", "arguments": client}
+    header = {"msg_id": "1", "username": "", "session": "s", "msg_type": "debug_request", "version": "5.3"}
+    parts = [json.dumps(part).encode() for part in (header, {}, {}, request)]
+
+    async def asked() -> dict[str, Any]:
+        url = f"ws://127.0.0.1:{found.port}/api/kernels/{kernel}/channels?token={found.token}"
+        connection = await websocket_connect(url, subprotocols=["v1.kernel.websocket.jupyter.org"])
+        await connection.write_message(serialize_msg_to_ws_v1(parts, "control"), binary=True)
+        while True:
+            channel, answer = deserialize_msg_from_ws_v1(await asyncio.wait_for(connection.read_message(), 30))
+            if channel == "control":
+                connection.close()
+                return dict(json.loads(answer[3]))
+
+    answer = asyncio.run(asked())
+    assert answer["success"] is bool(debugger)
+    if not debugger:
+        assert "ports notebook start --debugger" in answer["message"]
+        assert any(answer["message"] in line for line in found.logs())
     found.stop()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -83,6 +84,7 @@ def test_a_refused_message_does_not_reach_the_kernel(version: str, monkeypatch: 
 
     class Handler:
         selected_subprotocol = V1
+        log = logging.getLogger("jupyter")
 
         def on_message(self, data: Any) -> None:
             passed.append(data)
@@ -93,12 +95,20 @@ def test_a_refused_message_does_not_reach_the_kernel(version: str, monkeypatch: 
     class Module:
         KernelWebsocketHandler = Handler
 
+        @staticmethod
+        def kernelspec_model(handler: Any, name: str, spec: Any, resources: Any) -> Any:
+            return {"name": name, "spec": spec}
+
     monkeypatch.setattr(jupyter_launch.importlib, "import_module", lambda name: Module)
     jupyter_launch.keep_debugger_off(version)
     Handler().on_message(packed(asked()))
     assert passed == [] and [binary for _, binary in said] == [True] * 3
     Handler().on_message(packed(asked(kind="execute_request")))
     assert passed == [packed(asked(kind="execute_request"))] and len(said) == 3
+    plain, spec = {"language": "R"}, {"language": "python", "metadata": {"debugger": True, "more": 1}}
+    assert Module.kernelspec_model(None, "ir", plain, {})["spec"] == plain
+    given = Module.kernelspec_model(None, "python3", spec, {})["spec"]["metadata"]
+    assert given == {"debugger": False, "more": 1} and spec["metadata"]["debugger"] is True
 
 
 def test_the_debugger_is_off_unless_it_is_asked_for(tmp_path: Any) -> None:
