@@ -115,7 +115,7 @@ def keep_debugger_off(version: str) -> None:
         return None if answers else pass_on(self, data)
 
     handler.on_message = on_message
-    offered = importlib.import_module("jupyter_server.services.kernelspecs.handlers")
+    offered: Any = importlib.import_module("jupyter_server.services.kernelspecs.handlers")
     describe = offered.kernelspec_model
 
     def without_debugger(*arguments: Any) -> Any:
