@@ -45,7 +45,8 @@ def load() -> dict[str, Any]:
         A key or value that cannot be; it names the file, the key, the value and what is allowed.
     """
     merged = defaults()
-    for source, data in _sources():
+    for source, found in _sources():
+        data = _as_words(found, schema())
         _validate(source, data)
         _merge(merged, data)
     _merge(merged, _overridden)
@@ -190,6 +191,13 @@ def _canonical(data: Any, depth: int = 0, inside: str = "") -> Any:
         )
         for key, value in data.items()
     }
+
+
+def _as_words(data: Any, node: dict[str, Any]) -> Any:
+    """Return `data` with the word ``off`` where a setting takes it and YAML, unquoted, has made it False."""
+    if isinstance(data, dict) and "properties" in node:
+        return {key: _as_words(value, node["properties"].get(key, {})) for key, value in data.items()}
+    return "off" if data is False and "off" in node.get("enum", ()) else data
 
 
 @functools.cache

@@ -67,6 +67,17 @@ def test_names_of_hosts_and_variables_keep_their_dashes(place: Path) -> None:
     assert config.host("other") == {} and config.get("cluster.environ") == {"A-B": "1"}
 
 
+def test_off_needs_no_quotes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "ports.yaml").write_text("ports: {cluster: {guard: off}}")
+    assert config.get("cluster.guard") == "off"
+    (place / "ports.yaml").unlink()
+    monkeypatch.setenv("DASK_PORTS__CLUSTER__GUARD", "off")
+    assert config.get("cluster.guard") == "off"
+    with dask.config.set({"ports.cluster.guard": False}):
+        monkeypatch.setitem(sys.modules, "dask.config", dask.config)
+        assert config.get("cluster.guard") == "off"
+
+
 def test_hosts_may_be_a_plain_list(place: Path) -> None:
     (place / "ports.yaml").write_text("ports: {hosts: [server1, server2]}")
     assert config.hosts() == ["server1", "server2"] and config.host("server1") == {}
