@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import multiprocessing
 import os
 import pickle
 from pathlib import Path
@@ -22,9 +23,20 @@ NOTHING = 1e-9  # of the memory limit: any memory is more
 
 
 def be_nice(niceness: int) -> None:
-    """Give this process at least the niceness `niceness`."""
+    """Give this thread, and what it starts, at least the niceness `niceness`."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
+def make_nice(executor, niceness):
+    """Give the threads of `executor` a niceness, and no other thread of this process."""
+    submit = executor.submit
+
+    def run(function, /, *args, **kwargs):
+        be_nice(niceness)
+        return function(*args, **kwargs)
+
+    executor.submit = lambda function, /, *args, **kwargs: submit(run, function, *args, **kwargs)
 
 
 class FairWorker(Worker):
@@ -32,9 +44,13 @@ class FairWorker(Worker):
 
     def __init__(self, *args, nice=0, mark=None, **kwargs):
         ports_orphans.wear(mark)
-        be_nice(nice)
+        is_own = multiprocessing.parent_process() is not None  # else scheduler and guard are threads beside its tasks
+        if is_own:
+            be_nice(nice)
         self.actor_calls = self.actors_running = 0
         super().__init__(*args, **kwargs)
+        for name in () if is_own else ("default", "actor"):
+            make_nice(self.executors[name], nice)
         self.metrics["ports_actors"] = lambda worker: (worker.actor_calls, worker.actors_running)
         manager = self.memory_manager
         self.own_fractions = [getattr(manager, name, False) for name in FRACTIONS]

@@ -184,6 +184,22 @@ def test_workers_run_at_the_niceness_that_is_set(home: Home) -> None:
     cluster.stop()
 
 
+def test_of_threads_of_the_owner_tasks_alone_are_nice(home: Home) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)  # of whoever runs the tests
+    cluster = clusters.start("main", nice=own + 2, **SMALL, processes=False)
+
+    def threads() -> dict[str, int]:
+        import threading
+
+        return {one.name: os.getpriority(os.PRIO_PROCESS, one.native_id or 0) for one in threading.enumerate()}
+
+    with cluster.get_client() as client:
+        assert client.submit(lambda: os.getpriority(os.PRIO_PROCESS, 0)).result() == own + 2
+        found = client.run_on_scheduler(threads)
+        assert (found["MainThread"], found["memory guard"]) == (own, own)
+    cluster.stop()
+
+
 REASON = hog.why_not()
 
 
