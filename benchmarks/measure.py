@@ -30,7 +30,9 @@ class Aim:
 
     def value(self, ours: float, theirs: float) -> float:
         """Return what is compared with the limit."""
-        values = {"ratio": ours / theirs, "speed": theirs / ours, "difference": ours - theirs, "alone": ours}
+        if self.kind == "speed":
+            return theirs / ours
+        values = {"ratio": ours / theirs, "difference": ours - theirs, "alone": ours}  # of which ours may be none
         return values[self.kind]
 
     def is_met(self, value: float) -> bool:
