@@ -138,7 +138,9 @@ def test_the_certificate_of_an_old_cluster_opens_nothing(alice: AtWork) -> None:
             stolen.chmod(0o644)
             if which == old:
                 alice.ports("cluster", "stop", "old")
-            fell = alice.bob("replay", "/tmp/stolen.pem")["fell"]
+            assert alice.bob("replay", "/tmp/stolen.pem")["fell"] == []
+            # bob's connections are closed whatever he shows; hers are not, and here the certificate alone decides
+            fell = [one for one in alice.bob("replay", "/tmp/stolen.pem", user="alice")["fell"] if " as " in one]
             assert any("Scheduler as " in one for one in fell) is reached and bool(fell) is reached, fell
     finally:
         stolen.unlink()
