@@ -88,4 +88,14 @@ def _ending(rows: Sequence[Mapping[str, Any]]) -> str:
     pids = [row["pid"] for row in rows if row.get("pid")]
     main = next((int(of[5:]) for row in rows if (of := str(row.get("of"))).startswith("dask:")), None)
     pid = main or (pids[0] if pids else None)
+    if any(row["kind"].startswith("dask-") for row in rows) and (inside := _jupyter(rows, pid)):
+        return (
+            f"close it where it was started (`cluster.close()`, SHUTDOWN in its pane): `kill {pid}` would end {inside}"
+        )
     return f"`kill {pid}` ends it" if pid else "end it"
+
+
+def _jupyter(rows: Sequence[Mapping[str, Any]], pid: int | None) -> str | None:
+    """Return what of Jupyter the process `pid` is, in which something else listens; None where it is something else."""
+    line = " ".join(next((row.get("argv") or () for row in rows if row.get("pid") == pid), ()))
+    return "the kernel" if "ipykernel" in line else "the notebook server" if "jupyter" in line else None

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -170,6 +171,19 @@ def test_what_others_can_use_is_in_the_row_with_the_way_to_close_it() -> None:
     assert [one["reason"] for one in found["exposed"]] == ["dask", "network"]
     assert found["exposed"][0]["way_out"].startswith("`kill 100` ends it, `ports.client()` starts a cluster")
     assert found["warnings"][1].startswith("open to the network (port 8787); ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["python", "-m", "ipykernel_launcher", "-f", "k.json"], "`kill 100` would end the kernel"),
+        (["python", "/opt/bin/jupyter-lab"], "`kill 100` would end the notebook server"),
+        (["python", "analysis.py"], "`kill 100` ends it"),
+    ],
+)
+def test_nobody_is_told_to_kill_a_kernel_or_server_for_the_cluster_in_it(argv: list[str], said: str) -> None:
+    found = one(row(kind="dask-scheduler", of="dask:100", port=8786, argv=argv, exposed=["dask"]))
+    assert said in found.exposed[0].way_out
 
 
 def test_a_server_is_told_of_its_own_kernels_only() -> None:
