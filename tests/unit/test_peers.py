@@ -94,18 +94,6 @@ def test_a_token_is_not_sent_to_another_user_s_server(listener: socket.socket, a
         listener.accept()
 
 
-@linux
-def test_the_other_end_of_a_unix_socket_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    where = str(tmp_path / "s")
-    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
-        server.bind(where)
-        server.listen()
-        client.connect(where)
-        peers.check_connection(client, where, "leave it")
-        assert peers.uid_behind(client) == os.getuid()
-        monkeypatch.setattr(os, "getuid", lambda: 4242)
-        with pytest.raises(ForeignListenerError, match=f"{where} belongs to .*, not to you; leave it"):
-            peers.check_connection(client, where, "leave it")
 class Passing:
     """Another user's server that listens and is gone, again and again; `got` is what it was told."""
 
@@ -209,3 +197,15 @@ def test_one_s_own_server_is_asked(listener: socket.socket) -> None:
     assert b"Authorization: token secret" in asked[0]
 
 
+@linux
+def test_the_other_end_of_a_unix_socket_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(where)
+        server.listen()
+        client.connect(where)
+        peers.check_connection(client, where, "leave it")
+        assert peers.uid_behind(client) == os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: 4242)
+        with pytest.raises(ForeignListenerError, match=f"{where} belongs to .*, not to you; leave it"):
+            peers.check_connection(client, where, "leave it")
