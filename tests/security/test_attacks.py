@@ -41,13 +41,17 @@ def test_bob_runs_no_code_through_scheduler_worker_or_nanny(alice: AtWork, contr
     assert control.bob("code")["fell"] == [f"{role} as {uid}" for role in ("Nanny", "Scheduler", "Worker")]
     found = alice.bob("code")
     assert found["fell"] == [] and found["tried"] > 3
+    assert found["ways"] == 3  # plainly, without a certificate, with bob's own
 
 
 def test_bob_reads_no_page_and_gives_no_order(alice: AtWork, control: AtWork) -> None:
-    fell = set(control.bob("pages")["fell"])
+    routes = "\n".join(control.bob("routes")["fell"])
+    fell = set(control.bob("pages", input=routes)["fell"])
+    assert len(fell) > 30
     assert {"/status", "/info/main/workers.html", "/json/counts.json", "websocket"} <= fell
     assert "POST /api/v1/retire_workers" in fell
-    assert alice.bob("pages")["fell"] == []
+    found = alice.bob("pages", input=routes)
+    assert found["fell"] == [] and found["ways"] == 3
 
 
 def test_a_dashboard_on_a_port_asks_bob_for_the_token(alice: AtWork) -> None:
@@ -101,14 +105,16 @@ def test_bob_s_connections_are_closed_and_alice_s_served_through_ssh_too(alice: 
     alice.ports("cluster", "start", "gated", "--n-workers", "1", "--security", "tls", "--dashboard", "tcp")
     ports = sorted(listening(alice) - before)
     assert len(ports) == 4  # scheduler, nanny, worker, dashboard
-    link = urlsplit(alice.ports("cluster", "show", "gated")["tcp_link"])
-    forward = alice.site.popen("laptop", ["ssh", "-N", "-L", f"9000:127.0.0.1:{link.port}", "server1"])
+    shown = alice.ports("cluster", "show", "gated")
+    link, path = urlsplit(shown["tcp_link"]), shown["url"].removeprefix("unix:")
+    ways = ["-L", f"9000:127.0.0.1:{link.port}", "-L", f"9001:{path}"]
+    forward = alice.site.popen("laptop", ["ssh", "-N", *ways, "server1"])
     with held_by_bob(alice, 1100, *ports) as found:
         job = "import ports; print(ports.client('gated').submit(sum, [40, 2]).result(timeout=20))"
         assert alice.alice(alice.python, "-c", job).stdout == "42\n"
-        page = ["python3", "-c", FETCH, f"http://127.0.0.1:9000/status?{link.query}"]
-        get = partial(alice.site.run, "laptop", page)
-        assert wait_until(lambda: get().stdout or None, timeout=20, what="the forward") == "200\n"
+        for page in (f"http://127.0.0.1:9000/status?{link.query}", "http://127.0.0.1:9001/status"):
+            get = partial(alice.site.run, "laptop", ["python3", "-c", FETCH, page])
+            assert wait_until(lambda get=get: get().stdout or None, timeout=20, what="the forward") == "200\n"
     assert found["fell"] == [] and found["tried"] > 4000
     assert alice.path(alice.ports("cluster", "list")[0]["log"]).stat().st_size < 100_000
     forward.kill()
@@ -192,8 +198,23 @@ def test_bob_finds_no_secret_in_ps_proc_tmux_logs_or_files(alice: AtWork, contro
     markers = [token_of(alice), SECRET]
     for path in files(alice, "clusters/main/credentials"):
         markers.append(path.read_text().splitlines()[1])  # of the key
-    found = alice.bob("look", input="\n".join(markers))
+    with gated(alice) as tokens:
+        found = alice.bob("look", input="\n".join([*markers, *tokens]))
     assert found["fell"] == [] and found["tried"] > 20
+
+
+@contextlib.contextmanager
+def gated(scene: Scene) -> Iterator[list[str]]:
+    """Yield the token of one more cluster of alice's, whose dashboard is on a port; none where there are no ports."""
+    if scene.mode == "sockets":
+        yield []
+        return
+    scene.ports("cluster", "start", "gated", "--n-workers", "0", "--dashboard", "tcp")
+    try:
+        [token] = files(scene, "tokens/cluster-gated")
+        yield [token.read_text().strip()]
+    finally:
+        scene.ports("cluster", "stop", "gated")
 
 
 def test_what_bob_looks_for_is_there_for_alice(alice: AtWork) -> None:
@@ -237,14 +258,17 @@ def test_bob_does_not_join_tmux(alice: AtWork) -> None:
 
 
 def test_from_another_machine_nothing_answers(alice: AtWork, control: AtWork) -> None:
-    def from_login(scene: Scene) -> list[str]:
-        attack = ["python3", *scene.attack("pages", ADDRESSES[scene.host], *sorted(listening(scene)))[1:]]
-        done = scene.site.run("login", attack, user="bob", timeout=120)
+    def from_login(scene: Scene, attack: str) -> list[str]:
+        command = ["python3", *scene.attack(attack, ADDRESSES[scene.host], *sorted(listening(scene)))[1:]]
+        done = scene.site.run("login", command, user="bob", timeout=120)
         assert done.returncode == 0, done.stderr
         return list(json.loads(done.stdout.splitlines()[-1])["fell"])
 
-    assert "/status" in from_login(control)  # the dashboard of a default cluster
-    assert from_login(alice) == []
+    assert "/status" in from_login(control, "pages")  # the dashboard of a default cluster
+    assert "8787" in from_login(control, "knock")
+    with gated(alice) as tokens:
+        assert len(tokens) == (alice.mode == "tls")
+        assert from_login(alice, "pages") == [] and from_login(alice, "knock") == []
 
 
 def test_a_worker_s_directory_cannot_be_exchanged(alice: AtWork) -> None:
