@@ -223,7 +223,8 @@ def stale_modules(client: Client, *, timeout: float) -> dict[str, float]:
 
 
 async def _ask_workers(client: Client, function: Callable[[], dict[str, float]], timeout: float) -> dict[str, Any]:
-    if not client._scheduler_identity.get("workers"):
+    seen = client._scheduler_identity
+    if not seen.get("n_workers", len(seen.get("workers", ()))):  # newer versions of Dask list no workers here
         return {}  # those that come back import anew, and a function for them would wait for that
     answers = await asyncio.wait_for(client._run(function, on_error="return"), timeout)
     return dict(answers)
