@@ -368,3 +368,30 @@ def test_one_cluster_of_mine_at_a_time_ends_workers_unless_it_hangs(tmp_path: Pa
     assert not first.take(60.0)  # another shortage
     second.leave()
     assert ports_watch.Turn(tmp_path / "nowhere" / "guard.lock").take(0.0)
+
+
+def test_two_clusters_of_mine_end_one_worker_where_one_is_enough(tmp_path: Path) -> None:
+    ended: list[float] = []
+
+    def cluster() -> Any:
+        watching = ports_watch.Guard.__new__(ports_watch.Guard)
+        watching.turn = ports_watch.Turn(tmp_path / "guard.lock")
+        watching.state, watching.marks = guard.State(), {"share": 0.1, "pressure": 20.0, "most": guard.RESTART}
+        watching.next_try = float("-inf")
+
+        def restart_largest(now: float) -> None:
+            ended.append(now)
+            watching.state = replace(watching.state, restarted_at=now, samples=())
+
+        watching.restart_largest = restart_largest
+        return watching
+
+    clusters = (cluster(), cluster())
+    for tick in range(20):
+        for one in clusters:  # both have looked before either acts
+            one.state = guard.step(one.state, at(tick * 0.2, GiB if tick else 0), **one.marks)
+        for one in clusters:
+            one.restart(tick * 0.2)
+    assert ended == [0.0]
+    for one in clusters:
+        one.turn.leave()
