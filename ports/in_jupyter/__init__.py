@@ -1,7 +1,7 @@
 """What `ports` adds to a Jupyter server in whose environment it is installed: the route ``/ports/<name>``.
 
-``etc/jupyter/jupyter_server_config.d/ports.in_jupyter.json`` enables it, which is installed with `ports`. Its name is the
-one that ``jupyter server extension disable`` writes: of two files there the later name would win.
+``etc/jupyter/jupyter_server_config.d/ports.in_jupyter.json`` enables it, which is installed with `ports`. Its name is
+the one that ``jupyter server extension disable`` writes: of two files there the later name would win.
 """
 
 from __future__ import annotations
