@@ -145,6 +145,7 @@ def test_a_number_of_workers_that_was_asked_for_stays_until_the_cluster_is_idle_
     cluster = clusters.start("main", n_workers=2, idle=5 / HOUR, **SMALL)
     workers(cluster, 0)
     cluster.scale(1)
+    workers(cluster, 1)  # older versions of distributed return before
     until = time.monotonic() + 2.5
     while time.monotonic() < until:
         assert cluster.row()["n_workers"] == 1
