@@ -7,13 +7,12 @@ import functools
 import math
 import socket
 import time
-import warnings
 from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ports import config, gpus, home, interpreter, machine, probe, records, render, sessions, shares, terminals
+from ports import config, gpus, home, interpreter, machine, notices, probe, records, render, sessions, shares, terminals
 from ports.adapters import dask
 from ports.deadlines import wait_until
 from ports.errors import ForeignListenerError, NotFoundError, UsageError
@@ -143,10 +142,9 @@ class Cluster:
             asyncio.get_running_loop()  # `client.shutdown()` calls this from Dask's event loop
         except RuntimeError:
             return _Nothing()
-        warnings.warn(
+        notices.warn(
             f"only disconnected: cluster {self.name!r} goes on for its other clients; "
-            f"`ports cluster stop {self.name}` or ports.clusters.get({self.name!r}).stop() ends it",
-            stacklevel=2,
+            f"`ports cluster stop {self.name}` or ports.clusters.get({self.name!r}).stop() ends it"
         )
         return _Nothing()
 
@@ -183,10 +181,9 @@ class Cluster:
         stale = {} if is_new else dask.stale_modules(client, timeout=1.0)
         if stale:
             changed = ", ".join(sorted(stale))
-            warnings.warn(
+            notices.warn(
                 f"workers of cluster {self.name!r} hold older versions of {changed}; "
-                f"`ports cluster restart {self.name}` makes them import anew",
-                stacklevel=3,
+                f"`ports cluster restart {self.name}` makes them import anew"
             )
         return client
 
@@ -195,16 +192,15 @@ class Cluster:
         here, there = dask.versions(), self._running.versions
         for package, version in here.items():
             if there.get(package) != version:
-                warnings.warn(
+                notices.warn(
                     f"{package} is {version} here and {there.get(package)} in cluster {self.name!r}; run this with "
-                    f"{self.record.interpreter}, or start another cluster with name=",
-                    stacklevel=4,
+                    f"{self.record.interpreter}, or start another cluster with name="
                 )
 
     def warn_of_end(self) -> None:
         """Warn where the cluster ends soon because no task came for days."""
         if (self.summary or {}).get("ends_at"):
-            warnings.warn(f"cluster {self.name!r}: {render.cluster_note(self.summary or {})}", stacklevel=4)
+            notices.warn(f"cluster {self.name!r}: {render.cluster_note(self.summary or {})}")
 
     def wait_for_workers(self, n_workers: int, timeout: float | None = None) -> None:
         """Wait until `n_workers` are there; `Client.wait_for_workers` calls this. Those of a resting cluster come back.
@@ -270,7 +266,7 @@ class Cluster:
         held, own = held_gpus(but=self.name), (self.summary or {}).get("gpu_ids") or ()
         order = gpus.ordered(record.gpu_ids, own=own, held=held)
         if (said := gpus.shared([one for one in order[: n_workers * record.gpus] if one not in own], held)) is not None:
-            warnings.warn(said, stacklevel=3)
+            notices.warn(said)
         return {"gpu_ids": order}
 
     def restart(self) -> None:

@@ -6,12 +6,24 @@ import contextlib
 import os
 import secrets
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ports import config, environments, gpus, logout, machine, options, paths, scratch, sessions, shares, tokens
+from ports import (
+    config,
+    environments,
+    gpus,
+    logout,
+    machine,
+    notices,
+    options,
+    paths,
+    scratch,
+    sessions,
+    shares,
+    tokens,
+)
 from ports.adapters import certificates, dask
 from ports.cluster_handle import Cluster, held_gpus
 from ports.deadlines import wait_until
@@ -71,7 +83,7 @@ def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) 
         if found is not None and found.state == "unknown":
             raise found.error or NotFoundError(KIND, name, f"{found.reason}; pass another name=")
         if found is not None:
-            warnings.warn(f"cluster {name!r} had stopped ({found.reason}); a new one starts", stacklevel=3)
+            notices.warn(f"cluster {name!r} had stopped ({found.reason}); a new one starts")
         try:
             # the client is this process's next step: its 0.3 s of imports pass while the owner imports the same
             return _start(name, timeout, asked, meanwhile=dask.import_client)
@@ -153,6 +165,9 @@ def _start(
     paths.check_serves("clusters")
     settings = config.get("cluster")
     name = paths.check_name(name or settings["name"])
+    known = sessions.look(KIND, name, ClusterRecord)
+    if known is not None and known.state in ("running", "starting"):  # before its size is reckoned, and warned of
+        raise NameInUseError(KIND, name, f"`ports cluster stop {name}` ends it")
     record, environ = _plan(name, options.merge(settings, asked))
     found = sessions.claim(record)
     try:
@@ -177,7 +192,7 @@ def _start(
         sessions.abandon(found)
         raise
     if (warning := logout.warning()) is not None:
-        warnings.warn(warning, stacklevel=3)
+        notices.warn(warning)
     return Cluster(found, just_started=True)
 
 
@@ -279,7 +294,7 @@ def _with_gpus(name: str, merged: Mapping[str, Any], environ: Mapping[str, str])
     chosen = gpus.for_workers(merged, environ, held)
     taken = chosen["gpu_ids"][: merged["gpus"] * chosen["n_workers"]]
     if (said := gpus.shared(taken, held)) is not None:
-        warnings.warn(said, stacklevel=5)
+        notices.warn(said)
     return chosen
 
 
@@ -294,7 +309,7 @@ def _sized(merged: Mapping[str, Any], *, takes_all: bool) -> dict[str, Any]:
     if is_asked and not merged["force"]:
         shares.check(room, size.n_workers, size.memory_limit)
     for warning in size.warnings:
-        warnings.warn(warning, stacklevel=5)
+        notices.warn(warning)
     return {
         "n_workers": size.n_workers,
         "threads_per_worker": size.threads_per_worker,
@@ -365,7 +380,7 @@ def _take(found: Found[ClusterRecord], asked: Mapping[str, Any], reuse: str) -> 
             raise DifferentClusterError(record.name, different)
         if different:
             way_out = f"pass name= for another, stop it (`ports cluster stop {record.name}`), or pass reuse='any'"
-            warnings.warn(f"cluster {record.name!r} runs, but {'; '.join(different)}: {way_out}", stacklevel=4)
+            notices.warn(f"cluster {record.name!r} runs, but {'; '.join(different)}: {way_out}")
     taken.warn_of_versions()
     taken.warn_of_end()
     return taken

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import builtins
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from ports import exposures, probe, records
+from ports import exposures, notices, probe, records
 from ports.errors import PortsError
 from ports.exposures import Exposure
 from ports.links import url as link
@@ -100,13 +99,13 @@ def list(host: str | None = None, *, all_users: bool = False, port: int | None =
 
         document = remote.probe(host, request)
     for warning in document["warnings"]:
-        warnings.warn(f"{host or 'this machine'}: {warning}", stacklevel=2)
+        notices.warn(f"{host or 'this machine'}: {warning}")
     found = builtins.list(from_probe(document, host))
     for node in document["elsewhere"]:
         try:
             found += list(f"{host}/{node['node']}", all_users=all_users, port=port)
         except PortsError as error:
-            warnings.warn(str(error), stacklevel=2)
+            notices.warn(str(error))
     return tuple(found)
 
 

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from ports import (
     links,
     listeners,
     logout,
+    notices,
     paths,
     probe,
     records,
@@ -124,7 +124,7 @@ def start(
     what = f"notebook {name!r}"
     found = sessions.launch(found, argv, environ=environ, cwd=str(served), timeout=limit, what=what, announce=_announce)
     if (warning := logout.warning()) is not None:
-        warnings.warn(warning, stacklevel=2)
+        notices.warn(warning)
     return _notebook(found)
 
 

@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports from the layers above its own line only. A package is one name; inside it, the package decides.
 LAYERS = (
-    ("_version", "errors", "render", "exposures", "launch", "jupyter_launch", "in_cluster"),
+    ("_version", "errors", "notices", "render", "exposures", "launch", "jupyter_launch", "in_cluster"),
     ("accounts", "deadlines", "records", "probe", "targets", "far_errors", "fairness"),
     ("paths", "peers", "links", "hop_command", "environments", "shares"),
     ("config", "interpreter", "logout", "tokens"),
