@@ -295,9 +295,10 @@ def _warnings(room: Room, chosen: Size, *, takes_all: bool) -> tuple[str, ...]:
     if not names or (wants <= left and not takes_all):
         return mine
     listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    said = f"this cluster may take {size(wants)}, and {size(left)} are free and not promised to others ({listed})"
-    if wants > left:
-        said += f": filled, it takes {size(wants - left)} that they use or were promised"
+    theirs = sum(max(one.memory_bytes, one.promised_bytes) for one in room.active)
+    said = f"this cluster may take {size(wants)}, and {size(left)} are free and not promised (active: {listed})"
+    if taken := min(wants - left, theirs):
+        said += f": filled, it takes {size(taken)} that others use or were promised"
     if takes_all:
         said += "; it competes with them for every core"
     return (f"{said}; `ports who` shows who has what", *mine)

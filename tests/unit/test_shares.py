@@ -222,14 +222,22 @@ def test_all_takes_the_machine_and_says_what_that_does_to_others() -> None:
     assert (size.n_workers * size.threads_per_worker, size.promised_bytes // GIB) == (24, 127)
     assert size.explained.endswith("all of this machine, two others active")
     [warning] = size.warnings
-    assert "(bob, carol): filled, it takes 64.0 GiB that they use" in warning and "every core" in warning
+    assert "(active: bob, carol): filled, it takes 62.0 GiB that others use" in warning and "every core" in warning
     assert shares.decide(ALONE, asked(n_workers="all")).warnings == ()
 
 
 def test_more_than_is_left_is_warned_of_where_it_is_asked_for() -> None:
     assert shares.decide(SHARED, asked(n_workers=4, memory_limit=10 * GIB)).warnings == ()
     [warning] = shares.decide(SHARED, asked(n_workers=4, memory_limit=20 * GIB)).warnings
-    assert "takes 16.0 GiB that they use or were promised" in warning
+    assert "takes 16.0 GiB that others use or were promised" in warning
+
+
+def test_what_only_own_clusters_are_promised_is_not_called_others() -> None:
+    mine = {"promised_bytes": SHARED.memory_bytes, "unfilled_bytes": SHARED.memory_bytes}
+    room = replace(SHARED, others=(other("bob", memory_bytes=3),), **mine)
+    warnings = shares.decide(room, asked(n_workers=2, memory_limit=20 * GIB)).warnings
+    assert "filled, it takes 3.0 GiB that others use" in warnings[0]
+    assert "your other clusters are promised" in warnings[-1]
 
 
 # --- what is refused ---
