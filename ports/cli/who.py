@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from ports.machine import Usage, User
 
 _EVERY = 2.0  # seconds
-_WIDTH = 20  # columns of a bar
+_WIDTH, _NARROWEST = 20, 4  # columns of a bar
 _LITTLE = 0.002  # of the memory: who has less, and computes nothing, is counted and not named
 _ASCII = str.maketrans("█▒·×", "#+.x")
 _HOME_AND_CLEAR = "\033[H\033[J"
@@ -46,7 +47,8 @@ def who(host: str | None, watch: bool, as_json: bool) -> None:
 
 def show(found: Usage, *, before: str = "") -> None:
     """Show a machine."""
-    text = before + "\n".join(lines(found))
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    text = before + "\n".join(lines(found, columns))
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -54,28 +56,52 @@ def show(found: Usage, *, before: str = "") -> None:
     click.echo(text)
 
 
-def lines(found: Usage) -> list[str]:
-    """Return what is shown of a machine: a heading, a row for each user, and what is left. Pure."""
+def lines(found: Usage, columns: int | None = None) -> list[str]:
+    """Return what is shown of a machine: a heading, a row for each user, and what is left. Pure.
+
+    Parameters
+    ----------
+    columns : int, optional
+        Of the terminal: bars shrink and sentences are broken between words to fit. Default: no limit.
+    """
+    rows = table(found, _WIDTH)
+    if columns is not None and (excess := max(map(len, rows)) - columns) > 0:
+        rows = table(found, max(_NARROWEST, _WIDTH - excess))
+    hidden = [hidden_line(found)] if found.hidden else []
+    said = [*hidden, *gpu_lines(found), *left_lines(found)]
+    return [*fold([heading(found)], columns), *rows, *fold(said, columns)]
+
+
+def fold(sentences: Sequence[str], columns: int | None) -> list[str]:
+    """Return sentences as lines of at most `columns`."""
+    if columns is None:
+        return list(sentences)
+    import textwrap
+
+    return [line for one in sentences for line in textwrap.wrap(one, max(20, columns), subsequent_indent="  ")]
+
+
+def table(found: Usage, width: int) -> list[str]:
+    """Return a row for each user, with a bar of `width`."""
     people = sorted((one for one in found.users if one.is_person), key=lambda one: (-one.memory_bytes, one.user))
     named = [one for one in people if one.is_me or is_much(one, found)]
-    table = [["USER", "MEMORY", "", "CORES", "DASK", "PROMISED"]]
-    table += [cells(one.user, [one], found) for one in named]
+    cells = [["USER", "MEMORY", "", "CORES", "DASK", "PROMISED"]]
+    cells += [cells_of(one.user, [one], found, width) for one in named]
     if len(people) > len(named):
         few = [one for one in people if one not in named]
-        table.append(cells(f"{len(few)} with little", few, found))
+        cells.append(cells_of(f"{len(few)} with little", few, found, width))
     system = [one for one in found.users if not one.is_person]
     if system:
-        table.append(cells("system", system, found))
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+        cells.append(cells_of("system", system, found, width))
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     right = (False, False, True, True, True, False)
     rows = [
         "  ".join(
             text.rjust(n) if is_right else text.ljust(n) for text, n, is_right in zip(line, widths, right, strict=True)
         )
-        for line in table
+        for line in cells
     ]
-    hidden = [hidden_line(found)] if found.hidden else []
-    return [heading(found), *(row.rstrip() for row in rows), *hidden, *gpu_lines(found), left_line(found)]
+    return [row.rstrip() for row in rows]
 
 
 def is_much(one: User, found: Usage) -> bool:
@@ -100,8 +126,8 @@ def heading(found: Usage) -> str:
     return f"{found.host}: {'; '.join(parts)}"
 
 
-def cells(name: str, users: Sequence[User], found: Usage) -> list[str]:
-    """Return the row of a user, or of several together."""
+def cells_of(name: str, users: Sequence[User], found: Usage, width: int) -> list[str]:
+    """Return the row of a user, or of several together, with a bar of `width`."""
     from ports.render import size
 
     memory, promised = sum(one.memory_bytes for one in users), sum(one.promised_bytes for one in users)
@@ -109,14 +135,21 @@ def cells(name: str, users: Sequence[User], found: Usage) -> list[str]:
     dask, threads = sum(one.dask_bytes for one in users), sum(one.promised_threads for one in users)
     cores = f"{sum(one.cores for one in users):.1f}"
     told = f"{size(promised)}, {threads} thread{'' if threads == 1 else 's'}" if promised or threads else ""
-    return [name, bar(memory, unfilled, found.memory_bytes), size(memory), cores, size(dask) if dask else "", told]
+    return [
+        name,
+        bar(memory, unfilled, found.memory_bytes, width),
+        size(memory),
+        cores,
+        size(dask) if dask else "",
+        told,
+    ]
 
 
-def bar(used: float, promised: float, whole: float) -> str:
+def bar(used: float, promised: float, whole: float, width: int) -> str:
     """Return a bar: what is used, what is promised beyond, and the rest of the machine's memory."""
-    n_used = min(_WIDTH, round(_WIDTH * used / whole))
-    n_promised = min(_WIDTH - n_used, round(_WIDTH * promised / whole))
-    return "█" * n_used + "▒" * n_promised + "·" * (_WIDTH - n_used - n_promised)
+    n_used = min(width, round(width * used / whole))
+    n_promised = min(width - n_used, round(width * promised / whole))
+    return "█" * n_used + "▒" * n_promised + "·" * (width - n_used - n_promised)
 
 
 def hidden_line(found: Usage) -> str:
@@ -142,7 +175,7 @@ def gpu_lines(found: Usage) -> list[str]:
     return said
 
 
-def left_line(found: Usage) -> str:
+def left_lines(found: Usage) -> list[str]:
     """Say what is left, and what of it a cluster would get by default."""
     from ports.render import size
 
@@ -150,8 +183,8 @@ def left_line(found: Usage) -> str:
     idle = max(0.0, found.n_cores - (found.busy_cores or 0.0))
     parts = [f"left: {idle:.1f} cores, {size(found.available_bytes)}"]
     if unfilled:
-        parts.append(f"{size(unfilled)} of it promised and not used yet")
+        parts.append(f"{size(unfilled)} promised to clusters and not used yet")
     if found.usable_cores < found.n_cores or found.limit_bytes < found.memory_bytes:
         limit = f"you may have {found.usable_cores:g} cores and {size(found.limit_bytes)}"
         parts.append(limit + f", of which {size(found.limit_available_bytes)} are left")
-    return ", ".join(parts) + f"\na cluster of yours would get {found.share.explained}"
+    return [", ".join(parts), f"a cluster of yours would get {found.share.explained}"]

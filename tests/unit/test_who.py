@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -80,7 +81,7 @@ def test_each_user_has_a_bar_of_what_is_used_and_what_is_promised_beyond() -> No
         "time lost waiting for cpu 3 %, memory 0 %, disks 1 %"
     )
     assert lines[1].split() == ["USER", "MEMORY", "CORES", "DASK", "PROMISED"]
-    rows = {line.split()[0]: line for line in lines[2:-1]}
+    rows = {line.split()[0]: line for line in lines[2:-2]}
     assert lines[2] == rows["bob"]  # who uses most stands first
     assert words(rows["bob"]) == "bob ██████▒▒············ 150.0 GiB 20.1 138.0 GiB 200.0 GiB, 33 threads"
     assert words(rows["alice"]) == "alice ███················· 80.0 GiB 16.0"
@@ -89,29 +90,37 @@ def test_each_user_has_a_bar_of_what_is_used_and_what_is_promised_beyond() -> No
 
 
 def test_what_is_left_and_what_i_would_get_stand_last() -> None:
-    left, mine = who.lines(seen())[-1].splitlines()
-    assert left == "left: 58.8 cores, 212.0 GiB, 54.0 GiB of it promised and not used yet"
+    left, mine = who.lines(seen())[-2:]
+    assert left == "left: 58.8 cores, 212.0 GiB, 54.0 GiB promised to clusters and not used yet"
     assert mine == (
         "a cluster of yours would get 9 workers × 7 threads, 8.8 GiB each: "
         "half of 158.0 GiB available and not promised, one other active"
     )
 
 
+@pytest.mark.parametrize("columns", [79, 80, 100])
+def test_on_a_narrow_terminal_bars_shrink_and_sentences_break_between_words(columns: int) -> None:
+    narrow, wide = who.lines(seen(), columns), who.lines(seen())
+    assert max(map(len, narrow)) <= columns < max(map(len, wide))
+    said = [" ".join(re.sub("[█▒·]+", "", " ".join(lines)).split()) for lines in (narrow, wide)]
+    assert said[0] == said[1]
+
+
 def test_limits_around_me_and_hidden_processes_are_said() -> None:
     lines = who.lines(hidden(usable_cores=4, limit_bytes=16 * GIB, limit_available_bytes=12 * GIB))
     assert "this machine hides others' processes (hidepid): all of them use about 220.0 GiB together" in lines
-    assert "you may have 4 cores and 16.0 GiB, of which 12.0 GiB are left" in lines[-1]
+    assert "you may have 4 cores and 16.0 GiB, of which 12.0 GiB are left" in lines[-2]
     assert "processes of others are hidden here" in lines[-1]
 
 
 def test_what_hidden_clusters_fill_is_reckoned_from_the_totals() -> None:
     filled = who.lines(hidden(promised=200))  # of 220 GiB that are in use and not hers
     assert words(filled[3]) == "bob ···················· 0 B 0.0 200.0 GiB, 4 threads"
-    assert "left: 58.8 cores, 212.0 GiB\na cluster of yours would get" in filled[-1]
+    assert filled[-2] == "left: 58.8 cores, 212.0 GiB" and filled[-1].startswith("a cluster of yours would get")
     assert "half of 212.0 GiB available, two others active as far as can be seen" in filled[-1]
     half = who.lines(hidden(promised=300))
     assert words(half[3]) == "bob ▒▒▒················· 0 B 0.0 300.0 GiB, 4 threads"
-    assert "212.0 GiB, 80.0 GiB of it promised and not used yet" in half[-1]
+    assert "212.0 GiB, 80.0 GiB promised to clusters and not used yet" in half[-2]
     room = hidden(promised=200, busy_cores=40.0).room
     assert (room.unseen_bytes, room.unseen_cores) == (220 * GIB, 24.0)
 
