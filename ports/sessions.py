@@ -32,7 +32,6 @@ from ports.errors import (
     TimedOutError,
     UsageError,
 )
-from ports.launch import is_launcher
 from ports.paths import SessionPaths
 from ports.records import Exit, ProcessId, Record, Running
 
@@ -281,6 +280,8 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
     replaced = _is_other_start(latest, record)
     if latest.running and not replaced:
         who.append(latest.running.process)
+    from ports.launch import is_launcher  # it needs what Windows lacks, where no session runs
+
     if not processes.end(who, timeout=timeout, spare=is_launcher):
         raise StartError(f"the end of {record.kind} {record.name!r}", "a process of it does not end", found.files.log)
     if (record.tmux_socket or not record.launcher) and not replaced:
