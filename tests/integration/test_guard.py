@@ -204,6 +204,7 @@ REASON = hog.why_not()
 
 
 @pytest.mark.skipif(REASON is not None, reason=str(REASON))
+@pytest.mark.long
 def test_a_hog_of_another_account_is_given_way_to(home: Home) -> None:
     found = hog.beside("ports", os.environ)
     assert (found.oom_kills, found.hog_reached) == (0, True), found

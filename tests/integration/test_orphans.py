@@ -77,7 +77,7 @@ def gone(pids: dict[str, int], *, within: float = 20) -> None:
     wait_until(lambda: not alive(pids) or None, timeout=within, what="end of what a task started", every=0.05)
 
 
-@pytest.mark.parametrize("how", ["spawn", "forkserver"])
+@pytest.mark.parametrize("how", [pytest.param("spawn", marks=pytest.mark.long), "forkserver"])
 def test_what_tasks_start_ends_with_their_worker_alone(home: Home, how: str) -> None:
     started_cluster = clusters.start("main", n_workers=2, threads_per_worker=1, worker_start=how)
     with started_cluster.get_client() as client:

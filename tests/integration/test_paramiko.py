@@ -371,6 +371,7 @@ def test_a_key_that_others_may_read_is_not_used(laptop: Site) -> None:
     assert error["type"] == "LoginNeededError" and "`chmod 600 " in error["message"]
 
 
+@pytest.mark.long
 def test_a_dead_connection_is_noticed_in_time_and_replaced(
     root_site: NamespaceSite, laptop: Site, nothing_left: LeakCheck
 ) -> None:

@@ -88,6 +88,7 @@ def test_results_kept_at_the_end_stay_until_their_user_removes_them(home: Home) 
     assert not [row for row in home.json("prune") if row["kind"] == "results"]
 
 
+@pytest.mark.long
 def test_an_actor_that_is_called_keeps_its_cluster_and_one_that_nobody_calls_does_not(home: Home) -> None:
     cluster = clusters.start("main", n_workers=1, idle=0, expire=4 / DAY, **SMALL)
     with cluster.get_client() as client:
@@ -100,6 +101,7 @@ def test_an_actor_that_is_called_keeps_its_cluster_and_one_that_nobody_calls_doe
         end_of("main")
 
 
+@pytest.mark.long
 def test_results_that_cannot_be_kept_put_the_end_off_until_they_can(home: Home) -> None:
     cluster = clusters.start("main", n_workers=1, idle=0, expire=6 / DAY, **SMALL)
     with cluster.get_client() as client:
@@ -117,6 +119,7 @@ def test_results_that_cannot_be_kept_put_the_end_off_until_they_can(home: Home) 
     assert pickle.loads(kept.read_bytes()) == 42
 
 
+@pytest.mark.long
 def test_a_task_that_comes_while_results_are_kept_keeps_the_cluster(home: Home) -> None:
     cluster = clusters.start("main", n_workers=2, idle=0, expire=5 / DAY, **SMALL)
     with cluster.get_client() as client:
@@ -141,6 +144,7 @@ def test_who_only_connects_wakes_a_resting_cluster_and_does_not_keep_it(home: Ho
     assert end_of("main", within=5).reason == "no task came for 10 seconds: it expired"
 
 
+@pytest.mark.long
 def test_a_number_of_workers_that_was_asked_for_stays_until_the_cluster_is_idle_again(home: Home) -> None:
     cluster = clusters.start("main", n_workers=2, idle=5 / HOUR, **SMALL)
     workers(cluster, 0)
@@ -154,6 +158,7 @@ def test_a_number_of_workers_that_was_asked_for_stays_until_the_cluster_is_idle_
     cluster.stop()
 
 
+@pytest.mark.long
 def test_a_function_for_workers_and_data_sent_to_them_wake_them_and_keep_them(home: Home) -> None:
     cluster = clusters.start("main", n_workers=2, idle=2 / HOUR, **SMALL)
 
@@ -171,6 +176,7 @@ def test_a_function_for_workers_and_data_sent_to_them_wake_them_and_keep_them(ho
     cluster.stop()
 
 
+@pytest.mark.long
 def test_workers_that_fail_to_start_are_started_again_and_the_cluster_is_idle_again(home: Home) -> None:
     cluster = clusters.start("main", n_workers=2, idle=3 / HOUR, **SMALL)
     with cluster.get_client() as client:
@@ -189,6 +195,7 @@ def test_workers_that_fail_to_start_are_started_again_and_the_cluster_is_idle_ag
     cluster.stop()
 
 
+@pytest.mark.long
 def test_what_is_said_of_held_results_is_what_became_of_them(home: Home) -> None:
     cluster = clusters.start("main", n_workers=1, idle=2 / HOUR, **SMALL)
     with cluster.get_client() as client:
@@ -205,6 +212,7 @@ def test_what_is_said_of_held_results_is_what_became_of_them(home: Home) -> None
     cluster.stop()
 
 
+@pytest.mark.long
 def test_what_waits_or_is_held_without_a_client_keeps_workers_and_what_asks_for_resources_wakes_them(
     home: Home,
 ) -> None:

@@ -359,6 +359,7 @@ def test_a_process_that_was_killed_is_told_and_the_same_link_opens_again(laptop:
     assert ports(laptop, "tunnel", "close", "--all")[0] == 0
 
 
+@pytest.mark.long
 def test_a_service_that_says_nothing_is_not_called_open(laptop: Site, serve: Serve) -> None:
     port = serve("server1", MUTE)
     code = f"""

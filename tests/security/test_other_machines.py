@@ -9,12 +9,12 @@ import pytest
 
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Site
-from tests.security.conftest import MODES, ROUTES, SECRET, Scene, files, hide, protected, token_of
+from tests.security.conftest import ROUTES, SECRET, Scene, files, hide, protected, token_of
 
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=["sockets", pytest.param("tls", marks=pytest.mark.long)])
 def scene(site_of_its_own: Callable[..., Site], request: pytest.FixtureRequest) -> Iterator[Scene]:
     """Two servers with one home and hidepid=2; alice works on server1."""
     site = site_of_its_own(shared_home=True)
