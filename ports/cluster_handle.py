@@ -358,6 +358,7 @@ class Cluster:
             "pid": running.process.pid if running else None,
             "address": running.address if running else None,
             "security": record.security,
+            "interface": record.interface,
             "tcp_link": self._tcp_link(running, with_token),
             "started_at": running.started_at if running else record.created_at,
             "directory": record.directory,

@@ -122,6 +122,8 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
         How others are kept out. Default: ``"auto"``, Unix sockets where the kernel tells who is at the other end.
     dashboard : {"socket", "tcp"}, optional
         ``"tcp"``: with TLS, also on a port, by token. Default: ``"socket"``.
+    interface : str, optional
+        Network interface to listen on, for clients and workers of other machines, with TLS. Default: 127.0.0.1 only.
     local_directory : str, optional
         Scratch of workers. Default: the largest disk, as in the settings.
     env : str, optional
@@ -262,6 +264,8 @@ def _plan(name: str, merged: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
         interpreter, environ = str(found.python), environments.activated(found, environ)
         sys_path = _foreign_path(sys_path)
     environ.update(merged["environ"])
+    if merged["interface"] is not None:
+        _check_interface(merged["interface"])
     own = f"cluster-{name}-{secrets.token_hex(3)}"
     takes_all = merged["n_workers"] == shares.ALL
     merged = {**merged, **_with_gpus(name, merged, environ)}
@@ -284,6 +288,13 @@ def _plan(name: str, merged: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
         },
     )
     return record, environ
+
+
+def _check_interface(name: str) -> None:
+    there = dask.interfaces()
+    if name not in there:
+        known = ", ".join(f"{one} ({address})" for one, address in sorted(there.items()))
+        raise UsageError(f"interface is {name!r}, and this machine has no such one with IPv4; there are {known}")
 
 
 def _with_gpus(name: str, merged: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ NAMES = (
     "worker_start",
     "security",
     "dashboard",
+    "interface",
     "local_directory",
     "env",
     "environ",
@@ -37,8 +38,7 @@ HAVE_SOCKETS = hasattr(socket, "SO_PEERCRED") and sys.platform == "linux"
 OURS = {
     "name": "pass name= to ports itself",
     "protocol": "security= chooses between Unix sockets and TLS",
-    "host": "a cluster of ports listens on Unix sockets, or on 127.0.0.1 only",
-    "interface": "a cluster of ports listens on Unix sockets, or on 127.0.0.1 only",
+    "host": "a cluster of ports listens on Unix sockets, on 127.0.0.1, or with TLS on interface=",
     "dashboard_address": "the dashboard is on a private socket; `ports open` shows it at home",
     "worker_dashboard_address": "workers have no HTTP server",
     "worker_class": "workers without HTTP servers are a class of ports",
@@ -79,6 +79,7 @@ class ClusterRecord(SessionRecord):
     daemon: bool = False
     worker_start: str = "auto"
     security: str = "tls"  # what a record without it means
+    interface: str | None = None
     local_directory: str | None = None
     env: str | None = None
     environ: dict[str, str] = field(default_factory=dict, repr=False)
@@ -126,16 +127,18 @@ def merge(
     within = extra.get("scheduler_kwargs")
     for name, value in [*extra.items(), *(within.items() if isinstance(within, dict) else ())]:
         near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.85)
+        if name in NAMES:
+            raise UsageError(f"option {name}={value!r} cannot be given among Dask's: pass it to ports itself")
         if near:
             raise UsageError(f"there is no option {name!r}; did you mean {near[0]!r}?")
         if name in OURS:
             raise UsageError(f"option {name}={value!r} cannot be given: {OURS[name]}")
     _check(merged)
-    on_tcp = merged["dashboard"] == "tcp"
+    ports = [f"{name}={merged[name]!r}" for name in ("dashboard", "interface") if merged[name] not in (None, "socket")]
     if merged["security"] == "auto":
-        merged["security"] = "sockets" if have_sockets and not on_tcp else "tls"
-    elif merged["security"] == "sockets" and on_tcp:
-        raise UsageError("dashboard='tcp' opens a port, which security='sockets' rules out; pass security='tls'")
+        merged["security"] = "sockets" if have_sockets and not ports else "tls"
+    elif merged["security"] == "sockets" and ports:
+        raise UsageError(f"{ports[0]} opens a port, which security='sockets' rules out; pass security='tls'")
     elif merged["security"] == "sockets" and not have_sockets:
         raise UsageError("security='sockets' needs a kernel that tells who is at the other end: Linux; pass 'tls'")
     merged["environ"] = {name: str(value) for name, value in merged["environ"].items()}
@@ -157,7 +160,7 @@ def _check(options: Mapping[str, Any]) -> None:
     for name in ("processes", "daemon", "force"):
         if not isinstance(options[name], bool):
             raise UsageError(f"{name} is {options[name]!r}; it must be True or False")
-    for name in ("local_directory", "env"):
+    for name in ("local_directory", "env", "interface"):
         if not isinstance(options[name], str | None):
             raise UsageError(f"{name} is {options[name]!r}; it must be a text")
     memory_limit = options["memory_limit"]

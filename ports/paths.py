@@ -176,6 +176,15 @@ def here() -> HostPaths:
     return HostPaths(state / "hosts" / machine())
 
 
+def machines() -> list[HostPaths]:
+    """Return the paths of all machines that this home has been used on, this one first; raises as `here`."""
+    own = here()
+    with contextlib.suppress(OSError):
+        others = sorted(path for path in own.root.parent.iterdir() if path != own.root and path.is_dir())
+        return [own, *map(HostPaths, others)]
+    return [own]
+
+
 def make_private(path: Path) -> Path:
     """Create the directory `path` with its parents, 0700, and check that it is one's own.
 

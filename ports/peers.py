@@ -47,6 +47,16 @@ def check(address: str, way_out: str) -> bool | None:
     return True
 
 
+def is_own_address(address: str) -> bool:
+    """Tell whether the IPv4 `address` is this machine's: only on such a one can a socket be bound."""
+    with socket.socket() as trial:
+        try:
+            trial.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
 def connect(port: int, way_out: str, *, timeout: float) -> socket.socket:
     """Return a connection to this user's own listener on `port` of 127.0.0.1.
 

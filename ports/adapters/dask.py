@@ -30,7 +30,7 @@ _SAFE_PATH = "import sys; sys.path[:] = [entry for entry in sys.path if entry]"
 
 _NOT_MINE = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it anew"
 
-_OURS = re.compile(r"unix:///.+|tls://127\.0\.0\.1:[0-9]{1,5}")
+_OURS = re.compile(r"unix:///.+|tls://([0-9]{1,3}(?:\.[0-9]{1,3}){3}):[0-9]{1,5}")
 
 IN_CLUSTER = Path(__file__).parents[1] / "in_cluster"
 
@@ -146,6 +146,18 @@ def call(address: str, credentials: Path, operation: str, *, timeout: float, **a
         raise DaskError(f"{operation.removeprefix('ports_')} failed: {error}") from error
 
 
+def interfaces() -> dict[str, str]:
+    """Return the network interfaces of this machine that a cluster can listen on, with their IPv4 addresses."""
+    import psutil  # as Dask looks for them
+
+    return {
+        name: one.address
+        for name, addresses in psutil.net_if_addrs().items()
+        for one in addresses
+        if one.family == socket.AF_INET
+    }
+
+
 def check_address(address: str) -> bool | None:
     """Raise where `address` is not one that the owner of a cluster writes, or another user's by now.
 
@@ -157,12 +169,12 @@ def check_address(address: str) -> bool | None:
     Raises
     ------
     DaskError
-        It is neither a Unix socket's nor one of 127.0.0.1 with TLS: the record says what `ports` does not.
+        It is neither a Unix socket's nor one of this machine with TLS: the record says what `ports` does not.
     ForeignListenerError
         Another user listens there.
     """
-    found = peers.check(address, _NOT_MINE)
-    if not _OURS.fullmatch(address):
+    found, written = peers.check(address, _NOT_MINE), _OURS.fullmatch(address)
+    if written is None or not (written[1] in (None, "127.0.0.1") or peers.is_own_address(written[1])):
         raise DaskError(f"{address!r} is no address of a cluster of ports, so nothing is sent there; {_NOT_MINE}")
     return found
 

@@ -73,6 +73,7 @@ def cluster() -> None:
 @click.option("--worker-start", type=click.Choice(["auto", "spawn", "forkserver"]), help="How worker processes start.")
 @click.option("--security", type=click.Choice(["auto", "sockets", "tls"]), help="How others are kept out.")
 @click.option("--dashboard", type=click.Choice(["socket", "tcp"]), help="On a Unix socket, or on a port by token too.")
+@click.option("--interface", metavar="NAME", help="Listen on this network interface, for other machines, with TLS.")
 @click.option("--local-directory", type=click.Path(), help="Parent directory of the workers' scratch, on a disk.")
 @click.option("--env", help="Conda environment (name or path) or venv (path) to run in.")
 @click.option(

@@ -233,6 +233,8 @@ def new_cluster(record, directory, port):
     if record.get("token_file"):
         scheduler_kwargs["gate"] = (Path(record["token_file"]).read_text().strip(), record["name"])
     door = {"security": tls(str(directory / "credentials")), "scheduler_port": port}
+    if record.get("interface"):  # else Dask listens on 127.0.0.1
+        door["interface"] = record["interface"]
     if record.get("sockets"):  # a directory: whatever listens makes a socket of its own there
         door = {"security": Security(), "protocol": "unix", "host": record["sockets"]}
         scheduler_kwargs["host"] = f"{record['sockets']}/scheduler"  # the same when the owner runs anew

@@ -156,6 +156,7 @@ def find_exposed(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
         if row["kind"] == "kernel" and row["port"] and greets is not None:
             found.append("kernel")
             row["of"] = next(("server:%d" % pid for pid in ancestors.get(row["pid"], []) if pid in servers), None)
-        if row["open_to_network"]:
+        # a cluster's own ports are there because it was told so, and ask for its certificate
+        if row["open_to_network"] and not str(row.get("of")).startswith("cluster:"):
             found.append("network")
         row["exposed"] = found

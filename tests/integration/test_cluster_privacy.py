@@ -183,8 +183,8 @@ def test_scratch_without_a_setting_is_on_the_largest_disk(home: Home, monkeypatc
         {"host": "0.0.0.0"},
         {"protocol": "tcp"},
         {"worker_dashboard_address": ":0"},
-        {"interface": "lo"},
         {"scheduler_kwargs": {"host": "0.0.0.0"}},
+        {"scheduler_kwargs": {"interface": "lo"}},
         {"scheduler_kwargs": {"dashboard_address": ":8787"}},
     ],
 )

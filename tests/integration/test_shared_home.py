@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -86,3 +87,83 @@ def test_an_idle_cluster_is_neither_woken_scaled_nor_ended_from_the_other_server
     assert after is not None and (after["pid"], after["started_at"]) == (before["pid"], before["started_at"])
     assert servers.run("server1", [sys.executable, "-c", JOB], timeout=60).stdout == "42\n"  # it wakes for its own
     ports(servers, "server1", "cluster", "stop", "main")
+
+
+# Of a stranger: without credentials, and with a certificate of one's own.
+KNOCK = """
+import asyncio, sys
+from pathlib import Path
+from distributed import Client
+from distributed.security import Security
+from ports.adapters import certificates
+own = Path("/tmp/knock.pem")
+certificates.write_self_signed(own)
+files = {"tls_ca_file": str(own), "tls_client_cert": str(own), "tls_client_key": str(own)}
+for security in (Security(require_encryption=False), Security(require_encryption=True, **files)):
+    for address in (sys.argv[1], sys.argv[1].replace("tls://", "tcp://")):
+        try:
+            with Client(address, security=security, timeout=3) as client:
+                print("in:", client.submit(sum, [40, 2]).result(timeout=10))
+        except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:
+            print("out:", type(error).__name__)
+own.unlink()
+"""
+OPEN = """
+import sys
+from distributed import LocalCluster
+if __name__ == "__main__":
+    cluster = LocalCluster(n_workers=1, interface="eth0", dashboard_address=None)
+    print(cluster.scheduler_address, flush=True)
+    sys.stdin.read()
+"""
+JOIN = """
+import asyncio, sys
+from distributed import Worker
+from distributed.security import Security
+from ports import credentials
+async def join(address):
+    async with Worker(address, security=credentials.load({"address": address}), name="joined", dashboard=False):
+        print("joined", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+asyncio.run(join(sys.argv[1]))
+"""
+TWO = """
+import sys
+from distributed import Client
+with Client(sys.argv[1], timeout=20) as client:
+    client.wait_for_workers(2, timeout=30)
+    print(sorted(client.run(lambda: __import__("socket").gethostname()).values()))
+"""
+
+
+def knock(site: NamespaceSite, host: str, address: str) -> list[str]:
+    return site.run(host, [sys.executable, "-c", KNOCK, address], user="bob", check=True, timeout=60).stdout.split("\n")
+
+
+def test_on_an_interface_machines_with_the_certificate_join_and_nobody_else(servers: NamespaceSite) -> None:
+    default = servers.popen("server2", [sys.executable, "-c", OPEN], stdin=subprocess.PIPE)
+    assert default.stdout is not None
+    assert "in: 42" in knock(servers, "server1", default.stdout.readline().strip())  # the control
+    default.communicate("")
+    told = ports(servers, "server1", "cluster", "start", "net", "--interface", "eth7", code=2)["error"]["message"]
+    assert "this machine has no such one with IPv4; there are eth0 (" in told
+    ports(servers, "server1", "cluster", "start", "net", "--n-workers", "1", "--interface", "eth0")
+    try:
+        (row,) = ports(servers, "server1", "cluster", "list")
+        address = row["address"]
+        assert (row["security"], row["interface"]) == ("tls", "eth0")
+        assert address.startswith("tls://") and not address.startswith("tls://127.")
+        (listed,) = ports(servers, "server1", "list")
+        assert listed["open_to_network"] and listed["warnings"] == []
+        for host in ("server1", "server2"):
+            said = knock(servers, host, address)
+            assert [line for line in said if line.startswith("in:")] == [] and len(said) == 5, said
+        joined = servers.popen("server2", [sys.executable, "-c", JOIN, address], stdin=subprocess.PIPE)
+        try:
+            assert joined.stdout is not None and joined.stdout.readline() == "joined\n"
+            done = servers.run("server2", [sys.executable, "-c", TWO, address], timeout=60)
+            assert done.stdout == "['server1', 'server2']\n", done.stderr
+        finally:
+            joined.communicate("")
+    finally:
+        ports(servers, "server1", "cluster", "stop", "net")

@@ -42,6 +42,19 @@ def test_keywords_of_dask_are_passed_on_beside_those_of_the_settings() -> None:
     assert merged["options"] == {"a": 1, "b": 3, "resources": {"GPU": 1}}
 
 
+@pytest.mark.parametrize("port", [{"dashboard": "tcp"}, {"interface": "eth0"}])
+def test_what_opens_a_port_is_with_tls(port: dict[str, str]) -> None:
+    assert options.merge(SETTINGS, port, have_sockets=True)["security"] == "tls"
+    assert options.merge(SETTINGS, {}, have_sockets=True)["security"] == "sockets"
+    with pytest.raises(UsageError, match="opens a port, which security='sockets' rules out; pass security='tls'"):
+        options.merge(SETTINGS, {**port, "security": "sockets"}, have_sockets=True)
+
+
+def test_an_option_of_ports_is_none_of_dasks() -> None:
+    with pytest.raises(UsageError, match="option interface='eth0' cannot be given among Dask's: pass it to ports"):
+        options.merge(SETTINGS, {"scheduler_kwargs": {"interface": "eth0"}})
+
+
 @pytest.mark.parametrize("name", sorted(options.OURS))
 @pytest.mark.parametrize("place", ["asked", "settings", "scheduler"])
 def test_no_keyword_takes_the_privacy_away(name: str, place: str) -> None:
