@@ -122,7 +122,9 @@ from distributed import Worker
 from distributed.security import Security
 from ports import credentials
 async def join(address):
-    async with Worker(address, security=credentials.load({"address": address}), name="joined", dashboard=False):
+    pem = credentials.load({"address": address}).tls_ca_file
+    security = Security(tls_ca_file=pem, tls_worker_cert=pem, tls_worker_key=pem, require_encryption=True)
+    async with Worker(address, security=security, name="joined", dashboard=False):
         print("joined", flush=True)
         await asyncio.to_thread(sys.stdin.read)
 asyncio.run(join(sys.argv[1]))
