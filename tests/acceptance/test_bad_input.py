@@ -101,6 +101,7 @@ def site_laptop(site: NamespaceSite) -> Iterator[Laptop]:
     check.verify()
 
 
+@pytest.mark.long
 def test_a_record_that_is_broken_or_newer_is_exit_code_7_on_the_far_side_too(laptop: Laptop, cluster: Path) -> None:
     record = cluster / "record.json"
     good = record.read_text()

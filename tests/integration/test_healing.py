@@ -435,6 +435,7 @@ def test_a_home_that_hangs_does_not_hold_up_that_who_takes_a_port_of_a_service_i
         send(signal.SIGCONT, [watcher])
 
 
+@pytest.mark.long
 def test_where_start_files_take_longer_than_an_attempt_the_link_comes_back_all_the_same(journey: Journey) -> None:
     _, port = journey.serve("server1")
     use = journey.use(journey.open(f"server1:{port}")[0]["local_url"])

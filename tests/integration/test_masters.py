@@ -126,6 +126,7 @@ def test_a_way_is_made_although_the_jump_host_s_connection_ends_meanwhile(laptop
     assert python(laptop, code, env=SHORT) == [[True], "there"]
 
 
+@pytest.mark.long
 def test_connections_of_one_second_carry_forward_after_forward(laptop: Site) -> None:
     code = """
         said = []

@@ -413,6 +413,7 @@ def test_a_dead_connection_is_noticed_in_time_and_replaced(
             running.kill()
 
 
+@pytest.mark.long
 def test_a_host_that_is_down_is_told_within_its_time(root_site: NamespaceSite, laptop: Site) -> None:
     env = {"DASK_PORTS__SSH__CONNECT_TIMEOUT": "2"}
     laptop.host("server1").cut()

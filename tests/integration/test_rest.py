@@ -134,6 +134,7 @@ def test_a_task_that_comes_while_results_are_kept_keeps_the_cluster(home: Home) 
     assert not [path for path in home.disk.iterdir() if path.name.endswith("-held")]
 
 
+@pytest.mark.long
 def test_who_only_connects_wakes_a_resting_cluster_and_does_not_keep_it(home: Home) -> None:
     cluster = clusters.start("main", n_workers=1, idle=1 / HOUR, expire=10 / DAY, **SMALL)
     until = time.monotonic() + 35

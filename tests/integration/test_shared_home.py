@@ -102,7 +102,7 @@ files = {"tls_ca_file": str(own), "tls_client_cert": str(own), "tls_client_key":
 for security in (Security(require_encryption=False), Security(require_encryption=True, **files)):
     for address in (sys.argv[1], sys.argv[1].replace("tls://", "tcp://")):
         try:
-            with Client(address, security=security, timeout=3) as client:
+            with Client(address, security=security, timeout=2) as client:
                 print("in:", client.submit(sum, [40, 2]).result(timeout=10))
         except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:
             print("out:", type(error).__name__)

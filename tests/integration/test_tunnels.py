@@ -565,6 +565,7 @@ def test_two_hundred_connections_at_once_all_pass(laptop: Site, serve: Serve) ->
     assert python(laptop, code, timeout=90) == 200
 
 
+@pytest.mark.long
 def test_a_half_closed_connection_still_gets_its_answer(laptop: Site, serve: Serve) -> None:
     echo = """
         import socket, sys
