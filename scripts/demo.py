@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
         tell(f"demo: {error}")
         return 1
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a second one must not leave half of it
+            signal.signal(number, signal.SIG_IGN)
         end(site)
 
 
@@ -133,9 +135,10 @@ def stop_by_signal(*_: object) -> NoReturn:
 
 
 def tell(text: str) -> None:
-    """Print, at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """Print, at once; where the terminal was closed, there is still something to clean up."""
+    with contextlib.suppress(OSError):
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ def test_the_demo_opens_both_pages_over_two_hops_and_leaves_nothing(demo: subpro
     assert not left(top.group(1))
 
 
-def test_a_demo_that_is_interrupted_leaves_nothing(demo: subprocess.Popen[str]) -> None:
+def until_it_lists(demo: subprocess.Popen[str]) -> str:
+    """Read until the demo lists what runs, and return its directory."""
     assert demo.stdout is not None
     seen = ""
     while "laptop$ ports list" not in seen:
@@ -69,10 +70,24 @@ def test_a_demo_that_is_interrupted_leaves_nothing(demo: subprocess.Popen[str]) 
         seen += line
     top = re.search(r"serves (/tmp/lab-[^/]+)/", seen)
     assert top is not None, seen
+    return top.group(1)
+
+
+def test_a_demo_that_is_interrupted_leaves_nothing(demo: subprocess.Popen[str]) -> None:
+    top = until_it_lists(demo)
     os.killpg(demo.pid, signal.SIGINT)
     rest, _ = demo.communicate(timeout=60)
     assert demo.returncode == 130, rest
-    wait_until(lambda: not left(top.group(1)) or None, timeout=5, what=f"end of the demo, not {left(top.group(1))}")
+    wait_until(lambda: not left(top) or None, timeout=5, what=f"end of the demo, not {left(top)}")
+
+
+def test_a_demo_whose_terminal_is_closed_leaves_nothing(demo: subprocess.Popen[str]) -> None:
+    top = until_it_lists(demo)
+    assert demo.stdout is not None
+    demo.stdout.close()  # nothing can be printed any more
+    os.killpg(demo.pid, signal.SIGHUP)
+    demo.wait(60)
+    wait_until(lambda: not left(top) or None, timeout=5, what=f"end of the demo, not {left(top)}")
 
 
 def test_a_word_that_the_demo_does_not_know_is_answered_with_its_usage() -> None:
