@@ -297,7 +297,7 @@ def _warnings(room: Room, chosen: Size, *, takes_all: bool) -> tuple[str, ...]:
     listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     theirs = sum(max(one.memory_bytes, one.promised_bytes) for one in room.active)
     said = f"this cluster may take {size(wants)}, and {size(left)} are free and not promised (active: {listed})"
-    if taken := min(wants - left, theirs):
+    if (taken := min(wants - left, theirs)) > 0:
         said += f": filled, it takes {size(taken)} that others use or were promised"
     if takes_all:
         said += "; it competes with them for every core"

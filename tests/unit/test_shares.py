@@ -240,6 +240,12 @@ def test_what_only_own_clusters_are_promised_is_not_called_others() -> None:
     assert "your other clusters are promised" in warnings[-1]
 
 
+def test_who_takes_all_and_leaves_enough_takes_nothing_from_others() -> None:
+    room = replace(SHARED, available_bytes=127 * GIB, limit_bytes=64 * GIB, others=(other("bob", memory_bytes=3),))
+    [warning] = shares.decide(room, asked(n_workers="all")).warnings
+    assert "filled" not in warning and "every core" in warning
+
+
 # --- what is refused ---
 
 
