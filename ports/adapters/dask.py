@@ -7,12 +7,14 @@ object of Dask's that leaves it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import http.client
 import json
 import platform
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module, metadata
 from pathlib import Path
@@ -109,12 +111,45 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
     from distributed.comm.core import FatalCommClosedError
 
     prepare()
+    client = Client.__new__(Client)
     try:
-        return Client(cluster, timeout=timeout, **options)
-    except FatalCommClosedError as error:  # a Unix socket that is missing, dead or another user's
+        with _no_collection():
+            client.__init__(cluster, timeout=timeout, **options)  # type: ignore[misc]
+    except BaseException as error:
+        _discard(client)
+        if not isinstance(error, OSError | TimeoutError):
+            raise
+        if not isinstance(error, FatalCommClosedError):
+            raise DaskError(f"the scheduler did not answer within {timeout:g} s ({error})") from error
+        # a Unix socket that is missing, dead or another user's
         raise DaskError(f"{error}; {_NOT_MINE}") from error
-    except (OSError, TimeoutError) as error:
-        raise DaskError(f"the scheduler did not answer within {timeout:g} s ({error})") from error
+    return client
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector away while a client starts.
+
+    `LoopRunner.start` holds a lock that `Client.__del__` of a client that never connected wants, in the same thread:
+    a collection there waits for itself. (distributed 2026.8.0, utils.py; the user may have made that client.)
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _discard(client: Client) -> None:
+    """Close a client that did not connect and end its thread, so that nothing is left to `Client.__del__`."""
+    with contextlib.suppress(Exception):
+        client.close(timeout=1)
+    runner = getattr(client, "_loop_runner", None)
+    if runner is not None:
+        with contextlib.suppress(Exception):
+            runner.stop()  # `close` leaves it running where the connection had failed by itself
 
 
 def call(address: str, credentials: Path, operation: str, *, timeout: float, **arguments: Any) -> Any:

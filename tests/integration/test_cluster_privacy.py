@@ -299,6 +299,31 @@ def test_a_plain_client_finds_the_credentials_of_an_address(shared_home: Home, p
     assert credentials.load({"address": private.scheduler_address.replace("tls", "tcp")}) is None
 
 
+REFUSED = """
+import gc, threading
+import distributed
+from distributed.security import Security
+import ports
+from ports.adapters import dask
+gc.set_threshold(1)
+found = ports.clusters.get("private")
+for _ in range(3):
+    try:
+        dask.connect(found, timeout=2, security=Security(require_encryption=False))
+    except TypeError:
+        print("refused")
+print({one.status for one in gc.get_objects() if isinstance(one, distributed.Client)})
+with found.get_client() as client:
+    print(client.submit(sum, [40, 2]).result(timeout=30))
+print([thread.name for thread in threading.enumerate() if thread.name == "IO loop"])
+"""
+
+
+def test_a_refused_client_is_closed_and_does_not_hang_the_next_one(shared_home: Home, private: Cluster) -> None:
+    done = shared_home.python(REFUSED, timeout=40)
+    assert done.stdout.splitlines() == ["refused"] * 3 + ["{'closed'}", "42", "[]"], done.stderr
+
+
 def test_a_stock_client_is_not_led_to_another_user_s_listener(
     private: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -313,3 +313,14 @@ def test_the_site_is_there_by_hand(tmp_path: Path) -> None:
         lab("down")
     assert "down" in lab("status")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_command_started_ends_with_its_time(site: Site) -> None:
+    code = "import subprocess; subprocess.Popen(['sleep', '61.5'], start_new_session=True).wait()"
+    with pytest.raises(subprocess.TimeoutExpired):
+        site.run("server1", ["/usr/bin/python3", "-c", code], timeout=1)
+
+    def gone() -> bool | None:
+        return not any("61.5" in one.command for one in site.host("server1").processes() if one.state != "Z") or None
+
+    wait_until(gone, timeout=5, what="end of what the command started")

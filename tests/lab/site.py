@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -201,19 +205,29 @@ class Site(ABC):
         """Run `argv` on `host` to its end and return what came of it, as `subprocess.run` does.
 
         A descendant that keeps standard output open counts as not ended: then `subprocess.TimeoutExpired` is raised,
-        as for any command that takes longer than `timeout` seconds, and the command is killed.
+        as for any command that takes longer than `timeout` seconds, and all that the command started is killed.
         """
         stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
-        with self.popen(host, argv, user=user, env=env, cwd=cwd, stdin=stdin) as running:
+        mark = f"LAB_COMMAND={uuid.uuid4()}"
+        environ = {**(env or {}), **dict([mark.split("=")])}
+        with self.popen(host, argv, user=user, env=environ, cwd=cwd, stdin=stdin) as running:
             try:
                 stdout, stderr = running.communicate(input, timeout=timeout)
             except BaseException:
                 running.kill()
+                self._end_marked(host, mark)
                 raise
         result = subprocess.CompletedProcess(list(argv), running.returncode, stdout, stderr)
         if check and result.returncode:
             raise LabError(f"{' '.join(argv)} on {host} ended with {result.returncode}:\n{stdout}{stderr}")
         return result
+
+    def _end_marked(self, host: str, mark: str) -> None:
+        """Kill the processes on `host` that have `mark` in their environment: what a command left behind."""
+        for process in self.host(host).processes():
+            with contextlib.suppress(OSError):
+                if mark.encode() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
+                    os.kill(process.pid, signal.SIGKILL)
 
     def __enter__(self) -> Site:
         self.up()
