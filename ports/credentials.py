@@ -37,7 +37,7 @@ def load(info: dict[str, Any]) -> Security | None:
 
 
 def _of_another_machine(address: str) -> Security | None:
-    for machine in paths.machines()[1:]:
+    for machine in paths.other_machines():
         for name in sorted(path.name for path in machine.kind(KIND).glob("*") if paths.NAME.fullmatch(path.name)):
             files = machine.session(KIND, name)
             with contextlib.suppress(RecordError):  # a newer version's, or half of one

@@ -176,13 +176,12 @@ def here() -> HostPaths:
     return HostPaths(state / "hosts" / machine())
 
 
-def machines() -> list[HostPaths]:
-    """Return the paths of all machines that this home has been used on, this one first; raises as `here`."""
-    own = here()
+def other_machines() -> list[HostPaths]:
+    """Return the paths of the other machines that this home has been used on; raises as `here`."""
+    own = here().root
     with contextlib.suppress(OSError):
-        others = sorted(path for path in own.root.parent.iterdir() if path != own.root and path.is_dir())
-        return [own, *map(HostPaths, others)]
-    return [own]
+        return [HostPaths(path) for path in sorted(own.parent.iterdir()) if path != own and path.is_dir()]
+    return []
 
 
 def make_private(path: Path) -> Path:

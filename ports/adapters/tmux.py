@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import socket as socketlib
-import struct
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from ports import paths
 from ports.deadlines import wait_until
 from ports.errors import TimedOutError, TmuxError, UnsafePathError
+from ports.probe.agent_owner import peer
 
 if TYPE_CHECKING:
     from libtmux import Server
@@ -90,12 +90,12 @@ def is_mine(socket: Path) -> bool:
 
 def server_pid(socket: Path) -> int | None:
     """Return the pid of the server on `socket`; None where there is none, or the system does not tell."""
-    if not hasattr(socketlib, "SO_PEERCRED") or not is_mine(socket):
+    if not is_mine(socket):
         return None
     with contextlib.closing(socketlib.socket(socketlib.AF_UNIX)) as connection, contextlib.suppress(OSError):
         connection.connect(str(socket))
-        credentials = connection.getsockopt(socketlib.SOL_SOCKET, socketlib.SO_PEERCRED, 12)
-        return int(struct.unpack("3i", credentials)[0])
+        found = peer(connection)
+        return found and found[0]
     return None
 
 

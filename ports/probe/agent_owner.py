@@ -120,8 +120,15 @@ def allowed(owner: "Optional[str]") -> "Set[int]":
     return {os.getuid()} if owner is None else {os.getuid(), pwd.getpwnam(owner).pw_uid}
 
 
-def peer_uid(connection: "Any") -> "Optional[int]":
-    """Return who listens at the other end of a Unix socket; None where the system does not tell."""
+def peer(connection: "Any") -> "Optional[Tuple[int, int]]":
+    """Return pid and uid of the other end of a Unix socket; None where the system does not tell."""
     if not hasattr(socket, "SO_PEERCRED"):
         return None
-    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid), int(uid)
+
+
+def peer_uid(connection: "Any") -> "Optional[int]":
+    """Return who listens at the other end of a Unix socket; None where the system does not tell."""
+    found = peer(connection)
+    return found and found[1]

@@ -218,8 +218,9 @@ class Opening:
     def _open_for_another(self, request: dict[str, Any], say: Event) -> dict[str, Any]:
         if self._closing.is_set():
             return {"closing": True}
-        if request.get("transport", transports.choose()) != transports.choose():
-            return {"transport": transports.choose()}
+        transport = transports.choose()
+        if request.get("transport", transport) != transport:
+            return {"transport": transport}
         before = set(map(id, self.tunnels))
         wanted = targets.by_host(map(targets.parse, request["targets"]))
 

@@ -194,9 +194,8 @@ def sweep_all() -> list[Path]:
 def forget(control: Path) -> None:
     """Remove the files of a master that has ended, but for its log."""
     control.unlink(missing_ok=True)
-    for path in control.parent.glob(
-        f"{control.name}.*"
-    ):  # its mark, and a socket that it was making when it was killed
+    # its mark, and a socket that it was making when it was killed
+    for path in control.parent.glob(f"{control.name}.*"):
         if path.suffix != ".log":
             path.unlink(missing_ok=True)
 
