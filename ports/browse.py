@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ports import home, listeners, paths, probe
+from ports import at_home, listeners, paths, probe
 from ports.errors import NotFoundError, PortsError, UsageError
 
 _ANSWER_SECONDS = 30.0  # a link may have to be opened first, and the browser to start
@@ -43,12 +43,12 @@ def open(what: str, *, timeout: float = _ANSWER_SECONDS) -> dict[str, Any]:
         answer = _ask(path, request, timeout)
         if answer is not None and answer.get("ok"):
             row = {"kind": request.get("kind", "link"), "name": request.get("name", what), "state": "open"}
-            return {**row, "host": home.alias(), "local_url": answer.get("opened")}
+            return {**row, "host": at_home.alias(), "local_url": answer.get("opened")}
         if answer is not None:
             refusal = refusal or str(answer.get("error") or "it was not opened")
     if refusal is not None:
         raise PortsError(f"at home: {refusal}")
-    way_out = f"no `ports open` at home is connected to this machine; there, run `ports open {home.alias()}`"
+    way_out = f"no `ports open` at home is connected to this machine; there, run `ports open {at_home.alias()}`"
     raise NotFoundError("way home for", what, way_out)
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ports import config, gpus, home, interpreter, machine, notices, probe, records, render, sessions, shares, terminals
+from ports import at_home, cluster_text, config, gpus, interpreter, machine, probe, records, sessions, shares, terminals
 from ports.adapters import dask
 from ports.deadlines import wait_until
-from ports.errors import ForeignListenerError, NotFoundError, UsageError
+from ports.errors import ForeignListenerError, NotFoundError, UsageError, warn
 from ports.options import ClusterRecord, ClusterRunning
 from ports.sessions import Found
 
@@ -134,7 +134,7 @@ class Cluster:
     @property
     def dashboard_link(self) -> str:
         """Link of the dashboard at home, where ``ports open`` runs."""
-        return home.cluster_link(self.name)
+        return at_home.cluster_link(self.name)
 
     def close(self, timeout: float | None = None) -> _Nothing:
         """Disconnect; the cluster goes on running. `stop` ends it."""
@@ -142,7 +142,7 @@ class Cluster:
             asyncio.get_running_loop()  # `client.shutdown()` calls this from Dask's event loop
         except RuntimeError:
             return _Nothing()
-        notices.warn(
+        warn(
             f"only disconnected: cluster {self.name!r} goes on for its other clients; "
             f"`ports cluster stop {self.name}` or ports.clusters.get({self.name!r}).stop() ends it"
         )
@@ -181,7 +181,7 @@ class Cluster:
         stale = {} if is_new else dask.stale_modules(client, timeout=1.0)
         if stale:
             changed = ", ".join(sorted(stale))
-            notices.warn(
+            warn(
                 f"workers of cluster {self.name!r} hold older versions of {changed}; "
                 f"`ports cluster restart {self.name}` makes them import anew"
             )
@@ -192,7 +192,7 @@ class Cluster:
         here, there = dask.versions(), self._running.versions
         for package, version in here.items():
             if there.get(package) != version:
-                notices.warn(
+                warn(
                     f"{package} is {version} here and {there.get(package)} in cluster {self.name!r}; run this with "
                     f"{self.record.interpreter}, or start another cluster with name="
                 )
@@ -200,7 +200,7 @@ class Cluster:
     def warn_of_end(self) -> None:
         """Warn where the cluster ends soon because no task came for days."""
         if (self.summary or {}).get("ends_at"):
-            notices.warn(f"cluster {self.name!r}: {render.cluster_note(self.summary or {})}")
+            warn(f"cluster {self.name!r}: {cluster_text.cluster_note(self.summary or {})}")
 
     def wait_for_workers(self, n_workers: int, timeout: float | None = None) -> None:
         """Wait until `n_workers` are there; `Client.wait_for_workers` calls this. Those of a resting cluster come back.
@@ -266,7 +266,7 @@ class Cluster:
         held, own = held_gpus(but=self.name), (self.summary or {}).get("gpu_ids") or ()
         order = gpus.ordered(record.gpu_ids, own=own, held=held)
         if (said := gpus.shared([one for one in order[: n_workers * record.gpus] if one not in own], held)) is not None:
-            notices.warn(said)
+            warn(said)
         return {"gpu_ids": order}
 
     def restart(self) -> None:
@@ -335,12 +335,12 @@ class Cluster:
         row: dict[str, Any] = {"host": socket.gethostname(), "kind": "cluster", "name": self.name, "state": self.state}
         row["reason"] = self.reason
         row["url"] = f"unix:{self._running.dashboard}" if self._found.running else None
-        row["link"], row["command"] = self.dashboard_link, home.open_command(self.name)
+        row["link"], row["command"] = self.dashboard_link, at_home.open_command(self.name)
         row["log"] = str(self.log)
         counts = self.summary or {}
         row |= {key: counts.get(key) for key in ("n_workers", "n_threads", "memory_bytes", "memory_limit_bytes")}
         row |= {key: counts.get(key) for key in ("n_tasks", "n_clients", "guard", "asleep", "ends_at")}
-        row["note"] = render.cluster_note(counts)
+        row["note"] = cluster_text.cluster_note(counts)
         if self._found.record is not None:
             row |= self._recorded(with_token)
         return row
@@ -370,10 +370,10 @@ class Cluster:
         }
 
     def __repr__(self) -> str:
-        return render.cluster_line(self.row(), time.time())
+        return cluster_text.cluster_line(self.row(), time.time())
 
     def _repr_html_(self) -> str:
-        return render.cluster_html(self.row(), home.open_command(self.name))
+        return cluster_text.cluster_html(self.row(), at_home.open_command(self.name))
 
 
 def held_gpus(*, but: str) -> dict[str, str]:

@@ -16,7 +16,6 @@ from ports import (
     gpus,
     logout,
     machine,
-    notices,
     options,
     paths,
     scratch,
@@ -27,7 +26,7 @@ from ports import (
 from ports.adapters import certificates, dask
 from ports.cluster_handle import Cluster, held_gpus
 from ports.deadlines import wait_until
-from ports.errors import DifferentClusterError, NameInUseError, NotFoundError, StartError, UsageError
+from ports.errors import DifferentClusterError, NameInUseError, NotFoundError, StartError, UsageError, warn
 from ports.options import ClusterRecord
 from ports.probe.promises import PLACE
 from ports.sessions import Found
@@ -83,7 +82,7 @@ def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) 
         if found is not None and found.state == "unknown":
             raise found.error or NotFoundError(KIND, name, f"{found.reason}; pass another name=")
         if found is not None:
-            notices.warn(f"cluster {name!r} had stopped ({found.reason}); a new one starts")
+            warn(f"cluster {name!r} had stopped ({found.reason}); a new one starts")
         try:
             # the client is this process's next step: its 0.3 s of imports pass while the owner imports the same
             return _start(name, timeout, asked, meanwhile=dask.import_client)
@@ -194,7 +193,7 @@ def _start(
         sessions.abandon(found)
         raise
     if (warning := logout.warning()) is not None:
-        notices.warn(warning)
+        warn(warning)
     return Cluster(found, just_started=True)
 
 
@@ -305,7 +304,7 @@ def _with_gpus(name: str, merged: Mapping[str, Any], environ: Mapping[str, str])
     chosen = gpus.for_workers(merged, environ, held)
     taken = chosen["gpu_ids"][: merged["gpus"] * chosen["n_workers"]]
     if (said := gpus.shared(taken, held)) is not None:
-        notices.warn(said)
+        warn(said)
     return chosen
 
 
@@ -320,7 +319,7 @@ def _sized(merged: Mapping[str, Any], *, takes_all: bool) -> dict[str, Any]:
     if is_asked and not merged["force"]:
         shares.check(room, size.n_workers, size.memory_limit)
     for warning in size.warnings:
-        notices.warn(warning)
+        warn(warning)
     return {
         "n_workers": size.n_workers,
         "threads_per_worker": size.threads_per_worker,
@@ -391,7 +390,7 @@ def _take(found: Found[ClusterRecord], asked: Mapping[str, Any], reuse: str) -> 
             raise DifferentClusterError(record.name, different)
         if different:
             way_out = f"pass name= for another, stop it (`ports cluster stop {record.name}`), or pass reuse='any'"
-            notices.warn(f"cluster {record.name!r} runs, but {'; '.join(different)}: {way_out}")
+            warn(f"cluster {record.name!r} runs, but {'; '.join(different)}: {way_out}")
     taken.warn_of_versions()
     taken.warn_of_end()
     return taken

@@ -13,12 +13,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ports import paths
-from ports.errors import SettingError
+from ports.errors import SettingError, UsageError
 
 _PREFIX = "DASK_PORTS__"
 _overridden: dict[str, Any] = {}
@@ -268,3 +268,20 @@ def _defaults(node: dict[str, Any]) -> dict[str, Any]:
         else copy.deepcopy(inner["default"])
         for key, inner in node["properties"].items()
     }
+
+
+# Of numbers among the options: (least, most, what the number is)
+_NUMBERS = {
+    "guard_mark": (0.001, 0.9, "the part of the memory that shall stay available"),
+    "guard_pressure": (0.1, 100, "percent"),
+    "idle": (0, 1e6, "hours, or 0 for never"),
+    "expire": (0, 1e6, "days, or 0 for never"),
+}
+
+
+def check_limits(options: Mapping[str, Any]) -> None:
+    """Look whether the numbers among `NAMES` can be, those that are given; raises as `check`."""
+    for name, value in options.items():
+        least, most, what = _NUMBERS[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise UsageError(f"{name} is {value!r}; it must be from {least:g} to {most:g}: {what}")

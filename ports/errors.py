@@ -43,7 +43,12 @@ The number is the exit code of the command line. Messages name what failed, the 
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent) + os.sep
 
 
 class PortsError(Exception):
@@ -351,3 +356,11 @@ class NewerRecordError(RecordError):
             f"record {self.path} has format {self.found}, this ports knows up to {self.known}; "
             "upgrade it with `pip install --upgrade ports`"
         )
+
+
+def warn(text: str) -> None:
+    """Warn with `text`, shown with the user's own line, however many functions of `ports` lie in between."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)

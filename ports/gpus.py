@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ports import peers
 from ports.adapters import nvml
 from ports.adapters.nvml import Gpu
 from ports.errors import UsageError
+from ports.probe import user_name
 
 _PART = "MIG-"  # how the name of a part of a GPU begins
 
@@ -159,4 +159,4 @@ def _user(pid: int) -> str:
     uid = _uid(pid)
     if uid is None:
         return "others"  # hidepid, or it has just ended
-    return peers.name_of(uid)
+    return user_name(uid)

@@ -1,32 +1,15 @@
-"""What to type at home, and the link that works there: computed on the server, where the notebook runs."""
+"""`ports.show`: what to type at home, and the link that works there."""
 
 from __future__ import annotations
 
+import html
 import shlex
-import socket
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-from ports import config, links, paths, render
-
-
-def alias() -> str:
-    """Return what this machine is called in ``~/.ssh/config`` at home: the setting ``alias``, else its short name."""
-    return str(config.get("alias") or socket.gethostname().partition(".")[0])
-
-
-def open_command(name: str, local_port: int | None = None) -> str:
-    """Return the command that opens the cluster or notebook server `name` at home."""
-    command = ["ports", "open", f"{alias()}:{name}"]
-    return shlex.join(command if local_port is None else [*command, "--local-port", str(local_port)])
-
-
-def cluster_link(name: str, local_port: int | None = None) -> str:
-    """Return the link of cluster `name`'s dashboard at home: its port follows from machine, user and name."""
-    limits = config.get("open")
-    first, last = limits["first_port"], limits["last_port"]
-    port = local_port or links.local_port(paths.machine(), paths.user_name(), f"cluster-{name}", first, last)
-    return f"http://localhost:{port}/status"
+from ports import at_home
+from ports.cluster_text import html_table
 
 
 def show(cluster_or_client: object, local_port: int | None = None) -> None:
@@ -45,9 +28,9 @@ def show(cluster_or_client: object, local_port: int | None = None) -> None:
         from IPython.display import display
 
         if get_ipython() is not None:
-            display(render.Shown(shown))
+            display(Shown(shown))
             return
-    sys.stdout.write(render.shown_text(shown) + "\n")
+    sys.stdout.write(shown_text(shown) + "\n")
 
 
 def describe(cluster_or_client: object, local_port: int | None = None) -> dict[str, Any]:
@@ -56,9 +39,9 @@ def describe(cluster_or_client: object, local_port: int | None = None) -> dict[s
     row = getattr(cluster, "row", None)
     if callable(row) and hasattr(cluster, "record"):
         name, socket_path = cluster.name, cluster.record.dashboard
-        link = cluster_link(name, local_port)
-        by_hand = ["ssh", "-N", "-L", f"{_port(link)}:{socket_path}", alias()]
-        shown = {"command": open_command(name, local_port), "link": link, "by_hand": shlex.join(by_hand)}
+        link = at_home.cluster_link(name, local_port)
+        by_hand = ["ssh", "-N", "-L", f"{_port(link)}:{socket_path}", at_home.alias()]
+        shown = {"command": at_home.open_command(name, local_port), "link": link, "by_hand": shlex.join(by_hand)}
         if port := _port(row().get("tcp_link") or ""):  # without its token: notebooks keep what they display
             shown["forward"] = f"port {port}; `ports cluster show {name}` tells its link and token"
         return shown
@@ -68,8 +51,8 @@ def describe(cluster_or_client: object, local_port: int | None = None) -> dict[s
 
         raise UsageError(f"{cluster_or_client!r} has no dashboard; pass a Dask cluster or client")
     near = local_port or far_port
-    command = ["ports", "open", f"{alias()}:{far_port}", "--local-port", str(near)]
-    by_hand = ["ssh", "-N", "-L", f"{near}:127.0.0.1:{far_port}", alias()]
+    command = ["ports", "open", f"{at_home.alias()}:{far_port}", "--local-port", str(near)]
+    by_hand = ["ssh", "-N", "-L", f"{near}:127.0.0.1:{far_port}", at_home.alias()]
     link = f"http://localhost:{near}/status"
     return {"command": shlex.join(command), "link": link, "by_hand": shlex.join(by_hand)}
 
@@ -78,3 +61,34 @@ def _port(link: str) -> int | None:
     from urllib.parse import urlsplit
 
     return urlsplit(link).port
+
+
+class Shown:
+    """What `ports.show` displays: text in a terminal, HTML in a notebook."""
+
+    def __init__(self, shown: Mapping[str, Any]) -> None:
+        self._shown = shown
+
+    def __repr__(self) -> str:
+        return shown_text(self._shown)
+
+    def _repr_html_(self) -> str:
+        link = html.escape(str(self._shown["link"]), quote=True)
+        facts = [
+            ("At home, type", f"<code>{html.escape(self._shown['command'])}</code>"),
+            ("then open", f'<a href="{link}" target="_blank" rel="noopener">{link}</a>'),
+            ("without ports there", f"<code>{html.escape(self._shown['by_hand'])}</code>"),
+        ]
+        if "forward" in self._shown:
+            facts.append(("or forward", html.escape(self._shown["forward"])))
+        return html_table("Dashboard", facts)
+
+
+def shown_text(shown: Mapping[str, Any]) -> str:
+    """Return what `ports.show` prints."""
+    return (
+        f"at home, type:        {shown['command']}\n"
+        f"then open:            {shown['link']}\n"
+        f"without ports there:  {shown['by_hand']}"
+        + (f"\nor forward:           {shown['forward']}" if "forward" in shown else "")
+    )

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from ports import exposures, notices, probe, records
-from ports.errors import PortsError
+from ports import exposures, probe, records
+from ports.errors import PortsError, warn
 from ports.exposures import Exposure
 from ports.links import url as link
 from ports.probe.recognise import words_of
@@ -99,13 +99,13 @@ def list(host: str | None = None, *, all_users: bool = False, port: int | None =
 
         document = remote.probe(host, request)
     for warning in document["warnings"]:
-        notices.warn(f"{host or 'this machine'}: {warning}")
+        warn(f"{host or 'this machine'}: {warning}")
     found = builtins.list(from_probe(document, host))
     for node in document["elsewhere"]:
         try:
             found += list(f"{host}/{node['node']}", all_users=all_users, port=port)
         except PortsError as error:
-            notices.warn(str(error))
+            warn(str(error))
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from ports import home, probe, sessions, terminals
+from ports import at_home, probe, sessions, terminals
 from ports.errors import BrokenRecordError, UsageError
 from ports.records import Running
 from ports.sessions import Found, SessionRecord
@@ -139,13 +139,13 @@ class Notebook:
         row |= {"idle": record.idle if record else None, "expire": record.expire if record else None}
         row["debugger"] = record.debugger if record else None
         row |= {"path": self.path, "open_to_network": self.open_to_network, "warnings": [*self.warnings]}
-        row["command"] = home.open_command(self.name)
+        row["command"] = at_home.open_command(self.name)
         return row | {"tmux": terminals.attach_line(record) if record else None}
 
     def _repr_html_(self) -> str:
         facts = {"State": self.state, "Reason": self.reason, "Directory": self.root}
         if self.state == "running":
-            facts["At home, type"] = home.open_command(self.name)  # no token: outputs are saved with notebooks
+            facts["At home, type"] = at_home.open_command(self.name)  # no token: outputs are saved with notebooks
         lines = "".join(
             f"<tr><th>{label}</th><td>{html.escape(text)}</td></tr>" for label, text in facts.items() if text
         )

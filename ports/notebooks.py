@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ports import (
+    at_home,
     config,
     environments,
-    fairness,
-    home,
     links,
     listeners,
     logout,
-    notices,
     paths,
     probe,
     records,
@@ -37,6 +35,7 @@ from ports.errors import (
     StartError,
     ToolMissingError,
     UsageError,
+    warn,
 )
 from ports.listeners import Listener
 from ports.notebook_handle import KIND, Notebook, NotebookRecord, NotebookRunning
@@ -106,7 +105,7 @@ def start(
     idle = settings["idle"] if idle is None else idle
     expire = settings["expire"] if expire is None else expire
     debugger = settings["debugger"] if debugger is None else debugger
-    fairness.check_limits({"idle": idle, "expire": expire})
+    config.check_limits({"idle": idle, "expire": expire})
     environment, environ = _environment(env)
     kind = _server_in(environment, environ)
     token_file = paths.here().token(KIND, name)
@@ -124,7 +123,7 @@ def start(
     what = f"notebook {name!r}"
     found = sessions.launch(found, argv, environ=environ, cwd=str(served), timeout=limit, what=what, announce=_announce)
     if (warning := logout.warning()) is not None:
-        notices.warn(warning)
+        warn(warning)
     return _notebook(found)
 
 
@@ -201,7 +200,7 @@ def _environment(env: str | None) -> tuple[Environment, dict[str, str]]:
     environ = {name: value for name, value in sessions.starter_environ().items() if not name.startswith(_DROPPED)}
     if environ.get("MPLBACKEND", "").startswith("module:"):  # a kernel's own, for what it starts
         del environ["MPLBACKEND"]
-    env = env or config.host(home.alias()).get("notebook_env") or config.get("notebook.env")
+    env = env or config.host(at_home.alias()).get("notebook_env") or config.get("notebook.env")
     found = environments.find(env, Path.cwd(), environ)
     if env is None and found.kind == "system":
         return found, environ  # nothing to activate, and nothing to take away
@@ -254,7 +253,7 @@ def _claim(record: NotebookRecord) -> Found[NotebookRecord]:
         return sessions.claim(record)
     except NameInUseError as error:
         name = record.name
-        way_out = f"`{home.open_command(name)}` opens it at home, `ports notebook stop {name}` ends it"
+        way_out = f"`{at_home.open_command(name)}` opens it at home, `ports notebook stop {name}` ends it"
         raise NameInUseError(KIND, name, way_out) from error
 
 

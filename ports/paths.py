@@ -149,16 +149,7 @@ def host_name() -> str:
 
 def user_name() -> str:
     """Return the name of this user by its uid, as the probe does; ``$LOGNAME`` may be another's after ``su``."""
-    if os.name == "nt":
-        import getpass
-
-        return getpass.getuser()
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container without an entry for this uid
-        return str(os.getuid())
+    return probe.user_name(probe.own_uid())
 
 
 def here() -> HostPaths:

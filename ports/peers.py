@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ports.errors import ForeignListenerError
+from ports.probe import user_name
 from ports.probe.agent_owner import holder_of, peer_uid
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _own_holder(place: str, way_out: str) -> Holder | None:
 
 def _check_uid(uid: int, address: str, way_out: str) -> None:
     if uid != os.getuid():
-        raise ForeignListenerError(address, name_of(uid), way_out)
+        raise ForeignListenerError(address, user_name(uid), way_out)
 
 
 def check_socket(path: str, way_out: str) -> None:
@@ -109,7 +110,7 @@ def check_socket(path: str, way_out: str) -> None:
     except OSError:
         return  # to connect tells why
     if owner != os.getuid():
-        raise ForeignListenerError(path, name_of(owner), way_out)
+        raise ForeignListenerError(path, user_name(owner), way_out)
 
 
 def check_connection(connection: socket.socket, path: str, way_out: str) -> None:
@@ -119,7 +120,7 @@ def check_connection(connection: socket.socket, path: str, way_out: str) -> None
     """
     uid = uid_behind(connection)
     if uid is not None and uid != os.getuid():
-        raise ForeignListenerError(path, name_of(uid), way_out)
+        raise ForeignListenerError(path, user_name(uid), way_out)
 
 
 def uid_behind(connection: socket.socket) -> int | None:
@@ -128,13 +129,3 @@ def uid_behind(connection: socket.socket) -> int | None:
         local, peer_credentials = 0, 1  # SOL_LOCAL, LOCAL_PEERCRED
         return int(struct.unpack_from("2I", connection.getsockopt(local, peer_credentials, 76))[1])
     return peer_uid(connection)
-
-
-def name_of(uid: int) -> str:
-    """Return the name of a user, ``uid 1000`` where there is none."""
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"

@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ports import clusters, held, machine, notebooks, paths, render, sessions, tunnels
+from ports import clusters, held, machine, notebooks, paths, sessions, tunnels
 from ports.adapters import openssh
 from ports.errors import StoreError
 from ports.notebook_handle import NotebookRecord
 from ports.options import ClusterRecord
+from ports.probe.units import size
 from ports.sessions import SessionRecord
 from ports.tunnels import records as tunnel_records
 
@@ -44,7 +45,7 @@ def _held(one: held.Held, *, remove: bool) -> str:
     """Return what becomes of results that a cluster held at its end."""
     if remove and held.remove(one):
         return "removed"
-    return f"{one.n_files} held, {render.size(one.n_bytes)}, in {one.path}; `ports prune --held` removes them"
+    return f"{one.n_files} held, {size(one.n_bytes)}, in {one.path}; `ports prune --held` removes them"
 
 
 def _prune_tunnels() -> builtins.list[str]:

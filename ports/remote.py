@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ports import config, far_errors, notices, targets, transports
+from ports import config, far_errors, targets, transports
 from ports import probe as far
 from ports.adapters import openssh
-from ports.errors import FarSideError, PortsError
+from ports.errors import FarSideError, PortsError, warn
 
 T = TypeVar("T")
 
@@ -125,7 +125,7 @@ def run(
         raise failure
     for line in str(answer["stderr"]).splitlines():  # its warnings
         if line.startswith("ports: "):
-            notices.warn(f"{alias}: {targets.hints_at(alias, line.removeprefix('ports: '))}")
+            warn(f"{alias}: {targets.hints_at(alias, line.removeprefix('ports: '))}")
     return document
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ports.errors import OverpromisedError
-from ports.render import size
+from ports.probe.units import size
 
 ALL = "all"
 LEAST_WORKER = 256 << 20  # bytes: a worker that has imported numpy and pandas takes half of it

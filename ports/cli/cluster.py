@@ -17,9 +17,9 @@ NAME = click.argument("name", required=False)
 
 def show_one(out: Output, row: Row) -> None:
     """Show a cluster that was started or changed."""
-    from ports import render
+    from ports import cluster_text
 
-    text = f"cluster {row['name']!r} {render.cluster_state(row)}"
+    text = f"cluster {row['name']!r} {cluster_text.cluster_state(row)}"
     if row["state"] == "running":
         text += f"\nat home:  {row['command']}\nthen:     {row['link']}"
     out.result(row, text)

@@ -8,8 +8,8 @@ from itertools import groupby
 
 import click
 
+from ports.cli.numbers import with_transport
 from ports.cli.output import Output, Row, with_output, write_json
-from ports.cli.transport import with_transport
 
 SOMETHING_FAILED = 5
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import click
 
+from ports.cli.numbers import with_transport
 from ports.cli.output import Output, Row, on_host, with_host, with_output, write_json
-from ports.cli.transport import with_transport
 
 SOME_FAILED = 5
 _MOMENT = 2.0  # seconds; most hosts answer within one

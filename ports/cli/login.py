@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from ports.cli.numbers import with_transport
 from ports.cli.output import Output, Row, with_output
-from ports.cli.transport import with_transport
 
 NOTHING = 3
 

@@ -1,10 +1,17 @@
-"""Numbers on the command line: a wrong one is told in words, with what is allowed."""
+"""Options that several commands take: numbers with their limits, and ``--transport``."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+_TRANSPORT_HELP = (
+    "What carries the way to hosts, here and in what is left running. Default: the setting ports.ssh.transport."
+)
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
@@ -40,3 +47,18 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
         if self.most is not None:
             return f"{what} from {self.least:g} to {self.most:g}"
         return what if self.least is None else f"{what} of {self.least:g} or more"
+
+
+def with_transport(function: F) -> F:
+    """Give a command the option ``--transport``, which comes before the setting."""
+
+    @click.option("--transport", type=click.Choice(["auto", "ssh", "paramiko"]), help=_TRANSPORT_HELP)
+    @functools.wraps(function)
+    def command(*arguments: Any, transport: str | None, **options: Any) -> Any:
+        if transport is not None:
+            from ports import config
+
+            config.override("ssh.transport", transport)
+        return function(*arguments, **options)
+
+    return command  # type: ignore[return-value]

@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from ports import targets
-from ports.cli.numbers import Number
+from ports.cli.numbers import Number, with_transport
 from ports.cli.output import Output, Row, on_host, with_output, write_json
-from ports.cli.transport import with_transport
 
 NOTHING, SOME_FAILED = 3, 5
 _LINE = "{:<12}  {:<24}  {}"

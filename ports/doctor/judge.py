@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from ports.doctor.checks import Check, failed, ok, skipped, warning
-from ports.render import duration, size
+from ports.probe.units import duration, size
 
 Facts = Mapping[str, Any]
 

@@ -21,6 +21,7 @@ from ports.probe.identity import (
     pid_namespace,
     process_identity,
     sha256,
+    user_name,
 )
 from ports.probe.nodes import nodes_of
 from ports.probe.piped import read_answer, script
@@ -41,4 +42,5 @@ __all__ = [
     "script",
     "sha256",
     "state_directory",
+    "user_name",
 ]

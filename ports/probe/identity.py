@@ -110,7 +110,7 @@ def own_uid() -> int:
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user, the number where there is none."""
+    """Return the name of a user, ``uid 1000`` where there is none."""
     try:
         import pwd
     except ImportError:  # Windows
@@ -120,7 +120,7 @@ def user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(uid)
+        return "uid %d" % uid
 
 
 def process_identity(pid: int) -> "Json":

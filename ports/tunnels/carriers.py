@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -16,9 +16,27 @@ from typing import Protocol
 from ports import paths, transports
 from ports.adapters import openssh
 from ports.errors import ConnectionLostError, PortsError, ProhibitedError
-from ports.tunnels.doors import Dial, to_unix_socket
 
 _DIALS = 64  # connections that are being made at once, by paramiko to one host
+
+#: Returns a connected, non-blocking socket that leads to the service, or raises OSError or PortsError.
+Dial = Callable[[], Awaitable[socket.socket]]
+
+
+def to_unix_socket(path: Path) -> Dial:
+    """Return what connects to the Unix socket `path`."""
+
+    async def dial() -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(connection, str(path))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    return dial
 
 
 class Carrier(Protocol):

@@ -10,38 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 from ports.errors import PortsError
 from ports.tunnels import pages
+from ports.tunnels.carriers import Dial
 from ports.tunnels.pages import Page
 
 BACKLOG = 512  # a page opens dozens of connections at once
 _BUFFERED = 1 << 20  # bytes that wait for a slow reader before its writer is made to wait
 _LINGER_SECONDS = 2.0
 
-#: Returns a connected, non-blocking socket that leads to the service, or raises OSError or PortsError.
-Dial = Callable[[], Awaitable[socket.socket]]
-
 _CLOSED = Page("The service closed the connection without an answer", status="502 Bad Gateway")
-
-
-def to_unix_socket(path: Path) -> Dial:
-    """Return what connects to the Unix socket `path`."""
-
-    async def dial() -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(connection, str(path))
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    return dial
 
 
 class Door:

@@ -14,7 +14,8 @@ from ports.deadlines import wait_until
 from ports.errors import ForeignListenerError, LoginNeededError, PortInUseError, PortsError, ProhibitedError, SSHError
 from ports.tunnels import local_ends, proof, services, wishes
 from ports.tunnels import records as tunnel_records
-from ports.tunnels.doors import Dial, Door
+from ports.tunnels.carriers import Dial
+from ports.tunnels.doors import Door
 from ports.tunnels.relay import LOOPBACK, Relay, bind
 from ports.tunnels.services import Service
 from ports.tunnels.tunnel import Tunnel

@@ -19,8 +19,7 @@ from typing import Any
 from ports import config, remote, transports
 from ports.errors import BusyError, FarSideError, LoginNeededError, PortsError, SlowError, SSHError
 from ports.tunnels import agent, carriers
-from ports.tunnels.carriers import Carrier
-from ports.tunnels.doors import Dial
+from ports.tunnels.carriers import Carrier, Dial
 from ports.tunnels.relay import Relay
 
 _TICK = 0.5

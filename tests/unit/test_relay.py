@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from ports.tunnels.doors import Door, to_unix_socket
+from ports.tunnels.carriers import to_unix_socket
+from ports.tunnels.doors import Door
 from ports.tunnels.relay import Relay, bind
 
 ROUNDS = 20

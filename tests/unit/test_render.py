@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports import render
+from ports import cluster_text, home, render
+from ports.probe import units
 
 ROW: dict[str, Any] = {
     "host": "server1", "kind": "cluster", "name": "main", "state": "running", "reason": None, "n_workers": 2,
@@ -25,7 +26,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30)
      (86400, "1 d"), (1e7, "115 d")],
 )  # fmt: skip
 def test_a_duration_is_told_as_people_say_it(seconds: float, text: str) -> None:
-    assert render.duration(seconds) == text
+    assert units.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_a_duration_is_told_as_people_say_it(seconds: float, text: str) -> None:
      (2**40, "1.0 TiB"), (3 * 2**50, "3072.0 TiB")],
 )  # fmt: skip
 def test_a_size_has_a_binary_unit(n_bytes: float | None, text: str) -> None:
-    assert render.size(n_bytes) == text
+    assert units.size(n_bytes) == text
 
 
 def test_a_table_leaves_out_what_no_row_has() -> None:
@@ -77,7 +78,7 @@ def test_details_leave_out_what_is_empty() -> None:
     ],
 )  # fmt: skip
 def test_a_cluster_in_a_terminal_is_one_line(change: dict[str, Any], text: str) -> None:
-    assert render.cluster_line({**ROW, **change}, now=1060.0).startswith(text)
+    assert cluster_text.cluster_line({**ROW, **change}, now=1060.0).startswith(text)
 
 
 class Tags(HTMLParser):
@@ -99,7 +100,7 @@ class Tags(HTMLParser):
 
 
 def test_a_cluster_in_a_notebook_shows_state_workers_memory_link_and_command() -> None:
-    page = Tags(render.cluster_html(ROW, "ports open server1:main"))
+    page = Tags(cluster_text.cluster_html(ROW, "ports open server1:main"))
     for text in ("Cluster main", "running", "2 with 8 threads", "3.0 GiB used of 16.0 GiB", "ports open server1:main"):
         assert text in page.texts
     assert page.links == [ROW["link"]]
@@ -109,13 +110,13 @@ def test_a_cluster_in_a_notebook_shows_state_workers_memory_link_and_command() -
 @given(name=TEXTS, reason=TEXTS, state=st.sampled_from(["running", "stopped"]), link=TEXTS, command=TEXTS)
 def test_no_text_becomes_a_tag(name: str, reason: str, state: str, link: str, command: str) -> None:
     row = {**ROW, "name": f"<b>{name}", "reason": f"<script>{reason}", "state": state, "link": f'"><i>{link}'}
-    page = Tags(render.cluster_html(row, f"<u>{command}"))
+    page = Tags(cluster_text.cluster_html(row, f"<u>{command}"))
     assert not {"b", "script", "i", "u"} & set(page.tags)
     assert page.links in ([], [row["link"]])
 
 
 def test_what_to_type_at_home_is_text_in_a_terminal_and_html_in_a_notebook() -> None:
-    shown = render.Shown({"command": "ports open s:main", "link": "http://localhost:1/", "by_hand": "ssh -N -L 1:/s s"})
+    shown = home.Shown({"command": "ports open s:main", "link": "http://localhost:1/", "by_hand": "ssh -N -L 1:/s s"})
     assert repr(shown).splitlines() == [
         "at home, type:        ports open s:main",
         "then open:            http://localhost:1/",
