@@ -92,7 +92,7 @@ def open_two(parameters: Parameters) -> list[Samples]:
 
 def list_host(parameters: Parameters) -> list[Samples]:
     """List what runs on a host without `ports`; the peer runs an interpreter there over the same connection."""
-    from ports.adapters import openssh
+    from ports.hosts import openssh
 
     try:
         master = openssh.connect("server2")
@@ -159,7 +159,7 @@ def page(parameters: Parameters) -> list[Samples]:
 
 def disconnect() -> None:
     """End the master connections of `ports`."""
-    from ports.adapters import openssh
+    from ports.hosts import openssh
 
     openssh.close_all()
 

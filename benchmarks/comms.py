@@ -18,7 +18,7 @@ from distributed.security import Security
 
 from benchmarks.commands import home
 from benchmarks.measure import Aim, Result, Samples
-from ports.adapters import certificates
+from ports.clusters import _certificates
 
 KINDS = ("sockets", "tcp", "tls")
 LARGE = 100_000_000
@@ -54,7 +54,7 @@ def _three() -> Iterator[dict[str, tuple[str, Security | None]]]:
         top = Path(tempfile.mkdtemp(prefix="ports-", dir="/tmp"))
         stack.callback(shutil.rmtree, top, ignore_errors=True)
         file = str(top / "credentials")
-        certificates.write_self_signed(Path(file))
+        _certificates.write_self_signed(Path(file))
         (top / "cluster.py").write_text(CLUSTER)
         tls = Security(tls_ca_file=file, tls_client_cert=file, tls_client_key=file, require_encryption=True)
         found: dict[str, tuple[str, Security | None]] = {}

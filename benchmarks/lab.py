@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.commands import PORTS, seconds
 from benchmarks.measure import Aim, Result, Samples, interleave
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab.disk import CHECKOUT
 from tests.lab.site import Site, open_site
 
 CROWD = 1500
 IN_PROBE = """
 import json, sys, time
-from ports.probe.survey import probe
+from ports.probe import probe
 took = []
 for _ in range(int(sys.argv[1])):
     start = time.perf_counter()

@@ -21,15 +21,14 @@ if TYPE_CHECKING:
     import ports.machine as machine
     import ports.notebooks as notebooks
     import ports.tunnels as tunnels
-    from ports.clusters import client, cluster
+    from ports.clusters import client, cluster, show
     from ports.errors import PortsError
-    from ports.home import show
 
 _MODULES = ("clusters", "notebooks", "listeners", "machine", "tunnels")
 _NAMES = {
     "client": "ports.clusters",
     "cluster": "ports.clusters",
-    "show": "ports.home",
+    "show": "ports.clusters",
     "PortsError": "ports.errors",
 }
 

@@ -12,8 +12,8 @@ def main() -> NoReturn:
         _begin(sys.argv[1:])
         from ports.cli.main import main as command
     except KeyboardInterrupt:
-        if "ports.transports" in sys.modules:
-            sys.modules["ports.transports"].end_all()
+        if "ports.hosts._transport" in sys.modules:
+            sys.modules["ports.hosts._transport"].end_all()
         sys.stderr.write("ports: interrupted\n")
         sys.exit(130)
     command()
@@ -22,14 +22,14 @@ def main() -> NoReturn:
 def _begin(words: list[str]) -> None:
     """Begin what takes as long as to import the rest: asking the hosts of ``ports list HOST …``, a look for ``who``."""
     if words[:1] == ["who"] and sys.platform == "linux" and not any(word.startswith(("-H", "--h")) for word in words):
-        from ports.probe import usage
+        from ports.probe import who
 
-        usage.begin()
+        who.begin()
     hosts = [word for word in words[1:] if word != "--json"]
     if words[:1] in (["list"], ["ls"]) and hosts and not any(word.startswith("-") for word in hosts):
-        from ports import remote
+        from ports.hosts import begin_probe
 
-        remote.begin(hosts, {"all": False, "port": None})  # what `listeners.list` asks
+        begin_probe(hosts, {"all": False, "port": None})  # what `listeners.list` asks
 
 
 if __name__ == "__main__":

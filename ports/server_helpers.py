@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ports.home import show
+from ports.clusters import show
 
 
 def print_commands(cluster: object, local_port: int = 8880) -> None:

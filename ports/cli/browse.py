@@ -15,7 +15,7 @@ def browse(out: Output, what: str) -> None:
 
     URL is a link as it is here; NAME is a cluster, notebook server or other listener of mine on this machine.
     """
-    from ports import browse as core
+    from ports import tunnels
 
-    row = core.open(what)
+    row = tunnels.browse(what)
     out.result(row, f"opened at home: {row['local_url']}")

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from ports import fairness
-from ports.cli.numbers import Number
+from ports import clusters
+from ports.cli.options import Number
 from ports.cli.output import Output, Row, with_host, with_output
 
 NAME = click.argument("name", required=False)
@@ -17,9 +17,9 @@ NAME = click.argument("name", required=False)
 
 def show_one(out: Output, row: Row) -> None:
     """Show a cluster that was started or changed."""
-    from ports import cluster_text
+    from ports import clusters
 
-    text = f"cluster {row['name']!r} {cluster_text.cluster_state(row)}"
+    text = f"cluster {row['name']!r} {clusters.cluster_state(row)}"
     if row["state"] == "running":
         text += f"\nat home:  {row['command']}\nthen:     {row['link']}"
     out.result(row, text)
@@ -49,9 +49,9 @@ def show_lines(out: Output, document: Any) -> None:
 
 def with_values(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     """Give variables that are only named the values that they have here."""
-    from ports import config
+    from ports.state import settings
 
-    values = {text: config.variable(text) for text in given if "=" not in text}
+    values = {text: settings.variable(text) for text in given if "=" not in text}
     for name in [name for name, value in values.items() if value is None]:
         raise click.UsageError(f"{name!r} is not NAME=VALUE, and no variable of that name is set here", ctx)
     return tuple(f"{text}={values[text]}" if text in values else text for text in given)
@@ -84,7 +84,7 @@ def cluster() -> None:
     help="Variable for the cluster; NAME alone: with the value it has here, which no command line shows. Repeatable.",
 )
 @click.option("--nice", type=Number(0), help="Niceness of workers, 0 to 19.")
-@click.option("--guard", type=click.Choice(fairness.GUARDS), help="What workers do when memory runs short.")
+@click.option("--guard", type=click.Choice(clusters.GUARDS), help="What workers do when memory runs short.")
 @click.option("--guard-mark", type=Number(0, whole=False), help="Part of the memory that shall stay available: 0.1.")
 @click.option("--guard-pressure", type=Number(0, whole=False), help="Percent of PSI from which workers give way.")
 @click.option("--idle", type=Number(0, whole=False), help="Hours without tasks until workers end; 0: never.")
@@ -172,10 +172,10 @@ def logs(out: Output, name: str | None, lines: int) -> None:
 @click.option("-H", "--host", metavar="ALIAS", help="Attach on that host of ~/.ssh/config.")
 def attach(name: str | None, host: str | None) -> None:
     """Attach this terminal to a cluster's tmux session; Ctrl-b d leaves it."""
-    from ports import clusters, remote
+    from ports import clusters, hosts
 
     if host is not None:
-        remote.interactive(host, ["cluster", "attach", *([name] if name else [])])
+        hosts.interactive(host, ["cluster", "attach", *([name] if name else [])])
     clusters.get(name).attach()
 
 

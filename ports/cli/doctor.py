@@ -8,7 +8,7 @@ from itertools import groupby
 
 import click
 
-from ports.cli.numbers import with_transport
+from ports.cli.options import with_transport
 from ports.cli.output import Output, Row, with_output, write_json
 
 SOMETHING_FAILED = 5
@@ -26,15 +26,15 @@ def doctor(out: Output, hosts: tuple[str, ...]) -> int:
     HOST is an alias of ~/.ssh/config. Without one: this machine alone. Nothing is changed, and nobody is asked for a
     password.
     """
-    from ports import doctor as core
+    from ports.doctor import examine, is_well
 
     with Checklist(out, alone=len(set(hosts)) < 2) as checklist:
-        rows = core.examine(hosts, on_row=checklist.take, on_step=checklist.step, on_host=checklist.end_host)
+        rows = examine(hosts, on_row=checklist.take, on_step=checklist.step, on_host=checklist.end_host)
     if out.as_json:
         write_json(rows)
     else:
         checklist.sum_up(rows)
-    return 0 if core.is_well(rows) else SOMETHING_FAILED
+    return 0 if is_well(rows) else SOMETHING_FAILED
 
 
 class Checklist:

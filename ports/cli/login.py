@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ports.cli.numbers import with_transport
+from ports.cli.options import with_transport
 from ports.cli.output import Output, Row, with_output
 
 NOTHING = 3
@@ -16,9 +16,9 @@ NOTHING = 3
 @with_output
 def login(out: Output, host: str) -> None:
     """Connect to HOST once, answering what it asks; later commands use the connection."""
-    from ports import remote
+    from ports.hosts import login
 
-    row = remote.login(host)
+    row = login(host)
     out.result(row, f"connected to {host} as {row['user']}; {row.get('note') or 'later commands use this connection'}")
 
 
@@ -31,11 +31,12 @@ def logout(out: Output, hosts: tuple[str, ...], everything: bool) -> int:
 
     With the connection to a jump host, those that go through it end.
     """
-    from ports import remote, tunnels
+    from ports import tunnels
+    from ports.hosts import logout
 
     if bool(hosts) == everything:
         raise click.UsageError("name HOSTs as in `ports login`, or --all")
-    rows = remote.logout(*hosts)
+    rows = logout(*hosts)
     if out.as_json:
         out.table(rows, "host", empty="")
     for row in rows if not out.as_json else ():

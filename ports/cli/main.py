@@ -18,8 +18,8 @@ from ports._version import VERSION
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "cluster": ("ports.cli.cluster", "cluster", "Dask clusters that outlive notebook, terminal and connection."),
     "notebook": ("ports.cli.notebook", "notebook", "Jupyter servers that outlive terminal and connection."),
-    "list": ("ports.cli.listing", "list_", "List clusters, notebooks and other listeners that are mine."),
-    "ls": ("ports.cli.listing", "list_", "List clusters, notebooks and other listeners that are mine."),
+    "list": ("ports.cli.list", "list_", "List clusters, notebooks and other listeners that are mine."),
+    "ls": ("ports.cli.list", "list_", "List clusters, notebooks and other listeners that are mine."),
     "open": ("ports.cli.tunnel", "open_", "Open what runs on other hosts here: tunnels, and links that work."),
     "tunnel": ("ports.cli.tunnel", "tunnel", "Tunnels that are open in the background."),
     "login": ("ports.cli.login", "login", "Connect to HOST once, answering what it asks."),
@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "browse": ("ports.cli.browse", "browse", "Show a page of this machine in the browser at home."),
     "who": ("ports.cli.who", "who", "Show who uses how much of this machine, and what is left."),
     "doctor": ("ports.cli.doctor", "doctor", "Check the whole way to HOST: causes, and ways out."),
-    "prune": ("ports.cli.listing", "prune", "Remove what stopped clusters and notebook servers left behind."),
+    "prune": ("ports.cli.list", "prune", "Remove what stopped clusters and notebook servers left behind."),
 }
 _HIDDEN = ("ls",)
 _CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -125,13 +125,15 @@ def run(command: click.Command, arguments: list[str], name: str = "ports") -> in
 
 
 def _fail(error: Any, as_json: bool) -> int:
-    from ports import config, far_errors, remote, targets
+    from ports import hosts
     from ports.cli.output import write_json
+    from ports.hosts import targets
+    from ports.state import settings
 
-    host = error.where or config.variable(remote.CALLED)
+    host = error.where or settings.variable(hosts.CALLED)
     text = targets.hints_at(host, str(error))
     if as_json:
-        write_json({"error": {**far_errors.describe(error), "message": text}})
+        write_json({"error": {**hosts.describe_error(error), "message": text}})
     there = f"{host}: " if host and not text.startswith((f"{host}: ", f"{host} ")) else ""
     click.echo(f"ports: {there}{text}", err=True)
     return int(error.exit_code)
@@ -148,8 +150,8 @@ def _tell(kind: str, message: str, code: int, as_json: bool, ctx: click.Context 
 
 
 def _interrupted() -> int:
-    if "ports.transports" in sys.modules:  # a host may have been asked already, see `ports.__main__`
-        sys.modules["ports.transports"].end_all()
+    if "ports.hosts._transport" in sys.modules:  # a host may have been asked already, see `ports.__main__`
+        sys.modules["ports.hosts._transport"].end_all()
     click.echo("ports: interrupted", err=True)
     return 130
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ports.cli.numbers import Number
+from ports.cli.options import Number
 from ports.cli.output import Output, Row, with_host, with_output
 
 NAME = click.argument("name", required=False)
@@ -95,10 +95,10 @@ def logs(out: Output, name: str | None, lines: int) -> None:
 @click.option("-H", "--host", metavar="ALIAS", help="Attach on that host of ~/.ssh/config.")
 def attach(name: str | None, host: str | None) -> None:
     """Attach this terminal to a notebook server's tmux session; Ctrl-b d leaves it."""
-    from ports import notebooks, remote
+    from ports import hosts, notebooks
 
     if host is not None:
-        remote.interactive(host, ["notebook", "attach", *([name] if name else [])])
+        hosts.interactive(host, ["notebook", "attach", *([name] if name else [])])
     notebooks.get(name).attach()
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ports import targets
+from ports.hosts import targets
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,9 +52,9 @@ class Output:
         if self.as_json:
             write_json(row)
         else:
-            from ports import render
+            from ports.cli import tables
 
-            click.echo(render.details(row, time.time()))
+            click.echo(tables.details(row, time.time()))
 
     def result(self, row: Row, text: str) -> None:
         """Show the result of a command that did something: `text`, or the row as JSON."""
@@ -94,16 +94,16 @@ def write_json(document: Any) -> None:
 
 def write_table(rows: Sequence[Row], kind: str) -> None:
     """Print a table: with colours in a terminal, plain elsewhere; lines are never folded, so that links stay whole."""
-    from ports import render
+    from ports.cli import tables
 
-    lines = render.table(rows, kind, time.time())
+    lines = tables.table(rows, kind, time.time())
     if not sys.stdout.isatty():
-        click.echo(render.plain(lines))
+        click.echo(tables.plain(lines))
         return
     from rich.console import Console
     from rich.text import Text
 
-    first, *rest = render.plain(lines).splitlines()
+    first, *rest = tables.plain(lines).splitlines()
     console = Console(soft_wrap=True, highlight=False)
     console.print(Text(first, style="bold"))
     for line in rest:
@@ -134,11 +134,11 @@ def with_host(show: Callable[..., None]) -> Callable[[F], F]:
         def command(ctx: click.Context, /, out: Output, host: str | None, **options: Any) -> Any:
             if host is None:
                 return function(out, **options)
-            from ports import remote
+            from ports import hosts
 
             timeout = options.get("timeout")
             seconds = (60.0 if timeout is None else timeout) + 60.0  # there it gives up first, and says why
-            document = remote.run(host, far_arguments(ctx), login=True, timeout=seconds)
+            document = hosts.run_ports(host, far_arguments(ctx), login=True, timeout=seconds)
             out.host = host
             return show(out, on_host(host, document))
 

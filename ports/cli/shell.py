@@ -16,15 +16,16 @@ def shell(ctx: click.Context, target: str | None, name: str | None, bash: bool, 
 
     Without HOST, on this machine. Ctrl-b d leaves the shell; the same command comes back to it.
     """
-    from ports import remote, shells, targets
+    from ports import hosts, sessions
+    from ports.hosts import targets
 
     if ctx.args:
         meant = f"{target}:{ctx.args[0]}" if len(ctx.args) == 1 and ":" not in str(target) else "HOST:NAME"
         raise click.UsageError(f"one target too many: {' '.join(ctx.args)!r}; write `ports shell {meant}`", ctx)
     if target is None:
-        shells.open(name or "main", bash=bash, env=env)
+        sessions.open_shell(name or "main", bash=bash, env=env)
     else:
         found = targets.parse(target)
         words = ["shell", "--name", found.name or name or "main"]
         words += (["--bash"] if bash else []) + (["--env", env] if env else [])
-        remote.interactive(found.host, words)
+        hosts.interactive(found.host, words)

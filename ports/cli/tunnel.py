@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from ports import targets
-from ports.cli.numbers import Number, with_transport
+from ports.cli.options import Number, with_transport
 from ports.cli.output import Output, Row, on_host, with_output, write_json
+from ports.hosts import targets
 
 NOTHING, SOME_FAILED = 3, 5
 _LINE = "{:<12}  {:<24}  {}"
@@ -35,8 +35,7 @@ def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool |
     Without TARGET: the hosts of the setting ports.hosts. Links stay up until Ctrl-C.
     """
     from ports import tunnels
-    from ports.tunnels import keeper
-    from ports.tunnels.local_ends import LocalEnd
+    from ports.tunnels import LocalEnd, keeper
 
     show, owner = Links(out, browse), options["owner"]
     end = LocalEnd(
@@ -66,9 +65,9 @@ class Links:
     """Shows links as they come up, a line each, and opens the browser."""
 
     def __init__(self, out: Output, browse: bool | None) -> None:
-        from ports import config
+        from ports.state import settings
 
-        self.out, self.browse = out, config.get("open.browse") if browse is None else browse
+        self.out, self.browse = out, settings.get("open.browse") if browse is None else browse
         self.told: dict[tuple[Any, ...], str] = {}
         self.lost: dict[str, str] = {}  # hosts to which the way is down, or needs a login
         self.browsed: set[tuple[Any, ...]] = set()
@@ -96,10 +95,10 @@ class Links:
             self._show(str(link))
 
     def _show(self, link: str) -> None:
-        from ports.tunnels import browser
+        from ports import tunnels
 
         # beside: a browser that takes its time must not keep the other links from coming up
-        self.browsers.append(threading.Thread(target=browser.open_once, args=(link,), daemon=True))
+        self.browsers.append(threading.Thread(target=tunnels.open_once, args=(link,), daemon=True))
         self.browsers[-1].start()
 
     def _tell_change(self, row: Row, before: str) -> None:
@@ -150,9 +149,9 @@ class Links:
 
 
 def _link(row: Row) -> str | None:
-    from ports import render
+    from ports.cli import tables
 
-    return render.link_here(row)
+    return tables.link_here(row)
 
 
 def _place(row: Row) -> str:

@@ -111,7 +111,7 @@ def is_much(one: User, found: Usage) -> bool:
 
 def heading(found: Usage) -> str:
     """Return what the machine has, in a line."""
-    from ports.probe.units import size
+    from ports.probe import size
 
     cores = f"{found.n_cores} cores"
     if found.busy_cores is not None:
@@ -128,7 +128,7 @@ def heading(found: Usage) -> str:
 
 def cells_of(name: str, users: Sequence[User], found: Usage, width: int) -> list[str]:
     """Return the row of a user, or of several together, with a bar of `width`."""
-    from ports.probe.units import size
+    from ports.probe import size
 
     memory, promised = sum(one.memory_bytes for one in users), sum(one.promised_bytes for one in users)
     unfilled = found.unfilled_bytes(users)
@@ -154,7 +154,7 @@ def bar(used: float, promised: float, whole: float, width: int) -> str:
 
 def hidden_line(found: Usage) -> str:
     """Say what can be told of users whose processes this machine hides."""
-    from ports.probe.units import size
+    from ports.probe import size
 
     together = size(found.unseen_bytes)
     return f"this machine hides others' processes (hidepid): all of them use about {together} together"
@@ -162,7 +162,7 @@ def hidden_line(found: Usage) -> str:
 
 def gpu_lines(found: Usage) -> list[str]:
     """Return a line for each GPU: what it is, how busy, and who holds how much of its memory."""
-    from ports.probe.units import size
+    from ports.probe import size
 
     said = []
     for gpu in found.gpus or ():
@@ -177,7 +177,7 @@ def gpu_lines(found: Usage) -> list[str]:
 
 def left_lines(found: Usage) -> list[str]:
     """Say what is left, and what of it a cluster would get by default."""
-    from ports.probe.units import size
+    from ports.probe import size
 
     unfilled = found.unfilled_bytes(found.users)
     idle = max(0.0, found.n_cores - (found.busy_cores or 0.0))

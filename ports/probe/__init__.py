@@ -13,34 +13,90 @@ earlier file stands below ``if __name__ != "__main__"``, as those names are ther
 The probe deletes and changes nothing, and speaks only to ports of its own user, see `ask`.
 """
 
-from ports.probe.identity import (
-    boot_id,
-    is_same_process_alive,
-    machine_id,
-    own_uid,
-    pid_namespace,
-    process_identity,
-    sha256,
-    user_name,
-)
-from ports.probe.nodes import nodes_of
-from ports.probe.piped import read_answer, script
-from ports.probe.records import read_token, state_directory
-from ports.probe.survey import probe
+from .lazy import face as face
 
-__all__ = [
-    "boot_id",
-    "is_same_process_alive",
-    "machine_id",
-    "nodes_of",
-    "own_uid",
-    "pid_namespace",
-    "probe",
-    "process_identity",
-    "read_answer",
-    "read_token",
-    "script",
-    "sha256",
-    "state_directory",
-    "user_name",
-]
+MYPY = False
+if MYPY:
+    from . import accounts as accounts
+    from . import memory as memory
+    from . import promises as promises
+    from .accounts import is_person as is_person
+    from .agent import mux as mux
+    from .identity import boot_id as boot_id
+    from .identity import is_same_process_alive as is_same_process_alive
+    from .identity import machine_id as machine_id
+    from .identity import own_uid as own_uid
+    from .identity import pid_namespace as pid_namespace
+    from .identity import process_identity as process_identity
+    from .identity import sha256 as sha256
+    from .identity import user_name as user_name
+    from .logout import logout_ends as logout_ends
+    from .nodes import nodes_of as nodes_of
+    from .piped import read_answer as read_answer
+    from .piped import script as script
+    from .programs import who as who
+    from .programs.examine import examine as examine
+    from .programs.examine import space as space
+    from .programs.run import usual_roots as usual_roots
+    from .programs.survey import probe as probe
+    from .recognise import words_of as words_of
+    from .records import read_token as read_token
+    from .records import state_directory as state_directory
+    from .socket_users import holder_of as holder_of
+    from .socket_users import peer as peer
+    from .socket_users import peer_uid as peer_uid
+    from .units import duration as duration
+    from .units import memory_used as memory_used
+    from .units import size as size
+else:
+    __getattr__, __dir__, __all__ = face(
+        __name__,
+        {
+            "accounts": ("is_person",),
+            "identity": (
+                "boot_id",
+                "is_same_process_alive",
+                "machine_id",
+                "own_uid",
+                "pid_namespace",
+                "process_identity",
+                "sha256",
+                "user_name",
+            ),
+            "lazy": ("face",),
+            "logout": ("logout_ends",),
+            "nodes": ("nodes_of",),
+            "piped": (
+                "read_answer",
+                "script",
+            ),
+            "programs.examine": (
+                "examine",
+                "space",
+            ),
+            "programs.run": ("usual_roots",),
+            "programs.survey": ("probe",),
+            "recognise": ("words_of",),
+            "records": (
+                "read_token",
+                "state_directory",
+            ),
+            "socket_users": (
+                "holder_of",
+                "peer",
+                "peer_uid",
+            ),
+            "units": (
+                "duration",
+                "memory_used",
+                "size",
+            ),
+        },
+        modules=(
+            "accounts",
+            "agent.mux",
+            "memory",
+            "programs.who",
+            "promises",
+        ),
+    )

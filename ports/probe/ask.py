@@ -4,8 +4,8 @@ import re
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ports.probe.recognise import SPAWNED
-    from ports.probe.sockets import kept_waiting, open_socket
+    from .recognise import SPAWNED
+    from .sockets import kept_waiting, open_socket
 
 MYPY = False
 if MYPY:
@@ -16,7 +16,7 @@ if MYPY:
 MOST_ASKED = 64  # ports asked in one probe: past that the answer would come too late
 REQUEST = b"HEAD / HTTP/1.0\r\nHost: localhost\r\nUser-Agent: ports\r\n\r\n"
 # Dask with TLS waits to be spoken to: a request would be a failed handshake in its log.
-SHY = re.compile("ports_cluster|" + SPAWNED.pattern)
+SHY = re.compile("ports_owner|" + SPAWNED.pattern)
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -37,7 +37,7 @@ class Asking:
         if hasattr(select, "poll"):
             self.poller = select.poll()  # type: Any
         else:  # home is Windows; where this is piped to, there is a poll
-            from ports.probe.poller import Poller
+            from .poller import Poller
 
             self.poller = Poller()
         self.open = {}  # type: Dict[int, List[Any]]

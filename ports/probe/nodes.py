@@ -4,7 +4,7 @@ import os
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ports.probe.records import NAME, host_directory, read_record
+    from .records import NAME, host_directory, read_record
 
 MYPY = False
 if MYPY:

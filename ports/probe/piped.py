@@ -25,14 +25,14 @@ else:
     exec(zlib.decompress(binascii.a2b_base64(text)).decode())
 main(%r)
 """
-SURVEY = ("identity", "records", "sockets", "recognise", "ask", "nodes", "survey")
+SURVEY = ("identity", "records", "sockets", "recognise", "ask", "nodes", "programs/survey")
 FILES = {
     "probe": SURVEY,
-    "run": ("identity", "records", "far_run"),
-    "examine": ("identity", "records", "limits", "far_run", "logout", "examine"),
-    "who": ("identity", "limits", "promises", "usage"),
-    "echo": ("echo",),
-    "agent": (*SURVEY, "agent_mux", "agent_owner", "agent_dial", "agent_watch", "agent_browse", "agent"),
+    "run": ("identity", "records", "programs/run"),
+    "examine": ("identity", "records", "memory", "programs/run", "logout", "programs/examine"),
+    "who": ("identity", "memory", "promises", "programs/who"),
+    "echo": ("programs/echo",),
+    "agent": (*SURVEY, "agent/mux", "socket_users", "agent/dial", "agent/watch", "agent/browse", "programs/agent"),
 }
 
 
@@ -43,7 +43,7 @@ def script(request: "Json") -> str:
     ----------
     request : dict
         ``do`` is ``"probe"``, ``"run"`` or ``"agent"``, ``marker`` any text that marks the answer among what shells
-        print; the rest as `probe`, `ports.probe.far_run.run` and `ports.tunnels.agent.Agent.start` take it.
+        print; the rest as `probe`, `programs.run.run` and `Agent.start` of the tunnels take it.
     """
     here = os.path.dirname(os.path.abspath(__file__))
     files = [(name, os.path.join(here, name + ".py")) for name in FILES[request["do"]]]
@@ -74,7 +74,8 @@ def compiled(files: "List[Tuple[str, str]]", lines: bool = True) -> "Tuple[bytes
         # the names behind importlib.machinery, which need no import
         from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
 
-        codes = [SourceFileLoader("ports.probe." + name, path).get_code("ports.probe." + name) for name, path in files]
+        loaders = [SourceFileLoader("ports.probe." + name.replace("/", "."), path) for name, path in files]
+        codes = [loader.get_code(loader.name) for loader in loaders]
         return MAGIC_NUMBER, packed(marshal.dumps(codes if lines else [without_lines(code) for code in codes]))
     except (ImportError, OSError, ValueError, TypeError, AttributeError):  # the last two: not CPython
         return b"", b""

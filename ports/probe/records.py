@@ -6,7 +6,7 @@ import re
 import stat
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ports.probe.identity import FORMAT, is_same_process_alive, machine_id, own_uid
+    from .identity import FORMAT, is_same_process_alive, machine_id, own_uid
 
 MYPY = False
 if MYPY:

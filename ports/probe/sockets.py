@@ -6,7 +6,7 @@ import struct
 import sys
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ports.probe.identity import load_psutil, own_uid, read_bytes
+    from .identity import load_psutil, own_uid, read_bytes
 try:
     import _socket as sockets  # the module around it costs 4 ms
 except ImportError:  # an interpreter that is not CPython

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ports import config
-from ports.tunnels.opening import Opening
+from ports.state import settings
+from ports.tunnels._held_here import Opening
 
 _IDLE_SECONDS = 20.0
 _MANY_FILES = 10240  # macOS gives 256, and no more than these where it says that there is no limit
@@ -104,7 +104,7 @@ def _log(log: Path, row: dict[str, Any]) -> None:
 def _rotate(log: Path) -> None:
     """Move the log aside, to ``<log>.1``, where it has grown too large; standard error goes on in a new one."""
     with contextlib.suppress(OSError):  # a full disk: it goes on in the old one
-        if os.fstat(2).st_size < int(config.get("log_bytes")):
+        if os.fstat(2).st_size < int(settings.get("log_bytes")):
             return
         log.replace(f"{log}.1")
         fresh = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab import Site
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
@@ -88,7 +88,7 @@ class Laptop:
     def hang_up(self) -> None:
         """End the connections that `ports` keeps for later commands, of all users."""
         for user in self.site.users:
-            close = [self.site.python, "-c", "from ports.adapters import openssh; openssh.close_all()"]
+            close = [self.site.python, "-c", "from ports.hosts import openssh; openssh.close_all()"]
             self.site.run("laptop", close, user=user, check=True)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.acceptance.conftest import Laptop
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.acceptance.chromium import CHROMIUM, NEEDS_CHROMIUM, TOOLS
 from tests.acceptance.conftest import AtWork, without_token
 from tests.lab.site import Running

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 
 DEMO = Path(__file__).resolve().parents[2] / "scripts" / "demo"
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.traffic import MUTE, Journey, Seen, Traffic, at_once, soon, stale

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.acceptance.conftest import AtWork, without_token
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Running

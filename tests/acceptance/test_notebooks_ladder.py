@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from ports import clusters, notebooks
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.integration.conftest import Home, new_home
 from tests.lab.leaks import LeakCheck
 from tests.lab.site import Site

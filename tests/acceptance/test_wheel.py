@@ -27,5 +27,5 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     # where Dask looks for settings: it names what finds the credentials of an address
     assert [name for name in names if name.endswith(".data/data/etc/dask/ports-client.yaml")]
     # where Jupyter looks for extensions of its server
-    place = ".data/data/etc/jupyter/jupyter_server_config.d/ports.in_jupyter.json"
+    place = ".data/data/etc/jupyter/jupyter_server_config.d/ports.web.json"
     assert [name for name in names if name.endswith(place)]

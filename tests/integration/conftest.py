@@ -23,9 +23,10 @@ import dask.config
 import psutil
 import pytest
 
-from ports import clusters, paths
-from ports.deadlines import wait_until
+from ports import clusters
 from ports.errors import PortsError, TimedOutError
+from ports.state import paths
+from ports.state.waiting import wait_until
 from tests.lab import processes
 
 STARTED = signal.SIGKILL  # what is left after a failed test is ended hard

@@ -22,10 +22,10 @@ import psutil
 import pytest
 
 from ports import listeners
-from ports.deadlines import wait_until
 from ports.errors import ConnectionLostError, FarSideError, RefusedError, SlowError, SSHError, TimedOutError
-from ports.probe import agent_owner
-from ports.tunnels.agent import PYTHON, Agent
+from ports.probe import socket_users
+from ports.state.waiting import wait_until
+from ports.tunnels._agent_session import PYTHON, Agent
 from tests.integration.conftest import Home
 
 OLD_PYTHONS = [*Path.home().glob(".pyenv/versions/3.6.*/bin/python"), Path("/usr/bin/python3.6")]
@@ -248,10 +248,10 @@ def test_without_netlink_holders_are_found_in_the_table_of_all(monkeypatch: pyte
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             listener = stack.enter_context(socket.create_server((address, 0), family=family))
             where = f"[::1]:{listener.getsockname()[1]}" if ":" in address else f"127.0.0.1:{listener.getsockname()[1]}"
-            expected = agent_owner.holder_of(where)
+            expected = socket_users.holder_of(where)
             with monkeypatch.context() as patch:
-                patch.setattr(agent_owner, "ask_for", refuse)
-                assert agent_owner.holder_of(where) == expected == (os.getuid(), os.fstat(listener.fileno()).st_ino)
+                patch.setattr(socket_users, "ask_for", refuse)
+                assert socket_users.holder_of(where) == expected == (os.getuid(), os.fstat(listener.fileno()).st_ino)
 
 
 def test_a_unix_socket_at_which_nobody_listens_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab import Site
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(120)
 
 PRELUDE = """
 import asyncio, json, os, sys
-from ports.adapters import openssh
+from ports.hosts import openssh
 from ports.errors import PortsError
 from ports.tunnels.agent import PYTHON, Agent
 
@@ -71,7 +71,7 @@ def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Si
     nothing_left.allow("file */ssh/*.log")
     nothing_left.allow("file */logins/*")
     yield site
-    code = "from ports.adapters import openssh; openssh.close_all()"
+    code = "from ports.hosts import openssh; openssh.close_all()"
     site.run("laptop", [site.python, "-c", code], timeout=60)
 
 

@@ -16,9 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ports import clusters, listeners, notebooks, paths, pruning, render
-from ports.adapters import processes
+from ports import clusters, listeners, notebooks
+from ports.cli import tables
+from ports.doctor import _prune
 from ports.errors import NotFoundError, RecordError
+from ports.sessions import processes
+from ports.state import paths
 from tests.integration.conftest import Home, new_home
 
 ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("\0") | st.just("\ud800")
@@ -69,7 +72,7 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
     found += [one.row() for one in listeners.list()]
     for row in found:
         json.dumps(row)
-        "".join(map(str, render.cells(row, time.time()).values())).encode()
+        "".join(map(str, tables.cells(row, time.time()).values())).encode()
     return [row for row in found if row["kind"] == kind and row["name"] == "main"]
 
 
@@ -147,7 +150,7 @@ def test_what_runs_is_stopped_although_it_says_nothing_of_itself_that_can_be_rea
     for part, data in parts.items():
         (directory / f"{part}.json").write_text(json.dumps(data))
     # sockets of tests that were here before may be old enough to go
-    assert [row for row in pruning.prune() if row["kind"] != "sockets"] == [] and directory.exists()
+    assert [row for row in _prune.prune() if row["kind"] != "sockets"] == [] and directory.exists()
     clusters.get("main").stop()
     assert sleeper.wait(5) == -signal.SIGTERM and not directory.exists()
 
@@ -157,6 +160,6 @@ def test_what_is_gone_and_says_nothing_that_can_be_read_is_moved_aside(place: Ho
     parts["record"]["launcher"]["pid"] = 2**22 + 1  # above what Linux gives out
     del parts["exit"], parts["running"]["address"]
     with written("cluster", parts) as directory:
-        [row] = pruning.prune()
+        [row] = _prune.prune()
         assert "moved aside to" in row["state"]
         Path(row["state"].removeprefix("moved aside to ")).rename(directory)

@@ -18,8 +18,9 @@ import yaml
 from distributed import Client
 
 import ports
-from ports import clusters, paths
-from ports.deadlines import wait_until
+from ports import clusters
+from ports.state import paths
+from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 
 SMALL = ["--n-workers", "1", "--threads-per-worker", "1"]

@@ -22,10 +22,11 @@ import pytest
 from dask import config
 from distributed import Client
 
-from ports import clusters, credentials, paths
-from ports.adapters import dask
-from ports.cluster_handle import Cluster
+from ports import clusters
+from ports.clusters import _dask, credentials
+from ports.clusters._cluster import Cluster
 from ports.errors import ForeignListenerError, UsageError
+from ports.state import paths
 from tests.integration.conftest import Home
 from tests.lab.processes import listeners
 
@@ -125,7 +126,7 @@ def test_all_files_are_for_their_owner_alone(shared_home: Home, private: Cluster
 
 def test_nothing_secret_is_in_arguments_or_in_tmux(shared_home: Home, private: Cluster) -> None:
     seen = subprocess.run(["ps", "-eo", "args", "ww"], capture_output=True, text=True, check=True).stdout
-    assert "ports_cluster" in seen and SECRET not in seen
+    assert "ports_owner" in seen and SECRET not in seen
     server = ["tmux", "-S", str(shared_home.runtime / "tmux.sock")]
     for words in (["show-environment", "-g"], ["show-environment", "-t", "=cluster-private"]):
         shown = subprocess.run([*server, *words], capture_output=True, text=True, check=True).stdout
@@ -148,7 +149,7 @@ def test_a_listener_of_somebody_else_gets_nothing(tmp_path: Path, monkeypatch: p
         listener.listen()
         monkeypatch.setattr(os, "getuid", lambda: 4242)
         with pytest.raises(ForeignListenerError):
-            dask.summary(where)
+            _dask.summary(where)
 
 
 def test_scratch_goes_to_a_disk_and_never_into_memory(home: Home) -> None:
@@ -164,13 +165,13 @@ def test_scratch_goes_to_a_disk_and_never_into_memory(home: Home) -> None:
 
 
 def test_scratch_without_a_setting_is_on_the_largest_disk(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ports import scratch
+    from ports.clusters import _scratch
 
-    monkeypatch.setattr("ports.config.dask_value", lambda _: None)
-    made = scratch.choose("main", None)
-    scratch.create(made)
+    monkeypatch.setattr("ports.state.settings.dask_value", lambda _: None)
+    made = _scratch.choose("main", None)
+    _scratch.create(made)
     try:
-        assert str(made.parent) in scratch.USUAL and stat.S_IMODE(made.stat().st_mode) == 0o700
+        assert str(made.parent) in _scratch.USUAL and stat.S_IMODE(made.stat().st_mode) == 0o700
     finally:
         made.rmdir()
     assert not made.exists()
@@ -289,7 +290,10 @@ def test_a_port_for_the_dashboard_needs_tls(home: Home) -> None:
 
 def test_a_plain_client_finds_the_credentials_of_an_address(shared_home: Home, private: Cluster) -> None:
     [named] = (Path(__file__).parents[2] / "etc" / "dask").glob("*.yaml")
-    assert config.collect([str(named)], env={})["distributed"]["client"]["security-loader"] == "ports.credentials.load"
+    assert (
+        config.collect([str(named)], env={})["distributed"]["client"]["security-loader"]
+        == "ports.clusters.credentials.load"
+    )
     code = "import sys, distributed\n"
     code += "with distributed.Client(sys.argv[1], timeout=20) as client: print(client.submit(sum, [1, 2]).result())"
     environ = {**os.environ, "DASK_CONFIG": str(named)}
@@ -304,7 +308,7 @@ import gc, threading
 import distributed
 from distributed.security import Security
 import ports
-from ports.adapters import dask
+from ports.clusters import _dask as dask
 gc.set_threshold(1)
 found = ports.clusters.get("private")
 for _ in range(3):

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from ports import clusters, probe
-from ports.adapters import processes, tmux
-from ports.deadlines import wait_until
 from ports.errors import NameInUseError
+from ports.sessions import _tmux, processes
+from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 
 SMALL = {"n_workers": 1, "threads_per_worker": 1}
@@ -126,9 +126,9 @@ def test_a_tmux_socket_that_others_could_have_made_is_not_spoken_to(tmp_path: Pa
         listener.bind(str(place / "tmux.sock"))
         listener.listen()
         listener.setblocking(False)
-        assert tmux.has_session(place / "tmux.sock", "cluster-main") is False
-        tmux.kill_session(place / "tmux.sock", "cluster-main")
-        tmux.remove_dead_socket(place / "tmux.sock")
+        assert _tmux.has_session(place / "tmux.sock", "cluster-main") is False
+        _tmux.kill_session(place / "tmux.sock", "cluster-main")
+        _tmux.remove_dead_socket(place / "tmux.sock")
         with pytest.raises(BlockingIOError):
             listener.accept()
 
@@ -140,7 +140,7 @@ def test_a_record_of_a_machine_made_from_the_same_image_is_not_judged() -> None:
 
 
 def test_what_goes_on_starting_programs_is_ended_with_all_of_them(tmp_path: Path) -> None:
-    launcher = f"import ctypes; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)\n{STUBBORN}"  # a subreaper, as ports.launch is
+    launcher = f"import ctypes; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)\n{STUBBORN}"  # a subreaper, as the launcher is
     marker = f"300.{time.time_ns()}"
     root = subprocess.Popen([sys.executable, "-c", launcher, marker], stdout=subprocess.PIPE)
     assert root.stdout is not None and root.stdout.readline() == b"ready\n"

@@ -17,8 +17,8 @@ from distributed import Client
 
 import ports
 from ports import clusters, errors
-from ports.cluster_handle import Cluster
-from ports.deadlines import wait_until
+from ports.clusters._cluster import Cluster
+from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 
 SMALL = {"n_workers": 1, "threads_per_worker": 1}
@@ -173,7 +173,7 @@ def test_who_is_not_there_is_told_with_who_is(main: Cluster) -> None:
 
 def test_another_version_of_dask_is_warned_of(main: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     here = {"python": "3.99.0", "dask": "1.0", "distributed": distributed.__version__}
-    monkeypatch.setattr("ports.adapters.dask.versions", lambda: here)
+    monkeypatch.setattr("ports.clusters._dask.versions", lambda: here)
     with pytest.warns(UserWarning) as caught:
         ports.cluster()
     told = [str(one.message) for one in caught]

@@ -16,10 +16,10 @@ import pytest
 
 from ports import probe
 from ports._version import VERSION
-from ports.deadlines import wait_until
-from ports.doctor.forwarding import FORWARD_CHECKS
-from ports.doctor.there import SERVER_CHECKS
-from ports.doctor.way import HOP_CHECKS, JUMP_CHECKS
+from ports.doctor._forwarding import FORWARD_CHECKS
+from ports.doctor._there import SERVER_CHECKS
+from ports.doctor._way import HOP_CHECKS, JUMP_CHECKS
+from ports.state.waiting import wait_until
 from tests.lab import Site
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
@@ -40,7 +40,7 @@ def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Si
     nothing_left.allow("file */doors/*")
     nothing_left.allow("file */.ssh/authorized_keys")  # of a host that was off, under its new pid
     yield site
-    code = "from ports.adapters import openssh; openssh.close_all()"
+    code = "from ports.hosts import openssh; openssh.close_all()"
     site.run("laptop", [site.python, "-c", code], check=True)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ports import environments
-from ports.environments import Environment, activated, find
 from ports.errors import ToolError
+from ports.sessions import environments
+from ports.sessions.environments import Environment, activated, find
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import pytest
 from distributed import Client, Future
 
 from ports import clusters
-from ports.cluster_handle import Cluster
-from ports.deadlines import wait_until
+from ports.clusters._cluster import Cluster
 from ports.errors import UsageError
+from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 from tests.lab import hog
 
@@ -33,7 +33,7 @@ class Machine:
         self.left(8 * GiB)
 
         def look_there(place: str, dask_scheduler: Any) -> None:
-            import ports_memory
+            from ports_owner import memory as ports_memory
 
             class Told(ports_memory.Meter):  # type: ignore[misc]
                 def by_user(self, domain: str = "") -> dict[int, int]:
@@ -160,7 +160,7 @@ def test_the_largest_worker_is_restarted_and_its_task_is_not_to_blame(
 
 def somebody_else(dask_scheduler: Any) -> None:
     """Let the guard see another user, with 4 GiB."""
-    import ports_memory
+    from ports_owner import memory as ports_memory
 
     class Told(type(dask_scheduler.fair.guard.meter)):  # type: ignore[misc]
         def by_user(self, domain: str = "") -> dict[int, int]:

@@ -16,8 +16,8 @@ from distributed import Client, Scheduler
 
 import ports
 from ports import clusters
-from ports.cluster_handle import Cluster
-from ports.deadlines import wait_until
+from ports.clusters._cluster import Cluster
+from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 
 HOUR, DAY = 3600, 86400

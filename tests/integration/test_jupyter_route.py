@@ -14,8 +14,9 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from ports import clusters, notebooks
-from ports.cluster_handle import Cluster
-from ports.notebook_handle import Notebook
+from ports.clusters._cluster import Cluster
+from ports.notebooks import _notebooks
+from ports.notebooks._notebook import Notebook
 from tests.integration.conftest import Home
 
 TOKEN = re.compile(r'"token":"([^"]+)"')  # of a page's websocket
@@ -25,7 +26,7 @@ TOKEN = re.compile(r'"token":"([^"]+)"')  # of a page's websocket
 def lab(shared_home: Home) -> Iterator[Notebook]:
     """A JupyterLab that runs before there is any cluster."""
     yield notebooks.start("lab", root=shared_home.work)
-    notebooks.stop("lab")
+    _notebooks.stop("lab")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab import Host, NotPossibleError, Site
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite

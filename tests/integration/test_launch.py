@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from ports import launch
-from ports.deadlines import wait_until
+from ports.sessions import launch
+from ports.state.waiting import wait_until
 
 
 class Launched:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab import Site
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
@@ -23,8 +23,9 @@ pytestmark = pytest.mark.timeout(120)
 PRELUDE = """
 import json, os, signal, socket, subprocess, sys, threading, time
 from pathlib import Path
-from ports import paths, remote
-from ports.adapters import openssh
+from ports.hosts import _ask as remote
+from ports.state import paths
+from ports.hosts import openssh
 from ports.errors import PortsError
 def tell(function, *arguments, **options):
     started = time.monotonic()
@@ -108,7 +109,7 @@ def test_a_connection_in_hand_does_not_end_for_want_of_use(laptop: Site) -> None
 @pytest.mark.parametrize("moment", ["before the next hop", "while the next hop starts"])
 def test_a_way_is_made_although_the_jump_host_s_connection_ends_meanwhile(laptop: Site, moment: str) -> None:
     code = f"""
-        from ports.adapters.openssh import logins
+        from ports.hosts.openssh import login as logins
         openssh.connect("login")
         real, ended = logins.children.run_to_end, []
         def run(arguments, **options):
@@ -421,7 +422,7 @@ def test_two_jump_hosts_that_prohibit_forwarding_lead_on(root_site: NamespaceSit
 def test_a_door_that_no_longer_leads_on_is_tried_after_the_others(root_site: NamespaceSite, laptop: Site) -> None:
     laptop.host("login").add_sshd_config("ForceCommand /bin/false")
     code = """
-        from ports.adapters.openssh import controls, hops
+        from ports.hosts.openssh import control_sockets as controls, jumps as hops
         hops.remember(controls.keys(openssh.route("login"))[0], "login", "command")
     """
     assert python(laptop, textwrap.dedent(code) + textwrap.dedent(HOPS)) == ["there", []]

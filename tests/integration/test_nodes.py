@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab.disk import ADDRESSES
 from tests.lab.namespaces import NamespaceSite
 

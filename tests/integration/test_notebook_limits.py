@@ -14,8 +14,8 @@ from jupyter_server.services.kernels.connection.base import deserialize_msg_from
 from tornado.websocket import websocket_connect
 
 from ports import errors, notebooks
-from ports.deadlines import wait_until
-from ports.notebook_handle import Notebook
+from ports.notebooks._notebook import Notebook
+from ports.state.waiting import wait_until
 from tests.integration.conftest import Home, new_home
 
 HOUR, DAY = 3600, 86400

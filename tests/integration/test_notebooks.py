@@ -22,9 +22,11 @@ import psutil
 import pytest
 import websocket
 
-from ports import errors, listeners, notebooks, paths, probe
-from ports.deadlines import wait_until
-from ports.notebook_handle import Notebook
+from ports import errors, listeners, notebooks, probe
+from ports.notebooks import _notebooks
+from ports.notebooks._notebook import Notebook
+from ports.state import paths
+from ports.state.waiting import wait_until
 from tests.integration.conftest import new_home
 
 TOKEN_LENGTH = 48
@@ -254,7 +256,7 @@ def test_stop_leaves_its_log_and_its_token_and_the_next_start_has_the_same_link(
     child = int(run_in_kernel(first, kernel, "import subprocess; print(subprocess.Popen(['sleep', '300']).pid)"))
     processes = [psutil.Process(pid) for pid in (first.pid, child)] + [kernel_process(first, kernel)]
     url = first.url
-    notebooks.stop("again")
+    _notebooks.stop("again")
     assert [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
     assert files_of(state) - before == {"notebook-again.log", "notebook-again"}
     assert "Shutting down 1 kernel" in "\n".join(first.logs())
@@ -508,5 +510,5 @@ def test_bad_input_is_refused_before_anything_starts(root: Path, state: Path) ->
     with pytest.raises(errors.ToolMissingError, match=r"Jupyter in environment 'empty'.*-m pip install jupyterlab"):
         notebooks.start("bad", root=root, env=str(empty))
     with pytest.raises(errors.NotFoundError, match="no notebook 'bad'"):
-        notebooks.stop("bad")
+        _notebooks.stop("bad")
     assert files_of(state) == before

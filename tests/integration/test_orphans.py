@@ -11,7 +11,7 @@ import pytest
 from distributed import Client
 
 from ports import clusters
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="subreapers are Linux's")

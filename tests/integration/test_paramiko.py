@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.integration.test_remote import at_a_terminal
 from tests.lab import Site
 from tests.lab.leaks import LeakCheck
@@ -26,7 +26,7 @@ HOPS = ("login", "server1", "server2")
 TRANSPORT = {"DASK_PORTS__SSH__TRANSPORT": "paramiko"}
 PRELUDE = """
 import base64, hashlib, json, os, socket, sys, threading, time
-from ports import far_errors, remote, transports
+from ports.hosts import _ask as remote, _far_errors as far_errors, _transport as transports
 from ports.errors import PortsError
 def say(document):
     print(json.dumps(document), flush=True)
@@ -34,7 +34,7 @@ def tell(function, *arguments, **options):
     try:
         return {"result": function(*arguments, **options)}
     except PortsError as error:
-        return far_errors.describe(error)
+        return far_errors.describe_error(error)
 def hostname(alias, **options):
     return transports.connection(alias, **options).run("uname -n; echo there").output.split()[-1]
 def read(local, n):
@@ -96,7 +96,7 @@ def test_a_host_is_reached_through_its_jump_host_and_its_key_checked(laptop: Sit
 
 def test_without_an_ssh_program_the_same_configuration_leads_there(laptop: Site) -> None:
     env = {"DASK_PORTS__SSH__PROGRAM": "no-such-ssh", "DASK_PORTS__SSH__TRANSPORT": "auto"}
-    said = python(laptop, "say([transports.choose(), tell(hostname, 'server1', batch=True)])", env=env)
+    said = python(laptop, "say([transports.choose_transport(), tell(hostname, 'server1', batch=True)])", env=env)
     assert said == ["paramiko", {"result": "there"}]
 
 
@@ -441,7 +441,8 @@ def test_what_runs_on_a_host_is_listed_by_paramiko(laptop: Site) -> None:
 
 
 def test_a_session_at_the_terminal_takes_what_is_typed_and_its_status(root_site: NamespaceSite, laptop: Site) -> None:
-    code = "from ports import transports; transports.interactive('server1', 'stty size; read x; echo got \\$x; exit 3')"
+    code = "from ports.hosts import _transport; "
+    code += "_transport.interactive('server1', 'stty size; read x; echo got \\$x; exit 3')"
     line = f'DASK_PORTS__SSH__TRANSPORT=paramiko {laptop.python} -c "{code}"; echo status $?; exit'
     shown = at_a_terminal(laptop, line, {"24 80": "typed\n", "0 0": "typed\n"})
     assert "got typed" in shown and "status 3" in shown, shown

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from ports import listeners, probe
-from ports.deadlines import wait_until
-from ports.listeners import Listener
+from ports.listeners._listeners import Listener
 from ports.probe.sockets import netlink_listeners, parse_proc_net, psutil_listeners
+from ports.state.waiting import wait_until
 
 OLD_PYTHONS = [*Path.home().glob(".pyenv/versions/3.6.*/bin/python"), Path("/usr/bin/python3.6")]
 OLD_PYTHON = next((str(path) for path in OLD_PYTHONS if path.exists()), None)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab import Site
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.timeout(120)
 
 PRELUDE = """
 import json, sys, time
-from ports import far_errors, remote
-from ports.adapters import openssh
+from ports.hosts import _ask as remote, _far_errors as far_errors
+from ports.hosts import openssh
 from ports.errors import PortsError
 def tell(function, *arguments, **options):
     try:
         return {"result": function(*arguments, **options)}
     except PortsError as error:
-        return {"error": far_errors.describe(error)}
+        return {"error": far_errors.describe_error(error)}
 """
 USER = "lambda alias: remote.probe(alias)['user']"
 
@@ -136,7 +136,7 @@ def test_a_host_that_is_down_costs_the_others_nothing(root_site: NamespaceSite, 
         started, seen = time.monotonic(), {{}}
         def note(alias, result):
             seen[alias] = [time.monotonic() - started, str(result)]
-        remote.many(["server2", "server1"], {USER}, on_result=note)
+        remote.on_each(["server2", "server1"], {USER}, on_result=note)
         print(json.dumps(seen))
     """
     seen = python(laptop, code, env={"DASK_PORTS__SSH__CONNECT_TIMEOUT": "4"})

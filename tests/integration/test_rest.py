@@ -15,8 +15,8 @@ import pytest
 from distributed import Client, wait
 
 from ports import clusters
-from ports.cluster_handle import Cluster
-from ports.deadlines import wait_until
+from ports.clusters._cluster import Cluster
+from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 from tests.integration.test_idle import DAY, HOUR, SMALL, log_has, workers
 

@@ -22,9 +22,12 @@ import psutil
 import pytest
 
 import ports
-from ports import clusters, errors, interpreter, paths, records, sessions
-from ports.cluster_handle import Cluster
-from ports.deadlines import wait_until
+from ports import clusters, errors, sessions
+from ports.clusters._cluster import Cluster
+from ports.sessions import _start
+from ports.state import host as interpreter
+from ports.state import paths, records
+from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 from tests.integration.test_clusters import alive, start_children
 
@@ -75,7 +78,7 @@ def test_what_starts_changes_or_connects_records_its_interpreter_and_what_looks_
     home.json("cluster", "list"), home.json("notebook", "list"), home.json("list")
     assert not home.state.exists()
     home.state.write_text("no directory")
-    interpreter.remember()  # says nothing: what needs the disk does
+    interpreter.record_this_interpreter()  # says nothing: what needs the disk does
     home.state.unlink()
 
 
@@ -205,13 +208,13 @@ def test_without_tmux_a_cluster_outlives_the_session_that_started_it(
 
     def announce(found: sessions.Found[Any]) -> None:
         if Path("child").exists():
-            process = sessions.processes.identity(int(Path("child").read_text()))
+            process = _start.processes.identity(int(Path("child").read_text()))
             records.write(found.files.running, records.Running(process=process))
 
     words = [sys.executable, "-c", code]
     environ = sessions.starter_environ()
     claimed = sessions.claim(record)
-    found = sessions.launch(
+    found = sessions.start(
         claimed, words, environ=environ, cwd=str(home.work), timeout=60, what="it", announce=announce
     )
     child = int(Path("child").read_text())

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab.namespaces import NamespaceSite
 
 pytestmark = pytest.mark.timeout(120)
@@ -96,7 +96,7 @@ import sys
 from pathlib import Path
 from distributed import Client
 from distributed.security import Security
-from ports.adapters import certificates
+from ports.clusters import _certificates as certificates
 security = Security(require_encryption=False)
 if sys.argv[2] == "certificate":
     own = Path("/tmp/knock.pem")
@@ -122,7 +122,7 @@ JOIN = """
 import asyncio, sys
 from distributed import Worker
 from distributed.security import Security
-from ports import credentials
+from ports.clusters import credentials
 async def join(address):
     pem = credentials.load({"address": address}).tls_ca_file
     security = Security(tls_ca_file=pem, tls_worker_cert=pem, tls_worker_key=pem, require_encryption=True)

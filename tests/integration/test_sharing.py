@@ -15,11 +15,12 @@ from typing import Any
 import dask
 import pytest
 
-from ports import clusters, machine, shares
-from ports.cluster_handle import Cluster
-from ports.deadlines import wait_until
+from ports import clusters, machine
+from ports.clusters._cluster import Cluster
 from ports.errors import OverpromisedError, UsageError
+from ports.machine import fair_share
 from ports.probe.promises import promises
+from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 from tests.lab import hog
 from tests.lab.namespaces import NamespaceSite
@@ -272,7 +273,7 @@ SHORT = """
 import ports, sys, time
 
 def short(dask_scheduler):
-    import ports_memory
+    from ports_owner import memory as ports_memory
 
     class Told(ports_memory.Meter):
         def domains(self):
@@ -323,4 +324,4 @@ def test_a_server_without_ports_is_looked_at_from_the_laptop(root_site: Namespac
 def test_shares_are_what_the_probe_sees(home: Home) -> None:
     usage = machine.usage()
     unasked = {"n_workers": None, "threads_per_worker": None, "memory_limit": None}
-    assert usage.share == shares.decide(usage.room, unasked)
+    assert usage.share == fair_share.decide(usage.room, unasked)

@@ -13,7 +13,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab import Site
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
@@ -24,7 +24,8 @@ pytestmark = pytest.mark.timeout(120)
 
 PRELUDE = """
 import http.client, json, socket, sys, time, urllib.request
-from ports import far_errors, remote, tunnels
+from ports import tunnels
+from ports.hosts import _ask as remote, _far_errors as far_errors
 from ports.errors import PortsError
 def fetch(url):
     with urllib.request.urlopen(url, timeout=10) as answer:
@@ -33,7 +34,7 @@ def tell(function, *arguments, **options):
     try:
         return {"result": function(*arguments, **options)}
     except PortsError as error:
-        return {"error": far_errors.describe(error)}
+        return {"error": far_errors.describe_error(error)}
 """
 # The page names the host that serves it, so that a test sees where a link leads.
 PAGE = """
@@ -75,7 +76,7 @@ def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Si
     """Alice's laptop; the connections that ports keeps on purpose end with the test."""
     nothing_left.allow("file */ssh/*.log")
     yield site
-    close = "from ports.adapters import openssh; openssh.close_all()"
+    close = "from ports.hosts import openssh; openssh.close_all()"
     assert site.run("laptop", [site.python, "-c", close]).returncode == 0
 
 
@@ -219,9 +220,9 @@ def test_on_a_full_disk_tunnels_go_on_and_are_still_watched(laptop: Site, serve:
     port = serve("server1")
     code = f"""
         import shutil
-        from ports.tunnels import records as tunnel_records
-        from ports.tunnels import relay
-        from ports.adapters import openssh
+        from ports.tunnels import _records as tunnel_records
+        from ports.tunnels import _event_loop as relay
+        from ports.hosts import openssh
         with tunnels.open("server1:{port}") as opening:
             usual = opening.tunnels[0].local_port
         held = relay.bind(usual)
@@ -254,7 +255,7 @@ def test_a_forward_that_cannot_be_made_is_the_error_of_its_tunnel_and_of_nothing
     port = serve("server1")
     code = f"""
         from pathlib import Path
-        from ports.tunnels import carriers
+        from ports.hosts import _connection as carriers
         carriers.SSH._new_socket = lambda carrier: Path("/nowhere/t.sock")
         with tunnels.open_many(["server1:{port}"]) as opening:
             print(json.dumps(opening.rows()))
@@ -363,7 +364,7 @@ def test_a_process_that_was_killed_is_told_and_the_same_link_opens_again(laptop:
 def test_a_service_that_says_nothing_is_not_called_open(laptop: Site, serve: Serve) -> None:
     port = serve("server1", MUTE)
     code = f"""
-        from ports.tunnels import proof
+        from ports.tunnels import _verify as proof
         with tunnels.open("server1:{port}") as tunnel:
             print(json.dumps(tunnel.rows()))
     """
@@ -393,9 +394,9 @@ def test_several_that_open_one_host_at_once_all_get_their_links(laptop: Site, se
     found = [serve("server1"), serve("server1"), serve("server1")]
     code = f"""
         import threading
-        from ports import targets
-        from ports.tunnels.opening import Opening
-        from ports.tunnels import ways
+        from ports.hosts import targets
+        from ports.tunnels._held_here import Opening
+        from ports.tunnels import _reconnecting as ways
         start = ways.Way._start_agent
         def start_late(*arguments):  # as on a busy host
             time.sleep(1)
@@ -420,7 +421,7 @@ def test_a_service_that_ended_between_is_an_error_with_the_reason(laptop: Site) 
     gone.bind(("127.0.0.1", 0))
     port = gone.getsockname()[1]
     code = f"""
-        from ports.tunnels import services
+        from ports.tunnels import _services as services
         def choose(document, found, target, *, owner=None):
             return [services.Service("server1", "http-server", "gone", "port-{port}", "m", "u", "127.0.0.1:{port}")]
         services.choose = choose
@@ -438,7 +439,7 @@ def test_a_server_that_prohibits_forwarding_is_passed_by_a_session_and_that_is_r
     port = serve("server2")
     laptop.host("server2").add_sshd_config("AllowTcpForwarding no\n")
     code = f"""
-        from ports.tunnels import records
+        from ports.tunnels import _records as records
         doors = []
         for _ in range(2):
             with tunnels.open("server2:{port}") as opening:
@@ -537,7 +538,7 @@ def test_without_a_shared_connection_paramiko_opens_the_same_link(laptop: Site, 
             print(json.dumps([opening.url, fetch(opening.url), opening.tunnels[0].state]))
     """
     by_ssh = python(laptop, code)
-    openssh = "from ports.adapters import openssh; openssh.close_all()"
+    openssh = "from ports.hosts import openssh; openssh.close_all()"
     laptop.run("laptop", [laptop.python, "-c", openssh], check=True)
     assert python(laptop, code, env={"DASK_PORTS__SSH__TRANSPORT": "paramiko"}) == by_ssh
     assert not [one for one in laptop.host("laptop").processes() if "ssh" in one.command[0]]
@@ -610,7 +611,7 @@ def test_a_host_with_nothing_to_open_says_so_and_a_target_that_cannot_be_is_a_us
 def test_a_connection_that_was_ended_is_made_again_and_that_is_told(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
     running, rows = open_in_foreground(laptop, f"server1:{port}")
-    closed = python(laptop, "from ports.adapters import openssh; print(json.dumps(openssh.close('server1')))")
+    closed = python(laptop, "from ports.hosts import openssh; print(json.dumps(openssh.close('server1')))")
     assert closed is True
 
     def mended() -> dict[str, Any] | None:
@@ -628,7 +629,7 @@ def test_a_terminal_that_was_stopped_does_not_hold_up_the_tunnels(laptop: Site, 
     port = serve("server1")
     code = f"""
         import threading, urllib.error
-        from ports.adapters import openssh
+        from ports.hosts import openssh
         stopped = threading.Event()
         def show(row):
             if row["state"] != "open":

@@ -18,9 +18,9 @@ from distributed import Client, Lock, Queue, Variable, get_client, secede, worke
 
 import ports
 from ports import clusters
-from ports.cluster_handle import Cluster
-from ports.deadlines import wait_until
+from ports.clusters._cluster import Cluster
 from ports.errors import DaskError
+from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 from tests.integration.test_cluster_privacy import tcp_listeners
 from tests.lab.processes import listeners

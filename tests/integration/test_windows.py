@@ -13,14 +13,14 @@ from typing import Any
 import psutil
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab import Site, as_windows
 from tests.lab.leaks import LeakCheck
 from tests.lab.loopback import LoopbackSite
 
 MAIN = "import sys; from ports.__main__ import main; sys.exit(main())"
 # these run on servers only
-NOT_AT_HOME = ("ports.in_cluster", "ports.launch", "ports.jupyter_launch")
+NOT_AT_HOME = ("ports.clusters.owner.ports_owner", "ports.sessions.launch", "ports.notebooks.jupyter_launch")
 PAGE = """
 import http.server
 class Page(http.server.BaseHTTPRequestHandler):
@@ -131,11 +131,12 @@ def test_what_listens_at_home_is_listed_and_asked_what_it_is(windows: Site) -> N
 def test_a_link_opens_and_closes_without_an_ssh_program(windows: Site, page: int) -> None:
     code = """
         import json, os, sys, urllib.request
-        from ports import transports, tunnels
+        from ports import tunnels
+        from ports.hosts import _transport as transports
         with tunnels.open("server1:" + sys.argv[1]) as opening:
             text = urllib.request.urlopen(opening.url, timeout=20).read().decode()
             row = opening.rows()[0]
-        print(json.dumps([transports.choose(), text, row["state"], row["local_port"]]))
+        print(json.dumps([transports.choose_transport(), text, row["state"], row["local_port"]]))
     """
     done = python(windows, code, str(page), env=NO_SSH)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab.site import HOSTS, LabError, Site, open_site
 
 CHECKOUT = Path(__file__).resolve().parents[2]

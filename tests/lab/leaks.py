@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ports.deadlines import wait_until
 from ports.errors import TimedOutError
+from ports.state.waiting import wait_until
 from tests.lab.site import Host, LabError, Site
 
 #: What may stay: the record of the machine, logs, locks, what ssh said of its configuration, and what

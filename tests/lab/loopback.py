@@ -128,7 +128,7 @@ class LoopbackSite(Site):
 
     def _give_runtime_directory(self, host: LoopbackHost) -> None:
         """Keep `ports` on this host from /tmp/ports-<uid>, which all hosts would share: its own record can say so."""
-        from ports import paths  # here, so that the lab needs little of what it is there to test
+        from ports.state import paths  # here, so that the lab needs little of what it is there to test
 
         host.runtime.mkdir(mode=0o700, exist_ok=True)
         homes.empty(host.runtime)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab import homes, processes
 from tests.lab.credentials import Address, new_key, server_config
 from tests.lab.site import Host, HostListener, HostProcess, LabError, NotPossibleError

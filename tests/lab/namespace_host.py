@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab import disk, homes, processes
 from tests.lab.credentials import new_key, server_config
 from tests.lab.site import Host, HostListener, HostProcess, LabError

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab import homes
 from tests.lab.credentials import Address, client_config, known_hosts, new_key
 from tests.lab.disk import NOTEBOOKS

@@ -397,5 +397,5 @@ class Journey:
             running.communicate()
         closed = self.site.run("laptop", [self.site.python, "-m", "ports", "tunnel", "close", "--all"])
         assert closed.returncode == 0, closed.stderr
-        hang_up = "from ports.adapters import openssh; openssh.close_all()"
+        hang_up = "from ports.hosts import openssh; openssh.close_all()"
         assert self.site.run("laptop", [self.site.python, "-c", hang_up]).returncode == 0

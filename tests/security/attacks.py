@@ -51,7 +51,7 @@ def own_certificate():
     """Return a context for TLS with a certificate of bob's own, called like alice's, that trusts everybody."""
     from pathlib import Path
 
-    from ports.adapters.certificates import write_self_signed  # anybody may install it
+    from ports.clusters._certificates import write_self_signed  # anybody may install it
 
     with tempfile.TemporaryDirectory() as directory:
         write_self_signed(Path(directory, "pem"))

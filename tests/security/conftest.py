@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Running

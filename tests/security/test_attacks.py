@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab.disk import ADDRESSES
 from tests.security.conftest import CLUSTER, SECRET, TOKEN, AtWork, Scene, end, files, listening, tell, token_of
 
@@ -299,6 +299,6 @@ def test_alice_is_told_what_of_hers_is_open(alice: AtWork, control: AtWork) -> N
     shown = alice.site.run("laptop", [alice.python, "-m", "ports", "list", "server2"], timeout=60)
     assert "everybody on this machine can run code as you" in shown.stdout
     assert "ports: warning: dask-scheduler 'dask-scheduler' on server2: everybody" in shown.stderr
-    close = [alice.python, "-c", "from ports.adapters import openssh; openssh.close_all()"]
+    close = [alice.python, "-c", "from ports.hosts import openssh; openssh.close_all()"]
     alice.site.run("laptop", close, check=True)
     tell(control.kernel, "restart")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Running
 from tests.security.conftest import CLUSTER, MODES, TOKEN, Scene, end, files, protected, tell, token_of, unprotected
@@ -173,7 +173,7 @@ def test_no_listing_and_no_link_goes_to_a_socket_of_bob_s(scene: Scene) -> None:
 
 
 def hang_up(scene: Scene) -> None:
-    close = [scene.python, "-c", "from ports.adapters import openssh; openssh.close_all()"]
+    close = [scene.python, "-c", "from ports.hosts import openssh; openssh.close_all()"]
     scene.site.run("laptop", close, check=True)
 
 

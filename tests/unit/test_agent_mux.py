@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ports.probe import agent_dial, piped
-from ports.probe.agent import Poller
-from ports.probe.agent_dial import Dialer
-from ports.probe.agent_mux import (
+from ports.probe import piped
+from ports.probe.agent import dial
+from ports.probe.agent.dial import Dialer
+from ports.probe.agent.mux import (
     CLOSE,
     CONTROL,
     DATA,
@@ -33,7 +33,8 @@ from ports.probe.agent_mux import (
     Channel,
     Mux,
 )
-from ports.probe.agent_owner import place_of
+from ports.probe.programs.agent import Poller
+from ports.probe.socket_users import place_of
 
 FRAMES = st.lists(
     st.tuples(
@@ -189,7 +190,7 @@ def test_a_listener_that_changes_hands_while_it_is_connected_to_gets_nothing(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holders = iter([(os.getuid(), 1), (os.getuid(), 2)])
-    monkeypatch.setattr(agent_dial, "holder_of", lambda remote: next(holders))
+    monkeypatch.setattr(dial, "holder_of", lambda remote: next(holders))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         request = {"remote": f"127.0.0.1:{listener.getsockname()[1]}", "owner": None}
         Dialer(pair.poller, pair.muxes[0]).open(1, json.dumps(request).encode())
@@ -204,7 +205,7 @@ def test_a_listener_that_changes_hands_while_it_is_connected_to_gets_nothing(
 def test_no_file_of_the_program_takes_a_name_of_another() -> None:
     names: Counter[str] = Counter()
     for name in piped.FILES["agent"]:
-        tree = ast.parse(Path(piped.__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
+        tree = ast.parse((Path(piped.__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
         names.update(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
         targets = [node.targets for node in tree.body if isinstance(node, ast.Assign)]
         found = {leaf.id for group in targets for one in group for leaf in ast.walk(one) if isinstance(leaf, ast.Name)}

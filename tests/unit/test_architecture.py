@@ -1,9 +1,10 @@
-"""The shape of the house: imports point down, tools stay in their adapters, files and functions stay small."""
+"""The shape of the house: imports point down, a package shows its face, a tool has one place, functions stay small."""
 
 from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,52 +17,64 @@ import ports
 PACKAGE = Path(ports.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# A module imports from the layers above its own line only. A package is one name; inside it, the package decides.
-LAYERS = (
-    ("_version", "errors", "notices", "render", "exposures", "launch", "jupyter_launch", "in_cluster"),
-    ("accounts", "deadlines", "records", "probe", "targets", "far_errors", "fairness"),
-    ("paths", "peers", "links", "hop_command", "environments", "shares"),
-    ("config", "interpreter", "logout", "tokens"),
-    ("adapters", "held", "home", "scratch"),
-    ("transports", "gpus"),
-    ("sessions", "remote", "server_helpers"),
-    ("options", "listeners", "terminals", "machine"),
-    ("notebook_handle", "shells", "browse", "cluster_handle", "credentials"),
-    ("clusters", "notebooks"),
-    ("tunnels",),
-    ("pruning", "doctor"),
-    ("cli", "in_jupyter"),
-    ("__main__", "__init__"),
+# A package imports from the floors below its own only, and of another package only the face: what its __all__ names.
+FLOORS = (
+    ("errors", "_version"),
+    ("probe",),
+    ("state",),
+    ("hosts", "sessions"),
+    ("listeners", "machine"),
+    ("tunnels", "notebooks", "clusters"),
+    ("doctor", "web"),
+    ("cli",),
+    ("__main__", "__init__", "server_helpers"),
 )
-# The same within a package that has an order of its own.
-INNER = {
-    "in_jupyter": (("route",), ("__init__",)),
-    "tunnels": (
-        ("pages", "browser", "services"),
-        ("proof", "doors", "agent", "records"),
-        ("relay", "carriers"),
-        ("local_ends",),
-        ("tunnel", "wishes"),
-        ("ways",),
-        ("host_links",),
-        ("opening",),
-        ("__init__",),
-        ("keeper",),
-    ),
-    "doctor": (("checks",), ("judge", "wsl", "way"), ("here", "there", "forwarding"), ("__init__",)),
+# Modules that a face hands out whole. All others of a package begin with an underscore, except programs run by path.
+HANDED_OUT = {
+    "clusters": {"credentials"},
+    "hosts": {"openssh", "targets"},
+    "listeners": {"links", "socket_user"},
+    "machine": {"fair_share", "gpus"},
+    "sessions": {"environments", "processes"},
+    "state": {"paths", "records", "settings"},
+    "tunnels": {"keeper"},
 }
-READ_THE_ENVIRONMENT = ("config.py", "paths.py", "sessions.py", "terminals.py", "launch.py", "probe/", "in_cluster/")
-ASYNC = (
-    "adapters/dask.py",
-    "in_cluster/",
-    "in_jupyter/",
-    "tunnels/relay.py",
-    "tunnels/doors.py",
-    "tunnels/ways.py",
-    "tunnels/carriers.py",
-    "tunnels/agent.py",
+PROGRAMS = {"launch", "jupyter_launch", "owner"}
+FACES = ("clusters", "doctor", "hosts", "listeners", "machine", "notebooks", "probe", "sessions", "state", "tunnels")
+OWNER = "clusters/owner/ports_owner/"
+READ_THE_ENVIRONMENT = (
+    "state/settings.py",
+    "state/paths.py",
+    "sessions/_start.py",
+    "sessions/_terminals.py",
+    "sessions/launch.py",
+    "probe/",
+    OWNER,
 )
-MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_POSITIONAL = 400, 40, 5
+ASYNC = (
+    "clusters/_dask.py",
+    OWNER,
+    "web/",
+    "hosts/_connection.py",
+    "tunnels/_event_loop.py",
+    "tunnels/_local_forward.py",
+    "tunnels/_reconnecting.py",
+    "tunnels/_agent_session.py",
+)
+# Where each tool is used; nothing of it leaves.
+TOOLS = {
+    "libtmux": ("sessions/_tmux.py",),
+    "psutil": ("sessions/processes.py", "clusters/_dask.py"),  # the second: what workers run
+    "cryptography": ("clusters/_certificates.py",),
+    "distributed": ("clusters/_dask.py",),
+    "dask": ("clusters/_dask.py",),
+    "jupyter_server": ("notebooks/_jupyter.py", "notebooks/jupyter_launch.py", "web/"),
+    "paramiko": ("hosts/paramiko/",),
+    "pynvml": ("machine/_nvml.py",),
+    "click": ("cli/",),
+    "tornado": ("web/",),
+}
+MOST_LINES_OF_A_FUNCTION, MOST_POSITIONAL = 40, 5
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -84,84 +97,115 @@ def noun(module: str) -> str:
     return module.partition(".")[0]
 
 
-def imports(file: Path) -> Iterator[str]:
-    """Yield the modules of the package that `file` imports, without ``ports.``; also inside functions."""
-    known = {noun(place(other).removesuffix(".py").replace("/", ".")) for other in FILES}
+def module_of(file: Path) -> str:
+    """Return the name of a file's module below ``ports``: ``hosts.openssh``, ``__init__``."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def imports(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield what `file` imports of the package, also inside functions: module below ``ports``, and name in it."""
     for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):
-            yield from (name.name.removeprefix("ports.") for name in node.names if name.name.startswith("ports."))
+            yield from ((one.name[6:], "") for one in node.names if one.name.startswith("ports."))
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            base = module_of(file).split(".") if file.name == "__init__.py" else module_of(file).split(".")[:-1]
+            base = base[: len(base) - node.level + 1]
+            yield from ((".".join([*base, *filter(None, [node.module])]), one.name) for one in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module == "ports":
-            yield from (name.name if name.name in known else "__init__" for name in node.names)
+            yield from ((one.name, "") for one in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ports."):
-            yield from (f"{node.module}.{name.name}".removeprefix("ports.") for name in node.names)
+            yield from (((node.module or "")[6:], one.name) for one in node.names)
 
 
-def layer(name: str) -> int:
-    found = [number for number, names in enumerate(LAYERS) if noun(name) in names]
-    assert found, f"{name} has no layer; name one in LAYERS"
+def floor(name: str) -> int:
+    found = [number for number, names in enumerate(FLOORS) if noun(name) in names]
+    assert found, f"{name} is on no floor; name it in FLOORS"
     return found[0]
 
 
-@pytest.mark.parametrize("file", FILES, ids=place)
-def test_imports_point_down(file: Path) -> None:
-    own = place(file).removesuffix(".py").replace("/", ".")
-    if own == "__init__":
-        return  # the public names, imported at their first use
-    upward = [name for name in imports(file) if noun(name) != noun(own) and layer(name) >= layer(own)]
-    assert not upward, f"{own} imports {upward}, which stand no lower"
+def test_imports_point_down() -> None:
+    for file in FILES:
+        own = module_of(file)
+        if own == "__init__":
+            continue  # the public names, imported at their first use
+        upward = [name for name, _ in imports(file) if noun(name) != noun(own) and floor(name) >= floor(own)]
+        assert not upward, f"{own} imports {upward}, which stand no lower"
 
 
-@pytest.mark.parametrize("package", INNER)
-def test_imports_within_a_package_point_down(package: str) -> None:
-    def inner(name: str) -> int:
-        found = [number for number, names in enumerate(INNER[package]) if name in names]
-        assert found, f"{package}/{name}.py has no layer; name one in INNER"
-        return found[0]
-
-    for file in (PACKAGE / package).glob("*.py"):
-        known = {other.stem for other in (PACKAGE / package).glob("*.py")}
-        used = [name.split(".") for name in imports(file) if noun(name) == package]
-        within = {parts[1] if len(parts) > 1 and parts[1] in known else "__init__" for parts in used}
-        upward = [name for name in within if inner(name) >= inner(file.stem)]
-        assert not upward, f"{place(file)} imports {upward}, which stand no lower"
-
-
-def test_adapters_do_not_know_each_other() -> None:
-    for file in (PACKAGE / "adapters").rglob("*.py"):
-        own = noun(place(file).removeprefix("adapters/").removesuffix(".py").replace("/", "."))
-        others = [name.split(".")[1] for name in imports(file) if name.startswith("adapters.")]
-        assert set(others) <= {own}, f"{place(file)} imports another adapter"
+def test_of_another_package_only_the_face_is_imported() -> None:
+    for file in FILES:
+        own = noun(module_of(file))
+        for module, name in imports(file):
+            if noun(module) == own or noun(module) not in FACES:
+                continue
+            if module == "hosts.openssh" and own == "doctor":
+                continue  # it looks at what ssh itself does
+            assert module == noun(module), f"{place(file)} imports {name} from inside of {module}"
+            face = importlib.import_module(f"ports.{module}")
+            used = {name} if name else attributes(file, module)
+            assert used <= set(face.__all__), f"{place(file)} uses {used - set(face.__all__)} of {module}"
 
 
-def test_front_ends_know_no_adapter_and_no_other_front_end() -> None:
-    for file in (PACKAGE / "cli").rglob("*.py"):
-        assert not [name for name in imports(file) if noun(name) in ("adapters", "web")], place(file)
+def attributes(file: Path, name: str) -> set[str]:
+    """Return the attributes of the module `name` that `file` uses, where no local variable has its name."""
+    return {
+        node.attr
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name
+    }
+
+
+@pytest.mark.parametrize("package", FACES)
+def test_a_face_hands_names_on_and_holds_no_logic(package: str) -> None:
+    body = tree(PACKAGE / package / "__init__.py").body
+    assert not [
+        node for node in body if not isinstance(node, ast.Expr | ast.Import | ast.ImportFrom | ast.If | ast.Assign)
+    ]
+    (choice,) = [node for node in body if isinstance(node, ast.If)]
+    typed = {one.asname for node in [*body, *choice.body] if isinstance(node, ast.ImportFrom) for one in node.names}
+    face = importlib.import_module(f"ports.{package}")
+    assert typed - {None} == set(face.__all__)
+    for name in face.__all__:
+        assert getattr(face, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        face.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("package", [name for name in FACES if name != "probe"])
+def test_the_inside_of_a_package_is_told_by_an_underscore(package: str) -> None:
+    files = [path for path in (PACKAGE / package).iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    plain = {path.stem for path in files if not path.name.startswith("_")}
+    assert plain - PROGRAMS - {"paramiko", "host", "tokens", "waiting"} == HANDED_OUT.get(package, set())
+    face = importlib.import_module(f"ports.{package}")
+    assert set(HANDED_OUT.get(package, ())) <= set(face.__all__)
+
+
+@pytest.mark.parametrize("package", [*FACES, "cli", "web", "hosts/openssh", "hosts/paramiko", OWNER.rstrip("/")])
+def test_no_files_of_a_package_import_each_other_in_a_circle(package: str) -> None:
+    folder = PACKAGE / package
+    names = {module_of(file): file for file in folder.rglob("*.py") if file.name != "__init__.py"}
+    below = {
+        name: {one for module, part in imports(file) for one in (module, f"{module}.{part}") if one in names}
+        for name, file in names.items()
+    }
+    while below:
+        lowest = {name for name, used in below.items() if not used & set(below)}
+        assert lowest, f"in a circle: {sorted(below)}"
+        below = {name: used for name, used in below.items() if name not in lowest}
 
 
 def test_imports_are_absolute() -> None:
     for file in FILES:
-        assert not [node for node in ast.walk(tree(file)) if isinstance(node, ast.ImportFrom) and node.level], place(
-            file
-        )
+        if not place(file).startswith(("probe/", OWNER)):  # these are loaded under other names, too
+            assert not [node for node in ast.walk(tree(file)) if isinstance(node, ast.ImportFrom) and node.level], (
+                place(file)
+            )
 
 
-@pytest.mark.parametrize(
-    ("tool", "home"),
-    [
-        ("libtmux", "adapters/tmux.py"),
-        ("psutil", "adapters/processes.py"),
-        ("cryptography", "adapters/certificates.py"),
-        ("distributed", "adapters/dask.py"),
-        ("dask", "adapters/dask.py"),
-        ("jupyter_server", "adapters/jupyter.py"),
-        ("paramiko", "adapters/paramiko"),
-        ("pynvml", "adapters/nvml.py"),
-    ],
-)
-def test_a_tool_stays_in_its_adapter(tool: str, home: str) -> None:
-    free: tuple[str, ...] = (home, "in_cluster/", "in_jupyter/", "probe/", "jupyter_launch.py")
-    if tool == "psutil":
-        free += ("adapters/dask.py",)  # what workers run; the probe asks psutil where there is no /proc
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tool_is_used_in_its_own_place(tool: str) -> None:
+    free = (*TOOLS[tool], OWNER, "probe/")  # the probe asks psutil where there is no /proc
     for file in FILES:
         if not place(file).startswith(free):
             assert tool not in {noun(name) for name in imported_at_run_time(file)}, place(file)
@@ -197,15 +241,13 @@ def test_async_stays_where_dask_and_the_relay_ask_for_it() -> None:
             assert not [node.name for node in functions(file) if isinstance(node, ast.AsyncFunctionDef)], place(file)
 
 
-@pytest.mark.parametrize("file", FILES, ids=place)
-def test_files_and_functions_stay_small(file: Path) -> None:
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
-    for function in functions(file):
-        assert size(function) <= MOST_LINES_OF_A_FUNCTION, f"{function.name} has {size(function)} lines"
+def test_functions_stay_small() -> None:
+    for file, function in [(one, function) for one in FILES for function in functions(one)]:
+        assert size(function) <= MOST_LINES_OF_A_FUNCTION, f"{place(file)}: {function.name} has {size(function)} lines"
         names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
         positional = [name for name in names if name not in ("self", "cls")]
         if not is_called_by_name(function):
-            assert len(positional) <= MOST_POSITIONAL, f"{function.name} takes {positional}"
+            assert len(positional) <= MOST_POSITIONAL, f"{place(file)}: {function.name} takes {positional}"
 
 
 def is_called_by_name(function: Function) -> bool:
@@ -223,17 +265,17 @@ def size(function: Function) -> int:
     return lines
 
 
-@pytest.mark.parametrize("file", FILES, ids=place)
-def test_every_public_name_says_what_it_does(file: Path) -> None:
-    if file.name != "_version.py" and file.read_text(encoding="utf-8").strip():
-        assert ast.get_docstring(tree(file)), "the module"
-    for node in tree(file).body:
-        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
-            assert ast.get_docstring(node), node.name
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            for method in node.body:
-                if isinstance(method, Function) and not method.name.startswith("_"):
-                    assert ast.get_docstring(method), f"{node.name}.{method.name}"
+def test_every_public_name_says_what_it_does() -> None:
+    for file in FILES:
+        if file.name != "_version.py":
+            assert ast.get_docstring(tree(file)), place(file)
+        for node in tree(file).body:
+            if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{place(file)}: {node.name}"
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                for method in node.body:
+                    if isinstance(method, Function) and not method.name.startswith("_"):
+                        assert ast.get_docstring(method), f"{place(file)}: {node.name}.{method.name}"
 
 
 def test_no_module_has_a_name_that_says_nothing() -> None:
@@ -243,7 +285,7 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
 
 
 def test_the_library_does_not_print() -> None:
-    may = ("cli/", "probe/", "in_cluster/")
+    may = ("cli/", "probe/", OWNER)
     for file in FILES:
         if not place(file).startswith(may):
             calls = [node.func for node in ast.walk(tree(file)) if isinstance(node, ast.Call)]
@@ -261,7 +303,7 @@ def loaded(code: str) -> set[str]:
 
 
 def test_importing_ports_imports_no_tool() -> None:
-    assert not loaded("import ports") & {"dask", "distributed", "libtmux", "psutil", "click", "rich", "yaml", "jupyter"}
+    assert not loaded("import ports") & {"dask", "distributed", "libtmux", "psutil", "click", "yaml", "jupyter"}
 
 
 def test_importing_ports_reads_no_file() -> None:

@@ -32,7 +32,7 @@ with open({file!r}, "w") as file:
             os._exit(0)
         os.wait()
 """
-OPEN = f"from ports.tunnels import browser; print(browser.open_once({URL!r}, timeout=10))"
+OPEN = f"from ports.tunnels import _browser as browser; print(browser.open_once({URL!r}, timeout=10))"
 
 
 def browse(tmp_path: Path, uids: list[int]) -> list[str]:

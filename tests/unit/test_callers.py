@@ -20,12 +20,12 @@ from tornado.netutil import bind_unix_socket
 from tornado.web import Application, RequestHandler
 
 import ports
-from ports.adapters.certificates import write_self_signed
+from ports.clusters._certificates import write_self_signed
 
-sys.path.append(str(Path(ports.__file__).parent / "in_cluster"))  # last, as in a cluster
+sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
 
-import ports_callers as callers
-import ports_gate as gate
+from ports_owner import dashboard_gate as gate
+from ports_owner import peer_check as callers
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells on Linux only")
 root = pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ports import transports
-from ports.adapters import openssh
-from ports.adapters.openssh import Destination, Host, Master
 from ports.errors import ConnectionLostError, ProhibitedError
-from ports.tunnels.carriers import SSH, InProcess
+from ports.hosts import _transport, openssh
+from ports.hosts._connection import SSH, InProcess
+from ports.hosts.openssh import Destination, Host, Master
 
 AT_ONCE = 40
 
@@ -35,7 +34,7 @@ class Slow:
 
 @pytest.fixture
 def carrier(monkeypatch: pytest.MonkeyPatch) -> InProcess:
-    monkeypatch.setattr(transports, "connection", lambda alias, **_: Slow())
+    monkeypatch.setattr(_transport, "connection", lambda alias, **_: Slow())
     return InProcess("server1", batch=True, timeout=None)
 
 

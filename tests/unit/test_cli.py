@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports import errors, remote
+from ports import errors
 from ports.cli import cluster, main, output, tunnel
 from ports.cli.output import Output
+from ports.hosts import _ask
 
 TERMINAL = {"attach", "shell", "login"}  # they take over the terminal: there is nothing to print as JSON
 HOME = {
@@ -292,7 +293,7 @@ def test_a_host_may_take_as_long_as_its_command(
         given.update(options)
         return {"name": "main", "state": "stopped", "kind": "cluster"}
 
-    monkeypatch.setattr(remote, "run", run)  # such a start takes minutes
+    monkeypatch.setattr(_ask, "run_ports", run)  # such a start takes minutes
     assert main.run(main.ports, ["cluster", "start", "-H", "server1", *typed, "--json"]) == 0
     assert given["timeout"] == seconds
 
@@ -302,7 +303,7 @@ def test_a_log_of_another_host_is_told_with_the_host(
     kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = {"name": "x", "state": "stopped", "kind": kind, "log": "/logs/x.log"}
-    monkeypatch.setattr(remote, "run", lambda *_, **__: row)  # what runs there is tested on the site
+    monkeypatch.setattr(_ask, "run_ports", lambda *_, **__: row)  # what runs there is tested on the site
     assert main.run(main.ports, [kind, "stop", "x", "-H", "server1"]) == 0
     assert "its log stays on server1: /logs/x.log" in capsys.readouterr().out
 

@@ -16,8 +16,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports import config
 from ports.errors import SettingError
+from ports.state import settings as config
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_file_of_our_name_whose_key_is_misspelt_is_told(place: Path, text: str
         config.load()
     told = str(caught.value)
     assert told.startswith(f"setting {key} in {place / 'ports.yaml'}: ") and reason in told
-    with_dask = [sys.executable, "-c", "import dask.config; from ports import config; config.load()"]
+    with_dask = [sys.executable, "-c", "import dask.config; from ports.state import settings; settings.load()"]
     environ = {**os.environ, "DASK_CONFIG": str(place)}
     done = subprocess.run(with_dask, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, reason in done.stderr) == (1, True), done.stderr
@@ -247,7 +247,7 @@ VARIABLES = st.fixed_dictionaries(
 )
 READ = """
 import json, sys
-from ports import config
+from ports.state import settings as config
 for line in sys.stdin:
     case = json.loads(line)
     import os, pathlib

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from ports.deadlines import wait_until
 from ports.errors import TimedOutError
+from ports.state.waiting import wait_until
 
 
 def test_what_is_there_is_returned_at_once() -> None:

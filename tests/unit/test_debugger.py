@@ -13,9 +13,8 @@ from jupyter_server.services.kernels.connection.base import (
     serialize_msg_to_ws_v1,
 )
 
-from ports import jupyter_launch
-from ports.adapters import jupyter
-from ports.jupyter_launch import REFUSAL, read_message, refusals, write_message
+from ports.notebooks import _jupyter, jupyter_launch
+from ports.notebooks.jupyter_launch import REFUSAL, read_message, refusals, write_message
 
 V1 = "v1.kernel.websocket.jupyter.org"
 
@@ -113,5 +112,5 @@ def test_a_refused_message_does_not_reach_the_kernel(version: str, monkeypatch: 
 
 def test_the_debugger_is_off_unless_it_is_asked_for(tmp_path: Any) -> None:
     where = {"token_file": tmp_path / "token", "runtime": tmp_path, "root": tmp_path, "port": 1}
-    assert jupyter.command(tmp_path, "lab", **where)[4:6] == [str(tmp_path), "off"]
-    assert jupyter.command(tmp_path, "lab", **where, debugger=True)[4:6] == [str(tmp_path), "on"]
+    assert _jupyter.command(tmp_path, "lab", **where)[4:6] == [str(tmp_path), "off"]
+    assert _jupyter.command(tmp_path, "lab", **where, debugger=True)[4:6] == [str(tmp_path), "on"]

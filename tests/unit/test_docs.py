@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 import ports
-from ports import clusters, config, errors, options
+from ports import clusters, errors
 from ports.cli import main
+from ports.clusters import _options
 from ports.errors import PortsError
+from ports.state import settings as config
 
 TOP = Path(__file__).resolve().parents[2]
 DOCS = TOP / "docs"
@@ -170,7 +172,7 @@ def test_what_the_old_package_had_is_documented() -> None:
     assert "ports.server_helpers.print_commands" in read("python.md")
 
 
-@pytest.mark.parametrize("name", options.NAMES)
+@pytest.mark.parametrize("name", _options.NAMES)
 def test_the_docstring_of_a_start_tells_every_option_with_its_default(name: str) -> None:
     found = re.search(rf"^    {name} : .*, optional\n((        .*\n)+)", clusters.start.__doc__ or "", re.MULTILINE)
     assert found is not None, f"ports.clusters.start does not tell {name}"

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from ports import doctor
 from ports.cli import doctor as cli
 from ports.cli.output import Output
-from ports.doctor import checks, here, judge, there, way, wsl
+from ports.doctor import _checks, _here, _judge, _there, _way, _wsl
 from ports.errors import HostKeyError, SSHError, TimedOutError
-from ports.probe.examine import examine, memory_left, space
 from ports.probe.logout import logout_ends
+from ports.probe.programs.examine import examine, memory_left, space
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ SPACE |= {"free_bytes": 50 << 30, "total_bytes": 100 << 30, "free_files": 10**6,
     ],
 )
 def test_the_disk_is_judged_by_space_inodes_and_permission(changed: dict[str, Any], state: str, word: str) -> None:
-    check = judge.state_directory(SPACE | changed)
+    check = _judge.state_directory(SPACE | changed)
     assert check.state == state and word in check.found + check.cause
     assert bool(check.way_out) == (state != "ok")
 
@@ -63,64 +63,69 @@ def test_the_disk_is_judged_by_space_inodes_and_permission(changed: dict[str, An
 def test_a_clock_is_wrong_only_by_what_the_time_of_the_answer_cannot_explain(
     bounds: tuple[float, float], state: str, word: str
 ) -> None:
-    check = judge.clock(*bounds)
+    check = _judge.clock(*bounds)
     assert check.state == state and word in check.found + check.cause
 
 
 def test_a_stall_is_told_from_a_slow_network_and_from_a_busy_machine() -> None:
     quick, stalled = [0.002] * 20, [0.044, 0.002, 0.002] * 7
-    assert judge.latency(0.001, 0.002, quick).state == "ok"
-    assert judge.latency(0.001, 0.002, [0.3, *quick]).state == "ok"
-    assert judge.latency(0.150, 0.3, [0.31] * 20).state == "ok"
-    assert "stall, for 44.0 ms" in judge.latency(0.001, 0.002, stalled).cause
-    assert "slowly" in judge.latency(0.3, 0.9, [0.31] * 20).cause
+    assert _judge.latency(0.001, 0.002, quick).state == "ok"
+    assert _judge.latency(0.001, 0.002, [0.3, *quick]).state == "ok"
+    assert _judge.latency(0.150, 0.3, [0.31] * 20).state == "ok"
+    assert "stall, for 44.0 ms" in _judge.latency(0.001, 0.002, stalled).cause
+    assert "slowly" in _judge.latency(0.3, 0.9, [0.31] * 20).cause
 
 
 def test_what_start_files_print_is_shown_and_slow_ones_are_told() -> None:
-    assert judge.shell("", "", 0.1).state == "ok"
-    assert "'welcome'" in judge.shell("\nwelcome\nback\n", "", 0.1).cause
-    assert "'oops'" in judge.shell("", "oops\n", 0.1).cause
-    assert "4.0 s" in judge.shell("", "", 4.0).cause
+    assert _judge.shell("", "", 0.1).state == "ok"
+    assert "'welcome'" in _judge.shell("\nwelcome\nback\n", "", 0.1).cause
+    assert "'oops'" in _judge.shell("", "oops\n", 0.1).cause
+    assert "4.0 s" in _judge.shell("", "", 4.0).cause
 
 
 @pytest.mark.parametrize(
     ("check", "state"),
     [
-        (judge.ssh_program("OpenSSH_9.2p1", (9, 2), True), "ok"),
-        (judge.ssh_program("OpenSSH_for_Windows_9.5p1", (9, 5), False), "warning"),
-        (judge.ssh_program("OpenSSH_6.6", (6, 6), True), "warning"),
-        (judge.python("3.6.15", "/usr/bin/python3"), "ok"),
-        (judge.python("3.5.2", "/usr/bin/python3"), "failed"),
-        (judge.tmux("tmux 3.3a"), "ok"),
-        (judge.tmux(None), "warning"),
-        (judge.tmux("tmux: error while loading shared libraries: libevent"), "warning"),
-        (judge.logout(False, "x"), "ok"),
-        (judge.logout(True, "x"), "failed"),
-        (judge.memory({"free_bytes": 20 << 30, "total_bytes": 64 << 30}), "ok"),
-        (judge.memory({"free_bytes": 1 << 28, "total_bytes": 64 << 30}), "warning"),
-        (judge.memory({}), "skipped"),
-        (judge.installed({"version": "1.0", "command": "/x"}, "1.0", "server1"), "ok"),
-        (judge.installed({"version": "0.9", "command": "/x"}, "1.0", "server1"), "warning"),
-        (judge.installed({"error": "ports is not installed there; name it"}, "1.0", "server1"), "warning"),
+        (_judge.ssh_program("OpenSSH_9.2p1", (9, 2), True), "ok"),
+        (_judge.ssh_program("OpenSSH_for_Windows_9.5p1", (9, 5), False), "warning"),
+        (_judge.ssh_program("OpenSSH_6.6", (6, 6), True), "warning"),
+        (_judge.python("3.6.15", "/usr/bin/python3"), "ok"),
+        (_judge.python("3.5.2", "/usr/bin/python3"), "failed"),
+        (_judge.tmux("tmux 3.3a"), "ok"),
+        (_judge.tmux(None), "warning"),
+        (_judge.tmux("tmux: error while loading shared libraries: libevent"), "warning"),
+        (_judge.logout(False, "x"), "ok"),
+        (_judge.logout(True, "x"), "failed"),
+        (_judge.memory({"free_bytes": 20 << 30, "total_bytes": 64 << 30}), "ok"),
+        (_judge.memory({"free_bytes": 1 << 28, "total_bytes": 64 << 30}), "warning"),
+        (_judge.memory({}), "skipped"),
+        (_judge.installed({"version": "1.0", "command": "/x"}, "1.0", "server1"), "ok"),
+        (_judge.installed({"version": "0.9", "command": "/x"}, "1.0", "server1"), "warning"),
+        (_judge.installed({"error": "ports is not installed there; name it"}, "1.0", "server1"), "warning"),
     ],
 )
-def test_facts_are_judged_by_whether_the_main_job_can_be_done(check: checks.Check, state: str) -> None:
+def test_facts_are_judged_by_whether_the_main_job_can_be_done(check: _checks.Check, state: str) -> None:
     assert check.state == state
     assert bool(check.way_out) == (state in ("warning", "failed"))
 
 
 def test_the_way_out_is_split_from_the_cause_in_the_sentence_of_an_error() -> None:
     known = SSHError("server1", "the jump host login: needs a login (publickey); run `ports login login`")
-    check = checks.from_error("authentication", known, "server1")
+    check = _checks.from_error("authentication", known, "server1")
     assert (check.cause, check.way_out) == ("needs a login (publickey)", "run `ports login login`")
     changed = HostKeyError("server1", "its host key has CHANGED: somebody may listen. Ask the administrator; or else")
-    check = checks.from_error("host-key", changed, "server1")
+    check = _checks.from_error("host-key", changed, "server1")
     assert check.cause.endswith("listen") and check.way_out == "Ask the administrator; or else"
-    assert checks.from_error("connect", SSHError("x", "is down"), "x", "wait").way_out == "wait"
+    assert _checks.from_error("connect", SSHError("x", "is down"), "x", "wait").way_out == "wait"
 
 
 def test_all_rows_have_the_same_keys() -> None:
-    made = [checks.ok("a", "b"), checks.warning("a", "b", "c"), checks.failed("a", "b", "c"), checks.skipped("a", "b")]
+    made = [
+        _checks.ok("a", "b"),
+        _checks.warning("a", "b", "c"),
+        _checks.failed("a", "b", "c"),
+        _checks.skipped("a", "b"),
+    ]
     rows = [check.at("login").row("server1") for check in made]
     keys = {"host", "kind", "name", "hop", "state", "found", "cause", "way_out"}
     assert all(set(row) == keys and row["kind"] == "check" for row in rows)
@@ -131,9 +136,9 @@ def test_a_resolver_that_hangs_is_given_up_and_its_error_comes_through() -> None
     import threading
 
     with pytest.raises(TimedOutError):
-        way.within(0.05, threading.Event().wait)
+        _way.within(0.05, threading.Event().wait)
     with pytest.raises(ZeroDivisionError):
-        way.within(5, lambda: 1 // 0)
+        _way.within(5, lambda: 1 // 0)
 
 
 def test_a_machine_is_examined_without_ports_being_looked_for() -> None:
@@ -175,13 +180,13 @@ def test_nobody_is_ended_at_logout_where_there_is_no_systemd() -> None:
 
 
 def test_both_programs_that_are_piped_to_a_host_say_where_python_is_missing() -> None:
-    answer = there.Answer(None, "", "bash: line 1: exec: python3: not found", 127, 0.0, 1.0)
-    first, *others = there.judge_answer("server2", answer)
+    answer = _there.Answer(None, "", "bash: line 1: exec: python3: not found", 127, 0.0, 1.0)
+    first, *others = _there.judge_answer("server2", answer)
     assert (first.name, first.state) == ("python", "failed") and "ports.hosts.server2.env" in first.way_out
     assert {check.state for check in others} == {"skipped"}
-    assert [check.name for check in (first, *others)] == list(there.SERVER_CHECKS)
-    old = there.Answer(None, "", 'File "<stdin>"\nSyntaxError: invalid syntax', 1, 0.0, 1.0)
-    assert "older than 3.6" in next(there.judge_answer("server2", old)).cause
+    assert [check.name for check in (first, *others)] == list(_there.SERVER_CHECKS)
+    old = _there.Answer(None, "", 'File "<stdin>"\nSyntaxError: invalid syntax', 1, 0.0, 1.0)
+    assert "older than 3.6" in next(_there.judge_answer("server2", old)).cause
 
 
 # --- WSL, from what is written of it: it was not run there ---
@@ -202,7 +207,7 @@ DEBIAN = "Linux version 6.1.0-26-amd64 (debian-kernel@lists.debian.org) (gcc-12 
     ],
 )
 def test_wsl_is_known_by_its_kernel_and_its_variables(text: str, signs: list[object], version: int) -> None:
-    assert wsl.kernel_says(text, signs) == version
+    assert _wsl.kernel_says(text, signs) == version
 
 
 @pytest.fixture
@@ -222,14 +227,14 @@ def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def judged(root: Path, program: str = "ssh") -> dict[str, checks.Check]:
-    found = wsl.look(root)
+def judged(root: Path, program: str = "ssh") -> dict[str, _checks.Check]:
+    found = _wsl.look(root)
     assert found is not None
-    return {check.name: check for check in wsl.judge(found, program, root / "home/alice/.ssh/config")}
+    return {check.name: check for check in _wsl.judge(found, program, root / "home/alice/.ssh/config")}
 
 
 def test_elsewhere_nothing_is_said_of_wsl(tmp_path: Path) -> None:
-    assert wsl.look(tmp_path) is None
+    assert _wsl.look(tmp_path) is None
 
 
 def test_hosts_that_only_windows_knows_are_told_with_the_copy_that_mends_it(windows: Path) -> None:
@@ -275,7 +280,7 @@ def test_the_place_of_the_drives_may_be_another(windows: Path) -> None:
 def test_without_a_host_this_machine_is_examined_as_client_and_as_server(
     tmp_path: Path, fresh: pytest.MonkeyPatch
 ) -> None:
-    names = [check.name for check in here.as_both()]
+    names = [check.name for check in _here.as_both()]
     assert names == ["ports", "state-directory", "settings", "ssh", "tmux", "logout", "memory"]
     assert not (tmp_path / "state").exists()  # looking makes nothing
 
@@ -284,10 +289,10 @@ def test_without_ssh_no_host_can_be_reached_and_a_server_misses_nothing(
     tmp_path: Path, fresh: pytest.MonkeyPatch
 ) -> None:
     fresh.setenv("DASK_PORTS__SSH__PROGRAM", str(tmp_path / "no-ssh"))
-    found = {check.name: check for check in here.as_both()}["ssh"]
+    found = {check.name: check for check in _here.as_both()}["ssh"]
     assert found.state == "warning" and "paramiko" in found.cause
     fresh.setenv("DASK_PORTS__SSH__TRANSPORT", "ssh")
-    assert {check.name: check.state for check in here.as_both()}["ssh"] == "warning"
+    assert {check.name: check.state for check in _here.as_both()}["ssh"] == "warning"
     rows = doctor.examine(["server1"])
     assert [row["state"] for row in rows if row["name"] == "ssh"] == ["failed"]
     assert {row["state"] for row in rows if row["host"] == "server1"} == {"skipped"}
@@ -316,11 +321,11 @@ def test_of_several_hosts_each_is_shown_in_one_piece_and_what_was_skipped_in_one
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with cli.Checklist(Output(False), alone=False) as shown:
-        shown.take(checks.ok("configuration", "as it is").row("server1"))
-        shown.take(checks.ok("configuration", "as it is").row("server2"))
-        shown.take(checks.failed("connect", "is down", "wait").at("login").row("server1"))
+        shown.take(_checks.ok("configuration", "as it is").row("server1"))
+        shown.take(_checks.ok("configuration", "as it is").row("server2"))
+        shown.take(_checks.failed("connect", "is down", "wait").at("login").row("server1"))
         for name in ("python", "tmux", "clock"):
-            shown.take(checks.skipped(name, "needs connect of login").row("server1"))
+            shown.take(_checks.skipped(name, "needs connect of login").row("server1"))
         shown.end_host("server2")
         shown.end_host("server1")
     lines = capsys.readouterr().out.splitlines()

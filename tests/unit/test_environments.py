@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ports import environments
-from ports.environments import Environment, EnvironmentNotFoundError, activated, find, is_active
-from ports.probe import far_run
+from ports.probe.programs import run
+from ports.sessions import environments
+from ports.sessions.environments import Environment, EnvironmentNotFoundError, activated, find, is_active
 
 
 def make_conda(prefix: Path) -> Path:
@@ -54,7 +54,7 @@ def test_a_conda_environment_is_found_by_name_where_conda_keeps_it(alone: dict[s
     assert find("base", "/", alone).prefix == tmp_path / "miniforge3"
 
 
-PLACES = [path for path in far_run.usual_roots("~") if path.startswith("~")]
+PLACES = [path for path in run.usual_roots("~") if path.startswith("~")]
 
 
 @pytest.mark.parametrize("place", [*PLACES, "MAMBA_ROOT_PREFIX", "CONDA_EXE", "CONDA_ENVS_PATH", "environments.txt"])
@@ -73,7 +73,7 @@ def test_commands_from_home_find_the_same_environments_as_those_here(
         monkeypatch.delenv(name)
     for name, value in alone.items():
         monkeypatch.setenv(name, value)
-    assert str(find("geo", "/", alone).python) == far_run.environment_python("geo") == str(made / "bin" / "python")
+    assert str(find("geo", "/", alone).python) == run.environment_python("geo") == str(made / "bin" / "python")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from ports import errors, far_errors
+from ports import errors
 from ports.errors import PortsError
+from ports.hosts import _far_errors
 
 EXAMPLES: dict[str, Any] = {
     "others": ("bob", "carol"),
@@ -48,9 +49,9 @@ def test_an_error_pickles(cls: type[PortsError]) -> None:
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
 def test_an_error_travels_as_json_and_keeps_its_exit_code(cls: type[PortsError]) -> None:
     error = example(cls)
-    told = far_errors.describe(error)
+    told = _far_errors.describe_error(error)
     assert (told["type"], told["exit_code"], told["message"]) == (cls.__name__, cls.exit_code, str(error))
-    assert far_errors.revive("server1", told).exit_code == cls.exit_code
+    assert _far_errors.revive("server1", told).exit_code == cls.exit_code
 
 
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from ports import gpus
-from ports.adapters import nvml
-from ports.adapters.nvml import Gpu
 from ports.errors import UsageError
+from ports.machine import _nvml, gpus
+from ports.machine._nvml import Gpu
 
 GiB = 2**30
 
@@ -59,13 +58,13 @@ def test_gpus_are_listed_with_their_users(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_older_binding_and_a_model_that_tells_less_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", fake_binding([{"uuid": "GPU-a", "used": 0, "processes": {}}], old=True))
-    (found,) = nvml.gpus()
+    (found,) = _nvml.gpus()
     assert (found.uuid, found.name, found.busy) == ("GPU-a", "Old", None)
 
 
 def test_without_binding_or_driver_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert nvml.gpus() == ()
+    assert _nvml.gpus() == ()
     binding: Any = fake_binding([])
 
     def no_driver() -> None:
@@ -73,7 +72,7 @@ def test_without_binding_or_driver_there_is_none(monkeypatch: pytest.MonkeyPatch
 
     binding.nvmlInit = no_driver
     monkeypatch.setitem(sys.modules, "pynvml", binding)
-    assert nvml.gpus() == ()
+    assert _nvml.gpus() == ()
     assert gpus.rows() == []
 
 
@@ -149,7 +148,7 @@ def test_a_gpu_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> Non
 
     binding.nvmlDeviceGetHandleByIndex = handle
     monkeypatch.setitem(sys.modules, "pynvml", binding)
-    assert [(gpu.index, gpu.uuid) for gpu in nvml.gpus()] == [(0, "GPU-a"), (2, "GPU-c")]
+    assert [(gpu.index, gpu.uuid) for gpu in _nvml.gpus()] == [(0, "GPU-a"), (2, "GPU-c")]
 
 
 def test_who_shares_a_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

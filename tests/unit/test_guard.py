@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ports
-from ports import accounts, shares
+from ports.machine import fair_share
+from ports.probe import accounts
 
-sys.path.append(str(Path(ports.__file__).parent / "in_cluster"))  # last, as in a cluster
+sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
 
-import ports_guard as guard
-import ports_memory
-import ports_watch
+from ports_owner import guard as ports_watch
+from ports_owner import guard_rules as guard
+from ports_owner import memory as ports_memory
 
 MiB, GiB = 2**20, 2**30
 
@@ -131,10 +132,10 @@ def test_services_are_no_users_and_ports_who_agrees(uid: int) -> None:
 
 @given(st.integers(GiB, 1024 * GiB), st.booleans())
 def test_who_fills_a_default_cluster_beside_one_other_is_not_above_the_share(left: int, has_other: bool) -> None:
-    others = (shares.Other(user="bob", memory_bytes=100 * GiB),) if has_other else ()
-    room = shares.Room(cores=8, memory_bytes=1024 * GiB, available_bytes=left, others=others)
+    others = (fair_share.Other(user="bob", memory_bytes=100 * GiB),) if has_other else ()
+    room = fair_share.Room(cores=8, memory_bytes=1024 * GiB, available_bytes=left, others=others)
     asked = {"n_workers": None, "threads_per_worker": None, "memory_limit": None}
-    filled = shares.decide(room, asked).promised_bytes
+    filled = fair_share.decide(room, asked).promised_bytes
     assert filled <= guard.fair_share(left - filled, filled, 1 + len(room.active))
 
 

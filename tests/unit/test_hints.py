@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ports import targets
+from ports.hosts import targets
 
 COMMANDS = st.sampled_from(["cluster start", "cluster stop x", "notebook logs lab", "prune"])
 WORDS = st.text("abc ;'.", max_size=9)

@@ -13,17 +13,18 @@ from typing import Any
 
 import pytest
 
-from ports import listeners, paths
 from ports.errors import ProhibitedError, SSHError
-from ports.tunnels import records, wishes
-from ports.tunnels.doors import Dial
-from ports.tunnels.host_links import HostLinks
-from ports.tunnels.local_ends import LocalEnd
-from ports.tunnels.relay import Relay
-from ports.tunnels.services import Service
-from ports.tunnels.tunnel import Tunnel
-from ports.tunnels.ways import Condition
-from ports.tunnels.wishes import Wish
+from ports.listeners import _listeners
+from ports.state import paths
+from ports.tunnels import _records, _requests
+from ports.tunnels._event_loop import Relay
+from ports.tunnels._local_address import LocalEnd
+from ports.tunnels._local_forward import Dial
+from ports.tunnels._of_host import HostLinks
+from ports.tunnels._reconnecting import Condition
+from ports.tunnels._requests import Wish
+from ports.tunnels._services import Service
+from ports.tunnels._tunnel import Tunnel
 
 SERVICE = Service("server1", "listener", "8888", "port-8888", "m", "alice", "127.0.0.1:8888", port=8888)
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -82,7 +83,7 @@ class StandIn:
 @pytest.fixture
 def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostLinks]:
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
-    records.new_paths(os.getpid(), 0)
+    _records.new_paths(os.getpid(), 0)
     relay = Relay()
     made = HostLinks("server1", relay, on_change=lambda _: None, on_browse=lambda *_: {}, on_node=lambda *_: None)
     monkeypatch.setattr(made, "_way", StandIn())
@@ -129,7 +130,7 @@ def test_a_service_that_closes_without_a_word_by_the_second_door_too_is_silent(
 def test_what_sshd_does_not_forward_is_open_by_the_second_door(links: HostLinks, tunnel: Tunnel) -> None:
     links._way.agent = says(ANSWER)  # type: ignore[attr-defined]
     assert links._prove(tunnel, 5.0) == "open"
-    assert records.door("server1", is_unix=False) == "agent"
+    assert _records.door("server1", is_unix=False) == "agent"
 
 
 def test_a_link_that_was_open_stays_when_it_is_opened_again_while_its_way_is_lost(
@@ -147,7 +148,7 @@ def test_a_port_that_was_shut_while_its_service_was_found_open_leads_there_again
     assert tunnel.door is not None
     links._relay.call(tunnel.door.shut(tunnel.page("")))  # the way went down in this moment
     links._way.forward = says(ANSWER)  # type: ignore[attr-defined]
-    monkeypatch.setattr(listeners, "from_probe", lambda document, host: [])
-    monkeypatch.setattr(wishes, "choose", lambda *_: ({"port-8888": (SERVICE, Wish(()))}, {}))
+    monkeypatch.setattr(_listeners, "from_probe", lambda document, host: [])
+    monkeypatch.setattr(_requests, "choose", lambda *_: ({"port-8888": (SERVICE, Wish(()))}, {}))
     links._take({}, [])
     assert (tunnel.state, tunnel.door.dial is None) == ("open", False)

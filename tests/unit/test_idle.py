@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import ports
 
-sys.path.append(str(Path(ports.__file__).parent / "in_cluster"))  # last, as in a cluster
+sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
 
-import ports_idle as idle
-import ports_rest
+from ports_owner import idle as ports_rest
+from ports_owner import idle_rules as idle
 
 HOUR, DAY = 3600.0, 86400.0
 USUAL = idle.Limits(12 * HOUR, 14 * DAY)

@@ -9,7 +9,7 @@ from pathlib import Path
 from jupyter_server.extension.config import ExtensionConfigManager
 
 ROOT = Path(__file__).parents[2]
-NAME = "ports.in_jupyter"
+NAME = "ports.web"
 
 
 def test_an_administrator_disables_it_as_any_extension(tmp_path: Path) -> None:

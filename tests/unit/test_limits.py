@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ports import machine as machines
-from ports.probe import limits
-from ports.shares import Room
+from ports.machine import _usage as machines
+from ports.machine.fair_share import Room
+from ports.probe import memory as limits
 
 GIB = 1 << 30
 MEMINFO = "MemTotal: 67108864 kB\nMemFree: 1 kB\nMemAvailable: 50331648 kB\nSwapTotal: 2048 kB\nSwapFree: 1024 kB\n"

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ports import links, targets
 from ports.errors import InvalidTargetError
-from ports.targets import Target
+from ports.hosts import targets
+from ports.hosts.targets import Target
+from ports.listeners import links
 
 TEXTS = st.text(max_size=40)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ports.listeners import Listener, from_probe, slug
-from ports.paths import NAME
+from ports.listeners._listeners import Listener, from_probe, slug
+from ports.state.paths import NAME
 
 SECRET = "0123secret"
 PROCESS = {"machine": "m", "boot_id": "b", "pid_namespace": "pid:[1]", "pid": 50, "start_ticks": 9}

@@ -10,20 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from ports import paths, tunnels
-from ports.adapters import processes
+from ports import tunnels
 from ports.cli import main
-from ports.deadlines import wait_until
 from ports.errors import NotFoundError, PortsError, SSHError, StoreError
-from ports.targets import Target
-from ports.tunnels import browser
-from ports.tunnels import records as tunnel_records
-from ports.tunnels.doors import Door
-from ports.tunnels.local_ends import LocalEnd
-from ports.tunnels.opening import Opening, _as_open_already
-from ports.tunnels.relay import bind
-from ports.tunnels.services import Service
-from ports.tunnels.tunnel import Tunnel
+from ports.hosts.targets import Target
+from ports.sessions import processes
+from ports.state import paths
+from ports.state.waiting import wait_until
+from ports.tunnels import _browser, _open
+from ports.tunnels import _records as tunnel_records
+from ports.tunnels._event_loop import bind
+from ports.tunnels._held_here import Opening, _as_open_already
+from ports.tunnels._local_address import LocalEnd
+from ports.tunnels._local_forward import Door
+from ports.tunnels._services import Service
+from ports.tunnels._tunnel import Tunnel
 
 TIMES = 100
 
@@ -94,7 +95,7 @@ def test_the_process_in_the_background_imports_nothing_from_the_directory_at_han
 ) -> None:
     (tmp_path / "json.py").write_text("import os; os.mkdir('ran')")
     monkeypatch.chdir(tmp_path)
-    record = tunnels._spawn()
+    record = _open._spawn()
     assert tunnel_records.keeper() == record
     processes.end([record.process], timeout=10)
     assert not (tmp_path / "ran").exists() and tunnel_records.keeper() is None
@@ -125,7 +126,7 @@ def test_without_a_record_of_links_a_service_gets_its_derived_port() -> None:
 def test_what_no_browser_came_for_is_not_called_opened(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
     opening.tunnels[0].service = service("main")
     asked: list[str] = []
-    monkeypatch.setattr(browser, "open_once", lambda link: asked.append(link))
+    monkeypatch.setattr(_browser, "open_once", lambda link: asked.append(link))
     told = opening._browse("server1", {"name": "main"})
     assert len(asked) == 1 and told["ok"] is False and "no browser" in told["error"]
 
@@ -134,7 +135,7 @@ def test_what_no_browser_came_for_is_not_called_opened(opening: Opening, monkeyp
 def test_a_link_that_is_none_of_a_page_is_not_opened_whoever_asks(
     opening: Opening, monkeypatch: pytest.MonkeyPatch, link: str
 ) -> None:
-    monkeypatch.setattr(browser, "open_once", lambda link: pytest.fail(f"{link} was opened"))
+    monkeypatch.setattr(_browser, "open_once", lambda link: pytest.fail(f"{link} was opened"))
     told = opening._browse("server1", {"url": link})
     assert told["ok"] is False and "no link of a web page" in told["error"]
 
@@ -188,9 +189,9 @@ def test_what_a_killed_process_left_is_not_listed_beside_the_same_open_again(
     opening: Opening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opening.serve()
-    path, record, _ = tunnel_records.read_all()[0]
+    path, record, _ = tunnel_records.read_all_records()[0]
     left = replace(record, rows=(*record.rows, {**record.rows[0], "name": "other"}))
-    monkeypatch.setattr(tunnel_records, "read_all", lambda: [(path, left, False), (path, record, True)])
+    monkeypatch.setattr(tunnel_records, "read_all_records", lambda: [(path, left, False), (path, record, True)])
     assert [(row["name"], row["state"]) for row in tunnels.list()] == [("other", "stopped"), ("main", "open")]
 
 
@@ -217,7 +218,7 @@ def test_what_cannot_be_opened_by_another_process_is_an_error_there_and_not_an_e
 
     opening.serve()
     monkeypatch.setattr(opening, "open", fill)
-    (record,) = (record for _, record, _ in tunnel_records.read_all())
+    (record,) = (record for _, record, _ in tunnel_records.read_all_records())
     for request, reason in (("full", "No space left"), ("unknown", "what a newer version says")):
         end = {} if request == "full" else {"what a newer version says": 1}
         asked = {"open": {"targets": ["server1"], "end": end, "owner": None}}

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ports import errors
-from ports.adapters.openssh import masters, refusals, routes
-from ports.adapters.openssh.routes import Destination
+from ports.hosts.openssh import errors as ssh_errors
+from ports.hosts.openssh import masters, ssh_config
+from ports.hosts.openssh.ssh_config import Destination
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ SAID = [
 def test_what_ssh_says_becomes_an_error_with_reason_and_way_out(
     said: str, kind: type[errors.SSHError], part: str
 ) -> None:
-    error = refusals.explain("server1", said)
+    error = ssh_errors.explain("server1", said)
     assert (type(error), part in str(error)) == (kind, True), str(error)
     assert "\n" not in str(error) and "\r" not in str(error)
 
@@ -161,18 +162,18 @@ NOT_THE_NETWORK = (errors.LoginNeededError, errors.HostKeyError, errors.Prohibit
 @pytest.mark.parametrize(("said", "kind"), [row[:2] for row in SAID])
 def test_what_the_network_did_is_told_from_what_the_server_refused(said: str, kind: type[errors.SSHError]) -> None:
     by_network = issubclass(kind, (errors.NetworkError, errors.UnknownHostError))
-    assert refusals.explain("server1", said).is_network == by_network
+    assert ssh_errors.explain("server1", said).is_network == by_network
     assert not (by_network and issubclass(kind, NOT_THE_NETWORK))
 
 
 def test_a_denial_after_a_person_was_asked_is_no_call_for_a_login() -> None:
-    error = refusals.explain("server1", "alice@server1: Permission denied (password).", asked=True)
+    error = ssh_errors.explain("server1", "alice@server1: Permission denied (password).", asked=True)
     assert type(error) is errors.SSHError and "was refused" in str(error)
 
 
 @given(st.text())
 def test_no_text_of_ssh_breaks_the_explanation(said: str) -> None:
-    assert isinstance(refusals.explain("server1", said), errors.SSHError)
+    assert isinstance(ssh_errors.explain("server1", said), errors.SSHError)
 
 
 REFUSED = "channel 3: open failed: connect failed: Connection refused\r\n"
@@ -195,12 +196,12 @@ SILENT = "Timeout, server server1 not responding.\r\n"
     ],
 )
 def test_a_refused_forward_is_explained(text: str, remote: str, kind: type[errors.SSHError], part: str) -> None:
-    error = refusals.explain_forward("server1", remote, text)
+    error = ssh_errors.explain_forward("server1", remote, text)
     assert (type(error), part in str(error)) == (kind, True)
 
 
 def test_a_master_that_complains_of_nothing_refused_nothing() -> None:
-    assert refusals.explain_forward("server1", "127.0.0.1:80", "Warning: banner\n") is None
+    assert ssh_errors.explain_forward("server1", "127.0.0.1:80", "Warning: banner\n") is None
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_a_master_that_complains_of_nothing_refused_nothing() -> None:
     ],
 )
 def test_the_older_form_of_a_jump_host_is_recognised(command: str, jump: Destination) -> None:
-    assert routes.recognise_proxy_command(command, ["-F", "/home/alice/cfg"]) == (jump,)
+    assert ssh_config.recognise_proxy_command(command, ["-F", "/home/alice/cfg"]) == (jump,)
 
 
 @pytest.mark.parametrize(
@@ -233,23 +234,23 @@ def test_the_older_form_of_a_jump_host_is_recognised(command: str, jump: Destina
     ],
 )
 def test_another_proxy_command_is_left_to_ssh(command: str | None) -> None:
-    assert routes.recognise_proxy_command(command, ["-F", "/home/alice/cfg"]) == ()
+    assert ssh_config.recognise_proxy_command(command, ["-F", "/home/alice/cfg"]) == ()
 
 
 @given(st.text())
 def test_no_proxy_command_breaks_the_reading(command: str) -> None:
     try:
-        routes.recognise_proxy_command(command, [])
+        ssh_config.recognise_proxy_command(command, [])
     except errors.UnknownHostError:
         pass
 
 
 def test_what_ssh_resolves_is_read() -> None:
     text = "user alice\nhostname 10.0.0.3\nport 2222\nproxyjump bob@login:22,gate\nstricthostkeychecking ask\n"
-    host = routes.parse_resolved(Destination("server1"), text)
+    host = ssh_config.parse_resolved(Destination("server1"), text)
     assert (host.alias, host.user, host.hostname, host.port) == ("server1", "alice", "10.0.0.3", 2222)
     assert host.jumps == (Destination("login", "bob", 22), Destination("gate"))
-    assert routes.parse_resolved(Destination("x"), "proxyjump none\nproxycommand none\n").proxy_command is None
+    assert ssh_config.parse_resolved(Destination("x"), "proxyjump none\nproxycommand none\n").proxy_command is None
 
 
 USERS = st.none() | st.from_regex(r"[a-z_][a-z0-9_-]{0,30}", fullmatch=True)
@@ -260,18 +261,18 @@ PORTS = st.none() | st.integers(1, 65535)
 @given(user=USERS, host=HOSTS, port=PORTS)
 def test_a_destination_is_read_as_it_was_written(user: str | None, host: str, port: int | None) -> None:
     text = (f"{user}@" if user else "") + host + (f":{port}" if port else "")
-    assert routes.parse_destination(text) == Destination(host, user, port)
+    assert ssh_config.parse_destination(text) == Destination(host, user, port)
 
 
 def test_an_ipv6_address_is_a_destination() -> None:
-    assert routes.parse_destination("alice@[fe80::1]:2222") == Destination("fe80::1", "alice", 2222)
-    assert routes.parse_destination("::1") == Destination("::1")
+    assert ssh_config.parse_destination("alice@[fe80::1]:2222") == Destination("fe80::1", "alice", 2222)
+    assert ssh_config.parse_destination("::1") == Destination("::1")
 
 
 @pytest.mark.parametrize("text", ["", "-oProxyCommand=x", "a b", "a;b", "a\nb", "$(x)", "alice@", "`x`", "'a'"])
 def test_what_could_be_an_option_or_a_command_is_no_destination(text: str) -> None:
     with pytest.raises(errors.UnknownHostError):
-        routes.parse_destination(text)
+        ssh_config.parse_destination(text)
 
 
 def test_aliases_are_those_of_the_configuration_and_what_it_includes(
@@ -282,9 +283,9 @@ def test_aliases_are_those_of_the_configuration_and_what_it_includes(
         f'Include {tmp_path}/mor*\nHost server1 "server 2" *.site !x\nHost=login\nHost *\n'
     )
     set_here("ssh.config", str(tmp_path / "config"))
-    assert routes.aliases() == ["gpu1", "gpu2", "server1", "server 2", "login"]
-    assert routes.suggest("sever1").startswith("; did you mean server1")
-    assert routes.suggest("completely-else") == ""
+    assert ssh_config.aliases() == ["gpu1", "gpu2", "server1", "server 2", "login"]
+    assert ssh_config.suggest("sever1").startswith("; did you mean server1")
+    assert ssh_config.suggest("completely-else") == ""
 
 
 def test_jump_hosts_are_followed_as_ssh_does(tmp_path: Path, set_here: Callable[[str, object], None]) -> None:
@@ -302,19 +303,19 @@ def test_jump_hosts_are_followed_as_ssh_does(tmp_path: Path, set_here: Callable[
     """
     (tmp_path / "config").write_text(config)
     set_here("ssh.config", str(tmp_path / "config"))
-    assert [host.alias for host in routes.route("server1")] == ["outer", "gate", "login", "server1"]
+    assert [host.alias for host in ssh_config.route("server1")] == ["outer", "gate", "login", "server1"]
     with pytest.raises(errors.SSHError, match="in a circle"):
-        routes.route("loop1")
+        ssh_config.route("loop1")
 
 
 def test_a_missing_ssh_program_is_told(set_here: Callable[[str, object], None]) -> None:
     set_here("ssh.program", "no-such-ssh")
     with pytest.raises(errors.ToolMissingError, match="no-such-ssh is not installed; install"):
-        routes.resolve("server1")
+        ssh_config.resolve("server1")
 
 
 def test_what_a_jump_host_asks_is_answered_by_a_login_to_the_host_behind_it() -> None:
-    login = routes.Host(Destination("login"), "login", "alice", 22)
+    login = ssh_config.Host(Destination("login"), "login", "alice", 22)
     asks = errors.LoginNeededError("login", "needs a login; run `ports login login` in a terminal")
     told = masters._at_hop(asks, "server1", login, last=False)
     assert str(told) == "server1: the jump host login: needs a login; run `ports login server1` in a terminal"

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports import clusters, config, options
+from ports.clusters import _options, _start
+from ports.clusters._options import ClusterRecord
 from ports.errors import UsageError
-from ports.options import ClusterRecord
-from ports.records import ProcessId
+from ports.state import settings as config
+from ports.state.records import ProcessId
 
 SETTINGS = config.defaults()["cluster"]
 RUNNING = ClusterRecord(
@@ -33,34 +34,34 @@ SAME = {"interpreter": RUNNING.interpreter, "directory": RUNNING.directory}
 
 
 def test_what_is_asked_for_wins_over_the_settings() -> None:
-    merged = options.merge({**SETTINGS, "n_workers": 2, "daemon": True}, {"n_workers": 8, "threads_per_worker": None})
+    merged = _options.merge({**SETTINGS, "n_workers": 2, "daemon": True}, {"n_workers": 8, "threads_per_worker": None})
     assert (merged["n_workers"], merged["daemon"], merged["threads_per_worker"]) == (8, True, None)
 
 
 def test_keywords_of_dask_are_passed_on_beside_those_of_the_settings() -> None:
-    merged = options.merge({**SETTINGS, "options": {"a": 1, "b": 2}}, {"b": 3, "resources": {"GPU": 1}})
+    merged = _options.merge({**SETTINGS, "options": {"a": 1, "b": 2}}, {"b": 3, "resources": {"GPU": 1}})
     assert merged["options"] == {"a": 1, "b": 3, "resources": {"GPU": 1}}
 
 
 @pytest.mark.parametrize("port", [{"dashboard": "tcp"}, {"interface": "eth0"}])
 def test_what_opens_a_port_is_with_tls(port: dict[str, str]) -> None:
-    assert options.merge(SETTINGS, port, have_sockets=True)["security"] == "tls"
-    assert options.merge(SETTINGS, {}, have_sockets=True)["security"] == "sockets"
+    assert _options.merge(SETTINGS, port, have_sockets=True)["security"] == "tls"
+    assert _options.merge(SETTINGS, {}, have_sockets=True)["security"] == "sockets"
     with pytest.raises(UsageError, match="opens a port, which security='sockets' rules out; pass security='tls'"):
-        options.merge(SETTINGS, {**port, "security": "sockets"}, have_sockets=True)
+        _options.merge(SETTINGS, {**port, "security": "sockets"}, have_sockets=True)
 
 
 def test_an_option_of_ports_is_none_of_dasks() -> None:
     with pytest.raises(UsageError, match="option interface='eth0' cannot be given among Dask's: pass it to ports"):
-        options.merge(SETTINGS, {"scheduler_kwargs": {"interface": "eth0"}})
+        _options.merge(SETTINGS, {"scheduler_kwargs": {"interface": "eth0"}})
 
 
-@pytest.mark.parametrize("name", sorted(options.OURS))
+@pytest.mark.parametrize("name", sorted(_options.OURS))
 @pytest.mark.parametrize("place", ["asked", "settings", "scheduler"])
 def test_no_keyword_takes_the_privacy_away(name: str, place: str) -> None:
     asked: dict[str, Any] = {"asked": {name: "x"}, "scheduler": {"scheduler_kwargs": {name: "x"}}}.get(place, {})
     with pytest.raises(UsageError, match=f"option {name}='x' cannot be given: ") as caught:
-        options.merge({**SETTINGS, "options": {name: "x"} if place == "settings" else {}}, asked)
+        _options.merge({**SETTINGS, "options": {name: "x"} if place == "settings" else {}}, asked)
     assert caught.value.exit_code == 2
 
 
@@ -87,29 +88,29 @@ def test_no_keyword_takes_the_privacy_away(name: str, place: str) -> None:
 )
 def test_what_cannot_be_is_named(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        options.merge(SETTINGS, asked)
+        _options.merge(SETTINGS, asked)
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(("asked", "here"), [("auto", True), ("auto", False), ("sockets", True), ("tls", True)])
 def test_sockets_are_chosen_where_the_kernel_tells_who_connects(asked: str, here: bool) -> None:
-    chosen = options.merge(SETTINGS, {"security": asked}, have_sockets=here)["security"]
+    chosen = _options.merge(SETTINGS, {"security": asked}, have_sockets=here)["security"]
     assert chosen == (asked if asked != "auto" else "sockets" if here else "tls")
 
 
 def test_a_port_for_the_dashboard_goes_with_tls() -> None:
-    assert options.merge(SETTINGS, {"dashboard": "tcp"}, have_sockets=True)["security"] == "tls"
+    assert _options.merge(SETTINGS, {"dashboard": "tcp"}, have_sockets=True)["security"] == "tls"
     with pytest.raises(UsageError, match="pass security='tls'"):
-        options.merge(SETTINGS, {"dashboard": "tcp", "security": "sockets"}, have_sockets=True)
+        _options.merge(SETTINGS, {"dashboard": "tcp", "security": "sockets"}, have_sockets=True)
 
 
 def test_sockets_are_refused_where_the_kernel_does_not_tell_who_connects() -> None:
     with pytest.raises(UsageError, match="pass 'tls'"):
-        options.merge(SETTINGS, {"security": "sockets"}, have_sockets=False)
+        _options.merge(SETTINGS, {"security": "sockets"}, have_sockets=False)
 
 
 def test_values_of_variables_become_text() -> None:
-    assert options.merge(SETTINGS, {"environ": {"A": 1, "B": 0.5}})["environ"] == {"A": "1", "B": "0.5"}
+    assert _options.merge(SETTINGS, {"environ": {"A": 1, "B": 0.5}})["environ"] == {"A": "1", "B": "0.5"}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_values_of_variables_become_text() -> None:
     ],
 )
 def test_what_is_not_asked_for_differs_from_nothing(asked: dict[str, Any]) -> None:
-    assert options.differences(RUNNING, asked, **SAME) == ()
+    assert _options.differences(RUNNING, asked, **SAME) == ()
 
 
 @pytest.mark.parametrize(
@@ -145,11 +146,11 @@ def test_what_is_not_asked_for_differs_from_nothing(asked: dict[str, Any]) -> No
     ],
 )
 def test_each_difference_is_a_phrase_and_values_of_variables_are_not_told(asked: dict[str, Any], phrase: str) -> None:
-    assert options.differences(RUNNING, asked, **SAME) == ((phrase,) if phrase else ())
+    assert _options.differences(RUNNING, asked, **SAME) == ((phrase,) if phrase else ())
 
 
 def test_another_interpreter_or_directory_is_a_difference() -> None:
-    found = options.differences(RUNNING, {}, interpreter="/usr/bin/python3", directory="/tmp")
+    found = _options.differences(RUNNING, {}, interpreter="/usr/bin/python3", directory="/tmp")
     assert found == (
         "its interpreter is /venv/bin/python, not /usr/bin/python3",
         "its directory is /home/alice, not /tmp",
@@ -160,17 +161,17 @@ def test_another_interpreter_or_directory_is_a_difference() -> None:
 @given(n_workers=st.none() | st.integers(0, 99), threads=st.none() | st.integers(1, 9), daemon=st.booleans())
 def test_a_cluster_never_differs_from_what_it_was_started_with(n_workers: Any, threads: Any, daemon: bool) -> None:
     asked = {"n_workers": n_workers, "threads_per_worker": threads, "daemon": daemon, "environ": {"A": 1}}
-    merged = options.merge(SETTINGS, asked)
-    assert options.differences(replace(RUNNING, **merged), asked, **SAME) == ()
+    merged = _options.merge(SETTINGS, asked)
+    assert _options.differences(replace(RUNNING, **merged), asked, **SAME) == ()
 
 
 def test_a_mistyped_option_is_named_with_the_right_one() -> None:
     with pytest.raises(UsageError, match="'n_worker'; did you mean 'n_workers'"):
-        options.merge(config.defaults()["cluster"], {"n_worker": 3})
+        _options.merge(config.defaults()["cluster"], {"n_worker": 3})
 
 
 def test_two_names_of_one_interpreter_are_one(tmp_path: Path) -> None:
     for name in ("python", "python3"):
         (tmp_path / name).symlink_to(sys.executable)
-    assert clusters._is_same_interpreter(str(tmp_path / "python"), str(tmp_path / "python3"))
-    assert not clusters._is_same_interpreter(str(tmp_path / "python"), sys.executable)
+    assert _start._is_same_interpreter(str(tmp_path / "python"), str(tmp_path / "python3"))
+    assert not _start._is_same_interpreter(str(tmp_path / "python"), sys.executable)

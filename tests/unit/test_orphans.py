@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import ports
-from ports.deadlines import wait_until
+from ports.state.waiting import wait_until
 
-sys.path.append(str(Path(ports.__file__).parent / "in_cluster"))  # last, as in a cluster
+sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
 
-import ports_orphans as orphans
+from ports_owner import orphans as orphans
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="subreapers are Linux's")
 
@@ -29,11 +29,11 @@ def test_what_a_worker_left_is_found_and_ended_on_kernels_that_do_not_tell_child
     monkeypatch.setattr(orphans, "TELLS_CHILDREN", tells)
     mark = orphans.new_mark()
     code = (
-        "import subprocess, sys; sys.path.append(sys.argv[1]); import ports_orphans; "
-        "ports_orphans.wear(int(sys.argv[2])); "
+        "import subprocess, sys; sys.path.append(sys.argv[1]); from ports_owner import orphans; "
+        "orphans.wear(int(sys.argv[2])); "
         "one = subprocess.Popen(['sleep', '600']); print(one.pid, flush=True); one.wait()"
     )
-    command = [sys.executable, "-c", code, str(Path(orphans.__file__).parent), str(mark)]
+    command = [sys.executable, "-c", code, str(Path(orphans.__file__).parents[1]), str(mark)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as left:
         assert left.stdout is not None
         below = int(left.stdout.readline())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ports.tunnels.pages import Page, answer
+from ports.tunnels._down_page import Page, answer
 
 
 @pytest.mark.parametrize(("method", "reloads"), [(b"GET", True), (b"POST", False)])

@@ -20,13 +20,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ports import hop_command, transports
-from ports.adapters.paramiko import hop_from_options, hostkeys, logins, resolve
-from ports.adapters.paramiko.configuration import _can_match
-from ports.adapters.paramiko.hops import Hop
-from ports.adapters.paramiko.hostkeys import Verdict, judge, parse, preferred
-from ports.adapters.paramiko.refusals import explain_connect, explain_dial, explain_key, known_line
-from ports.adapters.paramiko.wires import PROHIBITED, Pump, Refusal, Wire
 from ports.errors import (
     ConnectionLostError,
     LoginNeededError,
@@ -37,6 +30,13 @@ from ports.errors import (
     SSHError,
     UnknownHostError,
 )
+from ports.hosts import _hop_command, _transport
+from ports.hosts.paramiko import auth, hop_from_options, known_hosts, resolve
+from ports.hosts.paramiko.channels import PROHIBITED, Pump, Refusal, Wire
+from ports.hosts.paramiko.errors import explain_connect, explain_dial, explain_key, known_line
+from ports.hosts.paramiko.hop import Hop
+from ports.hosts.paramiko.known_hosts import Verdict, judge, parse, preferred
+from ports.hosts.paramiko.ssh_config import _can_match
 
 KEY, OTHER = "AAAAC3NzaC1lZDI1NTE5", "AAAAC3NzaC1lZDI1NTE6"
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,20}(\.[a-z]{2,5})?", fullmatch=True)
@@ -103,7 +103,7 @@ def test_hashed_names_that_ssh_keygen_made_are_found(tmp_path: Path) -> None:
         "unknown",
     ]
     shown = subprocess.run(["ssh-keygen", "-l", "-f", tmp_path / "key.pub"], check=True, capture_output=True, text=True)
-    assert hostkeys.fingerprint(base64.b64decode(key)) in shown.stdout
+    assert known_hosts.fingerprint(base64.b64decode(key)) in shown.stdout
 
 
 def test_the_kind_of_key_that_is_known_is_asked_for_first() -> None:
@@ -114,9 +114,9 @@ def test_the_kind_of_key_that_is_known_is_asked_for_first() -> None:
 
 
 def test_a_known_hosts_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    assert hostkeys.read("server1", [str(tmp_path / "none")]) == []
+    assert known_hosts.read("server1", [str(tmp_path / "none")]) == []
     with pytest.raises(SSHError, match=r"cannot be read .* cannot be checked"):
-        hostkeys.read("server1", [str(tmp_path)])
+        known_hosts.read("server1", [str(tmp_path)])
 
 
 @pytest.mark.parametrize(
@@ -236,10 +236,10 @@ def test_the_hops_of_an_alias_come_from_the_file_where_there_is_no_ssh_program(
     file.write_text(CONFIG + "Host login\n  HostName login.example.org\n  User bob\n")
     monkeypatch.delitem(sys.modules, "dask.config", raising=False)  # it would have read the environment before
     monkeypatch.setenv("DASK_PORTS__SSH__CONFIG", str(file))
-    with_ssh = transports.hops("server1") if shutil.which("ssh") else None
+    with_ssh = _transport.hops("server1") if shutil.which("ssh") else None
     monkeypatch.setenv("DASK_PORTS__SSH__PROGRAM", "no-such-ssh")
-    without = transports.hops("server1")
-    assert transports.choose() == "paramiko"
+    without = _transport.hops("server1")
+    assert _transport.choose_transport() == "paramiko"
     told = [(hop.alias, hop.hostname, hop.user, hop.port) for hop in without]
     assert told == [("login", "login.example.org", "bob", 22), ("server1", "10.0.0.1", "alice", 2222)]
     if with_ssh is not None:
@@ -301,7 +301,7 @@ def test_a_port_is_reached_by_a_command_in_any_shell(tmp_path: Path, echo: int, 
             pytest.skip(f"needs {name}")
         (tmp_path / name).symlink_to(os.path.realpath(found))
     (tmp_path / "sh").symlink_to("/bin/sh")
-    line = hop_command.line("127.0.0.1", echo)
+    line = _hop_command.line("127.0.0.1", echo)
     ours, theirs = socket.socketpair()
     arguments = [shell, "-f", "-c", line] if "tcsh" in shell else [shell, "-c", line]
     with ours, theirs:
@@ -327,7 +327,7 @@ def test_a_port_is_reached_by_a_command_in_any_shell(tmp_path: Path, echo: int, 
 @pytest.mark.parametrize("name", ["a;b", "$(x)", "-x", "a b", "a'b"])
 def test_a_name_that_a_shell_might_read_is_not_put_into_a_command(name: str) -> None:
     with pytest.raises(SSHError, match=re.escape(repr(name))):
-        hop_command.line(name, 22)
+        _hop_command.line(name, 22)
 
 
 # --- the pump ---
@@ -411,7 +411,7 @@ def test_a_local_end_that_only_ends_its_writing_still_gets_answers(link: Link) -
 
 
 def wait_for(condition: Any) -> None:
-    from ports.deadlines import wait_until
+    from ports.state.waiting import wait_until
 
     wait_until(lambda: condition() or None, timeout=10, what="it")
 
@@ -453,5 +453,5 @@ def test_a_login_that_the_network_cuts_is_no_refusal(link: Any, kind: type[SSHEr
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, timeout=20)
     hop = Hop("server1", "10.0.0.1", "alice", 22, identity_files=(str(key),), identity_agent="none")
     with pytest.raises(SSHError) as told:
-        logins.log_in(link, hop, asking=False)
+        auth.log_in(link, hop, asking=False)
     assert type(told.value) is kind

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports import paths
 from ports.errors import InvalidNameError, StoreError, TimedOutError, UnsafePathError
+from ports.state import paths
 
 NAMES = st.from_regex(paths.NAME, fullmatch=True)
 
@@ -165,7 +165,8 @@ def test_what_cannot_be_created_is_named(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_held_by_one_process_and_ends_with_it(state: Path) -> None:
-    code = "import sys; from ports import paths\nwith paths.locked('one'): print('held', flush=True); sys.stdin.read()"
+    code = "import sys; from ports.state import paths\n"
+    code += "with paths.locked('one'): print('held', flush=True); sys.stdin.read()"
     other = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}
     )

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from ports import peers
-from ports.adapters import dask, jupyter
-from ports.deadlines import wait_until
+from ports.clusters import _dask
 from ports.errors import DaskError, ForeignListenerError
-from ports.probe.agent_owner import holder_of
+from ports.listeners import socket_user
+from ports.notebooks import _jupyter
+from ports.probe.socket_users import holder_of
+from ports.state.waiting import wait_until
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="others' listeners are shown on Linux only")
 
@@ -43,14 +44,14 @@ def address(listener: socket.socket) -> str:
 @linux
 def test_one_s_own_listener_passes_and_a_port_of_nobody_is_told(listener: socket.socket) -> None:
     place = address(listener)
-    assert peers.check(place, "") is True and peers.check(f"tls://{place}", "") is True
+    assert socket_user.check(place, "") is True and socket_user.check(f"tls://{place}", "") is True
     listener.close()
-    assert peers.check(place, "") is False
+    assert socket_user.check(place, "") is False
 
 
 def test_what_is_no_address_of_the_internet_is_not_judged() -> None:
-    assert peers.check("unix:///tmp/s", "") is None and peers.check("tls://server1:80", "") is None
-    assert peers.check("inproc://10.0.0.1/1/1", "") is None and peers.check("", "") is None
+    assert socket_user.check("unix:///tmp/s", "") is None and socket_user.check("tls://server1:80", "") is None
+    assert socket_user.check("inproc://10.0.0.1/1/1", "") is None and socket_user.check("", "") is None
 
 
 @linux
@@ -59,9 +60,9 @@ def test_a_client_says_nothing_to_another_user_s_scheduler(listener: socket.sock
         scheduler_address = f"tls://{address(listener)}"
 
     with pytest.raises(ForeignListenerError, match="not to you; `ports cluster stop` ends what is left"):
-        dask.connect(Recorded(), timeout=1)
+        _dask.connect(Recorded(), timeout=1)
     with pytest.raises(ForeignListenerError):
-        dask.call(Recorded.scheduler_address, Path("/nowhere"), "identity", timeout=1)
+        _dask.call(Recorded.scheduler_address, Path("/nowhere"), "identity", timeout=1)
     with pytest.raises(BlockingIOError):
         listener.accept()
 
@@ -75,7 +76,7 @@ def test_a_client_says_nothing_to_another_user_s_scheduler(listener: socket.sock
 )
 def test_nothing_is_sent_to_an_address_that_no_cluster_of_ports_has(address: str) -> None:
     with pytest.raises(DaskError, match="is no address of a cluster of ports, so nothing is sent there"):
-        dask.call(address, Path("/nowhere"), "identity", timeout=1)
+        _dask.call(address, Path("/nowhere"), "identity", timeout=1)
 
 
 @linux
@@ -83,13 +84,13 @@ def test_a_client_does_not_wait_for_a_scheduler_that_is_gone(listener: socket.so
     place = f"tls://{address(listener)}"
     listener.close()
     with pytest.raises(DaskError, match=f"nothing listens at {place}"):
-        dask.call(place, Path("/nowhere"), "identity", timeout=30)
+        _dask.call(place, Path("/nowhere"), "identity", timeout=30)
 
 
 @linux
 def test_a_token_is_not_sent_to_another_user_s_server(listener: socket.socket, another: None) -> None:
     with pytest.raises(ForeignListenerError, match="`ports notebook stop`"):
-        jupyter.answer(listener.getsockname()[1], "/api/status", token="secret")
+        _jupyter.answer(listener.getsockname()[1], "/api/status", token="secret")
     with pytest.raises(BlockingIOError):
         listener.accept()
 
@@ -119,7 +120,7 @@ class Passing:
 
     def ask(self) -> int | None:
         with contextlib.suppress(ForeignListenerError):
-            return jupyter.answer(self.port, "/api/status", token="secret", timeout=0.3)
+            return _jupyter.answer(self.port, "/api/status", token="secret", timeout=0.3)
         return None
 
 
@@ -139,7 +140,7 @@ def test_a_token_is_not_sent_to_who_listens_for_the_moment_between_two_looks(
         return None
 
     thread = threading.Thread(target=server.take)
-    monkeypatch.setattr(peers, "holder_of", look)
+    monkeypatch.setattr(socket_user, "holder_of", look)
     assert server.ask() is None
     assert looked == [None]
     if server.listener is not None:
@@ -192,7 +193,7 @@ def test_one_s_own_server_is_asked(listener: socket.socket) -> None:
     asked: list[bytes] = []
     thread = threading.Thread(target=serve)
     thread.start()
-    assert jupyter.answer(listener.getsockname()[1], "/api/status", token="secret") == 204
+    assert _jupyter.answer(listener.getsockname()[1], "/api/status", token="secret") == 204
     thread.join()
     assert b"Authorization: token secret" in asked[0]
 
@@ -204,8 +205,8 @@ def test_the_other_end_of_a_unix_socket_is_known(tmp_path: Path, monkeypatch: py
         server.bind(where)
         server.listen()
         client.connect(where)
-        peers.check_connection(client, where, "leave it")
-        assert peers.uid_behind(client) == os.getuid()
+        socket_user.check_connection(client, where, "leave it")
+        assert socket_user.uid_behind(client) == os.getuid()
         monkeypatch.setattr(os, "getuid", lambda: 4242)
         with pytest.raises(ForeignListenerError, match=f"{where} belongs to .*, not to you; leave it"):
-            peers.check_connection(client, where, "leave it")
+            socket_user.check_connection(client, where, "leave it")

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from ports import accounts, launch, paths, records, scratch
+from ports.clusters import _scratch
 from ports.errors import BrokenRecordError, StoreError, UnsafePathError, UsageError
+from ports.probe import accounts
 from ports.probe.records import read_record, read_token
 from ports.probe.sockets import is_socket_of
+from ports.sessions import launch
+from ports.state import paths, records
 
 SOMEBODY = 54_321
 
@@ -87,7 +90,7 @@ def test_scratch_where_others_could_exchange_it_is_refused(tmp_path: Path) -> No
     try:
         place.chmod(0o777)
         with pytest.raises(UsageError, match=f"local_directory {place} is not safe: everybody could exchange"):
-            scratch.choose("main", str(place))
+            _scratch.choose("main", str(place))
     finally:
         place.rmdir()
 
@@ -101,14 +104,14 @@ def test_scratch_leads_through_no_link_that_somebody_may_turn(give_away: GiveAwa
         (top / "mine").symlink_to(top / "theirs" / "link")
         if os.getuid() == 0:
             give_away(top / "theirs")
-        chosen = scratch.choose("main", str(top / "mine"))
+        chosen = _scratch.choose("main", str(top / "mine"))
         (top / "theirs" / "link").unlink()
         (top / "theirs" / "link").symlink_to(top / "other")
-        scratch.create(chosen)
+        _scratch.create(chosen)
         assert chosen.parent == top / "real" and not list((top / "other").iterdir())
         (top / "circle").symlink_to(top / "circle")
         with pytest.raises(UsageError, match=f"local_directory {top / 'circle'} is missing"):
-            scratch.choose("main", str(top / "circle"))
+            _scratch.choose("main", str(top / "circle"))
     finally:
         shutil.rmtree(top)
 

@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ports import probe
-from ports.deadlines import wait_until
 from ports.probe import piped
 from ports.probe.ask import find_exposed
 from ports.probe.recognise import kind_of, recognise_sessions, runtime_directories, words_of
 from ports.probe.records import read_sessions
 from ports.probe.sockets import new_row, parse_netlink, parse_proc_net
+from ports.state.waiting import wait_until
 
-FILES = [Path(piped.__file__).with_name(f"{name}.py") for names in piped.FILES.values() for name in names]
+FILES = [Path(piped.__file__).parent / f"{name}.py" for names in piped.FILES.values() for name in names]
 ROWS = st.lists(
     st.tuples(
         st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)),
@@ -189,7 +189,7 @@ def test_what_tasks_open_is_told_from_a_cluster_s_own_ports(
     running: dict[str, object], pid: int, above: list[int], row: dict[str, object], is_own: bool
 ) -> None:
     whole: dict[str, object] = {"kind": "listener", "pid": pid, "port": 46507, "path": None, "address": "127.0.0.1"}
-    whole |= {"argv": ["python", "-c", "ports_cluster"], **row}
+    whole |= {"argv": ["python", "-c", "from ports_owner import owner"], **row}
     known = {"name": "main", "alive": True, "running": {**running, "process": {"pid": 50}}}
     recognise_sessions([whole], {"clusters": [known], "notebooks": []}, {pid: [*above, 9, 1]})
     assert (whole.get("of"), whole.get("task_of")) == (("cluster:main", None) if is_own else (None, "main"))
@@ -265,14 +265,14 @@ def test_what_is_piped_is_python_3_6_with_its_standard_library(file: Path) -> No
     imported = {
         (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).partition(".")[0]
         for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level)
     }
-    assert imported <= sys.stdlib_module_names | {"ports", "psutil"}
+    assert imported <= sys.stdlib_module_names | {"psutil"}
     assert not any(isinstance(node, ast.NamedExpr | ast.JoinedStr) for node in ast.walk(tree))
 
 
 def test_the_state_directory_follows_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from ports import paths
+    from ports.state import paths
 
     for variables in ({"PORTS_HOME": str(tmp_path)}, {"XDG_STATE_HOME": str(tmp_path)}, {"XDG_STATE_HOME": "half"}, {}):
         for name in ("PORTS_HOME", "XDG_STATE_HOME"):

@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 import ports
 from ports.probe import promises
 
-sys.path.append(str(Path(ports.__file__).parent / "in_cluster"))  # last, as in a cluster
+sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
 
-import ports_promise
+from ports_owner import promise as ports_promise
 
-IN_CLUSTER = Path(ports.__file__).parent / "in_cluster"
+OWNER_FOLDER = Path(ports.__file__).parent / "clusters/owner"
 UID = os.getuid()
 NUMBERS = (8, 16, 1 << 33)
 OWNER = """
 import sys
 sys.path.append(sys.argv[1])
-import ports_promise
+from ports_owner import promise as ports_promise
 promise = ports_promise.Promise(sys.argv[2], (8, 16, 1 << 33))
 print("ready", flush=True)
 for line in sys.stdin:
@@ -48,7 +48,7 @@ class Owner:
     """The owner of a cluster with its promise, in a process of its own: locks are a process's."""
 
     def __init__(self, path: Path) -> None:
-        command = [sys.executable, "-c", OWNER, str(IN_CLUSTER), str(path)]
+        command = [sys.executable, "-c", OWNER, str(OWNER_FOLDER), str(path)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None and self.process.stdin is not None
         self.said, self.told = self.process.stdout, self.process.stdin

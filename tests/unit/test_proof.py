@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ports.tunnels.proof import prove
+from ports.tunnels._verify import prove
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports import records
+from ports.clusters._options import ClusterRecord
 from ports.errors import BrokenRecordError, NewerRecordError, StoreError
-from ports.options import ClusterRecord
-from ports.records import Exit, ProcessId
+from ports.state import records
+from ports.state.records import Exit, ProcessId
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 WHOLE = st.integers(min_value=0, max_value=2**53)

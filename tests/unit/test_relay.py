@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from ports.tunnels.carriers import to_unix_socket
-from ports.tunnels.doors import Door
-from ports.tunnels.relay import Relay, bind
+from ports.hosts._connection import to_unix_socket
+from ports.tunnels._event_loop import Relay, bind
+from ports.tunnels._local_forward import Door
 
 ROUNDS = 20
 
@@ -57,7 +57,7 @@ def test_an_answer_in_two_parts_does_not_wait_for_an_acknowledgement(tmp_path: P
 def test_a_process_with_too_many_open_files_does_not_blame_another_user() -> None:
     code = """
         import resource
-        from ports.tunnels import relay
+        from ports.tunnels import _event_loop as relay
         from ports.errors import PortInUseError, PortsError
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
         try:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ports import paths
-from ports.adapters.openssh import remembered, routes
+from ports.hosts.openssh import ssh_config, ssh_config_cache
+from ports.state import paths
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") != "/usr/bin/ssh", reason="needs the system's ssh")
 
@@ -20,27 +20,27 @@ def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     """Give a configuration of one's own, whose files count as old at once."""
     file = tmp_path / "config"
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(routes, "config_arguments", lambda: ["-F", str(file)])
-    monkeypatch.setattr("ports.adapters.openssh.remembered._JUST_NOW_NS", 0)
+    monkeypatch.setattr(ssh_config, "config_arguments", lambda: ["-F", str(file)])
+    monkeypatch.setattr("ports.hosts.openssh.ssh_config_cache._JUST_NOW_NS", 0)
     yield file
     shutil.rmtree(paths.runtime_directory())
 
 
 def known(file: Path, alias: str = "server1") -> str | None:
-    return remembered.recall(["ssh", "-F", str(file), "-G", "--", alias])
+    return ssh_config_cache.recall(["ssh", "-F", str(file), "-G", "--", alias])
 
 
 def test_an_answer_is_remembered_until_a_file_changes(configuration: Path, tmp_path: Path) -> None:
     included = tmp_path / "more.conf"
     configuration.write_text(f"Include {tmp_path}/*.conf\nMatch host server1 user *\n  Hostname 10.0.0.1\n")
     assert known(configuration) is None
-    assert routes.resolve("server1").hostname == "10.0.0.1"
+    assert ssh_config.resolve("server1").hostname == "10.0.0.1"
     assert "hostname 10.0.0.1" in str(known(configuration))
-    assert routes.resolve("server1") == routes.resolve("server1") and known(configuration, "server2") is None
+    assert ssh_config.resolve("server1") == ssh_config.resolve("server1") and known(configuration, "server2") is None
     for text, hostname in (("Host server1\n  Hostname 10.0.0.2\n", "10.0.0.2"), ("Host other\n", "10.0.0.1")):
         included.write_text(text)  # at first a file that was not there
         assert known(configuration) is None
-        assert routes.resolve("server1").hostname == hostname and known(configuration) is not None
+        assert ssh_config.resolve("server1").hostname == hostname and known(configuration) is not None
     included.unlink()
     assert known(configuration) is None
 
@@ -59,14 +59,14 @@ def test_an_answer_is_remembered_until_a_file_changes(configuration: Path, tmp_p
 )
 def test_nothing_is_remembered_where_more_than_files_counts(configuration: Path, line: str) -> None:
     configuration.write_text(f"Host server1\n  Hostname 10.0.0.1\nHost *\n{line}\n")
-    assert remembered.stamp("ssh", configuration) is None
+    assert ssh_config_cache.stamp("ssh", configuration) is None
     configuration.write_text("Host server1\n  Hostname 10.0.0.1\n")
-    assert remembered.stamp("ssh", configuration) is not None
+    assert ssh_config_cache.stamp("ssh", configuration) is not None
 
 
 def test_a_change_of_this_moment_is_not_trusted(configuration: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configuration.write_text("Host server1\n")
-    monkeypatch.setattr("ports.adapters.openssh.remembered._JUST_NOW_NS", 2_000_000_000)
-    assert remembered.stamp("ssh", configuration) is None
+    monkeypatch.setattr("ports.hosts.openssh.ssh_config_cache._JUST_NOW_NS", 2_000_000_000)
+    assert ssh_config_cache.stamp("ssh", configuration) is None
     os.utime(configuration, (1, 1))
-    assert remembered.stamp("ssh", configuration) is None  # its time of change cannot be set
+    assert ssh_config_cache.stamp("ssh", configuration) is None  # its time of change cannot be set

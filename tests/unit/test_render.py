@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports import cluster_text, home, render
+from ports.cli import tables
+from ports.clusters import _show, _text
 from ports.probe import units
 
 ROW: dict[str, Any] = {
@@ -40,29 +41,29 @@ def test_a_size_has_a_binary_unit(n_bytes: float | None, text: str) -> None:
 
 def test_a_table_leaves_out_what_no_row_has() -> None:
     stopped = {"kind": "cluster", "name": "old", "state": "stopped", "reason": "killed by signal 9"}
-    heading, first, second = render.table([ROW, stopped], "cluster", now=1060.0)
+    heading, first, second = tables.table([ROW, stopped], "cluster", now=1060.0)
     assert heading == ["NAME", "STATE", "WORKERS", "THREADS", "MEMORY", "SINCE", "LINK AT HOME", "NOTE"]
     assert first == ["main", "running", "2", "8", "3.0 GiB of 16.0 GiB", "1 min", ROW["link"], ""]
     assert second == ["old", "stopped", "", "", "", "", "", "killed by signal 9"]
-    assert render.table([stopped], "cluster", now=0)[0] == ["NAME", "STATE", "NOTE"]
+    assert tables.table([stopped], "cluster", now=0)[0] == ["NAME", "STATE", "NOTE"]
 
 
 @settings(max_examples=50)
 @given(lines=st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(TEXTS, min_size=n, max_size=n), max_size=5)))
 def test_plain_text_keeps_every_cell_and_aligns_columns(lines: list[list[str]]) -> None:
-    shown = render.plain(lines)
+    shown = tables.plain(lines)
     assert all(text.strip() in shown for line in lines for text in line)
     assert lines == [] or len(shown.split("\n")) == len(lines)
 
 
-@pytest.mark.parametrize("kind", sorted(render.COLUMNS))
+@pytest.mark.parametrize("kind", sorted(tables.COLUMNS))
 def test_every_table_stands_what_is_missing(kind: str) -> None:
-    assert render.table([{}], kind, now=0) == [[], []]
-    assert render.plain(render.table([], kind, now=0)) == ""
+    assert tables.table([{}], kind, now=0) == [[], []]
+    assert tables.plain(tables.table([], kind, now=0)) == ""
 
 
 def test_details_leave_out_what_is_empty() -> None:
-    shown = render.details({**ROW, "url": None}, now=1060.0)
+    shown = tables.details({**ROW, "url": None}, now=1060.0)
     assert "name:" in shown and "url" not in shown and "_bytes" not in shown and "reason" not in shown
 
 
@@ -78,7 +79,7 @@ def test_details_leave_out_what_is_empty() -> None:
     ],
 )  # fmt: skip
 def test_a_cluster_in_a_terminal_is_one_line(change: dict[str, Any], text: str) -> None:
-    assert cluster_text.cluster_line({**ROW, **change}, now=1060.0).startswith(text)
+    assert _text.cluster_line({**ROW, **change}, now=1060.0).startswith(text)
 
 
 class Tags(HTMLParser):
@@ -100,7 +101,7 @@ class Tags(HTMLParser):
 
 
 def test_a_cluster_in_a_notebook_shows_state_workers_memory_link_and_command() -> None:
-    page = Tags(cluster_text.cluster_html(ROW, "ports open server1:main"))
+    page = Tags(_text.cluster_html(ROW, "ports open server1:main"))
     for text in ("Cluster main", "running", "2 with 8 threads", "3.0 GiB used of 16.0 GiB", "ports open server1:main"):
         assert text in page.texts
     assert page.links == [ROW["link"]]
@@ -110,13 +111,13 @@ def test_a_cluster_in_a_notebook_shows_state_workers_memory_link_and_command() -
 @given(name=TEXTS, reason=TEXTS, state=st.sampled_from(["running", "stopped"]), link=TEXTS, command=TEXTS)
 def test_no_text_becomes_a_tag(name: str, reason: str, state: str, link: str, command: str) -> None:
     row = {**ROW, "name": f"<b>{name}", "reason": f"<script>{reason}", "state": state, "link": f'"><i>{link}'}
-    page = Tags(cluster_text.cluster_html(row, f"<u>{command}"))
+    page = Tags(_text.cluster_html(row, f"<u>{command}"))
     assert not {"b", "script", "i", "u"} & set(page.tags)
     assert page.links in ([], [row["link"]])
 
 
 def test_what_to_type_at_home_is_text_in_a_terminal_and_html_in_a_notebook() -> None:
-    shown = home.Shown({"command": "ports open s:main", "link": "http://localhost:1/", "by_hand": "ssh -N -L 1:/s s"})
+    shown = _show.Shown({"command": "ports open s:main", "link": "http://localhost:1/", "by_hand": "ssh -N -L 1:/s s"})
     assert repr(shown).splitlines() == [
         "at home, type:        ports open s:main",
         "then open:            http://localhost:1/",
@@ -128,7 +129,7 @@ def test_what_to_type_at_home_is_text_in_a_terminal_and_html_in_a_notebook() -> 
 
 def test_a_tunnel_at_a_unix_socket_has_its_path_as_its_link() -> None:
     row = {"host": "s", "kind": "tunnel", "name": "main", "state": "open", "local_url": None, "local_socket": "/h/x"}
-    assert render.table([row], "tunnel", 0.0) == [
+    assert tables.table([row], "tunnel", 0.0) == [
         ["HOST", "WHAT", "STATE", "LINK"],
         ["s", "main", "open", "unix:/h/x"],
     ]

@@ -8,9 +8,9 @@ import pytest
 
 from ports import listeners
 from ports.errors import ForeignListenerError, NotFoundError
-from ports.targets import Target, parse
-from ports.tunnels import services
-from ports.tunnels.services import Service
+from ports.hosts.targets import Target, parse
+from ports.tunnels import _services
+from ports.tunnels._services import Service
 
 
 def row(port: int, *, uid: int = 1, user: str = "alice", **more: Any) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def document(*rows: dict[str, Any]) -> dict[str, Any]:
 def choose(target: str, *rows: dict[str, Any], owner: str | None = None) -> list[Service]:
     """Return what `target` opens."""
     found = document(*rows)
-    return services.choose(found, listeners.from_probe(found, "far"), parse(target), owner=owner)
+    return _services.choose(found, listeners.from_probe(found, "far"), parse(target), owner=owner)
 
 
 LAB = row(8888, kind="notebook", http=True, root="/home/alice/thesis", token="secret", url_path="lab")
@@ -100,4 +100,4 @@ def test_a_stopped_cluster_is_told_with_the_command_that_starts_it() -> None:
     ]
     named = listeners.from_probe(found, "far")
     with pytest.raises(NotFoundError, match=r"stopped \(exit status 3\); `ports cluster start main -H far`"):
-        services.choose(found, named, Target("far", "main"))
+        _services.choose(found, named, Target("far", "main"))

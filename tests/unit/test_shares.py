@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ports import shares
 from ports.errors import OverpromisedError
-from ports.shares import Other, Room, Size
+from ports.machine import fair_share
+from ports.machine.fair_share import Other, Room, Size
 
 GIB = 1 << 30
 BYTES = st.integers(0, 2000 * GIB)
@@ -64,9 +64,9 @@ def same(size: Size) -> tuple[int, int, float]:
 
 
 def test_the_size_is_explained_in_a_line() -> None:
-    size = shares.decide(SHARED, asked(threads_per_worker=1))
+    size = fair_share.decide(SHARED, asked(threads_per_worker=1))
     assert size.explained == "8 workers × 1 thread, 4.0 GiB each: half of 64.0 GiB available, two others active"
-    assert shares.decide(ALONE, asked()).explained == (
+    assert fair_share.decide(ALONE, asked()).explained == (
         "4 workers × 2 threads, 6.8 GiB each: nine tenths of 30.0 GiB available, nobody else active"
     )
 
@@ -87,84 +87,84 @@ def test_the_size_is_explained_in_a_line() -> None:
     ],
 )
 def test_what_is_not_asked_for_is_filled_in(given: dict[str, Any], expected: tuple[int, int, float]) -> None:
-    assert same(shares.decide(ALONE, asked(**given))) == expected
+    assert same(fair_share.decide(ALONE, asked(**given))) == expected
 
 
 def test_what_my_other_clusters_are_promised_makes_a_default_smaller() -> None:
     mine = replace(ALONE, promised_bytes=28 * GIB, promised_threads=6)
-    size = shares.decide(mine, asked())
+    size = fair_share.decide(mine, asked())
     assert same(size) == (2, 1, 2.0) and not size.warnings
     assert "what is left of 32.0 GiB, as 28.0 GiB are promised to your other clusters, nobody else" in size.explained
-    full = shares.decide(replace(ALONE, promised_bytes=32 * GIB, promised_threads=8), asked())
+    full = fair_share.decide(replace(ALONE, promised_bytes=32 * GIB, promised_threads=8), asked())
     assert same(full) == (1, 1, 0.25) and "the least there is, as 32.0 GiB are promised" in full.explained
     assert "your other clusters are promised 32.0 GiB of the 32.0 GiB that you can have" in full.warnings[0]
 
 
 def test_an_eighth_of_the_cores_is_left_whatever_my_other_clusters_are_promised() -> None:
     room = replace(ALONE, cores=96, promised_threads=96)
-    size = shares.decide(room, asked())
+    size = fair_share.decide(room, asked())
     assert size.n_workers * size.threads_per_worker == 12
-    assert shares.decide(room, asked(n_workers="all", threads_per_worker=4)).n_workers == 24
+    assert fair_share.decide(room, asked(n_workers="all", threads_per_worker=4)).n_workers == 24
 
 
 def test_all_is_never_more_than_is_refused() -> None:
     room = replace(ALONE, available_bytes=20 * GIB, others=(other("bob", promised_bytes=8, held_bytes=4),))
-    size = shares.decide(room, asked(n_workers="all"))
+    size = fair_share.decide(room, asked(n_workers="all"))
     assert size.promised_bytes == 28 * GIB and "but for what clusters of others hold" in size.explained
-    shares.check(room, size.n_workers, size.memory_limit)
+    fair_share.check(room, size.n_workers, size.memory_limit)
 
 
 def test_clusters_outside_of_a_jobs_control_group_do_not_count_for_its_limit() -> None:
     job = replace(ALONE, limit_bytes=8 * GIB, limit_left_bytes=8 * GIB, promised_bytes=16 * GIB)
-    assert shares.decide(replace(job, inside_bytes=0), asked()).promised_bytes == pytest.approx(7.2 * GIB, rel=0.01)
-    shares.check(replace(job, inside_bytes=GIB), 1, 7 * GIB)
+    assert fair_share.decide(replace(job, inside_bytes=0), asked()).promised_bytes == pytest.approx(7.2 * GIB, rel=0.01)
+    fair_share.check(replace(job, inside_bytes=GIB), 1, 7 * GIB)
     with pytest.raises(OverpromisedError, match=r"8\.0 GiB that you can have here, of which 1\.0 GiB are promised"):
-        shares.check(replace(job, inside_bytes=GIB), 1, 8 * GIB)
+        fair_share.check(replace(job, inside_bytes=GIB), 1, 8 * GIB)
 
 
 def test_all_with_gpus_is_all_memory_for_as_many_workers_as_they_suffice_for() -> None:
-    assert same(shares.decide(ALONE, asked(n_workers=2), takes_all=True)) == (2, 4, 16.0)
+    assert same(fair_share.decide(ALONE, asked(n_workers=2), takes_all=True)) == (2, 4, 16.0)
 
 
 @given(room=ROOMS)
 def test_a_default_never_promises_more_than_there_is_but_for_a_least_worker(room: Room) -> None:
-    size = shares.decide(room, asked())
-    assert size.promised_bytes <= max(room.left_bytes, shares.LEAST_WORKER)
+    size = fair_share.decide(room, asked())
+    assert size.promised_bytes <= max(room.left_bytes, fair_share.LEAST_WORKER)
 
 
 def test_threads_of_one_process_are_one_worker() -> None:
-    assert same(shares.decide(ALONE, asked(), processes=False)) == (1, 8, 27.0)
+    assert same(fair_share.decide(ALONE, asked(), processes=False)) == (1, 8, 27.0)
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, (1, 1)), (4, (4, 1)), (7, (7, 1)), (8, (4, 2)), (96, (12, 8))])
 def test_threads_are_divided_as_dask_does(n: int, expected: tuple[int, int]) -> None:
     from distributed.deploy.utils import nprocesses_nthreads
 
-    assert shares.split(n) == expected == nprocesses_nthreads(n)
+    assert fair_share.split(n) == expected == nprocesses_nthreads(n)
 
 
 def test_little_memory_makes_fewer_workers_and_not_small_ones() -> None:
     room = Room(cores=64, memory_bytes=256 * GIB, available_bytes=5 * GIB)
-    assert same(shares.decide(room, asked())) == (4, 16, 1.12)
+    assert same(fair_share.decide(room, asked())) == (4, 16, 1.12)
 
 
 def test_who_uses_next_to_nothing_is_not_active() -> None:
     room = Room(cores=8, memory_bytes=32 * GIB, available_bytes=30 * GIB, others=(other("bob", memory_bytes=0.1),))
-    assert shares.decide(room, asked()) == shares.decide(ALONE, asked())
+    assert fair_share.decide(room, asked()) == fair_share.decide(ALONE, asked())
 
 
 def test_who_computes_gets_an_equal_part_of_the_cores_and_who_does_not_leaves_theirs() -> None:
     busy = Room(cores=12, memory_bytes=GIB * 64, available_bytes=GIB * 60, others=(other("bob", cores=40.0),))
-    assert shares.decide(busy, asked(threads_per_worker=1)).n_workers == 6
+    assert fair_share.decide(busy, asked(threads_per_worker=1)).n_workers == 6
     light = Room(cores=12, memory_bytes=GIB * 64, available_bytes=GIB * 60, others=(other("bob", cores=2.0),))
-    assert shares.decide(light, asked(threads_per_worker=1)).n_workers == 10
+    assert fair_share.decide(light, asked(threads_per_worker=1)).n_workers == 10
 
 
 def test_what_is_promised_and_filled_is_counted_once() -> None:
     def share(held: float) -> int:
         bob = other("bob", memory_bytes=held, promised_bytes=20, held_bytes=held)
         room = Room(cores=8, memory_bytes=64 * GIB, available_bytes=int((60 - held) * GIB), others=(bob,))
-        return shares.decide(room, asked()).promised_bytes
+        return fair_share.decide(room, asked()).promised_bytes
 
     assert share(0) == share(20) == 20 * GIB
 
@@ -174,18 +174,18 @@ def test_what_hidden_clusters_fill_of_their_promises_is_counted_once(filled: int
     alice = replace(other("alice", promised_bytes=250), held_bytes=None)
     available = (512 - filled) * GIB
     room = Room(cores=8, memory_bytes=512 * GIB, available_bytes=available, others=(alice,), hidden=True)
-    assert shares.free(replace(room, unseen_bytes=filled * GIB)) == left * GIB
+    assert fair_share.free(replace(room, unseen_bytes=filled * GIB)) == left * GIB
 
 
 def test_what_nobody_who_is_shown_uses_is_one_others_where_processes_are_hidden() -> None:
     room = Room(cores=24, memory_bytes=512 * GIB, available_bytes=112 * GIB, unseen_bytes=400 * GIB, unseen_cores=20.0)
-    assert "nobody else active" in shares.decide(room, asked()).explained  # the kernel's own
+    assert "nobody else active" in fair_share.decide(room, asked()).explained  # the kernel's own
     hidden = replace(room, hidden=True)
-    size = shares.decide(hidden, asked(threads_per_worker=1))
+    size = fair_share.decide(hidden, asked(threads_per_worker=1))
     assert same(size) == (12, 1, 4.67)
     assert ": half of 112.0 GiB available, one other active as far as can be seen" in size.explained
     little = replace(hidden, available_bytes=504 * GIB, unseen_bytes=8 * GIB, unseen_cores=0.4)
-    assert "nobody else active" in shares.decide(little, asked()).explained
+    assert "nobody else active" in fair_share.decide(little, asked()).explained
     alice = Other(user="alice", promised_bytes=392 * GIB, promised_threads=20, held_bytes=None)
     assert [one.user for one in replace(hidden, others=(alice,)).active] == ["alice"]  # and nothing beyond
     small = replace(alice, promised_bytes=100 * GIB)
@@ -195,7 +195,7 @@ def test_what_nobody_who_is_shown_uses_is_one_others_where_processes_are_hidden(
 def test_a_false_promise_takes_an_equal_part_at_most() -> None:
     liar = other("mallory", promised_bytes=10**6, promised_threads=10**6)
     room = Room(cores=8, memory_bytes=64 * GIB, available_bytes=60 * GIB, others=(liar,))
-    size = shares.decide(room, asked(threads_per_worker=1))
+    size = fair_share.decide(room, asked(threads_per_worker=1))
     assert same(size) == (4, 1, 3.5)
     assert size.explained.endswith(": half of 28.0 GiB available and not promised, one other active")
 
@@ -210,39 +210,39 @@ def test_a_limit_around_me_binds_me_and_others_use_outside_of_it_does_not() -> N
         limit_left_bytes=12 * GIB,
         others=(other("bob", memory_bytes=290, cores=40.0),),
     )
-    assert same(shares.decide(room, asked())) == (4, 1, 1.5)
+    assert same(fair_share.decide(room, asked())) == (4, 1, 1.5)
     with pytest.raises(
         OverpromisedError, match=r"than the 16\.0 GiB that you can have here; ask for at most 16\.0 GiB"
     ):
-        shares.check(room, 4, 5 * GIB)
+        fair_share.check(room, 4, 5 * GIB)
 
 
 def test_all_takes_the_machine_and_says_what_that_does_to_others() -> None:
-    size = shares.decide(SHARED, asked(n_workers="all"))
+    size = fair_share.decide(SHARED, asked(n_workers="all"))
     assert (size.n_workers * size.threads_per_worker, size.promised_bytes // GIB) == (24, 127)
     assert size.explained.endswith("all of this machine, two others active")
     [warning] = size.warnings
     assert "(active: bob, carol): filled, it takes 62.0 GiB that others use" in warning and "every core" in warning
-    assert shares.decide(ALONE, asked(n_workers="all")).warnings == ()
+    assert fair_share.decide(ALONE, asked(n_workers="all")).warnings == ()
 
 
 def test_more_than_is_left_is_warned_of_where_it_is_asked_for() -> None:
-    assert shares.decide(SHARED, asked(n_workers=4, memory_limit=10 * GIB)).warnings == ()
-    [warning] = shares.decide(SHARED, asked(n_workers=4, memory_limit=20 * GIB)).warnings
+    assert fair_share.decide(SHARED, asked(n_workers=4, memory_limit=10 * GIB)).warnings == ()
+    [warning] = fair_share.decide(SHARED, asked(n_workers=4, memory_limit=20 * GIB)).warnings
     assert "takes 16.0 GiB that others use or were promised" in warning
 
 
 def test_what_only_own_clusters_are_promised_is_not_called_others() -> None:
     mine = {"promised_bytes": SHARED.memory_bytes, "unfilled_bytes": SHARED.memory_bytes}
     room = replace(SHARED, others=(other("bob", memory_bytes=3),), **mine)
-    warnings = shares.decide(room, asked(n_workers=2, memory_limit=20 * GIB)).warnings
+    warnings = fair_share.decide(room, asked(n_workers=2, memory_limit=20 * GIB)).warnings
     assert "filled, it takes 3.0 GiB that others use" in warnings[0]
     assert "your other clusters are promised" in warnings[-1]
 
 
 def test_who_takes_all_and_leaves_enough_takes_nothing_from_others() -> None:
     room = replace(SHARED, available_bytes=127 * GIB, limit_bytes=64 * GIB, others=(other("bob", memory_bytes=3),))
-    [warning] = shares.decide(room, asked(n_workers="all")).warnings
+    [warning] = fair_share.decide(room, asked(n_workers="all")).warnings
     assert "filled" not in warning and "every core" in warning
 
 
@@ -251,13 +251,13 @@ def test_who_takes_all_and_leaves_enough_takes_nothing_from_others() -> None:
 
 def test_more_than_the_machine_has_is_refused_with_the_numbers_and_the_way_out() -> None:
     with pytest.raises(OverpromisedError) as caught:
-        shares.check(ALONE, 8, 5 * GIB)
+        fair_share.check(ALONE, 8, 5 * GIB)
     assert str(caught.value) == (
         "8 workers of 5.0 GiB are 40.0 GiB, more than the 32.0 GiB that you can have here; ask for at most 32.0 GiB "
         "(fewer workers, a smaller memory_limit), or pass force=True (--force)"
     )
     assert caught.value.exit_code == 4
-    shares.check(ALONE, 8, 4 * GIB)
+    fair_share.check(ALONE, 8, 4 * GIB)
 
 
 def test_my_other_clusters_count_and_those_of_others_as_far_as_they_are_filled() -> None:
@@ -265,20 +265,20 @@ def test_my_other_clusters_count_and_those_of_others_as_far_as_they_are_filled()
     with pytest.raises(
         OverpromisedError, match=r"of which 8\.0 GiB are promised to your other clusters; ask for at most 24"
     ):
-        shares.check(mine, 1, 25 * GIB)
+        fair_share.check(mine, 1, 25 * GIB)
     bob = other("bob", memory_bytes=12, promised_bytes=20, held_bytes=12)
     filled = Room(cores=8, memory_bytes=32 * GIB, available_bytes=18 * GIB, others=(bob,))
     with pytest.raises(
         OverpromisedError, match=r"of which 12\.0 GiB are held by clusters of others; ask for at most 20"
     ):
-        shares.check(filled, 1, 21 * GIB)
-    shares.check(filled, 1, 20 * GIB)
+        fair_share.check(filled, 1, 21 * GIB)
+    fair_share.check(filled, 1, 20 * GIB)
 
 
 @given(others=OTHERS, wants=st.integers(0, 64 * GIB))
 def test_no_promise_refuses_what_the_kernel_says_is_not_in_use(others: tuple[Other, ...], wants: int) -> None:
     room = Room(cores=8, memory_bytes=64 * GIB, available_bytes=64 * GIB, others=others)
-    shares.check(room, 1, wants)
+    fair_share.check(room, 1, wants)
 
 
 # --- for all machines ---
@@ -286,24 +286,24 @@ def test_no_promise_refuses_what_the_kernel_says_is_not_in_use(others: tuple[Oth
 
 @given(whole=st.floats(0.1, 1e12), wishes=st.lists(st.floats(0, 1e12), max_size=9))
 def test_a_division_leaves_an_equal_part_and_gives_no_more_than_there_is(whole: float, wishes: list[float]) -> None:
-    found = shares.level(whole, wishes)
+    found = fair_share.level(whole, wishes)
     assert whole / (len(wishes) + 1) * (1 - 1e-9) <= found <= whole
-    assert all(shares.level(whole, [*wishes, more]) <= found * (1 + 1e-9) for more in (0.0, whole / 7, whole * 7))
+    assert all(fair_share.level(whole, [*wishes, more]) <= found * (1 + 1e-9) for more in (0.0, whole / 7, whole * 7))
 
 
 @given(room=ROOMS)
 def test_a_default_fits_into_what_is_left_and_is_never_nothing(room: Room) -> None:
-    size = shares.decide(room, asked())
-    assert size.n_workers >= 1 and size.threads_per_worker >= 1 and size.memory_limit >= shares.LEAST_WORKER
+    size = fair_share.decide(room, asked())
+    assert size.n_workers >= 1 and size.threads_per_worker >= 1 and size.memory_limit >= fair_share.LEAST_WORKER
     assert size.n_workers * size.threads_per_worker <= max(1, room.my_cores)
-    most = max(shares.free(room), room.can_have * 0.125, shares.LEAST_WORKER)
+    most = max(fair_share.free(room), room.can_have * 0.125, fair_share.LEAST_WORKER)
     assert size.promised_bytes <= most + 1
 
 
 def test_one_more_user_without_a_promise_makes_nothing_free() -> None:
     room = replace(ALONE, others=(other("bob", promised_bytes=31),))
     more = replace(room, others=(*room.others, Other(user="carol", promised_threads=1)))
-    assert shares.free(room) == shares.free(more) == 14 * GIB
+    assert fair_share.free(room) == fair_share.free(more) == 14 * GIB
 
 
 @given(room=ROOMS, promised=BYTES, threads=st.integers(0, 10**9))
@@ -312,7 +312,7 @@ def test_a_promise_more_never_makes_a_default_larger_and_never_takes_all(
 ) -> None:
     liar = Other(user="mallory", promised_bytes=promised, promised_threads=threads)
     with_liar = Room(**{**vars(room), "others": (*room.others, liar)})
-    before, after = shares._share(room)[0], shares._share(with_liar)[0]
+    before, after = fair_share._share(room)[0], fair_share._share(with_liar)[0]
     assert after <= max(before, room.can_have * 0.125 + 1)
     assert after >= int(min(room.can_have * 0.125, room.memory_bytes / (len(room.others) + 2)))
 
@@ -324,7 +324,7 @@ def test_a_promise_more_never_makes_a_default_larger_and_never_takes_all(
     limit=st.none() | st.just(0) | st.integers(1, 999 * GIB),
 )
 def test_what_is_asked_for_is_kept(room: Room, n_workers: Any, threads: Any, limit: Any) -> None:
-    size = shares.decide(room, asked(n_workers=n_workers, threads_per_worker=threads, memory_limit=limit))
+    size = fair_share.decide(room, asked(n_workers=n_workers, threads_per_worker=threads, memory_limit=limit))
     assert n_workers in (None, "all", size.n_workers)
     assert threads in (None, size.threads_per_worker) and limit in (None, size.memory_limit)
     assert size.explained and "\n" not in size.explained

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from ports import remote, transports
-from ports.adapters.paramiko import Hop
-from ports.deadlines import wait_until
 from ports.errors import BusyError, FarSideError, NetworkError, SlowError, SSHError
-from ports.tunnels.relay import Relay
-from ports.tunnels.ways import Way
+from ports.hosts import _ask, _transport
+from ports.hosts.paramiko import Hop
+from ports.state.waiting import wait_until
+from ports.tunnels._event_loop import Relay
+from ports.tunnels._reconnecting import Way
 
 
 class Program:
@@ -175,14 +175,14 @@ def test_with_paramiko_where_there_are_no_unix_sockets_a_key_that_appears_ends_t
 ) -> None:
     key = tmp_path / "key"
     hop = Hop("server1", "10.0.0.1", "alice", 22, identity_files=(str(key),), identity_agent="none")
-    monkeypatch.setattr(transports, "choose", lambda: "paramiko")
-    monkeypatch.setattr(transports, "hops", lambda alias: (hop,))
+    monkeypatch.setattr(_transport, "choose_transport", lambda: "paramiko")
+    monkeypatch.setattr(_transport, "hops", lambda alias: (hop,))
     with monkeypatch.context() as windows:
         windows.delattr(socket, "AF_UNIX")
-        assert not remote.is_connected("server1")
-        without = transports.keys("server1")
+        assert not _ask.is_connected("server1")
+        without = _transport.login_keys("server1")
         key.write_text("a key")
-        assert without is not None and transports.keys("server1") != without
+        assert without is not None and _transport.login_keys("server1") != without
 
 
 def test_a_way_that_carries_a_download_is_not_dead_although_a_heartbeat_waits_behind_it(way: Way, taken: Taken) -> None:

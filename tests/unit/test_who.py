@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from ports import accounts, machine, probe
+from ports import machine, probe
 from ports.cli import main, who
-from ports.deadlines import wait_until
-from ports.probe import usage
+from ports.machine import _usage
+from ports.probe import accounts
+from ports.probe.programs import who as table
+from ports.state.waiting import wait_until
 
 GIB = 1 << 30
 OLD_PYTHONS = [*Path.home().glob(".pyenv/versions/3.6.*/bin/python"), Path("/usr/bin/python3.6")]
@@ -60,14 +62,14 @@ USERS = [
 
 
 def seen(**changed: Any) -> machine.Usage:
-    return machine.from_probe({**SEEN, "users": USERS, **changed})
+    return _usage.from_probe({**SEEN, "users": USERS, **changed})
 
 
 def hidden(promised: int = 100, **changed: Any) -> machine.Usage:
     """Return what alice sees where others' processes are hidden: that bob was promised something, and totals."""
     promise = {"uid": 1002, "pid": 0, "n_workers": 4, "n_threads": 4, "bytes": promised * GIB, "held_bytes": None}
     users = [USERS[2], {**user(1002, "bob", 0, 0), "n_processes": 0}]
-    return machine.from_probe({**SEEN, "users": users, "promises": [promise], "hidden": True, **changed})
+    return _usage.from_probe({**SEEN, "users": users, "promises": [promise], "hidden": True, **changed})
 
 
 def words(line: str) -> str:
@@ -218,12 +220,12 @@ def busy() -> Any:
 
 
 def test_a_process_is_seen_with_what_it_holds_for_itself_and_its_cores(busy: int) -> None:
-    def looked() -> usage.Process | None:
-        found = usage.processes()
+    def looked() -> table.Process | None:
+        found = table.processes()
         began = time.monotonic()
         time.sleep(0.2)  # what is measured is a time
-        usage.measure(found, began)
-        usage.recognise(found)
+        table.measure(found, began)
+        table.recognise(found)
         return found[busy] if found[busy].cores > 0.05 else None
 
     one = wait_until(looked, timeout=30, what="a core for it")
@@ -232,10 +234,10 @@ def test_a_process_is_seen_with_what_it_holds_for_itself_and_its_cores(busy: int
 
 
 def test_who_counts_what_is_below_an_owner(busy: int) -> None:
-    found = usage.processes()
-    assert usage.held_below(found, busy) == found[busy].memory
-    assert (usage.held_below(found, os.getpid()) or 0) >= found[busy].memory + found[os.getpid()].memory
-    assert usage.held_below(found, 1 << 30) is None
+    found = table.processes()
+    assert table.held_below(found, busy) == found[busy].memory
+    assert (table.held_below(found, os.getpid()) or 0) >= found[busy].memory + found[os.getpid()].memory
+    assert table.held_below(found, 1 << 30) is None
 
 
 def test_the_machine_is_looked_at_in_python() -> None:
@@ -253,6 +255,6 @@ def test_what_is_piped_to_another_host_answers_as_it_does_here(python: str | Non
     done = subprocess.run([python, "-I", "-S", "-"], input=text, capture_output=True, text=True, timeout=30)
     answer = probe.read_answer(done.stdout, "ports-test:")
     assert answer is not None and "error" not in answer, answer
-    there, here = machine.from_probe(answer, "server1"), machine.usage(interval=0.01)
+    there, here = _usage.from_probe(answer, "server1"), machine.usage(interval=0.01)
     assert there.host == "server1" and there.n_cores == here.n_cores and there.memory_bytes == here.memory_bytes
     assert [one.user for one in there.users if one.is_me] == [one.user for one in here.users if one.is_me]

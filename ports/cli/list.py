@@ -1,0 +1,108 @@
+"""``ports list`` and ``ports prune``: what is there, and what the dead left behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import click
+
+from ports.cli.options import with_transport
+from ports.cli.output import Output, Row, on_host, with_host, with_output, write_json
+
+SOME_FAILED = 5
+_MOMENT = 2.0  # seconds; most hosts answer within one
+
+
+@click.command("list")
+@click.argument("hosts", metavar="[HOST]...", nargs=-1)
+@click.option("--all", "all_users", is_flag=True, help="Add other users' listeners, as port and user name only.")
+@with_transport
+@with_output
+def list_(out: Output, hosts: tuple[str, ...], all_users: bool) -> int:
+    """List clusters, notebooks and other listeners that are mine.
+
+    HOST is an alias of ~/.ssh/config, where nothing but python3 needs to be installed. Without one: this machine.
+    """
+    from ports import listeners
+
+    with Arriving(out, hosts) as arriving:
+        rows = listeners.rows(hosts, all_users=all_users, on_host=arriving.take)
+    rows = [on_host(row["host"], row) for row in rows] if hosts else rows
+    if out.as_json:
+        write_json(rows)
+    else:
+        out.table(arriving.left([row for row in rows if is_there(row)]), "listener", empty="")
+        out.warn_of([row for row in rows if is_there(row)])
+        show_missing(out, rows, hosts)
+    return SOME_FAILED if any(row.get("error") for row in rows) else 0
+
+
+def is_there(row: Row) -> bool:
+    """Tell whether a row is of something that was found, and not of a host without any."""
+    return not row.get("error") and row["state"] != "nothing"
+
+
+def show_missing(out: Output, rows: Sequence[Row], hosts: Sequence[str]) -> None:
+    """Tell which hosts failed, and on which nothing of mine listens."""
+    for row in rows:
+        if row.get("error"):
+            out.fail(row["host"], row["error"])
+        elif row["state"] == "nothing":
+            out.say(f"nothing of yours listens on {row['host']}")
+    if not rows:
+        out.say(f"nothing of yours listens{''.join(f' on {host}' for host in hosts)}")
+
+
+class Arriving:
+    """Shows what is there after a moment, and who is still awaited: a host that is down must not hide the others."""
+
+    def __init__(self, out: Output, hosts: Sequence[str]) -> None:
+        self.out, self.missing = out, dict.fromkeys(hosts)
+        self.arrived: list[Row] = []
+        self.shown: list[Row] = []
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(_MOMENT, self._show)
+        self._timer.daemon = True
+
+    def take(self, host: str, rows: Sequence[Row]) -> None:
+        """Take the rows of a host."""
+        with self._lock:
+            self.missing.pop(host, None)
+            self.arrived += [on_host(host, row) for row in rows if is_there(row)]
+
+    def left(self, rows: Sequence[Row]) -> list[Row]:
+        """Return those of `rows` that have not been shown."""
+        return [row for row in rows if row not in self.shown]
+
+    def _show(self) -> None:
+        with self._lock:
+            if self.missing and self.arrived:
+                self.shown = list(self.arrived)
+                self.out.table(self.shown, "listener", empty="")
+            if self.missing:
+                self.out.say(f"waiting for {', '.join(self.missing)}")
+
+    def __enter__(self) -> Arriving:
+        if len(self.missing) > 1 and not self.out.as_json:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+
+def show_pruned(out: Output, rows: Sequence[Row]) -> None:
+    """Show what was removed."""
+    out.table(rows, "pruned", empty="nothing to remove")
+
+
+@click.command()
+@with_output
+@click.option("--held", is_flag=True, help="Also remove the results that clusters held when they expired.")
+@with_host(show_pruned)
+def prune(out: Output, held: bool) -> None:
+    """Remove what stopped clusters and notebook servers left behind; logs stay, and results that clusters held."""
+    from ports import doctor
+
+    show_pruned(out, doctor.prune(results=held))

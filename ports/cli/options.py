@@ -1,0 +1,64 @@
+"""Options that several commands take: numbers with their limits, and ``--transport``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+_TRANSPORT_HELP = (
+    "What carries the way to hosts, here and in what is left running. Default: the setting ports.ssh.transport."
+)
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """A number of at least `least` and at most `most`, or `word`: ``-1 is not a whole number of 0 or more``."""
+
+    name = "number"
+
+    def __init__(
+        self, least: float | None = None, most: float | None = None, *, whole: bool = True, word: str | None = None
+    ) -> None:
+        self.least, self.most, self.kind, self.word = least, most, int if whole else float, word
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; fails with what is allowed."""
+        if self.word is not None and value == self.word:
+            return value
+        try:
+            number = self.kind(value)
+        except ValueError:
+            number = None
+        too_small = number is not None and self.least is not None and not number >= self.least  # nan is neither
+        too_large = number is not None and self.most is not None and not number <= self.most
+        if number is None or too_small or too_large:
+            self.fail(f"{value} is not {self.allowed()}", param, ctx)
+        return number
+
+    def allowed(self) -> str:
+        """Return what may be given, in words."""
+        return self._number() + (f", or {self.word}" if self.word else "")
+
+    def _number(self) -> str:
+        what = "a whole number" if self.kind is int else "a number"
+        if self.most is not None:
+            return f"{what} from {self.least:g} to {self.most:g}"
+        return what if self.least is None else f"{what} of {self.least:g} or more"
+
+
+def with_transport(function: F) -> F:
+    """Give a command the option ``--transport``, which comes before the setting."""
+
+    @click.option("--transport", type=click.Choice(["auto", "ssh", "paramiko"]), help=_TRANSPORT_HELP)
+    @functools.wraps(function)
+    def command(*arguments: Any, transport: str | None, **options: Any) -> Any:
+        if transport is not None:
+            from ports.state import settings
+
+            settings.override("ssh.transport", transport)
+        return function(*arguments, **options)
+
+    return command  # type: ignore[return-value]

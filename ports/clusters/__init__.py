@@ -1,0 +1,55 @@
+"""Dask clusters that outlive what started them: start, find, list, scale, stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ports.probe import face
+
+if TYPE_CHECKING:
+    from ports.clusters import credentials as credentials
+    from ports.clusters._cluster import Cluster as Cluster
+    from ports.clusters._fairness import GUARDS as GUARDS
+    from ports.clusters._kept_results import Kept as Kept
+    from ports.clusters._kept_results import list_kept as list_kept
+    from ports.clusters._kept_results import remove_kept as remove_kept
+    from ports.clusters._options import ClusterRecord as ClusterRecord
+    from ports.clusters._options import ClusterRunning as ClusterRunning
+    from ports.clusters._show import show as show
+    from ports.clusters._start import client as client
+    from ports.clusters._start import cluster as cluster
+    from ports.clusters._start import get as get
+    from ports.clusters._start import list as list
+    from ports.clusters._start import logs as logs
+    from ports.clusters._start import prune as prune
+    from ports.clusters._start import start as start
+    from ports.clusters._text import cluster_state as cluster_state
+else:
+    __getattr__, __dir__, __all__ = face(
+        __name__,
+        {
+            "_cluster": ("Cluster",),
+            "_fairness": ("GUARDS",),
+            "_kept_results": (
+                "Kept",
+                "list_kept",
+                "remove_kept",
+            ),
+            "_options": (
+                "ClusterRecord",
+                "ClusterRunning",
+            ),
+            "_show": ("show",),
+            "_start": (
+                "client",
+                "cluster",
+                "get",
+                "list",
+                "logs",
+                "prune",
+                "start",
+            ),
+            "_text": ("cluster_state",),
+        },
+        modules=("credentials",),
+    )

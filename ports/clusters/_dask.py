@@ -1,0 +1,307 @@
+"""Dask: the connection to a cluster's scheduler, and what its owner tells over its Unix socket.
+
+Importing this module imports no Dask: the command line lists clusters without it. A `distributed.Client` is the one
+object of Dask's that leaves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import http.client
+import json
+import platform
+import re
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ports.errors import DaskError, UsageError
+from ports.listeners import socket_user
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from distributed.security import Security
+
+# `-c` puts the current directory first, before the standard library: a co-user's tempfile.py there would run.
+_SAFE_PATH = "import sys; sys.path[:] = [entry for entry in sys.path if entry]"
+
+_NOT_MINE = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it anew"
+
+_OURS = re.compile(r"unix:///.+|tls://([0-9]{1,3}(?:\.[0-9]{1,3}){3}):[0-9]{1,5}")
+
+OWNER = Path(__file__).with_name("owner")
+
+
+def owner_command(directory: Path) -> list[str]:
+    """Return the interpreter's arguments that own the cluster described in `directory`."""
+    code = (
+        f"{_SAFE_PATH}; sys.path.append({str(OWNER)!r}); from ports_owner import owner; owner.main({str(directory)!r})"
+    )
+    return ["-c", code]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that client and cluster should share; Dask is not imported."""
+    found = {"python": platform.python_version()}
+    return found | {package: metadata.version(package) for package in ("dask", "distributed")}
+
+
+def parse_bytes(text: str | float) -> int | str | float:
+    """Return ``"4GB"`` as bytes; ``"auto"`` and fractions of the machine's memory stay as they are.
+
+    Raises
+    ------
+    UsageError
+        It is no size.
+    """
+    if not isinstance(text, str) or text == "auto":
+        return text
+    from dask.utils import parse_bytes
+
+    try:
+        return int(parse_bytes(text))
+    except ValueError as error:
+        raise UsageError(f"memory_limit {text!r} is no size; write bytes, 4GB or 2GiB") from error
+
+
+def security(address: str, credentials: Path) -> Security:
+    """Return what a connection to the scheduler at `address` needs, as Dask takes it: nothing for a Unix socket."""
+    from distributed.security import Security
+
+    if address.startswith("unix://"):
+        return Security(require_encryption=False)
+    file = str(credentials)
+    return Security(tls_ca_file=file, tls_client_cert=file, tls_client_key=file, require_encryption=True)
+
+
+def prepare() -> None:
+    """Let Dask in this process know ``unix://``, and whom to ask for the credentials of an address.
+
+    It learns both from the installation of `ports`; one for developers lacks the file of the second.
+    """
+    import dask
+
+    import_module("ports.clusters.owner.ports_owner.comm").register()
+    if dask.config.get("distributed.client.security-loader", default=None) is None:
+        dask.config.set({"distributed.client.security-loader": "ports.clusters.credentials.load"})
+
+
+def import_client() -> None:
+    """Import what `connect` needs."""
+    import distributed  # noqa: F401
+
+
+def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
+    """Return a client connected to `cluster`, any cluster object of Dask's kind.
+
+    Raises
+    ------
+    DaskError
+        The scheduler did not answer within `timeout` seconds.
+    ForeignListenerError
+        Another user listens at its address: nothing is sent there, and nothing of it is unpickled.
+    """
+    _check_owner(str(getattr(cluster, "scheduler_address", "")))
+    from distributed import Client
+    from distributed.comm.core import FatalCommClosedError
+
+    prepare()
+    client = Client.__new__(Client)
+    try:
+        with _no_collection():
+            client.__init__(cluster, timeout=timeout, **options)  # type: ignore[misc]
+    except BaseException as error:
+        _discard(client)
+        if not isinstance(error, OSError | TimeoutError):
+            raise
+        if not isinstance(error, FatalCommClosedError):
+            raise DaskError(f"the scheduler did not answer within {timeout:g} s ({error})") from error
+        # a Unix socket that is missing, dead or another user's
+        raise DaskError(f"{error}; {_NOT_MINE}") from error
+    return client
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector away while a client starts.
+
+    `LoopRunner.start` holds a lock that `Client.__del__` of a client that never connected wants, in the same thread:
+    a collection there waits for itself. (distributed 2026.8.0, utils.py; the user may have made that client.)
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _discard(client: Client) -> None:
+    """Close a client that did not connect and end its thread, so that nothing is left to `Client.__del__`."""
+    with contextlib.suppress(Exception):
+        client.close(timeout=1)
+    runner = getattr(client, "_loop_runner", None)
+    if runner is not None:
+        with contextlib.suppress(Exception):
+            runner.stop()  # `close` leaves it running where the connection had failed by itself
+
+
+def call(address: str, credentials: Path, operation: str, *, timeout: float, **arguments: Any) -> Any:
+    """Run one operation of the scheduler at `address` and return its answer.
+
+    Raises
+    ------
+    DaskError
+        It failed, or took longer than `timeout` seconds.
+    ForeignListenerError
+        Another user listens at that address.
+    """
+    _check_owner(address)
+    from distributed.core import rpc
+
+    prepare()
+
+    async def ask() -> Any:
+        args = security(address, credentials).get_connection_args("client")
+        async with rpc(address, connection_args=args) as scheduler:
+            return await asyncio.wait_for(getattr(scheduler, operation)(**arguments), timeout)
+
+    try:
+        with ThreadPoolExecutor(1) as thread:  # a notebook's own thread runs an event loop already
+            return thread.submit(asyncio.run, ask()).result()
+    except (asyncio.TimeoutError, TimeoutError) as error:
+        raise DaskError(f"{operation.removeprefix('ports_')} took longer than {timeout:g} s") from error
+    except Exception as error:
+        raise DaskError(f"{operation.removeprefix('ports_')} failed: {error}") from error
+
+
+def interfaces() -> dict[str, str]:
+    """Return the network interfaces of this machine that a cluster can listen on, with their IPv4 addresses."""
+    import psutil  # as Dask looks for them
+
+    return {
+        name: one.address
+        for name, addresses in psutil.net_if_addrs().items()
+        for one in addresses
+        if one.family == socket.AF_INET
+    }
+
+
+def check_address(address: str) -> bool | None:
+    """Raise where `address` is not one that the owner of a cluster writes, or another user's by now.
+
+    Returns
+    -------
+    bool or None
+        As `peers.check`: False where nothing listens there.
+
+    Raises
+    ------
+    DaskError
+        It is neither a Unix socket's nor one of this machine with TLS: the record says what `ports` does not.
+    ForeignListenerError
+        Another user listens there.
+    """
+    found, written = socket_user.check(address, _NOT_MINE), _OURS.fullmatch(address)
+    if written is None or not (written[1] in (None, "127.0.0.1") or socket_user.is_own_address(written[1])):
+        raise DaskError(f"{address!r} is no address of a cluster of ports, so nothing is sent there; {_NOT_MINE}")
+    return found
+
+
+def _check_owner(address: str) -> None:
+    """Raise where no scheduler of this user listens at `address`: a port that was freed may be anybody's by now."""
+    if check_address(address) is False:
+        raise DaskError(f"nothing listens at {address}; {_NOT_MINE}")
+
+
+def summary(dashboard: str, *, timeout: float = 2.0) -> dict[str, Any] | None:
+    """Return the counts that the owner of the socket `dashboard` tells; None where it does not answer.
+
+    Raises
+    ------
+    ForeignListenerError
+        Another user listens there.
+    """
+    connection = _UnixConnection("localhost", timeout=timeout)
+    try:
+        connection.connect_to(dashboard)
+        connection.request("GET", "/ports.json")
+        answer = connection.getresponse()
+        found = json.loads(answer.read()) if answer.status == 200 else None
+        return found if isinstance(found, dict) else None
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP to a Unix socket whose listener is this user."""
+
+    def connect_to(self, path: str) -> None:
+        socket_user.check_socket(path, _NOT_MINE)
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(path)
+        socket_user.check_connection(self.sock, path, _NOT_MINE)
+
+
+def stale_modules(client: Client, *, timeout: float) -> dict[str, float]:
+    """Return the modules that workers hold and that were changed since: file → time of the change, epoch.
+
+    Asked of the workers, because only they know what they imported; modules of installed packages are left out.
+    Workers that do not answer within `timeout` seconds are not waited for.
+    """
+    found: dict[str, float] = {}
+    try:
+        answers = client.sync(_ask_workers, client, _changed_modules(), timeout)
+    except Exception:  # noqa: BLE001 - a warning that cannot be had is no error
+        return found
+    for answer in answers.values():
+        if isinstance(answer, dict):
+            found.update(answer)
+    return found
+
+
+async def _ask_workers(client: Client, function: Callable[[], dict[str, float]], timeout: float) -> dict[str, Any]:
+    seen = client._scheduler_identity
+    if not seen.get("n_workers", len(seen.get("workers", ()))):  # newer versions of Dask list no workers here
+        return {}  # those that come back import anew, and a function for them would wait for that
+    answers = await asyncio.wait_for(client._run(function, on_error="return"), timeout)
+    return dict(answers)
+
+
+def _changed_modules() -> Callable[[], dict[str, float]]:
+    """Return a function that is pickled whole: the workers' environment may lack `ports`."""
+
+    def changed() -> dict[str, float]:
+        import pathlib
+        import sys
+        import sysconfig
+        import time
+
+        import psutil
+
+        paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+        started = psutil.Process().create_time()
+        found: dict[str, float] = {}
+        for module in list(sys.modules.values()):
+            file = getattr(module, "__file__", None)
+            ours = getattr(module, "__name__", "").startswith("ports_")
+            if not file or ours or "-packages" in file or file.startswith(tuple(paths)):
+                continue
+            try:
+                changed = pathlib.Path(file).stat().st_mtime
+            except OSError:
+                continue
+            if started < changed <= time.time() + 1:
+                found[file] = changed
+        return found
+
+    return changed

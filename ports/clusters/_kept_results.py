@@ -1,0 +1,65 @@
+"""Results that clusters held when they expired: files that only their user removes.
+
+The owner of the cluster writes them, and a note of where they are to the state directory: they outlive its records.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from ports.errors import RecordError
+from ports.state import paths, records
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The results of one cluster: `n_files` of `n_bytes` together, in the directory `path`."""
+
+    cluster: str
+    path: Path
+    n_files: int
+    n_bytes: int
+    note: Path
+
+
+def list_kept() -> builtins.list[Kept]:
+    """Return all on this machine, the oldest first; a note of what is gone is removed."""
+    found = []
+    for note in paths.here().held.glob("*-held.json"):
+        with contextlib.suppress(RecordError, OSError):
+            data = records.read_json(note) or {}
+            path, kept_at = Path(str(data.get("path", ""))), data.get("kept_at")
+            if not _is_there(path):
+                note.unlink()
+                continue
+            sizes = [file.lstat().st_size for file in path.iterdir()]
+            held = Kept(str(data.get("cluster")), path, len(sizes), sum(sizes), note)
+            found.append((float(kept_at or 0), str(note), held))
+    return [held for _, _, held in sorted(found, key=lambda one: one[:2])]
+
+
+def remove_kept(held: Kept) -> bool:
+    """Remove these results; say whether they are gone."""
+    if _is_there(held.path):
+        shutil.rmtree(held.path, ignore_errors=True)
+    gone = not held.path.exists()
+    if gone:
+        held.note.unlink(missing_ok=True)
+    return gone
+
+
+def _is_there(path: Path) -> bool:
+    """Say whether `path` is a directory of one's own that may be such results, and no link."""
+    if not (path.is_absolute() and path.name.endswith("-held")):
+        return False
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()

@@ -1,0 +1,70 @@
+"""A cluster in words: in a terminal, in a notebook, and what it notes about itself. Pure."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ports.probe import memory_used, size
+
+
+def cluster_line(row: Mapping[str, Any], now: float) -> str:
+    """Return a cluster in a terminal: state, workers, memory, and its link at home."""
+    memory = memory_used(row.get("memory_bytes"), row.get("memory_limit_bytes"))
+    parts = [f"cluster {row['name']!r} {cluster_state(row)}", memory]
+    if row["state"] == "running":
+        parts += [str(row.get("note") or ""), str(row.get("link"))]
+    return f"<{', '.join(part for part in parts if part)}>"
+
+
+def cluster_state(row: Mapping[str, Any]) -> str:
+    """Return what a cluster does, in words: ``runs: 2 workers with 1 thread each``."""
+    if row["state"] != "running":
+        return f"is {row['state']}" + (f": {row['reason']}" if row.get("reason") else "")
+    n_workers, n_threads = row.get("n_workers") or 0, row.get("n_threads") or 0
+    if not n_workers:
+        return "rests" if row.get("asleep") else "runs without workers yet"
+    threads = f"{n_threads / n_workers:g} thread" + ("" if n_threads == n_workers else "s")
+    return f"runs: {n_workers} worker{'s' if n_workers > 1 else ''} with {threads}{' each' if n_workers > 1 else ''}"
+
+
+def cluster_note(counts: Mapping[str, Any]) -> str | None:
+    """Return what a running cluster says of itself beyond its counts: that it gives way, rests, or ends soon."""
+    notes = []
+    if (guard := counts.get("guard")) is not None:
+        notes.append(f"memory guard: {guard['reason']}")
+    if counts.get("asleep"):
+        notes.append(f"nobody uses it: {counts['asleep']} workers come back at the first task")
+    if counts.get("ends_at"):
+        ends, last = (_day(counts[key]) for key in ("ends_at", "last_task"))
+        notes.append(f"ends {ends}, as no task came since {last}; any task keeps it")
+    return "; ".join(notes) or None
+
+
+def cluster_html(row: Mapping[str, Any], command: str) -> str:
+    """Return a cluster as a notebook shows it: state, workers, memory, dashboard link, what to type at home."""
+    memory = size(row.get("memory_limit_bytes"))
+    facts: list[tuple[str, str]] = [("State", html.escape(str(row["state"])))]
+    if row.get("n_workers") is not None:
+        facts.append(("Workers", f"{row['n_workers']} with {row['n_threads']} threads"))
+        facts.append(("Memory", f"{size(row.get('memory_bytes'))} used of {memory}" if memory else "no limit"))
+    told = [(word, row.get(key)) for word, key in (("Size", "explained"), ("Reason", "reason"), ("Note", "note"))]
+    facts += [(word, html.escape(str(text))) for word, text in told if text]
+    if row["state"] == "running":
+        link = html.escape(str(row["link"]), quote=True)
+        facts.append(("At home, type", f"<code>{html.escape(command)}</code>"))
+        facts.append(("Dashboard there", f'<a href="{link}" target="_blank" rel="noopener">{link}</a>'))
+    return html_table(f"Cluster {row['name']}", facts)
+
+
+def html_table(title: str, facts: Iterable[tuple[str, str]]) -> str:
+    """Return facts, of which each value is HTML already, below a title."""
+    cell = '<tr><th style="text-align: left">{}</th><td style="text-align: left">{}</td></tr>'
+    lines = "".join(cell.format(html.escape(name), value) for name, value in facts)
+    return f"<div><strong>{html.escape(title)}</strong><table>{lines}</table></div>"
+
+
+def _day(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))

@@ -1,0 +1,22 @@
+"""The folder `probe` of `ports` as a package: it needs nothing but Python, and a cluster may lack `ports`."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+_NAME = "_ports_probe"
+
+
+def _load():
+    folder = Path(__file__).parents[3] / "probe"
+    spec = importlib.util.spec_from_file_location(
+        _NAME, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    module = sys.modules[_NAME] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+probe = sys.modules.get(_NAME) or _load()

@@ -1,0 +1,149 @@
+"""``ports doctor``: the whole way from here to a server, as a checklist with causes and ways out.
+
+::
+
+    _checks   what a check found, and its row
+    _judge    facts → checks; pure
+    _wsl      Linux on Windows
+    _here     this machine            _way     the hops to a host
+                                     _there   the host itself
+                                     _forwarding   what it lets be forwarded, and how fast that is
+
+Nothing is changed on either side but for the connections to hosts, which later commands use; every step ends by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ports.doctor import _forwarding, _here, _there, _way
+from ports.doctor._checks import FAILED, Check, failed, from_error, skipped
+from ports.errors import PortsError
+from ports.hosts import on_each
+from ports.state import paths
+
+Row = dict[str, Any]
+OnRow = Callable[[Row], None]
+OnStep = Callable[[str, str], None]
+
+_AT_THE_END = (*_there.SERVER_CHECKS, *_forwarding.FORWARD_CHECKS)
+
+
+def examine(
+    hosts: Iterable[str] = (),
+    *,
+    on_row: OnRow | None = None,
+    on_step: OnStep | None = None,
+    on_host: Callable[[str], None] | None = None,
+) -> list[Row]:
+    """Return the rows of all checks: of this machine, and of the way to each of `hosts` and of these themselves.
+
+    Parameters
+    ----------
+    hosts : iterable of str
+        Aliases of ``~/.ssh/config``, examined at once. None: this machine alone, as a client and as a server.
+    on_row : callable, optional
+        Is called with each row as it comes, from several threads.
+    on_step : callable, optional
+        Is called with a host and what is being done there now.
+    on_host : callable, optional
+        Is called with a host of which all rows are there; that of this machine first.
+    """
+    names = list(dict.fromkeys(hosts))
+    tell_row, tell_step = on_row or (lambda row: None), on_step or (lambda host, text: None)
+    tell_end = on_host or (lambda host: None)
+    rows: list[Row] = []
+    unmet = []
+    for check in _here.as_client(needs_ssh=bool(names)) if names else _here.as_both():
+        rows.append(check.row(paths.host_name()))
+        tell_row(rows[-1])
+        unmet += [check.name] if check.name in ("settings", "ssh") and check.state == FAILED else []
+    tell_end(paths.host_name())
+
+    def one(host: str) -> list[Row]:
+        found = []
+        for check in _checks(host, unmet, tell_step):
+            found.append(check.row(host))
+            tell_row(found[-1])
+        tell_end(host)
+        return found
+
+    try:
+        for found in on_each(names, one).values():
+            if isinstance(found, PortsError):
+                raise found
+            rows += found
+    except BaseException:  # Ctrl-C: the threads that would do it end with the process
+        _forwarding.cancel_all()
+        raise
+    return rows
+
+
+def is_well(rows: Iterable[Row]) -> bool:
+    """Tell whether the main job can be done: nothing failed."""
+    return not any(row["state"] == FAILED for row in rows)
+
+
+def _checks(alias: str, unmet: list[str], tell: OnStep) -> Iterator[Check]:
+    """Yield the checks of one host; those that depend on a failed one as skipped."""
+    if unmet:
+        yield from _skip(("configuration", *_way.HOP_CHECKS, *_AT_THE_END), f"needs {unmet[0]} here")
+        return
+    tell(alias, "reading the configuration of ssh")
+    configuration, hops = _way.configuration(alias)
+    yield configuration
+    if not hops:
+        yield from _skip((*_way.HOP_CHECKS, *_AT_THE_END), "needs configuration")
+        return
+    walk, reached = _way.Walk(alias, hops), _Reached(hops)
+    tell(alias, f"looking for {hops[0].hostname}")
+    yield from reached.note(walk.approach())
+    answer: _there.Answer | None = None
+    if reached.failure is None:
+        through = f" through {' and '.join(hop.alias for hop in hops[:-1])}" if hops[1:] else ""
+        tell(alias, f"connecting{through}, and asking python3 there")
+        answer = walk.connect(lambda: _there.ask(alias, batch=True))
+        tell(alias, "asking each host of the way")
+        yield from reached.note(walk.hop_checks())
+    if reached.failure is not None:
+        yield from reached.skip_the_rest()
+    elif answer is None:
+        assert walk.error is not None
+        way_out = (
+            f"start files of the shell there may hang, or it is overloaded: see whether `ssh {alias} true` returns"
+        )
+        yield failed("python", from_error("python", walk.error, alias).cause, way_out)
+        yield from _skip(_AT_THE_END[1:], f"needs python on {alias}")
+    else:
+        yield from _there.judge_answer(alias, answer)
+        tell(alias, "trying what can be forwarded")
+        yield from _forwarding.forwards(alias, (answer.facts or {}).get("executable"))
+
+
+class _Reached:
+    """How far the way was gone: what of it is still to come, and the first check that failed."""
+
+    def __init__(self, hops: _way.Hops) -> None:
+        self.to_come = [(hop.alias, name) for hop in hops[:-1] for name in _way.JUMP_CHECKS]
+        self.to_come += [(hops[-1].alias, name) for name in _way.HOP_CHECKS]
+        self.failure: Check | None = None
+
+    def note(self, checks: Iterable[Check]) -> Iterator[Check]:
+        """Pass checks on."""
+        for check in checks:
+            self.to_come = [one for one in self.to_come if one != (check.hop, check.name)]
+            if check.state == FAILED and self.failure is None:
+                self.failure = check
+            yield check
+
+    def skip_the_rest(self) -> Iterator[Check]:
+        """Yield what is not looked at any more."""
+        assert self.failure is not None
+        needs = f"needs {self.failure.name} of {self.failure.hop}"
+        yield from (skipped(name, needs).at(hop) for hop, name in self.to_come)
+        yield from _skip(_AT_THE_END, needs)
+
+
+def _skip(names: Iterable[str], cause: str) -> Iterator[Check]:
+    return (skipped(name, cause) for name in names)

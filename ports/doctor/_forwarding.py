@@ -1,0 +1,245 @@
+"""What a server lets be forwarded and how fast that is, tried on a program of ours that sends back what it gets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import socket
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from ports import hosts, probe
+from ports.doctor import _judge
+from ports.doctor._checks import Check, failed, from_error, ok, skipped, warning
+from ports.errors import PortsError, ProhibitedError, SSHError
+from ports.hosts import openssh
+from ports.hosts.openssh import diagnostics as ssh
+from ports.state import paths
+
+FORWARD_CHECKS = ("forward-port", "forward-socket", "latency")
+
+_SECONDS = 10.0
+_ECHO_SECONDS = 40.0
+_PINGS, _CONNECTIONS, _ROUNDS, _REPEATS = 15, 6, 4, 5
+
+Dial = Callable[[], socket.socket]
+
+
+class _Carrier(Protocol):
+    """A connection to a host."""
+
+    def start(self, command: str, text: bytes, marker: bytes) -> str:
+        """Start a command with `text` on its stdin, and return the line that it prints after `marker`."""
+
+    def lead(self, remote: str) -> Dial:
+        """Return what connects to `remote`; PortsError or OSError, there or later, where that cannot be."""
+
+    def refusal(self, remote: str) -> PortsError | None:
+        """Return why nothing came through."""
+
+    def close(self) -> None:
+        """End the command, and take all back."""
+
+
+def forwards(alias: str, executable: str | None) -> Iterator[Check]:
+    """Yield the checks; `executable` is the python3 there, and does not matter where nothing can be forwarded."""
+    if executable is None or not re.fullmatch(r"/[\w@%+=:,./-]*", executable):
+        yield from (skipped(name, f"needs python on {alias}") for name in FORWARD_CHECKS)
+        return
+    secret, marker = secrets.token_hex(16), f"ports-{os.urandom(8).hex()}:"
+    request = {"do": "echo", "marker": marker, "secret": secret, "seconds": _ECHO_SECONDS}
+    try:
+        carrier: _Carrier = _ByMaster(alias) if hosts.choose_transport() == "ssh" else _InThisProcess(alias)
+    except SSHError as error:
+        yield from_error("forward-port", error, alias, "run it again")
+        yield from (skipped(name, "needs forward-port") for name in FORWARD_CHECKS[1:])
+        return
+    _open_ones.append(carrier)
+    try:
+        text = probe.script(request).encode()
+        where = json.loads(carrier.start(f"exec {executable} -I -S -", text, marker.encode()))
+        remotes = {"forward-port": f"127.0.0.1:{where['port']}", "forward-socket": str(where["path"])}
+        yield from _try_all(carrier, alias, remotes, secret.encode())
+    except SSHError as error:
+        yield from_error("forward-port", error, alias, "two sessions at once must be permitted (MaxSessions)")
+        yield from (skipped(name, "needs forward-port") for name in FORWARD_CHECKS[1:])
+    finally:
+        carrier.close()
+        _open_ones.remove(carrier)
+
+
+_open_ones: list[_Carrier] = []
+
+
+def cancel_all() -> None:
+    """Take back what is being tried at this moment, where this process ends before."""
+    for carrier in list(_open_ones):
+        carrier.close()
+
+
+class _ByMaster:
+    """By the ssh program: a forward is a Unix socket here, which a master connection listens on."""
+
+    def __init__(self, alias: str) -> None:
+        found = openssh.running(alias)
+        if found is None:
+            raise SSHError(alias, "the connection was lost meanwhile")
+        self.master = found
+        self.process: subprocess.Popen[bytes] | None = None
+        self.pairs: list[tuple[Path, str]] = []
+        self.said = 0
+
+    def start(self, command: str, text: bytes, marker: bytes) -> str:
+        self.process, line = ssh.start_program(self.master, command, text, marker=marker, timeout=_SECONDS)
+        return line
+
+    def lead(self, remote: str) -> Dial:
+        directory = paths.make_private(paths.runtime_directory() / "ssh")
+        local = directory / f"doctor-{secrets.token_hex(4)}"
+        self.said = self.master.said_bytes()
+        self.pairs.append((local, remote))
+        openssh.forward(self.master, [self.pairs[-1]])
+
+        def dial() -> socket.socket:
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.settimeout(_SECONDS)
+                connection.connect(str(local))
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        return dial
+
+    def refusal(self, remote: str) -> PortsError | None:
+        if self.master.users:  # its stderr is the user's
+            return ProhibitedError(self.master.alias, "your own connection (ControlMaster) is prohibited to forward")
+        return openssh.explain_forward(self.master.alias, remote, self.master.said(self.said))
+
+    def close(self) -> None:
+        openssh.cancel(self.master, self.pairs)
+        if self.process is not None:
+            openssh.end(self.process)
+
+
+class _InThisProcess:
+    """By paramiko."""
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+        self.connection = hosts.connection(alias, batch=True)
+        self.session: socket.socket | None = None
+
+    def start(self, command: str, text: bytes, marker: bytes) -> str:
+        self.session = self.connection.session(command)
+        self.session.settimeout(_SECONDS)
+        output = b""
+        try:
+            self.session.sendall(text)
+            self.session.shutdown(socket.SHUT_WR)
+            while b"\n" not in output.partition(marker)[2]:
+                chunk = self.session.recv(65536)
+                if not chunk:
+                    raise SSHError(self.alias, "a program there ended while it started")
+                output += chunk
+        except OSError as error:
+            raise SSHError(self.alias, f"a program there did not start: {error}") from error
+        return output.partition(marker)[2].partition(b"\n")[0].decode(errors="replace")
+
+    def lead(self, remote: str) -> Dial:
+        return lambda: self.connection.dial(remote, timeout=_SECONDS)
+
+    def refusal(self, remote: str) -> PortsError | None:
+        return None
+
+    def close(self) -> None:
+        if self.session is not None:
+            self.session.close()
+
+
+def _try_all(carrier: _Carrier, alias: str, remotes: dict[str, str], secret: bytes) -> Iterator[Check]:
+    permitted: list[Dial] = []
+    for name, remote in remotes.items():
+        try:
+            dial = carrier.lead(remote)
+            with _opened(dial, secret):
+                permitted.append(dial)
+        except (PortsError, OSError) as error:
+            reason = error if isinstance(error, PortsError) else carrier.refusal(remote)
+            yield _refused(name, alias, reason or SSHError(alias, f"nothing came back through the forward: {error}"))
+        else:
+            yield ok(name, f"{'ports' if name == 'forward-port' else 'Unix sockets'} can be reached")
+    yield _latency(permitted[0], secret) if permitted else skipped("latency", "needs forward-port or forward-socket")
+
+
+def _refused(name: str, alias: str, reason: PortsError) -> Check:
+    found = from_error(name, reason, alias)
+    # of a Unix socket sshd does not say that it is prohibited; that it is there we know
+    if name == "forward-port" and "prohibit" not in found.cause:
+        return failed(name, found.cause, found.way_out or f"`ssh -v {alias}` tells more")
+    option = "AllowTcpForwarding" if name == "forward-port" else "AllowStreamLocalForwarding"
+    what = "ports" if name == "forward-port" else "Unix sockets"
+    return warning(
+        name,
+        f"its sshd prohibits forwarding to {what} ({option}); `ports open` goes through a session of its own instead",
+        f"it works; `{option} yes` in its sshd_config would make it faster",
+    )
+
+
+def _latency(dial: Dial, secret: bytes) -> Check:
+    """Return how long small answers take through a forward."""
+    try:
+        began = time.monotonic()
+        with _opened(dial, secret) as one:
+            first_byte = time.monotonic() - began
+            round_trip = statistics.median(_lock_step([one]) for _ in range(_PINGS))
+        rounds = [took for _ in range(_REPEATS) for took in _several(dial, secret)]
+    except (OSError, PortsError) as error:
+        return warning("latency", f"the answers stopped: {error}", "run it again")
+    return _judge.latency(round_trip, first_byte, rounds)
+
+
+def _several(dial: Dial, secret: bytes) -> list[float]:
+    """Return the seconds of rounds in which several new connections write, and then wait for all answers."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(_opened(dial, secret)) for _ in range(_CONNECTIONS)]
+        return [_lock_step(connections) for _ in range(_ROUNDS)]
+
+
+def _opened(dial: Dial, secret: bytes) -> socket.socket:
+    """Return a connection to the far program, which has answered; raises OSError or PortsError."""
+    connection = dial()
+    try:
+        connection.settimeout(_SECONDS)
+        connection.sendall(secret)
+        _receive(connection, len(secret))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _lock_step(connections: list[socket.socket]) -> float:
+    """Return the seconds until all of several connections have their answer to a small request."""
+    began = time.monotonic()
+    for connection in connections:
+        connection.sendall(b"x" * 64)
+    for connection in connections:
+        _receive(connection, 64)
+    return time.monotonic() - began
+
+
+def _receive(connection: socket.socket, n_bytes: int) -> None:
+    while n_bytes:
+        data = connection.recv(n_bytes)
+        if not data:
+            raise ConnectionResetError("the connection was closed")
+        n_bytes -= len(data)

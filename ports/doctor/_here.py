@@ -1,0 +1,79 @@
+"""The checks of this machine: as a client, which reaches servers, and as a server, on which clusters run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ports import hosts, machine
+from ports._version import VERSION
+from ports.doctor import _judge, _wsl
+from ports.doctor._checks import FAILED, Check, failed, from_error, ok, skipped, warning
+from ports.errors import PortsError, ToolMissingError
+from ports.hosts.openssh import diagnostics as ssh
+from ports.probe import examine, space
+from ports.state import paths, settings
+
+
+def as_client(*, needs_ssh: bool) -> Iterator[Check]:
+    """Yield what reaching other hosts takes; without ssh nothing of it works, which matters where it is needed."""
+    yield ok("ports", f"{VERSION}, Python {'.'.join(map(str, sys.version_info[:3]))} ({sys.executable})")
+    yield _judge.state_directory(space(str(paths.state_directory())))
+    checked = _guarded("settings", _settings)
+    yield checked
+    if checked.state == FAILED:
+        yield skipped("ssh", "needs settings")
+        return
+    yield _guarded("ssh", lambda: _ssh(needs_ssh))
+    found = _wsl.look()
+    if found is not None:
+        yield from _wsl.judge(found, str(settings.get("ssh.program")), _own_configuration())
+
+
+def as_both() -> Iterator[Check]:
+    """Yield all checks of this machine."""
+    yield from as_client(needs_ssh=False)
+    if paths.can_serve():
+        yield from as_server()
+
+
+def as_server() -> Iterator[Check]:
+    """Yield what clusters and notebook servers on this machine take."""
+    facts = examine()
+    yield _judge.tmux(facts["tmux"])
+    yield _judge.logout(facts["logout_ends"], machine.LOGOUT_HINT)
+    yield _judge.memory(facts["memory"])
+
+
+def _settings() -> Check:
+    settings.load()
+    return ok("settings", "no wrong key or value")
+
+
+def _ssh(needed: bool) -> Check:
+    try:
+        program = ssh.examine_program()
+    except ToolMissingError as error:
+        found = from_error("ssh", error, "")
+        if hosts.choose_transport() == "paramiko":
+            cause = f"{found.cause}: hosts are reached by paramiko in this process, which logs in for each command"
+            return warning("ssh", cause, found.way_out)
+        return found if needed else warning("ssh", f"{found.cause}: no other host can be reached", found.way_out)
+    if hosts.choose_transport() == "paramiko" and program.multiplexes:
+        return ok("ssh", f"{program.name}, but paramiko carries (ports.ssh.transport)")
+    return _judge.ssh_program(program.name, program.version, program.multiplexes)
+
+
+def _own_configuration() -> Path:
+    chosen = settings.get("ssh.config")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".ssh" / "config"
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    """Return what `check` finds; an error of ours is a check that failed."""
+    try:
+        return check()
+    except PortsError as error:
+        found = from_error(name, error, "")
+        return failed(name, found.cause, found.way_out or "correct it; docs/settings.md lists what there is")

@@ -1,0 +1,183 @@
+"""What was found → checks; pure: no clock, no disk, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from ports.doctor._checks import Check, failed, ok, skipped, warning
+from ports.probe import duration, size
+
+Facts = Mapping[str, Any]
+
+OLDEST_SSH = (7, 3)  # ProxyJump, and `-F none`
+OLDEST_PYTHON = (3, 6)
+LITTLE_SPACE, NO_SPACE = 1 << 30, 16 << 20
+FEW_FILES, NO_FILES = 10_000, 100
+LITTLE_MEMORY = 1 << 30
+SKEW_SECONDS = 5.0
+SLOW_SHELL_SECONDS = 3.0
+SLOW_ANSWER_SECONDS = 0.5
+STALL_SECONDS = 0.03  # a delayed acknowledgement takes 40 ms
+
+
+def ssh_program(name: str, version: tuple[int, int] | None, multiplexes: bool) -> Check:
+    """Judge the ssh program."""
+    if not multiplexes:
+        return warning(
+            "ssh",
+            f"{name} cannot share one connection among commands",
+            "use the ssh of Linux, macOS or WSL: with this one each command logs in by itself",
+        )
+    if version is not None and version < OLDEST_SSH:
+        oldest = ".".join(map(str, OLDEST_SSH))
+        return warning("ssh", f"{name} is older than {oldest}, the oldest that was tried", "install a newer OpenSSH")
+    return ok("ssh", f"{name}, connections are shared")
+
+
+def python(version: str, executable: str | None) -> Check:
+    """Judge an interpreter."""
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_PYTHON:
+        return failed(
+            "python", f"python3 there is {version}", "load Python 3.6 or newer in the start file of your shell"
+        )
+    return ok("python", f"{version} ({executable})" if executable else version)
+
+
+def shell(printed: str, complaints: str, seconds: float) -> Check:
+    """Judge what the start files of a shell print where nobody looks, and how long they take."""
+    lines = [line.strip() for line in (printed + "\n" + complaints).splitlines() if line.strip()]
+    if lines:
+        return warning(
+            "shell",
+            f"its start files print, also where a program reads: {_shortened(lines[0])!r}",
+            "print only in an interactive shell (`[ -t 1 ] && echo …` in ~/.bashrc): scp, sftp and rsync fail of it, "
+            "ports does not",
+        )
+    if seconds > SLOW_SHELL_SECONDS:
+        return warning(
+            "shell",
+            f"its start files take {seconds:.1f} s, with each command",
+            "look what ~/.bashrc loads (`conda init`, modules), and load it in interactive shells only",
+        )
+    return ok("shell", f"quiet; a command takes {seconds:.2f} s")
+
+
+def tmux(line: str | None) -> Check:
+    """Judge what ``tmux -V`` says."""
+    if line is None or not line.startswith(("tmux ", "openbsd-")):
+        cause = "there is no tmux" if line is None else f"tmux does not run: {_shortened(line)}"
+        return warning(
+            "tmux",
+            cause,
+            "install it (`apt install tmux`, `conda install -c conda-forge tmux`): without it clusters run, "
+            "but cannot be attached to, and there is no `ports shell`",
+        )
+    return ok("tmux", line)
+
+
+def logout(ends: bool, way_out: str) -> Check:
+    """Judge whether clusters outlive the logout."""
+    if ends:
+        return failed(
+            "logout", "your processes are ended when you log out (KillUserProcesses, and you do not linger)", way_out
+        )
+    return ok("logout", "what runs goes on when you log out")
+
+
+def state_directory(facts: Facts) -> Check:
+    """Judge the disk with the records: space, inodes, permission."""
+    name, path = "state-directory", facts["path"]
+    if facts.get("error"):
+        return failed(name, f"{facts['place']}: {facts['error']}", "set PORTS_HOME to a directory of yours")
+    if not facts["writable"]:
+        cause = f"{facts['place']} may not be written"
+        return failed(name, cause, "set PORTS_HOME to a directory of yours, or ask the administrator")
+    space, files = facts["free_bytes"], facts["free_files"]
+    counted = facts["total_files"] > 0
+    left = f"{size(space)} of {size(facts['total_bytes'])} free" + (f", {files} inodes" if counted else "")
+    way_out = f"free some (`du -xh ~ | sort -h | tail` shows what is large), or set PORTS_HOME; it is {path}"
+    if space < NO_SPACE or (counted and files < NO_FILES):
+        return failed(name, f"the disk of {facts['place']} is full: {left}", way_out)
+    if space < LITTLE_SPACE or (counted and files < FEW_FILES):
+        return warning(name, f"the disk of {facts['place']} is nearly full: {left}", way_out)
+    return ok(name, f"{path}: {left}")
+
+
+def memory(facts: Facts) -> Check:
+    """Judge what memory is left."""
+    if "free_bytes" not in facts:
+        return skipped("memory", "this system does not tell it")
+    free, total = facts["free_bytes"], facts["total_bytes"]
+    whose = "your limit of " if facts.get("limited") else ""
+    left = f"{size(free)} of {whose}{size(total)} free"
+    if free < LITTLE_MEMORY and free < total / 10:
+        return warning(
+            "memory", f"nearly none is left: {left}", "see who uses it (`top`); the kernel ends somebody's process next"
+        )
+    return ok("memory", left)
+
+
+def clock(least: float, most: float) -> Check:
+    """Judge by how many seconds the far clock is ahead: at least `least`, at most `most`."""
+    sure = least if least > 0 else most if most < 0 else 0.0
+    if abs(sure) <= SKEW_SECONDS:
+        return ok("clock", "as here" if abs(sure) < 1 else f"{abs(sure):.0f} s {'ahead' if sure > 0 else 'behind'}")
+    return warning(
+        "clock",
+        f"it is {duration(round(abs(least + most) / 2))} {'ahead of' if sure > 0 else 'behind'} the one here",
+        "set the wrong one by NTP (`timedatectl` shows which): certificates, Kerberos and `make` go by it",
+    )
+
+
+def installed(found: Facts, here: str, alias: str) -> Check:
+    """Judge the `ports` there by the version `here`."""
+    upgrade = "`pip install --upgrade ports`"
+    if "error" in found:
+        cause = str(found["error"]).partition(";")[0]
+        return warning(
+            "ports",
+            f"{cause}; `ports list` and `ports open` work without it, `-H {alias}` and `ports shell` do not",
+            f"install it there, or name the environment that has it as ports.hosts.{alias}.env in the settings",
+        )
+    if found["version"] != here:
+        return warning(
+            "ports",
+            f"{found['version']} there ({found['command']}), {here} here",
+            f"upgrade the older one ({upgrade}); records of a newer one are refused by an older",
+        )
+    return ok("ports", f"{here}, as here ({found['command']})")
+
+
+def latency(round_trip: float, first_byte: float, rounds: Sequence[float]) -> Check:
+    """Judge measured times, in seconds.
+
+    Parameters
+    ----------
+    round_trip : float
+        Of one small request on an open connection.
+    first_byte : float
+        Until a new connection brought the first byte of a small answer.
+    rounds : sequence of float
+        Of rounds in which several connections write and then wait for all. A stall comes in a part of them.
+    """
+    times = f"round trip {_ms(round_trip)}, a page's first byte {_ms(first_byte)}"
+    slow = [took for took in rounds if took > 2 * round_trip + STALL_SECONDS]
+    if len(slow) > len(rounds) / 8:  # fewer are a busy machine's
+        return warning(
+            "latency",
+            f"{len(slow)} of {len(rounds)} rounds of small requests stall, for {_ms(median(slow))} ({times})",
+            "a session must be executed on each host of the way, see `session`",
+        )
+    if first_byte > SLOW_ANSWER_SECONDS:
+        return warning("latency", f"pages come slowly: {times}", "a nearer network or VPN exit; fewer hops")
+    return ok("latency", f"{times}, no stall")
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -1,0 +1,342 @@
+"""The way to a host, hop by hop: resolve, connect, host key, authentication, session, what forwarding is permitted."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from ports import hosts
+from ports.doctor._checks import Check, failed, from_error, ok, skipped, split, warning
+from ports.errors import (
+    FarSideError,
+    HostKeyError,
+    LoginNeededError,
+    PortsError,
+    ProhibitedError,
+    SSHError,
+    TimedOutError,
+    ToolMissingError,
+)
+from ports.hosts import openssh
+from ports.hosts.openssh import diagnostics as ssh
+from ports.state import settings
+
+T = TypeVar("T")
+
+HOP_CHECKS = ("resolve", "connect", "host-key", "authentication")
+JUMP_CHECKS = (*HOP_CHECKS, "session", "forward")
+
+
+class Hop(Protocol):
+    """A host on the way, by whatever transport."""
+
+    @property
+    def alias(self) -> str:
+        """How the user calls it."""
+
+    @property
+    def hostname(self) -> str:
+        """How the host before it finds it."""
+
+    @property
+    def user(self) -> str:
+        """As whom."""
+
+    @property
+    def port(self) -> int:
+        """Where its sshd listens."""
+
+    @property
+    def proxy_command(self) -> str | None:
+        """Command that makes the way."""
+
+
+Hops = Sequence[Hop]
+
+
+def configuration(alias: str) -> tuple[Check, Hops]:
+    """Return what the configuration of `alias` says, and the hops; none where it cannot be used."""
+    try:
+        hops: Hops = openssh.route(alias) if hosts.choose_transport() == "ssh" else hosts.hops(alias)
+        found = _read(alias)
+    except PortsError as error:
+        return from_error("configuration", error, alias, f"`ssh -G {alias}` tells more"), ()
+    host = hops[-1]
+    way = f", through {' and '.join(hop.alias for hop in hops[:-1])}" if hops[1:] else ""
+    where = f"{host.user}@{host.hostname} port {host.port}{way}"
+    if found.names_it or alias in openssh.aliases():
+        return ok("configuration", f"{where} ({'; '.join(found.places) or 'read without ssh'})"), hops
+    read = " and ".join(found.files) or "no configuration"
+    if not hops[1:] and host.proxy_command is None:
+        try:
+            within(_patience(), lambda: socket.getaddrinfo(host.hostname, host.port, type=socket.SOCK_STREAM))
+        except (OSError, TimedOutError, UnicodeError):
+            near, entry = openssh.suggest(alias).removeprefix("; "), "write a Host entry for it, see ssh_config.example"
+            cause = f"{alias!r} is no Host of ~/.ssh/config and no name that can be resolved (read: {read})"
+            return failed("configuration", cause, f"{near} else {entry}" if near else entry), ()
+    return ok("configuration", f"{where} (no Host entry names it; read: {read})"), hops
+
+
+def _read(alias: str) -> ssh.Configuration:
+    try:
+        return ssh.configuration(alias)
+    except ToolMissingError:  # paramiko reads the file itself
+        return ssh.Configuration({}, (), (), False)
+
+
+class Walk:
+    """The way to `alias` over `hops`: first the network to the first hop, then one connection, then what it tells."""
+
+    def __init__(self, alias: str, hops: Hops) -> None:
+        self.alias, self.hops = alias, hops
+        self.kept: set[str] = set()
+        self.error: PortsError | None = None
+
+    def approach(self) -> Iterator[Check]:
+        """Yield `resolve` and `connect` of the first hop, asked without ssh."""
+        first = self.hops[0]
+        with contextlib.suppress(PortsError):
+            masters = openssh.places(self.alias) if hosts.choose_transport() == "ssh" else []
+            self.kept = {one.host.alias for one in masters if openssh.is_running(one.control)}
+        if first.alias in self.kept:
+            yield from (
+                ok(name, "by the connection that is kept from before").at(first.alias) for name in HOP_CHECKS[:2]
+            )
+        elif first.proxy_command is not None and not self.hops[1:]:
+            said = f"a command makes the way: {first.proxy_command}"
+            yield from (skipped(name, said).at(first.alias) for name in HOP_CHECKS[:2])
+        else:
+            yield from (check.at(first.alias) for check in _reach(first))
+
+    def connect(self, run: Callable[[], T]) -> T | None:
+        """Connect, and run something at the far end: what is kept from before may be dead, and is replaced then."""
+        try:
+            return run()
+        except PortsError as error:
+            self.error = error
+            return None
+
+    def hop_checks(self) -> Iterator[Check]:
+        """Yield what the connection shows of each hop; ends with the first one that is not up."""
+        if hosts.choose_transport() == "paramiko":
+            yield from self._hops_in_this_process()
+            return
+        places = openssh.places(self.alias)
+        for number, (hop, master) in enumerate(zip(self.hops, places, strict=True)):
+            last = number + 1 == len(self.hops)
+            is_up = self.error is None or openssh.is_running(master.control)
+            if number:
+                through = list(_knock(places[number - 1], hop, is_up=is_up))
+                yield from through
+                if any(check.state == "failed" for check in through):
+                    return
+            if not last and is_up and not openssh.is_running(master.control):
+                passed = f"your own connection (ControlMaster) to {self.alias} leads past it"
+                yield from (skipped(name, passed).at(hop.alias) for name in JUMP_CHECKS[2:])
+                continue
+            yield from (check.at(hop.alias) for check in self._login(hop, is_up))
+            if not is_up:
+                return
+            if not last:
+                yield _session(master).at(hop.alias)
+
+    def _by_what(self, hop: Hop) -> str:
+        if hop.alias in self.kept:
+            return ", by the connection that is kept from before"
+        master = openssh.running(self.alias) if hosts.choose_transport() == "ssh" and hop.alias == self.alias else None
+        return ", by your own connection (ControlMaster)" if master is not None and master.users else ""
+
+    def _hops_in_this_process(self) -> Iterator[Check]:
+        """Yield the same of paramiko's connection, whose error names the hop."""
+        named = [hop.alias for hop in self.hops if f"the jump host {hop.alias}: " in str(self.error)]
+        broken = "" if self.error is None or isinstance(self.error, FarSideError) else (named or [self.alias])[0]
+        for number, hop in enumerate(self.hops):
+            is_up = hop.alias != broken
+            if number and not is_up and not isinstance(self.error, (HostKeyError, LoginNeededError)):
+                assert self.error is not None
+                yield from_error("connect", self.error, self.alias, f"`ssh -v {hop.alias}` tells more").at(hop.alias)
+                return
+            if number:
+                yield _dial(self.hops[:number], hop).at(self.hops[number - 1].alias)
+                yield from (ok(name, "a connection stands").at(hop.alias) for name in HOP_CHECKS[:2])
+            yield from (check.at(hop.alias) for check in self._login(hop, is_up))
+            if not is_up:
+                return
+            if number + 1 < len(self.hops):
+                yield skipped("session", "paramiko executes one itself").at(hop.alias)
+
+    def _login(self, hop: Hop, is_up: bool) -> Iterator[Check]:
+        if is_up:
+            yield ok("host-key", "known and unchanged")
+            yield ok("authentication", f"as {hop.user}{self._by_what(hop)}")
+            return
+        assert self.error is not None
+        found = from_error("host-key", self.error, self.alias, f"`ssh -v {hop.alias}` tells more")
+        if isinstance(self.error, HostKeyError):
+            yield found
+            return
+        if isinstance(self.error, LoginNeededError) or "login" in found.cause or "account" in found.cause:
+            yield ok("host-key", "known and unchanged")
+            held = "" if "waits for a login" in found.cause else _keys(hop.alias)
+            yield failed("authentication", found.cause + held, found.way_out)
+            return
+        yield failed("host-key", found.cause, found.way_out)
+
+
+def within(seconds: float, function: Callable[[], T]) -> T:
+    """Return what `function` returns; TimedOutError where that takes longer: a resolver cannot be told to stop."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimedOutError("an answer", seconds)
+    return results[0]
+
+
+def _reach(hop: Hop) -> Iterator[Check]:
+    """Yield whether the name of a host is known, and whether an ssh server listens there."""
+    patience = _patience()
+    try:
+        began = time.monotonic()
+        found = within(patience, lambda: socket.getaddrinfo(hop.hostname, hop.port, type=socket.SOCK_STREAM))
+    except TimedOutError:
+        yield failed(
+            "resolve", f"no name server answers within {patience:g} s", "see whether the network or the VPN is up"
+        )
+        return
+    except (OSError, UnicodeError) as error:
+        said = getattr(error, "strerror", None) or error
+        way_out = "check the HostName in ~/.ssh/config; a name of the institute needs its VPN"
+        yield failed("resolve", f"the name {hop.hostname!r} is not known ({said})", way_out)
+        return
+    addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+    yield ok("resolve", f"{', '.join(addresses)} in {_ms(time.monotonic() - began)}")
+    yield _call(hop, addresses, patience)
+
+
+def _call(hop: Hop, addresses: list[str], patience: float) -> Check:
+    said = ""
+    for address in addresses:
+        began = time.monotonic()
+        try:
+            with socket.create_connection((address, hop.port), timeout=patience) as connection:
+                took = time.monotonic() - began
+                line = connection.recv(256).partition(b"\n")[0].decode(errors="replace").strip()
+        except TimeoutError:
+            said = f"{address} port {hop.port} does not answer within {patience:g} s"
+            continue
+        except OSError as error:
+            said = f"{address} port {hop.port}: {error.strerror or error}"
+            continue
+        if line.startswith("SSH-"):
+            return ok("connect", f"{line.removeprefix('SSH-2.0-')} in {_ms(took)}")
+        said = f"what listens at {address} port {hop.port} is no ssh server" + (f": {line[:40]!r}" if line else "")
+    way_out = "see whether the network or the VPN is up, and the host; a firewall may be in between"
+    return failed("connect", said, "check the Port in ~/.ssh/config" if "no ssh server" in said else way_out)
+
+
+def _knock(via: openssh.Master, hop: Hop, *, is_up: bool) -> Iterator[Check]:
+    """Yield whether a jump host forwards to the next hop, and whether that is there."""
+    there = f"{hop.hostname} port {hop.port}"
+    if not openssh.is_running(via.control):
+        yield from (ok(name, "a connection stands").at(hop.alias) for name in HOP_CHECKS[:2])
+        return
+    answer = ssh.knock(via, hop.hostname, hop.port, timeout=_patience())
+    if "prohibited" in answer.said and not answer.banner:
+        way_out = f"ask its administrator for `AllowTcpForwarding yes` and `PermitOpen {hop.hostname}:{hop.port}`"
+        if is_up:
+            yield _way_around(there, hop).at(via.alias)
+            yield from (ok(name, "a connection stands").at(hop.alias) for name in HOP_CHECKS[:2])
+            return
+        cause = f"its sshd prohibits forwarding to {there} (AllowTcpForwarding or PermitOpen)"
+        yield failed("forward", cause, way_out).at(via.alias)
+        return
+    yield ok("forward", f"to {there}").at(via.alias)
+    yield from (check.at(hop.alias) for check in _beyond(via, hop, answer, is_up=is_up))
+
+
+def _beyond(via: openssh.Master, hop: Hop, answer: ssh.Answer, *, is_up: bool) -> Iterator[Check]:
+    """Yield what a knock at `hop` through `via` tells of it."""
+    if answer.banner.startswith("SSH-") or is_up:
+        yield ok("resolve", f"{via.alias} knows {hop.hostname}")
+        banner = answer.banner.removeprefix("SSH-2.0-") or "a connection stands"
+        yield ok("connect", f"{banner} in {_ms(answer.seconds)} from {via.alias}")
+        return
+    reason = openssh.explain(hop.alias, answer.said).reason if "open failed" in answer.said else ""
+    if "does not know its name" in reason:
+        way_out = f"HostName must be what {via.alias} calls it: try `ssh {via.alias} getent hosts {hop.hostname}`"
+        yield failed("resolve", split(reason)[0], way_out)
+        return
+    yield ok("resolve", f"{via.alias} knows {hop.hostname}")
+    silent = f"does not answer {via.alias} within {_patience():g} s"
+    cause = (
+        f"what listens there is no ssh server: {answer.banner[:40]!r}" if answer.banner else split(reason)[0] or silent
+    )
+    yield failed("connect", cause, "it is down, or restarts, or a firewall is in between; ask who runs it")
+
+
+def _dial(before: Hops, hop: Hop) -> Check:
+    """Return whether the last of the hosts `before` forwards to `hop`, asked by paramiko's connection to it."""
+    via, there = before[-1].alias, f"{hop.hostname} port {hop.port}"
+    try:
+        if tuple(before) != hosts.hops(via):
+            return skipped("forward", f"by its own name {via} is reached in another way")
+        hosts.connection(via, batch=True).dial(f"{hop.hostname}:{hop.port}", timeout=_patience()).close()
+    except ProhibitedError:
+        return _way_around(there, hop)
+    except PortsError as error:
+        return skipped("forward", split(str(error))[0])
+    return ok("forward", f"to {there}")
+
+
+def _way_around(there: str, hop: Hop) -> Check:
+    cause = f"its sshd prohibits forwarding to {there}; another way round was found"
+    way_out = f"it works, but slower; `AllowTcpForwarding yes` and `PermitOpen {hop.hostname}:{hop.port}` would mend it"
+    return warning("forward", cause, way_out)
+
+
+def _session(master: openssh.Master) -> Check:
+    """Return whether a session can be executed on a jump host: until one was, its sshd delays small packets."""
+    try:
+        reason = ssh.execute(master)
+    except SSHError as error:
+        reason = error.reason
+    if reason:
+        way_out = "ask for `MaxSessions 10` there; until then small requests may take 40 ms longer, no more"
+        return warning("session", f"no session can be executed on it ({split(reason)[0]})", way_out)
+    return ok("session", "executed, so that small packets are not delayed")
+
+
+def _keys(alias: str) -> str:
+    """Return what there is to log in with, as part of a sentence."""
+    try:
+        keys = ssh.keys(_read(alias).values.get("identityfile", []))
+    except PortsError:
+        return ""
+    agent = "there is no agent" if keys.in_agent is None else f"the agent holds {keys.in_agent or 'no'} keys"
+    files = f"the key files are {', '.join(keys.files)}" if keys.files else "there is no key file"
+    locked = f", with a passphrase {', '.join(keys.locked)}" if keys.locked else ""
+    return f"; {agent}, {files}{locked}"
+
+
+def _patience() -> float:
+    return float(settings.get("ssh.connect_timeout"))
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms"

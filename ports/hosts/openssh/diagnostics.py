@@ -1,0 +1,191 @@
+"""What `ports doctor` asks of the ssh program; each question ends by itself, and changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ports.errors import SSHError, TimedOutError, ToolMissingError
+from ports.hosts.openssh import processes
+from ports.hosts.openssh.control_sockets import Master
+from ports.hosts.openssh.errors import explain
+from ports.hosts.openssh.login import client_arguments
+from ports.hosts.openssh.ssh_config import config_arguments, parse_destination, program
+
+_SECONDS = 10.0
+_WAY_OUT = "install the OpenSSH client (`apt install openssh-client`)"
+
+
+@dataclass(frozen=True)
+class Program:
+    """The ssh program: what it calls itself, its version where that is OpenSSH's, and whether it shares connections."""
+
+    name: str
+    version: tuple[int, int] | None
+    multiplexes: bool
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What the configuration says for a host: values by lower-case key, and the places that say it, ``file line 4``."""
+
+    values: dict[str, list[str]]
+    places: tuple[str, ...]
+    files: tuple[str, ...]
+    names_it: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found behind a forward: the first line that came, or what ssh said of why nothing came."""
+
+    banner: str
+    said: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What there is to log in with: keys in the agent (None: no agent), key files, and those with a passphrase."""
+
+    in_agent: int | None
+    files: tuple[str, ...]
+    locked: tuple[str, ...]
+
+
+def examine_program() -> Program:
+    """Return what the ssh program is.
+
+    Raises
+    ------
+    ToolMissingError
+        There is none.
+    """
+    name = _output([program(), "-V"])[1].strip().splitlines()
+    found = re.search(r"OpenSSH\w*_(?:for_Windows_)?(\d+)\.(\d+)", name[0] if name else "")
+    # a program without control sockets (Windows) does not come as far as to look for one
+    said = _output([program(), "-F", "none", "-S", "/nonexistent", "-O", "check", "--", "localhost"])[1]
+    version = (int(found.group(1)), int(found.group(2))) if found else None
+    return Program(name[0].partition(",")[0] if name else program(), version, "Control socket connect" in said)
+
+
+def configuration(alias: str) -> Configuration:
+    """Return what ssh reads for `alias`; raises SSHError or ToolMissingError."""
+    wanted = parse_destination(alias)
+    output, said = _output([program(), *config_arguments(), "-G", "-v", *wanted.arguments()])
+    values: dict[str, list[str]] = {}
+    for line in output.splitlines():
+        key, _, value = line.partition(" ")
+        values.setdefault(key.lower(), []).append(value.strip())
+    if "hostname" not in values:
+        raise explain(alias, "\n".join(line for line in said.splitlines() if not line.startswith("debug")))
+    applied = re.findall(r"^debug\d: (\S.*? line \d+): Applying options for (.*?)\s*$", said, re.MULTILINE)
+    files = re.findall(r"^debug\d: Reading configuration data (.*?)\s*$", said, re.MULTILINE)
+    own = [place for place, pattern in applied if pattern.strip() != "*"]
+    return Configuration(values, tuple(dict.fromkeys(own)), tuple(dict.fromkeys(files)), bool(own))
+
+
+def keys(identity_files: list[str]) -> Keys:
+    """Return what there is to log in with; `identity_files` as in `Configuration.values`."""
+    held: int | None = None
+    with contextlib.suppress(ToolMissingError):
+        listed, said = _output(["ssh-add", "-l"])
+        if "Could not open" not in said and "Error connecting" not in said:
+            held = sum(1 for line in listed.splitlines() if re.match(r"\d+ ", line))
+    files = [name for name in identity_files if Path(name).expanduser().is_file()]
+    locked = []
+    for name in files:
+        with contextlib.suppress(ToolMissingError):
+            said = _output(["ssh-keygen", "-y", "-P", "", "-f", str(Path(name).expanduser())])[1]
+            locked += [name] if "incorrect passphrase" in said else []
+    return Keys(held, tuple(files), tuple(locked))
+
+
+def knock(via: Master, host: str, port: int, *, timeout: float) -> Answer:
+    """Connect to ``host:port`` as seen from `via`, and return the first line that comes."""
+    before, began = via.said_bytes(), time.monotonic()
+    process = processes.start(
+        client_arguments(via, ["-W", f"[{host}]:{port}", "--", via.alias]),
+        stdin=subprocess.PIPE,  # kept open: at its end the server would hang up
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        line = b""
+        while b"\n" not in line and len(line) < 1024:
+            left = timeout - (time.monotonic() - began)
+            if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+                break
+            chunk = os.read(process.stdout.fileno(), 1024)
+            if not chunk:
+                break
+            line += chunk
+    finally:
+        processes.end(process)
+    text = line.decode(errors="replace").partition("\n")[0].strip()
+    return Answer(text, via.said(before), time.monotonic() - began)
+
+
+def execute(master: Master, *, timeout: float = _SECONDS) -> str:
+    """Execute ``true`` in a session; return why none can be had, else nothing, whatever the command did."""
+    process = processes.start(
+        client_arguments(master, ["-T", "--", master.alias, "true"]), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        said = process.communicate(timeout=timeout)[1].decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        return f"it did not end within {timeout:g} s"
+    finally:
+        processes.end(process)
+    return explain(master.alias, said).reason if process.returncode == 255 else ""
+
+
+def start_program(
+    master: Master, command: str, text: bytes, *, marker: bytes, timeout: float
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Start `command` over `master` with `text` on its stdin; return it, and the line that it prints after `marker`.
+
+    Raises
+    ------
+    SSHError
+        No such line came within `timeout` seconds.
+    """
+    process = processes.start(
+        client_arguments(master, ["-T", "--", master.alias, command]), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(text)
+            process.stdin.close()
+        output, end = b"", time.monotonic() + timeout
+        while b"\n" not in output.partition(marker)[2]:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+                raise SSHError(master.alias, f"a program there did not start within {timeout:g} s")
+            chunk = os.read(process.stdout.fileno(), 65536)
+            if not chunk:
+                raise SSHError(master.alias, "a program there ended while it started")
+            output += chunk
+    except BaseException:
+        processes.end(process)
+        raise
+    return process, output.partition(marker)[2].partition(b"\n")[0].decode(errors="replace")
+
+
+def _output(arguments: list[str]) -> tuple[str, str]:
+    """Return what a program prints on stdout and on stderr."""
+    process = processes.start(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        output, said = process.communicate(timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise TimedOutError(f"an answer of `{' '.join(arguments[:4])} …`", _SECONDS) from None
+    finally:
+        processes.end(process)
+    return output.decode(errors="replace"), said.decode(errors="replace")

@@ -1,0 +1,252 @@
+"""Authentication: the agent's keys, the files of keys, then what a person types, where one can be asked."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import paramiko
+
+from ports.errors import ConnectionLostError, LoginNeededError, SlowError, SSHError
+from ports.hosts.paramiko import prompts
+from ports.hosts.paramiko.hop import Hop
+from ports.hosts.paramiko.transport import Link
+from ports.state import paths
+
+LOGIN_TIMEOUT = 300.0  # a person looks for the telephone with the second factor
+_KINDS: tuple[type[paramiko.PKey], ...] = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
+
+
+def log_in(link: Link, hop: Hop, *, asking: bool) -> None:
+    """Authenticate `link` as the user of `hop`.
+
+    Parameters
+    ----------
+    asking : bool
+        A person may be asked for a passphrase, password or code.
+
+    Raises
+    ------
+    LoginNeededError
+        A person must answer, and none may be asked.
+    SSHError
+        The login was refused.
+    paramiko.SSHException, EOFError, OSError
+        The connection was lost.
+    """
+    Login(link, hop, asking=asking).run()
+
+
+def keys(hops: Iterable[Hop]) -> frozenset[object]:
+    """Return something for each key of the agent and each file of a key, that is the same as long as it is the same."""
+    found: set[object] = set()
+    for hop in hops:
+        found.update(key.asbytes() for key in _agent_keys(hop))
+        for file in hop.identity_files:
+            with contextlib.suppress(OSError):
+                found.add((file, Path(file).stat().st_mtime_ns))
+    return frozenset(found)
+
+
+class Login:
+    """One login."""
+
+    def __init__(self, link: Link, hop: Hop, *, asking: bool) -> None:
+        self.link, self.hop, self.asking = link, hop, asking
+        self.accepted: tuple[str, ...] = ()
+        self.notes: list[str] = []
+        self._asked = False
+
+    def run(self) -> None:
+        """Log in, or raise."""
+        try:
+            self.link.auth_none(self.hop.user)
+            return
+        except paramiko.BadAuthenticationType as error:
+            self.accepted = tuple(error.allowed_types)
+        if self._by("publickey"):
+            return
+        typed = [name for name in self.hop.methods if name in self.accepted and name != "publickey"]
+        if self.asking and (typed or self._encrypted()):
+            with paths.locked("login", timeout=LOGIN_TIMEOUT), self._patience():
+                prompts.say(f"login to {self.hop.alias} ({self.hop.user}@{self.hop.hostname}):\n")
+                self._asked = True
+                if self._by("publickey") or any(self._by(name) for name in typed):
+                    return
+        raise self._refusal()
+
+    @contextlib.contextmanager
+    def _patience(self) -> Iterator[None]:
+        before, self.link.auth_timeout = self.link.auth_timeout, LOGIN_TIMEOUT
+        try:
+            yield
+        finally:
+            self.link.auth_timeout = before
+
+    def _by(self, method: str) -> bool:
+        """Try one method; what the server wants besides is tried next. True: logged in."""
+        if method not in self.accepted or method not in self.hop.methods:
+            return False
+        attempts = {
+            "publickey": self._public_keys,
+            "keyboard-interactive": self._interactive,
+            "password": self._passwords,
+        }
+        for attempt in attempts[method]():
+            try:
+                further = attempt()
+            except paramiko.BadAuthenticationType as error:
+                self.accepted = tuple(error.allowed_types)
+                continue
+            except paramiko.AuthenticationException as error:
+                self._check_link(error)
+                continue
+            except (paramiko.SSHException, EOFError) as error:
+                self._check_link(error)
+                self.notes.append("a key could not be used")
+                continue
+            if not further:
+                return True
+            self.accepted = tuple(further)
+            others = [name for name in self.hop.methods if name in self.accepted and name != method]
+            return any(self._by(name) for name in others if name == "publickey" or self._asked)
+        return False
+
+    def _check_link(self, error: Exception) -> None:
+        """Raise where the login did not fail, but ended: by the server, which had enough of it, or by the network."""
+        if "timeout" in str(error).lower():
+            raise SlowError(self.hop.alias, "the login did not end in its time; is the host overloaded?") from error
+        if not self.link.is_active():
+            if self.link.is_dismissed:
+                raise self._refusal() from None
+            raise ConnectionLostError(self.hop.alias, "the connection was lost during the login") from error
+
+    def _public_keys(self) -> Iterator[Any]:
+        """Yield attempts with keys: the agent's that a file names, the agent's others, then the files'."""
+        files = [Path(file) for file in self.hop.identity_files if Path(file).is_file()]
+        named = {file: _public_half(file) for file in self.hop.identity_files}
+        held = [] if self._asked else _agent_keys(self.hop)
+        first = [key for blob in named.values() if blob for key in held if key.asbytes() == blob]
+        rest = [] if self.hop.identities_only else [key for key in held if key not in first]
+        for key in (*first, *rest):
+            yield lambda key=key: self.link.auth_publickey(self.hop.user, key)
+        in_agent = {key.asbytes() for key in held}
+        for file in files:
+            if named.get(str(file)) not in in_agent or named.get(str(file)) is None:
+                key = self._load(file)
+                if key is not None and key.asbytes() not in in_agent:
+                    yield lambda key=key: self.link.auth_publickey(self.hop.user, key)
+
+    def _load(self, file: Path) -> paramiko.PKey | None:
+        """Return the key in `file`; None where it is of no use, which a note tells."""
+        if os.name != "nt" and stat.S_IMODE(file.stat().st_mode) & 0o077:
+            self._note(f"the key {file} was not used, as others may read it (`chmod 600 {file}`)")
+            return None
+        try:
+            key = None if self._asked else _read_key(file, None)
+        except paramiko.PasswordRequiredException:
+            self._note(f"the key {file} is encrypted (`ssh-add {file}` loads it into an agent)")
+            return None
+        if self._asked and self._is_encrypted(file):
+            for _ in range(self.hop.prompts):
+                passphrase = prompts.ask(f"Enter passphrase for key '{file}': ")
+                if not passphrase:
+                    break
+                key = _read_key(file, passphrase)
+                if key is not None:
+                    return key
+        elif key is None and not self._asked:
+            self._note(f"the key {file} is of a kind that paramiko does not know")
+        return key
+
+    def _interactive(self) -> Iterator[Any]:
+        def answer(title: str, instructions: str, fields: list[tuple[str, bool]]) -> list[str]:
+            for text in (title, instructions):
+                if text.strip():
+                    prompts.say(f"{text.strip()}\n")
+            return [self._ask(prompt, shown=shown) for prompt, shown in fields]
+
+        for _ in range(self.hop.prompts):
+            yield lambda: self.link.auth_interactive(self.hop.user, answer)
+
+    def _passwords(self) -> Iterator[Any]:
+        for _ in range(self.hop.prompts):
+            password = self._ask(f"{self.hop.user}@{self.hop.hostname}'s password: ")
+            yield lambda password=password: self.link.auth_password(self.hop.user, password, fallback=False)
+
+    def _ask(self, prompt: str, *, shown: bool = False) -> str:
+        answer = prompts.ask(prompt, shown=shown)
+        if answer is None:
+            raise self._refusal()
+        return answer
+
+    def _encrypted(self) -> bool:
+        return any(self._is_encrypted(Path(file)) for file in self.hop.identity_files if Path(file).is_file())
+
+    def _is_encrypted(self, file: Path) -> bool:
+        try:
+            _read_key(file, None)
+        except paramiko.PasswordRequiredException:
+            return True
+        return False
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _refusal(self) -> SSHError:
+        accepted = f" ({','.join(self.accepted)})" if self.accepted else ""
+        notes = "".join(f"{note}; " for note in self.notes)
+        if self._asked:
+            return SSHError(self.hop.alias, f"the login was refused{accepted}; {notes}check user, key and password")
+        way_out = "load your key into an agent with `ssh-add`, or run the command in a terminal"
+        return LoginNeededError(self.hop.alias, f"needs a login{accepted}; {notes}{way_out}")
+
+
+def _read_key(file: Path, passphrase: str | None) -> paramiko.PKey | None:
+    """Return the key in `file`, whatever its kind; None where it is none, or the passphrase is wrong."""
+    for kind in _KINDS:
+        try:
+            return kind.from_private_key_file(str(file), passphrase)
+        except paramiko.PasswordRequiredException:
+            raise
+        except (paramiko.SSHException, ValueError, TypeError, OSError):
+            continue
+    return None
+
+
+def _public_half(file: str) -> bytes | None:
+    """Return the key that lies beside `file` as ``file.pub``."""
+    try:
+        return base64.b64decode(Path(f"{file}.pub").read_text(encoding="utf-8").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _agent_keys(hop: Hop) -> list[Any]:
+    """Return the keys that the agent of `hop` holds; none where there is no agent."""
+    if hop.identity_agent == "none":
+        return []
+    try:
+        if hop.identity_agent is None:
+            return list(paramiko.Agent().get_keys())
+        return list(_AgentAt(hop.identity_agent).get_keys())
+    except (paramiko.SSHException, OSError):
+        return []
+
+
+class _AgentAt(paramiko.Agent):
+    """The agent at a socket that the configuration names, not the environment."""
+
+    def __init__(self, place: str) -> None:
+        with contextlib.suppress(AttributeError):  # where there are no Unix sockets, there is no such agent
+            super(paramiko.Agent, self).__init__()
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.connect(place)
+            self._connect(connection)  # type: ignore[attr-defined]

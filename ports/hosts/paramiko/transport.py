@@ -1,0 +1,218 @@
+"""paramiko's transport, made to carry wires: fast ciphers first, a reason for each refusal, a probe for its life."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import paramiko
+from paramiko import common
+
+from ports.hosts.paramiko.channels import PACKET, WINDOW, Pump, Refusal, Wire
+
+# Without a handler Python prints what paramiko logs; what matters of it becomes an error.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
+_BUFFER = 256 << 10
+
+
+class Stream:
+    """A socket as a transport reads it, with fewer system calls: two small reads for a packet become one for many.
+
+    Parameters
+    ----------
+    via : Wire, optional
+        The channel behind `connection`: what is sent goes there at once, one thread fewer on its way.
+    """
+
+    def __init__(self, connection: socket.socket, via: Wire | None) -> None:
+        self._socket = connection
+        self._send: Callable[[bytes], int] = connection.send if via is None else via.send
+        self._buffer = memoryview(bytearray(_BUFFER))
+        self._start = self._end = 0
+        self._closed = False
+        self.heard = time.monotonic()
+
+    def recv(self, n: int) -> bytes:
+        """Return up to `n` bytes."""
+        if self._start == self._end:
+            self._start, self._end = 0, self._socket.recv_into(self._buffer)
+            self.heard = time.monotonic()
+        start, self._start = self._start, min(self._start + n, self._end)
+        return bytes(self._buffer[start : self._start])
+
+    def send(self, data: bytes) -> int:
+        """Send some of `data`."""
+        return self._send(data)
+
+    def settimeout(self, timeout: float | None) -> None:
+        """Let `recv` and `send` wait so long."""
+        self._socket.settimeout(timeout)
+
+    def getpeername(self) -> Any:
+        """Return the address of the other end."""
+        return self._socket.getpeername()
+
+    def close(self) -> None:
+        """Close, and wake whoever reads or writes."""
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+# The stubs of paramiko hide what a subclass works with.
+_Transport: Any = paramiko.Transport
+
+
+class Link(_Transport):  # type: ignore[misc]
+    """A transport over a connected socket."""
+
+    # paramiko's own table holds the functions of its own channel, not their names
+    _channel_handler_table = {
+        common.MSG_CHANNEL_SUCCESS: Wire._request_success,
+        common.MSG_CHANNEL_FAILURE: Wire._request_failed,
+        common.MSG_CHANNEL_DATA: Wire._feed,
+        common.MSG_CHANNEL_EXTENDED_DATA: Wire._feed_extended,
+        common.MSG_CHANNEL_WINDOW_ADJUST: Wire._window_adjust,
+        common.MSG_CHANNEL_REQUEST: Wire._handle_request,
+        common.MSG_CHANNEL_EOF: Wire._handle_eof,
+        common.MSG_CHANNEL_CLOSE: Wire._handle_close,
+    }
+
+    def __init__(self, connection: socket.socket, name: str, *, timeout: float, via: Wire | None = None) -> None:
+        if connection.family != getattr(socket, "AF_UNIX", None):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.stream = Stream(connection, via)
+        super().__init__(self.stream, default_window_size=WINDOW)
+        self.name = name
+        self.pump = Pump(name)
+        self.banner_timeout = self.handshake_timeout = self.auth_timeout = timeout
+        options = self.get_security_options()
+        options.ciphers = [one for one in _CIPHERS if one in options.ciphers]
+        self._refusals: dict[int, Refusal] = {}
+        self._answered = threading.Condition()
+        self._asked = self._answers = 0
+        #: The server said good-bye, as after too many attempts to log in; without, it was the network.
+        self.is_dismissed = False
+
+    @property
+    def preferred_keys(self) -> tuple[str, ...]:
+        """The kinds of host keys to ask for: no certificates, which paramiko does not check."""
+        return tuple(self._filter_algorithm("keys"))
+
+    def relax(self) -> None:
+        """Stop waking ten times a second: the login is over, and nothing has a limit that only a read can keep."""
+        self.stream.settimeout(None)
+
+    def open_wire(self, kind: str, *target: str | int, timeout: float) -> Wire:
+        """Return a new channel.
+
+        Raises
+        ------
+        Refusal
+            The far side does not open it.
+        paramiko.SSHException, EOFError
+            The connection is lost, or nothing came within `timeout`.
+        """
+        with self.lock:
+            chanid = self._next_channel()
+            wire = Wire(chanid, self)
+            self._channels.put(chanid, wire)
+            event = self.channel_events[chanid] = threading.Event()
+            self.channels_seen[chanid] = True
+            wire._set_transport(self)
+            wire._set_window(WINDOW, PACKET)
+        message = paramiko.Message()
+        message.add_byte(common.cMSG_CHANNEL_OPEN)
+        message.add_string(kind)
+        for number in (chanid, WINDOW, PACKET):
+            message.add_int(number)
+        for part in target:
+            message.add_int(part) if isinstance(part, int) else message.add_string(part)
+        try:
+            self._send_user_message(message)
+            answered = event.wait(timeout) if self.active else True
+            if refusal := self._refusals.pop(chanid, None):
+                raise refusal
+            if not answered:
+                raise paramiko.SSHException(f"no answer within {timeout:g} s")
+            if not wire.active or wire.closed or not self.active:
+                raise self.get_exception() or paramiko.SSHException("the connection was lost")
+        except BaseException:
+            wire.local.close()
+            wire.own.close()
+            # an answer that comes too late is for nobody: the far side learns it when the connection ends
+            raise
+        return wire
+
+    def answers(self, timeout: float) -> bool:
+        """Tell whether the far side answers within `timeout`; what it sends by itself counts too."""
+        start = time.monotonic()
+        with self._answered:
+            self._asked += 1
+            number = self._asked
+        # by the pump: a send waits where the network takes nothing any more
+        self.pump.do(self._ask)
+        with self._answered:
+            self._answered.wait_for(lambda: self._answers >= number or not self.active, timeout)
+        return bool(self.active) and (self._answers >= number or self.stream.heard > start)
+
+    def close(self) -> None:
+        """End the connection and all its wires."""
+        super().close()
+        self.stream.close()
+        with self._answered:
+            self._answered.notify_all()
+        self.pump.end()
+
+    def run(self) -> None:
+        """Serve the connection until it ends: the transport's thread."""
+        try:
+            super().run()
+        finally:
+            with self._answered:
+                self._answered.notify_all()
+            self.pump.end()
+
+    def _ask(self) -> None:
+        message = paramiko.Message()
+        message.add_byte(common.cMSG_GLOBAL_REQUEST)
+        message.add_string("keepalive@openssh.com")
+        message.add_boolean(True)
+        self._send_user_message(message)
+
+    def _note_answer(self) -> None:
+        with self._answered:
+            self._answers += 1
+            self._answered.notify_all()
+
+    def _parse_request_success(self, m: Any) -> None:
+        self._note_answer()
+
+    def _parse_request_failure(self, m: Any) -> None:
+        self._note_answer()
+
+    def _parse_disconnect(self, m: Any) -> None:
+        self.is_dismissed = True
+        super()._parse_disconnect(m)
+
+    def _parse_channel_open_failure(self, m: Any) -> None:
+        chanid, code, reason = m.get_int(), m.get_int(), m.get_text()
+        with self.lock:
+            event = self.channel_events.pop(chanid, None)
+            self._channels.delete(chanid)
+        if event is not None:
+            # of several that are refused at once each gets its own; paramiko keeps only the last one
+            self._refusals[chanid] = Refusal(code, reason)
+            event.set()
+
+    def _unlink_channel(self, chanid: int) -> None:
+        super()._unlink_channel(chanid)
+        self.channels_seen.pop(chanid, None)

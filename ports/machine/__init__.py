@@ -1,0 +1,39 @@
+"""Who uses how much of a machine, a fair share of it, and its GPUs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ports.probe import face
+
+if TYPE_CHECKING:
+    from ports.machine import fair_share as fair_share
+    from ports.machine import gpus as gpus
+    from ports.machine._logout import LOGOUT_HINT as LOGOUT_HINT
+    from ports.machine._logout import logout_warning as logout_warning
+    from ports.machine._usage import Usage as Usage
+    from ports.machine._usage import User as User
+    from ports.machine._usage import prune as prune
+    from ports.machine._usage import room as room
+    from ports.machine._usage import usage as usage
+else:
+    __getattr__, __dir__, __all__ = face(
+        __name__,
+        {
+            "_logout": (
+                "LOGOUT_HINT",
+                "logout_warning",
+            ),
+            "_usage": (
+                "Usage",
+                "User",
+                "prune",
+                "room",
+                "usage",
+            ),
+        },
+        modules=(
+            "fair_share",
+            "gpus",
+        ),
+    )

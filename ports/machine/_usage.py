@@ -1,0 +1,281 @@
+"""A machine that many use: who uses how much of it, what clusters are promised, and what is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ports import probe, sessions
+from ports.machine import fair_share
+from ports.machine.fair_share import Other, Room, Size
+from ports.probe import is_person, memory, promises
+from ports.probe import who as looking
+from ports.state import paths
+
+_YOUNG_SECONDS = 10.0
+_NEW_SERVER = (
+    "once all that runs in it is stopped (`ports cluster list`, `ports notebook list`), the next start makes a new one"
+)
+_NOT_ASKED: dict[str, Any] = {"n_workers": None, "threads_per_worker": None, "memory_limit": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """What one user has of a machine at one moment, in bytes and cores.
+
+    `memory_bytes` is what their processes hold for themselves (anonymous pages); `dask_bytes` and `dask_cores` are
+    Dask's part of it. `held_bytes` is what their clusters hold of `promised_bytes`; None where that is not shown.
+    """
+
+    user: str
+    uid: int
+    is_person: bool
+    is_me: bool
+    n_processes: int
+    memory_bytes: int
+    cores: float
+    dask_bytes: int
+    dask_cores: float
+    promised_bytes: int
+    promised_threads: int
+    held_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """A machine at one moment; sizes in bytes, pressure in percent of the last ten seconds.
+
+    `limit_bytes` and `limit_available_bytes` are what the control groups around this user leave of the memory,
+    `usable_cores` what affinity and quotas leave of the cores. `hidden`: this user is shown own processes only.
+    `gpus` are rows of `ports.gpus.rows`; None of another host, which is not asked.
+    """
+
+    host: str
+    time: float
+    n_cores: int
+    usable_cores: float
+    busy_cores: float | None
+    load: tuple[float, ...]
+    memory_bytes: int
+    available_bytes: int
+    limit_bytes: int
+    limit_available_bytes: int
+    swap_bytes: int
+    swap_free_bytes: int
+    pressure: dict[str, float] | None
+    hidden: bool
+    users: tuple[User, ...]
+    gpus: tuple[dict[str, Any], ...] | None = None
+
+    @property
+    def unseen_bytes(self) -> int:
+        """The bytes in use that no process has that is shown: of hidden processes, and the kernel's own."""
+        return max(0, self.memory_bytes - self.available_bytes - sum(one.memory_bytes for one in self.users))
+
+    def unfilled_bytes(self, users: Sequence[User]) -> int:
+        """Return what clusters of `users` are promised and do not hold yet.
+
+        Of clusters that are hidden it is reckoned: they fill the same part of their promises, and together hold what is
+        in use and nobody's who is shown.
+        """
+        hidden = sum(one.promised_bytes for one in self.users if one.held_bytes is None)
+        part = max(0.0, 1.0 - self.unseen_bytes / hidden) if hidden else 0.0
+        return sum(
+            int(one.promised_bytes * part) if one.held_bytes is None else max(0, one.promised_bytes - one.held_bytes)
+            for one in users
+        )
+
+    @property
+    def room(self) -> Room:
+        """What counts for the size of a cluster of mine."""
+        me = [one for one in self.users if one.is_me]
+        promised = sum(one.promised_bytes for one in me)
+        return Room(
+            cores=self.n_cores,
+            memory_bytes=self.memory_bytes,
+            available_bytes=self.available_bytes,
+            usable_cores=self.usable_cores,
+            limit_bytes=self.limit_bytes,
+            limit_left_bytes=self.limit_available_bytes,
+            promised_bytes=promised,
+            promised_threads=sum(one.promised_threads for one in me),
+            unfilled_bytes=max(0, promised - sum(one.held_bytes or 0 for one in me)),
+            others=tuple(_other(one) for one in self.users if not one.is_me and (one.is_person or one.promised_bytes)),
+            hidden=self.hidden,
+            unseen_bytes=self.unseen_bytes,
+            unseen_cores=max(0.0, (self.busy_cores or 0.0) - sum(one.cores for one in self.users)),
+        )
+
+    @property
+    def share(self) -> Size:
+        """How large a cluster of mine would be by default, if it started now."""
+        return fair_share.decide(self.room, _NOT_ASKED)
+
+    def row(self) -> dict[str, Any]:
+        """Return it as JSON-able data: the machine, below ``users`` a row for each."""
+        row: dict[str, Any] = {"host": self.host, "kind": "machine", "name": self.host, "state": "running", "url": None}
+        row |= {key: value for key, value in vars(self).items() if key not in ("host", "users")}
+        row |= {
+            "load": [*self.load],
+            "gpus": None if self.gpus is None else [*self.gpus],
+            "users": [dict(vars(one)) for one in self.users],
+        }
+        promised = sum(one.promised_bytes for one in self.users)
+        row |= {"promised_bytes": promised, "promised_threads": sum(one.promised_threads for one in self.users)}
+        share = self.share
+        row["share"] = {key: value for key, value in vars(share).items() if key != "warnings"}
+        return row
+
+
+def usage(host: str | None = None, *, interval: float | None = None) -> Usage:
+    """Return who uses how much of a machine.
+
+    Parameters
+    ----------
+    host : str, optional
+        An alias of ``~/.ssh/config``; nothing needs to be installed there but python3. Default: this machine.
+    interval : float, optional
+        Seconds at least between the two looks that tell who computes. Default: 0.1.
+
+    Raises
+    ------
+    SSHError
+        The host cannot be reached.
+    """
+    request = {"interval": interval}
+    if host is not None:
+        from ports import hosts  # 12 ms, needed for other hosts only
+
+        return from_probe(hosts.ask_who(host, "who", request), host)
+    paths.check_serves("looks at processes")
+    from ports.machine import gpus
+
+    return replace(from_probe(looking.usage(request)), gpus=tuple(gpus.rows()))
+
+
+def room(*, without: int | None = None) -> Room:
+    """Return what of this machine counts for the size of a cluster of mine.
+
+    Parameters
+    ----------
+    without : int, optional
+        Pid of the owner of a cluster whose promise does not count: it is about to change.
+    """
+    document = looking.usage({"interval": _interval()})
+    document["promises"] = [
+        one for one in document["promises"] if one["pid"] != without or one["uid"] != document["uid"]
+    ]
+    found = within_server(from_probe(document).room, sessions.tmux_server_pid(paths.runtime_directory() / "tmux.sock"))
+    if found.may_have == found.memory_bytes:
+        return found
+    own = [one for one in document["promises"] if one["uid"] == document["uid"]]
+    inside = [one["bytes"] for one in own if memory.limits(pid=str(one["pid"]))["limit_bytes"] <= found.may_have]
+    return replace(found, inside_bytes=sum(inside))
+
+
+def within_server(found: Room, pid: int | None, *, root: str = "") -> Room:
+    """Return what counts where a cluster will live: in the tmux server `pid`, if there is one already.
+
+    It keeps the control groups and the affinity of whoever started it first: of a batch job, maybe. The smaller limits
+    count, the starter's or the server's.
+    """
+    if pid is None:
+        return found
+    there, ends_there, ends_here = (
+        memory.limits(root, str(pid)),
+        memory.ends_with(root, str(pid)),
+        memory.ends_with(root),
+    )
+    notes = found.notes
+    if ends_there and ends_there != ends_here:
+        notes += (f"your tmux server was started in {ends_there}: this cluster ends with that; {_NEW_SERVER}",)
+    elif ends_here and ends_here != ends_there:
+        notes += (
+            f"your tmux server is outside of {ends_here}: this cluster does not end with that, nor is it kept to "
+            f"its limits; {_NEW_SERVER}",
+        )
+    cores, limit = there["usable_cores"], there["limit_bytes"]
+    smaller = cores < found.my_cores or limit < found.may_have
+    return replace(
+        found,
+        usable_cores=min(found.my_cores, cores),
+        limit_bytes=min(found.may_have, limit),
+        limit_left_bytes=min(found.can_have, there["limit_available_bytes"]),
+        within=f"the limits of your tmux server{f', in {ends_there}' if ends_there else ''}" if smaller else None,
+        notes=notes,
+    )
+
+
+def prune() -> list[str]:
+    """Remove promises of mine whose owners are dead, and return their names."""
+    removed = []
+    for path, uid in promises.candidates(promises.PLACE) if os.name != "nt" else ():
+        found = Path(path)
+        with contextlib.suppress(OSError):
+            # an owner may be about to lock what it has just made
+            if uid == os.getuid() and time.time() - found.lstat().st_mtime > _YOUNG_SECONDS and promises.is_void(path):
+                found.unlink()
+                removed.append(found.name)
+    return removed
+
+
+def from_probe(document: dict[str, Any], host: str | None = None) -> Usage:
+    """Return what the probe saw on a machine, as objects."""
+    me = document["uid"]
+    users = tuple(_user(found, document["promises"], me=me) for found in document["users"])
+    return Usage(
+        host=host or document["host"],
+        time=document["time"],
+        n_cores=document["n_cores"],
+        usable_cores=document["usable_cores"],
+        busy_cores=document["busy_cores"],
+        load=tuple(document["load"]),
+        memory_bytes=document["total_bytes"],
+        available_bytes=document["available_bytes"],
+        limit_bytes=document["limit_bytes"],
+        limit_available_bytes=min(document["available_bytes"], document["limit_available_bytes"]),
+        swap_bytes=document["swap_bytes"],
+        swap_free_bytes=document["swap_free_bytes"],
+        pressure=document["pressure"],
+        hidden=document["hidden"],
+        users=users,
+    )
+
+
+def _user(found: dict[str, Any], promises: list[dict[str, Any]], *, me: int) -> User:
+    uid = found["uid"]
+    own = [one for one in promises if one["uid"] == uid]
+    held = [None if one["held_bytes"] is None else min(one["bytes"], one["held_bytes"]) for one in own]
+    return User(
+        **found,
+        is_person=is_person(uid) or uid == me,
+        is_me=uid == me,
+        promised_bytes=sum(one["bytes"] for one in own),
+        promised_threads=sum(one["n_threads"] for one in own),
+        held_bytes=None if None in held else sum(one for one in held if one is not None),
+    )
+
+
+def _other(one: User) -> Other:
+    return Other(
+        user=one.user,
+        memory_bytes=one.memory_bytes,
+        cores=one.cores,
+        promised_bytes=one.promised_bytes,
+        promised_threads=one.promised_threads,
+        held_bytes=one.held_bytes,
+    )
+
+
+def _interval() -> float:
+    """Return how long to look who computes: not at all where nobody else could, as far as is shown."""
+    looking.begin()
+    if memory.is_proc_hidden():
+        return looking.INTERVAL
+    others = {one.uid for one in looking.BEGUN[0][2].values()} - {probe.own_uid()}
+    return looking.INTERVAL if any(map(is_person, others)) else 0.001

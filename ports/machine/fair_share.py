@@ -1,0 +1,315 @@
+"""How large a cluster is by default: a fair share of the machine, decided from numbers alone. Pure.
+
+A share of cores is max-min fair: who wants less than an equal part keeps what they have, the others divide the rest
+equally; whatever others claim, an equal part is left. Of memory it is half of what is free now while others are active:
+what has been given cannot be taken back. Promises of others make it smaller, never impossible.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ports.errors import OverpromisedError
+from ports.probe import size
+
+ALL = "all"
+LEAST_WORKER = 256 << 20  # bytes: a worker that has imported numpy and pandas takes half of it
+GOOD_WORKER = 1 << 30  # bytes: below it, fewer workers are better than smaller ones
+_ALONE = 0.9  # of what is free, where nobody else is active
+_LEAST = 1 / 8  # of what is available, whatever others are promised
+_MINIMAL = 0.02  # of the machine's memory: who uses less, and computes nothing, is not active
+_WORDS = ("nobody else", "one other", "two others", "three others", "four others", "five others", "six others")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """What another user has of the machine. `held_bytes` is what their promised clusters fill; None: not seen."""
+
+    user: str
+    memory_bytes: int = 0
+    cores: float = 0.0
+    promised_bytes: int = 0
+    promised_threads: int = 0
+    held_bytes: int | None = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What a machine has, and what of it is taken, as one user sees it; sizes in bytes.
+
+    `usable_cores`, `limit_bytes` and `limit_left_bytes` are what affinity and the control groups around the user leave
+    of it; None: all. `promised_bytes` and `promised_threads` are what the user's own clusters are promised,
+    `unfilled_bytes` the part of it that they do not hold yet, `inside_bytes` the part that counts for the limit (None:
+    all): others may live outside of a job's control group. `hidden`: others' processes are not shown to the user.
+    `unseen_bytes` and `unseen_cores` are in use, and no process that is shown has them.
+    `within` says whose limits these are where it is not the user's process, and `notes` what else is to be told.
+    """
+
+    cores: float
+    memory_bytes: int
+    available_bytes: int
+    usable_cores: float | None = None
+    limit_bytes: int | None = None
+    limit_left_bytes: int | None = None
+    promised_bytes: int = 0
+    promised_threads: int = 0
+    unfilled_bytes: int = 0
+    inside_bytes: int | None = None
+    others: tuple[Other, ...] = ()
+    hidden: bool = False
+    unseen_bytes: int = 0
+    unseen_cores: float = 0.0
+    within: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def may_have(self) -> int:
+        """The bytes that this user may have of the machine at all."""
+        return self.memory_bytes if self.limit_bytes is None else min(self.memory_bytes, self.limit_bytes)
+
+    @property
+    def can_have(self) -> int:
+        """The bytes that this user can have now."""
+        left = self.may_have if self.limit_left_bytes is None else self.limit_left_bytes
+        return min(self.available_bytes, left)
+
+    @property
+    def my_cores(self) -> float:
+        """The cores that this user may use at all."""
+        return self.cores if self.usable_cores is None else min(self.cores, self.usable_cores)
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes that others' clusters hold of their promises, and never more than the kernel says is in use."""
+        in_use = max(0, self.memory_bytes - self.available_bytes)
+        return min(in_use, sum(min(one.promised_bytes, one.held_bytes or 0) for one in self.others))
+
+    @property
+    def bound(self) -> tuple[int, int, int]:
+        """What bounds this user's promises, machine or limit; what others' clusters hold of it; what is promised."""
+        inside = self.promised_bytes if self.inside_bytes is None else self.inside_bytes
+        of_machine, of_limit = (self.memory_bytes, self.held_bytes, self.promised_bytes), (self.may_have, 0, inside)
+        return of_limit if self.may_have - inside < self.memory_bytes - sum(of_machine[1:]) else of_machine
+
+    @property
+    def left_bytes(self) -> int:
+        """The bytes that this user's clusters may still be promised."""
+        total, held, promised = self.bound
+        return max(0, total - held - promised)
+
+    @property
+    def active(self) -> tuple[Other, ...]:
+        """The other users who count: with a promise, with some memory, or computing; those who are hidden as one.
+
+        What is in use beyond the promises of hidden users' clusters is somebody's, too.
+        """
+        least = _MINIMAL * self.memory_bytes
+        seen = tuple(
+            one
+            for one in self.others
+            if one.promised_bytes or one.promised_threads or one.memory_bytes >= least or one.cores >= 0.5
+        )
+        told = [one for one in seen if one.held_bytes is None]
+        n_bytes = self.unseen_bytes - sum(one.promised_bytes for one in told)
+        cores = max(0.0, self.unseen_cores - sum(one.promised_threads for one in told))
+        if not self.hidden or (n_bytes < least and cores < max(0.5, _MINIMAL * self.cores)):
+            return seen
+        return (*seen, Other(user="others", memory_bytes=max(0, n_bytes), cores=cores))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a cluster becomes, and why; `memory_limit` is of one worker, in bytes, 0 for no limit."""
+
+    n_workers: int
+    threads_per_worker: int
+    memory_limit: int
+    explained: str
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def promised_bytes(self) -> int:
+        """What all its workers are promised."""
+        return self.n_workers * self.memory_limit
+
+
+def level(whole: float, wishes: Sequence[float]) -> float:
+    """Return what one gets of `whole` who wants all of it, after a max-min fair division among all."""
+    left = whole
+    for number, wish in enumerate(sorted(wishes)):
+        equal = left / (len(wishes) + 1 - number)
+        if wish >= equal:
+            return equal
+        left -= wish
+    return left
+
+
+def free(room: Room) -> int:
+    """Return the bytes that are available and not promised: what is promised counts as far as it is not filled.
+
+    Of another user it counts up to what a fair division of the machine among all promises leaves: a false promise takes
+    no more than that, and makes nothing free. What hidden clusters fill is not seen: together as much as is in use and
+    nobody's who is shown.
+    """
+    equal = level(room.memory_bytes, [one.promised_bytes for one in room.others])
+    wholes = [(min(one.promised_bytes, equal), one.held_bytes) for one in room.others]
+    promised = sum(max(0.0, whole - held) for whole, held in wholes if held is not None)
+    promised += max(0.0, sum(whole for whole, held in wholes if held is None) - room.unseen_bytes)
+    return max(0, int(min(room.available_bytes - promised, room.can_have) - room.unfilled_bytes))
+
+
+def split(n_threads: int) -> tuple[int, int]:
+    """Return workers and threads of each, as Dask divides: workers alone up to four, then about as many of both."""
+    if n_threads <= 4:
+        return max(1, n_threads), 1
+    n_workers = next(n for n in range(math.isqrt(n_threads - 1) + 1, n_threads + 1) if n_threads % n == 0)
+    return n_workers, n_threads // n_workers
+
+
+def decide(room: Room, asked: Mapping[str, Any], *, processes: bool = True, takes_all: bool = False) -> Size:
+    """Return the size of a cluster: what is asked for, and a fair share where nothing is.
+
+    Parameters
+    ----------
+    asked : mapping
+        ``n_workers`` (a number, ``"all"`` or None), ``threads_per_worker`` and ``memory_limit`` (bytes, 0 for none, or
+        None).
+    processes : bool
+        False: threads of one worker.
+    takes_all : bool
+        ``"all"`` was asked for, and ``n_workers`` is what it means: as many as GPUs suffice for.
+    """
+    takes_all = takes_all or asked["n_workers"] == ALL
+    n_cores = max(1, int(room.my_cores if takes_all else _cores(room)))
+    memory, reason = _all(room) if takes_all else _share(room)
+    n_asked, limit = None if asked["n_workers"] == ALL else asked["n_workers"], asked["memory_limit"]
+    n_workers, threads = _shape(n_cores, n_asked, asked["threads_per_worker"], processes=processes)
+    if n_asked is None:  # fewer workers rather than small ones, or more than the share
+        fitting = max(1, memory // (limit or GOOD_WORKER)) if limit != 0 else n_workers
+        if fitting < n_workers and asked["threads_per_worker"] is None:
+            threads = max(threads, n_cores // fitting)
+        n_workers = min(n_workers, fitting)
+    is_share = limit is None or n_asked is None
+    if limit is None:
+        # few workers that were asked for do not get all the memory
+        parts = n_workers if n_asked is None else max(n_asked, n_cores // threads, 1)
+        limit = max(LEAST_WORKER, int(memory / parts) >> 20 << 20)
+    reason += f", within {room.within}" if room.within else ""
+    said = describe(n_workers, threads, limit) + (f": {reason}" if is_share else ", as asked for")
+    chosen = Size(n_workers=n_workers, threads_per_worker=threads, memory_limit=limit, explained=said)
+    return replace(chosen, warnings=_warnings(room, chosen, takes_all=takes_all))
+
+
+def _shape(n_cores: int, n_workers: int | None, threads: int | None, *, processes: bool) -> tuple[int, int]:
+    """Return workers and threads of each, those that are not given from the cores."""
+    default_workers, default_threads = split(n_cores) if processes else (1, n_cores)
+    if n_workers is not None:
+        return n_workers, threads or (-(-n_cores // n_workers) if n_workers else default_threads)
+    if threads is not None:
+        return (max(1, n_cores // threads) if processes else 1), threads
+    return default_workers, default_threads
+
+
+def describe(n_workers: int, threads: int, limit: int) -> str:
+    """Return a size in words: ``8 workers × 1 thread, 4.0 GiB each``."""
+    workers = f"{n_workers} worker{'' if n_workers == 1 else 's'} × {threads} thread{'' if threads == 1 else 's'}"
+    each = " each" if n_workers != 1 else ""
+    return f"{workers}, {size(limit)}{each}" if limit else f"{workers}, no limit of memory"
+
+
+def check(room: Room, n_workers: int, memory_limit: int) -> None:
+    """Look whether `n_workers` of `memory_limit` bytes are more than the machine has.
+
+    What this user's other clusters are promised counts as taken. Of others' promises only what their clusters hold
+    already, and never more than what the kernel says is in use: a promise that is a lie refuses nothing.
+
+    Raises
+    ------
+    OverpromisedError
+        They are.
+    """
+    (total, held, promised), left = room.bound, room.left_bytes
+    if n_workers * memory_limit > left:
+        wanted = f"1 worker of {size(memory_limit)}"
+        if n_workers > 1:
+            wanted = f"{n_workers} workers of {size(memory_limit)} are {size(n_workers * memory_limit)}"
+        taken = [f"{size(promised)} are promised to your other clusters"] if promised else []
+        taken += [f"{size(held)} are held by clusters of others"] if held else []
+        within = f" ({room.within})" if room.within else ""
+        raise OverpromisedError(wanted, size(total) + within, tuple(taken), size(left))
+
+
+def who_is_active(room: Room) -> str:
+    """Return how many others are active, in words: ``two others active``."""
+    n = len(room.active)
+    told = f"{_WORDS[n] if n < len(_WORDS) else f'{n} others'} active"
+    return f"{told} as far as can be seen (processes of others are hidden here)" if room.hidden else told
+
+
+def _cores(room: Room) -> float:
+    """Return the cores of a fair share, without those that this user's other clusters are promised."""
+    fair = min(room.my_cores, level(room.cores, [max(one.cores, one.promised_threads) for one in room.active]))
+    return max(fair - room.promised_threads, fair * _LEAST)
+
+
+def _share(room: Room) -> tuple[int, str]:
+    """Return the bytes of a fair share, and how it comes about; no more than may still be promised."""
+    part, reason = _part(room)
+    (total, _, promised), left = room.bound, room.left_bytes
+    if part <= left or not promised:
+        return part, reason
+    mine = f"{size(promised)} are promised to your other clusters, {who_is_active(room)}"
+    if left < LEAST_WORKER:
+        return LEAST_WORKER, f"the least there is, as {mine}"
+    return left, f"what is left of {size(total)}, as {mine}"
+
+
+def _part(room: Room) -> tuple[int, str]:
+    """Return the part of what is free that is a fair share, in bytes, and how it comes about."""
+    left, who = free(room), who_is_active(room)
+    what = f"{size(left)} available" + (" and not promised" if room.can_have > left else "")
+    least = int(room.can_have * _LEAST)
+    part, told = (left // 2, "half") if room.active else (int(left * _ALONE), "nine tenths")
+    if part < least:
+        return least, f"an eighth of {size(room.can_have)} available, as most is promised, {who}"
+    return part, f"{told} of {what}, {who}"
+
+
+def _all(room: Room) -> tuple[int, str]:
+    """Return all memory that this user's clusters are not promised yet, and that no cluster of others holds."""
+    left = max(LEAST_WORKER, room.left_bytes)
+    _, held, promised = room.bound
+    less = ", but for what your other clusters have" if promised else ""
+    less += ", but for what clusters of others hold" if held else ""
+    return left, f"all of this machine{less}, {who_is_active(room)}"
+
+
+def _warnings(room: Room, chosen: Size, *, takes_all: bool) -> tuple[str, ...]:
+    """Say what a cluster that takes more than is left does to others."""
+    wants, left = chosen.promised_bytes, free(room)
+    mine = (*_own_warnings(room, wants), *room.notes)
+    names = [one.user for one in room.active]
+    if not names or (wants <= left and not takes_all):
+        return mine
+    listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    theirs = sum(max(one.memory_bytes, one.promised_bytes) for one in room.active)
+    said = f"this cluster may take {size(wants)}, and {size(left)} are free and not promised (active: {listed})"
+    if (taken := min(wants - left, theirs)) > 0:
+        said += f": filled, it takes {size(taken)} that others use or were promised"
+    if takes_all:
+        said += "; it competes with them for every core"
+    return (f"{said}; `ports who` shows who has what", *mine)
+
+
+def _own_warnings(room: Room, wants: int) -> tuple[str, ...]:
+    """Say where this user's clusters are then promised more than there is."""
+    total, _, promised = room.bound
+    if wants <= room.left_bytes or not promised:
+        return ()
+    return (
+        f"your other clusters are promised {size(promised)} of the {size(total)} that you can have: with this one it "
+        f"is {size(promised + wants)}; stop or scale one (`ports cluster list`)",
+    )

@@ -1,0 +1,162 @@
+"""One notebook server: what `ports.notebooks` starts and finds."""
+
+from __future__ import annotations
+
+import html
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from ports import listeners, probe, sessions
+from ports.errors import BrokenRecordError, UsageError
+from ports.sessions import Found, SessionRecord
+from ports.state import Running
+
+KIND = "notebook"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotebookRunning(Running):
+    """Where a notebook server answers, as the one who started it found; other machines read the rest of it."""
+
+    port: int
+    base_url: str
+    url_path: str
+    root: str
+    token_file: str
+    server: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotebookRecord(SessionRecord):
+    """What a notebook server was started with; `runtime` is the directory of its record and its kernels' sockets."""
+
+    root: str
+    server: str
+    runtime: str
+    token_file: str
+    env: str | None = None
+    idle: int | float = 0
+    expire: int | float = 0
+    debugger: bool = False
+    answers: ClassVar[type[Running]] = NotebookRunning
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """Its runtime directory."""
+        return (self.runtime,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notebook:
+    """A notebook server of mine on this machine, as it was found at one moment.
+
+    `managed` ones were started by `ports`, the others by hand. `state` is ``running``, ``starting``, ``stopped`` or
+    ``unknown``, and `reason` says why it does not run or cannot be known. `path` is that of its Unix socket, where it
+    has one instead of a port.
+    """
+
+    name: str
+    state: str
+    reason: str | None = None
+    root: str | None = None
+    port: int | None = None
+    url_path: str = ""
+    pid: int | None = None
+    started_at: float | None = None
+    managed: bool = True
+    path: str | None = None
+    scheme: str = "http"
+    open_to_network: bool = False
+    warnings: tuple[str, ...] = ()
+    _found: Found[NotebookRecord] | None = field(default=None, repr=False, compare=False)
+    _token: str | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def token(self) -> str | None:
+        """The secret that opens it; None where it asks for none, or has none yet."""
+        if self._found is None or self._found.record is None:
+            return self._token
+        return probe.read_token(self._found.record.token_file)
+
+    @property
+    def url(self) -> str | None:
+        """The link on this machine, with the token: for your own terminal only. None where it does not run."""
+        plain = self._plain_url()
+        return f"{plain}?token={quote(self.token)}" if plain and self.token else plain
+
+    @property
+    def log(self) -> Path | None:
+        """Path of its log, which stays when it stops; None where it was started by hand."""
+        return self._found.files.log if self._found else None
+
+    def stop(self) -> None:
+        """End the server, its kernels and what they started; its log and its token stay.
+
+        Raises
+        ------
+        UsageError
+            It was started by hand, or is another machine's.
+        StartError
+            A process of it does not end.
+        RecordError
+            Its record cannot be read.
+        """
+        found = self._managed("stopped", f"`jupyter server stop {self.port}` or `kill {self.pid}` ends it")
+        sessions.stop(found)
+
+    def logs(self, lines: int = 0) -> tuple[str, ...]:
+        """Return the last `lines` lines of its log; 0: all. Raises UsageError where it was started by hand."""
+        way_out = "its output is in the terminal where it was started"
+        return sessions.tail(self._managed("asked for its log", way_out).files.log, lines)
+
+    def attach(self) -> None:
+        """Replace this process by tmux, attached to the server's session.
+
+        Raises
+        ------
+        UsageError
+            It was started by hand.
+        TmuxError
+            It has no terminal, as there was no tmux when it was started.
+        """
+        found = self._managed("attached to", "it runs in the terminal where it was started")
+        if found.record is None:
+            raise found.error or BrokenRecordError(found.files.record, "it is gone")
+        sessions.attach(found.record)
+
+    def row(self) -> dict[str, Any]:
+        """Return what ``ports notebook list --json`` shows; `url` is without the token."""
+        row: dict[str, Any] = {"host": socket.gethostname(), "kind": KIND, "name": self.name, "state": self.state}
+        row |= {"reason": self.reason, "url": self._plain_url(), "root": self.root, "port": self.port, "pid": self.pid}
+        row |= {"started_at": self.started_at, "managed": self.managed, "log": str(self.log) if self.log else None}
+        record = self._found.record if self._found else None
+        row |= {"env": record.env if record else None, "interpreter": record.interpreter if record else None}
+        row["server"] = record.server if record else None
+        row |= {"idle": record.idle if record else None, "expire": record.expire if record else None}
+        row["debugger"] = record.debugger if record else None
+        row |= {"path": self.path, "open_to_network": self.open_to_network, "warnings": [*self.warnings]}
+        row["command"] = listeners.open_command(self.name)
+        return row | {"tmux": sessions.attach_line(record) if record else None}
+
+    def _repr_html_(self) -> str:
+        facts = {"State": self.state, "Reason": self.reason, "Directory": self.root}
+        if self.state == "running":
+            facts["At home, type"] = listeners.open_command(self.name)  # no token: outputs are saved with notebooks
+        lines = "".join(
+            f"<tr><th>{label}</th><td>{html.escape(text)}</td></tr>" for label, text in facts.items() if text
+        )
+        return f"<div><strong>Notebook server {html.escape(self.name)}</strong><table>{lines}</table></div>"
+
+    def _plain_url(self) -> str | None:
+        if self.port is None or self.state == "stopped":
+            return None
+        return f"{self.scheme}://127.0.0.1:{self.port}/{self.url_path}"
+
+    def _managed(self, doing: str, way_out: str) -> Found[NotebookRecord]:
+        if self._found is None:
+            raise UsageError(f"notebook {self.name!r} was started by hand and cannot be {doing} here; {way_out}")
+        return self._found

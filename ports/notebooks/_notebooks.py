@@ -1,0 +1,358 @@
+"""Notebook servers: JupyterLab, or the plain Jupyter server, that outlive terminal and connection; and those of mine
+that were started by hand, which are found, never changed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ports import listeners, machine, probe, sessions
+from ports.errors import (
+    ForeignListenerError,
+    NameInUseError,
+    NotFoundError,
+    PortsError,
+    StartError,
+    ToolMissingError,
+    UsageError,
+    warn,
+)
+from ports.listeners import Listener, links
+from ports.notebooks import _jupyter
+from ports.notebooks._notebook import KIND, Notebook, NotebookRecord, NotebookRunning
+from ports.sessions import Environment, Found, environments, processes
+from ports.state import ensure_token, paths, records, settings
+
+if TYPE_CHECKING:
+    import builtins
+
+_PORTS = (10_000, 19_999)  # below those that `ports open` gives at home and that systems hand out by themselves
+# What belongs to the starter's own server or kernel, or would overrule what is handed over here.
+_DROPPED = ("JUPYTER_TOKEN", "JUPYTER_TOKEN_FILE", "JUPYTERHUB_", "JPY_")
+
+
+def start(
+    name: str | None = None,
+    *,
+    root: str | Path | None = None,
+    env: str | None = None,
+    idle: float | None = None,
+    expire: float | None = None,
+    debugger: bool | None = None,
+    timeout: float | None = None,
+) -> Notebook:
+    """Start a notebook server and return it once it answers; it runs until `Notebook.stop`.
+
+    JupyterLab, or the plain Jupyter server where Lab is not installed in that environment. It listens on 127.0.0.1 and
+    asks for a token; its kernels use Unix sockets that only you may open.
+
+    Parameters
+    ----------
+    name : str, optional
+        Default: the setting ``notebook.name``, ``"lab"``. The same name has the same token, today and tomorrow.
+    root : path, optional
+        The directory that is served. Default: the setting ``notebook.root``, else the current directory.
+    env : str, optional
+        A conda environment's name or path, or a venv's path. Default: the setting
+        ``hosts.<this machine>.notebook_env``, else ``notebook.env``, else the environment of this interpreter.
+    idle : float, optional
+        Hours after which a kernel that computes nothing ends, and its variables with it, also where a browser shows it;
+        0: never. Default: the setting ``notebook.idle``.
+    expire : float, optional
+        Days without kernels, terminals and requests after which the server ends; 0: never. Default: the setting
+        ``notebook.expire``.
+    debugger : bool, optional
+        Let JupyterLab's debugger be switched on. Whoever uses it opens a port through which every user of the machine
+        can run code as they, until the kernel ends. Default: the setting ``notebook.debugger``, False.
+    timeout : float, optional
+        Seconds until the start is given up. Default: the setting ``notebook.start_timeout``.
+
+    Raises
+    ------
+    NameInUseError
+        A notebook server of that name runs or starts.
+    UsageError
+        `root` is no directory, or a limit no number.
+    NotFoundError
+        There is no such environment.
+    ToolMissingError
+        Jupyter is not in that environment.
+    StartError
+        It ended, or did not answer, while it started: with exit status, log and its last lines.
+    """
+    paths.check_serves("notebook servers")
+    defaults = settings.get("notebook")
+    name = paths.check_name(name or defaults["name"])
+    served = _directory(root or defaults["root"])
+    idle = defaults["idle"] if idle is None else idle
+    expire = defaults["expire"] if expire is None else expire
+    debugger = defaults["debugger"] if debugger is None else debugger
+    settings.check_limits({"idle": idle, "expire": expire})
+    environment, environ = _environment(env)
+    kind = _server_in(environment, environ)
+    token_file = paths.here().token(KIND, name)
+    record = replace(_plan(name, served, environment, kind, token_file), idle=idle, expire=expire, debugger=debugger)
+    found = _claim(record)
+    try:
+        ensure_token(token_file)
+        _fresh(Path(record.runtime))
+    except BaseException:
+        sessions.abandon(found)
+        raise
+    port = links.local_port(paths.machine(), str(os.getuid()), f"{KIND}-{name}", *_PORTS)
+    argv = _command(record, port)
+    limit = timeout or defaults["start_timeout"]
+    what = f"notebook {name!r}"
+    found = sessions.start(found, argv, environ=environ, cwd=str(served), timeout=limit, what=what, announce=_announce)
+    if (warning := machine.logout_warning()) is not None:
+        warn(warning)
+    return _notebook(found)
+
+
+def list() -> builtins.list[Notebook]:
+    """Return my notebook servers on this machine: those of `ports` by name, then those started by hand."""
+    managed = [_notebook(found) for name in sessions.names(KIND) if (found := _look(name)) is not None]
+    return [*managed, *_by_hand()]
+
+
+def get(name: str | None = None) -> Notebook:
+    """Return my notebook server `name` on this machine, whatever its state.
+
+    Raises
+    ------
+    NotFoundError
+        There is none of that name.
+    """
+    name = name or str(settings.get("notebook.name"))
+    found = _look(name) if paths.NAME.fullmatch(name) else None
+    if found is not None:
+        return _notebook(found)
+    others = _by_hand()
+    for one in others:
+        if one.name == name:
+            return one
+    there = [*sessions.names(KIND), *(one.name for one in others)]
+    way_out = f"there is {', '.join(there)}" if there else "`ports notebook start` starts one"
+    way_out = sessions.elsewhere(KIND, name) or way_out
+    raise NotFoundError(KIND, name, way_out)
+
+
+def stop(name: str | None = None) -> None:
+    """End my notebook server `name`; raises as `get` and `Notebook.stop`."""
+    get(name).stop()
+
+
+def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
+    """Return the last `lines` lines of the log of my notebook server `name`, also of one that is gone; 0: all.
+
+    Raises
+    ------
+    NotFoundError
+        There never was one of that name.
+    UsageError
+        It was started by hand.
+    """
+    name = name or str(settings.get("notebook.name"))
+    if paths.NAME.fullmatch(name) and (log := paths.here().session(KIND, name).log).exists():
+        return sessions.tail(log, lines)
+    return get(name).logs(lines)
+
+
+def prune() -> builtins.list[str]:
+    """Remove the records of notebook servers that have stopped, and return their names; logs and tokens stay."""
+    stopped = [one for one in list() if one.managed and one.state == "stopped"]
+    for one in stopped:
+        with contextlib.suppress(NameInUseError):  # started anew meanwhile
+            one.stop()
+    return [one.name for one in stopped]
+
+
+def _directory(root: str | Path | None) -> Path:
+    path = Path.cwd() / Path(root).expanduser() if root is not None else Path.cwd()
+    if not path.is_dir():
+        reason = "is not a directory" if path.exists() else "does not exist"
+        raise UsageError(f"root {str(path)!r} {reason}; pass the directory that is to be served")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise UsageError(f"root {str(path)!r} may not be read; pass a directory of yours")
+    return Path(os.path.normpath(path))
+
+
+def _environment(env: str | None) -> tuple[Environment, dict[str, str]]:
+    """Return the environment that a server runs in, and the variables with it activated."""
+    environ = {name: value for name, value in sessions.starter_environ().items() if not name.startswith(_DROPPED)}
+    if environ.get("MPLBACKEND", "").startswith("module:"):  # a kernel's own, for what it starts
+        del environ["MPLBACKEND"]
+    env = env or settings.host(listeners.alias()).get("notebook_env") or settings.get("notebook.env")
+    found = environments.find(env, Path.cwd(), environ)
+    if env is None and found.kind == "system":
+        return found, environ  # nothing to activate, and nothing to take away
+    return found, environments.activated(found, environ)
+
+
+def _server_in(environment: Environment, environ: Mapping[str, str]) -> Literal["lab", "server"]:
+    there = _jupyter.installed(environment.python, environ)
+    if there.server is None:
+        way_out = f"install it there with `{environment.python} -m pip install jupyterlab`, or pass env="
+        raise ToolMissingError(f"Jupyter in environment {environment.name!r}", way_out)
+    return "lab" if there.lab else "server"
+
+
+def _plan(name: str, root: Path, environment: Environment, kind: str, token_file: Path) -> NotebookRecord:
+    mine, now = sessions.new_identity()
+    # Short, whatever the name: a Unix socket's path has 107 bytes, and a kernel's own part takes 50 of them.
+    digest = hashlib.sha256(str(token_file).encode()).hexdigest()[:10]
+    return NotebookRecord(
+        kind=KIND,
+        name=name,
+        created_at=now,
+        interpreter=str(environment.python),
+        directory=str(Path.cwd()),
+        started_by=mine,
+        root=str(root),
+        server=kind,
+        runtime=str(paths.runtime_directory() / f"nb-{digest}"),
+        token_file=str(token_file),
+        env=str(environment.prefix),
+    )
+
+
+def _command(record: NotebookRecord, port: int) -> builtins.list[str]:
+    return _jupyter.command(
+        Path(record.interpreter),
+        "lab" if record.server == "lab" else "server",
+        token_file=Path(record.token_file),
+        runtime=Path(record.runtime),
+        root=Path(record.root),
+        port=port,
+        idle=record.idle,
+        expire=record.expire,
+        debugger=record.debugger,
+    )
+
+
+def _claim(record: NotebookRecord) -> Found[NotebookRecord]:
+    try:
+        return sessions.claim(record)
+    except NameInUseError as error:
+        name = record.name
+        way_out = f"`{listeners.open_command(name)}` opens it at home, `ports notebook stop {name}` ends it"
+        raise NameInUseError(KIND, name, way_out) from error
+
+
+def _fresh(runtime: Path) -> Path:
+    """Make the runtime directory of a server anew: a crashed one leaves records and sockets."""
+    shutil.rmtree(runtime, ignore_errors=True)
+    return paths.make_private(runtime)
+
+
+def _announce(found: Found[NotebookRecord]) -> None:
+    """Write ``running.json`` once the server answers, to those who know its token and to nobody else.
+
+    Raises
+    ------
+    StartError
+        It answers without a token.
+    """
+    record = found.record
+    assert record is not None
+    served = _jupyter.read_record(Path(record.runtime))
+    who = processes.identity(served.pid) if served else None
+    if served is None or who is None:
+        return
+    if _jupyter.answer(served.port, f"{served.base_url}api/status", token=probe.read_token(record.token_file)) != 200:
+        return
+    if _jupyter.answer(served.port, f"{served.base_url}api/status") == 200:
+        reason = "it answers without a token, as your configuration of Jupyter says; remove that from ~/.jupyter"
+        raise StartError(f"notebook {found.name!r}", reason, found.files.log)
+    page = f"{served.base_url.strip('/')}/{'lab' if record.server == 'lab' else ''}".strip("/")
+    running = NotebookRunning(
+        process=who,
+        port=served.port,
+        base_url=served.base_url,
+        url_path=page,
+        root=record.root,
+        token_file=record.token_file,
+        server=record.server,
+        version=served.version,
+    )
+    records.write(found.files.running, running)
+
+
+def _look(name: str) -> Found[NotebookRecord] | None:
+    found = sessions.find(KIND, name, NotebookRecord)
+    if found is not None and found.state == "starting" and found.record is not None and found.record.launcher:
+        with contextlib.suppress(PortsError):
+            _announce(found)  # whoever started it may have been killed before it answered
+        found = sessions.find(KIND, name, NotebookRecord)
+    return found
+
+
+def _notebook(found: Found[NotebookRecord]) -> Notebook:
+    record, running = found.record, found.running
+    state, reason = found.state, _why_ended(found)
+    if not isinstance(running, NotebookRunning) or record is None:
+        root = record.root if record else None
+        return Notebook(name=found.name, state=state, reason=reason, root=root, _found=found)
+    if state == "running" and (why := _silence(running.port, f"{running.base_url}api")) is not None:
+        state, reason = "unknown", f"its process is alive, but {why}; log: {found.files.log}"
+    return Notebook(
+        name=found.name,
+        state=state,
+        reason=reason,
+        root=record.root,
+        port=running.port,
+        url_path=running.url_path,
+        pid=running.process.pid,
+        started_at=record.created_at,
+        _found=found,
+    )
+
+
+def _why_ended(found: Found[NotebookRecord]) -> str | None:
+    """Return why it does not run; of an end by itself Jupyter tells the reason in its log only."""
+    expired = "No kernels for"
+    if found.reason != "exit status 0" or not any(expired in line for line in sessions.tail(found.files.log, 20)):
+        return found.reason
+    return f"it expired: no kernel ran for {found.record.expire:g} days" if found.record else found.reason
+
+
+def _silence(port: int, path: str) -> str | None:
+    """Return why a server does not answer at `port`; None where it does. It is asked for what needs no token."""
+    try:
+        return None if _jupyter.answer(port, path) is not None else "does not answer"
+    except ForeignListenerError as error:  # a dead server's port may be somebody else's by now
+        return f"{error.listener} belongs to {error.owner}"
+
+
+def _by_hand() -> builtins.list[Notebook]:
+    """Return the notebook servers that were not started by `ports`."""
+    return [_foreign(one) for one in listeners.list() if one.kind == KIND and one.mine and not one.managed]
+
+
+def _foreign(one: Listener) -> Notebook:
+    state, reason = one.state, one.reason
+    local = one.port is not None and one.scheme == "http" and one.address in ("127.0.0.1", "0.0.0.0", "::")
+    if local and (why := _silence(one.port or 0, f"/{one.url_path}")) is not None:
+        state, reason = "unknown", f"its process is alive, but {why}"
+    return Notebook(
+        name=str(one.name),
+        state=state,
+        reason=reason,
+        root=one.directory,
+        port=one.port,
+        path=one.path,
+        scheme=one.scheme,
+        url_path=one.url_path,
+        pid=one.pid,
+        started_at=one.started_at,
+        managed=False,
+        open_to_network=one.open_to_network,
+        warnings=one.warnings,
+        _token=one.token,
+    )

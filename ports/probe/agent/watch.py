@@ -1,0 +1,210 @@
+"""Watching what listens: a process of its own looks, so that a home that hangs on its file server holds up nobody.
+
+A look costs a millisecond or two; only where it differs from the one before, all is looked at and asked.
+"""
+
+import json
+import os
+import select
+import struct
+import time
+import zlib
+
+if __name__ != "__main__":  # piped, these names are there already
+    from ..identity import stat_of, user_name
+    from ..nodes import left_running
+    from ..programs.survey import probe
+    from ..recognise import runtime_directories
+    from ..records import host_directory
+    from ..socket_users import holder_of, listening
+
+MYPY = False
+if MYPY:
+    from typing import Any, Callable, Dict, List, Optional, Set, Tuple  # noqa: F401 - in comments
+
+    from ..socket_users import Holder
+
+    Json = Dict[str, Any]
+
+LENGTH = struct.Struct(">I")
+ASKED_AGAIN = (1.0, 6.0, 25.0)  # seconds after which a port that said nothing is asked once more
+SHARE = 10.0  # time between two full looks, in times that one takes
+ANSWER = ("http", "scheme", "kind", "greets")
+
+
+class Answers:
+    """What ports have said, by inode: a port that has answered is not asked again."""
+
+    def __init__(self) -> None:
+        self.known = {}  # type: Dict[int, Json]
+        self.due = {}  # type: Dict[int, List[float]]
+        self.seen = set()  # type: Set[int]
+
+    def unknown(self, rows: "List[Json]") -> "List[Json]":
+        """Fill in what is known, and return the rows that are to be asked."""
+        now = time.monotonic()
+        for row in rows:
+            row.update(self.known.get(row["inode"], {}))
+        self.seen.update(row["inode"] for row in rows)
+        new = [row for row in rows if row["inode"] not in self.known]
+        for row in new:
+            self.due.setdefault(row["inode"], [now + wait for wait in ASKED_AGAIN])
+        return new + [row for row in rows if row["inode"] in self.known and self.is_due(row["inode"], now)]
+
+    def is_due(self, inode: int, now: float) -> bool:
+        """Tell whether a port that said nothing is to be asked once more, and count it."""
+        times = self.due[inode]
+        if self.known[inode]["http"] is not None or not times or times[0] > now:
+            return False
+        del times[0]
+        return True
+
+    def keep(self, rows: "List[Json]") -> None:
+        """Take down what was answered by those that were asked, and forget those that are gone."""
+        for row in rows:
+            self.known[row["inode"]] = {key: row[key] for key in ANSWER}
+        seen, self.seen = self.seen, set()
+        self.known = {inode: answer for inode, answer in self.known.items() if inode in seen}
+        self.due = {inode: times for inode, times in self.due.items() if inode in seen}
+
+    def next_time(self) -> "Optional[float]":
+        """Return when a silent port is due; None where there is none."""
+        silent = [self.due[inode][0] for inode, one in self.known.items() if one["http"] is None and self.due[inode]]
+        return min(silent) if silent else None
+
+
+def watch(request: "Json", out: int, control: int) -> None:
+    """Write what is there to `out`, now and at each change, until `control` ends; a byte there makes it look at once.
+
+    Each message is a length and compressed JSON: ``document`` as `probe` returns it, or ``error``.
+    """
+    answers, seen, last = Answers(), None, None  # type: Answers, Any, Any
+    interval, document = float(request.get("interval") or 2.0), {}  # type: float, Json
+    while True:
+        started = time.monotonic()
+        pause, told = interval, None  # type: float, Optional[Json]
+        try:
+            now, due = glance(request, document), answers.next_time()
+            if now != seen or (due is not None and due <= started):
+                document = probe(dict(request.get("probe") or {}, answers=answers))
+                seen, shown = now, essence(document)
+                if shown != last:
+                    last, told = shown, {"type": "document", "document": document}
+                pause = max(interval, SHARE * (time.monotonic() - started))
+        except Exception as error:  # noqa: BLE001 - a disk that fails for a while must not end the watch
+            told, last, seen = {"type": "trouble", "error": "%s: %s" % (type(error).__name__, error)}, None, None
+        if told is not None:
+            blob = zlib.compress(json.dumps(told).encode("utf-8", "surrogateescape"), 1)
+            write_all(out, LENGTH.pack(len(blob)) + blob)
+        ready, _, _ = select.select([control], [], [], pause)
+        if ready:
+            if not os.read(control, 100):
+                return
+            seen = None
+
+
+def glance(request: "Json", document: "Json") -> "Any":
+    """Return something that differs when something has changed since the last look."""
+    wanted = request.get("probe") or {}
+    sessions = document.get("clusters", []) + document.get("notebooks", [])
+    pids = [one["running"]["process"]["pid"] for one in sessions if one.get("alive") and one.get("running")]
+    paths = [row["path"] for row in document.get("listeners", ()) if row["path"]]
+    found = [stamp(path) for path in paths + watched_directories()]
+    processes = [(stat_of(pid) or ("", 0, 0))[2] for pid in pids]
+    others = left_running() if wanted.get("called") else []
+    return listening(os.getuid(), bool(wanted.get("all"))), processes, found, others
+
+
+def watched_directories() -> "List[str]":
+    """Return the directories whose time changes when a record is written: records are replaced, not edited."""
+    top = host_directory()
+    found = [top] + [os.path.join(top, kind) for kind in ("clusters", "notebooks")]
+    for parent in found[1:]:
+        try:
+            found += [os.path.join(parent, name) for name in sorted(os.listdir(parent))]
+        except OSError:
+            continue
+    return found + sorted(set(runtime_directories(dict(os.environ))))
+
+
+def stamp(path: str) -> "Any":
+    """Return what changes when a directory does, or when a socket is another one."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_uid
+
+
+def essence(document: "Json") -> "Any":
+    """Return the document without what differs each time."""
+    rows = [{key: value for key, value in row.items() if key != "started_at"} for row in document["listeners"]]
+    return [(key, value) for key, value in sorted(document.items()) if key not in ("time", "listeners")], rows
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it."""
+    view = memoryview(data)
+    while len(view):
+        view = view[os.write(fd, view) :]
+
+
+class Guard:
+    """The listeners that home has tunnels to: whoever else takes one of them is reported."""
+
+    def __init__(self, tell: "Callable[[Json], None]") -> None:
+        self.tell = tell
+        self.held = {}  # type: Dict[str, Optional[Holder]]
+
+    def set(self, remotes: "List[str]") -> None:
+        """Watch these from now on; one that is nobody's or another's is reported at once."""
+        mine = os.getuid()
+        for remote in remotes:
+            if remote not in self.held:
+                self.held[remote] = holder = look(remote)
+                if holder is None or holder[0] != mine:
+                    self.report(remote, None, holder)
+        self.held = {remote: self.held[remote] for remote in remotes}
+
+    def look(self) -> None:
+        """Report what has changed since the last look."""
+        for remote, before in self.held.items():
+            now = look(remote)
+            if now != before:
+                self.held[remote] = now
+                self.report(remote, before, now)
+
+    def report(self, remote: str, before: "Optional[Holder]", now: "Optional[Holder]") -> None:
+        """Tell home about one."""
+        told = {"type": "guard", "remote": remote, "uid": None, "user": None, "inode": None}  # type: Json
+        told["before"] = None if before is None else {"uid": before[0], "inode": before[1]}
+        if now is not None:
+            told.update(uid=now[0], inode=now[1], user=user_name(now[0]))
+        told["mine"] = now is not None and now[0] == os.getuid()
+        self.tell(told)
+
+
+def look(remote: str) -> "Optional[Holder]":
+    """Return who holds a listener; None where nobody does, or that cannot be seen."""
+    try:
+        return holder_of(remote)
+    except (OSError, ValueError):
+        return None
+
+
+def start_watching(request: "Json", closed: "List[int]") -> "Tuple[int, int, int]":
+    """Start the process that watches; return its pid, where it writes, and what ends it when it is closed."""
+    read, write = os.pipe()
+    heard, control = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(write)
+        os.close(heard)
+        return pid, read, control
+    try:
+        for fd in [read, control, *closed]:
+            os.close(fd)
+        watch(request, write, heard)
+    except BaseException:  # noqa: BLE001 - the parent has gone, or this was told to end
+        pass
+    os._exit(0)

@@ -1,0 +1,122 @@
+"""What `ports doctor` wants to know of a machine: programs, space, memory, clock; it only looks."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+if __name__ != "__main__":  # piped, these names are there already
+    from ..identity import FORMAT, user_name
+    from ..logout import logout_ends
+    from ..memory import limits
+    from ..programs.run import find_command, login_environment
+    from ..records import state_directory
+
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, List, Optional
+
+    Json = Dict[str, Any]
+
+PATIENCE = 10  # seconds for a program to say its version
+
+
+def examine(request: "Optional[Json]" = None) -> "Json":
+    """Return what this machine is like for `ports`; nothing is written.
+
+    Parameters
+    ----------
+    request : dict
+        ``ports`` (False) looks for `ports` too, in the environment ``env`` if that is given, as `far_run` does.
+    """
+    wanted = request or {}
+    environ = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
+    facts = {"format": FORMAT, "began": time.time(), "host": os.uname().nodename, "platform": sys.platform}  # type: Json
+    user = user_name(os.getuid())
+    facts.update(user=user, python="%d.%d.%d" % sys.version_info[:3], executable=sys.executable)
+    facts.update(logout_ends=logout_ends(user), state=space(state_directory()), memory=memory_left())
+    if not shutil.which("tmux", path=environ.get("PATH")):
+        environ.update(login_environment(PATIENCE))
+    facts["tmux"] = first_line([shutil.which("tmux", path=environ.get("PATH")), "-V"], environ)
+    if wanted.get("ports"):
+        facts["ports"] = installed(wanted.get("env"), environ)
+    facts["time"] = time.time()
+    return facts
+
+
+def installed(env: "Optional[str]", environ: "Dict[str, str]") -> "Json":
+    """Return version and interpreter of the `ports` that commands for this machine would run, or the ``error``."""
+    try:
+        command = find_command(env, environ)
+    except LookupError as error:
+        return {"error": str(error)}
+    line = first_line([*command, "--version"], environ)
+    if line is None or "version" not in line:
+        return {"error": "%s has no ports that works (%s)" % (command[0], line or "it says nothing")}
+    return {"version": line.split()[-1], "command": command[0]}
+
+
+def first_line(command: "List[Any]", environ: "Dict[str, str]") -> "Optional[str]":
+    """Return the last line that a program prints; None where there is no such program, or it fails in silence."""
+    if not command[0]:
+        return None
+    try:
+        child = subprocess.Popen(
+            command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    except OSError:
+        return None
+    try:
+        lines = child.communicate(timeout=PATIENCE)[0].decode("utf-8", "replace").strip().splitlines()
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
+        return "it did not answer within %d s" % PATIENCE
+    return lines[-1].strip() if lines else None
+
+
+def space(path: str) -> "Json":
+    """Return what is left, for this user, on the disk of `path`, which need not exist."""
+    place = os.path.abspath(path)
+    while not os.path.lexists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    found = {"path": path, "place": place}  # type: Json
+    if not hasattr(os, "statvfs"):  # Windows
+        disk_there = shutil.disk_usage(place)
+        found.update(free_bytes=disk_there.free, total_bytes=disk_there.total, free_files=0, total_files=0)
+        found["writable"] = os.path.isdir(place) and os.access(place, os.W_OK)
+        return found
+    try:
+        disk = os.statvfs(place)
+    except OSError as error:
+        found["error"] = error.strerror
+        return found
+    found.update(free_bytes=disk.f_bavail * disk.f_frsize, total_bytes=disk.f_blocks * disk.f_frsize)
+    found.update(free_files=disk.f_favail, total_files=disk.f_files)  # 0 of 0: the disk does not count them
+    found["writable"] = os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
+    return found
+
+
+def memory_left(root: str = "") -> "Json":
+    """Return the memory that this user may have and what is left of it, in bytes; empty where there is no /proc."""
+    if not os.path.exists(root + "/proc/meminfo"):
+        return {}
+    found = limits(root)
+    told = {"total_bytes": found["limit_bytes"]}  # type: Json
+    told["free_bytes"] = min(found["available_bytes"], found["limit_available_bytes"])
+    if found["limit_bytes"] < found["total_bytes"]:
+        told["limited"] = True
+    return told
+
+
+def main(text: str) -> None:
+    """Answer the request in `text`: one line, the marker and JSON."""
+    request = json.loads(text)
+    try:
+        answer = examine(request)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other side wants one line
+        answer = {"error": "failed", "message": "%s: %s" % (type(error).__name__, error)}
+    sys.stdout.write("\n%s%s\n" % (request.get("marker", ""), json.dumps(answer)))
+    sys.stdout.flush()

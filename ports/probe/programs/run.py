@@ -1,0 +1,200 @@
+"""Running `ports` on this machine for somebody on another: which interpreter, and the run itself."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+if __name__ != "__main__":  # piped, these names are there already
+    from ..records import host_directory, read_record
+
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, List, Optional
+
+    Json = Dict[str, Any]
+
+INSTALLATIONS = "miniforge3 mambaforge miniconda3 anaconda3 miniconda anaconda micromamba conda mamba".split()
+PLACES = "/opt /usr/local /opt/homebrew /opt/homebrew/Caskroom /usr/share".split()
+
+
+def usual_roots(home: str) -> "List[str]":
+    """Return where conda, mamba and micromamba are installed, or keep environments, for the user of this home."""
+    own = [os.path.join(home, name) for name in (".local/share/mamba", ".micromamba", ".conda")]
+    places = [home, os.path.join(home, "opt"), *PLACES]
+    return own + [os.path.join(place, name) for place in places for name in INSTALLATIONS]
+
+
+def conda_prefixes(name: str) -> "List[str]":
+    """Return where a conda environment called `name` may be: all places where conda, mamba and micromamba keep them."""
+    home = os.path.expanduser("~")
+    roots = [os.environ.get(key, "") for key in ("MAMBA_ROOT_PREFIX", "CONDA_ROOT", "CONDA_PREFIX")]
+    if os.environ.get("CONDA_EXE"):
+        roots.append(os.path.dirname(os.path.dirname(os.environ["CONDA_EXE"])))
+    roots += usual_roots(home)
+    found = [os.path.join(path, name) for path in os.environ.get("CONDA_ENVS_PATH", "").split(os.pathsep) if path]
+    found += [root if name == "base" else os.path.join(root, "envs", name) for root in roots if root]
+    try:
+        with open(os.path.join(home, ".conda", "environments.txt"), encoding="utf-8") as file:
+            listed = [line.strip() for line in file]
+    except (OSError, ValueError):
+        listed = []
+    return found + [prefix for prefix in listed if os.path.basename(prefix) == name]
+
+
+def environment_python(env: str) -> "Optional[str]":
+    """Return the interpreter of a conda environment, by name or path, or of a venv, by path; None where there is none.
+
+    The path of an interpreter is taken as it is.
+    """
+    path = os.path.expanduser(env)
+    if os.sep not in env and os.path.isdir(os.path.join(path, "bin")):
+        path = os.path.abspath(path)  # ".venv" in the directory at hand
+    for prefix in [path] if os.sep in path else conda_prefixes(env):
+        if os.path.isfile(prefix) and os.access(prefix, os.X_OK):
+            return prefix
+        for program in ("bin/python", "bin/python3"):
+            python = os.path.join(prefix, program)
+            if os.access(python, os.X_OK):
+                return python
+    return None
+
+
+def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
+    """Return the environment that this user's login shell makes; empty where the shell fails.
+
+    It is found by running ``env`` in it: understood by every shell, tcsh and fish too. Whatever else its start files
+    print stands before the first variable or after the last.
+    """
+    import pwd  # home, where this does not run, may be Windows
+
+    shell = os.environ.get("SHELL") or pwd.getpwuid(os.getuid()).pw_shell or "/bin/sh"
+    try:
+        child = subprocess.Popen(
+            [
+                "-" + os.path.basename(shell),
+                "-c",
+                "/usr/bin/env -0",
+            ],  # a leading "-" makes a login shell, in all of them
+            executable=shell,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:
+        return {}
+    try:
+        output = child.communicate(timeout=timeout)[0].decode("utf-8", "surrogateescape")
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        return {}
+    items = [item.rpartition("\n")[2] if i == 0 else item for i, item in enumerate(output.split("\0")[:-1])]
+    return dict(item.split("=", 1) for item in items if re.match(r"\w+=", item))
+
+
+def find_command(env: "Optional[str]", environ: "Dict[str, str]") -> "List[str]":
+    """Return how `ports` is started here; raises LookupError with a sentence that names the way out."""
+    way_out = "name the environment that has it, as ports.hosts.<alias>.env in the settings at home"
+    if env:
+        python = environment_python(env)
+        if python is None:
+            raise LookupError("there is no environment %r there; %s" % (env, way_out))
+        return [python, "-m", "ports"]
+    try:
+        recorded = (read_record(os.path.join(host_directory(), "host.json")) or {}).get("python")
+    except ValueError:  # newer, or broken: the program itself will say so
+        recorded = None
+    if recorded and os.access(recorded, os.X_OK):
+        return [recorded, "-m", "ports"]
+    environ.update(login_environment())
+    for directory in environ.get("PATH", "").split(os.pathsep):
+        program = os.path.join(directory, "ports")
+        if os.path.isfile(program) and os.access(program, os.X_OK):
+            return [program]
+    raise LookupError("ports is not installed there, or not on the login shell's PATH; install it, or %s" % way_out)
+
+
+def has_ports(command: "List[str]") -> bool:
+    """Tell whether the interpreter of a command knows `ports`."""
+    code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('ports') is None)"
+    return subprocess.call([command[0], "-c", code], stdin=subprocess.DEVNULL) == 0
+
+
+def run(request: "Json") -> "Json":
+    """Run ``ports <argv>`` in the right interpreter, its stderr passed through, its stdout in the answer.
+
+    Parameters
+    ----------
+    request : dict
+        ``argv``; ``env``, a conda environment's name or path, or a venv's path; ``cwd`` (the home); ``stdin``, a text;
+        ``environ``, variables to set; ``login`` (False) takes the whole environment of the login shell first.
+    """
+    environ = dict(os.environ)
+    if request.get("login"):
+        environ.update(login_environment())
+    environ.update(request.get("environ") or {})
+    cwd = os.path.expanduser(request.get("cwd") or "~")
+    try:
+        command = find_command(request.get("env"), environ)
+    except LookupError as error:
+        return {"error": "no-ports", "message": str(error)}
+    try:
+        child = subprocess.Popen(
+            command + request["argv"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=cwd, env=environ
+        )
+    except OSError as error:
+        return {"error": "failed", "message": "%s: %s" % (error.filename or command[0], error.strerror)}
+    output = attend(child, (request.get("stdin") or "").encode())
+    if child.returncode == 1 and not output and command[1:] and not has_ports(command):
+        message = "%s has no ports; install it there, or name another environment" % command[0]
+        return {"error": "no-ports", "message": message}
+    return {"status": child.returncode, "stdout": output.decode("utf-8", "replace"), "command": command[0]}
+
+
+def attend(child: "Any", text: bytes) -> bytes:
+    """Return all that the child prints; interrupt it when nobody is left to read the answer (Ctrl-C at home)."""
+    from select import POLLERR, POLLHUP, poll
+    from threading import Thread
+
+    poller, chunks, interrupted = poll(), [], False  # type: Any, List[bytes], bool
+    poller.register(child.stdout, 1)
+    poller.register(1, 0)
+
+    def feed() -> None:
+        try:
+            child.stdin.write(text)
+            child.stdin.close()
+        except OSError:  # it reads no further
+            pass
+
+    Thread(target=feed, daemon=True).start()
+    while True:
+        ready = poller.poll(200)
+        if not ready and child.poll() is not None:  # something that it left running still holds its stdout
+            return b"" if interrupted else b"".join(chunks)
+        for fd, event in ready:
+            if fd == 1 and event & (POLLERR | POLLHUP):
+                poller.unregister(1)
+                child.send_signal(signal.SIGINT)
+                interrupted = True
+            elif fd != 1:
+                chunk = os.read(fd, 65536)
+                chunks.append(chunk)
+                if not chunk:
+                    child.wait()
+                    return b"" if interrupted else b"".join(chunks)
+
+
+def main(text: str) -> None:
+    """Answer the request in `text`: one line, the marker and JSON."""
+    request = json.loads(text)
+    try:
+        answer = run(request)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other side wants one line
+        answer = {"error": "failed", "message": "%s: %s" % (type(error).__name__, error)}
+    sys.stdout.write("\n%s%s\n" % (request.get("marker", ""), json.dumps(answer)))
+    sys.stdout.flush()

@@ -1,0 +1,136 @@
+"""The probe itself: one look at this machine, as one JSON-able document."""
+
+import json
+import os
+import sys
+import time
+
+if __name__ != "__main__":  # piped, these names are there already
+    from ..ask import MOST_ASKED, Asking, find_exposed, pair_dask
+    from ..identity import FORMAT, boot_id, machine_id, node, own_uid, user_name
+    from ..nodes import elsewhere
+    from ..recognise import (
+        NEVER_ASKED,
+        WEB,
+        describe,
+        jupyter_records,
+        recognise_notebooks,
+        recognise_sessions,
+        runtime_directories,
+    )
+    from ..records import host_directory, read_record, read_sessions
+    from ..sockets import owners_of, tcp_listeners, unix_listeners
+
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, List, Optional, Set
+
+    Json = Dict[str, Any]
+
+
+def probe(request: "Optional[Json]" = None) -> "Json":
+    """Return what listens on this machine and is this user's, and what `ports` recorded here.
+
+    Parameters
+    ----------
+    request : dict
+        ``all`` adds other users' listeners, as port and user only; ``port`` leaves out all but this one; ``ask_http``
+        (True) lets own ports be asked what they are, up to ``silence`` and ``patience`` seconds (0.02 each), see
+        `Asking`. ``called`` is the name that leads here from home, ``nodes`` are other hosts of it, see `elsewhere`.
+    """
+    wanted = request or {}
+    uid, warnings, sessions = own_uid(), [], {}  # type: int, List[str], Json
+    for kind in ("clusters", "notebooks"):
+        sessions[kind] = read_sessions(kind)
+    everybody = wanted.get("all") or wanted.get("port")
+    rows = tcp_listeners(warnings, None if everybody else uid)
+    if wanted.get("port"):
+        rows = [row for row in rows if row["port"] == wanted["port"]]
+    own = [row for row in rows if row["uid"] == uid]
+    if not wanted.get("port"):
+        own += unix_listeners(unix_paths(sessions, uid), uid)
+    look_at(own, sessions, wanted, warnings)
+    names = {uid: user_name(uid)}
+    for row in own:
+        row["user"] = names[uid]
+        del row["inode"]
+    shown = ("family", "address", "path", "port", "uid", "open_to_network", "kind")
+    for row in rows if everybody else ():
+        if row["uid"] != uid:
+            if row["uid"] not in names:
+                names[row["uid"]] = user_name(row["uid"])
+            own.append(dict([(key, row[key]) for key in shown], user=names[row["uid"]]))
+    document = {"format": FORMAT, "host": node(), "machine_id": machine_id(), "boot_id": boot_id()}
+    document.update(user=names[uid], uid=uid, time=time.time(), platform=sys.platform, listeners=own)
+    document.update(sessions, ports=installed(warnings), python="%d.%d.%d" % sys.version_info[:3])
+    document["elsewhere"] = elsewhere(wanted["called"], wanted.get("nodes") or []) if wanted.get("called") else []
+    document["warnings"] = list(dict.fromkeys(warnings))
+    return document
+
+
+def unix_paths(sessions: "Json", uid: int) -> "Set[str]":
+    """Return the Unix sockets that records name."""
+    paths = set()  # type: Set[str]
+    for record in jupyter_records(set(runtime_directories(dict(os.environ))), uid, []):
+        if record.get("sock"):
+            paths.add(record["sock"])
+    for session in sessions["clusters"] + sessions["notebooks"]:
+        if session["alive"] and session["running"] and session["running"].get("dashboard"):
+            paths.add(session["running"]["dashboard"])
+    return paths
+
+
+def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List[str]") -> None:
+    """Find out what this user's listeners are.
+
+    The newest are recognised first: while they are listened to, and asked, there is time for the others.
+    """
+    uid = own_uid()
+    holders = owners_of({row["inode"] for row in own if row["inode"] and row["pid"] is None}, uid)
+    for row in own:
+        row["pid"] = row["pid"] or holders.get(row["inode"])
+        row.update(http=None, scheme="http", url_path="", greets=False)
+    newest = sorted(own, key=lambda row: (-row["inode"], -(row.get("started_at") or 0)))
+    asking = Asking(wanted.get("silence", 0.02), wanted.get("patience", 0.02))
+    answers = wanted.get("answers")  # kept by the agent, which looks again and again
+    asked = []  # type: List[Json]
+    ancestors = {}  # type: Dict[int, List[int]]
+    while newest:
+        rows, newest = newest[:MOST_ASKED], newest[MOST_ASKED:]
+        ancestors.update(describe(rows))
+        recognise_notebooks(rows, uid, warnings)
+        recognise_sessions(rows, sessions, ancestors)
+        for row in rows:
+            row["http"] = True if row["kind"] in WEB else None
+        # without a pid it may be the kernel's, or a container's that merely shares this uid
+        unknown = [row for row in rows if row["kind"] not in NEVER_ASKED and row["pid"] and row["port"]]
+        if wanted.get("ask_http", True):
+            unknown = answers.unknown(unknown) if answers else unknown
+            asking.add(unknown)
+            asked += unknown
+        asking.step()
+    asking.finish()
+    if answers:
+        answers.keep(asked)
+    pair_dask(own, ancestors)
+    find_exposed(own, ancestors)
+
+
+def installed(warnings: "List[str]") -> "Optional[Json]":
+    """Return interpreter and version of the `ports` that last ran here."""
+    try:
+        return read_record(os.path.join(host_directory(), "host.json"))
+    except ValueError as error:
+        warnings.append(str(error).replace("newer: ", "", 1))
+        return None
+
+
+def main(text: str) -> None:
+    """Answer the request in `text`: one line, the marker and JSON."""
+    request = json.loads(text)
+    try:
+        answer = probe(request)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other side wants one line
+        answer = {"error": "failed", "message": "%s: %s" % (type(error).__name__, error)}
+    sys.stdout.write("\n%s%s\n" % (request.get("marker", ""), json.dumps(answer)))
+    sys.stdout.flush()

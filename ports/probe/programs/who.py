@@ -1,0 +1,208 @@
+"""Who uses how much of this machine: one look at the process table, needing nobody's agreement; it only looks."""
+
+import json
+import os
+import re
+import sys
+import time
+
+if __name__ != "__main__":  # piped, these names are there already
+    from ..identity import FORMAT, load_psutil, node, own_uid, read_bytes, user_name
+    from ..memory import is_proc_hidden, limits
+    from ..promises import promises
+
+MYPY = False
+if MYPY:
+    from typing import Any, Dict, List, Optional, Set
+
+    Json = Dict[str, Any]
+
+INTERVAL = 0.1  # seconds at least between the two looks that tell who computes: a tick is a hundredth of one
+SMALL = 1 << 22  # bytes; of less it is not asked how much is shared, or what program it is
+PROGRAMS = (b"python", b"pypy", b"dask", b"ports")  # how the names of processes begin that may be Dask's
+DASK = re.compile(
+    rb"ports_owner|\bdask[- ](cuda[- ])?(scheduler|worker|spec)\b|distributed[./]cli[./]dask_(scheduler|worker|spec)"
+)
+CHILD = re.compile(rb"multiprocessing[./ ](spawn|forkserver)")
+BEGUN = []  # type: List[Any]
+
+
+class Process:
+    """One process at one moment: whose, what it holds, and how long it has computed."""
+
+    __slots__ = ("cores", "dask", "memory", "name", "parent", "started", "ticks", "uid")
+
+    def __init__(self, uid: int, parent: int, name: bytes, ticks: int, started: int) -> None:
+        self.uid, self.parent, self.name, self.ticks, self.started = uid, parent, name, ticks, started
+        self.memory, self.dask, self.cores = 0, False, 0.0
+
+
+def begin() -> None:
+    """Look for the first time; `usage` looks again, so that other work may be done between the two."""
+    BEGUN[:] = [(time.monotonic(), busy_ticks(), processes())]
+
+
+def usage(request: "Optional[Json]" = None) -> "Json":
+    """Return what this machine has, who uses how much of it, and what clusters of `ports` are promised.
+
+    Memory is what processes hold for themselves (anonymous pages): files that they have mapped are left out, as the
+    kernel takes those back where memory is short.
+
+    Parameters
+    ----------
+    request : dict
+        ``interval``: the least number of seconds between the two looks that tell who computes (0.1).
+    """
+    if not BEGUN:
+        begin()
+    began, busy, found = BEGUN.pop()
+    rest = began + float((request or {}).get("interval") or INTERVAL) - time.monotonic()
+    if rest > 0:
+        time.sleep(rest)
+    passed = measure(found, began)
+    document = {"format": FORMAT, "host": node(), "uid": own_uid(), "time": time.time()}  # type: Json
+    document.update(limits(), hidden=is_proc_hidden(), seconds=passed, busy_cores=None)
+    if busy is not None:
+        document["busy_cores"] = ((busy_ticks() or 0) - busy) / os.sysconf("SC_CLK_TCK") / passed
+    document["load"] = os.getloadavg()
+    recognise(found)
+    live = promises()
+    for one in live:
+        one["held_bytes"] = held_below(found, one["pid"])
+        if one["pid"] in found and found[one["pid"]].uid != one["uid"]:
+            one["held_bytes"] = 0
+    document["promises"] = live
+    document["users"] = by_user(found, {one["uid"] for one in live} | {own_uid()})
+    return document
+
+
+def processes() -> "Dict[int, Process]":
+    """Return all processes that can be seen; the kernel's own threads are left out."""
+    if sys.platform != "linux":
+        return processes_by_psutil()
+    found = {}
+    page = os.sysconf("SC_PAGE_SIZE")
+    for name in os.listdir("/proc"):
+        if not "0" <= name[0] <= "9":
+            continue
+        path = "/proc/" + name
+        data = read_bytes(path + "/stat", once=True)
+        end = data.rfind(b")")  # the name may hold one itself
+        fields = data[end + 2 :].split(None, 22)
+        if len(fields) < 22 or fields[20] == b"0":  # gone, or without an address space
+            continue
+        try:
+            uid = os.stat(path).st_uid
+        except OSError:
+            continue
+        ticks = int(fields[11]) + int(fields[12])
+        one = Process(uid, int(fields[1]), data[data.find(b"(") + 1 : end], ticks, int(fields[19]))
+        one.memory = int(fields[21]) * page
+        if one.memory > SMALL:
+            pages = read_bytes(path + "/statm", once=True).split(None, 3)
+            if len(pages) > 2:
+                one.memory = (int(pages[1]) - int(pages[2])) * page
+        found[int(name)] = one
+    return found
+
+
+def processes_by_psutil() -> "Dict[int, Process]":
+    """Return all processes where there is no /proc; of others' it may tell nothing but the owner."""
+    found = {}
+    wanted = ["ppid", "name", "uids", "memory_info", "cpu_times", "create_time", "cmdline"]
+    for process in load_psutil().process_iter(wanted):
+        info = process.info
+        times, started = info["cpu_times"], int((info["create_time"] or 0) * 100)
+        ticks = int((times.user + times.system) * 100) if times else 0
+        one = Process(
+            info["uids"].effective if info["uids"] else -1,
+            info["ppid"] or 0,
+            (info["name"] or "").encode(),
+            ticks,
+            started,
+        )
+        one.memory = info["memory_info"].rss if info["memory_info"] else 0
+        one.dask = bool(DASK.search(" ".join(info["cmdline"] or ()).encode()))
+        found[process.pid] = one
+    return found
+
+
+def measure(found: "Dict[int, Process]", began: float) -> float:
+    """Look again at what `began` then, and tell how many cores each process keeps busy; return the seconds between."""
+    passed = max(0.001, time.monotonic() - began)
+    second = float(os.sysconf("SC_CLK_TCK")) if sys.platform == "linux" else 100.0
+    later = processes_by_psutil() if sys.platform != "linux" else {}
+    for pid, one in found.items():
+        if later:
+            ticks = later[pid].ticks if pid in later else one.ticks
+        elif one.ticks:  # what has not computed for a hundredth of a second in its life is not asked again
+            data = read_bytes("/proc/%d/stat" % pid, once=True)
+            fields = data[data.rfind(b")") + 2 :].split(None, 20)
+            same = len(fields) > 20 and int(fields[19]) == one.started
+            ticks = int(fields[11]) + int(fields[12]) if same else one.ticks
+        else:
+            continue
+        one.cores = (ticks - one.ticks) / second / passed
+    return passed
+
+
+def busy_ticks() -> "Optional[int]":
+    """Return how long all cores have been busy; None where the system does not tell."""
+    words = read_bytes("/proc/stat", once=True).split(b"\n", 1)[0].split()
+    numbers = [int(word) for word in words[1:9]]
+    return sum(numbers) - sum(numbers[3:5]) if len(numbers) > 4 else None  # without idle and waiting for disks
+
+
+def recognise(found: "Dict[int, Process]") -> None:
+    """Mark Dask's processes: what says so, and what Python's multiprocessing spawned, as Dask does its workers."""
+    if sys.platform != "linux":
+        return
+    for pid, one in found.items():
+        if one.memory > SMALL and one.name.startswith(PROGRAMS):
+            line = read_bytes("/proc/%d/cmdline" % pid, once=True).replace(b"\0", b" ")
+            one.dask = bool(DASK.search(line) or CHILD.search(line))
+
+
+def held_below(found: "Dict[int, Process]", pid: int) -> "Optional[int]":
+    """Return the bytes that a process and all below it hold; None where it is not seen."""
+    if pid not in found:
+        return None
+    children = {}  # type: Dict[int, List[int]]
+    for child, one in found.items():
+        children.setdefault(one.parent, []).append(child)
+    total, waiting, seen = 0, [pid], set()  # type: int, List[int], Set[int]
+    while waiting:
+        at = waiting.pop()
+        if at not in seen:
+            seen.add(at)
+            total += found[at].memory
+            waiting += children.get(at, ())
+    return total
+
+
+def by_user(found: "Dict[int, Process]", named: "Set[int]") -> "List[Json]":
+    """Return what each user holds and computes, Dask's part beside the whole; those `named` in any case."""
+    sums = {}  # type: Dict[int, List[Any]]
+    for uid in named:
+        sums[uid] = [0, 0.0, 0, 0.0, 0]
+    for one in found.values():
+        values = sums.setdefault(one.uid, [0, 0.0, 0, 0.0, 0])
+        values[0] += one.memory
+        values[1] += one.cores
+        values[4] += 1
+        if one.dask:
+            values[2] += one.memory
+            values[3] += one.cores
+    keys = ("memory_bytes", "cores", "dask_bytes", "dask_cores", "n_processes")
+    return [dict(zip(keys, values), uid=uid, user=user_name(uid)) for uid, values in sorted(sums.items())]
+
+
+def main(text: str) -> None:
+    """Answer the request in `text`: one line, the marker and JSON."""
+    request = json.loads(text)
+    try:
+        answer = usage(request)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other side wants one line
+        answer = {"error": "failed", "message": "%s: %s" % (type(error).__name__, error)}
+    sys.stdout.write("\n%s%s\n" % (request.get("marker", ""), json.dumps(answer)))
+    sys.stdout.flush()

@@ -1,0 +1,57 @@
+"""Terminals on sessions: attach to one, or start a shell in one."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from ports.errors import TmuxError
+from ports.sessions import _start, _tmux
+from ports.sessions._start import SessionRecord
+from ports.state import paths, records
+
+
+def attach(record: SessionRecord) -> NoReturn:
+    """Replace this process by tmux, attached to the session.
+
+    Raises
+    ------
+    TmuxError
+        The session has no terminal: it was started where there is no tmux.
+    """
+    if record.tmux_socket is None:
+        way_out = f"`ports {record.kind} logs {record.name}` shows its output"
+        raise TmuxError(f"{record.kind} {record.name!r} runs without tmux; {way_out}")
+    attach_to(Path(record.tmux_socket), record.tmux_session)
+
+
+def start_terminal(socket: Path, session: str, argv: Sequence[str], *, environ: Mapping[str, str], cwd: str) -> None:
+    """Start `argv` in a new tmux session, at its terminal and without a log: a shell for a person."""
+    launch_file = socket.with_name(f"{session}.launch")
+    task = {"format": records.FORMAT, "argv": list(argv), "cwd": cwd, "environ": dict(environ), "terminal": True}
+    records.write_json(launch_file, task)
+    command = [*_start.LAUNCHER, str(launch_file)]
+    try:
+        with paths.locked("tmux"):
+            _tmux.start_session(socket, session, command, cwd="/", environ=os.environ)
+    except BaseException:
+        launch_file.unlink(missing_ok=True)  # it holds the environment
+        raise
+
+
+def attach_to(socket: Path, session: str) -> NoReturn:
+    """Replace this process by tmux, attached to `session`; raises TmuxError where there is none of one's own."""
+    if not _tmux.is_mine(socket):
+        raise TmuxError(f"there is no tmux server of yours on {socket}")
+    environ = {name: value for name, value in os.environ.items() if name != "TMUX"}  # or tmux refuses to nest
+    os.execvpe("tmux", _tmux.attach_command(socket, session), environ)
+
+
+def attach_line(record: SessionRecord) -> str | None:
+    """Return the plain tmux line that attaches to the session; None where it has no terminal."""
+    if record.tmux_socket is None:
+        return None
+    return shlex.join(_tmux.attach_command(Path(record.tmux_socket), record.tmux_session))

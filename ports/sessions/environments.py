@@ -1,0 +1,350 @@
+"""Python environments: conda environments and venvs, found by name or path, and what activating one means.
+
+A conda environment is a prefix that holds ``conda-meta/``, a venv one that holds ``pyvenv.cfg``. Neither conda nor
+mamba need be installed, or on the PATH: their files say where environments are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ports.errors import NotFoundError, ToolError
+from ports.probe import usual_roots
+
+_ACTIVATION = re.compile(
+    r"VIRTUAL_ENV|VIRTUAL_ENV_PROMPT|PYTHONHOME|__PYVENV_LAUNCHER__|_CE_CONDA|_CE_M"
+    r"|CONDA_(PREFIX|STACKED)_\d+|CONDA_(PREFIX|DEFAULT_ENV|PROMPT_MODIFIER|SHLVL)"
+)
+_SCRIPT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An interpreter with its packages; `kind` is ``system`` for one that is neither a venv's nor conda's."""
+
+    prefix: Path
+    python: Path
+    kind: Literal["conda", "venv", "system"]
+    name: str
+
+
+class EnvironmentNotFoundError(NotFoundError):
+    """No environment of that name or path."""
+
+
+def find(env: str | None, directory: Path | str, environ: Mapping[str, str]) -> Environment:
+    """Return the environment called `env`.
+
+    Parameters
+    ----------
+    env : str or None
+        A conda environment's name or path, a venv's path, or None: the environment that runs this.
+    directory : path
+        What relative paths start from.
+    environ : mapping
+        Environment variables; they tell where conda is.
+
+    Raises
+    ------
+    EnvironmentNotFoundError
+        There is none, or no Python is in it.
+    """
+    if env is None:
+        prefix = Path(sys.prefix)
+        return Environment(prefix, Path(sys.executable), _kind(prefix) or "system", _name(prefix, environ))
+    if not env.strip():
+        raise EnvironmentNotFoundError("environment", env, "pass a conda environment's name or path, or a venv's path")
+    named = None if _is_path(env) else _by_name(env, environ)
+    return at(named, environ) if named else _by_path(env, Path(directory), environ)
+
+
+def at(prefix: Path, environ: Mapping[str, str]) -> Environment:
+    """Return the environment whose prefix is `prefix`; raises as `find`."""
+    python = next((path for name in ("python", "python3") if (path := prefix / "bin" / name).is_file()), None)
+    if python is None:
+        conda = _kind(prefix) == "conda"
+        way_out = f"there is no {prefix}/bin/python" + (
+            f"; `conda install -p {prefix} python` adds it" if conda else ""
+        )
+        raise EnvironmentNotFoundError("Python in environment", str(prefix), way_out)
+    return Environment(prefix, python, _kind(prefix) or "system", _name(prefix, environ))
+
+
+def known(environ: Mapping[str, str]) -> dict[str, Path]:
+    """Return the conda environments of this user, by name; of two with the same name, the one that conda would take."""
+    roots = list(_roots(environ))
+    bases = [root for root in roots if (root / "conda-meta").is_dir()]
+    found = {"base": bases[0]} if bases else {}
+    for prefix in _prefixes(roots, environ):
+        if prefix not in roots and (prefix / "conda-meta").is_dir():
+            found.setdefault(prefix.name, prefix)
+    return found
+
+
+def _is_path(env: str) -> bool:
+    return "/" in env or env.startswith("~") or env in (".", "..")
+
+
+def _by_name(env: str, environ: Mapping[str, str]) -> Path | None:
+    return known(environ).get(env)
+
+
+def _by_path(env: str, directory: Path, environ: Mapping[str, str]) -> Environment:
+    home = str(_home(environ))
+    expanded = home + env[1:] if env == "~" or env.startswith("~/") else env
+    # Not resolved: a link to an environment is a name for it, and its pyvenv.cfg and python work through it.
+    path = Path(os.path.normpath(directory.absolute() / expanded))
+    if path.is_file() and path.parent.name == "bin" and path.name.startswith("python"):
+        path = path.parent.parent
+    if _kind(path) or (path / "bin" / "python3").is_file():
+        return at(path, environ)
+    if path.is_dir() and _is_path(env):
+        reason = "holds neither conda-meta/ nor pyvenv.cfg; pass the directory that holds bin/python"
+        raise EnvironmentNotFoundError("environment", env, f"{path} {reason}")
+    raise EnvironmentNotFoundError("environment", env, _looked_for(env, path, environ))
+
+
+def _looked_for(env: str, path: Path, environ: Mapping[str, str]) -> str:
+    if _is_path(env):
+        return f"{path} does not exist"
+    names = sorted(known(environ))
+    near = difflib.get_close_matches(env, names, n=3, cutoff=0.5) or names[:12]
+    text = f"looked for a conda environment of that name, and for a venv in {path}"
+    return text + (f"; there is {', '.join(near)}" if near else "; pass the path of a conda environment or venv")
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+
+
+def _kind(prefix: Path) -> Literal["conda", "venv"] | None:
+    if (prefix / "conda-meta").is_dir():
+        return "conda"
+    return "venv" if (prefix / "pyvenv.cfg").is_file() else None
+
+
+def _name(prefix: Path, environ: Mapping[str, str]) -> str:
+    if _kind(prefix) == "conda":
+        return "base" if prefix in _roots(environ) else prefix.name
+    generic = prefix.name in (".venv", "venv", ".env", "env") and prefix.parent.name
+    return prefix.parent.name if generic else prefix.name or str(prefix)
+
+
+def _roots(environ: Mapping[str, str]) -> Iterator[Path]:
+    """Yield the installations of conda, mamba and micromamba, the one in use first, each once."""
+    home = _home(environ)
+    candidates: list[Path] = []
+    for variable in ("CONDA_ROOT", "_CONDA_ROOT", "MAMBA_ROOT_PREFIX"):
+        if environ.get(variable):
+            candidates.append(Path(environ[variable]))
+    for variable in ("CONDA_EXE", "CONDA_PYTHON_EXE"):
+        if environ.get(variable):
+            candidates.append(Path(environ[variable]).parent.parent)
+    if environ.get("CONDA_PREFIX"):
+        active = Path(environ["CONDA_PREFIX"])
+        candidates.append(active.parent.parent if active.parent.name == "envs" else active)
+    candidates += map(Path, usual_roots(str(home)))
+    seen: set[Path] = set()
+    for path in candidates:
+        # micromamba's root holds environments but is none itself; an environment elsewhere is no root
+        if path not in seen and ((path / "condabin").is_dir() or (path / "envs").is_dir()):
+            seen.add(path)
+            yield path
+
+
+def _prefixes(roots: list[Path], environ: Mapping[str, str]) -> Iterator[Path]:
+    """Yield what may be environments, in the order in which conda looks."""
+    home = _home(environ)
+    directories = [
+        Path(os.path.expandvars(text.replace("~", str(home), 1) if text.startswith("~") else text))
+        for variable in ("CONDA_ENVS_PATH", "CONDA_ENVS_DIRS")
+        for text in environ.get(variable, "").split(os.pathsep)
+        if text
+    ]
+    directories += _configured(roots, environ)
+    directories += [root / "envs" for root in roots] + [home / ".conda" / "envs"]
+    for directory in directories:
+        try:
+            yield from sorted(directory.iterdir())
+        except OSError:
+            continue
+    try:
+        lines = (home / ".conda" / "environments.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    yield from (Path(line.strip()) for line in lines if line.strip().startswith("/"))
+
+
+def _configured(roots: list[Path], environ: Mapping[str, str]) -> Iterator[Path]:
+    """Yield ``envs_dirs`` of the files that conda and mamba read."""
+    home = _home(environ)
+    files = [home / ".condarc", home / ".conda/condarc", home / ".config/conda/condarc", home / ".conda/.condarc"]
+    files += [home / ".mambarc", *(root / ".condarc" for root in roots), Path("/etc/conda/.condarc")]
+    if environ.get("CONDARC"):
+        files.insert(0, Path(environ["CONDARC"]))
+    for file in files:
+        for text in _envs_dirs(file):
+            path = Path(str(home) + text[1:] if text.startswith("~/") else text)
+            if path.is_absolute():
+                yield path
+
+
+def _envs_dirs(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    if "envs_" not in text:
+        return []
+    import yaml
+
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return []  # conda's to complain about
+    found = (data.get("envs_dirs") or data.get("envs_path") or []) if isinstance(data, dict) else []
+    return [str(one) for one in ([found] if isinstance(found, str) else found)]
+
+
+def is_active(env: Environment, environ: Mapping[str, str]) -> bool:
+    """Say whether `env` is the activated environment of `environ`."""
+    variable = {"conda": "CONDA_PREFIX", "venv": "VIRTUAL_ENV"}.get(env.kind)
+    if variable is None or environ.get(variable) != str(env.prefix) or environ.get("PYTHONHOME"):
+        return False
+    if env.kind == "conda" and environ.get("VIRTUAL_ENV"):
+        return False
+    return shutil.which("python", path=environ.get("PATH", "")) in (f"{env.prefix}/bin/python", str(env.python))
+
+
+def activated(env: Environment, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return `environ` with `env` activated, and whatever was activated before deactivated.
+
+    As in a shell: PATH, VIRTUAL_ENV or CONDA_PREFIX, the variables kept in the conda environment, and what its
+    ``etc/conda/activate.d/*.sh`` scripts set. They run in a shell of their own; what they print is dropped.
+
+    Raises
+    ------
+    ToolError
+        A script does not end, or ends the shell without a trace of its variables.
+    """
+    if is_active(env, environ):
+        return dict(environ)
+    old = environ.get("CONDA_PREFIX")
+    after = _run_scripts(_scripts(Path(old), "deactivate.d")[::-1], dict(environ), env) if old else dict(environ)
+    after = _without_active(after)
+    path = [entry for entry in after.get("PATH", os.defpath).split(os.pathsep) if entry]
+    own = str(env.prefix / "bin")
+    after["PATH"] = os.pathsep.join([own, *(entry for entry in path if entry != own)])
+    if env.kind == "venv":
+        after.update(VIRTUAL_ENV=str(env.prefix), VIRTUAL_ENV_PROMPT=env.name)
+    elif env.kind == "conda":
+        in_root = env.name == "base" or env.prefix.parent.name == "envs"
+        after.update(
+            CONDA_PREFIX=str(env.prefix),
+            CONDA_DEFAULT_ENV=env.name if in_root else str(env.prefix),
+            CONDA_PROMPT_MODIFIER=f"({env.name}) ",
+            CONDA_SHLVL="1",
+        )
+        after.update(_kept_variables(env.prefix))
+        after = _run_scripts(_scripts(env.prefix, "activate.d"), after, env)
+    return after
+
+
+def _without_active(environ: dict[str, str]) -> dict[str, str]:
+    """Return `environ` without the variables and PATH entries of activated environments."""
+    prefixes = [environ[name] for name in environ if re.fullmatch(r"VIRTUAL_ENV|CONDA_PREFIX(_\d+)?", name)]
+    gone = {f"{prefix}/bin" for prefix in prefixes if prefix}
+    kept = _kept_variables(Path(environ["CONDA_PREFIX"])) if environ.get("CONDA_PREFIX") else {}
+    after = {
+        name: value
+        for name, value in environ.items()
+        if not _ACTIVATION.fullmatch(name) and not (name in kept and kept[name] == value)
+    }
+    entries = environ.get("PATH", os.defpath).split(os.pathsep)
+    after["PATH"] = os.pathsep.join(entry for entry in entries if entry.rstrip("/") not in gone)
+    return after
+
+
+def _kept_variables(prefix: Path) -> dict[str, str]:
+    """Return the variables that conda keeps for the environment, of packages first, then the user's own."""
+    found: dict[str, str] = {}
+    files = [*sorted((prefix / "etc/conda/env_vars.d").glob("*.json")), prefix / "conda-meta" / "state"]
+    for file in files:
+        try:
+            data: Any = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        values = data.get("env_vars") if file.name == "state" and isinstance(data, dict) else data
+        if isinstance(values, dict):
+            found.update({str(name): str(value) for name, value in values.items() if value != "***unset***"})
+    return found
+
+
+def _scripts(prefix: Path, kind: str) -> list[Path]:
+    return sorted((prefix / "etc" / "conda" / kind).glob("*.sh"))
+
+
+def _run_scripts(scripts: list[Path], environ: dict[str, str], env: Environment) -> dict[str, str]:
+    """Return `environ` as the shell `scripts` leave it.
+
+    The shell writes its variables to a file of their own before and after, NUL-separated: the difference counts, so
+    nothing that the shell itself sets gets in, and nothing that a script prints.
+    """
+    if not scripts:
+        return environ
+    own = {name: value for name, value in environ.items() if name not in ("BASH_ENV", "ENV")}
+    with tempfile.TemporaryDirectory(prefix="ports-activate-") as directory:
+        dump = shlex.join([sys.executable, "-I", "-S", "-c", _DUMP, f"{directory}/"])
+        # A script may say `exit`, `set -e` or `trap`: what it set until then counts.
+        text = f'{dump}before\ntrap {shlex.quote(f"{dump}after")} 0\nfor script; do . "$script"; done\n{dump}after'
+        shell = [shutil.which("bash") or "/bin/sh", "-c", text, "activate", *map(str, scripts)]
+        try:
+            _run_shell(shell, own)
+            before, after = (_read_dump(Path(directory, name)) for name in ("before", "after"))
+        except subprocess.TimeoutExpired:
+            raise ToolError(f"{_named(scripts)} did not end within {_SCRIPT_SECONDS:g} s; look into it") from None
+        except OSError as error:
+            raise ToolError(f"{_named(scripts)} cannot be run to activate {env.name!r}: {error}") from error
+    changed = {name: value for name, value in after.items() if before.get(name) != value}
+    kept = {name: value for name, value in environ.items() if name not in before or name in after}
+    return {**kept, **changed}
+
+
+_DUMP = (
+    "import os,sys;f=open(sys.argv[1],'wb');"
+    "f.write(b''.join(k+b'='+v+b'\\0' for k,v in os.environb.items() if k not in (b'_',b'SHLVL',b'OLDPWD',b'PWD')))"
+)
+
+
+def _run_shell(argv: list[str], environ: dict[str, str]) -> None:
+    null = subprocess.DEVNULL
+    shell = subprocess.Popen(argv, env=environ, stdin=null, stdout=null, stderr=null, start_new_session=True)
+    try:
+        shell.wait(_SCRIPT_SECONDS)
+    finally:
+        with contextlib.suppress(OSError):
+            os.killpg(shell.pid, signal.SIGKILL)  # what a script left running, or the script itself
+        shell.wait()
+
+
+def _read_dump(path: Path) -> dict[str, str]:
+    items = path.read_bytes().decode("utf-8", "surrogateescape").split("\0")
+    return dict(item.split("=", 1) for item in items if "=" in item)
+
+
+def _named(scripts: list[Path]) -> str:
+    return ", ".join(map(str, scripts))

@@ -1,0 +1,165 @@
+"""Processes, through psutil and the probe: which are alive, and their end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ports import probe
+from ports.errors import TimedOutError
+from ports.state import ProcessId, wait_until
+
+if TYPE_CHECKING:
+    import psutil
+
+
+_PEOPLE = (1000, 60001)  # uids of people, as useradd gives them; others are services
+_PEOPLE_OF_MACOS = (501, 60001)
+
+
+def identity(pid: int | None = None) -> ProcessId | None:
+    """Return the identity of process `pid` (default: this one); None where it is gone."""
+    try:
+        return ProcessId.from_json(probe.process_identity(os.getpid() if pid is None else pid))
+    except ProcessLookupError:
+        return None
+
+
+def is_alive(who: ProcessId) -> bool | None:
+    """Say whether that very process runs; None where this machine cannot know."""
+    return probe.is_same_process_alive(who.to_json())
+
+
+def other_users() -> tuple[str, ...]:
+    """Return the people who are on this machine beside this user: logged in, or with a process of theirs."""
+    import psutil
+
+    names = {one.name for one in psutil.users()}
+    if os.name == "nt":
+        return tuple(sorted(names - {psutil.Process().username().rpartition("\\")[2]}))
+    import pwd
+
+    first, last = _PEOPLE if sys.platform == "linux" else _PEOPLE_OF_MACOS
+    for uid in _uids():
+        with contextlib.suppress(KeyError):
+            if first <= uid < last:
+                names.add(pwd.getpwuid(uid).pw_name)
+    with contextlib.suppress(KeyError):
+        names.discard(pwd.getpwuid(os.getuid()).pw_name)
+    return tuple(sorted(names - {"root"}))
+
+
+def _uids() -> set[int]:
+    """Return whose processes there are."""
+    found = set()
+    if sys.platform != "linux":
+        import psutil
+
+        infos = [one.info["uids"] for one in psutil.process_iter(["uids"])]
+        return {info.real for info in infos if info}
+    for entry in Path("/proc").glob("[0-9]*"):  # psutil looks at each process ten times as long
+        with contextlib.suppress(OSError):
+            found.add(entry.stat().st_uid)
+    return found
+
+
+def with_argument(argument: str) -> list[ProcessId]:
+    """Return the processes of this user that were started with `argument`."""
+    import psutil
+
+    mine = os.getuid()
+    pids = [
+        one.pid
+        for one in psutil.process_iter(["cmdline", "uids"])
+        if argument in (one.info["cmdline"] or ()) and one.info["uids"] and one.info["uids"].real == mine
+    ]
+    return [who for pid in pids if (who := identity(pid)) is not None]
+
+
+def end(
+    processes: Iterable[ProcessId], *, timeout: float, spare: Callable[[list[str]], bool] = lambda words: False
+) -> bool:
+    """End `processes` and all that they started: SIGTERM, after `timeout` seconds SIGKILL.
+
+    Parameters
+    ----------
+    spare : callable, optional
+        Says of a command line whether that process, if it leads a session of its own, goes on with all below it.
+
+    Returns
+    -------
+    bool
+        True when all of them are gone.
+    """
+    import psutil
+
+    roots: list[psutil.Process] = []
+    for who in processes:
+        if is_alive(who):
+            with contextlib.suppress(psutil.Error):
+                roots.append(psutil.Process(who.pid))
+    trees = [*roots, *_descendants(roots, spare)]
+    for process in roots:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    if _are_gone(trees, timeout):
+        return True
+    # Once more from below: what a root leaves behind becomes its child again, as long as it lives (a subreaper);
+    # it is halted, so that it starts nothing more meanwhile.
+    for process in roots:
+        with contextlib.suppress(psutil.Error):
+            process.suspend()
+    with contextlib.suppress(TimedOutError):
+        wait_until(lambda: _kill([*_descendants(roots, spare), *trees], but=roots), timeout=timeout, what="their end")
+    _kill(roots)
+    return _are_gone([*trees, *_descendants(roots, spare)], timeout)
+
+
+def _descendants(roots: list[psutil.Process], spare: Callable[[list[str]], bool]) -> list[psutil.Process]:
+    import psutil
+
+    found: list[psutil.Process] = []
+    spared: set[int] = set()
+    for root in roots:
+        with contextlib.suppress(psutil.Error):
+            below = root.children(recursive=True)
+            for process in below:
+                with contextlib.suppress(psutil.Error, OSError):
+                    if spare(process.cmdline()) and os.getsid(process.pid) == process.pid:
+                        spared |= {process.pid, *(one.pid for one in process.children(recursive=True))}
+            found += below
+    return [process for process in found if process.pid not in spared]
+
+
+def _kill(processes: Iterable[psutil.Process], *, but: Iterable[psutil.Process] = ()) -> bool | None:
+    """Send SIGKILL to all that still run; True when there was none."""
+    import psutil
+
+    spared, alive = {process.pid for process in but}, False
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.pid not in spared and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                process.kill()
+                alive = True
+    return None if alive else True
+
+
+def _are_gone(processes: list[psutil.Process], timeout: float) -> bool:
+    """Wait until none of `processes` runs; a zombie runs no more, whenever its parent (tmux, say) may collect it."""
+    import psutil
+
+    def poll() -> bool | None:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                    return None
+        return True
+
+    try:
+        return wait_until(poll, timeout=timeout, what="their end")
+    except TimedOutError:
+        return False

@@ -1,0 +1,334 @@
+"""The home end of a session with a program of ours on a host: heartbeat, connections there, news of what listens.
+
+The far end is `ports.probe.agent`. It comes through the session itself, so nothing is installed there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import contextlib
+import json
+import os
+import socket
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from ports import probe
+from ports.errors import ConnectionLostError, FarSideError, RefusedError, SlowError, TimedOutError
+from ports.probe import mux as protocol
+
+# Understood by bash, zsh, tcsh and fish alike. The program is the first line of its input, frames follow.
+PYTHON = 'exec {python} -I -S -c "import sys;exec(sys.stdin.buffer.readline())"'
+_TOO_OLD = "too-old:"
+_LOADER = (
+    "import os,sys,zlib,binascii\n"
+    "if sys.version_info<(3,6):os.write(1,b'\\n%(marker)s%(old)s%%d.%%d\\n'%%sys.version_info[:2]);sys.exit(1)\n"
+    "exec(compile(zlib.decompress(binascii.a2b_base64('%(text)s')),'ports-agent','exec'))\n"
+)
+_MOST_NOISE = 1 << 20  # of start files of the shell
+_ROOM = 1 << 20  # in the buffers of the session
+
+
+class Agent:
+    """A session with the program on one host; all of it is used in the event loop that it was started in.
+
+    Attributes
+    ----------
+    last_heard : float
+        When the last byte came, in `time.monotonic`.
+    """
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.hello: dict[str, Any] = {}
+        self._mux: protocol.Mux | None = None
+        self._session: socket.socket | None = None
+        self._number = 0
+        self._dialled: dict[int, asyncio.Future[socket.socket]] = {}
+        self._pings: dict[bytes, asyncio.Future[float]] = {}
+        self._greeted: asyncio.Future[dict[str, Any]] | None = None
+        self._closed = False
+
+    async def start(
+        self,
+        session: socket.socket,
+        request: dict[str, Any],
+        *,
+        on_message: Callable[[dict[str, Any]], None],
+        on_lost: Callable[[str], None],
+        timeout: float = 20.0,
+    ) -> dict[str, Any]:
+        """Send the program through `session` and return its greeting.
+
+        Parameters
+        ----------
+        session : socket
+            Standard input and output of `PYTHON` on the host; it is closed by `close`, and where this fails.
+        request : dict
+            ``interval``, the seconds between two looks at what listens (2.0; ``watch`` False: none); ``probe``, what
+            `ports.probe.probe` takes; ``guard``, a list of remotes whose holders are watched; ``browse`` (True),
+            whether ``ports browse`` there is answered; ``silence`` (60.0), the seconds after which the program ends
+            when nothing comes from here.
+        on_message : callable
+            Gets each message: ``document`` (the first comes at once), ``guard``, ``browse``, ``trouble``.
+        on_lost : callable
+            Gets the reason, once, when the session ends other than by `close`.
+
+        Returns
+        -------
+        dict
+            ``python``, ``uid``, ``user``, ``host``, ``machine_id``, ``boot_id``, ``browse``, ``warnings`` …
+
+        Raises
+        ------
+        FarSideError
+            There is no python3, or one that is too old; the session ended.
+        SlowError
+            Nothing came within `timeout`: start files of the shell may load a whole environment.
+        """
+        self._session = session
+        session.setblocking(False)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            session.setsockopt(socket.SOL_SOCKET, option, _ROOM)
+        loop = asyncio.get_running_loop()
+        self._on_message, self._on_lost = on_message, on_lost
+        try:
+            self.hello = await asyncio.wait_for(self._begin(loop, session, request), timeout)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, asyncio.TimeoutError):
+                raise SlowError(self.host, f"no answer of python3 there within {timeout:g} s") from error
+            raise
+        return self.hello
+
+    @property
+    def last_heard(self) -> float:
+        """When the last byte came, in `time.monotonic`."""
+        return self._mux.heard_at if self._mux is not None else float("-inf")
+
+    async def ping(self, timeout: float) -> float:
+        """Return the seconds that a round trip takes; the far end ends where it hears nothing for a minute.
+
+        Raises
+        ------
+        TimedOutError
+            Nothing came back within `timeout` seconds.
+        ConnectionLostError
+            The session has ended.
+        """
+        mux = self._running()
+        token, started = os.urandom(8), time.monotonic()
+        answered = self._pings[token] = asyncio.get_running_loop().create_future()
+        mux.send(protocol.PING, 0, token)
+        try:
+            came: float = await asyncio.wait_for(answered, timeout)
+        except asyncio.TimeoutError as error:
+            raise TimedOutError(f"heartbeat of {self.host}", timeout) from error
+        finally:
+            self._pings.pop(token, None)
+        return came - started
+
+    async def dial(self, remote: str, owner: str | None = None) -> socket.socket:
+        """Return a non-blocking socket whose other end is connected to `remote` on the host.
+
+        Parameters
+        ----------
+        remote : str
+            ``127.0.0.1:8888``, ``[::1]:8888``, or the path of a Unix socket.
+        owner : str, optional
+            Another user whose listener it may be.
+
+        Raises
+        ------
+        RefusedError
+            Nothing listens there, or it is another user's; the message says which.
+        ConnectionLostError
+            The session has ended.
+        """
+        mux = self._running()
+        self._number += 1
+        number = self._number
+        dialled = self._dialled[number] = asyncio.get_running_loop().create_future()
+        mux.send(protocol.OPEN, number, json.dumps({"remote": remote, "owner": owner}).encode())
+        try:
+            connection: socket.socket = await dialled
+        except asyncio.CancelledError:
+            if dialled.done() and not dialled.cancelled() and dialled.exception() is None:
+                dialled.result().close()
+            if number in mux.channels:
+                mux.channels[number].fail()
+            else:
+                mux.send(protocol.CLOSE, number)
+            raise
+        finally:
+            self._dialled.pop(number, None)
+        return connection
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message: ``guard`` (with ``remotes``, from now on), ``look`` (at once), ``browse`` (with ``id``)."""
+        if self._mux is not None:
+            self._mux.send(protocol.CONTROL, 0, json.dumps(message).encode())
+
+    def close(self) -> None:
+        """End the session; the program there ends by itself, and connections through it are cut."""
+        self._closed = True
+        if self._mux is not None:
+            self._mux.end("closed")
+        if self._session is not None:
+            self._session.close()
+
+    def _running(self) -> protocol.Mux:
+        if self._mux is None or self._mux.ended:
+            raise ConnectionLostError(self.host, "the session with it has ended")
+        return self._mux
+
+    async def _begin(
+        self, loop: asyncio.AbstractEventLoop, session: socket.socket, request: dict[str, Any]
+    ) -> dict[str, Any]:
+        marker = f"ports-{os.urandom(8).hex()}:"
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # what the shell there printed says more
+            await loop.sock_sendall(session, _first_line(request, marker))
+        early = await self._read_noise(loop, session, marker)
+        self._greeted = loop.create_future()
+        ends = session.fileno(), session.fileno()
+        if hasattr(os, "readv"):
+            self._mux = protocol.Mux(_InLoop(loop), ends, self._take, self._ended)
+        else:
+            self._mux = _SocketMux(session, _InLoop(loop), ends, self._take, self._ended)
+        self._mux.feed(early)
+        return await self._greeted
+
+    async def _read_noise(self, loop: asyncio.AbstractEventLoop, session: socket.socket, marker: str) -> bytes:
+        """Return what came after the marker; before it stands what start files of the shell print."""
+        heard, wanted = b"", b"\n" + marker.encode()
+        while len(heard) < _MOST_NOISE:
+            data = b""
+            with contextlib.suppress(ConnectionResetError):
+                data = await loop.sock_recv(session, 1 << 16)
+            heard += data
+            before, found, after = heard.partition(wanted)
+            if found and b"\n" in after:
+                said, _, rest = after.partition(b"\n")
+                if said.startswith(_TOO_OLD.encode()):
+                    version = said[len(_TOO_OLD) :].decode("ascii", "replace")
+                    reason = f"python3 there is {version}, older than 3.6"
+                    raise FarSideError(self.host, f"{reason}; load a newer one in the start file of your shell there")
+                return rest
+            if not data:
+                raise FarSideError(self.host, _why_silent(before))
+        raise FarSideError(self.host, "the start files of the shell there print without end; `ssh` to it shows what")
+
+    def _take(self, kind: int, number: int, payload: bytes) -> None:
+        if kind == protocol.PONG:
+            pinged = self._pings.get(payload)
+            if pinged is not None and not pinged.done():
+                pinged.set_result(time.monotonic())
+        elif kind in (protocol.OPENED, protocol.REFUSED):
+            self._dialled_now(kind, number, payload)
+        elif kind == protocol.DOCUMENT:
+            self._tell(json.loads(zlib.decompress(payload).decode("utf-8", "surrogateescape")))
+        elif kind == protocol.CONTROL:
+            message = json.loads(payload)
+            if message["type"] != "hello":
+                self._tell(message)
+            elif self._greeted is not None and not self._greeted.done():
+                self._greeted.set_result(message)
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Hand a message on; what its taker raises must not disturb the frames behind it."""
+        try:
+            self._on_message(message)
+        except Exception as error:  # noqa: BLE001 - the loop says it as of any callback
+            context = {"message": "a message from the program on a host was not taken", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+    def _dialled_now(self, kind: int, number: int, payload: bytes) -> None:
+        dialled = self._dialled.get(number)
+        if dialled is None or dialled.done():  # given up meanwhile, and the far end was told so
+            return
+        if kind == protocol.REFUSED:
+            dialled.set_exception(RefusedError(self.host, str(json.loads(payload)["reason"])))
+            return
+        assert self._mux is not None
+        try:
+            mine, theirs = socket.socketpair()
+            for half in (mine, theirs):
+                if half.family == socket.AF_INET:  # Windows makes its pairs of TCP
+                    half.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:  # too many open files
+            self._mux.send(protocol.CLOSE, number)
+            dialled.set_exception(RefusedError(self.host, f"no connection can be made here: {error.strerror}"))
+            return
+        protocol.Channel(self._mux, number, mine)
+        theirs.setblocking(False)
+        dialled.set_result(theirs)
+
+    def _ended(self, reason: str) -> None:
+        if self._session is not None:
+            self._session.close()
+        lost = reason or "the session was cut, or the program there ended"
+        waiting: list[asyncio.Future[Any]] = [
+            *self._dialled.values(),
+            *self._pings.values(),
+            *([self._greeted] if self._greeted else []),
+        ]
+        greeted = self._greeted is not None and self._greeted.done()
+        for future in waiting:
+            if not future.done():
+                error = FarSideError if future is self._greeted else ConnectionLostError
+                future.set_exception(error(self.host, f"the connection was lost: {lost}"))
+        if greeted and not self._closed:
+            self._on_lost(lost)
+
+
+class _SocketMux(protocol.Mux):
+    """A mux for Windows: its sockets are no files, and take one piece at a time."""
+
+    def __init__(self, session: socket.socket, *arguments: Any) -> None:
+        self._session = session
+        super().__init__(*arguments)
+
+    def _pull(self) -> int:
+        return self._session.recv_into(self._room)
+
+    def _push(self, pieces: list[bytes | memoryview]) -> int:
+        return self._session.send(b"".join(pieces))
+
+
+class _InLoop:
+    """The event loop, as the mux asks for it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def on_read(self, fd: int, callback: Callable[[], None] | None) -> None:
+        if callback is None:
+            self._loop.remove_reader(fd)
+        else:
+            self._loop.add_reader(fd, callback)
+
+    def on_write(self, fd: int, callback: Callable[[], None] | None) -> None:
+        if callback is None:
+            self._loop.remove_writer(fd)
+        else:
+            self._loop.add_writer(fd, callback)
+
+
+def _first_line(request: dict[str, Any], marker: str) -> bytes:
+    """Return the program in one line: python3 reads it, and leaves what follows to the program."""
+    text = zlib.compress(probe.script({**request, "do": "agent", "marker": marker}).encode(), 9)
+    loader = _LOADER % {
+        "marker": marker,
+        "old": _TOO_OLD,
+        "text": binascii.b2a_base64(text, newline=False).decode(),
+    }
+    return b"exec(" + repr(loader).encode() + b")\n"
+
+
+def _why_silent(noise: bytes) -> str:
+    lines = [line.strip() for line in noise.decode(errors="replace").splitlines() if line.strip()]
+    last = f"; the shell printed {lines[-1][:200]!r}" if lines else ""
+    return f"the session ended before python3 answered{last}; is there a python3? `ssh` to it and `python3 -V` tell"

@@ -1,0 +1,238 @@
+"""The event loop of a process's tunnels, the sockets of its local ports, and what other processes ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import errno
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ports.errors import PortInUseError, PortsError, StoreError
+from ports.tunnels._local_forward import BACKLOG, Door
+
+T = TypeVar("T")
+
+#: Takes a request, and a function that sends a line at once; returns the last line.
+Handle = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]
+
+LOOPBACK = ("127.0.0.1", "::1")
+_LONGEST_REQUEST = 1 << 20  # bytes
+_NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
+
+
+def bind(port: int, addresses: tuple[str, ...] = LOOPBACK) -> list[socket.socket]:
+    """Return sockets bound to `port` on all `addresses`: of the loopback the first alone where there is no IPv6.
+
+    A port of which somebody else holds one half is taken: a browser that tries ``::1`` first would reach them.
+
+    Raises
+    ------
+    PortInUseError
+        One of the two is held. Whose it is, is not known here.
+    PortsError
+        This process may not have it, or has too many files open.
+    """
+    bound: list[socket.socket] = []
+    try:
+        for address in addresses:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            try:
+                bound.append(_bind_one(family, address, port or (bound[0].getsockname()[1] if bound else 0)))
+            except OSError as error:
+                if bound and family == socket.AF_INET6 and error.errno in _NO_SUCH_FAMILY:
+                    break
+                raise
+    except OSError as error:
+        for half in bound:
+            half.close()
+        if error.errno == errno.EADDRINUSE or (os.name == "nt" and error.errno == errno.EACCES):
+            raise PortInUseError(port, None) from error
+        named = f" of {', '.join(addresses)}" if addresses != LOOPBACK else ""
+        raise PortsError(
+            f"local port {port or 'of any number'}{named} cannot be had: {error.strerror or error}"
+        ) from error
+    return bound
+
+
+def bind_first(candidates: Iterable[int], addresses: tuple[str, ...] = LOOPBACK) -> list[socket.socket]:
+    """Return `bind` of the first port that is free; raises PortsError where none is."""
+    for port in candidates:
+        with contextlib.suppress(PortInUseError):
+            return bind(port, addresses)
+    raise PortsError("all local ports for links are taken; widen open.first_port and open.last_port in the settings")
+
+
+def has_unix_sockets() -> bool:
+    """Tell whether Python has Unix sockets here; on Windows it has none."""
+    return hasattr(socket, "AF_UNIX")
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where a process answers others: a Unix socket's path, else ``127.0.0.1:PORT`` and what must be told there."""
+
+    control: str
+    token: str | None = field(repr=False)
+
+
+class Relay:
+    """The event loop of one process's tunnels, in a thread of its own: its doors, and requests of other processes."""
+
+    def __init__(self) -> None:
+        # what Windows makes otherwise cannot watch the socket of a session
+        self._loop = asyncio.SelectorEventLoop()
+        self._doors: set[Door] = set()
+        self._control: asyncio.Server | None = None
+        self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
+        self._thread.start()
+
+    def listen(self, bound: list[socket.socket], door: Door) -> int:
+        """Let `door` take what comes to bound sockets, and return their port; 0 of a Unix socket."""
+        name = bound[0].getsockname()
+        port = 0 if isinstance(name, str) else int(name[1])
+        self.call(door.listen(bound))
+        self._doors.add(door)
+        return port
+
+    def stop(self, door: Door) -> None:
+        """Free the door's ports at once; connections through it are cut."""
+        if door in self._doors and self._thread.is_alive():
+            self._doors.discard(door)
+            self.call(door.close())
+
+    def stop_all(self) -> None:
+        """Free all ports at once; connections through them are cut."""
+        for door in list(self._doors):
+            with contextlib.suppress(RuntimeError):
+                self.stop(door)
+
+    def answer(self, path: Path, handle: Handle) -> Reach:
+        """Answer requests of other `ports` processes of the user, JSON lines, at the Unix socket `path`.
+
+        Where Python has no Unix sockets, on Windows, it is a port of the loopback, and a token must be told.
+        `handle` gets the request and a function that sends a line before the last one, which it returns.
+        """
+        unix = has_unix_sockets()
+        token = None if unix else _new_token()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            def say(line: dict[str, Any]) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop has ended, and with it all that listens
+                    self._loop.call_soon_threadsafe(writer.write, json.dumps(line).encode() + b"\n")
+
+            try:
+                request = json.loads(await asyncio.wait_for(reader.readline(), 10))
+                if token is not None and not _is_told(request, token):
+                    raise ValueError("another user's process, or one that asks whoever listens")
+                try:
+                    answer = await self._loop.run_in_executor(None, handle, request, say)
+                except Exception as error:  # noqa: BLE001 - another version asks for what is not known here
+                    answer = {"error": str(error) or type(error).__name__}
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+            except (OSError, ValueError, asyncio.TimeoutError):  # it has gone, or says nothing that could be answered
+                pass
+            finally:
+                writer.close()
+
+        async def start() -> asyncio.Server:
+            if unix:
+                return await asyncio.start_unix_server(serve, str(path), limit=_LONGEST_REQUEST)
+            return await asyncio.start_server(serve, sock=bind(0, LOOPBACK[:1])[0], limit=_LONGEST_REQUEST)
+
+        try:
+            server = self._control = self.call(start())
+        except OSError as error:
+            raise StoreError(path, error.strerror or str(error)) from error
+        return Reach(str(path) if unix else f"{LOOPBACK[0]}:{server.sockets[0].getsockname()[1]}", token)
+
+    def close(self) -> None:
+        """Free all ports, cut all connections, end the thread."""
+        if not self._thread.is_alive():
+            return
+        self.stop_all()
+        if self._control is not None:
+            self._loop.call_soon_threadsafe(self._control.close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(5)
+            if not self._thread.is_alive():
+                self._loop.close()
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run `coroutine` in the loop, and wait for nothing; its error is nobody's. Raises RuntimeError as `call`."""
+
+        async def run() -> None:
+            with contextlib.suppress(PortsError, OSError, TimeoutError):
+                await coroutine
+
+        if not self._thread.is_alive() or self._loop.is_closed():
+            coroutine.close()
+            raise RuntimeError("the relay was closed")
+        asyncio.run_coroutine_threadsafe(run(), self._loop)
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Call `callback` in the loop; where the relay was closed, nothing is there to be called for."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback)
+
+    def call(self, coroutine: Coroutine[Any, Any, T], *, timeout: float = 10.0) -> T:
+        """Run `coroutine` in the loop and return its result; from other threads only.
+
+        Raises
+        ------
+        RuntimeError
+            The relay was closed.
+        TimeoutError
+            It did not end within `timeout` seconds, and was cancelled.
+        """
+        if not self._thread.is_alive() or self._loop.is_closed():
+            coroutine.close()
+            raise RuntimeError("the relay was closed")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(timeout)
+        except (TimeoutError, concurrent.futures.TimeoutError) as error:
+            future.cancel()
+            raise TimeoutError(f"no result within {timeout:g} s") from error
+
+
+def _new_token() -> str:
+    import secrets  # it loads OpenSSL, 1 MB for as long as a tunnel is open, which few need
+
+    return secrets.token_urlsafe(32)
+
+
+def _is_told(request: Any, token: str) -> bool:
+    import secrets
+
+    told = request.pop("token", None) if isinstance(request, dict) else None
+    return isinstance(told, str) and secrets.compare_digest(told.encode(), token.encode())
+
+
+def _bind_one(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    # asyncio sets TCP_NODELAY where a socket names its protocol, and only there: without it, an answer of several
+    # parts waits 40 ms for the browser's acknowledgement
+    half = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if os.name == "nt":  # there SO_REUSEADDR takes the port from whoever has it, and this is what keeps it
+            half.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined]
+        else:
+            half.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the usual port, a second after it was freed
+        if family == socket.AF_INET6:
+            half.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        half.bind((address, port))
+        half.listen(BACKLOG)  # the port is taken from here on, not only once it is served
+    except OSError:
+        half.close()
+        raise
+    half.setblocking(False)
+    return half

@@ -1,0 +1,344 @@
+"""The tunnels that one process holds: those of all its hosts, what others see of them, and their end."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from ports.errors import ConflictError, NotFoundError, PortsError, UsageError
+from ports.hosts import Target, choose_transport, on_each, targets
+from ports.sessions import processes
+from ports.tunnels import _browser
+from ports.tunnels import _records as tunnel_records
+from ports.tunnels._event_loop import Reach, Relay
+from ports.tunnels._local_address import LocalEnd
+from ports.tunnels._of_host import HostLinks
+from ports.tunnels._requests import Wish
+from ports.tunnels._tunnel import LINKED, Tunnel
+
+Event = Callable[[dict[str, Any]], None]
+
+_ROUND_SECONDS = 3.0  # usual ports that are free again, services that did not answer
+_TELL_SECONDS = 2.0
+_NEEDED = (*LINKED, "connecting")
+_numbers = itertools.count()
+
+
+class Opening:
+    """Tunnels that this process holds until `close`; a context manager.
+
+    Parameters
+    ----------
+    on_event : callable, optional
+        Is called with the row of a tunnel at each change, in a thread of its own: while it waits, for a terminal that
+        was stopped say, the tunnels go on.
+    log : str, optional
+        Path of the log of a process that serves nothing but these tunnels.
+    """
+
+    def __init__(self, *, on_event: Event | None = None, log: str | None = None) -> None:
+        self._listeners: list[Event] = [on_event] if on_event is not None else []
+        self._log = log
+        self._hosts: dict[str, HostLinks] = {}
+        self._lock = threading.RLock()
+        self._events: queue.SimpleQueue[dict[str, Any] | threading.Event] = queue.SimpleQueue()
+        self._closing, self._ended, self._closer = threading.Event(), threading.Event(), 0
+        self._busy = 0  # requests to open that are under way
+        self._started_at = time.time()
+        self._record, self._control = tunnel_records.new_paths(os.getpid(), next(_numbers))
+        self._relay = Relay()
+        self._reach: Reach | None = None
+        self._watcher: threading.Thread | None = None
+        self._teller = threading.Thread(target=self._tell, name="tunnel-events", daemon=True)
+        self._teller.start()
+
+    @property
+    def tunnels(self) -> list[Tunnel]:
+        """All that were asked for, those that failed too, with their `error`."""
+        return [tunnel for host in list(self._hosts.values()) for tunnel in list(host.tunnels)]
+
+    @property
+    def url(self) -> str:
+        """The first link; raises NotFoundError where there is none."""
+        for tunnel in self.tunnels:
+            if tunnel.url is not None:
+                return tunnel.url
+        raise NotFoundError("open tunnel", ", ".join(one.host for one in self.tunnels), "see the errors of its tunnels")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return all tunnels as JSON-able data."""
+        return [tunnel.row() for tunnel in self.tunnels]
+
+    def open(
+        self,
+        wanted: dict[str, list[Target]],
+        *,
+        end: LocalEnd | None = None,
+        owner: str | None = None,
+        batch: bool | None = None,
+    ) -> None:
+        """Open the targets of all hosts at once; what fails stays in `tunnels`, with its error.
+
+        It may be called again. Until the first call nothing is there that Ctrl-C could leave; from then on `close`
+        takes it away.
+        """
+        self.serve()
+        with self._lock:
+            self._busy += 1
+            hosts = {alias: self._host(alias) for alias in wanted}
+
+        def visit(alias: str) -> None:
+            hosts[alias].open(Wish(tuple(wanted[alias]), owner, end or LocalEnd()), batch=batch)
+
+        def tell(alias: str, result: PortsError | None) -> None:
+            if result is not None:
+                hosts[alias].fail(result)
+
+        try:
+            on_each(wanted, visit, on_result=tell)
+        finally:
+            with self._lock:
+                self._busy -= 1
+            self._await_told()
+        self._write_record()
+
+    def serve(self) -> None:
+        """Answer other processes of the user, also before anything is open."""
+        with self._lock:
+            if self._watcher is not None:
+                return
+            self._reach = self._relay.answer(self._control, self._answer)
+            self._watcher = threading.Thread(target=self._watch, name="tunnel-watch", daemon=True)
+            self._watcher.start()
+        self._write_record()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is open, and nothing is being opened."""
+        return not self._busy and not any(tunnel.ports for tunnel in self.tunnels)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the last tunnel is closed, by `close` or from another process; False after `timeout` seconds."""
+        return self._ended.wait(timeout)
+
+    def close(self) -> None:
+        """Free the local ports at once, then take the forwards back; the connections stay for later commands."""
+        with self._lock:
+            another = self._closing.is_set() and self._closer != threading.get_ident()
+            if not another:
+                self._closer = threading.get_ident()
+            self._closing.set()
+        if another or self._ended.is_set():
+            self._ended.wait(15)  # the process may end once this returns
+            return
+        for host in list(self._hosts.values()):
+            host.halt()
+        self._relay.stop_all()
+        on_each(list(self._hosts), lambda alias: self._hosts[alias].close())
+        self._relay.close()
+        for tunnel in self.tunnels:
+            if tunnel.state in _NEEDED:
+                tunnel.state, tunnel.since = "closed", time.time()
+        self._control.unlink(missing_ok=True)
+        self._record.unlink(missing_ok=True)
+        self._await_told()
+        self._ended.set()
+        self._events.put(threading.Event())  # the thread that tells ends
+
+    def close_tunnels(self, wanted: Iterable[Tunnel]) -> list[dict[str, Any]]:
+        """Close some tunnels, with the last of them the opening, and return their rows."""
+        meant = list(wanted)
+        closed = [tunnel for host in list(self._hosts.values()) for tunnel in host.close_tunnels(meant)]
+        rows = [tunnel.row() for tunnel in closed]
+        if self.is_idle:
+            # not from the thread that must still send the answer
+            threading.Timer(0.05, self.close).start()
+        return rows
+
+    def __enter__(self) -> Opening:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _host(self, alias: str) -> HostLinks:
+        if alias not in self._hosts:
+            self._hosts[alias] = HostLinks(
+                alias, self._relay, on_change=self._changed, on_browse=self._browse, on_node=self._open_on_node
+            )
+        return self._hosts[alias]
+
+    def _open_on_node(self, node: str, wish: Wish, batch: bool | None, is_first: bool) -> None:
+        """Open what lives on another node of a host's name, unless that node's links are watched already."""
+        with self._lock:
+            if self._closing.is_set() or (not is_first and node in self._hosts):
+                return
+            links = self._host(node)
+
+        def open_() -> None:
+            try:
+                links.open(wish, batch=batch)
+            except PortsError as error:
+                links.fail(error)
+
+        if is_first:
+            open_()
+        else:  # in the thread that watches the way to another node, which must not wait for this one
+            threading.Thread(target=open_, name=f"open-{node}", daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self._closing.wait(_ROUND_SECONDS):
+            for host in list(self._hosts.values()):
+                with contextlib.suppress(PortsError, OSError, RuntimeError):  # the next round looks again
+                    host.reclaim()
+                    host.retry()
+
+    # --- other processes ---
+
+    def _answer(self, request: dict[str, Any], say: Event) -> dict[str, Any]:
+        """Answer another process: ``{"close": [number, …]}``, ``{"rows": true}`` or ``{"open": {…}}``."""
+        if "close" in request:
+            wanted = set(request["close"])
+            return {"closed": self.close_tunnels([one for one in self.tunnels if one.number in wanted])}
+        if "open" in request:
+            return self._open_for_another(request["open"], say)
+        return {"rows": [tunnel.record_row() for tunnel in self.tunnels if tunnel.ports]}
+
+    def _open_for_another(self, request: dict[str, Any], say: Event) -> dict[str, Any]:
+        if self._closing.is_set():
+            return {"closing": True}
+        transport = choose_transport()
+        if request.get("transport", transport) != transport:
+            return {"transport": transport}
+        before = set(map(id, self.tunnels))
+        wanted = targets.by_host(map(targets.parse, request["targets"]))
+
+        def tell(row: dict[str, Any]) -> None:
+            if row["host"] in wanted or row["host"].partition("/")[0] in wanted:
+                say(row)
+
+        self._listeners.append(tell)
+        try:
+            self.open(wanted, end=LocalEnd(**request["end"]), owner=request["owner"], batch=True)
+        except (PortsError, RuntimeError) as error:
+            return {"closing": self._closing.is_set(), "error": str(error)}
+        finally:
+            self._listeners.remove(tell)
+        parsed = [target for several in wanted.values() for target in several]
+        meant = [one for one in self.tunnels if id(one) not in before or (one.ports and _is_meant(one, parsed))]
+        end = LocalEnd(**request["end"])
+        rows = [_as_open_already(one, end) if id(one) in before else one.row() for one in meant]
+        for tunnel in meant:
+            if not tunnel.ports:  # a failure is told once
+                self._hosts[tunnel.host].forget(tunnel)
+        return {"settled": rows}
+
+    def _browse(self, alias: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Open in the browser here what somebody on `alias` wants to see, and tell what was opened, without a token."""
+        try:
+            tunnel, link = self._link_for(alias, wanted)
+        except (PortsError, OSError, RuntimeError) as error:  # the last two: closed meanwhile
+            return {"ok": False, "error": str(error)}
+        if not _browser.open_once(link):
+            return {
+                "ok": False,
+                "error": "no browser came for the link; `ports tunnel list` there shows those that are open",
+            }
+        shown = link if tunnel is None else f"http://localhost:{tunnel.local_port}/"
+        return {"ok": True, "opened": shown}
+
+    def _link_for(self, alias: str, wanted: dict[str, Any]) -> tuple[Tunnel | None, str]:
+        link = urlsplit(str(wanted.get("url") or ""))
+        if wanted.get("url") and link.scheme not in ("http", "https"):  # whoever asks there may not be `ports browse`
+            raise UsageError(f"{link.scheme or 'what has no scheme'}: is no link of a web page")
+        if link.hostname not in ("localhost", "127.0.0.1", "::1", "0.0.0.0", alias, None):
+            return None, link.geturl()
+        port = link.port or {"http": 80, "https": 443}.get(link.scheme)
+        target = Target(alias, name=wanted.get("name")) if wanted.get("name") else Target(alias, port=port)
+        for attempt in (1, 2):
+            for tunnel in self.tunnels:
+                if tunnel.host == alias and tunnel.url is not None and _is_meant(tunnel, [target]):
+                    here = urlsplit(tunnel.url)
+                    if target.port is None:
+                        return tunnel, tunnel.url
+                    return tunnel, link._replace(netloc=here.netloc, scheme=here.scheme).geturl()
+            if attempt == 1:
+                self.open({alias: [target]}, batch=True)
+        failed = [one for one in self.tunnels if one.host == alias and one.error is not None and not one.ports]
+        for one in failed:  # a failure is told once
+            self._hosts[alias].forget(one)
+        errors = [one.error for one in failed if one.error is not None]
+        raise errors[-1] if errors else NotFoundError("listener", str(target), "nothing of yours listens there")
+
+    # --- what others see ---
+
+    def _changed(self, tunnel: Tunnel) -> None:
+        self._emit(tunnel.row())
+        try:
+            self._write_record()
+        except PortsError as error:  # a full disk: the tunnel works all the same
+            tunnel.add_note(f"`ports tunnel` cannot know of this: {error}")
+
+    def _emit(self, row: dict[str, Any]) -> None:
+        self._events.put(row)
+
+    def _tell(self) -> None:
+        while not self._ended.is_set():
+            row = self._events.get()
+            if isinstance(row, threading.Event):
+                row.set()
+                continue
+            for listener in list(self._listeners):
+                with contextlib.suppress(OSError):  # a terminal that is gone, a full disk: the tunnels go on
+                    listener(row)
+
+    def _await_told(self) -> None:
+        """Wait until the listeners know what happened so far, if they take it."""
+        told = threading.Event()
+        self._events.put(told)
+        if self._teller.is_alive():
+            told.wait(_TELL_SECONDS)
+
+    def _write_record(self) -> None:
+        process = processes.identity()
+        assert process is not None
+        with self._lock:
+            if self._closing.is_set() or self._reach is None:
+                return
+            tunnel_records.write(
+                self._record,
+                process=process,
+                control=self._reach.control,
+                token=self._reach.token,
+                started_at=self._started_at,
+                background=self._log is not None,
+                log=self._log,
+                rows=tuple(one.record_row() for one in self.tunnels if one.ports),
+            )
+
+
+def _as_open_already(tunnel: Tunnel, end: LocalEnd) -> dict[str, Any]:
+    """Return the row of a tunnel that was open before, an error where it serves elsewhere than it is to now."""
+    row = {**tunnel.row(), "note": "open already"}
+    held, serves = tunnel.end, tunnel.end.socket or f"port {tunnel.local_port}"
+    other_port = end.port is not None and (held.socket is not None or end.port not in (0, tunnel.local_port))
+    if other_port or (end.socket or held.socket) != held.socket or (end.address or held.address) != held.address:
+        place = f"{tunnel.host}:{tunnel.name}"
+        error = ConflictError(f"{place} is open already, at {serves}; `ports tunnel close {place}` first")
+        row.update(state="error", error=str(error), exit_code=error.exit_code, local_url=None)
+    return row
+
+
+def _is_meant(tunnel: Tunnel, wanted: Iterable[Target]) -> bool:
+    row = tunnel.record_row()
+    return any(tunnel_records.is_meant(target, row) for target in wanted)

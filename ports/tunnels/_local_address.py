@@ -1,0 +1,173 @@
+"""Where a link is served on this machine, and to whom: ports of the loopback, a Unix socket, or all the network."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ports.errors import ConflictError, PortInUseError, PortsError, SharedMachineError, UsageError
+from ports.listeners import links
+from ports.sessions import processes
+from ports.state import settings
+from ports.tunnels import _records as tunnel_records
+from ports.tunnels._event_loop import LOOPBACK, bind, bind_first
+from ports.tunnels._services import Service
+
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalEnd:
+    """What a `ports open` said of its links here.
+
+    Parameters
+    ----------
+    port : int, optional
+        The one local port that will do; 0: any free one.
+    address : str, optional
+        Address of this machine to listen on, instead of the loopback.
+    public : bool
+        Others on the network may use the link.
+    socket : str, optional
+        Path of a Unix socket, which serves instead of a port; only this user can connect to it.
+    share : bool
+        Other users of this machine may use the link.
+    """
+
+    port: int | None = None
+    address: str | None = None
+    public: bool = False
+    socket: str | None = None
+    share: bool = False
+
+    @property
+    def is_one(self) -> bool:
+        """It is for one link only."""
+        return self.port is not None or self.socket is not None
+
+    def check(self) -> None:
+        """Raise UsageError where this cannot be."""
+        if self.address is not None and not self.public:
+            raise UsageError(
+                f"on {self.address} others on the network reach the link; pass --public too, where that is meant"
+            )
+        if self.public and self.address is None:
+            raise UsageError("public needs an address to listen on; pass --bind ADDRESS (0.0.0.0 for all)")
+        if self.socket is not None and not hasattr(socket, "AF_UNIX"):
+            raise UsageError(f"Python has no Unix sockets on Windows, so no {self.socket}; leave out --local-socket")
+        if self.socket is not None and (self.port is not None or self.address is not None):
+            raise UsageError(f"the Unix socket {self.socket} has no port and no address; leave out one of them")
+
+    @property
+    def host(self) -> str:
+        """The name of this machine in links."""
+        return "localhost" if self.address is None or self.address in _EVERYWHERE else self.address
+
+    @property
+    def address_here(self) -> str:
+        """The address by which this machine itself connects."""
+        return "127.0.0.1" if self.address is None else _EVERYWHERE.get(self.address, self.address)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What was taken for a tunnel: bound sockets, its usual port, and what the user should know."""
+
+    bound: list[socket.socket]
+    usual: int | None = None
+    note: str | None = None
+
+
+def take(end: LocalEnd, service: Service, what: tuple[str, str | None, str | None]) -> Place:
+    """Bind the local end of `service`.
+
+    Parameters
+    ----------
+    what : tuple
+        Host, kind and name, by which another `ports open` of the same is recognised.
+
+    Raises
+    ------
+    SharedMachineError
+        Others are logged in here, and the service would let them in.
+    PortInUseError
+        The port that was asked for is held; the error says by whom.
+    PortsError
+        No port, or no socket, can be had.
+    """
+    if not (end.share or end.public or end.socket or service.token or settings.get("open.share")):
+        others = processes.other_users()
+        if others:
+            raise SharedMachineError(f"{service.host}:{service.name}", others)
+    if end.socket is not None:
+        return Place([bind_path(Path(end.socket))])
+    limits = settings.get("open")
+    first, last = int(limits["first_port"]), int(limits["last_port"])
+    usual = tunnel_records.usual_port(service, first, last) if end.port is None else end.port
+    addresses = LOOPBACK if end.address is None else (end.address,)
+    try:
+        bound = bind(usual, addresses)
+        return Place(bound, usual or None, _seen_by_others(end, bound))
+    except PortInUseError as error:
+        holder = tunnel_records.holder(usual, what)
+        if end.port is not None:
+            raise PortInUseError(usual, holder) from error
+    bound = bind_first(links.next_ports(usual, first, last), addresses)
+    port = bound[0].getsockname()[1]
+    note = f"port {usual} is held by {holder}; {port} serves until it is free"
+    return Place(bound, usual, "; ".join(filter(None, (note, _seen_by_others(end, bound)))))
+
+
+def _seen_by_others(end: LocalEnd, bound: list[socket.socket]) -> str | None:
+    """Return a note of how others reach what listens on all addresses, as its link is for this machine alone."""
+    port = bound[0].getsockname()[1]
+    return f"from the network it is port {port} of {socket.gethostname()}" if end.address in _EVERYWHERE else None
+
+
+def bind_path(path: Path) -> socket.socket:
+    """Return a socket bound to the Unix socket `path`, 0600 from birth; what a dead process left there is replaced.
+
+    Raises
+    ------
+    ConflictError
+        Something else is at that path, or a process serves it.
+    PortsError
+        The path cannot be had.
+    """
+    path = path.expanduser().absolute()
+    half = socket.socket(socket.AF_UNIX)
+    try:
+        if path.is_socket() and path.lstat().st_uid == os.getuid() and not _is_served(path):
+            path.unlink()
+        before = os.umask(0o177)
+        try:
+            half.bind(str(path))
+        finally:
+            os.umask(before)
+        half.listen(512)
+        half.setblocking(False)
+    except (OSError, ValueError) as error:
+        half.close()
+        if path.exists():
+            raise ConflictError(f"{path} exists; name another path, or remove it") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PortsError(f"the Unix socket {path} cannot be made: {reason}") from error
+    return half
+
+
+def where(bound: list[socket.socket], end: LocalEnd) -> tuple[str, int] | str:
+    """Return where this machine connects to what was bound."""
+    name: Any = bound[0].getsockname()
+    return name if isinstance(name, str) else (end.address_here, int(name[1]))
+
+
+def _is_served(path: Path) -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asked:
+        asked.settimeout(2)
+        asked.connect(str(path))
+        return True
+    return False

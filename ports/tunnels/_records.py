@@ -1,0 +1,200 @@
+"""What is on disk of open tunnels: a record of each process that holds some, so that others can list and close them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ports import probe
+from ports.errors import PortsError, RecordError, TimedOutError
+from ports.hosts import Target
+from ports.listeners import links
+from ports.sessions import processes
+from ports.state import ProcessId, Record, paths, records
+from ports.tunnels._services import Service
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeningRecord(Record):
+    """The tunnels of one `ports open`; `rows` hold links with tokens, so the file is 0600 as all records are."""
+
+    process: ProcessId = field(metadata={"record": ProcessId})
+    #: Where it answers, and what must be told there, see `_event_loop.Reach`.
+    control: str
+    token: str | None = field(default=None, repr=False)
+    started_at: float
+    background: bool = False
+    log: str | None = None
+    rows: tuple[dict[str, Any], ...] = ()
+
+
+def directory() -> Path:
+    """Return the directory of these records; it need not exist."""
+    return paths.here().tunnels
+
+
+def new_paths(pid: int, number: int) -> tuple[Path, Path]:
+    """Return where an opening of this process keeps its record and its control socket; the directory is created."""
+    place = paths.make_private(paths.make_state().tunnels)
+    return place / f"{pid}-{number}.json", paths.runtime_directory() / f"open-{pid}-{number}.sock"
+
+
+def read_all_records() -> list[tuple[Path, OpeningRecord, bool | None]]:
+    """Return each record, its path, and whether its process lives; for what cannot be read see `unreadable`."""
+    found = []
+    for path in sorted(directory().glob("[0-9]*.json")):
+        with contextlib.suppress(RecordError):
+            record = records.read(path, OpeningRecord)
+            if record is not None:
+                found.append((path, record, processes.is_alive(record.process)))
+    return found
+
+
+def unreadable() -> list[RecordError]:
+    """Return why records cannot be read, where any cannot: a newer `ports` may hold tunnels."""
+    errors = []
+    for path in sorted(directory().glob("[0-9]*.json")):
+        try:
+            records.read(path, OpeningRecord)
+        except RecordError as error:
+            errors.append(error)
+    return errors
+
+
+def write(path: Path, **fields: Any) -> None:
+    """Replace the record of an opening; raises StoreError."""
+    records.write(path, OpeningRecord(**fields))
+
+
+def is_meant(target: Target, row: dict[str, Any]) -> bool:
+    """Tell whether `target` names the tunnel of `row`."""
+    if target.host not in (row["host"], row["host"].partition("/")[0]):  # a node is meant by its name, too
+        return False
+    if target.port is not None:
+        return target.port in (row.get("port"), row["local_port"]) or row["name"] == str(target.port)
+    return target.name is None or row["name"] == target.name
+
+
+def usual_port(service: Service, first: int, last: int) -> int:
+    """Return the local port of `service`: the one that it always had, else its own of `first` to `last`.
+
+    Where two services of the user would get the same one, the later gets the next, and keeps it.
+    """
+    name = f"{service.machine} {service.user} {service.key}"
+    path = directory() / "links.json"
+    with contextlib.suppress(PortsError), paths.locked("links", timeout=5):  # without the record: the derived port
+        known: dict[str, int] = (records.read_json(path) or {}).get("ports", {})
+        if first <= known.get(name, 0) <= last:
+            return known[name]
+        taken = {port for other, port in known.items() if other != name}
+        own = service.usual_port(first, last)
+        port = next((one for one in (own, *links.next_ports(own, first, last)) if one not in taken), own)
+        records.write_json(path, {"format": records.FORMAT, "ports": {**known, name: port}})
+        return port
+    return service.usual_port(first, last)
+
+
+def door(alias: str, is_unix: bool) -> str:
+    """Return what let connections to ports, or to Unix sockets, of a host through: ``forward``, or ``agent``."""
+    with contextlib.suppress(RecordError):
+        return str((records.read_json(_doors()) or {}).get(_door_key(alias, is_unix), "forward"))
+    return "forward"
+
+
+def remember_door(alias: str, is_unix: bool, name: str) -> None:
+    """Keep what let connections through, for the next time; it is tried first then."""
+    if door(alias, is_unix) == name:
+        return
+    with contextlib.suppress(PortsError), paths.locked("doors", timeout=5):  # it is a matter of speed only
+        known = records.read_json(_doors()) or {}
+        records.write_json(_doors(), {**known, "format": records.FORMAT, _door_key(alias, is_unix): name})
+
+
+def _door_key(alias: str, is_unix: bool) -> str:
+    return f"{'unix' if is_unix else 'tcp'} {alias}"
+
+
+def _doors() -> Path:
+    return directory() / "doors.json"
+
+
+def holder(port: int, what: tuple[str, str | None, str | None]) -> str:
+    """Return who listens on the local `port`: a `ports open` of `what` or of something else, a process, or a user."""
+    for _, record, alive in read_all_records():
+        for row in record.rows if alive else ():
+            if port in row.get("ports", ()):
+                same = (row["host"], row["kind"], row["name"]) == what
+                return f"`ports open`, process {record.process.pid}, for {'the same' if same else row['host']}"
+    rows = probe.probe({"port": port, "ask_http": False})["listeners"]
+    if not rows:
+        return "somebody"
+    row = rows[0]
+    argv = row.get("argv") or []
+    return f"{row['user']} ({Path(argv[0]).name}, process {row['pid']})" if argv else str(row["user"])
+
+
+def ask(
+    record: OpeningRecord,
+    request: dict[str, Any],
+    *,
+    timeout: float = 15.0,
+    on_line: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Return what the process of `record` answers to `request`.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds between two lines.
+    on_line : callable, optional
+        Is called with each line before the last.
+
+    Raises
+    ------
+    TimedOutError
+        It does not answer.
+    PortsError
+        It cannot do that; another version of `ports` may not know what is asked.
+    """
+    what = f"answer of process {record.process.pid}, which holds the tunnel,"
+    told = request if record.token is None else {**request, "token": record.token}
+    with _socket_for(record) as connection:
+        connection.settimeout(timeout)
+        try:
+            connection.connect(_address(record))
+            connection.sendall(json.dumps(told).encode() + b"\n")
+            last: dict[str, Any] | None = None
+            with connection.makefile("rb") as stream:
+                for line in stream:
+                    if last is not None and on_line is not None:
+                        on_line(last)
+                    last = json.loads(line)
+        except (OSError, ValueError) as error:
+            raise TimedOutError(what, timeout) from error
+    if not isinstance(last, dict):
+        raise TimedOutError(what, timeout)
+    if "error" in last and not last.get("closing"):
+        raise PortsError(f"process {record.process.pid}, which holds the tunnel: {last['error']}")
+    return last
+
+
+def _socket_for(record: OpeningRecord) -> socket.socket:
+    return socket.socket(socket.AF_UNIX if record.token is None else socket.AF_INET)
+
+
+def _address(record: OpeningRecord) -> str | tuple[str, int]:
+    if record.token is None:
+        return record.control
+    host, _, port = record.control.rpartition(":")
+    return host, int(port)
+
+
+def keeper() -> OpeningRecord | None:
+    """Return the record of the process that keeps tunnels in the background; None where none runs."""
+    running = [record for _, record, alive in read_all_records() if alive and record.background]
+    return max(running, key=lambda one: one.started_at, default=None)

@@ -1,0 +1,191 @@
+"""What a target means on a host: far listeners as a tunnel needs them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ports.errors import ForeignListenerError, NotFoundError, PortsError, RecordError
+from ports.hosts import Target
+from ports.listeners import Listener, links
+
+_OPENED = ("cluster", "notebook")
+# What takes a request for the length of a message, or for an intrusion; it is only listened to.
+_NEVER_ASKED = {"dask-scheduler", "dask-worker", "kernel", "debugpy", "database", "tunnel"}
+
+
+@dataclass(frozen=True)
+class Service:
+    """One far listener, and how its link reads at home."""
+
+    host: str
+    kind: str
+    name: str
+    #: What its local port is derived from, together with `machine` and `user`.
+    key: str
+    machine: str
+    user: str
+    #: ``127.0.0.1:8888``, or the path of a Unix socket.
+    remote: str
+    #: Its port there, where it has one.
+    port: int | None = None
+    scheme: str = "http"
+    path: str = ""
+    token: str | None = field(default=None, repr=False)
+    asked: bool = True
+    known_web: bool = True
+    note: str | None = None
+
+    @property
+    def is_unix(self) -> bool:
+        """It listens on a Unix socket."""
+        return self.remote.startswith("/")
+
+    def usual_port(self, first: int, last: int) -> int:
+        """Return the local port that this service always gets."""
+        return links.local_port(self.machine, self.user, self.key, first, last)
+
+
+def choose(
+    document: dict[str, Any], found: Sequence[Listener], target: Target, *, owner: str | None = None
+) -> list[Service]:
+    """Return what `target` opens, of what the probe found on its host.
+
+    Parameters
+    ----------
+    document : dict
+        The answer of the probe, with other users' listeners where `target` names a port.
+    found : sequence of Listener
+        The user's own, as `ports.listeners.from_probe` names them.
+    owner : str, optional
+        User whose listener may be opened, too.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such cluster, notebook server or listener.
+    ForeignListenerError
+        The port belongs to another user than `owner`.
+    RecordError
+        The record of that name cannot be read.
+    """
+    if target.port is not None:
+        return [_by_port(document, found, target, owner)]
+    running = [one for one in found if one.mine and (one.path or one.port)]
+    if target.name is None:
+        opened = [_service(document, target.host, one) for one in running if _is_opened(one)]
+        unread = [one for one in found if one.mine and _is_unread(one)]
+        if unread and not opened:
+            raise _not_there(target, unread, running)
+        return opened
+    named = [one for one in found if one.mine and one.name == target.name]
+    wanted = [one for one in named if one.kind in _OPENED] or named
+    there = [one for one in wanted if one in running]
+    if not there:
+        raise _not_there(target, wanted, running)
+    return [_service(document, target.host, one) for one in there]
+
+
+def ended(service: Service, failed: Mapping[Target, PortsError], found: Sequence[Listener]) -> PortsError:
+    """Return why a service that was open is not there any more, of what the probe found on its host.
+
+    Parameters
+    ----------
+    failed : mapping
+        What `choose` raised of targets: of the service's port, it says more.
+    """
+    for target, error in failed.items():
+        if service.port is not None and target.port == service.port:
+            return error
+    if service.kind not in _OPENED:
+        return NotFoundError("listener", f"{service.host}:{service.port}", "what listened there has ended")
+    named = [one for one in found if one.mine and one.kind == service.kind and one.name == service.name]
+    why = f"{named[0].reason}; " if named and named[0].state == "stopped" and named[0].reason else ""
+    start = f"`ports {service.kind} start {service.name} -H {service.host}` starts it, under the same link"
+    return NotFoundError(f"running {service.kind}", f"{service.host}:{service.name}", why + start)
+
+
+def _by_port(document: dict[str, Any], found: Sequence[Listener], target: Target, owner: str | None) -> Service:
+    rows = [row for row in document["listeners"] if row.get("port") == target.port]
+    own = [row for row in rows if row["uid"] == document["uid"]]
+    theirs = [row for row in rows if row["user"] == owner]
+    if not rows:
+        raise NotFoundError("listener", str(target), f"`ports list {target.host} --all` shows what listens there")
+    if not own and not theirs:
+        raise ForeignListenerError(str(target), rows[0]["user"])
+    row = sorted(own or theirs, key=lambda one: str(one["family"]))[0]  # tcp before tcp6
+    known = [one for one in found if one.port == target.port] if own else []
+    note = None if own else f"belongs to {row['user']}, and is open as --owner {row['user']} was given"
+    kind = known[0].kind if known else str(row["kind"])
+    return Service(
+        host=target.host,
+        kind=kind,
+        name=(known[0].name if known else None) or str(target.port),
+        key=_key(known[0]) if known else f"port-{target.port}",
+        machine=document["machine_id"],
+        user=document["user"],
+        remote=f"{_address(str(row['address']))}:{target.port}",
+        port=target.port,
+        scheme=str(row.get("scheme") or "http"),
+        path=str((known[0].url_path if known else row.get("url_path")) or ""),
+        token=known[0].token if known else None,
+        asked=row.get("http") is True or (row.get("http") is None and kind not in _NEVER_ASKED),
+        known_web=row.get("http") is True,
+        note=note,
+    )
+
+
+def _service(document: dict[str, Any], host: str, one: Listener) -> Service:
+    return Service(
+        host=host,
+        kind=one.kind,
+        name=one.name or str(one.port),
+        key=_key(one),
+        machine=document["machine_id"],
+        user=document["user"],
+        remote=one.path or f"{_address(str(one.address))}:{one.port}",
+        port=one.port,
+        scheme=one.scheme or "http",
+        path=one.url_path or "",
+        token=one.token,
+        asked=one.http is True or (one.http is None and one.kind not in _NEVER_ASKED),
+        known_web=one.http is True,
+    )
+
+
+def _is_opened(one: Listener) -> bool:
+    """Tell whether a target that names the host alone opens this; a Dask cluster started by hand is one, too."""
+    return one.kind in _OPENED or (one.kind == "dask-scheduler" and one.http is True)
+
+
+def _is_unread(one: Listener) -> bool:
+    """Tell whether its record cannot be read, so that nobody knows whether it runs."""
+    return one.state == "unknown" and (one.reason or "").startswith("record ")
+
+
+def _key(one: Listener) -> str:
+    return f"{one.kind}-{one.name}" if one.kind in _OPENED else f"port-{one.port}"
+
+
+def _address(address: str) -> str:
+    """Return where to connect for an address that is listened on, as ssh writes it."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1", "::ffff:127.0.0.1": "127.0.0.1"}.get(address, address)
+    return f"[{address}]" if ":" in address else address
+
+
+def _not_there(target: Target, wanted: Sequence[Listener], running: Sequence[Listener]) -> PortsError:
+    if wanted and wanted[0].state == "running":
+        return NotFoundError(
+            "page", str(target), f"{wanted[0].reason or 'it does not answer yet'}; try again in a moment"
+        )
+    if wanted and _is_unread(wanted[0]):
+        return RecordError(f"{target.host}: {wanted[0].reason}")
+    if wanted:
+        kind, state = wanted[0].kind, wanted[0].state
+        why = f" ({wanted[0].reason})" if wanted[0].reason else ""
+        start = f"`ports {kind} start {target.name} -H {target.host}` starts it"
+        return NotFoundError(f"running {kind}", str(target), f"it is {state}{why}; {start}")
+    names = ", ".join(sorted({str(one.name) for one in running if _is_opened(one)}))
+    there = f"there are {names}" if names else f"no cluster or notebook server of yours runs on {target.host}"
+    return NotFoundError("cluster or notebook", str(target), there)

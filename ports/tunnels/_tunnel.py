@@ -1,0 +1,132 @@
+"""One link: what it leads to, and how that goes."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ports.errors import PortsError
+from ports.listeners import links
+from ports.tunnels._down_page import Page
+from ports.tunnels._local_address import LocalEnd
+from ports.tunnels._local_forward import Door
+from ports.tunnels._services import Service
+
+#: States in which the link is there; in all but the first two a page says why nothing else comes.
+LINKED = ("open", "silent", "down", "needs login", "ended")
+_LONGEST_PAUSE = 60.0  # seconds; a server that computes for an hour must not find a thousand requests then
+
+
+@dataclass(eq=False)
+class Tunnel:
+    """One link, at one local port or, while that was taken, at several.
+
+    `state` is ``connecting``, ``open`` (a byte came back from the service), ``silent`` (connected, and nothing was
+    said), ``down`` (the way to the host is, and is being mended), ``needs login`` (as down, but a person must answer),
+    ``ended`` (the service is gone; the link follows when it comes back), ``error``, ``closed``; for a host on which
+    nothing is to be opened ``nothing``.
+    """
+
+    host: str
+    kind: str | None = None
+    name: str | None = None
+    state: str = "connecting"
+    service: Service | None = field(default=None, repr=False)
+    local_port: int | None = None
+    usual_port: int | None = None
+    end: LocalEnd = field(default_factory=LocalEnd, repr=False)
+    #: Where this machine connects to it: address and port, or the path of a Unix socket.
+    where: tuple[str, int] | str | None = None
+    #: User whose listener it may be, beside one's own.
+    owner: str | None = None
+    #: The service is not there any more; else an ``ended`` tunnel did not answer, and is asked again.
+    gone: bool = False
+    since: float = field(default_factory=time.time)
+    error: PortsError | None = None
+    note: str | None = None
+    #: What to do when it appears while others are open: ``notify``, ``open`` (the browser), ``silent``; None at first.
+    notice: str | None = None
+    last_error: str | None = None
+    reconnects: int = 0
+    door: Door | None = field(default=None, repr=False)
+    ports: set[int] = field(default_factory=set, repr=False)
+    tried_at: float = 0.0
+    #: Tells it from the others of this process.
+    number: int = field(default_factory=itertools.count().__next__, repr=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it the same tunnel when its service is started again, on another port."""
+        return (self.host, self.service.key if self.service is not None else f"{self.kind}-{self.name}")
+
+    @property
+    def remote(self) -> str:
+        """Where its service is on the host; empty where it has none."""
+        return self.service.remote if self.service is not None else ""
+
+    @property
+    def what(self) -> str:
+        """The service as a person names it: ``cluster 'main'``, ``port 6006``."""
+        port = self.service.port if self.service is not None else None
+        return f"port {port}" if port and self.kind not in ("cluster", "notebook") else f"{self.kind} '{self.name}'"
+
+    @property
+    def url(self) -> str | None:
+        """The link that works on this machine, with the token."""
+        if self.service is None or not self.local_port or self.state not in LINKED:
+            return None
+        service = self.service
+        return links.url(
+            self.local_port, scheme=service.scheme, path=service.path, token=service.token, host=self.end.host
+        )
+
+    @property
+    def leads(self) -> bool:
+        """It is open, and nothing has shut its port since."""
+        return self.state == "open" and self.door is not None and self.door.dial is not None
+
+    def row(self) -> dict[str, Any]:
+        """Return the tunnel as JSON-able data; `local_url` holds the token."""
+        row: dict[str, Any] = {"host": self.host, "kind": self.kind, "name": self.name, "state": self.state}
+        row.update(local_url=self.url, local_port=self.local_port, since=self.since, note=self.note)
+        row.update(local_socket=self.where if isinstance(self.where, str) else None)
+        row.update(error=str(self.error) if self.error else None, last_error=self.last_error)
+        row.update(reconnects=self.reconnects, notice=self.notice)
+        row.update(sent_bytes=self.door.sent if self.door else 0, received_bytes=self.door.received if self.door else 0)
+        if self.error is not None:
+            row["exit_code"] = self.error.exit_code
+        return row
+
+    def record_row(self) -> dict[str, Any]:
+        """Return the row with what other processes of the user need to find and close the tunnel."""
+        return {
+            **self.row(),
+            "number": self.number,
+            "ports": sorted(self.ports),
+            "port": self.service.port if self.service else None,
+        }
+
+    def add_note(self, note: str) -> None:
+        """Tell one thing more, once."""
+        if note not in (self.note or ""):
+            self.note = f"{self.note}; {note}" if self.note else note
+
+    def drop_note(self, note: str) -> None:
+        """Tell this one thing no more."""
+        self.note = "; ".join(one for one in (self.note or "").split("; ") if one != note) or None
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether what did not answer is to be asked again: the more rarely, the longer it did not."""
+        if self.state != "silent" and (self.state != "ended" or self.gone):
+            return False
+        return now - self.tried_at > min(_LONGEST_PAUSE, (now - self.since) / 4)
+
+    def page(self, doing: str) -> Page:
+        """Return the page that stands in for the service now."""
+        reason = str(self.error or "").removeprefix(f"{self.host}: ")  # the title names it
+        if self.state == "ended":
+            return Page(f"{self.what} on {self.host} is not there", reason, doing, self.since)
+        title = f"The way to {self.host} {'needs a login' if self.state == 'needs login' else 'is down'}"
+        return Page(title, reason, doing, self.since)

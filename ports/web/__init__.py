@@ -1,0 +1,19 @@
+"""What `ports` adds to a Jupyter server in whose environment it is installed: the route ``/ports/<name>``.
+
+``etc/jupyter/jupyter_server_config.d/ports.web.json`` enables it, which is installed with `ports`. Its name is
+the one that ``jupyter server extension disable`` writes: of two files there the later name would win.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _jupyter_server_extension_points() -> list[dict[str, str]]:
+    return [{"module": "ports.web"}]
+
+
+def _load_jupyter_server_extension(server: Any) -> None:
+    from ports.web import _dashboard_route
+
+    server.web_app.add_handlers(".*$", _dashboard_route.handlers(server.web_app.settings["base_url"]))

@@ -1,0 +1,252 @@
+"""``/ports/<name>``: the dashboard of my cluster <name>, behind the login of the Jupyter server that this runs in.
+
+The name is looked up at each request, so clusters that start later are found, and the dashboard's Unix socket is
+connected to only where its listener is this user. A websocket is handed through as bytes once Jupyter has let it in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import html
+import socket
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from jupyter_server.auth.decorator import authorized
+from jupyter_server.base.handlers import JupyterHandler
+from jupyter_server.utils import url_path_join
+from tornado import web
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import (
+    HTTPHeaders,
+    HTTPInputError,
+    HTTPMessageDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+    parse_response_start_line,
+)
+from tornado.iostream import IOStream, StreamClosedError
+
+from ports import sessions
+from ports.clusters import ClusterRecord, ClusterRunning
+from ports.errors import PortsError
+from ports.listeners import socket_user
+from ports.state import paths
+
+# Of what a browser says, the dashboard gets neither cookies nor tokens, which are Jupyter's.
+_PASSED_ON = (
+    "Accept",
+    "Accept-Encoding",
+    "Accept-Language",
+    "If-Modified-Since",
+    "If-None-Match",
+    "Range",
+    "User-Agent",
+)
+_PASSED_ON_BY_WEBSOCKETS: tuple[str, ...] = ("Upgrade", "Connection", "Sec-WebSocket-Key", "Sec-WebSocket-Version")
+_PASSED_ON_BY_WEBSOCKETS += ("Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions", "User-Agent")
+_PASSED_BACK: tuple[str, ...] = (
+    "Content-Type",
+    "Content-Length",
+    "Content-Encoding",
+    "Content-Range",
+    "Content-Disposition",
+)
+_PASSED_BACK += ("Accept-Ranges", "Cache-Control", "Etag", "Expires", "Last-Modified", "Vary")
+_LONGEST_HEAD = 65_536
+_WAY_OUT = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it anew"
+_PAGE = """<!DOCTYPE html>
+<html><head><meta charset="utf-8"><title>{title}</title>{refresh}</head>
+<body style="font-family: sans-serif; margin: 2em"><h1 style="font-size: 1.2em">{title}</h1>{body}</body></html>
+"""
+
+
+def handlers(base_url: str) -> list[tuple[str, type[JupyterHandler]]]:
+    """Return the routes for a server at `base_url`."""
+    name = f"({paths.NAME.pattern})"
+    return [
+        (url_path_join(base_url, "/ports/?"), ClustersHandler),
+        (url_path_join(base_url, f"/ports/{name}/?"), ClusterHandler),
+        (url_path_join(base_url, f"/ports/{name}/(.*)"), DashboardHandler),
+    ]
+
+
+class ClustersHandler(JupyterHandler):
+    """``/ports``: my clusters, each with its link."""
+
+    auth_resource = "ports"
+
+    @web.authenticated
+    @authorized
+    def get(self) -> None:
+        """Answer with a page of links."""
+        try:
+            body = self.links()
+        except PortsError as error:
+            body = html.escape(str(error))
+        self.finish(_PAGE.format(title="Clusters", body=body, refresh=""))
+
+    def links(self) -> str:
+        """Return links to the dashboards of my clusters as HTML."""
+        found = [one for name in sessions.names("cluster") if (one := sessions.find("cluster", name, ClusterRecord))]
+        at = url_path_join(self.base_url, "ports")
+        items = [f'<li><a href="{at}/{one.name}/status">{one.name}</a> {html.escape(one.state)}</li>' for one in found]
+        return (
+            f"<ul>{''.join(items)}</ul>" if items else "<p>There are none; <code>ports.client()</code> starts one.</p>"
+        )
+
+
+class ClusterHandler(JupyterHandler):
+    """``/ports/main``: leads to the dashboard's first page."""
+
+    auth_resource = "ports"
+
+    @web.authenticated
+    @authorized
+    def get(self, name: str) -> None:
+        """Redirect; what is relative in the page starts from there."""
+        self.redirect(url_path_join(self.base_url, "ports", name, "status"))
+
+
+class DashboardHandler(ClustersHandler):
+    """``/ports/main/…``: what the dashboard answers. It is read only: nothing but GET and HEAD."""
+
+    upstream: IOStream | None = None
+
+    @web.authenticated
+    @authorized
+    async def get(self, name: str, _: str) -> None:
+        """Pass a request on to the dashboard, or a websocket's bytes in both directions."""
+        is_websocket = self.request.headers.get("Upgrade", "").lower() == "websocket"
+        if is_websocket and not self.check_origin():  # another page in the same browser
+            raise web.HTTPError(403)
+        try:
+            stream = await _connect(name)
+        except (PortsError, OSError, StreamClosedError) as error:
+            return self.tell(name, error)
+        with contextlib.closing(stream):
+            if is_websocket:
+                await self.relay(stream, name)
+            else:
+                await self.ask(stream, name)
+
+    head = get
+
+    def tell(self, name: str, error: Exception) -> None:
+        """Answer that the cluster cannot be reached, with those that there are; the page looks again by itself."""
+        self.set_status(503 if isinstance(error, OSError) else 404)
+        body = f"<p>{html.escape(str(error))}</p>"
+        with contextlib.suppress(PortsError):
+            body += self.links()
+        refresh = '<meta http-equiv="refresh" content="3">'
+        self.finish(_PAGE.format(title=f"Cluster {html.escape(name)}", body=body, refresh=refresh))
+
+    def prefix(self, name: str) -> str:
+        """Return the path below which the dashboard is."""
+        return str(url_path_join(self.base_url, "ports", name))
+
+    def target(self, name: str) -> str:
+        """Return the path that the dashboard is asked for, without Jupyter's token."""
+        path = self.request.path[len(self.prefix(name)) :] or "/"
+        query = urlencode(
+            [pair for pair in parse_qsl(self.request.query, keep_blank_values=True) if pair[0] != "token"]
+        )
+        return f"{path}?{query}" if query else path
+
+    async def ask(self, stream: IOStream, name: str) -> None:
+        """Pass the request on, and the answer back as it comes."""
+        headers = HTTPHeaders({"Host": "localhost", "Connection": "close"} | self.given(_PASSED_ON))
+        request = RequestStartLine(self.request.method or "GET", self.target(name), "")
+        connection, answer = HTTP1Connection(stream, True), _Answer(self, self.prefix(name))
+        self.upstream = stream
+        with contextlib.suppress(StreamClosedError):
+            await connection.write_headers(request, headers)
+            connection.finish()
+            await connection.read_response(answer)
+        if not answer.began:
+            return self.tell(name, OSError("its scheduler closed the connection without an answer"))
+        await self.finish()
+
+    def on_connection_close(self) -> None:
+        """Wait for no answer that the browser has given up: a scheduler may be busy for minutes."""
+        if self.upstream is not None:
+            self.upstream.close()
+
+    async def relay(self, stream: IOStream, name: str) -> None:
+        """Pass the request for a websocket on, and then whatever the two say, once the dashboard has agreed.
+
+        Where it has not, the browser's connection stays Jupyter's: requests that a proxy sends on it later are for
+        Jupyter, with its cookies.
+        """
+        lines = [f"GET {self.target(name)} HTTP/1.1", "Host: localhost"]
+        lines += [f"{header}: {value}" for header, value in self.given(_PASSED_ON_BY_WEBSOCKETS).items()]
+        await stream.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        try:
+            head = await stream.read_until(b"\r\n\r\n", max_bytes=_LONGEST_HEAD)
+            status = parse_response_start_line(head.partition(b"\r\n")[0].decode("latin-1")).code
+        except (StreamClosedError, HTTPInputError):
+            raise web.HTTPError(502, "the dashboard's answer is none") from None
+        if status != 101:
+            raise web.HTTPError(status if status >= 400 else 400, "the dashboard has no websocket there")
+        browser = self.detach()
+        await browser.write(head)
+        await asyncio.gather(_pump(browser, stream), _pump(stream, browser))
+
+    def given(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Return those of the headers `names` that the browser sent."""
+        return {name: self.request.headers[name] for name in names if name in self.request.headers}
+
+
+class _Answer(HTTPMessageDelegate):
+    """Hands what the dashboard answers to a handler, piece by piece."""
+
+    def __init__(self, handler: DashboardHandler, prefix: str) -> None:
+        self.handler, self.prefix, self.began = handler, prefix, False
+
+    def headers_received(self, start_line: Any, headers: HTTPHeaders) -> None:
+        assert isinstance(start_line, ResponseStartLine)
+        self.began = True
+        self.handler.set_status(start_line.code, start_line.reason)
+        for name in _PASSED_BACK:
+            if name in headers:
+                self.handler.set_header(name, headers[name])
+        if "Location" in headers:  # one that starts at the top is meant to start at the dashboard
+            location = headers["Location"]
+            at_top = location.startswith("/") and not location.startswith("//")
+            self.handler.set_header("Location", self.prefix + location if at_top else location)
+
+    def data_received(self, chunk: bytes) -> Any:
+        self.handler.write(chunk)
+        return self.handler.flush()
+
+
+async def _connect(name: str) -> IOStream:
+    """Return a connection to the dashboard of the cluster `name`; raises PortsError or OSError."""
+    found = sessions.find("cluster", name, ClusterRecord)
+    if found is None:
+        raise PortsError(f"no cluster {name!r}")
+    if found.error is not None:
+        raise found.error
+    if not isinstance(found.running, ClusterRunning) or found.state != "running":
+        raise PortsError(f"cluster {name!r} is {found.state}" + (f": {found.reason}" if found.reason else ""))
+    socket_user.check_socket(found.running.dashboard, _WAY_OUT)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.setblocking(False)
+    stream = IOStream(connection)
+    try:
+        await stream.connect(found.running.dashboard)
+        socket_user.check_connection(connection, found.running.dashboard, _WAY_OUT)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+async def _pump(source: IOStream, sink: IOStream) -> None:
+    """Pass bytes on until one side is closed, then close the other."""
+    with contextlib.suppress(StreamClosedError):
+        while True:
+            await sink.write(await source.read_bytes(65536, partial=True))
+    source.close()
+    sink.close()
