@@ -21,7 +21,7 @@ PRELUDE = """
 import asyncio, json, os, sys
 from ports.hosts import openssh
 from ports.errors import PortsError
-from ports.tunnels.agent import PYTHON, Agent
+from ports.tunnels._agent_session import PYTHON, Agent
 
 alias, answer, messages, lost = sys.argv[1], {}, [], []
 
