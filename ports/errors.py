@@ -103,12 +103,12 @@ class NotFoundError(PortsError):
 
     exit_code = 3
 
-    def __init__(self, kind: str, name: str, way_out: str) -> None:
-        super().__init__(kind, name, way_out)
-        self.kind, self.name, self.way_out = kind, name, way_out
+    def __init__(self, kind: str, name: str, hint: str) -> None:
+        super().__init__(kind, name, hint)
+        self.kind, self.name, self.hint = kind, name, hint
 
     def __str__(self) -> str:
-        return f"no {self.kind} {self.name!r}; {self.way_out}"
+        return f"no {self.kind} {self.name!r}; {self.hint}"
 
 
 class ConflictError(PortsError):
@@ -120,12 +120,12 @@ class ConflictError(PortsError):
 class NameInUseError(ConflictError):
     """A session of that name runs already."""
 
-    def __init__(self, kind: str, name: str, way_out: str) -> None:
-        super().__init__(kind, name, way_out)
-        self.kind, self.name, self.way_out = kind, name, way_out
+    def __init__(self, kind: str, name: str, hint: str) -> None:
+        super().__init__(kind, name, hint)
+        self.kind, self.name, self.hint = kind, name, hint
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.name!r} exists already; {self.way_out}"
+        return f"{self.kind} {self.name!r} exists already; {self.hint}"
 
 
 class PortInUseError(ConflictError):
@@ -142,13 +142,13 @@ class PortInUseError(ConflictError):
 class ForeignListenerError(ConflictError):
     """A listener belongs to somebody else; nothing is connected or forwarded to it."""
 
-    def __init__(self, where: str, owner: str, way_out: str | None = None) -> None:
-        super().__init__(where, owner, way_out)
-        self.listener, self.owner, self.way_out = where, owner, way_out
+    def __init__(self, where: str, owner: str, hint: str | None = None) -> None:
+        super().__init__(where, owner, hint)
+        self.listener, self.owner, self.hint = where, owner, hint
 
     def __str__(self) -> str:
-        way_out = self.way_out or f"pass --owner {self.owner} if you trust them"
-        return f"{self.listener} belongs to {self.owner}, not to you; {way_out}"
+        hint = self.hint or f"pass --owner {self.owner} if you trust them"
+        return f"{self.listener} belongs to {self.owner}, not to you; {hint}"
 
 
 class SharedMachineError(ConflictError):
@@ -200,12 +200,12 @@ class OverpromisedError(ConflictError):
 class UnsafePathError(ConflictError):
     """A path that must be private belongs to somebody else, or others may write it."""
 
-    def __init__(self, path: Path | str, reason: str, way_out: str) -> None:
-        super().__init__(path, reason, way_out)
-        self.path, self.reason, self.way_out = path, reason, way_out
+    def __init__(self, path: Path | str, reason: str, hint: str) -> None:
+        super().__init__(path, reason, hint)
+        self.path, self.reason, self.hint = path, reason, hint
 
     def __str__(self) -> str:
-        return f"{self.path} is not private: {self.reason}; {self.way_out}"
+        return f"{self.path} is not private: {self.reason}; {self.hint}"
 
 
 class ToolError(PortsError):
@@ -215,12 +215,12 @@ class ToolError(PortsError):
 class ToolMissingError(ToolError):
     """A program that is needed is not installed here."""
 
-    def __init__(self, tool: str, way_out: str) -> None:
-        super().__init__(tool, way_out)
-        self.tool, self.way_out = tool, way_out
+    def __init__(self, tool: str, hint: str) -> None:
+        super().__init__(tool, hint)
+        self.tool, self.hint = tool, hint
 
     def __str__(self) -> str:
-        return f"{self.tool} is not installed; {self.way_out}"
+        return f"{self.tool} is not installed; {self.hint}"
 
 
 class TmuxError(ToolError):

@@ -144,8 +144,8 @@ def _tell(kind: str, message: str, code: int, as_json: bool, ctx: click.Context 
 
     if as_json:
         write_json({"error": {"type": kind, "message": message, "exit_code": code, "args": [message]}})
-    way_out = f" (`{ctx.command_path} --help` tells more)" if ctx is not None else ""
-    click.echo(f"ports: {message}{way_out}", err=True)
+    hint = f" (`{ctx.command_path} --help` tells more)" if ctx is not None else ""
+    click.echo(f"ports: {message}{hint}", err=True)
     return code
 
 

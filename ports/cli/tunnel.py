@@ -118,12 +118,12 @@ class Links:
         else:
             self._progress(row)
 
-    def settled(self, rows: Sequence[Row], way_out: str) -> None:
+    def settled(self, rows: Sequence[Row], hint: str) -> None:
         """Tell that all are up or have failed."""
         if self.out.as_json:
             write_json([on_host(row["host"], row) for row in rows])
         elif any(row["state"] == "open" for row in rows):
-            self.out.say(f"open; {way_out}")
+            self.out.say(f"open; {hint}")
 
     def wait_for_browser(self) -> None:
         """Wait until the browser has fetched its links, or did not come: the process may end then."""

@@ -205,9 +205,9 @@ def get(name: str | None = None) -> Cluster:
     name = paths.check_name(name or settings.get("cluster.name"))
     found = sessions.find(KIND, name, ClusterRecord)
     if found is None:
-        raise NotFoundError(KIND, name, _way_out(name))
+        raise NotFoundError(KIND, name, _hint(name))
     if found.record is None:
-        raise found.error or NotFoundError(KIND, name, _way_out(name))
+        raise found.error or NotFoundError(KIND, name, _hint(name))
     return Cluster(found)
 
 
@@ -222,7 +222,7 @@ def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
     name = paths.check_name(name or settings.get("cluster.name"))
     log = paths.here().session(KIND, name).log
     if not log.exists():
-        raise NotFoundError(KIND, name, _way_out(name))
+        raise NotFoundError(KIND, name, _hint(name))
     return sessions.tail(log, lines)
 
 
@@ -235,7 +235,7 @@ def prune() -> builtins.list[str]:
     return [one.name for one in stopped]
 
 
-def _way_out(name: str) -> str:
+def _hint(name: str) -> str:
     if its_node := sessions.elsewhere(KIND, name):
         return its_node
     there = sessions.names(KIND)
@@ -378,8 +378,8 @@ def _take(found: Found[ClusterRecord], asked: Mapping[str, Any], reuse: str) -> 
         if different and reuse == "exact":
             raise DifferentClusterError(record.name, different)
         if different:
-            way_out = f"pass name= for another, stop it (`ports cluster stop {record.name}`), or pass reuse='any'"
-            warn(f"cluster {record.name!r} runs, but {'; '.join(different)}: {way_out}")
+            hint = f"pass name= for another, stop it (`ports cluster stop {record.name}`), or pass reuse='any'"
+            warn(f"cluster {record.name!r} runs, but {'; '.join(different)}: {hint}")
     taken.warn_of_versions()
     taken.warn_of_end()
     return taken

@@ -21,7 +21,7 @@ class Check:
         ``ok``; ``warning``: something will be missed; ``failed``: the main job cannot be done; ``skipped``.
     found : str
         What was seen, where all is well.
-    cause, way_out : str
+    cause, hint : str
         Why not, and what to do.
     hop : str, optional
         The host on the way that it is about.
@@ -31,7 +31,7 @@ class Check:
     state: str
     found: str = ""
     cause: str = ""
-    way_out: str = ""
+    hint: str = ""
     hop: str | None = None
 
     def at(self, hop: str) -> Check:
@@ -41,7 +41,7 @@ class Check:
     def row(self, host: str) -> dict[str, Any]:
         """Return it as ``--json`` prints it."""
         row: dict[str, Any] = {"host": host, "kind": "check", "name": self.name, "hop": self.hop, "state": self.state}
-        return {**row, "found": self.found or None, "cause": self.cause or None, "way_out": self.way_out or None}
+        return {**row, "found": self.found or None, "cause": self.cause or None, "way_out": self.hint or None}
 
 
 def ok(name: str, found: str) -> Check:
@@ -49,14 +49,14 @@ def ok(name: str, found: str) -> Check:
     return Check(name, OK, found)
 
 
-def warning(name: str, cause: str, way_out: str) -> Check:
+def warning(name: str, cause: str, hint: str) -> Check:
     """Return a check that found what can be lived with."""
-    return Check(name, WARNING, cause=cause, way_out=way_out)
+    return Check(name, WARNING, cause=cause, hint=hint)
 
 
-def failed(name: str, cause: str, way_out: str) -> Check:
+def failed(name: str, cause: str, hint: str) -> Check:
     """Return a check that found what the main job cannot be done with."""
-    return Check(name, FAILED, cause=cause, way_out=way_out)
+    return Check(name, FAILED, cause=cause, hint=hint)
 
 
 def skipped(name: str, cause: str) -> Check:
@@ -64,13 +64,13 @@ def skipped(name: str, cause: str) -> Check:
     return Check(name, SKIPPED, cause=cause)
 
 
-def from_error(name: str, error: PortsError, host: str, way_out: str = "") -> Check:
-    """Return the failed check that an error means; `way_out` counts where the error names none."""
+def from_error(name: str, error: PortsError, host: str, hint: str = "") -> Check:
+    """Return the failed check that an error means; `hint` counts where the error names none."""
     cause, told = split(str(error).removeprefix(f"{host}: "))
-    return failed(name, re.sub(r"^the jump host \S+: ", "", cause), told or way_out)
+    return failed(name, re.sub(r"^the jump host \S+: ", "", cause), told or hint)
 
 
 def split(reason: str) -> tuple[str, str]:
     """Return cause and way out of an error's sentence: what stands before and after its first semicolon or stop."""
-    cause, _, way_out = re.sub(r"; |\. (?=[A-Z])", "\0", reason, count=1).partition("\0")
-    return cause, way_out
+    cause, _, hint = re.sub(r"; |\. (?=[A-Z])", "\0", reason, count=1).partition("\0")
+    return cause, hint

@@ -110,10 +110,8 @@ def _checks(alias: str, unmet: list[str], tell: OnStep) -> Iterator[Check]:
         yield from reached.skip_the_rest()
     elif answer is None:
         assert walk.error is not None
-        way_out = (
-            f"start files of the shell there may hang, or it is overloaded: see whether `ssh {alias} true` returns"
-        )
-        yield failed("python", from_error("python", walk.error, alias).cause, way_out)
+        hint = f"start files of the shell there may hang, or it is overloaded: see whether `ssh {alias} true` returns"
+        yield failed("python", from_error("python", walk.error, alias).cause, hint)
         yield from _skip(_AT_THE_END[1:], f"needs python on {alias}")
     else:
         yield from _there.judge_answer(alias, answer)

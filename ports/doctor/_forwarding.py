@@ -184,7 +184,7 @@ def _refused(name: str, alias: str, reason: PortsError) -> Check:
     found = from_error(name, reason, alias)
     # of a Unix socket sshd does not say that it is prohibited; that it is there we know
     if name == "forward-port" and "prohibit" not in found.cause:
-        return failed(name, found.cause, found.way_out or f"`ssh -v {alias}` tells more")
+        return failed(name, found.cause, found.hint or f"`ssh -v {alias}` tells more")
     option = "AllowTcpForwarding" if name == "forward-port" else "AllowStreamLocalForwarding"
     what = "ports" if name == "forward-port" else "Unix sockets"
     return warning(

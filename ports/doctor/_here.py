@@ -58,8 +58,8 @@ def _ssh(needed: bool) -> Check:
         found = from_error("ssh", error, "")
         if hosts.choose_transport() == "paramiko":
             cause = f"{found.cause}: hosts are reached by paramiko in this process, which logs in for each command"
-            return warning("ssh", cause, found.way_out)
-        return found if needed else warning("ssh", f"{found.cause}: no other host can be reached", found.way_out)
+            return warning("ssh", cause, found.hint)
+        return found if needed else warning("ssh", f"{found.cause}: no other host can be reached", found.hint)
     if hosts.choose_transport() == "paramiko" and program.multiplexes:
         return ok("ssh", f"{program.name}, but paramiko carries (ports.ssh.transport)")
     return _judge.ssh_program(program.name, program.version, program.multiplexes)
@@ -76,4 +76,4 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
         return check()
     except PortsError as error:
         found = from_error(name, error, "")
-        return failed(name, found.cause, found.way_out or "correct it; docs/settings.md lists what there is")
+        return failed(name, found.cause, found.hint or "correct it; docs/settings.md lists what there is")

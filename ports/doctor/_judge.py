@@ -77,11 +77,11 @@ def tmux(line: str | None) -> Check:
     return ok("tmux", line)
 
 
-def logout(ends: bool, way_out: str) -> Check:
+def logout(ends: bool, hint: str) -> Check:
     """Judge whether clusters outlive the logout."""
     if ends:
         return failed(
-            "logout", "your processes are ended when you log out (KillUserProcesses, and you do not linger)", way_out
+            "logout", "your processes are ended when you log out (KillUserProcesses, and you do not linger)", hint
         )
     return ok("logout", "what runs goes on when you log out")
 
@@ -97,11 +97,11 @@ def state_directory(facts: Facts) -> Check:
     space, files = facts["free_bytes"], facts["free_files"]
     counted = facts["total_files"] > 0
     left = f"{size(space)} of {size(facts['total_bytes'])} free" + (f", {files} inodes" if counted else "")
-    way_out = f"free some (`du -xh ~ | sort -h | tail` shows what is large), or set PORTS_HOME; it is {path}"
+    hint = f"free some (`du -xh ~ | sort -h | tail` shows what is large), or set PORTS_HOME; it is {path}"
     if space < NO_SPACE or (counted and files < NO_FILES):
-        return failed(name, f"the disk of {facts['place']} is full: {left}", way_out)
+        return failed(name, f"the disk of {facts['place']} is full: {left}", hint)
     if space < LITTLE_SPACE or (counted and files < FEW_FILES):
-        return warning(name, f"the disk of {facts['place']} is nearly full: {left}", way_out)
+        return warning(name, f"the disk of {facts['place']} is nearly full: {left}", hint)
     return ok(name, f"{path}: {left}")
 
 

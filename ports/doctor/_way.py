@@ -182,9 +182,9 @@ class Walk:
         if isinstance(self.error, LoginNeededError) or "login" in found.cause or "account" in found.cause:
             yield ok("host-key", "known and unchanged")
             held = "" if "waits for a login" in found.cause else _keys(hop.alias)
-            yield failed("authentication", found.cause + held, found.way_out)
+            yield failed("authentication", found.cause + held, found.hint)
             return
-        yield failed("host-key", found.cause, found.way_out)
+        yield failed("host-key", found.cause, found.hint)
 
 
 def within(seconds: float, function: Callable[[], T]) -> T:
@@ -221,8 +221,8 @@ def _reach(hop: Hop) -> Iterator[Check]:
         return
     except (OSError, UnicodeError) as error:
         said = getattr(error, "strerror", None) or error
-        way_out = "check the HostName in ~/.ssh/config; a name of the institute needs its VPN"
-        yield failed("resolve", f"the name {hop.hostname!r} is not known ({said})", way_out)
+        hint = "check the HostName in ~/.ssh/config; a name of the institute needs its VPN"
+        yield failed("resolve", f"the name {hop.hostname!r} is not known ({said})", hint)
         return
     addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
     yield ok("resolve", f"{', '.join(addresses)} in {_ms(time.monotonic() - began)}")
@@ -246,8 +246,8 @@ def _call(hop: Hop, addresses: list[str], patience: float) -> Check:
         if line.startswith("SSH-"):
             return ok("connect", f"{line.removeprefix('SSH-2.0-')} in {_ms(took)}")
         said = f"what listens at {address} port {hop.port} is no ssh server" + (f": {line[:40]!r}" if line else "")
-    way_out = "see whether the network or the VPN is up, and the host; a firewall may be in between"
-    return failed("connect", said, "check the Port in ~/.ssh/config" if "no ssh server" in said else way_out)
+    hint = "see whether the network or the VPN is up, and the host; a firewall may be in between"
+    return failed("connect", said, "check the Port in ~/.ssh/config" if "no ssh server" in said else hint)
 
 
 def _knock(via: openssh.Master, hop: Hop, *, is_up: bool) -> Iterator[Check]:
@@ -258,13 +258,13 @@ def _knock(via: openssh.Master, hop: Hop, *, is_up: bool) -> Iterator[Check]:
         return
     answer = ssh.knock(via, hop.hostname, hop.port, timeout=_patience())
     if "prohibited" in answer.said and not answer.banner:
-        way_out = f"ask its administrator for `AllowTcpForwarding yes` and `PermitOpen {hop.hostname}:{hop.port}`"
+        hint = f"ask its administrator for `AllowTcpForwarding yes` and `PermitOpen {hop.hostname}:{hop.port}`"
         if is_up:
             yield _way_around(there, hop).at(via.alias)
             yield from (ok(name, "a connection stands").at(hop.alias) for name in HOP_CHECKS[:2])
             return
         cause = f"its sshd prohibits forwarding to {there} (AllowTcpForwarding or PermitOpen)"
-        yield failed("forward", cause, way_out).at(via.alias)
+        yield failed("forward", cause, hint).at(via.alias)
         return
     yield ok("forward", f"to {there}").at(via.alias)
     yield from (check.at(hop.alias) for check in _beyond(via, hop, answer, is_up=is_up))
@@ -279,8 +279,8 @@ def _beyond(via: openssh.Master, hop: Hop, answer: ssh.Answer, *, is_up: bool) -
         return
     reason = openssh.explain(hop.alias, answer.said).reason if "open failed" in answer.said else ""
     if "does not know its name" in reason:
-        way_out = f"HostName must be what {via.alias} calls it: try `ssh {via.alias} getent hosts {hop.hostname}`"
-        yield failed("resolve", split(reason)[0], way_out)
+        hint = f"HostName must be what {via.alias} calls it: try `ssh {via.alias} getent hosts {hop.hostname}`"
+        yield failed("resolve", split(reason)[0], hint)
         return
     yield ok("resolve", f"{via.alias} knows {hop.hostname}")
     silent = f"does not answer {via.alias} within {_patience():g} s"
@@ -306,8 +306,8 @@ def _dial(before: Hops, hop: Hop) -> Check:
 
 def _way_around(there: str, hop: Hop) -> Check:
     cause = f"its sshd prohibits forwarding to {there}; another way round was found"
-    way_out = f"it works, but slower; `AllowTcpForwarding yes` and `PermitOpen {hop.hostname}:{hop.port}` would mend it"
-    return warning("forward", cause, way_out)
+    hint = f"it works, but slower; `AllowTcpForwarding yes` and `PermitOpen {hop.hostname}:{hop.port}` would mend it"
+    return warning("forward", cause, hint)
 
 
 def _session(master: openssh.Master) -> Check:
@@ -317,8 +317,8 @@ def _session(master: openssh.Master) -> Check:
     except SSHError as error:
         reason = error.reason
     if reason:
-        way_out = "ask for `MaxSessions 10` there; until then small requests may take 40 ms longer, no more"
-        return warning("session", f"no session can be executed on it ({split(reason)[0]})", way_out)
+        hint = "ask for `MaxSessions 10` there; until then small requests may take 40 ms longer, no more"
+        return warning("session", f"no session can be executed on it ({split(reason)[0]})", hint)
     return ok("session", "executed, so that small packets are not delayed")
 
 

@@ -27,10 +27,14 @@ class Exposure:
 
     reason: str
     what: str
-    way_out: str
+    hint: str
 
     def __str__(self) -> str:
-        return f"{self.what}; {self.way_out}"
+        return f"{self.what}; {self.hint}"
+
+    def row(self) -> dict[str, str]:
+        """Return it as ``--json`` prints it."""
+        return {"reason": self.reason, "what": self.what, "way_out": self.hint}
 
 
 def find(kind: str, rows: Sequence[Mapping[str, Any]], kernels: Iterable[Mapping[str, Any]] = ()) -> list[Exposure]:
@@ -57,8 +61,8 @@ def find(kind: str, rows: Sequence[Mapping[str, Any]], kernels: Iterable[Mapping
         found.append(_exposure("token", what, f"{ending}, `ports notebook start` starts one that asks"))
     if "kernel" in reasons:
         what = "everybody on this machine can read what its kernels run and print"
-        way_out = "start it with --KernelManager.transport=ipc, or by `ports notebook start`"
-        found.append(_exposure("kernel", what, way_out))
+        hint = "start it with --KernelManager.transport=ipc, or by `ports notebook start`"
+        found.append(_exposure("kernel", what, hint))
     if "debugger" in reasons:
         what = "everybody on this machine can run code as you while you do not debug"
         found.append(_exposure("debugger", what, f"restart the kernel or program that it debugs, or {ending}"))
@@ -69,8 +73,8 @@ def find(kind: str, rows: Sequence[Mapping[str, Any]], kernels: Iterable[Mapping
     return found
 
 
-def _exposure(reason: str, what: str, way_out: str) -> Exposure:
-    return Exposure(reason=reason, what=what, way_out=way_out)
+def _exposure(reason: str, what: str, hint: str) -> Exposure:
+    return Exposure(reason=reason, what=what, hint=hint)
 
 
 def _on_loopback(kind: str, ending: str) -> str:

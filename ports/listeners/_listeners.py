@@ -69,7 +69,7 @@ class Listener:
         """Return it as JSON-able data, for all eyes: without the token."""
         hidden = ("token", "machine", "mine", "scheme", "url_path")
         found = {key: _printable(value) for key, value in vars(self).items() if key not in hidden}
-        exposed = [vars(one) for one in self.exposed]
+        exposed = [one.row() for one in self.exposed]
         return {**found, "url": self.url, "exposed": exposed, "warnings": [*self.warnings]}
 
 

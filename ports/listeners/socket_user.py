@@ -14,7 +14,7 @@ from ports.errors import ForeignListenerError
 from ports.probe import holder_of, peer_uid, user_name
 
 
-def check(address: str, way_out: str) -> bool | None:
+def check(address: str, hint: str) -> bool | None:
     """Raise ForeignListenerError where a connection to `address` would reach another user.
 
     Parameters
@@ -22,7 +22,7 @@ def check(address: str, way_out: str) -> bool | None:
     address : str
         ``127.0.0.1:8888``, or as Dask writes it, ``tls://127.0.0.1:8786``. What is no address of the internet (a Unix
         socket, whose peer tells the uid) passes.
-    way_out : str
+    hint : str
         What to do then, for the error.
 
     Returns
@@ -39,7 +39,7 @@ def check(address: str, way_out: str) -> bool | None:
         return None
     if holder is None:
         return False if sys.platform == "linux" else None  # elsewhere others' listeners are not shown
-    _check_uid(holder[0], address, way_out)
+    _check_uid(holder[0], address, hint)
     return True
 
 
@@ -53,7 +53,7 @@ def is_own_address(address: str) -> bool:
     return True
 
 
-def connect(port: int, way_out: str, *, timeout: float) -> socket.socket:
+def connect(port: int, hint: str, *, timeout: float) -> socket.socket:
     """Return a connection to this user's own listener on `port` of 127.0.0.1.
 
     It is looked at before and after: one that was exchanged meanwhile may be anybody's, and so may one that was not
@@ -67,12 +67,12 @@ def connect(port: int, way_out: str, *, timeout: float) -> socket.socket:
         Nothing listens there, or it changed hands in this moment.
     """
     place = f"127.0.0.1:{port}"
-    before = _own_holder(place, way_out)
+    before = _own_holder(place, hint)
     if before is None and sys.platform == "linux":
         raise ConnectionRefusedError(f"nothing listens on {place}")
     connection = socket.create_connection(("127.0.0.1", port), timeout)
     try:
-        if _own_holder(place, way_out) != before and sys.platform == "linux":
+        if _own_holder(place, hint) != before and sys.platform == "linux":
             raise ConnectionAbortedError(f"{place} changed hands in this moment")
     except BaseException:
         connection.close()
@@ -80,7 +80,7 @@ def connect(port: int, way_out: str, *, timeout: float) -> socket.socket:
     return connection
 
 
-def _own_holder(place: str, way_out: str) -> tuple[int, int] | None:
+def _own_holder(place: str, hint: str) -> tuple[int, int] | None:
     """Return uid and inode of the listener at `place`; None where nothing listens, or that is not shown."""
     try:
         holder = holder_of(place)
@@ -89,33 +89,33 @@ def _own_holder(place: str, way_out: str) -> tuple[int, int] | None:
             raise
         return None
     if holder is not None:
-        _check_uid(holder[0], place, way_out)
+        _check_uid(holder[0], place, hint)
     return holder
 
 
-def _check_uid(uid: int, address: str, way_out: str) -> None:
+def _check_uid(uid: int, address: str, hint: str) -> None:
     if uid != os.getuid():
-        raise ForeignListenerError(address, user_name(uid), way_out)
+        raise ForeignListenerError(address, user_name(uid), hint)
 
 
-def check_socket(path: str, way_out: str) -> None:
+def check_socket(path: str, hint: str) -> None:
     """Raise ForeignListenerError where the Unix socket at `path` is another user's: it is not even connected to."""
     try:
         owner = os.lstat(path).st_uid
     except OSError:
         return  # to connect tells why
     if owner != os.getuid():
-        raise ForeignListenerError(path, user_name(owner), way_out)
+        raise ForeignListenerError(path, user_name(owner), hint)
 
 
-def check_connection(connection: socket.socket, path: str, way_out: str) -> None:
+def check_connection(connection: socket.socket, path: str, hint: str) -> None:
     """Raise ForeignListenerError where another user listens at the other end of a connection to a Unix socket.
 
     The kernel says who; `check_socket` looks at a name, which may have been exchanged since.
     """
     uid = uid_behind(connection)
     if uid is not None and uid != os.getuid():
-        raise ForeignListenerError(path, user_name(uid), way_out)
+        raise ForeignListenerError(path, user_name(uid), hint)
 
 
 def uid_behind(connection: socket.socket) -> int | None:

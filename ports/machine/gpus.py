@@ -74,8 +74,8 @@ def choose(
     if each * max(1, int(n_workers)) > len(order):  # a cluster without workers may get some
         there = f"{len(order)} of them" if order else "none that NVML knows"
         there += f" in CUDA_VISIBLE_DEVICES={within}" if within is not None else ""
-        way_out = "ask for fewer" if order else 'install the driver\'s NVML and `pip install "ports[gpu]"`, or gpus=0'
-        raise UsageError(f"gpus is {each} for each of {n_workers} workers, and there is {there}; {way_out}")
+        hint = "ask for fewer" if order else 'install the driver\'s NVML and `pip install "ports[gpu]"`, or gpus=0'
+        raise UsageError(f"gpus is {each} for each of {n_workers} workers, and there is {there}; {hint}")
     if each > 1 and any(gpu.uuid.startswith(_PART) for gpu in order):
         raise UsageError(
             f"gpus is {each}, and CUDA_VISIBLE_DEVICES={within} names parts of GPUs (MIG), of which CUDA gives a "

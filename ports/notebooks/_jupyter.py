@@ -149,10 +149,10 @@ def answer(port: int, path: str, *, token: str | None = None, timeout: float = 1
     ForeignListenerError
         Another user listens there: nothing is sent, least of all the token.
     """
-    way_out = "`ports notebook stop` ends what is left of the server, then start it anew"
+    hint = "`ports notebook stop` ends what is left of the server, then start it anew"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
-        connection.sock = socket_user.connect(port, way_out, timeout=timeout)
+        connection.sock = socket_user.connect(port, hint, timeout=timeout)
         connection.request("GET", path, headers={"Authorization": f"token {token}"} if token else {})
         return connection.getresponse().status
     except (OSError, http.client.HTTPException, ValueError, OverflowError):  # the last two: no such port or path

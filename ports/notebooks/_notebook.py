@@ -110,8 +110,8 @@ class Notebook:
 
     def logs(self, lines: int = 0) -> tuple[str, ...]:
         """Return the last `lines` lines of its log; 0: all. Raises UsageError where it was started by hand."""
-        way_out = "its output is in the terminal where it was started"
-        return sessions.tail(self._managed("asked for its log", way_out).files.log, lines)
+        hint = "its output is in the terminal where it was started"
+        return sessions.tail(self._managed("asked for its log", hint).files.log, lines)
 
     def attach(self) -> None:
         """Replace this process by tmux, attached to the server's session.
@@ -156,7 +156,7 @@ class Notebook:
             return None
         return f"{self.scheme}://127.0.0.1:{self.port}/{self.url_path}"
 
-    def _managed(self, doing: str, way_out: str) -> Found[NotebookRecord]:
+    def _managed(self, doing: str, hint: str) -> Found[NotebookRecord]:
         if self._found is None:
-            raise UsageError(f"notebook {self.name!r} was started by hand and cannot be {doing} here; {way_out}")
+            raise UsageError(f"notebook {self.name!r} was started by hand and cannot be {doing} here; {hint}")
         return self._found

@@ -138,9 +138,9 @@ def get(name: str | None = None) -> Notebook:
         if one.name == name:
             return one
     there = [*sessions.names(KIND), *(one.name for one in others)]
-    way_out = f"there is {', '.join(there)}" if there else "`ports notebook start` starts one"
-    way_out = sessions.elsewhere(KIND, name) or way_out
-    raise NotFoundError(KIND, name, way_out)
+    hint = f"there is {', '.join(there)}" if there else "`ports notebook start` starts one"
+    hint = sessions.elsewhere(KIND, name) or hint
+    raise NotFoundError(KIND, name, hint)
 
 
 def stop(name: str | None = None) -> None:
@@ -198,8 +198,8 @@ def _environment(env: str | None) -> tuple[Environment, dict[str, str]]:
 def _server_in(environment: Environment, environ: Mapping[str, str]) -> Literal["lab", "server"]:
     there = _jupyter.installed(environment.python, environ)
     if there.server is None:
-        way_out = f"install it there with `{environment.python} -m pip install jupyterlab`, or pass env="
-        raise ToolMissingError(f"Jupyter in environment {environment.name!r}", way_out)
+        hint = f"install it there with `{environment.python} -m pip install jupyterlab`, or pass env="
+        raise ToolMissingError(f"Jupyter in environment {environment.name!r}", hint)
     return "lab" if there.lab else "server"
 
 
@@ -241,8 +241,8 @@ def _claim(record: NotebookRecord) -> Found[NotebookRecord]:
         return sessions.claim(record)
     except NameInUseError as error:
         name = record.name
-        way_out = f"`{listeners.open_command(name)}` opens it at home, `ports notebook stop {name}` ends it"
-        raise NameInUseError(KIND, name, way_out) from error
+        hint = f"`{listeners.open_command(name)}` opens it at home, `ports notebook stop {name}` ends it"
+        raise NameInUseError(KIND, name, hint) from error
 
 
 def _fresh(runtime: Path) -> Path:

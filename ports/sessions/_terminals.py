@@ -23,8 +23,8 @@ def attach(record: SessionRecord) -> NoReturn:
         The session has no terminal: it was started where there is no tmux.
     """
     if record.tmux_socket is None:
-        way_out = f"`ports {record.kind} logs {record.name}` shows its output"
-        raise TmuxError(f"{record.kind} {record.name!r} runs without tmux; {way_out}")
+        hint = f"`ports {record.kind} logs {record.name}` shows its output"
+        raise TmuxError(f"{record.kind} {record.name!r} runs without tmux; {hint}")
     attach_to(Path(record.tmux_socket), record.tmux_session)
 
 

@@ -77,10 +77,8 @@ def at(prefix: Path, environ: Mapping[str, str]) -> Environment:
     python = next((path for name in ("python", "python3") if (path := prefix / "bin" / name).is_file()), None)
     if python is None:
         conda = _kind(prefix) == "conda"
-        way_out = f"there is no {prefix}/bin/python" + (
-            f"; `conda install -p {prefix} python` adds it" if conda else ""
-        )
-        raise EnvironmentNotFoundError("Python in environment", str(prefix), way_out)
+        hint = f"there is no {prefix}/bin/python" + (f"; `conda install -p {prefix} python` adds it" if conda else "")
+        raise EnvironmentNotFoundError("Python in environment", str(prefix), hint)
     return Environment(prefix, python, _kind(prefix) or "system", _name(prefix, environ))
 
 

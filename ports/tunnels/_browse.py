@@ -49,8 +49,8 @@ def browse(what: str, *, timeout: float = _ANSWER_SECONDS) -> dict[str, Any]:
             refusal = refusal or str(answer.get("error") or "it was not opened")
     if refusal is not None:
         raise PortsError(f"at home: {refusal}")
-    way_out = f"no `ports open` at home is connected to this machine; there, run `ports open {listeners.alias()}`"
-    raise NotFoundError("way home for", what, way_out)
+    hint = f"no `ports open` at home is connected to this machine; there, run `ports open {listeners.alias()}`"
+    raise NotFoundError("way home for", what, hint)
 
 
 def _request(what: str) -> dict[str, str]:

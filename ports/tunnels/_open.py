@@ -330,8 +330,8 @@ def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> builtins.lis
             _forget_stopped(rows)
             return rows
         if "transport" in answer:
-            way_out = "close them (`ports tunnel close --all`), or leave out --transport"
-            raise ConflictError(f"the tunnels in the background go by {answer['transport']}; {way_out}")
+            hint = "close them (`ports tunnel close --all`), or leave out --transport"
+            raise ConflictError(f"the tunnels in the background go by {answer['transport']}; {hint}")
         _await_end(record)
     raise StartError("the process that keeps the tunnels", "it ended three times", _log())
 

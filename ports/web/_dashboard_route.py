@@ -55,7 +55,7 @@ _PASSED_BACK: tuple[str, ...] = (
 )
 _PASSED_BACK += ("Accept-Ranges", "Cache-Control", "Etag", "Expires", "Last-Modified", "Vary")
 _LONGEST_HEAD = 65_536
-_WAY_OUT = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it anew"
+_HINT = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it anew"
 _PAGE = """<!DOCTYPE html>
 <html><head><meta charset="utf-8"><title>{title}</title>{refresh}</head>
 <body style="font-family: sans-serif; margin: 2em"><h1 style="font-size: 1.2em">{title}</h1>{body}</body></html>
@@ -230,13 +230,13 @@ async def _connect(name: str) -> IOStream:
         raise found.error
     if not isinstance(found.running, ClusterRunning) or found.state != "running":
         raise PortsError(f"cluster {name!r} is {found.state}" + (f": {found.reason}" if found.reason else ""))
-    socket_user.check_socket(found.running.dashboard, _WAY_OUT)
+    socket_user.check_socket(found.running.dashboard, _HINT)
     connection = socket.socket(socket.AF_UNIX)
     connection.setblocking(False)
     stream = IOStream(connection)
     try:
         await stream.connect(found.running.dashboard)
-        socket_user.check_connection(connection, found.running.dashboard, _WAY_OUT)
+        socket_user.check_connection(connection, found.running.dashboard, _HINT)
     except BaseException:
         stream.close()
         raise

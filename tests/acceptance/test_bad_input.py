@@ -106,19 +106,17 @@ def test_a_record_that_is_broken_or_newer_is_exit_code_7_on_the_far_side_too(lap
     record = cluster / "record.json"
     good = record.read_text()
     newer = json.dumps({**json.loads(good), "format": 99})
-    for text, way_out in ((good[:100], "`ports prune -H server1` moves it aside"), ("", "prune"), (newer, "upgrade")):
+    for text, hint in ((good[:100], "`ports prune -H server1` moves it aside"), ("", "prune"), (newer, "upgrade")):
         record.write_text(text)
         for words in (["cluster", "start"], ["cluster", "stop"]):
             line = refused(laptop, *words, "-H", "server1", code=7)
-            assert way_out in line
+            assert hint in line
             assert str(cluster).partition("/home/")[2] in line
             assert line.startswith("ports: server1: record /home/alice/")
-        assert way_out in refused(laptop, "open", "server1:main", code=7)
-        assert way_out in refused(laptop, "open", "server1", code=7)
+        assert hint in refused(laptop, "open", "server1:main", code=7)
+        assert hint in refused(laptop, "open", "server1", code=7)
         rows = laptop.json("list", "server1")
-        assert [(row["state"], way_out in row["reason"]) for row in rows if row["name"] == "main"] == [
-            ("unknown", True)
-        ]
+        assert [(row["state"], hint in row["reason"]) for row in rows if row["name"] == "main"] == [("unknown", True)]
         there = laptop.site.run("server1", laptop.command("cluster", "start"))
         assert (there.returncode, there.stderr.count("\n")) == (7, 1)
 

@@ -97,7 +97,7 @@ def test_what_a_task_opens_is_listed_with_what_others_can_do_with_it(home: Home,
         exposed = {each.reason: each for one in found for each in one.exposed}
         assert set(exposed) == {"dask", "network"}
         assert any(str(port) in each.what for one in found for each in one.exposed)  # with certificates, in its own row
-        assert exposed["dask"].way_out.startswith("end the task of cluster 'main' that opened it, `ports.client()`")
+        assert exposed["dask"].hint.startswith("end the task of cluster 'main' that opened it, `ports.client()`")
         own = managed()["main"]
         assert own.path == started.record.dashboard and not own.exposed and not own.open_to_network
         client.stdin.close()

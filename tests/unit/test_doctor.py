@@ -47,7 +47,7 @@ SPACE |= {"free_bytes": 50 << 30, "total_bytes": 100 << 30, "free_files": 10**6,
 def test_the_disk_is_judged_by_space_inodes_and_permission(changed: dict[str, Any], state: str, word: str) -> None:
     check = _judge.state_directory(SPACE | changed)
     assert check.state == state and word in check.found + check.cause
-    assert bool(check.way_out) == (state != "ok")
+    assert bool(check.hint) == (state != "ok")
 
 
 @pytest.mark.parametrize(
@@ -106,17 +106,17 @@ def test_what_start_files_print_is_shown_and_slow_ones_are_told() -> None:
 )
 def test_facts_are_judged_by_whether_the_main_job_can_be_done(check: _checks.Check, state: str) -> None:
     assert check.state == state
-    assert bool(check.way_out) == (state in ("warning", "failed"))
+    assert bool(check.hint) == (state in ("warning", "failed"))
 
 
 def test_the_way_out_is_split_from_the_cause_in_the_sentence_of_an_error() -> None:
     known = SSHError("server1", "the jump host login: needs a login (publickey); run `ports login login`")
     check = _checks.from_error("authentication", known, "server1")
-    assert (check.cause, check.way_out) == ("needs a login (publickey)", "run `ports login login`")
+    assert (check.cause, check.hint) == ("needs a login (publickey)", "run `ports login login`")
     changed = HostKeyError("server1", "its host key has CHANGED: somebody may listen. Ask the administrator; or else")
     check = _checks.from_error("host-key", changed, "server1")
-    assert check.cause.endswith("listen") and check.way_out == "Ask the administrator; or else"
-    assert _checks.from_error("connect", SSHError("x", "is down"), "x", "wait").way_out == "wait"
+    assert check.cause.endswith("listen") and check.hint == "Ask the administrator; or else"
+    assert _checks.from_error("connect", SSHError("x", "is down"), "x", "wait").hint == "wait"
 
 
 def test_all_rows_have_the_same_keys() -> None:
@@ -182,7 +182,7 @@ def test_nobody_is_ended_at_logout_where_there_is_no_systemd() -> None:
 def test_both_programs_that_are_piped_to_a_host_say_where_python_is_missing() -> None:
     answer = _there.Answer(None, "", "bash: line 1: exec: python3: not found", 127, 0.0, 1.0)
     first, *others = _there.judge_answer("server2", answer)
-    assert (first.name, first.state) == ("python", "failed") and "ports.hosts.server2.env" in first.way_out
+    assert (first.name, first.state) == ("python", "failed") and "ports.hosts.server2.env" in first.hint
     assert {check.state for check in others} == {"skipped"}
     assert [check.name for check in (first, *others)] == list(_there.SERVER_CHECKS)
     old = _there.Answer(None, "", 'File "<stdin>"\nSyntaxError: invalid syntax', 1, 0.0, 1.0)
@@ -241,7 +241,7 @@ def test_hosts_that_only_windows_knows_are_told_with_the_copy_that_mends_it(wind
     theirs = windows / "mnt/c/Users/Alice B/.ssh/config"
     theirs.write_text("Host server1\n")
     check = judged(windows)["wsl-configuration"]
-    assert check.state == "warning" and str(theirs) in check.cause and f"cp '{theirs}'" in check.way_out
+    assert check.state == "warning" and str(theirs) in check.cause and f"cp '{theirs}'" in check.hint
     (windows / "home/alice/.ssh/config").write_text("Host server1\n")
     check = judged(windows)["wsl-configuration"]
     assert check.state == "ok" and f"not {theirs}" in check.found
@@ -252,12 +252,12 @@ def test_a_link_to_the_disk_of_windows_and_the_ssh_of_windows_are_told(windows: 
     theirs.write_text("Host server1\n")
     (windows / "home/alice/.ssh/config").symlink_to(theirs)
     assert "lies on the disk of Windows" in judged(windows)["wsl-configuration"].cause
-    assert "set ports.ssh.program to ssh" in judged(windows, "ssh.exe")["wsl-configuration"].way_out
+    assert "set ports.ssh.program to ssh" in judged(windows, "ssh.exe")["wsl-configuration"].hint
 
 
 def test_a_keeper_ends_with_the_terminal_where_systemd_runs_and_the_idle_time_is_not_off(windows: Path) -> None:
     check = judged(windows)["wsl-keeper"]
-    assert check.state == "warning" and "instanceIdleTimeout=-1" in check.way_out
+    assert check.state == "warning" and "instanceIdleTimeout=-1" in check.hint
     (windows / "mnt/c/Users/Alice B/.wslconfig").write_text("[general]\ninstanceIdleTimeout = -1\n")
     assert judged(windows)["wsl-keeper"].state == "ok"
     (windows / "mnt/c/Users/Alice B/.wslconfig").unlink()

@@ -17,7 +17,7 @@ from ports.hosts import _far_errors
 EXAMPLES: dict[str, Any] = {
     "others": ("bob", "carol"),
     "name": "main", "target": "a:b:c", "reason": "no such file", "source": "ports.yaml", "key": "cluster.n_workers",
-    "kind": "cluster", "way_out": "`ports cluster list` shows them", "port": 8786, "owner": "alice",
+    "kind": "cluster", "hint": "`ports cluster list` shows them", "port": 8786, "owner": "alice",
     "where": "127.0.0.1:8786", "differences": ("n_workers is 2, not 4",), "path": Path("/tmp/x"), "tool": "tmux",
     "host": "server1", "what": "cluster 'main'", "log": Path("/tmp/log"), "output": ("one", "two"), "timeout": 3.5,
     "wanted": "4 workers of 9.0 GiB are 36.0 GiB", "total": "24.0 GiB", "taken": ("8.0 GiB are promised",),

@@ -183,7 +183,7 @@ def test_what_others_can_use_is_in_the_row_with_the_way_to_close_it() -> None:
 )
 def test_nobody_is_told_to_kill_a_kernel_or_server_for_the_cluster_in_it(argv: list[str], said: str) -> None:
     found = one(row(kind="dask-scheduler", of="dask:100", port=8786, argv=argv, exposed=["dask"]))
-    assert said in found.exposed[0].way_out
+    assert said in found.exposed[0].hint
 
 
 def test_a_server_is_told_of_its_own_kernels_only() -> None:

@@ -19,7 +19,7 @@ from ports.hosts.openssh.login import client_arguments
 from ports.hosts.openssh.ssh_config import config_arguments, parse_destination, program
 
 _SECONDS = 10.0
-_WAY_OUT = "install the OpenSSH client (`apt install openssh-client`)"
+_HINT = "install the OpenSSH client (`apt install openssh-client`)"
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,8 @@ def _unknown_key(host: str, _: re.Match[str], text: str) -> str:
 def _denied(host: str, found: re.Match[str], text: str) -> str:
     methods = found.groupdict().get("methods")
     accepted = f" ({methods})" if methods else ""
-    way_out = f"run `ports login {host}` in a terminal, or load your key with `ssh-add`"
-    return f"needs a login{accepted}; {_unused_key(text)}{way_out}"
+    hint = f"run `ports login {host}` in a terminal, or load your key with `ssh-add`"
+    return f"needs a login{accepted}; {_unused_key(text)}{hint}"
 
 
 def _unused_key(text: str) -> str:

@@ -205,8 +205,8 @@ class Login:
         notes = "".join(f"{note}; " for note in self.notes)
         if self._asked:
             return SSHError(self.hop.alias, f"the login was refused{accepted}; {notes}check user, key and password")
-        way_out = "load your key into an agent with `ssh-add`, or run the command in a terminal"
-        return LoginNeededError(self.hop.alias, f"needs a login{accepted}; {notes}{way_out}")
+        hint = "load your key into an agent with `ssh-add`, or run the command in a terminal"
+        return LoginNeededError(self.hop.alias, f"needs a login{accepted}; {notes}{hint}")
 
 
 def _read_key(file: Path, passphrase: str | None) -> paramiko.PKey | None:

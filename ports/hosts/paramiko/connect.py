@@ -131,8 +131,8 @@ def _make(way: tuple[Hop, ...], via: Connection | None, *, asking: bool, timeout
         except NetworkError as error:
             if prohibited is None:
                 raise
-            way_out = "; nor does nc, python3 or bash there lead to it"
-            raise ProhibitedError(hop.alias, f"{prohibited.reason}{way_out}: {error.reason}") from error
+            hint = "; nor does nc, python3 or bash there lead to it"
+            raise ProhibitedError(hop.alias, f"{prohibited.reason}{hint}: {error.reason}") from error
         try:
             auth.log_in(link, hop, asking=asking)
         except TimedOutError as error:

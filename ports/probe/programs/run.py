@@ -98,11 +98,11 @@ def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
 
 def find_command(env: "Optional[str]", environ: "Dict[str, str]") -> "List[str]":
     """Return how `ports` is started here; raises LookupError with a sentence that names the way out."""
-    way_out = "name the environment that has it, as ports.hosts.<alias>.env in the settings at home"
+    hint = "name the environment that has it, as ports.hosts.<alias>.env in the settings at home"
     if env:
         python = environment_python(env)
         if python is None:
-            raise LookupError("there is no environment %r there; %s" % (env, way_out))
+            raise LookupError("there is no environment %r there; %s" % (env, hint))
         return [python, "-m", "ports"]
     try:
         recorded = (read_record(os.path.join(host_directory(), "host.json")) or {}).get("python")
@@ -115,7 +115,7 @@ def find_command(env: "Optional[str]", environ: "Dict[str, str]") -> "List[str]"
         program = os.path.join(directory, "ports")
         if os.path.isfile(program) and os.access(program, os.X_OK):
             return [program]
-    raise LookupError("ports is not installed there, or not on the login shell's PATH; install it, or %s" % way_out)
+    raise LookupError("ports is not installed there, or not on the login shell's PATH; install it, or %s" % hint)
 
 
 def has_ports(command: "List[str]") -> bool:
