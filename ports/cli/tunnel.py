@@ -35,10 +35,10 @@ def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool |
     Without TARGET: the hosts of the setting ports.hosts. Links stay up until Ctrl-C.
     """
     from ports import tunnels
-    from ports.tunnels import LocalEnd, keeper
+    from ports.tunnels import LocalAddress, keeper
 
     show, owner = Links(out, browse), options["owner"]
-    end = LocalEnd(
+    local = LocalAddress(
         port=options["local_port"],
         socket=options["local_socket"],
         address=options["bind"],
@@ -46,18 +46,18 @@ def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool |
         share=options["share"],
     )
     if background:
-        rows = tunnels.open_in_background(wanted, on_event=show.event, end=end, owner=owner)
+        rows = tunnels.open_in_background(wanted, on_event=show.event, local=local, owner=owner)
         show.settled(rows, "`ports tunnel list` shows them, `ports tunnel close --all` closes them")
         show.wait_for_browser()
         return exit_code(rows)
     keeper.heed_signals()
     keeper.share_turns()
     keeper.allow_many_files()
-    with tunnels.open_many(wanted, on_event=show.event, end=end, owner=owner) as opening:
-        rows = opening.rows()
+    with tunnels.open_many(wanted, on_event=show.event, local=local, owner=owner) as group:
+        rows = group.rows()
         show.settled(rows, "Ctrl-C closes them")
-        if any(tunnel.ports for tunnel in opening.tunnels):
-            keeper.keep(opening)
+        if any(tunnel.ports for tunnel in group.tunnels):
+            keeper.keep(group)
     return exit_code(rows)
 
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from ports.tunnels import keeper as keeper
     from ports.tunnels._browse import browse as browse
     from ports.tunnels._browser import open_once as open_once
-    from ports.tunnels._held_here import Opening as Opening
-    from ports.tunnels._local_address import LocalEnd as LocalEnd
+    from ports.tunnels._group import TunnelGroup as TunnelGroup
+    from ports.tunnels._local_address import LocalAddress as LocalAddress
     from ports.tunnels._open import close as close
     from ports.tunnels._open import close_all as close_all
     from ports.tunnels._open import list as list
@@ -26,8 +26,8 @@ else:
         {
             "_browse": ("browse",),
             "_browser": ("open_once",),
-            "_held_here": ("Opening",),
-            "_local_address": ("LocalEnd",),
+            "_group": ("TunnelGroup",),
+            "_local_address": ("LocalAddress",),
             "_open": (
                 "close",
                 "close_all",

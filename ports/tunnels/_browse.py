@@ -40,7 +40,7 @@ def browse(what: str, *, timeout: float = _ANSWER_SECONDS) -> dict[str, Any]:
     """
     request = _request(what)
     refusal: str | None = None
-    for path in _doors():
+    for path in _sockets():
         answer = _ask(path, request, timeout)
         if answer is not None and answer.get("ok"):
             row = {"kind": request.get("kind", "link"), "name": request.get("name", what), "state": "open"}
@@ -70,7 +70,7 @@ def _request(what: str) -> dict[str, str]:
     raise NotFoundError("cluster or notebook", what, "`ports list` shows what is here; a link begins with http://")
 
 
-def _doors() -> Iterator[Path]:
+def _sockets() -> Iterator[Path]:
     """Yield the sockets of sessions from home, the newest first; those whose session was killed are removed."""
     if not paths.can_serve():
         return

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ports.errors import PortInUseError, PortsError, StoreError
-from ports.tunnels._local_forward import BACKLOG, Door
+from ports.tunnels._local_forward import BACKLOG, LocalForward
 
 T = TypeVar("T")
 
@@ -84,35 +84,35 @@ class Reach:
 
 
 class Relay:
-    """The event loop of one process's tunnels, in a thread of its own: its doors, and requests of other processes."""
+    """The event loop of one process's tunnels, in a thread of its own; it also answers other processes."""
 
     def __init__(self) -> None:
         # what Windows makes otherwise cannot watch the socket of a session
         self._loop = asyncio.SelectorEventLoop()
-        self._doors: set[Door] = set()
+        self._forwards: set[LocalForward] = set()
         self._control: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
         self._thread.start()
 
-    def listen(self, bound: list[socket.socket], door: Door) -> int:
-        """Let `door` take what comes to bound sockets, and return their port; 0 of a Unix socket."""
+    def listen(self, bound: list[socket.socket], forward: LocalForward) -> int:
+        """Let `forward` take what comes to bound sockets, and return their port; 0 of a Unix socket."""
         name = bound[0].getsockname()
         port = 0 if isinstance(name, str) else int(name[1])
-        self.call(door.listen(bound))
-        self._doors.add(door)
+        self.call(forward.listen(bound))
+        self._forwards.add(forward)
         return port
 
-    def stop(self, door: Door) -> None:
-        """Free the door's ports at once; connections through it are cut."""
-        if door in self._doors and self._thread.is_alive():
-            self._doors.discard(door)
-            self.call(door.close())
+    def stop(self, forward: LocalForward) -> None:
+        """Free the forward's ports at once; connections through it are cut."""
+        if forward in self._forwards and self._thread.is_alive():
+            self._forwards.discard(forward)
+            self.call(forward.close())
 
     def stop_all(self) -> None:
         """Free all ports at once; connections through them are cut."""
-        for door in list(self._doors):
+        for forward in list(self._forwards):
             with contextlib.suppress(RuntimeError):
-                self.stop(door)
+                self.stop(forward)
 
     def answer(self, path: Path, handle: Handle) -> Reach:
         """Answer requests of other `ports` processes of the user, JSON lines, at the Unix socket `path`.

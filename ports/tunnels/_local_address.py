@@ -21,7 +21,7 @@ _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalEnd:
+class LocalAddress:
     """What a `ports open` said of its links here.
 
     Parameters
@@ -74,7 +74,7 @@ class LocalEnd:
 
 
 @dataclass(frozen=True)
-class Place:
+class Bound:
     """What was taken for a tunnel: bound sockets, its usual port, and what the user should know."""
 
     bound: list[socket.socket]
@@ -82,7 +82,7 @@ class Place:
     note: str | None = None
 
 
-def take(end: LocalEnd, service: Service, what: tuple[str, str | None, str | None]) -> Place:
+def take(local: LocalAddress, service: Service, what: tuple[str, str | None, str | None]) -> Bound:
     """Bind the local end of `service`.
 
     Parameters
@@ -99,33 +99,33 @@ def take(end: LocalEnd, service: Service, what: tuple[str, str | None, str | Non
     PortsError
         No port, or no socket, can be had.
     """
-    if not (end.share or end.public or end.socket or service.token or settings.get("open.share")):
+    if not (local.share or local.public or local.socket or service.token or settings.get("open.share")):
         others = processes.other_users()
         if others:
             raise SharedMachineError(f"{service.host}:{service.name}", others)
-    if end.socket is not None:
-        return Place([bind_path(Path(end.socket))])
+    if local.socket is not None:
+        return Bound([bind_path(Path(local.socket))])
     limits = settings.get("open")
     first, last = int(limits["first_port"]), int(limits["last_port"])
-    usual = tunnel_records.usual_port(service, first, last) if end.port is None else end.port
-    addresses = LOOPBACK if end.address is None else (end.address,)
+    usual = tunnel_records.usual_port(service, first, last) if local.port is None else local.port
+    addresses = LOOPBACK if local.address is None else (local.address,)
     try:
         bound = bind(usual, addresses)
-        return Place(bound, usual or None, _seen_by_others(end, bound))
+        return Bound(bound, usual or None, _seen_by_others(local, bound))
     except PortInUseError as error:
         holder = tunnel_records.holder(usual, what)
-        if end.port is not None:
+        if local.port is not None:
             raise PortInUseError(usual, holder) from error
     bound = bind_first(links.next_ports(usual, first, last), addresses)
     port = bound[0].getsockname()[1]
     note = f"port {usual} is held by {holder}; {port} serves until it is free"
-    return Place(bound, usual, "; ".join(filter(None, (note, _seen_by_others(end, bound)))))
+    return Bound(bound, usual, "; ".join(filter(None, (note, _seen_by_others(local, bound)))))
 
 
-def _seen_by_others(end: LocalEnd, bound: list[socket.socket]) -> str | None:
+def _seen_by_others(local: LocalAddress, bound: list[socket.socket]) -> str | None:
     """Return a note of how others reach what listens on all addresses, as its link is for this machine alone."""
     port = bound[0].getsockname()[1]
-    return f"from the network it is port {port} of {socket.gethostname()}" if end.address in _EVERYWHERE else None
+    return f"from the network it is port {port} of {socket.gethostname()}" if local.address in _EVERYWHERE else None
 
 
 def bind_path(path: Path) -> socket.socket:
@@ -159,10 +159,10 @@ def bind_path(path: Path) -> socket.socket:
     return half
 
 
-def where(bound: list[socket.socket], end: LocalEnd) -> tuple[str, int] | str:
+def where(bound: list[socket.socket], local: LocalAddress) -> tuple[str, int] | str:
     """Return where this machine connects to what was bound."""
     name: Any = bound[0].getsockname()
-    return name if isinstance(name, str) else (end.address_here, int(name[1]))
+    return name if isinstance(name, str) else (local.address_here, int(name[1]))
 
 
 def _is_served(path: Path) -> bool:

@@ -25,7 +25,7 @@ _LINGER_SECONDS = 2.0
 _CLOSED = Page("The service closed the connection without an answer", status="502 Bad Gateway")
 
 
-class Door:
+class LocalForward:
     """A local port: where it leads now, or the page that says why it leads nowhere. It lives in the relay's loop.
 
     Attributes
@@ -69,7 +69,7 @@ class Door:
             if cut:
                 connection.abort()
             else:
-                connection.door_was_shut()
+                connection.forward_was_shut()
 
     async def close(self) -> None:
         """Free the ports at once, and cut the connections."""
@@ -85,8 +85,8 @@ class Door:
 class _Near(asyncio.Protocol):
     """A connection of the browser; its far end is connected once it is there, and replaced when the way is."""
 
-    def __init__(self, door: Door) -> None:
-        self.door = door
+    def __init__(self, forward: LocalForward) -> None:
+        self.forward = forward
         self.transport: asyncio.Transport | None = None
         self.far: _Far | None = None
         self.joining: asyncio.Task[None] | None = None
@@ -95,20 +95,20 @@ class _Near(asyncio.Protocol):
         self.request = b""  # what was asked last, as far as it came in one piece
         self.ended = False  # the browser sends no more
         self.asks = False  # bytes went out, none has come back since
-        self.raw = not door.http  # no page may stand in: another protocol, or a websocket
+        self.raw = not forward.http  # no page may stand in: another protocol, or a websocket
         self.is_answered = False  # a page was sent, and nothing more is
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport  # asyncio has set TCP_NODELAY, see `_event_loop.bind`
         transport.set_write_buffer_limits(high=_BUFFERED)
-        self.door.connections.add(self)
+        self.forward.connections.add(self)
         self._join()
 
     def data_received(self, data: bytes) -> None:
         if self.is_answered:
             return
-        self.door.sent += len(data)
+        self.forward.sent += len(data)
         if self.far is not None and self._is_stale(data):
             self._leave_far()
         if self.far is None and self.joining is None:
@@ -116,7 +116,7 @@ class _Near(asyncio.Protocol):
         if self.far is None:
             self.early.append(data)
             if self.joining is None:
-                self._answer(self.door.page)
+                self._answer(self.forward.page)
             else:
                 self._pause(True)
             return
@@ -142,7 +142,7 @@ class _Near(asyncio.Protocol):
             self.far.pause(False)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.door.connections.discard(self)
+        self.forward.connections.discard(self)
         if self.joining is not None:
             self.joining.cancel()
         self._leave_far(flushing=error is None)
@@ -153,15 +153,15 @@ class _Near(asyncio.Protocol):
             self.transport.abort()
         self._leave_far()
 
-    def door_was_shut(self) -> None:
+    def forward_was_shut(self) -> None:
         """Answer what waits for an answer; a stalled download or a websocket may still recover."""
         if self.joining is not None:
             self.joining.cancel()
             self.joining = None
             if self.early or self.raw:
-                self._answer(self.door.page)
+                self._answer(self.forward.page)
         elif self.asks and not self.raw:
-            self._answer(self.door.page)
+            self._answer(self.forward.page)
 
     # --- called by the far end ---
 
@@ -170,7 +170,7 @@ class _Near(asyncio.Protocol):
         if self.asks and data.startswith((b"HTTP/1.1 101", b"HTTP/1.0 101")):
             self.raw = True
         self.asks = False
-        self.door.received += len(data)
+        self.forward.received += len(data)
         if self.transport is not None:
             self.transport.write(data)
 
@@ -201,19 +201,22 @@ class _Near(asyncio.Protocol):
     def _is_stale(self, data: bytes) -> bool:
         """Tell whether this is a new request on a connection whose way was given up."""
         return (
-            self.generation != self.door.generation and not self.raw and not self.asks and _down_page.is_request(data)
+            self.generation != self.forward.generation
+            and not self.raw
+            and not self.asks
+            and _down_page.is_request(data)
         )
 
     def _answers_for_far(self) -> bool:
         if self.raw or not self.asks:
             return False
-        self._answer(self.door.page if self.door.dial is None else _CLOSED)
+        self._answer(self.forward.page if self.forward.dial is None else _CLOSED)
         return True
 
     def _join(self) -> None:
-        self.generation = self.door.generation
-        if self.door.dial is not None:
-            self.joining = asyncio.get_running_loop().create_task(self._connect(self.door.dial))
+        self.generation = self.forward.generation
+        if self.forward.dial is not None:
+            self.joining = asyncio.get_running_loop().create_task(self._connect(self.forward.dial))
         elif self.raw:
             self.abort()
 
@@ -226,9 +229,9 @@ class _Near(asyncio.Protocol):
             if connected is not None:
                 connected.close()
             self.joining = None
-            self.door.refusal = error if isinstance(error, PortsError) else None
+            self.forward.refusal = error if isinstance(error, PortsError) else None
             if self.early or self.raw:
-                self._answer(self.door.page if self.door.dial is None else replace(_CLOSED, reason=str(error)))
+                self._answer(self.forward.page if self.forward.dial is None else replace(_CLOSED, reason=str(error)))
             return
         except asyncio.CancelledError:
             if connected is not None:

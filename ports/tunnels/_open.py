@@ -27,9 +27,9 @@ from ports.hosts import Target, targets
 from ports.sessions import processes
 from ports.state import paths, settings, wait_until
 from ports.tunnels import _records as tunnel_records
-from ports.tunnels._held_here import Event, Opening
-from ports.tunnels._local_address import LocalEnd
-from ports.tunnels._records import OpeningRecord
+from ports.tunnels._group import Event, TunnelGroup
+from ports.tunnels._local_address import LocalAddress
+from ports.tunnels._records import GroupRecord
 
 _LONGEST_OPEN = 300.0  # seconds without a word from the process in the background: a host may be slow to answer
 # "-c" and "-m" put the directory at hand on the path: a module that another user left there would run
@@ -48,17 +48,17 @@ def open(
     target: str,
     *more: str,
     local_port: int | None = None,
-    end: LocalEnd | None = None,
+    local: LocalAddress | None = None,
     owner: str | None = None,
     batch: bool | None = None,
-) -> Opening:
+) -> TunnelGroup:
     """Open links to all targets until they are closed; a context manager, whose `url` is the first link.
 
     Parameters
     ----------
     local_port : int, optional
         Port here, where one thing is opened; 0 picks a free one. Default: the same for the same host and name, always.
-    end : LocalEnd, optional
+    local : LocalAddress, optional
         More about where the links are served here, and to whom; instead of `local_port`.
     owner : str, optional
         User whose listener may be opened, where a target names a port.
@@ -70,23 +70,23 @@ def open(
     PortsError
         The first failure, or NotFoundError where there is nothing to open; nothing stays open then.
     """
-    chosen = end or LocalEnd(port=local_port)
-    opening = open_many((target, *more), end=chosen, owner=owner, batch=batch)
-    errors = [one.error for one in opening.tunnels if one.error is not None]
-    if errors or not any(one.ports for one in opening.tunnels):
-        opening.close()
+    chosen = local or LocalAddress(port=local_port)
+    group = open_many((target, *more), local=chosen, owner=owner, batch=batch)
+    errors = [one.error for one in group.tunnels if one.error is not None]
+    if errors or not any(one.ports for one in group.tunnels):
+        group.close()
         raise errors[0] if errors else NotFoundError("cluster or notebook", target, "nothing of yours runs there")
-    return opening
+    return group
 
 
 def open_many(
     wanted: Iterable[str],
     *,
     on_event: Event | None = None,
-    end: LocalEnd | None = None,
+    local: LocalAddress | None = None,
     owner: str | None = None,
     batch: bool | None = None,
-) -> Opening:
+) -> TunnelGroup:
     """Open links to all targets at once; what fails costs the rest nothing and stays in the result with its error.
 
     Parameters
@@ -102,22 +102,22 @@ def open_many(
         No target at all, one that cannot be, or one local port or socket for several.
     """
     parsed = _parse(wanted)
-    _check(parsed, end or LocalEnd(), owner)
-    opening = Opening(on_event=on_event)
+    _check(parsed, local or LocalAddress(), owner)
+    group = TunnelGroup(on_event=on_event)
     try:
-        opening.open(targets.by_host(parsed), end=end, owner=owner, batch=batch)
-        _forget_stopped(opening.rows())
+        group.open(targets.by_host(parsed), local=local, owner=owner, batch=batch)
+        _forget_stopped(group.rows())
     except BaseException:  # Ctrl-C at any moment leaves nothing
-        opening.close()
+        group.close()
         raise
-    return opening
+    return group
 
 
 def open_in_background(
     wanted: Iterable[str],
     *,
     on_event: Event | None = None,
-    end: LocalEnd | None = None,
+    local: LocalAddress | None = None,
     owner: str | None = None,
 ) -> builtins.list[dict[str, Any]]:
     """Open links in a process that outlives this one; return their rows once all are up or failed.
@@ -135,7 +135,7 @@ def open_in_background(
     TimedOutError
         It does not answer.
     """
-    parsed, chosen = _parse(wanted), end or LocalEnd()
+    parsed, chosen = _parse(wanted), local or LocalAddress()
     _check(parsed, chosen, owner)
     if chosen.socket is not None:  # of the directory at hand here
         chosen = replace(chosen, socket=str(Path(chosen.socket).expanduser().absolute()))
@@ -148,7 +148,7 @@ def open_in_background(
                 on_event(rows[-1])
     left = [str(one) for one in parsed if not isinstance(reached[one.host], PortsError)]
     if left:
-        request = {"targets": left, "end": asdict(chosen), "owner": owner, "transport": hosts.choose_transport()}
+        request = {"targets": left, "local": asdict(chosen), "owner": owner, "transport": hosts.choose_transport()}
         rows += _ask_keeper({"open": request}, on_event)
     return rows
 
@@ -209,10 +209,10 @@ def prune() -> builtins.list[Path]:
     return removed
 
 
-def _check(parsed: Sequence[Target], end: LocalEnd, owner: str | None) -> None:
-    end.check()
-    if end.is_one and (len(parsed) != 1 or parsed[0] == Target(parsed[0].host)):
-        given = f"local port {end.port}" if end.socket is None else f"local socket {end.socket}"
+def _check(parsed: Sequence[Target], local: LocalAddress, owner: str | None) -> None:
+    local.check()
+    if local.is_one and (len(parsed) != 1 or parsed[0] == Target(parsed[0].host)):
+        given = f"local port {local.port}" if local.socket is None else f"local socket {local.socket}"
         raise UsageError(f"{given} was given for more than one link; name one target, HOST:NAME")
     if owner is not None and (named := [str(target) for target in parsed if target.port is None]):
         raise UsageError(f"owner {owner!r} was given for {', '.join(named)}; it goes with HOST:PORT only")
@@ -278,7 +278,7 @@ def _linked(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["host"], row["service"], row["name"]
 
 
-def _remove(path: Path, record: OpeningRecord) -> builtins.list[Path]:
+def _remove(path: Path, record: GroupRecord) -> builtins.list[Path]:
     control = Path(record.control)
     pid = path.stem.partition("-")[0]
     # where there are no Unix sockets, it is a port that went with its process
@@ -289,7 +289,7 @@ def _remove(path: Path, record: OpeningRecord) -> builtins.list[Path]:
     return found
 
 
-def _rows_of(record: OpeningRecord, alive: bool | None) -> builtins.list[dict[str, Any]]:
+def _rows_of(record: GroupRecord, alive: bool | None) -> builtins.list[dict[str, Any]]:
     """Return the rows of one process as it tells them now: its record does not know of bytes."""
     if not alive:
         return [_listed(record, alive, row) for row in record.rows]
@@ -300,7 +300,7 @@ def _rows_of(record: OpeningRecord, alive: bool | None) -> builtins.list[dict[st
     return [_listed(record, True, row) for row in rows]
 
 
-def _listed(record: OpeningRecord, alive: bool | None, row: dict[str, Any]) -> dict[str, Any]:
+def _listed(record: GroupRecord, alive: bool | None, row: dict[str, Any]) -> dict[str, Any]:
     shown = {key: value for key, value in row.items() if key not in ("ports", "port", "number")}
     shown.update(kind="tunnel", service=row["kind"], pid=record.process.pid, background=record.background)
     shown.update(log=record.log)
@@ -336,7 +336,7 @@ def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> builtins.lis
     raise StartError("the process that keeps the tunnels", "it ended three times", _log())
 
 
-def _await_end(record: OpeningRecord) -> None:
+def _await_end(record: GroupRecord) -> None:
     what = f"end of process {record.process.pid}, which kept tunnels"
     wait_until(lambda: None if processes.is_alive(record.process) else True, timeout=10, what=what)
 
@@ -345,7 +345,7 @@ def _log() -> Path:
     return paths.make_state().logs / "tunnels.log"
 
 
-def _spawn() -> OpeningRecord:
+def _spawn() -> GroupRecord:
     """Start the process that keeps tunnels in the background, and return its record once it can be asked."""
     log = _log()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o600)

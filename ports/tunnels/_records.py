@@ -20,7 +20,7 @@ from ports.tunnels._services import Service
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpeningRecord(Record):
+class GroupRecord(Record):
     """The tunnels of one `ports open`; `rows` hold links with tokens, so the file is 0600 as all records are."""
 
     process: ProcessId = field(metadata={"record": ProcessId})
@@ -39,17 +39,17 @@ def directory() -> Path:
 
 
 def new_paths(pid: int, number: int) -> tuple[Path, Path]:
-    """Return where an opening of this process keeps its record and its control socket; the directory is created."""
+    """Return where a group of tunnels keeps its record and its control socket; the directory is created."""
     place = paths.make_private(paths.make_state().tunnels)
     return place / f"{pid}-{number}.json", paths.runtime_directory() / f"open-{pid}-{number}.sock"
 
 
-def read_all_records() -> list[tuple[Path, OpeningRecord, bool | None]]:
+def read_all_records() -> list[tuple[Path, GroupRecord, bool | None]]:
     """Return each record, its path, and whether its process lives; for what cannot be read see `unreadable`."""
     found = []
     for path in sorted(directory().glob("[0-9]*.json")):
         with contextlib.suppress(RecordError):
-            record = records.read(path, OpeningRecord)
+            record = records.read(path, GroupRecord)
             if record is not None:
                 found.append((path, record, processes.is_alive(record.process)))
     return found
@@ -60,15 +60,15 @@ def unreadable() -> list[RecordError]:
     errors = []
     for path in sorted(directory().glob("[0-9]*.json")):
         try:
-            records.read(path, OpeningRecord)
+            records.read(path, GroupRecord)
         except RecordError as error:
             errors.append(error)
     return errors
 
 
 def write(path: Path, **fields: Any) -> None:
-    """Replace the record of an opening; raises StoreError."""
-    records.write(path, OpeningRecord(**fields))
+    """Replace the record of a group; raises StoreError."""
+    records.write(path, GroupRecord(**fields))
 
 
 def is_meant(target: Target, row: dict[str, Any]) -> bool:
@@ -99,28 +99,28 @@ def usual_port(service: Service, first: int, last: int) -> int:
     return service.usual_port(first, last)
 
 
-def door(alias: str, is_unix: bool) -> str:
+def forward_method(alias: str, is_unix: bool) -> str:
     """Return what let connections to ports, or to Unix sockets, of a host through: ``forward``, or ``agent``."""
     with contextlib.suppress(RecordError):
-        return str((records.read_json(_doors()) or {}).get(_door_key(alias, is_unix), "forward"))
+        return str((records.read_json(_methods_file()) or {}).get(_method_key(alias, is_unix), "forward"))
     return "forward"
 
 
-def remember_door(alias: str, is_unix: bool, name: str) -> None:
+def remember_forward_method(alias: str, is_unix: bool, name: str) -> None:
     """Keep what let connections through, for the next time; it is tried first then."""
-    if door(alias, is_unix) == name:
+    if forward_method(alias, is_unix) == name:
         return
-    with contextlib.suppress(PortsError), paths.locked("doors", timeout=5):  # it is a matter of speed only
-        known = records.read_json(_doors()) or {}
-        records.write_json(_doors(), {**known, "format": records.FORMAT, _door_key(alias, is_unix): name})
+    with contextlib.suppress(PortsError), paths.locked("forward-methods", timeout=5):  # it is a matter of speed only
+        known = records.read_json(_methods_file()) or {}
+        records.write_json(_methods_file(), {**known, "format": records.FORMAT, _method_key(alias, is_unix): name})
 
 
-def _door_key(alias: str, is_unix: bool) -> str:
+def _method_key(alias: str, is_unix: bool) -> str:
     return f"{'unix' if is_unix else 'tcp'} {alias}"
 
 
-def _doors() -> Path:
-    return directory() / "doors.json"
+def _methods_file() -> Path:
+    return directory() / "forward-methods.json"
 
 
 def holder(port: int, what: tuple[str, str | None, str | None]) -> str:
@@ -139,7 +139,7 @@ def holder(port: int, what: tuple[str, str | None, str | None]) -> str:
 
 
 def ask(
-    record: OpeningRecord,
+    record: GroupRecord,
     request: dict[str, Any],
     *,
     timeout: float = 15.0,
@@ -183,18 +183,18 @@ def ask(
     return last
 
 
-def _socket_for(record: OpeningRecord) -> socket.socket:
+def _socket_for(record: GroupRecord) -> socket.socket:
     return socket.socket(socket.AF_UNIX if record.token is None else socket.AF_INET)
 
 
-def _address(record: OpeningRecord) -> str | tuple[str, int]:
+def _address(record: GroupRecord) -> str | tuple[str, int]:
     if record.token is None:
         return record.control
     host, _, port = record.control.rpartition(":")
     return host, int(port)
 
 
-def keeper() -> OpeningRecord | None:
+def keeper() -> GroupRecord | None:
     """Return the record of the process that keeps tunnels in the background; None where none runs."""
     running = [record for _, record, alive in read_all_records() if alive and record.background]
     return max(running, key=lambda one: one.started_at, default=None)

@@ -10,8 +10,8 @@ from typing import Any
 from ports.errors import PortsError
 from ports.listeners import links
 from ports.tunnels._down_page import Page
-from ports.tunnels._local_address import LocalEnd
-from ports.tunnels._local_forward import Door
+from ports.tunnels._local_address import LocalAddress
+from ports.tunnels._local_forward import LocalForward
 from ports.tunnels._services import Service
 
 #: States in which the link is there; in all but the first two a page says why nothing else comes.
@@ -36,7 +36,7 @@ class Tunnel:
     service: Service | None = field(default=None, repr=False)
     local_port: int | None = None
     usual_port: int | None = None
-    end: LocalEnd = field(default_factory=LocalEnd, repr=False)
+    local: LocalAddress = field(default_factory=LocalAddress, repr=False)
     #: Where this machine connects to it: address and port, or the path of a Unix socket.
     where: tuple[str, int] | str | None = None
     #: User whose listener it may be, beside one's own.
@@ -50,7 +50,7 @@ class Tunnel:
     notice: str | None = None
     last_error: str | None = None
     reconnects: int = 0
-    door: Door | None = field(default=None, repr=False)
+    forward: LocalForward | None = field(default=None, repr=False)
     ports: set[int] = field(default_factory=set, repr=False)
     tried_at: float = 0.0
     #: Tells it from the others of this process.
@@ -79,13 +79,13 @@ class Tunnel:
             return None
         service = self.service
         return links.url(
-            self.local_port, scheme=service.scheme, path=service.path, token=service.token, host=self.end.host
+            self.local_port, scheme=service.scheme, path=service.path, token=service.token, host=self.local.host
         )
 
     @property
     def leads(self) -> bool:
         """It is open, and nothing has shut its port since."""
-        return self.state == "open" and self.door is not None and self.door.dial is not None
+        return self.state == "open" and self.forward is not None and self.forward.dial is not None
 
     def row(self) -> dict[str, Any]:
         """Return the tunnel as JSON-able data; `local_url` holds the token."""
@@ -94,7 +94,10 @@ class Tunnel:
         row.update(local_socket=self.where if isinstance(self.where, str) else None)
         row.update(error=str(self.error) if self.error else None, last_error=self.last_error)
         row.update(reconnects=self.reconnects, notice=self.notice)
-        row.update(sent_bytes=self.door.sent if self.door else 0, received_bytes=self.door.received if self.door else 0)
+        row.update(
+            sent_bytes=self.forward.sent if self.forward else 0,
+            received_bytes=self.forward.received if self.forward else 0,
+        )
         if self.error is not None:
             row["exit_code"] = self.error.exit_code
         return row

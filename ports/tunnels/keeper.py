@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from ports.state import settings
-from ports.tunnels._held_here import Opening
+from ports.tunnels._group import TunnelGroup
 
 _IDLE_SECONDS = 20.0
 _MANY_FILES = 10240  # macOS gives 256, and no more than these where it says that there is no limit
@@ -28,14 +28,14 @@ def main() -> int:
     heed_signals()
     share_turns()
     allow_many_files()
-    with Opening(on_event=partial(_log, Path(sys.argv[1])), log=sys.argv[1]) as opening:
-        opening.serve()
+    with TunnelGroup(on_event=partial(_log, Path(sys.argv[1])), log=sys.argv[1]) as group:
+        group.serve()
         os.write(1, b"ready\n")
         _leave_starter()
         try:
             idle = 0
-            while not opening.wait(_IDLE_SECONDS / 4):
-                idle = idle + 1 if opening.is_idle else 0
+            while not group.wait(_IDLE_SECONDS / 4):
+                idle = idle + 1 if group.is_idle else 0
                 if idle > 4:
                     break
         except KeyboardInterrupt:
@@ -43,17 +43,17 @@ def main() -> int:
     return 0
 
 
-def keep(opening: Opening) -> int:
+def keep(group: TunnelGroup) -> int:
     """Wait until the last tunnel is closed, or until this process is told to end; return the exit status."""
     # Windows tells of Ctrl-C only between two waits
     turn = 0.5 if os.name == "nt" else None
     try:
-        while not opening.is_idle and not opening.wait(turn):
+        while not group.is_idle and not group.wait(turn):
             pass
     except KeyboardInterrupt:
         pass
     finally:
-        opening.close()
+        group.close()
     return 0
 
 

@@ -59,7 +59,7 @@ time.time = lambda: of_the_machine() + ahead()
 @pytest.fixture
 def journey(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Journey]:
     """Alice's laptop; what she opened is closed with the test."""
-    for pattern in ("file */ssh/*.log", "file */logins/*", "file */tunnels/doors.json"):
+    for pattern in ("file */ssh/*.log", "file */logins/*", "file */tunnels/forward-methods.json"):
         nothing_left.allow(pattern)
     made = Journey(site)
     yield made

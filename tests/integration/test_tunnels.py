@@ -150,9 +150,9 @@ def test_two_servers_open_in_parallel_and_one_that_fails_costs_the_other_nothing
     one, other = serve("server1"), serve("server2")
     targets = [f"server1:{one}", f"server2-none:{one}", f"server2:{other}", "server1:nope"]
     code = f"""
-        opening = tunnels.open_many({targets})
-        print(json.dumps([[row, fetch(row["local_url"]) if row["local_url"] else None] for row in opening.rows()]))
-        opening.close()
+        group = tunnels.open_many({targets})
+        print(json.dumps([[row, fetch(row["local_url"]) if row["local_url"] else None] for row in group.rows()]))
+        group.close()
     """
     found = python(laptop, code)
     pages = {row["host"]: page for row, page in found if row["state"] == "open"}
@@ -196,15 +196,15 @@ def test_where_the_usual_port_is_half_taken_the_next_one_serves_until_it_is_free
     holder = laptop.popen("laptop", ["/usr/bin/python3", "-c", TAKE_V6, str(with_usual)], stdin=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     code = f"""
-        opening = tunnels.open("server1:{port}")
-        tunnel = opening.tunnels[0]
+        group = tunnels.open("server1:{port}")
+        tunnel = group.tunnels[0]
         first = [tunnel.local_port, tunnel.note, fetch(tunnel.url)]
         print(json.dumps(first), flush=True)
         end = time.monotonic() + 20
         while tunnel.local_port != {with_usual} and time.monotonic() < end:
             time.sleep(0.05)
         print(json.dumps([tunnel.local_port, fetch(tunnel.url), fetch("http://localhost:%d/" % first[0])]), flush=True)
-        opening.close()
+        group.close()
     """
     running = laptop.popen("laptop", [laptop.python, "-c", PRELUDE + textwrap.dedent(code)])
     assert running.stdout is not None
@@ -223,11 +223,11 @@ def test_on_a_full_disk_tunnels_go_on_and_are_still_watched(laptop: Site, serve:
         from ports.tunnels import _records as tunnel_records
         from ports.tunnels import _event_loop as relay
         from ports.hosts import openssh
-        with tunnels.open("server1:{port}") as opening:
-            usual = opening.tunnels[0].local_port
+        with tunnels.open("server1:{port}") as group:
+            usual = group.tunnels[0].local_port
         held = relay.bind(usual)
-        opening = tunnels.open("server1:{port}")
-        tunnel = opening.tunnels[0]
+        group = tunnels.open("server1:{port}")
+        tunnel = group.tunnels[0]
         place = tunnel_records.directory()
         shutil.rmtree(place)
         place.touch()  # no record can be written
@@ -242,7 +242,7 @@ def test_on_a_full_disk_tunnels_go_on_and_are_still_watched(laptop: Site, serve:
         openssh.close("server1")
         print(json.dumps([*told, until(lambda: tunnel.state == "down")]))
         place.unlink()
-        opening.close()
+        group.close()
     """
     back, page, note, is_lost = python(laptop, code)
     assert (back, page, is_lost) == (True, "page of server1", True)
@@ -257,8 +257,8 @@ def test_a_forward_that_cannot_be_made_is_the_error_of_its_tunnel_and_of_nothing
         from pathlib import Path
         from ports.hosts import _connection as carriers
         carriers.SSH._new_socket = lambda carrier: Path("/nowhere/t.sock")
-        with tunnels.open_many(["server1:{port}"]) as opening:
-            print(json.dumps(opening.rows()))
+        with tunnels.open_many(["server1:{port}"]) as group:
+            print(json.dumps(group.rows()))
     """
     rows = python(laptop, code)
     assert [(row["kind"] == "host", row["state"], row.get("exit_code")) for row in rows] == [(False, "error", 5)]
@@ -376,13 +376,13 @@ def test_a_service_that_says_nothing_costs_the_others_nothing_and_can_be_closed(
     code = f"""
         told = []
         targets = ["server1:{mute}", "server1:{page}"]
-        opening = tunnels.open_many(targets, on_event=lambda row: told.append(row["state"]))
+        group = tunnels.open_many(targets, on_event=lambda row: told.append(row["state"]))
         time.sleep(1.5)  # three rounds of the watch
-        waiting = [one for one in opening.tunnels if one.state == "silent"]
-        opening.close_tunnels(waiting)
-        opening._hosts["server1"]._bring_up([], waiting)  # as a round of the watch does that began before
-        states = [one.state for one in opening.tunnels]
-        opening.close()
+        waiting = [one for one in group.tunnels if one.state == "silent"]
+        group.close_tunnels(waiting)
+        group._hosts["server1"]._bring_up([], waiting)  # as a round of the watch does that began before
+        states = [one.state for one in group.tunnels]
+        group.close()
         print(json.dumps([told, len(waiting), states]))
     """
     told, mutes, states = python(laptop, code, env={"DASK_PORTS__OPEN__DEAD_AFTER": "4"})
@@ -395,23 +395,23 @@ def test_several_that_open_one_host_at_once_all_get_their_links(laptop: Site, se
     code = f"""
         import threading
         from ports.hosts import targets
-        from ports.tunnels._held_here import Opening
-        from ports.tunnels import _reconnecting as ways
-        start = ways.Way._start_agent
+        from ports.tunnels._group import TunnelGroup
+        from ports.tunnels import _host_connection
+        start = _host_connection.HostConnection._start_agent
         def start_late(*arguments):  # as on a busy host
             time.sleep(1)
             return start(*arguments)
-        ways.Way._start_agent = start_late
+        _host_connection.HostConnection._start_agent = start_late
         def gone(row):
             raise BrokenPipeError("the terminal that was told is gone")
-        with Opening(on_event=gone) as opening:
+        with TunnelGroup(on_event=gone) as group:
             wanted = [dict(server1=[targets.parse(f"server1:{{port}}")]) for port in {found}]
-            threads = [threading.Thread(target=opening.open, args=(one,)) for one in wanted]
+            threads = [threading.Thread(target=group.open, args=(one,)) for one in wanted]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-            print(json.dumps([[one.state, fetch(one.url)] for one in opening.tunnels]))
+            print(json.dumps([[one.state, fetch(one.url)] for one in group.tunnels]))
     """
     assert python(laptop, code) == [["open", "page of server1"]] * 3
 
@@ -435,16 +435,16 @@ def test_a_service_that_ended_between_is_an_error_with_the_reason(laptop: Site) 
 def test_a_server_that_prohibits_forwarding_is_passed_by_a_session_and_that_is_remembered(
     laptop: Site, serve: Serve, nothing_left: LeakCheck
 ) -> None:
-    nothing_left.allow("file */tunnels/doors.json")
+    nothing_left.allow("file */tunnels/forward-methods.json")
     port = serve("server2")
     laptop.host("server2").add_sshd_config("AllowTcpForwarding no\n")
     code = f"""
         from ports.tunnels import _records as records
-        doors = []
+        tries = []
         for _ in range(2):
-            with tunnels.open("server2:{port}") as opening:
-                doors.append([records.door("server2", False), fetch(opening.url), opening.tunnels[0].state])
-        print(json.dumps(doors))
+            with tunnels.open("server2:{port}") as group:
+                tries.append([records.forward_method("server2", False), fetch(group.url), group.tunnels[0].state])
+        print(json.dumps(tries))
     """
     assert python(laptop, code) == 2 * [["agent", "page of server2", "open"]]
 
@@ -534,8 +534,8 @@ def test_an_address_of_the_network_needs_to_be_meant(laptop: Site, serve: Serve)
 def test_without_a_shared_connection_paramiko_opens_the_same_link(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
     code = f"""
-        with tunnels.open("server1:{port}") as opening:
-            print(json.dumps([opening.url, fetch(opening.url), opening.tunnels[0].state]))
+        with tunnels.open("server1:{port}") as group:
+            print(json.dumps([group.url, fetch(group.url), group.tunnels[0].state]))
     """
     by_ssh = python(laptop, code)
     openssh = "from ports.hosts import openssh; openssh.close_all()"
@@ -579,8 +579,8 @@ def test_a_half_closed_connection_still_gets_its_answer(laptop: Site, serve: Ser
     """
     port = serve("server1", textwrap.dedent(echo))
     code = f"""
-        with tunnels.open_many(["server1:{port}"]) as opening:
-            with socket.create_connection(("localhost", opening.tunnels[0].local_port)) as connection:
+        with tunnels.open_many(["server1:{port}"]) as group:
+            with socket.create_connection(("localhost", group.tunnels[0].local_port)) as connection:
                 connection.sendall(b"x" * 3_000_000)
                 connection.shutdown(socket.SHUT_WR)
                 print(json.dumps(connection.recv(100).decode()))
@@ -592,9 +592,9 @@ def test_a_half_closed_connection_still_gets_its_answer(laptop: Site, serve: Ser
 def test_twenty_targets_on_one_host_need_one_connection(laptop: Site, serve: Serve) -> None:
     served = [serve("server1", text=f"page {number}") for number in range(20)]
     code = f"""
-        opening = tunnels.open_many([f"server1:{{port}}" for port in {served}])
-        print(json.dumps([fetch(one.url) for one in opening.tunnels]))
-        opening.close()
+        group = tunnels.open_many([f"server1:{{port}}" for port in {served}])
+        print(json.dumps([fetch(one.url) for one in group.tunnels]))
+        group.close()
     """
     assert sorted(python(laptop, code)) == sorted(f"page {number}" for number in range(20))
     held = [one for one in laptop.host("laptop").processes() if " -f -N -M " in " ".join(one.command)]
@@ -634,12 +634,12 @@ def test_a_terminal_that_was_stopped_does_not_hold_up_the_tunnels(laptop: Site, 
         def show(row):
             if row["state"] != "open":
                 stopped.wait(60)  # as a write does after Ctrl-S
-        with tunnels.open_many(["server1:{port}"], on_event=show) as opening:
+        with tunnels.open_many(["server1:{port}"], on_event=show) as group:
             openssh.close("server1")
-            end, (tunnel,) = time.monotonic() + 20, opening.tunnels
+            end, (tunnel,) = time.monotonic() + 20, group.tunnels
             while not (tunnel.reconnects and tunnel.state == "open") and time.monotonic() < end:
                 time.sleep(0.1)
-            print(json.dumps(fetch(opening.url) if tunnel.state == "open" else tunnel.state), flush=True)
+            print(json.dumps(fetch(group.url) if tunnel.state == "open" else tunnel.state), flush=True)
             stopped.set()
     """
     assert python(laptop, code) == "page of server1"
@@ -681,7 +681,7 @@ def test_a_cluster_and_a_notebook_server_that_were_started_there_open_with_their
 def test_what_the_own_connection_of_the_user_may_not_forward_goes_by_a_session(
     laptop: Site, serve: Serve, nothing_left: LeakCheck
 ) -> None:
-    nothing_left.allow("file */tunnels/doors.json")
+    nothing_left.allow("file */tunnels/forward-methods.json")
     port = serve("server2")
     laptop.host("server2").add_sshd_config("AllowTcpForwarding no\n")
     config = laptop.host("laptop").path("~/.ssh/config")
@@ -691,8 +691,8 @@ def test_what_the_own_connection_of_the_user_may_not_forward_goes_by_a_session(
     laptop.run("laptop", start, check=True)
     try:
         code = f"""
-            with tunnels.open("server2:{port}") as opening:
-                print(json.dumps([fetch(opening.url), opening.tunnels[0].state]))
+            with tunnels.open("server2:{port}") as group:
+                print(json.dumps([fetch(group.url), group.tunnels[0].state]))
         """
         assert python(laptop, code) == ["page of server2", "open"]
     finally:

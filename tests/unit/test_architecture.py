@@ -58,7 +58,7 @@ ASYNC = (
     "hosts/_connection.py",
     "tunnels/_event_loop.py",
     "tunnels/_local_forward.py",
-    "tunnels/_reconnecting.py",
+    "tunnels/_host_connection.py",
     "tunnels/_agent_session.py",
 )
 # Where each tool is used; nothing of it leaves.

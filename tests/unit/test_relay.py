@@ -16,7 +16,7 @@ import pytest
 
 from ports.hosts._connection import to_unix_socket
 from ports.tunnels._event_loop import Relay, bind
-from ports.tunnels._local_forward import Door
+from ports.tunnels._local_forward import LocalForward
 
 ROUNDS = 20
 
@@ -38,9 +38,9 @@ def test_an_answer_in_two_parts_does_not_wait_for_an_acknowledgement(tmp_path: P
         listener.listen()
         threading.Thread(target=answer_in_two_parts, args=(listener,), daemon=True).start()
         try:
-            door = Door()
-            relay.call(door.lead(to_unix_socket(tmp_path / "far.sock")))
-            port = relay.listen(bind(0), door)
+            forward = LocalForward()
+            relay.call(forward.lead(to_unix_socket(tmp_path / "far.sock")))
+            port = relay.listen(bind(0), forward)
             start = time.monotonic()
             with socket.create_connection((address, port), 10) as connection:
                 for _ in range(ROUNDS):

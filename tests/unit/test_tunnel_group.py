@@ -20,9 +20,9 @@ from ports.state.waiting import wait_until
 from ports.tunnels import _browser, _open
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import bind
-from ports.tunnels._held_here import Opening, _as_open_already
-from ports.tunnels._local_address import LocalEnd
-from ports.tunnels._local_forward import Door
+from ports.tunnels._group import TunnelGroup, _as_open_already
+from ports.tunnels._local_address import LocalAddress
+from ports.tunnels._local_forward import LocalForward
 from ports.tunnels._services import Service
 from ports.tunnels._tunnel import Tunnel
 
@@ -39,42 +39,42 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def opening(home: None) -> Iterator[Opening]:
-    with Opening() as made:
-        listening(made)  # the opening ends with its last tunnel
+def group(home: None) -> Iterator[TunnelGroup]:
+    with TunnelGroup() as made:
+        listening(made)  # the group ends with its last tunnel
         yield made
 
 
-def listening(opening: Opening) -> Tunnel:
+def listening(group: TunnelGroup) -> Tunnel:
     """Return a tunnel that serves on another port than its usual one, which is free again."""
-    tunnel = Tunnel("server1", "cluster", "main", state="open", door=Door())
-    assert tunnel.door is not None
+    tunnel = Tunnel("server1", "cluster", "main", state="open", forward=LocalForward())
+    assert tunnel.forward is not None
     usual = bind(0)
     tunnel.usual_port = usual[0].getsockname()[1]
-    tunnel.local_port = opening._relay.listen(bind(0), tunnel.door)
+    tunnel.local_port = group._relay.listen(bind(0), tunnel.forward)
     tunnel.ports.add(tunnel.local_port)
     for half in usual:
         half.close()
-    opening._host("server1").tunnels.append(tunnel)
+    group._host("server1").tunnels.append(tunnel)
     return tunnel
 
 
-def test_a_tunnel_that_is_closed_while_its_usual_port_becomes_free_leaves_no_listener(opening: Opening) -> None:
+def test_a_tunnel_that_is_closed_while_its_usual_port_becomes_free_leaves_no_listener(group: TunnelGroup) -> None:
     for _ in range(TIMES):
-        tunnel = listening(opening)
-        reclaims = threading.Thread(target=opening._host("server1")._reclaim, args=(tunnel,))
+        tunnel = listening(group)
+        reclaims = threading.Thread(target=group._host("server1")._reclaim, args=(tunnel,))
         reclaims.start()
-        opening.close_tunnels([tunnel])
+        group.close_tunnels([tunnel])
         reclaims.join()
         assert not tunnel.ports
-    assert len(opening._relay._doors) == 1
+    assert len(group._relay._forwards) == 1
 
 
-def test_a_tunnel_that_two_processes_close_at_once_is_closed_once(opening: Opening) -> None:
-    tunnel = listening(opening)
-    rows = opening.close_tunnels([tunnel, tunnel]) + opening.close_tunnels([tunnel])
+def test_a_tunnel_that_two_processes_close_at_once_is_closed_once(group: TunnelGroup) -> None:
+    tunnel = listening(group)
+    rows = group.close_tunnels([tunnel, tunnel]) + group.close_tunnels([tunnel])
     assert {row["state"] for row in rows} == {"closed"}
-    assert tunnel not in opening.tunnels and len(opening.tunnels) == 1
+    assert tunnel not in group.tunnels and len(group.tunnels) == 1
 
 
 @pytest.mark.parametrize("words", [["server1"], ["--all"]])
@@ -123,48 +123,48 @@ def test_without_a_record_of_links_a_service_gets_its_derived_port() -> None:
 # --- what somebody on a host wants to see here ---
 
 
-def test_what_no_browser_came_for_is_not_called_opened(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
-    opening.tunnels[0].service = service("main")
+def test_what_no_browser_came_for_is_not_called_opened(group: TunnelGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    group.tunnels[0].service = service("main")
     asked: list[str] = []
     monkeypatch.setattr(_browser, "open_once", lambda link: asked.append(link))
-    told = opening._browse("server1", {"name": "main"})
+    told = group._browse("server1", {"name": "main"})
     assert len(asked) == 1 and told["ok"] is False and "no browser" in told["error"]
 
 
 @pytest.mark.parametrize("link", ["ftp://files.example.org/", "vscode://extension/x", "//example.org/"])
 def test_a_link_that_is_none_of_a_page_is_not_opened_whoever_asks(
-    opening: Opening, monkeypatch: pytest.MonkeyPatch, link: str
+    group: TunnelGroup, monkeypatch: pytest.MonkeyPatch, link: str
 ) -> None:
     monkeypatch.setattr(_browser, "open_once", lambda link: pytest.fail(f"{link} was opened"))
-    told = opening._browse("server1", {"url": link})
+    told = group._browse("server1", {"url": link})
     assert told["ok"] is False and "no link of a web page" in told["error"]
 
 
-def test_what_cannot_be_browsed_is_told_once_and_forgotten(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_browsed_is_told_once_and_forgotten(group: TunnelGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(wanted: dict[str, list[Target]], **_: object) -> None:
         for host, targets in wanted.items():
-            opening._host(host)._add(Tunnel(host, None, str(targets[0].port)), NotFoundError("listener", "9", "none"))
+            group._host(host)._add(Tunnel(host, None, str(targets[0].port)), NotFoundError("listener", "9", "none"))
 
-    monkeypatch.setattr(opening, "open", fail)
-    before = opening.tunnels
+    monkeypatch.setattr(group, "open", fail)
+    before = group.tunnels
     for _ in range(3):
-        assert "no listener" in opening._browse("server1", {"url": "http://localhost:9/"})["error"]
-    assert opening.tunnels == before
+        assert "no listener" in group._browse("server1", {"url": "http://localhost:9/"})["error"]
+    assert group.tunnels == before
 
 
 @pytest.mark.parametrize(
-    ("end", "clashes"),
+    ("local", "clashes"),
     [
-        (LocalEnd(), False),
-        (LocalEnd(port=0), False),
-        (LocalEnd(port=4444), False),
-        (LocalEnd(port=4445), True),
-        (LocalEnd(socket="/tmp/x.sock"), True),
-        (LocalEnd(address="0.0.0.0", public=True), True),
+        (LocalAddress(), False),
+        (LocalAddress(port=0), False),
+        (LocalAddress(port=4444), False),
+        (LocalAddress(port=4445), True),
+        (LocalAddress(socket="/tmp/x.sock"), True),
+        (LocalAddress(address="0.0.0.0", public=True), True),
     ],
 )
-def test_what_is_open_already_but_elsewhere_than_it_is_to_be_now_is_an_error(end: LocalEnd, clashes: bool) -> None:
-    row = _as_open_already(Tunnel("server1", "cluster", "main", state="open", local_port=4444), end)
+def test_what_is_open_already_at_another_address_is_an_error(local: LocalAddress, clashes: bool) -> None:
+    row = _as_open_already(Tunnel("server1", "cluster", "main", state="open", local_port=4444), local)
     assert row["note"] == "open already"
     told = "server1:main is open already, at port 4444; `ports tunnel close server1:main` first" if clashes else None
     assert (row["state"], row["error"], row.get("exit_code")) == (
@@ -172,13 +172,13 @@ def test_what_is_open_already_but_elsewhere_than_it_is_to_be_now_is_an_error(end
     )
 
 
-def test_a_tunnel_is_closed_with_all_bytes_counted_and_by_its_name_the_way_is_told(opening: Opening) -> None:
-    tunnel = opening.tunnels[0]
-    opening.serve()
-    assert tunnel.door is not None
-    tunnel.door.received += 2048
+def test_a_tunnel_is_closed_with_all_bytes_counted_and_by_its_name_the_way_is_told(group: TunnelGroup) -> None:
+    tunnel = group.tunnels[0]
+    group.serve()
+    assert tunnel.forward is not None
+    tunnel.forward.received += 2048
     tunnel.error = SSHError("server1", "is down")
-    opening._changed(tunnel)
+    group._changed(tunnel)
     with pytest.raises(NotFoundError, match="name it with its host: server1:main; `ports tunnel list`"):
         tunnels.close("main")
     closed = tunnels.close("server1:main")
@@ -186,9 +186,9 @@ def test_a_tunnel_is_closed_with_all_bytes_counted_and_by_its_name_the_way_is_to
 
 
 def test_what_a_killed_process_left_is_not_listed_beside_the_same_open_again(
-    opening: Opening, monkeypatch: pytest.MonkeyPatch
+    group: TunnelGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opening.serve()
+    group.serve()
     path, record, _ = tunnel_records.read_all_records()[0]
     left = replace(record, rows=(*record.rows, {**record.rows[0], "name": "other"}))
     monkeypatch.setattr(tunnel_records, "read_all_records", lambda: [(path, left, False), (path, record, True)])
@@ -211,16 +211,16 @@ def test_a_note_that_holds_no_more_is_dropped_and_the_others_stay() -> None:
 
 
 def test_what_cannot_be_opened_by_another_process_is_an_error_there_and_not_an_end(
-    opening: Opening, monkeypatch: pytest.MonkeyPatch
+    group: TunnelGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fill(*_: object, **__: object) -> None:
         raise StoreError("/home", "No space left on device")
 
-    opening.serve()
-    monkeypatch.setattr(opening, "open", fill)
+    group.serve()
+    monkeypatch.setattr(group, "open", fill)
     (record,) = (record for _, record, _ in tunnel_records.read_all_records())
     for request, reason in (("full", "No space left"), ("unknown", "what a newer version says")):
-        end = {} if request == "full" else {"what a newer version says": 1}
-        asked = {"open": {"targets": ["server1"], "end": end, "owner": None}}
+        local = {} if request == "full" else {"what a newer version says": 1}
+        asked = {"open": {"targets": ["server1"], "local": local, "owner": None}}
         with pytest.raises(PortsError, match=reason):
             tunnel_records.ask(record, asked, timeout=5)

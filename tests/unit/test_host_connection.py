@@ -1,4 +1,4 @@
-"""The watch of a way: what must not hold it up, and what must not make it hurry."""
+"""The watch of a connection: what must not hold it up, and what must not make it hurry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ports.hosts import _ask, _transport
 from ports.hosts.paramiko import Hop
 from ports.state.waiting import wait_until
 from ports.tunnels._event_loop import Relay
-from ports.tunnels._reconnecting import Way
+from ports.tunnels._host_connection import HostConnection
 
 
 class Program:
@@ -34,7 +34,7 @@ class Program:
 
 
 class Waits:
-    """Stands for the end of a way: notes how long it is waited for."""
+    """Stands for the end of a connection: notes how long it is waited for."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -51,7 +51,7 @@ class Waits:
 
 
 class Taken:
-    """What a way told."""
+    """What a connection told."""
 
     def __init__(self) -> None:
         self.let_browse = threading.Event()
@@ -72,9 +72,9 @@ def taken() -> Taken:
 
 
 @pytest.fixture
-def way(taken: Taken) -> Iterator[Way]:
+def connection(taken: Taken) -> Iterator[HostConnection]:
     relay = Relay()
-    made = Way(
+    made = HostConnection(
         "server1",
         relay,
         on_condition=lambda condition: None,
@@ -88,39 +88,39 @@ def way(taken: Taken) -> Iterator[Way]:
     relay.close()
 
 
-def run(way: Way) -> Program:
+def run(connection: HostConnection) -> Program:
     """Let a program of ours run on the host."""
     program: Any = Program()
-    way._agent = program
+    connection._agent = program
     return program  # type: ignore[no-any-return]
 
 
-def test_who_takes_a_guarded_port_is_told(way: Way, taken: Taken) -> None:
-    program = run(way)
-    way.guard(["127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"])
+def test_who_takes_a_guarded_port_is_told(connection: HostConnection, taken: Taken) -> None:
+    program = run(connection)
+    connection.watch_users(["127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"])
     wait_until(lambda: program.sent or None, timeout=10, what="the message")
     for user, mine in ((None, False), ("alice", True), ("bob", False)):
-        way._take(way._agent, {"type": "guard", "remote": "127.0.0.1:1", "user": user, "mine": mine})
+        connection._take(connection._agent, {"type": "guard", "remote": "127.0.0.1:1", "user": user, "mine": mine})
     assert taken.strangers == [("127.0.0.1:1", "bob")]
     assert program.sent == [{"type": "guard", "remotes": ["127.0.0.1:1", "127.0.0.1:2"]}]
 
 
-def test_a_way_that_ends_as_soon_as_it_is_up_is_made_again_with_growing_pauses(
-    way: Way, monkeypatch: pytest.MonkeyPatch
+def test_a_connection_that_ends_at_once_is_made_again_with_growing_pauses(
+    connection: HostConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: Any = Waits()
-    monkeypatch.setattr(way, "_closing", waits)
-    monkeypatch.setattr(way, "_connect", lambda **_: {})
+    monkeypatch.setattr(connection, "_closing", waits)
+    monkeypatch.setattr(connection, "_connect", lambda **_: {})
     for _ in range(12):
-        way._mend(SSHError("server1", "the process that watches has ended"))
+        connection._mend(SSHError("server1", "the process that watches has ended"))
     assert waits.seconds[:5] == [0.0, 0.3, 0.6, 1.2, 2.4] and waits.seconds[-1] == 60.0
-    way._up_at -= 10  # it was up for a while
-    way._mend(SSHError("server1", "nothing came back for 10 s"))
+    connection._up_at -= 10  # it was up for a while
+    connection._mend(SSHError("server1", "nothing came back for 10 s"))
     assert waits.seconds[-1] == 0.0
 
 
 def test_a_host_that_answers_slowly_gets_more_time_and_one_that_does_not_answer_is_tried_often(
-    way: Way, monkeypatch: pytest.MonkeyPatch
+    connection: HostConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow, silent = SlowError("server1", "the login did not end in its time"), NetworkError("server1", "does not answer")
     shell = FarSideError("server1", "no answer of python3 there")
@@ -134,36 +134,36 @@ def test_a_host_that_answers_slowly_gets_more_time_and_one_that_does_not_answer_
             raise answer
         return {}
 
-    monkeypatch.setattr(way, "_closing", Waits())
-    monkeypatch.setattr(way, "_connect", connect)
-    way._mend(SSHError("server1", "nothing came back for 10 s"))
+    monkeypatch.setattr(connection, "_closing", Waits())
+    monkeypatch.setattr(connection, "_connect", connect)
+    connection._mend(SSHError("server1", "nothing came back for 10 s"))
     assert given == [3, 3, 6, 12, 24, 24, 3]
 
 
-def test_that_somebody_else_connects_does_not_hide_why_the_way_is_down(
-    way: Way, monkeypatch: pytest.MonkeyPatch
+def test_that_somebody_else_connects_does_not_hide_why_it_is_down(
+    connection: HostConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known: list[str] = []
     answers: list[Any] = [NetworkError("server1", "does not answer"), BusyError("server1", "still connecting"), {}]
 
     def connect(**_: Any) -> dict[str, Any]:
-        known.append(str(way.condition.error))
+        known.append(str(connection.condition.error))
         answer = answers.pop(0)
         if isinstance(answer, SSHError):
             raise answer
         return {}
 
-    monkeypatch.setattr(way, "_closing", Waits())
-    monkeypatch.setattr(way, "_connect", connect)
-    way._mend(SSHError("server1", "nothing came back for 10 s"))
+    monkeypatch.setattr(connection, "_closing", Waits())
+    monkeypatch.setattr(connection, "_connect", connect)
+    connection._mend(SSHError("server1", "nothing came back for 10 s"))
     silent = "server1: does not answer"
     assert known == ["server1: nothing came back for 10 s", silent, silent]
 
 
-def test_a_browser_that_takes_its_time_does_not_hold_up_the_watch(way: Way, taken: Taken) -> None:
-    program = run(way)
+def test_a_browser_that_takes_its_time_does_not_hold_up_the_watch(connection: HostConnection, taken: Taken) -> None:
+    program = run(connection)
     began = time.monotonic()
-    way._take(way._agent, {"type": "browse", "id": 7, "name": "main"})
+    connection._take(connection._agent, {"type": "browse", "id": 7, "name": "main"})
     assert time.monotonic() - began < 5 and not program.sent
     taken.let_browse.set()
     wait_until(lambda: program.sent or None, timeout=10, what="the answer")
@@ -185,18 +185,18 @@ def test_with_paramiko_where_there_are_no_unix_sockets_a_key_that_appears_ends_t
         assert without is not None and _transport.login_keys("server1") != without
 
 
-def test_a_way_that_carries_a_download_is_not_dead_although_a_heartbeat_waits_behind_it(way: Way, taken: Taken) -> None:
-    program = run(way)
+def test_a_connection_that_carries_a_download_is_not_dead(connection: HostConnection, taken: Taken) -> None:
+    program = run(connection)
     program.last_heard = time.monotonic() - 100
 
     def look(*, after: float) -> SSHError | None:
         """Look once more when nothing was heard for some seconds."""
-        way._pinged_at = time.monotonic()
-        way._waits_since -= after
-        lost: Any = way._silence(jumped=False)
+        connection._pinged_at = time.monotonic()
+        connection._waits_since -= after
+        lost: Any = connection._silence(jumped=False)
         return lost
 
-    way._waits_since = time.monotonic()
+    connection._waits_since = time.monotonic()
     for _ in range(3):
         taken.received += 1 << 16
         assert look(after=20) is None

@@ -18,11 +18,11 @@ from ports.listeners import _listeners
 from ports.state import paths
 from ports.tunnels import _records, _requests
 from ports.tunnels._event_loop import Relay
-from ports.tunnels._local_address import LocalEnd
+from ports.tunnels._host_connection import Condition
+from ports.tunnels._host_tunnels import HostTunnels
+from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._local_forward import Dial
-from ports.tunnels._of_host import HostLinks
-from ports.tunnels._reconnecting import Condition
-from ports.tunnels._requests import Wish
+from ports.tunnels._requests import OpenRequest
 from ports.tunnels._services import Service
 from ports.tunnels._tunnel import Tunnel
 
@@ -76,17 +76,17 @@ class StandIn:
     def take_back(self, remotes: list[str]) -> None:
         self.taken_back += remotes
 
-    def guard(self, remotes: Any) -> None:
+    def watch_users(self, remotes: Any) -> None:
         """Nobody else takes them."""
 
 
 @pytest.fixture
-def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostLinks]:
+def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTunnels]:
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
     _records.new_paths(os.getpid(), 0)
     relay = Relay()
-    made = HostLinks("server1", relay, on_change=lambda _: None, on_browse=lambda *_: {}, on_node=lambda *_: None)
-    monkeypatch.setattr(made, "_way", StandIn())
+    made = HostTunnels("server1", relay, on_change=lambda _: None, on_browse=lambda *_: {}, on_node=lambda *_: None)
+    monkeypatch.setattr(made, "_connection", StandIn())
     yield made
     relay.close()
     for lock in paths.runtime_directory().glob("*.lock"):
@@ -96,18 +96,18 @@ def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostLinks
 
 
 @pytest.fixture
-def tunnel(links: HostLinks, monkeypatch: pytest.MonkeyPatch) -> Tunnel:
+def tunnel(links: HostTunnels, monkeypatch: pytest.MonkeyPatch) -> Tunnel:
     """Return the link of `SERVICE`, which is open."""
-    made = Tunnel("server1", "listener", "8888", service=SERVICE, end=LocalEnd(share=True, port=0))
+    made = Tunnel("server1", "listener", "8888", service=SERVICE, local=LocalAddress(share=True, port=0))
     links.tunnels.append(made)
     links._listen(made)
-    assert made.door is not None
-    links._relay.call(made.door.lead(says(ANSWER)))
+    assert made.forward is not None
+    links._relay.call(made.forward.lead(says(ANSWER)))
     made.state = "open"
     return made
 
 
-def test_what_another_user_takes_is_cut_before_news_of_the_host_come(links: HostLinks, tunnel: Tunnel) -> None:
+def test_what_another_user_takes_is_cut_before_news_of_the_host_come(links: HostTunnels, tunnel: Tunnel) -> None:
     tunnel.owner = "bob"
     links._cut(SERVICE.remote, "bob")
     assert tunnel.state == "open"
@@ -115,40 +115,40 @@ def test_what_another_user_takes_is_cut_before_news_of_the_host_come(links: Host
     assert tunnel.state == "open"
     links._cut(SERVICE.remote, "mallory")
     assert tunnel.state == "ended" and "mallory" in str(tunnel.error)
-    assert tunnel.door is not None and tunnel.door.dial is None
-    assert links._way.taken_back == [SERVICE.remote]  # type: ignore[attr-defined]
+    assert tunnel.forward is not None and tunnel.forward.dial is None
+    assert links._connection.taken_back == [SERVICE.remote]  # type: ignore[attr-defined]
     assert not tunnel.is_due(time.time() + 3600)  # what is not theirs is not asked
 
 
 def test_a_service_that_closes_without_a_word_by_the_second_door_too_is_silent(
-    links: HostLinks, tunnel: Tunnel
+    links: HostTunnels, tunnel: Tunnel
 ) -> None:
     assert links._prove(tunnel, 5.0) == "silent"
     assert "closes connections without an answer" in str(tunnel.note)
 
 
-def test_what_sshd_does_not_forward_is_open_by_the_second_door(links: HostLinks, tunnel: Tunnel) -> None:
-    links._way.agent = says(ANSWER)  # type: ignore[attr-defined]
+def test_what_sshd_does_not_forward_is_open_by_the_second_door(links: HostTunnels, tunnel: Tunnel) -> None:
+    links._connection.agent = says(ANSWER)  # type: ignore[attr-defined]
     assert links._prove(tunnel, 5.0) == "open"
-    assert _records.door("server1", is_unix=False) == "agent"
+    assert _records.forward_method("server1", is_unix=False) == "agent"
 
 
 def test_a_link_that_was_open_stays_when_it_is_opened_again_while_its_way_is_lost(
-    links: HostLinks, tunnel: Tunnel
+    links: HostTunnels, tunnel: Tunnel
 ) -> None:
-    links._way.forward = SSHError("server1", "the connection was lost")  # type: ignore[attr-defined]
+    links._connection.forward = SSHError("server1", "the connection was lost")  # type: ignore[attr-defined]
     with contextlib.suppress(SSHError):
         links._bring_up([], [tunnel], is_first=True)
     assert tunnel.ports and tunnel.state in ("open", "ended")
 
 
 def test_a_port_that_was_shut_while_its_service_was_found_open_leads_there_again(
-    links: HostLinks, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch
+    links: HostTunnels, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert tunnel.door is not None
-    links._relay.call(tunnel.door.shut(tunnel.page("")))  # the way went down in this moment
-    links._way.forward = says(ANSWER)  # type: ignore[attr-defined]
+    assert tunnel.forward is not None
+    links._relay.call(tunnel.forward.shut(tunnel.page("")))  # the way went down in this moment
+    links._connection.forward = says(ANSWER)  # type: ignore[attr-defined]
     monkeypatch.setattr(_listeners, "from_probe", lambda document, host: [])
-    monkeypatch.setattr(_requests, "choose", lambda *_: ({"port-8888": (SERVICE, Wish(()))}, {}))
+    monkeypatch.setattr(_requests, "choose", lambda *_: ({"port-8888": (SERVICE, OpenRequest(()))}, {}))
     links._take({}, [])
-    assert (tunnel.state, tunnel.door.dial is None) == ("open", False)
+    assert (tunnel.state, tunnel.forward.dial is None) == ("open", False)

@@ -19,9 +19,9 @@ from ports.sessions import processes
 from ports.tunnels import _browser
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import Reach, Relay
-from ports.tunnels._local_address import LocalEnd
-from ports.tunnels._of_host import HostLinks
-from ports.tunnels._requests import Wish
+from ports.tunnels._host_tunnels import HostTunnels
+from ports.tunnels._local_address import LocalAddress
+from ports.tunnels._requests import OpenRequest
 from ports.tunnels._tunnel import LINKED, Tunnel
 
 Event = Callable[[dict[str, Any]], None]
@@ -32,7 +32,7 @@ _NEEDED = (*LINKED, "connecting")
 _numbers = itertools.count()
 
 
-class Opening:
+class TunnelGroup:
     """Tunnels that this process holds until `close`; a context manager.
 
     Parameters
@@ -47,7 +47,7 @@ class Opening:
     def __init__(self, *, on_event: Event | None = None, log: str | None = None) -> None:
         self._listeners: list[Event] = [on_event] if on_event is not None else []
         self._log = log
-        self._hosts: dict[str, HostLinks] = {}
+        self._hosts: dict[str, HostTunnels] = {}
         self._lock = threading.RLock()
         self._events: queue.SimpleQueue[dict[str, Any] | threading.Event] = queue.SimpleQueue()
         self._closing, self._ended, self._closer = threading.Event(), threading.Event(), 0
@@ -81,7 +81,7 @@ class Opening:
         self,
         wanted: dict[str, list[Target]],
         *,
-        end: LocalEnd | None = None,
+        local: LocalAddress | None = None,
         owner: str | None = None,
         batch: bool | None = None,
     ) -> None:
@@ -96,7 +96,7 @@ class Opening:
             hosts = {alias: self._host(alias) for alias in wanted}
 
         def visit(alias: str) -> None:
-            hosts[alias].open(Wish(tuple(wanted[alias]), owner, end or LocalEnd()), batch=batch)
+            hosts[alias].open(OpenRequest(tuple(wanted[alias]), owner, local or LocalAddress()), batch=batch)
 
         def tell(alias: str, result: PortsError | None) -> None:
             if result is not None:
@@ -154,7 +154,7 @@ class Opening:
         self._events.put(threading.Event())  # the thread that tells ends
 
     def close_tunnels(self, wanted: Iterable[Tunnel]) -> list[dict[str, Any]]:
-        """Close some tunnels, with the last of them the opening, and return their rows."""
+        """Close some tunnels, and with the last of them the group; return their rows."""
         meant = list(wanted)
         closed = [tunnel for host in list(self._hosts.values()) for tunnel in host.close_tunnels(meant)]
         rows = [tunnel.row() for tunnel in closed]
@@ -163,7 +163,7 @@ class Opening:
             threading.Timer(0.05, self.close).start()
         return rows
 
-    def __enter__(self) -> Opening:
+    def __enter__(self) -> TunnelGroup:
         return self
 
     def __exit__(
@@ -171,14 +171,14 @@ class Opening:
     ) -> None:
         self.close()
 
-    def _host(self, alias: str) -> HostLinks:
+    def _host(self, alias: str) -> HostTunnels:
         if alias not in self._hosts:
-            self._hosts[alias] = HostLinks(
+            self._hosts[alias] = HostTunnels(
                 alias, self._relay, on_change=self._changed, on_browse=self._browse, on_node=self._open_on_node
             )
         return self._hosts[alias]
 
-    def _open_on_node(self, node: str, wish: Wish, batch: bool | None, is_first: bool) -> None:
+    def _open_on_node(self, node: str, request: OpenRequest, batch: bool | None, is_first: bool) -> None:
         """Open what lives on another node of a host's name, unless that node's links are watched already."""
         with self._lock:
             if self._closing.is_set() or (not is_first and node in self._hosts):
@@ -187,7 +187,7 @@ class Opening:
 
         def open_() -> None:
             try:
-                links.open(wish, batch=batch)
+                links.open(request, batch=batch)
             except PortsError as error:
                 links.fail(error)
 
@@ -229,15 +229,15 @@ class Opening:
 
         self._listeners.append(tell)
         try:
-            self.open(wanted, end=LocalEnd(**request["end"]), owner=request["owner"], batch=True)
+            self.open(wanted, local=LocalAddress(**request["local"]), owner=request["owner"], batch=True)
         except (PortsError, RuntimeError) as error:
             return {"closing": self._closing.is_set(), "error": str(error)}
         finally:
             self._listeners.remove(tell)
         parsed = [target for several in wanted.values() for target in several]
         meant = [one for one in self.tunnels if id(one) not in before or (one.ports and _is_meant(one, parsed))]
-        end = LocalEnd(**request["end"])
-        rows = [_as_open_already(one, end) if id(one) in before else one.row() for one in meant]
+        local = LocalAddress(**request["local"])
+        rows = [_as_open_already(one, local) if id(one) in before else one.row() for one in meant]
         for tunnel in meant:
             if not tunnel.ports:  # a failure is told once
                 self._hosts[tunnel.host].forget(tunnel)
@@ -327,12 +327,12 @@ class Opening:
             )
 
 
-def _as_open_already(tunnel: Tunnel, end: LocalEnd) -> dict[str, Any]:
+def _as_open_already(tunnel: Tunnel, local: LocalAddress) -> dict[str, Any]:
     """Return the row of a tunnel that was open before, an error where it serves elsewhere than it is to now."""
     row = {**tunnel.row(), "note": "open already"}
-    held, serves = tunnel.end, tunnel.end.socket or f"port {tunnel.local_port}"
-    other_port = end.port is not None and (held.socket is not None or end.port not in (0, tunnel.local_port))
-    if other_port or (end.socket or held.socket) != held.socket or (end.address or held.address) != held.address:
+    held, serves = tunnel.local, tunnel.local.socket or f"port {tunnel.local_port}"
+    other_port = local.port is not None and (held.socket is not None or local.port not in (0, tunnel.local_port))
+    if other_port or (local.socket or held.socket) != held.socket or (local.address or held.address) != held.address:
         place = f"{tunnel.host}:{tunnel.name}"
         error = ConflictError(f"{place} is open already, at {serves}; `ports tunnel close {place}` first")
         row.update(state="error", error=str(error), exit_code=error.exit_code, local_url=None)

@@ -51,7 +51,7 @@ class Condition:
         return "A new connection is being tried."
 
 
-class Way:
+class HostConnection:
     """The connection to one host, kept alive in a thread from `watch` to `close`.
 
     Parameters
@@ -130,7 +130,7 @@ class Way:
 
     def watch(self) -> None:
         """Start to watch it, and to mend it."""
-        self._thread = threading.Thread(target=self._keep, name=f"way-{self.alias}", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name=f"connection-{self.alias}", daemon=True)
         self._thread.start()
 
     def lead(self, remotes: Iterable[str]) -> dict[str, Dial]:
@@ -155,7 +155,7 @@ class Way:
         if self.carrier is not None:
             self.carrier.take_back(remotes)
 
-    def guard(self, remotes: Iterable[str]) -> None:
+    def watch_users(self, remotes: Iterable[str]) -> None:
         """Be told when somebody else takes one of these: a home there that hangs does not hold that up."""
         made, message = self._agent, {"type": "guard", "remotes": sorted(set(remotes))}
         if made is not None:
