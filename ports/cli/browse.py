@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from ports.cli.commands import Command
 from ports.cli.output import Output, with_output
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("what", metavar="URL|NAME")
 @with_output
 def browse(out: Output, what: str) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from ports import clusters
+from ports.cli.commands import Group
 from ports.cli.options import Number
 from ports.cli.output import Output, Row, with_host, with_output
-
-NAME = click.argument("name", required=False)
+from ports.cli.session_commands import NAME, add_session_commands
 
 
 def show_one(out: Output, row: Row) -> None:
@@ -32,21 +31,6 @@ def show_started(out: Output, row: Row) -> None:
     show_one(out, row)
 
 
-def show_list(out: Output, rows: Sequence[Row]) -> None:
-    """Show clusters."""
-    out.table(rows, "cluster", empty="no clusters; `ports cluster start` starts one")
-
-
-def show_stopped(out: Output, row: Row) -> None:
-    """Show that a cluster is gone."""
-    out.result(row, f"cluster {row['name']!r} is stopped; its log stays{out.there()}: {row['log']}")
-
-
-def show_lines(out: Output, document: Any) -> None:
-    """Show lines of a log."""
-    out.lines(document["lines"])
-
-
 def with_values(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     """Give variables that are only named the values that they have here."""
     from ports.state import settings
@@ -57,7 +41,7 @@ def with_values(ctx: click.Context, parameter: click.Parameter, given: tuple[str
     return tuple(f"{text}={values[text]}" if text in values else text for text in given)
 
 
-@click.group()
+@click.group(cls=Group)
 def cluster() -> None:
     """Dask clusters that outlive notebook, terminal and connection."""
 
@@ -104,27 +88,6 @@ def start(out: Output, name: str | None, environ: tuple[str, ...], option: tuple
     show_started(out, clusters.start(name, **options).row())
 
 
-@cluster.command("list")
-@with_output
-@with_host(show_list)
-def list_(out: Output) -> None:
-    """List my clusters: running, stopped with the reason, or unknown."""
-    from ports import clusters
-
-    show_list(out, [one.row() for one in clusters.list()])
-
-
-@cluster.command()
-@NAME
-@with_output
-@with_host(Output.details)
-def show(out: Output, name: str | None) -> None:
-    """Show all about a cluster, the tmux line that attaches to it included."""
-    from ports import clusters
-
-    out.details(clusters.get(name).row(with_token=True))
-
-
 @cluster.command()
 @click.argument("names", metavar="[NAME]", nargs=-1)
 @click.argument("n_workers", type=Number(0))
@@ -155,41 +118,15 @@ def restart(out: Output, name: str | None) -> None:
     show_one(out, found.row())
 
 
-@cluster.command()
-@NAME
-@click.option("-n", "--lines", type=Number(0), default=50, show_default=True, help="Last lines; 0: all.")
-@with_output
-@with_host(show_lines)
-def logs(out: Output, name: str | None, lines: int) -> None:
-    """Show what a cluster printed."""
-    from ports import clusters
-
-    out.lines(clusters.logs(name, lines))
-
-
-@cluster.command()
-@NAME
-@click.option("-H", "--host", metavar="ALIAS", help="Attach on that host of ~/.ssh/config.")
-def attach(name: str | None, host: str | None) -> None:
-    """Attach this terminal to a cluster's tmux session; Ctrl-b d leaves it."""
-    from ports import clusters, hosts
-
-    if host is not None:
-        hosts.interactive(host, ["cluster", "attach", *([name] if name else [])])
-    clusters.get(name).attach()
-
-
-@cluster.command()
-@NAME
-@with_output
-@with_host(show_stopped)
-def stop(out: Output, name: str | None) -> None:
-    """End a cluster, its workers and what their tasks started; its log stays."""
-    from ports import clusters
-
-    found = clusters.get(name)
-    found.stop()
-    show_stopped(out, {"kind": "cluster", "name": found.name, "state": "stopped", "log": str(found.log)})
+add_session_commands(
+    cluster,
+    clusters,
+    what="a cluster",
+    list_help="List my clusters: running, stopped (with the reason) or unknown.",
+    show_help="Show everything about a cluster, including the tmux command that attaches to it.",
+    stop_help="Stop a cluster, its workers and what their tasks started. Its log stays.",
+    details=lambda found: found.row(with_token=True),
+)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""``ports doctor``: the whole way to a host as a checklist."""
+"""``ports doctor``: the connection to a host as a checklist."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from itertools import groupby
 
 import click
 
+from ports.cli.commands import Command
 from ports.cli.options import with_transport
 from ports.cli.output import Output, Row, with_output, write_json
 
 SOMETHING_FAILED = 5
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
-_MOMENT = 1.0  # seconds until it is told what is being done
+_MOMENT = 1.0  # seconds after which a running check is shown
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("hosts", metavar="[HOST]...", nargs=-1)
 @with_transport
 @with_output
 def doctor(out: Output, hosts: tuple[str, ...]) -> int:
-    """Check the whole way to HOST: causes, and ways out.
+    """Check the connection to HOST step by step, with causes and fixes.
 
-    HOST is an alias of ~/.ssh/config. Without one: this machine alone. Nothing is changed, and nobody is asked for a
-    password.
+    HOST is an alias of ~/.ssh/config. Without HOST, only this machine is checked. The check changes nothing and never
+    asks for a password.
     """
     from ports.doctor import examine, is_well
 
@@ -38,7 +39,10 @@ def doctor(out: Output, hosts: tuple[str, ...]) -> int:
 
 
 class Checklist:
-    """Prints checks as they come: of one host line by line, of several each host when all of it is there."""
+    """Prints checks as they come.
+
+    Those of a single host appear line by line. Of several hosts, each one's checks appear together once all are done.
+    """
 
     def __init__(self, out: Output, *, alone: bool) -> None:
         self.out, self.alone = out, alone
@@ -49,7 +53,7 @@ class Checklist:
         self._timers: dict[str, threading.Timer] = {}
 
     def take(self, row: Row) -> None:
-        """Take a row."""
+        """Print a check, or keep it until its host is done."""
         with self._lock:
             if self.out.as_json:
                 return
@@ -59,7 +63,7 @@ class Checklist:
                 self._waiting.setdefault(str(row["host"]), []).append(row)
 
     def step(self, host: str, text: str) -> None:
-        """Tell what is being done, unless it is done in a moment."""
+        """Show what is being checked if it takes longer than a moment."""
         with self._lock:
             if host in self._timers:
                 self._timers.pop(host).cancel()
@@ -69,7 +73,7 @@ class Checklist:
             timer.start()
 
     def end_host(self, host: str) -> None:
-        """Show what was found of a host."""
+        """Print what was kept of a host that is done."""
         with self._lock:
             if host in self._timers:
                 self._timers.pop(host).cancel()
@@ -77,7 +81,7 @@ class Checklist:
             self._print_skipped()
 
     def sum_up(self, rows: Iterable[Row]) -> None:
-        """Say on stderr how it stands."""
+        """Print on stderr how many checks failed, warned or were skipped."""
         states = [str(row["state"]) for row in rows]
         counted = [f"{states.count(state)} {state}" for state in ("failed", "warning", "skipped") if state in states]
         counted = [f"{one}s" if one.endswith("warning") and one != "1 warning" else one for one in counted]
@@ -99,7 +103,7 @@ class Checklist:
                 click.echo(f"{'':12}{'':22}  -> {row['way_out']}")
 
     def _print_skipped(self) -> None:
-        """Show what was skipped for one reason in one line."""
+        """Print one line for all checks that were skipped for the same reason."""
         rows, self._skipped = self._skipped, []
         for cause, some in groupby(rows, key=lambda row: row["cause"]):
             first, *others = [_name(row) for row in some]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from ports.cli.commands import Command
 from ports.cli.options import with_transport
 from ports.cli.output import Output, Row, on_host, with_host, with_output, write_json
 
@@ -14,7 +15,7 @@ SOME_FAILED = 5
 _MOMENT = 2.0  # seconds; most hosts answer within one
 
 
-@click.command("list")
+@click.command("list", cls=Command)
 @click.argument("hosts", metavar="[HOST]...", nargs=-1)
 @click.option("--all", "all_users", is_flag=True, help="Add other users' listeners, as port and user name only.")
 @with_transport
@@ -97,7 +98,7 @@ def show_pruned(out: Output, rows: Sequence[Row]) -> None:
     out.table(rows, "pruned", empty="nothing to remove")
 
 
-@click.command()
+@click.command(cls=Command)
 @with_output
 @click.option("--held", is_flag=True, help="Also remove the results that clusters held when they expired.")
 @with_host(show_pruned)

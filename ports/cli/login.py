@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from ports.cli.commands import Command
 from ports.cli.options import with_transport
 from ports.cli.output import Output, Row, with_output
 
 NOTHING = 3
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("host")
 @with_transport
 @with_output
@@ -22,7 +23,7 @@ def login(out: Output, host: str) -> None:
     out.result(row, f"connected to {host} as {row['user']}; {row.get('note') or 'later commands use this connection'}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("hosts", metavar="[HOST]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="End all.")
 @with_output

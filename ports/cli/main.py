@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from ports._version import VERSION
+from ports.cli.commands import Group
 
 # Name → (module, attribute, what it does). Stated here so that `ports --help` imports none of them; a test compares.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -24,18 +25,17 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "tunnel": ("ports.cli.tunnel", "tunnel", "Tunnels that are open in the background."),
     "login": ("ports.cli.login", "login", "Connect to HOST once, answering what it asks."),
     "logout": ("ports.cli.login", "logout", "End connections that are kept for later commands."),
-    "shell": ("ports.cli.shell", "shell", "ipython or bash in tmux on a host, to come back to."),
+    "shell": ("ports.cli.shell", "shell", "Open an ipython or bash shell in tmux, here or on a host."),
     "browse": ("ports.cli.browse", "browse", "Show a page of this machine in the browser at home."),
     "who": ("ports.cli.who", "who", "Show who uses how much of this machine, and what is left."),
-    "doctor": ("ports.cli.doctor", "doctor", "Check the whole way to HOST: causes, and ways out."),
+    "doctor": ("ports.cli.doctor", "doctor", "Check the connection to HOST step by step, with causes and fixes."),
     "prune": ("ports.cli.list", "prune", "Remove what stopped clusters and notebook servers left behind."),
 }
 _HIDDEN = ("ls",)
-_CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 prints the help itself
 
 
-class Lazy(click.Group):
+class Lazy(Group):
     """A group that imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -97,7 +97,7 @@ def run(command: click.Command, arguments: list[str], name: str = "ports") -> in
     """Run `command`; return its exit code, having printed its error."""
     as_json = "--json" in arguments
     try:
-        code: Any = command.main(args=arguments, prog_name=name, standalone_mode=False, **_CONTEXT)
+        code: Any = command.main(args=arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Abort:

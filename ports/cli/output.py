@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ STYLES = {
     "error": "red",
     "unknown": "yellow",
 }
+_STATE = re.compile(rf"\b({'|'.join(STYLES)})\b")
 
 
 class Output:
@@ -95,22 +97,21 @@ def write_json(document: Any) -> None:
 def write_table(rows: Sequence[Row], kind: str) -> None:
     """Print a table: with colours in a terminal, plain elsewhere; lines are never folded, so that links stay whole."""
     from ports.cli import tables
+    from ports.state import settings
 
     lines = tables.table(rows, kind, time.time())
-    if not sys.stdout.isatty():
-        click.echo(tables.plain(lines))
+    text = tables.plain(lines)
+    if not sys.stdout.isatty() or settings.variable("TERM") in ("dumb", "unknown"):
+        click.echo(text)
         return
-    from rich.console import Console
-    from rich.text import Text
-
-    first, *rest = tables.plain(lines).splitlines()
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(Text(first, style="bold"))
+    heading, *rest = text.splitlines()
+    click.echo(click.style(heading, bold=True))
     for line in rest:
-        text = Text(line)
-        for state, style in STYLES.items():
-            text.highlight_regex(rf"\b{state}\b", style)
-        console.print(text)
+        click.echo(line if settings.variable("NO_COLOR") else _STATE.sub(_coloured, line))
+
+
+def _coloured(found: re.Match[str]) -> str:
+    return click.style(found[0], fg=STYLES[found[0]])
 
 
 def with_output(function: F) -> F:
@@ -128,7 +129,7 @@ def with_host(show: Callable[..., None]) -> Callable[[F], F]:
     """Give a command the option ``--host``: it then runs there, and `show` gets an `Output` and what it printed."""
 
     def decorate(function: F) -> F:
-        @click.option("-H", "--host", metavar="ALIAS", help="Act on that host of ~/.ssh/config, the same way.")
+        @click.option("-H", "--host", metavar="ALIAS", help="Run the command on this host of ~/.ssh/config.")
         @click.pass_context
         @functools.wraps(function)
         def command(ctx: click.Context, /, out: Output, host: str | None, **options: Any) -> Any:

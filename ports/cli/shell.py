@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import click
 
+from ports.cli.commands import Command
 
-@click.command(context_settings={"allow_extra_args": True})
+
+@click.command(cls=Command, context_settings={"allow_extra_args": True})
 @click.argument("target", metavar="[HOST[:NAME]]", required=False)
-@click.option("--name", help="Name of the shell on this machine; default: main.")
-@click.option("--bash", is_flag=True, help="bash instead of ipython, for a shell that is started.")
-@click.option("--env", help="Conda environment (name or path) or venv (path), for a shell that is started.")
+@click.option("--name", help="Name of the shell on this machine. Default: main.")
+@click.option("--bash", is_flag=True, help="Start bash instead of ipython. Ignored if the shell runs already.")
+@click.option("--env", help="Conda environment (name or path) or venv (path). Ignored if the shell runs already.")
 @click.pass_context
 def shell(ctx: click.Context, target: str | None, name: str | None, bash: bool, env: str | None) -> None:
-    """ipython or bash in tmux on a host, to come back to.
+    """Open an ipython or bash shell in tmux, here or on a host.
 
-    Without HOST, on this machine. Ctrl-b d leaves the shell; the same command comes back to it.
+    Without HOST, it runs on this machine. Ctrl-b d detaches the shell; the same command attaches to it again.
     """
     from ports import hosts, sessions
     from ports.hosts import targets
 
     if ctx.args:
         meant = f"{target}:{ctx.args[0]}" if len(ctx.args) == 1 and ":" not in str(target) else "HOST:NAME"
-        raise click.UsageError(f"one target too many: {' '.join(ctx.args)!r}; write `ports shell {meant}`", ctx)
+        raise click.UsageError(f"too many targets: {' '.join(ctx.args)!r}; write `ports shell {meant}`", ctx)
     if target is None:
         sessions.open_shell(name or "main", bash=bash, env=env)
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ports.cli.commands import Command, Group
 from ports.cli.options import Number, with_transport
 from ports.cli.output import Output, Row, on_host, with_output, write_json
 from ports.hosts import targets
@@ -16,7 +17,7 @@ NOTHING, SOME_FAILED = 3, 5
 _LINE = "{:<12}  {:<24}  {}"
 
 
-@click.command("open")
+@click.command("open", cls=Command)
 @click.argument("wanted", metavar="[TARGET]...", nargs=-1)
 @click.option("--background", is_flag=True, help="Return, and leave the tunnels to a process of their own.")
 @click.option("--browse/--no-browser", default=None, help="Open the browser when a link is up.")
@@ -170,7 +171,7 @@ def exit_code(rows: Sequence[Row]) -> int:
     return codes[0] if len(rows) == 1 else SOME_FAILED
 
 
-@click.group()
+@click.group(cls=Group)
 def tunnel() -> None:
     """Tunnels that are open in the background."""
 

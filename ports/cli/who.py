@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ports.cli.commands import Command
 from ports.cli.output import write_json
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _ASCII = str.maketrans("█▒·×", "#+.x")
 _HOME_AND_CLEAR = "\033[H\033[J"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("-H", "--host", metavar="ALIAS", help="Look at that host of ~/.ssh/config; it needs python3 only.")
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")

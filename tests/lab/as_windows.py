@@ -24,9 +24,8 @@ from typing import Any, NoReturn
 #: What is used by `ports`, or by what it uses, with what it imports at its first use.
 FIRST = (
     "click", "concurrent.futures.thread", "ctypes", "getpass", "http.server", "importlib.metadata", "logging.handlers",
-    "multiprocessing.pool", "paramiko", "platform", "psutil", "pydoc", "queue", "rich.console", "rich.markup",
-    "rich.table", "selectors", "shutil", "socketserver", "ssl", "tempfile", "threading", "urllib.request", "uuid",
-    "webbrowser", "yaml", "zlib",
+    "multiprocessing.pool", "paramiko", "platform", "psutil", "pydoc", "queue", "selectors", "shutil",
+    "socketserver", "ssl", "tempfile", "threading", "urllib.request", "uuid", "webbrowser", "yaml", "zlib",
 )  # fmt: skip
 MISSING_MODULES = ("pwd", "grp", "fcntl", "resource", "termios", "pty", "tty", "syslog", "crypt")
 MISSING = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import re
 import subprocess
 import sys
 import warnings
@@ -66,6 +68,28 @@ def test_every_command_and_option_has_a_help_text() -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.opts}"
+
+
+def test_every_command_keeps_its_help_options_for_itself() -> None:
+    for name, command in [*ALL.items(), *((name, found) for name, found in groups())]:
+        assert command.context_settings["help_option_names"] == ["-h", "--help"], name
+
+
+def groups() -> Iterator[tuple[str, click.Command]]:
+    """Yield the top and all groups below it."""
+    yield "ports", main.ports
+    context = click.Context(main.ports)
+    for name in main.COMMANDS:
+        found = main.ports.get_command(context, name)  # type: ignore[attr-defined]
+        if isinstance(found, click.Group):
+            yield name, found
+
+
+@pytest.mark.parametrize("kind", ["cluster", "notebook"])
+def test_every_kind_of_session_has_the_shared_commands(kind: str) -> None:
+    for name in ("start", "list", "show", "logs", "attach", "stop"):
+        assert f"{kind} {name}" in ALL
+    assert "[default: 50]" in ALL[f"{kind} logs"].get_help(click.Context(ALL[f"{kind} logs"]))
 
 
 def test_every_command_prints_json_on_request() -> None:
@@ -137,6 +161,34 @@ def test_the_older_command_and_every_command_take_a_short_help(capsys: pytest.Ca
     for command, words in ((tunnel.open_, ["-h"]), (main.ports, ["open", "-h"]), (main.ports, ["cluster", "-h"])):
         assert main.run(command, words, "jupyter_forwarding") == 0
         assert "Usage: jupyter_forwarding" in capsys.readouterr().out
+
+
+def in_a_terminal(code: str, **environ: str) -> bytes:
+    """Return what `code` prints where it has a terminal."""
+    ours, theirs = os.openpty()
+    with open(ours, "rb", buffering=0) as screen:
+        plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+        subprocess.run([sys.executable, "-c", code], stdout=theirs, env=plain | environ, check=True, timeout=30)
+        os.close(theirs)
+        return screen.read(100_000).replace(b"\r\n", b"\n")
+
+
+TABLE = """
+from ports.cli.output import write_table
+write_table([{"name": "main", "state": "running", "reason": "x" * 300}, {"name": "old", "state": "stopped"}], "cluster")
+"""
+
+
+def test_a_table_has_colours_in_a_terminal_only() -> None:
+    coloured = in_a_terminal(TABLE, TERM="xterm")
+    assert b"\033[32mrunning\033[0m" in coloured and b"\033[31mstopped\033[0m" in coloured
+    heading, first, _ = coloured.splitlines()
+    assert heading.startswith(b"\033[1mNAME") and b"x" * 300 in first  # lines are not folded
+    plain = re.sub(rb"\033\[\d+m", b"", coloured)
+    assert plain == in_a_terminal(TABLE, TERM="dumb")
+    assert plain == subprocess.run([sys.executable, "-c", TABLE], capture_output=True, check=True, timeout=30).stdout
+    without = in_a_terminal(TABLE, TERM="xterm", NO_COLOR="1")
+    assert b"\033[32m" not in without and without.startswith(b"\033[1mNAME")
 
 
 ROW = {"host": "server1", "kind": "notebook", "name": "lab", "state": "open", "local_url": "http://localhost:2/"}

@@ -1,0 +1,111 @@
+"""The commands that every kind of session has: ``list``, ``show``, ``logs``, ``attach`` and ``stop``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import click
+
+from ports.cli.commands import Group
+from ports.cli.options import Number
+from ports.cli.output import Output, Row, with_host, with_output
+
+NAME = click.argument("name", required=False)
+
+
+def add_session_commands(
+    group: Group,
+    noun: ModuleType,
+    *,
+    what: str,
+    list_help: str,
+    show_help: str,
+    stop_help: str,
+    details: Callable[[Any], Row] = lambda session: session.row(),
+) -> None:
+    """Give the group of a kind of session the commands that all kinds share.
+
+    Parameters
+    ----------
+    group : Group
+        Its name is that of the kind: ``cluster``.
+    noun : module
+        The face of the kind's package, with `list`, `get` and `logs`: `ports.clusters`.
+    what : str
+        One session of the kind, in the help of ``logs`` and ``attach``: ``a notebook server``.
+    list_help, show_help, stop_help : str
+        The help of these commands.
+    details : callable, optional
+        Returns what ``show`` shows of a session. Default: its row.
+    """
+    kind = str(group.name)
+    several = f"{what.partition(' ')[2]}s"
+    _add_list(group, noun, list_help, f"no {several}; `ports {kind} start` starts one")
+    _add_show(group, noun, show_help, details)
+    _add_logs(group, noun, f"Show what {what} printed.")
+    _add_attach(group, noun, f"Attach this terminal to the tmux session of {what}. Ctrl-b d detaches it.")
+    _add_stop(group, noun, stop_help)
+
+
+def _add_list(group: Group, noun: ModuleType, text: str, empty: str) -> None:
+    def show_list(out: Output, rows: Sequence[Row]) -> None:
+        out.table(rows, str(group.name), empty=empty)
+        out.warn_of(rows)
+
+    @group.command("list", help=text)
+    @with_output
+    @with_host(show_list)
+    def command(out: Output) -> None:
+        show_list(out, [one.row() for one in noun.list()])
+
+
+def _add_show(group: Group, noun: ModuleType, text: str, details: Callable[[Any], Row]) -> None:
+    @group.command("show", help=text)
+    @NAME
+    @with_output
+    @with_host(Output.details)
+    def command(out: Output, name: str | None) -> None:
+        out.details(details(noun.get(name)))
+
+
+def _add_logs(group: Group, noun: ModuleType, text: str) -> None:
+    def show_lines(out: Output, document: Any) -> None:
+        out.lines(document["lines"])
+
+    @group.command("logs", help=text)
+    @NAME
+    @click.option(
+        "-n", "--lines", type=Number(0), default=50, show_default=True, help="Number of last lines; 0 for all."
+    )
+    @with_output
+    @with_host(show_lines)
+    def command(out: Output, name: str | None, lines: int) -> None:
+        out.lines(noun.logs(name, lines))
+
+
+def _add_attach(group: Group, noun: ModuleType, text: str) -> None:
+    @group.command("attach", help=text)
+    @NAME
+    @click.option("-H", "--host", metavar="ALIAS", help="Attach on this host of ~/.ssh/config.")
+    def command(name: str | None, host: str | None) -> None:
+        if host is not None:
+            from ports import hosts
+
+            hosts.interactive(host, [str(group.name), "attach", *([name] if name else [])])
+        noun.get(name).attach()
+
+
+def _add_stop(group: Group, noun: ModuleType, text: str) -> None:
+    def show_stopped(out: Output, row: Row) -> None:
+        out.result(row, f"{row['kind']} {row['name']!r} is stopped; its log stays{out.there()}: {row['log']}")
+
+    @group.command("stop", help=text)
+    @NAME
+    @with_output
+    @with_host(show_stopped)
+    def command(out: Output, name: str | None) -> None:
+        found = noun.get(name)
+        found.stop()
+        show_stopped(out, {"kind": group.name, "name": found.name, "state": "stopped", "log": str(found.log)})
