@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from ports.clusters import credentials as credentials
     from ports.clusters._cluster import Cluster as Cluster
     from ports.clusters._fairness import GUARDS as GUARDS
+    from ports.clusters._find import get as get
+    from ports.clusters._find import list as list
+    from ports.clusters._find import logs as logs
+    from ports.clusters._find import prune as prune
     from ports.clusters._kept_results import Kept as Kept
     from ports.clusters._kept_results import list_kept as list_kept
     from ports.clusters._kept_results import remove_kept as remove_kept
@@ -18,10 +22,6 @@ if TYPE_CHECKING:
     from ports.clusters._show import show as show
     from ports.clusters._start import client as client
     from ports.clusters._start import cluster as cluster
-    from ports.clusters._start import get as get
-    from ports.clusters._start import list as list
-    from ports.clusters._start import logs as logs
-    from ports.clusters._start import prune as prune
     from ports.clusters._start import start as start
     from ports.clusters._text import cluster_state as cluster_state
 else:
@@ -30,6 +30,12 @@ else:
         {
             "_cluster": ("Cluster",),
             "_fairness": ("GUARDS",),
+            "_find": (
+                "get",
+                "list",
+                "logs",
+                "prune",
+            ),
             "_kept_results": (
                 "Kept",
                 "list_kept",
@@ -43,10 +49,6 @@ else:
             "_start": (
                 "client",
                 "cluster",
-                "get",
-                "list",
-                "logs",
-                "prune",
                 "start",
             ),
             "_text": ("cluster_state",),

@@ -56,8 +56,8 @@ def test_every_tcp_listener_wants_the_certificate_of_the_cluster(shared_home: Ho
     found = tcp_listeners(shared_home)
     assert len(found) == 3  # scheduler, nanny, worker; no HTTP server and no dashboard
     assert set(found.values()) == {"127.0.0.1"}
-    mine = ssl.create_default_context(cafile=str(private._found.files.credentials))
-    mine.load_cert_chain(private._found.files.credentials)
+    mine = ssl.create_default_context(cafile=str(private._now.found.files.credentials))
+    mine.load_cert_chain(private._now.found.files.credentials)
     mine.check_hostname = False
     stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE
@@ -137,8 +137,8 @@ def test_nothing_secret_is_in_arguments_or_in_tmux(shared_home: Home, private: C
 
 
 def test_the_file_that_hands_over_the_environment_is_gone(private: Cluster) -> None:
-    assert not private._found.files.launch.exists()
-    texts = [path.read_text() for path in private._found.files.directory.iterdir()]
+    assert not private._now.found.files.launch.exists()
+    texts = [path.read_text() for path in private._now.found.files.directory.iterdir()]
     assert texts and not any(f"{SECRET}\n" in text or f'{SECRET}"' in text for text in texts)
 
 

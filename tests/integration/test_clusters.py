@@ -215,7 +215,7 @@ def test_eight_notebooks_that_ask_at_once_end_on_one_cluster(home: Home) -> None
     answers = {cell.communicate(timeout=100)[0] for cell in cells}
     assert [cell.returncode for cell in cells] == [0] * 8
     assert len(answers) == 1
-    owners = [one for one in home.processes() if "own.main(" in " ".join(one.cmdline())]
+    owners = [one for one in home.processes() if "owner.main(" in " ".join(one.cmdline())]
     assert len(owners) == 1
 
 
@@ -267,7 +267,7 @@ def test_a_changed_module_is_warned_of_and_restart_brings_it(home: Home, monkeyp
     with started.get_client() as client:
         assert client.submit(version, pure=False).result() == "old"
     module.write_text("VERSION = 'brand new'\n")
-    with pytest.warns(UserWarning, match=rf"older versions of {module}; `ports cluster restart main`"):
+    with pytest.warns(UserWarning, match=rf"older versions of {module}; run `ports cluster restart main` to reload"):
         ports.client(reuse="any").close()
     clusters.get("main").restart()
     with warnings.catch_warnings():

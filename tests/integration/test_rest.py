@@ -108,7 +108,7 @@ def test_results_that_cannot_be_kept_put_the_end_off_until_they_can(home: Home) 
         held = client.submit(sum, [20, 22])
         assert held.result() == 42
         shutil.rmtree(home.disk)  # as a cleaner of /var/tmp may
-        blocked = cluster._found.files.directory.parents[1] / "held"
+        blocked = cluster._now.found.files.directory.parents[1] / "held"
         blocked.touch()
         log_has(cluster, "results cannot be kept")
         assert clusters.get("main").state == "running"

@@ -286,8 +286,8 @@ def test_the_record_of_another_machine_is_unknown_and_stays(home: Home) -> None:
     with pytest.raises(errors.NotFoundError, match="another machine"):
         ports.cluster()
     assert clusters.prune() == []
-    assert found._found.files.record.exists()
-    shutil.rmtree(found._found.files.directory)
+    assert found._now.found.files.record.exists()
+    shutil.rmtree(found._now.found.files.directory)
 
 
 def test_what_ran_before_a_reboot_is_stopped(home: Home) -> None:
@@ -331,7 +331,7 @@ def test_an_interrupted_claim_is_stopped_once_the_claimer_is_gone(home: Home) ->
 )
 def test_a_record_that_cannot_be_read_is_named_and_kept(home: Home, text: str, error: type, message: str) -> None:
     found = plant(home, lambda record: None)
-    path = found._found.files.record
+    path = found._now.found.files.record
     path.write_text(text)
     for words in (["show"], ["stop"], ["restart"], ["attach"], ["start"]):
         done = home.ports("cluster", words[0], "main")
@@ -351,7 +351,7 @@ def test_a_record_that_cannot_be_read_is_named_and_kept(home: Home, text: str, e
 )
 def test_the_other_files_of_a_session_may_be_broken_too(home: Home, file: str, text: str) -> None:
     found = plant(home, of_another_machine)
-    path = getattr(found._found.files, file)
+    path = getattr(found._now.found.files, file)
     path.write_text(text)
     done = home.ports("cluster", "list", "--json")
     assert done.returncode == 0, done.stderr

@@ -62,7 +62,7 @@ def test_it_is_what_a_cluster_has_where_nothing_is_said(shared_home: Home, main:
     shown = shared_home.json("cluster", "show", "main")
     assert (shown["security"], shown["state"]) == ("sockets", "running")
     assert shown["address"] == main.scheduler_address == f"unix://{main.record.sockets}/scheduler"
-    assert not main._found.files.credentials.exists()  # nothing to steal
+    assert not main._now.found.files.credentials.exists()  # nothing to steal
 
 
 def test_a_plain_client_needs_nothing_but_the_address(shared_home: Home, main: Cluster) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports.clusters import _options, _start
+from ports.clusters import _find, _options
 from ports.clusters._options import ClusterRecord
 from ports.errors import UsageError
 from ports.state import settings as config
@@ -173,5 +173,5 @@ def test_a_mistyped_option_is_named_with_the_right_one() -> None:
 def test_two_names_of_one_interpreter_are_one(tmp_path: Path) -> None:
     for name in ("python", "python3"):
         (tmp_path / name).symlink_to(sys.executable)
-    assert _start._is_same_interpreter(str(tmp_path / "python"), str(tmp_path / "python3"))
-    assert not _start._is_same_interpreter(str(tmp_path / "python"), sys.executable)
+    assert _find.is_same_interpreter(str(tmp_path / "python"), str(tmp_path / "python3"))
+    assert not _find.is_same_interpreter(str(tmp_path / "python"), sys.executable)

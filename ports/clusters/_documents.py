@@ -1,0 +1,73 @@
+"""The documents about a cluster that cross a process: what its owner answers, and the row of ``--json``."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class GuardShown(TypedDict):
+    """The memory guard while it acts: `level`, `since` when (epoch), why, and how many workers it restarted."""
+
+    level: str
+    since: float
+    reason: str
+    restarts: int
+
+
+class Summary(TypedDict, total=False):
+    """What the owner of a running cluster answers on its dashboard's socket, at ``/ports.json``.
+
+    Sizes are bytes, times seconds since 1970. `asleep` workers come back at the first task; `ends_at` is known once
+    the end is near. An owner that is just starting leaves out what comes after `n_clients`.
+    """
+
+    n_workers: int
+    n_threads: int
+    memory_bytes: int
+    memory_limit_bytes: int
+    n_tasks: int
+    n_clients: int
+    guard: GuardShown | None
+    gpu_ids: list[str]
+    asleep: int | None
+    last_task: float
+    ends_at: float | None
+
+
+class _Always(TypedDict):
+    host: str
+    kind: str
+    name: str
+    state: str
+    reason: str | None
+    url: str | None
+    link: str
+    command: str
+    log: str
+    n_workers: int | None
+    n_threads: int | None
+    memory_bytes: int | None
+    memory_limit_bytes: int | None
+    n_tasks: int | None
+    n_clients: int | None
+    guard: GuardShown | None
+    asleep: int | None
+    ends_at: float | None
+    note: str | None
+
+
+class ClusterRow(_Always, total=False):
+    """A cluster in ``--json``; docs/json.md says what each key means. What follows is missing without its record."""
+
+    pid: int | None
+    address: str | None
+    security: str
+    interface: str | None
+    tcp_link: str | None
+    started_at: float
+    directory: str
+    interpreter: str
+    scratch: str
+    explained: str | None
+    tmux: str | None
+    versions: dict[str, str] | None

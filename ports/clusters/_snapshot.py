@@ -1,0 +1,88 @@
+"""What disk, process table and scheduler say of one cluster at one moment."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import cast
+
+from ports import sessions
+from ports.clusters import _dask
+from ports.clusters._documents import Summary
+from ports.clusters._options import ClusterRecord, ClusterRunning
+from ports.errors import ForeignListenerError, NotFoundError
+from ports.sessions import Found
+
+KIND = "cluster"
+
+
+class Snapshot:
+    """A cluster as it was found; `refresh` looks again."""
+
+    def __init__(self, found: Found[ClusterRecord]) -> None:
+        self.found = found
+        self._other_owner: str | None = None
+
+    def refresh(self) -> None:
+        """Look again."""
+        now = sessions.find(KIND, self.name, ClusterRecord)
+        removed = Found(self.name, self.found.files, "stopped", self.found.record, reason="it was stopped and removed")
+        self.found = now or removed
+        self.__dict__.pop("summary", None)
+
+    @property
+    def name(self) -> str:
+        """The cluster's name."""
+        return self.found.name
+
+    @property
+    def record(self) -> ClusterRecord:
+        """What it was started with; raises RecordError where that cannot be read."""
+        if self.found.record is None:
+            raise self.found.error or NotFoundError(KIND, self.name, "`ports cluster list` shows what there is")
+        return self.found.record
+
+    @property
+    def running(self) -> ClusterRunning:
+        """What its owner announced; raises NotFoundError where it does not run, RecordError where unreadable."""
+        if self.found.error is not None:
+            raise self.found.error
+        if self.found.running is None:
+            reason = f"it is {self.found.state}" + (f" ({self.found.reason})" if self.found.reason else "")
+            is_starting = self.found.state == "starting"
+            reason += "; wait for it" if is_starting else f"; `ports cluster start {self.name}` starts it"
+            raise NotFoundError("running cluster", self.name, reason)
+        assert isinstance(self.found.running, ClusterRunning)
+        return self.found.running
+
+    @property
+    def state(self) -> str:
+        """``running``, ``starting``, ``stopped`` or ``unknown``."""
+        return "unknown" if self._is_silent else self.found.state
+
+    @property
+    def reason(self) -> str | None:
+        """Why it does not run, or why its state is unknown."""
+        if self._is_silent:
+            return f"its process is alive, but {self._other_owner or 'does not answer'}; log: {self.log}"
+        return self.found.reason
+
+    @property
+    def _is_silent(self) -> bool:
+        return self.found.state == "running" and self.summary is None
+
+    @property
+    def log(self) -> Path:
+        """Path of its log."""
+        return self.found.files.log
+
+    @functools.cached_property
+    def summary(self) -> Summary | None:
+        """What its scheduler answers; None where it does not."""
+        if self.found.running is None or self.found.state != "running":
+            return None  # once it has ended, another user may have taken the socket's name
+        try:
+            return cast("Summary | None", _dask.summary(self.running.dashboard))
+        except ForeignListenerError as error:
+            self._other_owner = f"{error.listener} belongs to {error.owner}"
+            return None
