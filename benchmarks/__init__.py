@@ -1,1 +1,1 @@
-"""What `ports` costs beside its peers; run by scripts/bench, figures in docs/benchmarks.md."""
+"""The cost of `ports` compared with its peers. scripts/bench runs it; docs/benchmarks.md has the figures."""

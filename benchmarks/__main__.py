@@ -24,7 +24,7 @@ PACKAGES = ("dask", "distributed", "tornado", "jupyterlab", "click", "libtmux")
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on; nothing that names the machine."""
+    """Return the properties of the machine that the figures depend on, and nothing that names it."""
     ssh = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=False).stderr.split(",")[0].strip()
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     versions = {package: metadata.version(package) for package in PACKAGES}
@@ -33,7 +33,7 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run, print a line for each row, and exit with 1 where an aim was missed."""
+    """Run, print a line for each row, and exit with 1 if an aim was missed."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure ports against named peers.")
     parser.add_argument("names", metavar="NAME", nargs="*", help=", ".join(BENCHMARKS))
     parser.add_argument("--runs", type=int, default=RUNS, help=f"rounds of each pair; default {RUNS}")
@@ -46,7 +46,7 @@ def main() -> None:
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown or arguments.runs < 1:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}" if unknown else "--runs")
-    compileall.compile_dir(PACKAGE, quiet=1)  # as an installer does; a checkout may be newer than its byte code
+    compileall.compile_dir(PACKAGE, quiet=1)  # as an installer does; a checkout can have stale byte code
     results: list[Result] = []
     load = os.getloadavg()[0]
     print(f"{time.strftime('%Y-%m-%d %H:%M')}, load {load:.1f} on {os.cpu_count()} cores", file=sys.stderr)

@@ -1,6 +1,6 @@
 """The half of the benchmarks that runs on the laptop, as its user: ``python -m benchmarks.at_home NAME JSON``.
 
-What it measures it prints as one JSON document: a list of [ours, theirs] for each row.
+It prints its measurements as one JSON document: a list of [ours, theirs] for each row.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Parameters = dict[str, Any]
 
 @contextlib.contextmanager
 def ports_open(targets: list[str], *options: str) -> Iterator[Iterator[str]]:
-    """Run ``ports open`` and give its links as they come up."""
+    """Run ``ports open`` and yield its links as they come up."""
     command = [*PORTS, "open", *targets, "--no-browser", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -47,7 +47,7 @@ def ports_open(targets: list[str], *options: str) -> Iterator[Iterator[str]]:
 
 @contextlib.contextmanager
 def ssh_forward(parameters: Parameters) -> Iterator[int]:
-    """Run the plain ``ssh -N -L`` of most people, and give its local port."""
+    """Run a plain ``ssh -N -L``, as most people do, and yield its local port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     command = [*parameters["ssh"], "-N", "-L", f"127.0.0.1:{port}:127.0.0.1:{parameters['port']}", "server1"]
@@ -62,7 +62,7 @@ def ssh_forward(parameters: Parameters) -> Iterator[int]:
 
 @contextlib.contextmanager
 def both(parameters: Parameters) -> Iterator[tuple[str, str]]:
-    """Have both tunnels to the same service, and give their links; that of `ports` has the token."""
+    """Open both tunnels to the same service and yield their links; the one of `ports` has the token."""
     target, options = f"server1:{parameters['target']}", parameters.get("options", ())
     with ssh_forward(parameters) as port, ports_open([target], *options) as links:
         link = next(links)
@@ -70,7 +70,7 @@ def both(parameters: Parameters) -> Iterator[tuple[str, str]]:
 
 
 def open_two(parameters: Parameters) -> list[Samples]:
-    """From nothing connected to two notebooks that answer; the peer is one login through the jump host."""
+    """Time from no connection to two notebooks that answer; the peer is one login through the jump host."""
 
     def ours() -> float:
         disconnect()
@@ -96,7 +96,7 @@ def list_host(parameters: Parameters) -> list[Samples]:
 
     try:
         master = openssh.connect("server2")
-        time.sleep(2.5)  # nobody's configuration was written in this moment; such a one is not remembered
+        time.sleep(2.5)  # `ports` does not remember a configuration that was written this moment; a user's is older
         over_it = [*parameters["ssh"], "-S", str(master.control), "server2", "python3", "-c", "pass"]
         listing = [*PORTS, "list", "server2", "--json"]
         return [interleave(lambda: seconds(listing), lambda: seconds(over_it), parameters["runs"])]
@@ -105,7 +105,7 @@ def list_host(parameters: Parameters) -> list[Samples]:
 
 
 def requests(parameters: Parameters) -> list[Samples]:
-    """Lock-step requests, and the round trip of one small request."""
+    """Time lock-step requests, and the round trip of one small request."""
     with both(parameters) as links:
         ours, theirs = (_port(link) for link in links)
         lock_step = interleave(lambda: _lock_step(ours), lambda: _lock_step(theirs), parameters["runs"])
@@ -115,7 +115,7 @@ def requests(parameters: Parameters) -> list[Samples]:
 
 
 def websocket(parameters: Parameters) -> list[Samples]:
-    """The round trip of one small message."""
+    """Time the round trip of one small message."""
     with both(parameters) as links:
         ours, theirs = (_port(link) for link in links)
         samples = interleave(lambda: _echo(ours), lambda: _echo(theirs), parameters["runs"])
@@ -124,7 +124,7 @@ def websocket(parameters: Parameters) -> list[Samples]:
 
 
 def download(parameters: Parameters) -> list[Samples]:
-    """256 MiB."""
+    """Time a download of 256 MiB."""
     with both(parameters) as links:
         ours, theirs = (_port(link) for link in links)
         samples = interleave(lambda: _fetch(ours), lambda: _fetch(theirs), parameters["runs"])
@@ -133,7 +133,7 @@ def download(parameters: Parameters) -> list[Samples]:
 
 
 def page(parameters: Parameters) -> list[Samples]:
-    """JupyterLab in a browser that has seen nothing, until its launcher shows."""
+    """Time JupyterLab in a browser with an empty profile, until its launcher shows."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright, both(parameters) as (ours, theirs):
@@ -165,7 +165,7 @@ def disconnect() -> None:
 
 
 def _answer(link: str, patience: float = 0.0) -> None:
-    """Fetch `link`, for `patience` seconds again and again."""
+    """Fetch `link`, and retry for `patience` seconds."""
     end = time.monotonic() + patience
     while True:
         try:
@@ -185,9 +185,9 @@ def _port(link: str) -> int:
 
 
 def _lock_step(port: int) -> float:
-    """Return the mean seconds in which several connections write a request each, then all read; a few rounds.
+    """Return the mean seconds of a few rounds in which several connections write a request each, then all read.
 
-    A plain tunnel stalls for 40 ms in some rounds and in others not at all, so a few repeats make one measurement.
+    A plain tunnel stalls for 40 ms in some rounds and not in others, so one measurement is the mean of a few rounds.
     """
     return sum(_rounds(port) for _ in range(REPEATS)) / REPEATS
 
@@ -217,7 +217,7 @@ def _round_trip(port: int) -> float:
 
 
 def _echo(port: int) -> float:
-    """Return the median seconds until a message of a websocket is back."""
+    """Return the median seconds until the echo of a websocket message is back."""
     message = bytes((0x81, 0x80 | 32, 1, 2, 3, 4)) + bytes(32)  # text, masked
     with _connect(port) as connection:
         connection.sendall(UPGRADE)
@@ -255,7 +255,7 @@ def _connect(port: int) -> socket.socket:
 
 
 def _length(connection: socket.socket) -> int:
-    """Read the head of an answer, byte by byte lest the body be touched, and return the length of the body."""
+    """Read the head of an answer, byte by byte so that the body stays unread, and return the length of the body."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         got = connection.recv(1)

@@ -1,4 +1,4 @@
-"""Clusters: connecting to one, starting its workers, and the memory they take."""
+"""Clusters: the time to connect to one and to start its workers, and the memory of the workers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from distributed import Client, LocalCluster
 cluster = LocalCluster(n_workers={{n}}, threads_per_worker=1)
 client = Client(cluster); client.wait_for_workers({{n}}); {WAIT}
 """
-SETTLE_SECONDS = 2.0  # until workers that have just started have done what a start leaves over
+SETTLE_SECONDS = 2.0  # until new workers have finished the rest of their start
 
 
 def client(runs: int) -> Iterator[Result]:
@@ -52,12 +52,12 @@ def client(runs: int) -> Iterator[Result]:
 
 
 def few_workers(runs: int) -> Iterator[Result]:
-    """Time to 2 workers."""
+    """Time the start of 2 workers."""
     yield _workers(2, runs)[0]
 
 
 def many_workers(runs: int) -> Iterator[Result]:
-    """Time to 32 workers, and their memory."""
+    """Time the start of 32 workers, and measure their memory."""
     yield from _workers(32, runs)
 
 
@@ -69,7 +69,7 @@ def _workers(n: int, runs: int) -> list[Result]:
             with until_ready([sys.executable, "-c", OUR_WORKERS.format(n=n)], env=env) as (took, pid):
                 shown = json.loads(subprocess.check_output([*PORTS, "cluster", "show", "--json"], env=env))
                 owner = psutil.Process(shown["pid"])
-                tmux = owner.parents()[1]  # the launcher's parent; its server is this home's own
+                tmux = owner.parents()[1]  # the launcher's parent is the tmux server of this home alone
                 memory["ours"].append(_memory_when_idle([psutil.Process(pid), tmux]))
             seconds([*PORTS, "cluster", "stop"], env=env)
             return took
@@ -90,14 +90,14 @@ def _workers(n: int, runs: int) -> list[Result]:
 
 
 def _memory_when_idle(tops: list[psutil.Process]) -> int:
-    """Return the bytes (PSS) of `tops` and all below them: client, owner, launcher, tmux, workers, fork server."""
+    """Return the bytes (PSS) of `tops` and their descendants: client, owner, launcher, tmux, workers, fork server."""
     time.sleep(SETTLE_SECONDS)
     everybody = {process.pid for top in tops for process in [top, *top.children(recursive=True)]}
     return sum(pss(pid) for pid in everybody)
 
 
 def pss(pid: int) -> int:
-    """Return the proportional set size of a process in bytes; 0 where it has just ended."""
+    """Return the proportional set size of a process in bytes; 0 if it has just ended."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:

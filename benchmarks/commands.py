@@ -1,4 +1,4 @@
-"""Commands and scripts as benchmarks start them: from the start of the process to its end, or to a line it prints."""
+"""Commands and scripts that benchmarks time: from the start of the process to its end, or to a line that it prints."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from ports.probe import sha256
 
 READY = "ready"
-#: The command, as it stands on the PATH of whoever installed it.
+#: The command that an installation puts on the PATH.
 PORTS = [str(Path(sys.prefix, "bin/ports"))]
 PACKAGE = Path(__file__).resolve().parents[1] / "ports"
 
 
 def seconds(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> float:
-    """Return how long `argv` runs; its output is not looked at, its failure is an error."""
+    """Return how many seconds `argv` runs. Its output is ignored; its failure is an error."""
     start = time.perf_counter()
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=120, check=False)
     took = time.perf_counter() - start
@@ -32,7 +32,7 @@ def seconds(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> flo
 
 @contextmanager
 def until_ready(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Iterator[tuple[float, int]]:
-    """Start `argv`; give the seconds until it printed ``ready``, and its pid; it goes on when its stdin is closed."""
+    """Start `argv`; yield the seconds until it prints ``ready``, and its pid. Closing its stdin lets it continue."""
     start = time.perf_counter()
     pipe = subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env=env) as process:
@@ -51,7 +51,7 @@ def until_ready(argv: Sequence[str], *, env: Mapping[str, str] | None = None) ->
 
 @contextmanager
 def home() -> Iterator[dict[str, str]]:
-    """Give an environment in which `ports` knows nothing yet, with scratch on a disk for both sides; then remove it."""
+    """Yield an environment without records of `ports`, with scratch on a disk for both sides. Then remove it."""
     top = Path(tempfile.mkdtemp(prefix="ports-bench-", dir="/var/tmp"))
     own = {"PORTS_HOME": top / "state", "DASK_TEMPORARY_DIRECTORY": top / "scratch", "DASK_CONFIG": top / "dask"}
     (top / "scratch").mkdir()

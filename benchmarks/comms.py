@@ -1,4 +1,4 @@
-"""What a cluster's connections cost: Unix sockets beside TCP, which is open to all users, and beside TLS."""
+"""The cost of a cluster's connections: Unix sockets compared with TCP, which is open to all users, and with TLS."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if __name__ == "__main__":
 
 @contextlib.contextmanager
 def _three() -> Iterator[dict[str, tuple[str, Security | None]]]:
-    """Start a cluster of each kind; give address and credentials of each."""
+    """Start a cluster of each kind, and yield the address and credentials of each."""
     with home() as env, contextlib.ExitStack() as stack:
         top = Path(tempfile.mkdtemp(prefix="ports-", dir="/tmp"))
         stack.callback(shutil.rmtree, top, ignore_errors=True)
@@ -74,7 +74,7 @@ def _connect(address: str, security: Security | None) -> Client:
 
 
 def _between(client: Client) -> float:
-    """Return the seconds until one worker has what another one made, and a task has seen it."""
+    """Return the seconds until one worker has the array of another one, and a task has read it."""
     one, other = client.scheduler_info()["workers"]
     made = client.submit(np.ones, LARGE // 8, workers=[one], pure=False)
     with client.as_current():
@@ -112,7 +112,7 @@ def _rows(name: str, unit: str, aims: tuple[float, float], found: dict[str, tupl
 
 
 def comms(runs: int) -> Iterator[Result]:
-    """100 MB between workers, 100 MB gathered, 5,000 tiny tasks, and connecting."""
+    """Time 100 MB between workers, 100 MB gathered, 5,000 tiny tasks, and connecting."""
     rows: tuple[tuple[str, Callable[[Client], float], str, tuple[float, float]], ...] = (
         ("between", _between, "ms", (1.2, 0.6)),
         ("gather", _gathered, "ms", (1.2, 0.6)),

@@ -9,7 +9,7 @@ import sys
 
 
 def main(n: int) -> None:
-    """Start them, say so, and end them with standard input."""
+    """Start the processes, print a line, and end them when standard input ends."""
     group = os.getpid()
     os.setpgid(0, 0)
     for _ in range(n):

@@ -1,4 +1,4 @@
-"""Clusters among others: what an idle one takes, and what becomes of it beside a memory hog of another account."""
+"""Clusters on a shared machine: the cost of an idle one, and its fate beside a memory hog of another account."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.lab import hog as lab
 
 N_WORKERS = 32
 IDLE_SECONDS = 60.0
-SETTLE_SECONDS = 5.0  # until what a start leaves over is done
-MOST_RUNS = 3  # of the idle cluster: each takes more than two minutes
+SETTLE_SECONDS = 5.0  # until the rest of the start is done
+MOST_RUNS = 3  # runs of the idle cluster; each takes more than two minutes
 HOG_RUNS = 20
 THEIRS = f"""
 import sys
@@ -32,7 +32,7 @@ if __name__ == "__main__":
 
 
 def idle(runs: int) -> Iterator[Result]:
-    """CPU seconds of an idle cluster in a minute, and its memory scaled to zero; no client on either side."""
+    """Measure the CPU seconds of an idle cluster in a minute, and its memory scaled to zero, without clients."""
     ours: list[tuple[float, int]] = []
     theirs: list[tuple[float, int]] = []
     for _ in range(min(runs, MOST_RUNS)):
@@ -71,7 +71,7 @@ print(json.dumps(took))
 
 
 def wake(runs: int) -> Iterator[Result]:
-    """From the submission of a task to its result, the workers having been scaled to zero."""
+    """Time from the submission of a task to its result, after the workers were scaled to zero."""
     with home() as env, _ours(env, "--idle", "0.0005"):
         argv = [sys.executable, "-c", WAKE, str(runs + 1), str(N_WORKERS)]
         took = json.loads(subprocess.check_output(argv, env=env).splitlines()[-1])
@@ -81,7 +81,7 @@ def wake(runs: int) -> Iterator[Result]:
 
 @contextmanager
 def _ours(env: dict[str, str], *options: str) -> Iterator[psutil.Process]:
-    """Start a cluster; give its tmux server, below which all of it runs."""
+    """Start a cluster and yield its tmux server, the ancestor of all its processes."""
     start = ["cluster", "start", "main", "--n-workers", str(N_WORKERS), "--threads-per-worker", "1"]
     seconds([*PORTS, *start, "--memory-limit", "400MB", "--force", *options], env=env)
     try:
@@ -124,8 +124,9 @@ def _memory(top: psutil.Process) -> int:
 
 
 def hog(runs: int) -> Iterator[Result]:
-    """Processes killed for want of memory, beside another account's that takes 60 % of the cluster's: ours with
-    ``guard="restart"`` in twenty runs, then the control, once."""
+    """Count processes that the kernel kills when another account's process takes 60 % of the cluster's memory.
+
+    Ours has ``guard="restart"`` and runs twenty times; the control runs once."""
     if (reason := lab.why_not()) is not None:
         print(f"hog: left out, {reason}", file=sys.stderr)
         return

@@ -31,7 +31,7 @@ print(json.dumps({"took": took, "listeners": len(found["listeners"])}))
 
 @contextlib.contextmanager
 def hosts() -> Iterator[Site]:
-    """Have a site of one's own."""
+    """Yield a site for this benchmark alone."""
     site, reason = open_site()
     if reason is not None:
         print(f"sshds on loopback, because {reason}", file=sys.stderr)
@@ -41,7 +41,7 @@ def hosts() -> Iterator[Site]:
 
 
 def listing(runs: int) -> Iterator[Result]:
-    """``ports list --json`` among 1,500 listeners in as many processes: a tenth of them this user's, then all."""
+    """Time ``ports list --json`` among 1,500 listeners in as many processes: a tenth of them this user's, then all."""
     with hosts() as site:
         if len(site.users) > 1:
             with crowd(site, site.users[0], CROWD // 10), crowd(site, site.users[1], CROWD - CROWD // 10):
@@ -64,7 +64,7 @@ def _list(site: Site, suffix: str, runs: int, *, mine: int) -> Iterator[Result]:
 
 @contextlib.contextmanager
 def crowd(site: Site, user: str, n: int) -> Iterator[None]:
-    """Have `n` processes of `user` on server1, each with a listener that says nothing."""
+    """Run `n` processes of `user` on server1, each with a listener that says nothing."""
     argv = _module(site, "benchmarks/crowd.py", str(n))
     with site.popen("server1", argv, user=user, stdin=subprocess.PIPE) as running:
         assert running.stdin is not None and running.stdout is not None
@@ -77,14 +77,14 @@ def crowd(site: Site, user: str, n: int) -> Iterator[None]:
 
 
 def help_(runs: int) -> Iterator[Result]:
-    """``ports --help``, the start of every command."""
+    """Time ``ports --help``, the start of every command."""
     ours, theirs = [*PORTS, "--help"], [sys.executable, "-c", "import click"]
     samples = interleave(lambda: seconds(ours), lambda: seconds(theirs), max(runs, 15))
     yield Result("help", "ports --help", "import click", "ms", Aim("ratio", 1.5), samples)
 
 
 def list_host(runs: int) -> Iterator[Result]:
-    """``ports list HOST`` over a connection that stands, where `ports` is not installed."""
+    """Time ``ports list HOST`` over an established connection, where `ports` is not installed."""
     with hosts() as site:
         (samples,) = at_home(site, "list-host", runs=max(runs, 15))
     peer = "ssh -S SAME server2 python3 -c pass"
@@ -92,14 +92,14 @@ def list_host(runs: int) -> Iterator[Result]:
 
 
 def open_two(runs: int) -> Iterator[Result]:
-    """``ports open`` of two hosts."""
+    """Time ``ports open`` of two hosts."""
     with hosts() as site, notebooks(site, "server1", "server2"):
         (samples,) = at_home(site, "open", runs=runs)
     yield Result("open", "ports open server1 server2", "ssh server1 true", "s", Aim("ratio", 3), samples)
 
 
 def requests(runs: int) -> Iterator[Result]:
-    """Small requests."""
+    """Time small requests."""
     with hosts() as site, service(site) as port:
         lock_step, trip = at_home(site, "requests", port=port, target=port, runs=runs)
     ours, theirs = "ports open server1:PORT", "ssh -N -L"
@@ -108,21 +108,21 @@ def requests(runs: int) -> Iterator[Result]:
 
 
 def websocket(runs: int) -> Iterator[Result]:
-    """A message and its echo."""
+    """Time a message and its echo."""
     with hosts() as site, service(site) as port:
         (samples,) = at_home(site, "websocket", port=port, target=port, runs=runs)
     yield Result("websocket", "ports open server1:PORT", "ssh -N -L", "ms", Aim("difference", 0.00015), samples)
 
 
 def download(runs: int) -> Iterator[Result]:
-    """256 MiB."""
+    """Time a download of 256 MiB."""
     with hosts() as site, service(site) as port:
         (samples,) = at_home(site, "download", port=port, target=port, runs=runs)
     yield Result("download", "ports open server1:PORT", "ssh -N -L", "s", Aim("speed", 0.95), samples)
 
 
 def paramiko(runs: int) -> Iterator[Result]:
-    """The same by paramiko in the process of ``ports open``."""
+    """Time the same with paramiko in the process of ``ports open``."""
     ours, theirs = "ports open --transport paramiko", "ssh -N -L"
     with hosts() as site, service(site) as port:
         common = {"port": port, "target": port, "runs": runs, "options": ["--transport", "paramiko"]}
@@ -134,7 +134,7 @@ def paramiko(runs: int) -> Iterator[Result]:
 
 
 def page(runs: int) -> Iterator[Result]:
-    """JupyterLab's first page."""
+    """Time JupyterLab's first page."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         raise RuntimeError("there is no chromium; `apt install chromium`")
@@ -145,15 +145,15 @@ def page(runs: int) -> Iterator[Result]:
 
 @contextlib.contextmanager
 def service(site: Site) -> Iterator[int]:
-    """Run the web server of service.py on server1, and give its port."""
+    """Run the web server of service.py on server1, and yield its port."""
     with services(site, "server1", 1) as ports:
         yield ports[0]
 
 
 @contextlib.contextmanager
 def services(site: Site, host: str, n: int) -> Iterator[list[int]]:
-    """Run the web server of service.py on `host`, and give its `n` ports."""
-    text = (CHECKOUT / "benchmarks/service.py").read_text()  # server2 has not even this checkout
+    """Run the web server of service.py on `host`, and yield its `n` ports."""
+    text = (CHECKOUT / "benchmarks/service.py").read_text()  # server2 does not even have this checkout
     with site.popen(host, ["python3", "-c", text, str(n)]) as running:
         try:
             assert running.stdout is not None
@@ -164,7 +164,7 @@ def services(site: Site, host: str, n: int) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def notebooks(site: Site, *names: str) -> Iterator[list[int]]:
-    """Run JupyterLab by hand on each host, and give the ports."""
+    """Run JupyterLab by hand on each host, and yield the ports."""
     command = [site.notebook_python, "-m", "jupyterlab", "--no-browser", "--port=0", "--ServerApp.log_level=ERROR"]
     with contextlib.ExitStack() as stack:
         for name in names:
@@ -201,7 +201,7 @@ def _module(site: Site, path: str, *words: str) -> list[str]:
 
 
 def _on(site: Site, host: str, argv: list[str]) -> float:
-    """Return how long `argv` runs on `host`; both peers pay for the way there."""
+    """Return how many seconds `argv` runs on `host`; both peers pay for reaching it."""
     start = time.perf_counter()
     site.run(host, argv, check=True)
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Links at home: many at once, what holds them, and how soon they answer again after the jump host was cut off."""
+"""Links at home: many at once, the cost of holding them, and the time to recover after the jump host was cut off."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def heal(runs: int) -> Iterator[Result]:
-    """30 seconds without the jump host, both tunnels at the same time."""
+    """Time the recovery after 30 seconds without the jump host, both tunnels at the same time."""
     if shutil.which("autossh") is None:
         raise RuntimeError("there is no autossh; `apt install autossh`")
     samples: list[list[float]] = []
@@ -36,7 +36,7 @@ def heal(runs: int) -> Iterator[Result]:
         with _laptop(site, "heal", parameters) as prober:
             _ask(prober, "up")
             for number in range(runs):
-                time.sleep(2 + KEEPALIVE * number / runs)  # each cut at another place between the peer's keepalives
+                time.sleep(2 + KEEPALIVE * number / runs)  # each cut at another time between the peer's keepalives
                 site.host("login").cut()
                 time.sleep(CUT / 2)
                 answered = _ask(prober, "down")
@@ -52,7 +52,7 @@ def heal(runs: int) -> Iterator[Result]:
 
 
 def many(runs: int) -> Iterator[Result]:
-    """20 tunnels to two hosts."""
+    """Time 20 tunnels to two hosts."""
     with hosts() as site, _many_services(site) as targets:
         (samples,) = at_home(site, "many", module="links_at_home", targets=targets, runs=runs)
     what = f"ports open, {MANY} targets on 2 hosts", f"{MANY} x ssh -f -N -L at once"
@@ -60,7 +60,7 @@ def many(runs: int) -> Iterator[Result]:
 
 
 def keeper(runs: int) -> Iterator[Result]:
-    """What holding 20 tunnels takes; the CPU of a minute is measured once for each."""
+    """Measure the cost of holding 20 tunnels; the CPU of a minute is measured once for each."""
     memory: dict[str, list[float]] = {"ours": [], "theirs": []}
     cpu: dict[str, float] = {}
     with hosts() as site, _many_services(site) as targets:
@@ -90,7 +90,7 @@ def _many_services(site: Site) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _ours(site: Site, targets: list[str]) -> Iterator[list[int]]:
-    """Have a keeper with links, and give their local ports."""
+    """Run a keeper with links, and yield their local ports."""
     command = [*PORTS, "open", *targets, "--background", "--no-browser", "--json"]
     done = site.run("laptop", command, timeout=120, check=True)
     rows = json.loads(done.stdout)
@@ -106,7 +106,7 @@ def _autossh(site: Site, port: int) -> Iterator[None]:
     words = [word for option in options for word in ("-o", option)]
     forward = f"127.0.0.1:{PEER_PORT}:127.0.0.1:{port}"
     command = ["autossh", "-M", "0", "-N", *site.ssh[1:], *words, "-L", forward, "server1"]
-    # without it, autossh gives up where its first ssh ends within 30 s
+    # without it, autossh gives up if its first ssh ends within 30 s
     patient = {"AUTOSSH_GATETIME": "0"}
     nowhere = subprocess.DEVNULL
     with site.popen("laptop", command, env=patient, stdout=nowhere, stderr=nowhere) as running:
@@ -118,7 +118,7 @@ def _autossh(site: Site, port: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _laptop(site: Site, name: str, parameters: dict[str, Any]) -> Iterator[Running]:
-    """Run a benchmark of links_at_home.py that goes on until its standard input ends."""
+    """Run a benchmark of links_at_home.py until its standard input ends."""
     argv = [site.python, "-m", "benchmarks.links_at_home", name, json.dumps(parameters)]
     environment = {"PYTHONPATH": str(CHECKOUT)}
     with site.popen("laptop", argv, stdin=subprocess.PIPE, stderr=None, env=environment) as running:
@@ -139,7 +139,7 @@ def _ask(prober: Running, what: str) -> list[float]:
 
 
 def _memory(site: Site, whose: str) -> float:
-    """Return the bytes (PSS) of the keeper and of all ssh on the laptop, and tell how they are shared out."""
+    """Return the bytes (PSS) of the keeper and of all ssh on the laptop, and print the share of each."""
     time.sleep(2)
     holding = _of(site, "laptop", "ports.tunnels", "ssh")
     kept = {one.pid: _sizes(one.pid) for one in holding}
@@ -152,8 +152,8 @@ def _memory(site: Site, whose: str) -> float:
 
 
 def _idle_cpu(site: Site) -> dict[str, float]:
-    """Return the seconds of CPU that a minute of idle tunnels takes."""
-    time.sleep(30)  # what is asked once more after the start is over then
+    """Return the CPU seconds of a minute of idle tunnels."""
+    time.sleep(30)  # until the last requests of the start are over
     names = {"laptop": ("laptop",), "login": ("login",), "servers": ("server1", "server2")}
     watched = {
         name: [one for host in some for one in _of(site, host, "ports.tunnels", "ssh", "-I -S -c", "sshd:")]

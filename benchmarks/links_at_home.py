@@ -19,15 +19,15 @@ from typing import Any
 from benchmarks.at_home import REQUEST, Parameters, disconnect, ports_open
 from benchmarks.measure import Samples, interleave
 
-EVERY = 0.05  # seconds between two attempts to have an answer
+EVERY = 0.05  # seconds between two attempts to get an answer
 ATTEMPT = 5.0
 PATIENCE = 90.0
 
 
 def heal(parameters: Parameters) -> None:
-    """Answer lines of standard input by a line each, about both links, ours and theirs.
+    """Answer each line of standard input by a line about both links, ours and theirs.
 
-    ``up`` waits until both answer, ``down`` tells whether each answers now, ``mended`` returns after how many seconds
+    ``up`` waits until both answer. ``down`` reports whether each answers now. ``mended`` reports after how many seconds
     each answered.
     """
     for line in sys.stdin:
@@ -42,7 +42,7 @@ def heal(parameters: Parameters) -> None:
 
 
 def many(parameters: Parameters) -> list[Samples]:
-    """From the command to the last of many links that answers; the peers are started until each runs."""
+    """Time from the command until the last of many links answers; the peers are started until each runs."""
     targets: list[str] = parameters["targets"]
     failed: list[int] = []
 
@@ -70,7 +70,7 @@ def many(parameters: Parameters) -> list[Samples]:
 
 
 def hold(parameters: Parameters) -> None:
-    """Run the peers until standard input ends, after a line that says that they answer."""
+    """Run the peers, print a line when they answer, and end them when standard input ends."""
     with forwards(parameters["ssh"], parameters["targets"]) as (ports, _):
         for port in ports:
             first_answer(port, time.perf_counter())
@@ -80,7 +80,7 @@ def hold(parameters: Parameters) -> None:
 
 @contextlib.contextmanager
 def forwards(ssh: list[str], targets: list[str]) -> Iterator[tuple[list[int], int]]:
-    """Start ``ssh -f -N -L`` for each target, all at once, and those that failed again; give ports and failures."""
+    """Start ``ssh -f -N -L`` for all targets at once, and the failed ones again; return ports and failures."""
     ports = _free_ports(len(targets))
     failures = 0
     waiting = list(zip(ports, targets, strict=True))
@@ -104,9 +104,9 @@ def _forward(ssh: list[str], port: int, target: str) -> list[str]:
 
 
 def first_answer(port: int, start: float) -> float:
-    """Return the seconds from `start` until a connection to `port` has had an answer of the service.
+    """Return the seconds from `start` until a connection to `port` has an answer of the service.
 
-    Attempts overlap: one that hangs in a tunnel that is given up holds up nothing.
+    Attempts overlap, so one that hangs in a dead tunnel delays nothing.
     """
     answered = threading.Event()
     took: list[float] = []
@@ -125,7 +125,7 @@ def first_answer(port: int, start: float) -> float:
 
 
 def answers(port: int, timeout: float) -> bool:
-    """Tell whether the service answers through `port`; a page that stands in for it does not count."""
+    """Return whether the service answers through `port`; the page of a link that is down does not count."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout) as connection:
         connection.settimeout(timeout)
         connection.sendall(REQUEST)
@@ -144,7 +144,7 @@ def _free_ports(n: int) -> list[int]:
 
 
 def _processes(ports: list[int]) -> set[int]:
-    """Return the ssh processes that forward these; those of their jump host end with them."""
+    """Return the ssh processes that forward these ports; those of their jump host end with them."""
     words = {f"127.0.0.1:{port}:".encode() for port in ports}
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):

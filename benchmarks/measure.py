@@ -1,4 +1,4 @@
-"""Two things measured in turn, and the comparison of their medians with an aim."""
+"""Measure two things in turn, and compare their medians with an aim."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNITS = {"s": (1.0, "{:.2f} s"), "ms": (1e3, "{:.3g} ms"), "MB": (1e-6, "{:.0f} 
 
 @dataclass(frozen=True)
 class Samples:
-    """What an interleaved run gave: `ports` and its peer, in seconds or bytes."""
+    """The samples of an interleaved run: `ports` and its peer, in seconds or bytes."""
 
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
@@ -23,20 +23,20 @@ class Samples:
 
 @dataclass(frozen=True)
 class Aim:
-    """How `ports` shall compare: the ratio to the peer, its inverse (`speed`), the difference, or alone."""
+    """How `ports` is compared with its peer: the ratio, its inverse (`speed`), the difference, or alone."""
 
     kind: str
     limit: float
 
     def value(self, ours: float, theirs: float) -> float:
-        """Return what is compared with the limit."""
+        """Return the value that is compared with the limit."""
         if self.kind == "speed":
             return theirs / ours
-        values = {"ratio": ours / theirs, "difference": ours - theirs, "alone": ours}  # of which ours may be none
+        values = {"ratio": ours / theirs, "difference": ours - theirs, "alone": ours}  # ours can be 0
         return values[self.kind]
 
     def is_met(self, value: float) -> bool:
-        """Tell whether `value` is good enough."""
+        """Return whether `value` is good enough."""
         return value >= self.limit if self.kind == "speed" else value <= self.limit
 
     def show(self, value: float, unit: str) -> str:
@@ -60,12 +60,12 @@ class Result:
 
     @property
     def medians(self) -> tuple[float, float]:
-        """Medians of `ports` and of the peer; 0 where there is none."""
+        """Medians of `ports` and of the peer; 0 if there is none."""
         return statistics.median(self.samples.ours), statistics.median(self.samples.theirs or (0.0,))
 
     @property
     def value(self) -> float:
-        """Ratio, speed, difference or duration, as the aim compares it."""
+        """Ratio, speed, difference or duration, whichever the aim compares."""
         return self.aim.value(self.medians[0], self.medians[1] or 1.0)
 
     def line(self) -> str:

@@ -1,6 +1,6 @@
-"""A web server for tunnels to lead to: small answers at once, 256 MiB for ``GET /large``, and a websocket's echo.
+"""A web server as the target of tunnels: small answers at once, 256 MiB for ``GET /large``, and a websocket's echo.
 
-``service.py [N]`` listens on N ports of a server, one if nothing is said, and prints them.
+``service.py [N]`` listens on N ports of a server (default: 1), and prints them.
 """
 
 from __future__ import annotations

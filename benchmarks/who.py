@@ -13,12 +13,12 @@ from benchmarks.measure import Aim, Result, interleave
 
 USERS, PROCESSES = 30, 2000
 FIRST_UID = 43000
-LONGEST = 900  # seconds that they live, whatever becomes of the benchmark
+LONGEST = 900  # seconds that they live, even if the benchmark is killed
 PS = ["ps", "-eo", "user,rss,pcpu"]
 
 
 def who(runs: int) -> Iterator[Result]:
-    """Time to see who uses what, without the start of the interpreter."""
+    """Time ``ports who``, without the start of the interpreter."""
     crowd = [sys.executable, "-m", "benchmarks.who", str(PROCESSES), str(USERS)]
     with home() as env, until_ready(crowd):
         shown = subprocess.run([*PORTS, "who", "--json"], env=env, capture_output=True, text=True, check=True).stdout
@@ -28,13 +28,13 @@ def who(runs: int) -> Iterator[Result]:
             return seconds([*PORTS, "who"], env=env) - seconds([sys.executable, "-c", "pass"])
 
         samples = interleave(ours, lambda: seconds(PS), runs)
-    users = f"{USERS} users" if os.getuid() == 0 else "one user"  # only root can start processes of others
+    users = f"{USERS} users" if os.getuid() == 0 else "one user"  # only root can start processes of other users
     what = f"{PROCESSES:,} processes of {users}: ports who, without the interpreter's start"
     yield Result("who", what, " ".join(PS), "ms", Aim("ratio", 2.0), samples)
 
 
 def main(n: int, n_users: int) -> None:
-    """Become `n` processes of `n_users` users, half of them Python's; say so, and end them with standard input."""
+    """Start `n` processes of `n_users` users, half of them Python. Print a line; end them when standard input ends."""
     os.setpgid(0, 0)
     for number in range(n):
         if os.fork() == 0:

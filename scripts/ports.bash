@@ -3,12 +3,12 @@
 #     source /path/to/ports/scripts/ports.bash
 #
 #     ports_open server1            links to all that is yours on server1, until Ctrl-C
-#     ports_shell server1 main      the shell "main" there: ipython in tmux, the one left last time or a new one
-#     ports_lab server1 [NAME]      opens the notebook server "lab" there; where there is none, starts it first
+#     ports_shell server1 main      the shell "main" there: ipython in tmux, the one you left last time or a new one
+#     ports_lab server1 [NAME]      opens the notebook server "lab" there; starts it first if there is none
 #
-# Completion knows commands, options, the hosts of ~/.ssh/config, and names: of this machine, those of its clusters and
-# notebook servers; of another host, the usual ones (main, lab) and those that are open here in tunnels. It reads files
-# and the help of `ports`, once a shell: it never connects to a host, so it can neither hang nor ask for a password.
+# Completion knows commands, options, the hosts of ~/.ssh/config, and names. On this machine these are the names of clusters
+# and notebook servers; on another host, the usual names (main, lab) and those that are open here in tunnels. It reads files,
+# and once in each shell the help of `ports`. It never connects to a host, so it can neither hang nor ask for a password.
 
 ports_open() { ports open "$@"; }
 
@@ -46,7 +46,7 @@ ports_lab() {
 
 # --- completion ---
 
-# Writes the hosts of an ssh configuration and of the files that it includes, a line each; patterns are left out.
+# Prints the hosts of an ssh configuration and of the files that it includes, one a line, without patterns.
 _ports_hosts() {
     local file=$1 depth=${2:-0} IFS=$' \t\n' line word found words files
     if [ "$depth" -gt 8 ] || [ ! -r "$file" ] || [ ! -f "$file" ]; then return 0; fi
@@ -77,7 +77,7 @@ _ports_hosts() {
 
 _ports_all_hosts() { _ports_hosts "${DASK_PORTS__SSH__CONFIG:-$HOME/.ssh/config}"; }
 
-# Sets _ports_help to what `ports $*` offers, its commands and options, a line each. Asked once for each in a shell.
+# Sets _ports_help to the commands and options of `ports $*`, one a line. Runs each --help once in a shell.
 _ports_learn() {
     local cache=_ports_help_${*//[^a-z]/_}
     cache=${cache//[^a-z_]/_}
@@ -101,7 +101,7 @@ _ports_learn() {
     _ports_help=${!cache}
 }
 
-# Writes HOST:NAME of the tunnels that are open, of the kind $1 only where it is given.
+# Prints HOST:NAME of each open tunnel; with $1, only of that kind.
 _ports_open_targets() {
     local file
     for file in "${PORTS_HOME:-${XDG_STATE_HOME:-$HOME/.local/state}/ports}"/hosts/*/tunnels/*.json; do
@@ -115,7 +115,7 @@ _ports_open_targets() {
     done
 }
 
-# Writes HOST, or HOST:NAME where the word $1 has a colon: the usual names, and those seen in tunnels; of kind $2 only.
+# Prints HOST; or, if the word $1 has a colon, HOST:NAME for the usual names and those in tunnels. With $2, only of that kind.
 _ports_targets() {
     local host=${1%%:*}
     if [ "$host" = "$1" ]; then
@@ -127,7 +127,7 @@ _ports_targets() {
     _ports_open_targets "${2:-}"
 }
 
-# Writes the names of this machine's clusters or notebook servers (kind $1); of host $2, the usual and those seen there.
+# Prints the names of this machine's clusters or notebook servers (kind $1); with host $2, the usual ones and those in tunnels.
 _ports_names() {
     local path
     if [ -n "$2" ]; then
@@ -140,13 +140,13 @@ _ports_names() {
     done
 }
 
-# Tells whether the word $1 is an option that takes a value; its help was read by `_ports_learn`.
+# Succeeds if the word $1 is an option that takes a value. `_ports_learn` must have read its help.
 _ports_takes_value() {
     case $1 in -*) ;; *) return 1 ;; esac
     case $'\n'$_ports_help$'\n' in *$'\n='"$1"$'\n'*) ;; *) return 1 ;; esac
 }
 
-# Writes how many of the words after the command are names or targets, not options and their values.
+# Prints how many of the words after the command are names or targets, not options and their values.
 _ports_count() {
     local i count=0
     for ((i = $1; i < ${#words[@]}; i++)); do
@@ -159,7 +159,7 @@ _ports_count() {
     echo "$count"
 }
 
-# Writes what may stand for the word $1 after "ports ${words[*]}"; `words` and `host` are the caller's.
+# Prints the candidates for the word $1 after "ports ${words[*]}". `words` and `host` are the caller's.
 _ports_candidates() {
     local word=$1 noun=${words[1]:-} verb=${words[2]:-} last=${words[${#words[@]} - 1]}
     case $last in -H | --host) _ports_all_hosts && return ;; esac
@@ -177,7 +177,7 @@ _ports_candidates() {
     esac
 }
 
-# Sets COMPREPLY to the candidates $2 that begin with the word $1. bash splits words at colons: what is before is left out.
+# Sets COMPREPLY to the candidates $2 that begin with the word $1. bash splits words at colons, so the part before is removed.
 _ports_reply() {
     local word=$1 before= line
     case $COMP_WORDBREAKS in *:*) before=${word%"${word##*:}"} ;; esac
@@ -190,7 +190,8 @@ _ports_reply() {
     done <<<"$(sort -u <<<"$2")"
 }
 
-# Reads the words before the cursor, without the one that is being typed: into `words`, `word` and `host` of the caller.
+# Reads the line up to the cursor into the caller's variables: finished words into `words`, the one being typed into `word`,
+# and the value of -H into `host`.
 _ports_read_line() {
     local line=${COMP_LINE:0:COMP_POINT} i
     read -r -a words <<<"$line"
