@@ -19,16 +19,20 @@ MYPY = False
 if MYPY:
     from . import accounts as accounts
     from . import memory as memory
+    from . import processes as processes
     from . import promises as promises
     from .accounts import is_person as is_person
     from .agent import mux as mux
     from .identity import boot_id as boot_id
     from .identity import is_same_process_alive as is_same_process_alive
+    from .identity import is_zombie as is_zombie
     from .identity import machine_id as machine_id
     from .identity import own_uid as own_uid
     from .identity import pid_namespace as pid_namespace
     from .identity import process_identity as process_identity
+    from .identity import read_bytes as read_bytes
     from .identity import sha256 as sha256
+    from .identity import stat_of as stat_of
     from .identity import user_name as user_name
     from .logout import logout_ends as logout_ends
     from .nodes import nodes_of as nodes_of
@@ -56,11 +60,14 @@ else:
             "identity": (
                 "boot_id",
                 "is_same_process_alive",
+                "is_zombie",
                 "machine_id",
                 "own_uid",
                 "pid_namespace",
                 "process_identity",
+                "read_bytes",
                 "sha256",
+                "stat_of",
                 "user_name",
             ),
             "lazy": ("face",),
@@ -96,6 +103,7 @@ else:
             "accounts",
             "agent.mux",
             "memory",
+            "processes",
             "programs.who",
             "promises",
         ),

@@ -5,7 +5,7 @@ import sys
 
 MYPY = False
 if MYPY:  # typing itself costs 5 ms where this runs
-    from typing import Any, Dict, List, Optional, Tuple  # noqa: F401 - in comments
+    from typing import Any, Dict, List, Optional, Tuple
 
     Json = Dict[str, Any]
 
@@ -14,9 +14,9 @@ HASHES = []  # type: List[Any]
 
 
 def read_bytes(path: str, once: bool = False) -> bytes:
-    """Return the file's bytes, empty where it cannot be read; half the price of `open`.
+    """Return the file's bytes, empty where it cannot be read. It takes half as long as `open`.
 
-    `once` is for files of /proc that come in one piece, up to 64 KiB.
+    `once` saves a call for files of /proc that come in one piece, up to 64 KiB.
     """
     try:
         fd = os.open(path, os.O_RDONLY)
@@ -34,18 +34,18 @@ def read_bytes(path: str, once: bool = False) -> bytes:
 
 
 def sha256(data: bytes) -> str:
-    """Return the SHA-256 of `data` in hex; hashlib loads OpenSSL, which costs 3 ms that the built-in modules do not."""
+    """Return the SHA-256 of `data` in hex. The built-in modules save the 3 ms in which hashlib loads OpenSSL."""
     for name in () if HASHES else ("_sha2", "_sha256", "hashlib"):
         try:
             HASHES.append(__import__(name).sha256)
             break
-        except ImportError:  # to look for a module that is not there takes long: it is done once
+        except ImportError:  # a search for a missing module takes long, so it is done once
             continue
     return str(HASHES[0](data).hexdigest())
 
 
 def machine_id() -> str:
-    """Return the id of this machine: of /etc/machine-id, hashed, as its text is confidential; else of its name."""
+    """Return the id of this machine: a hash of /etc/machine-id, whose text is confidential, else of its name."""
     for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
         content = read_bytes(path).strip()
         if content and content != b"uninitialized":
@@ -66,7 +66,7 @@ def pid_namespace() -> str:
 
 
 def link_of(path: str) -> "Optional[str]":
-    """Return where a symbolic link points, None where that cannot be known."""
+    """Return where a symbolic link points; None where that cannot be read."""
     try:
         return os.readlink(path)
     except OSError:
@@ -74,23 +74,28 @@ def link_of(path: str) -> "Optional[str]":
 
 
 def load_psutil() -> "Any":
-    """Return the module psutil, needed where there is no /proc; raises ImportError."""
+    """Return the module psutil, which replaces /proc where there is none; raises ImportError."""
     try:
         import psutil
     except ImportError:
         import site
 
-        site.main()  # piped to `python3 -S`, which starts 5 ms earlier
+        site.main()  # the program is piped to `python3 -S`, which starts 5 ms earlier
         import psutil
     return psutil
 
 
+def stat_fields(pid: "Any") -> "Tuple[bytes, List[bytes]]":
+    """Return the name of a process and the fields of its stat line from the state on; none where it is gone."""
+    data = read_bytes("/proc/%s/stat" % pid, once=True)
+    end = data.rfind(b")")  # the name itself can contain one
+    return data[data.find(b"(") + 1 : end], data[end + 2 :].split(None, 22)
+
+
 def stat_of(pid: int) -> "Optional[Tuple[str, int, int]]":
-    """Return state, parent and start ticks of a process, None where it is gone."""
+    """Return state, parent and start ticks of a process; None where it is gone."""
     if sys.platform == "linux":
-        fields = (
-            read_bytes("/proc/%d/stat" % pid, once=True).rpartition(b")")[2].split()
-        )  # the name may hold ")" itself
+        _, fields = stat_fields(pid)
         return (fields[0].decode(), int(fields[1]), int(fields[19])) if len(fields) > 19 else None
     try:
         process = load_psutil().Process(pid)
@@ -99,13 +104,19 @@ def stat_of(pid: int) -> "Optional[Tuple[str, int, int]]":
         return None
 
 
+def is_zombie(pid: int) -> bool:
+    """Tell whether a process has ended, collected by its parent or not."""
+    found = stat_of(pid)
+    return found is None or found[0] in "ZXx"
+
+
 def node() -> str:
     """Return the hostname."""
     return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
 
 
 def own_uid() -> int:
-    """Return this user's uid; 0 on Windows, which has none, and where this runs at home only."""
+    """Return this user's uid; 0 on Windows, which has no uids and is only ever home."""
     return os.getuid() if hasattr(os, "getuid") else 0
 
 
@@ -124,7 +135,7 @@ def user_name(uid: int) -> str:
 
 
 def process_identity(pid: int) -> "Json":
-    """Return what tells this process from all others, also from a later one with its pid.
+    """Return what identifies this process, even when a later one gets its pid.
 
     Raises ProcessLookupError where it is gone.
     """
@@ -137,14 +148,14 @@ def process_identity(pid: int) -> "Json":
 
 
 def is_same_process_alive(identity: "Json") -> "Optional[bool]":
-    """Tell whether that very process runs; None where this machine, or this pid namespace, cannot know.
+    """Tell whether that very process runs; None where this machine or this pid namespace cannot know.
 
     A zombie is not alive.
     """
     if identity["machine"] != machine_id():
         return None
     if identity["boot_id"] != boot_id():
-        # machines that were made from one image may share their id, and a home
+        # machines made from one image can share their id and a home
         return False if identity.get("node") in (None, "", node()) else None
     if identity["pid_namespace"] != pid_namespace():
         return None

@@ -1,4 +1,4 @@
-"""What a process may use of the machine: its cores, its memory, and the pressure on both; it only looks."""
+"""What a process may use of the machine: its cores, its memory, and the pressure on both. It only looks."""
 
 import os
 import re
@@ -14,57 +14,75 @@ if MYPY:
     Json = Dict[str, Any]
 
 UNLIMITED = 2**60  # version 1 writes a number above this one where there is no limit
-# (limit, throttled above, used, cache of files that is given back, and half of which is) of a control group
+# Of a control group: limit (in version 2 also the one above which it is slowed down), what is used, cache of files
+# (inactive and active), and the part of that cache that is not on the disk yet.
 MEMORY_FILES = {
-    1: ("memory.limit_in_bytes", None, "memory.usage_in_bytes", b"total_inactive_file", b"total_active_file"),
-    2: ("memory.max", "memory.high", "memory.current", b"inactive_file", b"active_file"),
-}  # type: Dict[int, Tuple[str, Optional[str], str, bytes, bytes]]
-# control groups that end, and all in them: a batch job, a service; how they are told
+    1: (
+        ("memory.limit_in_bytes",),
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+        ("total_dirty", "total_writeback"),
+    ),
+    2: (
+        ("memory.max", "memory.high"),
+        "memory.current",
+        ("inactive_file", "active_file"),
+        ("file_dirty", "file_writeback"),
+    ),
+}  # type: Dict[int, Tuple[Tuple[str, ...], str, Tuple[str, str], Tuple[str, str]]]
+# Control groups that end together with all that is in them, a batch job or a service, and how they are shown.
 ENDING = (
     (re.compile(r"slurm.*/job_(\d+)(?=/|$)"), "Slurm job %s"),
     (re.compile(r"/pbs[^/]*/jobid/([^/]+)"), "PBS job %s"),
     (re.compile(r"/lsf/[^/]+/job\.([^./]+)"), "LSF job %s"),
     (re.compile(r".*/([^/]+\.service)(?=/|$)"), "%s"),
 )
-# services whose control group outlives what was started there: the user's own manager, logins without a scope, cron
+# Services whose control group outlives what was started in it: the user's manager, logins without a scope, cron.
 STAYING = re.compile(r"(user@\d+|sshd?(@.*)?|crond?|docker|containerd)\.service$")
 
 
 def limits(root: str = "", pid: str = "self") -> "Json":
-    """Return cores, memory (bytes) and pressure (percent of the last ten seconds), as a process may have them.
+    """Return the cores, memory (bytes) and pressure (percent of the last ten seconds) that apply to a process.
 
     Parameters
     ----------
     root : str
-        Where ``/proc`` and the control groups are looked for; for tests.
+        The directory that holds ``/proc`` and the control groups; for tests.
     pid : str
         The process; by default this one.
     """
     found = memory(root)
     usable, quota = usable_cores(pid), None
-    for place, version in control_groups(root, pid):
-        allowed = cpu_quota(place, version)
+    for group in control_groups(root, pid):
+        allowed = cpu_quota(group.directory, group.version)
         if allowed is not None:
             quota = allowed if quota is None else min(quota, allowed)
-        bound = memory_limit(place, version)
-        if bound is not None and bound[0] < found["total_bytes"]:
-            found["limit_bytes"] = min(bound[0], found["limit_bytes"])
-            found["limit_available_bytes"] = min(bound[1], found["limit_available_bytes"])
+        bound = bound_of(group.directory, group.version)
+        if bound is not None and bound < found["total_bytes"]:
+            left = left_of(group.directory, group.version, bound)
+            found["limit_bytes"] = min(bound, found["limit_bytes"])
+            found["limit_available_bytes"] = min(left, found["limit_available_bytes"])
     found.update(n_cores=os.cpu_count() or 1, usable_cores=usable if quota is None else min(float(usable), quota))
     found["pressure"] = pressure(root)
     return found
 
 
+def figures(data: bytes) -> "Dict[str, int]":
+    """Return lines of the kernel, ``name value`` or ``name: 12 kB``, as a mapping; kB become bytes."""
+    found = {}
+    for line in data.decode("ascii", "replace").splitlines():
+        words = line.split()
+        if len(words) > 1 and words[1].isdigit():
+            found[words[0].rstrip(":")] = int(words[1]) * (1024 if words[-1] == "kB" else 1)
+    return found
+
+
 def memory(root: str = "") -> "Json":
-    """Return the machine's memory and swap in bytes; the limit is the whole of it."""
-    words = {}  # type: Dict[str, int]
-    for line in read_bytes(root + "/proc/meminfo").decode().splitlines():
-        name, _, value = line.partition(":")
-        if value.split():
-            words[name] = int(value.split()[0]) * 1024
-    if "MemTotal" in words:
-        total, available = words["MemTotal"], words.get("MemAvailable", words.get("MemFree", 0))
-        swap = words.get("SwapTotal", 0), words.get("SwapFree", 0)
+    """Return the machine's memory and swap in bytes; as the limit, the whole of it."""
+    told = figures(read_bytes(root + "/proc/meminfo"))
+    if "MemTotal" in told:
+        total, available = told["MemTotal"], told.get("MemAvailable", told.get("MemFree", 0))
+        swap = told.get("SwapTotal", 0), told.get("SwapFree", 0)
     else:
         psutil = load_psutil()
         seen, swapped = psutil.virtual_memory(), psutil.swap_memory()
@@ -75,7 +93,7 @@ def memory(root: str = "") -> "Json":
 
 
 def usable_cores(pid: str = "self") -> int:
-    """Return how many cores the affinity of a process leaves it; all where that is not told."""
+    """Return how many cores the affinity of a process allows; all where the system does not tell."""
     try:
         return len(os.sched_getaffinity(0 if pid == "self" else int(pid)))
     except (AttributeError, OSError):
@@ -83,7 +101,10 @@ def usable_cores(pid: str = "self") -> int:
 
 
 def ends_with(root: str = "", pid: str = "self") -> "Optional[str]":
-    """Return what a process ends with by its control groups, ``"Slurm job 7"``; None where none tells of such."""
+    """Return the job or service whose end will end a process, ``"Slurm job 7"``; None where there is none.
+
+    Its control groups tell.
+    """
     for line in read_bytes("%s/proc/%s/cgroup" % (root, pid)).decode("utf-8", "surrogateescape").splitlines():
         path = line.split(":", 2)[-1]
         for pattern, told in ENDING:
@@ -93,8 +114,22 @@ def ends_with(root: str = "", pid: str = "self") -> "Optional[str]":
     return None
 
 
-def control_groups(root: str = "", pid: str = "self") -> "Iterator[Tuple[str, int]]":
-    """Yield the directory and the version of every control group around a process, its own first."""
+class Group:
+    """One control group: its directory, `version` 1 or 2, and how ``/proc/PID/cgroup`` names it: ``:memory:/job``."""
+
+    __slots__ = ("directory", "named", "version")
+
+    def __init__(self, directory: str, version: int, named: str) -> None:
+        self.directory, self.version, self.named = directory, version, named
+
+    @property
+    def limits_memory(self) -> bool:
+        """Whether the memory controller belongs to it, as far as its name tells."""
+        return self.version == 2 or "memory" in self.named.split(":")[1].split(",")
+
+
+def control_groups(root: str = "", pid: str = "self") -> "Iterator[Group]":
+    """Yield every control group around a process that limits memory or cores, its own first."""
     groups = read_bytes("%s/proc/%s/cgroup" % (root, pid)).decode("utf-8", "surrogateescape").splitlines()
     for line in read_bytes(root + "/proc/self/mountinfo").decode("utf-8", "surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
@@ -102,38 +137,42 @@ def control_groups(root: str = "", pid: str = "self") -> "Iterator[Tuple[str, in
         if kind not in ("cgroup", "cgroup2"):
             continue
         inside, top = before.split(" ")[3:5]
+        shown = set(options.split(" ")[-1].split(","))
         for group in groups:
             _, _, rest = group.partition(":")
             controllers, _, path = rest.partition(":")
-            shown = set(options.split(" ")[-1].split(","))
             if (kind == "cgroup2") != (controllers == "") or not path:
                 continue
             if controllers and not set(controllers.split(",")) & {"memory", "cpu"} & shown:
                 continue
-            for place in with_ancestors(root + top, below(path, inside)):
-                yield place, 2 if kind == "cgroup2" else 1
+            version = 2 if kind == "cgroup2" else 1
+            for directory, name in with_ancestors(root + top, path, inside):
+                yield Group(directory, version, ":%s:%s" % (controllers, name))
 
 
-def below(group: str, inside: str) -> str:
-    """Return the path of a group below its mount, which may show one part of the tree only."""
-    if inside != "/" and (group + "/").startswith(inside + "/"):
-        return group[len(inside) :]
-    return group
+def with_ancestors(top: str, path: str, inside: str) -> "Iterator[Tuple[str, str]]":
+    """Yield directory and path of a group and of those around it, up to the mount at `top`.
+
+    A mount can show one part of the tree only: what is `inside` of a group. A path outside of that part yields nothing.
+    """
+    above = [part for part in inside.split("/") if part] if ".." not in inside else []
+    parts = [part for part in path.split("/") if part] if ".." not in path else []
+    if not parts:  # relative to the namespace of a container, whose top is the mount's
+        above = []
+    elif parts[: len(above)] != above:
+        return
+    for length in range(len(parts), len(above) - 1, -1):
+        yield "/".join([top.rstrip("/"), *parts[len(above) : length]]), "/" + "/".join(parts[:length])
 
 
-def with_ancestors(top: str, group: str) -> "Iterator[str]":
-    """Yield the directories from a group up to the mount; what lies outside of it cannot be seen."""
-    parts = [part for part in group.split("/") if part] if ".." not in group else []
-    for length in range(len(parts), -1, -1):
-        yield "/".join([top.rstrip("/"), *parts[:length]])
-
-
-def cpu_quota(place: str, version: int) -> "Optional[float]":
+def cpu_quota(directory: str, version: int) -> "Optional[float]":
     """Return how many cores a control group may keep busy; None where it has no limit."""
     if version == 2:
-        words = read_bytes(place + "/cpu.max").split()
+        words = read_bytes(directory + "/cpu.max").split()
     else:
-        words = read_bytes(place + "/cpu.cfs_quota_us").split() + read_bytes(place + "/cpu.cfs_period_us").split()
+        words = (
+            read_bytes(directory + "/cpu.cfs_quota_us").split() + read_bytes(directory + "/cpu.cfs_period_us").split()
+        )
     try:
         quota, period = int(words[0]), int(words[1])
     except (ValueError, IndexError):  # "max", or no such controller
@@ -141,30 +180,32 @@ def cpu_quota(place: str, version: int) -> "Optional[float]":
     return quota / period if quota > 0 and period > 0 else None
 
 
-def memory_limit(place: str, version: int) -> "Optional[Tuple[int, int]]":
-    """Return the bytes that a control group may have, and those that it can still take; None without a limit."""
-    limit_name, high_name, used_name, inactive, active = MEMORY_FILES[version]
-    bounds = [number_in(place, name) for name in (limit_name, high_name) if name]
-    known = [bound for bound in bounds if bound is not None and bound < UNLIMITED]
-    used = number_in(place, used_name)
-    if not known or used is None:
-        return None
-    back = 0
-    for line in read_bytes(place + "/memory.stat").splitlines():
-        words = line.split()
-        if len(words) == 2 and words[0] in (inactive, active) and words[1].isdigit():
-            back += int(words[1]) // (1 if words[0] == inactive else 2)
-    return min(known), max(0, min(known) - used + back)
+def bound_of(directory: str, version: int) -> "Optional[int]":
+    """Return the bytes that a control group may use; None where it has no limit."""
+    texts = [read_bytes(directory + "/" + name).strip() for name in MEMORY_FILES[version][0]]
+    known = [int(text) for text in texts if text.isdigit() and int(text) < UNLIMITED]
+    return min(known) if known else None
 
 
-def number_in(place: str, name: str) -> "Optional[int]":
-    """Return the number that a file holds; None where there is none."""
-    text = read_bytes(place + "/" + name).strip()
-    return int(text) if text.isdigit() else None
+def left_of(directory: str, version: int, bound: int) -> int:
+    """Return the bytes that a control group with the limit `bound` can still use.
+
+    The kernel gives cache of files back: the inactive part of it, and half of the active part is counted. What is dirty
+    or being written is not counted: it has to reach the disk first, and a process that needs memory waits for that, or
+    is killed.
+    """
+    _, used, cache, unwritten = MEMORY_FILES[version]
+    text = read_bytes(directory + "/" + used).strip()
+    if not text.isdigit():
+        return bound
+    told = figures(read_bytes(directory + "/memory.stat"))
+    inactive, active = (told.get(name, 0) for name in cache)
+    back = inactive + active // 2 - sum(told.get(name, 0) for name in unwritten)
+    return max(0, bound - int(text) + max(0, back))
 
 
 def pressure(root: str = "") -> "Optional[Json]":
-    """Return the percentage of the last ten seconds in which some, or all, waited; None without PSI."""
+    """Return the percentage of the last ten seconds in which some, or all, processes waited; None without PSI."""
     found = {}  # type: Json
     for what in ("cpu", "memory", "io"):
         for line in read_bytes("%s/proc/pressure/%s" % (root, what)).decode().splitlines():
@@ -178,7 +219,7 @@ def pressure(root: str = "") -> "Optional[Json]":
 
 
 def is_proc_hidden() -> bool:
-    """Tell whether this user sees own processes only (``hidepid``)."""
+    """Tell whether this user sees only own processes (``hidepid``)."""
     if sys.platform != "linux" or os.getuid() == 0:
         return False
     options = ""
@@ -190,7 +231,7 @@ def is_proc_hidden() -> bool:
     if not hidden & set(options.split(",")):
         return False
     try:
-        mine = os.stat("/proc/1").st_uid == os.getuid()  # then it tells nothing of others'
+        mine = os.stat("/proc/1").st_uid == os.getuid()  # then it shows nothing about others
     except OSError:
         return True
     return mine or not read_bytes("/proc/1/stat", once=True)

@@ -30,7 +30,7 @@ FILES = {
     "probe": SURVEY,
     "run": ("identity", "records", "programs/run"),
     "examine": ("identity", "records", "memory", "programs/run", "logout", "programs/examine"),
-    "who": ("identity", "memory", "promises", "programs/who"),
+    "who": ("identity", "processes", "memory", "promises", "programs/who"),
     "echo": ("programs/echo",),
     "agent": (*SURVEY, "agent/mux", "socket_users", "agent/dial", "agent/watch", "agent/browse", "programs/agent"),
 }

@@ -28,6 +28,14 @@ import tempfile
 import time
 from typing import Any
 
+if __name__ == "__main__":  # by path; all of it is read now, as an upgrade can replace these files later
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from probe import processes  # type: ignore[import-not-found]
+
+    del sys.path[-1]
+else:
+    from ports.probe import processes
+
 NO_INTERRUPT = (
     b"\r\nCtrl-C ends nothing here: Ctrl-b d leaves, `ports cluster stop` or `ports notebook stop` ends it\r\n"
 )
@@ -147,37 +155,6 @@ def start(spec: dict[str, Any], output: int) -> int:
         os._exit(127)
 
 
-def children() -> list[int]:
-    """Return the pids of this process's children, adopted ones included."""
-    found: list[int] = []
-    try:
-        tasks = os.listdir("/proc/self/task")
-    except OSError:
-        return found
-    for task in tasks:
-        try:
-            with open(f"/proc/self/task/{task}/children") as file:
-                found += [int(pid) for pid in file.read().split()]
-        except (OSError, ValueError):
-            pass
-    return found or _children_by_parent()
-
-
-def _children_by_parent() -> list[int]:
-    """As `children`, for kernels without CONFIG_PROC_CHILDREN."""
-    found: list[int] = []
-    own = str(os.getpid())
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat") as file:
-                    if file.read().rsplit(")", 1)[1].split()[1] == own:
-                        found.append(int(name))
-            except (OSError, IndexError):
-                pass
-    return found
-
-
 def is_launcher(words: list[str]) -> bool:
     """Say whether a command line is that of a launcher."""
     return [os.path.basename(word) for word in words[-2:]] == ["launch.py", "launch.json"]
@@ -207,7 +184,7 @@ def end_descendants() -> None:
     """End what the command left: its orphans are this process's children, theirs follow when they end."""
     end = time.monotonic() + GRACE
     while reap():
-        left = [pid for pid in children() if not is_other_session(pid)]
+        left = [pid for pid in processes.children(os.getpid()) if not is_other_session(pid)]
         number = signal.SIGTERM if time.monotonic() < end else signal.SIGKILL
         if not left or time.monotonic() > end + GRACE:
             return  # a process in uninterruptible sleep cannot be waited for

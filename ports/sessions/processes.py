@@ -124,15 +124,27 @@ def _descendants(roots: list[psutil.Process], spare: Callable[[list[str]], bool]
 
     found: list[psutil.Process] = []
     spared: set[int] = set()
-    for root in roots:
-        with contextlib.suppress(psutil.Error):
-            below = root.children(recursive=True)
-            for process in below:
-                with contextlib.suppress(psutil.Error, OSError):
-                    if spare(process.cmdline()) and os.getsid(process.pid) == process.pid:
-                        spared |= {process.pid, *(one.pid for one in process.children(recursive=True))}
-            found += below
+    for process in [one for root in roots for one in _below(root)]:
+        with contextlib.suppress(psutil.Error, OSError):
+            if spare(process.cmdline()) and os.getsid(process.pid) == process.pid:
+                spared |= {process.pid, *(one.pid for one in _below(process))}
+        found.append(process)
     return [process for process in found if process.pid not in spared]
+
+
+def _below(root: psutil.Process) -> list[psutil.Process]:
+    """Return all processes below one; on Linux without a look at all the others."""
+    import psutil
+
+    found: list[psutil.Process] = []
+    if sys.platform != "linux":
+        with contextlib.suppress(psutil.Error):
+            found = root.children(recursive=True)
+        return found
+    for pid in probe.processes.descendants(root.pid):
+        with contextlib.suppress(psutil.Error):
+            found.append(psutil.Process(pid))
+    return found
 
 
 def _kill(processes: Iterable[psutil.Process], *, but: Iterable[psutil.Process] = ()) -> bool | None:

@@ -274,11 +274,3 @@ def test_a_full_disk_ends_nothing_and_the_terminal_still_shows_it(run: Any) -> N
     one = run("echo shown; exit 3", log="/dev/full")
     assert one.wait()[0] == 3
     assert one.shown == "shown\n"
-
-
-def test_children_are_found_where_the_kernel_keeps_no_list_of_them(run: Any) -> None:
-    one = run("echo ready; exec sleep 600")
-    one.said("ready")
-    assert one.process.pid in launch._children_by_parent()
-    one.process.terminate()
-    one.wait()

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ports.clusters.owner.ports_owner import memory
+from ports.probe import memory, read_bytes
 from ports.state.waiting import wait_until
 
 MB = 10**6
@@ -89,13 +89,13 @@ class Cgroup:
 
     def used(self) -> int:
         """Return the bytes that its processes hold."""
-        limit = memory.limit_of(self.version, str(self.directory)) or 0
-        return limit - memory.left_of(self.version, str(self.directory), limit)
+        limit = memory.bound_of(str(self.directory), self.version) or 0
+        return limit - memory.left_of(str(self.directory), self.version, limit)
 
     def oom_kills(self) -> int:
         """Return how many of its processes the kernel has killed for want of memory."""
         name = "memory.oom_control" if self.version == 1 else "memory.events"
-        return memory.numbers(memory.read(str(self.directory / name))).get("oom_kill", 0)
+        return memory.figures(read_bytes(str(self.directory / name))).get("oom_kill", 0)
 
     def pids(self) -> list[int]:
         """Return its processes."""
@@ -120,7 +120,7 @@ class Cgroup:
 @contextlib.contextmanager
 def cgroup(limit: int) -> Iterator[Cgroup]:
     """Make a memory cgroup of `limit` bytes for a while."""
-    own = memory.memory_cgroups(memory.read("/proc/self/cgroup"), memory.read("/proc/self/mountinfo"))
+    own = [one for one in memory.control_groups() if one.limits_memory]
     usable = [one for one in own if Path(one.directory, _limit_file(one.version)).exists() or one.version == 1]
     if not usable:
         raise FileNotFoundError("the memory controller is not there")

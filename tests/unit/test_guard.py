@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import ports
 from ports.machine import fair_share
 from ports.probe import accounts
+from ports.probe import memory as limits
 
 sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
 
@@ -206,26 +207,36 @@ MOUNTS_V1 = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,m
 MOUNTS_V2 = "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw,nsdelegate\n"
 
 
-def test_every_cgroup_above_is_found_in_both_versions() -> None:
-    first = ports_memory.memory_cgroups("4:cpu,memory:/slurm/job 7/step\n1:name=systemd:/\n", MOUNTS_V1)
-    assert [one.directory for one in first] == [
+def cgroups(top: Path, cgroup: str, mounts: str) -> list[Any]:
+    """Return what a meter finds of the memory cgroups that these texts tell of; directories without `top`."""
+    (top / "proc" / "self").mkdir(parents=True, exist_ok=True)
+    (top / "proc" / "self" / "cgroup").write_text(cgroup)
+    (top / "proc" / "self" / "mountinfo").write_text(mounts)
+    found = ports_memory.Meter(str(top)).cgroups
+    return [(one.version, one.directory.removeprefix(str(top)), one.named) for one in found]
+
+
+def test_every_cgroup_above_is_found_in_both_versions(tmp_path: Path) -> None:
+    first = cgroups(tmp_path, "4:cpu,memory:/slurm/job 7/step\n1:name=systemd:/\n", MOUNTS_V1)
+    assert [directory for _, directory, _ in first] == [
         f"/sys/fs/cgroup/memory{path}" for path in ("/slurm/job 7/step", "/slurm/job 7", "/slurm", "")
     ]
-    assert first[1].named == ":cpu,memory:/slurm/job 7"
-    second = ports_memory.memory_cgroups("0::/user.slice/user-1000.slice\n", MOUNTS_V2)
-    assert [(one.version, one.named) for one in second] == [
+    assert first[1] == (1, "/sys/fs/cgroup/memory/slurm/job 7", ":cpu,memory:/slurm/job 7")
+    second = cgroups(tmp_path, "0::/user.slice/user-1000.slice\n", MOUNTS_V2)
+    assert [(version, named) for version, _, named in second] == [
         (2, "::/user.slice/user-1000.slice"),
         (2, "::/user.slice"),
         (2, "::/"),
     ]
 
 
-def test_a_container_sees_its_own_part_of_the_hierarchy() -> None:
+def test_a_container_sees_its_own_part_of_the_hierarchy(tmp_path: Path) -> None:
     inner = "35 31 0:32 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n"
-    found = ports_memory.memory_cgroups("4:memory:/docker/abc/job\n", inner)
-    assert [one.directory for one in found] == ["/sys/fs/cgroup/memory/job", "/sys/fs/cgroup/memory"]
-    assert ports_memory.memory_cgroups("4:memory:/elsewhere\n", inner) == []
-    assert ports_memory.memory_cgroups("", "") == []
+    found = cgroups(tmp_path, "4:memory:/docker/abc/job\n", inner)
+    assert [directory for _, directory, _ in found] == ["/sys/fs/cgroup/memory/job", "/sys/fs/cgroup/memory"]
+    assert [named for _, _, named in found] == [":memory:/docker/abc/job", ":memory:/docker/abc"]
+    assert cgroups(tmp_path, "4:memory:/elsewhere\n", inner) == []
+    assert cgroups(tmp_path, "", "") == []
 
 
 def test_the_cache_of_a_cgroup_counts_as_available_unless_it_is_not_on_the_disk_yet(tmp_path: Path) -> None:
@@ -234,12 +245,29 @@ def test_the_cache_of_a_cgroup_counts_as_available_unless_it_is_not_on_the_disk_
     (tmp_path / "memory.high").write_text("max\n")
     (tmp_path / "memory.current").write_text(f"{700 * MiB}\n")
     (tmp_path / "memory.stat").write_text("".join(f"{name} {value}\n" for name, value in stat.items()))
-    assert ports_memory.limit_of(2, str(tmp_path)) == GiB
-    assert ports_memory.left_of(2, str(tmp_path), GiB) == (1024 - 700 + 100) * MiB
+    assert limits.bound_of(str(tmp_path), 2) == GiB
+    assert limits.left_of(str(tmp_path), 2, GiB) == (1024 - 700 + 100) * MiB
     (tmp_path / "memory.high").write_text(f"{800 * MiB}\n")
-    assert ports_memory.limit_of(2, str(tmp_path)) == 800 * MiB
+    assert limits.bound_of(str(tmp_path), 2) == 800 * MiB
     (tmp_path / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    assert ports_memory.limit_of(1, str(tmp_path)) is None
+    assert limits.bound_of(str(tmp_path), 1) is None
+
+
+@pytest.mark.parametrize(("dirty", "writeback", "left"), [(0, 0, 3.5), (1, 0, 2.5), (0.5, 0.5, 2.5), (4, 0, 1)])
+def test_the_guard_and_ports_who_say_the_same_is_left_of_a_cgroup(
+    tmp_path: Path, dirty: float, writeback: float, left: float
+) -> None:
+    """A page that is not on the disk yet cannot be taken from who wrote it."""
+    used = {"inactive_file": 2, "active_file": 1, "file_dirty": dirty, "file_writeback": writeback}
+    proc, job = a_proc(tmp_path), tmp_path / "cgroup" / "job"
+    (proc / "meminfo").write_text("MemTotal: 67108864 kB\nMemAvailable: 50331648 kB\nBuffers: 1 kB\n")
+    (job / "memory.max").write_text(f"{8 * GiB}\n")
+    (job / "memory.current").write_text(f"{7 * GiB}\n")
+    (job / "memory.stat").write_text("".join(f"{name} {int(value * GiB)}\n" for name, value in used.items()))
+    [_, seen_by_guard] = ports_memory.Meter(str(tmp_path)).domains()
+    shown = limits.limits(str(tmp_path))
+    assert (shown["limit_bytes"], shown["limit_available_bytes"]) == (8 * GiB, left * GiB)
+    assert (seen_by_guard.total, seen_by_guard.available) == (8 * GiB, left * GiB)
 
 
 def test_processes_are_counted_in_the_cgroup_that_is_short() -> None:
@@ -264,7 +292,7 @@ def a_proc(top: Path) -> Path:
     for directory in (proc / "self", proc / "pressure", point / "job"):
         directory.mkdir(parents=True)
     (proc / "self" / "cgroup").write_text("0::/job\n")
-    (proc / "self" / "mountinfo").write_text(MOUNTS_V2.replace("/sys/fs/cgroup", str(point)))
+    (proc / "self" / "mountinfo").write_text(MOUNTS_V2.replace("/sys/fs/cgroup", "/cgroup"))
     return proc
 
 
@@ -279,7 +307,7 @@ def test_pressure_is_the_own_cgroups_or_the_machines_whichever_is_more(
     ):
         if full is not None:
             path.write_text(f"some avg10=9.00 avg60=0.00 total=1\nfull avg10={full:.2f} avg60=0.00 total=1\n")
-    assert ports_memory.Meter(str(proc)).pressure() == expected
+    assert ports_memory.Meter(str(proc.parent)).pressure() == expected
 
 
 def test_a_file_that_comes_in_pieces_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -288,18 +316,20 @@ def test_a_file_that_comes_in_pieces_is_read_to_its_end(monkeypatch: pytest.Monk
     mounts = proc / "self" / "mountinfo"
     mounts.write_text("".join(f"{n} 1 0:{n} / /mnt/{n} rw - tmpfs tmpfs rw\n" for n in range(120)) + mounts.read_text())
     monkeypatch.setattr(os, "read", lambda descriptor, n: read(descriptor, min(n, 4000)))
-    assert next(one.directory for one in ports_memory.Meter(str(proc)).cgroups) == str(tmp_path / "cgroup" / "job")
+    assert next(one.directory for one in ports_memory.Meter(str(proc.parent)).cgroups) == str(
+        tmp_path / "cgroup" / "job"
+    )
 
 
 def test_what_all_hold_is_known_where_their_processes_are_hidden(tmp_path: Path) -> None:
     proc = a_proc(tmp_path)
     (proc / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 300 kB\n")
-    meter = ports_memory.Meter(str(proc))
-    assert not meter.sees_everybody() and meter.held() == 700 * 1024
+    meter = ports_memory.Meter(str(proc.parent))
+    assert not meter.sees_everybody() and meter.used() == 700 * 1024
     (proc / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 300 kB\nBuffers: 1 kB\nAnonPages: 500 kB\n")
     job = tmp_path / "cgroup" / "job"
     (job / "memory.stat").write_text("anon 12345\nfile 99999\n")
-    assert (meter.held(), meter.held(str(job))) == (500 * 1024, 12345)
+    assert (meter.used(), meter.used(str(job))) == (500 * 1024, 12345)
     (proc / "1").mkdir()
     (proc / "1" / "stat").write_text("1 (init) S 0\n")
     assert meter.sees_everybody()
@@ -323,7 +353,7 @@ def test_a_process_1_that_may_not_be_looked_at_is_hidden(monkeypatch: pytest.Mon
 
 
 class Seen:
-    """A meter that saw what the test says; `held` is by all, None where nobody is hidden."""
+    """A meter that saw what the test says; `used` is what all have, None where nobody is hidden."""
 
     def __init__(self, users: dict[int, int], held: int | None = None) -> None:
         self.users, self.all = users, held
@@ -331,7 +361,7 @@ class Seen:
     def by_user(self, domain: str) -> dict[int, int]:
         return dict(self.users)
 
-    def held(self, domain: str) -> int:
+    def used(self, domain: str) -> int:
         return self.all or 0
 
     def sees_everybody(self) -> bool:

@@ -15,18 +15,17 @@ from ports.state.waiting import wait_until
 
 sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
 
-from ports_owner import orphans as orphans
+from ports_owner import orphans
+from ports_owner.ground import probe as ground
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="subreapers are Linux's")
 
 
 @pytest.mark.parametrize("tells", [True, False])
-def test_what_a_worker_left_is_found_and_ended_on_kernels_that_do_not_tell_children(
-    tells: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if tells and not orphans.TELLS_CHILDREN:
+def test_what_a_worker_left_is_ended_whatever_the_kernel_tells(tells: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if tells and not ground.processes.TELLS_CHILDREN:
         pytest.skip("this kernel does not")
-    monkeypatch.setattr(orphans, "TELLS_CHILDREN", tells)
+    monkeypatch.setattr(ground.processes, "TELLS_CHILDREN", tells)
     mark = orphans.new_mark()
     code = (
         "import subprocess, sys; sys.path.append(sys.argv[1]); from ports_owner import orphans; "
@@ -38,8 +37,9 @@ def test_what_a_worker_left_is_found_and_ended_on_kernels_that_do_not_tell_child
         assert left.stdout is not None
         below = int(left.stdout.readline())
         try:
-            assert left.pid in orphans.children() and orphans.children(left.pid) == [below]
-            assert {left.pid, below} <= set(orphans.descendants(os.getpid()))
+            assert left.pid in ground.processes.children(os.getpid())
+            assert ground.processes.children(left.pid) == [below]
+            assert {left.pid, below} <= set(ground.processes.descendants(os.getpid()))
             assert orphans.end_left_by(mark) == 2
             wait_until(lambda: not Path(f"/proc/{below}").exists() or None, timeout=10, what="its end", every=0.02)
         finally:

@@ -235,9 +235,9 @@ def test_a_process_is_seen_with_what_it_holds_for_itself_and_its_cores(busy: int
 
 def test_who_counts_what_is_below_an_owner(busy: int) -> None:
     found = table.processes()
-    assert table.held_below(found, busy) == found[busy].memory
-    assert (table.held_below(found, os.getpid()) or 0) >= found[busy].memory + found[os.getpid()].memory
-    assert table.held_below(found, 1 << 30) is None
+    assert table.memory_below(found, busy) == found[busy].memory
+    assert (table.memory_below(found, os.getpid()) or 0) >= found[busy].memory + found[os.getpid()].memory
+    assert table.memory_below(found, 1 << 30) is None
 
 
 def test_the_machine_is_looked_at_in_python() -> None:

@@ -7,8 +7,9 @@ import sys
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ..identity import FORMAT, load_psutil, node, own_uid, read_bytes, user_name
+    from ..identity import FORMAT, load_psutil, node, own_uid, read_bytes, stat_fields, user_name
     from ..memory import is_proc_hidden, limits
+    from ..processes import descendants
     from ..promises import promises
 
 MYPY = False
@@ -68,7 +69,7 @@ def usage(request: "Optional[Json]" = None) -> "Json":
     recognise(found)
     live = promises()
     for one in live:
-        one["held_bytes"] = held_below(found, one["pid"])
+        one["held_bytes"] = memory_below(found, one["pid"])
         if one["pid"] in found and found[one["pid"]].uid != one["uid"]:
             one["held_bytes"] = 0
     document["promises"] = live
@@ -86,9 +87,7 @@ def processes() -> "Dict[int, Process]":
         if not "0" <= name[0] <= "9":
             continue
         path = "/proc/" + name
-        data = read_bytes(path + "/stat", once=True)
-        end = data.rfind(b")")  # the name may hold one itself
-        fields = data[end + 2 :].split(None, 22)
+        program, fields = stat_fields(name)
         if len(fields) < 22 or fields[20] == b"0":  # gone, or without an address space
             continue
         try:
@@ -96,7 +95,7 @@ def processes() -> "Dict[int, Process]":
         except OSError:
             continue
         ticks = int(fields[11]) + int(fields[12])
-        one = Process(uid, int(fields[1]), data[data.find(b"(") + 1 : end], ticks, int(fields[19]))
+        one = Process(uid, int(fields[1]), program, ticks, int(fields[19]))
         one.memory = int(fields[21]) * page
         if one.memory > SMALL:
             pages = read_bytes(path + "/statm", once=True).split(None, 3)
@@ -136,8 +135,7 @@ def measure(found: "Dict[int, Process]", began: float) -> float:
         if later:
             ticks = later[pid].ticks if pid in later else one.ticks
         elif one.ticks:  # what has not computed for a hundredth of a second in its life is not asked again
-            data = read_bytes("/proc/%d/stat" % pid, once=True)
-            fields = data[data.rfind(b")") + 2 :].split(None, 20)
+            _, fields = stat_fields(pid)
             same = len(fields) > 20 and int(fields[19]) == one.started
             ticks = int(fields[11]) + int(fields[12]) if same else one.ticks
         else:
@@ -163,21 +161,14 @@ def recognise(found: "Dict[int, Process]") -> None:
             one.dask = bool(DASK.search(line) or CHILD.search(line))
 
 
-def held_below(found: "Dict[int, Process]", pid: int) -> "Optional[int]":
-    """Return the bytes that a process and all below it hold; None where it is not seen."""
+def memory_below(found: "Dict[int, Process]", pid: int) -> "Optional[int]":
+    """Return the bytes of a process and of all below it; None where it is not seen."""
     if pid not in found:
         return None
-    children = {}  # type: Dict[int, List[int]]
+    below = {}  # type: Dict[int, List[int]]
     for child, one in found.items():
-        children.setdefault(one.parent, []).append(child)
-    total, waiting, seen = 0, [pid], set()  # type: int, List[int], Set[int]
-    while waiting:
-        at = waiting.pop()
-        if at not in seen:
-            seen.add(at)
-            total += found[at].memory
-            waiting += children.get(at, ())
-    return total
+        below.setdefault(one.parent, []).append(child)
+    return sum(found[one].memory for one in [pid, *descendants(pid, below)])
 
 
 def by_user(found: "Dict[int, Process]", named: "Set[int]") -> "List[Json]":

@@ -1,4 +1,4 @@
-"""The folder `probe` of `ports` as a package: it needs nothing but Python, and a cluster may lack `ports`."""
+"""The folder `probe` of `ports` as a package: it needs nothing but Python, and a cluster can lack `ports`."""
 
 from __future__ import annotations
 
@@ -19,4 +19,7 @@ def _load():
     return module
 
 
-probe = sys.modules.get(_NAME) or _load()
+try:  # beside this package, or loaded from text already
+    import _ports_probe as probe
+except ModuleNotFoundError:
+    probe = _load()

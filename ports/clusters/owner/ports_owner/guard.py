@@ -138,7 +138,7 @@ class Guard(threading.Thread):
         seen = self.meter.by_user(domain)
         if self.meter.sees_everybody():
             return seen
-        return {**seen, guard_rules.HIDDEN: max(0, self.meter.held(domain) - sum(seen.values()))}
+        return {**seen, guard_rules.HIDDEN: max(0, self.meter.used(domain) - sum(seen.values()))}
 
     def cause(self, is_worse):
         """Return what is left, and who took it."""
@@ -250,11 +250,11 @@ def people(users):
 
 def weight(pid):
     """Return the bytes of a worker with what its tasks started."""
-    return sum(memory.anonymous(one) for one in (pid, *orphans.descendants(pid)))
+    return sum(memory.anonymous(one) for one in (pid, *probe.processes.descendants(pid)))
 
 
 def kill_worker(nanny):
     """Kill a worker and what its tasks started; its nanny starts the next one."""
     pid = nanny.pid
-    for one in [pid, *orphans.descendants(pid)] if pid else ():
+    for one in [pid, *probe.processes.descendants(pid)] if pid else ():
         orphans.kill_and_free(one)

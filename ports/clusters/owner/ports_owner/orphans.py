@@ -1,10 +1,11 @@
-"""What tasks start ends with their worker, also what made itself a daemon.
+"""What tasks start ends with their worker, even what made itself a daemon.
 
-The owner of a cluster adopts what dead workers leave (it is a subreaper). Whose it was shows by a mark that every
-process hands down, through fork, exec, setsid and a cleaned environment: the soft limit of pending signals, lowered by
-a number that each worker has for itself. Nothing else that any user may set and read is handed down like that.
+The owner of a cluster adopts what dead workers leave: it is a subreaper. A mark shows which worker a process came from.
+The mark is the soft limit of pending signals, lowered by a number that each worker has for itself. Every process
+inherits it, through fork, exec, setsid and a cleaned environment. A user can set and read nothing else that is
+inherited like that.
 
-Linux only; elsewhere the process group is ended with the cluster.
+Linux only; elsewhere the process group ends with the cluster.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+
+from .ground import probe
 
 try:
     from resource import RLIM_INFINITY, RLIMIT_SIGPENDING, getrlimit, setrlimit
@@ -31,19 +33,18 @@ GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 GIVE_UP = 3.0  # seconds after SIGKILL: a process in uninterruptible sleep cannot be waited for
 MOST_MARKS = 4000
 ENDLESS = 1_000_000  # where pending signals have no limit
-TELLS_CHILDREN = Path("/proc/thread-self/children").exists()  # CONFIG_PROC_CHILDREN, which not all kernels have
 _numbers = itertools.count()
 
 
 def adopt() -> None:
-    """Let what descendants of this process leave behind become its children."""
+    """Make what descendants of this process leave behind its children."""
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def new_mark() -> int | None:
-    """Return a mark for one worker; None where there can be none."""
+    """Return a mark for one worker; None where this system has none."""
     if RLIMIT_SIGPENDING is None:
         return None
     soft = getrlimit(RLIMIT_SIGPENDING)[0]
@@ -53,14 +54,14 @@ def new_mark() -> int | None:
 
 
 def wear(mark: int | None) -> None:
-    """Mark this process, and with it everything that it starts from now on."""
+    """Mark this process and everything that it starts from now on."""
     if mark is not None and RLIMIT_SIGPENDING is not None:
         with contextlib.suppress(OSError, ValueError):
             setrlimit(RLIMIT_SIGPENDING, (mark, getrlimit(RLIMIT_SIGPENDING)[1]))
 
 
 def mark_of(pid: int) -> int | None:
-    """Return the mark of a process, also of a zombie; None where it cannot be read."""
+    """Return the mark of a process, even of a zombie; None where it cannot be read."""
     try:
         with open(f"/proc/{pid}/limits") as file:
             for line in file:
@@ -72,74 +73,25 @@ def mark_of(pid: int) -> int | None:
     return None
 
 
-def by_parent() -> dict[int, list[int]] | None:
-    """Return the children of all processes where the kernel has no CONFIG_PROC_CHILDREN; else None: each tells its own.
-
-    One look serves a walk through all that is below a process.
-    """
-    if TELLS_CHILDREN:
-        return None
-    found: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, IndexError):
-            parent = int(path.read_text(errors="replace").rsplit(")", 1)[1].split()[1])
-            found.setdefault(parent, []).append(int(path.parent.name))
-    return found
-
-
-def children(pid: int | str = "self", seen: dict[int, list[int]] | None = None) -> list[int]:
-    """Return the pids of a process's children, adopted ones included; `seen` is what `by_parent` saw."""
-    seen = by_parent() if seen is None else seen
-    if seen is not None:
-        return seen.get(os.getpid() if pid == "self" else int(pid), [])
-    found: list[int] = []
-    try:
-        with os.scandir(f"/proc/{pid}/task") as tasks:
-            for task in tasks:
-                with contextlib.suppress(OSError), open(f"{task.path}/children") as file:
-                    found += map(int, file.read().split())
-    except OSError:
-        pass
-    return found
-
-
-def descendants(pid: int | str = "self", seen: dict[int, list[int]] | None = None) -> list[int]:
-    """Return the pids of all below a process; `seen` as in `children`."""
-    seen = by_parent() if seen is None else seen
-    found = []
-    for child in children(pid, seen):
-        found += [child, *descendants(child, seen)]
-    return found
-
-
-def is_zombie(pid: int) -> bool:
-    """Say whether a process has ended, its parent not having noticed yet."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] in ("Z", "X")
-    except (OSError, IndexError):
-        return True
-
-
-def _left_by(mark: int, pid: int | str = "self", seen: dict[int, list[int]] | None = None) -> Iterator[int]:
-    """Yield what wears `mark` below a process, and all below that; other workers' own are passed over."""
+def _left_by(mark: int, pid: int, seen: dict[int, list[int]] | None) -> Iterator[int]:
+    """Yield what wears `mark` below a process, and all below that; what other workers started is left out."""
     own = mark_of(os.getpid())
-    seen = by_parent() if seen is None else seen
-    for child in children(pid, seen):
+    for child in probe.processes.children(pid, seen):
         worn = mark_of(child)
         if worn == mark:
             yield child
-            yield from descendants(child, seen)
+            yield from probe.processes.descendants(child, seen)
         elif worn == own:
             yield from _left_by(mark, child, seen)
 
 
 def end_left_by(mark: int | None, grace: float = GRACE) -> int:
-    """End what a worker that is gone left behind, SIGTERM first; return how many processes there were."""
+    """End what a dead worker left behind, SIGTERM first; return how many processes there were."""
     ended: set[int] = set()
     start = time.monotonic()
     while mark is not None and time.monotonic() < start + grace + GIVE_UP:
-        found = [pid for pid in _left_by(mark) if not _reaped(pid)]
+        below = _left_by(mark, os.getpid(), probe.processes.by_parent())
+        found = [pid for pid in below if not _reaped(pid)]
         ended.update(found)
         if not found:
             break
@@ -149,10 +101,10 @@ def end_left_by(mark: int | None, grace: float = GRACE) -> int:
 
 
 def end_all(grace: float = GRACE) -> None:
-    """End everything below this process; for one that is about to become another program."""
+    """End everything below this process, which is about to become another program."""
     start = time.monotonic()
     while time.monotonic() < start + grace + GIVE_UP:
-        found = [pid for pid in descendants() if not _reaped(pid)]
+        found = [pid for pid in probe.processes.descendants(os.getpid()) if not _reaped(pid)]
         if not found:
             return
         kill(found, signal.SIGTERM if time.monotonic() < start + grace else signal.SIGKILL)
@@ -160,14 +112,14 @@ def end_all(grace: float = GRACE) -> None:
 
 
 def kill(pids: list[int], number: int) -> None:
-    """Send a signal to all of `pids` that are still there."""
+    """Send a signal to all of `pids` that still exist."""
     for pid in pids:
         with contextlib.suppress(OSError):
             os.kill(pid, number)
 
 
 def kill_and_free(pid: int) -> None:
-    """Kill a process, and give its memory back here and now: by itself it does so once it gets time to end."""
+    """Kill a process and free its memory at once; a killed process frees it only when it next runs."""
     with contextlib.suppress(OSError, AttributeError):
         descriptor = os.pidfd_open(pid)
         try:
@@ -180,19 +132,20 @@ def kill_and_free(pid: int) -> None:
 
 
 def reap() -> None:
-    """Collect adopted processes that have ended; those that multiprocessing or somebody else here waits for are left.
+    """Collect adopted processes that have ended.
 
-    Only what wears a worker's mark is touched: who started something here itself wants its exit status.
+    What multiprocessing waits for is left alone, and what wears no worker's mark: code of this process that started it
+    wants its exit status.
     """
     own = mark_of(os.getpid())
     waited_for = {process.pid for process in [*getattr(multiprocessing.process, "_children", ())]}
-    for pid in children():
-        if pid not in waited_for and is_zombie(pid) and mark_of(pid) != own:
+    for pid in probe.processes.children(os.getpid()):
+        if pid not in waited_for and probe.is_zombie(pid) and mark_of(pid) != own:
             _wait(pid)
 
 
 def _reaped(pid: int) -> bool:
-    if not is_zombie(pid):
+    if not probe.is_zombie(pid):
         return False
     _wait(pid)
     return True

@@ -35,6 +35,7 @@ from tornado.netutil import bind_unix_socket
 from tornado.web import ErrorHandler, RequestHandler
 
 from . import comm, dashboard_gate, orphans, peer_check, promise
+from .ground import probe
 from .policies import Fair
 from .workers import FairNanny, FairWorker
 
@@ -266,13 +267,8 @@ def add_commands(cluster, ended):
 
 def own_identity(record):
     """Return this process as `ports` identifies processes; machine and boot are those of the starter."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
-    except OSError:
-        import psutil
-
-        ticks = int(psutil.Process().create_time() * 100)
-    return {**record["started_by"], "pid": os.getpid(), "start_ticks": ticks}
+    pid = os.getpid()
+    return {**record["started_by"], "pid": pid, "start_ticks": probe.stat_of(pid)[2]}
 
 
 def announce(cluster, record, directory):
