@@ -22,13 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from ports.errors import DaskError, UsageError
 from ports.listeners import socket_user
+from ports.probe import SAFE_PATH
 
 if TYPE_CHECKING:
     from distributed import Client
     from distributed.security import Security
-
-# `-c` puts the current directory first, before the standard library: a co-user's tempfile.py there would run.
-_SAFE_PATH = "import sys; sys.path[:] = [entry for entry in sys.path if entry]"
 
 _NOT_MINE = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it anew"
 
@@ -40,7 +38,7 @@ OWNER = Path(__file__).with_name("owner")
 def owner_command(directory: Path) -> list[str]:
     """Return the interpreter's arguments that own the cluster described in `directory`."""
     code = (
-        f"{_SAFE_PATH}; sys.path.append({str(OWNER)!r}); from ports_owner import owner; owner.main({str(directory)!r})"
+        f"{SAFE_PATH}; sys.path.append({str(OWNER)!r}); from ports_owner import owner; owner.main({str(directory)!r})"
     )
     return ["-c", code]
 

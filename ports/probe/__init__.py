@@ -46,6 +46,7 @@ if MYPY:
     from .recognise import words_of as words_of
     from .records import read_token as read_token
     from .records import state_directory as state_directory
+    from .safe_path import SAFE_PATH as SAFE_PATH
     from .socket_users import holder_of as holder_of
     from .socket_users import peer as peer
     from .socket_users import peer_uid as peer_uid
@@ -88,6 +89,7 @@ else:
                 "read_token",
                 "state_directory",
             ),
+            "safe_path": ("SAFE_PATH",),
             "socket_users": (
                 "holder_of",
                 "peer",

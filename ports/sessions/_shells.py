@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ports.errors import ToolMissingError
+from ports.probe import SAFE_PATH
 from ports.sessions import _start, _terminals, _tmux, environments
 from ports.state import paths
 
@@ -53,8 +54,7 @@ def _start_shell(socket: Path, session: str, *, bash: bool, env: str | None) -> 
 
 
 def _ipython(python: str) -> list[str]:
-    safe = "import sys; sys.path[:] = [entry for entry in sys.path if entry]"  # not the current directory first
-    code = f"{safe}; import importlib.util as u; sys.exit(u.find_spec('IPython') is None)"
+    code = f"{SAFE_PATH}; import importlib.util as u; sys.exit(u.find_spec('IPython') is None)"
     if subprocess.run([python, "-c", code], capture_output=True, check=False).returncode:
         raise ToolMissingError(f"ipython in {python}", "`pip install ipython` there, or pass --bash")
     return [python, "-m", "IPython"]

@@ -24,6 +24,7 @@ from typing import Any
 from ports import hosts
 from ports.errors import ConflictError, NotFoundError, PortsError, StartError, TimedOutError, UsageError
 from ports.hosts import Target, targets
+from ports.probe import SAFE_PATH
 from ports.sessions import processes
 from ports.state import paths, settings, wait_until
 from ports.tunnels import _records as tunnel_records
@@ -32,9 +33,8 @@ from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._records import GroupRecord
 
 _LONGEST_OPEN = 300.0  # seconds without a word from the process in the background: a host may be slow to answer
-# "-c" and "-m" put the directory at hand on the path: a module that another user left there would run
 _KEEPER = (
-    "import sys; sys.path[:] = filter(None, sys.path); "
+    f"{SAFE_PATH}; "
     # asyncio does without OpenSSL, 4 MB for as long as a tunnel is open; a link to https loads it when it is proved
     "sys.modules['ssl'] = None; import asyncio; del sys.modules['ssl']; "
     "from ports.tunnels.keeper import main; sys.exit(main())"

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ports.clusters.owner.ports_owner import comm as ports_comm
-from ports.clusters.owner.ports_owner import unix_sockets
+from ports.clusters.owner.ports_owner import socket_paths, unix_sockets
 from ports.state.waiting import wait_until
 
 
@@ -69,9 +69,9 @@ def run(main: Awaitable[Any]) -> Any:
 @pytest.mark.parametrize(
     ("location", "expected"),
     [
-        ("", (unix_sockets.usual(), None)),
-        ("127.0.0.1:0", (unix_sockets.usual(), None)),
-        ("127.0.0.1:8786", (unix_sockets.usual(), "8786")),
+        ("", (socket_paths.usual(), None)),
+        ("127.0.0.1:0", (socket_paths.usual(), None)),
+        ("127.0.0.1:8786", (socket_paths.usual(), "8786")),
         ("/", ("/", None)),
         ("/tmp:0", ("/tmp", None)),
         ("/tmp/:99", ("/tmp", "99")),
@@ -80,7 +80,7 @@ def run(main: Awaitable[Any]) -> Any:
     ],
 )
 def test_a_location_names_a_directory_or_a_socket(location: str, expected: tuple[str, str | None]) -> None:
-    assert unix_sockets.place_of(location) == expected
+    assert socket_paths.place_of(location) == expected
 
 
 def test_what_names_no_socket_cannot_be_connected_to(place: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_dead_socket_is_replaced_and_a_living_one_is_not(place: Path) -> None:
 def test_what_killed_processes_left_goes_with_the_next_listener(place: Path) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
-    here = f"{unix_sockets.pid_namespace():x}"
+    here = f"{socket_paths.pid_namespace():x}"
     left, others = place / f"{here}.{ended.pid}.1", [place / f"1.{ended.pid}.1", place / f"{here}.{os.getpid()}.999"]
     for path in (left, *others):
         path.touch()

@@ -32,7 +32,8 @@ from distributed.comm.registry import Backend, backends
 from distributed.comm.utils import from_frames, to_frames
 from distributed.utils import ensure_memoryview, nbytes
 
-from .unix_sockets import Connection, bind, identify, path_of, peer, place_of, reachable, remove
+from .socket_paths import bind, identify, path_of, place_of, reachable, remove
+from .unix_sockets import Connection, peer
 
 logger = logging.getLogger("distributed.comm.unix")
 

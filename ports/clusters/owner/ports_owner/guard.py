@@ -96,14 +96,14 @@ class Guard(threading.Thread):
         super().__init__(name="memory guard", daemon=True)
         self.cluster, self.meter = cluster, meter
         self.loop = asyncio.get_running_loop()
-        self.mode = guard_rules.MODES[record["guard"]]
-        self.marks = {"share": record["guard_mark"], "pressure": record["guard_pressure"], "most": self.mode}
+        self.mode = guard_rules.MODES[record.guard]
+        self.marks = {"share": record.guard_mark, "pressure": record.guard_pressure, "most": self.mode}
         self.state = guard_rules.State()
         self.over = threading.Event()
         self.told, self.shown, self.restarts = {}, None, 0
         self.pressure, self.pressed_at = 0.0, float("-inf")
         self.before = {}
-        self.turn = Turn(Path(record["dashboard"]).with_name("memory-guard.lock"))
+        self.turn = Turn(Path(record.dashboard).with_name("memory-guard.lock"))
         self.next_try = self.next_baseline = float("-inf")
         cluster.scheduler.add_plugin(Newcomers(self), name=Newcomers.name)
 

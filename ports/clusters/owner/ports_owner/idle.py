@@ -1,6 +1,6 @@
 """A cluster that nobody uses: scaled to zero, woken by the next task, and ended after days.
 
-What is due is decided in `ports_idle`.
+What is due is decided in `idle_rules`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Rest:
     def __init__(self, cluster, record, directory, ended, guard):
         self.cluster, self.directory, self.ended, self.guard = cluster, directory, ended, guard
         self.kept = Kept(cluster, record, directory)
-        self.limits = idle_rules.Limits(record["idle"] * idle_rules.HOUR, record["expire"] * idle_rules.DAY)
+        self.limits = idle_rules.Limits(record.idle * idle_rules.HOUR, record.expire * idle_rules.DAY)
         self.asleep = self.waking = self.turn = 0  # workers there were; a turn ends when somebody says another number
         self.woken, self.spilling, self.giving = None, None, asyncio.Lock()
         self.counter, self.calls, self.uses = -1, {}, {}

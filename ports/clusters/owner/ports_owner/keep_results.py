@@ -25,7 +25,7 @@ class Kept:
     """The results of a cluster at its end, as files."""
 
     def __init__(self, cluster, record, directory):
-        self.cluster, self.name, self.scratch = cluster, record["name"], Path(record["scratch"])
+        self.cluster, self.name, self.scratch = cluster, record.name, Path(record.scratch)
         self.notes = directory.parents[1] / "held"
         self.place = self.note = None
 
@@ -59,7 +59,7 @@ class Kept:
         addresses = [worker.address for worker in task.who_has or ()][:1]
         if not addresses:
             return False, "not kept: it was released"
-        message = {"op": "ports_keep", "directory": str(self.place), "keys": {task.key: file}}
+        message = {"op": "ports_keep_results", "directory": str(self.place), "keys": {task.key: file}}
         asked = self.cluster.scheduler.broadcast(msg=message, workers=addresses, on_error="return")
         try:
             answer = (await asyncio.wait_for(asked, MOST_SECONDS)).get(addresses[0])

@@ -27,21 +27,15 @@ from pathlib import Path
 
 import dask
 import distributed
-from distributed import LocalCluster, Scheduler
-from distributed.http.routing import RoutingApplication
+from distributed import LocalCluster
 from distributed.security import Security
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_unix_socket
-from tornado.web import ErrorHandler, RequestHandler
 
-from . import comm, dashboard_gate, orphans, peer_check, promise
+from . import orphans, promise
 from .ground import probe
 from .policies import Fair
-from .workers import FairNanny, FairWorker
-
-# here, in the fork server, and in workers, which import this module for the classes below
-comm.register()
-peer_check.register()
+from .record import read_record
+from .scheduler import PrivateScheduler
+from .workers import PrivateNanny, PrivateWorker, take_path
 
 IMPORTED_BY_WORKERS = (
     "distributed.http.health",
@@ -54,8 +48,6 @@ IMPORTED_BY_WORKERS = (
     "prometheus_client",
     "tornado.platform.asyncio",
 )
-# `-c` puts the current directory first, before the standard library: a co-user's random.py there would run.
-SAFE_PATH = "import sys; sys.path[:] = [entry for entry in sys.path if entry]; "
 FORKSERVER_FROM = 4  # workers; with fewer, spawn is quicker (2 workers: 1.1 against 1.6 s with TLS)
 
 
@@ -71,7 +63,7 @@ def guard_children(own_path):
 
     def start_safely(path, args, passfds):
         code = args.index("-c") + 1
-        return start(path, [*args[:code], SAFE_PATH + args[code], *args[code + 1 :]], passfds)
+        return start(path, [*args[:code], f"{probe.SAFE_PATH}; {args[code]}", *args[code + 1 :]], passfds)
 
     def describe_safely(name):
         return {**describe(name), "sys_path": [*own_path]}
@@ -80,104 +72,11 @@ def guard_children(own_path):
     multiprocessing.spawn.get_preparation_data = describe_safely
 
 
-def take_path(entries):
-    """Let modules be found as the starter finds them; what only this process has comes last."""
-    sys.path[:] = [*entries, *(entry for entry in sys.path if entry not in entries)]
-
-
-class PrivateWorker(FairWorker):
-    """A worker that finds modules as the starter does, without an HTTP server, which any user could read."""
-
-    def __init__(self, *args, starter_path=(), **kwargs):
-        take_path(starter_path)
-        super().__init__(*args, **kwargs)
-
-    def start_http_server(self, routes, dashboard_address, default_port=0, ssl_options=None):
-        """Make the application that other code expects; nothing listens."""
-        self.http_application = RoutingApplication(routes)
-        self.http_server = HTTPServer(self.http_application)
-
-
-class PrivateNanny(FairNanny):
-    """A nanny of a PrivateWorker."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, worker_class=PrivateWorker, **kwargs)
-
-
-def is_local(name):
-    """Say whether `name` is this machine's own, whatever a name server says."""
-    return name is not None and (name.strip("[]") in ("localhost", "127.0.0.1", "::1") or name.endswith(".localhost"))
-
-
-class PrivateApplication(RoutingApplication):
-    """Answers as localhost only, which is what the dashboard is called at both ends of a tunnel, and to its own pages.
-
-    Any page that the browser at home shows, one of another local port too, can open a websocket to it, or have its own
-    name resolve to 127.0.0.1.
-    """
-
-    def find_handler(self, request, **kwargs):
-        """Refuse other names in Host and Origin, then route as Dask does."""
-        if is_local(request.host_name) and dashboard_gate.comes_from_its_own_page(request):
-            return super().find_handler(request, **kwargs)
-        return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
-
-
-class PrivateScheduler(Scheduler):
-    """A scheduler whose dashboard listens on a Unix socket of its owner, and which only its owner ends."""
-
-    def __init__(self, *args, dashboard_socket, gate=None, **kwargs):
-        self.dashboard_socket = dashboard_socket
-        self.gate, self.gate_server, self.dashboard_port = gate, None, None
-        self.fair = None
-        super().__init__(*args, **kwargs)
-        self.handlers["terminate"] = self.refuse_to_end
-
-    def start_http_server(self, routes, dashboard_address, default_port=0, ssl_options=None):
-        """Serve the dashboard on the Unix socket, 0600, and nowhere else."""
-        self.http_application = PrivateApplication([*routes, ("/ports.json", Summary, {"scheduler": self})])
-        self.http_server = peer_check.OwnServer(self.http_application)
-        Path(self.dashboard_socket).unlink(missing_ok=True)
-        self.http_server.add_socket(bind_unix_socket(self.dashboard_socket, mode=0o600))
-        self.http_server.address, self.http_server.port = self.dashboard_socket, 0
-        self.services["dashboard"] = self.http_server
-        if self.gate is not None:
-            self.gate_server, self.dashboard_port = dashboard_gate.open_gate(self.http_application, *self.gate)
-
-    async def refuse_to_end(self, *args, **kwargs):
-        """Answer a client's `shutdown`: other notebooks use this cluster."""
-        raise RuntimeError("a client may not end this cluster, others use it; `ports cluster stop` does")
-
-
-class Summary(RequestHandler):
-    """What ``ports cluster list`` shows, read from memory."""
-
-    def initialize(self, scheduler):
-        """Keep the scheduler at hand."""
-        self.scheduler = scheduler
-
-    def get(self):
-        """Answer with counts, bytes and the start of the oldest worker."""
-        workers = list(self.scheduler.workers.values())
-        self.write(
-            {
-                "n_workers": len(workers),
-                "n_threads": sum(worker.nthreads for worker in workers),
-                "memory_bytes": sum(worker.metrics.get("memory", 0) for worker in workers),
-                "memory_limit_bytes": sum(worker.memory_limit or 0 for worker in workers),
-                "n_tasks": len(self.scheduler.tasks),
-                "n_clients": len([key for key in self.scheduler.clients if key != "fire-and-forget"]),
-                **(self.scheduler.fair.summary() if self.scheduler.fair else {}),
-            }
-        )
-
-
 def worker_start(record):
     """Return how worker processes start: ``"spawn"`` or ``"forkserver"``."""
-    if record["worker_start"] != "auto":
-        return record["worker_start"]
-    n_workers = record["n_workers"]
+    if record.worker_start != "auto":
+        return record.worker_start
+    n_workers = record.n_workers
     if n_workers is None:
         n_workers = distributed.deploy.utils.nprocesses_nthreads()[0]
     return "forkserver" if n_workers >= FORKSERVER_FROM else "spawn"
@@ -188,9 +87,9 @@ def configure(record):
     method = worker_start(record)
     dask.config.set(
         {
-            "temporary-directory": record["scratch"],  # the scheduler's too: Dask's default is open to all users
+            "temporary-directory": record.scratch,  # the scheduler's too: Dask's default is open to all users
             "distributed.worker.multiprocessing-method": method,
-            "distributed.worker.daemon": record["daemon"],
+            "distributed.worker.daemon": record.daemon,
         }
     )
     if method == "forkserver":
@@ -223,31 +122,31 @@ def tls(credentials):
 
 def new_cluster(record, directory, port):
     """Return the cluster that `record` describes, not started yet."""
-    options = dict(record["options"])
-    for name in ("n_workers", "threads_per_worker", "memory_limit"):
-        if record[name] is not None:
-            options[name] = record[name]
-    scheduler_kwargs = {**options.pop("scheduler_kwargs", {}), "dashboard_socket": record["dashboard"]}
-    if record.get("token_file"):
-        scheduler_kwargs["gate"] = (Path(record["token_file"]).read_text().strip(), record["name"])
-    door = {"security": tls(str(directory / "credentials")), "scheduler_port": port}
-    if record.get("interface"):  # else Dask listens on 127.0.0.1
-        door["interface"] = record["interface"]
-    if record.get("sockets"):  # a directory: whatever listens makes a socket of its own there
-        door = {"security": Security(), "protocol": "unix", "host": record["sockets"]}
-        scheduler_kwargs["host"] = f"{record['sockets']}/scheduler"  # the same when the owner runs anew
+    options = dict(record.options)
+    sizes = {"n_workers": record.n_workers, "threads_per_worker": record.threads_per_worker}
+    sizes["memory_limit"] = record.memory_limit
+    options.update({name: value for name, value in sizes.items() if value is not None})
+    scheduler_kwargs = {**options.pop("scheduler_kwargs", {}), "dashboard_socket": record.dashboard}
+    if record.token_file:
+        scheduler_kwargs["gate"] = (Path(record.token_file).read_text().strip(), record.name)
+    listen_options = {"security": tls(str(directory / "credentials")), "scheduler_port": port}
+    if record.interface:  # else Dask listens on 127.0.0.1
+        listen_options["interface"] = record.interface
+    if record.sockets:  # a directory: each listener makes a socket of its own there
+        listen_options = {"security": Security(), "protocol": "unix", "host": record.sockets}
+        scheduler_kwargs["host"] = f"{record.sockets}/scheduler"  # the same when the owner starts again
     cluster = LocalCluster(
-        name=record["name"],
-        processes=record["processes"],
-        worker_class=PrivateNanny if record["processes"] else PrivateWorker,
+        name=record.name,
+        processes=record.processes,
+        worker_class=PrivateNanny if record.processes else PrivateWorker,
         scheduler_kwargs=scheduler_kwargs,
-        local_directory=record["scratch"],
+        local_directory=record.scratch,
         asynchronous=True,
         silence_logs=False,
-        starter_path=tuple(record["sys_path"]),
-        nice=record["nice"],
-        **({"gpus": record["gpus"], "gpu_ids": record["gpu_ids"]} if record["processes"] else {}),
-        **{"dashboard_address": "unix", **options, **door},
+        starter_path=record.sys_path,
+        nice=record.nice,
+        **({"gpus": record.gpus, "gpu_ids": record.gpu_ids} if record.processes else {}),
+        **{"dashboard_address": "unix", **options, **listen_options},
     )
     cluster.scheduler_spec["cls"] = PrivateScheduler
     return cluster
@@ -268,7 +167,7 @@ def add_commands(cluster, ended):
 def own_identity(record):
     """Return this process as `ports` identifies processes; machine and boot are those of the starter."""
     pid = os.getpid()
-    return {**record["started_by"], "pid": pid, "start_ticks": probe.stat_of(pid)[2]}
+    return {**record.started_by, "pid": pid, "start_ticks": probe.stat_of(pid)[2]}
 
 
 def announce(cluster, record, directory):
@@ -278,7 +177,7 @@ def announce(cluster, record, directory):
         "format": 1,
         "process": own_identity(record),
         "address": cluster.scheduler_address,
-        "dashboard": record["dashboard"],
+        "dashboard": record.dashboard,
         "dashboard_port": cluster.scheduler.dashboard_port,
         "versions": versions,
         "started_at": time.time(),
@@ -307,10 +206,10 @@ async def own(record, directory, port):
     cluster.scheduler.fair = Fair(cluster, record, directory, ended)
     add_commands(cluster, ended)
     announce(cluster, record, directory)
-    port = 0 if record.get("sockets") else cluster.scheduler.port
-    print(f"cluster {record['name']} runs at {cluster.scheduler_address}: {record.get('explained')}", flush=True)
+    port = 0 if record.sockets else cluster.scheduler.port
+    print(f"cluster {record.name} runs at {cluster.scheduler_address}: {record.explained}", flush=True)
     what = await ended
-    print(f"cluster {record['name']}: {what}", flush=True)
+    print(f"cluster {record.name}: {what}", flush=True)
     cluster.scheduler.fair.close()
     cluster.scheduler.handlers["terminate"] = cluster.scheduler.close  # LocalCluster ends its scheduler by this
     await cluster.close()
@@ -322,10 +221,10 @@ async def own(record, directory, port):
 def main(directory, port=0):
     """Own the cluster described in `directory` until SIGTERM."""
     directory = Path(directory)
-    record = json.loads((directory / "record.json").read_text())
+    record = read_record(directory)
     orphans.adopt()
     guard_children([*sys.path])
-    take_path(record["sys_path"])
+    take_path(record.sys_path)
     os.umask(0o077)
     configure(record)
     try:
@@ -350,5 +249,5 @@ def root_cause(error):
 def command(directory, port=0):
     """Return the interpreter's arguments that own the cluster of `directory`."""
     here = str(Path(__file__).parents[1])
-    code = f"{SAFE_PATH}sys.path.append({here!r}); from ports_owner import owner; owner.main({directory!r}, {port})"
-    return ["-c", code]
+    code = f"sys.path.append({here!r}); from ports_owner import owner; owner.main({directory!r}, {port})"
+    return ["-c", f"{probe.SAFE_PATH}; {code}"]

@@ -16,7 +16,7 @@ class Fair:
         self.cluster = cluster
         self.guard = Guard(cluster, record, memory.Meter())
         self.rest = Rest(cluster, record, directory, ended, self.guard)
-        if record["guard"] != "off":
+        if record.guard != "off":
             self.guard.start()
         self.resting = asyncio.get_running_loop().create_task(self.rest.run())
 

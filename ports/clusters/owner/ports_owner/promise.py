@@ -41,9 +41,9 @@ def bytes_of(limit):
 
 def of(record):
     """Tell others what a cluster will be promised, before it takes it, and return the promise."""
-    n_workers, threads = record["n_workers"] or 0, record["threads_per_worker"] or 1
-    limit = bytes_of(record["memory_limit"])
-    return Promise(record.get("promise"), (n_workers, n_workers * threads, n_workers * limit))
+    n_workers, threads = record.n_workers or 0, record.threads_per_worker or 1
+    limit = bytes_of(record.memory_limit)
+    return Promise(record.promise, (n_workers, n_workers * threads, n_workers * limit))
 
 
 class Promise:

@@ -1,4 +1,4 @@
-"""Unix sockets of this user alone: bytes over one of them, where they lie, and who is at the other end.
+"""Bytes over one Unix socket, and the user at its other end.
 
 Standard library and `distributed` only, as for all that runs inside a cluster.
 """
@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import itertools
 import logging
-import os
-import re
 import socket
-import stat
 import struct
 import threading
 from collections import deque
@@ -26,11 +22,8 @@ CHUNK = 2**16  # bytes that are read at once where less is asked for: the next m
 IN_THREAD = 2**21  # bytes from which a thread waits in the kernel, without a turn of the event loop for each part
 MOST_THREADS = 16  # at a time; what comes on top goes through the event loop, so nothing waits for a free one
 MOST_BUFFERS = 1024  # of one system call: IOV_MAX
-LONGEST_PATH = 107  # bytes; of what is longer, the directory is named by a descriptor
-NAME = re.compile(r"([0-9a-f]+)\.([0-9]+)\.[0-9]+")  # pid namespace, pid, number
 
 _threads = threading.BoundedSemaphore(MOST_THREADS)
-_numbers = itertools.count(1)
 
 
 class Connection:
@@ -253,147 +246,3 @@ def peer(connection):
     """Return uid and pid of who connected, or listens, at the other end, as the kernel says."""
     pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return uid, pid
-
-
-# --- where sockets are ---
-
-
-def usual():
-    """Return the directory of sockets whose address names none."""
-    return f"/tmp/ports-{os.geteuid()}/unix"
-
-
-def place_of(loc):
-    """Return directory and name of the socket that `loc` means; the name is None where a new one is meant."""
-    path, _, port = loc.rpartition(":") if re.search(r":\d+$", loc) else (loc, "", "0")
-    name = None if port == "0" else port
-    if not path.startswith("/"):
-        return usual(), name
-    path = os.path.normpath(path)
-    if os.path.isdir(path):
-        return path, name
-    return os.path.dirname(path), os.path.basename(path)
-
-
-def path_of(loc):
-    """Return the path of the socket that `loc` means, to connect to it."""
-    if loc.startswith("/") and not re.search(r":\d+$", loc):
-        return loc
-    directory, name = place_of(loc)
-    if name is None:
-        raise ValueError(f"invalid address unix://{loc}: it names no socket")
-    return os.path.join(directory, name)
-
-
-@contextlib.contextmanager
-def private(directory):
-    """Yield a descriptor of `directory`, which must be this user's own and closed to others."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        raise OSError(error.errno, f"no directory for sockets: {error.strerror}", directory) from error
-    try:
-        found = os.fstat(descriptor)
-        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            raise PermissionError(
-                errno.EPERM, "sockets need a directory of one's own with mode 0700; name another one", directory
-            )
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def bind(directory, name):
-    """Return a socket bound in `directory`, and its name; None: a new one.
-
-    A dead socket of that name is replaced, those of dead processes go.
-    """
-    if directory == usual():
-        for path in (os.path.dirname(directory), directory):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-    with private(directory) as descriptor:
-        sweep(descriptor)
-        for _ in range(100):
-            chosen = name or f"{pid_namespace():x}.{os.getpid()}.{next(_numbers)}"
-            listener = socket.socket(socket.AF_UNIX)
-            try:
-                os.fchmod(listener.fileno(), 0o600)  # Linux gives the file this mode, less the umask
-                path = os.path.join(directory, chosen)
-                fits = len(os.fsencode(path)) <= LONGEST_PATH
-                listener.bind(path if fits else f"/proc/self/fd/{descriptor}/{chosen}")
-                os.stat(chosen, dir_fd=descriptor, follow_symlinks=False)  # it is in the directory that was checked
-                listener.setblocking(False)
-                return listener, chosen
-            except OSError as error:
-                listener.close()
-                if error.errno != errno.EADDRINUSE or (name and not remove_dead(descriptor, directory, name)):
-                    raise
-    raise OSError(errno.EADDRINUSE, "no name is free", directory)
-
-
-def remove_dead(descriptor, directory, name):
-    """Remove the socket `name` if nobody listens on it; say whether it is gone."""
-    with socket.socket(socket.AF_UNIX) as probe, reachable(os.path.join(directory, name)) as path:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=descriptor)
-            return True
-        except OSError:
-            pass
-    return False
-
-
-def sweep(descriptor):
-    """Remove sockets in a directory whose process was killed; those of other pid namespaces cannot be judged."""
-    for name in os.listdir(descriptor):
-        found = NAME.fullmatch(name)
-        if found and int(found[1], 16) == pid_namespace() and not is_alive(int(found[2])):
-            with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=descriptor)
-
-
-def remove(directory, name, identity):
-    """Remove the socket `name` if it is still the one of that device and inode."""
-    with contextlib.suppress(OSError):
-        path = os.path.join(directory, name)
-        if identify(path) == identity:
-            os.unlink(path)
-
-
-def identify(path):
-    """Return device and inode of a file."""
-    found = os.lstat(path)
-    return found.st_dev, found.st_ino
-
-
-def is_alive(pid):
-    """Say whether there is a process `pid`."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def pid_namespace():
-    """Return a number of the pid namespace."""
-    return os.stat("/proc/self/ns/pid").st_ino
-
-
-@contextlib.contextmanager
-def reachable(path):
-    """Yield a name for `path` that is short enough for a socket's address."""
-    if len(os.fsencode(path)) <= LONGEST_PATH:
-        yield path
-        return
-    descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{os.path.basename(path)}"
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,7 @@
-"""Workers and nannies that are fair: nice, ready to give way, and leaving nothing behind.
+"""Workers and nannies: private, nice to other users, ready to give way, and leaving nothing behind.
 
-What each worker is told comes as a message of the scheduler's stream; Dask's own memory management of the worker then
-spills and pauses: its thresholds are lowered, and given back later.
+The guard sends each worker a level through the scheduler's stream. The worker then lowers the thresholds of Dask's own
+memory management, so that Dask spills or pauses, and restores them later.
 """
 
 from __future__ import annotations
@@ -12,14 +12,26 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import sys
 from pathlib import Path
 
 from distributed import Nanny, Worker
 from distributed.core import Status
+from distributed.http.routing import RoutingApplication
+from tornado.httpserver import HTTPServer
 
-from . import guard_rules, orphans
+from . import comm, guard_rules, orphans, peer_check
+
+# in the owner, and in each worker process, which imports this module for the classes below
+comm.register()
+peer_check.register()
 
 NOTHING = 1e-9  # of the memory limit: any memory is more
+
+
+def take_path(entries):
+    """Look for modules where the starter of the cluster does, and only then where this process did."""
+    sys.path[:] = [*entries, *(entry for entry in sys.path if entry not in entries)]
 
 
 def be_nice(niceness: int) -> None:
@@ -39,26 +51,32 @@ def make_nice(executor, niceness):
     executor.submit = lambda function, /, *args, **kwargs: submit(run, function, *args, **kwargs)
 
 
-class FairWorker(Worker):
-    """A worker that spills and pauses when it is told to."""
+class PrivateWorker(Worker):
+    """A worker without an HTTP server, which any user could read. It spills and pauses at the guard's word."""
 
-    def __init__(self, *args, nice=0, mark=None, **kwargs):
+    def __init__(self, *args, starter_path=(), nice=0, mark=None, **kwargs):
+        take_path(starter_path)
         orphans.wear(mark)
-        is_own = multiprocessing.parent_process() is not None  # else scheduler and guard are threads beside its tasks
-        if is_own:
+        has_process = multiprocessing.parent_process() is not None  # else scheduler and guard share it with its tasks
+        if has_process:
             be_nice(nice)
         self.actor_calls = self.actors_running = 0
         super().__init__(*args, **kwargs)
-        for name in () if is_own else ("default", "actor"):
+        for name in () if has_process else ("default", "actor"):
             make_nice(self.executors[name], nice)
         self.metrics["ports_actors"] = lambda worker: (worker.actor_calls, worker.actors_running)
         manager = self.memory_manager
         self.own_fractions = [getattr(manager, name, False) for name in FRACTIONS]
         self.stream_handlers["ports-guard"] = self.give_way
-        self.handlers["ports_keep"] = self.keep_results
+        self.handlers["ports_keep_results"] = self.keep_results
+
+    def start_http_server(self, routes, dashboard_address, default_port=0, ssl_options=None):
+        """Make the application that other code expects; nothing listens."""
+        self.http_application = RoutingApplication(routes)
+        self.http_server = HTTPServer(self.http_application)
 
     def give_way(self, level, **_):
-        """Spill results, start no further task, or go back to normal, by the guard's `level`."""
+        """Spill results, start no further task, or go back to normal, as the guard's `level` says."""
         manager = self.memory_manager
         target, spill, pause = self.own_fractions
         if level >= guard_rules.SPILL and manager.memory_limit:
@@ -72,7 +90,7 @@ class FairWorker(Worker):
         elif level < guard_rules.PAUSE and self.status == Status.paused and not self.is_over(pause):
             self.status = Status.running
         if manager.memory_limit and "memory_monitor" not in self.periodic_callbacks and level >= guard_rules.SPILL:
-            self.loop.add_callback(manager.memory_monitor, self)  # thresholds switched off by the user
+            self.loop.add_callback(manager.memory_monitor, self)  # the user has switched the thresholds off
 
     def is_over(self, fraction):
         """Say whether this worker is over its own limit, so that Dask itself would pause it."""
@@ -80,7 +98,7 @@ class FairWorker(Worker):
         return bool(limit and fraction and self.monitor.get_process_memory() > fraction * limit)
 
     async def actor_execute(self, *args, **kwargs):
-        """Call an actor's method, and count that: the scheduler sees nothing of it."""
+        """Call an actor's method, and count the call, which the scheduler does not see."""
         self.actor_calls += 1
         self.actors_running += 1
         try:
@@ -89,19 +107,19 @@ class FairWorker(Worker):
             self.actors_running -= 1
 
     def actor_attribute(self, *args, **kwargs):
-        """Read an actor's attribute, and count that."""
+        """Read an actor's attribute, and count the access."""
         self.actor_calls += 1
         return super().actor_attribute(*args, **kwargs)
 
     async def keep_results(self, directory, keys):
-        """Pickle the results `keys`, as far as they are here, to files of `directory`; return key → file or error."""
+        """Pickle those results of `keys` that are here to files in `directory`; return key → file or error."""
         kept = {}
         for key, name in keys.items():
             if key in self.data:
                 try:
                     await asyncio.to_thread(write_pickle, Path(directory) / name, self.data[key])
                     kept[key] = name
-                except Exception as error:  # noqa: BLE001 - a result that cannot be pickled costs the others nothing
+                except Exception as error:  # noqa: BLE001 - one that cannot be pickled must not cost the others
                     kept[key] = f"not kept: {type(error).__name__}: {error}"
         return kept
 
@@ -118,7 +136,7 @@ def write_pickle(path, value):
         try:
             file.write(data)
             file.flush()
-        except OSError:  # a full disk: no half of it
+        except OSError:  # a full disk: leave no partial file
             path.unlink()
             raise
 
@@ -127,32 +145,33 @@ GPUS_TAKEN = collections.Counter()  # by the nannies of this process
 
 
 def take_gpus(gpu_ids, each):
-    """Return `each` of `gpu_ids`, those that the fewest workers of this cluster have, in this order."""
+    """Return the `each` GPUs of `gpu_ids` that the fewest workers of this cluster use, in the order of `gpu_ids`."""
     taken = sorted(gpu_ids, key=lambda one: GPUS_TAKEN[one])[:each]
     GPUS_TAKEN.update(taken)
     return taken
 
 
 def gpus_taken():
-    """Return the GPUs that workers of this cluster have."""
+    """Return the GPUs that workers of this cluster use."""
     return sorted(uuid for uuid, number in GPUS_TAKEN.items() if number > 0)
 
 
-class FairNanny(Nanny):
-    """A nanny that ends what its worker left behind, before the next one starts and when it ends itself."""
+class PrivateNanny(Nanny):
+    """A nanny that ends what its worker left behind, before the next worker starts and when the nanny itself ends."""
 
     def __init__(self, *args, gpu_ids=(), gpus=0, env=None, **kwargs):
         self.mark = orphans.new_mark()
         self.gpus = take_gpus(gpu_ids, gpus)
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if gpus else {}
-        super().__init__(*args, mark=self.mark, env={**visible, **(env or {})}, **kwargs)
+        env = {**visible, **(env or {})}
+        super().__init__(*args, worker_class=PrivateWorker, mark=self.mark, env=env, **kwargs)
 
     async def end_orphans(self):
-        """End what tasks of the worker that is gone have started."""
+        """End what tasks of the last worker have started."""
         await asyncio.get_running_loop().run_in_executor(None, orphans.end_left_by, self.mark)
 
     async def instantiate(self, *args, **kwargs):
-        """Start the worker once nothing of the last one is left."""
+        """Start the worker once nothing of the last one runs."""
         await self.end_orphans()
         return await super().instantiate(*args, **kwargs)
 
@@ -162,7 +181,7 @@ class FairNanny(Nanny):
         await self.end_orphans()
 
     async def close(self, *args, **kwargs):
-        """End for good, with all that is left of the worker."""
+        """End the nanny, its worker and what tasks started."""
         answer = await super().close(*args, **kwargs)
         GPUS_TAKEN.subtract(self.gpus)
         self.gpus = []

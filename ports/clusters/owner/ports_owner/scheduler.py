@@ -1,0 +1,80 @@
+"""The scheduler of a private cluster: its dashboard is on a Unix socket, and only its owner ends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distributed import Scheduler
+from distributed.http.routing import RoutingApplication
+from tornado.netutil import bind_unix_socket
+from tornado.web import ErrorHandler, RequestHandler
+
+from . import dashboard_gate, peer_check
+
+
+def is_local(name):
+    """Say whether `name` is this machine's own, whatever a name server says."""
+    return name is not None and (name.strip("[]") in ("localhost", "127.0.0.1", "::1") or name.endswith(".localhost"))
+
+
+class PrivateApplication(RoutingApplication):
+    """Answers as localhost only, which is what the dashboard is called at both ends of a tunnel, and to its own pages.
+
+    Any page that the browser at home shows, one of another local port too, can open a websocket to it, or have its own
+    name resolve to 127.0.0.1.
+    """
+
+    def find_handler(self, request, **kwargs):
+        """Refuse other names in Host and Origin, then route as Dask does."""
+        if is_local(request.host_name) and dashboard_gate.comes_from_its_own_page(request):
+            return super().find_handler(request, **kwargs)
+        return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
+
+
+class PrivateScheduler(Scheduler):
+    """A scheduler whose dashboard listens on a Unix socket of its owner, and which only its owner ends."""
+
+    def __init__(self, *args, dashboard_socket, gate=None, **kwargs):
+        self.dashboard_socket = dashboard_socket
+        self.gate, self.gate_server, self.dashboard_port = gate, None, None
+        self.fair = None
+        super().__init__(*args, **kwargs)
+        self.handlers["terminate"] = self.refuse_to_end
+
+    def start_http_server(self, routes, dashboard_address, default_port=0, ssl_options=None):
+        """Serve the dashboard on the Unix socket, 0600, and nowhere else."""
+        self.http_application = PrivateApplication([*routes, ("/ports.json", Summary, {"scheduler": self})])
+        self.http_server = peer_check.OwnServer(self.http_application)
+        Path(self.dashboard_socket).unlink(missing_ok=True)
+        self.http_server.add_socket(bind_unix_socket(self.dashboard_socket, mode=0o600))
+        self.http_server.address, self.http_server.port = self.dashboard_socket, 0
+        self.services["dashboard"] = self.http_server
+        if self.gate is not None:
+            self.gate_server, self.dashboard_port = dashboard_gate.open_gate(self.http_application, *self.gate)
+
+    async def refuse_to_end(self, *args, **kwargs):
+        """Answer a client's `shutdown`: other notebooks use this cluster."""
+        raise RuntimeError("a client may not end this cluster, others use it; `ports cluster stop` does")
+
+
+class Summary(RequestHandler):
+    """What ``ports cluster list`` shows, read from memory."""
+
+    def initialize(self, scheduler):
+        """Keep the scheduler at hand."""
+        self.scheduler = scheduler
+
+    def get(self):
+        """Answer with counts, bytes and the start of the oldest worker."""
+        workers = list(self.scheduler.workers.values())
+        self.write(
+            {
+                "n_workers": len(workers),
+                "n_threads": sum(worker.nthreads for worker in workers),
+                "memory_bytes": sum(worker.metrics.get("memory", 0) for worker in workers),
+                "memory_limit_bytes": sum(worker.memory_limit or 0 for worker in workers),
+                "n_tasks": len(self.scheduler.tasks),
+                "n_clients": len([key for key in self.scheduler.clients if key != "fire-and-forget"]),
+                **(self.scheduler.fair.summary() if self.scheduler.fair else {}),
+            }
+        )
