@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ports.machine import gpus as gpus
     from ports.machine._logout import LOGOUT_HINT as LOGOUT_HINT
     from ports.machine._logout import logout_warning as logout_warning
+    from ports.machine._people import other_users as other_users
     from ports.machine._usage import Usage as Usage
     from ports.machine._usage import User as User
     from ports.machine._usage import prune as prune
@@ -24,6 +25,7 @@ else:
                 "LOGOUT_HINT",
                 "logout_warning",
             ),
+            "_people": ("other_users",),
             "_usage": (
                 "Usage",
                 "User",

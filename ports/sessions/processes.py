@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ports import probe
@@ -15,10 +14,6 @@ from ports.state import ProcessId, wait_until
 
 if TYPE_CHECKING:
     import psutil
-
-
-_PEOPLE = (1000, 60001)  # uids of people, as useradd gives them; others are services
-_PEOPLE_OF_MACOS = (501, 60001)
 
 
 def identity(pid: int | None = None) -> ProcessId | None:
@@ -32,39 +27,6 @@ def identity(pid: int | None = None) -> ProcessId | None:
 def is_alive(who: ProcessId) -> bool | None:
     """Say whether that very process runs; None where this machine cannot know."""
     return probe.is_same_process_alive(who.to_json())
-
-
-def other_users() -> tuple[str, ...]:
-    """Return the people who are on this machine beside this user: logged in, or with a process of theirs."""
-    import psutil
-
-    names = {one.name for one in psutil.users()}
-    if os.name == "nt":
-        return tuple(sorted(names - {psutil.Process().username().rpartition("\\")[2]}))
-    import pwd
-
-    first, last = _PEOPLE if sys.platform == "linux" else _PEOPLE_OF_MACOS
-    for uid in _uids():
-        with contextlib.suppress(KeyError):
-            if first <= uid < last:
-                names.add(pwd.getpwuid(uid).pw_name)
-    with contextlib.suppress(KeyError):
-        names.discard(pwd.getpwuid(os.getuid()).pw_name)
-    return tuple(sorted(names - {"root"}))
-
-
-def _uids() -> set[int]:
-    """Return whose processes there are."""
-    found = set()
-    if sys.platform != "linux":
-        import psutil
-
-        infos = [one.info["uids"] for one in psutil.process_iter(["uids"])]
-        return {info.real for info in infos if info}
-    for entry in Path("/proc").glob("[0-9]*"):  # psutil looks at each process ten times as long
-        with contextlib.suppress(OSError):
-            found.add(entry.stat().st_uid)
-    return found
 
 
 def with_argument(argument: str) -> list[ProcessId]:

@@ -69,11 +69,11 @@ class Agent:
             Standard input and output of `PYTHON` on the host; it is closed by `close`, and where this fails.
         request : dict
             ``interval``, the seconds between two looks at what listens (2.0; ``watch`` False: none); ``probe``, what
-            `ports.probe.probe` takes; ``guard``, a list of remotes whose holders are watched; ``browse`` (True),
+            `ports.probe.probe` takes; ``users``, a list of remotes whose users are watched; ``browse`` (True),
             whether ``ports browse`` there is answered; ``silence`` (60.0), the seconds after which the program ends
             when nothing comes from here.
         on_message : callable
-            Gets each message: ``document`` (the first comes at once), ``guard``, ``browse``, ``trouble``.
+            Gets each message: ``document`` (the first comes at once), ``users``, ``browse``, ``trouble``.
         on_lost : callable
             Gets the reason, once, when the session ends other than by `close`.
 
@@ -168,7 +168,7 @@ class Agent:
         return connection
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send a message: ``guard`` (with ``remotes``, from now on), ``look`` (at once), ``browse`` (with ``id``)."""
+        """Send a message: ``users`` (with ``remotes``, from now on), ``look`` (at once), ``browse`` (with ``id``)."""
         if self._mux is not None:
             self._mux.send(protocol.CONTROL, 0, json.dumps(message).encode())
 

@@ -157,7 +157,7 @@ class HostConnection:
 
     def watch_users(self, remotes: Iterable[str]) -> None:
         """Be told when somebody else takes one of these: a home there that hangs does not hold that up."""
-        made, message = self._agent, {"type": "guard", "remotes": sorted(set(remotes))}
+        made, message = self._agent, {"type": "users", "remotes": sorted(set(remotes))}
         if made is not None:
             self._relay.soon(lambda: made.send(message))
 
@@ -288,7 +288,7 @@ class HostConnection:
             return SSHError(self.alias, f"the connection was lost: {message['reason']}")
         if message["type"] == "document":
             self._tell_document(message["document"])
-        elif message["type"] == "guard" and message["user"] is not None and not message["mine"]:
+        elif message["type"] == "users" and message["user"] is not None and not message["mine"]:
             self._on_stranger(str(message["remote"]), str(message["user"]))
         elif message["type"] == "browse":
             # beside: a browser takes its time, and the way must be watched meanwhile

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ports import machine
 from ports.errors import ConflictError, PortInUseError, PortsError, SharedMachineError, UsageError
 from ports.listeners import links
-from ports.sessions import processes
 from ports.state import settings
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import LOOPBACK, bind, bind_first
@@ -100,7 +100,7 @@ def take(local: LocalAddress, service: Service, what: tuple[str, str | None, str
         No port, or no socket, can be had.
     """
     if not (local.share or local.public or local.socket or service.token or settings.get("open.share")):
-        others = processes.other_users()
+        others = machine.other_users()
         if others:
             raise SharedMachineError(f"{service.host}:{service.name}", others)
     if local.socket is not None:

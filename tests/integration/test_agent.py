@@ -491,10 +491,10 @@ def test_a_guarded_listener_that_is_replaced_or_ends_is_reported(tmp_path: Path)
         with socket.create_server(("127.0.0.1", 0)) as first:
             where = f"127.0.0.1:{first.getsockname()[1]}"
             unix = str(tmp_path / "page.sock")
-            async with far({"watch": False, "guard": [where]}) as found, service(echo, tmp_path / "page.sock"):
-                found.agent.send({"type": "guard", "remotes": [where, unix, "127.0.0.1:1"]})
+            async with far({"watch": False, "users": [where]}) as found, service(echo, tmp_path / "page.sock"):
+                found.agent.send({"type": "users", "remotes": [where, unix, "127.0.0.1:1"]})
                 (gone,) = await found.until(lambda: found.messages[:], "report of what never was there")
-                assert (gone["type"], gone["remote"], gone["uid"]) == ("guard", "127.0.0.1:1", None)
+                assert (gone["type"], gone["remote"], gone["uid"]) == ("users", "127.0.0.1:1", None)
                 first.close()
                 with socket.create_server(("127.0.0.1", int(where.rpartition(":")[2]))):
                     replaced = (await found.until(lambda: found.messages[1:], "report of another listener"))[0]
@@ -512,7 +512,7 @@ def test_a_guarded_listener_that_another_user_takes_is_reported() -> None:
     async def test() -> None:
         with socket.create_server(("127.0.0.1", 0)) as mine:
             port = mine.getsockname()[1]
-            async with far({"watch": False, "guard": [f"127.0.0.1:{port}"]}) as found:
+            async with far({"watch": False, "users": [f"127.0.0.1:{port}"]}) as found:
                 mine.close()
                 with listen_as(pwd.getpwnam("nobody").pw_uid, socket.AF_INET, ("127.0.0.1", port)):
                     await found.until(lambda: found.messages and found.messages[-1]["user"] == "nobody", "report")

@@ -519,6 +519,32 @@ def test_where_others_are_on_this_machine_a_link_without_a_password_is_opened_on
         other.communicate()
 
 
+@pytest.mark.parametrize(("name", "uid", "login_defs"), [("carol", 70_001, ""), ("dave", 500, "UID_MIN 500\n")])
+def test_a_person_is_one_of_any_uid_from_uid_min(
+    root_site: NamespaceSite, laptop: Site, serve: Serve, name: str, uid: int, login_defs: str
+) -> None:
+    etc = laptop.host("laptop").path("/etc")
+    before = {path: path.read_text() if path.exists() else None for path in (etc / "passwd", etc / "login.defs")}
+    (etc / "passwd").write_text(f"{before[etc / 'passwd']}{name}:x:{uid}:{uid}::/:/bin/sh\n")
+    (etc / "login.defs").write_text(login_defs)
+    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    other = laptop.popen("laptop", [*become, "/usr/bin/python3", "-c", SLEEP], user="root")
+    assert other.stdout is not None and other.stdout.readline()
+    try:
+        target = f"server1:{serve('server1')}"
+        code, rows = ports(laptop, "open", target, timeout=20)
+        assert code == 4 and name in rows[0]["error"] and "--share" in rows[0]["error"]
+        running, rows = open_in_foreground(laptop, target, "--share")
+        assert rows[0]["state"] == "open"
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=10)
+    finally:
+        other.kill()
+        other.communicate()
+        for path, text in before.items():
+            path.unlink() if text is None else path.write_text(text)
+
+
 def test_an_address_of_the_network_needs_to_be_meant(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
     code, told = ports(laptop, "open", f"server1:{port}", "--bind", "0.0.0.0")

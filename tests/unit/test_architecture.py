@@ -64,7 +64,7 @@ ASYNC = (
 # Where each tool is used; nothing of it leaves.
 TOOLS = {
     "libtmux": ("sessions/_tmux.py",),
-    "psutil": ("sessions/processes.py", "clusters/_dask.py"),  # the second: what workers run
+    "psutil": ("sessions/processes.py", "machine/_people.py", "clusters/_dask.py"),  # the last: what workers run
     "cryptography": ("clusters/_certificates.py",),
     "distributed": ("clusters/_dask.py",),
     "dask": ("clusters/_dask.py",),

@@ -100,9 +100,9 @@ def test_who_takes_a_guarded_port_is_told(connection: HostConnection, taken: Tak
     connection.watch_users(["127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"])
     wait_until(lambda: program.sent or None, timeout=10, what="the message")
     for user, mine in ((None, False), ("alice", True), ("bob", False)):
-        connection._take(connection._agent, {"type": "guard", "remote": "127.0.0.1:1", "user": user, "mine": mine})
+        connection._take(connection._agent, {"type": "users", "remote": "127.0.0.1:1", "user": user, "mine": mine})
     assert taken.strangers == [("127.0.0.1:1", "bob")]
-    assert program.sent == [{"type": "guard", "remotes": ["127.0.0.1:1", "127.0.0.1:2"]}]
+    assert program.sent == [{"type": "users", "remotes": ["127.0.0.1:1", "127.0.0.1:2"]}]
 
 
 def test_a_connection_that_ends_at_once_is_made_again_with_growing_pauses(

@@ -21,7 +21,7 @@ PATIENCE_OF_BROWSE = 60.0
 MOST_WAITING = 32
 
 
-class Door:
+class BrowseSocket:
     """The socket, and those that wait for an answer from home."""
 
     def __init__(self, poller: "Any", tell: "Callable[[Json], None]") -> None:

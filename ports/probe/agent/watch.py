@@ -149,8 +149,8 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-class Guard:
-    """The listeners that home has tunnels to: whoever else takes one of them is reported."""
+class SocketUserWatch:
+    """Watches the listeners that home has tunnels to, and reports when another user takes one of them."""
 
     def __init__(self, tell: "Callable[[Json], None]") -> None:
         self.tell = tell
@@ -176,7 +176,7 @@ class Guard:
 
     def report(self, remote: str, before: "Optional[Holder]", now: "Optional[Holder]") -> None:
         """Tell home about one."""
-        told = {"type": "guard", "remote": remote, "uid": None, "user": None, "inode": None}  # type: Json
+        told = {"type": "users", "remote": remote, "uid": None, "user": None, "inode": None}  # type: Json
         told["before"] = None if before is None else {"uid": before[0], "inode": before[1]}
         if now is not None:
             told.update(uid=now[0], inode=now[1], user=user_name(now[0]))

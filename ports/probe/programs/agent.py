@@ -12,10 +12,10 @@ import sys
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ..agent.browse import Door
+    from ..agent.browse import BrowseSocket
     from ..agent.dial import Dialer
     from ..agent.mux import CLOSE, CONTROL, DOCUMENT, OPEN, Mux
-    from ..agent.watch import LENGTH, Guard, start_watching
+    from ..agent.watch import LENGTH, SocketUserWatch, start_watching
     from ..identity import boot_id, machine_id, user_name
 
 MYPY = False
@@ -90,8 +90,8 @@ class Agent:
         self.poller = Poller()
         self.mux = Mux(self.poller, ends, self.take, self.ended)
         self.dialer = Dialer(self.poller, self.mux)
-        self.guard = Guard(self.tell)
-        self.door = Door(self.poller, self.tell)
+        self.users = SocketUserWatch(self.tell)
+        self.browse = BrowseSocket(self.poller, self.tell)
         self.from_watcher = bytearray()
         self.silence = float(request.get("silence") or SILENCE)
 
@@ -102,25 +102,25 @@ class Agent:
             if self.watcher is not None:
                 self.poller.on_read(self.watcher[1], self.pass_on)
             self.poller.later(self.silence, self.check_home)
-            self.look_after(self.request.get("guard") or [])
+            self.look_after(self.request.get("users") or [])
             if early:
                 self.mux.feed(early)
             while not self.mux.ended:
                 self.poller.turn()
         finally:
-            self.door.close()
+            self.browse.close()
 
     def greet(self) -> None:
         """Say who this is."""
         warnings = []
         if self.request.get("browse", True):
             try:
-                self.door.open()
+                self.browse.open()
             except OSError as error:
                 warnings.append("`ports browse` cannot reach home from here: %s" % error)
         hello = {"type": "hello", "python": "%d.%d.%d" % sys.version_info[:3], "platform": sys.platform}  # type: Json
         hello.update(uid=os.getuid(), user=user_name(os.getuid()), host=os.uname().nodename, pid=os.getpid())
-        hello.update(machine_id=machine_id(), boot_id=boot_id(), browse=self.door.path, warnings=warnings)
+        hello.update(machine_id=machine_id(), boot_id=boot_id(), browse=self.browse.path, warnings=warnings)
         self.tell(hello)
 
     def tell(self, message: "Json") -> None:
@@ -135,19 +135,19 @@ class Agent:
             self.dialer.cancel(number)
         elif kind == CONTROL:
             message = json.loads(payload.decode())
-            if message["type"] == "guard":
-                self.guard.set(message["remotes"])
+            if message["type"] == "users":
+                self.users.set(message["remotes"])
             elif message["type"] == "browse":
-                self.door.answer(message)
+                self.browse.answer(message)
             elif message["type"] == "look" and self.watcher is not None:
                 os.write(self.watcher[2], b"l")
 
     def look_after(self, remotes: "List[str]") -> None:
         """Begin to watch who holds the listeners that home has tunnels to."""
-        self.guard.set(remotes)
+        self.users.set(remotes)
 
         def again() -> None:
-            self.guard.look()
+            self.users.look()
             self.poller.later(GUARDED_EVERY, again)
 
         self.poller.later(GUARDED_EVERY, again)
