@@ -9,9 +9,14 @@ import click
 
 from ports import clusters
 from ports.cli.commands import Group
-from ports.cli.options import Number
+from ports.cli.options import Number, from_settings
 from ports.cli.output import Output, Row, with_host, with_output
 from ports.cli.session_commands import NAME, add_session_commands
+
+_ENVIRON_HELP = (
+    "Variable for the cluster, in addition to yours. NAME alone: with the value that it has here, which no command "
+    "line shows. Repeatable."
+)
 
 
 def show_one(out: Output, row: Row) -> None:
@@ -25,14 +30,14 @@ def show_one(out: Output, row: Row) -> None:
 
 
 def show_started(out: Output, row: Row) -> None:
-    """Show a cluster that was started, and how its size came about."""
+    """Show a cluster that was started, and how its size was decided."""
     if row.get("explained") and not out.as_json:
         out.say(row["explained"])
     show_one(out, row)
 
 
 def with_values(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
-    """Give variables that are only named the values that they have here."""
+    """Add the value that a variable has here to each that is given by name alone."""
     from ports.state import settings
 
     values = {text: settings.variable(text) for text in given if "=" not in text}
@@ -48,34 +53,17 @@ def cluster() -> None:
 
 @cluster.command()
 @NAME
-@click.option("--n-workers", type=Number(0, word="all"), help="Number of workers; all: what the machine has.")
-@click.option("--threads-per-worker", type=Number(1), help="Threads of each worker.")
-@click.option("--memory-limit", help="Memory of one worker: 4GB, 2GiB, or bytes.")
-@click.option("--force", is_flag=True, default=None, help="Also more memory than the machine has.")
-@click.option("--processes/--no-processes", default=None, help="Workers as processes, or as threads of one process.")
-@click.option("--daemon/--no-daemon", default=None, help="Daemon workers: their tasks may not start processes.")
-@click.option("--worker-start", type=click.Choice(["auto", "spawn", "forkserver"]), help="How worker processes start.")
-@click.option("--security", type=click.Choice(["auto", "sockets", "tls"]), help="How others are kept out.")
-@click.option("--dashboard", type=click.Choice(["socket", "tcp"]), help="On a Unix socket, or on a port by token too.")
-@click.option("--interface", metavar="NAME", help="Listen on this network interface, for other machines, with TLS.")
-@click.option("--local-directory", type=click.Path(), help="Parent directory of the workers' scratch, on a disk.")
-@click.option("--env", help="Conda environment (name or path) or venv (path) to run in.")
-@click.option(
-    "--environ",
-    multiple=True,
-    metavar="NAME[=VALUE]",
-    callback=with_values,
-    help="Variable for the cluster; NAME alone: with the value it has here, which no command line shows. Repeatable.",
+@from_settings(
+    "cluster",
+    clusters.option_names(),
+    force={"is_flag": True},
+    interface={"metavar": "NAME"},
+    environ={"multiple": True, "metavar": "NAME[=VALUE]", "callback": with_values, "help": _ENVIRON_HELP},
 )
-@click.option("--nice", type=Number(0), help="Niceness of workers, 0 to 19.")
-@click.option("--guard", type=click.Choice(clusters.GUARDS), help="What workers do when memory runs short.")
-@click.option("--guard-mark", type=Number(0, whole=False), help="Part of the memory that shall stay available: 0.1.")
-@click.option("--guard-pressure", type=Number(0, whole=False), help="Percent of PSI from which workers give way.")
-@click.option("--idle", type=Number(0, whole=False), help="Hours without tasks until workers end; 0: never.")
-@click.option("--expire", type=Number(0, whole=False), help="Days without tasks until the cluster ends; 0: never.")
-@click.option("--gpus", type=Number(0), help="GPUs of each worker.")
-@click.option("--option", multiple=True, metavar="KEYWORD=VALUE", help="Keyword of LocalCluster, as JSON; repeatable.")
-@click.option("--timeout", type=Number(0, whole=False), help="Seconds until the start is given up.")
+@click.option(
+    "--option", multiple=True, metavar="KEYWORD=VALUE", help="Keyword of LocalCluster, its value as JSON. Repeatable."
+)
+@click.option("--timeout", type=Number(0, whole=False), help="Seconds to wait for the start.")
 @with_output
 @with_host(show_started)
 def start(out: Output, name: str | None, environ: tuple[str, ...], option: tuple[str, ...], **options: Any) -> None:
@@ -91,7 +79,7 @@ def start(out: Output, name: str | None, environ: tuple[str, ...], option: tuple
 @cluster.command()
 @click.argument("names", metavar="[NAME]", nargs=-1)
 @click.argument("n_workers", type=Number(0))
-@click.option("--force", is_flag=True, default=None, help="Also more memory than the machine has.")
+@from_settings("cluster", ["force"], force={"is_flag": True})
 @with_output
 @with_host(show_one)
 def scale(out: Output, names: tuple[str, ...], n_workers: int, force: bool | None) -> None:
@@ -110,7 +98,7 @@ def scale(out: Output, names: tuple[str, ...], n_workers: int, force: bool | Non
 @with_output
 @with_host(show_one)
 def restart(out: Output, name: str | None) -> None:
-    """Start all workers anew, so that they import changed modules; links stay."""
+    """Restart all workers, so that they import changed modules. Links stay."""
     from ports import clusters
 
     found = clusters.get(name)

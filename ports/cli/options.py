@@ -1,9 +1,9 @@
-"""Options that several commands take: numbers with their limits, and ``--transport``."""
+"""Options that several commands take: those of the settings' schema, numbers with limits, and ``--transport``."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -47,6 +47,47 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
         if self.most is not None:
             return f"{what} from {self.least:g} to {self.most:g}"
         return what if self.least is None else f"{what} of {self.least:g} or more"
+
+
+def from_settings(section: str, names: Iterable[str], **special: dict[str, Any]) -> Callable[[F], F]:
+    """Give a command an option for each of these settings of a section, as the schema describes it.
+
+    `special` holds arguments of `click.option` for single options, by name.
+    """
+    from ports.state import settings
+
+    nodes = settings.section(section)
+
+    def decorate(function: F) -> F:
+        for name in reversed([*names]):
+            function = _option(name, nodes[name], special.get(name, {}))(function)
+        return function
+
+    return decorate
+
+
+def _option(name: str, node: dict[str, Any], special: dict[str, Any]) -> Callable[[F], F]:
+    from ports.state import settings
+
+    flag = f"--{name.replace('_', '-')}"
+    attributes = {"help": node["description"], **special}
+    if node.get("type") == "boolean":
+        declared = flag if attributes.get("is_flag") else f"{flag}/--no-{flag[2:]}"
+        return click.option(declared, default=None, **attributes)
+    if "help" not in special:
+        attributes["help"] += f" Default: {settings.default_in_words(node)}."
+    return click.option(flag, **{"type": _type(node), **attributes})
+
+
+def _type(node: dict[str, Any]) -> click.ParamType | None:  # type: ignore[type-arg]
+    """Return what click makes of the text of an option."""
+    kinds = node.get("type", [])
+    if "enum" in node:
+        return click.Choice(node["enum"])
+    if "integer" in kinds or kinds == "number":
+        word = node["pattern"].strip("^$") if "pattern" in node else None
+        return Number(node.get("minimum"), node.get("maximum"), whole=kinds != "number", word=word)
+    return click.Path() if node.get("format") == "path" else None
 
 
 def with_transport(function: F) -> F:

@@ -9,7 +9,6 @@ from ports.probe import face
 if TYPE_CHECKING:
     from ports.clusters import credentials as credentials
     from ports.clusters._cluster import Cluster as Cluster
-    from ports.clusters._fairness import GUARDS as GUARDS
     from ports.clusters._find import get as get
     from ports.clusters._find import list as list
     from ports.clusters._find import logs as logs
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from ports.clusters._kept_results import remove_kept as remove_kept
     from ports.clusters._options import ClusterRecord as ClusterRecord
     from ports.clusters._options import ClusterRunning as ClusterRunning
+    from ports.clusters._options import option_names as option_names
     from ports.clusters._show import show as show
     from ports.clusters._start import client as client
     from ports.clusters._start import cluster as cluster
@@ -29,7 +29,6 @@ else:
         __name__,
         {
             "_cluster": ("Cluster",),
-            "_fairness": ("GUARDS",),
             "_find": (
                 "get",
                 "list",
@@ -44,6 +43,7 @@ else:
             "_options": (
                 "ClusterRecord",
                 "ClusterRunning",
+                "option_names",
             ),
             "_show": ("show",),
             "_start": (

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ports import sessions
 from ports.clusters._options import ClusterRecord
 from ports.clusters._snapshot import KIND, Snapshot
 from ports.errors import warn
-from ports.machine import gpus
+from ports.machine import fair_share, gpus
 
 
-def for_start(name: str, options: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return ``gpu_ids`` and ``n_workers`` for a new cluster, nothing where its workers get no GPUs.
+def for_start(record: ClusterRecord, environ: Mapping[str, str]) -> ClusterRecord:
+    """Return the record of a new cluster with its GPUs, and as many workers as they suffice for if none were asked for.
 
     Warns of GPUs that are in use already.
     """
-    if not options["gpus"]:
-        return {}
-    in_use = _of_other_clusters(name)
-    chosen = gpus.for_workers(options, environ, in_use)
-    _warn_of_shared(chosen["gpu_ids"][: options["gpus"] * chosen["n_workers"]], in_use)
-    return chosen
+    if not record.gpus:
+        return record
+    in_use = _of_other_clusters(record.name)
+    asked = {"gpus": record.gpus, "n_workers": fair_share.ALL if record.takes_all else record.n_workers}
+    chosen = gpus.for_workers(asked, environ, in_use)
+    _warn_of_shared(chosen["gpu_ids"][: record.gpus * chosen["n_workers"]], in_use)
+    return replace(record, **chosen)
 
 
 def for_scale(now: Snapshot, n_workers: int, *, force: bool) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def for_scale(now: Snapshot, n_workers: int, *, force: bool) -> dict[str, Any]:
     return {"gpu_ids": order}
 
 
-def _warn_of_shared(taken: Any, in_use: Mapping[str, str]) -> None:
+def _warn_of_shared(taken: Sequence[str], in_use: Mapping[str, str]) -> None:
     if (warning := gpus.shared(taken, in_use)) is not None:
         warn(warning)
 

@@ -1,41 +1,26 @@
-"""What a cluster is asked to be: options, the record that holds them, and how two of them differ. Pure."""
+"""The options of a cluster: how they merge, the record that holds them, and how a running one differs. Pure."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
 
-from ports.clusters import _fairness
 from ports.errors import UsageError
 from ports.machine import fair_share
 from ports.sessions import SessionRecord
-from ports.state import Running
+from ports.state import Running, settings
 
-NAMES = (
-    "n_workers",
-    "threads_per_worker",
-    "memory_limit",
-    "force",
-    "processes",
-    "daemon",
-    "worker_start",
-    "security",
-    "dashboard",
-    "interface",
-    "local_directory",
-    "env",
-    "environ",
-    *_fairness.NAMES,
-)
-SECURITY = ("auto", "sockets", "tls")
-DASHBOARD = ("socket", "tcp")
+_NOT_OPTIONS = ("name", "options", "reuse", "start_timeout")  # settings of clusters that are no options of a start
 HAVE_SOCKETS = hasattr(socket, "SO_PEERCRED") and sys.platform == "linux"
-# `LocalCluster` keywords that ports decides itself: opened, they would be doors for other users.
+# Options, and values of options, that no running cluster differs from.
+_NEVER_DIFFER = ("force", "env", ("memory_limit", "auto"), ("security", "auto"))
+# Keywords of `LocalCluster` that `ports` decides itself: another value would let other users in.
 OURS = {
     "name": "pass name= to ports itself",
     "protocol": "security= chooses between Unix sockets and TLS",
@@ -50,9 +35,18 @@ OURS = {
 }
 
 
+R = TypeVar("R", bound="ClusterRecord")
+
+
+@functools.cache
+def option_names() -> tuple[str, ...]:
+    """Return the names of the options of a start, as the schema has them below ``cluster``."""
+    return tuple(name for name in settings.section("cluster") if name not in _NOT_OPTIONS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClusterRunning(Running):
-    """What the owner of a cluster says of itself: address of the scheduler, where the dashboard is, versions."""
+    """``running.json`` of a cluster: the scheduler's address, where the dashboard listens, versions."""
 
     address: str
     dashboard: str
@@ -63,10 +57,11 @@ class ClusterRunning(Running):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterRecord(SessionRecord):
-    """A cluster as it was started; None means Dask's own choice, as older versions of `ports` left it.
+    """A cluster as it was started. None means Dask's own choice, in a record of an older `ports`.
 
-    `takes_all`: all of the machine was asked for; `explained`: how its size came about; `promise`: the file that tells
-    all users what it is promised.
+    `takes_all`: the whole machine was asked for. `explained`: how the size was decided. `promise`: the file in which
+    all users read what the cluster may use. `for_owner`: the options that only the owner obeys; in ``record.json`` they
+    are keys beside the others.
     """
 
     n_workers: int | None = None
@@ -77,22 +72,15 @@ class ClusterRecord(SessionRecord):
     explained: str = ""
     promise: str = ""
     processes: bool = True
-    daemon: bool = False
-    worker_start: str = "auto"
     security: str = "tls"  # what a record without it means
     interface: str | None = None
     local_directory: str | None = None
     env: str | None = None
     environ: dict[str, str] = field(default_factory=dict, repr=False)
-    nice: int = 0
-    guard: str = "off"
-    guard_mark: int | float = 0.1
-    guard_pressure: int | float = 20
-    idle: int | float = 0
-    expire: int | float = 0
     gpus: int = 0
     gpu_ids: tuple[str, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict)
+    for_owner: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # keywords of LocalCluster
     sys_path: tuple[str, ...] = ()
     scratch: str = ""
     dashboard: str = ""
@@ -105,88 +93,94 @@ class ClusterRecord(SessionRecord):
         """Its scratch, the dashboard's socket, the directory of all others, and its promise."""
         return (self.scratch, self.dashboard, *(one for one in (self.sockets, self.promise) if one))
 
+    def option(self, name: str) -> Any:
+        """Return the value of an option, or of a keyword of `LocalCluster`; None where it has none."""
+        if name == "dashboard":
+            return "tcp" if self.token_file else "socket"
+        own = getattr(self, name, None) if name in option_names() else None
+        return own if own is not None else {**self.options, **self.for_owner}.get(name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON-able data."""
+        data = super().to_json()
+        return {**data.pop("for_owner"), **data}
+
+    @classmethod
+    def from_json(cls: type[R], data: dict[str, Any]) -> R:
+        """Return the record that `data` holds; raises as `Record.from_json`."""
+        return super().from_json({**data, "for_owner": _for_owner(data)})
+
+
+def _for_owner(options: Mapping[str, Any]) -> dict[str, Any]:
+    own = {one.name for one in fields(ClusterRecord)}
+    return {name: options[name] for name in option_names() if name in options and name not in own}
+
+
+def recorded(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a record that hold the merged `options`; where the dashboard listens is another one."""
+    for_owner = _for_owner(options)
+    own = {name: value for name, value in options.items() if name not in for_owner and name != "dashboard"}
+    takes_all = own["n_workers"] == fair_share.ALL
+    return {**own, "n_workers": None if takes_all else own["n_workers"], "takes_all": takes_all, "for_owner": for_owner}
+
 
 def merge(
-    settings: Mapping[str, Any], asked: Mapping[str, Any], *, have_sockets: bool = HAVE_SOCKETS
+    defaults: Mapping[str, Any], asked: Mapping[str, Any], *, have_sockets: bool = HAVE_SOCKETS
 ) -> dict[str, Any]:
-    """Return all options of a start: what is asked for wins over the settings.
+    """Return all options of a start: what is asked for, else the settings `defaults`.
 
-    Keywords that are not options of `ports` are passed on to `LocalCluster`, below ``options``.
+    Keywords that are not options of `ports` are keywords of `LocalCluster`; they are returned as ``options``.
 
     Raises
     ------
     UsageError
-        A keyword that would take the cluster's privacy away.
+        An option is invalid, or a keyword would open the cluster to other users.
     """
-    merged = {name: settings[name] for name in NAMES}
-    extra = dict(settings["options"])
-    for name, value in asked.items():
-        if name not in NAMES:
-            extra[name] = value
-        elif value is not None:
-            merged[name] = value
-    within = extra.get("scheduler_kwargs")
-    for name, value in [*extra.items(), *(within.items() if isinstance(within, dict) else ())]:
-        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.85)
-        if name in NAMES:
+    own = {name: value for name, value in asked.items() if name in option_names() and value is not None}
+    keywords = {**defaults["options"], **{name: value for name, value in asked.items() if name not in option_names()}}
+    _check_keywords(keywords)
+    settings.check("cluster", own)
+    merged = {**{name: defaults[name] for name in option_names()}, **own}
+    if merged["gpus"] and not merged["processes"]:
+        raise UsageError(
+            f"gpus is {merged['gpus']}, but with processes=False all workers are one process, which sees all GPUs that "
+            "you see; pass processes=True, or gpus=0"
+        )
+    environ = {name: str(value) for name, value in merged["environ"].items()}
+    return {**merged, "environ": environ, "security": _security(merged, have_sockets), "options": keywords}
+
+
+def _check_keywords(keywords: Mapping[str, Any]) -> None:
+    """Raise UsageError for a keyword of Dask's that is misspelt, not Dask's, decided by `ports`, or not JSON."""
+    within = keywords.get("scheduler_kwargs")
+    for name, value in [*keywords.items(), *(within.items() if isinstance(within, dict) else ())]:
+        near = difflib.get_close_matches(name, option_names(), n=1, cutoff=0.85)
+        if name in option_names():
             raise UsageError(f"option {name}={value!r} cannot be given among Dask's: pass it to ports itself")
         if near:
             raise UsageError(f"there is no option {name!r}; did you mean {near[0]!r}?")
         if name in OURS:
             raise UsageError(f"option {name}={value!r} cannot be given: {OURS[name]}")
-    _check(merged)
-    ports = [f"{name}={merged[name]!r}" for name in ("dashboard", "interface") if merged[name] not in (None, "socket")]
-    if merged["security"] == "auto":
-        merged["security"] = "sockets" if have_sockets and not ports else "tls"
-    elif merged["security"] == "sockets" and ports:
-        raise UsageError(f"{ports[0]} opens a port, which security='sockets' rules out; pass security='tls'")
-    elif merged["security"] == "sockets" and not have_sockets:
-        raise UsageError("security='sockets' needs a kernel that tells who is at the other end: Linux; pass 'tls'")
-    merged["environ"] = {name: str(value) for name, value in merged["environ"].items()}
-    for name, value in extra.items():
+    for name, value in keywords.items():
         try:
             json.dumps(value)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"option {name} is {value!r}; it must be what JSON can hold") from error
-    return {**merged, "options": extra}
+            raise UsageError(f"option {name} is {value!r}; it must be a value that JSON can hold") from error
 
 
-def _check(options: Mapping[str, Any]) -> None:
-    for name, least in (("n_workers", 0), ("threads_per_worker", 1)):
-        value = options[name]
-        if name == "n_workers" and value == fair_share.ALL:
-            continue
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise UsageError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-    for name in ("processes", "daemon", "force"):
-        if not isinstance(options[name], bool):
-            raise UsageError(f"{name} is {options[name]!r}; it must be True or False")
-    for name in ("local_directory", "env", "interface"):
-        if not isinstance(options[name], str | None):
-            raise UsageError(f"{name} is {options[name]!r}; it must be a text")
-    memory_limit = options["memory_limit"]
-    if isinstance(memory_limit, bool) or not isinstance(memory_limit, int | float | str | None):
-        raise UsageError(f"memory_limit is {memory_limit!r}; it must be bytes, or a text such as 4GB")
-    if options["security"] not in SECURITY:
-        raise UsageError(
-            f"security is {options['security']!r}; it must be one of {', '.join(SECURITY)}: "
-            "a cluster of ports makes its own credentials"
-        )
-    if options["dashboard"] not in DASHBOARD:
-        raise UsageError(f"dashboard is {options['dashboard']!r}; it must be socket or tcp")
-    _fairness.check(options)
-    if options["gpus"] and not options["processes"]:
-        raise UsageError(
-            f"gpus is {options['gpus']}, and with processes=False all workers are one process, which sees what you see"
-            "; pass processes=True, or gpus=0"
-        )
-    if not isinstance(options["environ"], Mapping):
-        raise UsageError(f"environ is {options['environ']!r}; it must be a mapping of names to values")
-    for variable in options["environ"]:
-        if not isinstance(variable, str) or not variable or "=" in variable or "\0" in variable:
-            raise UsageError(f"environ has {variable!r}; that is no name of a variable")
-    if options["worker_start"] not in ("auto", "spawn", "forkserver"):
-        raise UsageError(f"worker_start is {options['worker_start']!r}; it must be auto, spawn or forkserver")
+def _security(options: Mapping[str, Any], have_sockets: bool) -> str:
+    """Return how other users are kept out, ``"sockets"`` or ``"tls"``."""
+    asked = str(options["security"])
+    ports = [
+        f"{name}={options[name]!r}" for name in ("dashboard", "interface") if options[name] not in (None, "socket")
+    ]
+    if asked == "auto":
+        return "sockets" if have_sockets and not ports else "tls"
+    if asked == "sockets" and ports:
+        raise UsageError(f"{ports[0]} opens a port, which security='sockets' rules out; pass security='tls'")
+    if asked == "sockets" and not have_sockets:
+        raise UsageError("security='sockets' needs a kernel that says who connects (Linux); pass security='tls'")
+    return asked
 
 
 def differences(
@@ -202,15 +196,11 @@ def differences(
     if running.directory != directory:
         found.append(f"its directory is {running.directory}, not {directory}")
     for name, value in asked.items():
-        has = getattr(running, name) if name in NAMES else running.options.get(name)
-        if name == "force" or (name, value) in (("memory_limit", "auto"), ("n_workers", fair_share.ALL)):
-            if value == fair_share.ALL and not running.takes_all:
-                found.append(f"n_workers is {running.n_workers}, not all that the machine has")
-            continue
-        if name == "dashboard":
-            has = "tcp" if running.token_file else "socket"
-        if name == "environ":
+        has = running.option(name)
+        if (name, value) == ("n_workers", fair_share.ALL):
+            found += [] if running.takes_all else [f"n_workers is {running.n_workers}, not the whole machine"]
+        elif name == "environ":
             found += [f"${key} differs" for key, text in (value or {}).items() if running.environ.get(key) != str(text)]
-        elif value is not None and name != "env" and has != value and (name, value) != ("security", "auto"):
+        elif value is not None and has != value and name not in _NEVER_DIFFER and (name, value) not in _NEVER_DIFFER:
             found.append(f"{name} is {has}, not {value}")
     return tuple(found)

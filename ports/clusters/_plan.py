@@ -1,4 +1,4 @@
-"""How a cluster that is to be started will be: its environment, its GPUs, its size, and where its files lie."""
+"""The plan of a cluster that is about to start: its environment, its GPUs, its size, and where its files are."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ports import machine, sessions
-from ports.clusters import _dask, _gpus, _scratch
+from ports.clusters import _dask, _gpus, _options, _scratch
 from ports.clusters._options import ClusterRecord
 from ports.clusters._snapshot import KIND
 from ports.errors import UsageError, warn
@@ -21,22 +22,19 @@ from ports.sessions import environments
 from ports.state import paths
 
 
-def plan(name: str, merged: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str, str]]:
-    """Return the record of a cluster that is to be started, and its environment variables."""
+def plan(name: str, options: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str, str]]:
+    """Return the record of a cluster that is about to start, with its size, and its environment variables."""
     mine, now = sessions.new_identity()
     environ = sessions.starter_environ()
     interpreter, sys_path = sys.executable, _own_path()
-    if merged["env"] is not None:
-        found = environments.find(merged["env"], Path.cwd(), environ=environ)
+    if options["env"] is not None:
+        found = environments.find(options["env"], Path.cwd(), environ=environ)
         interpreter, environ = str(found.python), environments.activated(found, environ)
         sys_path = _foreign_path(sys_path)
-    environ.update(merged["environ"])
-    if merged["interface"] is not None:
-        _check_interface(merged["interface"])
+    environ.update(options["environ"])
+    if options["interface"] is not None:
+        _check_interface(options["interface"])
     own = f"cluster-{name}-{secrets.token_hex(3)}"
-    takes_all = merged["n_workers"] == fair_share.ALL
-    merged = {**merged, **_gpus.for_start(name, merged, environ)}
-    merged = {**merged, **_sized(merged, takes_all=takes_all)}
     record = ClusterRecord(
         kind=KIND,
         name=name,
@@ -45,48 +43,48 @@ def plan(name: str, merged: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str,
         directory=str(Path.cwd()),
         started_by=mine,
         sys_path=sys_path,
-        scratch=str(_scratch.choose(name, merged["local_directory"])),
-        sockets=str(paths.runtime_directory() / own) if merged["security"] == "sockets" else "",
-        token_file=str(paths.here().token(KIND, name)) if merged["dashboard"] == "tcp" else "",
-        **{
-            **merged,
-            "dashboard": str(paths.runtime_directory() / f"{own}.sock"),
-            "promise": f"{promises.PLACE}/ports-promise-{os.getuid()}-{secrets.token_hex(8)}",
-        },
+        scratch=str(_scratch.choose(name, options["local_directory"])),
+        dashboard=str(paths.runtime_directory() / f"{own}.sock"),
+        sockets=str(paths.runtime_directory() / own) if options["security"] == "sockets" else "",
+        token_file=str(paths.here().token(KIND, name)) if options["dashboard"] == "tcp" else "",
+        promise=f"{promises.PLACE}/ports-promise-{os.getuid()}-{secrets.token_hex(8)}",
+        **_options.recorded(options),
     )
-    return record, environ
+    return _sized(_gpus.for_start(record, environ)), environ
 
 
 def _check_interface(name: str) -> None:
     there = _dask.interfaces()
     if name not in there:
         known = ", ".join(f"{one} ({address})" for one, address in sorted(there.items()))
-        raise UsageError(f"interface is {name!r}, and this machine has no such one with IPv4; there are {known}")
+        raise UsageError(f"interface is {name!r}; this machine has no such interface with an IPv4 address, but {known}")
 
 
-def _sized(merged: Mapping[str, Any], *, takes_all: bool) -> dict[str, Any]:
-    """Return workers, threads and memory as numbers, what is not asked for a fair share, and how they came about."""
+def _sized(record: ClusterRecord) -> ClusterRecord:
+    """Return the record with its size in numbers: what is asked for, and else a fair share."""
     room = machine.room()
-    asked = {name: merged[name] for name in ("n_workers", "threads_per_worker")}
-    asked["memory_limit"] = _memory(merged["memory_limit"], room.may_have)
-    size = fair_share.decide(room, asked, processes=merged["processes"], takes_all=takes_all)
-    # what nobody asked for has become smaller instead, down to a least worker, which always starts
-    is_asked = asked["memory_limit"] is not None or size.n_workers > 1 or size.promised_bytes > room.may_have
-    if is_asked and not merged["force"]:
+    asked = {"n_workers": record.n_workers, "threads_per_worker": record.threads_per_worker}
+    limit = _bytes(record.memory_limit, room.may_have)
+    size = fair_share.decide(
+        room, {**asked, "memory_limit": limit}, processes=record.processes, takes_all=record.takes_all
+    )
+    # a size that nobody asked for has been reduced instead, down to one least worker, which always starts
+    is_asked = limit is not None or size.n_workers > 1 or size.promised_bytes > room.may_have
+    if is_asked and not record.force:
         fair_share.check(room, size.n_workers, size.memory_limit)
     for warning in size.warnings:
         warn(warning)
-    return {
-        "n_workers": size.n_workers,
-        "threads_per_worker": size.threads_per_worker,
-        "memory_limit": size.memory_limit,
-        "takes_all": takes_all,
-        "explained": size.explained,
-    }
+    return replace(
+        record,
+        n_workers=size.n_workers,
+        threads_per_worker=size.threads_per_worker,
+        memory_limit=size.memory_limit,
+        explained=size.explained,
+    )
 
 
-def _memory(asked: Any, whole: int) -> int | None:
-    """Return the limit of a worker in bytes; of a part, ``0.5``, that of `whole`; None for ``"auto"``."""
+def _bytes(asked: Any, whole: int) -> int | None:
+    """Return the limit of a worker in bytes; a fraction, ``0.5``, is of `whole`; None for ``"auto"``."""
     with contextlib.suppress(TypeError, ValueError):
         if not isinstance(asked, int) and 0 < float(asked) <= 1:
             return int(float(asked) * whole)

@@ -18,8 +18,9 @@ _CALL_SECONDS = 60.0
 
 def scale(now: Snapshot, n_workers: int, *, force: bool | None) -> None:
     """Set the number of workers, and write it to the record; raises as `Cluster.scale`."""
-    if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 0:
-        raise UsageError(f"n_workers is {n_workers!r}; it must be a whole number of at least 0")
+    settings.check("cluster", {"n_workers": n_workers})
+    if not isinstance(n_workers, int):  # "all" belongs to a start
+        raise UsageError(f"n_workers is {n_workers!r}; scale to a number of workers")
     now.refresh()
     record, limit = now.record, now.record.memory_limit
     forced = bool(settings.get("cluster.force") if force is None else force)

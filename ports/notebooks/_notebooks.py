@@ -93,7 +93,7 @@ def start(
     idle = defaults["idle"] if idle is None else idle
     expire = defaults["expire"] if expire is None else expire
     debugger = defaults["debugger"] if debugger is None else debugger
-    settings.check_limits({"idle": idle, "expire": expire})
+    settings.check("notebook", {"idle": idle, "expire": expire})
     environment, environ = _environment(env)
     kind = _server_in(environment, environ)
     token_file = paths.here().token(KIND, name)

@@ -7,33 +7,24 @@ taken, so that ``dask.config.set({"ports.cluster.n_workers": 4})`` works in a no
 from __future__ import annotations
 
 import ast
-import copy
 import functools
-import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ports.errors import SettingError, UsageError
+from ports.errors import SettingError
 from ports.state import paths
+from ports.state._schema import check as check
+from ports.state._schema import default_in_words as default_in_words
+from ports.state._schema import defaults as defaults
+from ports.state._schema import near, problem
+from ports.state._schema import schema as schema
+from ports.state._schema import section as section
 
 _PREFIX = "DASK_PORTS__"
 _overridden: dict[str, Any] = {}
-
-
-@functools.cache
-def schema() -> dict[str, Any]:
-    """Return the JSON schema of the settings; each leaf holds its default and description."""
-    loaded: dict[str, Any] = json.loads(Path(__file__).with_name("settings.json").read_text(encoding="utf-8"))
-    return loaded
-
-
-def defaults() -> dict[str, Any]:
-    """Return the packaged defaults."""
-    return _defaults(schema())
 
 
 def load() -> dict[str, Any]:
@@ -200,35 +191,10 @@ def _as_words(data: Any, node: dict[str, Any]) -> Any:
     return "off" if data is False and "off" in node.get("enum", ()) else data
 
 
-@functools.cache
-def _validator() -> Any:
-    import fastjsonschema
-
-    return fastjsonschema.compile(schema(), use_default=False)
-
-
 def _validate(source: str, data: Any) -> None:
-    import fastjsonschema
-
-    try:
-        _validator()(data)
-    except fastjsonschema.JsonSchemaValueException as error:
-        key = ".".join(["ports", *error.path[1:]])
-        reason = error.message.removeprefix(f"{error.name} ")
-        if error.rule == "additionalProperties":
-            unknown = sorted(set(error.value) - set(error.definition.get("properties", {})))
-            key, known = f"{key}.{unknown[0]}", ", ".join(sorted(error.definition.get("properties", {})))
-            meant = _near(unknown[0], error.definition.get("properties", {}))
-            raise SettingError(source, key, f"no such setting; {meant}there are {known}") from error
-        raise SettingError(source, key, f"{error.value!r} {reason}{_allowed(error.definition)}") from error
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    """Return ``did you mean …; ``; empty where nothing resembles `word`."""
-    import difflib
-
-    near = difflib.get_close_matches(word.lower().replace("-", "_"), sorted(known), n=1)
-    return f"did you mean {near[0]}? " if near else ""
+    if (found := problem(data, schema())) is not None:
+        path, reason = found
+        raise SettingError(source, ".".join(["ports", *path]), reason)
 
 
 def _check_header(file: Path, data: dict[str, Any]) -> None:
@@ -241,16 +207,8 @@ def _check_header(file: Path, data: dict[str, Any]) -> None:
     for key in map(str, data):
         if key in schema()["properties"]:
             raise SettingError(str(file), key, "it is ignored where it stands; settings stand below the key 'ports'")
-        if _near(key, ["ports"]):
+        if near(key, ["ports"]):
             raise SettingError(str(file), key, "it is no key of ports and would be ignored; did you mean 'ports'?")
-
-
-def _allowed(definition: dict[str, Any]) -> str:
-    """Return the range and the meaning that the schema gives, to follow what is wrong."""
-    least, most = definition.get("minimum"), definition.get("maximum")
-    within = f", {least} to {most}" if most is not None else f", {least} or more" if least is not None else ""
-    about = definition.get("description")
-    return within + (f" ({str(about).rstrip('.')})" if about else "")
 
 
 def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
@@ -259,29 +217,3 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
             _merge(into[key], value)
         else:
             into[key] = value
-
-
-def _defaults(node: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _defaults(inner)
-        if inner.get("type") == "object" and "properties" in inner
-        else copy.deepcopy(inner["default"])
-        for key, inner in node["properties"].items()
-    }
-
-
-# Of numbers among the options: (least, most, what the number is)
-_NUMBERS = {
-    "guard_mark": (0.001, 0.9, "the part of the memory that shall stay available"),
-    "guard_pressure": (0.1, 100, "percent"),
-    "idle": (0, 1e6, "hours, or 0 for never"),
-    "expire": (0, 1e6, "days, or 0 for never"),
-}
-
-
-def check_limits(options: Mapping[str, Any]) -> None:
-    """Look whether the numbers among `NAMES` can be, those that are given; raises as `check`."""
-    for name, value in options.items():
-        least, most, what = _NUMBERS[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise UsageError(f"{name} is {value!r}; it must be from {least:g} to {most:g}: {what}")

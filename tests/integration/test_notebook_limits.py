@@ -49,7 +49,7 @@ def test_a_kernel_that_does_nothing_ends_and_its_server_goes_on(home: Home) -> N
 
 
 def test_without_a_limit_kernels_stay_and_a_wrong_limit_is_refused(home: Home) -> None:
-    with pytest.raises(errors.UsageError, match="idle is -1; it must be from 0 to"):
+    with pytest.raises(errors.UsageError, match="idle is -1; it must be a number of hours from 0"):
         notebooks.start("lab", idle=-1)
     found = notebooks.start("lab")
     log = "\n".join(found.logs())

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import dask.config
+import fastjsonschema
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ports.errors import SettingError
+from ports.state import _schema
 from ports.state import settings as config
 
 
@@ -34,7 +36,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_every_default_is_valid_and_described() -> None:
-    config._validator()(config.defaults())
+    fastjsonschema.validate(config.schema(), config.defaults())
+    assert _schema.problem(config.defaults(), config.schema()) is None
 
     def leaves(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         for key, inner in node["properties"].items():
@@ -97,23 +100,33 @@ def test_hosts_may_be_a_plain_list(place: Path) -> None:
             "no such setting; did you mean cluster? there are alias, cluster, core_files, hosts,",
         ),
         ("xyzzy: {}", "ports.xyzzy", "no such setting; there are alias, cluster, core_files, hosts,"),
-        ("cluster: {n_workers: -1}", "ports.cluster.n_workers", "-1 must be bigger than or equal to 0"),
-        ("cluster: {n_workers: many}", "ports.cluster.n_workers", "'many' must match pattern ^all$"),
-        ("cluster: {name: My Cluster}", "ports.cluster.name", "'My Cluster' must match pattern ^[a-z]"),
-        ("cluster: {reuse: maybe}", "ports.cluster.reuse", "'maybe' must be one of ['warn', 'any', 'exact']"),
-        ("cluster: {daemon: 1}", "ports.cluster.daemon", "1 must be boolean"),
-        ("cluster: 4", "ports.cluster", "4 must be object"),
+        (
+            "cluster: {n_workers: -1}",
+            "ports.cluster.n_workers",
+            "it is -1; it must be a whole number of at least 0, 'all', or null",
+        ),
+        (
+            "cluster: {n_workers: many}",
+            "ports.cluster.n_workers",
+            "it is 'many'; it must be a whole number of at least 0",
+        ),
+        ("cluster: {name: My Cluster}", "ports.cluster.name", "it is 'My Cluster'; it must be a letter a-z, then"),
+        ("cluster: {reuse: maybe}", "ports.cluster.reuse", "it is 'maybe'; it must be one of warn, any, exact"),
+        ("cluster: {daemon: 1}", "ports.cluster.daemon", "it is 1; it must be True or False"),
+        ("cluster: 4", "ports.cluster", "it is 4; it must be a mapping of names to values"),
         (
             "hosts: {server1: {envv: x}}",
             "ports.hosts.server1.envv",
             "no such setting; did you mean env? there are env,",
         ),
-        ("hosts: {server1: 3}", "ports.hosts.server1", "3 must be object or null"),
-        ("log_bytes: 10", "ports.log_bytes", "10 must be bigger than or equal to 1000"),
-        ("[1, 2]", "ports", "must be object"),
+        ("hosts: {server1: 3}", "ports.hosts.server1", "it is 3; it must be a mapping of names to values, or null"),
+        ("log_bytes: 10", "ports.log_bytes", "it is 10; it must be a whole number of bytes of at least 1000"),
+        ("[1, 2]", "ports", "it is [1, 2]; it must be a mapping of names to values"),
     ],
 )
-def test_what_cannot_be_names_file_key_value_and_what_is_allowed(place: Path, text: str, key: str, reason: str) -> None:
+def test_an_invalid_setting_names_file_key_value_and_what_is_allowed(
+    place: Path, text: str, key: str, reason: str
+) -> None:
     (place / "ports.yaml").write_text(f"ports:\n  {text}\n")
     with pytest.raises(SettingError) as caught:
         config.load()
@@ -130,7 +143,7 @@ def test_what_cannot_be_names_file_key_value_and_what_is_allowed(place: Path, te
         ("cluster: {n_workers: 4}", "cluster", "settings stand below the key 'ports'"),
     ],
 )
-def test_a_file_of_our_name_whose_key_is_misspelt_is_told(place: Path, text: str, key: str, reason: str) -> None:
+def test_a_misspelt_key_in_a_file_of_our_name_is_an_error(place: Path, text: str, key: str, reason: str) -> None:
     (place / "other.yaml").write_text(text)
     assert config.load() == config.defaults()
     (place / "ports.yaml").write_text(text)
@@ -146,11 +159,13 @@ def test_a_file_of_our_name_whose_key_is_misspelt_is_told(place: Path, text: str
 
 def test_a_wrong_variable_is_named_itself(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DASK_PORTS__CLUSTER__N_WORKERS", "many")
-    with pytest.raises(SettingError, match=r"ports\.cluster\.n_workers in \$DASK_PORTS__CLUSTER__N_WORKERS: 'many'"):
+    with pytest.raises(
+        SettingError, match=r"ports\.cluster\.n_workers in \$DASK_PORTS__CLUSTER__N_WORKERS: it is 'many'"
+    ):
         config.load()
     monkeypatch.delenv("DASK_PORTS__CLUSTER__N_WORKERS")
     monkeypatch.setenv("DASK_PORTS__CLUSTER", "4")
-    with pytest.raises(SettingError, match=r"ports\.cluster in \$DASK_PORTS__CLUSTER: 4 must be object"):
+    with pytest.raises(SettingError, match=r"ports\.cluster in \$DASK_PORTS__CLUSTER: it is 4; it must be a mapping"):
         config.load()
 
 
@@ -200,7 +215,7 @@ def test_a_notebook_sets_them_through_dask() -> None:
         assert (config.get("cluster.n_workers"), config.get("cluster.reuse")) == (3, "exact")
     with (
         dask.config.set({"ports.cluster.n_workers": "many"}),
-        pytest.raises(SettingError, match=r"in dask\.config: 'many'"),
+        pytest.raises(SettingError, match=r"in dask\.config: it is 'many'"),
     ):
         config.load()
 
@@ -211,6 +226,30 @@ def test_dasks_temporary_directory_is_found_without_dask(place: Path, monkeypatc
     assert config.dask_value("temporary-directory") == "/scratch/mine"
     monkeypatch.setenv("DASK_TEMPORARY_DIRECTORY", "/scratch/other")
     assert config.dask_value("temporary-directory") == "/scratch/other"
+
+
+ODD = st.sampled_from(
+    [None, True, False, 0, 1, -1, 5, 0.5, 2.5, 70000, 10**7, "all", "main", "Main", "warn", "tls", "", "A=B"]
+)
+VALUES = ODD | st.lists(ODD, max_size=2) | st.dictionaries(st.sampled_from(["A", "main", "A=B"]), ODD, max_size=2)
+
+
+@settings(max_examples=300)
+@given(data=st.data(), value=VALUES)
+def test_values_are_checked_as_json_schema_says(data: st.DataObject, value: Any) -> None:
+    """The checks are ours, for their words; a validator of JSON Schema allows and refuses the same."""
+    section = data.draw(st.sampled_from(["cluster", "notebook", "open", "ssh"]))
+    name = data.draw(st.sampled_from(sorted(config.section(section))))
+    document = {section: {name: value}}
+    try:
+        fastjsonschema.validate(config.schema(), document)
+        is_valid = True
+    except fastjsonschema.JsonSchemaValueException:
+        is_valid = False
+    found = _schema.problem(document, config.schema())
+    assert (found is None) == is_valid
+    if found is not None:
+        assert (found[0][:2] == (section, name) and "; it must be " in found[1]) or "each name must be" in found[1]
 
 
 # --- equal to dask.config ---

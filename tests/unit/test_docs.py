@@ -172,7 +172,7 @@ def test_what_the_old_package_had_is_documented() -> None:
     assert "ports.server_helpers.print_commands" in read("python.md")
 
 
-@pytest.mark.parametrize("name", _options.NAMES)
+@pytest.mark.parametrize("name", _options.option_names())
 def test_the_docstring_of_a_start_tells_every_option_with_its_default(name: str) -> None:
     found = re.search(rf"^    {name} : .*, optional\n((        .*\n)+)", clusters.start.__doc__ or "", re.MULTILINE)
     assert found is not None, f"ports.clusters.start does not tell {name}"

@@ -28,6 +28,7 @@ RUNNING = ClusterRecord(
     n_workers=4,
     threads_per_worker=1,
     environ={"OMP_NUM_THREADS": "1"},
+    for_owner={"daemon": False, "nice": 5},
     options={"resources": {"GPU": 1}},
 )
 SAME = {"interpreter": RUNNING.interpreter, "directory": RUNNING.directory}
@@ -68,32 +69,49 @@ def test_no_keyword_takes_the_privacy_away(name: str, place: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"n_workers": -1}, "n_workers is -1; it must be a whole number of at least 0"),
-        ({"n_workers": 2.5}, "n_workers is 2.5; it must be a whole number"),
-        ({"n_workers": True}, "n_workers is True; it must be a whole number"),
-        ({"n_workers": "4"}, "n_workers is '4'; it must be a whole number"),
+        ({"n_workers": -1}, "n_workers is -1; it must be a whole number of at least 0, or 'all'"),
+        ({"n_workers": 2.5}, "n_workers is 2.5; it must be a whole number of at least 0, or 'all'"),
+        ({"n_workers": True}, "n_workers is True; it must be a whole number of at least 0, or 'all'"),
+        ({"n_workers": "4"}, "n_workers is '4'; it must be a whole number of at least 0, or 'all'"),
         ({"threads_per_worker": 0}, "threads_per_worker is 0; it must be a whole number of at least 1"),
         ({"daemon": "no"}, "daemon is 'no'; it must be True or False"),
         ({"processes": 1}, "processes is 1; it must be True or False"),
-        ({"worker_start": "fork"}, "worker_start is 'fork'; it must be auto, spawn or forkserver"),
-        ({"security": False}, "security is False; it must be one of auto, sockets, tls: a cluster of ports makes its"),
-        ({"dashboard": "http"}, "dashboard is 'http'; it must be socket or tcp"),
+        ({"worker_start": "fork"}, "worker_start is 'fork'; it must be one of auto, spawn, forkserver"),
+        (
+            {"security": False},
+            "security is False; it must be one of auto, sockets, tls: a cluster of ports makes its",
+        ),
+        ({"dashboard": "http"}, "dashboard is 'http'; it must be one of socket, tcp"),
         ({"environ": "A=1"}, "environ is 'A=1'; it must be a mapping of names to values"),
-        ({"environ": {"A=B": "1"}}, "environ has 'A=B'"),
+        ({"environ": {"A=B": "1"}}, "environ has 'A=B'; each name must be the name of a variable, without ="),
+        ({"environ": {"": "1"}}, "environ has ''; each name must be the name of a variable"),
+        ({"environ": {1: "1"}}, "environ has 1; each name must be the name of a variable"),
+        (
+            {"nice": 42},
+            "nice is 42; it must be a whole number from 0 (like other programs) to 19 (only",
+        ),
+        ({"nice": 1.0}, "nice is 1.0; it must be a whole number from 0"),
+        ({"guard": "kill"}, "guard is 'kill'; it must be one of off, pause, restart"),
+        ({"guard_mark": 2}, "guard_mark is 2; it must be a fraction of the memory from 0.001 to 0.9"),
+        ({"guard_pressure": 0}, "guard_pressure is 0; it must be a percentage from 0.1 to 100"),
+        ({"idle": -1}, "idle is -1; it must be a number of hours from 0 (never) to 1000000"),
+        ({"expire": float("nan")}, "expire is nan; it must be a number of days from 0 (never) to 1000000"),
+        ({"gpus": -1}, "gpus is -1; it must be a whole number of at least 0"),
+        ({"gpus": 1, "processes": False}, "gpus is 1, but with processes=False all workers are one process"),
         ({"local_directory": 7}, "local_directory is 7; it must be a text"),
         ({"env": 3}, "env is 3; it must be a text"),
         ({"memory_limit": [1]}, "memory_limit is [1]; it must be bytes, or a text such as 4GB"),
-        ({"resources": object}, "option resources is <class 'object'>; it must be what JSON can hold"),
+        ({"resources": object}, "option resources is <class 'object'>; it must be a value that JSON can hold"),
     ],
 )
-def test_what_cannot_be_is_named(asked: dict[str, Any], message: str) -> None:
+def test_an_invalid_value_is_named_with_what_is_allowed(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         _options.merge(SETTINGS, asked)
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(("asked", "here"), [("auto", True), ("auto", False), ("sockets", True), ("tls", True)])
-def test_sockets_are_chosen_where_the_kernel_tells_who_connects(asked: str, here: bool) -> None:
+def test_sockets_are_chosen_where_the_kernel_says_who_connects(asked: str, here: bool) -> None:
     chosen = _options.merge(SETTINGS, {"security": asked}, have_sockets=here)["security"]
     assert chosen == (asked if asked != "auto" else "sockets" if here else "tls")
 
@@ -104,8 +122,8 @@ def test_a_port_for_the_dashboard_goes_with_tls() -> None:
         _options.merge(SETTINGS, {"dashboard": "tcp", "security": "sockets"}, have_sockets=True)
 
 
-def test_sockets_are_refused_where_the_kernel_does_not_tell_who_connects() -> None:
-    with pytest.raises(UsageError, match="pass 'tls'"):
+def test_sockets_are_refused_where_the_kernel_does_not_say_who_connects() -> None:
+    with pytest.raises(UsageError, match="pass security='tls'"):
         _options.merge(SETTINGS, {"security": "sockets"}, have_sockets=False)
 
 
@@ -136,7 +154,9 @@ def test_what_is_not_asked_for_differs_from_nothing(asked: dict[str, Any]) -> No
     [
         ({"n_workers": 8}, "n_workers is 4, not 8"),
         ({"memory_limit": 100}, "memory_limit is None, not 100"),
+        ({"n_workers": "all"}, "n_workers is 4, not the whole machine"),
         ({"daemon": True}, "daemon is False, not True"),
+        ({"nice": 7}, "nice is 5, not 7"),
         ({"security": "sockets"}, "security is tls, not sockets"),
         ({"dashboard": "tcp"}, "dashboard is socket, not tcp"),
         ({"environ": {"OMP_NUM_THREADS": 2}}, "$OMP_NUM_THREADS differs"),
@@ -145,7 +165,7 @@ def test_what_is_not_asked_for_differs_from_nothing(asked: dict[str, Any]) -> No
         ({"preload": ["x"]}, "preload is None, not ['x']"),
     ],
 )
-def test_each_difference_is_a_phrase_and_values_of_variables_are_not_told(asked: dict[str, Any], phrase: str) -> None:
+def test_each_difference_is_a_phrase_without_values_of_variables(asked: dict[str, Any], phrase: str) -> None:
     assert _options.differences(RUNNING, asked, **SAME) == ((phrase,) if phrase else ())
 
 
@@ -162,7 +182,7 @@ def test_another_interpreter_or_directory_is_a_difference() -> None:
 def test_a_cluster_never_differs_from_what_it_was_started_with(n_workers: Any, threads: Any, daemon: bool) -> None:
     asked = {"n_workers": n_workers, "threads_per_worker": threads, "daemon": daemon, "environ": {"A": 1}}
     merged = _options.merge(SETTINGS, asked)
-    assert _options.differences(replace(RUNNING, **merged), asked, **SAME) == ()
+    assert _options.differences(replace(RUNNING, **_options.recorded(merged)), asked, **SAME) == ()
 
 
 def test_a_mistyped_option_is_named_with_the_right_one() -> None:
