@@ -18,6 +18,7 @@ from .lazy import face as face
 MYPY = False
 if MYPY:
     from . import accounts as accounts
+    from . import files as files
     from . import memory as memory
     from . import processes as processes
     from . import promises as promises
@@ -44,6 +45,7 @@ if MYPY:
     from .programs.run import usual_roots as usual_roots
     from .programs.survey import probe as probe
     from .recognise import words_of as words_of
+    from .records import own_runtime_directory as own_runtime_directory
     from .records import read_token as read_token
     from .records import state_directory as state_directory
     from .safe_path import SAFE_PATH as SAFE_PATH
@@ -86,6 +88,7 @@ else:
             "programs.survey": ("probe",),
             "recognise": ("words_of",),
             "records": (
+                "own_runtime_directory",
                 "read_token",
                 "state_directory",
             ),
@@ -104,6 +107,7 @@ else:
         modules=(
             "accounts",
             "agent.mux",
+            "files",
             "memory",
             "processes",
             "programs.who",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 MYPY = False
 if MYPY:
@@ -25,11 +26,12 @@ else:
     exec(zlib.decompress(binascii.a2b_base64(text)).decode())
 main(%r)
 """
-SURVEY = ("identity", "records", "sockets", "recognise", "ask", "nodes", "programs/survey")
+HAS_DOCSTRING = 0x4000000  # of co_flags
+SURVEY = ("identity", "files", "records", "sockets", "recognise", "ask", "nodes", "programs/survey")
 FILES = {
     "probe": SURVEY,
-    "run": ("identity", "records", "programs/run"),
-    "examine": ("identity", "records", "memory", "programs/run", "logout", "programs/examine"),
+    "run": ("identity", "files", "records", "programs/run"),
+    "examine": ("identity", "files", "records", "memory", "programs/run", "logout", "programs/examine"),
     "who": ("identity", "processes", "memory", "promises", "programs/who"),
     "echo": ("programs/echo",),
     "agent": (*SURVEY, "agent/mux", "socket_users", "agent/dial", "agent/watch", "agent/browse", "programs/agent"),
@@ -64,9 +66,9 @@ def packed(data: bytes) -> bytes:
 
 
 def compiled(files: "List[Tuple[str, str]]", lines: bool = True) -> "Tuple[bytes, bytes]":
-    """Return this interpreter's magic number and the files' byte code, packed; empty where it cannot be had.
+    """Return this interpreter's magic number and the files' byte code, packed; both empty without CPython.
 
-    Without `lines` it is a third smaller, but nothing of it may be shown by the module `traceback`, as threads do.
+    Without `lines` it is a third smaller, but the module `traceback` cannot show it, which threads use.
     """
     try:
         import marshal
@@ -75,16 +77,22 @@ def compiled(files: "List[Tuple[str, str]]", lines: bool = True) -> "Tuple[bytes
         from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
 
         loaders = [SourceFileLoader("ports.probe." + name.replace("/", "."), path) for name, path in files]
-        codes = [loader.get_code(loader.name) for loader in loaders]
-        return MAGIC_NUMBER, packed(marshal.dumps(codes if lines else [without_lines(code) for code in codes]))
+        codes = [smaller(loader.get_code(loader.name), lines) for loader in loaders]
+        return MAGIC_NUMBER, packed(marshal.dumps(codes))
     except (ImportError, OSError, ValueError, TypeError, AttributeError):  # the last two: not CPython
         return b"", b""
 
 
-def without_lines(code: "Any") -> "Any":
-    """Return byte code without the table of its lines."""
-    inner = tuple(without_lines(one) if isinstance(one, type(code)) else one for one in code.co_consts)
-    return code.replace(co_consts=inner, co_linetable=b"", co_filename="ports")
+def smaller(code: "Any", lines: bool) -> "Any":
+    """Return byte code without the docstrings of functions, and without the table of its lines unless `lines`."""
+    constants = [smaller(one, lines) if isinstance(one, type(code)) else one for one in code.co_consts]
+    # 1, OPTIMIZED: a function, no class. Its first constant is the docstring or None; from Python 3.14 on a flag tells.
+    is_function = code.co_flags & 1 and not code.co_name.startswith("<")
+    if is_function and constants and (sys.version_info < (3, 14) or code.co_flags & HAS_DOCSTRING):
+        constants[0] = None
+    if lines:
+        return code.replace(co_consts=tuple(constants))
+    return code.replace(co_consts=tuple(constants), co_linetable=b"", co_filename="ports")
 
 
 def read_answer(output: str, marker: str) -> "Optional[Json]":

@@ -7,8 +7,8 @@ import sys
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
+    from .files import own_text
     from .identity import link_of, read_bytes, stat_of
-    from .records import own_text
 
 MYPY = False
 if MYPY:

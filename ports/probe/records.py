@@ -3,10 +3,10 @@
 import json
 import os
 import re
-import stat
 
 if __name__ != "__main__":  # piped, these names are there already
-    from .identity import FORMAT, is_same_process_alive, machine_id, own_uid
+    from .files import own_text
+    from .identity import FORMAT, is_same_process_alive, machine_id, sha256
 
 MYPY = False
 if MYPY:
@@ -34,31 +34,22 @@ NEEDED = {
 
 
 def state_directory() -> str:
-    """Return where `ports` keeps its records."""
-    state = os.environ.get("XDG_STATE_HOME", "")
+    """Return the directory of the records of `ports`, absolute; it need not exist."""
+    home, state = os.environ.get("PORTS_HOME"), os.environ.get("XDG_STATE_HOME", "")
     state = state if os.path.isabs(state) else os.path.expanduser("~/.local/state")
-    return os.path.expanduser(os.environ.get("PORTS_HOME") or os.path.join(state, "ports"))
+    return os.path.abspath(os.path.expanduser(home) if home else os.path.join(state, "ports"))
 
 
 def host_directory() -> str:
-    """Return where the records of this machine are."""
+    """Return the directory of the records of this machine."""
     return os.path.join(state_directory(), "hosts", machine_id())
 
 
-def own_text(path: str, private: bool = False) -> str:
-    """Return the text of a file of this user's own or of root's, and no link; raises OSError, ValueError.
-
-    It is looked at once it is open, so that nobody exchanges it. `private` ones only this user may read or write.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a FIFO would be waited for
-    with open(os.open(path, flags), encoding="utf-8") as file:
-        found = os.fstat(file.fileno())
-        trusted = (own_uid(),) if private else (own_uid(), 0)
-        if hasattr(os, "getuid") and found.st_uid not in trusted:
-            raise ValueError("it belongs to uid %d" % found.st_uid)
-        if not stat.S_ISREG(found.st_mode) or (private and found.st_mode & 0o077):
-            raise ValueError("it is no file, or not private")
-        return file.read()
+def own_runtime_directory(base: str) -> str:
+    """Return where the Unix sockets of this ``PORTS_HOME`` are: `base`, or a directory in it."""
+    if "PORTS_HOME" not in os.environ:
+        return base
+    return os.path.join(base, sha256(os.fsencode(state_directory()))[:8])
 
 
 def read_record(path: str) -> "Optional[Json]":

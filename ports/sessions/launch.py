@@ -15,6 +15,7 @@ once it is read: no secret stays on disk, and none stands in arguments or in tmu
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -24,17 +25,16 @@ import resource
 import selectors
 import signal
 import sys
-import tempfile
 import time
 from typing import Any
 
 if __name__ == "__main__":  # by path; all of it is read now, as an upgrade can replace these files later
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from probe import processes  # type: ignore[import-not-found]
+    from probe import files, processes  # type: ignore[import-not-found]
 
     del sys.path[-1]
 else:
-    from ports.probe import processes
+    from ports.probe import files, processes
 
 NO_INTERRUPT = (
     b"\r\nCtrl-C ends nothing here: Ctrl-b d leaves, `ports cluster stop` or `ports notebook stop` ends it\r\n"
@@ -110,17 +110,6 @@ def guard() -> int | None:
         signal.signal(number, signal.SIG_IGN)
     end_descendants()
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
-
-
-def write_json(path: str, data: dict[str, Any]) -> None:
-    """Replace `path` in one step; where that fails, the end shows in the process table all the same."""
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".exit.")
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(data, file)
-        os.replace(temporary, path)
-    except OSError:
-        pass
 
 
 def reason(directory: str) -> str | None:
@@ -304,7 +293,8 @@ def main(path: str) -> int:
             noted["reason"] = "its launcher was killed"
         if (why := reason(os.path.dirname(spec["exit"]))) is not None:
             noted["reason"] = why
-        write_json(spec["exit"], noted)
+        with contextlib.suppress(OSError):  # the process table shows the end all the same
+            files.write_text(spec["exit"], json.dumps(noted))
     return code if code is not None else 128 + (number or 0)
 
 

@@ -123,10 +123,7 @@ class HostPaths:
 
 def state_directory() -> Path:
     """Return the directory of all records; it need not exist."""
-    if home := os.environ.get("PORTS_HOME"):
-        return Path(home).expanduser().absolute()
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state") / "ports"
+    return Path(probe.state_directory())
 
 
 def configuration_directories() -> list[Path]:
@@ -229,11 +226,9 @@ def runtime_directory() -> Path:
         import tempfile
 
         return make_private(Path(tempfile.gettempdir()) / "ports")
-    usual = Path(f"/tmp/ports-{os.getuid()}")
-    if "PORTS_HOME" not in os.environ:
-        return _first_private(usual)
-    digest = probe.sha256(os.fsencode(state_directory()))
-    return make_private(_first_private(usual) / digest[:8])
+    base = _first_private(Path(probe.files.usual_runtime_directory()))
+    own = Path(probe.own_runtime_directory(str(base)))
+    return own if own == base else make_private(own)
 
 
 def _first_private(usual: Path) -> Path:
@@ -258,11 +253,7 @@ def _first_private(usual: Path) -> Path:
 
 def is_private(path: Path) -> bool:
     """Say whether `path` is a directory of one's own that nobody else may enter, and no link."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
+    return probe.files.is_private(str(path))
 
 
 def exchangeable(directory: Path) -> str | None:

@@ -7,12 +7,12 @@ import errno
 import functools
 import json
 import os
-import stat
 import types
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ports.errors import BrokenRecordError, NewerRecordError, StoreError
+from ports.probe import files
 
 FORMAT = 1
 _LARGEST = 2**62  # what the system takes as a number, whatever it stands for
@@ -170,20 +170,10 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file `path` by `text` in one step, mode 0600; raises as `write_json`."""
-    import tempfile  # 3 ms with what it imports, which most commands that only read need not pay
-
-    temporary = None
     try:
-        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600 from birth
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).replace(path)  # readers see the old record or the new one, never half
-    except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StoreError(path, error.strerror or str(error)) from error
-        raise
+        files.write_text(str(path), text)
+    except OSError as error:
+        raise StoreError(path, error.strerror or str(error)) from error
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -197,11 +187,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
         Its format number is higher than `FORMAT`.
     """
     try:
-        data = json.loads(_read_own(path))
+        data = json.loads(files.own_text(str(path)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise BrokenRecordError(path, error.strerror or str(error)) from error
+    except files.NotOwnError as error:
+        raise BrokenRecordError(path, str(error)) from error
     except (ValueError, RecursionError) as error:
         raise BrokenRecordError(path, f"it is not JSON ({error})") from error
     if not isinstance(data, dict) or not _fits(data.get("format"), int):
@@ -209,23 +201,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if data["format"] > FORMAT:
         raise NewerRecordError(path, data["format"], FORMAT)
     return data
-
-
-def _read_own(path: Path) -> str:
-    """Return the text of a file of one's own or of root's; looked at once it is open, so that nobody exchanges it."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a FIFO would be waited for
-    try:
-        with open(path, encoding="utf-8", opener=lambda name, _: os.open(name, flags)) as file:
-            found = os.fstat(file.fileno())
-            if os.name != "nt" and found.st_uid not in (os.getuid(), 0):
-                raise BrokenRecordError(path, f"it belongs to uid {found.st_uid}, not to you")
-            if not stat.S_ISREG(found.st_mode):
-                raise BrokenRecordError(path, "it is no file")
-            return file.read()
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise BrokenRecordError(path, "it is a link") from error
-        raise
 
 
 def write(path: Path, record: Record) -> None:

@@ -25,6 +25,8 @@ from ports.probe.sockets import new_row, parse_netlink, parse_proc_net
 from ports.state.waiting import wait_until
 
 FILES = [Path(piped.__file__).parent / f"{name}.py" for names in piped.FILES.values() for name in names]
+# `code.replace` is Python 3.8's: older ones have the text only
+INTERPRETERS = [Path(sys.executable), *sorted(Path.home().glob(".pyenv/versions/3.[1-9][0-9]*/bin/python"))]
 ROWS = st.lists(
     st.tuples(
         st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)),
@@ -271,16 +273,61 @@ def test_what_is_piped_is_python_3_6_with_its_standard_library(file: Path) -> No
     assert not any(isinstance(node, ast.NamedExpr | ast.JoinedStr) for node in ast.walk(tree))
 
 
-def test_the_state_directory_follows_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+HOMES = ({"PORTS_HOME": "/{}"}, {"PORTS_HOME": "{}/a/../b"}, {"PORTS_HOME": "{}/a/./b/"}, {"PORTS_HOME": "~/mine"})
+HOMES += ({"PORTS_HOME": "half"}, {"PORTS_HOME": ""}, {"XDG_STATE_HOME": "{}"}, {"XDG_STATE_HOME": "half"}, {})
+
+
+@pytest.mark.parametrize("variables", HOMES, ids=str)
+def test_both_sides_mean_the_same_directories(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Records and sockets that one side writes are where the other one looks."""
+    from ports.probe.agent.browse import runtime_directory
     from ports.state import paths
 
-    for variables in ({"PORTS_HOME": str(tmp_path)}, {"XDG_STATE_HOME": str(tmp_path)}, {"XDG_STATE_HOME": "half"}, {}):
-        for name in ("PORTS_HOME", "XDG_STATE_HOME"):
-            monkeypatch.delenv(name, raising=False)
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        assert probe.state_directory() == str(paths.state_directory())
+    for name in ("PORTS_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(tmp_path))
+    assert os.fsencode(probe.state_directory()) == os.fsencode(paths.state_directory())
     assert os.path.isabs(probe.state_directory())
+    usual, made = tmp_path / "sockets", []  # type: tuple[Path, list[str]]
+    monkeypatch.setattr("ports.probe.files.usual_runtime_directory", lambda: str(usual))
+    monkeypatch.setattr("ports.probe.agent.browse.usual_runtime_directory", lambda: str(usual))
+    assert os.fsencode(runtime_directory(made)) == os.fsencode(paths.runtime_directory())
+
+
+UNTOLD = """
+def told():
+    "What it does."
+    return "told"
+def untold():
+    return "untold"
+async def later():
+    return "later"
+class Both:
+    "What it is."
+    word = "class"
+    def told(self):
+        "What it does."
+        return [one for one in ("a", "b")], {"x" for _ in "12"}, (lambda: "inner")()
+found = (told(), untold(), Both.word, Both().told(), told.__doc__, Both.__doc__)
+"""
+
+
+@pytest.mark.parametrize("python", INTERPRETERS, ids=lambda path: path.parts[-3])
+def test_byte_code_without_docstrings_does_the_same(python: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(piped.__file__).parents[1])!r}); from probe.piped import smaller\n"
+        f"whole = compile({UNTOLD!r}, 'file', 'exec')\n"
+        "for lines in (True, False):\n"
+        "    names = {}; exec(smaller(whole, lines), names); print(names['found'])"
+    )
+    done = subprocess.run([python, "-I", "-S", "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    expected = ("told", "untold", "class", (["a", "b"], {"x"}, "inner"), None, "What it is.")
+    assert done.stdout.splitlines() == [str(expected)] * 2
 
 
 def test_the_probe_fits_into_a_pipe_with_room_to_spare() -> None:

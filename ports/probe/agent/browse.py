@@ -3,11 +3,10 @@
 import json
 import os
 import socket
-import stat
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ..identity import sha256
-    from ..records import host_directory, read_record, state_directory
+    from ..files import is_private, usual_runtime_directory
+    from ..records import host_directory, own_runtime_directory, read_record
     from ..socket_users import peer_uid
 
 MYPY = False
@@ -124,34 +123,22 @@ def runtime_directory(made: "List[str]") -> str:
 
     Raises OSError where somebody else has made it first, and `ports` never ran here to choose another.
     """
-    directory = "/tmp/ports-%d" % os.getuid()
+    directory = usual_runtime_directory()
     try:
         kept = (read_record(os.path.join(host_directory(), "runtime.json")) or {}).get("path")
     except ValueError:
         kept = None
     if kept and is_private(kept):
         directory = kept
-    places = [directory]
-    if "PORTS_HOME" in os.environ:
-        places.append(os.path.join(directory, sha256(os.fsencode(os.path.abspath(state_directory())))[:8]))
-    for place in places:
+    for one in dict.fromkeys((directory, own_runtime_directory(directory))):
         try:
-            os.mkdir(place, 0o700)
-            made.append(place)
+            os.mkdir(one, 0o700)
+            made.append(one)
         except FileExistsError:
             pass
-        if not is_private(place):
-            raise OSError("%s is not private; `ports list` there chooses another place" % place)
-    return places[-1]
-
-
-def is_private(path: str) -> bool:
-    """Tell whether a directory is this user's, and nobody else may enter it."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+        if not is_private(one):
+            raise OSError("%s is not private; `ports list` there chooses another directory" % one)
+    return own_runtime_directory(directory)
 
 
 def remove_stale(directory: str) -> None:

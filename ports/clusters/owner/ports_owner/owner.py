@@ -20,7 +20,6 @@ import os
 import platform
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -182,10 +181,7 @@ def announce(cluster, record, directory):
         "versions": versions,
         "started_at": time.time(),
     }
-    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".running.")
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(data, file, indent=2, sort_keys=True)
-    Path(temporary).replace(directory / "running.json")
+    probe.files.write_text(str(directory / "running.json"), json.dumps(data, indent=2, sort_keys=True))
 
 
 async def own(record, directory, port):
