@@ -1,4 +1,4 @@
-"""The commands that every kind of session has: ``list``, ``show``, ``logs``, ``attach`` and ``stop``."""
+"""The commands that kinds of session share: ``list``, ``show``, ``logs``, ``attach`` and ``stop``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 
+from ports import sessions
 from ports.cli.commands import Group
 from ports.cli.options import Number
 from ports.cli.output import Output, Row, with_host, with_output
 
+_DETACH = "Ctrl-b d detaches it."
 NAME = click.argument("name", required=False)
 
 
@@ -25,7 +27,7 @@ def add_session_commands(
     stop_help: str,
     details: Callable[[Any], Row] = lambda session: session.row(),
 ) -> None:
-    """Give the group of a kind of session the commands that all kinds share.
+    """Give the group of a kind of session those of the shared commands that the kind has.
 
     Parameters
     ----------
@@ -40,13 +42,18 @@ def add_session_commands(
     details : callable, optional
         Returns what ``show`` shows of a session. Default: its row.
     """
-    kind = str(group.name)
+    kind = sessions.KINDS[str(group.name)]
     several = f"{what.partition(' ')[2]}s"
-    _add_list(group, noun, list_help, f"no {several}; `ports {kind} start` starts one")
-    _add_show(group, noun, show_help, details)
-    _add_logs(group, noun, f"Show what {what} printed.")
-    _add_attach(group, noun, f"Attach this terminal to the tmux session of {what}. Ctrl-b d detaches it.")
-    _add_stop(group, noun, stop_help)
+    add: dict[str, Callable[[], None]] = {
+        "list": lambda: _add_list(group, noun, list_help, f"no {several}; `ports {kind.name} start` starts one"),
+        "show": lambda: _add_show(group, noun, show_help, details),
+        "logs": lambda: _add_logs(group, noun, f"Show what {what} printed."),
+        "attach": lambda: _add_attach(group, noun, f"Attach this terminal to the tmux session of {what}. {_DETACH}"),
+        "stop": lambda: _add_stop(group, noun, stop_help),
+    }
+    for verb in kind.verbs:
+        if verb in add:
+            add[verb]()
 
 
 def _add_list(group: Group, noun: ModuleType, text: str, empty: str) -> None:

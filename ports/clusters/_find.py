@@ -55,7 +55,7 @@ def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
         There never was one of that name.
     """
     name = paths.check_name(name or settings.get("cluster.name"))
-    log = paths.here().session(KIND, name).log
+    log = sessions.files(KIND, name).log
     if not log.exists():
         raise NotFoundError(KIND, name, _hint(name))
     return sessions.tail(log, lines)

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, TypeVar
 
 from ports.errors import UsageError
 from ports.machine import fair_share
-from ports.sessions import SessionRecord
-from ports.state import Running, settings
+from ports.sessions import Running, SessionRecord
+from ports.state import settings
 
 _NOT_OPTIONS = ("name", "options", "reuse", "start_timeout")  # settings of clusters that are no options of a start
 HAVE_SOCKETS = hasattr(socket, "SO_PEERCRED") and sys.platform == "linux"

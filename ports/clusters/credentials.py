@@ -39,8 +39,10 @@ def load(info: dict[str, Any]) -> Security | None:
 
 def _of_another_machine(address: str) -> Security | None:
     for machine in paths.other_machines():
-        for name in sorted(path.name for path in machine.kind(KIND).glob("*") if paths.NAME.fullmatch(path.name)):
-            files = machine.session(KIND, name)
+        for name in sorted(
+            path.name for path in sessions.folder(KIND, machine).glob("*") if paths.NAME.fullmatch(path.name)
+        ):
+            files = sessions.files(KIND, name, machine)
             with contextlib.suppress(RecordError):  # a newer version's, or half of one
                 running = records.read(files.running, ClusterRunning)
                 if running is not None and running.address == address:

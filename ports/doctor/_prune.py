@@ -9,15 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ports import clusters, machine, notebooks, sessions, tunnels
-from ports.clusters import ClusterRecord
 from ports.errors import StoreError
 from ports.hosts import openssh
-from ports.notebooks import NotebookRecord
 from ports.probe import size
-from ports.sessions import SessionRecord
 from ports.state import paths
-
-KINDS: dict[str, type[SessionRecord]] = {"cluster": ClusterRecord, "notebook": NotebookRecord}
 
 
 def prune(*, results: bool = False) -> builtins.list[dict[str, Any]]:
@@ -32,7 +27,7 @@ def prune(*, results: bool = False) -> builtins.list[dict[str, Any]]:
     """
     rows = [_row(kind, name, "removed") for kind, names in _stopped().items() for name in names]
     rows += [_row("tunnel", name, "removed") for name in _prune_tunnels()]
-    for kind in KINDS:
+    for kind in sessions.FOLDERS:
         rows += [_row(kind, name, "removed") for name in _remove_halves(kind)]
         rows += [_row(kind, name, f"moved aside to {aside}") for name, aside in _move_broken_aside(kind)]
     rows += [_row("connection", path.name, "removed") for path in openssh.sweep_all()]
@@ -58,8 +53,8 @@ def _prune_tunnels() -> builtins.list[str]:
 
 def _remove_halves(kind: str) -> builtins.list[str]:
     """Remove directories that a crash left between their making and their name; they may hold an environment."""
-    with paths.locked(f"{kind}s"):  # all that make them hold this lock: none is in the making
-        halves = [path for path in paths.here().kind(kind).glob(".*.*") if path.is_dir()]
+    with sessions.names_locked(kind):  # all that make them hold this lock: none is in the making
+        halves = [path for path in sessions.folder(kind).glob(".*.*") if path.is_dir()]
         for path in halves:
             shutil.rmtree(path, ignore_errors=True)
     return [path.name for path in halves]
@@ -73,7 +68,7 @@ def _move_broken_aside(kind: str) -> builtins.list[tuple[str, Path]]:
     """Rename the directories whose record no version of `ports` can read; a newer format is left alone."""
     moved = []
     for name in sessions.names(kind):
-        found = sessions.find(kind, name, KINDS[kind])
+        found = sessions.find(kind, name, sessions.KINDS[kind].record_class())
         if found is not None and sessions.is_broken(found):
             aside = found.files.directory.with_name(f"{name}.broken-{int(time.time())}")
             try:

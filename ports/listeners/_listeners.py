@@ -15,11 +15,10 @@ from ports.listeners import _exposures
 from ports.listeners._exposures import Exposure
 from ports.listeners.links import url as link
 from ports.probe import words_of
-from ports.state import records
+from ports.sessions import FOLDERS, Exit, verdict
 
 NAME_LENGTH = 31
-# Seen first in a listing; within a kind by name.
-_ORDER = ("cluster", "notebook")
+_ORDER = tuple(FOLDERS)  # sessions come first in a listing, by kind and then by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +164,9 @@ def from_probe(document: Mapping[str, Any], host: str | None = None) -> tuple[Li
     host = host or document["host"]
     rows, machine = document["listeners"], document["machine_id"]
     found = [
-        _session(kind, session, rows, document, host) for kind in _ORDER for session in document.get(f"{kind}s") or ()
+        _session(kind, session, rows, document, host)
+        for kind in _ORDER
+        for session in document.get(FOLDERS[kind]) or ()
     ]
     mine = [row for row in rows if row["uid"] == document["uid"]]
     loose = [row for row in mine if row["kind"] != "kernel" and not _is_of_session(row)]
@@ -231,13 +232,13 @@ def _judge(session: Mapping[str, Any], boot_id: str) -> tuple[str, str | None]:
     if "error" in session:
         return "unknown", session["error"]
     try:
-        ended = records.Exit.from_json(session["exit"]) if session["exit"] else None
+        ended = Exit.from_json(session["exit"]) if session["exit"] else None
     except (TypeError, ValueError) as error:
         return "unknown", f"the record of its end cannot be read: {error}"
     record, running = session["record"] or {}, session["running"]
     launcher = record.get("launcher")
     who = (running and running["process"]) or launcher or record.get("started_by") or {}
-    return records.verdict(
+    return verdict(
         ended,
         session["alive"],
         running=bool(running),
@@ -247,7 +248,7 @@ def _judge(session: Mapping[str, Any], boot_id: str) -> tuple[str, str | None]:
 
 
 def _is_of_session(row: Mapping[str, Any]) -> bool:
-    return str(row.get("of", "")).startswith(("cluster:", "notebook:"))
+    return str(row.get("of", "")).startswith(tuple(f"{kind}:" for kind in FOLDERS))
 
 
 def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterable[tuple[Mapping[str, Any], ...]]:

@@ -11,8 +11,7 @@ from urllib.parse import quote
 
 from ports import listeners, probe, sessions
 from ports.errors import BrokenRecordError, UsageError
-from ports.sessions import Found, SessionRecord
-from ports.state import Running
+from ports.sessions import Found, Running, SessionRecord
 
 KIND = "notebook"
 

@@ -159,7 +159,7 @@ def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
         It was started by hand.
     """
     name = name or str(settings.get("notebook.name"))
-    if paths.NAME.fullmatch(name) and (log := paths.here().session(KIND, name).log).exists():
+    if paths.NAME.fullmatch(name) and (log := sessions.files(KIND, name).log).exists():
         return sessions.tail(log, lines)
     return get(name).logs(lines)
 

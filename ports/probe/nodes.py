@@ -4,7 +4,7 @@ import os
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
-    from .records import NAME, host_directory, read_record
+    from .records import NAME, SESSION_KINDS, host_directory, read_record
 
 MYPY = False
 if MYPY:
@@ -43,11 +43,11 @@ def nodes_of(session: str) -> "List[str]":
 def sessions_of(host: str) -> "List[str]":
     """Return the clusters and notebook servers of another host that have no end: ``cluster:main``."""
     return [
-        "%s:%s" % (kind[:-1], name)
-        for kind in ("clusters", "notebooks")
-        for name in listed(os.path.join(host, kind))
-        if NAME.match(name) and os.path.exists(os.path.join(host, kind, name, "running.json"))
-        if not os.path.exists(os.path.join(host, kind, name, "exit.json"))
+        "%s:%s" % (kind, name)
+        for kind, folder in SESSION_KINDS.items()
+        for name in listed(os.path.join(host, folder))
+        if NAME.match(name) and os.path.exists(os.path.join(host, folder, name, "running.json"))
+        if not os.path.exists(os.path.join(host, folder, name, "exit.json"))
     ]
 
 

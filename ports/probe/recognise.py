@@ -9,6 +9,7 @@ import time
 if __name__ != "__main__":  # piped, these names are there already
     from .files import own_text
     from .identity import link_of, read_bytes, stat_of
+    from .records import SESSION_KINDS
 
 MYPY = False
 if MYPY:
@@ -207,7 +208,7 @@ def recognise_sessions(rows: "List[Json]", sessions: "Json", ancestors: "Dict[in
 
     What else listens in a cluster's processes, or below them, is its tasks': ``task_of`` is ``"main"``.
     """
-    found = [(kind, one) for kind in ("cluster", "notebook") for one in sessions[kind + "s"]]
+    found = [(kind, one) for kind, folder in SESSION_KINDS.items() for one in sessions[folder]]
     for kind, session in found:
         if not session["alive"] or not session["running"]:
             continue

@@ -18,6 +18,7 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,30}$")
 TOKEN = re.compile(r"[0-9a-f]{48}$")
 LARGEST = 2**62
 TEXT, WHOLE, NUMBER = (str,), (int,), (int, float)
+SESSION_KINDS = {"cluster": "clusters", "notebook": "notebooks"}  # and the folders of their records
 # Of what is read here: its types, where it is there at all, and what must be there.
 TYPES = {"directory": TEXT, "root": TEXT, "created_at": NUMBER, "started_at": NUMBER, "address": TEXT}  # type: Dict[str, Any]
 TYPES.update({"dashboard": TEXT, "port": WHOLE, "base_url": TEXT, "url_path": TEXT, "token_file": TEXT})
@@ -115,9 +116,9 @@ def read_session(directory: str, name: str) -> "Json":
     return session
 
 
-def read_sessions(kind: str) -> "List[Json]":
-    """Return what is recorded of all sessions of `kind`, ``"clusters"`` or ``"notebooks"``, on this machine."""
-    directory = os.path.join(host_directory(), kind)
+def read_sessions(folder: str) -> "List[Json]":
+    """Return what is recorded of all sessions in `folder`, ``"clusters"`` or ``"notebooks"``, on this machine."""
+    directory = os.path.join(host_directory(), folder)
     try:
         names = sorted(name for name in os.listdir(directory) if NAME.match(name))
     except OSError:

@@ -1,4 +1,13 @@
-"""Long-lived commands in tmux: started, recorded, found again, ended."""
+"""Long-lived commands in tmux: started, recorded, found again, ended.
+
+A session has a kind and a name. Its records say what was started; its processes say whether it runs:
+
+>>> from ports import sessions
+>>> sessions.KINDS["cluster"].verbs
+('start', 'list', 'show', 'scale', 'restart', 'logs', 'attach', 'stop')
+>>> sessions.verdict(sessions.Exit(status=3), None, running=True, launched=True, same_boot=True)
+('stopped', 'exit status 3')
+"""
 
 from __future__ import annotations
 
@@ -9,53 +18,76 @@ from ports.probe import face
 if TYPE_CHECKING:
     from ports.sessions import environments as environments
     from ports.sessions import processes as processes
+    from ports.sessions._attach import attach as attach
+    from ports.sessions._attach import attach_line as attach_line
+    from ports.sessions._end import abandon as abandon
+    from ports.sessions._end import names_locked as names_locked
+    from ports.sessions._end import stop as stop
+    from ports.sessions._find import elsewhere as elsewhere
+    from ports.sessions._find import find as find
+    from ports.sessions._find import is_broken as is_broken
+    from ports.sessions._find import names as names
+    from ports.sessions._kinds import FOLDERS as FOLDERS
+    from ports.sessions._kinds import KINDS as KINDS
+    from ports.sessions._kinds import SessionPaths as SessionPaths
+    from ports.sessions._kinds import files as files
+    from ports.sessions._kinds import folder as folder
+    from ports.sessions._records import Exit as Exit
+    from ports.sessions._records import Found as Found
+    from ports.sessions._records import Running as Running
+    from ports.sessions._records import SessionRecord as SessionRecord
+    from ports.sessions._records import tail as tail
+    from ports.sessions._records import verdict as verdict
     from ports.sessions._shells import open_shell as open_shell
-    from ports.sessions._start import Found as Found
-    from ports.sessions._start import SessionRecord as SessionRecord
-    from ports.sessions._start import abandon as abandon
     from ports.sessions._start import claim as claim
-    from ports.sessions._start import elsewhere as elsewhere
-    from ports.sessions._start import find as find
-    from ports.sessions._start import is_broken as is_broken
-    from ports.sessions._start import names as names
     from ports.sessions._start import new_identity as new_identity
     from ports.sessions._start import start as start
     from ports.sessions._start import starter_environ as starter_environ
-    from ports.sessions._start import stop as stop
-    from ports.sessions._start import tail as tail
-    from ports.sessions._terminals import attach as attach
-    from ports.sessions._terminals import attach_line as attach_line
     from ports.sessions._tmux import tmux_server_pid as tmux_server_pid
     from ports.sessions.environments import Environment as Environment
 else:
     __getattr__, __dir__, __all__ = face(
         __name__,
         {
-            "_shells": ("open_shell",),
-            "_start": (
-                "Found",
-                "SessionRecord",
+            "_attach": (
+                "attach",
+                "attach_line",
+            ),
+            "_end": (
                 "abandon",
-                "claim",
+                "names_locked",
+                "stop",
+            ),
+            "_find": (
                 "elsewhere",
                 "find",
                 "is_broken",
                 "names",
+            ),
+            "_kinds": (
+                "FOLDERS",
+                "KINDS",
+                "SessionPaths",
+                "files",
+                "folder",
+            ),
+            "_records": (
+                "Exit",
+                "Found",
+                "Running",
+                "SessionRecord",
+                "tail",
+                "verdict",
+            ),
+            "_shells": ("open_shell",),
+            "_start": (
+                "claim",
                 "new_identity",
                 "start",
                 "starter_environ",
-                "stop",
-                "tail",
-            ),
-            "_terminals": (
-                "attach",
-                "attach_line",
             ),
             "_tmux": ("tmux_server_pid",),
             "environments": ("Environment",),
         },
-        modules=(
-            "environments",
-            "processes",
-        ),
+        modules=("environments", "processes"),
     )

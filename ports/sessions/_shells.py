@@ -1,4 +1,4 @@
-"""Shells: ipython or bash in a tmux session of a name, to come back to."""
+"""Shells: ipython or bash in a named tmux session that stays when the terminal is closed."""
 
 from __future__ import annotations
 
@@ -9,38 +9,42 @@ from pathlib import Path
 
 from ports.errors import ToolMissingError
 from ports.probe import SAFE_PATH
-from ports.sessions import _start, _terminals, _tmux, environments
+from ports.sessions import _attach, _kinds, _start, _tmux, environments
+from ports.sessions._end import names_locked
 from ports.state import paths
+
+_KIND = "shell"
 
 
 def open_shell(name: str = "main", *, bash: bool = False, env: str | None = None) -> None:
-    """Replace this process by tmux, attached to the shell `name`; it is started where there is none.
+    """Replace this process by tmux, attached to the shell `name`, which is started if it does not run.
 
     Parameters
     ----------
     bash : bool
-        bash instead of ipython, for a shell that is started.
+        Start bash instead of ipython. Ignored if the shell runs already.
     env : str, optional
-        A conda environment's name or path, or a venv's path, for a shell that is started. Default: this interpreter's.
+        A conda environment's name or path, or a venv's path. Default: this interpreter's. Ignored if the shell runs
+        already.
 
     Raises
     ------
     UsageError
         This is Windows.
     ToolMissingError
-        There is no tmux, or no ipython in that environment.
+        tmux is not installed, or ipython is not in that environment.
     NotFoundError
         There is no such environment.
     """
     paths.check_serves("shells in tmux")
     if not _tmux.is_installed():
         raise ToolMissingError("tmux", f"install it on {paths.host_name()}, or work in a plain ssh session")
-    session = f"shell-{paths.check_name(name)}"
+    session = _kinds.tmux_session(_KIND, paths.check_name(name))
     socket = paths.runtime_directory() / "tmux.sock"
-    with paths.locked("shells"):
+    with names_locked(_KIND):
         if not _tmux.has_session(socket, session):
             _start_shell(socket, session, bash=bash, env=env)
-    _terminals.attach_to(socket, session)
+    _attach.attach_to(socket, session)
 
 
 def _start_shell(socket: Path, session: str, *, bash: bool, env: str | None) -> None:
@@ -48,9 +52,11 @@ def _start_shell(socket: Path, session: str, *, bash: bool, env: str | None) -> 
     if env is not None:
         found = environments.find(env, Path.cwd(), environ)
         environ, python = environments.activated(found, environ), str(found.python)
-    login = "-l" if env is None else "-i"  # as `ssh` to the host gives; the start files could undo an environment
+    login = (
+        "-l" if env is None else "-i"
+    )  # -l as `ssh HOST` does; with an environment -i, because login files could undo it
     argv = [shutil.which("bash") or "/bin/sh", login] if bash else _ipython(python)
-    _terminals.start_terminal(socket, session, argv, environ=environ, cwd=str(Path.cwd()))
+    _attach.start_terminal(socket, session, argv, environ=environ, cwd=str(Path.cwd()))
 
 
 def _ipython(python: str) -> list[str]:

@@ -11,11 +11,8 @@ if TYPE_CHECKING:
     from ports.state import records as records
     from ports.state import settings as settings
     from ports.state.host import record_this_interpreter as record_this_interpreter
-    from ports.state.paths import SessionPaths as SessionPaths
-    from ports.state.records import Exit as Exit
     from ports.state.records import ProcessId as ProcessId
     from ports.state.records import Record as Record
-    from ports.state.records import Running as Running
     from ports.state.tokens import ensure_token as ensure_token
     from ports.state.waiting import wait_until as wait_until
 else:
@@ -23,12 +20,9 @@ else:
         __name__,
         {
             "host": ("record_this_interpreter",),
-            "paths": ("SessionPaths",),
             "records": (
-                "Exit",
                 "ProcessId",
                 "Record",
-                "Running",
             ),
             "tokens": ("ensure_token",),
             "waiting": ("wait_until",),

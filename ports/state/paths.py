@@ -45,39 +45,6 @@ def check_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class SessionPaths:
-    """The files of one cluster, notebook server or other session."""
-
-    directory: Path
-    log: Path
-
-    @property
-    def record(self) -> Path:
-        """What was asked for, by whom: there from the claim on."""
-        return self.directory / "record.json"
-
-    @property
-    def running(self) -> Path:
-        """Address and process, written by what runs once it answers."""
-        return self.directory / "running.json"
-
-    @property
-    def exit(self) -> Path:
-        """How it ended, written by the launcher."""
-        return self.directory / "exit.json"
-
-    @property
-    def launch(self) -> Path:
-        """Arguments and environment for the launcher, deleted by it."""
-        return self.directory / "launch.json"
-
-    @property
-    def credentials(self) -> Path:
-        """Certificate and key (PEM), or the token."""
-        return self.directory / "credentials"
-
-
-@dataclass(frozen=True)
 class HostPaths:
     """The files of one machine below the state directory."""
 
@@ -111,14 +78,6 @@ class HostPaths:
     def token(self, kind: str, name: str) -> Path:
         """Token of the `kind` called `name`: it survives `stop`, so that links stay the same."""
         return self.root / "tokens" / f"{kind}-{check_name(name)}"
-
-    def kind(self, kind: str) -> Path:
-        """Directory of all records of `kind` (``"cluster"``, ``"notebook"``)."""
-        return self.root / f"{kind}s"
-
-    def session(self, kind: str, name: str) -> SessionPaths:
-        """Paths of the `kind` called `name`."""
-        return SessionPaths(self.kind(kind) / check_name(name), self.logs / f"{kind}-{name}.log")
 
 
 def state_directory() -> Path:

@@ -110,53 +110,6 @@ class ProcessId(Record):
     node: str = ""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Running(Record):
-    """What a session's command says of itself once it answers; what else it says depends on its kind."""
-
-    process: ProcessId = dataclasses.field(metadata={"record": ProcessId})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Exit(Record):
-    """How a session ended, as its launcher saw it: `status` of exit or the number of the `signal`."""
-
-    status: int | None = None
-    signal: int | None = None
-    ended_at: float = 0.0
-    reason: str | None = None
-
-    def __str__(self) -> str:
-        if self.reason:
-            return self.reason
-        return f"killed by signal {self.signal}" if self.signal else f"exit status {self.status}"
-
-
-def verdict(
-    ended: Exit | None, alive: bool | None, *, running: bool, launched: bool, same_boot: bool
-) -> tuple[str, str | None]:
-    """Return the state of a session, and the reason where it does not run. Pure.
-
-    Parameters
-    ----------
-    alive : bool, optional
-        Whether its process lives: that of ``running.json``, else its launcher, else its starter; None: cannot be known.
-    running, launched : bool
-        Whether it has answered, and whether its launcher had been started.
-    same_boot : bool
-        Whether that process is one of the machine's present boot.
-    """
-    if ended is not None:
-        return "stopped", str(ended)
-    if alive is None:
-        return "unknown", "it belongs to another machine or container"
-    if alive:
-        return ("running" if running else "starting"), None
-    if not running and not launched:
-        return "stopped", "its start was interrupted"
-    return "stopped", "it was killed" if same_boot else "the machine was restarted"
-
-
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Replace the file `path` by `data` in one step, mode 0600.
 

@@ -16,15 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ports import clusters, listeners, notebooks
+from ports import clusters, listeners, notebooks, sessions
 from ports.cli import tables
 from ports.doctor import _prune
 from ports.errors import NotFoundError, RecordError
 from ports.sessions import processes
 from ports.state import paths
 from tests.integration.conftest import Home, new_home
-
-pytestmark = pytest.mark.xdist_group("machine")
 
 ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("\0") | st.just("\ud800")
 VALUES = ODD | st.lists(ODD, max_size=2) | st.dictionaries(st.text(max_size=5), ODD, max_size=2) | st.just(10**30)
@@ -57,7 +55,7 @@ def whole(kind: str) -> dict[str, dict[str, Any]]:
 
 @contextlib.contextmanager
 def written(kind: str, parts: dict[str, Any]) -> Iterator[Path]:
-    directory = paths.make_private(paths.here().session(kind, "main").directory)
+    directory = paths.make_private(sessions.files(kind, "main").directory)
     try:
         for part, data in parts.items():
             (directory / f"{part}.json").write_text(json.dumps(data))
@@ -148,7 +146,7 @@ def test_what_runs_is_stopped_although_it_says_nothing_of_itself_that_can_be_rea
     assert who is not None
     parts["record"]["launcher"] = who.to_json()
     del parts["exit"], parts["running"]["address"]
-    directory = paths.make_private(paths.here().session("cluster", "main").directory)
+    directory = paths.make_private(sessions.files("cluster", "main").directory)
     for part, data in parts.items():
         (directory / f"{part}.json").write_text(json.dumps(data))
     # sockets of tests that were here before may be old enough to go

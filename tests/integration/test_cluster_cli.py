@@ -18,8 +18,7 @@ import yaml
 from distributed import Client
 
 import ports
-from ports import clusters
-from ports.state import paths
+from ports import clusters, sessions
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 
@@ -201,7 +200,7 @@ def test_a_start_that_was_killed_can_be_made_again(home: Home, moment: str) -> N
     command = [sys.executable, "-m", "ports", "cluster", "start", "main", *SMALL]
     starting = subprocess.Popen(command, cwd=home.work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    files = paths.here().session("cluster", "main")
+    files = sessions.files("cluster", "main")
 
     def reached() -> bool | None:
         if moment == "claimed":

@@ -22,7 +22,7 @@ import psutil
 import pytest
 import websocket
 
-from ports import errors, listeners, notebooks, probe
+from ports import errors, listeners, notebooks, probe, sessions
 from ports.notebooks import _notebooks
 from ports.notebooks._notebook import Notebook
 from ports.state import paths
@@ -365,7 +365,7 @@ def test_a_start_that_takes_too_long_is_ended(root: Path, state: Path, monkeypat
 def test_a_start_whose_starter_is_killed_is_found_running(root: Path) -> None:
     code = "from ports import notebooks; notebooks.start('orphan', root='.')"
     starter = subprocess.Popen([sys.executable, "-c", code], cwd=root, env=dict(os.environ))
-    launched = paths.here().session("notebook", "orphan").record
+    launched = sessions.files("notebook", "orphan").record
 
     def launcher() -> bool | None:
         return True if launched.exists() and json.loads(launched.read_text()).get("launcher") else None

@@ -24,14 +24,11 @@ import pytest
 import ports
 from ports import clusters, errors, sessions
 from ports.clusters._cluster import Cluster
-from ports.sessions import _start
 from ports.state import host as interpreter
 from ports.state import paths, records
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 from tests.integration.test_clusters import alive, start_children
-
-pytestmark = pytest.mark.xdist_group("machine")
 
 SMALL = {"n_workers": 1, "threads_per_worker": 1}
 
@@ -135,7 +132,7 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(home: Home) -> None:
 
 
 def home_log(name: str) -> Path:
-    return paths.here().session("cluster", name).log
+    return sessions.files("cluster", name).log
 
 
 def test_an_interpreter_without_dask_says_so(home: Home, tmp_path: Path) -> None:
@@ -210,8 +207,8 @@ def test_without_tmux_a_cluster_outlives_the_session_that_started_it(
 
     def announce(found: sessions.Found[Any]) -> None:
         if Path("child").exists():
-            process = _start.processes.identity(int(Path("child").read_text()))
-            records.write(found.files.running, records.Running(process=process))
+            process = sessions.processes.identity(int(Path("child").read_text()))
+            records.write(found.files.running, sessions.Running(process=process))
 
     words = [sys.executable, "-c", code]
     environ = sessions.starter_environ()
@@ -269,7 +266,7 @@ def plant(home: Home, change: Callable[[dict[str, Any]], None]) -> Cluster:
         "directory": str(home.work), "started_by": mine.to_json(), "launcher": mine.to_json(),
     }  # fmt: skip
     change(record)
-    directory = paths.make_private(paths.make_state().kind("cluster") / "main")
+    directory = paths.make_private(sessions.folder("cluster", paths.make_state()) / "main")
     records.write_json(directory / "record.json", record)
     return clusters.get("main")
 
@@ -299,7 +296,7 @@ def test_what_ran_before_a_reboot_is_stopped(home: Home) -> None:
 
 
 def test_prune_removes_what_a_crash_left_half_made(home: Home) -> None:
-    half = paths.make_state().kind("cluster") / ".main.1a2b3c4d"
+    half = sessions.folder("cluster", paths.make_state()) / ".main.1a2b3c4d"
     half.mkdir(parents=True)
     (half / "launch.json").write_text("{}")
 
@@ -439,7 +436,7 @@ def test_a_state_directory_that_others_may_read_is_closed(home: Home) -> None:
 
 
 def test_a_directory_of_records_that_is_none_is_named(home: Home) -> None:
-    place = paths.make_state().kind("cluster")
+    place = sessions.folder("cluster", paths.make_state())
     place.write_text("")
     with pytest.raises(errors.StoreError, match=f"{place}.*Not a directory"):
         clusters.list()

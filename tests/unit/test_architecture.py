@@ -46,7 +46,7 @@ READ_THE_ENVIRONMENT = (
     "state/settings.py",
     "state/paths.py",
     "sessions/_start.py",
-    "sessions/_terminals.py",
+    "sessions/_attach.py",
     "sessions/launch.py",
     "probe/",
     OWNER,

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ports import sessions
 from ports.errors import InvalidNameError, StoreError, TimedOutError, UnsafePathError
 from ports.state import paths
 
@@ -35,8 +36,8 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @given(name=NAMES, kind=st.sampled_from(["cluster", "notebook"]))
 def test_a_name_is_a_directory_of_its_own_and_comes_back(name: str, kind: str) -> None:
     assert paths.check_name(name) == name
-    files = paths.here().session(kind, name)
-    assert files.directory.name == name and files.directory.parent == paths.here().kind(kind)
+    files = sessions.files(kind, name)
+    assert files.directory.name == name and files.directory.parent == sessions.folder(kind)
     assert files.log.name == f"{kind}-{name}.log"
     inside = [files.record, files.running, files.exit, files.launch, files.credentials]
     assert {path.parent for path in inside} == {files.directory} and len(set(inside)) == 5
@@ -46,8 +47,8 @@ def test_a_name_is_a_directory_of_its_own_and_comes_back(name: str, kind: str) -
 @given(one=NAMES, other=NAMES)
 def test_two_names_never_share_a_file(one: str, other: str) -> None:
     here = paths.here()
-    assert (here.session("cluster", one) == here.session("cluster", other)) == (one == other)
-    assert here.session("cluster", one).log != here.session("notebook", other).log
+    assert (sessions.files("cluster", one, here) == sessions.files("cluster", other, here)) == (one == other)
+    assert sessions.files("cluster", one, here).log != sessions.files("notebook", other, here).log
 
 
 @settings(max_examples=50)
@@ -55,7 +56,7 @@ def test_two_names_never_share_a_file(one: str, other: str) -> None:
 def test_what_is_no_name_never_becomes_a_path(text: str) -> None:
     if not paths.NAME.fullmatch(text):
         with pytest.raises(InvalidNameError) as caught:
-            paths.here().session("cluster", text)
+            sessions.files("cluster", text)
         assert repr(text) in str(caught.value) and caught.value.exit_code == 2
 
 
@@ -82,7 +83,7 @@ def test_the_state_directory_follows_the_environment(tmp_path: Path, monkeypatch
 
 def test_looking_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
-    paths.here().session("cluster", "main")
+    sessions.files("cluster", "main")
     assert list(tmp_path.iterdir()) == []
 
 

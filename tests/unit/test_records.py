@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from ports.clusters._options import ClusterRecord
 from ports.errors import BrokenRecordError, NewerRecordError, StoreError
+from ports.sessions import Exit
 from ports.state import records
-from ports.state.records import Exit, ProcessId
+from ports.state.records import ProcessId
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 WHOLE = st.integers(min_value=0, max_value=2**53)

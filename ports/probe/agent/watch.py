@@ -15,7 +15,7 @@ if __name__ != "__main__":  # piped, these names are there already
     from ..nodes import left_running
     from ..programs.survey import probe
     from ..recognise import runtime_directories
-    from ..records import host_directory
+    from ..records import SESSION_KINDS, host_directory
     from ..socket_users import holder_of, listening
 
 MYPY = False
@@ -106,7 +106,7 @@ def watch(request: "Json", out: int, control: int) -> None:
 def glance(request: "Json", document: "Json") -> "Any":
     """Return something that differs when something has changed since the last look."""
     wanted = request.get("probe") or {}
-    sessions = document.get("clusters", []) + document.get("notebooks", [])
+    sessions = [one for folder in SESSION_KINDS.values() for one in document.get(folder, [])]
     pids = [one["running"]["process"]["pid"] for one in sessions if one.get("alive") and one.get("running")]
     paths = [row["path"] for row in document.get("listeners", ()) if row["path"]]
     found = [stamp(path) for path in paths + watched_directories()]
@@ -118,7 +118,7 @@ def glance(request: "Json", document: "Json") -> "Any":
 def watched_directories() -> "List[str]":
     """Return the directories whose time changes when a record is written: records are replaced, not edited."""
     top = host_directory()
-    found = [top] + [os.path.join(top, kind) for kind in ("clusters", "notebooks")]
+    found = [top] + [os.path.join(top, folder) for folder in SESSION_KINDS.values()]
     for parent in found[1:]:
         try:
             found += [os.path.join(parent, name) for name in sorted(os.listdir(parent))]

@@ -18,7 +18,7 @@ if __name__ != "__main__":  # piped, these names are there already
         recognise_sessions,
         runtime_directories,
     )
-    from ..records import host_directory, read_record, read_sessions
+    from ..records import SESSION_KINDS, host_directory, read_record, read_sessions
     from ..sockets import owners_of, tcp_listeners, unix_listeners
 
 MYPY = False
@@ -40,8 +40,8 @@ def probe(request: "Optional[Json]" = None) -> "Json":
     """
     wanted = request or {}
     uid, warnings, sessions = own_uid(), [], {}  # type: int, List[str], Json
-    for kind in ("clusters", "notebooks"):
-        sessions[kind] = read_sessions(kind)
+    for folder in SESSION_KINDS.values():
+        sessions[folder] = read_sessions(folder)
     everybody = wanted.get("all") or wanted.get("port")
     rows = tcp_listeners(warnings, None if everybody else uid)
     if wanted.get("port"):
@@ -74,7 +74,7 @@ def unix_paths(sessions: "Json", uid: int) -> "Set[str]":
     for record in jupyter_records(set(runtime_directories(dict(os.environ))), uid, []):
         if record.get("sock"):
             paths.add(record["sock"])
-    for session in sessions["clusters"] + sessions["notebooks"]:
+    for session in [one for found in sessions.values() for one in found]:
         if session["alive"] and session["running"] and session["running"].get("dashboard"):
             paths.add(session["running"]["dashboard"])
     return paths

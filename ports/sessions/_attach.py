@@ -1,4 +1,4 @@
-"""Terminals on sessions: attach to one, or start a shell in one."""
+"""Attach this terminal to a session, or start a shell that has a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from ports.errors import TmuxError
 from ports.sessions import _start, _tmux
-from ports.sessions._start import SessionRecord
+from ports.sessions._records import SessionRecord
 from ports.state import paths, records
 
 
@@ -20,7 +20,7 @@ def attach(record: SessionRecord) -> NoReturn:
     Raises
     ------
     TmuxError
-        The session has no terminal: it was started where there is no tmux.
+        The session has no terminal, because tmux was not installed when it was started.
     """
     if record.tmux_socket is None:
         hint = f"`ports {record.kind} logs {record.name}` shows its output"
@@ -29,7 +29,7 @@ def attach(record: SessionRecord) -> NoReturn:
 
 
 def start_terminal(socket: Path, session: str, argv: Sequence[str], *, environ: Mapping[str, str], cwd: str) -> None:
-    """Start `argv` in a new tmux session, at its terminal and without a log: a shell for a person."""
+    """Start `argv` in a new tmux session with a terminal and without a log: a shell for a person."""
     launch_file = socket.with_name(f"{session}.launch")
     task = {"format": records.FORMAT, "argv": list(argv), "cwd": cwd, "environ": dict(environ), "terminal": True}
     records.write_json(launch_file, task)
@@ -38,20 +38,20 @@ def start_terminal(socket: Path, session: str, argv: Sequence[str], *, environ: 
         with paths.locked("tmux"):
             _tmux.start_session(socket, session, command, cwd="/", environ=os.environ)
     except BaseException:
-        launch_file.unlink(missing_ok=True)  # it holds the environment
+        launch_file.unlink(missing_ok=True)  # it contains the environment
         raise
 
 
 def attach_to(socket: Path, session: str) -> NoReturn:
-    """Replace this process by tmux, attached to `session`; raises TmuxError where there is none of one's own."""
+    """Replace this process by tmux, attached to `session`; raises TmuxError if this user has no tmux server there."""
     if not _tmux.is_mine(socket):
-        raise TmuxError(f"there is no tmux server of yours on {socket}")
-    environ = {name: value for name, value in os.environ.items() if name != "TMUX"}  # or tmux refuses to nest
+        raise TmuxError(f"you have no tmux server on {socket}")
+    environ = {name: value for name, value in os.environ.items() if name != "TMUX"}  # otherwise tmux refuses to nest
     os.execvpe("tmux", _tmux.attach_command(socket, session), environ)
 
 
 def attach_line(record: SessionRecord) -> str | None:
-    """Return the plain tmux line that attaches to the session; None where it has no terminal."""
+    """Return the plain tmux command that attaches to the session; None if it has no terminal."""
     if record.tmux_socket is None:
         return None
     return shlex.join(_tmux.attach_command(Path(record.tmux_socket), record.tmux_session))
