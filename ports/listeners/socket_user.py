@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import sys
 
 from ports.errors import ForeignListenerError
@@ -113,14 +112,6 @@ def check_connection(connection: socket.socket, path: str, hint: str) -> None:
 
     The kernel says who; `check_socket` looks at a name, which may have been exchanged since.
     """
-    uid = uid_behind(connection)
+    uid = peer_uid(connection)
     if uid is not None and uid != os.getuid():
         raise ForeignListenerError(path, user_name(uid), hint)
-
-
-def uid_behind(connection: socket.socket) -> int | None:
-    """Return the uid at the other end of a Unix socket, as the kernel has it; None where the system does not tell."""
-    if sys.platform == "darwin":
-        local, peer_credentials = 0, 1  # SOL_LOCAL, LOCAL_PEERCRED
-        return int(struct.unpack_from("2I", connection.getsockopt(local, peer_credentials, 76))[1])
-    return peer_uid(connection)

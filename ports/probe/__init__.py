@@ -22,6 +22,7 @@ if MYPY:
     from . import memory as memory
     from . import processes as processes
     from . import promises as promises
+    from . import socket_users as socket_users
     from .accounts import is_person as is_person
     from .agent import mux as mux
     from .identity import boot_id as boot_id
@@ -112,5 +113,6 @@ else:
             "processes",
             "programs.who",
             "promises",
+            "socket_users",
         ),
     )

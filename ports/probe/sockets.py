@@ -1,4 +1,4 @@
-"""Which sockets listen, and which processes of this user hold them."""
+"""Which sockets listen, and which processes of this user have them."""
 
 import os
 import stat
@@ -20,7 +20,7 @@ if MYPY:
 
 
 def new_row(family: str, address: str, port: "Optional[int]", uid: int, inode: int) -> "Json":
-    """Return one listener, as far as its socket tells."""
+    """Return the row of one listener, as far as its socket tells."""
     local = family == "unix" or address.startswith(("127.", "::ffff:127.")) or address == "::1"
     row = {"family": family, "address": address, "port": port, "uid": uid, "inode": inode}  # type: Json
     row.update(path=address if family == "unix" else None, open_to_network=not local, pid=None, kind="listener")
@@ -39,9 +39,9 @@ def tcp_row(v6: bool, packed: bytes, port: int, uid: int, inode: int) -> "Json":
 
 
 def parse_netlink(data: bytes, only: "Optional[int]" = None) -> "Tuple[List[Json], bool]":
-    """Return the listeners of one sock_diag datagram, and whether it was the last; `only` those of one uid.
+    """Return the listeners of one sock_diag datagram, `only` those of one uid, and whether it was the last datagram.
 
-    Raises OSError where the kernel answered with an error, or with half a message.
+    Raises OSError where the kernel answered with an error or with half a message.
     """
     rows = []  # type: List[Json]
     for offset in messages(data):
@@ -55,7 +55,7 @@ def parse_netlink(data: bytes, only: "Optional[int]" = None) -> "Tuple[List[Json
 
 
 def parse_kept_waiting(data: bytes) -> "Tuple[List[int], bool]":
-    """Return the inodes of those listeners of a datagram that have not accepted all who called; as `parse_netlink`."""
+    """Return the inodes of the listeners of a datagram with connections to accept, and the rest as `parse_netlink`."""
     inodes = []  # type: List[int]
     for offset in messages(data):
         if offset is None:
@@ -67,7 +67,7 @@ def parse_kept_waiting(data: bytes) -> "Tuple[List[int], bool]":
 
 
 def messages(data: bytes) -> "Iterator[Optional[int]]":
-    """Yield where each listener of a sock_diag datagram stands, None at the end of the last; raises OSError."""
+    """Yield the offset of each socket in a sock_diag datagram, and None at the end of the last; raises OSError."""
     offset = 0
     while offset + 16 <= len(data):
         length, kind = struct.unpack_from("=IH", data, offset)
@@ -93,36 +93,43 @@ def parse_proc_net(text: str, v6: bool) -> "List[Json]":
 
 
 def netlink_listeners(only: "Optional[int]" = None) -> "List[Json]":
-    """Return all TCP listeners of this network namespace, from sock_diag; raises OSError where it is not to be had."""
+    """Return all TCP listeners of this network namespace, from sock_diag; raises OSError where there is none."""
     return ask_kernel(lambda data: parse_netlink(data, only))
 
 
 def kept_waiting() -> "List[int]":
-    """Return the inodes of the TCP listeners that have not accepted all who called them; raises OSError."""
+    """Return the inodes of the TCP listeners with connections that they have not accepted yet; raises OSError."""
     return ask_kernel(parse_kept_waiting)
 
 
 def ask_kernel(parse: "Any") -> "List[Any]":
-    """Return what `parse` finds in the datagrams of sock_diag about all TCP listeners."""
+    """Return what `parse` finds in the datagrams of sock_diag about all TCP listeners; raises OSError."""
     found = []  # type: List[Any]
-    connection = sockets.socket(16, sockets.SOCK_DGRAM, 4)  # AF_NETLINK, NETLINK_SOCK_DIAG
-    try:
-        for family in (sockets.AF_INET, sockets.AF_INET6):
-            request = struct.pack("=BBBBI48x", family, 6, 0, 0, 1 << 10)  # TCP, state LISTEN only
-            connection.sendto(struct.pack("=IHHII", 72, 20, 0x301, 1, 0) + request, (0, 0))
-            last = False
-            while not last:
-                some, last = parse(connection.recv(1 << 18))
-                found += some
-    finally:
-        connection.close()
+    for family in (sockets.AF_INET, sockets.AF_INET6):
+        every = struct.pack("=BBBBI48x", family, 6, 0, 0, 1 << 10)  # TCP, state LISTEN only
+        for data in sock_diag(every, 0x301):  # NLM_F_REQUEST, NLM_F_DUMP
+            some, last = parse(data)
+            found += some
+            if last:
+                break
     return found
 
 
-def tcp_listeners(warnings: "List[str]", only: "Optional[int]" = None) -> "List[Json]":
-    """Return all TCP listeners: from netlink, else, 10 times slower, from /proc; elsewhere this user's from psutil.
+def sock_diag(request: bytes, flags: int) -> "Iterator[bytes]":
+    """Yield the datagrams in which the kernel answers a request about sockets; raises OSError."""
+    connection = sockets.socket(16, sockets.SOCK_DGRAM, 4)  # AF_NETLINK, NETLINK_SOCK_DIAG
+    try:
+        connection.sendto(struct.pack("=IHHII", 16 + len(request), 20, flags, 1, 0) + request, (0, 0))
+        while True:
+            yield connection.recv(1 << 18)
+    finally:
+        connection.close()
 
-    `only` those of one uid are returned at less cost.
+
+def tcp_listeners(warnings: "List[str]", only: "Optional[int]" = None) -> "List[Json]":
+    """Return all TCP listeners: from netlink, else from /proc, which is 10 times slower.
+
+    Where there is no /proc, psutil tells those of this user. To ask for `only` those of one uid is cheaper.
     """
     if sys.platform != "linux":
         return psutil_listeners(warnings)
@@ -137,8 +144,8 @@ def tcp_listeners(warnings: "List[str]", only: "Optional[int]" = None) -> "List[
 
 
 def unix_listeners(wanted: "Set[str]", uid: int) -> "List[Json]":
-    """Return this user's listening Unix sockets whose path is `wanted`; a machine is full of others, no pages."""
-    if sys.platform != "linux":  # no table: the file is there, and records tell whether its process lives
+    """Return this user's listening Unix sockets whose path is `wanted`; a machine has many that are no pages."""
+    if sys.platform != "linux":  # there is no table, but the file, and records tell whether its process lives
         return [new_row("unix", path, None, uid, 0) for path in sorted(wanted) if is_socket_of(path, uid)]
     rows = []
     table = read_bytes("/proc/net/unix") if wanted else b""
@@ -151,12 +158,12 @@ def unix_listeners(wanted: "Set[str]", uid: int) -> "List[Json]":
 
 
 def is_socket_of(path: str, uid: int) -> bool:
-    """Tell whether a path is a user's Unix socket, in a directory in which nobody else can put another in its place."""
+    """Tell whether a path is a user's Unix socket in a directory where nobody else can replace it."""
     try:
-        found, place = os.lstat(path), os.stat(os.path.dirname(path))
+        found, around = os.lstat(path), os.stat(os.path.dirname(path))
     except OSError:
         return False
-    safe = place.st_uid in (uid, 0) and (not place.st_mode & 0o002 or place.st_mode & stat.S_ISVTX)
+    safe = around.st_uid in (uid, 0) and (not around.st_mode & 0o002 or around.st_mode & stat.S_ISVTX)
     return stat.S_ISSOCK(found.st_mode) and found.st_uid == uid and bool(safe)
 
 
@@ -186,10 +193,10 @@ def psutil_listeners(warnings: "List[str]") -> "List[Json]":
 
 
 def owners_of(inodes: "Set[int]", uid: int) -> "Dict[int, int]":
-    """Return the pid that holds each socket, of this user's processes; the first one where children inherited it."""
+    """Return the pid of this user that has each socket; the first one where children inherited it."""
     wanted = {"socket:[%d]" % inode: inode for inode in inodes}
     found = {}  # type: Dict[int, int]
-    # others' are closed to all but root, who would look through all of them
+    # Processes of others are closed to all but root, who would look through all of them.
     look_first = own_uid() != uid or uid == 0
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()) if wanted else ():
         try:
@@ -197,7 +204,7 @@ def owners_of(inodes: "Set[int]", uid: int) -> "Dict[int, int]":
                 continue
             directory = "/proc/%d/fd/" % pid
             for fd in os.listdir(directory):
-                if fd in ("1", "2"):  # who gets a listener at these, from inetd, has it at 0 too
+                if fd in ("1", "2"):  # a program that inetd gives a listener has it at 0 too
                     continue
                 try:
                     inode = wanted.pop(os.readlink(directory + fd), None)
@@ -205,7 +212,7 @@ def owners_of(inodes: "Set[int]", uid: int) -> "Dict[int, int]":
                     continue
                 if inode is not None:
                     found[inode] = pid
-        except OSError:  # gone, or one that may not be looked at
+        except OSError:  # gone, or closed to this user
             continue
         if not wanted:
             break

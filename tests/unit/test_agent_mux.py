@@ -34,7 +34,7 @@ from ports.probe.agent.mux import (
     Mux,
 )
 from ports.probe.programs.agent import Poller
-from ports.probe.socket_users import place_of
+from ports.probe.socket_users import address_of
 
 FRAMES = st.lists(
     st.tuples(
@@ -214,7 +214,7 @@ def test_no_file_of_the_program_takes_a_name_of_another() -> None:
 
 
 @pytest.mark.parametrize(
-    ("remote", "place"),
+    ("remote", "address"),
     [
         ("127.0.0.1:8888", (socket.AF_INET, "127.0.0.1", 8888)),
         ("localhost:80", (socket.AF_INET, "127.0.0.1", 80)),
@@ -222,8 +222,8 @@ def test_no_file_of_the_program_takes_a_name_of_another() -> None:
         ("[0:0::1]:1", (socket.AF_INET6, "::1", 1)),
     ],
 )
-def test_an_address_is_read(remote: str, place: tuple[int, str, int]) -> None:
-    assert place_of(remote) == place
+def test_an_address_is_read(remote: str, address: tuple[int, str, int]) -> None:
+    assert address_of(remote) == address
 
 
 @pytest.mark.parametrize(
@@ -231,4 +231,4 @@ def test_an_address_is_read(remote: str, place: tuple[int, str, int]) -> None:
 )
 def test_what_is_no_address_is_refused(remote: str) -> None:
     with pytest.raises(ValueError, match="address"):
-        place_of(remote)
+        address_of(remote)

@@ -88,7 +88,7 @@ def test_an_end_that_is_gone_is_nobody_s_not_root_s(listener: socket.socket) -> 
     with accepted:
         for ask in (callers.ask_kernel, callers.look_through):
             uid, state = ask(there, listener.getsockname())
-            assert uid == callers.NOBODY and state != callers.ESTABLISHED
+            assert uid == callers.NO_PROCESS and state != callers.ESTABLISHED
         assert callers.is_refused(accepted)
 
 
@@ -198,7 +198,7 @@ def test_the_log_is_told_once_a_minute_of_what_is_refused(
     refusals = callers.Refusals()
     for _ in range(5):
         refusals.add(STRANGER, "127.0.0.1:8786")
-    refusals.add(callers.NOBODY, "127.0.0.1:8786")
+    refusals.add(callers.NO_PROCESS, "127.0.0.1:8786")
     now[0] += 61
     refusals.add(STRANGER, "127.0.0.1:8786")
     told = [record.getMessage() for record in caplog.records]

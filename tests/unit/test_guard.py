@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ports
+from ports import probe
 from ports.machine import fair_share
 from ports.probe import accounts
 from ports.probe import memory as limits
@@ -387,7 +388,7 @@ def test_the_line_names_the_user_who_grew_or_others_where_processes_are_hidden()
     alone, more = {me: 10 * GiB}, {me: 50 * GiB}
     assert told(Seen(alone, 30 * GiB), Seen(alone, 70 * GiB)) == f"{left}, others (hidden here) grew most, by 40.0 GiB"
     grown = told(Seen(alone, 30 * GiB), Seen(more, 70 * GiB))
-    assert grown == f"{left}, {ports_watch.user_name(me)} grew most, by 40.0 GiB"
+    assert grown == f"{left}, {probe.user_name(me)} grew most, by 40.0 GiB"
 
 
 def test_one_cluster_of_mine_at_a_time_ends_workers_unless_it_hangs(tmp_path: Path) -> None:

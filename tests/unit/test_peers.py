@@ -206,7 +206,7 @@ def test_the_other_end_of_a_unix_socket_is_known(tmp_path: Path, monkeypatch: py
         server.listen()
         client.connect(where)
         socket_user.check_connection(client, where, "leave it")
-        assert socket_user.uid_behind(client) == os.getuid()
+        assert socket_user.peer_uid(client) == os.getuid()
         monkeypatch.setattr(os, "getuid", lambda: 4242)
         with pytest.raises(ForeignListenerError, match=f"{where} belongs to .*, not to you; leave it"):
             socket_user.check_connection(client, where, "leave it")

@@ -9,7 +9,7 @@ import time
 if __name__ != "__main__":  # piped, these names are there already
     from ..agent.mux import OPENED, REFUSED, Channel
     from ..identity import user_name
-    from ..socket_users import allowed, holder_of, peer_uid, place_of
+    from ..socket_users import address_of, allowed, holder_of, peer_uid
 
 MYPY = False
 if MYPY:
@@ -81,7 +81,7 @@ class Attempt:
             address = self.remote  # type: Any
             self.connection = socket.socket(socket.AF_UNIX)
         else:
-            family, host, port = place_of(self.remote)
+            family, host, port = address_of(self.remote)
             address = (host, port)
             self.connection = socket.socket(family)
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -32,8 +32,9 @@ from distributed.comm.registry import Backend, backends
 from distributed.comm.utils import from_frames, to_frames
 from distributed.utils import ensure_memoryview, nbytes
 
+from .ground import probe
 from .socket_paths import bind, identify, path_of, place_of, reachable, remove
-from .unix_sockets import Connection, peer
+from .unix_sockets import Connection
 
 logger = logging.getLogger("distributed.comm.unix")
 
@@ -171,7 +172,7 @@ class UnixConnector(Connector):
             connection.bind("")  # a name from the kernel, which the other end sees too
             with reachable(path) as name:
                 connection.connect(name)
-            uid, _ = peer(connection)
+            uid = probe.peer_uid(connection)
             if uid != os.geteuid():
                 raise FatalCommClosedError(f"{PREFIX}{path} is not listened on by this user, but by uid {uid}")
             return Unix(connection, own_address(connection.getsockname()), PREFIX + path, deserialize)
@@ -212,7 +213,7 @@ class UnixListener(BaseListener):
                     self._loop.remove_reader(self._socket.fileno())
                     self._loop.call_later(ACCEPT_AGAIN_SECONDS, self._accept_again)
                 return
-            uid, pid = peer(connection)
+            pid, uid = probe.peer(connection)
             if uid != os.geteuid():
                 logger.warning("refused uid %d (pid %d) at %s", uid, pid, self.listen_address)
                 connection.close()

@@ -19,7 +19,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from . import guard_rules, memory, orphans, promise
 from .ground import probe
-from .log import say, size, user_name
+from .log import say
 from .memory import MACHINE
 
 PERIOD = 0.2  # seconds: a hog that grows by 200 MB/s takes 40 MB meanwhile
@@ -144,14 +144,14 @@ class Guard(threading.Thread):
         """Return what is left, and who took it."""
         where = self.state.where
         name = where.name if where.name == MACHINE else f"control group {where.name.rpartition('/')[2]}"
-        left = f"{size(where.available)} of {size(where.total)} of {name} are available"
+        left = f"{probe.size(where.available)} of {probe.size(where.total)} of {name} are available"
         if not is_worse:
             return f"{left} again"
         grown = guard_rules.grower(self.before, self.users())
         if grown is None or grown[1] < where.total * guard_rules.ACTIVE_SHARE:
             return left
-        name = "others (hidden here)" if grown[0] == guard_rules.HIDDEN else user_name(grown[0])
-        return f"{left}, {name} grew most, by {size(grown[1])}"
+        name = "others (hidden here)" if grown[0] == guard_rules.HIDDEN else probe.user_name(grown[0])
+        return f"{left}, {name} grew most, by {probe.size(grown[1])}"
 
     def report(self, text):
         """Log a step, and keep it for those who ask."""
@@ -219,10 +219,10 @@ class Guard(threading.Thread):
         if not ended.wait(RESTART_WAITS):
             for name in names:
                 kill_worker(nannies[name])
-        which = ", ".join(f"worker {name} with {size(sizes[name])}" for name in names)
+        which = ", ".join(f"worker {name} with {probe.size(sizes[name])}" for name in names)
         self.report(
             f"{self.cause(True)}: {which} restarted, "
-            f"as {user_name(me)} had {size(mine)} and a fair share is {size(share)}"
+            f"as {probe.user_name(me)} had {probe.size(mine)} and a fair share is {probe.size(share)}"
         )
 
     def end(self, nannies, ended):

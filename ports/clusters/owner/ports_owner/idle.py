@@ -18,8 +18,9 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from . import guard_rules, idle_rules, orphans
+from .ground import probe
 from .keep_results import Kept
-from .log import hours, say, size
+from .log import hours, say
 
 REAP_SECONDS = 5.0
 SPILL_SECONDS = 30.0  # without anything further on the disk, until workers are told to write no more
@@ -236,8 +237,8 @@ class Rest:
         self.send(guard_rules.CALM)
         if self.task_at == since:
             written, left = self.where_results_are()
-            on_disk = f"{size(written)} are on the disk, {size(left)} in memory"
-            say("idle: of what is held, " + (on_disk if written else f"{size(left)} stay in memory"))
+            on_disk = f"{probe.size(written)} are on the disk, {probe.size(left)} in memory"
+            say("idle: of what is held, " + (on_disk if written else f"{probe.size(left)} stay in memory"))
 
     def where_results_are(self):
         """Return the bytes of results that workers have on the disk, and in memory."""

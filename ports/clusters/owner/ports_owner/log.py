@@ -1,31 +1,13 @@
-"""Lines of a cluster's log, and figures in words."""
+"""Lines of a cluster's log, and lengths of time in words."""
 
 from __future__ import annotations
 
-import pwd
 import time
 
 
 def say(text):
     """Write a line to the cluster's log."""
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
-
-
-def size(n_bytes):
-    """Return bytes in words."""
-    for unit in ("B", "KiB", "MiB"):
-        if abs(n_bytes) < 1024:
-            return f"{n_bytes:.0f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.1f} GiB"
-
-
-def user_name(uid):
-    """Return the name of an account."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
 
 
 def hours(seconds):

@@ -11,7 +11,8 @@ import itertools
 import os
 import re
 import socket
-import stat
+
+from .ground import probe
 
 LONGEST_PATH = 107  # bytes of a socket's address; where a path is longer, a descriptor names its directory
 NAME = re.compile(r"([0-9a-f]+)\.([0-9]+)\.[0-9]+")  # pid namespace, pid, number
@@ -21,7 +22,7 @@ _numbers = itertools.count(1)
 
 def usual():
     """Return the directory of sockets whose address names none."""
-    return f"/tmp/ports-{os.geteuid()}/unix"
+    return f"{probe.files.usual_runtime_directory()}/unix"
 
 
 def place_of(loc):
@@ -54,8 +55,7 @@ def private(directory):
     except OSError as error:
         raise OSError(error.errno, f"no directory for sockets: {error.strerror}", directory) from error
     try:
-        found = os.fstat(descriptor)
-        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        if not probe.files.is_private_directory(os.fstat(descriptor)):
             raise PermissionError(
                 errno.EPERM, "sockets need a directory of one's own with mode 0700; name another one", directory
             )
@@ -95,10 +95,10 @@ def bind(directory, name):
 
 def remove_dead(descriptor, directory, name):
     """Remove the socket `name` if nobody listens on it; say whether it is gone."""
-    with socket.socket(socket.AF_UNIX) as probe, reachable(os.path.join(directory, name)) as path:
-        probe.setblocking(False)
+    with socket.socket(socket.AF_UNIX) as caller, reachable(os.path.join(directory, name)) as path:
+        caller.setblocking(False)
         try:
-            probe.connect(path)
+            caller.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=descriptor)

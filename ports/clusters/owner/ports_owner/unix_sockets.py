@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import logging
 import socket
-import struct
 import threading
 from collections import deque
 
@@ -240,9 +239,3 @@ class Connection:
         except RuntimeError:  # the event loop is closed, and watches nothing
             self._watched_by = self._watched_to_send_by = None
             self.close()
-
-
-def peer(connection):
-    """Return uid and pid of who connected, or listens, at the other end, as the kernel says."""
-    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return uid, pid
