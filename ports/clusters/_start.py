@@ -84,46 +84,48 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
     timeout : float, optional
         Seconds until the start is given up. Default: 60.
     n_workers : int or "all", optional
-        Number of workers; ``"all"``: what the machine has. Default: a fair share of it.
+        Number of workers; all: use the whole machine. Default: a fair share of the machine.
     threads_per_worker : int, optional
-        Threads of each. Default: the cores of a fair share, divided.
-    memory_limit : int, float or str, optional
-        Of one worker: bytes, a text such as ``"4GB"``, a part of the machine up to 1.0; 0: none. Default: its part of a
-        fair share.
+        Threads of each worker. Default: the cores of a fair share, divided among the workers.
+    memory_limit : float or str, optional
+        Memory of each worker: bytes, 4GB, 2GiB, or a fraction of the machine's memory (0.25); 0: no limit. Default: the
+        memory of a fair share, divided among the workers.
     force : bool, optional
-        Also where that promises more memory than the machine has. Default: False.
+        Start (or scale) even if workers may use more memory than the machine has. Default: False.
     processes : bool, optional
-        Workers are processes; False: threads of the owner's. Default: True.
+        Workers are processes, not threads of one process. Default: True.
     daemon : bool, optional
-        Tasks may not start processes. Default: False.
+        Workers are daemon processes, whose tasks cannot start processes. Default: False.
     worker_start : {"auto", "spawn", "forkserver"}, optional
-        How worker processes start. Default: ``"auto"``, forkserver from 4 workers on.
+        How worker processes start; auto: by forkserver if there are 4 or more, else by spawn. Default: ``"auto"``.
     security : {"auto", "sockets", "tls"}, optional
-        How others are kept out. Default: ``"auto"``, Unix sockets where the kernel tells who is at the other end.
+        How other users are kept out; auto: sockets on Linux, else tls. Default: ``"auto"``.
     dashboard : {"socket", "tcp"}, optional
-        ``"tcp"``: with TLS, also on a port, by token. Default: ``"socket"``.
+        Where the dashboard listens; tcp: also on a port that asks for a token. Default: ``"socket"``.
     interface : str, optional
-        Network interface to listen on, for clients and workers of other machines, with TLS. Default: 127.0.0.1 only.
+        Network interface to listen on (eth0), for other machines, with TLS. Default: 127.0.0.1 only.
     local_directory : str, optional
-        Scratch of workers. Default: the largest disk, as in the settings.
+        Directory for the workers' scratch files, on a disk. Default: Dask's temporary-directory, else the largest of
+        /scratch, /local and /var/tmp.
     env : str, optional
-        A conda environment or venv. Default: this interpreter's.
+        Environment to run in: a conda environment (name or path) or a venv (path). Default: the environment that starts
+        the cluster.
     environ : mapping, optional
-        Variables on top of this process's. Default: none.
+        Environment variables for the cluster, in addition to yours. Default: none.
     nice : int, optional
         Niceness of workers, 0 to 19. Default: 5.
     guard : {"off", "pause", "restart"}, optional
-        What the memory guard may do. Default: ``"pause"``.
+        What the memory guard may do when the machine's memory runs short. Default: ``"pause"``.
     guard_mark : float, optional
-        Part of the memory below which it acts. Default: 0.1, at most 8 GiB.
+        Fraction of the memory that the guard keeps free, at most 8 GiB. Default: 0.1.
     guard_pressure : float, optional
-        Percent of the time that all wait for memory from which it acts. Default: 20.
+        Percent of time stalled on memory (PSI, full) from which the guard acts. Default: 20.
     idle : float, optional
-        Hours without tasks and held results until workers end, to come back at the first task; 0: never. Default: 12.
+        Hours without tasks or results in memory until workers end, to return at the next task; 0: never. Default: 12.
     expire : float, optional
         Days without tasks until the cluster ends; 0: never. Default: 14.
     gpus : int, optional
-        GPUs of each worker. Default: 0.
+        Number of GPUs of each worker, which sees only these. Default: 0.
     **asked
         Those above, and any keyword of `LocalCluster`.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from ports.errors import SettingError
 from ports.state import paths
+from ports.state._schema import allowed as allowed
 from ports.state._schema import check as check
 from ports.state._schema import default_in_words as default_in_words
 from ports.state._schema import defaults as defaults

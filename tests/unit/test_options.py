@@ -1,19 +1,30 @@
-"""Options of clusters: how they merge, what they may not be, and how two clusters differ."""
+"""Options of clusters: one schema for all that shows or checks them, how they merge, and how two clusters differ."""
 
 from __future__ import annotations
 
+import copy
+import importlib
+import importlib.util
+import json
+import re
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports.clusters import _find, _options
+from ports import clusters
+from ports.cli import cluster as cli
+from ports.clusters import _documents, _find, _options
 from ports.clusters._options import ClusterRecord
 from ports.errors import UsageError
+from ports.machine import fair_share
+from ports.state import _schema
 from ports.state import settings as config
 from ports.state.records import ProcessId
 
@@ -100,7 +111,7 @@ def test_no_keyword_takes_the_privacy_away(name: str, place: str) -> None:
         ({"gpus": 1, "processes": False}, "gpus is 1, but with processes=False all workers are one process"),
         ({"local_directory": 7}, "local_directory is 7; it must be a text"),
         ({"env": 3}, "env is 3; it must be a text"),
-        ({"memory_limit": [1]}, "memory_limit is [1]; it must be bytes, or a text such as 4GB"),
+        ({"memory_limit": [1]}, "memory_limit is [1]; it must be bytes, a fraction of the machine's memory, or a"),
         ({"resources": object}, "option resources is <class 'object'>; it must be a value that JSON can hold"),
     ],
 )
@@ -195,3 +206,87 @@ def test_two_names_of_one_interpreter_are_one(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(sys.executable)
     assert _find.is_same_interpreter(str(tmp_path / "python"), str(tmp_path / "python3"))
     assert not _find.is_same_interpreter(str(tmp_path / "python"), sys.executable)
+
+
+# --- the schema, and what follows from it ---
+
+TOP = Path(__file__).resolve().parents[2]
+
+
+def written() -> dict[Path, str]:
+    """Return what scripts/write_options.py writes now."""
+    found = importlib.util.spec_from_file_location("write_options", TOP / "scripts" / "write_options.py")
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    pages: dict[Path, str] = module.written()
+    return pages
+
+
+def test_pages_and_docstring_say_what_the_schema_says() -> None:
+    for path, text in written().items():
+        assert path.read_text("utf-8") == text, f"{path.name} differs: run scripts/write_options.py"
+
+
+def test_the_word_for_the_whole_machine_is_one() -> None:
+    assert config.section("cluster")["n_workers"]["pattern"] == f"^{fair_share.ALL}$"
+
+
+def test_options_that_ports_reads_have_a_typed_field_in_the_record() -> None:
+    kinds = {"boolean": "bool", "integer": "int", "number": "int | float", "string": "str", "null": "None"}
+    for one in fields(ClusterRecord):
+        node = config.section("cluster").get(one.name, {})
+        if isinstance(node.get("type"), list | str) and node["type"] != "object" and one.name != "n_workers":
+            types = node["type"] if isinstance(node["type"], list) else [node["type"]]
+            assert set(" | ".join(kinds[kind] for kind in types).split(" | ")) == set(str(one.type).split(" | "))
+    typed = [one.name for one in fields(ClusterRecord) if one.name in _options.option_names()]
+    assert {*typed, *RUNNING.for_owner} < {*_options.option_names()}
+
+
+@pytest.fixture
+def zeal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An option more, which only the schema has."""
+    changed = copy.deepcopy(config.schema())
+    node = {"description": "Zeal of workers.", "type": "integer", "default": 3, "minimum": 0, "maximum": 10}
+    changed["properties"]["cluster"]["properties"]["zeal"] = {**node, "least": "none"}
+    for module in (_schema, config):
+        monkeypatch.setattr(module, "schema", lambda: changed)
+    _options.option_names.cache_clear()
+    importlib.reload(cli)
+    yield
+    monkeypatch.undo()
+    _options.option_names.cache_clear()
+    importlib.reload(cli)
+
+
+def test_an_option_is_added_by_one_edit_of_the_schema(zeal: None) -> None:
+    defaults = config.defaults()["cluster"]
+    with pytest.raises(UsageError, match=r"^zeal is 11; it must be a whole number from 0 \(none\) to 10$"):
+        _options.merge(defaults, {"zeal": 11})
+    wrong = _schema.problem({"cluster": {"zeal": "x"}}, config.schema())
+    assert wrong == (("cluster", "zeal"), "it is 'x'; it must be a whole number from 0 (none) to 10")
+    assert _options.merge(defaults, {})["zeal"] == 3
+    record = replace(RUNNING, **_options.recorded(_options.merge(defaults, {"zeal": 7})))
+    on_disk = json.loads(json.dumps(record.to_json()))
+    assert on_disk["zeal"] == 7 and ClusterRecord.from_json(on_disk).option("zeal") == 7
+    assert _options.differences(record, {"zeal": 3}, **SAME) == ("zeal is 7, not 3",)
+    [flag] = [one for one in cli.cluster.commands["start"].params if one.name == "zeal"]
+    assert isinstance(flag, click.Option) and flag.help == "Zeal of workers. Default: 3."
+    with pytest.raises(click.UsageError, match="11 is not a whole number from 0 to 10"):
+        flag.type_cast_value(click.Context(cli.cluster), "11")
+    assert clusters.option_names()[-1] == "zeal"
+    pages = {path.name: text for path, text in written().items()}
+    rows = {
+        "settings.md": "| `ports.cluster.zeal` | a whole number from 0 (none) to 10 | `3` | Zeal of workers. |",
+        "clusters.md": "| `zeal` | `--zeal` | Zeal of workers. | 3 |",
+        "commands.md": "- `--zeal`: Zeal of workers. Default: 3.",
+        "_start.py": "    zeal : int, optional\n        Zeal of workers. Default: 3.",
+    }
+    assert [name for name, row in rows.items() if f"{row}\n" not in pages[name]] == []
+
+
+def test_every_key_of_a_cluster_in_json_is_documented() -> None:
+    page = (TOP / "docs" / "json.md").read_text("utf-8")
+    keys = _documents.ClusterRow.__required_keys__ | _documents.ClusterRow.__optional_keys__
+    missing = [key for key in sorted(keys) if not re.search(rf"`{key}`", page)]
+    assert missing == []
