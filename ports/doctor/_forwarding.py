@@ -65,6 +65,8 @@ def forwards(alias: str, executable: str | None) -> Iterator[Check]:
     try:
         text = probe.script(request).encode()
         where = json.loads(carrier.start(f"exec {executable} -I -S -", text, marker.encode()))
+        if "error" in where:
+            raise SSHError(alias, f"the program to forward to failed there: {where['message']}")
         remotes = {"forward-port": f"127.0.0.1:{where['port']}", "forward-socket": str(where["path"])}
         yield from _try_all(carrier, alias, remotes, secret.encode())
     except SSHError as error:

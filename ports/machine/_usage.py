@@ -155,7 +155,7 @@ def usage(host: str | None = None, *, interval: float | None = None) -> Usage:
     paths.check_serves("looks at processes")
     from ports.machine import gpus
 
-    return replace(from_probe(looking.usage(request)), gpus=tuple(gpus.rows()))
+    return replace(from_probe(looking.who(request)), gpus=tuple(gpus.rows()))
 
 
 def room(*, without: int | None = None) -> Room:
@@ -166,7 +166,7 @@ def room(*, without: int | None = None) -> Room:
     without : int, optional
         Pid of the owner of a cluster whose promise does not count: it is about to change.
     """
-    document = looking.usage({"interval": _interval()})
+    document = looking.who({"interval": _interval()})
     document["promises"] = [
         one for one in document["promises"] if one["pid"] != without or one["uid"] != document["uid"]
     ]

@@ -1,16 +1,28 @@
-"""What listens on a machine and is mine, and what `ports` recorded there: asked here, or on a host that has no `ports`.
+"""The ground that travels: what a program of ours can do on a machine that has nothing but Python 3.6 or newer.
 
-The files of this package use nothing but the standard library of Python 3.6: their texts, one behind the other, are
-piped to ``python3 -`` over SSH (`script`), so they are also kept short. An import of names from an
-earlier file stands below ``if __name__ != "__main__"``, as those names are there already when it is piped::
+It is loaded in three ways: as ``ports.probe`` here; by path, as a package of another name, in a cluster's owner and in
+the launcher; and as text (`script`), a few of its files one behind the other, piped to ``python3 -`` over SSH. So its
+files use the standard library only and are kept short, and an import of names from an earlier file stands below
+``if __name__ != "__main__"``: piped, those names are there already.
 
-    identity ← records ← sockets ← recognise ← ask, nodes ← survey
-    identity ← records ← far_run      finds the interpreter there and runs `ports` in it
-    far_run, logout ← examine         what `ports doctor` wants to know of a machine
-    identity ← limits ← promises ← usage    who uses how much of a machine
-    echo                              something to forward to
+``programs/`` has a file for each kind of request, which `piped.FILES` puts behind the files that it needs::
 
-The probe deletes and changes nothing, and speaks only to ports of its own user, see `ask`.
+    probe     what listens there and is mine, and what `ports` recorded
+    run       `ports` itself, in the interpreter that has it
+    examine   what `ports doctor` wants to know of a machine
+    who       who uses how much of a machine
+    echo      something to forward to
+    agent     stays for as long as a tunnel is open, see ``agent/``
+
+Nothing here changes what others made, and only ports of this user are spoken to, see `ask`.
+
+>>> import os
+>>> from ports import probe
+>>> probe.size(3 * 2**30), probe.duration(12_000)
+('3.0 GiB', '3 h 20 min')
+>>> this = probe.process_identity(os.getpid())
+>>> probe.is_same_process_alive(this), probe.is_zombie(this["pid"])
+(True, False)
 """
 
 from .lazy import face as face
@@ -43,8 +55,8 @@ if MYPY:
     from .programs import who as who
     from .programs.examine import examine as examine
     from .programs.examine import space as space
+    from .programs.probe import probe as probe
     from .programs.run import usual_roots as usual_roots
-    from .programs.survey import probe as probe
     from .recognise import words_of as words_of
     from .records import own_runtime_directory as own_runtime_directory
     from .records import read_token as read_token
@@ -86,7 +98,7 @@ else:
                 "space",
             ),
             "programs.run": ("usual_roots",),
-            "programs.survey": ("probe",),
+            "programs.probe": ("probe",),
             "recognise": ("words_of",),
             "records": (
                 "own_runtime_directory",

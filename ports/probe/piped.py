@@ -10,8 +10,8 @@ if MYPY:
 
     Json = Dict[str, Any]
 
-# An interpreter of the version that made the byte code saves the 10 ms of compiling the text. Both are packed, so that
-# the probe fits into a pipe (64 KiB) and is handed over at once.
+# An interpreter of the version that made the byte code saves the 10 ms in which it would compile the text. Both are
+# packed: the probe fits into a pipe (64 KiB) and is handed over at once.
 PROGRAM = """
 import binascii, marshal, zlib
 try:
@@ -27,13 +27,13 @@ else:
 main(%r)
 """
 HAS_DOCSTRING = 0x4000000  # of co_flags
-SURVEY = ("identity", "files", "records", "sockets", "recognise", "ask", "nodes", "programs/survey")
+SURVEY = ("identity", "files", "records", "sockets", "recognise", "ask", "nodes", "programs/probe")
 FILES = {
-    "probe": SURVEY,
-    "run": ("identity", "files", "records", "programs/run"),
-    "examine": ("identity", "files", "records", "memory", "programs/run", "logout", "programs/examine"),
-    "who": ("identity", "processes", "memory", "promises", "programs/who"),
-    "echo": ("programs/echo",),
+    "probe": ("answer", *SURVEY),
+    "run": ("answer", "identity", "files", "records", "programs/run"),
+    "examine": ("answer", "identity", "files", "records", "memory", "programs/run", "logout", "programs/examine"),
+    "who": ("answer", "identity", "processes", "memory", "promises", "programs/who"),
+    "echo": ("answer", "programs/echo"),
     "agent": (*SURVEY, "agent/mux", "socket_users", "agent/dial", "agent/watch", "agent/browse", "programs/agent"),
 }
 
@@ -44,8 +44,8 @@ def script(request: "Json") -> str:
     Parameters
     ----------
     request : dict
-        ``do`` is ``"probe"``, ``"run"`` or ``"agent"``, ``marker`` any text that marks the answer among what shells
-        print; the rest as `probe`, `programs.run.run` and `Agent.start` of the tunnels take it.
+        ``do``: a key of `FILES`, which is also the name of a function and of its file in ``programs``. ``marker``: any
+        text that marks the answer among what shells print. The rest is what that function takes.
     """
     here = os.path.dirname(os.path.abspath(__file__))
     files = [(name, os.path.join(here, name + ".py")) for name in FILES[request["do"]]]

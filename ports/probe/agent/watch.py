@@ -13,7 +13,7 @@ import zlib
 if __name__ != "__main__":  # piped, these names are there already
     from ..identity import stat_of, user_name
     from ..nodes import left_running
-    from ..programs.survey import probe
+    from ..programs.probe import probe
     from ..recognise import runtime_directories
     from ..records import SESSION_KINDS, host_directory
     from ..socket_users import holder_of, listening

@@ -1,10 +1,9 @@
-"""Something to forward to: for some seconds, a TCP port on loopback and a Unix socket that send back what they get.
+"""Something to forward to: a TCP port on loopback and a Unix socket that send back what they get, for some seconds.
 
-`ports doctor` asks through them what a server's sshd permits, and how long the way takes. They answer only who knows
-the secret that the request holds, and end with the ssh session that started them.
+`ports doctor` finds out through them what a server's sshd permits, and how long a round trip takes. They answer only
+connections that begin with the secret of the request, and end with the ssh session that started them.
 """
 
-import json
 import os
 import select
 import shutil
@@ -13,6 +12,9 @@ import socket
 import sys
 import tempfile
 import time
+
+if __name__ != "__main__":  # piped, these names are there already
+    from ..answer import send
 
 MYPY = False
 if MYPY:
@@ -24,19 +26,19 @@ MOST_CONNECTIONS = 32
 
 
 def serve(listeners: "List[socket.socket]", secret: bytes, seconds: float) -> None:
-    """Send back, to who starts with `secret`, all that comes; until nobody reads stdout any more, or for `seconds`."""
+    """Send back all that comes on connections that begin with `secret`, for `seconds` or until nobody reads stdout."""
     poller = select.poll()
-    poller.register(1, 0)  # an event all the same where the reader is gone
+    poller.register(1, 0)  # even so there is an event when the reader is gone
     known = {one.fileno(): one for one in listeners}  # type: Dict[int, socket.socket]
-    doors, admitted = set(known), set()  # type: Set[int], Set[int]
-    for number in doors:
+    own, admitted = set(known), set()  # type: Set[int], Set[int]
+    for number in own:
         poller.register(number, select.POLLIN)
     end = time.time() + seconds
     while time.time() < end:
         for number, _ in poller.poll(200):
             if number == 1:
                 return
-            if number in doors:
+            if number in own:
                 connection = known[number].accept()[0]
                 if len(known) >= MOST_CONNECTIONS:
                     connection.close()
@@ -66,9 +68,8 @@ def send_back(connection: "socket.socket", secret: bytes, is_admitted: bool) -> 
     return True
 
 
-def main(text: str) -> None:
+def echo(request: "Json") -> None:
     """Listen, say where in one line, and serve."""
-    request = json.loads(text)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(0))
     directory = tempfile.mkdtemp(prefix="ports-echo-")  # 0700
@@ -80,9 +81,7 @@ def main(text: str) -> None:
         unix.bind(path)
         for one in (port, unix):
             one.listen(16)
-        answer = {"port": port.getsockname()[1], "path": path}
-        sys.stdout.write("\n%s%s\n" % (request["marker"], json.dumps(answer)))
-        sys.stdout.flush()
+        send(request, {"port": port.getsockname()[1], "path": path})
         serve([port, unix], request["secret"].encode(), request["seconds"])
     finally:
         shutil.rmtree(directory, ignore_errors=True)

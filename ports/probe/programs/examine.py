@@ -1,6 +1,5 @@
 """What `ports doctor` wants to know of a machine: programs, space, memory, clock; it only looks."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -109,14 +108,3 @@ def memory_left(root: str = "") -> "Json":
     if found["limit_bytes"] < found["total_bytes"]:
         told["limited"] = True
     return told
-
-
-def main(text: str) -> None:
-    """Answer the request in `text`: one line, the marker and JSON."""
-    request = json.loads(text)
-    try:
-        answer = examine(request)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other side wants one line
-        answer = {"error": "failed", "message": "%s: %s" % (type(error).__name__, error)}
-    sys.stdout.write("\n%s%s\n" % (request.get("marker", ""), json.dumps(answer)))
-    sys.stdout.flush()

@@ -1,11 +1,9 @@
 """Running `ports` on this machine for somebody on another: which interpreter, and the run itself."""
 
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 
 if __name__ != "__main__":  # piped, these names are there already
     from ..records import host_directory, read_record
@@ -187,14 +185,3 @@ def attend(child: "Any", text: bytes) -> bytes:
                 if not chunk:
                     child.wait()
                     return b"" if interrupted else b"".join(chunks)
-
-
-def main(text: str) -> None:
-    """Answer the request in `text`: one line, the marker and JSON."""
-    request = json.loads(text)
-    try:
-        answer = run(request)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other side wants one line
-        answer = {"error": "failed", "message": "%s: %s" % (type(error).__name__, error)}
-    sys.stdout.write("\n%s%s\n" % (request.get("marker", ""), json.dumps(answer)))
-    sys.stdout.flush()

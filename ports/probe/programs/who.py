@@ -1,6 +1,5 @@
 """Who uses how much of this machine: one look at the process table, needing nobody's agreement; it only looks."""
 
-import json
 import os
 import re
 import sys
@@ -39,11 +38,11 @@ class Process:
 
 
 def begin() -> None:
-    """Look for the first time; `usage` looks again, so that other work may be done between the two."""
+    """Look for the first time; `who` looks again: other work can be done in between."""
     BEGUN[:] = [(time.monotonic(), busy_ticks(), processes())]
 
 
-def usage(request: "Optional[Json]" = None) -> "Json":
+def who(request: "Optional[Json]" = None) -> "Json":
     """Return what this machine has, who uses how much of it, and what clusters of `ports` are promised.
 
     Memory is what processes hold for themselves (anonymous pages): files that they have mapped are left out, as the
@@ -186,14 +185,3 @@ def by_user(found: "Dict[int, Process]", named: "Set[int]") -> "List[Json]":
             values[3] += one.cores
     keys = ("memory_bytes", "cores", "dask_bytes", "dask_cores", "n_processes")
     return [dict(zip(keys, values), uid=uid, user=user_name(uid)) for uid, values in sorted(sums.items())]
-
-
-def main(text: str) -> None:
-    """Answer the request in `text`: one line, the marker and JSON."""
-    request = json.loads(text)
-    try:
-        answer = usage(request)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other side wants one line
-        answer = {"error": "failed", "message": "%s: %s" % (type(error).__name__, error)}
-    sys.stdout.write("\n%s%s\n" % (request.get("marker", ""), json.dumps(answer)))
-    sys.stdout.flush()

@@ -1,6 +1,5 @@
 """The probe itself: one look at this machine, as one JSON-able document."""
 
-import json
 import os
 import sys
 import time
@@ -123,14 +122,3 @@ def installed(warnings: "List[str]") -> "Optional[Json]":
     except ValueError as error:
         warnings.append(str(error).replace("newer: ", "", 1))
         return None
-
-
-def main(text: str) -> None:
-    """Answer the request in `text`: one line, the marker and JSON."""
-    request = json.loads(text)
-    try:
-        answer = probe(request)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other side wants one line
-        answer = {"error": "failed", "message": "%s: %s" % (type(error).__name__, error)}
-    sys.stdout.write("\n%s%s\n" % (request.get("marker", ""), json.dumps(answer)))
-    sys.stdout.flush()
