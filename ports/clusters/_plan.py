@@ -19,7 +19,7 @@ from ports.errors import UsageError, warn
 from ports.machine import fair_share
 from ports.probe import promises
 from ports.sessions import environments
-from ports.state import paths
+from ports.state import paths, runtime_directory
 
 
 def plan(name: str, options: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str, str]]:
@@ -44,8 +44,8 @@ def plan(name: str, options: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
         started_by=mine,
         sys_path=sys_path,
         scratch=str(_scratch.choose(name, options["local_directory"])),
-        dashboard=str(paths.runtime_directory() / f"{own}.sock"),
-        sockets=str(paths.runtime_directory() / own) if options["security"] == "sockets" else "",
+        dashboard=str(runtime_directory() / f"{own}.sock"),
+        sockets=str(runtime_directory() / own) if options["security"] == "sockets" else "",
         token_file=str(paths.here().token(KIND, name)) if options["dashboard"] == "tcp" else "",
         promise=f"{promises.PLACE}/ports-promise-{os.getuid()}-{secrets.token_hex(8)}",
         **_options.recorded(options),

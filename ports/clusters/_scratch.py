@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ports.errors import StoreError, UsageError
-from ports.state import paths, settings
+from ports.state import exchangeable, paths, settings
 
 USUAL = ("/scratch", "/local", "/var/tmp")
 _IN_MEMORY = ("tmpfs", "ramfs")
@@ -45,7 +45,7 @@ def choose(name: str, asked: str | None) -> Path:
         raise UsageError(f"local_directory {place} lies in memory ({_file_system(parent)}); name a directory on a disk")
     if given and not _is_writable(parent):
         raise UsageError(f"local_directory {place} is missing or may not be written; name a directory of yours")
-    if given and (why := paths.exchangeable(parent)) is not None:
+    if given and (why := exchangeable(parent)) is not None:
         raise UsageError(f"local_directory {place} is not safe: {why}; name a directory of yours")
     return parent / f"ports-{paths.user_name()}-{name}-{secrets.token_hex(4)}"
 
@@ -68,7 +68,7 @@ def _largest() -> Path:
     for place in map(Path, USUAL):
         with contextlib.suppress(OSError):
             real = _resolved(place)
-            if real.is_dir() and _file_system(real) not in _IN_MEMORY and paths.exchangeable(real) is None:
+            if real.is_dir() and _file_system(real) not in _IN_MEMORY and exchangeable(real) is None:
                 disks.append((shutil.disk_usage(real).free, real))
     usable = [place for _, place in sorted(disks, key=lambda found: -found[0]) if _is_writable(place)]
     if not usable:

@@ -21,7 +21,7 @@ from ports.doctor._checks import Check, failed, from_error, ok, skipped, warning
 from ports.errors import PortsError, ProhibitedError, SSHError
 from ports.hosts import openssh
 from ports.hosts.openssh import diagnostics as ssh
-from ports.state import paths
+from ports.state import make_private, runtime_directory
 
 FORWARD_CHECKS = ("forward-port", "forward-socket", "latency")
 
@@ -103,7 +103,7 @@ class _ByMaster:
         return line
 
     def lead(self, remote: str) -> Dial:
-        directory = paths.make_private(paths.runtime_directory() / "ssh")
+        directory = make_private(runtime_directory() / "ssh")
         local = directory / f"doctor-{secrets.token_hex(4)}"
         self.said = self.master.said_bytes()
         self.pairs.append((local, remote))

@@ -12,7 +12,7 @@ from ports import clusters, machine, notebooks, sessions, tunnels
 from ports.errors import StoreError
 from ports.hosts import openssh
 from ports.probe import size
-from ports.state import paths
+from ports.state import paths, prune_runtime
 
 
 def prune(*, results: bool = False) -> builtins.list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def prune(*, results: bool = False) -> builtins.list[dict[str, Any]]:
     rows += [_row("connection", path.name, "removed") for path in openssh.sweep_all()]
     rows += [_row("promise", name, "removed") for name in machine.prune()]
     rows += [_row("results", one.cluster, _held(one, remove=results)) for one in clusters.list_kept()]
-    return rows + [_row("sockets", path.name, "removed") for path in paths.prune_runtime()]
+    return rows + [_row("sockets", path.name, "removed") for path in prune_runtime()]
 
 
 def _held(one: clusters.Kept, *, remove: bool) -> str:

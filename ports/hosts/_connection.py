@@ -15,7 +15,7 @@ from typing import Protocol
 
 from ports.errors import ConnectionLostError, PortsError, ProhibitedError
 from ports.hosts import _transport, openssh
-from ports.state import paths
+from ports.state import runtime_directory
 
 _DIALS = 64  # connections that are being made at once, by paramiko to one host
 
@@ -143,7 +143,7 @@ class SSH:
 
     def _new_socket(self) -> Path:
         # not numbered: after a reboot a process may have the number of one that was killed, and left its sockets
-        return paths.runtime_directory() / f"t{os.getpid()}-{secrets.token_hex(4)}.sock"
+        return runtime_directory() / f"t{os.getpid()}-{secrets.token_hex(4)}.sock"
 
 
 class InProcess:

@@ -15,7 +15,7 @@ from ports.machine import fair_share
 from ports.machine.fair_share import Other, Room, Size
 from ports.probe import is_person, memory, promises
 from ports.probe import who as looking
-from ports.state import paths
+from ports.state import paths, runtime_directory
 
 _YOUNG_SECONDS = 10.0
 _NEW_SERVER = (
@@ -170,7 +170,7 @@ def room(*, without: int | None = None) -> Room:
     document["promises"] = [
         one for one in document["promises"] if one["pid"] != without or one["uid"] != document["uid"]
     ]
-    found = within_server(from_probe(document).room, sessions.tmux_server_pid(paths.runtime_directory() / "tmux.sock"))
+    found = within_server(from_probe(document).room, sessions.tmux_server_pid(runtime_directory() / "tmux.sock"))
     if found.may_have == found.memory_bytes:
         return found
     own = [one for one in document["promises"] if one["uid"] == document["uid"]]

@@ -27,7 +27,7 @@ from ports.listeners import Listener, links
 from ports.notebooks import _jupyter
 from ports.notebooks._notebook import KIND, Notebook, NotebookRecord, NotebookRunning
 from ports.sessions import Environment, Found, environments, processes
-from ports.state import ensure_token, paths, records, settings
+from ports.state import ensure_token, make_private, paths, records, runtime_directory, settings
 
 if TYPE_CHECKING:
     import builtins
@@ -216,7 +216,7 @@ def _plan(name: str, root: Path, environment: Environment, kind: str, token_file
         started_by=mine,
         root=str(root),
         server=kind,
-        runtime=str(paths.runtime_directory() / f"nb-{digest}"),
+        runtime=str(runtime_directory() / f"nb-{digest}"),
         token_file=str(token_file),
         env=str(environment.prefix),
     )
@@ -248,7 +248,7 @@ def _claim(record: NotebookRecord) -> Found[NotebookRecord]:
 def _fresh(runtime: Path) -> Path:
     """Make the runtime directory of a server anew: a crashed one leaves records and sockets."""
     shutil.rmtree(runtime, ignore_errors=True)
-    return paths.make_private(runtime)
+    return make_private(runtime)
 
 
 def _announce(found: Found[NotebookRecord]) -> None:

@@ -11,7 +11,7 @@ from typing import NoReturn
 from ports.errors import TmuxError
 from ports.sessions import _start, _tmux
 from ports.sessions._records import SessionRecord
-from ports.state import paths, records
+from ports.state import locked, records
 
 
 def attach(record: SessionRecord) -> NoReturn:
@@ -35,7 +35,7 @@ def start_terminal(socket: Path, session: str, argv: Sequence[str], *, environ: 
     records.write_json(launch_file, task)
     command = [*_start.LAUNCHER, str(launch_file)]
     try:
-        with paths.locked("tmux"):
+        with locked("tmux"):
             _tmux.start_session(socket, session, command, cwd="/", environ=os.environ)
     except BaseException:
         launch_file.unlink(missing_ok=True)  # it contains the environment

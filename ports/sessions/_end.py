@@ -13,7 +13,7 @@ from ports.errors import BrokenRecordError, NameInUseError, StartError, StoreErr
 from ports.sessions import _tmux, processes
 from ports.sessions._find import find, is_alive
 from ports.sessions._records import Found, S, SessionRecord
-from ports.state import paths, record_this_interpreter
+from ports.state import locked, record_this_interpreter, runtime_directory
 
 _STOP_SECONDS = 10.0
 _NAMES_OUTSIDE = ("ports-", "cluster-", "nb-")  # nothing with another name is ever removed
@@ -42,8 +42,8 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
             f"the end of {record.kind} {record.name!r}", "one of its processes does not end", found.files.log
         )
     if (record.tmux_socket or not record.launcher) and not replaced:
-        socket = Path(record.tmux_socket or paths.runtime_directory() / "tmux.sock")
-        with paths.locked("tmux"):
+        socket = Path(record.tmux_socket or runtime_directory() / "tmux.sock")
+        with locked("tmux"):
             _tmux.kill_session(socket, record.tmux_session)
             _tmux.remove_dead_socket(socket)
 
@@ -95,7 +95,7 @@ def abandon(found: Found[Any]) -> None:
 
 def names_locked(kind: str) -> contextlib.AbstractContextManager[None]:
     """Lock all names of `kind`, so that no process claims one while another removes its records."""
-    return paths.locked(f"{kind}s", timeout=4 * _STOP_SECONDS)
+    return locked(f"{kind}s", timeout=4 * _STOP_SECONDS)
 
 
 def retire(found: Found[Any]) -> None:

@@ -11,7 +11,7 @@ from ports.errors import ToolMissingError
 from ports.probe import SAFE_PATH
 from ports.sessions import _attach, _kinds, _start, _tmux, environments
 from ports.sessions._end import names_locked
-from ports.state import paths
+from ports.state import paths, runtime_directory
 
 _KIND = "shell"
 
@@ -40,7 +40,7 @@ def open_shell(name: str = "main", *, bash: bool = False, env: str | None = None
     if not _tmux.is_installed():
         raise ToolMissingError("tmux", f"install it on {paths.host_name()}, or work in a plain ssh session")
     session = _kinds.tmux_session(_KIND, paths.check_name(name))
-    socket = paths.runtime_directory() / "tmux.sock"
+    socket = runtime_directory() / "tmux.sock"
     with names_locked(_KIND):
         if not _tmux.has_session(socket, session):
             _start_shell(socket, session, bash=bash, env=env)

@@ -20,7 +20,17 @@ from ports.sessions import _kinds, _tmux, processes
 from ports.sessions._end import abandon, end, names_locked, retire
 from ports.sessions._find import find
 from ports.sessions._records import Found, S, tail
-from ports.state import ProcessId, paths, record_this_interpreter, records, settings, wait_until
+from ports.state import (
+    ProcessId,
+    locked,
+    make_private,
+    paths,
+    record_this_interpreter,
+    records,
+    runtime_directory,
+    settings,
+    wait_until,
+)
 
 # Standard library only (-I -S), as it stays beside the command for as long as that runs.
 LAUNCHER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")))
@@ -36,7 +46,7 @@ def claim(record: S) -> Found[S]:
         A session of that name runs, starts, or is in an unknown state.
     """
     state = paths.make_state()
-    paths.make_private(_kinds.folder(record.kind, state))
+    make_private(_kinds.folder(record.kind, state))
     record_this_interpreter()
     with names_locked(record.kind):
         found = find(record.kind, record.name, type(record))
@@ -115,7 +125,7 @@ def _is_up(started: Found[S], what: str, announce: Callable[[Found[S]], None] | 
 def _start(found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], cwd: str) -> Found[S]:
     record = found.record
     assert record is not None
-    runtime = paths.runtime_directory()
+    runtime = runtime_directory()
     task = {
         "format": records.FORMAT,
         "title": f"{record.kind} {record.name}, by ports {VERSION}",
@@ -132,7 +142,7 @@ def _start(found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], 
     command = [*LAUNCHER, str(found.files.launch)]
     if _tmux.is_installed():
         socket = runtime / "tmux.sock"
-        with paths.locked("tmux"):
+        with locked("tmux"):
             pid = _tmux.start_session(socket, record.tmux_session, command, cwd="/", environ=os.environ)
         record = replace(record, tmux_socket=str(socket))
     else:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ports.errors import TimedOutError, TmuxError, UnsafePathError
 from ports.probe import peer
-from ports.state import paths, wait_until
+from ports.state import is_private, wait_until
 
 if TYPE_CHECKING:
     from libtmux import Server
@@ -82,7 +82,7 @@ def is_mine(socket: Path) -> bool:
     environment to whoever listens there, and does what it is told.
     """
     try:
-        return paths.is_private(socket.parent) and socket.lstat().st_uid == os.getuid()
+        return is_private(socket.parent) and socket.lstat().st_uid == os.getuid()
     except OSError:
         return False
 

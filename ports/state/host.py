@@ -1,7 +1,7 @@
-"""The interpreter in which `ports` last ran on this machine: commands that come over SSH take it.
+"""The interpreter in which `ports` last ran on this machine. Commands that arrive over SSH use it.
 
-What starts, stops or changes something records it, and so does `ports.client()`; what only looks does not, as it leaves
-no file where there was none.
+Commands that start, stop or change something record it, and so does `ports.client()`. Commands that only look do not,
+because they must create no files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ports.state import paths, records
 
 
 def record_this_interpreter() -> None:
-    """Record this interpreter in ``host.json``; where the disk does not take it, the old one stays."""
+    """Record this interpreter in ``host.json``. If that cannot be written, the old record stays."""
     now = {
         "format": records.FORMAT,
         "id": paths.machine(),
@@ -31,4 +31,4 @@ def record_this_interpreter() -> None:
         if not unchanged:
             records.write_json(host, now)
     except (StoreError, UnsafePathError):
-        pass  # whatever this process is about to do says so, or does not need the disk
+        pass  # the next step of this process reports it, or does not need the disk

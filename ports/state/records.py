@@ -1,4 +1,4 @@
-"""Frozen records on disk: JSON with a format number, 0600 from birth, replaced in one step."""
+"""Frozen records on disk: JSON with a format number, in files of mode 0600 that are replaced in one step."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ports.errors import BrokenRecordError, NewerRecordError, StoreError
 from ports.probe import files
 
 FORMAT = 1
-_LARGEST = 2**62  # what the system takes as a number, whatever it stands for
+_LARGEST = 2**62  # larger numbers fit no type of the operating system
 
 R = TypeVar("R", bound="Record")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """Base of what is kept on disk.
+    """Base of all records on disk.
 
     A field whose value is itself a record names its class in the field's metadata, under ``record``.
     """
@@ -35,7 +35,7 @@ class Record:
 
     @classmethod
     def from_json(cls: type[R], data: dict[str, Any]) -> R:
-        """Return the record that `data` holds; keys that this version does not know are dropped.
+        """Return the record in `data`. Keys that this version does not know are dropped.
 
         Raises
         ------
@@ -52,7 +52,7 @@ class Record:
                 elif isinstance(value, list):
                     value = tuple(value)
                 if not _fits(value, hints[field.name]):
-                    raise TypeError(f"its {field.name!r} cannot be {_short(value)}")
+                    raise TypeError(f"its {field.name!r} has the invalid value {_short(value)}")
                 values[field.name] = value
         return cls(**values)
 
@@ -63,7 +63,7 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Say whether `value` is what a field of the type `hint` may hold: records may be edited by hand, or be half."""
+    """Say whether a field of the type `hint` can hold `value`; a record may be incomplete, or edited by hand."""
     arguments = get_args(hint)
     if get_origin(hint) is types.UnionType:
         return any(_fits(value, one) for one in arguments)
@@ -82,7 +82,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _is_text(value: str) -> bool:
-    """Say whether the system takes it as a path: no NUL, no half characters but those of undecodable file names."""
+    """Say whether it can be a path: no NUL, and no lone surrogates except those of undecodable file names."""
     try:
         return b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:
@@ -96,10 +96,10 @@ def _short(value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessId(Record):
-    """One process of one boot of one machine: a pid alone is reused.
+    """One process of one boot of one machine. The pid alone does not identify it, because pids are reused.
 
-    `start_ticks` are clock ticks since boot (field 22 of /proc/<pid>/stat), elsewhere the creation time. `node` is the
-    hostname: machines that were made from one image may share their id.
+    `start_ticks` are clock ticks since boot (field 22 of /proc/<pid>/stat); without /proc, the creation time. `node` is
+    the hostname, because machines made from one image may share their id.
     """
 
     machine: str
@@ -116,7 +116,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     Raises
     ------
     StoreError
-        The disk is full, or `path` may not be written.
+        The disk is full, or `path` is not writable.
     """
     write_text(path, json.dumps(data, indent=2, sort_keys=True))
 
@@ -130,12 +130,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the document at `path`; None where there is no such file.
+    """Return the document at `path`; None if there is no such file.
 
     Raises
     ------
     BrokenRecordError
-        It is no JSON object, cannot be read, or is a link or somebody else's.
+        It is not a JSON object, cannot be read, is a link, or belongs to another user.
     NewerRecordError
         Its format number is higher than `FORMAT`.
     """
@@ -162,7 +162,7 @@ def write(path: Path, record: Record) -> None:
 
 
 def read(path: Path, cls: type[R]) -> R | None:
-    """Return the record at `path`; None where there is none; raises as `read_json`."""
+    """Return the record at `path`; None if there is none; raises as `read_json`."""
     data = read_json(path)
     if data is None:
         return None
@@ -173,9 +173,9 @@ def read(path: Path, cls: type[R]) -> R | None:
 
 
 def claim(directory: Path, record: Record) -> bool:
-    """Create `directory` already holding its ``record.json``; False where the name is taken.
+    """Create `directory` with its ``record.json`` in it; return False if the name is taken.
 
-    The directory is renamed into place: a crash leaves no half claim.
+    The directory gets its name after the record is written, so a crash leaves no incomplete claim.
     """
     import tempfile
 
@@ -185,7 +185,7 @@ def claim(directory: Path, record: Record) -> bool:
         raise StoreError(directory, error.strerror or str(error)) from error
     try:
         write(temporary / "record.json", record)
-        temporary.rename(directory)  # fails where `directory` holds something
+        temporary.rename(directory)  # fails if `directory` is not empty
     except OSError as error:
         _remove(temporary)
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):

@@ -1,4 +1,4 @@
-"""Tokens of notebook servers and dashboards: in files of this user alone, the same today and tomorrow."""
+"""Tokens of notebook servers and dashboards, in files that only this user can read. A name keeps its token."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import secrets
 from pathlib import Path
 
 from ports import probe
-from ports.state import paths, records
+from ports.state import records
+from ports.state.private import make_private
 
 
 def ensure_token(path: Path) -> None:
-    """Make sure that a token is at `path`; one that others may have read is replaced."""
-    paths.make_private(path.parent)
+    """Write a token to `path` unless there is one already. A token that others may have read is replaced."""
+    make_private(path.parent)
     if probe.read_token(str(path)) is not None:
         return
     records.write_text(path, secrets.token_hex(24) + "\n")

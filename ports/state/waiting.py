@@ -19,7 +19,7 @@ def wait_until(poll: Callable[[], T | None], *, timeout: float, what: str, every
     timeout : float
         Seconds. 0 polls once.
     what : str
-        What is awaited, for the error: ``"scheduler of cluster 'main'"``.
+        What it waits for, as the error names it: ``"scheduler of cluster 'main'"``.
     every : float
         Seconds between two calls.
 

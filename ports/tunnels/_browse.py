@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from ports import listeners, probe
 from ports.errors import NotFoundError, PortsError, UsageError
-from ports.state import paths
+from ports.state import is_private, paths, runtime_directory
 
 _ANSWER_SECONDS = 30.0  # a link may have to be opened first, and the browser to start
 
@@ -74,9 +74,9 @@ def _sockets() -> Iterator[Path]:
     """Yield the sockets of sessions from home, the newest first; those whose session was killed are removed."""
     if not paths.can_serve():
         return
-    own = paths.runtime_directory()
+    own = runtime_directory()
     # a session has the variables of a login; PORTS_HOME may be set in this shell alone
-    directories = [own, own.parent] if paths.is_private(own.parent) else [own]
+    directories = [own, own.parent] if is_private(own.parent) else [own]
     found = []
     for path in (path for directory in directories for path in directory.glob("browse-*.sock")):
         with contextlib.suppress(OSError):

@@ -26,7 +26,7 @@ from ports.errors import ConflictError, NotFoundError, PortsError, StartError, T
 from ports.hosts import Target, targets
 from ports.probe import SAFE_PATH
 from ports.sessions import processes
-from ports.state import paths, settings, wait_until
+from ports.state import locked, paths, settings, wait_until
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._group import Event, TunnelGroup
 from ports.tunnels._local_address import LocalAddress
@@ -313,7 +313,7 @@ def _listed(record: GroupRecord, alive: bool | None, row: dict[str, Any]) -> dic
 def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> builtins.list[dict[str, Any]]:
     """Return the rows of what the process in the background opened; it is started where none runs."""
     for _ in range(3):
-        with paths.locked("keeper", timeout=30):
+        with locked("keeper", timeout=30):
             record = tunnel_records.keeper() or _spawn()
         try:
             answer = tunnel_records.ask(record, request, timeout=_LONGEST_OPEN, on_line=on_event)

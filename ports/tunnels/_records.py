@@ -15,7 +15,7 @@ from ports.errors import PortsError, RecordError, TimedOutError
 from ports.hosts import Target
 from ports.listeners import links
 from ports.sessions import processes
-from ports.state import ProcessId, Record, paths, records
+from ports.state import ProcessId, Record, locked, make_private, paths, records, runtime_directory
 from ports.tunnels._services import Service
 
 
@@ -40,8 +40,8 @@ def directory() -> Path:
 
 def new_paths(pid: int, number: int) -> tuple[Path, Path]:
     """Return where a group of tunnels keeps its record and its control socket; the directory is created."""
-    place = paths.make_private(paths.make_state().tunnels)
-    return place / f"{pid}-{number}.json", paths.runtime_directory() / f"open-{pid}-{number}.sock"
+    place = make_private(paths.make_state().tunnels)
+    return place / f"{pid}-{number}.json", runtime_directory() / f"open-{pid}-{number}.sock"
 
 
 def read_all_records() -> list[tuple[Path, GroupRecord, bool | None]]:
@@ -87,7 +87,7 @@ def usual_port(service: Service, first: int, last: int) -> int:
     """
     name = f"{service.machine} {service.user} {service.key}"
     path = directory() / "links.json"
-    with contextlib.suppress(PortsError), paths.locked("links", timeout=5):  # without the record: the derived port
+    with contextlib.suppress(PortsError), locked("links", timeout=5):  # without the record: the derived port
         known: dict[str, int] = (records.read_json(path) or {}).get("ports", {})
         if first <= known.get(name, 0) <= last:
             return known[name]
@@ -110,7 +110,7 @@ def remember_forward_method(alias: str, is_unix: bool, name: str) -> None:
     """Keep what let connections through, for the next time; it is tried first then."""
     if forward_method(alias, is_unix) == name:
         return
-    with contextlib.suppress(PortsError), paths.locked("forward-methods", timeout=5):  # it is a matter of speed only
+    with contextlib.suppress(PortsError), locked("forward-methods", timeout=5):  # it is a matter of speed only
         known = records.read_json(_methods_file()) or {}
         records.write_json(_methods_file(), {**known, "format": records.FORMAT, _method_key(alias, is_unix): name})
 

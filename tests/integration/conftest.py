@@ -25,7 +25,7 @@ import pytest
 
 from ports import clusters
 from ports.errors import PortsError, TimedOutError
-from ports.state import paths
+from ports.state import runtime_directory
 from ports.state.waiting import wait_until
 from tests.lab import processes
 
@@ -105,7 +105,7 @@ def new_home(top: Path, environ: Mapping[str, str] | None = None) -> Iterator[Ho
         patch.chdir(work)
         for name, value in (environ or {}).items():
             patch.setenv(name, value)
-        home = Home(state, paths.runtime_directory(), disk, work)
+        home = Home(state, runtime_directory(), disk, work)
         try:
             yield home
             stop_all()

@@ -21,7 +21,7 @@ from ports.cli import tables
 from ports.doctor import _prune
 from ports.errors import NotFoundError, RecordError
 from ports.sessions import processes
-from ports.state import paths
+from ports.state import make_private, paths
 from tests.integration.conftest import Home, new_home
 
 ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("\0") | st.just("\ud800")
@@ -55,7 +55,7 @@ def whole(kind: str) -> dict[str, dict[str, Any]]:
 
 @contextlib.contextmanager
 def written(kind: str, parts: dict[str, Any]) -> Iterator[Path]:
-    directory = paths.make_private(sessions.files(kind, "main").directory)
+    directory = make_private(sessions.files(kind, "main").directory)
     try:
         for part, data in parts.items():
             (directory / f"{part}.json").write_text(json.dumps(data))
@@ -127,7 +127,7 @@ def test_a_cluster_that_does_not_say_where_it_answers_is_unknown_and_says_which_
 def test_a_record_of_another_name_is_not_taken_for_this_one(place: Home) -> None:
     parts = whole("cluster")
     parts["record"]["name"] = "other"
-    with written("cluster", parts), pytest.raises(RecordError, match="it is of cluster 'other'"):
+    with written("cluster", parts), pytest.raises(RecordError, match="it is the record of cluster 'other'"):
         clusters.get("main")
 
 
@@ -146,7 +146,7 @@ def test_what_runs_is_stopped_although_it_says_nothing_of_itself_that_can_be_rea
     assert who is not None
     parts["record"]["launcher"] = who.to_json()
     del parts["exit"], parts["running"]["address"]
-    directory = paths.make_private(sessions.files("cluster", "main").directory)
+    directory = make_private(sessions.files("cluster", "main").directory)
     for part, data in parts.items():
         (directory / f"{part}.json").write_text(json.dumps(data))
     # sockets of tests that were here before may be old enough to go

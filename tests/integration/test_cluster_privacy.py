@@ -26,7 +26,7 @@ from ports import clusters
 from ports.clusters import _dask, credentials
 from ports.clusters._cluster import Cluster
 from ports.errors import ForeignListenerError, UsageError
-from ports.state import paths
+from ports.state import paths, runtime
 from tests.integration.conftest import Home
 from tests.lab.processes import listeners
 
@@ -199,10 +199,10 @@ def test_a_taken_runtime_directory_is_replaced_by_another(home: Home, monkeypatc
     taken = home.work / "taken"
     taken.mkdir(mode=0o777)
     taken.chmod(0o777)
-    found = paths._first_private(taken)
+    found = runtime._first_private(taken)
     try:
         assert found != taken and stat.S_IMODE(found.stat().st_mode) == 0o700
-        assert paths._first_private(taken) == found  # all processes agree
+        assert runtime._first_private(taken) == found  # all processes agree
     finally:
         found.rmdir()
         paths.here().runtime.unlink()

@@ -24,7 +24,7 @@ PRELUDE = """
 import json, os, signal, socket, subprocess, sys, threading, time
 from pathlib import Path
 from ports.hosts import _ask as remote
-from ports.state import paths
+from ports.state import paths, runtime_directory
 from ports.hosts import openssh
 from ports.errors import PortsError
 def tell(function, *arguments, **options):
@@ -52,7 +52,7 @@ def ask(path):
         return connection.recv(100).decode()
 number = iter(range(1000))
 def local():
-    return paths.runtime_directory() / f"test{os.getpid()}-{next(number)}.sock"
+    return runtime_directory() / f"test{os.getpid()}-{next(number)}.sock"
 """
 SHORT = {"DASK_PORTS__SSH__PERSIST": "1"}
 

@@ -25,7 +25,7 @@ import websocket
 from ports import errors, listeners, notebooks, probe, sessions
 from ports.notebooks import _notebooks
 from ports.notebooks._notebook import Notebook
-from ports.state import paths
+from ports.state import paths, runtime_directory
 from ports.state.waiting import wait_until
 from tests.integration.conftest import new_home
 
@@ -148,7 +148,7 @@ def process_texts(pid: int) -> str:
 def files_of(state: Path) -> set[str]:
     """Return what is below the state and the runtime directory, the parts that always stay left out."""
     found = [path for path in (state / "state").rglob("*") if path.is_file()]
-    found += [path for path in paths.runtime_directory().rglob("*") if path.suffix != ".lock"]
+    found += [path for path in runtime_directory().rglob("*") if path.suffix != ".lock"]
     return {path.name for path in found} - {"host.json", "runtime.json"}
 
 
@@ -203,7 +203,7 @@ def test_no_command_line_environment_or_log_shows_the_token(shared: Notebook) ->
         shown = run_in_kernel(shared, kernel, "import os; print(dict(os.environ)); print(os.popen('env').read())")
         assert "JUPYTER_RUNTIME_DIR" in shown  # the user's own, not the server's
         assert token not in shown
-        assert str(paths.runtime_directory()) not in shown.split("'JUPYTER_RUNTIME_DIR'")[1].split(",")[0]
+        assert str(runtime_directory()) not in shown.split("'JUPYTER_RUNTIME_DIR'")[1].split(",")[0]
         # every process that shows it to others, or gives it to its children
         mine = [one.pid for one in psutil.process_iter() if one.pid != os.getpid() and one.uids().real == os.getuid()]
         for pid in mine:
@@ -237,9 +237,7 @@ def test_kernels_speak_over_sockets_that_only_their_user_may_open(shared: Notebo
 
 
 def test_the_longest_name_leaves_room_for_the_sockets_of_kernels() -> None:
-    assert (
-        len(str(paths.runtime_directory() / "nb-0123456789" / f"kernel-{uuid.uuid4()}-ipc-99")) < 104
-    )  # macOS's limit
+    assert len(str(runtime_directory() / "nb-0123456789" / f"kernel-{uuid.uuid4()}-ipc-99")) < 104  # macOS's limit
 
 
 def test_a_second_start_of_a_name_is_a_conflict_that_says_how_to_get_there(shared: Notebook) -> None:

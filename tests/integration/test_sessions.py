@@ -25,7 +25,7 @@ import ports
 from ports import clusters, errors, sessions
 from ports.clusters._cluster import Cluster
 from ports.state import host as interpreter
-from ports.state import paths, records
+from ports.state import make_private, paths, records
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 from tests.integration.test_clusters import alive, start_children
@@ -266,7 +266,7 @@ def plant(home: Home, change: Callable[[dict[str, Any]], None]) -> Cluster:
         "directory": str(home.work), "started_by": mine.to_json(), "launcher": mine.to_json(),
     }  # fmt: skip
     change(record)
-    directory = paths.make_private(sessions.folder("cluster", paths.make_state()) / "main")
+    directory = make_private(sessions.folder("cluster", paths.make_state()) / "main")
     records.write_json(directory / "record.json", record)
     return clusters.get("main")
 
@@ -423,7 +423,7 @@ def test_the_state_directory_of_somebody_else_is_refused(home: Home) -> None:
     link.symlink_to(elsewhere)
     done = home.ports("cluster", "start", "main", env={**os.environ, "PORTS_HOME": str(link)})
     assert done.returncode == 4, done.stderr
-    assert f"{link} is not private: it is a link or somebody else's; remove it" in done.stderr
+    assert f"{link} is not private: it is a link, or another user owns it; remove it" in done.stderr
 
 
 def test_a_state_directory_that_others_may_read_is_closed(home: Home) -> None:

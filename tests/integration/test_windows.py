@@ -100,7 +100,10 @@ def test_the_command_line_tells_what_it_can_do_and_what_not(windows: Site) -> No
     assert "Usage: ports" in done.stdout
     done = python(windows, MAIN, "cluster", "start")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "ports: clusters run on Linux and macOS only; name a host of yours to have it there\n"
+    assert (
+        done.stderr
+        == "ports: clusters run on Linux and macOS only; name a host that runs it, with -H HOST or `ports shell HOST`\n"
+    )
 
 
 def test_the_doctor_and_browse_know_that_this_machine_is_for_home(windows: Site) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from ports.errors import ProhibitedError, SSHError
 from ports.listeners import _listeners
-from ports.state import paths
+from ports.state import runtime_directory
 from ports.tunnels import _records, _requests
 from ports.tunnels._event_loop import Relay
 from ports.tunnels._host_connection import Condition
@@ -89,10 +89,10 @@ def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTunne
     monkeypatch.setattr(made, "_connection", StandIn())
     yield made
     relay.close()
-    for lock in paths.runtime_directory().glob("*.lock"):
+    for lock in runtime_directory().glob("*.lock"):
         lock.unlink()
     with contextlib.suppress(OSError):
-        paths.runtime_directory().rmdir()
+        runtime_directory().rmdir()
 
 
 @pytest.fixture

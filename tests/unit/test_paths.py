@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ports import sessions
 from ports.errors import InvalidNameError, StoreError, TimedOutError, UnsafePathError
-from ports.state import paths
+from ports.state import locked, make_private, paths, prune_runtime, runtime, runtime_directory
 
 NAMES = st.from_regex(paths.NAME, fullmatch=True)
 
@@ -26,7 +26,7 @@ NAMES = st.from_regex(paths.NAME, fullmatch=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
     yield tmp_path / "state"
-    runtime = paths.runtime_directory()
+    runtime = runtime_directory()
     for lock in runtime.glob("*.lock"):
         lock.unlink()
     runtime.rmdir()
@@ -91,7 +91,7 @@ def test_all_directories_are_private(state: Path) -> None:
     before = os.umask(0)
     try:
         made = paths.make_state()
-        runtime = paths.runtime_directory()
+        runtime = runtime_directory()
     finally:
         os.umask(before)
     assert made.root.parent == state / "hosts" and made.root.name == paths.machine()
@@ -108,11 +108,11 @@ def test_a_machine_is_known_by_an_id_that_is_not_its_secret_one(state: Path) -> 
 def test_each_state_directory_has_a_runtime_directory_with_a_short_path(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = paths.runtime_directory()
-    assert first == paths.runtime_directory()
+    first = runtime_directory()
+    assert first == runtime_directory()
     assert len(os.fsencode(first / f"cluster-{'a' * 31}.sock")) < 100
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "other"))
-    second = paths.runtime_directory()
+    second = runtime_directory()
     assert second != first
     second.rmdir()
     monkeypatch.setenv("PORTS_HOME", str(state))
@@ -131,13 +131,13 @@ def test_a_name_that_was_taken_is_replaced_and_all_processes_agree(state: Path, 
     else:
         taken.mkdir()
         taken.chmod(0o777)
-    found = paths._first_private(taken)
+    found = runtime._first_private(taken)
     try:
         assert found.parent == Path("/tmp") and found.name.startswith(f"ports-{os.getuid()}-")
         assert stat.S_IMODE(found.stat().st_mode) == 0o700
-        assert paths._first_private(taken) == found
+        assert runtime._first_private(taken) == found
         found.rmdir()
-        again = paths._first_private(taken)  # tmpfiles removed it
+        again = runtime._first_private(taken)  # tmpfiles removed it
         assert again != found and again.is_dir()
         again.rmdir()
     finally:
@@ -147,59 +147,59 @@ def test_a_name_that_was_taken_is_replaced_and_all_processes_agree(state: Path, 
 def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there")
-    with pytest.raises(UnsafePathError, match="link is not private: it is a link or somebody else's") as caught:
-        paths.make_private(tmp_path / "link")
+    with pytest.raises(UnsafePathError, match="link is not private: it is a link, or another user owns it") as caught:
+        make_private(tmp_path / "link")
     assert caught.value.exit_code == 4
     if os.getuid() == 0:
         (tmp_path / "of-another").mkdir()
         os.chown(tmp_path / "of-another", 65534, 65534)
         with pytest.raises(UnsafePathError):
-            paths.make_private(tmp_path / "of-another")
+            make_private(tmp_path / "of-another")
 
 
 def test_what_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot use .*/file/below: Not a directory"):
-        paths.make_private(tmp_path / "file" / "below")
+        make_private(tmp_path / "file" / "below")
     with pytest.raises(StoreError, match=r"cannot use .*/file: File exists"):
-        paths.make_private(tmp_path / "file")
+        make_private(tmp_path / "file")
 
 
 def test_a_lock_is_held_by_one_process_and_ends_with_it(state: Path) -> None:
-    code = "import sys; from ports.state import paths\n"
-    code += "with paths.locked('one'): print('held', flush=True); sys.stdin.read()"
+    code = "import sys; from ports.state import locked\n"
+    code += "with locked('one'): print('held', flush=True); sys.stdin.read()"
     other = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}
     )
     assert other.stdout is not None and other.stdout.readline() == "held\n"
     with (
         pytest.raises(TimedOutError, match="lock 'one', held by another ports process, did not"),
-        paths.locked("one", timeout=0.05),
+        locked("one", timeout=0.05),
     ):
         pass
-    with paths.locked("two", timeout=0.05):
+    with locked("two", timeout=0.05):
         pass
     other.kill()
     other.communicate()
-    with paths.locked("one", timeout=2):
+    with locked("one", timeout=2):
         pass
 
 
 def test_directories_of_locks_that_nobody_holds_are_pruned(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = paths.runtime_directory()
+    own = runtime_directory()
 
     def make(name: str, *, young: bool = False) -> Path:
         with monkeypatch.context() as patch:
             patch.setenv("PORTS_HOME", str(tmp_path / name))
-            with paths.locked("tmux"):
-                place = paths.runtime_directory()
+            with locked("tmux"):
+                place = runtime_directory()
         if not young:
             os.utime(place, (0, 0))
         return place
 
-    free, young, used, held, locked = (
+    free, young, used, held, in_use = (
         make("free"),
         make("young", young=True),
         make("used"),
@@ -209,25 +209,25 @@ def test_directories_of_locks_that_nobody_holds_are_pruned(
     (used / "cluster-main.sock").touch()
     os.utime(used, (0, 0))
     os.utime(own, (0, 0))
-    descriptors = [os.open(held, os.O_RDONLY), os.open(locked / "tmux.lock", os.O_RDONLY)]
+    descriptors = [os.open(held, os.O_RDONLY), os.open(in_use / "tmux.lock", os.O_RDONLY)]
     fcntl.flock(descriptors[0], fcntl.LOCK_SH)  # as a launcher does
     fcntl.flock(descriptors[1], fcntl.LOCK_EX)
     try:
-        removed = paths.prune_runtime()
+        removed = prune_runtime()
         assert free in removed and not free.exists()
-        assert not {young, used, held, locked, own} & {*removed}
-        assert all(place.exists() for place in (young, used, held, locked, own))
+        assert not {young, used, held, in_use, own} & {*removed}
+        assert all(place.exists() for place in (young, used, held, in_use, own))
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-        for place in (young, used, held, locked):
+        for place in (young, used, held, in_use):
             shutil.rmtree(place)
 
 
 def test_a_lock_whose_file_was_removed_meanwhile_is_taken_anew(state: Path) -> None:
-    with paths.locked("tmux"):
-        (paths.runtime_directory() / "tmux.lock").unlink()
-        with paths.locked("tmux", timeout=1):
+    with locked("tmux"):
+        (runtime_directory() / "tmux.lock").unlink()
+        with locked("tmux", timeout=1):
             pass
 
 

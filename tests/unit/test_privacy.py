@@ -19,7 +19,7 @@ from ports.probe import accounts
 from ports.probe.records import read_record, read_token
 from ports.probe.sockets import is_socket_of
 from ports.sessions import launch
-from ports.state import paths, records
+from ports.state import exchangeable, paths, records, runtime
 
 SOMEBODY = 54_321
 
@@ -41,16 +41,16 @@ GiveAway = Callable[[Path], None]
 
 
 def test_nobody_can_exchange_what_lies_in_a_directory_of_one_s_own(tmp_path: Path) -> None:
-    assert paths.exchangeable(tmp_path) is None
-    assert paths.exchangeable(Path("/tmp")) is None and paths.exchangeable(tmp_path / "not" / "there") is None
+    assert exchangeable(tmp_path) is None
+    assert exchangeable(Path("/tmp")) is None and exchangeable(tmp_path / "not" / "there") is None
 
 
 def test_a_directory_that_everybody_writes_is_told_at_any_height(tmp_path: Path) -> None:
     (tmp_path / "open" / "mine").mkdir(parents=True)
     (tmp_path / "open").chmod(0o777)
-    assert f"what lies in {tmp_path / 'open'}," in str(paths.exchangeable(tmp_path / "open" / "mine"))
+    assert f"what is in {tmp_path / 'open'}," in str(exchangeable(tmp_path / "open" / "mine"))
     (tmp_path / "open").chmod(0o1777)
-    assert paths.exchangeable(tmp_path / "open" / "mine") is None
+    assert exchangeable(tmp_path / "open" / "mine") is None
 
 
 def test_a_directory_of_somebody_else_is_told_also_behind_a_link(tmp_path: Path, give_away: GiveAway) -> None:
@@ -58,7 +58,7 @@ def test_a_directory_of_somebody_else_is_told_also_behind_a_link(tmp_path: Path,
     (tmp_path / "link").symlink_to(tmp_path / "theirs")
     give_away(tmp_path / "theirs")
     for place in ("theirs", "link"):
-        assert "who could exchange what lies in it" in str(paths.exchangeable(tmp_path / place))
+        assert "who could replace what is in it" in str(exchangeable(tmp_path / place))
 
 
 def test_people_are_not_trusted_where_their_uids_begin_at_500(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +70,9 @@ def test_people_are_not_trusted_where_their_uids_begin_at_500(tmp_path: Path, mo
     monkeypatch.setattr(accounts, "_LOGIN_DEFS", tmp_path / "login.defs")
     accounts.first_person.cache_clear()
     try:
-        assert "belongs to uid 501" in str(paths.exchangeable(tmp_path / "theirs"))
+        assert "belongs to uid 501" in str(exchangeable(tmp_path / "theirs"))
         os.chown(tmp_path / "theirs", 499, -1)
-        assert paths.exchangeable(tmp_path / "theirs") is None
+        assert exchangeable(tmp_path / "theirs") is None
     finally:
         accounts.first_person.cache_clear()
 
@@ -81,7 +81,7 @@ def test_a_link_of_somebody_else_is_told(tmp_path: Path, give_away: GiveAway) ->
     (tmp_path / "mine").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     give_away(tmp_path / "link")
-    assert f"{tmp_path / 'link'} belongs to" in str(paths.exchangeable(tmp_path / "link")) or os.getuid()
+    assert f"{tmp_path / 'link'} belongs to" in str(exchangeable(tmp_path / "link")) or os.getuid()
 
 
 def test_scratch_where_others_could_exchange_it_is_refused(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_scratch_where_others_could_exchange_it_is_refused(tmp_path: Path) -> No
     place.mkdir()
     try:
         place.chmod(0o777)
-        with pytest.raises(UsageError, match=f"local_directory {place} is not safe: everybody could exchange"):
+        with pytest.raises(UsageError, match=f"local_directory {place} is not safe: any user could replace"):
             _scratch.choose("main", str(place))
     finally:
         place.rmdir()
@@ -119,15 +119,15 @@ def test_scratch_leads_through_no_link_that_somebody_may_turn(give_away: GiveAwa
 def test_sockets_do_not_go_where_everybody_may_rename_them(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp").chmod(0o777)
-    with pytest.raises(UnsafePathError, match="no sticky bit; ask an administrator to mend that"):
-        paths._first_private(tmp_path / "tmp" / "ports-7")
+    with pytest.raises(UnsafePathError, match="no sticky bit; ask an administrator to fix that"):
+        runtime._first_private(tmp_path / "tmp" / "ports-7")
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_full_tmp_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
     with pytest.raises(StoreError, match="cannot use /proc/ports-7: "):  # where nobody makes a directory, root neither
-        paths._first_private(Path("/proc/ports-7"))
+        runtime._first_private(Path("/proc/ports-7"))
 
 
 def test_a_state_directory_of_somebody_else_is_not_read(
@@ -137,7 +137,7 @@ def test_a_state_directory_of_somebody_else_is_not_read(
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
     assert paths.here()
     give_away(tmp_path / "state")
-    with pytest.raises(UnsafePathError, match="somebody else's; remove it, or set PORTS_HOME elsewhere"):
+    with pytest.raises(UnsafePathError, match="another user owns it; remove it, or set PORTS_HOME elsewhere"):
         paths.here()
 
 

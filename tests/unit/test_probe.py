@@ -282,6 +282,7 @@ def test_both_sides_mean_the_same_directories(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Records and sockets that one side writes are where the other one looks."""
+    from ports import state
     from ports.probe.agent.browse import runtime_directory
     from ports.state import paths
 
@@ -296,7 +297,7 @@ def test_both_sides_mean_the_same_directories(
     usual, made = tmp_path / "sockets", []  # type: tuple[Path, list[str]]
     monkeypatch.setattr("ports.probe.files.usual_runtime_directory", lambda: str(usual))
     monkeypatch.setattr("ports.probe.agent.browse.usual_runtime_directory", lambda: str(usual))
-    assert os.fsencode(runtime_directory(made)) == os.fsencode(paths.runtime_directory())
+    assert os.fsencode(runtime_directory(made)) == os.fsencode(state.runtime_directory())
 
 
 UNTOLD = """

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ports.hosts.openssh import ssh_config, ssh_config_cache
-from ports.state import paths
+from ports.state import runtime_directory
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") != "/usr/bin/ssh", reason="needs the system's ssh")
 
@@ -23,7 +23,7 @@ def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     monkeypatch.setattr(ssh_config, "config_arguments", lambda: ["-F", str(file)])
     monkeypatch.setattr("ports.hosts.openssh.ssh_config_cache._JUST_NOW_NS", 0)
     yield file
-    shutil.rmtree(paths.runtime_directory())
+    shutil.rmtree(runtime_directory())
 
 
 def known(file: Path, alias: str = "server1") -> str | None:

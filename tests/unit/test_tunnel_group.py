@@ -15,7 +15,7 @@ from ports.cli import main
 from ports.errors import NotFoundError, PortsError, SSHError, StoreError
 from ports.hosts.targets import Target
 from ports.sessions import processes
-from ports.state import paths
+from ports.state import runtime_directory
 from ports.state.waiting import wait_until
 from ports.tunnels import _browser, _open
 from ports.tunnels import _records as tunnel_records
@@ -33,9 +33,9 @@ TIMES = 100
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
     yield
-    for lock in paths.runtime_directory().glob("*.lock"):
+    for lock in runtime_directory().glob("*.lock"):
         lock.unlink()
-    paths.runtime_directory().rmdir()
+    runtime_directory().rmdir()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ports.hosts.openssh.ssh_config import Host, config_arguments
 from ports.probe import sha256
-from ports.state import paths
+from ports.state import make_private, runtime_directory
 
 _LOG_SECONDS = 60.0  # a process that just lost its connection still reads there why
 
@@ -202,7 +202,7 @@ def forget(control: Path) -> None:
 
 def directory() -> Path:
     """Return the directory of control sockets."""
-    return paths.make_private(paths.runtime_directory() / "ssh")
+    return make_private(runtime_directory() / "ssh")
 
 
 def _numbers(key: str) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Literal
 from ports.errors import RecordError, SSHError, StoreError
 from ports.hosts import _hop_command
 from ports.hosts.openssh.ssh_config import Host
-from ports.state import paths, records
+from ports.state import make_private, paths, records
 
 Door = Literal["forward", "command"]
 DOORS: tuple[Door, ...] = ("forward", "command")
@@ -68,7 +68,7 @@ def remember(jump_key: str, jump: str, door: Door) -> None:
         if door == DOORS[0]:
             record.unlink(missing_ok=True)
         elif order(jump_key)[0] != door:
-            paths.make_private(paths.make_state().root / "doors")
+            make_private(paths.make_state().root / "doors")
             records.write_json(record, {"format": records.FORMAT, "host": jump, "hop": door})
 
 

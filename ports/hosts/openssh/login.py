@@ -28,7 +28,7 @@ from ports.hosts.openssh.control_sockets import Master, is_running
 from ports.hosts.openssh.errors import explain
 from ports.hosts.openssh.jumps import Door
 from ports.hosts.openssh.ssh_config import Host, config_arguments, program
-from ports.state import paths, records, settings
+from ports.state import locked, make_private, paths, records, settings
 
 # Nothing of the user's configuration may add to, or take away from, a connection that only carries what ports asks for.
 _OPTIONS = {
@@ -97,7 +97,7 @@ def log_in(place: Master, attempt: Attempt) -> None:
         except LoginNeededError as error:
             noted = {"format": records.FORMAT, "host": place.alias, "reason": error.reason, "since": time.time()}
             with contextlib.suppress(StoreError):  # the refusal is what counts
-                paths.make_private(note.parent)
+                make_private(note.parent)
                 records.write_json(note, noted)
             if not attempt.asking:
                 raise
@@ -106,7 +106,7 @@ def log_in(place: Master, attempt: Attempt) -> None:
             place.alias,
             f"waits for a login and is not tried again until then; run `ports login {place.alias}` in a terminal",
         )
-    with paths.locked("login", timeout=attempt.left(LOGIN_TIMEOUT)):
+    with locked("login", timeout=attempt.left(LOGIN_TIMEOUT)):
         _announce(place)
         _start(place, attempt, asking=True)
 
@@ -241,7 +241,7 @@ def _reason_at(via: Master, host: Host, attempt: Attempt) -> str:
     """Return why `via` cannot open a way to `host`: asked once more, alone: the log does not tell who."""
     if via.users:  # its stderr is on the user's terminal; what it refuses is tried by the other door
         return "administratively prohibited"
-    with contextlib.suppress(TimedOutError), paths.locked(f"ssh-why-{via.control.name}", timeout=attempt.left(30)):
+    with contextlib.suppress(TimedOutError), locked(f"ssh-why-{via.control.name}", timeout=attempt.left(30)):
         before = via.said_bytes()
         arguments = client_arguments(via, ["-W", f"[{host.hostname}]:{host.port}", "--", via.alias])
         with contextlib.suppress(TimedOutError):

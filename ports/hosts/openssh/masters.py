@@ -13,7 +13,7 @@ from ports.hosts.openssh import control_sockets, liveness, login, processes
 from ports.hosts.openssh.control_sockets import Master, is_running, kept
 from ports.hosts.openssh.login import LOGIN_TIMEOUT, Attempt, client_arguments, control_arguments
 from ports.hosts.openssh.ssh_config import Host, route, suggest
-from ports.state import paths, settings, wait_until
+from ports.state import locked, settings, wait_until
 
 _ATTEMPTS = 3
 
@@ -137,7 +137,7 @@ def _ensure(hop: Host, attempt: Attempt) -> Master:
     limit = attempt.left(limit)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(paths.locked(f"ssh-{attempt.key}", timeout=limit))
+            stack.enter_context(locked(f"ssh-{attempt.key}", timeout=limit))
         except TimedOutError as error:
             raise BusyError(
                 hop.alias, f"another process is still connecting to it after {limit:.3g} s; try again"

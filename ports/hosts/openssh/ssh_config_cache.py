@@ -18,7 +18,7 @@ from typing import Any
 
 from ports.errors import PortsError
 from ports.probe import sha256
-from ports.state import paths, records
+from ports.state import make_private, records, runtime_directory
 
 _DEEPEST = 16  # as ssh
 _JUST_NOW_NS = 2_000_000_000  # two changes within the clock's grain look alike
@@ -74,13 +74,13 @@ def keep(command: list[str], text: str, stamps: Stamp | None) -> None:
         return
     with contextlib.suppress(OSError, PortsError):  # it will be asked again
         place = _place(command)
-        paths.make_private(place.parent)
+        make_private(place.parent)
         records.write_json(place, {"format": records.FORMAT, "stamp": stamps, "text": text})
 
 
 def _place(command: list[str]) -> Path:
     who = [*command, str(os.getuid()), os.uname().nodename]
-    return paths.runtime_directory() / "resolved" / f"{sha256(os.fsencode(json.dumps(who)))[:24]}.json"
+    return runtime_directory() / "resolved" / f"{sha256(os.fsencode(json.dumps(who)))[:24]}.json"
 
 
 def _of_file(path: str) -> list[Any]:

@@ -17,7 +17,7 @@ from ports.errors import ConnectionLostError, LoginNeededError, SlowError, SSHEr
 from ports.hosts.paramiko import prompts
 from ports.hosts.paramiko.hop import Hop
 from ports.hosts.paramiko.transport import Link
-from ports.state import paths
+from ports.state import locked
 
 LOGIN_TIMEOUT = 300.0  # a person looks for the telephone with the second factor
 _KINDS: tuple[type[paramiko.PKey], ...] = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
@@ -74,7 +74,7 @@ class Login:
             return
         typed = [name for name in self.hop.methods if name in self.accepted and name != "publickey"]
         if self.asking and (typed or self._encrypted()):
-            with paths.locked("login", timeout=LOGIN_TIMEOUT), self._patience():
+            with locked("login", timeout=LOGIN_TIMEOUT), self._patience():
                 prompts.say(f"login to {self.hop.alias} ({self.hop.user}@{self.hop.hostname}):\n")
                 self._asked = True
                 if self._by("publickey") or any(self._by(name) for name in typed):
