@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -15,19 +16,15 @@ _TRANSPORT_HELP = (
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
-    """A number of at least `least` and at most `most`, or `word`: ``-1 is not a whole number of 0 or more``."""
+    """A number of at least `least` and at most `most`: ``-1 is not a whole number of 0 or more``."""
 
     name = "number"
 
-    def __init__(
-        self, least: float | None = None, most: float | None = None, *, whole: bool = True, word: str | None = None
-    ) -> None:
-        self.least, self.most, self.kind, self.word = least, most, int if whole else float, word
+    def __init__(self, least: float | None = None, most: float | None = None, *, whole: bool = True) -> None:
+        self.least, self.most, self.kind = least, most, int if whole else float
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number; fails with what is allowed."""
-        if self.word is not None and value == self.word:
-            return value
         try:
             number = self.kind(value)
         except ValueError:
@@ -40,9 +37,6 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
 
     def allowed(self) -> str:
         """Return what may be given, in words."""
-        return self._number() + (f", or {self.word}" if self.word else "")
-
-    def _number(self) -> str:
         what = "a whole number" if self.kind is int else "a number"
         if self.most is not None:
             return f"{what} from {self.least:g} to {self.most:g}"
@@ -81,13 +75,33 @@ def _option(name: str, node: dict[str, Any], special: dict[str, Any]) -> Callabl
 
 def _type(node: dict[str, Any]) -> click.ParamType | None:  # type: ignore[type-arg]
     """Return what click makes of the text of an option."""
-    kinds = node.get("type", [])
     if "enum" in node:
         return click.Choice(node["enum"])
-    if "integer" in kinds or kinds == "number":
-        word = node["pattern"].strip("^$") if "pattern" in node else None
-        return Number(node.get("minimum"), node.get("maximum"), whole=kinds != "number", word=word)
+    kinds = {node["type"]} if isinstance(node["type"], str) else {*node["type"]}
+    if kinds & {"integer", "number"} and ("string" not in kinds or "pattern" in node):  # else a text may be a size
+        return _Value(node)
     return click.Path() if node.get("format") == "path" else None
+
+
+class _Value(click.ParamType):  # type: ignore[type-arg]
+    """The number or word that a setting may be."""
+
+    name = "number"
+
+    def __init__(self, node: dict[str, Any]) -> None:
+        self.node = node
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number or word; fails with what is allowed."""
+        from ports.state import settings
+
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                value = kind(value)
+                break
+        if (wrong := settings.mismatch(value, self.node)) is not None:
+            self.fail(f"it {wrong}", param, ctx)
+        return value
 
 
 def with_transport(function: F) -> F:

@@ -18,8 +18,6 @@ def for_start(record: ClusterRecord, environ: Mapping[str, str]) -> ClusterRecor
 
     Warns of GPUs that are in use already.
     """
-    if not record.gpus:
-        return record
     in_use = _of_other_clusters(record.name)
     asked = {"gpus": record.gpus, "n_workers": fair_share.ALL if record.takes_all else record.n_workers}
     chosen = gpus.for_workers(asked, environ, in_use)

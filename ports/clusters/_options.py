@@ -108,20 +108,22 @@ class ClusterRecord(SessionRecord):
     @classmethod
     def from_json(cls: type[R], data: dict[str, Any]) -> R:
         """Return the record that `data` holds; raises as `Record.from_json`."""
-        return super().from_json({**data, "for_owner": _for_owner(data)})
+        others = {name: data[name] for name in option_names() if name in data and name not in _fields()}
+        return super().from_json({**data, "for_owner": others})
 
 
-def _for_owner(options: Mapping[str, Any]) -> dict[str, Any]:
-    own = {one.name for one in fields(ClusterRecord)}
-    return {name: options[name] for name in option_names() if name in options and name not in own}
+@functools.cache
+def _fields() -> frozenset[str]:
+    return frozenset(one.name for one in fields(ClusterRecord))
 
 
 def recorded(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a record that hold the merged `options`; where the dashboard listens is another one."""
-    for_owner = _for_owner(options)
-    own = {name: value for name, value in options.items() if name not in for_owner and name != "dashboard"}
-    takes_all = own["n_workers"] == fair_share.ALL
-    return {**own, "n_workers": None if takes_all else own["n_workers"], "takes_all": takes_all, "for_owner": for_owner}
+    """Return the fields of a record that hold the merged `options`; its `dashboard` is an address, none of them."""
+    takes_all = options["n_workers"] == fair_share.ALL
+    own = {name: value for name, value in options.items() if name in _fields() and name != "dashboard"}
+    others = {name: value for name, value in options.items() if name not in _fields()}
+    size = {"n_workers": None, "takes_all": True} if takes_all else {}
+    return {**own, **size, "for_owner": others}
 
 
 def merge(
@@ -136,18 +138,19 @@ def merge(
     UsageError
         An option is invalid, or a keyword would open the cluster to other users.
     """
-    own = {name: value for name, value in asked.items() if name in option_names() and value is not None}
-    keywords = {**defaults["options"], **{name: value for name, value in asked.items() if name not in option_names()}}
+    options = {name: defaults[name] if asked.get(name) is None else asked[name] for name in option_names()}
+    keywords = {**defaults["options"], **{name: asked[name] for name in asked if name not in option_names()}}
     _check_keywords(keywords)
-    settings.check("cluster", own)
-    merged = {**{name: defaults[name] for name in option_names()}, **own}
-    if merged["gpus"] and not merged["processes"]:
+    settings.check("cluster", options)
+    if options["gpus"] and not options["processes"]:
         raise UsageError(
-            f"gpus is {merged['gpus']}, but with processes=False all workers are one process, which sees all GPUs that "
-            "you see; pass processes=True, or gpus=0"
+            f"gpus is {options['gpus']}, but with processes=False all workers are one process, which sees all the GPUs "
+            "that you see; pass processes=True, or gpus=0"
         )
-    environ = {name: str(value) for name, value in merged["environ"].items()}
-    return {**merged, "environ": environ, "security": _security(merged, have_sockets), "options": keywords}
+    options["environ"] = {name: str(value) for name, value in options["environ"].items()}
+    opens = {name: options[name] for name in ("dashboard", "interface") if options[name] not in (None, "socket")}
+    options["security"] = _security(options["security"], opens, have_sockets)
+    return {**options, "options": keywords}
 
 
 def _check_keywords(keywords: Mapping[str, Any]) -> None:
@@ -168,16 +171,12 @@ def _check_keywords(keywords: Mapping[str, Any]) -> None:
             raise UsageError(f"option {name} is {value!r}; it must be a value that JSON can hold") from error
 
 
-def _security(options: Mapping[str, Any], have_sockets: bool) -> str:
-    """Return how other users are kept out, ``"sockets"`` or ``"tls"``."""
-    asked = str(options["security"])
-    ports = [
-        f"{name}={options[name]!r}" for name in ("dashboard", "interface") if options[name] not in (None, "socket")
-    ]
+def _security(asked: str, opens: Mapping[str, str], have_sockets: bool) -> str:
+    """Return how other users are kept out, ``"sockets"`` or ``"tls"``; `opens` are options that open a port."""
     if asked == "auto":
-        return "sockets" if have_sockets and not ports else "tls"
-    if asked == "sockets" and ports:
-        raise UsageError(f"{ports[0]} opens a port, which security='sockets' rules out; pass security='tls'")
+        return "sockets" if have_sockets and not opens else "tls"
+    for name, value in opens.items() if asked == "sockets" else ():
+        raise UsageError(f"{name}={value!r} opens a port, which security='sockets' rules out; pass security='tls'")
     if asked == "sockets" and not have_sockets:
         raise UsageError("security='sockets' needs a kernel that says who connects (Linux); pass security='tls'")
     return asked

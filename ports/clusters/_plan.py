@@ -50,7 +50,9 @@ def plan(name: str, options: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
         promise=f"{promises.PLACE}/ports-promise-{os.getuid()}-{secrets.token_hex(8)}",
         **_options.recorded(options),
     )
-    return _sized(_gpus.for_start(record, environ)), environ
+    if record.gpus:
+        record = _gpus.for_start(record, environ)
+    return _sized(record), environ
 
 
 def _check_interface(name: str) -> None:

@@ -113,33 +113,23 @@ def near(word: str, known: list[str]) -> str:
 
 def mismatch(value: Any, node: Node, *, null: bool = False) -> str | None:
     """Return ``is 42; it must be …``; None where `node` allows the value. With `null`, null is named where allowed."""
-    if not _fits(value, node):
-        return f"is {value!r}; it must be {allowed(node, null=null)}"
+    types = tuple(_PYTHON[kind] for kind in _types(node))
+    if "enum" in node:
+        fits = value in node["enum"]
+    elif types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
+        fits = False
+    elif isinstance(value, str):
+        fits = re.fullmatch(node.get("pattern", ".*"), value, re.DOTALL) is not None
+    elif isinstance(value, int | float) and not isinstance(value, bool):  # neither comparison holds for NaN
+        within = node.get("minimum", value) <= value <= node.get("maximum", value)
+        fits = within and value > node.get("exclusiveMinimum", value - 1)
+    else:
+        fits = True
     names = node.get("propertyNames", {})
-    for key in value if names else ():
+    for key in value if fits and names else ():
         if not isinstance(key, str) or not re.fullmatch(names["pattern"], key):
             return f"has {key!r}; each name must be {names['expects']}"
-    return None
-
-
-def _fits(value: Any, node: Node) -> bool:
-    if "enum" in node:
-        return value in node["enum"]
-    types = _types(node)
-    if types and not any(_is(value, one) for one in types):
-        return False
-    if isinstance(value, str):
-        return bool(re.fullmatch(node.get("pattern", ".*"), value, re.DOTALL))
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return True
-    least, most = node.get("minimum", value), node.get("maximum", value)
-    return bool(least <= value <= most and value > node.get("exclusiveMinimum", value - 1))  # NaN is neither
-
-
-def _is(value: Any, kind: str) -> bool:
-    if isinstance(value, bool):
-        return kind == "boolean"
-    return isinstance(value, _PYTHON[kind])
+    return None if fits else f"is {value!r}; it must be {allowed(node, null=null)}"
 
 
 def _types(node: Node) -> list[str]:

@@ -20,6 +20,7 @@ from ports.state._schema import allowed as allowed
 from ports.state._schema import check as check
 from ports.state._schema import default_in_words as default_in_words
 from ports.state._schema import defaults as defaults
+from ports.state._schema import mismatch as mismatch
 from ports.state._schema import near, problem
 from ports.state._schema import schema as schema
 from ports.state._schema import section as section

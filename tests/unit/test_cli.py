@@ -134,8 +134,14 @@ def test_a_wrong_word_is_exit_code_2_with_the_way_out(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["cluster", "start", "--n-workers", "-1"], "'--n-workers': -1 is not a whole number of 0 or more"),
-        (["cluster", "start", "--n-workers", "many"], "'--n-workers': many is not a whole number of 0 or more"),
+        (
+            ["cluster", "start", "--n-workers", "-1"],
+            "'--n-workers': it is -1; it must be a whole number of at least 0, or 'all'",
+        ),
+        (
+            ["cluster", "start", "--n-workers", "many"],
+            "'--n-workers': it is 'many'; it must be a whole number of at least 0, or 'all'",
+        ),
         (["cluster", "scale", "main", "1.5"], "1.5 is not a whole number of 0 or more"),
         (["open", "x", "--local-port", "70000"], "'--local-port': 70000 is not a whole number from 0 to 65535"),
         (["notebook", "start", "--timeout", "soon"], "'--timeout': soon is not a number of 0 or more"),

@@ -112,6 +112,8 @@ def test_no_keyword_takes_the_privacy_away(name: str, place: str) -> None:
         ({"local_directory": 7}, "local_directory is 7; it must be a text"),
         ({"env": 3}, "env is 3; it must be a text"),
         ({"memory_limit": [1]}, "memory_limit is [1]; it must be bytes, a fraction of the machine's memory, or a"),
+        ({"memory_limit": -1}, "memory_limit is -1; it must be bytes, a fraction of the machine's memory, or a"),
+        ({"memory_limit": float("inf")}, "memory_limit is inf; it must be bytes, a fraction of the machine's"),
         ({"resources": object}, "option resources is <class 'object'>; it must be a value that JSON can hold"),
     ],
 )
@@ -272,7 +274,7 @@ def test_an_option_is_added_by_one_edit_of_the_schema(zeal: None) -> None:
     assert _options.differences(record, {"zeal": 3}, **SAME) == ("zeal is 7, not 3",)
     [flag] = [one for one in cli.cluster.commands["start"].params if one.name == "zeal"]
     assert isinstance(flag, click.Option) and flag.help == "Zeal of workers. Default: 3."
-    with pytest.raises(click.UsageError, match="11 is not a whole number from 0 to 10"):
+    with pytest.raises(click.UsageError, match=r"it is 11; it must be a whole number from 0 \(none\) to 10"):
         flag.type_cast_value(click.Context(cli.cluster), "11")
     assert clusters.option_names()[-1] == "zeal"
     pages = {path.name: text for path, text in written().items()}
