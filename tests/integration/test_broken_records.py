@@ -24,6 +24,8 @@ from ports.sessions import processes
 from ports.state import make_private, paths
 from tests.integration.conftest import Home, new_home
 
+pytestmark = pytest.mark.xdist_group("machine")
+
 ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("\0") | st.just("\ud800")
 VALUES = ODD | st.lists(ODD, max_size=2) | st.dictionaries(st.text(max_size=5), ODD, max_size=2) | st.just(10**30)
 PARTS = ("record", "running", "exit")

@@ -21,6 +21,8 @@ from ports.clusters._cluster import Cluster
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 
+pytestmark = pytest.mark.xdist_group("machine")
+
 SMALL = {"n_workers": 1, "threads_per_worker": 1}
 
 

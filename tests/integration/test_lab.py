@@ -225,6 +225,34 @@ def test_servers_may_share_a_home(site_of_its_own: MakeSite) -> None:
     assert site.run("login", ["sh", "-c", "cat ~/note"]).returncode == 1
 
 
+@SITES
+def test_three_servers_may_reach_each_other_by_ssh(site_of_its_own: MakeSite, kind: str) -> None:
+    site = site_of_its_own(kind=kind, n_servers=3, between_servers=True)
+    assert list(site.hosts) == ["laptop", "login", "server1", "server2", "server3"]
+    for first, second in (("server1", "server2"), ("server2", "server3"), ("server3", "server1")):
+        config = site.environment(first).get("DASK_PORTS__SSH__CONFIG")
+        command = ["ssh", *(["-F", config] if config else []), "-oBatchMode=yes", second, "echo $HOME"]
+        result = site.run(first, command)
+        home = site.host(second).path("~/") if kind == "loopback" else "/home/alice"
+        assert (result.returncode, result.stdout) == (0, f"{home}\n"), result.stderr
+    assert ssh(site, "server3", "echo there").stdout == "there\n"
+
+
+@SITES
+def test_servers_do_not_reach_each_other_by_themselves(site_of_its_own: MakeSite, kind: str) -> None:
+    site = site_of_its_own(kind=kind)
+    assert not site.host("server1").path("~/.ssh/id_ed25519").exists()
+    assert site.run("server1", ["ssh", "-oBatchMode=yes", "-oConnectTimeout=3", "server2", "true"]).returncode == 255
+
+
+def test_a_reset_leaves_alone_who_was_not_used(root_site: NamespaceSite, fresh_home: Site) -> None:
+    assert ssh(root_site, "server1", "nohup sleep 1000 >/dev/null 2>&1 & touch ~/file").returncode == 0
+    assert [name for name, host in root_site.hosts.items() if host.was_used()] == ["laptop", "login", "server1"]
+    root_site.reset()
+    assert not [name for name, host in root_site.hosts.items() if host.was_used()]
+    assert not live(root_site.host("server1")) and not root_site.host("server1").find("~/file").exists()
+
+
 def test_loopback_says_what_it_cannot_do(site_of_its_own: MakeSite) -> None:
     site = site_of_its_own(kind="loopback")
     for ask in (site.host("server1").cut, lambda: site.run("server1", ["true"], user="bob")):
@@ -315,10 +343,21 @@ def test_the_site_is_there_by_hand(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_command_started_ends_with_its_time(site: Site) -> None:
+@pytest.mark.parametrize("how", ["run", "communicate", "block"])
+def test_what_a_command_started_ends_with_its_time(site: Site, how: str) -> None:
     code = "import subprocess; subprocess.Popen(['sleep', '61.5'], start_new_session=True).wait()"
-    with pytest.raises(subprocess.TimeoutExpired):
-        site.run("server1", ["/usr/bin/python3", "-c", code], timeout=1)
+    command = ["/usr/bin/python3", "-c", code]
+    if how == "run":
+        with pytest.raises(subprocess.TimeoutExpired):
+            site.run("server1", command, timeout=1)
+    elif how == "communicate":
+        with site.popen("server1", command) as running, pytest.raises(subprocess.TimeoutExpired):
+            running.communicate(timeout=1)
+    else:
+        with pytest.raises(AssertionError, match="failed"), site.popen("server1", command):
+            found = site.host("server1").processes
+            wait_until(lambda: any("61.5" in one.command for one in found()) or None, timeout=20, what="sleep")
+            raise AssertionError("failed")
 
     def gone() -> bool | None:
         return not any("61.5" in one.command for one in site.host("server1").processes() if one.state != "Z") or None

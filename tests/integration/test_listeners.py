@@ -19,6 +19,8 @@ from ports.listeners._listeners import Listener
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 
+pytestmark = pytest.mark.xdist_group("machine")
+
 
 @pytest.fixture
 def web(home: Home) -> Iterator[int]:

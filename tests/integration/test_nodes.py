@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ports.state.waiting import wait_until
-from tests.lab.disk import ADDRESSES
+from tests.lab.disk import address_of
 from tests.lab.namespaces import NamespaceSite
 
 pytestmark = pytest.mark.timeout(120)
@@ -31,7 +31,7 @@ class Cluster:
         """Let the name lead to `hosts`, as the jump host resolves it, for the next connection."""
         file = self.site.host("login").path("/etc/hosts")
         kept = [line for line in file.read_text().splitlines() if not line.endswith(" servers")]
-        file.write_text("\n".join([*kept, *(f"{ADDRESSES[host]} servers" for host in hosts)]) + "\n")
+        file.write_text("\n".join([*kept, *(f"{address_of(host)} servers" for host in hosts)]) + "\n")
 
     def ports(self, *words: str, code: int = 0, **env: str) -> Any:
         """Run ``ports <words> --json`` on the laptop, and return its document."""
@@ -73,7 +73,9 @@ def nodes() -> Iterator[NamespaceSite]:
         known.write_text("\n".join([*lines, *(f"servers {key}" for key in keys)]) + "\n")
         for name in ("server1", "server2"):
             file = site.host(name).path("/etc/hosts")
-            file.write_text(file.read_text() + "".join(f"{ADDRESSES[one]} servers\n" for one in ("server1", "server2")))
+            file.write_text(
+                file.read_text() + "".join(f"{address_of(one)} servers\n" for one in ("server1", "server2"))
+            )
         yield site
 
 

@@ -24,6 +24,8 @@ from ports.listeners._listeners import Listener
 from ports.probe.sockets import netlink_listeners, parse_proc_net, psutil_listeners
 from ports.state.waiting import wait_until
 
+pytestmark = pytest.mark.xdist_group("machine")
+
 OLD_PYTHONS = [*Path.home().glob(".pyenv/versions/3.6.*/bin/python"), Path("/usr/bin/python3.6")]
 OLD_PYTHON = next((str(path) for path in OLD_PYTHONS if path.exists()), None)
 Run = Callable[..., "subprocess.Popen[bytes]"]

@@ -30,6 +30,8 @@ from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 from tests.integration.test_clusters import alive, start_children
 
+pytestmark = pytest.mark.xdist_group("machine")
+
 SMALL = {"n_workers": 1, "threads_per_worker": 1}
 
 

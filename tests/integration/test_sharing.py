@@ -25,6 +25,8 @@ from tests.integration.conftest import Home
 from tests.lab import hog
 from tests.lab.namespaces import NamespaceSite
 
+pytestmark = pytest.mark.xdist_group("machine")
+
 SMALL = {"n_workers": 1, "threads_per_worker": 1}
 GIB = 1 << 30
 

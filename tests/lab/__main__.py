@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ports.state.waiting import wait_until
-from tests.lab.site import HOSTS, LabError, Site, open_site
+from tests.lab.site import LabError, Site, open_site
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -40,16 +40,16 @@ def running() -> dict[str, Any] | None:
 
 def describe(site: Site, reason: str | None) -> dict[str, Any]:
     """Return what the other commands need to know of `site`."""
-    shells = {f"{host} {user}": site.shell_command(host, user) for host in HOSTS for user in site.users}
+    shells = {f"{host} {user}": site.shell_command(host, user) for host in site.layout.hosts for user in site.users}
     return {"pid": os.getpid(), "kind": site.kind, "reason": reason, "users": site.users, "shells": shells}
 
 
-def serve(*, shared_home: bool) -> None:
+def serve(*, servers: int, shared_home: bool, between_servers: bool) -> None:
     """Bring a site up, keep it until a signal comes, and take it down."""
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: end.set())
-    site, reason = open_site(shared_home=shared_home)
+    site, reason = open_site(n_servers=servers, shared_home=shared_home, between_servers=between_servers)
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{state_file().name}.")
         with os.fdopen(descriptor, "w") as file:
@@ -61,12 +61,14 @@ def serve(*, shared_home: bool) -> None:
         site.down()
 
 
-def up(*, shared_home: bool) -> None:
+def up(*, servers: int, shared_home: bool, between_servers: bool) -> None:
     """Start `serve` in the background."""
     if (found := running()) is not None:
         print("it was up already, and is as it was", file=sys.stderr)
     else:
-        command = [sys.executable, "-m", "tests.lab", "serve", *(["--shared-home"] if shared_home else [])]
+        options = {"--shared-home": shared_home, "--between-servers": between_servers}
+        words = [f"--servers={servers}", *(option for option, wanted in options.items() if wanted)]
+        command = [sys.executable, "-m", "tests.lab", "serve", *words]
         # cannot be a pipe: nobody would read it once this command has ended
         with tempfile.TemporaryFile("w+") as said:
             server = subprocess.Popen(
@@ -101,7 +103,7 @@ def shell(host: str, user: str | None) -> None:
         raise SystemExit("the site is down; start it with scripts/lab up")
     key = f"{host} {user or found['users'][0]}"
     if key not in found["shells"]:
-        raise SystemExit(f"no user {user}; there are {', '.join(found['users'])}")
+        raise SystemExit(f"no {key!r}; there are {', '.join(found['shells'])}")
     command, environment = found["shells"][key]
     terminal = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
     os.execvpe(command[0], command, {**environment, **terminal})
@@ -115,15 +117,17 @@ def status() -> None:
 
 def main() -> None:
     """Parse and act."""
-    parser = argparse.ArgumentParser(prog="scripts/lab", description="A laptop, a login node and two servers.")
+    parser = argparse.ArgumentParser(prog="scripts/lab", description="A laptop, a login node and servers.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("up", "serve"):
         one = commands.add_parser(name, help="start the site" if name == "up" else "start it and stay")
-        one.add_argument("--shared-home", action="store_true", help="one home for server1 and server2, as with NFS")
+        one.add_argument("--servers", type=int, default=2, metavar="N", help="how many servers (default 2)")
+        one.add_argument("--shared-home", action="store_true", help="one home for all servers, as with NFS")
+        one.add_argument("--between-servers", action="store_true", help="the servers reach each other by ssh")
     commands.add_parser("down", help="end the site")
     commands.add_parser("status", help="say whether it runs")
     for_shell = commands.add_parser("shell", help="a login shell on a host")
-    for_shell.add_argument("host", choices=HOSTS)
+    for_shell.add_argument("host")
     for_shell.add_argument("user", nargs="?")
     arguments = vars(parser.parse_args())
     actions: dict[str, Callable[..., None]] = {"up": up, "serve": serve, "down": down, "status": status, "shell": shell}

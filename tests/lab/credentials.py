@@ -44,22 +44,24 @@ def known_hosts(addresses: dict[str, Address], keys: dict[str, KeyPair]) -> str:
     return "".join(f"{address.known_as} {keys[host].public}" for host, address in addresses.items())
 
 
-def client_config(addresses: dict[str, Address], *, dash_f: str = "", extra: str = "") -> str:
-    """Return the laptop's ssh configuration: a login node, servers behind it, and the older ProxyCommand form.
+def client_config(addresses: dict[str, Address], *, dash_f: str = "", extra: str = "", jump: bool = True) -> str:
+    """Return the ssh configuration of a client: a login node, servers behind it, and the older ProxyCommand form.
 
     Parameters
     ----------
     addresses : dict
-        Of ``login``, ``server1``, ``server2``.
+        Of ``login`` and the servers.
     dash_f : str
         ``"-F FILE "`` where the file is not the one that ssh reads by itself: a ProxyCommand does not inherit it.
     extra : str
         Lines for all hosts.
+    jump : bool
+        Servers are reached through the login node; else directly.
     """
     lines = []
-    for host in ("login", "server1", "server2"):
+    for host in addresses:
         lines += [f"Host {host}", f"    HostName {addresses[host].hostname}", f"    Port {addresses[host].port}"]
-        if host != "login":
+        if host != "login" and jump:
             lines.append("    ProxyJump login")
     lines += ["Host server1-old", f"    HostName {addresses['server1'].hostname}"]
     lines += [f"    Port {addresses['server1'].port}", f"    ProxyCommand ssh {dash_f}-q -W %h:%p login"]

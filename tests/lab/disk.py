@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.credentials import KeyPair
-from tests.lab.site import HOSTS, Account
+from tests.lab.site import Account
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: Directories of this machine that a host has for itself.
 OWN = (Path("/root"), Path("/home"), Path("/tmp"), Path("/run"))
-ADDRESSES = {"laptop": "10.77.1.11", "login": "10.77.2.12", "server1": "10.77.2.13", "server2": "10.77.2.14"}
 NOTEBOOKS = Path("/opt/notebooks")
 
 SSHD_CONFIG = [
@@ -42,6 +41,12 @@ class Visible:
     hide: tuple[Path, ...]
 
 
+def address_of(host: str) -> str:
+    """Return the address of a host: keeper.sh gives it. The login node has a second one, towards the laptop."""
+    fixed = {"laptop": "10.77.1.11", "login": "10.77.2.12"}
+    return fixed.get(host) or f"10.77.2.{12 + int(host.removeprefix('server'))}"
+
+
 def is_own(path: Path) -> bool:
     """Tell whether `path` lies in a directory that each host has for itself."""
     return any(path.is_relative_to(top) for top in OWN)
@@ -58,12 +63,12 @@ def visible(*, installed: bool) -> Visible:
     return Visible(tuple(interpreter), tuple(path for path in virtual if not is_own(path)))
 
 
-def write_system(upper: Path, host: str, accounts: list[Account]) -> None:
-    """Write what makes this machine's system another one: accounts, names, identity."""
+def write_system(upper: Path, host: str, accounts: list[Account], hosts: tuple[str, ...]) -> None:
+    """Write what makes this machine's system another one: accounts, the names of all `hosts`, identity."""
     etc = upper / "etc"
     (etc / "ssh").mkdir(parents=True)
     write_accounts(etc, accounts)
-    addresses = dict(ADDRESSES)
+    addresses = {name: address_of(name) for name in hosts}
     if host == "laptop":
         addresses["login"] = "10.77.1.12"
     names = "".join(f"{address}\t{name}\n" for name, address in addresses.items())
@@ -137,13 +142,10 @@ def write_notebooks(disk: Path) -> Path | None:
     return packages
 
 
-def new_disk(disk: Path, host: str, accounts: list[Account]) -> Path | None:
+def new_disk(disk: Path, host: str, accounts: list[Account], hosts: tuple[str, ...]) -> Path | None:
     """Make the disk of `host`; return what `write_notebooks` returns."""
     for part in ("root", "upper", "work"):
         (disk / part).mkdir(parents=True)
-    write_system(disk / "upper", host, accounts)
+    write_system(disk / "upper", host, accounts, hosts)
     (disk / "upper/mnt").mkdir()
     return write_notebooks(disk) if host.startswith("server") else None
-
-
-assert set(ADDRESSES) == set(HOSTS)

@@ -5,7 +5,7 @@
 `root_site`         hosts in namespaces, or the test is skipped with the reason
 `fresh_home`        the hosts are as at first: no process but sshd, new homes, sshds, shells, network
 `nothing_left`      after the test no process, listener or file of `ports` is left on any host
-`site_of_its_own`   a function that makes another site, ended with the test; ``shared_home=True`` as with NFS
+`site_of_its_own`   a function that makes another site, ended with the test: ``n_servers=3, shared_home=True``
 ==================  =====================================================================================
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -52,13 +53,13 @@ def _site(request: pytest.FixtureRequest) -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def site(_site: Site) -> Site:
-    """Four hosts: laptop, login, server1, server2."""
+    """A laptop, a login node, server1 and server2."""
     return _site
 
 
 @pytest.fixture(scope="session")
 def root_site(_site: Site, request: pytest.FixtureRequest) -> NamespaceSite:
-    """Four hosts in namespaces; without root the test is skipped."""
+    """The site, where its hosts are in namespaces; without root the test is skipped."""
     if not isinstance(_site, NamespaceSite):
         pytest.skip(request.config.stash[REASON])
     return _site
@@ -88,10 +89,10 @@ def site_of_its_own(request: pytest.FixtureRequest) -> Iterator[Callable[..., Si
     """Return a function that brings up a site for this test: ``kind=`` ``"namespaces"`` or ``"loopback"``."""
     with contextlib.ExitStack() as stack:
 
-        def make(*, kind: str = "namespaces", shared_home: bool = False) -> Site:
+        def make(*, kind: str = "namespaces", **layout: Any) -> Site:
             if kind == "namespaces":
                 request.getfixturevalue("root_site")  # skips where there are none
             made = NamespaceSite if kind == "namespaces" else LoopbackSite
-            return stack.enter_context(made(shared_home=shared_home))
+            return stack.enter_context(made(**layout))
 
         yield make

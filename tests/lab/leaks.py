@@ -70,7 +70,7 @@ def files_of_ports(site: Site, host: Host, user: str) -> Iterator[Path]:
     """Yield the files, sockets and links, not the directories, that ports keeps for `user` on `host`."""
     uid = site.account(user).uid
     try:
-        tops = [host.path("~/.local/state/ports", user=user), host.path("~/.ssh", user=user)]
+        tops = [host.find("~/.local/state/ports", user=user), host.find("~/.ssh", user=user)]
         temporary = host.temporary_directory
         tops += [path for path in temporary.iterdir() if path.lstat().st_uid == uid]
     except (LabError, OSError):

@@ -14,17 +14,19 @@ import pwd
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tests.lab import homes
 from tests.lab.credentials import Address, client_config, known_hosts, new_key
 from tests.lab.loopback_host import LoopbackHost
-from tests.lab.site import HOSTS, Account, LabError, NotPossibleError, Running, Site
+from tests.lab.site import Account, Host, LabError, NotPossibleError, Running, Site
+
+#: Where root's sshd confines what talks to strangers; Debian makes it when the service starts.
+SSHD_DIRECTORY = Path("/run/sshd")
 
 
 class LocalRunning(Running):
@@ -55,8 +57,9 @@ class LoopbackSite(Site):
     #: Hosts that have the tests' environment on the PATH of a login shell.
     installed = ("laptop", "server1")
 
-    def __init__(self, *, shared_home: bool = False) -> None:
-        if shared_home:
+    def __init__(self, **layout: Any) -> None:
+        super().__init__(**layout)
+        if self.layout.shared_home:
             raise NotPossibleError("on loopback two hosts with one home would be one machine; run as root")
         me = pwd.getpwuid(os.getuid())
         self.users = (me.pw_name,)
@@ -64,7 +67,7 @@ class LoopbackSite(Site):
         self.hosts: dict[str, LoopbackHost] = {}
         #: Directory of all files of the site.
         self.top = Path()
-        self._made_privsep = False
+        self._sshd_mark: Path | None = None
 
     def up(self) -> None:
         """Start all hosts; return when every sshd listens."""
@@ -75,13 +78,12 @@ class LoopbackSite(Site):
         # Below /tmp whatever TMPDIR says: a Unix socket's path must stay under 108 bytes.
         self.top = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp")).resolve()
         try:
-            if os.getuid() == 0 and not Path("/run/sshd").exists():
-                Path("/run/sshd").mkdir()
-                self._made_privsep = True
+            if os.getuid() == 0:
+                self._use_sshd_directory()
             self._key = new_key()
-            addresses = {host: free_address(number) for number, host in enumerate(HOSTS, start=1)}
-            self.hosts = {host: LoopbackHost(self, host, addresses[host]) for host in HOSTS}
-            self._furnish()
+            addresses = {host: free_address(number) for number, host in enumerate(self.layout.hosts, start=1)}
+            self.hosts = {host: LoopbackHost(self, host, addresses[host]) for host in self.layout.hosts}
+            self.furnish(self.layout.hosts)
             for found in self.hosts.values():
                 found.begin_power_on()
             for found in self.hosts.values():
@@ -90,6 +92,17 @@ class LoopbackSite(Site):
             self.down()
             raise
 
+    def _use_sshd_directory(self) -> None:
+        """Make the directory that root's sshd asks for, unless the system has it; sites side by side share it."""
+        mark = SSHD_DIRECTORY / self.top.name
+        if SSHD_DIRECTORY.exists() and not any(SSHD_DIRECTORY.glob("lab-*")):
+            return
+        while self._sshd_mark is None:
+            SSHD_DIRECTORY.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another site has just removed it
+                mark.touch()
+                self._sshd_mark = mark
+
     def down(self) -> None:
         """Stop all hosts and remove every trace; nothing if the site is down."""
         if self.top == Path():
@@ -97,30 +110,28 @@ class LoopbackSite(Site):
         for found in self.hosts.values():
             found.power_off()
         self.hosts = {}
-        if self._made_privsep:
-            Path("/run/sshd").rmdir()
-            self._made_privsep = False
+        if self._sshd_mark is not None:
+            self._sshd_mark.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another site uses it, too
+                SSHD_DIRECTORY.rmdir()
+            self._sshd_mark = None
         shutil.rmtree(self.top)
         self.top = Path()
 
-    def reset(self) -> None:
-        """End what runs on the hosts and make homes, keys and sshds as they were at first."""
-        for found in self.hosts.values():
-            found.reset()
-        self._furnish()
-
-    def _furnish(self) -> None:
+    def furnish(self, names: Sequence[str]) -> None:
+        """Make the homes on the hosts `names` as they are at first."""
         addresses = {name: found.address for name, found in self.hosts.items() if name != "laptop"}
         known = known_hosts(addresses, {name: found.key for name, found in self.hosts.items()})
-        laptop = self.hosts["laptop"]
-        extra = f"IdentityFile {laptop.home}/.ssh/id_ed25519\nIdentitiesOnly yes\n"
-        extra += f"UserKnownHostsFile {laptop.home}/.ssh/known_hosts\nGlobalKnownHostsFile /dev/null\n"
-        config = client_config(addresses, dash_f=f"-F {self._config} ", extra=extra)
         owner = self._me.pw_uid, self._me.pw_gid
-        for name, found in self.hosts.items():
-            files = homes.server_files(self._key)
-            if name == "laptop":
-                files = homes.client_files(self._key, config, known)
+        for name in names:
+            found = self.hosts[name]
+            files = homes.server_files(self._key) if name != "laptop" else {}
+            if name in self.layout.clients():
+                extra = f"IdentityFile {found.home}/.ssh/id_ed25519\nIdentitiesOnly yes\n"
+                extra += f"UserKnownHostsFile {found.home}/.ssh/known_hosts\nGlobalKnownHostsFile /dev/null\n"
+                dash_f = f"-F {self._config(name)} "
+                config = client_config(addresses, dash_f=dash_f, extra=extra, jump=name == "laptop")
+                files |= homes.client_files(self._key, config, known)
             if name in self.installed:
                 files |= homes.path_files(str(Path(sys.prefix, "bin")))
             homes.furnish(found.home, files, owner=owner)
@@ -139,9 +150,8 @@ class LoopbackSite(Site):
         for parent in list(path.parents)[:3]:
             parent.chmod(0o700)
 
-    @property
-    def _config(self) -> Path:
-        return self.hosts["laptop"].home / ".ssh/config"
+    def _config(self, host: str) -> Path:
+        return self.hosts[host].home / ".ssh/config"
 
     def account(self, user: str | None = None) -> Account:
         """Return the account `user`; its home is this user's own, not a host's."""
@@ -157,47 +167,37 @@ class LoopbackSite(Site):
         if host in self.installed:
             path.insert(0, own)
         names = {"USER": account.name, "LOGNAME": account.name, "SHELL": "/bin/sh", "LANG": "C.UTF-8"}
-        if host == "laptop":
-            names["DASK_PORTS__SSH__CONFIG"] = str(self._config)
+        if host in self.layout.clients():
+            names["DASK_PORTS__SSH__CONFIG"] = str(self._config(host))
         return {**found.marks, **names, "PATH": ":".join(path)}
 
     @property
     def ssh(self) -> list[str]:
         """The ssh program with the options that it needs: it takes ``~`` from the accounts, not from ``HOME``."""
-        return ["ssh", "-F", str(self._config)]
+        return ["ssh", "-F", str(self._config("laptop"))]
 
     @property
     def notebook_python(self) -> str:
         """Interpreter that has JupyterLab, Dask and IPython; here it has `ports`, too."""
         return sys.executable
 
-    def popen(
+    def start(
         self,
-        host: str,
+        host: Host,
         argv: Sequence[str],
+        user: str | None,
+        environ: dict[str, str],
         *,
-        user: str | None = None,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        stdin: int | IO[Any] | None = subprocess.DEVNULL,
-        stdout: int | IO[Any] | None = subprocess.PIPE,
-        stderr: int | IO[Any] | None = subprocess.PIPE,
+        cwd: str | None,
+        **files: Any,
     ) -> Running:
-        """Start `argv` on `host`, in the host's home, with `env` added to a login's environment."""
-        self.host(host)
-        environment = {**self.environment(host, user), **(env or {})}
-        return LocalRunning(
-            ["env", "--", *argv],  # which ends with 127 where there is no such program, as on other hosts
-            env=environment,
-            cwd=cwd or self.hosts[host].home,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
+        """Start `argv` with that environment, for `popen`; `files` are its standard files."""
+        command = ["env", "--", *argv]  # which ends with 127 where there is no such program, as on other hosts
+        home = self.hosts[host.name].home
+        return LocalRunning(command, env=environ, cwd=cwd or home, text=True, start_new_session=True, **files)
 
     def shell_command(self, host: str, user: str | None = None) -> tuple[list[str], dict[str, str]]:
         """Return the command and the environment that give a terminal a login shell on `host`."""
+        self.host(host).touched = True
         environment = self.environment(host, user) | {"TERM": os.environ.get("TERM", "xterm")}
         return ["env", "-C", str(self.hosts[host].home), "bash", "-l"], environment

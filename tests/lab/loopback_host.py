@@ -68,7 +68,7 @@ class LoopbackHost(Host):
             "Subsystem sftp internal-sftp",
         ]
         if self.name == "login":
-            servers = [self._site.hosts[name].address for name in ("server1", "server2")]
+            servers = [self._site.hosts[name].address for name in self._site.layout.servers]
             lines.append("PermitOpen " + " ".join(f"{server.hostname}:{server.port}" for server in servers))
         (self.directory / "sshd_config").write_text(server_config(lines, self._added))
 
@@ -108,6 +108,7 @@ class LoopbackHost(Host):
 
     def power_off(self) -> None:
         """Kill all that runs on the host, as a power failure does; but peers are told that it is gone."""
+        self.touched = True
         if self._sshd is not None:
             self._kill_all()
             self._sshd.kill()
@@ -134,7 +135,7 @@ class LoopbackHost(Host):
     def mend(self) -> None:
         """Nothing: see `cut`."""
 
-    def path(self, path: str, *, user: str | None = None) -> Path:
+    def find(self, path: str, *, user: str | None = None) -> Path:
         """Return where this process finds the host's file `path`; ``~/`` is the host's home."""
         self._site.account(user)
         return self.home / path[2:] if path.startswith("~") else Path(path)
@@ -151,6 +152,7 @@ class LoopbackHost(Host):
 
     def add_sshd_config(self, text: str) -> None:
         """Add `text` to sshd's configuration, before all else (a Match block: after), and have it read."""
+        self.touched = True
         self._added.append(text)
         self._reload()
 
@@ -176,6 +178,7 @@ class LoopbackHost(Host):
     def change_host_key(self) -> str:
         """Give the host a new key, which nobody knows yet; return its public half."""
         key = new_key()
+        self.touched = True
         self._key_changed = True
         self._write_key(key.private)
         self._reload()

@@ -66,7 +66,7 @@ class NamespaceHost(Host):
 
     def install(self) -> None:
         """Make the disk."""
-        self._packages = disk.new_disk(self.disk, self.name, self._site.accounts)
+        self._packages = disk.new_disk(self.disk, self.name, self._site.accounts, self._site.layout.hosts)
         disk.write_host_key(self.disk / "upper", self.key)
         self._write_sshd_config()
 
@@ -130,6 +130,7 @@ class NamespaceHost(Host):
         """Stop the host as a power failure does: nothing is closed, nobody is told, the disk stays."""
         if self._starter is None:
             return
+        self.touched = True
         self._link("down")  # first, lest the dying sockets take leave of their peers
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
@@ -151,6 +152,7 @@ class NamespaceHost(Host):
 
     def cut(self) -> None:
         """Drop every packet from and to the network; loopback goes on."""
+        self.touched = True
         self.mend()
         self._iptables("-I", "INPUT", "!", "-i", "lo", "-j", "DROP")
         self._iptables("-I", "OUTPUT", "!", "-o", "lo", "-j", "DROP")
@@ -164,8 +166,8 @@ class NamespaceHost(Host):
             raise LabError("a host is cut off by iptables, which is missing; apt install iptables")
         self._site.in_keeper(["iptables", "-w", *arguments], net=self.net_namespace)
 
-    def path(self, path: str, *, user: str | None = None) -> Path:
-        """Return where this process finds the host's file `path`; ``~/`` is the home of `user`."""
+    def find(self, path: str, *, user: str | None = None) -> Path:
+        """Return what `path` does, for who only looks."""
         if path == "~" or path.startswith("~/"):
             path = self._site.account(user).home + path[1:]
         if not self.pid:
@@ -175,7 +177,7 @@ class NamespaceHost(Host):
     @property
     def temporary_directory(self) -> Path:
         """Where this process finds the host's /tmp."""
-        return self.path("/tmp")
+        return self.find("/tmp")
 
     def write(self, path: str, text: str, *, user: str | None = None, mode: int = 0o644) -> None:
         """Write a file that belongs to `user`, with the directories it needs; ``~/`` is the user's home."""
@@ -185,6 +187,7 @@ class NamespaceHost(Host):
 
     def add_sshd_config(self, text: str) -> None:
         """Add `text` to sshd's configuration, before all else (a Match block: after), and have it read."""
+        self.touched = True
         self._added.append(text)
         self._write_sshd_config()
         self._reload()
@@ -192,12 +195,12 @@ class NamespaceHost(Host):
     def _write_sshd_config(self) -> None:
         lines = list(disk.SSHD_CONFIG)
         if self.name == "login":
-            lines.append("PermitOpen server1:22 server2:22")
+            lines.append("PermitOpen " + " ".join(f"{server}:22" for server in self._site.layout.servers))
         (self._etc / "ssh/sshd_config").write_text(server_config(lines, self._added))
 
     @property
     def _etc(self) -> Path:
-        return self.path("/etc") if self.pid else self.disk / "upper/etc"
+        return self.find("/etc") if self.pid else self.disk / "upper/etc"
 
     def _reload(self) -> None:
         if not self.pid:
@@ -216,19 +219,21 @@ class NamespaceHost(Host):
         """Give `user` the login shell `shell`, an absolute path."""
         if not Path(shell).exists():
             raise LabError(f"no shell {shell}")
+        self.touched = True
         self._shells[user] = shell
         disk.write_accounts(self._etc, self._site.accounts, self._shells)
 
     def change_host_key(self) -> str:
         """Give the host a new key, which nobody knows yet; return its public half."""
         key = new_key()
+        self.touched = True
         self._key_changed = True
         disk.write_host_key(self._etc.parent, key)
         self._reload()
         return key.public
 
     def reset(self) -> None:
-        """Make the system as it was at first; `NamespaceSite.reset` does the homes."""
+        """End what runs here and make the system as it was at first; homes are `NamespaceSite.furnish`'s."""
         self.power_on()
         self.mend()
         for process in self.processes():
@@ -239,7 +244,7 @@ class NamespaceHost(Host):
         seen = disk.visible(installed=self.name in self._site.installed).show
         for name in ("/tmp", "/var/tmp", "/dev/shm"):
             keep = tuple(path.relative_to(name).parts[0] for path in seen if path.is_relative_to(name))
-            homes.empty(self.path(name), keep=keep)
+            homes.empty(self.find(name), keep=keep)
         if self._shells:
             self._shells = {}
             disk.write_accounts(self._etc, self._site.accounts)

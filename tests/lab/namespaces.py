@@ -10,16 +10,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ports.state.waiting import wait_until
 from tests.lab import homes
 from tests.lab.credentials import Address, client_config, known_hosts, new_key
 from tests.lab.disk import NOTEBOOKS
 from tests.lab.namespace_host import HERE, SYSTEM_PATH, NamespaceHost, first_process
-from tests.lab.site import HOSTS, SERVERS, Account, LabError, Running, Site
+from tests.lab.site import Account, Host, LabError, Running, Site
 
 PROGRAMS = ("unshare", "nsenter", "ip", "mount", "pivot_root", "sshd")
 FIRST_UID = 4201
@@ -50,11 +50,13 @@ class NamespaceSite(Site):
     #: Hosts that have this machine's checkout and environment; the others have the system's Python only.
     installed = ("laptop", "server1")
 
-    def __init__(self, *, shared_home: bool = False) -> None:
+    def __init__(self, **layout: Any) -> None:
+        super().__init__(**layout)
         self.accounts = [
             Account(name, FIRST_UID + n, FIRST_UID + n, f"/home/{name}") for n, name in enumerate(self.users)
         ]
-        self.home_of = {host: "servers" if shared_home and host in SERVERS else host for host in HOSTS}
+        shared = self.layout.servers if self.layout.shared_home else ()
+        self.home_of = {host: "servers" if host in shared else host for host in self.layout.hosts}
         self._keys = {name: new_key() for name in self.users}
         self._keeper: subprocess.Popen[bytes] | None = None
         #: The keeper, as this process sees it.
@@ -70,10 +72,10 @@ class NamespaceSite(Site):
         """Start all hosts; return when every sshd listens."""
         try:
             self._start_keeper()
-            self.hosts = {name: NamespaceHost(self, name) for name in HOSTS}
+            self.hosts = {name: NamespaceHost(self, name) for name in self.layout.hosts}
             for host in self.hosts.values():
                 host.install()
-            self._furnish()
+            self.furnish(self.layout.hosts)
             for host in self.hosts.values():
                 host.begin_power_on()
             for host in self.hosts.values():
@@ -87,7 +89,7 @@ class NamespaceSite(Site):
             raise LabError("the site is up")
         namespaces = ["-m", "-n", "-p", "-u", "-i", "-f", "--kill-child", "--propagation", "private"]
         keeper = self._keeper = subprocess.Popen(
-            ["unshare", *namespaces, "sh", str(HERE / "keeper.sh")],
+            ["unshare", *namespaces, "sh", str(HERE / "keeper.sh"), *self.layout.servers],
             env={"PATH": SYSTEM_PATH},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -116,28 +118,23 @@ class NamespaceSite(Site):
         self.hosts = {}
         self.keeper_pid = 0
 
-    def reset(self) -> None:
-        """End what runs on the hosts and make homes, keys, shells and sshds as they were at first."""
-        for host in self.hosts.values():
-            host.reset()
-        self._furnish()
-
-    def _furnish(self) -> None:
-        addresses = {host: Address(host) for host in HOSTS if host != "laptop"}
+    def furnish(self, names: Sequence[str]) -> None:
+        """Make the homes on the hosts `names` as they are at first."""
+        addresses = {host: Address(host) for host in self.layout.hosts if host != "laptop"}
         known = known_hosts(addresses, {name: host.key for name, host in self.hosts.items()})
         for account in self.accounts:
             key = self._keys[account.name]
-            for host in HOSTS:
-                files = homes.server_files(key)
-                if host == "laptop":
-                    files = homes.client_files(key, client_config(addresses), known)
+            for host in names:
+                files = homes.server_files(key) if host != "laptop" else {}
+                if host in self.layout.clients():
+                    files |= homes.client_files(key, client_config(addresses, jump=host == "laptop"), known)
                 if set(self.installed) & set(self._hosts_with_home_of(host)):
                     files |= homes.path_files(str(Path(sys.prefix, "bin")))
                 home = self.top / "homes" / self.home_of[host] / account.name
                 homes.furnish(home, files, owner=(account.uid, account.gid))
 
     def _hosts_with_home_of(self, host: str) -> list[str]:
-        return [other for other in HOSTS if self.home_of[other] == self.home_of[host]]
+        return [other for other in self.layout.hosts if self.home_of[other] == self.home_of[host]]
 
     def account(self, user: str | None = None) -> Account:
         """Return the account `user`."""
@@ -167,30 +164,21 @@ class NamespaceSite(Site):
             raise LabError("the lab makes it out of a virtual environment, and the tests do not run in one")
         return str(NOTEBOOKS / "bin/python")
 
-    def popen(
+    def start(
         self,
-        host: str,
+        host: Host,
         argv: Sequence[str],
+        user: str | None,
+        environ: dict[str, str],
         *,
-        user: str | None = None,
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        stdin: int | IO[Any] | None = subprocess.DEVNULL,
-        stdout: int | IO[Any] | None = subprocess.PIPE,
-        stderr: int | IO[Any] | None = subprocess.PIPE,
+        cwd: str | None,
+        **files: Any,
     ) -> Running:
-        """Start `argv` on `host` as `user`, in the user's home, with `env` added to a login's environment."""
+        """Start `argv` with that environment, for `popen`; `files` are its standard files."""
         account = self.account(user)
-        where = [str(self._pid_of(host)), str(account.uid), str(account.gid), cwd or account.home]
-        return Running(
-            [sys.executable, "-I", "-S", str(HERE / "enter.py"), *where, *argv],
-            env={**self.environment(host, user), **(env or {})},
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
+        where = [str(self._pid_of(host.name)), str(account.uid), str(account.gid), cwd or account.home]
+        command = [sys.executable, "-I", "-S", str(HERE / "enter.py"), *where, *argv]
+        return Running(command, env=environ, text=True, start_new_session=True, **files)
 
     def _pid_of(self, host: str) -> int:
         found = self.host(host)
@@ -205,6 +193,7 @@ class NamespaceSite(Site):
         script(1) makes a terminal of the host's own: tmux, for one, wants to find its terminal below /dev.
         """
         account = self.account(user)
+        self.host(host).touched = True
         enter = ["nsenter", f"--target={self._pid_of(host)}", "-m", "-u", "-i", "-n", "-p"]
         become = [
             "setpriv",

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-HOSTS = ("laptop", "login", "server1", "server2")
-SERVERS = ("server1", "server2")
-
 
 class LabError(Exception):
     """The site cannot be built, or a step of it failed."""
@@ -24,6 +21,39 @@ class LabError(Exception):
 
 class NotPossibleError(LabError):
     """This kind of site cannot do that: the test needs hosts in namespaces, so root."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Which hosts a site has, and how they reach each other.
+
+    Parameters
+    ----------
+    n_servers : int
+        How many servers there are behind the login node: ``server1``, ``server2`` and so on.
+    shared_home : bool
+        One home for all servers, as with NFS; else each has its own.
+    between_servers : bool
+        On each server, too, users have a key and a configuration with which they reach the others by ssh.
+    """
+
+    n_servers: int = 2
+    shared_home: bool = False
+    between_servers: bool = False
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Names of the servers."""
+        return tuple(f"server{number}" for number in range(1, self.n_servers + 1))
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names of all hosts."""
+        return ("laptop", "login", *self.servers)
+
+    def clients(self) -> tuple[str, ...]:
+        """Return the hosts from which users reach others by ssh."""
+        return ("laptop", *(self.servers if self.between_servers else ()))
 
 
 @dataclass(frozen=True)
@@ -62,13 +92,53 @@ class HostListener:
 
 
 class Running(subprocess.Popen[str]):
-    """A command on a host. SIGINT reaches its whole process group, as Ctrl-C does; other signals the command alone."""
+    """A command on a host. SIGINT reaches its whole process group, as Ctrl-C does; other signals the command alone.
+
+    When its time is over, or the block that it was started for fails, all that it started ends with it.
+    """
+
+    #: Where it runs, and what all that it starts has in its environment; set by `Site.popen`.
+    on: Host
+    mark = b""
+
+    def communicate(self, input: str | None = None, timeout: float | None = None) -> tuple[str, str]:
+        """Do what `subprocess.Popen.communicate` does; who waited too long gets no second try."""
+        try:
+            return super().communicate(input, timeout)
+        except subprocess.TimeoutExpired:
+            self.end()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
+        if kind is not None:
+            self.end()
+        super().__exit__(kind, *details)
+
+    def end(self) -> None:
+        """Kill the command and what it started, also what left its process group."""
+        self.kill()
+        for process in self.on.processes():
+            with contextlib.suppress(OSError):
+                if self.mark in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
+                    os.kill(process.pid, signal.SIGKILL)
 
 
 class Host(ABC):
     """One machine of the site. Paths are paths on that machine; `user` is by default the first of the site."""
 
     name: str
+    #: Whether something here was run, changed or looked up since the last reset.
+    touched = True
+    #: Length of sshd's log at the last reset: each login makes it longer.
+    logged = 0
+
+    def was_used(self) -> bool:
+        """Tell whether the host may differ from what it was after the last reset."""
+        return self.touched or len(self.log()) != self.logged
+
+    def settle(self) -> None:
+        """Take note that the host is as it was at first."""
+        self.touched, self.logged = False, len(self.log())
 
     @abstractmethod
     def power_on(self) -> None:
@@ -86,9 +156,14 @@ class Host(ABC):
     def mend(self) -> None:
         """Undo `cut`."""
 
-    @abstractmethod
     def path(self, path: str, *, user: str | None = None) -> Path:
         """Return where this process finds the host's file `path`; ``~/`` is the home of `user`."""
+        self.touched = True
+        return self.find(path, user=user)
+
+    @abstractmethod
+    def find(self, path: str, *, user: str | None = None) -> Path:
+        """Return what `path` does, for who only looks."""
 
     @property
     @abstractmethod
@@ -120,12 +195,20 @@ class Host(ABC):
         """Return what listens on the host: TCP, and Unix sockets with a path; sshd's own left out."""
 
     @abstractmethod
+    def reset(self) -> None:
+        """End what runs here and make the system as it was at first; homes are `Site.furnish`'s."""
+
+    @abstractmethod
     def log(self) -> str:
         """Return what sshd logged."""
 
 
 class Site(ABC):
-    """Four hosts; use as a context manager, or `up` and `down`."""
+    """A laptop, a login node and servers; use as a context manager, or `up` and `down`."""
+
+    def __init__(self, **layout: Any) -> None:
+        #: Which hosts there are; the arguments are those of `Layout`.
+        self.layout = Layout(**layout)
 
     #: ``"namespaces"`` or ``"loopback"``.
     kind: str
@@ -143,9 +226,21 @@ class Site(ABC):
     def down(self) -> None:
         """Stop all hosts and remove every trace; nothing if the site is down."""
 
-    @abstractmethod
     def reset(self) -> None:
-        """End what runs on the hosts and make homes, keys, shells and sshds as they were at first."""
+        """End what runs on the hosts and make homes, keys, shells and sshds as they were at first.
+
+        A host that nobody used since the last reset is left alone.
+        """
+        used = [name for name, host in self.hosts.items() if host.was_used()]
+        for name in used:
+            self.hosts[name].reset()
+        self.furnish(used)
+        for name in used:
+            self.hosts[name].settle()
+
+    @abstractmethod
+    def furnish(self, names: Sequence[str]) -> None:
+        """Make the homes on the hosts `names` as they are at first."""
 
     @abstractmethod
     def account(self, user: str | None = None) -> Account:
@@ -165,7 +260,6 @@ class Site(ABC):
     def notebook_python(self) -> str:
         """Interpreter of an environment on the servers that has JupyterLab, Dask and IPython, but not `ports`."""
 
-    @abstractmethod
     def popen(
         self,
         host: str,
@@ -179,6 +273,26 @@ class Site(ABC):
         stderr: int | IO[Any] | None = subprocess.PIPE,
     ) -> Running:
         """Start `argv` on `host` as `user`, in the user's home, with `env` added to a login's environment."""
+        found = self.host(host)
+        found.touched = True
+        mark = f"LAB_COMMAND={uuid.uuid4()}"
+        environ = {**self.environment(host, user), **(env or {}), **dict([mark.split("=")])}
+        running = self.start(found, argv, user, environ, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr)
+        running.on, running.mark = found, mark.encode()
+        return running
+
+    @abstractmethod
+    def start(
+        self,
+        host: Host,
+        argv: Sequence[str],
+        user: str | None,
+        environ: dict[str, str],
+        *,
+        cwd: str | None,
+        **files: Any,
+    ) -> Running:
+        """Start `argv` with that environment, for `popen`; `files` are its standard files."""
 
     @abstractmethod
     def shell_command(self, host: str, user: str | None = None) -> tuple[list[str], dict[str, str]]:
@@ -208,26 +322,12 @@ class Site(ABC):
         as for any command that takes longer than `timeout` seconds, and all that the command started is killed.
         """
         stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
-        mark = f"LAB_COMMAND={uuid.uuid4()}"
-        environ = {**(env or {}), **dict([mark.split("=")])}
-        with self.popen(host, argv, user=user, env=environ, cwd=cwd, stdin=stdin) as running:
-            try:
-                stdout, stderr = running.communicate(input, timeout=timeout)
-            except BaseException:
-                running.kill()
-                self._end_marked(host, mark)
-                raise
+        with self.popen(host, argv, user=user, env=env, cwd=cwd, stdin=stdin) as running:
+            stdout, stderr = running.communicate(input, timeout=timeout)
         result = subprocess.CompletedProcess(list(argv), running.returncode, stdout, stderr)
         if check and result.returncode:
             raise LabError(f"{' '.join(argv)} on {host} ended with {result.returncode}:\n{stdout}{stderr}")
         return result
-
-    def _end_marked(self, host: str, mark: str) -> None:
-        """Kill the processes on `host` that have `mark` in their environment: what a command left behind."""
-        for process in self.host(host).processes():
-            with contextlib.suppress(OSError):
-                if mark.encode() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
-                    os.kill(process.pid, signal.SIGKILL)
 
     def __enter__(self) -> Site:
         self.up()
@@ -237,26 +337,23 @@ class Site(ABC):
         self.down()
 
 
-def open_site(*, shared_home: bool = False) -> tuple[Site, str | None]:
+def open_site(**layout: Any) -> tuple[Site, str | None]:
     """Bring up the best site that this machine allows; return it, and why it is not hosts in namespaces if it is not.
 
-    Parameters
-    ----------
-    shared_home : bool
-        One home for server1 and server2, as with NFS.
+    The arguments are those of `Layout`.
     """
     from tests.lab.loopback import LoopbackSite
     from tests.lab.namespaces import NamespaceSite, why_not
 
     reason = why_not()
     if reason is None:
-        hosts = NamespaceSite(shared_home=shared_home)
+        hosts = NamespaceSite(**layout)
         try:
             hosts.up()
         except LabError as error:
             reason = str(error)
         else:
             return hosts, None
-    site = LoopbackSite(shared_home=shared_home)
+    site = LoopbackSite(**layout)
     site.up()
     return site, reason

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from ports.state.waiting import wait_until
-from tests.lab.disk import ADDRESSES
+from tests.lab.disk import address_of
 from tests.security.conftest import CLUSTER, SECRET, TOKEN, AtWork, Scene, end, files, listening, tell, token_of
 
 pytestmark = pytest.mark.timeout(180)
@@ -261,7 +261,7 @@ def test_bob_does_not_join_tmux(alice: AtWork) -> None:
 
 def test_from_another_machine_nothing_answers(alice: AtWork, control: AtWork) -> None:
     def from_login(scene: Scene, attack: str) -> list[str]:
-        command = ["python3", *scene.attack(attack, ADDRESSES[scene.host], *sorted(listening(scene)))[1:]]
+        command = ["python3", *scene.attack(attack, address_of(scene.host), *sorted(listening(scene)))[1:]]
         done = scene.site.run("login", command, user="bob", timeout=120)
         assert done.returncode == 0, done.stderr
         return list(json.loads(done.stdout.splitlines()[-1])["fell"])
