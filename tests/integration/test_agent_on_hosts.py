@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import textwrap
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from ports.state.waiting import wait_until
 from tests.lab import Site
-from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 
 pytestmark = pytest.mark.timeout(120)
@@ -63,16 +61,6 @@ while True:
     connection.sendall(connection.recv(100))
     connection.close()
 """
-
-
-@pytest.fixture
-def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Site]:
-    """Alice's laptop; the connections that ports keeps on purpose end with the test."""
-    nothing_left.allow("file */ssh/*.log")
-    nothing_left.allow("file */logins/*")
-    yield site
-    code = "from ports.hosts import openssh; openssh.close_all()"
-    site.run("laptop", [site.python, "-c", code], timeout=60)
 
 
 def run(site: Site, alias: str, body: str, request: str = "{}") -> dict[str, Any]:

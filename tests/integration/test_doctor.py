@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +20,15 @@ from ports.doctor._there import SERVER_CHECKS
 from ports.doctor._way import HOP_CHECKS, JUMP_CHECKS
 from ports.state.waiting import wait_until
 from tests.lab import Site
-from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 
 pytestmark = pytest.mark.timeout(120)
+MAY_STAY = ("file */.ssh/authorized_keys",)  # of a host that was off, under its new pid
 
 SOON = {"DASK_PORTS__SSH__CONNECT_TIMEOUT": "3"}
 Rows = dict[str, dict[str, Any]]
 # what depends on how full and how busy the machine of the tests is
 OF_THIS_MACHINE = {"memory", "state-directory", "latency", "tmux"}
-
-
-@pytest.fixture
-def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Site]:
-    """Alice's laptop; the connections that ports keeps on purpose end with the test."""
-    nothing_left.allow("file */ssh/*.log")
-    nothing_left.allow("file */logins/*")
-    nothing_left.allow("file */doors/*")
-    nothing_left.allow("file */.ssh/authorized_keys")  # of a host that was off, under its new pid
-    yield site
-    code = "from ports.hosts import openssh; openssh.close_all()"
-    site.run("laptop", [site.python, "-c", code], check=True)
 
 
 def examine(site: Site, *hosts: str, env: dict[str, str] | None = None, code: int | None = None) -> Rows:

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import signal
 import textwrap
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from ports.state.waiting import wait_until
 from tests.lab import Site
+from tests.lab.laptop import PRELUDE as COMMON
+from tests.lab.laptop import python as run_python
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import HostProcess
 
 pytestmark = pytest.mark.timeout(120)
 
-PRELUDE = """
-import json, os, signal, socket, subprocess, sys, threading, time
+PRELUDE = (
+    COMMON
+    + """
 from pathlib import Path
-from ports.hosts import _ask as remote
 from ports.state import paths, runtime_directory
-from ports.hosts import openssh
-from ports.errors import PortsError
-def tell(function, *arguments, **options):
-    started = time.monotonic()
-    try:
-        return {"result": function(*arguments, **options)}
-    except PortsError as error:
-        row = {"type": type(error).__name__, "message": str(error), "network": getattr(error, "is_network", None)}
-        return {**row, "seconds": time.monotonic() - started}
-def say(what):
-    print(json.dumps(what), flush=True)
 def echo(alias, **options):
     return openssh.run(alias, "cat", input=b"there", **options).output
 def end(alias):
@@ -54,26 +44,10 @@ number = iter(range(1000))
 def local():
     return runtime_directory() / f"test{os.getpid()}-{next(number)}.sock"
 """
+)
+python = functools.partial(run_python, prelude=PRELUDE)
 SHORT = {"DASK_PORTS__SSH__PERSIST": "1"}
-
-
-@pytest.fixture
-def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Site]:
-    """Alice's laptop; the connections that ports keeps on purpose end with the test."""
-    nothing_left.allow("file */ssh/*.log")
-    nothing_left.allow("file */logins/*")
-    nothing_left.allow("file */doors/*")
-    nothing_left.allow("file */resolved/*")
-    nothing_left.allow("process *: sshd: *")  # that of a host which was cut off does not know that its peer went
-    yield site
-    python(site, "say(openssh.close_all())")
-
-
-def python(site: Site, code: str, *, timeout: float = 60, env: dict[str, str] | None = None) -> Any:
-    """Run `code` on the laptop as alice, and return what it says."""
-    done = site.run("laptop", [site.python, "-c", PRELUDE + textwrap.dedent(code)], timeout=timeout, env=env or {})
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+MAY_STAY = ("process *: sshd: *",)  # that of a host which was cut off does not know that its peer went
 
 
 def masters(site: Site, part: str = "") -> list[HostProcess]:

@@ -17,24 +17,21 @@ import pytest
 from ports.state.waiting import wait_until
 from tests.integration.test_remote import at_a_terminal
 from tests.lab import Site
+from tests.lab.laptop import PRELUDE as COMMON
+from tests.lab.laptop import python as run_python
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 
 pytestmark = pytest.mark.timeout(120)
 
 HOPS = ("login", "server1", "server2")
+MAY_STAY = ("file */.ssh/*",)
 TRANSPORT = {"DASK_PORTS__SSH__TRANSPORT": "paramiko"}
-PRELUDE = """
-import base64, hashlib, json, os, socket, sys, threading, time
-from ports.hosts import _ask as remote, _far_errors as far_errors, _transport as transports
-from ports.errors import PortsError
-def say(document):
-    print(json.dumps(document), flush=True)
-def tell(function, *arguments, **options):
-    try:
-        return {"result": function(*arguments, **options)}
-    except PortsError as error:
-        return far_errors.describe_error(error)
+PRELUDE = (
+    COMMON
+    + """
+import base64, hashlib
+from ports.hosts import _transport as transports
 def hostname(alias, **options):
     return transports.connection(alias, **options).run("uname -n; echo there").output.split()[-1]
 def read(local, n):
@@ -45,6 +42,7 @@ def read(local, n):
         n -= len(data)
     return b"".join(parts)
 """
+)
 # a server on the far side: prints its port, then sends back what comes, with a pause for nobody
 ECHO = """
 import socket, threading
@@ -59,22 +57,10 @@ while True:
 """
 
 
-@pytest.fixture
-def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Site:
-    """Alice's laptop, where every command goes by paramiko."""
-    nothing_left.allow("file */.ssh/*")
-    return site
-
-
 def python(site: Site, code: str, *arguments: str, env: dict[str, str] | None = None, timeout: float = 90) -> Any:
-    """Run `code` on the laptop, and return what it says."""
-    script = PRELUDE + textwrap.dedent(code)
-    done = site.run(
-        "laptop", [site.python, "-c", script, *arguments], env={**TRANSPORT, **(env or {})}, timeout=timeout
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return json.loads(done.stdout)
+    """Run `code` on the laptop, where every command goes by paramiko, and return what it says."""
+    env = {**TRANSPORT, **(env or {})}
+    return run_python(site, code, *arguments, prelude=PRELUDE, env=env, timeout=timeout, quiet=True)
 
 
 @pytest.fixture

@@ -11,47 +11,18 @@ import select
 import signal
 import textwrap
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from ports.state.waiting import wait_until
 from tests.lab import Site
-from tests.lab.leaks import LeakCheck
+from tests.lab.laptop import PRELUDE, python
 from tests.lab.namespaces import NamespaceSite
 
 pytestmark = pytest.mark.timeout(120)
 
-PRELUDE = """
-import json, sys, time
-from ports.hosts import _ask as remote, _far_errors as far_errors
-from ports.hosts import openssh
-from ports.errors import PortsError
-def tell(function, *arguments, **options):
-    try:
-        return {"result": function(*arguments, **options)}
-    except PortsError as error:
-        return {"error": far_errors.describe_error(error)}
-"""
 USER = "lambda alias: remote.probe(alias)['user']"
-
-
-@pytest.fixture
-def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Site]:
-    """Alice's laptop; the connections that ports keeps on purpose end with the test."""
-    nothing_left.allow("file */ssh/*.log")
-    nothing_left.allow("file */logins/*")
-    yield site
-    python(site, "print(json.dumps(openssh.close_all()))")
-
-
-def python(site: Site, code: str, *, timeout: float = 60, env: dict[str, str] | None = None) -> Any:
-    """Run `code` on the laptop as alice, and return what it prints as JSON."""
-    script = PRELUDE + textwrap.dedent(code)
-    done = site.run("laptop", [site.python, "-c", script], timeout=timeout, env=env or {})
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def probe_user(site: Site, alias: str, **options: Any) -> Any:
@@ -120,13 +91,13 @@ def test_a_logout_ends_the_connections_that_ports_keeps_and_says_which(laptop: S
 
 
 def test_an_unknown_host_is_told_with_names_that_resemble_it(laptop: Site) -> None:
-    error = probe_user(laptop, "servr1")["error"]
+    error = probe_user(laptop, "servr1")
     assert (error["type"], error["exit_code"]) == ("UnknownHostError", 5)
     assert "did you mean server1" in error["message"]
 
 
 def test_a_name_that_is_an_option_reaches_no_ssh(laptop: Site) -> None:
-    error = probe_user(laptop, "-oProxyCommand=touch /tmp/x")["error"]
+    error = probe_user(laptop, "-oProxyCommand=touch /tmp/x")
     assert error["type"] == "UnknownHostError"
 
 
@@ -147,13 +118,13 @@ def test_a_host_that_is_down_costs_the_others_nothing(root_site: NamespaceSite, 
 
 def test_a_jump_host_that_is_down_is_named(root_site: NamespaceSite, laptop: Site) -> None:
     laptop.host("login").cut()
-    error = probe_user(laptop, "server1", env={"DASK_PORTS__SSH__CONNECT_TIMEOUT": "2"})["error"]
+    error = probe_user(laptop, "server1", env={"DASK_PORTS__SSH__CONNECT_TIMEOUT": "2"})
     assert error["message"].startswith("server1: the jump host login: does not answer")
 
 
 def test_a_changed_host_key_is_refused_with_the_new_fingerprint(laptop: Site) -> None:
     laptop.host("server1").change_host_key()
-    error = probe_user(laptop, "server1")["error"]
+    error = probe_user(laptop, "server1")
     assert error["type"] == "HostKeyError"
     assert re.search(r"CHANGED to SHA256:\S+ .*ssh-keygen -f", error["message"])
 
@@ -163,7 +134,7 @@ def test_an_unknown_host_key_is_refused_with_its_fingerprint_and_the_command_tha
     known.write_text("\n".join(line for line in known.read_text().splitlines() if "server2" not in line) + "\n")
     if laptop.kind == "loopback":
         known.write_text("")
-    error = probe_user(laptop, "server2")["error"]
+    error = probe_user(laptop, "server2")
     assert error["type"] == "HostKeyError"
     assert re.search(r"not known here \(\S+ SHA256:\S+\); .* `ssh ", error["message"])
 
@@ -171,10 +142,10 @@ def test_an_unknown_host_key_is_refused_with_its_fingerprint_and_the_command_tha
 def test_a_host_that_wants_a_password_is_asked_once_and_then_waits_for_a_login(laptop: Site) -> None:
     server = laptop.host("server2")
     server.path("~/.ssh/authorized_keys").unlink()
-    first = probe_user(laptop, "server2")["error"]
+    first = probe_user(laptop, "server2")
     assert (first["type"], "ports login server2" in first["message"]) == ("LoginNeededError", True)
     logged = server.log().count("Connection closed by authenticating")
-    second = probe_user(laptop, "server2")["error"]
+    second = probe_user(laptop, "server2")
     assert second["type"] == "LoginNeededError" and "waits for a login" in second["message"]
     assert server.log().count("Connection closed by authenticating") == logged
 
@@ -184,7 +155,7 @@ def test_a_login_at_a_terminal_serves_the_commands_that_run_unattended(root_site
     server.path("~/.ssh/authorized_keys").unlink()
     server.add_sshd_config("PasswordAuthentication yes\nKbdInteractiveAuthentication no\n")
     laptop.run("server2", ["chpasswd", "-c", "SHA512"], user="root", input="alice:correct horse\n", check=True)
-    assert probe_user(laptop, "server2")["error"]["type"] == "LoginNeededError"
+    assert probe_user(laptop, "server2")["type"] == "LoginNeededError"
     shown = at_a_terminal(laptop, "exec ports login server2", {"password:": "correct horse\n"})
     assert "login to server2 (alice@" in shown and "connected to server2 as alice" in shown, shown
     assert probe_user(laptop, "server2") == {"result": "alice"}
@@ -244,7 +215,7 @@ def test_any_login_shell_and_noisy_start_files_do_not_disturb(laptop: Site, shel
 def test_a_host_without_python3_is_told_with_the_way_out(laptop: Site) -> None:
     laptop.host("server2").set_login_shell(laptop.users[0], "/bin/bash")
     laptop.host("server2").write("~/.bashrc", "PATH=/nowhere\n")
-    error = probe_user(laptop, "server2")["error"]
+    error = probe_user(laptop, "server2")
     assert error["type"] == "FarSideError"
     assert "there is no python3" in error["message"] and "ports.hosts.server2.env" in error["message"]
 
@@ -252,13 +223,13 @@ def test_a_host_without_python3_is_told_with_the_way_out(laptop: Site) -> None:
 def test_a_command_of_ports_runs_there_and_its_error_comes_back_with_its_exit_code(laptop: Site) -> None:
     code = """
         print(json.dumps([
-            tell(remote.run, "server1", ["cluster", "list"]),
-            tell(remote.run, "server1", ["cluster", "show", "nope"]),
+            tell(remote.run_ports, "server1", ["cluster", "list"]),
+            tell(remote.run_ports, "server1", ["cluster", "show", "nope"]),
         ]))
     """
     listed, shown = python(laptop, code)
     assert listed == {"result": []}
-    assert (shown["error"]["type"], shown["error"]["exit_code"]) == ("NotFoundError", 3)
+    assert (shown["type"], shown["exit_code"]) == ("NotFoundError", 3)
 
 
 def test_what_is_typed_for_a_host_stands_in_no_command_line_there(laptop: Site) -> None:
@@ -273,14 +244,14 @@ def test_what_is_typed_for_a_host_stands_in_no_command_line_there(laptop: Site) 
 
 
 def test_a_host_without_ports_says_how_to_name_it(root_site: NamespaceSite, laptop: Site) -> None:
-    error = python(laptop, "print(json.dumps(tell(remote.run, 'server2', ['cluster', 'list'])))")["error"]
+    error = python(laptop, "print(json.dumps(tell(remote.run_ports, 'server2', ['cluster', 'list'])))")
     assert (error["type"], error["exit_code"]) == ("FarSideError", 5)
     assert "ports is not installed" in error["message"]
 
 
 def test_ctrl_c_while_a_host_hangs_ends_the_command_at_once(root_site: NamespaceSite, laptop: Site) -> None:
     laptop.host("server2").cut()
-    code = PRELUDE + f"print('here', flush=True)\nremote.many(['server2', 'login'], {USER})"
+    code = PRELUDE + f"print('here', flush=True)\nremote.on_each(['server2', 'login'], {USER}, on_result=print)"
     running = laptop.popen("laptop", [laptop.python, "-c", code])
     assert running.stdout is not None and running.stdout.readline() == "here\n"
     wait_until(lambda: masters(laptop) or None, timeout=10, what="connection to the jump host")
@@ -300,7 +271,7 @@ def test_a_plain_list_asks_hosts_before_the_command_line_is_imported_and_takes_t
         __main__._begin(words)
         begun.append(sorted(alias for alias, _ in remote._begun))
         rows = tell(listeners.rows, ["server2"])
-        failed = tell(listeners.list, "nosuchhost")["error"]["type"]
+        failed = tell(listeners.list, "nosuchhost")["type"]
         begun.append([rows, failed, len(remote._begun)])
     print(json.dumps([begun, "click" in sys.modules]))
     """

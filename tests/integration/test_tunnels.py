@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import socket
@@ -15,6 +16,8 @@ import pytest
 
 from ports.state.waiting import wait_until
 from tests.lab import Site
+from tests.lab.laptop import PRELUDE as COMMON
+from tests.lab.laptop import python as run_python
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Running
@@ -22,20 +25,17 @@ from tests.lab.traffic import MUTE
 
 pytestmark = pytest.mark.timeout(120)
 
-PRELUDE = """
-import http.client, json, socket, sys, time, urllib.request
+PRELUDE = (
+    COMMON
+    + """
+import http.client, urllib.request
 from ports import tunnels
-from ports.hosts import _ask as remote, _far_errors as far_errors
-from ports.errors import PortsError
 def fetch(url):
     with urllib.request.urlopen(url, timeout=10) as answer:
         return answer.read().decode()
-def tell(function, *arguments, **options):
-    try:
-        return {"result": function(*arguments, **options)}
-    except PortsError as error:
-        return {"error": far_errors.describe_error(error)}
 """
+)
+python = functools.partial(run_python, prelude=PRELUDE)
 # The page names the host that serves it, so that a test sees where a link leads.
 PAGE = """
 import http.server, os, socket, sys, socketserver
@@ -72,15 +72,6 @@ Serve = Callable[..., int]
 
 
 @pytest.fixture
-def laptop(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Site]:
-    """Alice's laptop; the connections that ports keeps on purpose end with the test."""
-    nothing_left.allow("file */ssh/*.log")
-    yield site
-    close = "from ports.hosts import openssh; openssh.close_all()"
-    assert site.run("laptop", [site.python, "-c", close]).returncode == 0
-
-
-@pytest.fixture
 def serve(laptop: Site) -> Iterator[Serve]:
     """Return a function that starts a service on a host, and returns its port."""
     started: list[Running] = []
@@ -96,13 +87,6 @@ def serve(laptop: Site) -> Iterator[Serve]:
     for running in started:
         running.kill()
         running.communicate()
-
-
-def python(site: Site, code: str, *, timeout: float = 60, env: dict[str, str] | None = None) -> Any:
-    """Run `code` on the laptop as alice, and return what it prints as JSON."""
-    done = site.run("laptop", [site.python, "-c", PRELUDE + textwrap.dedent(code)], timeout=timeout, env=env or {})
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def ports(site: Site, *words: str, timeout: float = 60, env: dict[str, str] | None = None) -> Any:
@@ -427,7 +411,7 @@ def test_a_service_that_ended_between_is_an_error_with_the_reason(laptop: Site) 
         services.choose = choose
         print(json.dumps(tell(tunnels.open, "server1:{port}")))
     """
-    error = python(laptop, code)["error"]
+    error = python(laptop, code)
     gone.close()
     assert f"nothing answers at 127.0.0.1:{port} there (connect failed: Connection refused)" in error["message"]
 

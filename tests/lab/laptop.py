@@ -22,7 +22,7 @@ from tests.lab.site import Site
 PRELUDE = """
 import json, os, signal, socket, subprocess, sys, threading, time
 from ports.errors import PortsError
-from ports.hosts import _ask as remote, _far_errors as far_errors
+from ports.hosts import _ask as remote, _far_errors as far_errors, openssh
 def say(document):
     print(json.dumps(document), flush=True)
 def tell(function, *arguments, **options):
@@ -56,11 +56,12 @@ def python(
     prelude: str = PRELUDE,
     timeout: float = 60,
     env: dict[str, str] | None = None,
+    quiet: bool = False,
 ) -> Any:
-    """Run `code` on the laptop as alice, and return what it prints as JSON."""
+    """Run `code` on the laptop as alice, and return what it prints as JSON; `quiet`: it prints nothing on stderr."""
     script = prelude + textwrap.dedent(code)
     done = site.run("laptop", [site.python, "-c", script, *arguments], timeout=timeout, env=env or {})
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and not (quiet and done.stderr), done.stderr
     return json.loads(done.stdout)
 
 
