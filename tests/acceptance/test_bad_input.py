@@ -17,7 +17,7 @@ from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Host
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(90)]
 
 START = ("cluster", "start", "-H", "server1", "--n-workers", "1")
 

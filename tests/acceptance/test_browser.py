@@ -10,7 +10,7 @@ import pytest
 from tests.acceptance.chromium import CHROMIUM, NEEDS_CHROMIUM, TOOLS
 from tests.acceptance.conftest import AtWork
 
-pytestmark = [*NEEDS_CHROMIUM, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.ci, *NEEDS_CHROMIUM, pytest.mark.timeout(150)]
 
 BROWSE = (
     TOOLS

@@ -14,7 +14,7 @@ from tests.acceptance.chromium import CHROMIUM, NEEDS_CHROMIUM, TOOLS
 from tests.acceptance.conftest import AtWork, without_token
 from tests.lab.site import Running
 
-pytestmark = [*NEEDS_CHROMIUM, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ci, *NEEDS_CHROMIUM, pytest.mark.timeout(240)]
 
 # Lets in who comes with the token or with the cookie of it, and counts the visits in another cookie.
 SHOP = """

@@ -10,7 +10,7 @@ from tests.acceptance.chromium import NEEDS_CHROMIUM
 from tests.acceptance.conftest import AtWork, without_token
 from tests.acceptance.test_browser import browse
 
-pytestmark = [*NEEDS_CHROMIUM, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.ci, *NEEDS_CHROMIUM, pytest.mark.timeout(150)]
 DRAWN = "window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].roots().length > 0"
 
 

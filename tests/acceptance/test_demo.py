@@ -17,9 +17,13 @@ from ports.state.waiting import wait_until
 
 DEMO = Path(__file__).resolve().parents[2] / "scripts" / "demo"
 
-pytestmark = pytest.mark.skipif(
-    sys.prefix != str(DEMO.parents[1] / ".venv"), reason="the demo uses .venv of the checkout, these tests another one"
-)
+pytestmark = [
+    pytest.mark.ci,
+    pytest.mark.skipif(
+        sys.prefix != str(DEMO.parents[1] / ".venv"),
+        reason="the demo uses .venv of the checkout, these tests another one",
+    ),
+]
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ FROM_HOME = LADDER[-1]
 RUN = """
 import sys, nbformat
 from nbclient import NotebookClient
+
+pytestmark = pytest.mark.ci
 notebook = nbformat.read(sys.argv[1], as_version=4)
 try:
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()

@@ -27,7 +27,7 @@ host=quoted
 Include ~/more
 """
 
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+pytestmark = [pytest.mark.ci, pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.acceptance.conftest import Laptop
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
 Terminal = Callable[..., "pexpect.spawn[str]"]
 LEAVE = "\x02d"  # Ctrl-b d

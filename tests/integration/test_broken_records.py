@@ -24,7 +24,7 @@ from ports.sessions import processes
 from ports.state import make_private, paths
 from tests.integration.conftest import Home, new_home
 
-pytestmark = pytest.mark.xdist_group("machine")
+pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("machine")]
 
 ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("\0") | st.just("\ud800")
 VALUES = ODD | st.lists(ODD, max_size=2) | st.dictionaries(st.text(max_size=5), ODD, max_size=2) | st.just(10**30)
@@ -113,6 +113,7 @@ def test_no_document_at_all_ends_in_anything_else(place: Home, part: str, conten
 
 
 @pytest.mark.parametrize("key", ["address", "dashboard", "process", "versions"])
+@pytest.mark.quick
 def test_a_cluster_that_does_not_say_where_it_answers_is_unknown_and_says_which_record(place: Home, key: str) -> None:
     parts = whole("cluster")
     del parts["exit"], parts["running"][key]
@@ -126,6 +127,7 @@ def test_a_cluster_that_does_not_say_where_it_answers_is_unknown_and_says_which_
             clusters.cluster("main")
 
 
+@pytest.mark.quick
 def test_a_record_of_another_name_is_not_taken_for_this_one(place: Home) -> None:
     parts = whole("cluster")
     parts["record"]["name"] = "other"
@@ -141,6 +143,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
+@pytest.mark.quick
 def test_what_runs_is_stopped_although_it_says_nothing_of_itself_that_can_be_read_and_not_pruned(
     place: Home, sleeper: subprocess.Popen[bytes]
 ) -> None:
@@ -157,6 +160,7 @@ def test_what_runs_is_stopped_although_it_says_nothing_of_itself_that_can_be_rea
     assert sleeper.wait(5) == -signal.SIGTERM and not directory.exists()
 
 
+@pytest.mark.quick
 def test_what_is_gone_and_says_nothing_that_can_be_read_is_moved_aside(place: Home) -> None:
     parts = whole("cluster")
     parts["record"]["launcher"]["pid"] = 2**22 + 1  # above what Linux gives out

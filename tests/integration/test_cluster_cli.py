@@ -22,6 +22,8 @@ from ports import clusters, sessions
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 
+pytestmark = pytest.mark.ci
+
 SMALL = ["--n-workers", "1", "--threads-per-worker", "1"]
 
 
@@ -33,12 +35,14 @@ def main(shared_home: Home) -> Iterator[str]:
     shared_home.ports("cluster", "stop", "main")
 
 
+@pytest.mark.quick
 def test_start_tells_what_runs_and_what_to_type_at_home(main: str) -> None:
     lines = main.splitlines()
     assert lines[0] == "cluster 'main' runs: 1 worker with 1 thread"
     assert lines[1].startswith("at home:  ports open ") and lines[2].startswith("then:     http://localhost:")
 
 
+@pytest.mark.quick
 def test_list_is_a_table_for_people_and_json_for_programs(shared_home: Home, main: str) -> None:
     done = shared_home.ports("cluster", "list")
     heading, line = done.stdout.splitlines()
@@ -47,6 +51,7 @@ def test_list_is_a_table_for_people_and_json_for_programs(shared_home: Home, mai
     assert {"host", "kind", "name", "state", "url"} <= set(row) and row["kind"] == "cluster"
 
 
+@pytest.mark.quick
 def test_show_names_the_tmux_line_and_the_log(shared_home: Home, main: str) -> None:
     shown = shared_home.ports("cluster", "show", "main").stdout
     assert "tmux -S " in shown and "attach-session -t =cluster-main" in shown
@@ -54,12 +59,14 @@ def test_show_names_the_tmux_line_and_the_log(shared_home: Home, main: str) -> N
     assert shared_home.json("cluster", "show")["name"] == "main"
 
 
+@pytest.mark.quick
 def test_logs_shows_the_last_lines(shared_home: Home, main: str) -> None:
     assert "runs at unix://" in shared_home.ports("cluster", "logs", "main").stdout
     assert len(shared_home.ports("cluster", "logs", "-n", "2").stdout.splitlines()) == 2
     assert len(shared_home.json("cluster", "logs", "main", "-n", "3")["lines"]) == 3
 
 
+@pytest.mark.quick
 def test_restart_keeps_name_and_link(shared_home: Home, main: str) -> None:
     before = shared_home.json("cluster", "show", "main")
     after = shared_home.json("cluster", "restart", "main")
@@ -88,6 +95,7 @@ def test_restart_keeps_name_and_link(shared_home: Home, main: str) -> None:
         (["start", "x", "--option", "no_such=1"], 5, "StartError", "did not start: exit status 1"),
     ],
 )
+@pytest.mark.quick
 def test_what_cannot_be_is_one_line_an_exit_code_and_a_json_document(
     shared_home: Home, main: str, words: list[str], code: int, kind: str, message: str
 ) -> None:
@@ -161,6 +169,7 @@ def test_options_mean_the_same_everywhere(home: Home, start: object) -> None:
     assert {name: getattr(record, name) for name in EXPECTED} == EXPECTED
 
 
+@pytest.mark.quick
 def test_a_wrong_setting_names_file_key_and_value(home: Home) -> None:
     directory = Path(os.environ["DASK_CONFIG"])
     directory.mkdir()
@@ -248,6 +257,7 @@ def test_a_cluster_runs_in_another_environment(home: Home, tmp_path: Path) -> No
         assert client.submit(sum, [1, 2]).result() == 3
 
 
+@pytest.mark.quick
 def test_output_may_be_piped_to_a_program_that_ends_early(shared_home: Home, main: str) -> None:
     line = f"{sys.executable} -m ports cluster logs main -n 0 | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], cwd=shared_home.work, capture_output=True, text=True, timeout=30)

@@ -24,6 +24,8 @@ SMALL = {"n_workers": 1, "threads_per_worker": 1}
 # Ignores SIGTERM, and starts sessions of its own again and again: what a task may do.
 STUBBORN = """
 import signal, subprocess, sys, time
+
+pytestmark = pytest.mark.ci
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 children = []
 print("ready", flush=True)
@@ -64,6 +66,7 @@ def test_a_dashboard_answers_no_other_web_page(home: Home) -> None:
     started.stop()
 
 
+@pytest.mark.quick
 def test_modules_of_the_current_directory_are_not_run_by_a_start(home: Home, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     for name in ("tempfile", "uuid", "secrets"):
@@ -118,6 +121,7 @@ def test_modules_of_the_current_directory_are_not_run_by_workers_as_they_start(
         shutil.rmtree(home.disk / "dask-scratch-space")
 
 
+@pytest.mark.quick
 def test_a_tmux_socket_that_others_could_have_made_is_not_spoken_to(tmp_path: Path) -> None:
     place = tmp_path / "open"
     place.mkdir()
@@ -133,6 +137,7 @@ def test_a_tmux_socket_that_others_could_have_made_is_not_spoken_to(tmp_path: Pa
             listener.accept()
 
 
+@pytest.mark.quick
 def test_a_record_of_a_machine_made_from_the_same_image_is_not_judged() -> None:
     mine = probe.process_identity(os.getpid())
     assert probe.is_same_process_alive({**mine, "boot_id": "of yesterday"}) is False

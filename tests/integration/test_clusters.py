@@ -209,6 +209,7 @@ print(client.scheduler.address, client.submit(os.getppid, pure=False).result())
 """
 
 
+@pytest.mark.ci
 def test_eight_notebooks_that_ask_at_once_end_on_one_cluster(home: Home) -> None:
     cells = [
         subprocess.Popen([sys.executable, "-c", CELL], cwd=home.work, stdout=subprocess.PIPE, text=True)
@@ -292,6 +293,7 @@ def test_threads_of_one_process_are_a_cluster_too(home: Home) -> None:
 
 
 @pytest.mark.parametrize(("n_workers", "method"), [(1, "spawn"), (4, "forkserver")])
+@pytest.mark.ci
 def test_four_workers_and_more_start_by_forkserver(home: Home, n_workers: int, method: str) -> None:
     started = clusters.start("main", n_workers=n_workers, threads_per_worker=1)
     wait_until(lambda: home_workers(started) == n_workers or None, timeout=30, what="workers")

@@ -22,7 +22,7 @@ from ports.state.waiting import wait_until
 from tests.lab import Site
 from tests.lab.namespaces import NamespaceSite
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 MAY_STAY = ("file */.ssh/authorized_keys",)  # of a host that was off, under its new pid
 
 SOON = {"DASK_PORTS__SSH__CONNECT_TIMEOUT": "3"}
@@ -55,6 +55,7 @@ def the_rest_is_skipped(rows: Rows, host: str, failed: str) -> None:
 
 
 @pytest.mark.parametrize("alias", ["server1", "server1-old"])
+@pytest.mark.quick
 def test_a_way_that_is_well_is_well_in_every_line(laptop: Site, alias: str) -> None:
     rows = examine(laptop, alias, code=0)
     jump = "login"
@@ -71,6 +72,7 @@ def test_a_way_that_is_well_is_well_in_every_line(laptop: Site, alias: str) -> N
     assert ".ssh/config line" in rows[f"{alias} configuration"]["found"] or laptop.kind == "loopback"
 
 
+@pytest.mark.quick
 def test_a_person_reads_a_line_for_each_check_and_how_it_stands(laptop: Site) -> None:
     done = laptop.run("laptop", [laptop.python, "-m", "ports", "doctor", "server2", "nope"], timeout=100)
     blocks = done.stdout.split("\n\n")
@@ -103,6 +105,7 @@ def test_what_is_kept_from_before_serves_and_is_told_and_a_dead_one_is_replaced(
     assert rows["server2 python"]["state"] == "ok"
 
 
+@pytest.mark.quick
 def test_an_alias_that_is_not_there_is_told_with_those_that_resemble_it(laptop: Site) -> None:
     rows = examine(laptop, "servr1", "two words", code=5)
     found = rows["servr1 configuration"]
@@ -134,6 +137,7 @@ def test_a_server_that_is_down_is_told_apart_from_its_jump_host(root_site: Names
     assert not {key for key in states(rows, "failed") if key.startswith("server1")}
 
 
+@pytest.mark.quick
 def test_a_jump_host_that_is_down_is_the_one_that_is_named(root_site: NamespaceSite, laptop: Site) -> None:
     laptop.host("login").cut()
     rows = examine(laptop, "server1", env=SOON, code=5)

@@ -19,7 +19,7 @@ from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 from tests.lab import hog
 
-pytestmark = pytest.mark.xdist_group("machine")
+pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("machine")]
 
 GiB = 2**30
 SMALL = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "1GB", "force": True}

@@ -25,7 +25,7 @@ from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Running
 from tests.lab.traffic import Journey, Traffic, at_once, soon, stale
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(150)]
 
 
 TAKE = """
@@ -163,6 +163,7 @@ def test_when_the_far_sshd_stops_answering_a_new_connection_is_made_beside_it(jo
     assert seen.shown_after(begun, "down", "open") < stale()
 
 
+@pytest.mark.quick
 def test_a_connection_that_was_killed_is_made_anew_the_jump_host_s_too(journey: Journey) -> None:
     _, port = journey.serve("server1")
     rows = journey.open(f"server1:{port}")

@@ -20,7 +20,7 @@ from ports.clusters._cluster import Cluster
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 
-pytestmark = pytest.mark.xdist_group("machine")
+pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("machine")]
 
 HOUR, DAY = 3600, 86400
 SMALL = {"threads_per_worker": 1, "memory_limit": "500MB", "force": True}  # whatever runs beside the tests

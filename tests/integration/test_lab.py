@@ -24,7 +24,7 @@ SITES = pytest.mark.parametrize("kind", ["namespaces", "loopback"])
 MakeSite = Callable[..., Site]
 # tcsh takes no -c beside -l
 SHOW_PATH = {"tcsh": "printenv PATH", "fish": "fish -l -c 'printenv PATH'"}
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(60)]
 
 
 def ssh(site: Site, host: str, command: str, *, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -57,6 +57,7 @@ def test_the_login_node_forwards_to_the_ssh_of_the_servers_only(site_of_its_own:
     assert "administratively prohibited" in result.stderr
 
 
+@pytest.mark.quick
 def test_the_laptop_reaches_no_server_by_itself(root_site: NamespaceSite, fresh_home: Site) -> None:
     result = ssh(root_site, "server1", "true", options=("-oProxyJump=none", "-oConnectTimeout=3"))
     assert result.returncode == 255
@@ -64,6 +65,7 @@ def test_the_laptop_reaches_no_server_by_itself(root_site: NamespaceSite, fresh_
     assert ssh(root_site, "login", "hostname").stdout == "login\n"
 
 
+@pytest.mark.quick
 def test_each_host_is_a_machine_of_its_own(root_site: NamespaceSite, fresh_home: Site) -> None:
     seen = []
     for host in root_site.hosts:
@@ -79,6 +81,7 @@ def test_each_host_is_a_machine_of_its_own(root_site: NamespaceSite, fresh_home:
     assert root_site.run("server1", ["id", "-u"], user="bob").stdout != root_site.run("server1", ["id", "-u"]).stdout
 
 
+@pytest.mark.quick
 def test_nothing_of_ports_is_on_the_login_node_and_the_second_server(root_site: NamespaceSite) -> None:
     for host in ("login", "server2"):
         for python in ("/usr/bin/python3", sys.executable, *([root_site.notebook_python] if host == "server2" else [])):
@@ -135,6 +138,7 @@ def test_a_host_that_lost_power_comes_back_with_its_disk(site_of_its_own: MakeSi
     assert ssh(site, "server1", "cat $HOME/kept").stdout == "still here\n"
 
 
+@pytest.mark.quick
 def test_a_host_that_is_cut_off_goes_on_by_itself(root_site: NamespaceSite, fresh_home: Site) -> None:
     server = root_site.host("server1")
     server.cut()
@@ -158,6 +162,7 @@ def test_a_changed_host_key_and_sshd_configuration_last_until_the_reset(site_of_
 
 
 @SITES
+@pytest.mark.quick
 def test_a_reset_ends_processes_and_empties_homes(site_of_its_own: MakeSite, kind: str) -> None:
     site = site_of_its_own(kind=kind)
     assert ssh(site, "server1", "nohup sleep 1000 >/dev/null 2>&1 & touch $HOME/file").returncode == 0
@@ -245,12 +250,23 @@ def test_servers_do_not_reach_each_other_by_themselves(site_of_its_own: MakeSite
     assert site.run("server1", ["ssh", "-oBatchMode=yes", "-oConnectTimeout=3", "server2", "true"]).returncode == 255
 
 
+@pytest.mark.quick
 def test_a_reset_leaves_alone_who_was_not_used(root_site: NamespaceSite, fresh_home: Site) -> None:
     assert ssh(root_site, "server1", "nohup sleep 1000 >/dev/null 2>&1 & touch ~/file").returncode == 0
     assert [name for name, host in root_site.hosts.items() if host.was_used()] == ["laptop", "login", "server1"]
     root_site.reset()
     assert not [name for name, host in root_site.hosts.items() if host.was_used()]
     assert not live(root_site.host("server1")) and not root_site.host("server1").find("~/file").exists()
+
+
+def test_a_command_that_is_killed_stays_no_zombie(root_site: NamespaceSite, fresh_home: Site) -> None:
+    laptop = root_site.host("laptop")
+    running = root_site.popen("laptop", ["sleep", "1000"], user="bob")
+    wait_until(lambda: any("sleep" in one.command for one in live(laptop)) or None, timeout=20, what="sleep")
+    running.kill()
+    running.communicate()
+    assert running.returncode == -signal.SIGKILL
+    assert not laptop.processes()
 
 
 def test_loopback_says_what_it_cannot_do(site_of_its_own: MakeSite) -> None:
@@ -344,6 +360,7 @@ def test_the_site_is_there_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["run", "communicate", "block"])
+@pytest.mark.quick
 def test_what_a_command_started_ends_with_its_time(site: Site, how: str) -> None:
     code = "import subprocess; subprocess.Popen(['sleep', '61.5'], start_new_session=True).wait()"
     command = ["/usr/bin/python3", "-c", code]

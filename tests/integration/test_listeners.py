@@ -89,6 +89,7 @@ with ports.client(reuse="any") as client:
 
 
 @pytest.mark.parametrize("security", ["sockets", "tls"])
+@pytest.mark.ci
 def test_what_a_task_opens_is_listed_with_what_others_can_do_with_it(home: Home, security: str) -> None:
     started = clusters.start("main", n_workers=1, security=security)
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

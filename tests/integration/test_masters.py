@@ -19,7 +19,7 @@ from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import HostProcess
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
 PRELUDE = (
     COMMON
@@ -81,11 +81,12 @@ def test_a_connection_in_hand_does_not_end_for_want_of_use(laptop: Site) -> None
 
 
 @pytest.mark.parametrize("moment", ["before the next hop", "while the next hop starts"])
+@pytest.mark.quick
 def test_a_way_is_made_although_the_jump_host_s_connection_ends_meanwhile(laptop: Site, moment: str) -> None:
     code = f"""
         from ports.hosts.openssh import login as logins
         openssh.connect("login")
-        real, ended = logins.children.run_to_end, []
+        real, ended = logins.processes.run_to_end, []
         def run(arguments, **options):
             if "-M" in arguments and not ended:
                 ended.append(True)
@@ -94,7 +95,7 @@ def test_a_way_is_made_although_the_jump_host_s_connection_ends_meanwhile(laptop
                 else:
                     threading.Timer(0.03, end, ("login",)).start()
             return real(arguments, **options)
-        logins.children.run_to_end = run
+        logins.processes.run_to_end = run
         master = openssh.connect("server1")
         say([ended, echo("server1")])
     """
@@ -141,6 +142,7 @@ def test_what_is_asked_of_a_connection_that_ended_is_told_as_lost(laptop: Site) 
     )
 
 
+@pytest.mark.quick
 def test_a_jump_host_s_connection_that_was_killed_is_made_anew(laptop: Site) -> None:
     python(laptop, "openssh.connect('login'); say(0)")
     (login,) = masters(laptop)
@@ -323,6 +325,7 @@ def test_connecting_takes_no_longer_than_it_may(
     assert all(one["seconds"] < 8 for one in told), told  # 3 s, and what a busy machine adds
 
 
+@pytest.mark.quick
 def test_a_server_that_refuses_is_told_from_a_network_that_does(laptop: Site) -> None:
     laptop.host("server2").path("~/.ssh/authorized_keys").unlink()
     code = "say([tell(openssh.connect, 'server2', batch=True, timeout=9), tell(openssh.connect, 'login9', timeout=9)])"
@@ -517,6 +520,7 @@ USE = """
 """
 
 
+@pytest.mark.quick
 def test_a_user_s_own_connection_is_used_and_neither_ended_nor_left_with_forwards(laptop: Site) -> None:
     own = OwnMaster(laptop, "server1")
     before = own.pid()

@@ -16,7 +16,7 @@ from ports.state.waiting import wait_until
 from tests.lab.disk import address_of
 from tests.lab.namespaces import NamespaceSite
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
 FETCH = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=10).read().decode())"
 

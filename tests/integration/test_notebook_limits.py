@@ -18,6 +18,8 @@ from ports.notebooks._notebook import Notebook
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home, new_home
 
+pytestmark = pytest.mark.ci
+
 HOUR, DAY = 3600, 86400
 
 

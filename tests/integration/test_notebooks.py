@@ -29,6 +29,8 @@ from ports.state import paths, runtime_directory
 from ports.state.waiting import wait_until
 from tests.integration.conftest import new_home
 
+pytestmark = pytest.mark.ci
+
 TOKEN_LENGTH = 48
 
 
@@ -152,6 +154,7 @@ def files_of(state: Path) -> set[str]:
     return {path.name for path in found} - {"host.json", "runtime.json"}
 
 
+@pytest.mark.quick
 def test_a_server_answers_those_who_know_its_token_and_nobody_else(shared: Notebook, root: Path) -> None:
     assert (shared.state, shared.managed, shared.root) == ("running", True, str(root))
     assert ask(shared, "GET", "/api/status")[0] == 200
@@ -160,11 +163,13 @@ def test_a_server_answers_those_who_know_its_token_and_nobody_else(shared: Noteb
     assert [one["name"] for one in ask(shared, "GET", "/api/contents")[1]["content"]] == ["notes & more.txt"]
 
 
+@pytest.mark.quick
 def test_it_listens_on_loopback_only(shared: Notebook) -> None:
     found = [one for one in probe.probe({"ask_http": False})["listeners"] if one.get("pid") == shared.pid]
     assert {(one["address"], one["port"]) for one in found} == {("127.0.0.1", shared.port)}
 
 
+@pytest.mark.quick
 def test_its_link_opens_lab_without_news_or_updates(shared: Notebook) -> None:
     assert shared.url == f"http://127.0.0.1:{shared.port}/lab?token={shared.token}"
     status, page, _ = ask(shared, "GET", f"/lab?token={shared.token}", token=None)
@@ -172,6 +177,7 @@ def test_its_link_opens_lab_without_news_or_updates(shared: Notebook) -> None:
     assert '"news": {"disabled": true}' in page
 
 
+@pytest.mark.quick
 def test_a_row_holds_no_token(shared: Notebook) -> None:
     row = notebooks.get("shared").row()
     assert row["url"] == f"http://127.0.0.1:{shared.port}/lab"
@@ -179,6 +185,7 @@ def test_a_row_holds_no_token(shared: Notebook) -> None:
     assert str(shared.token) not in json.dumps(row) + repr(shared) + shared._repr_html_()
 
 
+@pytest.mark.quick
 def test_kernels_and_pages_work_through_a_tunnel_on_another_port(shared: Notebook) -> None:
     assert shared.port is not None
     with relay(shared.port) as near:
@@ -196,6 +203,7 @@ def test_kernels_and_pages_work_through_a_tunnel_on_another_port(shared: Noteboo
         assert ask(shared, "DELETE", f"/api/kernels/{made['id']}", port=near)[0] == 204
 
 
+@pytest.mark.quick
 def test_no_command_line_environment_or_log_shows_the_token(shared: Notebook) -> None:
     token = str(shared.token)
     kernel = ask(shared, "POST", "/api/kernels")[1]["id"]
@@ -214,6 +222,7 @@ def test_no_command_line_environment_or_log_shows_the_token(shared: Notebook) ->
         ask(shared, "DELETE", f"/api/kernels/{kernel}")
 
 
+@pytest.mark.quick
 def test_kernels_speak_over_sockets_that_only_their_user_may_open(shared: Notebook) -> None:
     kernel = ask(shared, "POST", "/api/kernels")[1]["id"]
     try:
@@ -236,10 +245,12 @@ def test_kernels_speak_over_sockets_that_only_their_user_may_open(shared: Notebo
         ask(shared, "DELETE", f"/api/kernels/{kernel}")
 
 
+@pytest.mark.quick
 def test_the_longest_name_leaves_room_for_the_sockets_of_kernels() -> None:
     assert len(str(runtime_directory() / "nb-0123456789" / f"kernel-{uuid.uuid4()}-ipc-99")) < 104  # macOS's limit
 
 
+@pytest.mark.quick
 def test_a_second_start_of_a_name_is_a_conflict_that_says_how_to_get_there(shared: Notebook) -> None:
     with pytest.raises(errors.NameInUseError, match=r"`ports open \S+:shared` opens it at home") as raised:
         notebooks.start("shared")
@@ -409,6 +420,7 @@ def by_hand(root: Path, log: Path, *options: str) -> Iterator[subprocess.Popen[b
             process.terminate()
 
 
+@pytest.mark.quick
 def test_a_server_that_was_started_by_hand_is_found_and_left_alone(state: Path) -> None:
     root = state / "Thesis 2026"
     root.mkdir()
@@ -493,6 +505,7 @@ def test_without_tmux_it_runs_detached(root: Path, monkeypatch: pytest.MonkeyPat
     assert not psutil.pid_exists(found.pid) or psutil.Process(found.pid).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.quick
 def test_bad_input_is_refused_before_anything_starts(root: Path, state: Path) -> None:
     before = files_of(state)
     empty = state / "empty"

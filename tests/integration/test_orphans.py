@@ -14,7 +14,7 @@ from ports import clusters
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="subreapers are Linux's")
+pytestmark = [pytest.mark.ci, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="subreapers are Linux's")]
 # With a cleaned environment, in a session of its own, its parent gone: as daemons do it.
 DAEMON = """
 import os, time
@@ -138,6 +138,7 @@ def test_what_tasks_start_ends_when_the_owner_is_killed(home: Home, processes: b
     assert clusters.get("main").state == "stopped"
 
 
+@pytest.mark.quick
 def test_what_tasks_start_ends_when_threads_of_the_owner_run_anew(home: Home) -> None:
     cluster = clusters.start("main", n_workers=1, threads_per_worker=1, processes=False)
     with cluster.get_client() as client:

@@ -22,7 +22,7 @@ from tests.lab.laptop import python as run_python
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
 HOPS = ("login", "server1", "server2")
 MAY_STAY = ("file */.ssh/*",)
@@ -80,12 +80,14 @@ def test_a_host_is_reached_through_its_jump_host_and_its_key_checked(laptop: Sit
     assert python(laptop, f"say(remote.probe({alias!r})['user'])") == laptop.users[0]
 
 
+@pytest.mark.quick
 def test_without_an_ssh_program_the_same_configuration_leads_there(laptop: Site) -> None:
     env = {"DASK_PORTS__SSH__PROGRAM": "no-such-ssh", "DASK_PORTS__SSH__TRANSPORT": "auto"}
     said = python(laptop, "say([transports.choose_transport(), tell(hostname, 'server1', batch=True)])", env=env)
     assert said == ["paramiko", {"result": "there"}]
 
 
+@pytest.mark.quick
 def test_a_command_gets_its_input_and_gives_output_stderr_and_status(laptop: Site) -> None:
     code = """
         over = transports.connection("server1")
@@ -219,6 +221,7 @@ def test_a_jump_host_that_forbids_forwarding_leads_on_by_a_command(laptop: Site,
     wait_until(lambda: not left() or None, timeout=10, what="end of the relay on the jump host")
 
 
+@pytest.mark.quick
 def test_an_unknown_key_is_refused_with_its_fingerprint_and_the_command_that_accepts_it(laptop: Site) -> None:
     known = laptop.host("laptop").path("~/.ssh/known_hosts")
     known.write_text("")
@@ -241,6 +244,7 @@ def test_a_first_key_is_noted_where_the_configuration_says_so(laptop: Site) -> N
     assert len(lines) == 3 and set(" ".join(lines[1:]).split()) <= before
 
 
+@pytest.mark.quick
 def test_a_changed_key_is_refused_always(laptop: Site) -> None:
     config = laptop.host("laptop").path("~/.ssh/config")
     config.write_text("StrictHostKeyChecking no\n" + config.read_text())

@@ -149,6 +149,7 @@ def test_a_silent_port_is_asked_by_http() -> None:
     assert rows_of(document, other.port)[0]["http"] is False
 
 
+@pytest.mark.ci
 def test_who_accepts_may_compute_for_longer_than_who_does_not_even_accept() -> None:
     with Server(answer=b"HTTP/1.0 200 OK\r\n\r\n", computes=2.2) as slow:
         (row,) = rows_of(probe.probe({"port": slow.port, "patience": 2.0}), slow.port)
@@ -253,6 +254,7 @@ def test_a_hand_started_dask_is_one_listener(run: Run, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.ci
 def test_a_jupyter_server_on_a_unix_socket_is_found(run: Run, own_state: Path) -> None:
     path = own_state / "jupyter.sock"
     argv = [sys.executable, "-m", "jupyter_server", "--allow-root", "--no-browser", f"--ServerApp.sock={path}"]

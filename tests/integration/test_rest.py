@@ -20,7 +20,7 @@ from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 from tests.integration.test_idle import DAY, HOUR, SMALL, log_has, workers
 
-pytestmark = pytest.mark.xdist_group("machine")
+pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("machine")]
 
 
 class Counter:

@@ -30,7 +30,7 @@ from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 from tests.integration.test_clusters import alive, start_children
 
-pytestmark = pytest.mark.xdist_group("machine")
+pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("machine")]
 
 SMALL = {"n_workers": 1, "threads_per_worker": 1}
 
@@ -46,6 +46,7 @@ def gone(home: Home) -> None:
 
 
 @pytest.mark.parametrize("victim", ["owner", "launcher"])
+@pytest.mark.quick
 def test_what_was_killed_is_stopped_with_its_reason_and_leaves_no_process(home: Home, victim: str) -> None:
     started = clusters.start("main", **SMALL)
     with started.get_client() as client:
@@ -121,6 +122,7 @@ def test_the_next_cell_starts_a_new_one_and_says_so(home: Home) -> None:
     assert len(list(home.disk.iterdir())) == 1  # the scratch of the dead one is gone
 
 
+@pytest.mark.quick
 def test_a_start_that_fails_says_why_and_leaves_nothing(home: Home) -> None:
     with pytest.raises(errors.StartError) as caught:
         clusters.start("main", no_such_keyword=1)
@@ -152,6 +154,7 @@ def test_a_start_that_takes_too_long_is_given_up(home: Home) -> None:
     gone(home)
 
 
+@pytest.mark.quick
 def test_closing_the_terminal_of_the_starter_leaves_the_cluster(home: Home) -> None:
     code = "import ports; print(ports.client(n_workers=1, threads_per_worker=1)); import time; time.sleep(600)"
     pid, terminal = pty.fork()
@@ -173,6 +176,7 @@ def test_closing_the_terminal_of_the_starter_leaves_the_cluster(home: Home) -> N
         assert client.submit(sum, [1, 2]).result() == 3
 
 
+@pytest.mark.quick
 def test_without_tmux_all_but_attach_works(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(home.work))  # nothing is found there
     started = clusters.start("main", **SMALL)
@@ -232,6 +236,7 @@ def start_a_child(program: str) -> int:
     return subprocess.Popen([program, "600"], start_new_session=True).pid
 
 
+@pytest.mark.quick
 def test_the_session_is_a_plain_tmux_session(home: Home) -> None:
     row = clusters.start("main", **SMALL).row()
     words = row["tmux"].split()
@@ -277,6 +282,7 @@ def of_another_machine(record: dict[str, Any]) -> None:
     record["launcher"] |= {"machine": "0" * 32}
 
 
+@pytest.mark.quick
 def test_the_record_of_another_machine_is_unknown_and_stays(home: Home) -> None:
     found = plant(home, of_another_machine)
     assert (found.state, found.reason) == ("unknown", "it belongs to another machine or container")
@@ -297,6 +303,7 @@ def test_what_ran_before_a_reboot_is_stopped(home: Home) -> None:
     assert clusters.prune() == ["main"]
 
 
+@pytest.mark.quick
 def test_prune_removes_what_a_crash_left_half_made(home: Home) -> None:
     half = sessions.folder("cluster", paths.make_state()) / ".main.1a2b3c4d"
     half.mkdir(parents=True)
@@ -350,6 +357,7 @@ def test_a_record_that_cannot_be_read_is_named_and_kept(home: Home, text: str, e
 @pytest.mark.parametrize(
     "text", ['{"format": 99}', '{"format": 1, "pro', '{"format": 1}', '{"format": 1, "process": 3}']
 )
+@pytest.mark.quick
 def test_the_other_files_of_a_session_may_be_broken_too(home: Home, file: str, text: str) -> None:
     found = plant(home, of_another_machine)
     path = getattr(found._now.found.files, file)
@@ -364,6 +372,7 @@ def test_the_other_files_of_a_session_may_be_broken_too(home: Home, file: str, t
 # --- disks ---
 
 
+@pytest.mark.quick
 def test_a_read_only_home_gives_one_line(home: Home) -> None:
     shutil.rmtree(home.state, ignore_errors=True)
     if os.getuid() == 0:
@@ -391,6 +400,7 @@ def test_a_read_only_home_gives_one_line(home: Home) -> None:
 
 
 @pytest.mark.parametrize("free", [0, 6000])
+@pytest.mark.quick
 def test_a_full_disk_gives_one_line_and_leaves_nothing_half_started(home: Home, free: int) -> None:
     if os.getuid():
         pytest.skip("only root can mount a small disk")

@@ -13,7 +13,7 @@ import pytest
 from ports.state.waiting import wait_until
 from tests.lab.namespaces import NamespaceSite
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
 SECOND = 1 / 3600  # in hours, as idle is told
 START = "import json, ports, sys; ports.clusters.start('main', threads_per_worker=1, **json.loads(sys.argv[1]))"

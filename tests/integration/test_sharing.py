@@ -25,7 +25,7 @@ from tests.integration.conftest import Home
 from tests.lab import hog
 from tests.lab.namespaces import NamespaceSite
 
-pytestmark = pytest.mark.xdist_group("machine")
+pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("machine")]
 
 SMALL = {"n_workers": 1, "threads_per_worker": 1}
 GIB = 1 << 30
@@ -37,6 +37,7 @@ def promise_of(cluster: Cluster) -> dict[str, Any] | None:
     return next((one for one in promises() if one["pid"] == pid), None)
 
 
+@pytest.mark.quick
 def test_a_start_says_how_its_size_came_about(home: Home) -> None:
     done = home.ports("cluster", "start", "--n-workers", "1", "--threads-per-worker", "1")
     assert done.returncode == 0, done.stderr
@@ -59,6 +60,7 @@ def test_a_default_cluster_is_a_share_of_what_is_available(home: Home) -> None:
     assert row["n_threads"] == record.n_workers * record.threads_per_worker
 
 
+@pytest.mark.quick
 def test_a_promise_follows_its_cluster_and_ends_with_it(home: Home) -> None:
     started = clusters.start("main", memory_limit="500MB", **SMALL)
     found = promise_of(started)
@@ -114,6 +116,7 @@ def test_threads_of_one_process_keep_their_promise_over_a_restart(home: Home) ->
     assert wait_until(lambda: promise_of(started), timeout=10, what="the promise")["bytes"] == 500_000_000
 
 
+@pytest.mark.quick
 def test_more_than_the_machine_has_is_refused_unless_it_is_forced(home: Home) -> None:
     whole = machine.usage().memory_bytes
     done = home.ports("cluster", "start", "main", "--n-workers=2", f"--memory-limit={whole}", "--json")

@@ -23,7 +23,7 @@ from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Running
 from tests.lab.traffic import MUTE
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
 PRELUDE = (
     COMMON
@@ -115,6 +115,7 @@ def listening(site: Site, port: int) -> set[str]:
     return {address for address, _, number in found if number == str(port)}
 
 
+@pytest.mark.quick
 def test_a_page_behind_the_jump_host_opens_under_the_same_link_each_time(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
     code = f"""
@@ -130,6 +131,7 @@ def test_a_page_behind_the_jump_host_opens_under_the_same_link_each_time(laptop:
     assert first[0].startswith("http://localhost:2") or first[0].startswith("http://localhost:3")
 
 
+@pytest.mark.quick
 def test_two_servers_open_in_parallel_and_one_that_fails_costs_the_other_nothing(laptop: Site, serve: Serve) -> None:
     one, other = serve("server1"), serve("server2")
     targets = [f"server1:{one}", f"server2-none:{one}", f"server2:{other}", "server1:nope"]
@@ -145,6 +147,7 @@ def test_two_servers_open_in_parallel_and_one_that_fails_costs_the_other_nothing
     assert errors == {("server2-none", 5), ("server1", 3)}
 
 
+@pytest.mark.quick
 def test_ctrl_c_frees_the_port_at_once_and_leaves_the_connection(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
     running, rows = open_in_foreground(laptop, f"server1:{port}")
@@ -248,6 +251,7 @@ def test_a_forward_that_cannot_be_made_is_the_error_of_its_tunnel_and_of_nothing
     assert [(row["kind"] == "host", row["state"], row.get("exit_code")) for row in rows] == [(False, "error", 5)]
 
 
+@pytest.mark.quick
 def test_a_local_port_that_was_asked_for_and_is_taken_is_an_error_that_names_the_holder(
     laptop: Site, serve: Serve
 ) -> None:
@@ -257,6 +261,7 @@ def test_a_local_port_that_was_asked_for_and_is_taken_is_an_error_that_names_the
     assert f"port {taken} is held by {laptop.users[0]} (python3" in rows[0]["error"]
 
 
+@pytest.mark.quick
 def test_local_port_0_picks_a_free_one(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
     code = f"""
@@ -266,6 +271,7 @@ def test_local_port_0_picks_a_free_one(laptop: Site, serve: Serve) -> None:
     assert python(laptop, code) == "page of server1"
 
 
+@pytest.mark.quick
 def test_another_users_listener_is_refused_unless_the_owner_is_named(
     root_site: NamespaceSite, laptop: Site, serve: Serve
 ) -> None:
@@ -307,6 +313,7 @@ def test_a_logout_says_which_tunnels_will_connect_again(laptop: Site, serve: Ser
     assert "tunnels" not in done.stderr
 
 
+@pytest.mark.quick
 def test_in_the_background_tunnels_are_listed_used_and_closed_one_by_one(laptop: Site, serve: Serve) -> None:
     one, other = serve("server1"), serve("server2")
     code, rows = ports(laptop, "open", "--background", f"server1:{one}", f"server2:{other}")
@@ -331,6 +338,7 @@ def test_in_the_background_tunnels_are_listed_used_and_closed_one_by_one(laptop:
     assert ports(laptop, "tunnel", "close", "server2")[0] == 3
 
 
+@pytest.mark.quick
 def test_a_process_that_was_killed_is_told_and_the_same_link_opens_again(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
     _, rows = ports(laptop, "open", "--background", f"server1:{port}")
@@ -655,6 +663,7 @@ def test_a_terminal_that_was_stopped_does_not_hold_up_the_tunnels(laptop: Site, 
     assert python(laptop, code) == "page of server1"
 
 
+@pytest.mark.quick
 def test_a_cluster_and_a_notebook_server_that_were_started_there_open_with_their_tokens(
     laptop: Site, nothing_left: LeakCheck
 ) -> None:

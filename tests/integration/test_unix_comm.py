@@ -25,6 +25,8 @@ from tests.integration.conftest import Home
 from tests.integration.test_cluster_privacy import tcp_listeners
 from tests.lab.processes import listeners
 
+pytestmark = pytest.mark.ci
+
 SMALL = {"threads_per_worker": 1, "memory_limit": "1GB", "security": "sockets"}
 
 
@@ -46,6 +48,7 @@ def sockets_of(home: Home) -> list[Path]:
     return [path for path in found if path.name != "tmux.sock"]
 
 
+@pytest.mark.quick
 def test_no_process_of_a_cluster_listens_on_tcp(shared_home: Home, main: Cluster, client: Client) -> None:
     client.wait_for_workers(2, timeout=30)
     assert len([one for one in shared_home.processes() if "python" in one.name()]) >= 4  # launcher, owner, two workers
@@ -58,6 +61,7 @@ def test_no_process_of_a_cluster_listens_on_tcp(shared_home: Home, main: Cluster
     assert all(len(os.fsencode(path)) < 108 for path in own.iterdir())
 
 
+@pytest.mark.quick
 def test_it_is_what_a_cluster_has_where_nothing_is_said(shared_home: Home, main: Cluster) -> None:
     shown = shared_home.json("cluster", "show", "main")
     assert (shown["security"], shown["state"]) == ("sockets", "running")
@@ -65,6 +69,7 @@ def test_it_is_what_a_cluster_has_where_nothing_is_said(shared_home: Home, main:
     assert not main._now.found.files.credentials.exists()  # nothing to steal
 
 
+@pytest.mark.quick
 def test_a_plain_client_needs_nothing_but_the_address(shared_home: Home, main: Cluster) -> None:
     code = "import sys; from distributed import Client\n"
     code += "with Client(sys.argv[1], timeout=10) as client: print(client.submit(sum, [1, 2]).result())"
@@ -72,6 +77,7 @@ def test_a_plain_client_needs_nothing_but_the_address(shared_home: Home, main: C
     assert done.stdout == "3\n", done.stderr
 
 
+@pytest.mark.quick
 def test_data_passes_between_workers_and_to_the_client(client: Client) -> None:
     client.wait_for_workers(2, timeout=30)
     one, other = client.scheduler_info()["workers"]
@@ -83,6 +89,7 @@ def test_data_passes_between_workers_and_to_the_client(client: Client) -> None:
     assert float(client.submit(np.sum, kept).result()) == 3_000_000
 
 
+@pytest.mark.quick
 def test_tasks_have_clients_locks_queues_and_variables(client: Client) -> None:
     def from_within(number: int) -> int:
         with Lock("a lock"):
@@ -101,6 +108,7 @@ def test_tasks_have_clients_locks_queues_and_variables(client: Client) -> None:
     assert client.submit(lambda: Variable("a variable").get()).result() == "shared"
 
 
+@pytest.mark.quick
 def test_messages_of_tasks_and_events_arrive(client: Client) -> None:
     got: list[object] = []
     client.subscribe_topic("news", lambda event: got.append(event[1]))

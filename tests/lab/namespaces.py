@@ -6,13 +6,17 @@ their disks, on a tmpfs. When it ends, the kernel ends the rest; so nothing can 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from ports.state.waiting import wait_until
 from tests.lab import homes
@@ -40,6 +44,25 @@ def why_not() -> str | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"namespaces cannot be had: {error}"
     return f"namespaces cannot be had: {trial_result.stderr.strip()}" if trial_result.returncode else None
+
+
+class EnteredRunning(Running):
+    """A command inside a host, which enter.py started and waits for."""
+
+    def kill(self) -> None:
+        """Kill the command itself, so that enter.py takes note of its end.
+
+        Without enter.py nobody might: its parent would be the first process of this machine, which in a container
+        often waits for nobody, and a zombie of bob's makes him somebody who uses the host.
+        """
+        commands = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            commands = psutil.Process(self.pid).children() if self.poll() is None else []
+        for command in commands:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(command.pid, signal.SIGKILL)
+        if not commands:
+            super().kill()
 
 
 class NamespaceSite(Site):
@@ -178,7 +201,7 @@ class NamespaceSite(Site):
         account = self.account(user)
         where = [str(self._pid_of(host.name)), str(account.uid), str(account.gid), cwd or account.home]
         command = [sys.executable, "-I", "-S", str(HERE / "enter.py"), *where, *argv]
-        return Running(command, env=environ, text=True, start_new_session=True, **files)
+        return EnteredRunning(command, env=environ, text=True, start_new_session=True, **files)
 
     def _pid_of(self, host: str) -> int:
         found = self.host(host)

@@ -17,7 +17,7 @@ from ports.state.waiting import wait_until
 from tests.lab.disk import address_of
 from tests.security.conftest import CLUSTER, SECRET, TOKEN, AtWork, Scene, end, files, listening, tell, token_of
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(180)]
 
 FETCH = """
 import sys, urllib.request
@@ -36,6 +36,7 @@ print(len(servers))
 """
 
 
+@pytest.mark.quick
 def test_bob_runs_no_code_through_scheduler_worker_or_nanny(alice: AtWork, control: AtWork) -> None:
     uid = alice.site.account("alice").uid
     assert control.bob("code")["fell"] == [f"{role} as {uid}" for role in ("Nanny", "Scheduler", "Worker")]

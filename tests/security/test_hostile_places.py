@@ -13,7 +13,7 @@ from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Site
 from tests.security.conftest import CLUSTER, MODES, Scene, end, files, protected, tell, unprotected
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
 JOB = """
 import json, ports

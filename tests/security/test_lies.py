@@ -12,7 +12,7 @@ from tests.lab.namespaces import NamespaceSite
 from tests.security.conftest import Scene, protected, tell
 from tests.security.test_hostile_places import clean
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
 PROMISE = "/tmp/ports-promise-{uid}-000000000000000{number}"
 # A promise of more than there is, a FIFO, what never ends, and one in another's name.

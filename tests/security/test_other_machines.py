@@ -11,7 +11,7 @@ from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Site
 from tests.security.conftest import ROUTES, SECRET, Scene, files, hide, protected, token_of
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(params=["sockets", pytest.param("tls", marks=pytest.mark.long)])

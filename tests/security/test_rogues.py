@@ -17,7 +17,7 @@ from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Running
 from tests.security.conftest import CLUSTER, MODES, TOKEN, Scene, end, files, protected, tell, token_of, unprotected
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
 PORT = 23456
 # A scheduler whose first answer, once unpickled, runs code of bob's.

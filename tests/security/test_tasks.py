@@ -12,7 +12,7 @@ from tests.lab.namespaces import NamespaceSite
 from tests.security.conftest import MODES, Scene, end, protected, tell
 from tests.security.test_rogues import FETCH, hang_up
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
 # Until its input ends, a task has a plain cluster, or a page; prints the port of that.
 TASK = """
