@@ -108,7 +108,7 @@ class Links:
         if state in ("down", "needs login"):
             if self.lost.get(host) != state:
                 self.lost[host] = state
-                self.out.say(f"{host}: {state}; {_reason(row)}; its links answer again when the way is back")
+                self.out.say(f"{host}: {state}; {_reason(row)}; its links answer again once the connection is back")
         elif state == "open" and before.startswith(("down", "needs login")):
             if self.lost.pop(host, None):
                 self.out.say(f"{host}: open again, under the same links")

@@ -8,35 +8,29 @@ from ports.probe import face
 
 if TYPE_CHECKING:
     from ports.tunnels import keeper as keeper
+    from ports.tunnels._background import open_in_background as open_in_background
     from ports.tunnels._browse import browse as browse
     from ports.tunnels._browser import open_once as open_once
+    from ports.tunnels._everywhere import close as close
+    from ports.tunnels._everywhere import close_all as close_all
+    from ports.tunnels._everywhere import list as list
+    from ports.tunnels._everywhere import prune as prune
     from ports.tunnels._group import TunnelGroup as TunnelGroup
     from ports.tunnels._local_address import LocalAddress as LocalAddress
-    from ports.tunnels._open import close as close
-    from ports.tunnels._open import close_all as close_all
-    from ports.tunnels._open import list as list
     from ports.tunnels._open import open as open
-    from ports.tunnels._open import open_in_background as open_in_background
     from ports.tunnels._open import open_many as open_many
-    from ports.tunnels._open import prune as prune
     from ports.tunnels._records import read_all_records as read_all_records
 else:
     __getattr__, __dir__, __all__ = face(
         __name__,
         {
+            "_background": ("open_in_background",),
             "_browse": ("browse",),
             "_browser": ("open_once",),
+            "_everywhere": ("close", "close_all", "list", "prune"),
             "_group": ("TunnelGroup",),
             "_local_address": ("LocalAddress",),
-            "_open": (
-                "close",
-                "close_all",
-                "list",
-                "open",
-                "open_in_background",
-                "open_many",
-                "prune",
-            ),
+            "_open": ("open", "open_many"),
             "_records": ("read_all_records",),
         },
         modules=("keeper",),

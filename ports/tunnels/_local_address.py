@@ -1,4 +1,4 @@
-"""Where a link is served on this machine, and to whom: ports of the loopback, a Unix socket, or all the network."""
+"""Where a link is served on this machine: at a port of the loopback, at a Unix socket, or to the network."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 @dataclass(frozen=True, kw_only=True)
 class LocalAddress:
-    """What a `ports open` said of its links here.
+    """Where the links of one `ports open` are served on this machine, and to whom.
 
     Parameters
     ----------
     port : int, optional
-        The one local port that will do; 0: any free one.
+        The local port; 0 for any free one. Default: the usual port of each link.
     address : str, optional
         Address of this machine to listen on, instead of the loopback.
     public : bool
-        Others on the network may use the link.
+        Others on the network can use the link.
     socket : str, optional
-        Path of a Unix socket, which serves instead of a port; only this user can connect to it.
+        Path of a Unix socket to serve at, instead of a port; only this user can connect to it.
     share : bool
-        Other users of this machine may use the link.
+        Other users of this machine can use the link.
     """
 
     port: int | None = None
@@ -46,14 +46,14 @@ class LocalAddress:
 
     @property
     def is_one(self) -> bool:
-        """It is for one link only."""
+        """Whether it is for one link only."""
         return self.port is not None or self.socket is not None
 
     def check(self) -> None:
-        """Raise UsageError where this cannot be."""
+        """Raise UsageError if the parts contradict each other."""
         if self.address is not None and not self.public:
             raise UsageError(
-                f"on {self.address} others on the network reach the link; pass --public too, where that is meant"
+                f"on {self.address}, others on the network can use the link; pass --public if you want that"
             )
         if self.public and self.address is None:
             raise UsageError("public needs an address to listen on; pass --bind ADDRESS (0.0.0.0 for all)")
@@ -75,15 +75,20 @@ class LocalAddress:
 
 @dataclass(frozen=True)
 class Bound:
-    """What was taken for a tunnel: bound sockets, its usual port, and what the user should know."""
+    """The sockets that were bound for a tunnel, its usual port, and what the user should know."""
 
-    bound: list[socket.socket]
+    sockets: list[socket.socket]
     usual: int | None = None
     note: str | None = None
 
+    def close(self) -> None:
+        """Free the ports."""
+        for one in self.sockets:
+            one.close()
+
 
 def take(local: LocalAddress, service: Service, what: tuple[str, str | None, str | None]) -> Bound:
-    """Bind the local end of `service`.
+    """Bind the local port or socket of `service`.
 
     Parameters
     ----------
@@ -93,11 +98,11 @@ def take(local: LocalAddress, service: Service, what: tuple[str, str | None, str
     Raises
     ------
     SharedMachineError
-        Others are logged in here, and the service would let them in.
+        Other users are on this machine, and the service asks for no password.
     PortInUseError
-        The port that was asked for is held; the error says by whom.
+        The requested port is in use; the error says by whom.
     PortsError
-        No port, or no socket, can be had.
+        No port or socket can be opened.
     """
     if not (local.share or local.public or local.socket or service.token or settings.get("open.share")):
         others = machine.other_users()
@@ -118,25 +123,25 @@ def take(local: LocalAddress, service: Service, what: tuple[str, str | None, str
             raise PortInUseError(usual, holder) from error
     bound = bind_first(links.next_ports(usual, first, last), addresses)
     port = bound[0].getsockname()[1]
-    note = f"port {usual} is held by {holder}; {port} serves until it is free"
+    note = f"port {usual} is used by {holder}; using {port} until {usual} is free"
     return Bound(bound, usual, "; ".join(filter(None, (note, _seen_by_others(local, bound)))))
 
 
 def _seen_by_others(local: LocalAddress, bound: list[socket.socket]) -> str | None:
-    """Return a note of how others reach what listens on all addresses, as its link is for this machine alone."""
+    """Return a note of how others reach a link on all addresses: the link itself works on this machine only."""
     port = bound[0].getsockname()[1]
     return f"from the network it is port {port} of {socket.gethostname()}" if local.address in _EVERYWHERE else None
 
 
 def bind_path(path: Path) -> socket.socket:
-    """Return a socket bound to the Unix socket `path`, 0600 from birth; what a dead process left there is replaced.
+    """Return a socket bound to the Unix socket `path`, 0600 from birth. One that a dead process left is replaced.
 
     Raises
     ------
     ConflictError
-        Something else is at that path, or a process serves it.
+        Something else is at that path, or a process listens there.
     PortsError
-        The path cannot be had.
+        The socket cannot be made.
     """
     path = path.expanduser().absolute()
     half = socket.socket(socket.AF_UNIX)

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ports import probe
 from ports.errors import PortsError, RecordError, TimedOutError
@@ -17,6 +17,9 @@ from ports.listeners import links
 from ports.sessions import processes
 from ports.state import ProcessId, Record, locked, make_private, paths, records, runtime_directory
 from ports.tunnels._services import Service
+
+#: How connections reach a service: sshd forwards them, or our program on the host connects.
+ForwardMethod = Literal["forward", "agent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,20 +102,21 @@ def usual_port(service: Service, first: int, last: int) -> int:
     return service.usual_port(first, last)
 
 
-def forward_method(alias: str, is_unix: bool) -> str:
-    """Return what let connections to ports, or to Unix sockets, of a host through: ``forward``, or ``agent``."""
+def forward_method(alias: str, is_unix: bool) -> ForwardMethod:
+    """Return by which method connections to ports, or to Unix sockets, of a host succeeded last."""
     with contextlib.suppress(RecordError):
-        return str((records.read_json(_methods_file()) or {}).get(_method_key(alias, is_unix), "forward"))
+        if (records.read_json(_methods_file()) or {}).get(_method_key(alias, is_unix)) == "agent":
+            return "agent"
     return "forward"
 
 
-def remember_forward_method(alias: str, is_unix: bool, name: str) -> None:
-    """Keep what let connections through, for the next time; it is tried first then."""
-    if forward_method(alias, is_unix) == name:
+def remember_forward_method(alias: str, is_unix: bool, method: ForwardMethod) -> None:
+    """Note by which method connections succeeded: it is tried first the next time."""
+    if forward_method(alias, is_unix) == method:
         return
-    with contextlib.suppress(PortsError), locked("forward-methods", timeout=5):  # it is a matter of speed only
+    with contextlib.suppress(PortsError), locked("forward-methods", timeout=5):  # for speed only
         known = records.read_json(_methods_file()) or {}
-        records.write_json(_methods_file(), {**known, "format": records.FORMAT, _method_key(alias, is_unix): name})
+        records.write_json(_methods_file(), {**known, "format": records.FORMAT, _method_key(alias, is_unix): method})
 
 
 def _method_key(alias: str, is_unix: bool) -> str:
@@ -124,15 +128,16 @@ def _methods_file() -> Path:
 
 
 def holder(port: int, what: tuple[str, str | None, str | None]) -> str:
-    """Return who listens on the local `port`: a `ports open` of `what` or of something else, a process, or a user."""
+    """Return who uses the local `port`: a `ports open` of `what` or of something else, a process, or a user."""
     for _, record, alive in read_all_records():
         for row in record.rows if alive else ():
             if port in row.get("ports", ()):
                 same = (row["host"], row["kind"], row["name"]) == what
-                return f"`ports open`, process {record.process.pid}, for {'the same' if same else row['host']}"
+                target = "the same target" if same else row["host"]
+                return f"another `ports open` (process {record.process.pid}) for {target}"
     rows = probe.probe({"port": port, "ask_http": False})["listeners"]
     if not rows:
-        return "somebody"
+        return "an unknown process"
     row = rows[0]
     argv = row.get("argv") or []
     return f"{row['user']} ({Path(argv[0]).name}, process {row['pid']})" if argv else str(row["user"])

@@ -21,12 +21,12 @@ _LONGEST_PAUSE = 60.0  # seconds; a server that computes for an hour must not fi
 
 @dataclass(eq=False)
 class Tunnel:
-    """One link, at one local port or, while that was taken, at several.
+    """One link, at one local port, or at several if its usual port was taken at first.
 
-    `state` is ``connecting``, ``open`` (a byte came back from the service), ``silent`` (connected, and nothing was
-    said), ``down`` (the way to the host is, and is being mended), ``needs login`` (as down, but a person must answer),
-    ``ended`` (the service is gone; the link follows when it comes back), ``error``, ``closed``; for a host on which
-    nothing is to be opened ``nothing``.
+    States: ``connecting``; ``open`` (a byte came back from the service); ``silent`` (connected, but the service said
+    nothing); ``down`` (the connection to the host is down, and is being mended); ``needs login`` (as down, but a person
+    must answer a prompt); ``ended`` (the service is gone; the link works again when it comes back); ``error``;
+    ``closed``; and ``nothing`` for a host on which there is nothing to open.
     """
 
     host: str
@@ -131,5 +131,5 @@ class Tunnel:
         reason = str(self.error or "").removeprefix(f"{self.host}: ")  # the title names it
         if self.state == "ended":
             return Page(f"{self.what} on {self.host} is not there", reason, doing, self.since)
-        title = f"The way to {self.host} {'needs a login' if self.state == 'needs login' else 'is down'}"
+        title = f"The connection to {self.host} {'needs a login' if self.state == 'needs login' else 'is down'}"
         return Page(title, reason, doing, self.since)

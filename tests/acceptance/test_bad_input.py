@@ -271,7 +271,7 @@ def test_a_local_port_that_another_user_holds_is_named_and_the_next_one_serves(
         assert f"port {usual} is held by bob; pass " in line
         row = laptop.json("open", "server1:main", "--share", "--background")[0]
         assert (row["state"], row["local_port"]) == ("open", usual + 1)
-        assert row["note"] == f"port {usual} is held by bob; {usual + 1} serves until it is free"
+        assert row["note"] == f"port {usual} is used by bob; using {usual + 1} until {usual} is free"
     finally:
         holder.kill()
         holder.communicate()

@@ -188,7 +188,7 @@ def test_a_page_that_is_asked_for_during_a_cut_turns_into_the_real_one_by_itself
     try:
         wait_until(lambda: is_down(at_work) or None, timeout=15, what="the state 'down'", every=0.2)
         browser.visit("shop", link)
-        assert browser.do("shop", "found = page.title()") == "The way to server1 is down"
+        assert browser.do("shop", "found = page.title()") == "The connection to server1 is down"
         # it goes on asking, without a hand
         assert browser.do("shop", RELOADED) is True
     finally:

@@ -119,7 +119,7 @@ def test_a_cut_of_the_jump_host_is_told_and_answered_with_a_page_and_the_same_li
     down = until_shown(use, "down")
     idle, new = use.tell("ask", "idle"), use.tell("get")
     assert (idle[2], new[2]) == (503, 503)
-    assert "The way to server1 is down" in new[3]
+    assert "The connection to server1 is down" in new[3]
     assert max(idle[1], new[1]) < at_once()
     begun, took, *answer = wait_until(lambda: [*use.seen().asked, None][0], timeout=10, what="what was under way")
     assert answer[0] == 503 and begun + took < down + at_once()

@@ -256,7 +256,7 @@ def test_what_befalls_a_host_is_told_once_and_what_befalls_a_service_by_its_name
     shown = capsys.readouterr()
     assert [line.split()[2] for line in shown.out.splitlines()[1:]] == ["lab", "other", "later"]
     assert shown.err.splitlines() == [
-        "server1: down; nothing came back; its links answer again when the way is back",
+        "server1: down; nothing came back; its links answer again once the connection is back",
         "server1: open again, under the same links",
         "server1:lab: it has ended; no running notebook 'server1:lab'",
         "server1:lab: it is back, under the same link",

@@ -1,4 +1,4 @@
-"""The links to one host, where its way and its doors do not do what they should."""
+"""The tunnels to one host, where its connection and its forwards fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from ports.listeners import _listeners
 from ports.state import runtime_directory
 from ports.tunnels import _records, _requests
 from ports.tunnels._event_loop import Relay
-from ports.tunnels._host_connection import Condition
 from ports.tunnels._host_tunnels import HostTunnels
 from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._local_forward import Dial
@@ -51,20 +50,19 @@ def says(answer: bytes) -> Dial:
 
 
 class StandIn:
-    """A way that is up, and over which sshd forwards nothing; or one that was lost."""
+    """A connection that is up, and over which sshd forwards nothing; or one that was lost."""
 
     def __init__(self) -> None:
-        self.condition = Condition("up", 0.0)
-        self.forward: Dial | SSHError = says(b"")
+        self.forwarded: Dial | SSHError = says(b"")
         self.agent = says(b"")
-        self.taken_back: list[str] = []
+        self.cancelled: list[str] = []
 
-    def lead(self, remotes: list[str]) -> dict[str, Dial]:
-        if isinstance(self.forward, SSHError):
-            raise self.forward
-        return dict.fromkeys(remotes, self.forward)
+    def forward(self, remotes: list[str]) -> dict[str, Dial]:
+        if isinstance(self.forwarded, SSHError):
+            raise self.forwarded
+        return dict.fromkeys(remotes, self.forwarded)
 
-    def lead_by_agent(self, remote: str, owner: str | None) -> Dial:
+    def forward_by_agent(self, remote: str, owner: str | None) -> Dial:
         return self.agent
 
     def refusal(self, remote: str) -> SSHError:
@@ -73,20 +71,22 @@ class StandIn:
     def is_there(self) -> bool:
         return True
 
-    def take_back(self, remotes: list[str]) -> None:
-        self.taken_back += remotes
+    def cancel(self, remotes: list[str]) -> None:
+        self.cancelled += remotes
 
     def watch_users(self, remotes: Any) -> None:
         """Nobody else takes them."""
 
 
 @pytest.fixture
-def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTunnels]:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTunnels]:
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
     _records.new_paths(os.getpid(), 0)
-    relay = Relay()
+    relay, connection = Relay(), StandIn()
     made = HostTunnels("server1", relay, on_change=lambda _: None, on_browse=lambda *_: {}, on_node=lambda *_: None)
-    monkeypatch.setattr(made, "_connection", StandIn())
+    for part in (made, made._opener):
+        monkeypatch.setattr(part, "_connection", connection)
+    made._watch.note_up()
     yield made
     relay.close()
     for lock in runtime_directory().glob("*.lock"):
@@ -96,59 +96,59 @@ def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTunne
 
 
 @pytest.fixture
-def tunnel(links: HostTunnels, monkeypatch: pytest.MonkeyPatch) -> Tunnel:
+def tunnel(host: HostTunnels, monkeypatch: pytest.MonkeyPatch) -> Tunnel:
     """Return the link of `SERVICE`, which is open."""
     made = Tunnel("server1", "listener", "8888", service=SERVICE, local=LocalAddress(share=True, port=0))
-    links.tunnels.append(made)
-    links._listen(made)
+    host.tunnels.add([made])
+    host._opener._listen(made)
     assert made.forward is not None
-    links._relay.call(made.forward.lead(says(ANSWER)))
+    host._opener._relay.call(made.forward.lead(says(ANSWER)))
     made.state = "open"
     return made
 
 
-def test_what_another_user_takes_is_cut_before_news_of_the_host_come(links: HostTunnels, tunnel: Tunnel) -> None:
+def test_what_another_user_takes_is_cut_before_news_of_the_host_come(host: HostTunnels, tunnel: Tunnel) -> None:
     tunnel.owner = "bob"
-    links._cut(SERVICE.remote, "bob")
+    host._cut(SERVICE.remote, "bob")
     assert tunnel.state == "open"
-    links._cut("127.0.0.1:9999", "mallory")
+    host._cut("127.0.0.1:9999", "mallory")
     assert tunnel.state == "open"
-    links._cut(SERVICE.remote, "mallory")
+    host._cut(SERVICE.remote, "mallory")
     assert tunnel.state == "ended" and "mallory" in str(tunnel.error)
     assert tunnel.forward is not None and tunnel.forward.dial is None
-    assert links._connection.taken_back == [SERVICE.remote]  # type: ignore[attr-defined]
+    assert host._connection.cancelled == [SERVICE.remote]  # type: ignore[attr-defined]
     assert not tunnel.is_due(time.time() + 3600)  # what is not theirs is not asked
 
 
-def test_a_service_that_closes_without_a_word_by_the_second_door_too_is_silent(
-    links: HostTunnels, tunnel: Tunnel
+def test_a_service_that_closes_without_a_word_by_the_second_method_too_is_silent(
+    host: HostTunnels, tunnel: Tunnel
 ) -> None:
-    assert links._prove(tunnel, 5.0) == "silent"
+    assert host._opener._prove(tunnel, 5.0) == "silent"
     assert "closes connections without an answer" in str(tunnel.note)
 
 
-def test_what_sshd_does_not_forward_is_open_by_the_second_door(links: HostTunnels, tunnel: Tunnel) -> None:
-    links._connection.agent = says(ANSWER)  # type: ignore[attr-defined]
-    assert links._prove(tunnel, 5.0) == "open"
+def test_what_sshd_does_not_forward_is_open_by_the_second_method(host: HostTunnels, tunnel: Tunnel) -> None:
+    host._connection.agent = says(ANSWER)  # type: ignore[attr-defined]
+    assert host._opener._prove(tunnel, 5.0) == "open"
     assert _records.forward_method("server1", is_unix=False) == "agent"
 
 
 def test_a_link_that_was_open_stays_when_it_is_opened_again_while_its_way_is_lost(
-    links: HostTunnels, tunnel: Tunnel
+    host: HostTunnels, tunnel: Tunnel
 ) -> None:
-    links._connection.forward = SSHError("server1", "the connection was lost")  # type: ignore[attr-defined]
+    host._connection.forwarded = SSHError("server1", "the connection was lost")  # type: ignore[attr-defined]
     with contextlib.suppress(SSHError):
-        links._bring_up([], [tunnel], is_first=True)
+        host._opener.open([], [tunnel], is_first=True)
     assert tunnel.ports and tunnel.state in ("open", "ended")
 
 
 def test_a_port_that_was_shut_while_its_service_was_found_open_leads_there_again(
-    links: HostTunnels, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch
+    host: HostTunnels, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tunnel.forward is not None
-    links._relay.call(tunnel.forward.shut(tunnel.page("")))  # the way went down in this moment
-    links._connection.forward = says(ANSWER)  # type: ignore[attr-defined]
+    host._opener._relay.call(tunnel.forward.shut(tunnel.page("")))  # the way went down in this moment
+    host._connection.forwarded = says(ANSWER)  # type: ignore[attr-defined]
     monkeypatch.setattr(_listeners, "from_probe", lambda document, host: [])
     monkeypatch.setattr(_requests, "choose", lambda *_: ({"port-8888": (SERVICE, OpenRequest(()))}, {}))
-    links._take({}, [])
+    host._take({}, [])
     assert (tunnel.state, tunnel.forward.dial is None) == ("open", False)

@@ -17,7 +17,7 @@ from ports.hosts.targets import Target
 from ports.sessions import processes
 from ports.state import runtime_directory
 from ports.state.waiting import wait_until
-from ports.tunnels import _browser, _open
+from ports.tunnels import _background, _browser
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import bind
 from ports.tunnels._group import TunnelGroup, _as_open_already
@@ -55,14 +55,14 @@ def listening(group: TunnelGroup) -> Tunnel:
     tunnel.ports.add(tunnel.local_port)
     for half in usual:
         half.close()
-    group._host("server1").tunnels.append(tunnel)
+    group._host("server1").tunnels.add([tunnel])
     return tunnel
 
 
 def test_a_tunnel_that_is_closed_while_its_usual_port_becomes_free_leaves_no_listener(group: TunnelGroup) -> None:
     for _ in range(TIMES):
         tunnel = listening(group)
-        reclaims = threading.Thread(target=group._host("server1")._reclaim, args=(tunnel,))
+        reclaims = threading.Thread(target=group._host("server1")._opener.reclaim, args=(tunnel,))
         reclaims.start()
         group.close_tunnels([tunnel])
         reclaims.join()
@@ -95,7 +95,7 @@ def test_the_process_in_the_background_imports_nothing_from_the_directory_at_han
 ) -> None:
     (tmp_path / "json.py").write_text("import os; os.mkdir('ran')")
     monkeypatch.chdir(tmp_path)
-    record = _open._spawn()
+    record = _background._spawn()
     assert tunnel_records.keeper() == record
     processes.end([record.process], timeout=10)
     assert not (tmp_path / "ran").exists() and tunnel_records.keeper() is None
@@ -143,7 +143,9 @@ def test_a_link_that_is_none_of_a_page_is_not_opened_whoever_asks(
 def test_what_cannot_be_browsed_is_told_once_and_forgotten(group: TunnelGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(wanted: dict[str, list[Target]], **_: object) -> None:
         for host, targets in wanted.items():
-            group._host(host)._add(Tunnel(host, None, str(targets[0].port)), NotFoundError("listener", "9", "none"))
+            group._host(host).tunnels.add_result(
+                Tunnel(host, None, str(targets[0].port)), NotFoundError("listener", "9", "none")
+            )
 
     monkeypatch.setattr(group, "open", fail)
     before = group.tunnels
@@ -197,10 +199,10 @@ def test_what_a_killed_process_left_is_not_listed_beside_the_same_open_again(
 
 def test_a_note_that_holds_no_more_is_dropped_and_the_others_stay() -> None:
     tunnel = Tunnel("server1", "cluster", "main")
-    for note in ("port 1 is held by bob; 2 serves until it is free", "it closes connections"):
+    for note in ("port 1 is used by bob; using 2 until 1 is free", "it closes connections"):
         tunnel.add_note(note)
     tunnel.drop_note("it closes connections")
-    assert tunnel.note == "port 1 is held by bob; 2 serves until it is free"
+    assert tunnel.note == "port 1 is used by bob; using 2 until 1 is free"
     tunnel.note = "it closes connections"
     tunnel.drop_note("it closes connections")
     tunnel.drop_note("never told")

@@ -17,6 +17,7 @@ from ports.hosts.paramiko import Hop
 from ports.state.waiting import wait_until
 from ports.tunnels._event_loop import Relay
 from ports.tunnels._host_connection import HostConnection
+from ports.tunnels._watch import Watch
 
 
 class Program:
@@ -72,10 +73,10 @@ def taken() -> Taken:
 
 
 @pytest.fixture
-def connection(taken: Taken) -> Iterator[HostConnection]:
+def watch(taken: Taken) -> Iterator[Watch]:
     relay = Relay()
-    made = HostConnection(
-        "server1",
+    made = Watch(
+        HostConnection("server1", relay),
         relay,
         on_condition=lambda condition: None,
         on_document=lambda document: None,
@@ -88,89 +89,89 @@ def connection(taken: Taken) -> Iterator[HostConnection]:
     relay.close()
 
 
-def run(connection: HostConnection) -> Program:
+def run(watch: Watch) -> Program:
     """Let a program of ours run on the host."""
     program: Any = Program()
-    connection._agent = program
+    watch._connection.agent = program
     return program  # type: ignore[no-any-return]
 
 
-def test_who_takes_a_guarded_port_is_told(connection: HostConnection, taken: Taken) -> None:
-    program = run(connection)
-    connection.watch_users(["127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"])
+def test_who_takes_a_guarded_port_is_told(watch: Watch, taken: Taken) -> None:
+    program = run(watch)
+    watch._connection.watch_users(["127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"])
     wait_until(lambda: program.sent or None, timeout=10, what="the message")
     for user, mine in ((None, False), ("alice", True), ("bob", False)):
-        connection._take(connection._agent, {"type": "users", "remote": "127.0.0.1:1", "user": user, "mine": mine})
+        watch._take(watch._connection.agent, {"type": "users", "remote": "127.0.0.1:1", "user": user, "mine": mine})
     assert taken.strangers == [("127.0.0.1:1", "bob")]
     assert program.sent == [{"type": "users", "remotes": ["127.0.0.1:1", "127.0.0.1:2"]}]
 
 
 def test_a_connection_that_ends_at_once_is_made_again_with_growing_pauses(
-    connection: HostConnection, monkeypatch: pytest.MonkeyPatch
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: Any = Waits()
-    monkeypatch.setattr(connection, "_closing", waits)
-    monkeypatch.setattr(connection, "_connect", lambda **_: {})
+    monkeypatch.setattr(watch._connection, "closing", waits)
+    monkeypatch.setattr(watch._connection, "reconnect", lambda **_: {})
     for _ in range(12):
-        connection._mend(SSHError("server1", "the process that watches has ended"))
+        watch._mend(SSHError("server1", "the process that watches has ended"))
     assert waits.seconds[:5] == [0.0, 0.3, 0.6, 1.2, 2.4] and waits.seconds[-1] == 60.0
-    connection._up_at -= 10  # it was up for a while
-    connection._mend(SSHError("server1", "nothing came back for 10 s"))
+    watch._up_at -= 10  # it was up for a while
+    watch._mend(SSHError("server1", "nothing came back for 10 s"))
     assert waits.seconds[-1] == 0.0
 
 
-def test_a_host_that_answers_slowly_gets_more_time_and_one_that_does_not_answer_is_tried_often(
-    connection: HostConnection, monkeypatch: pytest.MonkeyPatch
+def test_a_slow_host_gets_more_time_and_a_silent_one_is_tried_often(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow, silent = SlowError("server1", "the login did not end in its time"), NetworkError("server1", "does not answer")
     shell = FarSideError("server1", "no answer of python3 there")
     answers: list[Any] = [silent, slow, shell, slow, slow, silent, {}]
     given: list[float] = []
 
-    def connect(*, batch: bool, timeout: float) -> dict[str, Any]:
+    def connect(*, timeout: float) -> dict[str, Any]:
         given.append(timeout)
         answer = answers.pop(0)
         if isinstance(answer, SSHError):
             raise answer
         return {}
 
-    monkeypatch.setattr(connection, "_closing", Waits())
-    monkeypatch.setattr(connection, "_connect", connect)
-    connection._mend(SSHError("server1", "nothing came back for 10 s"))
+    monkeypatch.setattr(watch._connection, "closing", Waits())
+    monkeypatch.setattr(watch._connection, "reconnect", connect)
+    watch._mend(SSHError("server1", "nothing came back for 10 s"))
     assert given == [3, 3, 6, 12, 24, 24, 3]
 
 
 def test_that_somebody_else_connects_does_not_hide_why_it_is_down(
-    connection: HostConnection, monkeypatch: pytest.MonkeyPatch
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known: list[str] = []
     answers: list[Any] = [NetworkError("server1", "does not answer"), BusyError("server1", "still connecting"), {}]
 
     def connect(**_: Any) -> dict[str, Any]:
-        known.append(str(connection.condition.error))
+        known.append(str(watch.condition.error))
         answer = answers.pop(0)
         if isinstance(answer, SSHError):
             raise answer
         return {}
 
-    monkeypatch.setattr(connection, "_closing", Waits())
-    monkeypatch.setattr(connection, "_connect", connect)
-    connection._mend(SSHError("server1", "nothing came back for 10 s"))
+    monkeypatch.setattr(watch._connection, "closing", Waits())
+    monkeypatch.setattr(watch._connection, "reconnect", connect)
+    watch._mend(SSHError("server1", "nothing came back for 10 s"))
     silent = "server1: does not answer"
     assert known == ["server1: nothing came back for 10 s", silent, silent]
 
 
-def test_a_browser_that_takes_its_time_does_not_hold_up_the_watch(connection: HostConnection, taken: Taken) -> None:
-    program = run(connection)
+def test_a_browser_that_takes_its_time_does_not_hold_up_the_watch(watch: Watch, taken: Taken) -> None:
+    program = run(watch)
     began = time.monotonic()
-    connection._take(connection._agent, {"type": "browse", "id": 7, "name": "main"})
+    watch._take(watch._connection.agent, {"type": "browse", "id": 7, "name": "main"})
     assert time.monotonic() - began < 5 and not program.sent
     taken.let_browse.set()
     wait_until(lambda: program.sent or None, timeout=10, what="the answer")
     assert program.sent == [{"type": "browse", "id": 7, "ok": True}]
 
 
-def test_with_paramiko_where_there_are_no_unix_sockets_a_key_that_appears_ends_the_wait_for_a_login(
+def test_without_unix_sockets_a_new_key_ends_the_wait_for_a_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = tmp_path / "key"
@@ -185,18 +186,17 @@ def test_with_paramiko_where_there_are_no_unix_sockets_a_key_that_appears_ends_t
         assert without is not None and _transport.login_keys("server1") != without
 
 
-def test_a_connection_that_carries_a_download_is_not_dead(connection: HostConnection, taken: Taken) -> None:
-    program = run(connection)
+def test_a_connection_that_carries_a_download_is_not_dead(watch: Watch, taken: Taken) -> None:
+    program = run(watch)
     program.last_heard = time.monotonic() - 100
 
-    def look(*, after: float) -> SSHError | None:
+    def look(*, after: float) -> str | None:
         """Look once more when nothing was heard for some seconds."""
-        connection._pinged_at = time.monotonic()
-        connection._waits_since -= after
-        lost: Any = connection._silence(jumped=False)
-        return lost
+        watch._heartbeat.pinged_at = time.monotonic()
+        watch._heartbeat.waits_since -= after
+        return watch._heartbeat.silence(program)  # type: ignore[arg-type]
 
-    connection._waits_since = time.monotonic()
+    watch._heartbeat.waits_since = time.monotonic()
     for _ in range(3):
         taken.received += 1 << 16
         assert look(after=20) is None

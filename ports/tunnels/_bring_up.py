@@ -1,0 +1,186 @@
+"""Tunnels brought up: each gets its local port, leads to its service, and is proved by an answer; and is shut again."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ports.errors import PortInUseError, PortsError, ProhibitedError, SSHError
+from ports.hosts import Dial
+from ports.tunnels import _local_address, _verify
+from ports.tunnels import _records as tunnel_records
+from ports.tunnels._event_loop import LOOPBACK, Relay, bind
+from ports.tunnels._host_connection import HostConnection
+from ports.tunnels._local_forward import LocalForward
+from ports.tunnels._records import ForwardMethod
+from ports.tunnels._tunnel import Tunnel
+from ports.tunnels._tunnel_list import TunnelList
+from ports.tunnels._watch import Watch
+
+_FIRST_SECONDS, _LATER_SECONDS = 10.0, 3.0  # for an answer; except at first, news of the host wait meanwhile
+_NO_ANSWER = "it closes connections without an answer"
+_PATIENCE = 0.05  # seconds for which a service that may not be a web server can speak first
+
+
+class TunnelOpener:
+    """Opens the tunnels to one host over its connection, and shuts them."""
+
+    def __init__(self, relay: Relay, connection: HostConnection, watch: Watch, tunnels: TunnelList) -> None:
+        self._relay, self._connection, self._watch, self._tunnels = relay, connection, watch, tunnels
+
+    def open(self, fresh: Sequence[Tunnel], again: Sequence[Tunnel], *, is_first: bool = False) -> None:
+        """Open new tunnels, and those that are to lead to their services `again`, all at once.
+
+        Parameters
+        ----------
+        is_first : bool
+            The user waits for the new ones: a failure is reported, and their ports are freed. A link that was open
+            before stays.
+
+        Raises
+        ------
+        SSHError
+            The list was halted.
+        """
+        self._tunnels.add(fresh)
+        tunnels = [*fresh, *(one for one in again if one in self._tunnels)]  # the others were closed meanwhile
+        with contextlib.suppress(PortsError, OSError):  # all at once; where that fails, each reports its own reason
+            self._connection.forward([one.remote for one in tunnels if self._method(one) == "forward"])
+        workers = [
+            threading.Thread(target=self._connect, args=(one, is_first and one in fresh), daemon=True)
+            for one in tunnels
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        self._connection.watch_users(one.remote for one in self._tunnels if one.service is not None and not one.gone)
+
+    def reclaim(self, tunnel: Tunnel) -> None:
+        """Serve `tunnel` at its usual port, too, if that port is free by now."""
+        usual = tunnel.usual_port
+        if usual is None or tunnel.forward is None:
+            return
+        with self._tunnels.lock:  # it may be closed at this moment
+            if self._tunnels.is_halted or not tunnel.ports or usual in tunnel.ports or tunnel not in self._tunnels:
+                return
+            try:
+                bound = bind(usual, (tunnel.local.address,) if tunnel.local.address else LOOPBACK)
+                port = self._relay.listen(bound, tunnel.forward)
+            except (PortInUseError, RuntimeError):
+                return
+            # the other port stays: a page may be open there
+            tunnel.ports.add(port)
+            tunnel.note = f"port {usual} is free again; {tunnel.local_port} works as well"
+            tunnel.local_port, tunnel.where = port, (tunnel.local.address_here, port)
+        self._tunnels.change(tunnel, tunnel.state)
+
+    def shut(self, tunnel: Tunnel, state: str, *, cut: bool = False) -> None:
+        """Let a page answer at the tunnel's ports, which says why; `cut` ends connections that stand."""
+        since = tunnel.since if tunnel.state == state else time.time()
+        tunnel.state = state
+        doing = "This link works again when it is back." if state == "ended" else self._watch.condition.doing
+        with contextlib.suppress(RuntimeError, TimeoutError):
+            if tunnel.forward is not None:
+                page = replace(tunnel.page(doing), since=since)
+                self._relay.call(tunnel.forward.shut(page, cut=cut))
+        self._tunnels.change(tunnel, state, since=since)
+
+    def release(self, tunnel: Tunnel) -> None:
+        """Free the tunnel's ports, and cancel its forward."""
+        with self._tunnels.lock:  # `reclaim` must not give it a port meanwhile
+            if tunnel.forward is not None:
+                self._relay.stop(tunnel.forward)
+            tunnel.ports = set()
+        if tunnel.service is not None and not any(one.service is tunnel.service for one in self._tunnels if one.ports):
+            self._connection.cancel([tunnel.service.remote])
+
+    def _connect(self, tunnel: Tunnel, is_first: bool) -> None:
+        try:
+            if not tunnel.ports:
+                self._listen(tunnel)
+            state = self._prove(tunnel, _FIRST_SECONDS if is_first else _LATER_SECONDS)
+        except (PortsError, OSError) as error:
+            self._fail(tunnel, error, is_first=is_first)
+        except RuntimeError:  # the relay was closed meanwhile
+            self.release(tunnel)
+        else:
+            if tunnel.ports and self._watch.is_up:  # else it was closed, or the connection was lost, meanwhile
+                tunnel.error = None
+                if state == "open":
+                    tunnel.drop_note(_NO_ANSWER)
+                self._tunnels.change(tunnel, state)
+
+    def _listen(self, tunnel: Tunnel) -> None:
+        assert tunnel.service is not None
+        bound = _local_address.take(tunnel.local, tunnel.service, (tunnel.host, tunnel.kind, tunnel.name))
+        tunnel.usual_port = bound.usual
+        if bound.note is not None:
+            tunnel.add_note(bound.note)
+        with self._tunnels.lock:
+            try:
+                self._tunnels.check_wanted(tunnel)
+            except SSHError:
+                bound.close()
+                raise
+            tunnel.where = _local_address.where(bound.sockets, tunnel.local)
+            tunnel.forward = LocalForward(http=tunnel.service.asked)
+            tunnel.local_port = self._relay.listen(bound.sockets, tunnel.forward)
+            tunnel.ports.add(tunnel.local_port)
+
+    def _prove(self, tunnel: Tunnel, limit: float) -> str:
+        """Let the port lead to the service, by the first method that is permitted; return ``open`` or ``silent``."""
+        service = tunnel.service
+        assert service is not None and tunnel.forward is not None and tunnel.where is not None
+        methods: list[ForwardMethod] = ["forward", "agent"]
+        if self._method(tunnel) == "agent":
+            methods.reverse()
+        tunnel.tried_at, patience = time.time(), 0.0 if service.known_web else _PATIENCE
+        reason: PortsError | None = None
+        for method in methods:
+            self._relay.call(tunnel.forward.lead(self._dial(tunnel, method)))
+            found = _verify.prove(
+                tunnel.where,
+                ask=service.asked,
+                patience=patience,
+                scheme=service.scheme,
+                path=f"/{service.path}",
+                timeout=limit,
+            )
+            if found.state != "refused":
+                tunnel_records.remember_forward_method(tunnel.host, service.is_unix, method)
+                return found.state
+            reason = tunnel.forward.refusal
+            if reason is None and method == "forward":  # the agent reports its own refusals
+                reason = self._connection.refusal(service.remote)
+            if not isinstance(reason, ProhibitedError):
+                break
+        if reason is not None or not self._connection.is_there():
+            raise reason or SSHError(tunnel.host, "the connection was lost; try again")
+        if not self._tunnels.is_halted and self._watch.is_up:
+            tunnel.add_note(_NO_ANSWER)
+        return "silent"
+
+    def _dial(self, tunnel: Tunnel, method: ForwardMethod) -> Dial:
+        if method == "agent":
+            return self._connection.forward_by_agent(tunnel.remote, tunnel.owner)
+        return self._connection.forward([tunnel.remote])[tunnel.remote]
+
+    def _method(self, tunnel: Tunnel) -> ForwardMethod:
+        """Return what let connections to services of this kind on the host through before."""
+        return tunnel_records.forward_method(tunnel.host, tunnel.service is not None and tunnel.service.is_unix)
+
+    def _fail(self, tunnel: Tunnel, error: PortsError | OSError, *, is_first: bool) -> None:
+        if tunnel not in self._tunnels:  # it was closed meanwhile
+            self.release(tunnel)
+            return
+        tunnel.error = error if isinstance(error, PortsError) else SSHError(tunnel.host, str(error))
+        tunnel.last_error = str(tunnel.error)
+        if is_first or not tunnel.ports:
+            self.release(tunnel)
+            self._tunnels.change(tunnel, "error")
+        elif self._watch.is_up:
+            self.shut(tunnel, "ended")
