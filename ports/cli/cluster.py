@@ -21,8 +21,6 @@ _ENVIRON_HELP = (
 
 def show_one(out: Output, row: Row) -> None:
     """Show a cluster that was started or changed."""
-    from ports import clusters
-
     text = f"cluster {row['name']!r} {clusters.cluster_state(row)}"
     if row["state"] == "running":
         text += f"\nat home:  {row['command']}\nthen:     {row['link']}"
@@ -68,8 +66,6 @@ def cluster() -> None:
 @with_host(show_started)
 def start(out: Output, name: str | None, environ: tuple[str, ...], option: tuple[str, ...], **options: Any) -> None:
     """Start a Dask cluster that outlives this shell."""
-    from ports import clusters
-
     if environ:
         options["environ"] = dict(_pair(text) for text in environ)
     options |= {key: _value(value) for key, value in map(_pair, option)}
@@ -86,8 +82,6 @@ def scale(out: Output, names: tuple[str, ...], n_workers: int, force: bool | Non
     """Set the number of workers."""
     if len(names) > 1:
         raise click.UsageError(f"{' '.join(names)} are {len(names)} names; scale one cluster at a time")
-    from ports import clusters
-
     found = clusters.get(*names)
     found.scale(n_workers, force=force)
     show_one(out, found.row())
@@ -99,8 +93,6 @@ def scale(out: Output, names: tuple[str, ...], n_workers: int, force: bool | Non
 @with_host(show_one)
 def restart(out: Output, name: str | None) -> None:
     """Restart all workers, so that they import changed modules. Links stay."""
-    from ports import clusters
-
     found = clusters.get(name)
     found.restart()
     show_one(out, found.row())

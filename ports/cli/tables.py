@@ -54,7 +54,7 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
-    """Return the texts that a table shows for `row`, those that are put together included."""
+    """Return the texts of `row` for a table, including those that combine several values."""
     started = row.get("started_at") or row.get("since")
     made = {
         "since": duration(now - started) if isinstance(started, int | float) else "",
@@ -64,13 +64,15 @@ def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
         "what": _what(row),
         "received": size(row.get("received_bytes")),
         "note": _note(row),
-        "other": "" if row.get("name") else str(row.get("owner") or ""),  # of others' listeners nothing else is known
+        "other": ""
+        if row.get("name")
+        else str(row.get("owner") or ""),  # nothing else is known of another user's listener
     }
     return {key: _text(value) for key, value in row.items()} | made
 
 
 def table(rows: Sequence[Mapping[str, Any]], kind: str, now: float) -> list[list[str]]:
-    """Return heading and lines of a table; columns that hold nothing are left out."""
+    """Return the heading and the lines of a table, without empty columns."""
     columns = COLUMNS[kind]
     texts = [cells(row, now) for row in rows]
     used = [(heading, key) for heading, key in columns if any(text.get(key) for text in texts)]
@@ -87,18 +89,18 @@ def plain(lines: Sequence[Sequence[str]]) -> str:
 
 
 def details(row: Mapping[str, Any], now: float) -> str:
-    """Return one row as lines of ``key: value``; what is empty is left out."""
+    """Return one row as lines of ``key: value``, without empty values."""
     texts = cells(row, now)
     hidden = ("where", "here", "what", "received", "note", "other", "started_at", "guard", "asleep", "ends_at")
     shown = {key: text for key, text in texts.items() if text and key not in hidden and not key.endswith("_bytes")}
-    if row.get("note"):  # without the reason, which has a line of its own
+    if row.get("note"):  # the reason has a line of its own
         shown["note"] = str(row["note"])
     width = max((len(key) for key in shown), default=0) + 1
     return "\n".join(f"{key + ':':<{width}} {text}" for key, text in shown.items())
 
 
 def link_here(row: Mapping[str, Any]) -> str | None:
-    """Return by what a tunnel's row is reached on this machine, a link or ``unix:PATH``; None where nothing leads."""
+    """Return where a tunnel's row is reached on this machine, a link or ``unix:PATH``; None where nowhere."""
     socket = row.get("local_socket")
     return str(row["local_url"]) if row.get("local_url") else f"unix:{socket}" if socket else None
 
@@ -125,6 +127,6 @@ def _what(row: Mapping[str, Any]) -> str:
 
 def _note(row: Mapping[str, Any]) -> str:
     notes = [row.get("error"), row.get("reason"), row.get("note")]
-    notes += [warning.partition("; ")[0] for warning in row.get("warnings") or []]  # the rest is how to close it
-    # the column beside it names the host already
+    notes += [warning.partition("; ")[0] for warning in row.get("warnings") or []]  # without how to close it
+    # another column names the host
     return "; ".join(str(note).removeprefix(f"{row.get('host')}: ") for note in notes if note)

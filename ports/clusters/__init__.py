@@ -1,4 +1,11 @@
-"""Dask clusters that outlive what started them: start, find, list, scale, stop."""
+"""Dask clusters that outlive what started them: start, find, list, scale, stop.
+
+>>> from ports import clusters
+>>> clusters.start("example", idle=-1)
+Traceback (most recent call last):
+    ...
+ports.errors.UsageError: idle is -1; it must be a number of hours from 0 (never) to 1000000
+"""
 
 from __future__ import annotations
 

@@ -13,14 +13,14 @@ from ports.clusters._text import html_table
 
 
 def show(cluster_or_client: object, local_port: int | None = None) -> None:
-    """Print, and in a notebook display, what to type at home and the link that will work there.
+    """Print what to type at home and the link that then works there; a notebook displays it.
 
     Parameters
     ----------
     cluster_or_client
-        A cluster of `ports`, a client of one, or any Dask cluster or client, which has a dashboard on a TCP port.
+        A cluster of `ports`, a client of one, or any Dask cluster or client with a dashboard on a TCP port.
     local_port : int, optional
-        The port at home. Default: the one that ``ports open`` gives to this name, always the same.
+        The port at home. Default: the one that ``ports open`` always uses for this name.
     """
     shown = describe(cluster_or_client, local_port)
     if "IPython" in sys.modules:
@@ -34,7 +34,7 @@ def show(cluster_or_client: object, local_port: int | None = None) -> None:
 
 
 def describe(cluster_or_client: object, local_port: int | None = None) -> dict[str, Any]:
-    """Return what `show` shows: ``command``, ``link``, and ``by_hand``, the plain ssh line."""
+    """Return what `show` shows: ``command``, ``link``, and ``by_hand``, the plain ssh command."""
     cluster: Any = getattr(cluster_or_client, "cluster", None) or cluster_or_client
     row = getattr(cluster, "row", None)
     if callable(row) and hasattr(cluster, "record"):
@@ -42,8 +42,8 @@ def describe(cluster_or_client: object, local_port: int | None = None) -> dict[s
         link = listeners.cluster_link(name, local_port)
         by_hand = ["ssh", "-N", "-L", f"{_port(link)}:{socket_path}", listeners.alias()]
         shown = {"command": listeners.open_command(name, local_port), "link": link, "by_hand": shlex.join(by_hand)}
-        if port := _port(row().get("tcp_link") or ""):  # without its token: notebooks keep what they display
-            shown["forward"] = f"port {port}; `ports cluster show {name}` tells its link and token"
+        if port := _port(row().get("tcp_link") or ""):  # without its token, because notebooks save what they display
+            shown["forward"] = f"port {port}; `ports cluster show {name}` shows its link and token"
         return shown
     far_port = _port(str(getattr(cluster, "dashboard_link", "") or ""))
     if far_port is None:

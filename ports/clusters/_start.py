@@ -11,35 +11,33 @@ from ports.clusters import _certificates, _dask, _find, _options, _plan, _scratc
 from ports.clusters._cluster import Cluster
 from ports.clusters._options import ClusterRecord
 from ports.clusters._snapshot import KIND, Snapshot
-from ports.errors import NameInUseError, NotFoundError, StartError, UsageError, warn
+from ports.errors import NameInUseError, NotFoundError, StartError, warn
 from ports.sessions import Found
 from ports.state import paths, settings, wait_until
 
 if TYPE_CHECKING:
     from distributed import Client
 
-REUSE = ("warn", "any", "exact")
-
 
 def client(name: str | None = None, *, reuse: str | None = None, **asked: Any) -> Client:
-    """Return a `distributed.Client` of my cluster `name` on this machine, which is started where there is none.
+    """Return a `distributed.Client` of my cluster `name` on this machine; start the cluster if there is none.
 
-    Takes and raises what `cluster` does. Modules that changed after a worker may have imported them are warned of.
+    Takes and raises what `cluster` does. Warns of modules that have changed since workers imported them.
     """
     return cluster(name, reuse=reuse, **asked).get_client()
 
 
 def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) -> Cluster:
-    """Return my cluster `name` on this machine; it is started where there is none.
+    """Return my cluster `name` on this machine; start it if there is none.
 
-    Several processes that ask in the same second end up on one cluster.
+    Several processes that ask at the same time get the same cluster.
 
     Parameters
     ----------
     name : str, optional
         Default: the setting ``cluster.name``, ``"main"``.
     reuse : {"warn", "any", "exact"}, optional
-        What to do when it runs and differs from what is asked for: a warning that names each difference, nothing, or
+        What to do when it runs and differs from what is asked for: warn and name each difference, nothing, or raise
         an error. Default: the setting ``cluster.reuse``, ``"warn"``.
     **asked
         Options of `start`.
@@ -49,12 +47,11 @@ def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) 
     DifferentClusterError
         It differs, and ``reuse="exact"``.
     StartError
-        It could not be started; says why.
+        It did not start; says why.
     """
     defaults = settings.get("cluster")
     name, reuse = paths.check_name(name or defaults["name"]), reuse or defaults["reuse"]
-    if reuse not in REUSE:
-        raise UsageError(f"reuse is {reuse!r}; it must be one of {', '.join(REUSE)}")
+    settings.check("cluster", {"reuse": reuse})
     timeout = asked.pop("timeout", None) or defaults["start_timeout"]
     while True:
         found = _wait_for_other_start(name, timeout)
@@ -65,24 +62,24 @@ def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) 
         if found is not None:
             warn(f"cluster {name!r} had stopped ({found.reason}); a new one starts")
         try:
-            # the client is this process's next step: its 0.3 s of imports pass while the owner imports the same
+            # this process makes a client next: it imports Dask (0.3 s) while the owner does the same
             return _start(name, timeout, asked, meanwhile=_dask.import_client)
         except NameInUseError:
-            continue  # another process claimed it in this moment: wait for its start
+            continue  # another process has just claimed the name: wait for its start
 
 
 def start(name: str | None = None, *, timeout: float | None = None, **asked: Any) -> Cluster:
     """Start a cluster and return it once its scheduler answers; it runs until `Cluster.stop`.
 
-    It runs with this process's interpreter, directory, ``sys.path`` and environment variables. Options that are not
-    given come from the settings.
+    It has this process's interpreter, directory, ``sys.path`` and environment variables. The settings can change each
+    default below.
 
     Parameters
     ----------
     name : str, optional
         Default: the setting ``cluster.name``.
     timeout : float, optional
-        Seconds until the start is given up. Default: 60.
+        Seconds to wait for the start. Default: 60.
     n_workers : int or "all", optional
         Number of workers; all: use the whole machine. Default: a fair share of the machine.
     threads_per_worker : int, optional
@@ -127,18 +124,18 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
     gpus : int, optional
         Number of GPUs of each worker, which sees only these. Default: 0.
     **asked
-        Those above, and any keyword of `LocalCluster`.
+        The options above, and any keyword of `LocalCluster`.
 
     Raises
     ------
     NameInUseError
-        A cluster of that name runs or starts.
+        A cluster of that name is running or starting.
     UsageError
-        An option that cannot be.
+        An option is invalid.
     OverpromisedError
-        More memory than the machine has, with what my other clusters are promised.
+        Together with my other clusters, it may use more memory than the machine has.
     StartError
-        It ended while it started: with exit status, log and its last lines.
+        It ended while it was starting; says the exit status, the log and its last lines.
     """
     return _start(name, timeout, asked)
 
@@ -150,7 +147,7 @@ def _start(
     defaults = settings.get("cluster")
     name = paths.check_name(name or defaults["name"])
     known = sessions.find(KIND, name, ClusterRecord)
-    if known is not None and known.state in ("running", "starting"):  # before its size is reckoned, and warned of
+    if known is not None and known.state in ("running", "starting"):  # before any warning about its size
         raise NameInUseError(KIND, name, f"`ports cluster stop {name}` ends it")
     record, environ = _plan.plan(name, _options.merge(defaults, asked))
     found = sessions.claim(record)
@@ -181,7 +178,7 @@ def _start(
 
 
 def _wait_for_other_start(name: str, timeout: float) -> Found[ClusterRecord] | None:
-    """Return what there is of `name`, after a start by another process has come to its end."""
+    """Return what is known of `name`, once another process has finished starting it."""
     found = sessions.find(KIND, name, ClusterRecord)
     if found is None or found.state != "starting":
         return found
@@ -190,7 +187,9 @@ def _wait_for_other_start(name: str, timeout: float) -> Found[ClusterRecord] | N
         now = sessions.find(KIND, name, ClusterRecord)
         if now is None:
             log = found.files.log
-            raise StartError(f"cluster {name!r}", "another process started it", log, sessions.tail(log, 20))
+            raise StartError(
+                f"cluster {name!r}", "another process was starting it, and it is gone", log, sessions.tail(log, 20)
+            )
         return now if now.state != "starting" else None
 
-    return wait_until(settled, timeout=timeout, what=f"cluster {name!r}, which another process starts,")
+    return wait_until(settled, timeout=timeout, what=f"cluster {name!r}, which another process is starting,")

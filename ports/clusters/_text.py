@@ -1,4 +1,4 @@
-"""A cluster in words: in a terminal, in a notebook, and what it notes about itself. Pure."""
+"""A cluster in words: in a terminal, in a notebook, and its note. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ports.probe import memory_used, size
 
 
 def cluster_line(row: Mapping[str, Any], now: float) -> str:
-    """Return a cluster in a terminal: state, workers, memory, and its link at home."""
+    """Return the line of a cluster in a terminal: state, workers, memory, and its link at home."""
     memory = memory_used(row.get("memory_bytes"), row.get("memory_limit_bytes"))
     parts = [f"cluster {row['name']!r} {cluster_state(row)}", memory]
     if row["state"] == "running":
@@ -20,7 +20,7 @@ def cluster_line(row: Mapping[str, Any], now: float) -> str:
 
 
 def cluster_state(row: Mapping[str, Any]) -> str:
-    """Return what a cluster does, in words: ``runs: 2 workers with 1 thread each``."""
+    """Return the state of a cluster in words: ``runs: 2 workers with 1 thread each``."""
     if row["state"] != "running":
         return f"is {row['state']}" + (f": {row['reason']}" if row.get("reason") else "")
     n_workers, n_threads = row.get("n_workers") or 0, row.get("n_threads") or 0
@@ -31,20 +31,20 @@ def cluster_state(row: Mapping[str, Any]) -> str:
 
 
 def cluster_note(counts: Mapping[str, Any]) -> str | None:
-    """Return what a running cluster says of itself beyond its counts: that it gives way, rests, or ends soon."""
+    """Return whether the memory guard acts, workers rest, or the end is near; None where none of these is so."""
     notes = []
     if (guard := counts.get("guard")) is not None:
         notes.append(f"memory guard: {guard['reason']}")
     if counts.get("asleep"):
-        notes.append(f"nobody uses it: {counts['asleep']} workers come back at the first task")
+        notes.append(f"nobody uses it: {counts['asleep']} workers come back at the next task")
     if counts.get("ends_at"):
         ends, last = (_day(counts[key]) for key in ("ends_at", "last_task"))
-        notes.append(f"ends {ends}, as no task came since {last}; any task keeps it")
+        notes.append(f"ends at {ends}, because no task has run since {last}; any task keeps it running")
     return "; ".join(notes) or None
 
 
 def cluster_html(row: Mapping[str, Any], command: str) -> str:
-    """Return a cluster as a notebook shows it: state, workers, memory, dashboard link, what to type at home."""
+    """Return the HTML of a cluster in a notebook: state, workers, memory, dashboard link, what to type at home."""
     memory = size(row.get("memory_limit_bytes"))
     facts: list[tuple[str, str]] = [("State", html.escape(str(row["state"])))]
     if row.get("n_workers") is not None:
@@ -60,7 +60,7 @@ def cluster_html(row: Mapping[str, Any], command: str) -> str:
 
 
 def html_table(title: str, facts: Iterable[tuple[str, str]]) -> str:
-    """Return facts, of which each value is HTML already, below a title."""
+    """Return a table with a title. Each value must be HTML already."""
     cell = '<tr><th style="text-align: left">{}</th><td style="text-align: left">{}</td></tr>'
     lines = "".join(cell.format(html.escape(name), value) for name, value in facts)
     return f"<div><strong>{html.escape(title)}</strong><table>{lines}</table></div>"

@@ -1,7 +1,7 @@
 """Settings: ``ports:`` in Dask's own YAML files and ``DASK_PORTS__…`` in the environment.
 
-Read without importing Dask, because the command line starts often; where Dask is imported already, its configuration is
-taken, so that ``dask.config.set({"ports.cluster.n_workers": 4})`` works in a notebook.
+They are read without importing Dask, because the command line starts often. Where Dask is imported already, its
+configuration is used, so that ``dask.config.set({"ports.cluster.n_workers": 4})`` works in a notebook.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def load() -> dict[str, Any]:
     Raises
     ------
     SettingError
-        A key or value that cannot be; it names the file, the key, the value and what is allowed.
+        A key or value is invalid; names the file, the key, the value and what is allowed.
     """
     merged = defaults()
     for source, found in _sources():
@@ -55,7 +55,7 @@ def get(key: str) -> Any:
 
 
 def override(key: str, value: str) -> None:
-    """Set a setting for this process and those that it starts, before all that stands elsewhere: an option's work."""
+    """Set a setting for this process and those that it starts; it overrides files and variables, as an option does."""
     document: Any = value
     for part in reversed(key.split(".")):
         document = {part: document}
@@ -75,12 +75,12 @@ def dask_value(key: str) -> Any:
 
 
 def variable(name: str) -> str | None:
-    """Return the environment's value of a variable that the user names; None where there is none."""
+    """Return the value of an environment variable that the user names; None where it is not set."""
     return os.environ.get(name)
 
 
 def host(alias: str) -> dict[str, Any]:
-    """Return the settings of the host `alias`; empty where it has none. A node ``alias/node`` has those of `alias`."""
+    """Return the settings of the host `alias`, or an empty dict. A node ``alias/node`` has those of `alias`."""
     hosts = get("hosts")
     return dict(hosts.get(alias.partition("/")[0]) or {}) if isinstance(hosts, dict) else {}
 
@@ -91,7 +91,7 @@ def hosts() -> list[str]:
 
 
 def _sources() -> list[tuple[str, dict[str, Any]]]:
-    """Return where settings come from, the last one winning, with what stands there."""
+    """Return the sources of settings and what each contains; the last one wins."""
     dask_config = sys.modules.get("dask.config")
     if dask_config is not None:
         _check_files()
@@ -108,12 +108,12 @@ def _files() -> list[tuple[Path, Any]]:
 
 @functools.cache
 def _check_files() -> None:
-    """Look once for a misspelt header, where Dask has read the files."""
+    """Look once for a misspelt key ``ports``, where Dask has read the files."""
     _documents("ports")
 
 
 def _documents(word: str) -> list[tuple[Path, dict[str, Any]]]:
-    """Return the configuration files that hold `word`, parsed, the last one winning."""
+    """Return the configuration files with the key `word`, parsed; the last one wins."""
     found = []
     for place in paths.configuration_directories():
         files = [*place.glob("*.yaml"), *place.glob("*.yml"), *place.glob("*.json")] if place.is_dir() else [place]
@@ -125,10 +125,10 @@ def _read_yaml(file: Path, word: str) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError:
-        return {}  # as Dask does: a file that may not be read is another user's affair
+        return {}  # as Dask does: a file that this user cannot read is another user's
     except UnicodeDecodeError as error:
         raise SettingError(str(file), "ports", f"the file is not UTF-8 text ({error.reason})") from error
-    # to import YAML takes 10 ms, and each installation has files of Dask's that say nothing of this
+    # importing YAML takes 10 ms, and each installation has files of Dask's without this key
     if file.stem != "ports" and not _key(word).search(text):
         return {}
     data = _parse(file, text)
@@ -137,7 +137,7 @@ def _read_yaml(file: Path, word: str) -> dict[str, Any]:
 
 @functools.cache
 def _key(word: str) -> re.Pattern[str]:
-    """Return what finds the key `word` in YAML or JSON, outside of comments."""
+    """Return a pattern for the key `word` in YAML or JSON, outside of comments."""
     name = re.escape(word).replace(r"\-", "[-_]")
     return re.compile(rf"""^(?!\s*#).*(?<![\w.-]){name}["']?\s*:""", re.MULTILINE)
 
@@ -174,7 +174,7 @@ def _variables() -> list[tuple[str, dict[str, Any]]]:
 
 
 def _canonical(data: Any, depth: int = 0, inside: str = "") -> Any:
-    """Write keys with ``_`` for ``-``, as Dask takes both; names of hosts and variables stay as they are."""
+    """Write keys with ``_`` instead of ``-``, as Dask allows both; names of hosts and variables stay as they are."""
     if not isinstance(data, dict):
         return data
     free = inside in ("hosts", "environ", "options")
@@ -187,7 +187,7 @@ def _canonical(data: Any, depth: int = 0, inside: str = "") -> Any:
 
 
 def _as_words(data: Any, node: dict[str, Any]) -> Any:
-    """Return `data` with the word ``off`` where a setting takes it and YAML, unquoted, has made it False."""
+    """Return `data` with the word ``off`` where a setting allows it and YAML has read it, unquoted, as False."""
     if isinstance(data, dict) and "properties" in node:
         return {key: _as_words(value, node["properties"].get(key, {})) for key, value in data.items()}
     return "off" if data is False and "off" in node.get("enum", ()) else data
@@ -200,17 +200,19 @@ def _validate(source: str, data: Any) -> None:
 
 
 def _check_header(file: Path, data: dict[str, Any]) -> None:
-    """Raise SettingError where a file of our name has no ``ports:``, but what was meant to be it or to stand below it.
+    """Raise SettingError where a file called ``ports.yaml`` has a misspelt ``ports:``, or settings outside of it.
 
-    Dask reads such a file in silence. Other keys may stand in it: it is one of Dask's own.
+    Dask would ignore them silently. Other keys are allowed, because the file is one of Dask's.
     """
     if file.stem != "ports" or "ports" in data:
         return
     for key in map(str, data):
         if key in schema()["properties"]:
-            raise SettingError(str(file), key, "it is ignored where it stands; settings stand below the key 'ports'")
+            raise SettingError(str(file), key, "it is ignored here; settings belong below the key 'ports'")
         if near(key, ["ports"]):
-            raise SettingError(str(file), key, "it is no key of ports and would be ignored; did you mean 'ports'?")
+            raise SettingError(
+                str(file), key, "it is not a key of ports, so it would be ignored; did you mean 'ports'?"
+            )
 
 
 def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:

@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 import time
+import types
 import warnings
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 import distributed
 import pytest
@@ -17,7 +20,9 @@ from distributed import Client
 
 import ports
 from ports import clusters, errors
+from ports.clusters import _dask, _documents
 from ports.clusters._cluster import Cluster
+from ports.clusters._options import ClusterRunning
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 
@@ -114,6 +119,23 @@ def test_its_row_tells_what_a_program_wants(main: Cluster) -> None:
     assert (row["n_workers"], row["n_threads"], row["memory_limit_bytes"]) == (1, 1, 1_000_000_000)
     assert row["url"].startswith("unix:/tmp/ports-") and row["interpreter"] == sys.executable
     json.dumps(row)
+
+
+def is_a(value: object, hint: Any) -> bool:
+    """Say whether JSON's `value` is of a type as a TypedDict names it."""
+    kinds = get_args(hint) if get_origin(hint) is types.UnionType else (hint,)
+    plain = [dict if is_typeddict(kind) else get_origin(kind) or kind for kind in kinds]
+    return isinstance(value, tuple(plain)) or (float in plain and isinstance(value, int))
+
+
+def test_what_is_sent_about_a_cluster_is_as_typed(shared_home: Home, main: Cluster) -> None:
+    running = json.loads(main._now.found.files.running.read_text())
+    assert set(running) == {one.name for one in fields(ClusterRunning)}
+    [row], answer = shared_home.json("cluster", "list"), _dask.summary(main.record.dashboard)
+    for document, kind in ((row, _documents.ClusterRow), (answer, _documents.Summary)):
+        hints = get_type_hints(kind)
+        assert set(document or ()) == set(hints)
+        assert [key for key, value in (document or {}).items() if not is_a(value, hints[key])] == []
 
 
 def test_what_differs_is_named_with_the_way_out(main: Cluster) -> None:

@@ -14,6 +14,7 @@ from distributed import Client, Future
 
 from ports import clusters
 from ports.clusters._cluster import Cluster
+from ports.clusters._documents import GuardShown
 from ports.errors import UsageError
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
@@ -115,6 +116,7 @@ def test_each_step_is_shown_where_one_looks(on_machine: Callable[..., tuple[Mach
     assert "memory guard: " in home.ports("cluster", "show").stdout
     assert "memory guard: " in repr(machine.cluster)
     assert "memory guard: " in machine.cluster._repr_html_()
+    assert set(machine.cluster.row()["guard"] or ()) == GuardShown.__required_keys__
 
 
 def test_the_largest_worker_is_restarted_and_its_task_is_not_to_blame(

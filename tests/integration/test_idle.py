@@ -49,7 +49,7 @@ def test_an_idle_cluster_gives_its_workers_back_and_has_them_again_at_the_first_
         assert client.submit(sum, [1, 2]).result() == 3
         row = workers(cluster, 0)
         assert row["asleep"] == 4
-        assert row["note"] == "nobody uses it: 4 workers come back at the first task"
+        assert row["note"] == "nobody uses it: 4 workers come back at the next task"
         owner = psutil.Process(row["pid"])  # type: ignore[arg-type]
         wait_until(
             lambda: not any("forkserver" in " ".join(one.cmdline()) for one in owner.children()) or None,
@@ -58,7 +58,7 @@ def test_an_idle_cluster_gives_its_workers_back_and_has_them_again_at_the_first_
             every=0.1,
         )
         shown = home.ports("cluster", "list").stdout
-        assert "come back at the first task" in shown
+        assert "come back at the next task" in shown
         assert client.submit(sum, [3, 4]).result(timeout=30) == 7
         assert workers(cluster, 4)["asleep"] is None
     cluster.stop()
@@ -131,7 +131,7 @@ def test_a_cluster_without_tasks_for_days_says_so_ends_and_leaves_what_is_held(h
         held = client.submit(sum, [20, 22], key="the/answer")
         assert held.result() == 42
         note = wait_until(lambda: cluster.row()["note"], timeout=40, what="the notice", every=0.1)
-        assert re.match(r"ends \S+ \S+, as no task came since \S+ \S+; any task keeps it", note)
+        assert re.match(r"ends at \S+ \S+, because no task has run since \S+ \S+; any task keeps it running", note)
         with pytest.warns(UserWarning, match="any task keeps it"), ports.client() as other:
             assert other.submit(sum, [1]).result() == 1  # which is one
         assert cluster.row()["note"] is None

@@ -1,4 +1,4 @@
-"""Settings: where they stand, what they may be, and that Dask reads them the same way."""
+"""Settings: where they are, what is allowed, and that Dask reads them the same way."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_an_invalid_setting_names_file_key_value_and_what_is_allowed(
     [
         ("port: {alias: box}", "port", "did you mean 'ports'?"),
         ("Ports:\n  alias: box", "Ports", "did you mean 'ports'?"),
-        ("cluster: {n_workers: 4}", "cluster", "settings stand below the key 'ports'"),
+        ("cluster: {n_workers: 4}", "cluster", "settings belong below the key 'ports'"),
     ],
 )
 def test_a_misspelt_key_in_a_file_of_our_name_is_an_error(place: Path, text: str, key: str, reason: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -170,6 +172,12 @@ def test_every_command_in_an_example_can_be_typed_like_that(page: str, words: li
 def test_what_the_old_package_had_is_documented() -> None:
     assert "jupyter_forwarding" in read("commands.md")
     assert "ports.server_helpers.print_commands" in read("python.md")
+
+
+@pytest.mark.parametrize("name", sorted({"clusters", "probe", "sessions", "state"}))
+def test_the_example_of_a_face_runs(name: str) -> None:
+    face = importlib.import_module(f"ports.{name}")
+    assert doctest.testmod(face).attempted > 0 and doctest.testmod(face).failed == 0
 
 
 @pytest.mark.parametrize("name", _options.option_names())
