@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
+import functools
 import importlib
 import re
 import shlex
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,15 @@ import pytest
 import yaml
 
 import ports
-from ports import clusters, errors
+from ports import clusters, errors, listeners, machine
 from ports.cli import main
 from ports.clusters import _options
+from ports.clusters._documents import ClusterRow, GuardShown
+from ports.doctor import _checks
 from ports.errors import PortsError
+from ports.listeners import _exposures
 from ports.state import settings as config
+from ports.tunnels._tunnel import Tunnel
 
 TOP = Path(__file__).resolve().parents[2]
 DOCS = TOP / "docs"
@@ -67,9 +74,42 @@ def test_every_command_and_option_is_documented(words: str) -> None:
             assert parameter.make_metavar(click.Context(ALL[words])) in text.splitlines()[0]
 
 
+def options(command: click.Command) -> set[str]:
+    return {name for one in command.params for name in one.opts}
+
+
+def plain(text: str) -> str:
+    """Return `text` without Markdown's marks and line ends."""
+    return " ".join(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("`", "").split())
+
+
+@pytest.mark.parametrize("words", [words for words in ALL if words != "ports ls"])
+def test_a_command_and_its_options_are_documented_in_the_words_of_help(words: str) -> None:
+    text, command = plain(section(words)), ALL[words]
+    helps = [command.help or "", *(one.help or "" for one in command.params if isinstance(one, click.Option))]
+    shared = {
+        plain(one.help or "") for one in command.params if one.opts[-1] in SHARED and isinstance(one, click.Option)
+    }
+    assert [one for one in map(plain, helps) if one not in text and one not in shared] == []
+
+
 def test_the_options_that_many_commands_share_are_documented_once() -> None:
     introduction = read("commands.md").partition("\n## ")[0]
     assert all(f"`{name}`" in introduction for name in SHARED)
+
+
+def test_the_page_says_which_commands_take_the_shared_options() -> None:
+    without_json = {words for words, command in ALL.items() if "--json" not in options(command)}
+    assert without_json == {"ports shell", "ports cluster attach", "ports notebook attach"}
+    with_host = {words for words, command in ALL.items() if "--host" in options(command)}
+    assert with_host == {words for words in ALL if words.split()[1] in ("cluster", "notebook", "prune", "who")}
+
+
+def test_the_page_of_paramiko_says_which_commands_take_a_transport() -> None:
+    named = re.search(r"^`--transport` of (.*?) sets it", read("paramiko.md"), re.MULTILINE)
+    with_transport = {words for words, command in ALL.items() if "--transport" in options(command)}
+    assert named is not None
+    assert set(re.findall(r"`(ports \w+)`", named.group(1))) == with_transport - {"ports ls"}
 
 
 def test_no_command_is_documented_that_is_not_there() -> None:
@@ -77,27 +117,28 @@ def test_no_command_is_documented_that_is_not_there() -> None:
         assert heading.strip() in ALL
 
 
-def settings(schema: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    """Yield the path and the default of each setting."""
+def settings(schema: dict[str, Any], path: str) -> Iterator[tuple[str, Any, str]]:
+    """Yield the path, the default and the description of each setting."""
     for name, part in schema.get("properties", {}).items():
         if "properties" in part:
             yield from settings(part, f"{path}.{name}")
         else:
-            yield f"{path}.{name}", part.get("default")
+            yield f"{path}.{name}", part.get("default"), part["description"]
         if isinstance(part.get("additionalProperties"), dict):
             yield from settings(part["additionalProperties"], f"{path}.{name}.<alias>")
 
 
-@pytest.mark.parametrize(("name", "default"), list(settings(config.schema(), "ports")))
-def test_every_setting_is_documented_with_its_default(name: str, default: object) -> None:
+@pytest.mark.parametrize(("name", "default", "description"), list(settings(config.schema(), "ports")))
+def test_every_setting_is_documented_with_its_default(name: str, default: object, description: str) -> None:
     rows = [line for line in read("settings.md").splitlines() if line.startswith(f"| `{name}` |")]
     assert len(rows) == 1, f"docs/settings.md has no row for {name}"
-    shown = rows[0].split(" | ")[2].strip("`")
-    assert yaml.safe_load(shown) == default
+    shown = rows[0].split(" | ")
+    assert yaml.safe_load(shown[2].strip("`")) == default
+    assert plain(shown[3]).startswith(plain(description))
 
 
 def test_no_setting_is_documented_that_is_not_there() -> None:
-    known = {name for name, _ in settings(config.schema(), "ports")}
+    known = {name for name, *_ in settings(config.schema(), "ports")}
     assert set(re.findall(r"^\| `(ports\.[\w.<>]+)` \|", read("settings.md"), re.MULTILINE)) == known
 
 
@@ -110,7 +151,8 @@ def all_errors(kind: type[PortsError] = PortsError) -> Iterator[type[PortsError]
 
 @pytest.mark.parametrize("error", list(all_errors()), ids=lambda error: error.__name__)
 def test_every_error_is_documented_with_its_exit_code(error: type[PortsError]) -> None:
-    assert f"| `{error.__name__}` | {error.exit_code} |" in read("exit-codes.md")
+    meaning = (error.__doc__ or "").partition("\n\n")[0]
+    assert f"| `{error.__name__}` | {error.exit_code} | {' '.join(meaning.split())} |" in read("exit-codes.md")
 
 
 @pytest.mark.parametrize("code", sorted({0, 130, *(error.exit_code for error in all_errors())}))
@@ -189,3 +231,88 @@ def test_the_docstring_of_a_start_tells_every_option_with_its_default(name: str)
     assert "Default: " in told
     if default not in (None, {}):
         assert re.search(rf"Default: (``)?\"?{re.escape(f'{default}')}\"?", told), f"{name} is {default!r} by default"
+
+
+def test_every_warning_of_an_exposed_listener_is_on_the_page_of_security() -> None:
+    page = plain(read("security.md"))
+    for reason in ("dask", "dashboard", "token", "kernel", "debugger"):
+        row = {"kind": "listener", "exposed": [reason], "pid": 7, "port": 8787}
+        assert [one.what for one in _exposures.find("listener", [row]) if f"| {one.what} |" not in page] == [], reason
+
+
+def test_every_key_in_json_is_documented() -> None:
+    cluster = ClusterRow.__required_keys__ | ClusterRow.__optional_keys__
+    usage = machine.usage().row()
+    with socket.create_server(("127.0.0.1", 0)):
+        listening = [key for row in listeners.list() for key in row.row()]
+    keys = {*cluster, *GuardShown.__annotations__, *usage, *usage["share"], *usage["users"][0], *listening}
+    keys |= {*Tunnel(host="server1").row(), *_checks.ok("tmux", "tmux 3.3a").row("server1")}
+    page = read("json.md")
+    assert {key for key in keys if f"`{key}`" not in page} == set()
+
+
+#: Pieces of output that pages quote, each of one message of the code.
+QUOTES = {
+    "README.md": ("Ctrl-C closes them", "at home, type: ", "then open: ", "without ports there: "),
+    "docs/index.md": ("Ctrl-C closes them", "at home, type: ", "then open: ", "without ports there: "),
+    "docs/day.md": (
+        "Ctrl-C closes them",
+        "it has ended; ",
+        "` starts it, under the same link",
+        "it is back, under the same link",
+        "the connection did not survive the sleep of this machine",
+        "its links answer again once the connection is back",
+        "open again, under the same links",
+        " is not there",
+        "waits for a login and is not tried again until then",
+        "run `ports login ",
+    ),
+    "docs/notebooks.md": (" serves ", "at home: "),
+    "docs/security.md": ("belongs to ", ", not to you"),
+    "docs/sharing.md": (
+        "time lost waiting for ",
+        " promised to clusters and not used yet",
+        "a cluster of yours would get ",
+        " available",
+        " and not promised",
+        " active",
+        "the limits of your tmux server",
+        " as far as can be seen",
+        "others (hidden here)",
+        ", more than the ",
+        " that you can have here",
+        "; ask for at most ",
+        " (fewer workers, a smaller memory_limit)",
+        ", free some (`ports who` shows who has what)",
+        ", or pass force=True (--force)",
+    ),
+}
+
+
+@functools.cache
+def literals() -> list[tuple[Path, int, str]]:
+    """Return file, line and text of each string of the code that is no docstring; NUL stands for what is filled in."""
+    found = []
+    for path in sorted(Path(ports.__file__).parent.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        heads = (node.body[0] for node in ast.walk(tree) if isinstance(node, documented) and node.body)
+        docstrings = {id(head.value) for head in heads if isinstance(head, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                found.append((path, node.lineno, "".join(map(str, parts))))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings | inside:
+                found.append((path, node.lineno, node.value))
+    return found
+
+
+def spaced(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize(("page", "quote"), [(page, quote) for page, quotes in QUOTES.items() for quote in quotes])
+def test_what_a_page_quotes_is_said_by_the_code(page: str, quote: str) -> None:
+    assert spaced(quote) in spaced((TOP / page).read_text(encoding="utf-8"))
+    assert any(spaced(quote).strip() in spaced(text) for _, _, text in literals())
