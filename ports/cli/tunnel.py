@@ -47,7 +47,7 @@ def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool |
         share=options["share"],
     )
     if background:
-        rows = tunnels.open_in_background(wanted, on_event=show.event, local=local, owner=owner)
+        rows: Sequence[Row] = tunnels.open_in_background(wanted, on_event=show.event, local=local, owner=owner)
         show.settled(rows, "`ports tunnel list` shows them, `ports tunnel close --all` closes them")
         show.wait_for_browser()
         return exit_code(rows)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ports.listeners._listeners import from_probe as from_probe
     from ports.listeners._listeners import list as list
     from ports.listeners._listeners import rows as rows
+    from ports.listeners._rows import ListenerRow as ListenerRow
 else:
     __getattr__, __dir__, __all__ = face(
         __name__,
@@ -31,6 +32,7 @@ else:
                 "list",
                 "rows",
             ),
+            "_rows": ("ListenerRow",),
         },
         modules=(
             "links",

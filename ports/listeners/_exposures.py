@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ports.listeners._rows import ExposureRow
+
 # By kind of listener: what to start it with so that it listens on this machine only.
 _ON_LOOPBACK = {
     "notebook": "--ip=127.0.0.1",
@@ -32,7 +34,7 @@ class Exposure:
     def __str__(self) -> str:
         return f"{self.what}; {self.hint}"
 
-    def row(self) -> dict[str, str]:
+    def row(self) -> ExposureRow:
         """Return it as ``--json`` prints it."""
         return {"reason": self.reason, "what": self.what, "way_out": self.hint}
 

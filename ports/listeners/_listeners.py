@@ -7,16 +7,18 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from ports import probe
 from ports.errors import PortsError, warn
 from ports.listeners import _exposures
 from ports.listeners._exposures import Exposure
+from ports.listeners._rows import ListenerRow
 from ports.listeners.links import url as link
 from ports.probe import words_of
 from ports.sessions import FOLDERS, Exit, verdict
 
+_Text = TypeVar("_Text", str, "str | None")
 NAME_LENGTH = 31
 _ORDER = tuple(FOLDERS)  # sessions come first in a listing, by kind and then by name
 
@@ -64,12 +66,28 @@ class Listener:
         """What others can do with it, and how to close it, a sentence each."""
         return tuple(map(str, self.exposed))
 
-    def row(self) -> dict[str, Any]:
-        """Return it as JSON-able data, for all eyes: without the token."""
-        hidden = ("token", "machine", "mine", "scheme", "url_path")
-        found = {key: _printable(value) for key, value in vars(self).items() if key not in hidden}
-        exposed = [one.row() for one in self.exposed]
-        return {**found, "url": self.url, "exposed": exposed, "warnings": [*self.warnings]}
+    def row(self) -> ListenerRow:
+        """Return it as ``--json`` shows it, to anyone's eyes: without the token, with no control character."""
+        return {
+            "host": self.host,
+            "kind": _printable(self.kind),
+            "name": _printable(self.name),
+            "state": self.state,
+            "url": self.url,
+            "reason": _printable(self.reason),
+            "owner": _printable(self.owner),
+            "managed": self.managed,
+            "address": self.address,
+            "port": self.port,
+            "path": _printable(self.path),
+            "pid": self.pid,
+            "started_at": self.started_at,
+            "directory": _printable(self.directory),
+            "open_to_network": self.open_to_network,
+            "http": self.http,
+            "exposed": [one.row() for one in self.exposed],
+            "warnings": [*self.warnings],
+        }
 
 
 def list(host: str | None = None, *, all_users: bool = False, port: int | None = None) -> tuple[Listener, ...]:
@@ -114,8 +132,8 @@ def rows(
     hosts: Sequence[str] = (),
     *,
     all_users: bool = False,
-    on_host: Callable[[str, builtins.list[dict[str, Any]]], None] | None = None,
-) -> builtins.list[dict[str, Any]]:
+    on_host: Callable[[str, Sequence[Mapping[str, Any]]], None] | None = None,
+) -> Sequence[Mapping[str, Any]]:
     """Return the rows of `list` for all `hosts` at once; without any, of this machine.
 
     Of several hosts, one that fails has a row of its own with the key ``error``, and costs the others nothing; one on
@@ -135,7 +153,7 @@ def rows(
         return [one.row() for one in list(all_users=all_users)]
     from ports.hosts import failed_row, nothing_rows, on_each
 
-    found: dict[str, builtins.list[dict[str, Any]]] = {}
+    found: dict[str, Sequence[Mapping[str, Any]]] = {}
 
     def take(alias: str, result: tuple[Listener, ...] | PortsError) -> None:
         if not isinstance(result, PortsError):
@@ -328,8 +346,8 @@ def _place(one: Listener) -> tuple[Any, ...]:
     return not one.mine, order, one.kind == "listener", one.name or "", one.port or 0
 
 
-def _printable(value: Any) -> Any:
-    """Return a text without what is no UTF-8 and without control characters, which a terminal would obey."""
-    if not isinstance(value, str):
-        return value
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", value.encode("utf-8", "replace").decode())
+def _printable(text: _Text) -> _Text:
+    """Return a text without what is not UTF-8, and without control characters, which a terminal would obey."""
+    if text is None:
+        return text
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", text.encode("utf-8", "replace").decode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def open_in_background(
     on_event: Event | None = None,
     local: LocalAddress | None = None,
     owner: str | None = None,
-) -> list[dict[str, Any]]:
+) -> Sequence[Mapping[str, Any]]:
     """Open links in a process that outlives this one; return their rows once all are up or failed.
 
     One process keeps all background tunnels. It asks nobody for a login, so this one asks before.
@@ -62,7 +62,7 @@ def open_in_background(
     if chosen.socket is not None:  # relative to the directory of this process
         chosen = replace(chosen, socket=str(Path(chosen.socket).expanduser().absolute()))
     reached = hosts.on_each(targets.by_host(parsed), hosts.login)
-    rows: list[dict[str, Any]] = []
+    rows: list[Mapping[str, Any]] = []
     for alias, error in reached.items():
         if isinstance(error, PortsError):
             rows.append({**hosts.failed_row(alias, error), "local_url": None, "local_port": None})
@@ -75,7 +75,7 @@ def open_in_background(
     return rows
 
 
-def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> list[dict[str, Any]]:
+def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> list[Mapping[str, Any]]:
     """Return the rows of what the background process opened; start it if none runs."""
     for _ in range(3):
         with locked("keeper", timeout=30):
@@ -88,7 +88,7 @@ def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> list[dict[st
                 raise
             continue  # it ended just now, with its last tunnel
         if "settled" in answer:
-            rows: list[dict[str, Any]] = answer["settled"]
+            rows: list[Mapping[str, Any]] = answer["settled"]
             for row in rows if on_event is not None else ():
                 if row.get("note") == "open already":
                     on_event(row)  # type: ignore[misc]

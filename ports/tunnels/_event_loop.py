@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from ports.tunnels._local_forward import BACKLOG, LocalForward
 T = TypeVar("T")
 
 #: Takes a request, and a function that sends a line at once; returns the last line.
-Handle = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]
+Handle = Callable[[dict[str, Any], Callable[[Mapping[str, Any]], None]], dict[str, Any]]
 
 LOOPBACK = ("127.0.0.1", "::1")
 _LONGEST_REQUEST = 1 << 20  # bytes
@@ -124,7 +124,7 @@ class Relay:
         token = None if unix else _new_token()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            def say(line: dict[str, Any]) -> None:
+            def say(line: Mapping[str, Any]) -> None:
                 with contextlib.suppress(RuntimeError):  # the loop has ended, and with it all that listens
                     self._loop.call_soon_threadsafe(writer.write, json.dumps(line).encode() + b"\n")
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ports.errors import NotFoundError, PortsError, TimedOutError
 from ports.hosts import Target, targets
 from ports.sessions import processes
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._records import GroupRecord
+from ports.tunnels._rows import ListedTunnelRow
 
 
-def list() -> builtins.list[dict[str, Any]]:
+def list() -> Sequence[Mapping[str, Any]]:
     """Return all tunnels of this user on this machine, those in the background and those of other terminals.
 
     The rows of a process that died are ``stopped``, and left out if the same is open again. Those of a process that
@@ -32,7 +33,7 @@ def list() -> builtins.list[dict[str, Any]]:
     return [*rows, *({**unknown, "error": str(error)} for error in tunnel_records.unreadable())]
 
 
-def close(*wanted: str) -> builtins.list[dict[str, Any]]:
+def close(*wanted: str) -> builtins.list[ListedTunnelRow]:
     """Close the tunnels that the targets name, whichever process holds them, and return their rows.
 
     Raises
@@ -56,7 +57,7 @@ def close(*wanted: str) -> builtins.list[dict[str, Any]]:
     return _close(lambda row: any(tunnel_records.is_meant(target, row) for target in parsed))
 
 
-def close_all() -> builtins.list[dict[str, Any]]:
+def close_all() -> builtins.list[ListedTunnelRow]:
     """Close all tunnels of this user on this machine, and return their rows; raises as `close`, at the end."""
     closed = _close(lambda row: True)
     _tell_unreadable()
@@ -72,8 +73,8 @@ def prune() -> builtins.list[Path]:
     return removed
 
 
-def _close(is_meant: Callable[[dict[str, Any]], bool]) -> builtins.list[dict[str, Any]]:
-    closed = []
+def _close(is_meant: Callable[[dict[str, Any]], bool]) -> builtins.list[ListedTunnelRow]:
+    closed: builtins.list[ListedTunnelRow] = []
     for path, record, alive in tunnel_records.read_all_records():
         meant = [row for row in record.rows if is_meant(row)]
         if not meant or alive is None:
@@ -90,8 +91,11 @@ def _close(is_meant: Callable[[dict[str, Any]], bool]) -> builtins.list[dict[str
         if not alive:
             _remove(path, record)
         for row in meant:
-            counted = {key: last[_same(row)][key] for key in ("sent_bytes", "received_bytes") if _same(row) in last}
-            closed.append({**_listed(record, True, row), **counted, "state": "closed", "error": None})
+            shown = _listed(record, True, row)
+            shown["state"], shown["error"] = "closed", None
+            if counted := last.get(_same(row)):
+                shown["sent_bytes"], shown["received_bytes"] = counted["sent_bytes"], counted["received_bytes"]
+            closed.append(shown)
     return closed
 
 
@@ -100,7 +104,7 @@ def _tell_unreadable() -> None:
         raise error
 
 
-def forget_stopped(rows: Iterable[dict[str, Any]]) -> None:
+def forget_stopped(rows: Iterable[Mapping[str, Any]]) -> None:
     """Remove the records of killed processes if all that they kept is open again, in `rows`."""
     again = {_same(row) for row in rows if not row.get("error")}
     for path, record, alive in tunnel_records.read_all_records():
@@ -109,7 +113,7 @@ def forget_stopped(rows: Iterable[dict[str, Any]]) -> None:
                 _remove(path, record)
 
 
-def _same(row: dict[str, Any]) -> tuple[Any, ...]:
+def _same(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["host"], row["kind"], row["name"]
 
 
@@ -121,7 +125,7 @@ def _hint(target: Target) -> str:
     return f"{meant}`ports tunnel list` shows those that are open"
 
 
-def _linked(row: dict[str, Any]) -> tuple[Any, ...]:
+def _linked(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["host"], row["service"], row["name"]
 
 
@@ -136,7 +140,7 @@ def _remove(path: Path, record: GroupRecord) -> builtins.list[Path]:
     return found
 
 
-def _rows_of(record: GroupRecord, alive: bool | None) -> builtins.list[dict[str, Any]]:
+def _rows_of(record: GroupRecord, alive: bool | None) -> builtins.list[ListedTunnelRow]:
     """Return the rows of one process as it reports them now: its record has no byte counts."""
     if not alive:
         return [_listed(record, alive, row) for row in record.rows]
@@ -147,11 +151,11 @@ def _rows_of(record: GroupRecord, alive: bool | None) -> builtins.list[dict[str,
     return [_listed(record, True, row) for row in rows]
 
 
-def _listed(record: GroupRecord, alive: bool | None, row: dict[str, Any]) -> dict[str, Any]:
+def _listed(record: GroupRecord, alive: bool | None, row: Mapping[str, Any]) -> ListedTunnelRow:
     shown = {key: value for key, value in row.items() if key not in ("ports", "port", "number")}
     shown.update(kind="tunnel", service=row["kind"], pid=record.process.pid, background=record.background)
     shown.update(log=record.log)
     if not alive:
         shown["state"] = "unknown" if alive is None else "stopped"
         shown["error"] = None if alive is None else "the process that kept it was killed; open it again"
-    return shown
+    return cast(ListedTunnelRow, shown)

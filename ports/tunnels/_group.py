@@ -8,7 +8,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,9 +22,10 @@ from ports.tunnels._event_loop import Reach, Relay
 from ports.tunnels._host_tunnels import HostTunnels
 from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._requests import OpenRequest
+from ports.tunnels._rows import TunnelRow
 from ports.tunnels._tunnel import LINKED, Tunnel
 
-Event = Callable[[dict[str, Any]], None]
+Event = Callable[[Mapping[str, Any]], None]
 
 _ROUND_SECONDS = 3.0  # usual ports that are free again, services that did not answer
 _TELL_SECONDS = 2.0
@@ -49,7 +50,7 @@ class TunnelGroup:
         self._log = log
         self._hosts: dict[str, HostTunnels] = {}
         self._lock = threading.RLock()
-        self._events: queue.SimpleQueue[dict[str, Any] | threading.Event] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Mapping[str, Any] | threading.Event] = queue.SimpleQueue()
         self._closing, self._ended, self._closer = threading.Event(), threading.Event(), 0
         self._busy = 0  # requests to open that are under way
         self._started_at = time.time()
@@ -73,7 +74,7 @@ class TunnelGroup:
                 return tunnel.url
         raise NotFoundError("open tunnel", ", ".join(one.host for one in self.tunnels), "see the errors of its tunnels")
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[TunnelRow]:
         """Return all tunnels as JSON-able data."""
         return [tunnel.row() for tunnel in self.tunnels]
 
@@ -153,7 +154,7 @@ class TunnelGroup:
         self._ended.set()
         self._events.put(threading.Event())  # the thread that tells ends
 
-    def close_tunnels(self, wanted: Iterable[Tunnel]) -> list[dict[str, Any]]:
+    def close_tunnels(self, wanted: Iterable[Tunnel]) -> list[TunnelRow]:
         """Close some tunnels, and with the last of them the group; return their rows."""
         meant = list(wanted)
         closed = [tunnel for host in list(self._hosts.values()) for tunnel in host.close_tunnels(meant)]
@@ -223,7 +224,7 @@ class TunnelGroup:
         before = set(map(id, self.tunnels))
         wanted = targets.by_host(map(targets.parse, request["targets"]))
 
-        def tell(row: dict[str, Any]) -> None:
+        def tell(row: Mapping[str, Any]) -> None:
             if row["host"] in wanted or row["host"].partition("/")[0] in wanted:
                 say(row)
 
@@ -289,7 +290,7 @@ class TunnelGroup:
         except PortsError as error:  # a full disk: the tunnel works all the same
             tunnel.add_note(f"`ports tunnel` cannot know of this: {error}")
 
-    def _emit(self, row: dict[str, Any]) -> None:
+    def _emit(self, row: TunnelRow) -> None:
         self._events.put(row)
 
     def _tell(self) -> None:
@@ -327,15 +328,16 @@ class TunnelGroup:
             )
 
 
-def _as_open_already(tunnel: Tunnel, local: LocalAddress) -> dict[str, Any]:
+def _as_open_already(tunnel: Tunnel, local: LocalAddress) -> TunnelRow:
     """Return the row of a tunnel that was open before, an error where it serves elsewhere than it is to now."""
-    row = {**tunnel.row(), "note": "open already"}
+    row: TunnelRow = {**tunnel.row(), "note": "open already"}
     held, serves = tunnel.local, tunnel.local.socket or f"port {tunnel.local_port}"
     other_port = local.port is not None and (held.socket is not None or local.port not in (0, tunnel.local_port))
     if other_port or (local.socket or held.socket) != held.socket or (local.address or held.address) != held.address:
         place = f"{tunnel.host}:{tunnel.name}"
         error = ConflictError(f"{place} is open already, at {serves}; `ports tunnel close {place}` first")
-        row.update(state="error", error=str(error), exit_code=error.exit_code, local_url=None)
+        row["state"], row["error"], row["exit_code"] = "error", str(error), error.exit_code
+        row["local_url"] = None
     return row
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +74,7 @@ def write(path: Path, **fields: Any) -> None:
     records.write(path, GroupRecord(**fields))
 
 
-def is_meant(target: Target, row: dict[str, Any]) -> bool:
+def is_meant(target: Target, row: Mapping[str, Any]) -> bool:
     """Tell whether `target` names the tunnel of `row`."""
     if target.host not in (row["host"], row["host"].partition("/")[0]):  # a node is meant by its name, too
         return False

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from ports.errors import PortsError
 from ports.listeners import links
 from ports.tunnels._down_page import Page
 from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._local_forward import LocalForward
+from ports.tunnels._rows import HeldTunnelRow, TunnelRow
 from ports.tunnels._services import Service
 
 #: States in which the link is there; in all but the first two a page says why nothing else comes.
@@ -87,29 +87,33 @@ class Tunnel:
         """It is open, and nothing has shut its port since."""
         return self.state == "open" and self.forward is not None and self.forward.dial is not None
 
-    def row(self) -> dict[str, Any]:
-        """Return the tunnel as JSON-able data; `local_url` holds the token."""
-        row: dict[str, Any] = {"host": self.host, "kind": self.kind, "name": self.name, "state": self.state}
-        row.update(local_url=self.url, local_port=self.local_port, since=self.since, note=self.note)
-        row.update(local_socket=self.where if isinstance(self.where, str) else None)
-        row.update(error=str(self.error) if self.error else None, last_error=self.last_error)
-        row.update(reconnects=self.reconnects, notice=self.notice)
-        row.update(
-            sent_bytes=self.forward.sent if self.forward else 0,
-            received_bytes=self.forward.received if self.forward else 0,
-        )
+    def row(self) -> TunnelRow:
+        """Return the tunnel as ``--json`` shows it; `local_url` holds the token."""
+        row: TunnelRow = {
+            "host": self.host,
+            "kind": self.kind,
+            "name": self.name,
+            "state": self.state,
+            "local_url": self.url,
+            "local_port": self.local_port,
+            "local_socket": self.where if isinstance(self.where, str) else None,
+            "since": self.since,
+            "note": self.note,
+            "error": None if self.error is None else str(self.error),
+            "last_error": self.last_error,
+            "reconnects": self.reconnects,
+            "notice": self.notice,
+            "sent_bytes": self.forward.sent if self.forward else 0,
+            "received_bytes": self.forward.received if self.forward else 0,
+        }
         if self.error is not None:
             row["exit_code"] = self.error.exit_code
         return row
 
-    def record_row(self) -> dict[str, Any]:
+    def record_row(self) -> HeldTunnelRow:
         """Return the row with what other processes of the user need to find and close the tunnel."""
-        return {
-            **self.row(),
-            "number": self.number,
-            "ports": sorted(self.ports),
-            "port": self.service.port if self.service else None,
-        }
+        port = self.service.port if self.service else None
+        return {**self.row(), "number": self.number, "ports": sorted(self.ports), "port": port}
 
     def add_note(self, note: str) -> None:
         """Tell one thing more, once."""
