@@ -35,8 +35,9 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
     replaced = _is_other_start(latest, record)
     if latest.running and not replaced:
         who.append(latest.running.process)
-    from ports.sessions.launch import is_launcher  # it needs what Windows lacks, where no session runs
+    from ports.sessions.launch import AFTER_SECONDS, is_launcher  # it needs what Windows lacks, where no session runs
 
+    timeout += AFTER_SECONDS if record.after else 0
     if not processes.end(who, timeout=timeout, spare=is_launcher):
         raise StartError(
             f"the end of {record.kind} {record.name!r}", "one of its processes does not end", found.files.log

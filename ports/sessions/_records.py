@@ -61,6 +61,11 @@ class SessionRecord(Record):
         """Files and directories elsewhere that belong to this session alone and are removed with its records."""
         return ()
 
+    @property
+    def after(self) -> tuple[str, ...]:
+        """A command that the launcher runs once the session's own has ended, for 20 s at most."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Found(Generic[S]):

@@ -137,6 +137,7 @@ def _start(found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], 
         "exit": str(found.files.exit),
         "hold": [str(runtime), *record.outside],
         "core_files": settings.get("core_files"),
+        "after": list(record.after),
     }
     records.write_json(found.files.launch, task)
     command = [*LAUNCHER, str(found.files.launch)]

@@ -1,16 +1,21 @@
-"""Run one long-lived command: hand it its environment, keep its log, note its end, and let nothing outlive it.
+"""Run one long-lived command: give it its environment, keep its log, note its end, and let nothing outlive it.
 
-Run by path, as ``python -I -S launch.py LAUNCH.json``: standard library only, to stay small beside what it runs.
-The file (0600) holds ``argv``, ``cwd``, ``environ``, ``log``, ``log_bytes``, ``exit`` and ``hold``; it is deleted
-once it is read: no secret stays on disk, and none stands in arguments or in tmux's environment.
+It runs by path, as ``python -I -S launch.py LAUNCH.json``: standard library and `probe` only, to stay small beside the
+command. The file (0600) is deleted once it is read: no secret stays on disk, and none is in arguments or in tmux's
+environment. It contains:
 
-- output goes to the terminal and to the log, which is rotated once at ``log_bytes``;
-- ``exit`` gets how the command ended;
-- without ``core_files`` no process writes one: keys and data would stand in it. A task may raise the limit again;
-- ``hold`` are directories that stay locked (shared), which keeps systemd-tmpfiles from cleaning them;
-- on Linux it is a subreaper: what the command leaves behind is ended with it; and it is two, so that a launcher that
-  is itself killed leaves nothing behind either. Only the launcher of another session goes on, with all below it: a
-  cluster that a notebook started where there is no tmux outlives the notebook.
+- ``argv``, ``cwd``, ``environ``: the command, its directory and its whole environment;
+- ``log``, ``log_bytes``: output goes to the terminal and to this file, which is rotated once at that size;
+- ``exit``: the file that gets how the command ended;
+- ``hold``: directories that stay locked (shared), which keeps systemd-tmpfiles from cleaning them;
+- ``core_files`` (true): if false, no process writes one, as keys and data would be in it. A task can raise the limit;
+- ``after`` (nothing): a command, as a list of words, that runs once the session's own has ended, for 20 s at most. Its
+  output goes to the log. If it fails, ``exit`` gets the reason, and nothing else follows from it;
+- ``terminal`` (false): the command is a shell for a person; nothing is kept or noted.
+
+On Linux the launcher is a subreaper: what the command leaves behind ends with it. The launcher is two processes: if one
+is killed, the other ends what is left. Only the launcher of another session goes on, with all below it: where there is
+no tmux, a cluster that a notebook started outlives the notebook.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ import sys
 import time
 from typing import Any
 
-if __name__ == "__main__":  # by path; all of it is read now, as an upgrade can replace these files later
+if __name__ == "__main__":  # by path; all of it is loaded now, because an upgrade can replace these files later
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from probe import files, processes  # type: ignore[import-not-found]
 
@@ -40,6 +45,7 @@ NO_INTERRUPT = (
     b"\r\nCtrl-C ends nothing here: Ctrl-b d leaves, `ports cluster stop` or `ports notebook stop` ends it\r\n"
 )
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL for what the command left behind
+AFTER_SECONDS = 20.0  # that the command `after` may take
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -77,7 +83,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def hold(directories: list[str]) -> None:
-    """Lock `directories` against tmpfiles for as long as this process lives; what is no directory is passed over."""
+    """Lock `directories` against tmpfiles for as long as this process lives; skip what is no directory."""
     for directory in directories:
         try:
             descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -86,11 +92,11 @@ def hold(directories: list[str]) -> None:
             pass
 
 
-def guard() -> int | None:
-    """Go on in a child, where this returns None; return its exit status here, once all it left is ended.
+def supervise() -> int | None:
+    """Go on in a child, where this returns None; here, return the child's exit status once all it left has ended.
 
-    A subreaper that is killed gives what it adopted away. This process does nothing but adopt it then, and the child,
-    whom the kernel tells of the end of this one, ends everything itself.
+    If the child is killed, this process adopts and ends what the child had adopted. If this process is killed, the
+    kernel tells the child, which then ends everything itself.
     """
     parent = os.getpid()
     pid = os.fork()
@@ -113,7 +119,7 @@ def guard() -> int | None:
 
 
 def reason(directory: str) -> str | None:
-    """Return what the command wrote about its own end, in the file ``why`` of its directory."""
+    """Return what the command wrote about its own end to the file ``why`` in `directory`; None if nothing."""
     try:
         with open(os.path.join(directory, "why"), encoding="utf-8", errors="replace") as file:
             return file.read(1000).strip() or None
@@ -121,8 +127,8 @@ def reason(directory: str) -> str | None:
         return None
 
 
-def start(spec: dict[str, Any], output: int) -> int:
-    """Fork the command; its output goes to the descriptor `output`."""
+def start(argv: list[str], spec: dict[str, Any], output: int) -> int:
+    """Fork, and run `argv` in the directory and environment of `spec`; its output goes to the descriptor `output`."""
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -138,9 +144,9 @@ def start(spec: dict[str, Any], output: int) -> int:
         os.dup2(output, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(spec["cwd"])
-        os.execvpe(spec["argv"][0], spec["argv"], spec["environ"])
-    except BaseException as error:  # noqa: BLE001 - nothing may run on in the child
-        os.write(2, f"cannot run {spec['argv'][0]}: {error}\n".encode())
+        os.execvpe(argv[0], argv, spec["environ"])
+    except BaseException as error:  # noqa: BLE001 - the child must not run on
+        os.write(2, f"cannot run {argv[0]}: {error}\n".encode())
         os._exit(127)
 
 
@@ -170,7 +176,7 @@ def reap() -> bool:
 
 
 def end_descendants() -> None:
-    """End what the command left: its orphans are this process's children, theirs follow when they end."""
+    """End what the command left: its orphans are this process's children, and theirs become so when these end."""
     end = time.monotonic() + GRACE
     while reap():
         left = [pid for pid in processes.children(os.getpid()) if not is_other_session(pid)]
@@ -178,50 +184,63 @@ def end_descendants() -> None:
         if not left or time.monotonic() > end + GRACE:
             return  # a process in uninterruptible sleep cannot be waited for
         for pid in left:
-            try:
-                os.kill(pid, number)
-            except OSError:
-                pass
+            kill(pid, number)
         time.sleep(0.02)
 
 
 def end_group(leader: int) -> None:
-    """Ask what is left of the command's process group to end; where nothing is adopted, that is all there is to do."""
+    """Ask what is left of the command's process group to end; where nothing is adopted, no more can be done."""
     try:
         os.killpg(leader, signal.SIGTERM)
     except OSError:
         pass
 
 
-def supervise(pid: int, source: int, log: Log) -> int:
-    """Copy output and pass signals on until the command ends; return its wait status."""
-
-    def pass_on(_number: int, _frame: object) -> None:
-        try:
-            os.kill(pid, signal.SIGTERM)
-        except OSError:
-            pass
-
+def run(argv: list[str], spec: dict[str, Any], log: Log, *, limit: float | None = None) -> int:
+    """Run `argv` until it has ended with all that it left, at most `limit` seconds; return its wait status."""
+    source, sink = os.pipe()
+    pid = start(argv, spec, sink)
+    os.close(sink)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, pass_on)
-    signal.signal(signal.SIGINT, lambda *_: show(NO_INTERRUPT))  # the reflex of who looks at a log that scrolls
+        signal.signal(number, (lambda *_: kill(pid, signal.SIGTERM)) if limit is None else signal.SIG_IGN)
+    status = follow(pid, source, log, limit)
+    os.close(source)
+    end_group(pid)
+    end_descendants()
+    return status
+
+
+def kill(pid: int, number: int) -> None:
+    """Send a signal to a process, if it still exists."""
+    with contextlib.suppress(OSError):
+        os.kill(pid, number)
+
+
+def follow(pid: int, source: int, log: Log, limit: float | None) -> int:
+    """Copy output until the process `pid` ends, and kill it after `limit` seconds; return its wait status."""
+    signal.signal(signal.SIGINT, lambda *_: show(NO_INTERRUPT))  # a reflex at the sight of a log that scrolls
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-    status = None
+    status, end = None, time.monotonic() + (limit or 0)
     with selectors.DefaultSelector() as selector:
         selector.register(source, selectors.EVENT_READ)
         selector.register(wake, selectors.EVENT_READ)
         while status is None:
-            for key, _ in selector.select(timeout=5):
+            for key, _ in selector.select(timeout=5 if limit is None else max(0.01, min(5, end - time.monotonic()))):
                 data = os.read(key.fd, 65536)
                 if key.fd == source and data:
                     log.write(data)
                     show(data)
                 elif key.fd == source:
                     selector.unregister(source)  # closed, but the command may go on
+            if limit is not None and time.monotonic() >= end:
+                kill(pid, signal.SIGKILL)
             status = collect(pid)
+    signal.set_wakeup_fd(-1)
+    os.close(wake)
+    os.close(waker)
     drain(source, log)
     return status
 
@@ -241,7 +260,7 @@ def collect(pid: int) -> int | None:
 
 
 def drain(source: int, log: Log) -> None:
-    """Take over what is in the pipe; a grandchild may hold it open."""
+    """Copy what is still in the pipe; a grandchild can keep it open."""
     os.set_blocking(source, False)
     try:
         while True:
@@ -275,27 +294,49 @@ def main(path: str) -> int:
         os.execvpe(spec["argv"][0], spec["argv"], {**spec["environ"], "TERM": os.environ.get("TERM", "screen")})
     hold(spec["hold"])
     parent = os.getpid()
-    if (guarded := guard()) is not None:
-        return guarded
-    source, sink = os.pipe()
+    if (supervised := supervise()) is not None:
+        return supervised
     log = Log(spec["log"], spec["log_bytes"])
     log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S %z')} {spec['title']}\n".encode())
-    pid = start(spec, sink)
-    os.close(sink)
-    status = supervise(pid, source, log)
-    end_group(pid)
-    end_descendants()
+    status = run(spec["argv"], spec, log)
+    noted = ending(status)
+    if sys.platform.startswith("linux") and os.getppid() != parent:
+        noted["reason"] = "its launcher was killed"
+    if (why := reason(os.path.dirname(spec["exit"]))) is not None:
+        noted["reason"] = why
+    note(spec["exit"], noted)
+    if spec.get("after") and (failure := run_after(spec, log)) is not None:
+        log.write(f"after the end: {failure}\n".encode())
+        note(spec["exit"], {**noted, "after": failure})
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+
+
+def ending(status: int) -> dict[str, Any]:
+    """Return what is noted of a process that ended with this wait status."""
     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-    if os.path.isdir(os.path.dirname(spec["exit"])):  # gone when `stop` was quicker
-        noted: dict[str, Any] = {"format": 1, "status": code, "signal": number, "ended_at": time.time()}
-        if sys.platform.startswith("linux") and os.getppid() != parent:
-            noted["reason"] = "its launcher was killed"
-        if (why := reason(os.path.dirname(spec["exit"]))) is not None:
-            noted["reason"] = why
+    return {"format": 1, "status": code, "signal": number, "ended_at": time.time()}
+
+
+def note(path: str, noted: dict[str, Any]) -> None:
+    """Write how the command ended, unless `stop` was quicker and the directory is gone."""
+    if os.path.isdir(os.path.dirname(path)):
         with contextlib.suppress(OSError):  # the process table shows the end all the same
-            files.write_text(spec["exit"], json.dumps(noted))
-    return code if code is not None else 128 + (number or 0)
+            files.write_text(path, json.dumps(noted))
+
+
+def run_after(spec: dict[str, Any], log: Log) -> str | None:
+    """Run the command `after` of `spec`; return why it failed, None if it did not."""
+    words, began = spec["after"], time.monotonic()
+    if not isinstance(words, list) or not all(isinstance(word, str) and "\0" not in word for word in words):
+        return f"'after' is {words!r}; it must be a list of words"
+    status = run(words, spec, log, limit=AFTER_SECONDS)
+    if not status:
+        return None
+    if time.monotonic() - began >= AFTER_SECONDS:
+        return f"{words[0]} did not end within {AFTER_SECONDS:g} s"
+    ended = ending(status)
+    return f"{words[0]}: " + (f"signal {ended['signal']}" if ended["signal"] else f"exit status {ended['status']}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -9,13 +10,16 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ports import sessions
 from ports.sessions import launch
+from ports.state import records
 from ports.state.waiting import wait_until
 
 
@@ -50,7 +54,7 @@ class Launched:
         """Return the numbers that the command printed."""
         return [
             int(word)
-            for line in self.text().splitlines()[1:]
+            for line in self.text().partition("after the end")[0].splitlines()[1:]
             for word in line.split()
             if word.isdigit() and word[0] != "0"
         ]
@@ -274,3 +278,75 @@ def test_a_full_disk_ends_nothing_and_the_terminal_still_shows_it(run: Any) -> N
     one = run("echo shown; exit 3", log="/dev/full")
     assert one.wait()[0] == 3
     assert one.shown == "shown\n"
+
+
+AFTER = "cat exit.json; echo; env; test -d /proc/$(sed -n 2p main.log) || echo the child has ended"
+
+
+def test_a_command_runs_after_the_end_of_the_session_s_own(run: Any) -> None:
+    one = run("sleep 600 & echo $!; exec sleep 0.1", after=["sh", "-c", AFTER])
+    assert one.wait()[0] == 0
+    _, child, noted, *rest = one.text().splitlines()
+    assert json.loads(noted)["status"] == 0 and f"PATH={os.defpath}" in rest  # the end is noted first
+    assert child.isdigit() and "the child has ended" in rest and "after" not in json.loads(one.exit.read_text())
+
+
+@pytest.mark.parametrize(
+    ("after", "failure"),
+    [
+        (["sh", "-c", "echo tried; exit 7"], "sh: exit status 7"),
+        (["sh", "-c", "kill -KILL $$"], "sh: signal 9"),
+        (["/no/such/program"], "/no/such/program: exit status 127"),
+        ("rm -r /", "'after' is 'rm -r /'; it must be a list of words"),
+        (["sh", 7], "'after' is ['sh', 7]; it must be a list of words"),
+        (["sh\0"], r"'after' is ['sh\x00']; it must be a list of words"),
+    ],
+)
+def test_what_fails_after_the_end_is_noted_and_harmless(run: Any, after: object, failure: str) -> None:
+    one = run("exit 3", after=after)
+    code, noted = one.wait()
+    assert (code, noted["status"], noted["after"]) == (3, 3, failure)
+    assert one.text().splitlines()[-1] == f"after the end: {failure}"
+
+
+def test_what_hangs_after_the_end_is_killed_with_all_that_it_started(run: Any) -> None:
+    one = run("exit 0", after=["sh", "-c", "echo $$; trap '' TERM; sleep 600 & echo $!; while :; do sleep 1; done"])
+    wait_until(lambda: len(one.pids()) == 2 or None, timeout=10, what="what runs after the end")
+    one.process.terminate()  # as `stop` does: it has its time all the same
+    begun = time.monotonic()
+    code, noted = one.wait()
+    assert (code, noted["after"]) == (0, "sh did not end within 20 s") and time.monotonic() - begun > 15
+    assert not any(map(alive, one.pids()))
+
+
+def test_a_session_that_is_stopped_has_its_command_after_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Cleaned(sessions.SessionRecord):
+        @property
+        def after(self) -> tuple[str, ...]:
+            return "sh", "-c", "sleep 1; echo cleaned; echo cleaned > cleaned"
+
+    mine, now = sessions.new_identity()
+    record = Cleaned(
+        kind="notebook", name="lab", created_at=now, interpreter="", directory=str(tmp_path), started_by=mine
+    )
+    code = "import pathlib, time; pathlib.Path('ready').touch(); time.sleep(600)"
+    found = sessions.claim(record)
+
+    def announce(started: Any) -> None:
+        if (tmp_path / "ready").exists():
+            records.write(started.files.running, sessions.Running(process=mine))
+
+    started = sessions.start(
+        found, [sys.executable, "-c", code], environ={"PATH": os.defpath}, cwd=str(tmp_path), timeout=20,
+        what="a test", announce=announce,
+    )  # fmt: skip
+    running = dataclasses.replace(started, running=None)
+    (started.files.running).unlink()  # this process said that it runs, and must not be ended
+    sessions.stop(running)
+    assert (tmp_path / "cleaned").read_text() == "cleaned\n" and not started.files.directory.exists()
+    assert started.files.log.read_text().splitlines()[-1] == "cleaned"
