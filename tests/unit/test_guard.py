@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from distributed import Client, Scheduler, Worker
+from distributed.core import Status
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +28,8 @@ sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as
 from ports_owner import guard as ports_watch
 from ports_owner import guard_rules as guard
 from ports_owner import memory as ports_memory
+from ports_owner.record import Record
+from ports_owner.workers import PrivateWorker
 
 MiB, GiB = 2**20, 2**30
 
@@ -371,7 +378,7 @@ class Seen:
 
 def told(before: Seen, now: Seen) -> str:
     """Return the line that a guard shows when it gets worse."""
-    watching = ports_watch.Guard.__new__(ports_watch.Guard)
+    watching = ports_watch.MemoryGuard.__new__(ports_watch.MemoryGuard)
     watching.meter = before
     watching.before = watching.users()
     watching.meter = now
@@ -406,7 +413,7 @@ def test_two_clusters_of_mine_end_one_worker_where_one_is_enough(tmp_path: Path)
     ended: list[float] = []
 
     def cluster() -> Any:
-        watching = ports_watch.Guard.__new__(ports_watch.Guard)
+        watching = ports_watch.MemoryGuard.__new__(ports_watch.MemoryGuard)
         watching.turn = ports_watch.Turn(tmp_path / "guard.lock")
         watching.state, watching.marks = guard.State(), {"share": 0.1, "pressure": 20.0, "most": guard.RESTART}
         watching.next_try = float("-inf")
@@ -427,3 +434,27 @@ def test_two_clusters_of_mine_end_one_worker_where_one_is_enough(tmp_path: Path)
     assert ended == [0.0]
     for one in clusters:
         one.turn.leave()
+
+
+def test_only_workers_of_this_owner_hear_of_its_memory(tmp_path: Path) -> None:
+    """One that joined from another machine has other memory; a plain Dask worker would break at the message."""
+
+    async def hear() -> list[str]:
+        async with Scheduler(port=0, dashboard_address=None, protocol="tcp", host="127.0.0.1") as scheduler:
+            cluster = SimpleNamespace(scheduler=scheduler, worker_spec={0: {}, 1: {}}, workers={})
+            record = Record(name="main", started_by={}, guard="pause", dashboard=str(tmp_path / "s"))
+            watching = ports_watch.MemoryGuard(cluster, record, ports_memory.Meter())
+            make = partial(PrivateWorker, scheduler.address, nthreads=1, dashboard_address=None)
+            async with make(name=0) as first, Worker(scheduler.address, name="elsewhere", nthreads=1) as other:
+                watching.state = guard.State(level=guard.PAUSE)
+                watching.tell()
+                async with make(name=1) as late, Worker(scheduler.address, name="also", nthreads=1) as too:
+                    workers = (first, other, late, too)
+                    assert scheduler.workers[late.address].status != Status.running  # at once: no task is sent to it
+                    while first.status != Status.paused or late.status != Status.paused:
+                        await asyncio.sleep(0.01)
+                    async with Client(scheduler.address, asynchronous=True) as client:
+                        assert await client.submit(abs, -7, workers=[other.address]) == 7  # it still listens
+                    return [one.status.name for one in workers]
+
+    assert asyncio.run(asyncio.wait_for(hear(), 60)) == ["paused", "running", "paused", "running"]

@@ -1,6 +1,6 @@
-"""The memory guard at work: it watches what is left, and has this cluster's workers give way.
+"""The memory guard at work: it watches what is left of the memory, and makes this owner's workers give way.
 
-What is to be done is decided in `ports_guard`.
+`guard_rules` decides what to do.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from . import guard_rules, memory, orphans, promise
+from .cluster import is_own
 from .ground import probe
 from .log import say
 from .memory import MACHINE
 
 PERIOD = 0.2  # seconds: a hog that grows by 200 MB/s takes 40 MB meanwhile
-BASELINE_SECONDS = 10.0  # between two looks at who uses what, while all is calm
-BASELINE_PART = 1 / 500  # of the time, at most, for these looks: 12 us for each process of the machine
-PRESSURE_SECONDS = 1.0  # between two looks at what the kernel averages over ten
-REFUSED_SECONDS = 0.5  # until it is asked again whether a worker may be restarted
-RESTART_WAITS = 0.15  # seconds that a busy event loop has for ending a worker itself
+BASELINE_SECONDS = 10.0  # between two looks at which user has how much, while all is calm
+BASELINE_PART = 1 / 500  # of the time, at most, for these looks; one takes 12 us for each process of the machine
+PRESSURE_SECONDS = 1.0  # between two looks at the pressure, which the kernel averages over ten seconds
+REFUSED_SECONDS = 0.5  # until the guard asks again whether it may restart a worker
+RESTART_WAITS = 0.15  # seconds that a busy event loop has to end a worker itself
 LONGEST_TURN = 2.0  # seconds: a guard that has its turn for longer hangs
 DONE = {
     guard_rules.CALM: "workers go on",
@@ -38,7 +39,7 @@ DONE = {
 
 
 class Newcomers(SchedulerPlugin):
-    """Tells a worker that joins in a shortage, before a task is sent to it."""
+    """Tells a worker that joins during a shortage, before a task is sent to it."""
 
     name = "ports-guard"
 
@@ -46,21 +47,21 @@ class Newcomers(SchedulerPlugin):
         self.guard = guard
 
     def add_worker(self, scheduler, worker):
-        """Pause a new worker where all others are."""
+        """Pause a new worker if all others are paused."""
         self.guard.tell_one(scheduler.workers[worker])
 
 
 class Turn:
-    """Lets one of a user's clusters at a time end workers: each has to see what the last one has given back.
+    """Lets one of a user's clusters at a time end workers: the next one first sees what this one has given back.
 
-    A lock on `path`, which is local; where there can be none, there are no turns.
+    It is a lock on `path`, a local file. Where `path` cannot be made, no cluster waits for its turn.
     """
 
     def __init__(self, path):
         self.path, self.descriptor, self.refused = path, None, (float("-inf"), float("-inf"))
 
     def take(self, now):
-        """Say whether it is this cluster's turn at the moment `now`; it is from then on, until `leave`."""
+        """Say whether it is this cluster's turn at the moment `now`; if so, it is until `leave`."""
         if self.descriptor is not None:
             return True
         try:
@@ -81,15 +82,18 @@ class Turn:
     def leave(self):
         """Let another cluster have its turn."""
         if self.descriptor is not None:
-            fcntl.flock(self.descriptor, fcntl.LOCK_UN)  # what was forked meanwhile holds it, too
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)  # a process that was forked meanwhile has it, too
             os.close(self.descriptor)
             self.descriptor = None
 
 
-class Guard(threading.Thread):
-    """Watches the memory that is left, and has this cluster's workers give way; never another user's process.
+class MemoryGuard(threading.Thread):
+    """Watches the memory that is left, and makes this owner's workers give way; never another user's process.
 
-    A thread, as the event loop of a busy scheduler may be seconds late.
+    Workers that joined from elsewhere are left alone: the memory of their machine is another one's, with a guard of its
+    own, and a plain Dask worker does not understand what it would be told.
+
+    It is a thread, because the event loop of a busy scheduler can be seconds late.
     """
 
     def __init__(self, cluster, record, meter):
@@ -108,7 +112,7 @@ class Guard(threading.Thread):
         cluster.scheduler.add_plugin(Newcomers(self), name=Newcomers.name)
 
     def run(self):
-        """Look every `PERIOD` until the cluster ends."""
+        """Look every `PERIOD` seconds until the cluster ends."""
         while not self.over.wait(PERIOD):
             try:
                 self.look(time.monotonic())
@@ -117,7 +121,7 @@ class Guard(threading.Thread):
                 self.over.wait(10)
 
     def look(self, now):
-        """Take one look, and do what it asks for."""
+        """Take one look, and do what follows from it."""
         if now >= self.next_baseline and self.state.level == guard_rules.CALM:
             self.meter.refresh()
             self.before = self.users()
@@ -129,19 +133,19 @@ class Guard(threading.Thread):
         self.state = guard_rules.step(self.state, sample, **self.marks)
         if self.state.level or self.told:
             self.loop.call_soon_threadsafe(self.tell)
-        self.restart(now)  # before anything is told: it may take long on a busy machine
+        self.restart(now)  # before the report, which can take long on a busy machine
         if self.state.level != level:
             self.report(f"{self.cause(self.state.level > level)}: {DONE[self.state.level]}")
 
     def users(self, domain=MACHINE):
-        """Return the bytes of each uid's processes in `domain`; those that are hidden here as one, `HIDDEN`."""
+        """Return the bytes of each uid's processes in `domain`; those of all hidden users under `HIDDEN`."""
         seen = self.meter.by_user(domain)
         if self.meter.sees_everybody():
             return seen
         return {**seen, guard_rules.HIDDEN: max(0, self.meter.used(domain) - sum(seen.values()))}
 
     def cause(self, is_worse):
-        """Return what is left, and who took it."""
+        """Return what is left, and which user took it."""
         where = self.state.where
         name = where.name if where.name == MACHINE else f"control group {where.name.rpartition('/')[2]}"
         left = f"{probe.size(where.available)} of {probe.size(where.total)} of {name} are available"
@@ -154,7 +158,7 @@ class Guard(threading.Thread):
         return f"{left}, {name} grew most, by {probe.size(grown[1])}"
 
     def report(self, text):
-        """Log a step, and keep it for those who ask."""
+        """Log a step, and keep it for `ports cluster list`."""
         say(f"guard: {text}")
         level = guard_rules.LEVELS[self.state.level]
         self.shown = {"level": level, "since": time.time(), "reason": text, "restarts": self.restarts}
@@ -162,7 +166,7 @@ class Guard(threading.Thread):
         self.loop.call_soon_threadsafe(lambda: self.cluster.scheduler.log_event("ports-guard", event))
 
     def tell(self):
-        """Tell each worker the level that it does not know yet; on the event loop."""
+        """Send each worker the level if it does not know it yet; on the event loop."""
         workers = list(self.cluster.scheduler.workers.values())
         for worker in workers:
             self.tell_one(worker)
@@ -170,7 +174,9 @@ class Guard(threading.Thread):
         self.told = {key: told for key, told in self.told.items() if told and key in there}
 
     def tell_one(self, worker):
-        """Tell a worker the level; to one that shall pause, nothing is sent from now on, even before it says so."""
+        """Send a worker of this owner the level. One that should pause gets no task from now on, before it answers."""
+        if not is_own(self.cluster, worker.name):
+            return
         scheduler, level, key = self.cluster.scheduler, self.state.level, (worker.address, worker.server_id)
         if self.told.get(key, guard_rules.CALM) != level and worker.address in scheduler.stream_comms:
             scheduler.stream_comms[worker.address].send({"op": "ports-guard", "level": level})
@@ -179,10 +185,10 @@ class Guard(threading.Thread):
                 scheduler.handle_worker_status_change("paused", worker, f"ports-guard-{time.time()}")
 
     def restart(self, now):
-        """End workers if that is to be done, and it is this cluster's turn among its user's."""
+        """End workers if that is due, and if it is this cluster's turn among those of its user."""
         restarted_at = self.state.restarted_at
         if restarted_at is None or now - restarted_at >= guard_rules.BETWEEN_RESTARTS:
-            self.turn.leave()  # not before: the others are to see what came back
+            self.turn.leave()  # not before: the others must see what came back
         if not guard_rules.may_restart(self.state, now, self.marks["share"]) or now < self.next_try:
             return
         if self.turn.take(now):
@@ -190,11 +196,11 @@ class Guard(threading.Thread):
             try:
                 self.restart_largest(now)
             finally:
-                if self.state.restarted_at != now:  # nothing was
+                if self.state.restarted_at != now:  # nothing was restarted
                     self.turn.leave()
 
     def restart_largest(self, now):
-        """End the largest worker, more where that is too little; they start anew. Only above the user's fair share."""
+        """End the largest workers, as many as it takes, while the user has more than a fair share; they start again."""
         where, me = self.state.where, os.getuid()
         users = self.users(where.name)
         mine = users.get(me, 0)
@@ -222,11 +228,11 @@ class Guard(threading.Thread):
         which = ", ".join(f"worker {name} with {probe.size(sizes[name])}" for name in names)
         self.report(
             f"{self.cause(True)}: {which} restarted, "
-            f"as {probe.user_name(me)} had {probe.size(mine)} and a fair share is {probe.size(share)}"
+            f"because {probe.user_name(me)} had {probe.size(mine)} and a fair share is {probe.size(share)}"
         )
 
     def end(self, nannies, ended):
-        """End workers whose tasks are not to blame; on the event loop."""
+        """End workers and blame no task for it; on the event loop."""
         addresses = [nanny.worker_address for nanny in nannies]
         for nanny in nannies:
             kill_worker(nanny)
@@ -243,7 +249,7 @@ class Guard(threading.Thread):
 
 
 def people(users):
-    """Return those of `users` who are people, and those who are hidden; root and services are none."""
+    """Return those of `users` that are people or hidden, without root and services."""
     is_person = probe.is_person
     return {uid: used for uid, used in users.items() if uid == guard_rules.HIDDEN or is_person(uid)}
 
@@ -254,7 +260,7 @@ def weight(pid):
 
 
 def kill_worker(nanny):
-    """Kill a worker and what its tasks started; its nanny starts the next one."""
+    """Kill a worker and what its tasks started; its nanny starts another one."""
     pid = nanny.pid
     for one in [pid, *probe.processes.descendants(pid)] if pid else ():
         orphans.kill_and_free(one)

@@ -1,7 +1,7 @@
-"""When own workers give way: pure decisions from what is left of the memory. Nothing here reads, waits or tells.
+"""When own workers give way: pure decisions from what is left of the memory. Nothing here reads, waits or sends.
 
-Levels: calm, spill (results go to the disk), pause (no further task starts), restart (the largest of my workers is
-ended and starts anew, where the user chose that).
+Levels: calm, spill (results go to the disk), pause (no further task starts), restart (if the user chose that, the
+largest of my workers ends and starts again).
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ CALM, SPILL, PAUSE, RESTART = range(4)
 LEVELS = ("calm", "spill", "pause", "restart")
 MODES = {"off": CALM, "pause": PAUSE, "restart": RESTART}
 
-MOST_MARK = 8 * 2**30  # bytes: a tenth of a machine of 1 TiB would be no shortage
+MOST_MARK = 8 * 2**30  # bytes: with a tenth of 1 TiB left there is no shortage
 LEAST_MARK = 512 * 2**20  # bytes: a tenth of a small control group is gone in a second
-SMALL = 2.5  # times the part that was set: the most that the least mark makes of it
+SMALL = 2.5  # LEAST_MARK raises the mark to this many times the part that was set, at most
 FRACTIONS = (1.0, 0.7, 0.4)  # of the mark, for spill, pause and restart
-LEAD_SECONDS = 1.0  # memory that falls is judged by what will be left then, or later where looks come late
-RATE_SECONDS = 0.9  # over which the fall is measured
-EASE = 1.3  # times the threshold must be left before a level is taken back
+LEAD_SECONDS = 1.0  # memory that falls is judged by what will be left then, or later if looks come late
+RATE_SECONDS = 0.9  # over which the rate of the fall is measured
+EASE = 1.3  # this many times the threshold must be left before a level goes back
 CALM_SECONDS, CALM_SECONDS_AFTER_RESTART = 2.0, 15.0
-BETWEEN_RESTARTS = 0.4  # seconds: the kernel takes a while to free what a killed process had
+BETWEEN_RESTARTS = 0.4  # seconds: the kernel needs a while to free what a killed process had
 WORTH = 64 * 2**20  # bytes: ending a worker that has less gains nothing
-ACTIVE_SHARE = 0.01  # of the memory: who has less is not counted as a user of it
-HIDDEN = -1  # in the place of a uid: all whose processes are not shown here
+ACTIVE_SHARE = 0.01  # of the memory: a user with less does not count
+HIDDEN = -1  # in the place of a uid: all users whose processes are hidden here
 
 NOWHERE = Domain(MACHINE, 0, 0)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What was seen at one moment; `time` in seconds of any clock that only goes forward, `pressure` in percent."""
+    """What was seen at one moment: `time` in seconds of a monotonic clock, `pressure` in percent."""
 
     time: float
     domains: tuple[Domain, ...]
@@ -51,14 +51,14 @@ class State:
 
 
 def mark_of(total: int, share: float) -> float:
-    """Return the bytes that shall stay available of `total`: `share` of it, more of little, less of very much."""
+    """Return the bytes of `total` that should stay available: `share` of it, more of little, less of very much."""
     return min(max(total * share, min(LEAST_MARK, total * share * SMALL)), MOST_MARK)
 
 
 def expected(domain: Domain, samples: tuple[Sample, ...], now: float) -> float:
-    """Return the bytes that will be left of `domain` in `LEAD_SECONDS` if it goes on falling as it does.
+    """Return the bytes that will be left of `domain` in `LEAD_SECONDS` if they go on falling at this rate.
 
-    As much later as the last look is ago: on a busy machine the next one, and what is done then, come late too.
+    The time since the last look is added: on a busy machine the next look and what is done then come late, too.
     """
     lead = LEAD_SECONDS + (now - samples[-1].time if samples else 0.0)
     for sample in samples:
@@ -72,8 +72,8 @@ def expected(domain: Domain, samples: tuple[Sample, ...], now: float) -> float:
 def warranted(sample: Sample, samples: tuple[Sample, ...], share: float, pressure: float) -> tuple[float, Domain]:
     """Return the level that `sample` asks for, and the memory that is shortest.
 
-    The level is a number between those of the names: its whole part is what is to be done, and what is left over says
-    how far the next one is.
+    The level is a number between those of the names. Its whole part says what to do, the rest how near the next level
+    is.
     """
     worst: tuple[float, Domain] = (CALM, NOWHERE)
     for domain in sample.domains:
@@ -88,16 +88,16 @@ def warranted(sample: Sample, samples: tuple[Sample, ...], share: float, pressur
 
 
 def step(state: State, sample: Sample, *, share: float, pressure: float, most: int = RESTART) -> State:
-    """Return the next state: up at once, down after a while of calm.
+    """Return the next state: levels go up at once, and down after a while of calm.
 
     Parameters
     ----------
     share : float
-        Part of the memory that shall stay available, the mark.
+        Part of the memory that should stay available, the mark.
     pressure : float
-        Percent of PSI from which results are spilled; from twice that on, workers are paused.
+        Percent of PSI from which results are spilled; workers are paused from twice that.
     most : int
-        The highest level that the user lets it come to.
+        The highest level that the user allows.
     """
     samples = tuple(one for one in state.samples if sample.time - one.time <= RATE_SECONDS)
     now, domain = warranted(sample, samples, share, pressure)
@@ -116,7 +116,7 @@ def step(state: State, sample: Sample, *, share: float, pressure: float, most: i
 
 
 def may_restart(state: State, now: float, share: float) -> bool:
-    """Say whether a worker is to be ended at the moment `now`; the level alone stays when memory is back already."""
+    """Say whether to end a worker at the moment `now`. The level alone does not tell: memory may be back already."""
     waited = state.restarted_at is None or now - state.restarted_at >= BETWEEN_RESTARTS
     return state.level == RESTART and waited and missing(state, share) > 0
 
@@ -124,7 +124,7 @@ def may_restart(state: State, now: float, share: float) -> bool:
 def active(people: dict[int, int], me: int, total: int, n_promised: int = 0) -> int:
     """Return how many people share the memory: those with a noticeable part of it, and me.
 
-    `HIDDEN` counts as one, or as `n_promised` others with a promise, as far as each could have a noticeable part.
+    `HIDDEN` counts as one person, or as the `n_promised` others with a promise if each can have a noticeable part.
     """
     least = max(1.0, total * ACTIVE_SHARE)
     others = sum(uid not in (me, HIDDEN) and used >= least for uid, used in people.items())
@@ -133,27 +133,27 @@ def active(people: dict[int, int], me: int, total: int, n_promised: int = 0) -> 
 
 
 def fair_share(available: int, mine: int, n_users: int) -> float:
-    """Return the bytes that are mine by right: of what the others leave, as much for each active user."""
+    """Return the bytes of my fair share: what the others leave, divided by the number of active users."""
     return (available + mine) / n_users
 
 
 def grower(before: dict[int, int], now: dict[int, int]) -> tuple[int, int] | None:
-    """Return the uid that grew most since `before` and by how many bytes; None where nobody did."""
+    """Return the uid that grew most since `before`, and by how many bytes; None if nobody grew."""
     grown = {uid: used - before.get(uid, 0) for uid, used in now.items()}
     most = max(grown, key=lambda uid: grown[uid], default=None)
     return (most, grown[most]) if most is not None and grown[most] > 0 else None
 
 
 def missing(state: State, share: float) -> float:
-    """Return the bytes that have to come back so that no worker need be restarted, as far as can be foreseen."""
+    """Return the bytes that must come back before no worker has to be restarted, by the present rate."""
     before, now = state.samples[:-1], state.samples[-1].time
     return mark_of(state.where.total, share) * FRACTIONS[-1] - expected(state.where, before, now)
 
 
 def to_restart(workers: dict[str, int], *, need: float, mine: int, available: int, n_users: int) -> list[str]:
-    """Return the workers to restart: the largest ones, while `need` bytes are not come by.
+    """Return the workers to restart: the largest ones, until their sizes add up to `need` bytes.
 
-    It ends where this user would have no more than a fair share, or where ending a worker would gain nothing.
+    None is added once this user would have no more than a fair share, or where the end of a worker would gain nothing.
     """
     chosen: list[str] = []
     for name in sorted(workers, key=lambda one: -workers[one]):

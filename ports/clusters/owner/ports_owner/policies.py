@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from . import memory, workers
-from .guard import Guard
+from .guard import MemoryGuard
 from .idle import Rest
 
 
@@ -14,7 +14,7 @@ class Fair:
 
     def __init__(self, cluster, record, directory, ended):
         self.cluster = cluster
-        self.guard = Guard(cluster, record, memory.Meter())
+        self.guard = MemoryGuard(cluster, record, memory.Meter())
         self.rest = Rest(cluster, record, directory, ended, self.guard)
         if record.guard != "off":
             self.guard.start()
