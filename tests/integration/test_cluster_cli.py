@@ -36,7 +36,7 @@ def main(shared_home: Home) -> Iterator[str]:
 
 
 @pytest.mark.quick
-def test_start_tells_what_runs_and_what_to_type_at_home(main: str) -> None:
+def test_start_says_what_runs_and_what_to_type_at_home(main: str) -> None:
     lines = main.splitlines()
     assert lines[0] == "cluster 'main' runs: 1 worker with 1 thread"
     assert lines[1].startswith("at home:  ports open ") and lines[2].startswith("then:     http://localhost:")
@@ -96,7 +96,7 @@ def test_restart_keeps_name_and_link(shared_home: Home, main: str) -> None:
     ],
 )
 @pytest.mark.quick
-def test_what_cannot_be_is_one_line_an_exit_code_and_a_json_document(
+def test_a_failure_is_one_line_an_exit_code_and_a_json_document(
     shared_home: Home, main: str, words: list[str], code: int, kind: str, message: str
 ) -> None:
     done = shared_home.ports("cluster", *words, "--json")
@@ -165,8 +165,8 @@ def started_from_settings(home: Home) -> None:
 @pytest.mark.parametrize("start", [started_by_the_command_line, started_in_python, started_from_settings])
 def test_options_mean_the_same_everywhere(home: Home, start: object) -> None:
     start(home)  # type: ignore[operator]
-    record = clusters.get("main").record
-    assert {name: getattr(record, name) for name in EXPECTED} == EXPECTED
+    record = clusters.get("main").record.to_json()
+    assert {name: record[name] for name in EXPECTED} == EXPECTED
 
 
 @pytest.mark.quick

@@ -98,7 +98,7 @@ def test_only_stop_ends_a_cluster(main: Cluster) -> None:
         assert client.submit(sum, [2]).result() == 2
 
 
-def test_a_client_that_knows_only_address_and_credentials_cannot_end_it_either(main: Cluster) -> None:
+def test_a_client_with_address_and_credentials_cannot_end_it_either(main: Cluster) -> None:
     with Client(main.scheduler_address, security=main.security) as client, pytest.raises(Exception, match="others use"):
         client.sync(client.scheduler.terminate)
     assert clusters.get("main").state == "running"

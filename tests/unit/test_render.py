@@ -100,7 +100,7 @@ class Tags(HTMLParser):
         self.texts.append(data)
 
 
-def test_a_cluster_in_a_notebook_shows_state_workers_memory_link_and_command() -> None:
+def test_a_cluster_in_a_notebook_shows_state_size_link_and_command() -> None:
     page = Tags(_text.cluster_html(ROW, "ports open server1:main"))
     for text in ("Cluster main", "running", "2 with 8 threads", "3.0 GiB used of 16.0 GiB", "ports open server1:main"):
         assert text in page.texts
