@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ports import clusters
-from ports.cli.cluster import cluster as commands
+from ports.cli.cluster import cluster
+from ports.cli.notebook import notebook
 from ports.state import settings
 
+COMMANDS = {"cluster": cluster, "notebook": notebook}
 TOP = Path(__file__).resolve().parents[1]
 TYPES = {"boolean": "bool", "integer": "int", "number": "float", "string": "str", "object": "mapping"}
 
@@ -41,7 +43,7 @@ def settings_rows(path: str, nodes: dict[str, dict[str, Any]]) -> Iterator[str]:
 def option_rows() -> Iterator[str]:
     """Yield the rows of docs/clusters.md."""
     nodes = settings.section("cluster")
-    flags = {one.name: "`, `".join([*one.opts, *one.secondary_opts]) for one in commands.commands["start"].params}
+    flags = {one.name: "`, `".join([*one.opts, *one.secondary_opts]) for one in cluster.commands["start"].params}
     for name in clusters.option_names():
         node = nodes[name]
         yield f"| `{name}` | `{flags[name]}` | {meaning(node)} | {settings.default_in_words(node)} |"
@@ -95,25 +97,27 @@ def written() -> dict[Path, str]:
     page = TOP / "docs" / "clusters.md"
     found[page] = table(page.read_text("utf-8"), r"\| `\w+` \| `--", [*option_rows()])
     page = TOP / "docs" / "commands.md"
-    found[page] = with_flags(page.read_text("utf-8"))
+    found[page] = with_flags(with_flags(page.read_text("utf-8"), "cluster"), "notebook")
     page = TOP / "ports" / "clusters" / "_start.py"
     before, rest = page.read_text("utf-8").split("    n_workers : ", 1)
     found[page] = before + parameters() + "    **asked\n" + rest.split("    **asked\n", 1)[1]
     return found
 
 
-def with_flags(text: str) -> str:
-    """Return docs/commands.md with the help of the options of `ports cluster start`; ``--environ`` has its own."""
-    head, rest = text.split("### `ports cluster start [NAME]`\n", 1)
+def with_flags(text: str, kind: str) -> str:
+    """Return docs/commands.md with the help of the options of ``start``, except ``--environ``, which has its own."""
+    heading = f"### `ports {kind} start [NAME]`\n"
+    head, rest = text.split(heading, 1)
     body, mark, tail = rest.partition("\n### ")
-    for option in commands.commands["start"].params:
-        if option.name in clusters.option_names() and option.name != "environ":
+    last = "- `--option`" if kind == "cluster" else "- `--timeout`"
+    for option in COMMANDS[kind].commands["start"].params:
+        if option.name in settings.section(kind) and option.name not in ("name", "environ"):
             names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
             line = textwrap.fill(f"- {names}: {option.help}", 120, subsequent_indent="  ", break_on_hyphens=False)
             body, n_found = re.subn(rf"^- `{option.opts[0]}`.*\n(?:  .*\n)*", lambda _: f"{line}\n", body, flags=re.M)
             if not n_found:  # a new option: behind the others
-                body = body.replace("- `--option`", f"{line}\n- `--option`")
-    return f"{head}### `ports cluster start [NAME]`\n{body}{mark}{tail}"
+                body = body.replace(last, f"{line}\n{last}")
+    return f"{head}{heading}{body}{mark}{tail}"
 
 
 if __name__ == "__main__":

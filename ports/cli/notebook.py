@@ -8,7 +8,7 @@ import click
 
 from ports import notebooks
 from ports.cli.commands import Group
-from ports.cli.options import Number
+from ports.cli.options import Number, from_settings
 from ports.cli.output import Output, Row, with_host, with_output
 from ports.cli.session_commands import NAME, add_session_commands
 
@@ -26,16 +26,8 @@ def notebook() -> None:
 
 @notebook.command()
 @NAME
-@click.option("--root", type=click.Path(), help="Directory to serve. Default: the current one.")
-@click.option("--env", help="Conda environment (name or path) or venv (path) to run in.")
-@click.option(
-    "--idle", type=Number(0, whole=False), help="End a kernel that was idle for this many hours; 0 for never."
-)
-@click.option(
-    "--expire", type=Number(0, whole=False), help="End the server after this many days without kernels; 0 for never."
-)
-@click.option("--debugger/--no-debugger", default=None, help="Allow Jupyter's debugger, whose ports any user can use.")
-@click.option("--timeout", type=Number(0, whole=False), help="Give up after this many seconds.")
+@from_settings("notebook", ["root", "env", "idle", "expire", "debugger"])
+@click.option("--timeout", type=Number(0, whole=False), help="Seconds to wait for the start.")
 @with_output
 @with_host(show_one)
 def start(out: Output, name: str | None, **options: Any) -> None:
