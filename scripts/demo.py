@@ -7,20 +7,49 @@ import json
 import re
 import shlex
 import signal
+import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from tests.lab.loopback import LoopbackSite
 from tests.lab.site import LabError, Running
 
-STEP_SECONDS = 120.0
+STEP_SECONDS = 90.0
+SILENT_SECONDS = 3.0
 
 
 class DemoError(Exception):
     """A step did not do what it should."""
+
+
+class Told:
+    """When something was printed last."""
+
+    last = 0.0
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Say that `what` goes on, whenever nothing was printed for `SILENT_SECONDS`."""
+    begun, over = time.monotonic(), threading.Event()
+
+    def remind() -> None:
+        while not over.wait(SILENT_SECONDS / 10):
+            now = time.monotonic()
+            if now - max(begun, Told.last) >= SILENT_SECONDS:
+                tell(f"  ... {what}, for {now - begun:.0f} s now")
+
+    reminder = threading.Thread(target=remind, daemon=True)
+    reminder.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reminder.join()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,7 +61,8 @@ def main(arguments: Sequence[str]) -> int:
     started = time.monotonic()
     try:
         tell("Four sshds on loopback stand in for a laptop, a login node and two servers.")
-        site.up()
+        with doing("the sshds start"):
+            site.up()
         for name in ("login", "server1"):
             address = site.hosts[name].address
             tell(f"  {name}: {address.hostname}:{address.port}")
@@ -63,10 +93,12 @@ def run(site: LoopbackSite, wait: bool) -> None:
     tell("\nAnd it opens them:")
     opened = typed(site, "open", "server1")
     try:
-        links = read_links(opened, n_links=2)
+        with doing("`ports open` connects"):
+            links = read_links(opened, n_links=2)
         tell("\nBoth pages, as a browser on the laptop gets them:")
         for link in links:
-            tell(f"  {fetch(link)}  {link.partition('?')[0]}")
+            with doing("the page loads"):
+                tell(f"  {fetch(link)}  {link.partition('?')[0]}")
         if wait:
             tell("\nOpen the links in a browser on this machine. Enter ends the demo.")
             input()
@@ -83,15 +115,15 @@ def typed(site: LoopbackSite, *words: str) -> Running:
 
 def ports(site: LoopbackSite, *words: str) -> None:
     """Run a `ports` command on the laptop, and show what it prints."""
-    with typed(site, *words) as running:
+    line = shlex.join(["ports", *words])
+    with typed(site, *words) as running, doing(f"`{line}` runs"):
         try:
             shown = running.communicate(timeout=STEP_SECONDS)[0]
-        except BaseException:
-            running.kill()
-            raise
+        except subprocess.TimeoutExpired:
+            raise DemoError(f"`{line}` did not end within {STEP_SECONDS:.0f} s") from None
     tell(shown.rstrip())
     if running.returncode:
-        raise DemoError(f"`{shlex.join(['ports', *words])}` ended with {running.returncode}")
+        raise DemoError(f"`{line}` ended with {running.returncode}")
 
 
 def read_links(opened: Running, *, n_links: int) -> list[str]:
@@ -125,8 +157,10 @@ def end(site: LoopbackSite) -> None:
             command = [sys.executable, "-m", "ports", noun]
             listed = site.run("server1", [*command, "list", "--json"], timeout=STEP_SECONDS).stdout
             for row in json.loads(listed or "[]"):
-                site.run("server1", [*command, "stop", row["name"]], timeout=STEP_SECONDS)
-    site.down()
+                with doing(f"{noun} {row['name']!r} ends"):
+                    site.run("server1", [*command, "stop", row["name"]], timeout=STEP_SECONDS)
+    with doing("the sshds end"):
+        site.down()
 
 
 def stop_by_signal(*_: object) -> NoReturn:
@@ -136,6 +170,7 @@ def stop_by_signal(*_: object) -> NoReturn:
 
 def tell(text: str) -> None:
     """Print, at once; where the terminal was closed, there is still something to clean up."""
+    Told.last = time.monotonic()
     with contextlib.suppress(OSError):
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()

@@ -94,6 +94,20 @@ def test_a_demo_whose_terminal_is_closed_leaves_nothing(demo: subprocess.Popen[s
     wait_until(lambda: not left(top) or None, timeout=5, what=f"end of the demo, not {left(top)}")
 
 
+def test_a_step_that_takes_long_says_so() -> None:
+    code = """
+import time, demo
+demo.SILENT_SECONDS = 0.1
+with demo.doing("`ports list` runs"):
+    time.sleep(1)
+"""
+    environ = {**os.environ, "PYTHONPATH": f"{DEMO.parent}:{DEMO.parents[1]}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, text=True, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert 2 <= len(lines) <= 11 and all(re.fullmatch(r"  ... `ports list` runs, for \d s now", one) for one in lines)
+
+
 def test_a_word_that_the_demo_does_not_know_is_answered_with_its_usage() -> None:
     done = subprocess.run(["bash", str(DEMO), "--wait"], text=True, capture_output=True, timeout=20)
     assert done.returncode == 2
