@@ -1,8 +1,9 @@
 """How large a cluster is by default: a fair share of the machine, decided from numbers alone. Pure.
 
-A share of cores is max-min fair: who wants less than an equal part keeps what they have, the others divide the rest
-equally; whatever others claim, an equal part is left. Of memory it is half of what is free now while others are active:
-what has been given cannot be taken back. Promises of others make it smaller, never impossible.
+A share of cores is max-min fair: a user who wants less than an equal part gets what they want, and the others divide
+the rest equally. Whatever others claim, an equal part is left. A share of memory is half of the free memory while
+others are active, because memory that was given cannot be taken back. Promises of others make a share smaller, never
+impossible.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from ports.probe import size
 ALL = "all"
 LEAST_WORKER = 256 << 20  # bytes: a worker that has imported numpy and pandas takes half of it
 GOOD_WORKER = 1 << 30  # bytes: below it, fewer workers are better than smaller ones
-_ALONE = 0.9  # of what is free, where nobody else is active
-_LEAST = 1 / 8  # of what is available, whatever others are promised
-_MINIMAL = 0.02  # of the machine's memory: who uses less, and computes nothing, is not active
+_ALONE = 0.9  # of the free memory, if nobody else is active
+_LEAST = 1 / 8  # of the available memory, whatever others are promised
+_MINIMAL = 0.02  # of the machine's memory: a user who uses less and computes nothing is not active
 _WORDS = ("nobody else", "one other", "two others", "three others", "four others", "five others", "six others")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Other:
-    """What another user has of the machine. `held_bytes` is what their promised clusters fill; None: not seen."""
+    """Another user's part of the machine. `held_bytes` is used by their promised clusters; None: hidden."""
 
     user: str
     memory_bytes: int = 0
@@ -38,14 +39,14 @@ class Other:
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What a machine has, and what of it is taken, as one user sees it; sizes in bytes.
+    """A machine as one user sees it: its size, and how much is taken. Sizes are bytes.
 
-    `usable_cores`, `limit_bytes` and `limit_left_bytes` are what affinity and the control groups around the user leave
-    of it; None: all. `promised_bytes` and `promised_threads` are what the user's own clusters are promised,
-    `unfilled_bytes` the part of it that they do not hold yet, `inside_bytes` the part that counts for the limit (None:
-    all): others may live outside of a job's control group. `hidden`: others' processes are not shown to the user.
-    `unseen_bytes` and `unseen_cores` are in use, and no process that is shown has them.
-    `within` says whose limits these are where it is not the user's process, and `notes` what else is to be told.
+    `usable_cores`, `limit_bytes` and `limit_left_bytes` are left by affinity and the control groups around the user;
+    None: all. `promised_bytes` and `promised_threads` are promised to the user's own clusters. They do not use
+    `unfilled_bytes` of these yet. `inside_bytes` of these count for the limit (None: all), because a cluster can run
+    outside of a job's control group. `hidden`: the user cannot see others' processes. `unseen_bytes` and `unseen_cores`
+    are in use by no visible process. `within` names the owner of the limits if it is not the user's process. `notes`
+    are further warnings.
     """
 
     cores: float
@@ -83,28 +84,28 @@ class Room:
 
     @property
     def held_bytes(self) -> int:
-        """The bytes that others' clusters hold of their promises, and never more than the kernel says is in use."""
+        """The bytes of their promises that others' clusters use; never more than the kernel says is in use."""
         in_use = max(0, self.memory_bytes - self.available_bytes)
         return min(in_use, sum(min(one.promised_bytes, one.held_bytes or 0) for one in self.others))
 
     @property
     def bound(self) -> tuple[int, int, int]:
-        """What bounds this user's promises, machine or limit; what others' clusters hold of it; what is promised."""
+        """The bound of this user's promises (machine or limit), the part that others' clusters use, the promises."""
         inside = self.promised_bytes if self.inside_bytes is None else self.inside_bytes
         of_machine, of_limit = (self.memory_bytes, self.held_bytes, self.promised_bytes), (self.may_have, 0, inside)
         return of_limit if self.may_have - inside < self.memory_bytes - sum(of_machine[1:]) else of_machine
 
     @property
     def left_bytes(self) -> int:
-        """The bytes that this user's clusters may still be promised."""
+        """The bytes that can still be promised to this user's clusters."""
         total, held, promised = self.bound
         return max(0, total - held - promised)
 
     @property
     def active(self) -> tuple[Other, ...]:
-        """The other users who count: with a promise, with some memory, or computing; those who are hidden as one.
+        """The other active users: those with a promise, with some memory, or computing. Hidden users count as one.
 
-        What is in use beyond the promises of hidden users' clusters is somebody's, too.
+        Memory in use beyond the promises of hidden users' clusters belongs to somebody, too.
         """
         least = _MINIMAL * self.memory_bytes
         seen = tuple(
@@ -122,7 +123,7 @@ class Room:
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large a cluster becomes, and why; `memory_limit` is of one worker, in bytes, 0 for no limit."""
+    """The size of a cluster, and its explanation. `memory_limit` is for one worker, in bytes; 0: no limit."""
 
     n_workers: int
     threads_per_worker: int
@@ -132,27 +133,27 @@ class Size:
 
     @property
     def promised_bytes(self) -> int:
-        """What all its workers are promised."""
+        """The memory that all its workers are promised."""
         return self.n_workers * self.memory_limit
 
 
-def level(whole: float, wishes: Sequence[float]) -> float:
-    """Return what one gets of `whole` who wants all of it, after a max-min fair division among all."""
+def level(whole: float, demands: Sequence[float]) -> float:
+    """Return the part of `whole` for a user who wants all of it, in a max-min fair division with the `demands`."""
     left = whole
-    for number, wish in enumerate(sorted(wishes)):
-        equal = left / (len(wishes) + 1 - number)
-        if wish >= equal:
+    for number, demand in enumerate(sorted(demands)):
+        equal = left / (len(demands) + 1 - number)
+        if demand >= equal:
             return equal
-        left -= wish
+        left -= demand
     return left
 
 
 def free(room: Room) -> int:
-    """Return the bytes that are available and not promised: what is promised counts as far as it is not filled.
+    """Return the bytes that are available and not promised. The part of a promise that is already used does not count.
 
-    Of another user it counts up to what a fair division of the machine among all promises leaves: a false promise takes
-    no more than that, and makes nothing free. What hidden clusters fill is not seen: together as much as is in use and
-    nobody's who is shown.
+    Another user's promise counts up to their part in a fair division of the machine among all promises. So a false
+    promise takes no more than that, and frees nothing. Hidden clusters use an unknown part of their promises: together
+    it is the memory in use that belongs to no visible user.
     """
     equal = level(room.memory_bytes, [one.promised_bytes for one in room.others])
     wholes = [(min(one.promised_bytes, equal), one.held_bytes) for one in room.others]
@@ -162,7 +163,7 @@ def free(room: Room) -> int:
 
 
 def split(n_threads: int) -> tuple[int, int]:
-    """Return workers and threads of each, as Dask divides: workers alone up to four, then about as many of both."""
+    """Return workers and threads of each, as Dask does: only workers up to four, then about as many of both."""
     if n_threads <= 4:
         return max(1, n_threads), 1
     n_workers = next(n for n in range(math.isqrt(n_threads - 1) + 1, n_threads + 1) if n_threads % n == 0)
@@ -170,7 +171,7 @@ def split(n_threads: int) -> tuple[int, int]:
 
 
 def decide(room: Room, asked: Mapping[str, Any], *, processes: bool = True, takes_all: bool = False) -> Size:
-    """Return the size of a cluster: what is asked for, and a fair share where nothing is.
+    """Return the size of a cluster: the requested numbers, and a fair share for the others.
 
     Parameters
     ----------
@@ -180,7 +181,7 @@ def decide(room: Room, asked: Mapping[str, Any], *, processes: bool = True, take
     processes : bool
         False: threads of one worker.
     takes_all : bool
-        ``"all"`` was asked for, and ``n_workers`` is what it means: as many as GPUs suffice for.
+        The request was ``"all"``, and ``n_workers`` is its meaning: as many workers as the GPUs suffice for.
     """
     takes_all = takes_all or asked["n_workers"] == ALL
     n_cores = max(1, int(room.my_cores if takes_all else _cores(room)))
@@ -194,17 +195,17 @@ def decide(room: Room, asked: Mapping[str, Any], *, processes: bool = True, take
         n_workers = min(n_workers, fitting)
     is_share = limit is None or n_asked is None
     if limit is None:
-        # few workers that were asked for do not get all the memory
+        # a few requested workers do not get all the memory
         parts = n_workers if n_asked is None else max(n_asked, n_cores // threads, 1)
         limit = max(LEAST_WORKER, int(memory / parts) >> 20 << 20)
     reason += f", within {room.within}" if room.within else ""
-    said = describe(n_workers, threads, limit) + (f": {reason}" if is_share else ", as asked for")
+    said = describe(n_workers, threads, limit) + (f": {reason}" if is_share else ", as requested")
     chosen = Size(n_workers=n_workers, threads_per_worker=threads, memory_limit=limit, explained=said)
     return replace(chosen, warnings=_warnings(room, chosen, takes_all=takes_all))
 
 
 def _shape(n_cores: int, n_workers: int | None, threads: int | None, *, processes: bool) -> tuple[int, int]:
-    """Return workers and threads of each, those that are not given from the cores."""
+    """Return workers and threads of each; a missing number follows from the cores."""
     default_workers, default_threads = split(n_cores) if processes else (1, n_cores)
     if n_workers is not None:
         return n_workers, threads or (-(-n_cores // n_workers) if n_workers else default_threads)
@@ -217,19 +218,19 @@ def describe(n_workers: int, threads: int, limit: int) -> str:
     """Return a size in words: ``8 workers × 1 thread, 4.0 GiB each``."""
     workers = f"{n_workers} worker{'' if n_workers == 1 else 's'} × {threads} thread{'' if threads == 1 else 's'}"
     each = " each" if n_workers != 1 else ""
-    return f"{workers}, {size(limit)}{each}" if limit else f"{workers}, no limit of memory"
+    return f"{workers}, {size(limit)}{each}" if limit else f"{workers}, no memory limit"
 
 
 def check(room: Room, n_workers: int, memory_limit: int) -> None:
-    """Look whether `n_workers` of `memory_limit` bytes are more than the machine has.
+    """Check that `n_workers` of `memory_limit` bytes are not more than the machine has.
 
-    What this user's other clusters are promised counts as taken. Of others' promises only what their clusters hold
-    already, and never more than what the kernel says is in use: a promise that is a lie refuses nothing.
+    Promises to this user's other clusters count as taken. Of others' promises, only the part that their clusters
+    already use counts, and never more than the kernel says is in use. So a false promise refuses nothing.
 
     Raises
     ------
     OverpromisedError
-        They are.
+        They are more.
     """
     (total, held, promised), left = room.bound, room.left_bytes
     if n_workers * memory_limit > left:
@@ -237,13 +238,13 @@ def check(room: Room, n_workers: int, memory_limit: int) -> None:
         if n_workers > 1:
             wanted = f"{n_workers} workers of {size(memory_limit)} are {size(n_workers * memory_limit)}"
         taken = [f"{size(promised)} are promised to your other clusters"] if promised else []
-        taken += [f"{size(held)} are held by clusters of others"] if held else []
+        taken += [f"{size(held)} are used by clusters of others"] if held else []
         within = f" ({room.within})" if room.within else ""
         raise OverpromisedError(wanted, size(total) + within, tuple(taken), size(left))
 
 
 def who_is_active(room: Room) -> str:
-    """Return how many others are active, in words: ``two others active``."""
+    """Return the number of other active users in words: ``two others active``."""
     n = len(room.active)
     told = f"{_WORDS[n] if n < len(_WORDS) else f'{n} others'} active"
     return f"{told} as far as can be seen (processes of others are hidden here)" if room.hidden else told
@@ -256,39 +257,39 @@ def _cores(room: Room) -> float:
 
 
 def _share(room: Room) -> tuple[int, str]:
-    """Return the bytes of a fair share, and how it comes about; no more than may still be promised."""
+    """Return the bytes of a fair share and its explanation; no more than can still be promised."""
     part, reason = _part(room)
     (total, _, promised), left = room.bound, room.left_bytes
     if part <= left or not promised:
         return part, reason
     mine = f"{size(promised)} are promised to your other clusters, {who_is_active(room)}"
     if left < LEAST_WORKER:
-        return LEAST_WORKER, f"the least there is, as {mine}"
-    return left, f"what is left of {size(total)}, as {mine}"
+        return LEAST_WORKER, f"the minimum, because {mine}"
+    return left, f"the rest of {size(total)}, because {mine}"
 
 
 def _part(room: Room) -> tuple[int, str]:
-    """Return the part of what is free that is a fair share, in bytes, and how it comes about."""
+    """Return the bytes of free memory that are a fair share, and the explanation."""
     left, who = free(room), who_is_active(room)
     what = f"{size(left)} available" + (" and not promised" if room.can_have > left else "")
     least = int(room.can_have * _LEAST)
     part, told = (left // 2, "half") if room.active else (int(left * _ALONE), "nine tenths")
     if part < least:
-        return least, f"an eighth of {size(room.can_have)} available, as most is promised, {who}"
+        return least, f"an eighth of {size(room.can_have)} available, because most of it is promised, {who}"
     return part, f"{told} of {what}, {who}"
 
 
 def _all(room: Room) -> tuple[int, str]:
-    """Return all memory that this user's clusters are not promised yet, and that no cluster of others holds."""
+    """Return all memory that is neither promised to this user's clusters nor used by clusters of others."""
     left = max(LEAST_WORKER, room.left_bytes)
     _, held, promised = room.bound
-    less = ", but for what your other clusters have" if promised else ""
-    less += ", but for what clusters of others hold" if held else ""
+    less = ", except what your other clusters are promised" if promised else ""
+    less += ", except what clusters of others use" if held else ""
     return left, f"all of this machine{less}, {who_is_active(room)}"
 
 
 def _warnings(room: Room, chosen: Size, *, takes_all: bool) -> tuple[str, ...]:
-    """Say what a cluster that takes more than is left does to others."""
+    """Warn how a cluster that takes more than is left affects others."""
     wants, left = chosen.promised_bytes, free(room)
     mine = (*_own_warnings(room, wants), *room.notes)
     names = [one.user for one in room.active]
@@ -296,20 +297,20 @@ def _warnings(room: Room, chosen: Size, *, takes_all: bool) -> tuple[str, ...]:
         return mine
     listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     theirs = sum(max(one.memory_bytes, one.promised_bytes) for one in room.active)
-    said = f"this cluster may take {size(wants)}, and {size(left)} are free and not promised (active: {listed})"
+    said = f"this cluster may use {size(wants)}; {size(left)} are available and not promised (active: {listed})"
     if (taken := min(wants - left, theirs)) > 0:
-        said += f": filled, it takes {size(taken)} that others use or were promised"
+        said += f": once full, it takes {size(taken)} that others use or were promised"
     if takes_all:
         said += "; it competes with them for every core"
-    return (f"{said}; `ports who` shows who has what", *mine)
+    return (f"{said}; `ports who` shows who uses how much", *mine)
 
 
 def _own_warnings(room: Room, wants: int) -> tuple[str, ...]:
-    """Say where this user's clusters are then promised more than there is."""
+    """Warn if this user's clusters are then promised more than there is."""
     total, _, promised = room.bound
     if wants <= room.left_bytes or not promised:
         return ()
     return (
-        f"your other clusters are promised {size(promised)} of the {size(total)} that you can have: with this one it "
-        f"is {size(promised + wants)}; stop or scale one (`ports cluster list`)",
+        f"of the {size(total)} that you can use, your other clusters are promised {size(promised)}, and with this one "
+        f"{size(promised + wants)}; stop or scale one (`ports cluster list`)",
     )

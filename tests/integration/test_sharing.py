@@ -142,7 +142,7 @@ def test_my_own_clusters_count_when_another_one_starts(home: Home) -> None:
     room = machine.room()
     much = int((room.memory_bytes - room.promised_bytes) * 0.6)
     first = clusters.start("first", memory_limit=much, **SMALL)
-    assert first.explained.endswith(", as asked for")
+    assert first.explained.endswith(", as requested")
     with pytest.raises(OverpromisedError, match="are promised to your other clusters"):
         clusters.start("second", memory_limit=much, **SMALL)
     second = clusters.start("second", **SMALL)

@@ -94,10 +94,10 @@ def test_what_my_other_clusters_are_promised_makes_a_default_smaller() -> None:
     mine = replace(ALONE, promised_bytes=28 * GIB, promised_threads=6)
     size = fair_share.decide(mine, asked())
     assert same(size) == (2, 1, 2.0) and not size.warnings
-    assert "what is left of 32.0 GiB, as 28.0 GiB are promised to your other clusters, nobody else" in size.explained
+    assert "the rest of 32.0 GiB, because 28.0 GiB are promised to your other clusters, nobody else" in size.explained
     full = fair_share.decide(replace(ALONE, promised_bytes=32 * GIB, promised_threads=8), asked())
-    assert same(full) == (1, 1, 0.25) and "the least there is, as 32.0 GiB are promised" in full.explained
-    assert "your other clusters are promised 32.0 GiB of the 32.0 GiB that you can have" in full.warnings[0]
+    assert same(full) == (1, 1, 0.25) and "the minimum, because 32.0 GiB are promised" in full.explained
+    assert "of the 32.0 GiB that you can use, your other clusters are promised 32.0 GiB" in full.warnings[0]
 
 
 def test_an_eighth_of_the_cores_is_left_whatever_my_other_clusters_are_promised() -> None:
@@ -110,7 +110,7 @@ def test_an_eighth_of_the_cores_is_left_whatever_my_other_clusters_are_promised(
 def test_all_is_never_more_than_is_refused() -> None:
     room = replace(ALONE, available_bytes=20 * GIB, others=(other("bob", promised_bytes=8, held_bytes=4),))
     size = fair_share.decide(room, asked(n_workers="all"))
-    assert size.promised_bytes == 28 * GIB and "but for what clusters of others hold" in size.explained
+    assert size.promised_bytes == 28 * GIB and "except what clusters of others use" in size.explained
     fair_share.check(room, size.n_workers, size.memory_limit)
 
 
@@ -222,7 +222,7 @@ def test_all_takes_the_machine_and_says_what_that_does_to_others() -> None:
     assert (size.n_workers * size.threads_per_worker, size.promised_bytes // GIB) == (24, 127)
     assert size.explained.endswith("all of this machine, two others active")
     [warning] = size.warnings
-    assert "(active: bob, carol): filled, it takes 62.0 GiB that others use" in warning and "every core" in warning
+    assert "(active: bob, carol): once full, it takes 62.0 GiB that others use" in warning and "every core" in warning
     assert fair_share.decide(ALONE, asked(n_workers="all")).warnings == ()
 
 
@@ -236,7 +236,7 @@ def test_what_only_own_clusters_are_promised_is_not_called_others() -> None:
     mine = {"promised_bytes": SHARED.memory_bytes, "unfilled_bytes": SHARED.memory_bytes}
     room = replace(SHARED, others=(other("bob", memory_bytes=3),), **mine)
     warnings = fair_share.decide(room, asked(n_workers=2, memory_limit=20 * GIB)).warnings
-    assert "filled, it takes 3.0 GiB that others use" in warnings[0]
+    assert "once full, it takes 3.0 GiB that others use" in warnings[0]
     assert "your other clusters are promised" in warnings[-1]
 
 
@@ -269,7 +269,7 @@ def test_my_other_clusters_count_and_those_of_others_as_far_as_they_are_filled()
     bob = other("bob", memory_bytes=12, promised_bytes=20, held_bytes=12)
     filled = Room(cores=8, memory_bytes=32 * GIB, available_bytes=18 * GIB, others=(bob,))
     with pytest.raises(
-        OverpromisedError, match=r"of which 12\.0 GiB are held by clusters of others; ask for at most 20"
+        OverpromisedError, match=r"of which 12\.0 GiB are used by clusters of others; ask for at most 20"
     ):
         fair_share.check(filled, 1, 21 * GIB)
     fair_share.check(filled, 1, 20 * GIB)
@@ -284,11 +284,11 @@ def test_no_promise_refuses_what_the_kernel_says_is_not_in_use(others: tuple[Oth
 # --- for all machines ---
 
 
-@given(whole=st.floats(0.1, 1e12), wishes=st.lists(st.floats(0, 1e12), max_size=9))
-def test_a_division_leaves_an_equal_part_and_gives_no_more_than_there_is(whole: float, wishes: list[float]) -> None:
-    found = fair_share.level(whole, wishes)
-    assert whole / (len(wishes) + 1) * (1 - 1e-9) <= found <= whole
-    assert all(fair_share.level(whole, [*wishes, more]) <= found * (1 + 1e-9) for more in (0.0, whole / 7, whole * 7))
+@given(whole=st.floats(0.1, 1e12), demands=st.lists(st.floats(0, 1e12), max_size=9))
+def test_a_division_leaves_an_equal_part_and_gives_no_more_than_there_is(whole: float, demands: list[float]) -> None:
+    found = fair_share.level(whole, demands)
+    assert whole / (len(demands) + 1) * (1 - 1e-9) <= found <= whole
+    assert all(fair_share.level(whole, [*demands, more]) <= found * (1 + 1e-9) for more in (0.0, whole / 7, whole * 7))
 
 
 @given(room=ROOMS)
