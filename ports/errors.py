@@ -3,12 +3,12 @@
 ::
 
     PortsError                     5  something failed
-    ├── UsageError                 2  a name, option or setting that cannot be
+    ├── UsageError                 2  an invalid name, option or setting
     │   ├── InvalidNameError
     │   ├── InvalidTargetError
     │   └── SettingError
-    ├── NotFoundError              3  nothing of that name
-    ├── ConflictError              4  it exists, and differs or is held by somebody
+    ├── NotFoundError              3  nothing has that name
+    ├── ConflictError              4  something that exists conflicts with the request
     │   ├── NameInUseError
     │   ├── PortInUseError
     │   ├── ForeignListenerError
@@ -31,14 +31,15 @@
     │       │   └── ConnectionLostError
     │       ├── FarSideError
     │       └── RefusedError
-    ├── StartError                 5  a cluster or server ended while it started
-    ├── StoreError                 5  the disk is full or may not be written
-    ├── TimedOutError              6
+    ├── StartError                 5  a session ended while it started
+    ├── StopError                  5  a session did not stop
+    ├── StoreError                 5  the disk is full or not writable
+    ├── TimedOutError              6  a wait timed out
     └── RecordError                7  a record that cannot be read
         ├── BrokenRecordError
         └── NewerRecordError
 
-The number is the exit code of the command line. Messages name what failed, the value, and the way out.
+The number is the exit code of the command line. A message names what failed, the value, and what to do.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ class PortsError(Exception):
     """Base of all errors of `ports`."""
 
     exit_code = 5
-    #: Host on which it was raised, where that is another one.
+    #: The host on which it was raised; None if it was this one.
     where: str | None = None
 
 
 class UsageError(PortsError):
-    """A name, option or setting that cannot be."""
+    """An invalid name, option or setting."""
 
     exit_code = 2
 
@@ -99,7 +100,7 @@ class SettingError(UsageError):
 
 
 class NotFoundError(PortsError):
-    """Nothing of that kind and name is there."""
+    """Nothing has that kind and name."""
 
     exit_code = 3
 
@@ -112,7 +113,7 @@ class NotFoundError(PortsError):
 
 
 class ConflictError(PortsError):
-    """What is there stands in the way of what was asked for."""
+    """Something that exists conflicts with the request."""
 
     exit_code = 4
 
@@ -129,18 +130,18 @@ class NameInUseError(ConflictError):
 
 
 class PortInUseError(ConflictError):
-    """Another process listens on the port that was asked for."""
+    """Another process listens on the requested port."""
 
     def __init__(self, port: int, owner: str | None) -> None:
         super().__init__(port, owner)
         self.port, self.owner = port, owner
 
     def __str__(self) -> str:
-        return f"port {self.port} is held by {self.owner or 'another user'}; pass port=0 to pick a free one"
+        return f"port {self.port} is in use by {self.owner or 'another user'}; pass port=0 to pick a free one"
 
 
 class ForeignListenerError(ConflictError):
-    """A listener belongs to somebody else; nothing is connected or forwarded to it."""
+    """A listener belongs to another user, so nothing is connected or forwarded to it."""
 
     def __init__(self, where: str, owner: str, hint: str | None = None) -> None:
         super().__init__(where, owner, hint)
@@ -152,7 +153,7 @@ class ForeignListenerError(ConflictError):
 
 
 class SharedMachineError(ConflictError):
-    """Others are logged in to this machine, and a link without a password would let them in."""
+    """Other users are on this machine, and they could use a link without a password."""
 
     def __init__(self, what: str, others: tuple[str, ...]) -> None:
         super().__init__(what, others)
@@ -161,13 +162,13 @@ class SharedMachineError(ConflictError):
     def __str__(self) -> str:
         who = ", ".join(self.others)
         return (
-            f"{who} can log in to this machine, too, and {self.what} asks for no password: they could use the link; "
-            "pass --share if they may, or --local-socket PATH, which serves you alone"
+            f"other users are on this machine ({who}) and {self.what} has no password, so they could use this link; "
+            "pass --share to allow it, or --local-socket PATH to serve it to you alone"
         )
 
 
 class DifferentClusterError(ConflictError):
-    """The running cluster differs from what was asked for, and ``reuse="exact"`` was given."""
+    """The running cluster differs from the request, and ``reuse="exact"`` was given."""
 
     def __init__(self, name: str, differences: tuple[str, ...]) -> None:
         super().__init__(name, differences)
@@ -176,13 +177,16 @@ class DifferentClusterError(ConflictError):
     def __str__(self) -> str:
         listed = "; ".join(self.differences)
         return (
-            f"cluster {self.name!r} runs, but differs: {listed}. Pass another name=, stop it with "
-            f"`ports cluster stop {self.name}`, or take it as it is with reuse='any'"
+            f"cluster {self.name!r} runs with other options: {listed}; pass another name=, stop it with "
+            f"`ports cluster stop {self.name}`, or use it as it is with reuse='any'"
         )
 
 
 class OverpromisedError(ConflictError):
-    """More memory was asked for than the machine has; sizes are texts, and `taken` says what is spoken for."""
+    """The request needs more memory than the machine has.
+
+    Sizes are text. `taken` lists memory that is already promised or in use.
+    """
 
     def __init__(self, wanted: str, total: str, taken: tuple[str, ...], left: str) -> None:
         super().__init__(wanted, total, taken, left)
@@ -190,15 +194,15 @@ class OverpromisedError(ConflictError):
 
     def __str__(self) -> str:
         taken = f", of which {' and '.join(self.taken)}" if self.taken else ""
-        free_some = ", free some (`ports who` shows who has what)" if self.taken else ""
+        free_some = ", free some memory (`ports who` shows who uses how much)" if self.taken else ""
         return (
-            f"{self.wanted}, more than the {self.total} that you can have here{taken}; ask for at most {self.left} "
+            f"{self.wanted}, more than the {self.total} that you can use here{taken}; ask for at most {self.left} "
             f"(fewer workers, a smaller memory_limit){free_some}, or pass force=True (--force)"
         )
 
 
 class UnsafePathError(ConflictError):
-    """A path that must be private belongs to somebody else, or others may write it."""
+    """A path that must be private belongs to another user, or other users can write to it."""
 
     def __init__(self, path: Path | str, reason: str, hint: str) -> None:
         super().__init__(path, reason, hint)
@@ -213,7 +217,7 @@ class ToolError(PortsError):
 
 
 class ToolMissingError(ToolError):
-    """A program that is needed is not installed here."""
+    """A required program is not installed here."""
 
     def __init__(self, tool: str, hint: str) -> None:
         super().__init__(tool, hint)
@@ -228,13 +232,13 @@ class TmuxError(ToolError):
 
 
 class DaskError(ToolError):
-    """Dask could not do what it was asked."""
+    """Dask failed."""
 
 
 class SSHError(ToolError):
-    """The way to a host failed; `host` says which, the message why and the way out."""
+    """The connection to a host failed. `host` names it; the message has the reason and the way out."""
 
-    #: It was the network and not the server that refused: to try again costs nobody anything, and may succeed.
+    #: The network failed, not the server: trying again may succeed, and does not count as a failed login.
     is_network = False
 
     def __init__(self, host: str, reason: str) -> None:
@@ -246,9 +250,9 @@ class SSHError(ToolError):
 
 
 class UnknownHostError(SSHError):
-    """No alias of ``~/.ssh/config`` and no address."""
+    """The name is neither an alias of ``~/.ssh/config`` nor a known host."""
 
-    is_network = True  # where a VPN is down, the names behind it are not known
+    is_network = True  # while a VPN is down, the names behind it do not resolve
 
 
 class HostKeyError(SSHError):
@@ -256,29 +260,29 @@ class HostKeyError(SSHError):
 
 
 class LoginNeededError(SSHError):
-    """A person must answer a prompt, and nobody can here."""
+    """A person must answer a prompt, but no terminal is there to ask."""
 
 
 class ProhibitedError(SSHError):
-    """The host's sshd is told not to forward there."""
+    """The host's sshd prohibits forwarding to that address."""
 
 
 class NetworkError(SSHError):
-    """Nothing came back: unreachable, timed out, refused or reset."""
+    """The host gave no answer: unreachable, timed out, refused or reset."""
 
     is_network = True
 
 
 class SlowError(NetworkError):
-    """The host answers, but a login or the start of a program there did not end in the time that it had."""
+    """The host answers, but a login or a program start there timed out."""
 
 
 class BusyError(NetworkError):
-    """Another process is connecting to the host at this moment; what it finds is not known yet."""
+    """Another process is connecting to the host right now, and its result is not known yet."""
 
 
 class ConnectionLostError(NetworkError):
-    """A connection that stood has ended, or carries nothing any more; a new one may be made."""
+    """An established connection has ended or stopped responding. A new one can be made."""
 
 
 class FarSideError(SSHError):
@@ -286,7 +290,7 @@ class FarSideError(SSHError):
 
 
 class RefusedError(SSHError):
-    """The host was reached, but gives no connection to this listener: nothing listens, or it is another user's."""
+    """The host was reached, but not this listener: nothing listens there, or it belongs to another user."""
 
 
 class StartError(PortsError):
@@ -303,8 +307,19 @@ class StartError(PortsError):
         return "\n".join([*lines, *(f"  {line}" for line in self.output)])
 
 
+class StopError(PortsError):
+    """A session did not stop."""
+
+    def __init__(self, what: str, reason: str, log: Path | str) -> None:
+        super().__init__(what, reason, log)
+        self.what, self.reason, self.log = what, reason, log
+
+    def __str__(self) -> str:
+        return f"{self.what} did not stop: {self.reason}; log: {self.log}"
+
+
 class StoreError(PortsError):
-    """The disk is full, or a path may not be written or read."""
+    """The disk is full, or a path cannot be read or written."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(path, reason)
@@ -315,7 +330,7 @@ class StoreError(PortsError):
 
 
 class TimedOutError(PortsError):
-    """What was awaited did not come in time."""
+    """A wait timed out."""
 
     exit_code = 6
 
@@ -324,7 +339,7 @@ class TimedOutError(PortsError):
         self.what, self.timeout = what, timeout
 
     def __str__(self) -> str:
-        return f"{self.what} did not come within {self.timeout:g} s"
+        return f"timed out after {self.timeout:g} s waiting for {self.what}"
 
 
 class RecordError(PortsError):
@@ -334,7 +349,7 @@ class RecordError(PortsError):
 
 
 class BrokenRecordError(RecordError):
-    """Half a file, or not what a record holds."""
+    """A record is incomplete, or its content is invalid."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(path, reason)
@@ -353,13 +368,13 @@ class NewerRecordError(RecordError):
 
     def __str__(self) -> str:
         return (
-            f"record {self.path} has format {self.found}, this ports knows up to {self.known}; "
-            "upgrade it with `pip install --upgrade ports`"
+            f"record {self.path} has format {self.found}, but this version of ports reads formats up to {self.known}; "
+            "upgrade ports with `pip install --upgrade ports`"
         )
 
 
 def warn(text: str) -> None:
-    """Warn with `text`, shown with the user's own line, however many functions of `ports` lie in between."""
+    """Issue the warning `text` with the line of the user's own code, not with a line of `ports`."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back

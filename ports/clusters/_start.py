@@ -192,4 +192,4 @@ def _wait_for_other_start(name: str, timeout: float) -> Found[ClusterRecord] | N
             )
         return now if now.state != "starting" else None
 
-    return wait_until(settled, timeout=timeout, what=f"cluster {name!r}, which another process is starting,")
+    return wait_until(settled, timeout=timeout, what=f"cluster {name!r}, which another process is starting")

@@ -99,8 +99,8 @@ class Notebook:
         ------
         UsageError
             It was started by hand, or is another machine's.
-        StartError
-            A process of it does not end.
+        StopError
+            One of its processes does not end.
         RecordError
             Its record cannot be read.
         """

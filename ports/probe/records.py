@@ -65,7 +65,9 @@ def read_record(path: str) -> "Optional[Json]":
         raise ValueError("record %s has no format number; `ports prune` moves it aside" % path)
     if record["format"] > FORMAT:
         known = (path, record["format"], FORMAT)
-        raise ValueError("newer: record %s has format %d, this ports knows up to %d; upgrade it" % known)
+        raise ValueError(
+            "newer: record %s has format %d, but this version of ports reads formats up to %d; upgrade ports" % known
+        )
     return record
 
 

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ports.errors import BrokenRecordError, NameInUseError, StartError, StoreError, UsageError
+from ports.errors import BrokenRecordError, NameInUseError, StopError, StoreError, UsageError
 from ports.sessions import _tmux, processes
 from ports.sessions._find import find, is_alive
 from ports.sessions._records import Found, S, SessionRecord
@@ -24,7 +24,7 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
 
     Raises
     ------
-    StartError
+    StopError
         A process does not end.
     """
     record = found.record
@@ -39,9 +39,7 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
 
     timeout += AFTER_SECONDS if record.after else 0
     if not processes.end(who, timeout=timeout, spare=is_launcher):
-        raise StartError(
-            f"the end of {record.kind} {record.name!r}", "one of its processes does not end", found.files.log
-        )
+        raise StopError(f"{record.kind} {record.name!r}", "one of its processes does not end", found.files.log)
     if (record.tmux_socket or not record.launcher) and not replaced:
         socket = Path(record.tmux_socket or runtime_directory() / "tmux.sock")
         with locked("tmux"):
@@ -60,7 +58,7 @@ def stop(found: Found[Any]) -> None:
         The session was stopped meanwhile, and another one was started under its name. That one goes on.
     UsageError
         It belongs to another machine, or its state is unknown.
-    StartError
+    StopError
         One of its processes does not end.
     """
     record = found.record

@@ -76,7 +76,11 @@ def end(
         with contextlib.suppress(psutil.Error):
             process.suspend()
     with contextlib.suppress(TimedOutError):
-        wait_until(lambda: _kill([*_descendants(roots, spare), *trees], but=roots), timeout=timeout, what="their end")
+        wait_until(
+            lambda: _kill([*_descendants(roots, spare), *trees], but=roots),
+            timeout=timeout,
+            what="their end",
+        )
     _kill(roots)
     return _are_gone([*trees, *_descendants(roots, spare)], timeout)
 

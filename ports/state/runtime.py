@@ -88,7 +88,7 @@ def locked(name: str, *, timeout: float = 10.0) -> Iterator[None]:
     try:
         descriptor = wait_until(try_lock, timeout=timeout, what=f"lock {name!r}", every=0.005)
     except TimedOutError:
-        raise TimedOutError(f"lock {name!r}, held by another ports process,", timeout) from None
+        raise TimedOutError(f"lock {name!r}, which another process of ports holds", timeout) from None
     try:
         yield
     finally:

@@ -268,7 +268,7 @@ def test_a_local_port_that_another_user_holds_is_named_and_the_next_one_serves(
     holder.stdout.readline()
     try:
         line = refused(laptop, "open", "server1:main", "--share", "--local-port", str(usual), code=4)
-        assert f"port {usual} is held by bob; pass " in line
+        assert f"port {usual} is in use by bob; pass " in line
         row = laptop.json("open", "server1:main", "--share", "--background")[0]
         assert (row["state"], row["local_port"]) == ("open", usual + 1)
         assert row["note"] == f"port {usual} is used by bob; using {usual + 1} until {usual} is free"

@@ -36,7 +36,7 @@ SHOWN = {
     "0": ("ssh -N -L", "runs as:"),
     "1": ("cluster 'main' runs: 2 workers", "sum of squares: 285", "<cluster 'main'", "is stopped"),
     "2": ("328350", "ports open", "unix://", "0o700"),
-    "3": ("[0, 1, 4, 9, 16]", "but differs"),
+    "3": ("[0, 1, 4, 9, 16]", "runs with other options"),
     "4": ("'1'", "[0, None, 4, 9]", "{500000000}"),
 }
 

@@ -329,7 +329,11 @@ def test_an_interrupted_claim_is_stopped_once_the_claimer_is_gone(home: Home) ->
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ('{"format": 99}', errors.NewerRecordError, "has format 99, this ports knows up to 1; upgrade it"),
+        (
+            '{"format": 99}',
+            errors.NewerRecordError,
+            "has format 99, but this version of ports reads formats up to 1; upgrade",
+        ),
         ('{"format": 1, "ki', errors.BrokenRecordError, "it is not JSON"),
         ("[]", errors.BrokenRecordError, "it has no format number"),
         ("", errors.BrokenRecordError, "it is not JSON"),

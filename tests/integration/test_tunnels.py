@@ -258,7 +258,7 @@ def test_a_local_port_that_was_asked_for_and_is_taken_is_an_error_that_names_the
     port, taken = serve("server1"), serve("laptop")
     code, rows = ports(laptop, "open", f"server1:{port}", "--local-port", str(taken))
     assert code == 4
-    assert f"port {taken} is held by {laptop.users[0]} (python3" in rows[0]["error"]
+    assert f"port {taken} is in use by {laptop.users[0]} (python3" in rows[0]["error"]
 
 
 @pytest.mark.quick
@@ -493,7 +493,9 @@ def test_where_others_are_on_this_machine_a_link_without_a_password_is_opened_on
     assert other.stdout is not None and other.stdout.readline()
     try:
         code, rows = ports(laptop, "open", f"server1:{port}")
-        assert code == 4 and "bob can log in to this machine" in rows[0]["error"] and "--share" in rows[0]["error"]
+        assert (
+            code == 4 and "other users are on this machine (bob)" in rows[0]["error"] and "--share" in rows[0]["error"]
+        )
         running, rows = open_in_foreground(laptop, f"server1:{port}", "--share")
         assert fetch(laptop, rows[0]["local_url"]) == "page of server1"
         running.send_signal(signal.SIGINT)

@@ -138,7 +138,7 @@ def test_scratch_goes_nowhere_where_bob_could_exchange_it(scene: Scene) -> None:
     try:
         scene.site.run(scene.host, ["chmod", "777", "/scratch"], user="root", check=True)  # no sticky bit: a mistake
         done = scene.alice(scene.python, "-m", "ports", "cluster", "start", "main", "--local-directory", "/scratch")
-        assert done.returncode == 2 and "local_directory /scratch is not safe: everybody could exchange" in done.stderr
+        assert done.returncode == 2 and "local_directory /scratch is not safe: any user could replace" in done.stderr
         as_bob(scene, "mkdir -m 777 /tmp/dask /scratch/theirs")
         done = scene.alice(
             scene.python, "-m", "ports", "cluster", "start", "main", "--local-directory", "/scratch/theirs"

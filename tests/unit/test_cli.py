@@ -276,10 +276,14 @@ def raising(error: BaseException) -> click.Command:
     ("error", "code", "text"),
     [
         (errors.NotFoundError("cluster", "x", "start it"), 3, "ports: no cluster 'x'; start it\n"),
-        (errors.PortInUseError(1, "alice"), 4, "ports: port 1 is held by alice; pass port=0 to pick a free one\n"),
+        (errors.PortInUseError(1, "alice"), 4, "ports: port 1 is in use by alice; pass port=0 to pick a free one\n"),
         (errors.DaskError("it failed"), 5, "ports: it failed\n"),
-        (errors.TimedOutError("it", 2), 6, "ports: it did not come within 2 s\n"),
-        (errors.NewerRecordError("/r", 2, 1), 7, "ports: record /r has format 2, this ports knows up to 1; "),
+        (errors.TimedOutError("it", 2), 6, "ports: timed out after 2 s waiting for it\n"),
+        (
+            errors.NewerRecordError("/r", 2, 1),
+            7,
+            "ports: record /r has format 2, but this version of ports reads formats up to 1; ",
+        ),
         (OSError(28, "No space left on device", "/r"), 5, "ports: cannot use /r: No space left on device; free space"),
         (KeyboardInterrupt(), 130, "ports: interrupted\n"),
         (click.Abort(), 130, "ports: interrupted\n"),

@@ -280,10 +280,10 @@ QUOTES = {
         " as far as can be seen",
         "others (hidden here)",
         ", more than the ",
-        " that you can have here",
+        " that you can use here",
         "; ask for at most ",
         " (fewer workers, a smaller memory_limit)",
-        ", free some (`ports who` shows who has what)",
+        ", free some memory (`ports who` shows who uses how much)",
         ", or pass force=True (--force)",
     ),
 }

@@ -77,7 +77,8 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     [
         ("UsageError", 2), ("SettingError", 2), ("InvalidTargetError", 2), ("NotFoundError", 3), ("ConflictError", 4),
         ("PortInUseError", 4), ("DifferentClusterError", 4), ("UnsafePathError", 4), ("ToolError", 5), ("SSHError", 5),
-        ("StartError", 5), ("StoreError", 5), ("TimedOutError", 6), ("RecordError", 7), ("NewerRecordError", 7),
+        ("StartError", 5), ("StopError", 5), ("StoreError", 5), ("TimedOutError", 6),
+        ("RecordError", 7), ("NewerRecordError", 7),
         ("PortsError", 5),
     ],
 )  # fmt: skip
@@ -112,4 +113,4 @@ def test_a_start_that_failed_shows_log_and_last_lines() -> None:
 
 
 def test_a_port_of_an_unknown_owner_is_another_users() -> None:
-    assert str(errors.PortInUseError(80, None)) == "port 80 is held by another user; pass port=0 to pick a free one"
+    assert str(errors.PortInUseError(80, None)) == "port 80 is in use by another user; pass port=0 to pick a free one"

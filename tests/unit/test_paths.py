@@ -173,7 +173,7 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it(state: Path) -> None:
     )
     assert other.stdout is not None and other.stdout.readline() == "held\n"
     with (
-        pytest.raises(TimedOutError, match="lock 'one', held by another ports process, did not"),
+        pytest.raises(TimedOutError, match="waiting for lock 'one', which another process of ports holds"),
         locked("one", timeout=0.05),
     ):
         pass

@@ -118,7 +118,7 @@ def test_clusters_outside_of_a_jobs_control_group_do_not_count_for_its_limit() -
     job = replace(ALONE, limit_bytes=8 * GIB, limit_left_bytes=8 * GIB, promised_bytes=16 * GIB)
     assert fair_share.decide(replace(job, inside_bytes=0), asked()).promised_bytes == pytest.approx(7.2 * GIB, rel=0.01)
     fair_share.check(replace(job, inside_bytes=GIB), 1, 7 * GIB)
-    with pytest.raises(OverpromisedError, match=r"8\.0 GiB that you can have here, of which 1\.0 GiB are promised"):
+    with pytest.raises(OverpromisedError, match=r"8\.0 GiB that you can use here, of which 1\.0 GiB are promised"):
         fair_share.check(replace(job, inside_bytes=GIB), 1, 8 * GIB)
 
 
@@ -211,9 +211,7 @@ def test_a_limit_around_me_binds_me_and_others_use_outside_of_it_does_not() -> N
         others=(other("bob", memory_bytes=290, cores=40.0),),
     )
     assert same(fair_share.decide(room, asked())) == (4, 1, 1.5)
-    with pytest.raises(
-        OverpromisedError, match=r"than the 16\.0 GiB that you can have here; ask for at most 16\.0 GiB"
-    ):
+    with pytest.raises(OverpromisedError, match=r"than the 16\.0 GiB that you can use here; ask for at most 16\.0 GiB"):
         fair_share.check(room, 4, 5 * GIB)
 
 
@@ -253,7 +251,7 @@ def test_more_than_the_machine_has_is_refused_with_the_numbers_and_the_way_out()
     with pytest.raises(OverpromisedError) as caught:
         fair_share.check(ALONE, 8, 5 * GIB)
     assert str(caught.value) == (
-        "8 workers of 5.0 GiB are 40.0 GiB, more than the 32.0 GiB that you can have here; ask for at most 32.0 GiB "
+        "8 workers of 5.0 GiB are 40.0 GiB, more than the 32.0 GiB that you can use here; ask for at most 32.0 GiB "
         "(fewer workers, a smaller memory_limit), or pass force=True (--force)"
     )
     assert caught.value.exit_code == 4
