@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ports import clusters
 from ports.cli.cluster import cluster
 from ports.cli.notebook import notebook
 from ports.state import settings
@@ -44,7 +43,7 @@ def option_rows() -> Iterator[str]:
     """Yield the rows of docs/clusters.md."""
     nodes = settings.section("cluster")
     flags = {one.name: "`, `".join([*one.opts, *one.secondary_opts]) for one in cluster.commands["start"].params}
-    for name in clusters.option_names():
+    for name in settings.options("cluster"):
         node = nodes[name]
         yield f"| `{name}` | `{flags[name]}` | {meaning(node)} | {settings.default_in_words(node)} |"
 
@@ -52,7 +51,7 @@ def option_rows() -> Iterator[str]:
 def parameters() -> str:
     """Return the options in the docstring of `ports.clusters.start`."""
     lines = []
-    for name in clusters.option_names():
+    for name in settings.options("cluster"):
         node = settings.section("cluster")[name]
         default = settings.default_in_words(node)
         default = f'``"{default}"``' if "enum" in node else default
@@ -111,7 +110,7 @@ def with_flags(text: str, kind: str) -> str:
     body, mark, tail = rest.partition("\n### ")
     last = "- `--option`" if kind == "cluster" else "- `--timeout`"
     for option in COMMANDS[kind].commands["start"].params:
-        if option.name in settings.section(kind) and option.name not in ("name", "environ"):
+        if option.name in settings.options(kind) and option.name != "environ":
             names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
             line = textwrap.fill(f"- {names}: {option.help}", 120, subsequent_indent="  ", break_on_hyphens=False)
             body, n_found = re.subn(rf"^- `{option.opts[0]}`.*\n(?:  .*\n)*", lambda _: f"{line}\n", body, flags=re.M)

@@ -53,7 +53,6 @@ def cluster() -> None:
 @NAME
 @from_settings(
     "cluster",
-    clusters.option_names(),
     force={"is_flag": True},
     interface={"metavar": "NAME"},
     environ={"multiple": True, "metavar": "NAME[=VALUE]", "callback": with_values, "help": _ENVIRON_HELP},
@@ -75,7 +74,7 @@ def start(out: Output, name: str | None, environ: tuple[str, ...], option: tuple
 @cluster.command()
 @click.argument("names", metavar="[NAME]", nargs=-1)
 @click.argument("n_workers", type=Number(0))
-@from_settings("cluster", ["force"], force={"is_flag": True})
+@from_settings("cluster", only=["force"], force={"is_flag": True})
 @with_output
 @with_host(show_one)
 def scale(out: Output, names: tuple[str, ...], n_workers: int, force: bool | None) -> None:

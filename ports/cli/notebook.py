@@ -26,7 +26,7 @@ def notebook() -> None:
 
 @notebook.command()
 @NAME
-@from_settings("notebook", ["root", "env", "idle", "expire", "debugger"])
+@from_settings("notebook")
 @click.option("--timeout", type=Number(0, whole=False), help="Seconds to wait for the start.")
 @with_output
 @with_host(show_one)

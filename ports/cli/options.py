@@ -43,8 +43,8 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
         return what if self.least is None else f"{what} of {self.least:g} or more"
 
 
-def from_settings(section: str, names: Iterable[str], **special: dict[str, Any]) -> Callable[[F], F]:
-    """Give a command an option for each of these settings of a section, as the schema describes it.
+def from_settings(section: str, *, only: Iterable[str] | None = None, **special: dict[str, Any]) -> Callable[[F], F]:
+    """Give a command the options of a section of the settings, or `only` some, as the schema describes them.
 
     `special` holds arguments of `click.option` for single options, by name.
     """
@@ -53,7 +53,7 @@ def from_settings(section: str, names: Iterable[str], **special: dict[str, Any])
     nodes = settings.section(section)
 
     def decorate(function: F) -> F:
-        for name in reversed([*names]):
+        for name in reversed([*(settings.options(section) if only is None else only)]):
             function = _option(name, nodes[name], special.get(name, {}))(function)
         return function
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ports.clusters._kept_results import remove_kept as remove_kept
     from ports.clusters._options import ClusterRecord as ClusterRecord
     from ports.clusters._options import ClusterRunning as ClusterRunning
-    from ports.clusters._options import option_names as option_names
     from ports.clusters._show import show as show
     from ports.clusters._start import client as client
     from ports.clusters._start import cluster as cluster
@@ -50,7 +49,6 @@ else:
             "_options": (
                 "ClusterRecord",
                 "ClusterRunning",
-                "option_names",
             ),
             "_show": ("show",),
             "_start": (

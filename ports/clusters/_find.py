@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ports import sessions
 from ports.clusters import _dask, _options, _text
 from ports.clusters._cluster import Cluster
-from ports.clusters._options import ClusterRecord
-from ports.clusters._snapshot import KIND, Snapshot
+from ports.clusters._options import KIND, ClusterRecord
+from ports.clusters._snapshot import Snapshot
 from ports.errors import DifferentClusterError, NameInUseError, NotFoundError, warn
 from ports.sessions import Found, environments
 from ports.state import paths, settings

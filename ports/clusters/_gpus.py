@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ports import sessions
-from ports.clusters._options import ClusterRecord
-from ports.clusters._snapshot import KIND, Snapshot
+from ports.clusters._options import KIND, ClusterRecord
+from ports.clusters._snapshot import Snapshot
 from ports.errors import warn
 from ports.machine import fair_share, gpus
 

@@ -16,7 +16,6 @@ from ports.machine import fair_share
 from ports.sessions import Running, SessionRecord
 from ports.state import settings
 
-_NOT_OPTIONS = ("name", "options", "reuse", "start_timeout")  # settings of clusters that are no options of a start
 HAVE_SOCKETS = hasattr(socket, "SO_PEERCRED") and sys.platform == "linux"
 # Options, and values of options, that no running cluster differs from.
 _NEVER_DIFFER = ("force", "env", ("memory_limit", "auto"), ("security", "auto"))
@@ -36,12 +35,7 @@ OURS = {
 
 
 R = TypeVar("R", bound="ClusterRecord")
-
-
-@functools.cache
-def option_names() -> tuple[str, ...]:
-    """Return the names of the options of a start, as the schema has them below ``cluster``."""
-    return tuple(name for name in settings.section("cluster") if name not in _NOT_OPTIONS)
+KIND = "cluster"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +91,7 @@ class ClusterRecord(SessionRecord):
         """Return the value of an option, or of a keyword of `LocalCluster`; None where it has none."""
         if name == "dashboard":
             return "tcp" if self.token_file else "socket"
-        own = getattr(self, name, None) if name in option_names() else None
+        own = getattr(self, name, None) if name in settings.options(KIND) else None
         return own if own is not None else {**self.options, **self.for_owner}.get(name)
 
     def to_json(self) -> dict[str, Any]:
@@ -108,7 +102,7 @@ class ClusterRecord(SessionRecord):
     @classmethod
     def from_json(cls: type[R], data: dict[str, Any]) -> R:
         """Return the record that `data` holds; raises as `Record.from_json`."""
-        others = {name: data[name] for name in option_names() if name in data and name not in _fields()}
+        others = {name: data[name] for name in settings.options(KIND) if name in data and name not in _fields()}
         return super().from_json({**data, "for_owner": others})
 
 
@@ -138,10 +132,10 @@ def merge(
     UsageError
         An option is invalid, or a keyword would open the cluster to other users.
     """
-    options = {name: defaults[name] if asked.get(name) is None else asked[name] for name in option_names()}
-    keywords = {**defaults["options"], **{name: asked[name] for name in asked if name not in option_names()}}
+    options = {name: defaults[name] if asked.get(name) is None else asked[name] for name in settings.options(KIND)}
+    keywords = {**defaults["options"], **{name: asked[name] for name in asked if name not in settings.options(KIND)}}
     _check_keywords(keywords)
-    settings.check("cluster", options)
+    settings.check(KIND, options)
     if options["gpus"] and not options["processes"]:
         raise UsageError(
             f"gpus is {options['gpus']}, but with processes=False all workers are one process, which sees all the GPUs "
@@ -157,8 +151,8 @@ def _check_keywords(keywords: Mapping[str, Any]) -> None:
     """Raise UsageError for a keyword of Dask's that is misspelt, not Dask's, decided by `ports`, or not JSON."""
     within = keywords.get("scheduler_kwargs")
     for name, value in [*keywords.items(), *(within.items() if isinstance(within, dict) else ())]:
-        near = difflib.get_close_matches(name, option_names(), n=1, cutoff=0.85)
-        if name in option_names():
+        near = difflib.get_close_matches(name, settings.options(KIND), n=1, cutoff=0.85)
+        if name in settings.options(KIND):
             raise UsageError(f"option {name}={value!r} cannot be given among Dask's: pass it to ports itself")
         if near:
             raise UsageError(f"there is no option {name!r}; did you mean {near[0]!r}?")

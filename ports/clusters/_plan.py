@@ -13,8 +13,7 @@ from typing import Any
 
 from ports import machine, sessions
 from ports.clusters import _dask, _gpus, _options, _scratch
-from ports.clusters._options import ClusterRecord
-from ports.clusters._snapshot import KIND
+from ports.clusters._options import KIND, ClusterRecord
 from ports.errors import UsageError, warn
 from ports.machine import fair_share
 from ports.probe import promises

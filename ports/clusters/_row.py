@@ -7,8 +7,8 @@ import socket
 from ports import listeners, probe, sessions
 from ports.clusters import _text
 from ports.clusters._documents import ClusterRow
-from ports.clusters._options import ClusterRunning
-from ports.clusters._snapshot import KIND, Snapshot
+from ports.clusters._options import KIND, ClusterRunning
+from ports.clusters._snapshot import Snapshot
 
 
 def row(now: Snapshot, *, with_token: bool = False) -> ClusterRow:

@@ -9,11 +9,9 @@ from typing import cast
 from ports import sessions
 from ports.clusters import _dask
 from ports.clusters._documents import Summary
-from ports.clusters._options import ClusterRecord, ClusterRunning
+from ports.clusters._options import KIND, ClusterRecord, ClusterRunning
 from ports.errors import ForeignListenerError, NotFoundError
 from ports.sessions import Found
-
-KIND = "cluster"
 
 
 class Snapshot:

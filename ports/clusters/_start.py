@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ports import machine, sessions, state
 from ports.clusters import _certificates, _dask, _find, _options, _plan, _scratch
 from ports.clusters._cluster import Cluster
-from ports.clusters._options import ClusterRecord
-from ports.clusters._snapshot import KIND, Snapshot
+from ports.clusters._options import KIND, ClusterRecord
+from ports.clusters._snapshot import Snapshot
 from ports.errors import NameInUseError, NotFoundError, StartError, warn
 from ports.sessions import Found
 from ports.state import paths, settings, wait_until

@@ -45,6 +45,11 @@ def section(name: str) -> dict[str, Node]:
     return found
 
 
+def options(name: str) -> list[str]:
+    """Return the settings of a section that are options of a start, in the order of the schema."""
+    return [option for option, node in section(name).items() if not node.get("setting_only")]
+
+
 def defaults() -> dict[str, Any]:
     """Return the packaged defaults."""
     return _defaults(schema())

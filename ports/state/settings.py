@@ -22,6 +22,7 @@ from ports.state._schema import default_in_words as default_in_words
 from ports.state._schema import defaults as defaults
 from ports.state._schema import mismatch as mismatch
 from ports.state._schema import near, problem
+from ports.state._schema import options as options
 from ports.state._schema import schema as schema
 from ports.state._schema import section as section
 

@@ -20,7 +20,6 @@ import yaml
 import ports
 from ports import clusters, errors, listeners, machine
 from ports.cli import main
-from ports.clusters import _options
 from ports.clusters._documents import ClusterRow, GuardShown
 from ports.doctor import _checks
 from ports.errors import PortsError
@@ -222,7 +221,7 @@ def test_the_example_of_a_face_runs(name: str) -> None:
     assert doctest.testmod(face).attempted > 0 and doctest.testmod(face).failed == 0
 
 
-@pytest.mark.parametrize("name", _options.option_names())
+@pytest.mark.parametrize("name", config.options("cluster"))
 def test_the_docstring_of_a_start_tells_every_option_with_its_default(name: str) -> None:
     found = re.search(rf"^    {name} : .*, optional\n((        .*\n)+)", clusters.start.__doc__ or "", re.MULTILINE)
     assert found is not None, f"ports.clusters.start does not tell {name}"

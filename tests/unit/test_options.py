@@ -18,7 +18,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports import clusters
 from ports.cli import cluster as cli
 from ports.clusters import _documents, _find, _options
 from ports.clusters._options import ClusterRecord
@@ -241,8 +240,8 @@ def test_options_that_ports_reads_have_a_typed_field_in_the_record() -> None:
         if isinstance(node.get("type"), list | str) and node["type"] != "object" and one.name != "n_workers":
             types = node["type"] if isinstance(node["type"], list) else [node["type"]]
             assert set(" | ".join(kinds[kind] for kind in types).split(" | ")) == set(str(one.type).split(" | "))
-    typed = [one.name for one in fields(ClusterRecord) if one.name in _options.option_names()]
-    assert {*typed, *RUNNING.for_owner} < {*_options.option_names()}
+    typed = [one.name for one in fields(ClusterRecord) if one.name in config.options("cluster")]
+    assert {*typed, *RUNNING.for_owner} < {*config.options("cluster")}
 
 
 @pytest.fixture
@@ -253,11 +252,9 @@ def zeal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     changed["properties"]["cluster"]["properties"]["zeal"] = {**node, "least": "none"}
     for module in (_schema, config):
         monkeypatch.setattr(module, "schema", lambda: changed)
-    _options.option_names.cache_clear()
     importlib.reload(cli)
     yield
     monkeypatch.undo()
-    _options.option_names.cache_clear()
     importlib.reload(cli)
 
 
@@ -276,7 +273,7 @@ def test_an_option_is_added_by_one_edit_of_the_schema(zeal: None) -> None:
     assert isinstance(flag, click.Option) and flag.help == "Zeal of workers. Default: 3."
     with pytest.raises(click.UsageError, match=r"it is 11; it must be a whole number from 0 \(none\) to 10"):
         flag.type_cast_value(click.Context(cli.cluster), "11")
-    assert clusters.option_names()[-1] == "zeal"
+    assert config.options("cluster")[-1] == "zeal"
     pages = {path.name: text for path, text in written().items()}
     rows = {
         "settings.md": "| `ports.cluster.zeal` | a whole number from 0 (none) to 10 | `3` | Zeal of workers. |",
