@@ -1,4 +1,11 @@
-"""What listens on a machine and is mine, whose a listener is, and what it is called at home."""
+"""What listens on a machine and is mine, whose a listener is, and what it is called at home.
+
+>>> from ports import listeners
+>>> listeners.links.url(8880, path="lab", token="0123abc")
+'http://localhost:8880/lab?token=0123abc'
+>>> listeners.is_session("notebook"), listeners.is_asked("database", http=None)
+(True, False)
+"""
 
 from __future__ import annotations
 
@@ -12,10 +19,12 @@ if TYPE_CHECKING:
     from ports.listeners._at_home import alias as alias
     from ports.listeners._at_home import cluster_link as cluster_link
     from ports.listeners._at_home import open_command as open_command
-    from ports.listeners._listeners import Listener as Listener
-    from ports.listeners._listeners import from_probe as from_probe
-    from ports.listeners._listeners import list as list
-    from ports.listeners._listeners import rows as rows
+    from ports.listeners._from_probe import from_probe as from_probe
+    from ports.listeners._kinds import is_asked as is_asked
+    from ports.listeners._kinds import is_session as is_session
+    from ports.listeners._list import list as list
+    from ports.listeners._list import rows as rows
+    from ports.listeners._listener import Listener as Listener
     from ports.listeners._rows import ListenerRow as ListenerRow
 else:
     __getattr__, __dir__, __all__ = face(
@@ -26,12 +35,10 @@ else:
                 "cluster_link",
                 "open_command",
             ),
-            "_listeners": (
-                "Listener",
-                "from_probe",
-                "list",
-                "rows",
-            ),
+            "_from_probe": ("from_probe",),
+            "_kinds": ("is_asked", "is_session"),
+            "_list": ("list", "rows"),
+            "_listener": ("Listener",),
             "_rows": ("ListenerRow",),
         },
         modules=(

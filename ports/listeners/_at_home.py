@@ -1,4 +1,4 @@
-"""What this machine is called at home, and what to type there: computed where the notebook runs."""
+"""What this machine is called at home, and what to type there. It is computed here, where the notebook runs."""
 
 from __future__ import annotations
 

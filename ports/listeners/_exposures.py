@@ -1,4 +1,4 @@
-"""What of mine others can use, in words, and how to close it. Pure."""
+"""How others can use my listeners, in words, and how to prevent it. Pure."""
 
 from __future__ import annotations
 
@@ -6,26 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ports.listeners._kinds import LOOPBACK_OPTIONS
 from ports.listeners._rows import ExposureRow
 
-# By kind of listener: what to start it with so that it listens on this machine only.
-_ON_LOOPBACK = {
-    "notebook": "--ip=127.0.0.1",
-    "tensorboard": "--host 127.0.0.1",
-    "mlflow": "--host 127.0.0.1",
-    "bokeh": "--address 127.0.0.1",
-    "panel": "--address 127.0.0.1",
-    "streamlit": "--server.address 127.0.0.1",
-    "http-server": "--bind 127.0.0.1",
-    "code-server": "--bind-addr 127.0.0.1",
-}
 _PRIVATE_CLUSTER = "`ports.client()` starts a cluster that is private"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exposure:
-    """One way in which others can use a listener; `reason` is ``dask``, ``dashboard``, ``token``, ``kernel``,
-    ``debugger`` or ``network``."""
+    """One way in which others can use a listener.
+
+    `reason` is ``dask``, ``dashboard``, ``token``, ``kernel``, ``debugger`` or ``network``.
+    """
 
     reason: str
     what: str
@@ -45,28 +37,26 @@ def find(kind: str, rows: Sequence[Mapping[str, Any]], kernels: Iterable[Mapping
     Parameters
     ----------
     rows : sequence of dict
-        Its rows of the probe, all of its ports.
+        Its rows in the answer of the probe, one for each port.
     kernels : iterable of dict
-        Of a notebook server: its kernels' rows.
+        The rows of its kernels, if it is a notebook server.
     """
     reasons = {reason for row in [*rows, *kernels] for reason in row.get("exposed") or ()}
     ending = _ending(rows)
     found = []
     if "dask" in reasons:
-        found.append(
-            _exposure("dask", "everybody on this machine can run code as you", f"{ending}, {_PRIVATE_CLUSTER}")
-        )
+        found.append(_exposure("dask", "anyone on this machine can run code as you", f"{ending}, {_PRIVATE_CLUSTER}"))
     elif "dashboard" in reasons:
-        found.append(_exposure("dashboard", "everybody on this machine can read its dashboard", _PRIVATE_CLUSTER))
+        found.append(_exposure("dashboard", "anyone on this machine can read its dashboard", _PRIVATE_CLUSTER))
     if "token" in reasons:
-        what = "it asks for no token: everybody on this machine can run code as you"
+        what = "it asks for no token, so anyone on this machine can run code as you"
         found.append(_exposure("token", what, f"{ending}, `ports notebook start` starts one that asks"))
     if "kernel" in reasons:
-        what = "everybody on this machine can read what its kernels run and print"
+        what = "anyone on this machine can read what its kernels run and print"
         hint = "start it with --KernelManager.transport=ipc, or by `ports notebook start`"
         found.append(_exposure("kernel", what, hint))
     if "debugger" in reasons:
-        what = "everybody on this machine can run code as you while you do not debug"
+        what = "while this debug port is open and no debugger is attached, anyone on this machine can run code as you"
         found.append(_exposure("debugger", what, f"restart the kernel or program that it debugs, or {ending}"))
     if "network" in reasons:
         open_ports = sorted({row["port"] for row in rows if row.get("open_to_network") and row["port"]})
@@ -82,8 +72,8 @@ def _exposure(reason: str, what: str, hint: str) -> Exposure:
 def _on_loopback(kind: str, ending: str) -> str:
     if kind.startswith("dask-"):
         return _PRIVATE_CLUSTER
-    option = _ON_LOOPBACK.get(kind)
-    return f"start it with {option}" if option else f"{ending}, and have it listen on 127.0.0.1 only"
+    option = LOOPBACK_OPTIONS.get(kind)
+    return f"start it with {option}" if option else f"{ending}, and make it listen on 127.0.0.1 only"
 
 
 def _ending(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -102,6 +92,6 @@ def _ending(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _jupyter(rows: Sequence[Mapping[str, Any]], pid: int | None) -> str | None:
-    """Return what of Jupyter the process `pid` is, in which something else listens; None where it is something else."""
+    """Return which part of Jupyter the process `pid` is, None if it is none: something else listens in it."""
     line = " ".join(next((row.get("argv") or () for row in rows if row.get("pid") == pid), ()))
     return "the kernel" if "ipykernel" in line else "the notebook server" if "jupyter" in line else None

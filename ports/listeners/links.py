@@ -18,7 +18,7 @@ def local_port(machine: str, user: str, name: str, first: int, last: int) -> int
     user : str
         Name of the user there.
     name : str
-        ``"cluster-main"``, ``"notebook-lab"``; ``"port-6006"`` of what has no name.
+        ``"cluster-main"``, ``"notebook-lab"``; ``"port-6006"`` for a listener without a name.
     first, last : int
         The settings ``open.first_port`` and ``open.last_port``.
     """
@@ -27,7 +27,7 @@ def local_port(machine: str, user: str, name: str, first: int, last: int) -> int
 
 
 def next_ports(usual: int, first: int, last: int, *, most: int = 200) -> Iterator[int]:
-    """Yield the ports that serve while `usual` is taken: those after it, going round at `last`."""
+    """Yield the ports to use while `usual` is taken: those after it, then those from `first` on."""
     span = last - first + 1
     for step in range(1, min(most, span)):
         yield first + (usual - first + step) % span
@@ -36,7 +36,7 @@ def next_ports(usual: int, first: int, last: int, *, most: int = 200) -> Iterato
 def url(port: int, *, scheme: str = "http", path: str = "", token: str | None = None, host: str = "localhost") -> str:
     """Return the link to the local `port`.
 
-    It says ``localhost``: Jupyter refuses other names, and not every browser resolves ``name.localhost``.
+    Its host is ``localhost``: Jupyter refuses other names, and not every browser resolves ``name.localhost``.
     """
     query = f"?{urlencode({'token': token})}" if token else ""
     name = f"[{host}]" if ":" in host else host

@@ -1,6 +1,6 @@
-"""Whose a listener is: looked at before anything is said to it, whatever a record says.
+"""Which user a listener belongs to: checked before anything is sent to it, whatever a record says.
 
-A record names a port. Where what listened there has ended, any user of the machine may listen there since.
+A record names a port. If the service there has ended, any user of the machine can listen on that port now.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from ports.probe import holder_of, peer_uid, user_name
 
 
 def check(address: str, hint: str) -> bool | None:
-    """Raise ForeignListenerError where a connection to `address` would reach another user.
+    """Raise ForeignListenerError if a connection to `address` would reach another user.
 
     Parameters
     ----------
     address : str
-        ``127.0.0.1:8888``, or as Dask writes it, ``tls://127.0.0.1:8786``. What is no address of the internet (a Unix
-        socket, whose peer tells the uid) passes.
+        ``127.0.0.1:8888``, or as Dask writes it, ``tls://127.0.0.1:8786``. Other addresses pass: at a Unix socket, the
+        kernel names the user at the other end.
     hint : str
-        What to do then, for the error.
+        What to do about it, for the error.
 
     Returns
     -------
     bool or None
         True: it is this user's. False: nothing listens there. None: it cannot be known here.
     """
-    protocol, _, place = address.rpartition("://")
+    protocol, _, host_port = address.rpartition("://")
     if os.name == "nt" or protocol not in ("", "tcp", "tls"):
         return None
     try:
-        holder = holder_of(place)
+        holder = holder_of(host_port)
     except (ValueError, OSError):
         return None
     if holder is None:
-        return False if sys.platform == "linux" else None  # elsewhere others' listeners are not shown
+        return False if sys.platform == "linux" else None  # other systems do not show others' listeners
     _check_uid(holder[0], address, hint)
     return True
 
 
 def is_own_address(address: str) -> bool:
-    """Tell whether the IPv4 `address` is this machine's: only on such a one can a socket be bound."""
+    """Tell whether the IPv4 `address` is this machine's: a socket can be bound to no other."""
     with socket.socket() as trial:
         try:
             trial.bind((address, 0))
@@ -55,40 +55,40 @@ def is_own_address(address: str) -> bool:
 def connect(port: int, hint: str, *, timeout: float) -> socket.socket:
     """Return a connection to this user's own listener on `port` of 127.0.0.1.
 
-    It is looked at before and after: one that was exchanged meanwhile may be anybody's, and so may one that was not
-    there and one of which nothing is known. Where the system shows no listener of others it takes what is there.
+    The listener is checked before and after connecting, as another user may have taken the port in between. On systems
+    that do not show others' listeners, it connects to whatever listens there.
 
     Raises
     ------
     ForeignListenerError
         Another user listens there.
     OSError
-        Nothing listens there, or it changed hands in this moment.
+        Nothing listens there, or its owner changed just now.
     """
-    place = f"127.0.0.1:{port}"
-    before = _own_holder(place, hint)
+    address = f"127.0.0.1:{port}"
+    before = _own_holder(address, hint)
     if before is None and sys.platform == "linux":
-        raise ConnectionRefusedError(f"nothing listens on {place}")
+        raise ConnectionRefusedError(f"nothing listens on {address}")
     connection = socket.create_connection(("127.0.0.1", port), timeout)
     try:
-        if _own_holder(place, hint) != before and sys.platform == "linux":
-            raise ConnectionAbortedError(f"{place} changed hands in this moment")
+        if _own_holder(address, hint) != before and sys.platform == "linux":
+            raise ConnectionAbortedError(f"{address} changed its owner just now")
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _own_holder(place: str, hint: str) -> tuple[int, int] | None:
-    """Return uid and inode of the listener at `place`; None where nothing listens, or that is not shown."""
+def _own_holder(address: str, hint: str) -> tuple[int, int] | None:
+    """Return uid and inode of the listener at `address`; None if nothing listens there, or none is shown."""
     try:
-        holder = holder_of(place)
+        holder = holder_of(address)
     except OSError:
         if sys.platform == "linux":
             raise
         return None
     if holder is not None:
-        _check_uid(holder[0], place, hint)
+        _check_uid(holder[0], address, hint)
     return holder
 
 
@@ -98,19 +98,19 @@ def _check_uid(uid: int, address: str, hint: str) -> None:
 
 
 def check_socket(path: str, hint: str) -> None:
-    """Raise ForeignListenerError where the Unix socket at `path` is another user's: it is not even connected to."""
+    """Raise ForeignListenerError if the Unix socket at `path` is another user's; nothing connects to it."""
     try:
         owner = os.lstat(path).st_uid
     except OSError:
-        return  # to connect tells why
+        return  # connecting to it says why
     if owner != os.getuid():
         raise ForeignListenerError(path, user_name(owner), hint)
 
 
 def check_connection(connection: socket.socket, path: str, hint: str) -> None:
-    """Raise ForeignListenerError where another user listens at the other end of a connection to a Unix socket.
+    """Raise ForeignListenerError if another user listens at the other end of a connection to a Unix socket.
 
-    The kernel says who; `check_socket` looks at a name, which may have been exchanged since.
+    The kernel names that user. `check_socket` looks at a path, and the file there may have been replaced since.
     """
     uid = peer_uid(connection)
     if uid is not None and uid != os.getuid():

@@ -34,6 +34,7 @@ if MYPY:
     from . import memory as memory
     from . import processes as processes
     from . import promises as promises
+    from . import rows as rows
     from . import socket_users as socket_users
     from .accounts import is_person as is_person
     from .agent import mux as mux
@@ -125,6 +126,7 @@ else:
             "processes",
             "programs.who",
             "promises",
+            "rows",
             "socket_users",
         ),
     )

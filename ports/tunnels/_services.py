@@ -8,11 +8,7 @@ from typing import Any
 
 from ports.errors import ForeignListenerError, NotFoundError, PortsError, RecordError
 from ports.hosts import Target
-from ports.listeners import Listener, links
-
-_OPENED = ("cluster", "notebook")
-# What takes a request for the length of a message, or for an intrusion; it is only listened to.
-_NEVER_ASKED = {"dask-scheduler", "dask-worker", "kernel", "debugpy", "database", "tunnel"}
+from ports.listeners import Listener, is_asked, is_session, links
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def choose(
             raise _not_there(target, unread, running)
         return opened
     named = [one for one in found if one.mine and one.name == target.name]
-    wanted = [one for one in named if one.kind in _OPENED] or named
+    wanted = [one for one in named if is_session(one.kind)] or named
     there = [one for one in wanted if one in running]
     if not there:
         raise _not_there(target, wanted, running)
@@ -98,7 +94,7 @@ def ended(service: Service, failed: Mapping[Target, PortsError], found: Sequence
     for target, error in failed.items():
         if service.port is not None and target.port == service.port:
             return error
-    if service.kind not in _OPENED:
+    if not is_session(service.kind):
         return NotFoundError("listener", f"{service.host}:{service.port}", "what listened there has ended")
     named = [one for one in found if one.mine and one.kind == service.kind and one.name == service.name]
     why = f"{named[0].reason}; " if named and named[0].state == "stopped" and named[0].reason else ""
@@ -130,7 +126,7 @@ def _by_port(document: dict[str, Any], found: Sequence[Listener], target: Target
         scheme=str(row.get("scheme") or "http"),
         path=str((known[0].url_path if known else row.get("url_path")) or ""),
         token=known[0].token if known else None,
-        asked=row.get("http") is True or (row.get("http") is None and kind not in _NEVER_ASKED),
+        asked=is_asked(kind, row.get("http")),
         known_web=row.get("http") is True,
         note=note,
     )
@@ -149,14 +145,14 @@ def _service(document: dict[str, Any], host: str, one: Listener) -> Service:
         scheme=one.scheme or "http",
         path=one.url_path or "",
         token=one.token,
-        asked=one.http is True or (one.http is None and one.kind not in _NEVER_ASKED),
+        asked=is_asked(one.kind, one.http),
         known_web=one.http is True,
     )
 
 
 def _is_opened(one: Listener) -> bool:
     """Tell whether a target that names the host alone opens this; a Dask cluster started by hand is one, too."""
-    return one.kind in _OPENED or (one.kind == "dask-scheduler" and one.http is True)
+    return is_session(one.kind) or (one.kind == "dask-scheduler" and one.http is True)
 
 
 def _is_unread(one: Listener) -> bool:
@@ -165,7 +161,7 @@ def _is_unread(one: Listener) -> bool:
 
 
 def _key(one: Listener) -> str:
-    return f"{one.kind}-{one.name}" if one.kind in _OPENED else f"port-{one.port}"
+    return f"{one.kind}-{one.name}" if is_session(one.kind) else f"port-{one.port}"
 
 
 def _address(address: str) -> str:

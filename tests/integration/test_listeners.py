@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from ports import clusters, listeners, notebooks
-from ports.listeners._listeners import Listener
+from ports.listeners import Listener
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from ports import listeners, probe
-from ports.listeners._listeners import Listener
+from ports.listeners import Listener
 from ports.probe.sockets import netlink_listeners, parse_proc_net, psutil_listeners
 from ports.state.waiting import wait_until
 

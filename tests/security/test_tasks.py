@@ -55,7 +55,7 @@ def test_alice_is_told_of_a_plain_cluster_in_a_task_which_lets_bob_in(scene: Sce
     assert set(exposed) == {"dask", "network"}
     assert exposed["dask"].startswith("end the task of cluster 'main' that opened it, `ports.client()` starts")
     shown = scene.site.run("laptop", [scene.python, "-m", "ports", "list", "server1"], timeout=60)
-    assert "on server1: everybody on this machine can run code as you; end the task" in shown.stderr
+    assert "on server1: anyone on this machine can run code as you; end the task" in shown.stderr
     end(task)
     assert scene.bob("code")["fell"] == []
 

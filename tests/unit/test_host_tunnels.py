@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ports.errors import ProhibitedError, SSHError
-from ports.listeners import _listeners
+from ports.listeners import _from_probe
 from ports.state import runtime_directory
 from ports.tunnels import _records, _requests
 from ports.tunnels._event_loop import Relay
@@ -148,7 +148,7 @@ def test_a_port_that_was_shut_while_its_service_was_found_open_leads_there_again
     assert tunnel.forward is not None
     host._opener._relay.call(tunnel.forward.shut(tunnel.page("")))  # the way went down in this moment
     host._connection.forwarded = says(ANSWER)  # type: ignore[attr-defined]
-    monkeypatch.setattr(_listeners, "from_probe", lambda document, host: [])
+    monkeypatch.setattr(_from_probe, "from_probe", lambda document, host: [])
     monkeypatch.setattr(_requests, "choose", lambda *_: ({"port-8888": (SERVICE, OpenRequest(()))}, {}))
     host._take({}, [])
     assert (tunnel.state, tunnel.forward.dial is None) == ("open", False)

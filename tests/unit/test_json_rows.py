@@ -16,16 +16,17 @@ from ports.listeners._rows import ExposureRow
 from ports.tunnels import _records, _rows
 from ports.tunnels._tunnel import Tunnel
 
-COMMON = {"host", "kind", "name", "state"}
-
 
 def check(row: Mapping[str, Any], wanted: Any) -> None:
     assert set(wanted.__required_keys__) <= set(row) <= set(get_type_hints(wanted)), wanted.__name__
 
 
-@pytest.mark.parametrize("wanted", [ListenerRow, _rows.TunnelRow, _rows.ListedTunnelRow])
-def test_what_all_rows_have_in_common(wanted: Any) -> None:
-    assert wanted.__required_keys__ >= COMMON
+@pytest.mark.parametrize(
+    ("wanted", "link"),
+    [(ListenerRow, "url"), (_rows.TunnelRow, "local_url"), (_rows.ListedTunnelRow, "local_url")],
+)
+def test_what_all_rows_have_in_common(wanted: Any, link: str) -> None:
+    assert wanted.__required_keys__ >= {"host", "kind", "name", "state", link}
 
 
 def test_the_row_of_a_listener() -> None:

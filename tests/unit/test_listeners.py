@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ports.listeners._listeners import Listener, from_probe, slug
+from ports.listeners._from_probe import from_probe, slug
+from ports.listeners._listener import Listener
 from ports.state.paths import NAME
 
 SECRET = "0123secret"
@@ -86,7 +87,7 @@ def test_what_a_task_opened_has_a_row_of_its_own_with_its_warning() -> None:
     assert (opened.kind, opened.port, opened.reason) == ("listener", 46507, "a task of cluster 'main' opened it")
     assert opened.warnings == (
         "open to the network (port 46507); end the task of cluster 'main' that opened it, "
-        "and have it listen on 127.0.0.1 only",
+        "and make it listen on 127.0.0.1 only",
     )
 
 
@@ -149,14 +150,15 @@ def test_a_token_is_neither_in_the_text_nor_in_the_row() -> None:
 
 def test_a_notebook_server_that_asks_for_nothing_is_warned_of() -> None:
     [warning] = one(notebook("/work", token="", exposed=["token"])).warnings
-    assert warning.startswith("it asks for no token: everybody on this machine can run code as you; `kill 100` ends it")
+    assert warning.startswith("it asks for no token, so anyone on this machine can run code as you; `kill 100` ends it")
     assert one(notebook("/work", token="", password=True, exposed=[])).warnings == ()
 
 
 def test_a_debugger_that_waits_is_warned_of() -> None:
     [warning] = one(row(kind="debugpy", pid=7, exposed=["debugger"])).warnings
     assert warning.startswith(
-        "everybody on this machine can run code as you while you do not debug; restart the kernel"
+        "while this debug port is open and no debugger is attached, anyone on this machine can run code as you; "
+        "restart the kernel"
     )
     assert warning.endswith("`kill 7` ends it")
 

@@ -1,0 +1,198 @@
+"""From what a probe found to listeners: rows of one server are one listener, and each has a name. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, cast
+
+from ports.listeners import _exposures, _kinds
+from ports.listeners._listener import Listener
+from ports.probe import sha256, words_of
+from ports.sessions import FOLDERS, Exit, verdict
+
+if TYPE_CHECKING:
+    from ports.probe import rows as probe_rows
+
+NAME_LENGTH = 31
+
+
+def from_probe(document: Mapping[str, Any], host: str | None = None) -> tuple[Listener, ...]:
+    """Return what a probe found, sessions first and other users' listeners last.
+
+    Parameters
+    ----------
+    document : dict
+        What `ports.probe.probe` returns.
+    host : str, optional
+        What the host is called. Default: its own name.
+    """
+    found_there = cast("probe_rows.Document", document)
+    host = host or found_there["host"]
+    rows, machine, uid = found_there["listeners"], found_there["machine_id"], found_there["uid"]
+    found = [
+        _session(kind, session, found_there, host)
+        for kind in _kinds.SESSIONS
+        for session in document.get(FOLDERS[kind]) or ()
+    ]
+    mine = [row for row in rows if row["uid"] == uid]
+    loose = [row for row in mine if row["kind"] != "kernel" and not _is_of_session(row)]
+    kernels = [row for row in mine if row["kind"] == "kernel"]
+    found += _named([_of_group(group, host, machine, kernels) for group in _groups(loose)], found)
+    others = [row for row in rows if row["uid"] != uid]
+    found += [replace(_of_group(group, host, machine), mine=False) for group in _groups(others)]
+    return tuple(sorted(found, key=_rank))
+
+
+def slug(text: str, otherwise: str) -> str:
+    """Return `text` as a name: ``[a-z][a-z0-9-]{0,30}``; `otherwise` if nothing of it can be used."""
+    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    if plain and not plain[0].isalpha():
+        plain = f"{otherwise}-{plain}"
+    return plain[:NAME_LENGTH].rstrip("-") or otherwise
+
+
+def _session(kind: str, session: probe_rows.Session, document: probe_rows.Document, host: str) -> Listener:
+    """Return a cluster or notebook server that `ports` started, with the address of its page."""
+    name = session["name"]
+    state, reason = _judge(session, document["boot_id"])
+    known = Listener(
+        host=host,
+        machine=document["machine_id"],
+        kind=kind,
+        name=name,
+        state=state,
+        reason=reason,
+        owner=document["user"],
+        managed=True,
+    )
+    if "error" in session:
+        return known
+    record, running = session["record"] or {}, session["running"] or {}
+    known = replace(
+        known,
+        directory=record.get("root") or record.get("directory"),
+        started_at=running.get("started_at") or record.get("created_at"),
+    )
+    if state != "running":
+        return known
+    known = replace(known, pid=running["process"]["pid"], http=True, token=session.get("token"))
+    own = [row for row in document["listeners"] if row.get("of") == f"{kind}:{name}"]
+    row = next((row for row in own if row["path"] or kind != "cluster"), None)
+    if row is None:
+        return replace(known, reason="its process runs, but its page does not answer yet")
+    return replace(
+        known,
+        address=row["address"] if row["port"] else None,
+        port=row["port"],
+        path=row["path"],
+        scheme=row["scheme"],
+        url_path=row["url_path"],
+        open_to_network=any(one["open_to_network"] for one in own),
+        exposed=tuple(_exposures.find(kind, own)),
+    )
+
+
+def _judge(session: probe_rows.Session, boot_id: str) -> tuple[str, str | None]:
+    if "error" in session:
+        return "unknown", session["error"]
+    try:
+        ended = Exit.from_json(session["exit"]) if session["exit"] else None
+    except (TypeError, ValueError) as error:
+        return "unknown", f"the record of its end cannot be read: {error}"
+    record, running = session["record"] or {}, session["running"]
+    launcher = record.get("launcher")
+    who = (running and running["process"]) or launcher or record.get("started_by") or {}
+    return verdict(
+        ended,
+        session["alive"],
+        running=bool(running),
+        launched=bool(launcher),
+        same_boot=who.get("boot_id", boot_id) == boot_id,
+    )
+
+
+def _is_of_session(row: probe_rows.Listener) -> bool:
+    return str(row.get("of", "")).startswith(tuple(f"{kind}:" for kind in _kinds.SESSIONS))
+
+
+def _groups(rows: Iterable[probe_rows.Listener]) -> Iterable[tuple[probe_rows.Listener, ...]]:
+    """Return the rows of each server together: IPv4 and IPv6, and all ports of one Dask cluster."""
+    found: dict[Any, tuple[probe_rows.Listener, ...]] = {}
+    for row in rows:
+        key = row.get("of") or (row["uid"], row.get("pid"), row["port"] or row["path"])
+        found[key] = (*found.get(key, ()), row)
+    return found.values()
+
+
+def _of_group(
+    group: Sequence[probe_rows.Listener], host: str, machine: str, kernels: Iterable[probe_rows.Listener] = ()
+) -> Listener:
+    """Return a server that `ports` did not start; of several ports, the one with the page stands for all."""
+    pages = [row for row in group if row.get("http")]
+    schedulers = [row for row in pages if row["kind"] == "dask-scheduler"]
+    row = (schedulers or pages or [one for one in group if one["open_to_network"]] or group)[0]
+    kinds = [one["kind"] for one in group]
+    kind = "dask-scheduler" if "dask-scheduler" in kinds else row["kind"]
+    same = [one for one in group if one["port"] == row["port"]]
+    open_ones = [one for one in same if one["open_to_network"]]
+    its_own = [one for one in kernels if one.get("of") == f"server:{row.get('pid')}"]
+    return Listener(
+        host=host,
+        machine=machine,
+        kind=kind,
+        name=_preferred_name(row, kind),
+        state="running",
+        owner=row["user"],
+        address=(open_ones or same)[0]["address"] if row["port"] else None,
+        port=row["port"],
+        path=row["path"],
+        pid=row.get("pid"),
+        started_at=row.get("started_at"),
+        directory=row.get("root") or row.get("cwd"),
+        open_to_network=bool(open_ones),
+        http=row.get("http"),
+        scheme=row.get("scheme", "http"),
+        url_path=row.get("url_path", ""),
+        reason=f"a task of cluster '{row['task_of']}' opened it" if row.get("task_of") else None,
+        token=row.get("token") or None,
+        # without a command line it is another user's: nothing is known of it
+        exposed=tuple(_exposures.find(kind, group, its_own))
+        if "argv" in row
+        else (),  # nothing is known of another user's
+    )
+
+
+def _preferred_name(row: probe_rows.Listener, kind: str) -> str | None:
+    """Return the name that a listener would get if it were alone; None for another user's."""
+    if "argv" not in row:
+        return None
+    if kind == "notebook":
+        return slug(PurePosixPath(row.get("root") or "").name, "notebook")
+    if kind != "listener":
+        return slug(kind, "listener")
+    program = words_of(row["argv"]).partition(" ")[0]
+    return slug("python" if program == "-c" else re.sub(r"\.(py|js|jar|sh|R|jl)$", "", program), "listener")
+
+
+def _named(found: Iterable[Listener], taken_by: Iterable[Listener]) -> Iterable[Listener]:
+    """Give each a name of its own. The one that has run longest keeps the plain one, so that links stay."""
+    taken = {one.name for one in taken_by}
+    for one in sorted(found, key=lambda one: (one.started_at or float("inf"), one.port or 0, one.path or "")):
+        name = preferred = one.name or "listener"
+        for tail in (_digest(one.directory), str(one.port or _digest(one.path)), _digest(f"{one.path}{one.port}")):
+            if name in taken and (tail.isdigit() or one.kind == "notebook"):
+                name = f"{preferred[: NAME_LENGTH - 1 - len(tail)].rstrip('-')}-{tail}"
+        taken.add(name)
+        yield replace(one, name=name)
+
+
+def _digest(text: str | None) -> str:
+    return "x" + sha256(str(text).encode("utf-8", "surrogateescape"))[:4]
+
+
+def _rank(one: Listener) -> tuple[Any, ...]:
+    order = _kinds.SESSIONS.index(one.kind) if one.kind in _kinds.SESSIONS else len(_kinds.SESSIONS)
+    return not one.mine, order, one.kind == "listener", one.name or "", one.port or 0

@@ -1,0 +1,91 @@
+"""My clusters, notebook servers and other listeners, on this machine or on others."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ports import probe
+from ports.errors import PortsError, warn
+from ports.listeners._from_probe import from_probe
+from ports.listeners._listener import Listener
+
+
+def list(host: str | None = None, *, all_users: bool = False, port: int | None = None) -> tuple[Listener, ...]:
+    """Return my clusters, notebook servers and other listeners.
+
+    Warnings of the host, such as a record that cannot be read, are shown as `UserWarning`. If its name leads to several
+    nodes that share a home, what was started on another node is listed, too, with the host ``alias/node``.
+
+    Parameters
+    ----------
+    host : str, optional
+        An alias of ``~/.ssh/config``; the host needs only python3. Default: this machine.
+    all_users : bool
+        Add other users' listeners, as port and owner only.
+    port : int, optional
+        Only what listens on this port, of any user.
+
+    Raises
+    ------
+    SSHError
+        The host cannot be reached, or the probe failed there.
+    """
+    request = {"all": all_users, "port": port}
+    if host is None:
+        document = probe.probe(request)
+    else:
+        from ports.hosts import probe as probe_host  # 12 ms, needed for other hosts only
+
+        document = probe_host(host, request)
+    for warning in document["warnings"]:
+        warn(f"{host or 'this machine'}: {warning}")
+    found = builtins.list(from_probe(document, host))
+    for node in document["elsewhere"]:
+        try:
+            found += list(f"{host}/{node['node']}", all_users=all_users, port=port)
+        except PortsError as error:
+            warn(str(error))
+    return tuple(found)
+
+
+def rows(
+    hosts: Sequence[str] = (),
+    *,
+    all_users: bool = False,
+    on_host: Callable[[str, Sequence[Mapping[str, Any]]], None] | None = None,
+) -> Sequence[Mapping[str, Any]]:
+    """Return the rows of `list` for all `hosts` at once; without any, of this machine.
+
+    If one of several hosts fails, it has a row with the key ``error``, and the others are listed. A host on which
+    nothing listens has a row with the state ``nothing``.
+
+    Parameters
+    ----------
+    on_host : callable, optional
+        Called with each host and its rows as soon as they are there.
+
+    Raises
+    ------
+    PortsError
+        The only host failed.
+    """
+    if not hosts:
+        return [one.row() for one in list(all_users=all_users)]
+    from ports.hosts import failed_row, nothing_rows, on_each
+
+    found: dict[str, Sequence[Mapping[str, Any]]] = {}
+
+    def take(alias: str, result: tuple[Listener, ...] | PortsError) -> None:
+        if not isinstance(result, PortsError):
+            found[alias] = [one.row() for one in result] or nothing_rows(alias, hosts)
+        elif len(hosts) == 1:
+            raise result
+        else:
+            found[alias] = [failed_row(alias, result)]
+        if on_host is not None:
+            on_host(alias, found[alias])
+
+    on_each(hosts, lambda alias: list(alias, all_users=all_users), on_result=take)
+    return [row for alias in dict.fromkeys(hosts) for row in found[alias]]
