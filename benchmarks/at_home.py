@@ -92,10 +92,11 @@ def open_two(parameters: Parameters) -> list[Samples]:
 
 def list_host(parameters: Parameters) -> list[Samples]:
     """List what runs on a host without `ports`; the peer runs an interpreter there over the same connection."""
+    from ports import hosts
     from ports.hosts import openssh
 
     try:
-        master = openssh.connect("server2")
+        master = openssh.start(hosts.resolve("server2"), warm=True)
         time.sleep(2.5)  # `ports` does not remember a configuration that was written this moment; a user's is older
         over_it = [*parameters["ssh"], "-S", str(master.control), "server2", "python3", "-c", "pass"]
         listing = [*PORTS, "list", "server2", "--json"]

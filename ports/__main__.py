@@ -12,8 +12,8 @@ def main() -> NoReturn:
         _begin(sys.argv[1:])
         from ports.cli.main import main as command
     except KeyboardInterrupt:
-        if "ports.hosts._transport" in sys.modules:
-            sys.modules["ports.hosts._transport"].end_all()
+        if "ports.hosts.openssh.processes" in sys.modules:
+            sys.modules["ports.hosts.openssh.processes"].end_all()
         sys.stderr.write("ports: interrupted\n")
         sys.exit(130)
     command()

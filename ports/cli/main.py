@@ -150,8 +150,8 @@ def _tell(kind: str, message: str, code: int, as_json: bool, ctx: click.Context 
 
 
 def _interrupted() -> int:
-    if "ports.hosts._transport" in sys.modules:  # a host may have been asked already, see `ports.__main__`
-        sys.modules["ports.hosts._transport"].end_all()
+    if "ports.hosts.openssh.processes" in sys.modules:  # a host may have been asked already, see `ports.__main__`
+        sys.modules["ports.hosts.openssh.processes"].end_all()
     click.echo("ports: interrupted", err=True)
     return 130
 

@@ -1,11 +1,11 @@
-"""``ports doctor``: the whole way from here to a server, as a checklist with causes and ways out.
+"""``ports doctor``: the whole route from here to a server, as a checklist with causes and hints.
 
 ::
 
     _checks   what a check found, and its row
     _judge    facts → checks; pure
     _wsl      Linux on Windows
-    _here     this machine            _way     the hops to a host
+    _here     this machine            _route   the hops to a host
                                      _there   the host itself
                                      _forwarding   what it lets be forwarded, and how fast that is
 
@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ports.doctor import _forwarding, _here, _there, _way
+from ports.doctor import _forwarding, _here, _route, _there
 from ports.doctor._checks import FAILED, Check, failed, from_error, skipped
 from ports.errors import PortsError
-from ports.hosts import on_each
+from ports.hosts import Answer, Route, on_each
 from ports.state import paths
 
 Row = dict[str, Any]
@@ -88,23 +88,23 @@ def is_well(rows: Iterable[Row]) -> bool:
 def _checks(alias: str, unmet: list[str], tell: OnStep) -> Iterator[Check]:
     """Yield the checks of one host; those that depend on a failed one as skipped."""
     if unmet:
-        yield from _skip(("configuration", *_way.HOP_CHECKS, *_AT_THE_END), f"needs {unmet[0]} here")
+        yield from _skip(("configuration", *_route.HOP_CHECKS, *_AT_THE_END), f"needs {unmet[0]} here")
         return
     tell(alias, "reading the configuration of ssh")
-    configuration, hops = _way.configuration(alias)
+    configuration, route = _route.configuration(alias)
     yield configuration
-    if not hops:
-        yield from _skip((*_way.HOP_CHECKS, *_AT_THE_END), "needs configuration")
+    if route is None:
+        yield from _skip((*_route.HOP_CHECKS, *_AT_THE_END), "needs configuration")
         return
-    walk, reached = _way.Walk(alias, hops), _Reached(hops)
-    tell(alias, f"looking for {hops[0].hostname}")
+    walk, reached = _route.Walk(route), _Reached(route)
+    tell(alias, f"looking for {route.hops[0].hostname}")
     yield from reached.note(walk.approach())
-    answer: _there.Answer | None = None
+    answer: Answer | None = None
     if reached.failure is None:
-        through = f" through {' and '.join(hop.alias for hop in hops[:-1])}" if hops[1:] else ""
+        through = f" through {' and '.join(hop.alias for hop in route.hops[:-1])}" if route.hops[1:] else ""
         tell(alias, f"connecting{through}, and asking python3 there")
-        answer = walk.connect(lambda: _there.ask(alias, batch=True))
-        tell(alias, "asking each host of the way")
+        answer = walk.connect(lambda: _there.ask(route))
+        tell(alias, "asking each hop")
         yield from reached.note(walk.hop_checks())
     if reached.failure is not None:
         yield from reached.skip_the_rest()
@@ -116,15 +116,15 @@ def _checks(alias: str, unmet: list[str], tell: OnStep) -> Iterator[Check]:
     else:
         yield from _there.judge_answer(alias, answer)
         tell(alias, "trying what can be forwarded")
-        yield from _forwarding.forwards(alias, (answer.facts or {}).get("executable"))
+        yield from _forwarding.forwards(route, (answer.found or {}).get("executable"))
 
 
 class _Reached:
-    """How far the way was gone: what of it is still to come, and the first check that failed."""
+    """How far the checks came: those still to come, and the first that failed."""
 
-    def __init__(self, hops: _way.Hops) -> None:
-        self.to_come = [(hop.alias, name) for hop in hops[:-1] for name in _way.JUMP_CHECKS]
-        self.to_come += [(hops[-1].alias, name) for name in _way.HOP_CHECKS]
+    def __init__(self, route: Route) -> None:
+        self.to_come = [(hop.alias, name) for hop in route.hops[:-1] for name in _route.JUMP_CHECKS]
+        self.to_come += [(route.end.alias, name) for name in _route.HOP_CHECKS]
         self.failure: Check | None = None
 
     def note(self, checks: Iterable[Check]) -> Iterator[Check]:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
 import secrets
 import socket
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Protocol
 
 from ports import hosts, probe
 from ports.doctor import _judge
 from ports.doctor._checks import Check, failed, from_error, ok, skipped, warning
-from ports.errors import PortsError, ProhibitedError, SSHError
-from ports.hosts import openssh
-from ports.hosts.openssh import diagnostics as ssh
-from ports.state import make_private, runtime_directory
+from ports.errors import PortsError, SSHError
+from ports.hosts import Connection, Route
 
 FORWARD_CHECKS = ("forward-port", "forward-socket", "latency")
 
@@ -32,150 +28,74 @@ _PINGS, _CONNECTIONS, _ROUNDS, _REPEATS = 15, 6, 4, 5
 Dial = Callable[[], socket.socket]
 
 
-class _Carrier(Protocol):
-    """A connection to a host."""
-
-    def start(self, command: str, text: bytes, marker: bytes) -> str:
-        """Start a command with `text` on its stdin, and return the line that it prints after `marker`."""
-
-    def lead(self, remote: str) -> Dial:
-        """Return what connects to `remote`; PortsError or OSError, there or later, where that cannot be."""
-
-    def refusal(self, remote: str) -> PortsError | None:
-        """Return why nothing came through."""
-
-    def close(self) -> None:
-        """End the command, and take all back."""
-
-
-def forwards(alias: str, executable: str | None) -> Iterator[Check]:
+def forwards(route: Route, executable: str | None) -> Iterator[Check]:
     """Yield the checks; `executable` is the python3 there, and does not matter where nothing can be forwarded."""
+    alias = route.alias
     if executable is None or not re.fullmatch(r"/[\w@%+=:,./-]*", executable):
         yield from (skipped(name, f"needs python on {alias}") for name in FORWARD_CHECKS)
         return
     secret, marker = secrets.token_hex(16), f"ports-{os.urandom(8).hex()}:"
     request = {"do": "echo", "marker": marker, "secret": secret, "seconds": _ECHO_SECONDS}
     try:
-        carrier: _Carrier = _ByMaster(alias) if hosts.choose_transport() == "ssh" else _InThisProcess(alias)
+        connection = hosts.connect(route, batch=True)
     except SSHError as error:
         yield from_error("forward-port", error, alias, "run it again")
         yield from (skipped(name, "needs forward-port") for name in FORWARD_CHECKS[1:])
         return
-    _open_ones.append(carrier)
+    _open_ones.append(connection)
     try:
         text = probe.script(request).encode()
-        where = json.loads(carrier.start(f"exec {executable} -I -S -", text, marker.encode()))
+        where = json.loads(_start(connection, f"exec {executable} -I -S -", text, marker.encode()))
         if "error" in where:
             raise SSHError(alias, f"the program to forward to failed there: {where['message']}")
         remotes = {"forward-port": f"127.0.0.1:{where['port']}", "forward-socket": str(where["path"])}
-        yield from _try_all(carrier, alias, remotes, secret.encode())
+        yield from _try_all(connection, remotes, secret.encode())
     except SSHError as error:
         yield from_error("forward-port", error, alias, "two sessions at once must be permitted (MaxSessions)")
         yield from (skipped(name, "needs forward-port") for name in FORWARD_CHECKS[1:])
     finally:
-        carrier.close()
-        _open_ones.remove(carrier)
+        connection.close()
+        _open_ones.remove(connection)
 
 
-_open_ones: list[_Carrier] = []
+_open_ones: list[Connection] = []
 
 
 def cancel_all() -> None:
-    """Take back what is being tried at this moment, where this process ends before."""
-    for carrier in list(_open_ones):
-        carrier.close()
+    """Undo what is being tried at this moment, where this process ends before."""
+    for connection in list(_open_ones):
+        connection.close()
 
 
-class _ByMaster:
-    """By the ssh program: a forward is a Unix socket here, which a master connection listens on."""
-
-    def __init__(self, alias: str) -> None:
-        found = openssh.running(alias)
-        if found is None:
-            raise SSHError(alias, "the connection was lost meanwhile")
-        self.master = found
-        self.process: subprocess.Popen[bytes] | None = None
-        self.pairs: list[tuple[Path, str]] = []
-        self.said = 0
-
-    def start(self, command: str, text: bytes, marker: bytes) -> str:
-        self.process, line = ssh.start_program(self.master, command, text, marker=marker, timeout=_SECONDS)
-        return line
-
-    def lead(self, remote: str) -> Dial:
-        directory = make_private(runtime_directory() / "ssh")
-        local = directory / f"doctor-{secrets.token_hex(4)}"
-        self.said = self.master.said_bytes()
-        self.pairs.append((local, remote))
-        openssh.forward(self.master, [self.pairs[-1]])
-
-        def dial() -> socket.socket:
-            connection = socket.socket(socket.AF_UNIX)
-            try:
-                connection.settimeout(_SECONDS)
-                connection.connect(str(local))
-            except BaseException:
-                connection.close()
-                raise
-            return connection
-
-        return dial
-
-    def refusal(self, remote: str) -> PortsError | None:
-        if self.master.users:  # its stderr is the user's
-            return ProhibitedError(self.master.alias, "your own connection (ControlMaster) is prohibited to forward")
-        return openssh.explain_forward(self.master.alias, remote, self.master.said(self.said))
-
-    def close(self) -> None:
-        openssh.cancel(self.master, self.pairs)
-        if self.process is not None:
-            openssh.end(self.process)
+def _start(connection: Connection, command: str, text: bytes, marker: bytes) -> str:
+    """Start a command with `text` on its stdin, and return the line that it prints after `marker`."""
+    alias = connection.route.alias
+    channel = connection.exec_channel(command)
+    channel.settimeout(_SECONDS)
+    output = b""
+    try:
+        channel.sendall(text)
+        channel.shutdown(socket.SHUT_WR)
+        while b"\n" not in output.partition(marker)[2]:
+            chunk = channel.recv(65536)
+            if not chunk:
+                raise SSHError(alias, "a program there ended while it started")
+            output += chunk
+    except OSError as error:
+        raise SSHError(alias, f"a program there did not start within {_SECONDS:g} s: {error}") from error
+    return output.partition(marker)[2].partition(b"\n")[0].decode(errors="replace")
 
 
-class _InThisProcess:
-    """By paramiko."""
-
-    def __init__(self, alias: str) -> None:
-        self.alias = alias
-        self.connection = hosts.connection(alias, batch=True)
-        self.session: socket.socket | None = None
-
-    def start(self, command: str, text: bytes, marker: bytes) -> str:
-        self.session = self.connection.session(command)
-        self.session.settimeout(_SECONDS)
-        output = b""
-        try:
-            self.session.sendall(text)
-            self.session.shutdown(socket.SHUT_WR)
-            while b"\n" not in output.partition(marker)[2]:
-                chunk = self.session.recv(65536)
-                if not chunk:
-                    raise SSHError(self.alias, "a program there ended while it started")
-                output += chunk
-        except OSError as error:
-            raise SSHError(self.alias, f"a program there did not start: {error}") from error
-        return output.partition(marker)[2].partition(b"\n")[0].decode(errors="replace")
-
-    def lead(self, remote: str) -> Dial:
-        return lambda: self.connection.dial(remote, timeout=_SECONDS)
-
-    def refusal(self, remote: str) -> PortsError | None:
-        return None
-
-    def close(self) -> None:
-        if self.session is not None:
-            self.session.close()
-
-
-def _try_all(carrier: _Carrier, alias: str, remotes: dict[str, str], secret: bytes) -> Iterator[Check]:
+def _try_all(connection: Connection, remotes: dict[str, str], secret: bytes) -> Iterator[Check]:
+    alias = connection.route.alias
     permitted: list[Dial] = []
     for name, remote in remotes.items():
+        dial = functools.partial(connection.dial, remote, timeout=_SECONDS)
         try:
-            dial = carrier.lead(remote)
             with _opened(dial, secret):
                 permitted.append(dial)
         except (PortsError, OSError) as error:
-            reason = error if isinstance(error, PortsError) else carrier.refusal(remote)
+            reason = error if isinstance(error, PortsError) else connection.refusal(remote)
             yield _refused(name, alias, reason or SSHError(alias, f"nothing came back through the forward: {error}"))
         else:
             yield ok(name, f"{'ports' if name == 'forward-port' else 'Unix sockets'} can be reached")

@@ -1,4 +1,12 @@
-"""Other machines over SSH: their names, connections to them, and what is asked of them."""
+"""Other machines over SSH: their names, connections to them, and questions to them.
+
+>>> from ports import hosts
+>>> target = hosts.targets.parse("server1:lab")
+>>> target.host, target.name
+('server1', 'lab')
+
+`resolve` turns an alias of ``~/.ssh/config`` into a `Route`, once for a command; `connect` makes a `Connection` of it.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +18,31 @@ if TYPE_CHECKING:
     from ports.hosts import openssh as openssh
     from ports.hosts import targets as targets
     from ports.hosts._ask import CALLED as CALLED
+    from ports.hosts._ask import Answer as Answer
+    from ports.hosts._ask import ask as ask
     from ports.hosts._ask import ask_who as ask_who
     from ports.hosts._ask import begin_probe as begin_probe
-    from ports.hosts._ask import failed_row as failed_row
     from ports.hosts._ask import interactive as interactive
-    from ports.hosts._ask import is_connected as is_connected
-    from ports.hosts._ask import login as login
-    from ports.hosts._ask import logout as logout
     from ports.hosts._ask import named_python as named_python
-    from ports.hosts._ask import nothing_rows as nothing_rows
-    from ports.hosts._ask import on_each as on_each
     from ports.hosts._ask import probe as probe
     from ports.hosts._ask import probe_names as probe_names
     from ports.hosts._ask import run_ports as run_ports
-    from ports.hosts._connection import Carrier as Carrier
+    from ports.hosts._ask import why_no_answer as why_no_answer
+    from ports.hosts._connection import Connection as Connection
     from ports.hosts._connection import Dial as Dial
     from ports.hosts._connection import connect as connect
+    from ports.hosts._connection import is_connected as is_connected
+    from ports.hosts._connection import login_keys as login_keys
     from ports.hosts._far_errors import describe_error as describe_error
-    from ports.hosts._transport import choose_transport as choose_transport
-    from ports.hosts._transport import connection as connection
-    from ports.hosts._transport import end_all as end_all
-    from ports.hosts._transport import hops as hops
-    from ports.hosts._transport import login_keys as login_keys
-    from ports.hosts._transport import run_command as run_command
+    from ports.hosts._logins import login as login
+    from ports.hosts._logins import logout as logout
+    from ports.hosts._route import Hop as Hop
+    from ports.hosts._route import Route as Route
+    from ports.hosts._route import choose_transport as choose_transport
+    from ports.hosts._route import resolve as resolve
+    from ports.hosts._several import failed_row as failed_row
+    from ports.hosts._several import nothing_rows as nothing_rows
+    from ports.hosts._several import on_each as on_each
     from ports.hosts.targets import Target as Target
 else:
     __getattr__, __dir__, __all__ = face(
@@ -40,38 +50,23 @@ else:
         {
             "_ask": (
                 "CALLED",
+                "Answer",
+                "ask",
                 "ask_who",
                 "begin_probe",
-                "failed_row",
                 "interactive",
-                "is_connected",
-                "login",
-                "logout",
                 "named_python",
-                "nothing_rows",
-                "on_each",
                 "probe",
                 "probe_names",
                 "run_ports",
+                "why_no_answer",
             ),
-            "_connection": (
-                "Carrier",
-                "Dial",
-                "connect",
-            ),
+            "_connection": ("Connection", "Dial", "connect", "is_connected", "login_keys"),
             "_far_errors": ("describe_error",),
-            "_transport": (
-                "choose_transport",
-                "connection",
-                "end_all",
-                "hops",
-                "login_keys",
-                "run_command",
-            ),
+            "_logins": ("login", "logout"),
+            "_route": ("Hop", "Route", "choose_transport", "resolve"),
+            "_several": ("failed_row", "nothing_rows", "on_each"),
             "targets": ("Target",),
         },
-        modules=(
-            "openssh",
-            "targets",
-        ),
+        modules=("openssh", "targets"),
     )

@@ -8,6 +8,17 @@ from dataclasses import dataclass
 
 from ports.errors import InvalidTargetError
 
+# No word here can be taken for an option or read by a shell.
+_NOT = r"\s\x00-\x1f'\"`$\\;&<>|(){}\[\]*?!:/"
+#: ``[ssh://][user@]HOST[/NODE]``, and what stands behind a colon. The only check of an alias.
+HOST = re.compile(
+    rf"(?:ssh://)?(?P<whole>(?:(?P<user>[^{_NOT}@-][^{_NOT}]*)@)?"
+    r"(?:\[(?P<bracketed>[0-9A-Fa-f:.%\w]+)\]|(?P<ipv6>[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)"
+    rf"|(?P<host>[^{_NOT}@-][^{_NOT}@]*))(?:/(?P<node>\w[\w.-]*))?)(?::(?P<thing>.*))?",
+    re.DOTALL,
+)
+NO_HOST = "it does not begin with a host: an alias of ~/.ssh/config, a name or an address"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -28,21 +39,22 @@ def parse(text: str) -> Target:
     Raises
     ------
     InvalidTargetError
-        There is no host, the name is empty, or the port is not 1 to 65535.
+        There is no host, the name is empty, or the port is not in 1 to 65535.
     """
-    host, colon, thing = text.partition(":")
-    if thing.startswith("//"):
-        raise InvalidTargetError(text, "that is a link")
-    if not re.fullmatch(r"[\w@][\w.@%+-]*(/\w[\w.-]*)?", host):
-        raise InvalidTargetError(text, "it does not begin with a host, an alias of ~/.ssh/config")
-    if not colon:
+    found = HOST.fullmatch(text)
+    if found is None:
+        raise InvalidTargetError(text, NO_HOST)
+    host, thing = found["whole"], found["thing"]
+    if thing is None:
         return Target(host)
+    if thing.startswith("//"):
+        raise InvalidTargetError(text, "that is a URL")
     if re.fullmatch(r"[0-9]+", thing):
         if not 1 <= int(thing) <= 65535:
-            raise InvalidTargetError(text, f"{thing} is no port (1 to 65535)")
+            raise InvalidTargetError(text, f"{thing} is not a port (1 to 65535)")
         return Target(host, port=int(thing))
     if not thing or re.search(r"[\s\x00-\x1f\x7f]", thing):
-        raise InvalidTargetError(text, "the name after ':' is empty or holds a blank")
+        raise InvalidTargetError(text, "the name after ':' is empty or contains a blank")
     return Target(host, name=thing)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ports import hosts
 from ports.errors import FarSideError, PortsError, SSHError
-from ports.hosts import Carrier, Dial
+from ports.hosts import Connection, Dial, Route
 from ports.tunnels import _agent_session
 from ports.tunnels._agent_session import Agent
 from ports.tunnels._event_loop import Relay
@@ -43,8 +43,8 @@ class HostConnection:
         self.messages: queue.Queue[tuple[Agent | None, dict[str, Any]]] = queue.Queue()
         self.closing = threading.Event()
         self._request: dict[str, Any] = {"all": False}
-        self._connection: Carrier | None = None
-        self._place = alias
+        self._connection: Connection | None = None
+        self._route: Route | None = None
         self._machine, self._node = "", ""  # to which the first connection led
 
     def open(self, *, everybody: bool = False, batch: bool | None = None) -> dict[str, Any]:
@@ -62,8 +62,9 @@ class HostConnection:
         FarSideError
             There is no python3.
         """
-        self._request.update(hosts.probe_names(self.alias), all=everybody)
-        document = self._use(self.alias, hosts.connect(self.alias, batch=batch), _DOCUMENT_SECONDS)
+        route = hosts.resolve(self.alias)
+        self._request.update(hosts.probe_names(route), all=everybody)
+        document = self._use(hosts.connect(route, batch=batch), _DOCUMENT_SECONDS)
         self._machine, self._node = document["machine_id"], document["host"]
         return document
 
@@ -73,13 +74,14 @@ class HostConnection:
         A host's name can lead to several nodes. The connection goes back to the node to which it led first, unless
         that node has gone.
         """
-        document = self._connect_to(self.alias, timeout)
+        route = hosts.resolve(self.alias, timeout=timeout)  # in another network it may be another route
+        document = self._connect_to(route, timeout)
         if self._machine not in ("", document["machine_id"]) and "/" not in self.alias:
             self._drop_agent()
             to_another, self._connection = self._connection, None
             try:
                 with contextlib.suppress(PortsError, OSError):  # that node has gone
-                    there = self._connect_to(f"{self.alias}/{self._node}", timeout)
+                    there = self._connect_to(hosts.resolve(f"{self.alias}/{self._node}"), timeout)
                     if there["machine_id"] == self._machine:
                         return there
             finally:
@@ -87,14 +89,13 @@ class HostConnection:
                     to_another.close()
             if self._connection is not None:
                 self._connection.close()
-            document = self._connect_to(self.alias, timeout)
+            document = self._connect_to(route, timeout)
         self._machine, self._node = document["machine_id"], document["host"]
         return document
 
     def probe(self, *, everybody: bool, batch: bool | None) -> dict[str, Any]:
         """Return what listens there now; raises as `open`."""
-        request = {**hosts.probe_names(self.alias), "all": everybody}
-        return hosts.probe(self._place, request, batch=batch)
+        return hosts.probe(self._route or self.alias, {"all": everybody}, batch=batch)
 
     def report_everybody(self) -> None:
         """Let other users' listeners be reported, too, from now on."""
@@ -110,7 +111,7 @@ class HostConnection:
         """Return what connects to each of ``host:port`` or a socket's path there; raises SSHError."""
         if self._connection is None:
             raise SSHError(self.alias, "the connection was lost")
-        return self._connection.lead(remotes)
+        return self._connection.forward(remotes)
 
     def forward_by_agent(self, remote: str, owner: str | None) -> Dial:
         """Return what connects to `remote` through our program there, where sshd forwards nothing."""
@@ -126,7 +127,7 @@ class HostConnection:
     def cancel(self, remotes: Iterable[str]) -> None:
         """Forward these no more; connections through them go on."""
         if self._connection is not None:
-            self._connection.take_back(remotes)
+            self._connection.cancel(remotes)
 
     def watch_users(self, remotes: Iterable[str]) -> None:
         """Ask for a message when another user takes one of these; that works even while a home there hangs."""
@@ -162,13 +163,13 @@ class HostConnection:
         self._drop_agent()
         return None if self._connection is None else self._start_agent(self._connection, timeout)
 
-    def _connect_to(self, place: str, timeout: float) -> dict[str, Any]:
-        return self._use(place, hosts.connect(place, batch=True, timeout=timeout), timeout)
+    def _connect_to(self, route: Route, timeout: float) -> dict[str, Any]:
+        return self._use(hosts.connect(route, batch=True, timeout=timeout), timeout)
 
-    def _use(self, place: str, connection: Carrier, timeout: float) -> dict[str, Any]:
+    def _use(self, connection: Connection, timeout: float) -> dict[str, Any]:
         """Start our program through `connection`, and go on with it."""
         self._drop_agent()
-        self._place = place
+        self._route = connection.route
         try:
             document = self._start_agent(connection, timeout)
         except BaseException:
@@ -178,21 +179,23 @@ class HostConnection:
         self._connection = connection
         return document
 
-    def _start_agent(self, connection: Carrier, timeout: float) -> dict[str, Any]:
+    def _start_agent(self, connection: Connection, timeout: float) -> dict[str, Any]:
         named = hosts.named_python(self.alias)
         try:
             return self._start_agent_in("python3", connection, timeout)
         except FarSideError:
             self._drop_agent()
             if named is None:
-                hosts.probe(self._place, batch=True, timeout=timeout)  # it says what to do where there is no python3
+                hosts.probe(
+                    connection.route, batch=True, timeout=timeout
+                )  # it says what to do where there is no python3
                 raise
         return self._start_agent_in(named, connection, timeout)
 
-    def _start_agent_in(self, python: str, connection: Carrier, timeout: float) -> dict[str, Any]:
+    def _start_agent_in(self, python: str, connection: Connection, timeout: float) -> dict[str, Any]:
         agent = self.agent = Agent(self.alias)
         start = agent.start(
-            connection.session(_agent_session.PYTHON.format(python=python)),
+            connection.exec_channel(_agent_session.PYTHON.format(python=python)),
             {"probe": self._request},
             on_message=lambda message: self.messages.put((agent, message)),
             on_lost=lambda reason: self.messages.put((agent, {"type": "lost", "reason": reason})),

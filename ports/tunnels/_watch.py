@@ -250,8 +250,9 @@ class Watch:
         known: set[object] = set()
         while not self._connection.closing.wait(1.0):
             with contextlib.suppress(PortsError, OSError):
-                known.add(hosts.login_keys(self._connection.alias))
-                if hosts.is_connected(self._connection.alias) or len(known) > 1:
+                route = hosts.resolve(self._connection.alias)
+                known.add(hosts.login_keys(route))
+                if hosts.is_connected(route) or len(known) > 1:
                     return
 
     def _tell_document(self, document: dict[str, Any]) -> None:

@@ -16,8 +16,8 @@ import pytest
 from ports import probe
 from ports._version import VERSION
 from ports.doctor._forwarding import FORWARD_CHECKS
+from ports.doctor._route import HOP_CHECKS, JUMP_CHECKS
 from ports.doctor._there import SERVER_CHECKS
-from ports.doctor._way import HOP_CHECKS, JUMP_CHECKS
 from ports.state.waiting import wait_until
 from tests.lab import Site
 from tests.lab.namespaces import NamespaceSite

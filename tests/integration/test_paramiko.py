@@ -31,9 +31,12 @@ PRELUDE = (
     COMMON
     + """
 import base64, hashlib
-from ports.hosts import _transport as transports
+from ports import hosts
+from ports.hosts import paramiko
+def shared(alias, **options):
+    return paramiko.connect(hosts.resolve(alias), **options)
 def hostname(alias, **options):
-    return transports.connection(alias, **options).run("uname -n; echo there").output.split()[-1]
+    return shared(alias, **options).run("uname -n; echo there").output.split()[-1]
 def read(local, n):
     local.settimeout(60)
     parts = []
@@ -83,14 +86,14 @@ def test_a_host_is_reached_through_its_jump_host_and_its_key_checked(laptop: Sit
 @pytest.mark.quick
 def test_without_an_ssh_program_the_same_configuration_leads_there(laptop: Site) -> None:
     env = {"DASK_PORTS__SSH__PROGRAM": "no-such-ssh", "DASK_PORTS__SSH__TRANSPORT": "auto"}
-    said = python(laptop, "say([transports.choose_transport(), tell(hostname, 'server1', batch=True)])", env=env)
+    said = python(laptop, "say([hosts.choose_transport(), tell(hostname, 'server1', batch=True)])", env=env)
     assert said == ["paramiko", {"result": "there"}]
 
 
 @pytest.mark.quick
 def test_a_command_gets_its_input_and_gives_output_stderr_and_status(laptop: Site) -> None:
     code = """
-        over = transports.connection("server1")
+        over = shared("server1")
         done = over.run("wc -c; echo oops >&2; exit 7", input=b"x" * 3_000_000)
         many = over.run("head -c 5000000 /dev/zero").output
         say([done.status, done.output.strip(), done.stderr, len(many), over.run("kill -9 $$").status])
@@ -102,7 +105,7 @@ def test_connections_of_a_process_are_shared_and_end_with_the_last_that_needs_th
     code = """
         found = []
         def connect(alias):
-            found.append(transports.connection(alias))
+            found.append(shared(alias))
         started = [threading.Thread(target=connect, args=(alias,)) for alias in ["server1", "server2"] * 4]
         for one in started: one.start()
         for one in started: one.join()
@@ -115,19 +118,19 @@ def test_connections_of_a_process_are_shared_and_end_with_the_last_that_needs_th
         while len(names()) > 1 and time.monotonic() < end: time.sleep(0.02)
         say([counts, before, names()])
     """
-    expected = sorted(["MainThread", *(f"{kind}{name}" for name in HOPS for kind in ("", "pump-"))])
+    expected = sorted(["MainThread", *(f"{kind}{name}" for name in HOPS for kind in ("", "io-"))])
     assert python(laptop, code) == [[2], expected, ["MainThread"]]
 
 
 def test_ports_and_sockets_there_are_dialled_and_a_refusal_says_why(laptop: Site, echo: int) -> None:
     code = """
-        over = transports.connection("server1")
+        over = shared("server1")
         def said(remote):
             with over.dial(remote) as local:
                 local.sendall(b"hello")
                 return read(local, 5).decode()
         place = over.run("mktemp -d").output.strip()
-        serve = over.session(
+        serve = over.exec_channel(
             "exec python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); "
             f's.bind("{place}/s"); s.listen(); print(1, flush=True); c = s.accept()[0]; c.sendall(c.recv(9))' + "'"
         )
@@ -146,9 +149,9 @@ def test_ports_and_sockets_there_are_dialled_and_a_refusal_says_why(laptop: Site
 def test_a_server_that_prohibits_forwarding_says_so_but_gives_sessions(laptop: Site) -> None:
     laptop.host("server1").add_sshd_config("AllowTcpForwarding no\nAllowStreamLocalForwarding no")
     code = """
-        over = transports.connection("server1")
+        over = shared("server1")
         answers = [tell(over.dial, one)["type"] for one in ("127.0.0.1:22", "/run/x")]
-        with over.session("exec cat") as local:
+        with over.exec_channel("exec cat") as local:
             local.sendall(b"by session")
             say([*answers, read(local, 10).decode()])
     """
@@ -157,7 +160,7 @@ def test_a_server_that_prohibits_forwarding_says_so_but_gives_sessions(laptop: S
 
 def test_two_hundred_connections_at_once_and_a_hundred_megabytes_pass_unharmed(laptop: Site, echo: int) -> None:
     code = """
-        over = transports.connection("server1")
+        over = shared("server1")
         answers = []
         def visit(number):
             with over.dial(f"127.0.0.1:{sys.argv[1]}") as local:
@@ -183,7 +186,7 @@ def test_two_hundred_connections_at_once_and_a_hundred_megabytes_pass_unharmed(l
 
 def test_one_that_does_not_read_does_not_keep_the_others_from_reading(laptop: Site, echo: int) -> None:
     code = """
-        over, where = transports.connection("server1"), f"127.0.0.1:{sys.argv[1]}"
+        over, where = shared("server1"), f"127.0.0.1:{sys.argv[1]}"
         lazy, busy = over.dial(where), over.dial(where)
         def flood():
             try: lazy.sendall(bytes(64 << 20))
@@ -300,7 +303,7 @@ def test_the_keys_of_an_agent_log_in(laptop: Site, named: str) -> None:
 def test_a_server_that_gives_no_further_session_says_so(laptop: Site) -> None:
     laptop.host("server1").add_sshd_config("MaxSessions 2")
     code = """
-        over = transports.connection("server1")
+        over = shared("server1")
         over.run("true")
         end = time.monotonic() + 20
         while any(one.name == "warm-server1" for one in threading.enumerate()) and time.monotonic() < end:
@@ -308,7 +311,7 @@ def test_a_server_that_gives_no_further_session_says_so(laptop: Site) -> None:
         held = []
         while len(held) < 2 and time.monotonic() < end:  # sshd may not have heard yet that a session ended
             try:
-                held.append(over.session("exec cat"))
+                held.append(over.exec_channel("exec cat"))
             except PortsError:
                 time.sleep(0.1)
         refused = tell(over.run, "true")
@@ -367,7 +370,7 @@ def test_a_dead_connection_is_noticed_in_time_and_replaced(
 ) -> None:
     nothing_left.allow("process * sshd: alice*")  # what is cut off has not heard of its end
     code = """
-        over = transports.connection("server1")
+        over = shared("server1")
         say([over.is_alive(5)])
         sys.stdin.readline()
         start = time.monotonic()
@@ -431,8 +434,8 @@ def test_what_runs_on_a_host_is_listed_by_paramiko(laptop: Site) -> None:
 
 
 def test_a_session_at_the_terminal_takes_what_is_typed_and_its_status(root_site: NamespaceSite, laptop: Site) -> None:
-    code = "from ports.hosts import _transport; "
-    code += "_transport.interactive('server1', 'stty size; read x; echo got \\$x; exit 3')"
+    code = "from ports import hosts; "
+    code += "hosts.connect(hosts.resolve('server1')).interactive('stty size; read x; echo got \\$x; exit 3')"
     line = f'DASK_PORTS__SSH__TRANSPORT=paramiko {laptop.python} -c "{code}"; echo status $?; exit'
     shown = at_a_terminal(laptop, line, {"24 80": "typed\n", "0 0": "typed\n"})
     assert "got typed" in shown and "status 3" in shown, shown

@@ -104,10 +104,11 @@ def test_a_name_that_is_an_option_reaches_no_ssh(laptop: Site) -> None:
 def test_a_host_that_is_down_costs_the_others_nothing(root_site: NamespaceSite, laptop: Site) -> None:
     laptop.host("server2").cut()
     code = f"""
+        from ports import hosts
         started, seen = time.monotonic(), {{}}
         def note(alias, result):
             seen[alias] = [time.monotonic() - started, str(result)]
-        remote.on_each(["server2", "server1"], {USER}, on_result=note)
+        hosts.on_each(["server2", "server1"], {USER}, on_result=note)
         print(json.dumps(seen))
     """
     seen = python(laptop, code, env={"DASK_PORTS__SSH__CONNECT_TIMEOUT": "4"})
@@ -251,7 +252,8 @@ def test_a_host_without_ports_says_how_to_name_it(root_site: NamespaceSite, lapt
 
 def test_ctrl_c_while_a_host_hangs_ends_the_command_at_once(root_site: NamespaceSite, laptop: Site) -> None:
     laptop.host("server2").cut()
-    code = PRELUDE + f"print('here', flush=True)\nremote.on_each(['server2', 'login'], {USER}, on_result=print)"
+    code = f"from ports import hosts\nprint('here', flush=True)\nhosts.on_each(['server2', 'login'], {USER})"
+    code = PRELUDE + code
     running = laptop.popen("laptop", [laptop.python, "-c", code])
     assert running.stdout is not None and running.stdout.readline() == "here\n"
     wait_until(lambda: masters(laptop) or None, timeout=10, what="connection to the jump host")

@@ -209,7 +209,7 @@ def test_on_a_full_disk_tunnels_go_on_and_are_still_watched(laptop: Site, serve:
         import shutil
         from ports.tunnels import _records as tunnel_records
         from ports.tunnels import _event_loop as relay
-        from ports.hosts import openssh
+        from ports import hosts
         with tunnels.open("server1:{port}") as group:
             usual = group.tunnels[0].local_port
         held = relay.bind(usual)
@@ -226,7 +226,7 @@ def test_on_a_full_disk_tunnels_go_on_and_are_still_watched(laptop: Site, serve:
                 time.sleep(0.05)
             return come()
         told = [until(lambda: tunnel.local_port == usual), fetch(tunnel.url), tunnel.note]
-        openssh.close("server1")
+        hosts.logout("server1")
         print(json.dumps([*told, until(lambda: tunnel.state == "down")]))
         place.unlink()
         group.close()
@@ -242,8 +242,8 @@ def test_a_forward_that_cannot_be_made_is_the_error_of_its_tunnel_and_of_nothing
     port = serve("server1")
     code = f"""
         from pathlib import Path
-        from ports.hosts import _connection as carriers
-        carriers.SSH._new_socket = lambda carrier: Path("/nowhere/t.sock")
+        from ports.hosts.openssh import connection
+        connection._new_socket = lambda: Path("/nowhere/t.sock")
         with tunnels.open_many(["server1:{port}"]) as group:
             print(json.dumps(group.rows()))
     """
@@ -632,8 +632,8 @@ def test_a_host_with_nothing_to_open_says_so_and_a_target_that_cannot_be_is_a_us
 def test_a_connection_that_was_ended_is_made_again_and_that_is_told(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
     running, rows = open_in_foreground(laptop, f"server1:{port}")
-    closed = python(laptop, "from ports.hosts import openssh; print(json.dumps(openssh.close('server1')))")
-    assert closed is True
+    closed = python(laptop, "from ports.hosts import logout; say(logout('server1')[0]['state'])")
+    assert closed == "disconnected"
 
     def mended() -> dict[str, Any] | None:
         row: dict[str, Any] = ports(laptop, "tunnel", "list")[1][0]
@@ -650,13 +650,13 @@ def test_a_terminal_that_was_stopped_does_not_hold_up_the_tunnels(laptop: Site, 
     port = serve("server1")
     code = f"""
         import threading, urllib.error
-        from ports.hosts import openssh
+        from ports import hosts
         stopped = threading.Event()
         def show(row):
             if row["state"] != "open":
                 stopped.wait(60)  # as a write does after Ctrl-S
         with tunnels.open_many(["server1:{port}"], on_event=show) as group:
-            openssh.close("server1")
+            hosts.logout("server1")
             end, (tunnel,) = time.monotonic() + 20, group.tunnels
             while not (tunnel.reconnects and tunnel.state == "open") and time.monotonic() < end:
                 time.sleep(0.1)

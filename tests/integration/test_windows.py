@@ -137,11 +137,11 @@ def test_a_link_opens_and_closes_without_an_ssh_program(windows: Site, page: int
     code = """
         import json, os, sys, urllib.request
         from ports import tunnels
-        from ports.hosts import _transport as transports
+        from ports.hosts import choose_transport
         with tunnels.open("server1:" + sys.argv[1]) as opening:
             text = urllib.request.urlopen(opening.url, timeout=20).read().decode()
             row = opening.rows()[0]
-        print(json.dumps([transports.choose_transport(), text, row["state"], row["local_port"]]))
+        print(json.dumps([choose_transport(), text, row["state"], row["local_port"]]))
     """
     done = python(windows, code, str(page), env=NO_SSH)
     assert done.returncode == 0, done.stderr

@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from ports import doctor
 from ports.cli import doctor as cli
 from ports.cli.output import Output
-from ports.doctor import _checks, _here, _judge, _there, _way, _wsl
+from ports.doctor import _checks, _here, _judge, _route, _there, _wsl
 from ports.errors import HostKeyError, SSHError, TimedOutError
+from ports.hosts import Answer
 from ports.probe.logout import logout_ends
 from ports.probe.programs.examine import examine, memory_left, space
 
@@ -136,9 +137,9 @@ def test_a_resolver_that_hangs_is_given_up_and_its_error_comes_through() -> None
     import threading
 
     with pytest.raises(TimedOutError):
-        _way.within(0.05, threading.Event().wait)
+        _route.within(0.05, threading.Event().wait)
     with pytest.raises(ZeroDivisionError):
-        _way.within(5, lambda: 1 // 0)
+        _route.within(5, lambda: 1 // 0)
 
 
 def test_a_machine_is_examined_without_ports_being_looked_for() -> None:
@@ -180,12 +181,12 @@ def test_nobody_is_ended_at_logout_where_there_is_no_systemd() -> None:
 
 
 def test_both_programs_that_are_piped_to_a_host_say_where_python_is_missing() -> None:
-    answer = _there.Answer(None, "", "bash: line 1: exec: python3: not found", 127, 0.0, 1.0)
+    answer = Answer(None, "", "bash: line 1: exec: python3: not found", 127, 0.0, 1.0)
     first, *others = _there.judge_answer("server2", answer)
     assert (first.name, first.state) == ("python", "failed") and "ports.hosts.server2.env" in first.hint
     assert {check.state for check in others} == {"skipped"}
     assert [check.name for check in (first, *others)] == list(_there.SERVER_CHECKS)
-    old = _there.Answer(None, "", 'File "<stdin>"\nSyntaxError: invalid syntax', 1, 0.0, 1.0)
+    old = Answer(None, "", 'File "<stdin>"\nSyntaxError: invalid syntax', 1, 0.0, 1.0)
     assert "older than 3.6" in next(_there.judge_answer("server2", old)).cause
 
 

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ports import errors
+from ports.hosts import Hop, Route, resolve
+from ports.hosts._route import parse_hop
 from ports.hosts.openssh import errors as ssh_errors
-from ports.hosts.openssh import masters, ssh_config
+from ports.hosts.openssh import ssh_config
 from ports.hosts.openssh.ssh_config import Destination
 
 
@@ -247,10 +249,11 @@ def test_no_proxy_command_breaks_the_reading(command: str) -> None:
 
 def test_what_ssh_resolves_is_read() -> None:
     text = "user alice\nhostname 10.0.0.3\nport 2222\nproxyjump bob@login:22,gate\nstricthostkeychecking ask\n"
-    host = ssh_config.parse_resolved(Destination("server1"), text)
-    assert (host.alias, host.user, host.hostname, host.port) == ("server1", "alice", "10.0.0.3", 2222)
-    assert host.jumps == (Destination("login", "bob", 22), Destination("gate"))
-    assert ssh_config.parse_resolved(Destination("x"), "proxyjump none\nproxycommand none\n").proxy_command is None
+    hop, jumps = parse_hop(Destination("server1"), text)
+    assert (hop.alias, hop.user, hop.hostname, hop.port) == ("server1", "alice", "10.0.0.3", 2222)
+    assert jumps == (Destination("login", "bob", 22), Destination("gate"))
+    plain, none = parse_hop(Destination("x"), "proxyjump none\nproxycommand none\n")
+    assert (plain.proxy_command, none) == (None, ())
 
 
 USERS = st.none() | st.from_regex(r"[a-z_][a-z0-9_-]{0,30}", fullmatch=True)
@@ -303,20 +306,46 @@ def test_jump_hosts_are_followed_as_ssh_does(tmp_path: Path, set_here: Callable[
     """
     (tmp_path / "config").write_text(config)
     set_here("ssh.config", str(tmp_path / "config"))
-    assert [host.alias for host in ssh_config.route("server1")] == ["outer", "gate", "login", "server1"]
+    assert [hop.alias for hop in resolve("server1").hops] == ["outer", "gate", "login", "server1"]
     with pytest.raises(errors.SSHError, match="in a circle"):
-        ssh_config.route("loop1")
+        resolve("loop1")
 
 
 def test_a_missing_ssh_program_is_told(set_here: Callable[[str, object], None]) -> None:
     set_here("ssh.program", "no-such-ssh")
     with pytest.raises(errors.ToolMissingError, match="no-such-ssh is not installed; install"):
-        ssh_config.resolve("server1")
+        ssh_config.ask(Destination("server1"))
 
 
 def test_what_a_jump_host_asks_is_answered_by_a_login_to_the_host_behind_it() -> None:
-    login = ssh_config.Host(Destination("login"), "login", "alice", 22)
+    login, end = Hop("login", "login", "alice", 22), Hop("server1", "server1", "alice", 22)
+    route = Route("server1", (login, end), "ssh")
     asks = errors.LoginNeededError("login", "needs a login; run `ports login login` in a terminal")
-    told = masters._at_hop(asks, "server1", login, last=False)
+    told = route.at_hop(asks, login)
     assert str(told) == "server1: the jump host login: needs a login; run `ports login server1` in a terminal"
-    assert str(masters._at_hop(asks, "login", login, last=True)) == str(asks)
+    assert str(Route("login", (login,), "ssh").at_hop(asks, login)) == str(asks)
+
+
+HOST_ALIASES = ["server1", "alice@server1", "ssh://alice@server1:2222", "alice@[fe80::1]:2222", "::1"]
+
+
+@pytest.mark.parametrize("alias", [*HOST_ALIASES, "server1/node7", "alice@server1/10.0.0.9"])
+def test_an_alias_is_resolved_once_with_all_that_a_connection_needs(
+    alias: str, tmp_path: Path, set_here: Callable[[str, object], None]
+) -> None:
+    (tmp_path / "config").write_text("Host server1\n  HostName 10.0.0.3\n  HostKeyAlias key1\n")
+    set_here("ssh.config", str(tmp_path / "config"))
+    route = resolve(alias)
+    assert (route.alias, route.transport) == (alias, "ssh")
+    assert len({hop.key for hop in route.hops}) == len(route.hops) == 1 + (alias not in HOST_ALIASES)
+    if alias not in HOST_ALIASES:
+        node, name = route.end, alias.partition("/")[2]
+        assert (node.hostname, node.values("hostname")[0], node.values("hostkeyalias")[0]) == (name, name, "key1")
+        assert node.arguments[:4] == ("-o", f"HostName={name}", "-o", "HostKeyAlias=key1")
+        assert (node.alias, node.user) == (f"server1/{name}", route.hops[0].user)
+
+
+@pytest.mark.parametrize("alias", ["", "-oProxyCommand=x", "a b", "$(x)", "http://x/", "a/-x", "a/b/c", "server1:lab"])
+def test_an_alias_that_is_invalid_is_an_error_before_ssh_sees_it(alias: str) -> None:
+    with pytest.raises(errors.UnknownHostError, match="not the name of a host"):
+        resolve(alias)

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,15 @@ from ports.errors import (
     SSHError,
     UnknownHostError,
 )
-from ports.hosts import _hop_command, _transport
-from ports.hosts.paramiko import auth, hop_from_options, known_hosts, resolve
-from ports.hosts.paramiko.channels import PROHIBITED, Pump, Refusal, Wire
+from ports.hosts import Hop, resolve
+from ports.hosts._jump_command import jump_command
+from ports.hosts._route import parse_hop
+from ports.hosts.openssh.ssh_config import Destination
+from ports.hosts.paramiko import auth, known_hosts, read_config
+from ports.hosts.paramiko.channels import PROHIBITED, Channel, IoThread, Refusal
 from ports.hosts.paramiko.errors import explain_connect, explain_dial, explain_key, known_line
-from ports.hosts.paramiko.hop import Hop
 from ports.hosts.paramiko.known_hosts import Verdict, judge, parse, preferred
+from ports.hosts.paramiko.login_options import LoginOptions, login_options
 from ports.hosts.paramiko.ssh_config import _can_match
 
 KEY, OTHER = "AAAAC3NzaC1lZDI1NTE5", "AAAAC3NzaC1lZDI1NTE6"
@@ -82,10 +86,10 @@ def test_known_hosts_is_read_as_ssh_reads_it(text: str, name: str, expected: str
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
 @given(name=NAMES, port=st.sampled_from([22, 2222]))
 def test_a_name_that_was_noted_is_found_again_also_by_ssh_keygen(name: str, port: int) -> None:
-    hop = Hop("alias", name, "alice", port)
-    line = known_line(hop, "ssh-ed25519", base64.b64decode(KEY + "=" * (-len(KEY) % 4)))
+    options = LoginOptions(Hop("alias", name, "alice", port))
+    line = known_line(options, "ssh-ed25519", base64.b64decode(KEY + "=" * (-len(KEY) % 4)))
     key = line.split()[2]
-    assert judge(list(parse(line, "file")), hop.known_as, "ssh-ed25519", key) == Verdict("known")
+    assert judge(list(parse(line, "file")), options.known_as, "ssh-ed25519", key) == Verdict("known")
 
 
 def test_hashed_names_that_ssh_keygen_made_are_found(tmp_path: Path) -> None:
@@ -129,7 +133,9 @@ def test_a_known_hosts_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> N
     ],
 )
 def test_a_key_that_is_not_good_is_told_with_its_fingerprint_and_the_way_out(is_: str, pattern: str) -> None:
-    error = explain_key(Hop("server1", "server1", "alice", 22), Verdict(is_, "file:3"), "ssh-ed25519", b"key")
+    error = explain_key(
+        LoginOptions(Hop("server1", "server1", "alice", 22)), Verdict(is_, "file:3"), "ssh-ed25519", b"key"
+    )
     assert re.search(pattern, str(error)) and "SHA256:" in str(error)
 
 
@@ -151,23 +157,24 @@ identityagent $MY_AGENT
 addressfamily inet6
 port 9
 """
-    pairs = [line.partition(" ")[::2] for line in text.strip().splitlines()]
-    hop = hop_from_options("server1", pairs, variable={"WHICH": "b", "MY_AGENT": "/run/agent"}.get)
+    hop, _ = parse_hop(Destination("server1"), text.strip())
+    found = login_options(hop, variable={"WHICH": "b", "MY_AGENT": "/run/agent"}.get)
     home = str(Path.home())
-    assert (hop.hostname, hop.user, hop.port, hop.family) == ("10.0.0.1", "alice", 2222, 6)
-    assert hop.identity_files == (f"{home}/.ssh/id_a", f"{home}/keys/alice-b")
-    assert (hop.identities_only, hop.identity_agent) == (True, "/run/agent")
-    assert hop.known_hosts == (f"{tmp_path}/one", f"{tmp_path}/two")
-    assert hop.known_as == "server"
-    assert hop.methods == ("publickey", "keyboard-interactive")
-    assert hop.proxy_command == "connect 10.0.0.1 2222 100%"
+    assert (hop.hostname, hop.user, hop.port, found.family) == ("10.0.0.1", "alice", 2222, 6)
+    assert found.identity_files == (f"{home}/.ssh/id_a", f"{home}/keys/alice-b")
+    assert (found.identities_only, found.identity_agent) == (True, "/run/agent")
+    assert found.known_hosts == (f"{tmp_path}/one", f"{tmp_path}/two")
+    assert found.known_as == "server"
+    assert found.methods == ("publickey", "keyboard-interactive")
+    assert found.proxy_command == "connect 10.0.0.1 2222 100%"
 
 
 @pytest.mark.parametrize("option", ["revokedhostkeys", "knownhostscommand"])
 def test_what_decides_on_trust_and_is_not_evaluated_is_refused(option: str) -> None:
-    assert hop_from_options("server1", [(option, "none")]).hostname == "server1"
-    with pytest.raises(SSHError, match="cannot be evaluated by paramiko; use the ssh program"):
-        hop_from_options("server1", [(option, "/etc/ssh/something")])
+    hop = Hop("server1", "server1", "alice", 22, options=((option, "none"),))
+    assert login_options(hop).known_as == "server1"
+    with pytest.raises(SSHError, match=r"paramiko cannot evaluate its option .*; use the ssh program"):
+        login_options(replace(hop, options=((option, "/etc/ssh/something"),)))
 
 
 CONFIG = """
@@ -186,14 +193,14 @@ Host *
 def test_a_configuration_is_read_without_an_ssh_program_as_ssh_reads_it(tmp_path: Path) -> None:
     file = tmp_path / "config"
     file.write_text(CONFIG)
-    lines = resolve(file, "server1").splitlines()
+    lines = read_config(file, "server1").splitlines()
     wanted = ["hostname 10.0.0.1", "user alice", "proxyjump login", "port 2222"]
     assert set(wanted) <= set(lines)
     assert [Path(line.split()[1]).name for line in lines if line.startswith("identityfile")] == ["a", "b"]
     if shutil.which("ssh"):
         done = subprocess.run(["ssh", "-F", file, "-G", "server1"], capture_output=True, text=True, check=True)
         assert set(wanted) <= set(done.stdout.splitlines())
-    assert "user bob" in resolve(file, "server1", user="bob", port=9).splitlines()
+    assert "user bob" in read_config(file, "server1", user="bob", port=9).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -213,14 +220,14 @@ def test_what_only_ssh_can_evaluate_is_an_error_that_names_file_and_line(
     file = tmp_path / "config"
     file.write_text("Host x\n  Port 7\n" + text.replace("other", str(tmp_path / "other")))
     with pytest.raises(SSHError, match=f"{re.escape(str(file))}, line 3: {reason}.*without the ssh program"):
-        resolve(file, "server1")
+        read_config(file, "server1")
 
 
 def test_an_include_of_nothing_is_nothing(tmp_path: Path) -> None:
     file = tmp_path / "config"
     file.write_text(f"Include {tmp_path}/none/*.conf\n# Match exec true\nPort 7\n")
-    assert "port 7" in resolve(file, "server1").splitlines()
-    assert "hostname server1" in resolve(tmp_path / "missing", "server1").splitlines()
+    assert "port 7" in read_config(file, "server1").splitlines()
+    assert "hostname server1" in read_config(tmp_path / "missing", "server1").splitlines()
 
 
 @given(st.text(alphabet='a!lhost"exc ,*', max_size=20))
@@ -236,15 +243,17 @@ def test_the_hops_of_an_alias_come_from_the_file_where_there_is_no_ssh_program(
     file.write_text(CONFIG + "Host login\n  HostName login.example.org\n  User bob\n")
     monkeypatch.delitem(sys.modules, "dask.config", raising=False)  # it would have read the environment before
     monkeypatch.setenv("DASK_PORTS__SSH__CONFIG", str(file))
-    with_ssh = _transport.hops("server1") if shutil.which("ssh") else None
+    with_ssh = resolve("server1").hops if shutil.which("ssh") else None
     monkeypatch.setenv("DASK_PORTS__SSH__PROGRAM", "no-such-ssh")
-    without = _transport.hops("server1")
-    assert _transport.choose_transport() == "paramiko"
-    told = [(hop.alias, hop.hostname, hop.user, hop.port) for hop in without]
+    route = resolve("server1")
+    assert route.transport == "paramiko"
+    told = [(hop.alias, hop.hostname, hop.user, hop.port) for hop in route.hops]
     assert told == [("login", "login.example.org", "bob", 22), ("server1", "10.0.0.1", "alice", 2222)]
     if with_ssh is not None:
         assert told == [(hop.alias, hop.hostname, hop.user, hop.port) for hop in with_ssh]
-        assert [hop.identity_files for hop in without] == [hop.identity_files for hop in with_ssh]
+        assert [login_options(hop).identity_files for hop in route.hops] == [
+            login_options(hop).identity_files for hop in with_ssh
+        ]
 
 
 @pytest.mark.parametrize(
@@ -301,7 +310,7 @@ def test_a_port_is_reached_by_a_command_in_any_shell(tmp_path: Path, echo: int, 
             pytest.skip(f"needs {name}")
         (tmp_path / name).symlink_to(os.path.realpath(found))
     (tmp_path / "sh").symlink_to("/bin/sh")
-    line = _hop_command.line("127.0.0.1", echo)
+    line = jump_command(Hop("server1", "127.0.0.1", "alice", echo))
     ours, theirs = socket.socketpair()
     arguments = [shell, "-f", "-c", line] if "tcsh" in shell else [shell, "-c", line]
     with ours, theirs:
@@ -327,17 +336,17 @@ def test_a_port_is_reached_by_a_command_in_any_shell(tmp_path: Path, echo: int, 
 @pytest.mark.parametrize("name", ["a;b", "$(x)", "-x", "a b", "a'b"])
 def test_a_name_that_a_shell_might_read_is_not_put_into_a_command(name: str) -> None:
     with pytest.raises(SSHError, match=re.escape(repr(name))):
-        _hop_command.line(name, 22)
+        jump_command(Hop("server1", name, "alice", 22))
 
 
-# --- the pump ---
+# --- channels ---
 
 
-class Link:
-    """The far side of wires, without one: notes what is sent."""
+class Transport:
+    """The far side of channels, without one: notes what is sent."""
 
     def __init__(self) -> None:
-        self.pump, self.active, self.sent = Pump("test"), True, []  # type: ignore[var-annotated]
+        self.io, self.active, self.sent = IoThread("test"), True, []  # type: ignore[var-annotated]
 
     def _send_user_message(self, message: Any) -> None:
         self.sent.append(message.asbytes())
@@ -347,29 +356,28 @@ class Link:
 
 
 @pytest.fixture
-def link() -> Any:
-    made = Link()
+def transport() -> Any:
+    made = Transport()
     yield made
-    made.pump.end()
+    made.io.end()
 
 
-def open_wire(link: Link, window: int = 1 << 20) -> Wire:
-    wire = Wire(0, link)
-    wire.transport = link
-    wire._log = lambda *_: None
-    wire.in_window_size, wire.in_window_threshold = 1 << 20, 1 << 16
-    wire.out_window_size, wire.out_max_packet_size, wire.active = window, 32768, True
-    wire.begin()
-    return wire
+def open_channel(transport: Transport, window: int = 1 << 20) -> Channel:
+    channel = Channel(0, transport)
+    channel._log = lambda *_: None
+    channel.in_window_size, channel.in_window_threshold = 1 << 20, 1 << 16
+    channel.out_window_size, channel.out_max_packet_size, channel.active = window, 32768, True
+    channel.begin()
+    return channel
 
 
-def test_what_the_local_side_does_not_take_at_once_waits_and_comes_in_order(link: Link) -> None:
-    wire = open_wire(link)
+def test_what_the_local_side_does_not_take_at_once_waits_and_comes_in_order(transport: Transport) -> None:
+    channel = open_channel(transport)
     sent = [bytes([number]) * 32768 for number in range(64)]
     for part in sent:
-        wire._feed(part)
-    wire._handle_eof(None)
-    with wire.local as local:
+        channel._feed(part)
+    channel._handle_eof(None)
+    with channel.local as local:
         local.settimeout(10)
         got = bytearray()
         while data := local.recv(1 << 16):
@@ -377,35 +385,35 @@ def test_what_the_local_side_does_not_take_at_once_waits_and_comes_in_order(link
     assert bytes(got) == b"".join(sent)
 
 
-def test_nothing_is_sent_without_a_window_and_all_once_there_is_one(link: Link) -> None:
-    wire = open_wire(link, window=10)
-    with wire.local as local:
+def test_nothing_is_sent_without_a_window_and_all_once_there_is_one(transport: Transport) -> None:
+    channel = open_channel(transport, window=10)
+    with channel.local as local:
         local.sendall(b"x" * 30)
-        wait_for(lambda: len(link.sent) == 1)
-        assert link.sent[0].endswith(b"x" * 10)
+        wait_for(lambda: len(transport.sent) == 1)
+        assert transport.sent[0].endswith(b"x" * 10)
 
         class Adjust:
             def get_int(self) -> int:
                 return 20
 
-        wire._window_adjust(Adjust())
-        wait_for(lambda: sum(message.count(b"x") for message in link.sent) == 30)
+        channel._window_adjust(Adjust())
+        wait_for(lambda: sum(message.count(b"x") for message in transport.sent) == 30)
 
 
-def test_a_local_end_that_is_closed_closes_the_channel(link: Link) -> None:
-    wire = open_wire(link)
-    wire.local.close()
-    wait_for(lambda: wire.closed)
-    wait_for(lambda: wire.own.fileno() == -1)
+def test_a_local_end_that_is_closed_closes_the_channel(transport: Transport) -> None:
+    channel = open_channel(transport)
+    channel.local.close()
+    wait_for(lambda: channel.closed)
+    wait_for(lambda: channel.own.fileno() == -1)
 
 
-def test_a_local_end_that_only_ends_its_writing_still_gets_answers(link: Link) -> None:
-    wire = open_wire(link)
-    with wire.local as local:
+def test_a_local_end_that_only_ends_its_writing_still_gets_answers(transport: Transport) -> None:
+    channel = open_channel(transport)
+    with channel.local as local:
         local.shutdown(socket.SHUT_WR)
-        wait_for(lambda: wire.eof_sent)
-        assert not wire.closed
-        wire._feed(b"answer")
+        wait_for(lambda: channel.eof_sent)
+        assert not channel.closed
+        channel._feed(b"answer")
         local.settimeout(10)
         assert local.recv(10) == b"answer"
 
@@ -420,7 +428,7 @@ def wait_for(condition: Any) -> None:
 
 
 class CutOff:
-    """A link on which a login ends as an error says; a real network cannot be told to be cut in that moment."""
+    """A transport on which a login ends as an error says; a real network cannot be told to be cut in that moment."""
 
     def __init__(self, error: Exception, *, active: bool, dismissed: bool = False) -> None:
         self.error, self.active, self.is_dismissed = error, active, dismissed
@@ -439,7 +447,7 @@ ENDED = paramiko.AuthenticationException("Authentication failed: transport shut 
 
 
 @pytest.mark.parametrize(
-    ("link", "kind"),
+    ("transport", "kind"),
     [
         (CutOff(paramiko.AuthenticationException("Authentication timeout."), active=True), SlowError),
         (CutOff(ENDED, active=False), ConnectionLostError),
@@ -448,10 +456,10 @@ ENDED = paramiko.AuthenticationException("Authentication failed: transport shut 
         (CutOff(paramiko.AuthenticationException("Authentication failed."), active=True), LoginNeededError),
     ],
 )
-def test_a_login_that_the_network_cuts_is_no_refusal(link: Any, kind: type[SSHError], tmp_path: Path) -> None:
+def test_a_login_that_the_network_cuts_is_no_refusal(transport: Any, kind: type[SSHError], tmp_path: Path) -> None:
     key = tmp_path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, timeout=20)
-    hop = Hop("server1", "10.0.0.1", "alice", 22, identity_files=(str(key),), identity_agent="none")
+    options = LoginOptions(Hop("server1", "10.0.0.1", "alice", 22), identity_files=(str(key),), identity_agent="none")
     with pytest.raises(SSHError) as told:
-        auth.log_in(link, hop, asking=False)
+        auth.log_in(transport, options, asking=False)
     assert type(told.value) is kind

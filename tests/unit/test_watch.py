@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from ports import hosts
 from ports.errors import BusyError, FarSideError, NetworkError, SlowError, SSHError
-from ports.hosts import _ask, _transport
-from ports.hosts.paramiko import Hop
+from ports.hosts import Hop, Route
 from ports.state.waiting import wait_until
 from ports.tunnels._event_loop import Relay
 from ports.tunnels._host_connection import HostConnection
@@ -175,15 +175,14 @@ def test_without_unix_sockets_a_new_key_ends_the_wait_for_a_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = tmp_path / "key"
-    hop = Hop("server1", "10.0.0.1", "alice", 22, identity_files=(str(key),), identity_agent="none")
-    monkeypatch.setattr(_transport, "choose_transport", lambda: "paramiko")
-    monkeypatch.setattr(_transport, "hops", lambda alias: (hop,))
+    options = (("identityfile", str(key)), ("identityagent", "none"))
+    route = Route("server1", (Hop("server1", "10.0.0.1", "alice", 22, options=options),), "paramiko")
     with monkeypatch.context() as windows:
         windows.delattr(socket, "AF_UNIX")
-        assert not _ask.is_connected("server1")
-        without = _transport.login_keys("server1")
+        assert not hosts.is_connected(route)
+        without = hosts.login_keys(route)
         key.write_text("a key")
-        assert without is not None and _transport.login_keys("server1") != without
+        assert without is not None and hosts.login_keys(route) != without
 
 
 def test_a_connection_that_carries_a_download_is_not_dead(watch: Watch, taken: Taken) -> None:

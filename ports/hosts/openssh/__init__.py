@@ -2,58 +2,51 @@
 
 ::
 
-    routes     alias → hops: `ssh -G`, ProxyJump, the older ProxyCommand form
-    remembered what `ssh -G` said, while its files are the same
-    refusals   stderr of ssh → errors with a reason and a way out; pure
-    children   the ssh processes that this process started
-    controls   where the connections are: their control sockets
-    hops       doors from a jump host to the next: forwarding, else a command there
-    logins     the start of one connection
-    silence    connections that carry nothing any more
-    masters    one connection per hop, shared by all `ports` processes of the user
-    sessions   commands, forwards and terminals over a connection
-    checks     what `ports doctor` asks of the program, and over a connection
+    ssh_config         what `ssh -G` says, and the aliases of the configuration
+    ssh_config_cache   what `ssh -G` said, while its files are the same
+    errors             stderr of ssh → errors with a reason and a hint; pure
+    processes          the ssh processes that this process started
+    control_sockets    where the masters' control sockets are, and which master serves
+    jumps              how a jump host leads to the next hop: forwarding, else a command there
+    login              the start of one master
+    liveness           dead connections
+    masters            one master per hop, shared by all `ports` processes of the user
+    connection         commands, forwards and terminals over a master
+    diagnostics        what `ports doctor` asks of the program, and over a connection
 
 The user's own master is used where the configuration names one, and nothing of the user's is ever ended.
 """
 
 from __future__ import annotations
 
-from ports.hosts.openssh.commands import Completed, cancel, end, forward, interactive, popen, run, session
-from ports.hosts.openssh.control_sockets import Master, is_running, kept, sweep_all
-from ports.hosts.openssh.errors import explain, explain_forward
-from ports.hosts.openssh.liveness import retire
-from ports.hosts.openssh.masters import close, close_all, connect, end_master, places, running
-from ports.hosts.openssh.processes import end_all
-from ports.hosts.openssh.ssh_config import Destination, Host, aliases, resolve, route, suggest
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Completed",
-    "Destination",
-    "Host",
-    "Master",
-    "aliases",
-    "cancel",
-    "close",
-    "close_all",
-    "connect",
-    "end",
-    "end_all",
-    "end_master",
-    "explain",
-    "explain_forward",
-    "forward",
-    "interactive",
-    "is_running",
-    "kept",
-    "places",
-    "popen",
-    "resolve",
-    "retire",
-    "route",
-    "run",
-    "running",
-    "session",
-    "suggest",
-    "sweep_all",
-]
+from ports.probe import face
+
+if TYPE_CHECKING:
+    from ports.hosts.openssh.connection import SSHConnection as SSHConnection
+    from ports.hosts.openssh.control_sockets import Master as Master
+    from ports.hosts.openssh.control_sockets import is_running as is_running
+    from ports.hosts.openssh.control_sockets import kept as kept
+    from ports.hosts.openssh.control_sockets import sweep_all as sweep_all
+    from ports.hosts.openssh.errors import explain as explain
+    from ports.hosts.openssh.masters import close_all as close_all
+    from ports.hosts.openssh.masters import end_master as end_master
+    from ports.hosts.openssh.masters import masters_of as masters_of
+    from ports.hosts.openssh.masters import running as running
+    from ports.hosts.openssh.masters import start as start
+    from ports.hosts.openssh.processes import end_all as end_all
+    from ports.hosts.openssh.ssh_config import aliases as aliases
+    from ports.hosts.openssh.ssh_config import suggest as suggest
+else:
+    __getattr__, __dir__, __all__ = face(
+        __name__,
+        {
+            "connection": ("SSHConnection",),
+            "control_sockets": ("Master", "is_running", "kept", "sweep_all"),
+            "errors": ("explain",),
+            "masters": ("close_all", "end_master", "masters_of", "running", "start"),
+            "processes": ("end_all",),
+            "ssh_config": ("aliases", "suggest"),
+        },
+    )

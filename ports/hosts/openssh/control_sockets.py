@@ -1,13 +1,13 @@
-"""Where the master connections of `ports` are: a control socket each, numbered for each way, and what holds one open.
+"""The control sockets of master connections: their paths, which of them serves, and what keeps a master open.
 
-Files in the runtime directory, `key` being made of the way to a host::
+Files in the runtime directory, where `key` stands for the route to a host (`Hop.key`)::
 
     <key>.<n>       control socket of the n-th master; the one with the highest n serves
     <key>.<n>.log   its stderr
-    <key>.<n>.old   it fell silent: nothing new is asked of it, what goes through it may still recover
+    <key>.<n>.old   it fell silent: no new requests use it, existing connections may still recover
     <key>.mine      the user's own master there fell silent; says which
 
-A path is never used twice while its first ssh may live: ssh removes its control socket's path when it ends.
+A path is never used again while its first ssh may be alive: ssh removes its control socket's path when it ends.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import contextlib
 import os
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ports.hosts.openssh.ssh_config import Host, config_arguments
-from ports.probe import sha256
+from ports.hosts._route import Hop
+from ports.hosts.openssh.ssh_config import program
 from ports.state import make_private, runtime_directory
 
 _LOG_SECONDS = 60.0  # a process that just lost its connection still reads there why
 
 
-class Guard:
-    """A connection to a control socket: as long as it is there, the master's time without use does not begin."""
+class MasterHold:
+    """A connection to a control socket. While it exists, the master does not count as unused."""
 
     def __init__(self, control: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -53,7 +53,7 @@ class Guard:
         return False
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError, OSError):  # it did not come to be
+        with contextlib.suppress(AttributeError, OSError):  # the connect failed
             self._socket.close()
 
 
@@ -61,27 +61,27 @@ class Guard:
 class Master:
     """A connection to `alias`: its control socket, and the file that gets its stderr.
 
-    While the object lives, the connection does not end for want of use.
+    While the object lives, the connection does not end because it is unused.
 
     Attributes
     ----------
     fresh : bool
-        It was made by this call.
+        This call made it.
     users : bool
-        The user's own, which the configuration names: used, and never ended; it has no log.
+        It is the user's own, which the configuration names. It is used and never ended; it has no log.
     """
 
     alias: str
     control: Path
     log: Path
-    host: Host
+    hop: Hop
     fresh: bool = False
     users: bool = False
-    guard: Guard | None = field(default=None, repr=False, compare=False)
+    hold: MasterHold | None = field(default=None, repr=False, compare=False)
 
     def is_there(self) -> bool:
-        """Tell whether this connection exists; whether it carries anything is another question."""
-        return self.guard.is_held() if self.guard is not None else is_running(self.control)
+        """Tell whether this connection exists; it may be dead all the same."""
+        return self.hold.is_held() if self.hold is not None else is_running(self.control)
 
     def said(self, since: int = 0) -> str:
         """Return what ssh wrote to its stderr from byte `since` on."""
@@ -98,81 +98,99 @@ class Master:
             return 0
 
 
+def client_arguments(master: Master, rest: list[str]) -> list[str]:
+    """Return the command line of an ssh that sends a request to `master`, and never logs in by itself.
+
+    It reads no configuration: with ``-O forward``, the forwards there would be requested again.
+    """
+    return control_arguments(master.control, rest)
+
+
+def control_arguments(control: Path, rest: list[str]) -> list[str]:
+    """Return the same for the master that listens on `control`."""
+    # a full or dying master makes ssh open a connection of its own, silently; the proxy command ends that attempt
+    alone = ["-o", "ControlMaster=no", "-o", "BatchMode=yes", "-o", "ProxyCommand=false"]
+    return [program(), "-F", "none", "-S", str(control), *alone, *rest]
+
+
 def is_running(control: Path) -> bool:
     """Tell whether an ssh listens on the control socket; a socket file that was left behind is not enough."""
     try:
-        Guard(control)
+        MasterHold(control)
     except TimeoutError:
-        return True  # it listens, and is halted
+        return True  # it listens, but is stopped
     except OSError:
         return False
     return True
 
 
-def keys(hops: tuple[Host, ...]) -> list[str]:
-    """Return the key of each hop's way: hosts that are reached another way have other connections."""
-    found: list[str] = []
-    for hop in hops:
-        way = found[-1] if found else hop.proxy_command or ""
-        name = "\0".join([*config_arguments(), hop.hostname, hop.user, str(hop.port), way])
-        found.append(sha256(name.encode())[:16])
-    return found
+def candidates(hop: Hop) -> list[Master]:
+    """Return the masters that may lead to `hop`: ours, which runs or would be the next, then the user's own.
+
+    Ours comes first, as tunnels may go through it.
+    """
+    ours = Master(hop.alias, *serving(hop.key), hop)
+    own = users_own(hop.key, hop.control_path)
+    return [ours] if own is None else [ours, Master(hop.alias, own, Path(os.devnull), hop, users=True)]
 
 
-def ours(key: str, hop: Host) -> Master:
-    """Return the master of `ports` that serves, or served last; where none did, the one that would be next."""
-    serving = [number for number in _numbers(key) if not _old(key, number).exists()]
-    return _master(key, serving[-1], hop) if serving else following(key, hop)
+def running(hop: Hop) -> Master | None:
+    """Return the master to `hop` that runs, held open; None where none does."""
+    for master in candidates(hop):
+        with contextlib.suppress(OSError):
+            return replace(master, hold=MasterHold(master.control))
+    return None
 
 
-def following(key: str, hop: Host) -> Master:
-    """Return the place of one more master."""
-    return _master(key, max(_numbers(key), default=0) + 1, hop)
+def serving(key: str) -> tuple[Path, Path]:
+    """Return control socket and log of the master that serves, or served last; where none did, of the next one."""
+    numbers = [number for number in _numbers(key) if not _old(key, number).exists()]
+    return (_path(key, numbers[-1]), _log(key, numbers[-1])) if numbers else following(key)
 
 
-def users(key: str, hop: Host) -> Master | None:
-    """Return the user's own running master to `hop`, where the configuration names one that did not fall silent."""
-    if hop.control_path is None:
+def following(key: str) -> tuple[Path, Path]:
+    """Return control socket and log of the master that is started next."""
+    number = max(_numbers(key), default=0) + 1
+    return _path(key, number), _log(key, number)
+
+
+def users_own(key: str, control_path: str | None) -> Path | None:
+    """Return the control socket of the user's own master, where one runs there that did not fall silent."""
+    if control_path is None:
         return None
-    control = Path(hop.control_path)
+    control = Path(control_path)
     mark = _mark(control)
     if mark is None or not is_running(control):
         return None
     with contextlib.suppress(OSError):
         if _mine(key).read_text() == mark:
             return None
-    return Master(hop.alias, control, Path(os.devnull), hop, users=True)
+    return control
 
 
-def mark_silent(key: str, master: Master) -> None:
-    """Let nothing new be asked of a master; what goes through it is left alone."""
-    mark, place = ("", Path(f"{master.control}.old")) if not master.users else (_mark(master.control) or "", _mine(key))
+def mark_silent(master: Master) -> None:
+    """Mark a master as unresponsive: no new requests use it, existing connections are left alone."""
+    mark, file = "", Path(f"{master.control}.old")
+    if master.users:
+        mark, file = _mark(master.control) or "", _mine(master.hop.key)
     with contextlib.suppress(OSError):  # a full disk: it is found silent again
-        place.write_text(mark)
-
-
-def guarded(master: Master) -> Guard | None:
-    """Return what keeps `master`, None where it does not run."""
-    try:
-        return Guard(master.control)
-    except OSError:
-        return None
+        file.write_text(mark)
 
 
 def kept() -> list[Path]:
-    """Return the control sockets of all masters of `ports` that run, whatever they lead to."""
+    """Return the control sockets of all running masters of `ports`, to any host."""
     found = {path.with_suffix("") for path in directory().glob("*.*.*")}
     return [control for control in sorted(found) if is_running(control)]
 
 
 def siblings(control: Path) -> list[Path]:
-    """Return the control sockets of all masters on the same way, those that fell silent too."""
+    """Return the control sockets of all masters on the same route, including those that fell silent."""
     key = control.name.partition(".")[0]
     return [_path(key, number) for number in _numbers(key)]
 
 
 def sweep(key: str) -> None:
-    """Remove the files of masters on one way that ended a while ago; who just lost one reads in its log why."""
+    """Remove the files of masters on one route that ended a while ago; a process that just lost one reads its log."""
     for number in _numbers(key):
         control, log = _path(key, number), _log(key, number)
         with contextlib.suppress(OSError):
@@ -182,8 +200,8 @@ def sweep(key: str) -> None:
 
 
 def sweep_all() -> list[Path]:
-    """Remove what masters left that were killed, but for their logs, and return the paths."""
-    # not what ssh is just making, which has a name of its own
+    """Remove the files that killed masters left, except their logs, and return the paths."""
+    # a socket that ssh is making at this moment has another name
     left = [path for path in directory().iterdir() if path.suffix in (".old", ".mine") or path.suffix[1:].isdigit()]
     dead = [path for path in left if path.suffix == ".mine" or not is_running(_control_of(path))]
     for path in dead:
@@ -192,7 +210,7 @@ def sweep_all() -> list[Path]:
 
 
 def forget(control: Path) -> None:
-    """Remove the files of a master that has ended, but for its log."""
+    """Remove the files of a master that has ended, except its log."""
     control.unlink(missing_ok=True)
     # its mark, and a socket that it was making when it was killed
     for path in control.parent.glob(f"{control.name}.*"):
@@ -232,10 +250,6 @@ def _old(key: str, number: int) -> Path:
 
 def _mine(key: str) -> Path:
     return directory() / f"{key}.mine"
-
-
-def _master(key: str, number: int, hop: Host) -> Master:
-    return Master(hop.alias, _path(key, number), _log(key, number), hop)
 
 
 def _mark(control: Path) -> str | None:

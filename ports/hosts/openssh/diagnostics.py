@@ -11,11 +11,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ports.errors import SSHError, TimedOutError, ToolMissingError
+from ports.errors import TimedOutError, ToolMissingError
 from ports.hosts.openssh import processes
-from ports.hosts.openssh.control_sockets import Master
+from ports.hosts.openssh.control_sockets import Master, client_arguments
 from ports.hosts.openssh.errors import explain
-from ports.hosts.openssh.login import client_arguments
 from ports.hosts.openssh.ssh_config import config_arguments, parse_destination, program
 
 _SECONDS = 10.0
@@ -33,19 +32,19 @@ class Program:
 
 @dataclass(frozen=True)
 class Configuration:
-    """What the configuration says for a host: values by lower-case key, and the places that say it, ``file line 4``."""
+    """What the configuration says for a host: values by lower-case key, and the lines that say it, ``file line 4``."""
 
     values: dict[str, list[str]]
-    places: tuple[str, ...]
+    lines: tuple[str, ...]
     files: tuple[str, ...]
     names_it: bool
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What was found behind a forward: the first line that came, or what ssh said of why nothing came."""
+class Banner:
+    """What came through a forward: the first line, or what ssh said of why nothing came, and after how long."""
 
-    banner: str
+    line: str
     said: str
     seconds: float
 
@@ -78,7 +77,7 @@ def examine_program() -> Program:
 def configuration(alias: str) -> Configuration:
     """Return what ssh reads for `alias`; raises SSHError or ToolMissingError."""
     wanted = parse_destination(alias)
-    output, said = _output([program(), *config_arguments(), "-G", "-v", *wanted.arguments()])
+    output, said = _output([program(), *config_arguments(), "-G", "-v", *wanted.arguments])
     values: dict[str, list[str]] = {}
     for line in output.splitlines():
         key, _, value = line.partition(" ")
@@ -87,7 +86,7 @@ def configuration(alias: str) -> Configuration:
         raise explain(alias, "\n".join(line for line in said.splitlines() if not line.startswith("debug")))
     applied = re.findall(r"^debug\d: (\S.*? line \d+): Applying options for (.*?)\s*$", said, re.MULTILINE)
     files = re.findall(r"^debug\d: Reading configuration data (.*?)\s*$", said, re.MULTILINE)
-    own = [place for place, pattern in applied if pattern.strip() != "*"]
+    own = [line for line, pattern in applied if pattern.strip() != "*"]
     return Configuration(values, tuple(dict.fromkeys(own)), tuple(dict.fromkeys(files)), bool(own))
 
 
@@ -107,7 +106,7 @@ def keys(identity_files: list[str]) -> Keys:
     return Keys(held, tuple(files), tuple(locked))
 
 
-def knock(via: Master, host: str, port: int, *, timeout: float) -> Answer:
+def knock(via: Master, host: str, port: int, *, timeout: float) -> Banner:
     """Connect to ``host:port`` as seen from `via`, and return the first line that comes."""
     before, began = via.said_bytes(), time.monotonic()
     process = processes.start(
@@ -129,7 +128,7 @@ def knock(via: Master, host: str, port: int, *, timeout: float) -> Answer:
     finally:
         processes.end(process)
     text = line.decode(errors="replace").partition("\n")[0].strip()
-    return Answer(text, via.said(before), time.monotonic() - began)
+    return Banner(text, via.said(before), time.monotonic() - began)
 
 
 def execute(master: Master, *, timeout: float = _SECONDS) -> str:
@@ -144,39 +143,6 @@ def execute(master: Master, *, timeout: float = _SECONDS) -> str:
     finally:
         processes.end(process)
     return explain(master.alias, said).reason if process.returncode == 255 else ""
-
-
-def start_program(
-    master: Master, command: str, text: bytes, *, marker: bytes, timeout: float
-) -> tuple[subprocess.Popen[bytes], str]:
-    """Start `command` over `master` with `text` on its stdin; return it, and the line that it prints after `marker`.
-
-    Raises
-    ------
-    SSHError
-        No such line came within `timeout` seconds.
-    """
-    process = processes.start(
-        client_arguments(master, ["-T", "--", master.alias, command]), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(text)
-            process.stdin.close()
-        output, end = b"", time.monotonic() + timeout
-        while b"\n" not in output.partition(marker)[2]:
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
-                raise SSHError(master.alias, f"a program there did not start within {timeout:g} s")
-            chunk = os.read(process.stdout.fileno(), 65536)
-            if not chunk:
-                raise SSHError(master.alias, "a program there ended while it started")
-            output += chunk
-    except BaseException:
-        processes.end(process)
-        raise
-    return process, output.partition(marker)[2].partition(b"\n")[0].decode(errors="replace")
 
 
 def _output(arguments: list[str]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Ways from a jump host to the next host: sshd's forwarding, and where that is prohibited, a command there."""
+"""How a jump host leads to the next hop: by sshd's forwarding, or where that is prohibited, by a command there."""
 
 from __future__ import annotations
 
@@ -8,43 +8,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from ports.errors import RecordError, SSHError, StoreError
-from ports.hosts import _hop_command
-from ports.hosts.openssh.ssh_config import Host
+from ports.errors import RecordError, StoreError
+from ports.hosts._jump_command import jump_command
+from ports.hosts._route import Hop
 from ports.state import make_private, paths, records
 
-Door = Literal["forward", "command"]
-DOORS: tuple[Door, ...] = ("forward", "command")
+JumpMethod = Literal["forward", "command"]
+METHODS: tuple[JumpMethod, ...] = ("forward", "command")
 
 
-def command(host: Host) -> str:
-    """Return the line for the jump host's login shell that connects standard input and output to `host`.
-
-    Raises
-    ------
-    SSHError
-        The name of `host` is none that a shell could be handed.
-    """
-    try:
-        return _hop_command.line(host.hostname, host.port)
-    except SSHError as error:
-        raise SSHError(host.alias, error.reason) from None
-
-
-def proxy_command(door: Door, host: Host, jump: str, ssh: Callable[[list[str]], list[str]], log: Path) -> list[str]:
-    """Return the command whose standard input and output lead to `host`.
+def proxy_command(
+    method: JumpMethod, hop: Hop, jump: str, ssh: Callable[[list[str]], list[str]], log: Path
+) -> list[str]:
+    """Return the command whose standard input and output lead to `hop`; raises as `jump_command`.
 
     Parameters
     ----------
     ssh : callable
         Makes the command that asks the master to `jump` for something.
     log : Path
-        Gets what is said of it.
+        Gets its error messages.
     """
-    if door == "forward":
+    if method == "forward":
         return ssh(["-E", str(log), "-W", "[%h]:%p", "--", jump])
     # of a proxy command of a connection that persists, ssh closes stderr; -E is for what ssh itself says
-    return ["sh", "-c", 'exec "$@" 2>>"$0"', str(log), *ssh(["-T", "--", jump, command(host)])]
+    return ["sh", "-c", 'exec "$@" 2>>"$0"', str(log), *ssh(["-T", "--", jump, jump_command(hop)])]
 
 
 def quote(word: str) -> str:
@@ -52,24 +40,24 @@ def quote(word: str) -> str:
     return shlex.quote(word if word == "[%h]:%p" else word.replace("%", "%%"))
 
 
-def order(jump_key: str) -> tuple[Door, ...]:
-    """Return the doors in the order in which to try them: the one that worked last time first."""
+def order(jump_key: str) -> tuple[JumpMethod, ...]:
+    """Return the methods in the order in which to try them: the one that worked last time first."""
     with contextlib.suppress(RecordError, StoreError):
         kept = records.read_json(_record(jump_key))
         if kept is not None and kept.get("hop") == "command":
             return ("command", "forward")
-    return DOORS
+    return METHODS
 
 
-def remember(jump_key: str, jump: str, door: Door) -> None:
-    """Note which door leads on from a jump host; the first one needs no note."""
+def remember(jump_key: str, jump: str, method: JumpMethod) -> None:
+    """Note which method works at a jump host; the first one needs no note."""
     record = _record(jump_key)
     with contextlib.suppress(RecordError, StoreError, OSError):  # without it, both are tried again
-        if door == DOORS[0]:
+        if method == METHODS[0]:
             record.unlink(missing_ok=True)
-        elif order(jump_key)[0] != door:
+        elif order(jump_key)[0] != method:
             make_private(paths.make_state().root / "doors")
-            records.write_json(record, {"format": records.FORMAT, "host": jump, "hop": door})
+            records.write_json(record, {"format": records.FORMAT, "host": jump, "hop": method})
 
 
 def _record(jump_key: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -23,14 +22,16 @@ from ports.errors import (
     StoreError,
     TimedOutError,
 )
-from ports.hosts.openssh import jumps, processes
-from ports.hosts.openssh.control_sockets import Master, is_running
+from ports.hosts._prompts import LOGIN_TIMEOUT, announce
+from ports.hosts._route import Hop
+from ports.hosts.openssh import jumps, liveness, processes
+from ports.hosts.openssh.control_sockets import Master, client_arguments, is_running
 from ports.hosts.openssh.errors import explain
-from ports.hosts.openssh.jumps import Door
-from ports.hosts.openssh.ssh_config import Host, config_arguments, program
+from ports.hosts.openssh.jumps import JumpMethod
+from ports.hosts.openssh.ssh_config import config_arguments, program
 from ports.state import locked, make_private, paths, records, settings
 
-# Nothing of the user's configuration may add to, or take away from, a connection that only carries what ports asks for.
+# This connection carries only what ports asks for: nothing of the user's configuration may add to it or limit it.
 _OPTIONS = {
     "ClearAllForwardings": "yes",
     "RemoteCommand": "none",
@@ -39,13 +40,12 @@ _OPTIONS = {
     "ForwardX11": "no",
     "PermitLocalCommand": "no",
     "Tunnel": "no",
-    "LogLevel": "INFO",  # below it, refused forwards are not told
+    "LogLevel": "INFO",  # below it, refused forwards are not logged
     "ServerAliveCountMax": "3",
     "StreamLocalBindMask": "0177",
 }
-LOGIN_TIMEOUT = 300.0  # a person looks for the telephone with the second factor
-_QUICK_SECONDS = 3  # for the first answer, where it is tried again and again: else too few packets see the network
-_DOUBT_SECONDS = 2.0  # after which a jump host's connection is asked whether it carries anything
+_QUICK_SECONDS = 3  # for the first answer in a series of attempts; with more, too few packets would test the network
+_DOUBT_SECONDS = 2.0  # after this, the jump host's connection is tested
 
 
 @dataclass(frozen=True)
@@ -54,48 +54,39 @@ class Attempt:
 
     Attributes
     ----------
-    key : str
-        Of the way to the host.
     via : Master, optional
-        The jump host's.
-    via_key : str
-        Of the way to the jump host.
+        The master to the jump host.
     asking : bool
         A person may be asked.
     until : float, optional
-        Monotonic time at which it is given up, whatever the settings say.
-    doubt : callable
-        Is called when the host does not answer through `via`, and raises ConnectionLostError where `via` is at fault.
+        Monotonic time at which to give up, whatever the settings say.
     """
 
-    key: str
     via: Master | None
-    via_key: str
     asking: bool
     until: float | None
-    doubt: Callable[[Master, float], None]
 
     def left(self, usual: float) -> float:
         """Return the seconds that a step may take."""
         return usual if self.until is None else max(0.05, min(usual, self.until - time.monotonic()))
 
 
-def log_in(place: Master, attempt: Attempt) -> None:
-    """Start the master: first without asking, as that needs no turn; then, where a person is needed, one at a time.
+def log_in(master: Master, attempt: Attempt) -> None:
+    """Start the master: first without asking; then, where a person is needed, one login at a time.
 
     Raises
     ------
     LoginNeededError
-        A person must answer, and nobody can; it is not tried again until somebody has logged in.
+        A person must answer a prompt and nobody can; no new attempt is made until somebody has logged in.
     SSHError
         The host cannot be reached, or refuses.
     """
-    note = _note(attempt.key)
+    note = _note(master.hop.key)
     if records.read_json(note) is None:
         try:
-            return _start(place, attempt, asking=False)
+            return _start(master, attempt, asking=False)
         except LoginNeededError as error:
-            noted = {"format": records.FORMAT, "host": place.alias, "reason": error.reason, "since": time.time()}
+            noted = {"format": records.FORMAT, "host": master.alias, "reason": error.reason, "since": time.time()}
             with contextlib.suppress(StoreError):  # the refusal is what counts
                 make_private(note.parent)
                 records.write_json(note, noted)
@@ -103,12 +94,12 @@ def log_in(place: Master, attempt: Attempt) -> None:
                 raise
     if not attempt.asking:
         raise LoginNeededError(
-            place.alias,
-            f"waits for a login and is not tried again until then; run `ports login {place.alias}` in a terminal",
+            master.alias,
+            f"waits for a login and is not tried again until then; run `ports login {master.alias}` in a terminal",
         )
     with locked("login", timeout=attempt.left(LOGIN_TIMEOUT)):
-        _announce(place)
-        _start(place, attempt, asking=True)
+        announce(master.hop)
+        _start(master, attempt, asking=True)
 
 
 def forget_refusal(key: str) -> None:
@@ -116,103 +107,75 @@ def forget_refusal(key: str) -> None:
     _note(key).unlink(missing_ok=True)
 
 
-def can_ask() -> bool:
-    """Tell whether there is a terminal, and this process is the one that may use it."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)
-
-
-def client_arguments(master: Master, rest: list[str]) -> list[str]:
-    """Return the command line of an ssh that asks `master` for something, and never logs in by itself.
-
-    The configuration was the master's affair: its forwards would be asked for again by ``-O forward``.
-    """
-    return control_arguments(master.control, rest)
-
-
-def control_arguments(control: Path, rest: list[str]) -> list[str]:
-    """Return the same for the master that listens on `control`."""
-    # a full or dying master makes ssh open a connection of its own, silently; the proxy command ends that attempt
-    guard = ["-o", "ControlMaster=no", "-o", "BatchMode=yes", "-o", "ProxyCommand=false"]
-    return [program(), "-F", "none", "-S", str(control), *guard, *rest]
-
-
-def _start(place: Master, attempt: Attempt, *, asking: bool) -> None:
-    """Start it by the door of the jump host that worked last time, else by the next one."""
+def _start(master: Master, attempt: Attempt, *, asking: bool) -> None:
+    """Start it by the method that worked at the jump host last time, else by the next one."""
     via = attempt.via
-    doors = jumps.order(attempt.via_key) if via is not None else jumps.DOORS[:1]
+    methods = jumps.order(via.hop.key) if via is not None else jumps.METHODS[:1]
     shut: SSHError | None = None
-    for door in doors:
+    for method in methods:
         try:
-            _start_by(door, place, attempt, asking=asking)
+            _start_by(method, master, attempt, asking=asking)
         except (LoginNeededError, HostKeyError, NetworkError) as error:
             if via is not None and not error.is_network:
-                jumps.remember(attempt.via_key, via.alias, door)  # the host was reached by it
+                jumps.remember(via.hop.key, via.alias, method)  # the host was reached by it
             raise
         except SSHError as error:
-            if door == "forward" and not isinstance(error, ProhibitedError):
+            if method == "forward" and not isinstance(error, ProhibitedError):
                 raise
             shut = _both(shut, error)
         else:
             if via is not None:
-                jumps.remember(attempt.via_key, via.alias, door)
+                jumps.remember(via.hop.key, via.alias, method)
             return
     assert shut is not None
     raise shut
 
 
 def _both(first: SSHError | None, second: SSHError) -> SSHError:
-    """Return the error of two doors that do not lead on."""
+    """Return the error of two methods that both failed."""
     by_forward, by_command = (second, first) if isinstance(second, ProhibitedError) else (first, second)
     if by_forward is None or by_command is None:
         return second
-    return ProhibitedError(second.host, f"{by_forward.reason}; and a command there leads nowhere: {by_command.reason}")
+    return ProhibitedError(second.host, f"{by_forward.reason}; and a command there failed too: {by_command.reason}")
 
 
-def _start_by(door: Door, place: Master, attempt: Attempt, *, asking: bool) -> None:
-    via, before = attempt.via, place.said_bytes()
+def _start_by(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool) -> None:
+    via = attempt.via
     limit = LOGIN_TIMEOUT if asking else 2 * float(settings.get("ssh.connect_timeout")) + 10
     limit = attempt.left(limit)
-    arguments = _arguments(door, place, attempt, asking=asking)
+    arguments = _arguments(method, master, attempt, asking=asking)
     doubted: tuple[float, Callable[[], None]] | None = None
     if via is not None and not via.fresh and not asking:
         pause = min(_DOUBT_SECONDS, limit / 3)
         until = time.monotonic() + limit
         jump = via
-        doubted = (pause, lambda: attempt.doubt(jump, until - time.monotonic()))
-    with place.log.open("ab") as log:
+        doubted = (pause, lambda: liveness.doubt(jump, until - time.monotonic()))
+    with master.log.open("ab") as log:
+        before = log.tell()
         try:
             status = processes.run_to_end(
                 arguments, stderr=None if asking else log, limit=limit, own_session=not asking, doubt=doubted
             )
         except TimedOutError as error:
             raise SlowError(
-                place.alias, f"the login did not end within {error.timeout:.3g} s; is the host overloaded?"
+                master.alias, f"the login did not end within {error.timeout:.3g} s; is the host overloaded?"
             ) from error
-    if status == 0 and is_running(place.control):
+    if status == 0 and is_running(master.control):
         return
     if via is not None and not via.is_there():
-        raise ConnectionLostError(place.alias, f"the connection to {via.alias} ended meanwhile")
-    said = place.said(before)
+        raise ConnectionLostError(master.alias, f"the connection to {via.alias} ended meanwhile")
+    said = master.said(before)
     if status == 0:
-        raise ConnectionLostError(place.alias, f"the connection ended at once: {said.strip()[-200:] or 'it idled'}")
-    if via is not None and door == "forward" and ("tdio forwarding" in said or "Session open refused" in said):
-        said = _reason_at(via, place.host, attempt) or said
-    refusal = explain(place.alias, said, asked=asking)
+        raise ConnectionLostError(master.alias, f"the connection ended at once: {said.strip()[-200:] or 'it idled'}")
+    if via is not None and method == "forward" and ("tdio forwarding" in said or "Session open refused" in said):
+        said = _reason_at(via, master.hop, attempt) or said
+    refusal = explain(master.alias, said, asked=asking)
     if isinstance(refusal, HostKeyError) and "SHA256:" not in refusal.reason:
-        refusal = explain(place.alias, said + _verbose(arguments, attempt.left(20)))
+        refusal = explain(master.alias, said + _verbose(arguments, attempt.left(20)))
     raise refusal
 
 
-def _arguments(door: Door, place: Master, attempt: Attempt, *, asking: bool) -> list[str]:
+def _arguments(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool) -> list[str]:
     timeout = float(settings.get("ssh.connect_timeout"))
     if attempt.until is not None:
         timeout = min(timeout, _QUICK_SECONDS)
@@ -223,27 +186,27 @@ def _arguments(door: Door, place: Master, attempt: Attempt, *, asking: bool) -> 
         "ControlPersist": str(max(1, round(float(settings.get("ssh.persist"))))),  # 0 would mean for ever
         "BatchMode": "no" if asking else "yes",
     }
-    if place.host.host_key_checking != "accept-new":
+    if master.hop.host_key_checking != "accept-new":
         options["StrictHostKeyChecking"] = "yes"
     if attempt.via is not None:
         ssh = partial(client_arguments, attempt.via)
-        inner = jumps.proxy_command(door, place.host, attempt.via.alias, ssh, place.log)
+        inner = jumps.proxy_command(method, master.hop, attempt.via.alias, ssh, master.log)
         if asking:  # the master detaches, its proxy command does not: Ctrl-C and a closed terminal must not end it
             inner = [sys.executable, "-ISc", "import os,sys;os.setsid();os.execvp(sys.argv[1],sys.argv[1:])", *inner]
         options["ProxyCommand"] = " ".join(jumps.quote(word) for word in inner)
         options["ProxyUseFdpass"] = "no"
     listed = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-    detached = ["-f", "-N", "-M", "-T", "-S", str(place.control), "-E", str(place.log)]
-    return [program(), *config_arguments(), *detached, *listed, *place.host.arguments()]
+    detached = ["-f", "-N", "-M", "-T", "-S", str(master.control), "-E", str(master.log)]
+    return [program(), *config_arguments(), *detached, *listed, *master.hop.arguments]
 
 
-def _reason_at(via: Master, host: Host, attempt: Attempt) -> str:
-    """Return why `via` cannot open a way to `host`: asked once more, alone: the log does not tell who."""
-    if via.users:  # its stderr is on the user's terminal; what it refuses is tried by the other door
+def _reason_at(via: Master, hop: Hop, attempt: Attempt) -> str:
+    """Return why `via` opens no connection to `hop`: asked once more, alone, as the log names no request."""
+    if via.users:  # its stderr is on the user's terminal; what it refuses is tried by the other method
         return "administratively prohibited"
     with contextlib.suppress(TimedOutError), locked(f"ssh-why-{via.control.name}", timeout=attempt.left(30)):
         before = via.said_bytes()
-        arguments = client_arguments(via, ["-W", f"[{host.hostname}]:{host.port}", "--", via.alias])
+        arguments = client_arguments(via, ["-W", f"[{hop.hostname}]:{hop.port}", "--", via.alias])
         with contextlib.suppress(TimedOutError):
             processes.run_to_end(arguments, stderr=None, limit=attempt.left(10))
         return via.said(before)
@@ -251,7 +214,7 @@ def _reason_at(via: Master, host: Host, attempt: Attempt) -> str:
 
 
 def _verbose(arguments: list[str], limit: float) -> str:
-    """Return what the same attempt says with -v, for the fingerprint of the key that is not known."""
+    """Return what the same attempt prints with -v, for the fingerprint of the unknown key."""
     rest = [*arguments[1:]]
     del rest[rest.index("-E") : rest.index("-E") + 2]
     plain = [word for word in rest if word not in ("-f", "-M")]
@@ -275,9 +238,3 @@ def _verbose(arguments: list[str], limit: float) -> str:
 
 def _note(key: str) -> Path:
     return paths.here().root / "logins" / f"{key}.json"
-
-
-def _announce(place: Master) -> None:
-    """Say on the terminal whose prompt comes: ssh names the address only, and several hosts may ask in turn."""
-    with contextlib.suppress(OSError), Path("/dev/tty").open("w", encoding="utf-8") as terminal:
-        terminal.write(f"login to {place.alias} ({place.host.user}@{place.host.hostname}):\n")

@@ -5,70 +5,60 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from ports.errors import BusyError, ConnectionLostError, SSHError, TimedOutError, UnknownHostError
+from ports.errors import BusyError, ConnectionLostError, SSHError, TimedOutError
+from ports.hosts._prompts import LOGIN_TIMEOUT, can_ask
+from ports.hosts._route import Hop, Route
 from ports.hosts.openssh import control_sockets, liveness, login, processes
-from ports.hosts.openssh.control_sockets import Master, is_running, kept
-from ports.hosts.openssh.login import LOGIN_TIMEOUT, Attempt, client_arguments, control_arguments
-from ports.hosts.openssh.ssh_config import Host, route, suggest
+from ports.hosts.openssh.control_sockets import Master, client_arguments, control_arguments, is_running, kept
+from ports.hosts.openssh.login import Attempt
 from ports.state import locked, settings, wait_until
 
 _ATTEMPTS = 3
 
 
-def connect(alias: str, *, batch: bool | None = None, warm: bool = True, timeout: float | None = None) -> Master:
-    """Return a running master connection to `alias`; it and those to the jump hosts are started where they do not run.
+def start(route: Route, *, batch: bool | None = None, warm: bool = False, timeout: float | None = None) -> Master:
+    """Return a running master connection to the end of `route`; it and those to jump hosts are started where needed.
 
-    The user's own running master is taken where the configuration names one (ControlPath) and none of ours runs.
+    The user's own running master is used where the configuration names one (ControlPath) and none of ours runs.
 
     Parameters
     ----------
     batch : bool, optional
         Nobody is asked for a password or code. Default: ask where there is a terminal.
     warm : bool
-        Execute one session on the new connection, so that sshd sets TCP_NODELAY; a caller that runs something at once
-        needs it not.
+        Execute one session on the new connection, so that sshd sets TCP_NODELAY. A caller that runs something at once
+        does not need it.
     timeout : float, optional
-        Seconds for all of it, whatever the settings say: for one who tries again and again. What runs is asked whether
-        it carries anything, and left aside where it does not.
+        Seconds for all of it, whatever the settings say, for a caller that tries again and again. Running masters are
+        tested then, and dead ones are replaced.
 
     Raises
     ------
     UnknownHostError, HostKeyError, LoginNeededError, SSHError
-        There is no way to the host; the message names the hop that failed. `SSHError.is_network` tells whether it was
-        the network, and not a server that refused.
+        There is no connection; the message names the hop that failed. `SSHError.is_network` tells whether the cause was
+        the network, not a server that refused.
     """
-    asking = login.can_ask() if batch is None else not batch and login.can_ask()
+    asking = batch is not True and can_ask()
     until = None if timeout is None else time.monotonic() + timeout
     for attempt in range(_ATTEMPTS):
         try:
-            return _connect(alias, asking=asking, warm=warm, until=until)
+            return _start_hops(route, asking=asking, warm=warm, until=until)
         except ConnectionLostError:  # a jump host's connection ended, or turned out to be dead, in this moment
             if attempt + 1 == _ATTEMPTS or (until is not None and until - time.monotonic() < 0.5):
                 raise
     raise AssertionError
 
 
-def running(alias: str) -> Master | None:
-    """Return the master to `alias` where one runs; nothing is connected."""
-    hops = route(alias)
-    return _standing(control_sockets.keys(hops)[-1], hops[-1])
+def running(route: Route) -> Master | None:
+    """Return the master to the end of `route` where one runs; nothing is connected."""
+    return control_sockets.running(route.end)
 
 
-def places(alias: str) -> list[Master]:
-    """Return where the masters of `ports` on the way to `alias` are, or would be, the last one being its own."""
-    hops = route(alias)
-    return [control_sockets.ours(key, hop) for key, hop in zip(control_sockets.keys(hops), hops, strict=True)]
-
-
-def close(alias: str) -> bool:
-    """End the master to `alias`, and with it all that uses it; False where none ran. Jump hosts' masters stay."""
-    master = places(alias)[-1]
-    there = any(is_running(control) for control in control_sockets.siblings(master.control))
-    end_master(master)
-    return there
+def masters_of(route: Route) -> list[Master]:
+    """Return the masters of `ports` for each hop, those that run and those that would be started."""
+    return [control_sockets.candidates(hop)[0] for hop in route.hops]
 
 
 def close_all() -> int:
@@ -81,85 +71,73 @@ def close_all() -> int:
 
 
 def end_master(master: Master) -> None:
-    """End one master, and those on the same way that fell silent, with all that uses them; never the user's own."""
+    """End one master, and those on the same route that fell silent, with all that uses them; never the user's own."""
     if master.users:
         return
     for control in control_sockets.siblings(master.control):
         _end(control)
 
 
-def _connect(alias: str, *, asking: bool, warm: bool, until: float | None) -> Master:
-    hops = route(alias, timeout=30.0 if until is None else max(0.1, until - time.monotonic()))
-    keys = control_sockets.keys(hops)
-    first, master = _last_standing(hops, keys, until)
-    for number in range(first + 1, len(hops)):
-        last, before = number == len(hops) - 1, keys[number - 1] if number else ""
-        attempt = Attempt(keys[number], master, before, asking, until, partial(liveness.doubt, before))
+def _start_hops(route: Route, *, asking: bool, warm: bool, until: float | None) -> Master:
+    first, master = _last_running(route.hops, until)
+    for hop in route.hops[first + 1 :]:
+        last = hop is route.end
         try:
-            master = _ensure(hops[number], attempt)
+            master = _ensure(hop, Attempt(master, asking, until))
         except SSHError as error:
-            raise _at_hop(error, alias, hops[number], last=last) from error
+            raise route.at_hop(error, hop) from error
         if master.fresh and (warm or not last):
             # for the next hop, TCP_NODELAY may come a moment later
             processes.start_and_forget(client_arguments(master, ["--", master.alias, "true"]), limit=10)
     assert master is not None
-    return replace(master, alias=alias)
+    return replace(master, alias=route.alias)
 
 
-def _last_standing(hops: tuple[Host, ...], keys: list[str], until: float | None) -> tuple[int, Master | None]:
+def _last_running(hops: tuple[Hop, ...], until: float | None) -> tuple[int, Master | None]:
     """Return the master that runs nearest to the last hop, and its number; -1 where none does.
 
-    It needs nothing before it: the user's own to a host may be there without one to the jump host.
+    It needs none before it: the user's own to a host may be there without one to the jump host.
     """
     for number in reversed(range(len(hops))):
-        master = _standing(keys[number], hops[number])
-        # nobody else watches over the user's own; and who comes with little time comes again as something was silent
+        master = control_sockets.running(hops[number])
+        # nobody else tests the user's own; and a caller with little time comes again because something was silent
         if master is not None and (master.users or until is not None):
             left = liveness.ANSWER_SECONDS if until is None else max(0.5, (until - time.monotonic()) / 2)
             if not liveness.carries(master, min(left, liveness.ANSWER_SECONDS)):
-                control_sockets.mark_silent(keys[number], master)
+                control_sockets.mark_silent(master)
                 continue
         if master is not None:
             return number, master
     return -1, None
 
 
-def _standing(key: str, hop: Host) -> Master | None:
-    """Return the master that runs, ours before the user's own: tunnels may go through it."""
-    for master in (control_sockets.ours(key, hop), control_sockets.users(key, hop)):
-        if master is not None and (guard := control_sockets.guarded(master)) is not None:
-            return replace(master, guard=guard)
-    return None
-
-
-def _ensure(hop: Host, attempt: Attempt) -> Master:
+def _ensure(hop: Hop, attempt: Attempt) -> Master:
     limit = LOGIN_TIMEOUT if attempt.asking else 2 * float(settings.get("ssh.connect_timeout")) + 20
     limit = attempt.left(limit)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(f"ssh-{attempt.key}", timeout=limit))
+            stack.enter_context(locked(f"ssh-{hop.key}", timeout=limit))
         except TimedOutError as error:
-            raise BusyError(
-                hop.alias, f"another process is still connecting to it after {limit:.3g} s; try again"
-            ) from error
-        standing = _standing(attempt.key, hop)
+            reason = f"another process is still connecting to it after {limit:.3g} s; try again"
+            raise BusyError(hop.alias, reason) from error
+        standing = control_sockets.running(hop)
         if standing is not None:  # another process was faster
             return standing
-        place = control_sockets.following(attempt.key, hop)
-        control_sockets.sweep(attempt.key)
-        place.log.touch(mode=0o600)
+        master = Master(hop.alias, *control_sockets.following(hop.key), hop)
+        control_sockets.sweep(hop.key)  # after the choice of a number, as none is used again
+        master.log.touch(mode=0o600)
         try:
-            login.log_in(place, attempt)
+            login.log_in(master, attempt)
         except BaseException:
-            if not is_running(place.control):  # Ctrl-C a moment too late: the connection stands, and keeps its log
-                control_sockets.forget(place.control)
-                place.log.unlink(missing_ok=True)
+            if not is_running(master.control):  # Ctrl-C a moment too late: the connection stands, and keeps its log
+                control_sockets.forget(master.control)
+                master.log.unlink(missing_ok=True)
             raise
-        guard = control_sockets.guarded(place)
-    login.forget_refusal(attempt.key)
-    if guard is None:
+        started = control_sockets.running(hop)
+    login.forget_refusal(hop.key)
+    if started is None:
         raise ConnectionLostError(hop.alias, "the connection ended at once; is `ssh.persist` very short?")
-    return replace(place, fresh=True, guard=guard)
+    return replace(started, fresh=True)
 
 
 def _end(control: Path) -> None:
@@ -170,12 +148,3 @@ def _end(control: Path) -> None:
             wait_until(lambda: True if not is_running(control) else None, timeout=5, what="the end of ssh")
     if not is_running(control):
         control_sockets.forget(control)
-
-
-def _at_hop(error: SSHError, alias: str, hop: Host, *, last: bool) -> SSHError:
-    reason = error.reason + (suggest(hop.alias) if isinstance(error, UnknownHostError) else "")
-    if last:
-        return type(error)(alias, reason)
-    # a login to the last hop asks for each before it: that to the jump host alone would leave the links waiting
-    reason = reason.replace(f"`ports login {hop.alias}`", f"`ports login {alias}`")
-    return type(error)(alias, f"the jump host {hop.alias}: {reason}")

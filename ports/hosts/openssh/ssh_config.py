@@ -1,66 +1,35 @@
-"""From an alias to the hops that lead to the host: `ssh -G`, ProxyJump and the older ProxyCommand form."""
+"""What the user's configuration says: `ssh -G` for one host, destinations in it, and the aliases that it names."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ports.errors import NetworkError, SSHError, ToolMissingError, UnknownHostError
+from ports.hosts import targets
 from ports.hosts.openssh import ssh_config_cache
 from ports.hosts.openssh.errors import explain
 from ports.state import settings
 
-MOST_HOPS = 8
-
 
 @dataclass(frozen=True)
 class Destination:
-    """What stands in a ProxyJump: a host or alias, with a user and port of its own or none."""
+    """A host or alias as a ProxyJump names it, with a user and port or without."""
 
     host: str
     user: str | None = None
     port: int | None = None
 
-    def arguments(self) -> list[str]:
-        """Return the arguments of ssh that name it."""
-        user = ["-l", self.user] if self.user else []
-        port = ["-p", str(self.port)] if self.port else []
-        return [*user, *port, "--", self.host]
-
-
-@dataclass(frozen=True)
-class Host:
-    """A destination as ssh resolves it from the user's configuration."""
-
-    destination: Destination
-    hostname: str
-    user: str
-    port: int
-    jumps: tuple[Destination, ...] = ()
-    proxy_command: str | None = None
-    host_key_checking: str = "ask"
-    #: Control socket of the user's own master, where the configuration names one.
-    control_path: str | None = None
-    #: The node of a name that leads to several, reached through whichever of them the name leads to.
-    node: str | None = None
-    #: All that the configuration says, as pairs of lower-case key and value.
-    options: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
-
     @property
-    def alias(self) -> str:
-        """How the user calls it; a node of it is ``alias/node``."""
-        return f"{self.destination.host}/{self.node}" if self.node else self.destination.host
-
-    def arguments(self) -> list[str]:
-        """Return the arguments of ssh that name it: those of its alias, whose keys and user a node shares."""
-        if self.node is None:
-            return self.destination.arguments()
-        known_as = dict(reversed(self.options))["hostkeyalias"]
-        return ["-o", f"HostName={self.hostname}", "-o", f"HostKeyAlias={known_as}", *self.destination.arguments()]
+    def arguments(self) -> tuple[str, ...]:
+        """What names it on a command line of ssh."""
+        user = ("-l", self.user) if self.user else ()
+        port = ("-p", str(self.port)) if self.port else ()
+        return (*user, *port, "--", self.host)
 
 
 def program() -> str:
@@ -74,21 +43,20 @@ def config_arguments() -> list[str]:
     return ["-F", str(Path(chosen).expanduser())] if chosen else []
 
 
-def resolve(destination: Destination | str, *, timeout: float = 30.0) -> Host:
-    """Return `destination` as ssh resolves it; nothing is connected, but ssh may ask for names.
+def ask(wanted: Destination, *, timeout: float = 30.0) -> str:
+    """Return what ``ssh -G`` says of `wanted`; nothing is connected, but ssh may look up names.
 
     Raises
     ------
     SSHError
-        The configuration cannot be read, or `destination` cannot be a host.
+        The configuration cannot be read.
     ToolMissingError
         There is no ssh program.
     """
-    wanted = destination if isinstance(destination, Destination) else parse_destination(destination)
     chosen = config_arguments()
-    command = [program(), *chosen, "-G", *wanted.arguments()]
+    command = [program(), *chosen, "-G", *wanted.arguments]
     if (known := ssh_config_cache.recall(command)) is not None:
-        return parse_resolved(wanted, known)
+        return known
     stamps = ssh_config_cache.stamp(program(), Path(chosen[1]) if chosen else None)
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
@@ -104,45 +72,7 @@ def resolve(destination: Destination | str, *, timeout: float = 30.0) -> Host:
         raise explain(wanted.host, done.stderr.decode(errors="replace"))
     text = done.stdout.decode(errors="replace")
     ssh_config_cache.keep(command, text, stamps)
-    return parse_resolved(wanted, text)
-
-
-def route(
-    destination: Destination | str, *, timeout: float = 30.0, by: Callable[[Destination], Host] | None = None
-) -> tuple[Host, ...]:
-    """Return the hosts on the way to `destination`, each reached through the one before; raises as `resolve`.
-
-    Of ``alias/node`` the last hop is a node of the name `alias`, which leads to several, through any of them.
-
-    Parameters
-    ----------
-    by : callable, optional
-        What resolves a destination, where there is no ssh program to do it.
-    """
-    node = None
-    if isinstance(destination, str) and not destination.startswith("ssh://"):
-        destination, _, node = destination.partition("/")
-    wanted = destination if isinstance(destination, Destination) else parse_destination(destination)
-    hops: list[Host] = []
-    before: tuple[Destination, ...] = ()
-    while True:
-        host = by(wanted) if by else resolve(wanted, timeout=timeout)
-        hops.insert(0, host)
-        if len(hops) > MOST_HOPS:
-            raise SSHError(hops[-1].alias, f"more than {MOST_HOPS} jump hosts; does a ProxyJump lead in a circle?")
-        # as ssh does: the first of several jumps goes by its own configuration, the others by the one before
-        before = before or host.jumps or recognise_proxy_command(host.proxy_command, config_arguments())
-        if not before:
-            return (*hops, _node(hops[-1], node)) if node else tuple(hops)
-        wanted, before = before[-1], before[:-1]
-
-
-def _node(host: Host, node: str) -> Host:
-    """Return a node of the name `host`, which another node leads to."""
-    known_as = dict(reversed(host.options)).get("hostkeyalias", host.hostname)
-    options = (("hostkeyalias", known_as), *host.options)
-    name = parse_destination(node).host
-    return replace(host, node=name, hostname=name, control_path=None, jumps=(), proxy_command=None, options=options)
+    return text
 
 
 def parse_destination(text: str) -> Destination:
@@ -151,36 +81,13 @@ def parse_destination(text: str) -> Destination:
     Raises
     ------
     UnknownHostError
-        It cannot be a host.
+        It is not the name of a host.
     """
-    rest = text.removeprefix("ssh://")
-    user, at, rest = rest.rpartition("@")
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]]+))(?::(\d+))?", rest)
-    host, port = (found.group(1) or found.group(2), found.group(3)) if found else (rest, None)
-    if re.fullmatch(r"[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*", rest):
-        host, port = rest, None  # a bare IPv6 address
-    if not host or host.startswith("-") or re.search(r"[\s\x00-\x1f'\"`$\\;&<>|(){}]", host):
-        raise UnknownHostError(text, "that is no name of a host")
-    return Destination(host, user if at else None, int(port) if port else None)
-
-
-def parse_resolved(wanted: Destination, text: str) -> Host:
-    """Return the host in the output of `ssh -G`."""
-    pairs = [line.partition(" ") for line in text.splitlines()]
-    options = tuple((key.lower(), value.strip()) for key, _, value in pairs)
-    found = dict(reversed(options))  # the first one counts
-    jump, proxy, control = (_unless_none(found.get(key)) for key in ("proxyjump", "proxycommand", "controlpath"))
-    return Host(
-        destination=wanted,
-        hostname=found.get("hostname", wanted.host),
-        user=found.get("user", wanted.user or ""),
-        port=int(found.get("port", wanted.port or 22)),
-        jumps=tuple(parse_destination(one.strip()) for one in jump.split(",")) if jump else (),
-        proxy_command=proxy,
-        host_key_checking=found.get("stricthostkeychecking", "ask"),
-        control_path=control,
-        options=options,
-    )
+    found = targets.HOST.fullmatch(text)
+    if found is None or found["node"] or not re.fullmatch(r"[0-9]*", found["thing"] or ""):
+        raise UnknownHostError(text, "that is not the name of a host")
+    host = found["host"] or found["ipv6"] or found["bracketed"]
+    return Destination(host, found["user"], int(found["thing"]) if found["thing"] else None)
 
 
 def recognise_proxy_command(command: str | None, config: list[str]) -> tuple[Destination, ...]:
@@ -249,10 +156,6 @@ def _aliases_in(file: Path, depth: int) -> Iterator[str]:
         elif key.lower() == "include":
             for word in words:
                 pattern = Path(word).expanduser()
-                place = Path("/") if pattern.is_absolute() else Path.home() / ".ssh"
-                for included in sorted(place.glob(str(pattern).lstrip("/"))):
+                base = Path("/") if pattern.is_absolute() else Path.home() / ".ssh"
+                for included in sorted(base.glob(str(pattern).lstrip("/"))):
                     yield from _aliases_in(included, depth + 1)
-
-
-def _unless_none(value: str | None) -> str | None:
-    return None if value is None or value.lower() == "none" else value

@@ -7,24 +7,25 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import paramiko
 
 from ports.errors import ConnectionLostError, LoginNeededError, SlowError, SSHError
-from ports.hosts.paramiko import prompts
-from ports.hosts.paramiko.hop import Hop
-from ports.hosts.paramiko.transport import Link
+from ports.hosts import _prompts as prompts
+from ports.hosts._prompts import LOGIN_TIMEOUT
+from ports.hosts._route import Route
+from ports.hosts.paramiko.login_options import LoginOptions, login_options
+from ports.hosts.paramiko.transport import Transport
 from ports.state import locked
 
-LOGIN_TIMEOUT = 300.0  # a person looks for the telephone with the second factor
 _KINDS: tuple[type[paramiko.PKey], ...] = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
 
 
-def log_in(link: Link, hop: Hop, *, asking: bool) -> None:
-    """Authenticate `link` as the user of `hop`.
+def log_in(transport: Transport, options: LoginOptions, *, asking: bool) -> None:
+    """Authenticate `transport` as the user of a hop.
 
     Parameters
     ----------
@@ -40,15 +41,15 @@ def log_in(link: Link, hop: Hop, *, asking: bool) -> None:
     paramiko.SSHException, EOFError, OSError
         The connection was lost.
     """
-    Login(link, hop, asking=asking).run()
+    Login(transport, options, asking=asking).run()
 
 
-def keys(hops: Iterable[Hop]) -> frozenset[object]:
-    """Return something for each key of the agent and each file of a key, that is the same as long as it is the same."""
+def keys(route: Route) -> frozenset[object]:
+    """Return a set that changes when the agent has other keys, or a file of a key is another one."""
     found: set[object] = set()
-    for hop in hops:
-        found.update(key.asbytes() for key in _agent_keys(hop))
-        for file in hop.identity_files:
+    for options in map(login_options, route.hops):
+        found.update(key.asbytes() for key in _agent_keys(options))
+        for file in options.identity_files:
             with contextlib.suppress(OSError):
                 found.add((file, Path(file).stat().st_mtime_ns))
     return frozenset(found)
@@ -57,8 +58,8 @@ def keys(hops: Iterable[Hop]) -> frozenset[object]:
 class Login:
     """One login."""
 
-    def __init__(self, link: Link, hop: Hop, *, asking: bool) -> None:
-        self.link, self.hop, self.asking = link, hop, asking
+    def __init__(self, transport: Transport, options: LoginOptions, *, asking: bool) -> None:
+        self.transport, self.hop, self.options, self.asking = transport, options.hop, options, asking
         self.accepted: tuple[str, ...] = ()
         self.notes: list[str] = []
         self._asked = False
@@ -66,16 +67,16 @@ class Login:
     def run(self) -> None:
         """Log in, or raise."""
         try:
-            self.link.auth_none(self.hop.user)
+            self.transport.auth_none(self.hop.user)
             return
         except paramiko.BadAuthenticationType as error:
             self.accepted = tuple(error.allowed_types)
         if self._by("publickey"):
             return
-        typed = [name for name in self.hop.methods if name in self.accepted and name != "publickey"]
+        typed = [name for name in self.options.methods if name in self.accepted and name != "publickey"]
         if self.asking and (typed or self._encrypted()):
             with locked("login", timeout=LOGIN_TIMEOUT), self._patience():
-                prompts.say(f"login to {self.hop.alias} ({self.hop.user}@{self.hop.hostname}):\n")
+                prompts.announce(self.hop)
                 self._asked = True
                 if self._by("publickey") or any(self._by(name) for name in typed):
                     return
@@ -83,15 +84,15 @@ class Login:
 
     @contextlib.contextmanager
     def _patience(self) -> Iterator[None]:
-        before, self.link.auth_timeout = self.link.auth_timeout, LOGIN_TIMEOUT
+        before, self.transport.auth_timeout = self.transport.auth_timeout, LOGIN_TIMEOUT
         try:
             yield
         finally:
-            self.link.auth_timeout = before
+            self.transport.auth_timeout = before
 
     def _by(self, method: str) -> bool:
         """Try one method; what the server wants besides is tried next. True: logged in."""
-        if method not in self.accepted or method not in self.hop.methods:
+        if method not in self.accepted or method not in self.options.methods:
             return False
         attempts = {
             "publickey": self._public_keys,
@@ -105,43 +106,43 @@ class Login:
                 self.accepted = tuple(error.allowed_types)
                 continue
             except paramiko.AuthenticationException as error:
-                self._check_link(error)
+                self._check_transport(error)
                 continue
             except (paramiko.SSHException, EOFError) as error:
-                self._check_link(error)
+                self._check_transport(error)
                 self.notes.append("a key could not be used")
                 continue
             if not further:
                 return True
             self.accepted = tuple(further)
-            others = [name for name in self.hop.methods if name in self.accepted and name != method]
+            others = [name for name in self.options.methods if name in self.accepted and name != method]
             return any(self._by(name) for name in others if name == "publickey" or self._asked)
         return False
 
-    def _check_link(self, error: Exception) -> None:
+    def _check_transport(self, error: Exception) -> None:
         """Raise where the login did not fail, but ended: by the server, which had enough of it, or by the network."""
         if "timeout" in str(error).lower():
             raise SlowError(self.hop.alias, "the login did not end in its time; is the host overloaded?") from error
-        if not self.link.is_active():
-            if self.link.is_dismissed:
+        if not self.transport.is_active():
+            if self.transport.is_dismissed:
                 raise self._refusal() from None
             raise ConnectionLostError(self.hop.alias, "the connection was lost during the login") from error
 
     def _public_keys(self) -> Iterator[Any]:
         """Yield attempts with keys: the agent's that a file names, the agent's others, then the files'."""
-        files = [Path(file) for file in self.hop.identity_files if Path(file).is_file()]
-        named = {file: _public_half(file) for file in self.hop.identity_files}
-        held = [] if self._asked else _agent_keys(self.hop)
+        files = [Path(file) for file in self.options.identity_files if Path(file).is_file()]
+        named = {file: _public_half(file) for file in self.options.identity_files}
+        held = [] if self._asked else _agent_keys(self.options)
         first = [key for blob in named.values() if blob for key in held if key.asbytes() == blob]
-        rest = [] if self.hop.identities_only else [key for key in held if key not in first]
+        rest = [] if self.options.identities_only else [key for key in held if key not in first]
         for key in (*first, *rest):
-            yield lambda key=key: self.link.auth_publickey(self.hop.user, key)
+            yield lambda key=key: self.transport.auth_publickey(self.hop.user, key)
         in_agent = {key.asbytes() for key in held}
         for file in files:
             if named.get(str(file)) not in in_agent or named.get(str(file)) is None:
                 key = self._load(file)
                 if key is not None and key.asbytes() not in in_agent:
-                    yield lambda key=key: self.link.auth_publickey(self.hop.user, key)
+                    yield lambda key=key: self.transport.auth_publickey(self.hop.user, key)
 
     def _load(self, file: Path) -> paramiko.PKey | None:
         """Return the key in `file`; None where it is of no use, which a note tells."""
@@ -154,7 +155,7 @@ class Login:
             self._note(f"the key {file} is encrypted (`ssh-add {file}` loads it into an agent)")
             return None
         if self._asked and self._is_encrypted(file):
-            for _ in range(self.hop.prompts):
+            for _ in range(self.options.prompts):
                 passphrase = prompts.ask(f"Enter passphrase for key '{file}': ")
                 if not passphrase:
                     break
@@ -172,13 +173,13 @@ class Login:
                     prompts.say(f"{text.strip()}\n")
             return [self._ask(prompt, shown=shown) for prompt, shown in fields]
 
-        for _ in range(self.hop.prompts):
-            yield lambda: self.link.auth_interactive(self.hop.user, answer)
+        for _ in range(self.options.prompts):
+            yield lambda: self.transport.auth_interactive(self.hop.user, answer)
 
     def _passwords(self) -> Iterator[Any]:
-        for _ in range(self.hop.prompts):
+        for _ in range(self.options.prompts):
             password = self._ask(f"{self.hop.user}@{self.hop.hostname}'s password: ")
-            yield lambda password=password: self.link.auth_password(self.hop.user, password, fallback=False)
+            yield lambda password=password: self.transport.auth_password(self.hop.user, password, fallback=False)
 
     def _ask(self, prompt: str, *, shown: bool = False) -> str:
         answer = prompts.ask(prompt, shown=shown)
@@ -187,7 +188,7 @@ class Login:
         return answer
 
     def _encrypted(self) -> bool:
-        return any(self._is_encrypted(Path(file)) for file in self.hop.identity_files if Path(file).is_file())
+        return any(self._is_encrypted(Path(file)) for file in self.options.identity_files if Path(file).is_file())
 
     def _is_encrypted(self, file: Path) -> bool:
         try:
@@ -229,14 +230,14 @@ def _public_half(file: str) -> bytes | None:
         return None
 
 
-def _agent_keys(hop: Hop) -> list[Any]:
-    """Return the keys that the agent of `hop` holds; none where there is no agent."""
-    if hop.identity_agent == "none":
+def _agent_keys(options: LoginOptions) -> list[Any]:
+    """Return the keys that the agent of a hop holds; none where there is no agent."""
+    if options.identity_agent == "none":
         return []
     try:
-        if hop.identity_agent is None:
+        if options.identity_agent is None:
             return list(paramiko.Agent().get_keys())
-        return list(_AgentAt(hop.identity_agent).get_keys())
+        return list(_AgentAt(options.identity_agent).get_keys())
     except (paramiko.SSHException, OSError):
         return []
 
@@ -244,9 +245,9 @@ def _agent_keys(hop: Hop) -> list[Any]:
 class _AgentAt(paramiko.Agent):
     """The agent at a socket that the configuration names, not the environment."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, path: str) -> None:
         with contextlib.suppress(AttributeError):  # where there are no Unix sockets, there is no such agent
             super(paramiko.Agent, self).__init__()
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connection.connect(place)
+            connection.connect(path)
             self._connect(connection)  # type: ignore[attr-defined]

@@ -1,7 +1,8 @@
 """Channels whose data goes straight to and from a local socket, and the one thread of a connection that moves it.
 
 paramiko's own channel keeps what arrives in an array behind a lock, and another thread has to fetch it from there. Here
-its reading thread writes to the local socket itself and leaves to the pump only what the socket does not take at once.
+its reading thread writes to the local socket itself. It leaves to the I/O thread only what the socket does not take at
+once.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ PROHIBITED = 1
 
 
 class Refusal(paramiko.SSHException):
-    """The far side opens no channel, or does not do what a channel asks: its code and words."""
+    """The far side opens no channel, or refuses a request of one: its code and words."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(code, reason)
         self.code, self.reason = code, reason
 
 
-class Pump:
-    """One thread for all local sockets of a connection; what it does not own, it is told by `do`."""
+class IoThread:
+    """One thread for all local sockets of a connection; other threads give it work by `do`."""
 
     def __init__(self, name: str) -> None:
         self._selector = selectors.DefaultSelector()
@@ -42,16 +43,16 @@ class Pump:
         self._woken.setblocking(False)
         self._ended = False
         # a transport holds its channels weakly
-        self._wires: set[Wire] = set()
+        self._channels: set[Channel] = set()
         self._selector.register(self._woken, selectors.EVENT_READ)
-        threading.Thread(target=self._run, name=f"pump-{name}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"io-{name}", daemon=True).start()
 
     def do(self, job: Callable[[], None]) -> None:
-        """Have `job` done by the pump's thread, soon; here and now, once that has ended."""
+        """Have `job` done soon by this thread; at once, in the caller's thread, when it has ended."""
         if self._ended:
             return self._attempt(job)
         self._jobs.append(job)
-        with contextlib.suppress(OSError):  # full: it is being woken; closed: the connection has ended
+        with contextlib.suppress(OSError):  # full: it will wake; closed: the connection has ended
             self._wake.send(b"x")
 
     def end(self) -> None:
@@ -62,25 +63,25 @@ class Pump:
 
         self.do(finish)
 
-    def update(self, wire: Wire) -> None:
-        """Wait for what `wire` wants now; called in the pump's thread."""
+    def update(self, channel: Channel) -> None:
+        """Wait for what `channel` wants now; called in this thread."""
         if self._ended:
-            return wire.own.close()
-        wanted = wire.wanted()
-        known = self._selector.get_map().get(wire.own) if wire.own.fileno() >= 0 else None
-        if wire.finished and wanted == 0:
+            return channel.own.close()
+        wanted = channel.wanted()
+        known = self._selector.get_map().get(channel.own) if channel.own.fileno() >= 0 else None
+        if channel.finished and wanted == 0:
             if known is not None:
-                self._selector.unregister(wire.own)
-            wire.own.close()
-            self._wires.discard(wire)
+                self._selector.unregister(channel.own)
+            channel.own.close()
+            self._channels.discard(channel)
             return
-        self._wires.add(wire)
+        self._channels.add(channel)
         if known is None and wanted:
-            self._selector.register(wire.own, wanted, wire)
+            self._selector.register(channel.own, wanted, channel)
         elif known is not None and not wanted:
-            self._selector.unregister(wire.own)
+            self._selector.unregister(channel.own)
         elif known is not None and known.events != wanted:
-            self._selector.modify(wire.own, wanted, wire)
+            self._selector.modify(channel.own, wanted, channel)
 
     def _run(self) -> None:
         while not self._ended:
@@ -92,21 +93,21 @@ class Pump:
                         self._attempt(self._jobs.popleft())
                 else:
                     self._attempt(functools.partial(self._move, key.data, events))
-        for wire in list(self._wires):
-            wire.own.close()
-        self._wires.clear()
+        for channel in list(self._channels):
+            channel.own.close()
+        self._channels.clear()
         while self._jobs:
             self._attempt(self._jobs.popleft())
         self._selector.close()
         self._wake.close()
         self._woken.close()
 
-    def _move(self, wire: Wire, events: int) -> None:
+    def _move(self, channel: Channel, events: int) -> None:
         if events & selectors.EVENT_WRITE:
-            wire.downstream()
+            channel.downstream()
         if events & selectors.EVENT_READ:
-            wire.upstream()
-        self.update(wire)
+            channel.upstream()
+        self.update(channel)
 
     def _attempt(self, job: Callable[[], None]) -> None:
         # one that fails to send fails for all: the transport has ended, and its thread closes the channels
@@ -118,12 +119,12 @@ class Pump:
 _Channel: Any = paramiko.Channel
 
 
-class Wire(_Channel):  # type: ignore[misc]
-    """A channel and its two local sockets: `local`, which is handed out, and `own`, which the pump serves."""
+class Channel(_Channel):  # type: ignore[misc]
+    """A channel and its two local sockets: `local`, which is handed out, and `own`, which the I/O thread serves."""
 
-    def __init__(self, chanid: int, link: Any) -> None:
+    def __init__(self, chanid: int, transport: Any) -> None:
         super().__init__(chanid)
-        self.link = link
+        self.transport = transport
         self.local, self.own = socket.socketpair()
         self.own.setblocking(False)
         for end in (self.local, self.own):
@@ -145,7 +146,7 @@ class Wire(_Channel):  # type: ignore[misc]
 
     def begin(self) -> None:
         """Let data flow."""
-        self.link.pump.do(lambda: self.link.pump.update(self))
+        self.transport.io.do(lambda: self.transport.io.update(self))
 
     def request(self, kind: str, *parts: str | int, timeout: float) -> None:
         """Ask the far side for `kind`, a command say, and wait until it agrees.
@@ -165,11 +166,13 @@ class Wire(_Channel):  # type: ignore[misc]
         message.add_boolean(True)
         for part in parts:
             message.add_int(part) if isinstance(part, int) else message.add_string(part)
-        self.link._send_user_message(message)
+        self.transport._send_user_message(message)
         if not self.event.wait(timeout):
             raise paramiko.SSHException(f"no answer within {timeout:g} s")
         if not self.event_ready:
-            raise Refusal(0, f"{kind} was refused") if self.link.active else paramiko.SSHException("connection lost")
+            raise (
+                Refusal(0, f"{kind} was refused") if self.transport.active else paramiko.SSHException("connection lost")
+            )
 
     def resize(self, columns: int, rows: int) -> None:
         """Tell the command there how large the terminal is now."""
@@ -183,7 +186,7 @@ class Wire(_Channel):  # type: ignore[misc]
         self._send_later([message])
 
     def wanted(self) -> int:
-        """Return the events that the pump shall wait for; pump's thread."""
+        """Return the events to wait for; I/O thread."""
         write = selectors.EVENT_WRITE if self._pending and not self._deaf else 0
         if self._source_ended or self.closed or self.eof_sent:
             return write
@@ -192,7 +195,7 @@ class Wire(_Channel):  # type: ignore[misc]
         return write if self._stalled else write | selectors.EVENT_READ
 
     def upstream(self) -> None:
-        """Carry what the local side wrote; pump's thread."""
+        """Send what the local side wrote; I/O thread."""
         with self.lock:
             room = 0 if self.closed or self.eof_sent else min(self.out_window_size, self.out_max_packet_size - 64)
         if room <= 0:
@@ -205,7 +208,7 @@ class Wire(_Channel):  # type: ignore[misc]
             data = b""
         if not data:
             self._source_ended = True
-            # its other end being closed, not only shut down for writing, nobody wants the rest either
+            # where its other end is closed, not only shut down for writing, nobody reads the rest either
             with self._gate:
                 self._give(memoryview(b""))
             self.close() if self._deaf else self.shutdown_write()
@@ -216,10 +219,10 @@ class Wire(_Channel):  # type: ignore[misc]
         message.add_byte(cMSG_CHANNEL_DATA)
         message.add_int(self.remote_chanid)
         message.add_string(data)
-        self.link._send_user_message(message)
+        self.transport._send_user_message(message)
 
     def downstream(self) -> None:
-        """Hand on what the local socket did not take at once; pump's thread."""
+        """Hand on what the local socket did not take at once; I/O thread."""
         taken = 0
         with self._gate:
             while self._pending:
@@ -236,12 +239,12 @@ class Wire(_Channel):  # type: ignore[misc]
             self.close()
 
     def finish(self) -> None:
-        """Close the local socket once it has all that came; pump's thread."""
+        """Close the local socket once it has all that came; I/O thread."""
         with self._gate:
             if self._deaf:
                 self._pending.clear()
         self.finished = True
-        self.link.pump.update(self)
+        self.transport.io.update(self)
 
     # --- what the transport calls, in its thread, which must never wait ---
 
@@ -257,7 +260,7 @@ class Wire(_Channel):  # type: ignore[misc]
         if refresh:
             self.begin()
         if self._deaf:
-            self.link.pump.do(self.close)
+            self.transport.io.do(self.close)
         self._acknowledge(sent)
 
     def _feed_extended(self, m: Any) -> None:
@@ -281,7 +284,7 @@ class Wire(_Channel):  # type: ignore[misc]
     def _handle_close(self, m: Any) -> None:
         with self.lock:
             messages = self._close_internal()
-            self.link._unlink_channel(self.chanid)
+            self.transport._unlink_channel(self.chanid)
         self._send_later(messages)
 
     def _request_failed(self, m: Any) -> None:
@@ -291,16 +294,16 @@ class Wire(_Channel):  # type: ignore[misc]
 
     def _set_closed(self) -> None:
         super()._set_closed()
-        self.link.pump.do(self.finish)
+        self.transport.io.do(self.finish)
 
     def _send_later(self, messages: Any) -> None:
-        """Send from the pump: during a change of keys a sender waits for the transport's thread."""
+        """Send from the I/O thread: during a change of keys a sender waits for the transport's thread."""
         for message in messages:
             if message is not None:
-                self.link.pump.do(functools.partial(self.link._send_user_message, message))
+                self.transport.io.do(functools.partial(self.transport._send_user_message, message))
 
     def _give(self, data: memoryview) -> int:
-        """Write to the local socket what it takes; everything, where nobody reads there any more. Gate held."""
+        """Write to the local socket, and return how much it took: all, where nobody reads there any more. Gate held."""
         if self._deaf:
             return len(data)
         try:

@@ -1,190 +1,86 @@
-"""A connection to a host: commands, sessions and dialled ports and sockets over it."""
+"""The use of this process's connection to a host, as `ports.hosts.Connection` describes it."""
 
 from __future__ import annotations
 
-import contextlib
-import selectors
+import functools
 import socket
-import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NoReturn
 
-from ports.errors import ConnectionLostError, SSHError
-from ports.hosts.paramiko.channels import Wire
-from ports.hosts.paramiko.errors import FAILURES, explain_dial, explain_session
-from ports.hosts.paramiko.hop import Hop
-from ports.hosts.paramiko.transport import Link
+from ports.errors import ConnectionLostError, PortsError
+from ports.hosts._connection import Completed, Dial, by_thread
+from ports.hosts._route import Route
+from ports.hosts.paramiko.connect import close_all
+from ports.hosts.paramiko.shared_connection import SharedConnection
+from ports.hosts.paramiko.terminal import interact
+from ports.state import settings
 
-_OPEN_TIMEOUT = 15.0
-_SILENT_SECONDS, _ANSWER_SECONDS = 2.0, 3.0
-
-
-@dataclass(frozen=True)
-class Completed:
-    """What a command on another host left: its exit status and output."""
-
-    status: int
-    output: str
-    stderr: str
+_DIALS = 64  # connections that are being made at once to one host
 
 
-class Connection:
-    """A connection that was logged in; it lives as long as this process, or until `close`. Threads may share it.
+class ParamikoConnection:
+    """The use of a connection that lives in this process; see `ports.hosts.Connection`."""
 
-    Attributes
-    ----------
-    hop : Hop
-        The host that it leads to.
-    """
+    is_kept = is_fresh = False
 
-    def __init__(self, link: Link, hop: Hop, *, on_close: Callable[[], None]) -> None:
-        self.link, self.hop = link, hop
-        self._on_close = on_close
-        self._closed = threading.Lock()
+    def __init__(self, route: Route, shared: SharedConnection) -> None:
+        self.route, self.shared = route, shared
+        self._channel: socket.socket | None = None
+        # each dial waits in a thread, up to the timeout; the default executor of few processors has six
+        self._dialling = ThreadPoolExecutor(max_workers=_DIALS, thread_name_prefix=f"dial-{route.alias}")
 
-    @property
-    def alias(self) -> str:
-        """How the user calls the host."""
-        return self.hop.alias
+    def run(
+        self, command: str, *, input: bytes = b"", timeout: float = 60.0, on_start: Callable[[], None] | None = None
+    ) -> Completed:
+        """Run a line of the login shell there."""
+        if on_start is not None:
+            on_start()
+        return self.shared.run(command, input=input, timeout=timeout)
 
-    def run(self, command: str, *, input: bytes = b"", timeout: float = 60.0) -> Completed:
-        """Run a line of the login shell there, with `input` on its standard input.
+    def interactive(self, command: str | None) -> NoReturn:
+        """Relay between this terminal and a command there, and end this process with its status."""
+        status = interact(self.shared, command, kind=settings.variable("TERM") or "xterm")
+        close_all()
+        raise SystemExit(status)
 
-        Raises
-        ------
-        ConnectionLostError
-            The connection carries nothing any more; that is asked while the command is silent.
-        SSHError
-            There is no session to be had, or nothing came within `timeout` seconds.
-        """
-        end = time.monotonic() + timeout
-        wire = self.start(command)
-        with wire.local as local:
-            output = self._exchange(local, input, end)
-            wire.status_event.wait(max(0.0, min(_ANSWER_SECONDS, end - time.monotonic())))
-        if wire.exit_status < 0 and not self.link.is_active():
-            raise self._lost()
-        status = 255 if wire.exit_status < 0 else wire.exit_status  # ended by a signal: as ssh has it
-        return Completed(status, output.decode(errors="replace"), wire.said)
+    def exec_channel(self, command: str) -> socket.socket:
+        """Return the standard input and output of a line of the login shell there."""
+        self._channel = self.shared.exec_channel(command)
+        return self._channel
 
-    def session(self, command: str) -> socket.socket:
-        """Return a socket that is the standard input and output of a line of the login shell there.
+    def forward(self, remotes: Iterable[str]) -> dict[str, Dial]:
+        """Open a channel for each connection; one that is refused says why itself."""
+        return {one: by_thread(functools.partial(self._start_dial, one)) for one in remotes}
 
-        To close it ends both; the command is not told otherwise. Raises as `run`.
-        """
-        return self.start(command).local
+    def dial(self, remote: str, *, timeout: float = 15.0) -> socket.socket:
+        """Return a socket that leads to `remote`."""
+        return self.shared.dial(remote, timeout=timeout)
 
-    def terminal(self, command: str | None, kind: str, columns: int, rows: int) -> Wire:
-        """Start `command`, else the login shell, on a terminal of its own there; raises as `run`."""
-        return self.start(command, ("pty-req", kind, columns, rows, 0, 0, ""))
-
-    def dial(self, remote: str, *, timeout: float = _OPEN_TIMEOUT) -> socket.socket:
-        """Return a socket that leads to `remote`: ``host:port`` as seen from there, or the path of a socket there.
-
-        Raises
-        ------
-        RefusedError
-            Nothing listens there.
-        ProhibitedError
-            The sshd there may not forward to it; of a Unix socket it may also mean that none listens.
-        ConnectionLostError
-            The connection is lost.
-        """
-        try:
-            if remote.startswith("/"):
-                wire = self.link.open_wire("direct-streamlocal@openssh.com", remote, "", 0, timeout=timeout)
-            else:
-                wire = self._dial_port(remote, timeout)
-        except FAILURES as error:
-            raise explain_dial(self.alias, remote, error) from error
-        wire.begin()
-        return wire.local
+    def refusal(self, remote: str) -> PortsError | None:
+        """Return None: the refusal was raised."""
+        return None
 
     def is_there(self) -> bool:
-        """Tell whether the connection exists; whether it still carries anything, `is_alive` asks."""
-        return bool(self.link.is_active())
+        """Tell whether the connection exists."""
+        return self.shared.is_there()
 
-    def is_alive(self, timeout: float = _ANSWER_SECONDS) -> bool:
-        """Tell whether the host answers over this connection within `timeout` seconds; the whole way is asked."""
-        return self.link.answers(timeout)
+    def cancel(self, remotes: Iterable[str]) -> None:
+        """Do nothing: each channel belongs to one connection."""
+
+    def give_up(self) -> None:
+        """End the connection; no other process can still use it."""
+        self.shared.close()
+        self._dialling.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
-        """End the connection and all that uses it."""
-        if self._closed.acquire(blocking=False):
-            self.link.close()
-            self._on_close()
+        """End the exec channel; the connection serves other uses in this process."""
+        if self._channel is not None:
+            self._channel.close()
+        self._dialling.shutdown(wait=False, cancel_futures=True)
 
-    def warm(self) -> None:
-        """Execute one session, beside: without one, sshd never sets TCP_NODELAY, and lock-step requests stall."""
-
-        def run() -> None:
-            with contextlib.suppress(SSHError):
-                self.run("true", timeout=10)
-
-        threading.Thread(target=run, name=f"warm-{self.alias}", daemon=True).start()
-
-    def _dial_port(self, remote: str, timeout: float) -> Wire:
-        host, _, port = remote.rpartition(":")
-        return self.link.open_wire("direct-tcpip", host.strip("[]"), int(port), "127.0.0.1", 0, timeout=timeout)
-
-    def start(self, command: str | None, *requests: tuple[str | int, ...]) -> Wire:
-        """Start `command`, else the login shell, once each of `requests` was granted; raises as `run`."""
+    def _start_dial(self, remote: str) -> Future[socket.socket]:
         try:
-            wire = self.link.open_wire("session", timeout=_OPEN_TIMEOUT)
-            try:
-                for kind, *parts in requests:
-                    wire.request(str(kind), *parts, timeout=_OPEN_TIMEOUT)
-                last = ("shell",) if command is None else ("exec", command)
-                wire.request(*last, timeout=_OPEN_TIMEOUT)
-            except BaseException:
-                wire.local.close()
-                wire.close()
-                raise
-        except FAILURES as error:
-            raise explain_session(self.alias, error) from error
-        wire.begin()
-        return wire
-
-    def _exchange(self, local: socket.socket, input: bytes, end: float) -> bytes:
-        """Write `input` and return all that is read; while nothing comes, ask whether the connection stands."""
-        output, left, pause = bytearray(), memoryview(input), _SILENT_SECONDS
-        local.setblocking(False)
-        with selectors.DefaultSelector() as selector:
-            selector.register(local, selectors.EVENT_READ | (selectors.EVENT_WRITE if left else 0))
-            if not left:
-                local.shutdown(socket.SHUT_WR)
-            while True:
-                patience = min(pause, end - time.monotonic())
-                if patience <= 0:
-                    reason = "did not answer within its time; it is overloaded, or the connection is down"
-                    raise SSHError(self.alias, reason)
-                events = selector.select(patience)
-                if not events:
-                    pause = min(2 * pause, 30.0)
-                    if not self.is_alive():
-                        raise self._lost()
-                for _, event in events:
-                    if event & selectors.EVENT_READ:
-                        data = local.recv(1 << 18)
-                        if not data:
-                            return bytes(output)
-                        output += data
-                    elif event & selectors.EVENT_WRITE:
-                        left = left[_send(local, left) :]
-                        if not left:
-                            selector.modify(local, selectors.EVENT_READ)
-                            with contextlib.suppress(OSError):
-                                local.shutdown(socket.SHUT_WR)
-
-    def _lost(self) -> ConnectionLostError:
-        return ConnectionLostError(self.alias, "the connection was lost: it answers no longer; run the command again")
-
-
-def _send(local: socket.socket, data: memoryview) -> int:
-    try:
-        return local.send(data)
-    except BlockingIOError:
-        return 0
-    except OSError:
-        return len(data)  # nobody reads it any more: what the command says tells why
+            return self._dialling.submit(self.shared.dial, remote)
+        except RuntimeError as error:  # for a connection that was accepted while this was closed
+            raise ConnectionLostError(self.route.alias, "the connection was closed") from error

@@ -17,9 +17,10 @@ from ports.errors import (
     SSHError,
     UnknownHostError,
 )
+from ports.hosts._route import Hop
 from ports.hosts.paramiko.channels import PROHIBITED, Refusal
-from ports.hosts.paramiko.hop import Hop
 from ports.hosts.paramiko.known_hosts import Verdict, fingerprint
+from ports.hosts.paramiko.login_options import LoginOptions
 
 # what a call of paramiko raises
 FAILURES = (paramiko.SSHException, EOFError, OSError)
@@ -68,41 +69,41 @@ def explain_handshake(hop: Hop, error: BaseException | None, *, timed_out: bool,
     )
 
 
-def explain_key(hop: Hop, verdict: Verdict, kind: str, key: bytes) -> HostKeyError:
+def explain_key(options: LoginOptions, verdict: Verdict, kind: str, key: bytes) -> HostKeyError:
     """Return the error of a host key that is not known, or not what is known."""
-    shown, host = fingerprint(key), hop.alias
+    shown, host = fingerprint(key), options.hop.alias
     if verdict.is_ == "revoked":
         return HostKeyError(host, f"its host key {shown} is marked as revoked ({verdict.place}); ask the administrator")
     if verdict.is_ == "changed":
         return HostKeyError(
             host,
             f"its host key has CHANGED to {shown} (known: {verdict.place}): somebody may stand in between. Ask the "
-            f"administrator; only if the change is announced, forget the old key with `ssh-keygen -R {hop.known_as}`, "
-            f"or delete that line",
+            "administrator; only if the change is announced, forget the old key with "
+            f"`ssh-keygen -R {options.known_as}`, or delete that line",
         )
     if verdict.is_ == "authority":
         return HostKeyError(
             host,
             f"its host key ({kind} {shown}) is vouched for by a certificate ({verdict.place}), which paramiko cannot "
-            f"check; use the ssh program (`--transport ssh`), or {_accept(hop, kind, key)}",
+            f"check; use the ssh program (`--transport ssh`), or {_accept(options, kind, key)}",
         )
     return HostKeyError(
-        host, f"its host key is not known here ({kind} {shown}); compare it, and {_accept(hop, kind, key)}"
+        host, f"its host key is not known here ({kind} {shown}); compare it, and {_accept(options, kind, key)}"
     )
 
 
-def _accept(hop: Hop, kind: str, key: bytes) -> str:
+def _accept(options: LoginOptions, kind: str, key: bytes) -> str:
     if shutil.which("ssh"):
-        return f"accept it once with `ssh {hop.alias}`"
-    file = hop.known_hosts[0] if hop.known_hosts else "~/.ssh/known_hosts"
-    return f"accept it once with `echo {known_line(hop, kind, key)} >> {file}`"
+        return f"accept it once with `ssh {options.hop.alias}`"
+    file = options.known_hosts[0] if options.known_hosts else "~/.ssh/known_hosts"
+    return f"accept it once with `echo {known_line(options, kind, key)} >> {file}`"
 
 
-def known_line(hop: Hop, kind: str, key: bytes) -> str:
+def known_line(options: LoginOptions, kind: str, key: bytes) -> str:
     """Return the line of known_hosts that accepts a key."""
     import base64
 
-    return f"{hop.known_as} {kind} {base64.b64encode(key).decode()}"
+    return f"{options.known_as} {kind} {base64.b64encode(key).decode()}"
 
 
 def explain_jump(hop: Hop, error: BaseException) -> SSHError:
@@ -133,7 +134,7 @@ def explain_dial(host: str, remote: str, error: BaseException) -> SSHError:
     return RefusedError(host, f"nothing answers at {remote} there ({error.reason}); has it just ended?")
 
 
-def explain_session(host: str, error: BaseException) -> SSHError:
+def explain_exec(host: str, error: BaseException) -> SSHError:
     """Return why there is no session on `host`."""
     if isinstance(error, Refusal):
         return SSHError(host, "refuses another session on this connection (MaxSessions); close a shell or tunnel there")

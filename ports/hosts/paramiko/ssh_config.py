@@ -15,7 +15,7 @@ _ALONE = ("all",)
 _LINE = re.compile(r"\s*(\w+)(?:\s*=\s*|\s+)(.*?)\s*$")
 
 
-def resolve(file: Path | None, host: str, *, user: str | None = None, port: int | None = None) -> str:
+def read_config(file: Path | None, host: str, *, user: str | None = None, port: int | None = None) -> str:
     """Return what ``ssh -G host`` would say of the options that matter here, from `file` alone.
 
     Parameters
@@ -79,8 +79,8 @@ def _included(value: str, file: Path) -> bool:
     base = Path.home() / ".ssh" if Path.home() in file.parents else Path("/etc/ssh")
     for word in value.replace('"', "").split():
         pattern = Path(word).expanduser()
-        place = Path(pattern.anchor) if pattern.is_absolute() else base
-        if any(place.glob(str(pattern).removeprefix(pattern.anchor))):
+        root = Path(pattern.anchor) if pattern.is_absolute() else base
+        if any(root.glob(str(pattern).removeprefix(pattern.anchor))):
             return True
     return False
 

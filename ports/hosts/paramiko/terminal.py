@@ -10,11 +10,11 @@ import socket
 import sys
 
 from ports.errors import SSHError
-from ports.hosts.paramiko.channels import Wire
-from ports.hosts.paramiko.connection import Connection
+from ports.hosts.paramiko.channels import Channel
+from ports.hosts.paramiko.shared_connection import SharedConnection
 
 
-def interact(connection: Connection, command: str | None, *, kind: str) -> int:
+def interact(connection: SharedConnection, command: str | None, *, kind: str) -> int:
     """Run `command`, else the login shell, at this terminal, and return its exit status.
 
     Parameters
@@ -33,18 +33,18 @@ def interact(connection: Connection, command: str | None, *, kind: str) -> int:
     import tty
 
     stdin = sys.stdin.fileno()
-    wire = connection.terminal(command, kind, *os.get_terminal_size(stdin))
+    channel = connection.terminal(command, kind, *os.get_terminal_size(stdin))
     before = termios.tcgetattr(stdin)
-    old = signal.signal(signal.SIGWINCH, lambda *_: wire.resize(*os.get_terminal_size(stdin)))
+    old = signal.signal(signal.SIGWINCH, lambda *_: channel.resize(*os.get_terminal_size(stdin)))
     try:
         tty.setraw(stdin)
-        with wire.local as local:
+        with channel.local as local:
             _relay(local, stdin)
-            wire.status_event.wait(3)
+            channel.status_event.wait(3)
     finally:
         termios.tcsetattr(stdin, termios.TCSADRAIN, before)
         signal.signal(signal.SIGWINCH, old)
-    return _status(wire)
+    return _status(channel)
 
 
 def _relay(local: socket.socket, stdin: int) -> None:
@@ -67,5 +67,5 @@ def _relay(local: socket.socket, stdin: int) -> None:
                     local.shutdown(socket.SHUT_WR)
 
 
-def _status(wire: Wire) -> int:
-    return 255 if wire.exit_status < 0 else wire.exit_status
+def _status(channel: Channel) -> int:
+    return 255 if channel.exit_status < 0 else channel.exit_status

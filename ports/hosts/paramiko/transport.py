@@ -1,4 +1,4 @@
-"""paramiko's transport, made to carry wires: fast ciphers first, a reason for each refusal, a probe for its life."""
+"""paramiko's transport, made to carry channels: fast ciphers first, a reason for each refusal, a probe for its life."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import paramiko
 from paramiko import common
 
-from ports.hosts.paramiko.channels import PACKET, WINDOW, Pump, Refusal, Wire
+from ports.hosts.paramiko.channels import PACKET, WINDOW, Channel, IoThread, Refusal
 
 # Without a handler Python prints what paramiko logs; what matters of it becomes an error.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -27,11 +27,11 @@ class Stream:
 
     Parameters
     ----------
-    via : Wire, optional
+    via : Channel, optional
         The channel behind `connection`: what is sent goes there at once, one thread fewer on its way.
     """
 
-    def __init__(self, connection: socket.socket, via: Wire | None) -> None:
+    def __init__(self, connection: socket.socket, via: Channel | None) -> None:
         self._socket = connection
         self._send: Callable[[bytes], int] = connection.send if via is None else via.send
         self._buffer = memoryview(bytearray(_BUFFER))
@@ -71,28 +71,28 @@ class Stream:
 _Transport: Any = paramiko.Transport
 
 
-class Link(_Transport):  # type: ignore[misc]
+class Transport(_Transport):  # type: ignore[misc]
     """A transport over a connected socket."""
 
     # paramiko's own table holds the functions of its own channel, not their names
     _channel_handler_table = {
-        common.MSG_CHANNEL_SUCCESS: Wire._request_success,
-        common.MSG_CHANNEL_FAILURE: Wire._request_failed,
-        common.MSG_CHANNEL_DATA: Wire._feed,
-        common.MSG_CHANNEL_EXTENDED_DATA: Wire._feed_extended,
-        common.MSG_CHANNEL_WINDOW_ADJUST: Wire._window_adjust,
-        common.MSG_CHANNEL_REQUEST: Wire._handle_request,
-        common.MSG_CHANNEL_EOF: Wire._handle_eof,
-        common.MSG_CHANNEL_CLOSE: Wire._handle_close,
+        common.MSG_CHANNEL_SUCCESS: Channel._request_success,
+        common.MSG_CHANNEL_FAILURE: Channel._request_failed,
+        common.MSG_CHANNEL_DATA: Channel._feed,
+        common.MSG_CHANNEL_EXTENDED_DATA: Channel._feed_extended,
+        common.MSG_CHANNEL_WINDOW_ADJUST: Channel._window_adjust,
+        common.MSG_CHANNEL_REQUEST: Channel._handle_request,
+        common.MSG_CHANNEL_EOF: Channel._handle_eof,
+        common.MSG_CHANNEL_CLOSE: Channel._handle_close,
     }
 
-    def __init__(self, connection: socket.socket, name: str, *, timeout: float, via: Wire | None = None) -> None:
+    def __init__(self, connection: socket.socket, name: str, *, timeout: float, via: Channel | None = None) -> None:
         if connection.family != getattr(socket, "AF_UNIX", None):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.stream = Stream(connection, via)
         super().__init__(self.stream, default_window_size=WINDOW)
         self.name = name
-        self.pump = Pump(name)
+        self.io = IoThread(name)
         self.banner_timeout = self.handshake_timeout = self.auth_timeout = timeout
         options = self.get_security_options()
         options.ciphers = [one for one in _CIPHERS if one in options.ciphers]
@@ -111,7 +111,7 @@ class Link(_Transport):  # type: ignore[misc]
         """Stop waking ten times a second: the login is over, and nothing has a limit that only a read can keep."""
         self.stream.settimeout(None)
 
-    def open_wire(self, kind: str, *target: str | int, timeout: float) -> Wire:
+    def new_channel(self, kind: str, *target: str | int, timeout: float) -> Channel:
         """Return a new channel.
 
         Raises
@@ -123,12 +123,12 @@ class Link(_Transport):  # type: ignore[misc]
         """
         with self.lock:
             chanid = self._next_channel()
-            wire = Wire(chanid, self)
-            self._channels.put(chanid, wire)
+            channel = Channel(chanid, self)
+            self._channels.put(chanid, channel)
             event = self.channel_events[chanid] = threading.Event()
             self.channels_seen[chanid] = True
-            wire._set_transport(self)
-            wire._set_window(WINDOW, PACKET)
+            channel._set_transport(self)
+            channel._set_window(WINDOW, PACKET)
         message = paramiko.Message()
         message.add_byte(common.cMSG_CHANNEL_OPEN)
         message.add_string(kind)
@@ -143,14 +143,14 @@ class Link(_Transport):  # type: ignore[misc]
                 raise refusal
             if not answered:
                 raise paramiko.SSHException(f"no answer within {timeout:g} s")
-            if not wire.active or wire.closed or not self.active:
+            if not channel.active or channel.closed or not self.active:
                 raise self.get_exception() or paramiko.SSHException("the connection was lost")
         except BaseException:
-            wire.local.close()
-            wire.own.close()
+            channel.local.close()
+            channel.own.close()
             # an answer that comes too late is for nobody: the far side learns it when the connection ends
             raise
-        return wire
+        return channel
 
     def answers(self, timeout: float) -> bool:
         """Tell whether the far side answers within `timeout`; what it sends by itself counts too."""
@@ -158,19 +158,19 @@ class Link(_Transport):  # type: ignore[misc]
         with self._answered:
             self._asked += 1
             number = self._asked
-        # by the pump: a send waits where the network takes nothing any more
-        self.pump.do(self._ask)
+        # by the io: a send waits where the network takes nothing any more
+        self.io.do(self._ask)
         with self._answered:
             self._answered.wait_for(lambda: self._answers >= number or not self.active, timeout)
         return bool(self.active) and (self._answers >= number or self.stream.heard > start)
 
     def close(self) -> None:
-        """End the connection and all its wires."""
+        """End the connection and all its channels."""
         super().close()
         self.stream.close()
         with self._answered:
             self._answered.notify_all()
-        self.pump.end()
+        self.io.end()
 
     def run(self) -> None:
         """Serve the connection until it ends: the transport's thread."""
@@ -179,7 +179,7 @@ class Link(_Transport):  # type: ignore[misc]
         finally:
             with self._answered:
                 self._answered.notify_all()
-            self.pump.end()
+            self.io.end()
 
     def _ask(self) -> None:
         message = paramiko.Message()

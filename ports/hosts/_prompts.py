@@ -1,4 +1,4 @@
-"""Asking the person at the terminal, where there is one."""
+"""Prompts: asking the person at the terminal, where there is one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import getpass
 import os
 from pathlib import Path
 
+from ports.hosts._route import Hop
+
+LOGIN_TIMEOUT = 300.0  # seconds: a person looks for the phone with the second factor
 _IN, _OUT = ("CONIN$", "CONOUT$") if os.name == "nt" else ("/dev/tty", "/dev/tty")
 
 
@@ -26,7 +29,13 @@ def can_ask() -> bool:
 
 
 def ask(prompt: str, *, shown: bool = False) -> str | None:
-    """Return what the person types, which is not `shown` unless so; None where nothing can be read any more."""
+    """Return what the person types; None where nothing can be read any more.
+
+    Parameters
+    ----------
+    shown : bool
+        Show on the terminal what is typed.
+    """
     try:
         if not shown:
             return getpass.getpass(prompt)
@@ -41,3 +50,8 @@ def say(text: str) -> None:
     """Write `text` to the terminal."""
     with contextlib.suppress(OSError), Path(_OUT).open("w", encoding="utf-8") as terminal:
         terminal.write(text)
+
+
+def announce(hop: Hop) -> None:
+    """Write which host the next prompt belongs to: several may ask in turn, and ssh names the address only."""
+    say(f"login to {hop.alias} ({hop.user}@{hop.hostname}):\n")

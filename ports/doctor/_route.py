@@ -1,4 +1,4 @@
-"""The way to a host, hop by hop: resolve, connect, host key, authentication, session, what forwarding is permitted."""
+"""The route to a host, hop by hop: resolve, connect, host key, authentication, session, and what is forwarded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from ports import hosts
 from ports.doctor._checks import Check, failed, from_error, ok, skipped, split, warning
@@ -21,7 +21,7 @@ from ports.errors import (
     TimedOutError,
     ToolMissingError,
 )
-from ports.hosts import openssh
+from ports.hosts import Hop, Route, openssh
 from ports.hosts.openssh import diagnostics as ssh
 from ports.state import settings
 
@@ -31,45 +31,18 @@ HOP_CHECKS = ("resolve", "connect", "host-key", "authentication")
 JUMP_CHECKS = (*HOP_CHECKS, "session", "forward")
 
 
-class Hop(Protocol):
-    """A host on the way, by whatever transport."""
-
-    @property
-    def alias(self) -> str:
-        """How the user calls it."""
-
-    @property
-    def hostname(self) -> str:
-        """How the host before it finds it."""
-
-    @property
-    def user(self) -> str:
-        """As whom."""
-
-    @property
-    def port(self) -> int:
-        """Where its sshd listens."""
-
-    @property
-    def proxy_command(self) -> str | None:
-        """Command that makes the way."""
-
-
-Hops = Sequence[Hop]
-
-
-def configuration(alias: str) -> tuple[Check, Hops]:
-    """Return what the configuration of `alias` says, and the hops; none where it cannot be used."""
+def configuration(alias: str) -> tuple[Check, Route | None]:
+    """Return what the configuration of `alias` says, and the route; None where it cannot be used."""
     try:
-        hops: Hops = openssh.route(alias) if hosts.choose_transport() == "ssh" else hosts.hops(alias)
+        route = hosts.resolve(alias)
         found = _read(alias)
     except PortsError as error:
-        return from_error("configuration", error, alias, f"`ssh -G {alias}` tells more"), ()
-    host = hops[-1]
-    way = f", through {' and '.join(hop.alias for hop in hops[:-1])}" if hops[1:] else ""
-    where = f"{host.user}@{host.hostname} port {host.port}{way}"
+        return from_error("configuration", error, alias, f"`ssh -G {alias}` tells more"), None
+    hops, host = route.hops, route.end
+    through = f", through {' and '.join(hop.alias for hop in hops[:-1])}" if hops[1:] else ""
+    where = f"{host.user}@{host.hostname} port {host.port}{through}"
     if found.names_it or alias in openssh.aliases():
-        return ok("configuration", f"{where} ({'; '.join(found.places) or 'read without ssh'})"), hops
+        return ok("configuration", f"{where} ({'; '.join(found.lines) or 'read without ssh'})"), route
     read = " and ".join(found.files) or "no configuration"
     if not hops[1:] and host.proxy_command is None:
         try:
@@ -77,8 +50,8 @@ def configuration(alias: str) -> tuple[Check, Hops]:
         except (OSError, TimedOutError, UnicodeError):
             near, entry = openssh.suggest(alias).removeprefix("; "), "write a Host entry for it, see ssh_config.example"
             cause = f"{alias!r} is no Host of ~/.ssh/config and no name that can be resolved (read: {read})"
-            return failed("configuration", cause, f"{near} else {entry}" if near else entry), ()
-    return ok("configuration", f"{where} (no Host entry names it; read: {read})"), hops
+            return failed("configuration", cause, f"{near} else {entry}" if near else entry), None
+    return ok("configuration", f"{where} (no Host entry names it; read: {read})"), route
 
 
 def _read(alias: str) -> ssh.Configuration:
@@ -89,10 +62,10 @@ def _read(alias: str) -> ssh.Configuration:
 
 
 class Walk:
-    """The way to `alias` over `hops`: first the network to the first hop, then one connection, then what it tells."""
+    """The checks along a route: first the network to the first hop, then one connection, then what it tells."""
 
-    def __init__(self, alias: str, hops: Hops) -> None:
-        self.alias, self.hops = alias, hops
+    def __init__(self, route: Route) -> None:
+        self.route, self.alias, self.hops = route, route.alias, route.hops
         self.kept: set[str] = set()
         self.error: PortsError | None = None
 
@@ -100,14 +73,14 @@ class Walk:
         """Yield `resolve` and `connect` of the first hop, asked without ssh."""
         first = self.hops[0]
         with contextlib.suppress(PortsError):
-            masters = openssh.places(self.alias) if hosts.choose_transport() == "ssh" else []
-            self.kept = {one.host.alias for one in masters if openssh.is_running(one.control)}
+            masters = openssh.masters_of(self.route) if self.route.transport == "ssh" else []
+            self.kept = {one.hop.alias for one in masters if openssh.is_running(one.control)}
         if first.alias in self.kept:
             yield from (
                 ok(name, "by the connection that is kept from before").at(first.alias) for name in HOP_CHECKS[:2]
             )
         elif first.proxy_command is not None and not self.hops[1:]:
-            said = f"a command makes the way: {first.proxy_command}"
+            said = f"a command connects to it: {first.proxy_command}"
             yield from (skipped(name, said).at(first.alias) for name in HOP_CHECKS[:2])
         else:
             yield from (check.at(first.alias) for check in _reach(first))
@@ -122,15 +95,15 @@ class Walk:
 
     def hop_checks(self) -> Iterator[Check]:
         """Yield what the connection shows of each hop; ends with the first one that is not up."""
-        if hosts.choose_transport() == "paramiko":
+        if self.route.transport == "paramiko":
             yield from self._hops_in_this_process()
             return
-        places = openssh.places(self.alias)
-        for number, (hop, master) in enumerate(zip(self.hops, places, strict=True)):
+        masters = openssh.masters_of(self.route)
+        for number, (hop, master) in enumerate(zip(self.hops, masters, strict=True)):
             last = number + 1 == len(self.hops)
             is_up = self.error is None or openssh.is_running(master.control)
             if number:
-                through = list(_knock(places[number - 1], hop, is_up=is_up))
+                through = list(_knock(masters[number - 1], hop, is_up=is_up))
                 yield from through
                 if any(check.state == "failed" for check in through):
                     return
@@ -147,7 +120,7 @@ class Walk:
     def _by_what(self, hop: Hop) -> str:
         if hop.alias in self.kept:
             return ", by the connection that is kept from before"
-        master = openssh.running(self.alias) if hosts.choose_transport() == "ssh" and hop.alias == self.alias else None
+        master = openssh.running(self.route) if self.route.transport == "ssh" and hop is self.route.end else None
         return ", by your own connection (ControlMaster)" if master is not None and master.users else ""
 
     def _hops_in_this_process(self) -> Iterator[Check]:
@@ -257,10 +230,10 @@ def _knock(via: openssh.Master, hop: Hop, *, is_up: bool) -> Iterator[Check]:
         yield from (ok(name, "a connection stands").at(hop.alias) for name in HOP_CHECKS[:2])
         return
     answer = ssh.knock(via, hop.hostname, hop.port, timeout=_patience())
-    if "prohibited" in answer.said and not answer.banner:
+    if "prohibited" in answer.said and not answer.line:
         hint = f"ask its administrator for `AllowTcpForwarding yes` and `PermitOpen {hop.hostname}:{hop.port}`"
         if is_up:
-            yield _way_around(there, hop).at(via.alias)
+            yield _other_method(there, hop).at(via.alias)
             yield from (ok(name, "a connection stands").at(hop.alias) for name in HOP_CHECKS[:2])
             return
         cause = f"its sshd prohibits forwarding to {there} (AllowTcpForwarding or PermitOpen)"
@@ -270,11 +243,11 @@ def _knock(via: openssh.Master, hop: Hop, *, is_up: bool) -> Iterator[Check]:
     yield from (check.at(hop.alias) for check in _beyond(via, hop, answer, is_up=is_up))
 
 
-def _beyond(via: openssh.Master, hop: Hop, answer: ssh.Answer, *, is_up: bool) -> Iterator[Check]:
+def _beyond(via: openssh.Master, hop: Hop, answer: ssh.Banner, *, is_up: bool) -> Iterator[Check]:
     """Yield what a knock at `hop` through `via` tells of it."""
-    if answer.banner.startswith("SSH-") or is_up:
+    if answer.line.startswith("SSH-") or is_up:
         yield ok("resolve", f"{via.alias} knows {hop.hostname}")
-        banner = answer.banner.removeprefix("SSH-2.0-") or "a connection stands"
+        banner = answer.line.removeprefix("SSH-2.0-") or "a connection stands"
         yield ok("connect", f"{banner} in {_ms(answer.seconds)} from {via.alias}")
         return
     reason = openssh.explain(hop.alias, answer.said).reason if "open failed" in answer.said else ""
@@ -284,29 +257,32 @@ def _beyond(via: openssh.Master, hop: Hop, answer: ssh.Answer, *, is_up: bool) -
         return
     yield ok("resolve", f"{via.alias} knows {hop.hostname}")
     silent = f"does not answer {via.alias} within {_patience():g} s"
-    cause = (
-        f"what listens there is no ssh server: {answer.banner[:40]!r}" if answer.banner else split(reason)[0] or silent
-    )
+    cause = f"what listens there is no ssh server: {answer.line[:40]!r}" if answer.line else split(reason)[0] or silent
     yield failed("connect", cause, "it is down, or restarts, or a firewall is in between; ask who runs it")
 
 
-def _dial(before: Hops, hop: Hop) -> Check:
-    """Return whether the last of the hosts `before` forwards to `hop`, asked by paramiko's connection to it."""
+def _dial(before: Sequence[Hop], hop: Hop) -> Check:
+    """Return whether the last of the hops `before` forwards to `hop`, by paramiko's connection to it."""
     via, there = before[-1].alias, f"{hop.hostname} port {hop.port}"
     try:
-        if tuple(before) != hosts.hops(via):
-            return skipped("forward", f"by its own name {via} is reached in another way")
-        hosts.connection(via, batch=True).dial(f"{hop.hostname}:{hop.port}", timeout=_patience()).close()
+        route = hosts.resolve(via)
+        if tuple(before) != route.hops:
+            return skipped("forward", f"the alias {via} itself has another route")
+        connection = hosts.connect(route, batch=True)
+        connection.dial(f"{hop.hostname}:{hop.port}", timeout=_patience()).close()
+        connection.close()
     except ProhibitedError:
-        return _way_around(there, hop)
+        return _other_method(there, hop)
     except PortsError as error:
         return skipped("forward", split(str(error))[0])
     return ok("forward", f"to {there}")
 
 
-def _way_around(there: str, hop: Hop) -> Check:
-    cause = f"its sshd prohibits forwarding to {there}; another way round was found"
-    hint = f"it works, but slower; `AllowTcpForwarding yes` and `PermitOpen {hop.hostname}:{hop.port}` would mend it"
+def _other_method(there: str, hop: Hop) -> Check:
+    cause = f"its sshd prohibits forwarding to {there}; another method worked"
+    hint = (
+        f"it works, but slower; `AllowTcpForwarding yes` and `PermitOpen {hop.hostname}:{hop.port}` would make it fast"
+    )
     return warning("forward", cause, hint)
 
 

@@ -1,10 +1,11 @@
-"""The command that leads on from a jump host which prohibits forwarding: nc there, else python3, else bash; pure."""
+"""The command that leads on from a jump host that prohibits forwarding: nc there, else python3, else bash. Pure."""
 
 from __future__ import annotations
 
 import re
 
 from ports.errors import SSHError
+from ports.hosts._route import Hop
 
 _PYTHON = (
     "import os,socket,sys,threading;"
@@ -14,9 +15,9 @@ _PYTHON = (
     "threading.Thread(target=lambda:(any(c.sendall(b) for b in r),c.shutdown(1)),daemon=True).start();"
     "any(os.write(1,b)<0 for b in iter(lambda:c.recv(65536),bytes()))"
 )
-# One line for any login shell: in the single quotes neither ', \, ! nor a line's end, which fish, tcsh and others read
-# each in its own way. `kill 0` ends all of it, its process group, when either end has gone: nc while it connects, and
-# some of them always, would stay.
+# One line for any login shell. The single quotes contain neither ', \, ! nor a newline: fish, tcsh and others each read
+# these differently. `kill 0` ends the whole process group when either end has gone. Without it, nc would stay while it
+# connects, and some versions of nc would stay always.
 _SCRIPT = (
     "(cat; kill 0) | ("
     'if command -v nc >/dev/null 2>&1; then w=nc; nc "$0" "$1"; '
@@ -28,15 +29,16 @@ _SCRIPT = (
 )
 
 
-def line(hostname: str, port: int) -> str:
-    """Return the line for any login shell that connects its standard input and output to a port.
+def jump_command(hop: Hop) -> str:
+    """Return the line for any login shell that connects its standard input and output to `hop`.
 
     Raises
     ------
     SSHError
-        The name is none that a shell could be handed.
+        The name of `hop` cannot be passed to a shell safely.
     """
-    if not re.fullmatch(r"[\w.:%][\w.:%-]*", hostname):
-        raise SSHError(hostname, f"the name {hostname!r} cannot be handed to a shell; name the host by another")
+    if not re.fullmatch(r"[\w.:%][\w.:%-]*", hop.hostname):
+        reason = f"the name {hop.hostname!r} cannot be passed to a shell safely; use another name of the host"
+        raise SSHError(hop.alias, reason)
     assert not set(_SCRIPT) & set("'\\!\n")
-    return f"exec sh -c '{_SCRIPT}' {hostname} {port}"
+    return f"exec sh -c '{_SCRIPT}' {hop.hostname} {hop.port}"

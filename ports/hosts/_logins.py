@@ -1,0 +1,67 @@
+"""Connections that later commands use: made by a login, ended by a logout."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from ports.errors import PortsError
+from ports.hosts import _connection, openssh
+from ports.hosts._route import resolve
+from ports.hosts._several import host_row
+
+
+def login(alias: str) -> dict[str, Any]:
+    """Connect to `alias`, and return its row; where a person must answer a prompt, this is where they are asked.
+
+    Raises
+    ------
+    LoginNeededError
+        There is no terminal to ask at.
+    SSHError
+        There is no connection to the host.
+    """
+    route = resolve(alias)
+    connection = _connection.connect(route, warm=True)
+    row = {"host": alias, "kind": "host", "state": "connected", "user": route.end.user, "address": route.end.hostname}
+    connection.close()
+    if connection.is_kept:
+        return row
+    return {**row, "note": "paramiko's connection lives as long as its command, so this one has ended"}
+
+
+def logout(*aliases: str) -> list[dict[str, Any]]:
+    """End connections that are kept for later commands, and return a row for each; the user's own ssh goes on.
+
+    Connections that go through one of them, as through a jump host, end with it.
+
+    Parameters
+    ----------
+    *aliases : str
+        Hosts; the row of one to which no connection was kept has the state ``nothing``. None: all connections.
+    """
+    named = {alias: openssh.masters_of(resolve(alias)) for alias in dict.fromkeys(aliases)}
+    kept = _kept(named)
+    wanted = {chain[-1].control for chain in (named.values() if aliases else kept)}
+    ended = [chain for chain in kept if any(master.control in wanted for master in chain)]
+    for chain in sorted(ended, key=len, reverse=True):  # a jump host's last
+        openssh.end_master(chain[-1])
+    rows = [host_row(chain[-1].alias, "disconnected") for chain in ended]
+    if not aliases:
+        return rows + [host_row(None, "disconnected") for _ in range(openssh.close_all())]
+    there = {chain[-1].control for chain in ended}
+    return rows + [host_row(alias, "nothing") for alias, chain in named.items() if chain[-1].control not in there]
+
+
+def _kept(named: dict[str, list[openssh.Master]]) -> list[list[openssh.Master]]:
+    """Return the connections that are kept, each with those that it goes through, under the aliases that are known."""
+    found: dict[Path, list[openssh.Master]] = {}
+    if not openssh.kept():  # else ssh need not be asked what each alias means
+        return []
+    for alias in dict.fromkeys([*named, *openssh.aliases()]):
+        with contextlib.suppress(PortsError):  # a line for another host that cannot be read
+            chain = named.get(alias) or openssh.masters_of(resolve(alias))
+            if chain[-1].control not in found and openssh.is_running(chain[-1].control):
+                found[chain[-1].control] = chain
+    return list(found.values())

@@ -1,0 +1,189 @@
+"""From an alias to the hops that lead to the host: a `Route`, resolved once for a command and then handed on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ports.errors import SSHError, UnknownHostError
+from ports.hosts.openssh import ssh_config
+from ports.hosts.openssh.ssh_config import Destination
+from ports.probe import sha256
+from ports.state import settings
+
+MOST_HOPS = 8
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One host of a route, as the user's configuration describes it.
+
+    Attributes
+    ----------
+    alias : str
+        How the user calls it. A node of a name that leads to several is ``alias/node``.
+    proxy_command : str, optional
+        The command that connects to it, where the configuration names one.
+    control_path : str, optional
+        The control socket of the user's own master, where the configuration names one.
+    arguments : tuple of str
+        What names it on a command line of ssh. A node shares the keys and the user of its alias.
+    key : str
+        The same for all routes to this host through the same hops; they share one connection.
+    options : tuple
+        All that the configuration says, as pairs of lower-case key and value.
+    """
+
+    alias: str
+    hostname: str
+    user: str
+    port: int
+    proxy_command: str | None = None
+    host_key_checking: str = "ask"
+    control_path: str | None = None
+    arguments: tuple[str, ...] = ()
+    key: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+
+    def values(self, key: str) -> list[str]:
+        """Return all values of an option."""
+        return [value for name, value in self.options if name == key]
+
+
+@dataclass(frozen=True)
+class Route:
+    """The hops that lead to a host, each reached through the one before, and the transport that goes there.
+
+    Attributes
+    ----------
+    transport : str
+        ``ssh`` or ``paramiko``.
+    """
+
+    alias: str
+    hops: tuple[Hop, ...]
+    transport: str
+
+    @property
+    def end(self) -> Hop:
+        """The host itself."""
+        return self.hops[-1]
+
+    def at_hop(self, error: SSHError, hop: Hop) -> SSHError:
+        """Return an error of one hop as an error of the whole route, which names the hop."""
+        reason = error.reason + (ssh_config.suggest(hop.alias) if isinstance(error, UnknownHostError) else "")
+        if hop is self.hops[-1]:
+            return type(error)(self.alias, reason)
+        # a login to the last hop asks for each hop before it; one to the jump host alone would not be enough
+        reason = reason.replace(f"`ports login {hop.alias}`", f"`ports login {self.alias}`")
+        return type(error)(self.alias, f"the jump host {hop.alias}: {reason}")
+
+
+def resolve(alias: str, *, timeout: float = 30.0) -> Route:
+    """Return the route to `alias`; nothing is connected, but ssh may look up names.
+
+    Of ``alias/node`` the last hop is a node of the name `alias`, which leads to several. Any of them leads on to it.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds for each hop.
+
+    Raises
+    ------
+    SSHError
+        The configuration cannot be read, or `alias` is invalid.
+    ToolMissingError
+        There is no ssh program, and the setting ``ssh.transport`` asks for it.
+    """
+    name, slash, node = alias.partition("/") if not alias.startswith("ssh://") else (alias, "", "")
+    transport, hops = choose_transport(), _hops_to(ssh_config.parse_destination(name), timeout)
+    if slash:
+        hops.append(_node(hops[-1], ssh_config.parse_destination(node).host))
+    keyed: list[Hop] = []
+    for hop in hops:
+        before = keyed[-1].key if keyed else hop.proxy_command or ""
+        parts = "\0".join([*ssh_config.config_arguments(), hop.hostname, hop.user, str(hop.port), before])
+        keyed.append(replace(hop, key=sha256(parts.encode())[:16]))
+    return Route(alias, tuple(keyed), transport)
+
+
+def choose_transport() -> str:
+    """Return ``ssh`` or ``paramiko``: what the setting ``ssh.transport`` says, else what works on this machine."""
+    wanted = str(settings.get("ssh.transport"))
+    if wanted != "auto":
+        return wanted
+    # OpenSSH for Windows knows ControlMaster, but cannot share connections
+    return "ssh" if os.name != "nt" and _has_ssh() else "paramiko"
+
+
+def parse_hop(wanted: Destination, text: str) -> tuple[Hop, tuple[Destination, ...]]:
+    """Return the hop that the output of ``ssh -G`` describes, and the jump hosts before it."""
+    pairs = [line.partition(" ") for line in text.splitlines()]
+    options = tuple((key.lower(), value.strip()) for key, _, value in pairs)
+    found = dict(reversed(options))  # the first one counts
+    jump, proxy, control = (_unless_none(found.get(key)) for key in ("proxyjump", "proxycommand", "controlpath"))
+    jumps = tuple(ssh_config.parse_destination(one.strip()) for one in jump.split(",")) if jump else ()
+    hop = Hop(
+        alias=wanted.host,
+        hostname=found.get("hostname", wanted.host),
+        user=found.get("user", wanted.user or ""),
+        port=int(found.get("port", wanted.port or 22)),
+        proxy_command=proxy,
+        host_key_checking=found.get("stricthostkeychecking", "ask"),
+        control_path=control,
+        arguments=wanted.arguments,
+        options=options,
+    )
+    return hop, jumps or ssh_config.recognise_proxy_command(proxy, ssh_config.config_arguments())
+
+
+def _hops_to(wanted: Destination, timeout: float) -> list[Hop]:
+    hops: list[Hop] = []
+    before: tuple[Destination, ...] = ()
+    while True:
+        hop, jumps = parse_hop(wanted, _read(wanted, timeout))
+        hops.insert(0, hop)
+        if len(hops) > MOST_HOPS:
+            raise SSHError(hop.alias, f"more than {MOST_HOPS} jump hosts; does a ProxyJump lead in a circle?")
+        # as ssh does: the first of several jumps goes by its own configuration, the others by the one before
+        before = before or jumps
+        if not before:
+            return hops
+        wanted, before = before[-1], before[:-1]
+
+
+def _read(wanted: Destination, timeout: float) -> str:
+    """Return what ``ssh -G`` says, where there is no ssh program by reading the configuration file alone."""
+    if settings.get("ssh.transport") == "ssh" or _has_ssh():
+        return ssh_config.ask(wanted, timeout=timeout)
+    from ports.hosts import paramiko
+
+    chosen = settings.get("ssh.config")
+    file = Path(chosen).expanduser() if chosen else None
+    return paramiko.read_config(file, wanted.host, user=wanted.user, port=wanted.port)
+
+
+def _node(host: Hop, node: str) -> Hop:
+    """Return a node of the name `host`, which another node leads to."""
+    known_as = next(iter(host.values("hostkeyalias")), host.hostname)
+    named = ("-o", f"HostName={node}", "-o", f"HostKeyAlias={known_as}")
+    return replace(
+        host,
+        alias=f"{host.alias}/{node}",
+        hostname=node,
+        control_path=None,
+        proxy_command=None,
+        arguments=(*named, *host.arguments),
+        options=(("hostkeyalias", known_as), ("hostname", node), *host.options),
+    )
+
+
+def _has_ssh() -> bool:
+    return shutil.which(ssh_config.program()) is not None
+
+
+def _unless_none(value: str | None) -> str | None:
+    return None if value is None or value.lower() == "none" else value

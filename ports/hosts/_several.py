@@ -1,0 +1,79 @@
+"""Several hosts at once, and the rows of hosts in a listing."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from ports.errors import PortsError
+from ports.hosts import openssh
+
+T = TypeVar("T")
+
+
+def on_each(
+    aliases: Iterable[str],
+    function: Callable[[str], T],
+    *,
+    on_result: Callable[[str, T | PortsError], None] | None = None,
+) -> dict[str, T | PortsError]:
+    """Call `function` for all hosts at once; a host that is down or slow does not delay the others.
+
+    Parameters
+    ----------
+    on_result : callable, optional
+        Is called, in this thread, with each host's result as soon as it is there.
+
+    Returns
+    -------
+    dict
+        The result of each host, or the error that it raised, in the order of `aliases`.
+    """
+    names = list(dict.fromkeys(aliases))
+    results: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+
+    for name in names:
+        in_thread(name, function, results)
+    found: dict[str, T | PortsError] = {}
+    try:
+        while len(found) < len(names):
+            alias, result = results.get()
+            if isinstance(result, BaseException) and not isinstance(result, PortsError):
+                raise result
+            found[alias] = result
+            if on_result is not None:
+                on_result(alias, result)
+    except BaseException:
+        openssh.end_all()
+        raise
+    return {name: found[name] for name in names}
+
+
+def in_thread(alias: str, function: Callable[[str], Any], results: queue.SimpleQueue[tuple[str, Any]]) -> None:
+    """Call `function` in a thread, and put its result or error into `results`."""
+
+    def call() -> None:
+        try:
+            results.put((alias, function(alias)))
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            results.put((alias, error))
+
+    # a daemon: a host that hangs must not keep the process, after Ctrl-C, until its time is over
+    threading.Thread(target=call, name=f"host-{alias}", daemon=True).start()
+
+
+def failed_row(alias: str, error: PortsError) -> dict[str, Any]:
+    """Return the row of a host that failed, for a listing of several."""
+    return {**host_row(alias, "error"), "error": str(error), "exit_code": error.exit_code}
+
+
+def nothing_rows(alias: str, hosts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the row of a host on which there is nothing, for a listing of several; for one, an empty list says so."""
+    return [host_row(alias, "nothing")] if len(hosts) > 1 else []
+
+
+def host_row(alias: str | None, state: str) -> dict[str, Any]:
+    """Return the row of a host."""
+    return {"host": alias, "kind": "host", "name": None, "state": state, "url": None}

@@ -1,0 +1,76 @@
+"""The use of a connection by each transport."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from ports.errors import ConnectionLostError, ProhibitedError
+from ports.hosts import Hop, Route
+from ports.hosts.openssh import Master, SSHConnection
+from ports.hosts.openssh.connection import _new_socket
+from ports.hosts.paramiko import ParamikoConnection
+
+AT_ONCE = 40
+HOP = Hop("server1", "10.0.0.1", "alice", 22)
+
+
+class Slow:
+    """A connection whose far side answers when all have asked, as one far away does; a real one cannot be told to."""
+
+    def __init__(self) -> None:
+        self.all_asked = threading.Barrier(AT_ONCE)
+
+    def dial(self, remote: str, *, timeout: float = 15.0) -> socket.socket:
+        self.all_asked.wait(20)
+        return socket.socket()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.fixture
+def in_process() -> ParamikoConnection:
+    return ParamikoConnection(Route("server1", (HOP,), "paramiko"), Slow())  # type: ignore[arg-type]
+
+
+def test_connections_of_a_slow_host_do_not_wait_for_each_other(in_process: ParamikoConnection) -> None:
+    async def dial_all() -> list[socket.socket]:
+        dial = in_process.forward(["127.0.0.1:8888"])["127.0.0.1:8888"]
+        return await asyncio.gather(*(dial() for _ in range(AT_ONCE)))
+
+    try:
+        for made in asyncio.run(dial_all()):
+            made.close()
+    finally:
+        in_process.close()
+
+
+def test_a_connection_that_was_closed_says_so(in_process: ParamikoConnection) -> None:
+    dial = in_process.forward(["127.0.0.1:8888"])["127.0.0.1:8888"]
+    in_process.give_up()
+    with pytest.raises(ConnectionLostError, match="server1: the connection was closed"):
+        asyncio.run(dial())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def own_master(tmp_path: Path) -> SSHConnection:
+    """Return the use of a connection that the user started; it tells nobody but her why it refuses."""
+    mine = Master("server1", tmp_path / "mine", Path(os.devnull), HOP, users=True)
+    return SSHConnection(Route("server1", (HOP,), "ssh"), mine)
+
+
+def test_what_the_user_s_own_connection_refuses_is_tried_by_the_other_method(own_master: SSHConnection) -> None:
+    assert isinstance(own_master.refusal("127.0.0.1:8888"), ProhibitedError)
+
+
+def test_a_forward_never_has_the_name_of_one_that_a_killed_process_left() -> None:
+    left = {f"t{os.getpid()}-{number}.sock" for number in range(1000)}
+    made = [_new_socket().name for _ in range(10)]
+    assert len(set(made)) == 10 and not left & set(made)
+    assert all(name.startswith(f"t{os.getpid()}-") for name in made)  # by which it is removed, once the process is dead
