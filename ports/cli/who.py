@@ -1,4 +1,4 @@
-"""``ports who``: who uses how much of a machine, what is promised, and what is left."""
+"""``ports who``: how much of a machine each user has, what is promised, and what is left."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 _EVERY = 2.0  # seconds
 _WIDTH, _NARROWEST = 20, 4  # columns of a bar
-_LITTLE = 0.002  # of the memory: who has less, and computes nothing, is counted and not named
+_LITTLE = 0.002  # of the memory: a user with less who computes nothing is counted and not named
 _ASCII = str.maketrans("█▒·×", "#+.x")
 _HOME_AND_CLEAR = "\033[H\033[J"
 
 
 @click.command(cls=Command)
-@click.option("-H", "--host", metavar="ALIAS", help="Look at that host of ~/.ssh/config; it needs python3 only.")
+@click.option("-H", "--host", metavar="ALIAS", help="Look at this host of ~/.ssh/config, which needs only python3.")
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def who(host: str | None, watch: bool, as_json: bool) -> None:
@@ -32,7 +32,7 @@ def who(host: str | None, watch: bool, as_json: bool) -> None:
     from ports import machine
 
     if watch and as_json:
-        raise click.UsageError("--watch has no end and --json prints one document: leave one of them out")
+        raise click.UsageError("--watch has no end, but --json prints one document; leave one of them out")
     found = machine.usage(host)
     if as_json:
         write_json(found.row())
@@ -58,12 +58,12 @@ def show(found: Usage, *, before: str = "") -> None:
 
 
 def lines(found: Usage, columns: int | None = None) -> list[str]:
-    """Return what is shown of a machine: a heading, a row for each user, and what is left. Pure.
+    """Return what to show of a machine: a heading, a row for each user, and what is left. Pure.
 
     Parameters
     ----------
     columns : int, optional
-        Of the terminal: bars shrink and sentences are broken between words to fit. Default: no limit.
+        Width of the terminal: bars shrink, and sentences break between words, to fit. Default: no limit.
     """
     rows = table(found, _WIDTH)
     if columns is not None and (excess := max(map(len, rows)) - columns) > 0:
@@ -106,7 +106,7 @@ def table(found: Usage, width: int) -> list[str]:
 
 
 def is_much(one: User, found: Usage) -> bool:
-    """Tell whether a user is named."""
+    """Tell whether a user has enough to be named."""
     return bool(one.memory_bytes >= _LITTLE * found.memory_bytes or one.cores >= 0.05 or one.promised_bytes)
 
 
@@ -147,22 +147,22 @@ def cells_of(name: str, users: Sequence[User], found: Usage, width: int) -> list
 
 
 def bar(used: float, promised: float, whole: float, width: int) -> str:
-    """Return a bar: what is used, what is promised beyond, and the rest of the machine's memory."""
+    """Return a bar: what is used, what is promised beyond that, and the rest of the machine's memory."""
     n_used = min(width, round(width * used / whole))
     n_promised = min(width - n_used, round(width * promised / whole))
     return "█" * n_used + "▒" * n_promised + "·" * (width - n_used - n_promised)
 
 
 def hidden_line(found: Usage) -> str:
-    """Say what can be told of users whose processes this machine hides."""
+    """Return what is known of users whose processes this machine hides."""
     from ports.probe import size
 
     together = size(found.unseen_bytes)
-    return f"this machine hides others' processes (hidepid): all of them use about {together} together"
+    return f"this machine hides the processes of others (hidepid); together they use about {together}"
 
 
 def gpu_lines(found: Usage) -> list[str]:
-    """Return a line for each GPU: what it is, how busy, and who holds how much of its memory."""
+    """Return a line for each GPU: what it is, how busy, and how much of its memory each user has."""
     from ports.probe import size
 
     said = []
@@ -177,7 +177,7 @@ def gpu_lines(found: Usage) -> list[str]:
 
 
 def left_lines(found: Usage) -> list[str]:
-    """Say what is left, and what of it a cluster would get by default."""
+    """Return what is left, and what a cluster would get of it by default."""
     from ports.probe import size
 
     unfilled = found.unfilled_bytes(found.users)

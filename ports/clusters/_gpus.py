@@ -39,7 +39,7 @@ def for_scale(now: Snapshot, n_workers: int, *, force: bool) -> dict[str, Any]:
     if not force:
         gpus.check_number(record.gpu_ids, record.gpus, n_workers)
     in_use, own = _of_other_clusters(now.name), (now.summary or {}).get("gpu_ids") or ()
-    order = gpus.ordered(record.gpu_ids, own=own, held=in_use)
+    order = gpus.ordered(record.gpu_ids, own=own, used_by=in_use)
     _warn_of_shared([one for one in order[: n_workers * record.gpus] if one not in own], in_use)
     return {"gpu_ids": order}
 

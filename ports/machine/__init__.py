@@ -1,4 +1,11 @@
-"""Who uses how much of a machine, a fair share of it, and its GPUs."""
+"""How much of a machine each user has, what a fair share of it is, and its GPUs.
+
+>>> from ports.machine import fair_share
+>>> bob = fair_share.Other(user="bob", memory_bytes=20 * 2**30, cores=8)
+>>> room = fair_share.Room(cores=32, memory_bytes=128 * 2**30, available_bytes=100 * 2**30, others=(bob,))
+>>> fair_share.decide(room, {"n_workers": None, "threads_per_worker": None, "memory_limit": None}).explained
+'6 workers × 4 threads, 8.3 GiB each: half of 100.0 GiB available, one other active'
+"""
 
 from __future__ import annotations
 

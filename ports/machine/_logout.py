@@ -1,4 +1,4 @@
-"""What logout does to processes that should outlive it, and the way out."""
+"""What logout does to processes that should outlive it, and what to do about it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ LOGOUT_HINT = "run `loginctl enable-linger` once to keep them"
 
 
 def logout_warning() -> str | None:
-    """Say what ends sessions at logout on this machine, and the way out; None where nothing does.
+    """Return a sentence if logout ends sessions on this machine, with what to do about it; None if it does not.
 
-    systemd-logind kills a user's processes where ``KillUserProcesses=yes``, except for users who linger.
+    With ``KillUserProcesses=yes`` systemd-logind kills the processes of a user at logout, unless the user lingers.
     """
     if not logout_ends(paths.user_name()):
         return None

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs, through NVML and its Python binding (the extra ``gpu``); where it is missing there are none."""
+"""NVIDIA GPUs, through NVML and its Python binding (the extra ``gpu``); without the binding there are none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU at one moment; `busy` is the part of the time in percent, `processes` are pid → bytes there."""
+    """One GPU at one moment: `busy` is the percentage of the time, `processes` are pid → bytes there."""
 
     index: int
     uuid: str
@@ -22,7 +22,7 @@ class Gpu:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs of this machine in the order of their buses; none without a driver, or without the binding."""
+    """Return the GPUs of this machine in the order of their buses; none without a driver or without the binding."""
     try:
         import pynvml  # type: ignore[import-not-found]
     except ImportError:
@@ -41,14 +41,14 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 def _gpus(nvml: Any, number: int) -> Iterator[Gpu]:
-    """Yield those that answer: of one that fell off its bus every call fails, and nothing can use it."""
+    """Yield the GPUs that answer: one that fell off its bus fails every call, and nothing can use it."""
     for index in range(number):
         with contextlib.suppress(nvml.NVMLError):
             yield _gpu(nvml, index)
 
 
 def _gpu(nvml: Any, index: int) -> Gpu:
-    """Read one; what its model does not tell stays unknown."""
+    """Read one GPU; what its model does not tell stays unknown."""
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
 
     def ask(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A machine that many use: who uses how much of it, what clusters are promised, and what is left."""
+"""A machine that many use: how much each user has of it, what clusters are promised, and what is left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ports.state import paths, runtime_directory
 
 _YOUNG_SECONDS = 10.0
 _NEW_SERVER = (
-    "once all that runs in it is stopped (`ports cluster list`, `ports notebook list`), the next start makes a new one"
+    "stop all that runs in it (`ports cluster list`, `ports notebook list`), and the next start makes a new server"
 )
 _NOT_ASKED: dict[str, Any] = {"n_workers": None, "threads_per_worker": None, "memory_limit": None}
 
@@ -28,8 +28,8 @@ _NOT_ASKED: dict[str, Any] = {"n_workers": None, "threads_per_worker": None, "me
 class User:
     """What one user has of a machine at one moment, in bytes and cores.
 
-    `memory_bytes` is what their processes hold for themselves (anonymous pages); `dask_bytes` and `dask_cores` are
-    Dask's part of it. `held_bytes` is what their clusters hold of `promised_bytes`; None where that is not shown.
+    `memory_bytes` is what their processes have for themselves (anonymous pages); `dask_bytes` and `dask_cores` are
+    Dask's part of it. `held_bytes` is what their clusters use of `promised_bytes`; None if this user cannot see it.
     """
 
     user: str
@@ -51,8 +51,8 @@ class Usage:
     """A machine at one moment; sizes in bytes, pressure in percent of the last ten seconds.
 
     `limit_bytes` and `limit_available_bytes` are what the control groups around this user leave of the memory,
-    `usable_cores` what affinity and quotas leave of the cores. `hidden`: this user is shown own processes only.
-    `gpus` are rows of `ports.gpus.rows`; None of another host, which is not asked.
+    `usable_cores` what affinity and quotas leave of the cores. `hidden`: this user sees only own processes.
+    `gpus` are rows of `ports.machine.gpus.rows`; None for another host, which is not asked.
     """
 
     host: str
@@ -74,14 +74,14 @@ class Usage:
 
     @property
     def unseen_bytes(self) -> int:
-        """The bytes in use that no process has that is shown: of hidden processes, and the kernel's own."""
+        """The bytes in use by processes that this user does not see, and by the kernel."""
         return max(0, self.memory_bytes - self.available_bytes - sum(one.memory_bytes for one in self.users))
 
     def unfilled_bytes(self, users: Sequence[User]) -> int:
-        """Return what clusters of `users` are promised and do not hold yet.
+        """Return the bytes that clusters of `users` are promised and do not use yet.
 
-        Of clusters that are hidden it is reckoned: they fill the same part of their promises, and together hold what is
-        in use and nobody's who is shown.
+        For hidden clusters it is an estimate: together they use what belongs to no process seen, and each of them fills
+        the same part of its promise.
         """
         hidden = sum(one.promised_bytes for one in self.users if one.held_bytes is None)
         part = max(0.0, 1.0 - self.unseen_bytes / hidden) if hidden else 0.0
@@ -117,7 +117,7 @@ class Usage:
         return fair_share.decide(self.room, _NOT_ASKED)
 
     def row(self) -> dict[str, Any]:
-        """Return it as JSON-able data: the machine, below ``users`` a row for each."""
+        """Return it as JSON-able data: the machine, and under ``users`` a row for each user."""
         row: dict[str, Any] = {"host": self.host, "kind": "machine", "name": self.host, "state": "running", "url": None}
         row |= {key: value for key, value in vars(self).items() if key not in ("host", "users")}
         row |= {
@@ -133,14 +133,14 @@ class Usage:
 
 
 def usage(host: str | None = None, *, interval: float | None = None) -> Usage:
-    """Return who uses how much of a machine.
+    """Return how much of a machine each user has.
 
     Parameters
     ----------
     host : str, optional
-        An alias of ``~/.ssh/config``; nothing needs to be installed there but python3. Default: this machine.
+        An alias of ``~/.ssh/config``; only python3 needs to be installed there. Default: this machine.
     interval : float, optional
-        Seconds at least between the two looks that tell who computes. Default: 0.1.
+        Least number of seconds between the two looks that tell which processes compute. Default: 0.1.
 
     Raises
     ------
@@ -179,10 +179,10 @@ def room(*, without: int | None = None) -> Room:
 
 
 def within_server(found: Room, pid: int | None, *, root: str = "") -> Room:
-    """Return what counts where a cluster will live: in the tmux server `pid`, if there is one already.
+    """Return what counts where a cluster will run: in the tmux server `pid`, if there is one already.
 
-    It keeps the control groups and the affinity of whoever started it first: of a batch job, maybe. The smaller limits
-    count, the starter's or the server's.
+    A tmux server keeps the control groups and the affinity of the process that first started it, which may be a batch
+    job. The smaller limits count, the starter's or the server's.
     """
     if pid is None:
         return found
@@ -193,11 +193,11 @@ def within_server(found: Room, pid: int | None, *, root: str = "") -> Room:
     )
     notes = found.notes
     if ends_there and ends_there != ends_here:
-        notes += (f"your tmux server was started in {ends_there}: this cluster ends with that; {_NEW_SERVER}",)
+        notes += (f"your tmux server was started in {ends_there}, so this cluster ends with it; {_NEW_SERVER}",)
     elif ends_here and ends_here != ends_there:
         notes += (
-            f"your tmux server is outside of {ends_here}: this cluster does not end with that, nor is it kept to "
-            f"its limits; {_NEW_SERVER}",
+            f"your tmux server is outside of {ends_here}, so this cluster neither ends with it nor keeps to its "
+            f"limits; {_NEW_SERVER}",
         )
     cores, limit = there["usable_cores"], there["limit_bytes"]
     smaller = cores < found.my_cores or limit < found.may_have
@@ -217,7 +217,7 @@ def prune() -> list[str]:
     for path, uid in promises.candidates(promises.PLACE) if os.name != "nt" else ():
         found = Path(path)
         with contextlib.suppress(OSError):
-            # an owner may be about to lock what it has just made
+            # an owner can be about to lock what it has just made
             if uid == os.getuid() and time.time() - found.lstat().st_mtime > _YOUNG_SECONDS and promises.is_void(path):
                 found.unlink()
                 removed.append(found.name)
@@ -273,7 +273,7 @@ def _other(one: User) -> Other:
 
 
 def _interval() -> float:
-    """Return how long to look who computes: not at all where nobody else could, as far as is shown."""
+    """Return for how long to look which processes compute: hardly at all if this user is alone, as far as is seen."""
     looking.begin()
     if memory.is_proc_hidden():
         return looking.INTERVAL

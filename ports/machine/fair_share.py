@@ -83,7 +83,7 @@ class Room:
         return self.cores if self.usable_cores is None else min(self.cores, self.usable_cores)
 
     @property
-    def held_bytes(self) -> int:
+    def filled_bytes(self) -> int:
         """The bytes of their promises that others' clusters use; never more than the kernel says is in use."""
         in_use = max(0, self.memory_bytes - self.available_bytes)
         return min(in_use, sum(min(one.promised_bytes, one.held_bytes or 0) for one in self.others))
@@ -92,14 +92,14 @@ class Room:
     def bound(self) -> tuple[int, int, int]:
         """The bound of this user's promises (machine or limit), the part that others' clusters use, the promises."""
         inside = self.promised_bytes if self.inside_bytes is None else self.inside_bytes
-        of_machine, of_limit = (self.memory_bytes, self.held_bytes, self.promised_bytes), (self.may_have, 0, inside)
+        of_machine, of_limit = (self.memory_bytes, self.filled_bytes, self.promised_bytes), (self.may_have, 0, inside)
         return of_limit if self.may_have - inside < self.memory_bytes - sum(of_machine[1:]) else of_machine
 
     @property
     def left_bytes(self) -> int:
         """The bytes that can still be promised to this user's clusters."""
-        total, held, promised = self.bound
-        return max(0, total - held - promised)
+        total, filled, promised = self.bound
+        return max(0, total - filled - promised)
 
     @property
     def active(self) -> tuple[Other, ...]:
@@ -232,13 +232,13 @@ def check(room: Room, n_workers: int, memory_limit: int) -> None:
     OverpromisedError
         They are more.
     """
-    (total, held, promised), left = room.bound, room.left_bytes
+    (total, filled, promised), left = room.bound, room.left_bytes
     if n_workers * memory_limit > left:
         wanted = f"1 worker of {size(memory_limit)}"
         if n_workers > 1:
             wanted = f"{n_workers} workers of {size(memory_limit)} are {size(n_workers * memory_limit)}"
         taken = [f"{size(promised)} are promised to your other clusters"] if promised else []
-        taken += [f"{size(held)} are used by clusters of others"] if held else []
+        taken += [f"{size(filled)} are used by clusters of others"] if filled else []
         within = f" ({room.within})" if room.within else ""
         raise OverpromisedError(wanted, size(total) + within, tuple(taken), size(left))
 
@@ -282,9 +282,9 @@ def _part(room: Room) -> tuple[int, str]:
 def _all(room: Room) -> tuple[int, str]:
     """Return all memory that is neither promised to this user's clusters nor used by clusters of others."""
     left = max(LEAST_WORKER, room.left_bytes)
-    _, held, promised = room.bound
+    _, filled, promised = room.bound
     less = ", except what your other clusters are promised" if promised else ""
-    less += ", except what clusters of others use" if held else ""
+    less += ", except what clusters of others use" if filled else ""
     return left, f"all of this machine{less}, {who_is_active(room)}"
 
 

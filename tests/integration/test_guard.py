@@ -261,7 +261,7 @@ def test_workers_that_come_later_get_gpus_of_their_own(home: Home, two_gpus: Non
         assert gpus_of(client, 1) == ["GPU-aaaaaaaa"]
         cluster.scale(2)
         assert gpus_of(client, 2) == ["GPU-aaaaaaaa", "GPU-bbbbbbbb"]
-        with pytest.raises(UsageError, match="this cluster may use 2: scale to at most 2"):
+        with pytest.raises(UsageError, match="this cluster can use only 2; scale to at most 2"):
             cluster.scale(3, force=False)
         with pytest.raises(UsageError, match="with processes=False"):
             clusters.start("threads", gpus=1, processes=False)

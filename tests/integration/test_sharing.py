@@ -267,7 +267,7 @@ def test_where_processes_are_hidden_promises_and_totals_are_seen(shared: Namespa
         assert (alice["promised_bytes"], alice["held_bytes"], alice["n_processes"]) == (2 * 10**9, None, 0)
         assert "processes of others are hidden here" in seen["share"]["explained"]
         text = shared.run("server1", ["ports", "who"], user="bob", timeout=60).stdout
-        assert "this machine hides others' processes (hidepid)" in text
+        assert "this machine hides the processes of others (hidepid)" in text
         assert not who(shared, "root")["hidden"]
     finally:
         shared.run("server1", ["mount", "-o", "remount,hidepid=0", "/proc"], user="root", check=True)

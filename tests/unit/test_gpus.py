@@ -80,8 +80,8 @@ FOUR = tuple(Gpu(index=index, uuid=f"GPU-{letter * 4}", name="New") for index, l
 
 
 def choose(each: int, n_workers: int | str | None = None, mine: str = "", **others: int) -> Any:
-    held = {f"GPU-{key}": "first" for key in mine.split()}
-    return gpus.choose(FOUR, each, n_workers, others={f"GPU-{key}": n for key, n in others.items()}, held=held)
+    used_by = {f"GPU-{key}": "first" for key in mine.split()}
+    return gpus.choose(FOUR, each, n_workers, others={f"GPU-{key}": n for key, n in others.items()}, used_by=used_by)
 
 
 def named(visible: str, found: tuple[Gpu, ...] = FOUR, **variables: str) -> list[str]:
@@ -99,10 +99,10 @@ def test_workers_get_the_gpus_that_nobody_else_uses() -> None:
 def test_a_cluster_knows_all_gpus_for_workers_that_come_later() -> None:
     for n_workers in (0, 1):
         assert choose(1, n_workers)["gpu_ids"] == ("GPU-aaaa", "GPU-bbbb", "GPU-cccc", "GPU-dddd")
-    with pytest.raises(UsageError, match="gpus is 5 for each of 0 workers, and there is 4 of them"):
+    with pytest.raises(UsageError, match="gpus is 5 for each of 0 workers, but there are only 4 available"):
         choose(5, 0)
     gpus.check_number(("GPU-aaaa", "GPU-bbbb", "GPU-cccc"), 1, 3)
-    with pytest.raises(UsageError, match="this cluster may use 3: scale to at most 1, or pass force=True"):
+    with pytest.raises(UsageError, match="this cluster can use only 3; scale to at most 1, or pass force=True"):
         gpus.check_number(("GPU-aaaa", "GPU-bbbb", "GPU-cccc"), 2, 2)
 
 
@@ -118,7 +118,7 @@ def test_the_starters_own_limits_hold() -> None:
     assert named("0,0,-1,2") == ["GPU-aaaa"]
     assert named("") == named("NoDevFiles") == []
     with pytest.raises(UsageError, match="none that NVML knows in CUDA_VISIBLE_DEVICES="):
-        gpus.choose([], 1, None, others={}, held={}, within="")
+        gpus.choose([], 1, None, others={}, used_by={}, within="")
 
 
 def test_numbers_are_not_guessed_where_cuda_counts_in_another_order() -> None:
@@ -132,10 +132,10 @@ def test_numbers_are_not_guessed_where_cuda_counts_in_another_order() -> None:
 
 def test_parts_of_gpus_are_taken_by_their_names() -> None:
     parts = gpus.visible(FOUR, {"CUDA_VISIBLE_DEVICES": "MIG-1111, MIG-GPU-aaaa/7/0"})
-    found = gpus.choose(parts, 1, None, others={}, held={"MIG-1111": "first"})
+    found = gpus.choose(parts, 1, None, others={}, used_by={"MIG-1111": "first"})
     assert found == {"n_workers": 1, "gpu_ids": ("MIG-GPU-aaaa/7/0", "MIG-1111")}
-    with pytest.raises(UsageError, match="of which CUDA gives a process one; pass gpus=1"):
-        gpus.choose(parts, 2, 1, others={}, held={})
+    with pytest.raises(UsageError, match="CUDA gives a process only one of these; pass gpus=1"):
+        gpus.choose(parts, 2, 1, others={}, used_by={})
 
 
 def test_a_gpu_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,20 +155,22 @@ def test_who_shares_a_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     other = {2**22 + 5: GiB}
     devices = [{"uuid": f"GPU-{one}", "used": 0, "processes": other if one == "a" else {}} for one in "abcd"]
     monkeypatch.setitem(sys.modules, "pynvml", fake_binding(devices))
-    held = {"GPU-b": "first"}
-    assert gpus.ordered(("GPU-a", "GPU-b", "GPU-c", "GPU-d"), own=["GPU-d"], held=held) == (
+    used_by = {"GPU-b": "first"}
+    assert gpus.ordered(("GPU-a", "GPU-b", "GPU-c", "GPU-d"), own=["GPU-d"], used_by=used_by) == (
         "GPU-d",
         "GPU-c",
         "GPU-b",
         "GPU-a",
     )
-    assert gpus.shared(["GPU-c", "GPU-d"], held) is None
-    said = gpus.shared(["GPU-a", "GPU-b"], held)
+    assert gpus.shared(["GPU-c", "GPU-d"], used_by) is None
+    said = gpus.shared(["GPU-a", "GPU-b"], used_by)
     assert said is not None and "GPU-b by your cluster 'first', GPU-a by other users" in said
 
 
 def test_more_than_there_are_is_refused_with_the_number() -> None:
-    with pytest.raises(UsageError, match="gpus is 2 for each of 3 workers, and there is 4 of them; ask for fewer"):
+    with pytest.raises(
+        UsageError, match="gpus is 2 for each of 3 workers, but there are only 4 available; ask for fewer"
+    ):
         choose(2, 3)
 
 

@@ -176,7 +176,7 @@ def test_limits_of_a_tmux_server_in_a_job_hold_for_what_starts_in_it(tmp_path: P
     found = machines.within_server(HERE, 77, root=top)
     assert (found.may_have, found.can_have) == (16 * GIB, 14 * GIB) and found.my_cores <= 1.5
     assert found.within == "the limits of your tmux server, in Slurm job 7"
-    assert "your tmux server was started in Slurm job 7: this cluster ends with that" in found.notes[0]
+    assert "your tmux server was started in Slurm job 7, so this cluster ends with it" in found.notes[0]
 
 
 def test_a_tmux_server_outside_of_ones_job_is_told(tmp_path: Path) -> None:

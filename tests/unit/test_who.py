@@ -110,7 +110,7 @@ def test_on_a_narrow_terminal_bars_shrink_and_sentences_break_between_words(colu
 
 def test_limits_around_me_and_hidden_processes_are_said() -> None:
     lines = who.lines(hidden(usable_cores=4, limit_bytes=16 * GIB, limit_available_bytes=12 * GIB))
-    assert "this machine hides others' processes (hidepid): all of them use about 220.0 GiB together" in lines
+    assert "this machine hides the processes of others (hidepid); together they use about 220.0 GiB" in lines
     assert "you may have 4 cores and 16.0 GiB, of which 12.0 GiB are left" in lines[-2]
     assert "processes of others are hidden here" in lines[-1]
 
