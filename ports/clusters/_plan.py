@@ -46,7 +46,7 @@ def plan(name: str, options: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
         dashboard=str(runtime_directory() / f"{own}.sock"),
         sockets=str(runtime_directory() / own) if options["security"] == "sockets" else "",
         token_file=str(paths.here().token(KIND, name)) if options["dashboard"] == "tcp" else "",
-        promise=f"{promises.PLACE}/ports-promise-{os.getuid()}-{secrets.token_hex(8)}",
+        promise=f"{promises.DIRECTORY}/ports-promise-{os.getuid()}-{secrets.token_hex(8)}",
         **_options.recorded(options),
     )
     if record.gpus:

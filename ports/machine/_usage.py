@@ -214,7 +214,7 @@ def within_server(found: Room, pid: int | None, *, root: str = "") -> Room:
 def prune() -> list[str]:
     """Remove promises of mine whose owners are dead, and return their names."""
     removed = []
-    for path, uid in promises.candidates(promises.PLACE) if os.name != "nt" else ():
+    for path, uid in promises.candidates(promises.DIRECTORY) if os.name != "nt" else ():
         found = Path(path)
         with contextlib.suppress(OSError):
             # an owner can be about to lock what it has just made

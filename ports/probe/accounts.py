@@ -1,35 +1,34 @@
 """Which accounts of this machine are people's, and which are the system's."""
 
-from __future__ import annotations
-
-import contextlib
-import functools
 import re
 import sys
-from pathlib import Path
 
-_LOGIN_DEFS = Path("/etc/login.defs")
-# Among those of people: systemd's dynamic services; nobody, whom a container shows for those that it does not know.
-_SERVICES = (range(61184, 65520), range(65534, 65536))
+if __name__ != "__main__":  # piped, these names are there already
+    from .identity import read_bytes
+
+MYPY = False
+if MYPY:
+    from typing import List  # noqa: F401 - in a comment
+
+LOGIN_DEFS = "/etc/login.defs"
+# These are in the range of people: systemd's dynamic services, and the account that a container shows for unknown ones.
+SERVICES = (range(61184, 65520), range(65534, 65536))
 NOBODY = 65534
+FIRST = []  # type: List[int]
 
 
-@functools.cache
 def first_person() -> int:
-    """Return the lowest uid of people on this machine; those below are accounts of the system.
+    """Return the lowest uid of people on this machine; lower ones are accounts of the system.
 
-    ``UID_MIN`` of /etc/login.defs, which was 500 for long, and at most 1000: accounts of a directory do not go by that
-    file.
+    It is ``UID_MIN`` of /etc/login.defs, which was 500 for long, but at most 1000: accounts of a directory service do
+    not follow that file.
     """
-    if sys.platform == "darwin":
-        return 500
-    with contextlib.suppress(OSError):
-        text = _LOGIN_DEFS.read_text(encoding="utf-8", errors="replace")
-        if found := re.findall(r"^[ \t]*UID_MIN[ \t]+([0-9]+)", text, re.MULTILINE):
-            return max(1, min(1000, int(found[-1])))
-    return 1000
+    if not FIRST:
+        found = re.findall(rb"^[ \t]*UID_MIN[ \t]+([0-9]+)", read_bytes(LOGIN_DEFS), re.MULTILINE)
+        FIRST.append(500 if sys.platform == "darwin" else max(1, min(1000, int(found[-1]) if found else 1000)))
+    return FIRST[0]
 
 
 def is_person(uid: int) -> bool:
-    """Say whether a uid is a person's, and not a service's."""
-    return uid >= first_person() and not any(uid in services for services in _SERVICES)
+    """Tell whether a uid is a person's, and not a service's."""
+    return uid >= first_person() and not any(uid in services for services in SERVICES)

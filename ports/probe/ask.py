@@ -1,4 +1,4 @@
-"""Asking one's own ports what they are: the only place of the probe that speaks to anybody."""
+"""Ask own ports what they are: the only file of the probe that connects to anything."""
 
 import re
 import time
@@ -13,9 +13,9 @@ if MYPY:
 
     Json = Dict[str, Any]
 
-MOST_ASKED = 64  # ports asked in one probe: past that the answer would come too late
+MOST_ASKED = 64  # ports asked in one probe: with more of them the answer would come too late
 REQUEST = b"HEAD / HTTP/1.0\r\nHost: localhost\r\nUser-Agent: ports\r\n\r\n"
-# Dask with TLS waits to be spoken to: a request would be a failed handshake in its log.
+# Dask with TLS waits for the other side to speak: a request would be a failed handshake in its log.
 SHY = re.compile("ports_owner|" + SPAWNED.pattern)
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -23,11 +23,12 @@ ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 class Asking:
     """Asks own ports what they are, all at once, and sets ``http`` of their rows.
 
-    A port is first listened to for `silence` seconds, as Dask speaks first and takes HTTP for the length of a message;
-    when it said nothing it gets an HTTP request. It has 1.5 times `patience` seconds to answer, as it may compute, but
-    half of it when it has not even accepted the connection by then; where that cannot be known, `patience`.
+    First it waits for `silence` seconds, because Dask speaks first and would take HTTP for the length of a message. A
+    port that said nothing gets an HTTP request. A process that computes answers late, so a port that has accepted the
+    connection has 1.5 times `patience` seconds for its answer, and one that has not has half of `patience`. If that is
+    unknown, it is `patience`.
 
-    Whoever adds rows calls `step` now and then, and `finish` at last: in between there is time for other work.
+    After `add`, call `step` now and then, and `finish` at last: in between there is time for other work.
     """
 
     def __init__(self, silence: float, patience: float) -> None:
@@ -36,7 +37,7 @@ class Asking:
         self.silence, self.patience, self.left = silence, patience, MOST_ASKED
         if hasattr(select, "poll"):
             self.poller = select.poll()  # type: Any
-        else:  # home is Windows; where this is piped to, there is a poll
+        else:  # Windows, at home; hosts that this is piped to have a poll
             from .poller import Poller
 
             self.poller = Poller()
@@ -50,7 +51,7 @@ class Asking:
             connection.setblocking(False)
             connection.connect_ex((ANY.get(row["address"], row["address"]), row["port"]))
             self.poller.register(connection, 1)  # POLLIN
-            added.append([connection, row, 0.0, None])  # when it falls due, and when it was asked
+            added.append([connection, row, 0.0, None])  # then: when it is due, and when it was asked
         self.left -= len(added)
         due = time.monotonic() + self.silence
         for one in added:
@@ -58,33 +59,33 @@ class Asking:
             self.open[one[0].fileno()] = one
 
     def step(self, wait: float = 0.0) -> None:
-        """Take down what came within `wait` seconds, ask those that were silent, give up those that did not answer."""
-        if wait and wait < 0.001:  # poll knows whole milliseconds only
+        """Note what came within `wait` seconds, ask ports that were silent, give up those that did not answer."""
+        if wait and wait < 0.001:  # poll knows only whole milliseconds
             time.sleep(wait)
         now = time.monotonic() + (wait if wait >= 0.001 else 0)
         for fd, _ in self.poller.poll(int(wait * 1000)):
             self.poller.unregister(fd)
             connection, row, _, asked = self.open.pop(fd)
             judge(row, connection, asked is not None)
-        now = min(now, time.monotonic())  # what falls due later has not been looked at
+        now = min(now, time.monotonic())  # nothing that is due later has been looked at
         due = [one for one in self.open.values() if one[2] <= now]
         late = [one for one in due if one[3] is not None]
         if any(one[2] < one[3] + self.patience for one in late):
-            late = self.without_those_that_compute(late)
+            late = self.without_busy_ones(late)
         for one in due:
             if one[3] is None and not SHY.search(" ".join(one[1]["argv"])):
                 one[2:] = [time.monotonic() + self.patience / 2, time.monotonic()]
                 try:
                     one[0].send(REQUEST)
-                except OSError:  # poll tells what became of it
+                except OSError:  # poll shows what became of it
                     pass
             elif one[3] is None or one in late:
                 self.poller.unregister(one[0])
                 del self.open[one[0].fileno()]
                 one[0].close()
 
-    def without_those_that_compute(self, late: "List[List[Any]]") -> "List[List[Any]]":
-        """Return those of `late` that are to be given up; the others get the rest of their time."""
+    def without_busy_ones(self, late: "List[List[Any]]") -> "List[List[Any]]":
+        """Return those of `late` to give up; those that compute get the rest of their time."""
         try:
             waiting, times = set(kept_waiting()), 1.5
         except OSError:  # no netlink here
@@ -102,7 +103,7 @@ class Asking:
 
 
 def judge(row: "Json", connection: "Any", asked: bool) -> None:
-    """Take down what the port said."""
+    """Note what the port said."""
     try:
         answer = connection.recv(4096)
     except OSError:  # refused, or reset
@@ -113,17 +114,17 @@ def judge(row: "Json", connection: "Any", asked: bool) -> None:
     if b"pickle-protocol" in answer and not row["kind"].startswith("dask-"):  # Dask's greeting
         child = any("multiprocessing" in word for word in row["argv"])
         row["kind"] = "dask-worker" if child else "dask-scheduler"
-    row["greets"] = b"pickle-protocol" in answer  # with TLS it would have said nothing
+    row["greets"] = b"pickle-protocol" in answer  # with TLS it says nothing
     if answer[:1] == b"\xff" and answer[9:10] == b"\x7f" and any("ipykernel" in word for word in row["argv"]):
         row.update(
             kind="kernel", greets=None
-        )  # ZeroMQ's greeting: it collects what forked processes print, tells nothing
-    if asked and answer[:2] == b"\x15\x03":  # a TLS alert: it is something, and wants TLS
+        )  # ZeroMQ's greeting: this port collects what forked processes print, and tells nothing
+    if asked and answer[:2] == b"\x15\x03":  # a TLS alert: whatever it is, it speaks TLS
         row.update(scheme="https", http=None)
 
 
 def pair_dask(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
-    """Tell the dashboards of hand-started Dask from its other ports, and which ports are one cluster's (``of``)."""
+    """Find the dashboards among the ports of Dask started by hand, and the ports of one cluster (``of``)."""
     speaking = {row["pid"]: row["kind"] for row in rows if row["kind"].startswith("dask-") and row["pid"]}
     for row in rows:
         kind = speaking.get(row["pid"])
@@ -134,14 +135,14 @@ def pair_dask(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
             row["url_path"] = "status"
         chain = [pid for pid in [row["pid"], *ancestors.get(row["pid"], [])] if pid in speaking]
         schedulers = [pid for pid in chain if speaking[pid] == "dask-scheduler"]
-        row["of"] = "dask:%d" % (schedulers[0] if schedulers else chain[-1])  # one in a task is its worker's process
+        row["of"] = "dask:%d" % (schedulers[0] if schedulers else chain[-1])  # in a task: its worker's
 
 
 def find_exposed(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
-    """Note why others can use a row (``exposed``), and of kernels, which server they belong to (``of``).
+    """Note why others can use a row (``exposed``), and for kernels, which server they belong to (``of``).
 
-    ``dask``, ``token`` and ``debugger``: whoever is on the machine runs code; ``dashboard`` and ``kernel``: reads;
-    ``network``: other machines reach it, too.
+    ``dask``, ``token`` and ``debugger``: any user of the machine can run code there. ``dashboard`` and ``kernel``: any
+    user can read it. ``network``: other machines reach it, too.
     """
     servers = {row["pid"] for row in rows if row["kind"] == "notebook" and row["pid"]}
     for row in rows:
@@ -152,12 +153,12 @@ def find_exposed(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
             found.append("dashboard")
         if row["kind"] == "notebook" and not row.get("token") and not row.get("password"):
             found.append("token")
-        if row["kind"] == "debugpy" and {str(row["port"]), "0"} & set(row["argv"]):  # the other is for what it debugs
+        if row["kind"] == "debugpy" and {str(row["port"]), "0"} & set(row["argv"]):  # not the other one
             found.append("debugger")
         if row["kind"] == "kernel" and row["port"] and greets is not None:
             found.append("kernel")
             row["of"] = next(("server:%d" % pid for pid in ancestors.get(row["pid"], []) if pid in servers), None)
-        # a cluster's own ports are there because it was told so, and ask for its certificate
+        # ports of a cluster are open because the user asked for it, and they require its certificate
         if row["open_to_network"] and not str(row.get("of")).startswith("cluster:"):
             found.append("network")
         row["exposed"] = found

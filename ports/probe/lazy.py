@@ -1,4 +1,4 @@
-"""Names of a package that are imported at their first use (PEP 562)."""
+"""Names of a package that are imported when they are first used (PEP 562)."""
 
 import importlib
 
@@ -10,7 +10,7 @@ if MYPY:
 
 
 def face(package: str, names: "Dict[str, Sequence[str]]", modules: "Sequence[str]" = ()) -> "Face":
-    """Return what a package's ``__getattr__``, ``__dir__`` and ``__all__`` are.
+    """Return the ``__getattr__``, ``__dir__`` and ``__all__`` of a package.
 
     Parameters
     ----------
@@ -19,16 +19,16 @@ def face(package: str, names: "Dict[str, Sequence[str]]", modules: "Sequence[str
     names : dict
         Module of the package -> its names that the package hands on.
     modules : sequence of str
-        Modules that the package hands on whole, by the last part of their name.
+        Modules that the package hands on whole, under the last part of their name.
     """
-    places = {name: (module, name) for module, inner in names.items() for name in inner}
-    places.update({module.rpartition(".")[2]: (module, "") for module in modules})
+    known = {name: (module, name) for module, inner in names.items() for name in inner}
+    known.update({module.rpartition(".")[2]: (module, "") for module in modules})
 
     def look_up(name: str) -> "Any":
-        if name not in places:
+        if name not in known:
             raise AttributeError("module %r has no attribute %r" % (package, name))
-        module, inner = places[name]
+        module, inner = known[name]
         found = importlib.import_module("%s.%s" % (package, module))
         return getattr(found, inner) if inner else found
 
-    return look_up, lambda: sorted(places), sorted(places)
+    return look_up, lambda: sorted(known), sorted(known)

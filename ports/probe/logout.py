@@ -1,4 +1,4 @@
-"""What logout does to processes that should outlive it: systemd-logind's KillUserProcesses, and lingering."""
+"""What logout does to processes that should outlive it: KillUserProcesses of systemd-logind, and lingering."""
 
 import glob
 import os
@@ -13,10 +13,10 @@ LOGIND = "systemd/logind.conf"
 
 
 def kills_user_processes() -> bool:
-    """Return logind's KillUserProcesses, from its files in the order in which systemd reads them."""
+    """Return logind's KillUserProcesses; its files count in the order in which systemd reads them."""
     kills, dropins = False, {}
-    for place in ("/usr/lib", "/run", "/etc"):
-        for path in glob.glob(os.path.join(place, LOGIND + ".d", "*.conf")):
+    for top in ("/usr/lib", "/run", "/etc"):
+        for path in glob.glob(os.path.join(top, LOGIND + ".d", "*.conf")):
             dropins[os.path.basename(path)] = path
     for path in [os.path.join("/etc", LOGIND)] + [dropins[name] for name in sorted(dropins)]:
         try:
@@ -32,7 +32,7 @@ def kills_user_processes() -> bool:
 
 
 def logout_ends(user: str) -> bool:
-    """Tell whether the processes of `user` end at logout: KillUserProcesses is set, and the user does not linger."""
+    """Tell whether the processes of `user` end at logout: KillUserProcesses is set and the user does not linger."""
     if not os.path.exists("/run/systemd/system") or not kills_user_processes():
         return False
     return not os.path.exists(os.path.join("/var/lib/systemd/linger", user))

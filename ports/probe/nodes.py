@@ -1,4 +1,4 @@
-"""Other nodes of the name by which a host is known at home: login nodes share a name, and a home."""
+"""Other nodes with the name that a host has at home: login nodes share a name and a home directory."""
 
 import os
 import time
@@ -12,14 +12,14 @@ if MYPY:
 
     Json = Dict[str, Any]
 
-NAME_SERVER = 2.0  # seconds that it may take; where it takes longer, nodes that the settings name are known
+NAME_SERVER = 2.0  # seconds that it may take; if it takes longer, only nodes that the settings name are known
 KNOWN_SECONDS = 300.0
 KNOWN = {}  # type: Dict[str, Set[str]]
 ASKED = {}  # type: Dict[str, float]
 
 
 def left_running() -> "List[Json]":
-    """Return on which other hosts sessions of this user were started and have no end: ``node`` and ``sessions``."""
+    """Return the other hosts on which sessions of this user were started and have no end: ``node``, ``sessions``."""
     top = host_directory()
     hosts, own = os.path.split(top)
     found = []
@@ -52,7 +52,7 @@ def sessions_of(host: str) -> "List[str]":
 
 
 def elsewhere(called: str, chosen: "List[str]") -> "List[Json]":
-    """Return of `left_running` what is on nodes of the name `called`, or on those that were `chosen`."""
+    """Return those of `left_running` that are on nodes with the name `called`, or on `chosen` ones."""
     found = left_running()
     unknown = [one["node"] for one in found if one["node"] not in chosen]
     addresses = look_up([called, *unknown]) if unknown else {}
@@ -61,8 +61,8 @@ def elsewhere(called: str, chosen: "List[str]") -> "List[Json]":
 
 
 def look_up(names: "List[str]") -> "Dict[str, Set[str]]":
-    """Return the addresses of `names`, which are asked for every five minutes."""
-    import socket  # 7 ms, which few pay
+    """Return the addresses of `names`; the name server is asked every five minutes."""
+    import socket  # 7 ms, which few users pay
     import threading
 
     def ask() -> None:
@@ -82,7 +82,7 @@ def look_up(names: "List[str]") -> "Dict[str, Set[str]]":
 
 
 def listed(directory: str) -> "List[str]":
-    """Return what is in a directory, nothing where it cannot be read."""
+    """Return the names in a directory, none if it cannot be read."""
     try:
         return sorted(os.listdir(directory))
     except OSError:

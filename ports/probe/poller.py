@@ -1,4 +1,4 @@
-"""What `ports.probe.ask` wants of `select.poll`, done by `select.select`: Windows, at home, has no other."""
+"""The part of `select.poll` that `ask` needs, done by `select.select`: Windows has nothing else."""
 
 import select
 import time
@@ -9,7 +9,7 @@ if MYPY:
 
 
 class Poller:
-    """Sockets that are watched for what they say."""
+    """Watches sockets for what they say."""
 
     def __init__(self) -> None:
         self.numbers = set()  # type: Set[int]
@@ -19,12 +19,12 @@ class Poller:
         self.numbers.add(connection.fileno())
 
     def unregister(self, which: "Any") -> None:
-        """Watch a socket, or its number, no more."""
+        """Stop watching a socket, or its number."""
         self.numbers.remove(which if isinstance(which, int) else which.fileno())
 
     def poll(self, milliseconds: int) -> "List[Tuple[int, int]]":
-        """Return the numbers of those that said something, or ended, within that time."""
-        if not self.numbers:  # to wait for none is an error on Windows
+        """Return the numbers of those that said something or ended within that time."""
+        if not self.numbers:  # on Windows it is an error to wait for none
             time.sleep(milliseconds / 1000.0)
             return []
         return [(number, 1) for number in select.select(self.numbers, [], [], milliseconds / 1000.0)[0]]

@@ -1,8 +1,8 @@
-"""What clusters of `ports` are promised on this machine, by all users: files of numbers that anybody can read.
+"""What clusters of `ports` are promised on this machine, for all users: files of numbers that anybody can read.
 
-``/tmp/ports-promise-<uid>-<random>`` holds one line, ``1 WORKERS THREADS BYTES``, and counts while a process of that
-user holds a write lock (fcntl) on it. Others may make such files too, of any kind and number: whatever is no short
-regular file of the user in its name is passed over without being opened, and one user's beyond `MOST` are not read.
+``/tmp/ports-promise-<uid>-<random>`` has one line, ``1 WORKERS THREADS BYTES``. It counts while a process of that user
+holds a write lock (fcntl) on it. Others can make such files too, of any kind and number. So only a short regular file
+of the user in its name is opened, and at most `MOST` of one user are read.
 """
 
 import os
@@ -17,22 +17,22 @@ if MYPY:
 
     Json = Dict[str, Any]
 
-PLACE = "/tmp"
+DIRECTORY = "/tmp"
 PROMISE = re.compile(r"ports-promise-(\d{1,10})-[0-9a-f]{16}$")
 LINE = re.compile(rb"1 (\d{1,9}) (\d{1,9}) (\d{1,18})( \d{1,18}){0,8} *\n")
 LARGEST = 4096  # bytes of a file
 MOST = 16  # files of one user
-MOST_NAMES = 20000  # looked at in the directory: it is everybody's
+MOST_NAMES = 20000  # looked at in the directory, which belongs to everybody
 MOST_FILES = 2000  # looked at more closely
-# what fcntl takes, and where in it type and pid are
+# the structure that fcntl takes, and the positions of type and pid in it
 LINUX, BSD = ("hhqqi4x", (0, 4)), ("qqihh", (3, 2))
 
 
-def promises(place: str = PLACE) -> "List[Json]":
-    """Return the live promises: ``uid``, ``pid`` of the owner (0 where it is not seen), workers, threads, bytes."""
+def promises(directory: str = DIRECTORY) -> "List[Json]":
+    """Return the live promises: ``uid``, ``pid`` of the owner (0 if it is hidden), workers, threads, bytes."""
     counts = {}  # type: Dict[int, int]
     found = []
-    for path, uid in candidates(place):
+    for path, uid in candidates(directory):
         counts[uid] = counts.get(uid, 0) + 1
         one = read_promise(path, uid) if counts[uid] <= MOST else None
         if one is not None:
@@ -40,12 +40,12 @@ def promises(place: str = PLACE) -> "List[Json]":
     return found
 
 
-def candidates(place: str) -> "List[Any]":
-    """Return path and uid of what may be a promise, judged without opening it."""
+def candidates(directory: str) -> "List[Any]":
+    """Return path and uid of each file that can be a promise, without opening it."""
     found = []  # type: List[Any]
     looked = 0
     try:
-        with os.scandir(place) as entries:
+        with os.scandir(directory) as entries:
             for number, entry in enumerate(entries):
                 if number >= MOST_NAMES or looked >= MOST_FILES:
                     break
@@ -65,13 +65,13 @@ def candidates(place: str) -> "List[Any]":
 
 
 def is_promise(status: "Any", uid: int) -> bool:
-    """Tell whether a file is a short regular one of that user, under one name, that nobody else may write."""
+    """Tell whether a file is a short regular one of that user, with one name, that nobody else can write."""
     regular = stat.S_ISREG(status.st_mode) and not status.st_mode & 0o022
     return bool(regular and status.st_uid == uid and status.st_nlink == 1 and status.st_size <= LARGEST)
 
 
 def read_promise(path: str, uid: int) -> "Optional[Json]":
-    """Return a promise; None where it is dead, or something else by now."""
+    """Return a promise; None if it is dead, or something else by now."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
     try:
         fd = os.open(path, flags)
@@ -93,7 +93,7 @@ def read_promise(path: str, uid: int) -> "Optional[Json]":
 
 
 def is_void(path: str) -> bool:
-    """Tell whether nobody holds the lock of a file."""
+    """Tell whether no process holds the lock of a file."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return lock_holder(fd) is None
@@ -102,9 +102,9 @@ def is_void(path: str) -> bool:
 
 
 def lock_holder(fd: int) -> "Optional[int]":
-    """Return the pid of the process that holds a write lock on a file, 0 where it is not seen; None without one.
+    """Return the pid of the process that holds a write lock on a file, 0 if it is hidden; None if there is none.
 
-    It is asked for a read lock: those that others may hold on a file that they may read do not count.
+    The question is for a read lock: read locks, which any user can hold on a file that all can read, do not count.
     """
     import fcntl
 

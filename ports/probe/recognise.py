@@ -17,7 +17,7 @@ if MYPY:
 
     Json = Dict[str, Any]
 
-# What a command line says once the interpreter is taken off, see `words_of`; the first that matches.
+# Patterns of a command line without its interpreter, see `words_of`; the first one that matches counts.
 KINDS = (
     ("sshd", r"sshd.* \[listener\]|sshd -|sshd$"),
     (
@@ -52,7 +52,7 @@ NEVER_ASKED = WEB | {"sshd", "tunnel", "kernel", "debugpy", "database", "cluster
 
 
 def words_of(argv: "List[str]") -> str:
-    """Return program and first words of a command line, without the interpreter: ``jupyter lab --port=8888``."""
+    """Return the program and first words of a command line without its interpreter: ``jupyter lab --port=8888``."""
     words = list(argv)
     if words and INTERPRETER.match(os.path.basename(words[0])):
         del words[0]
@@ -72,9 +72,9 @@ def words_of(argv: "List[str]") -> str:
 
 
 def kind_of(argv: "List[str]", port: "Optional[int]") -> str:
-    """Return what kind of listener a command line makes."""
+    """Return the kind of listener that a command line starts."""
     words = words_of(argv)
-    if not COMPILED:  # 5 ms, for those who have a listener
+    if not COMPILED:  # 5 ms, which only users with a listener pay
         COMPILED.append(re.compile("|".join("(?P<%s>%s)" % pair for pair in KINDS)))
     found = COMPILED[0].match(words)
     kind = (found.lastgroup or "").replace("_", "-") if found else "listener"
@@ -86,11 +86,11 @@ def kind_of(argv: "List[str]", port: "Optional[int]") -> str:
         ports = [known.get(name + "_port") for name in ("shell", "iopub", "stdin", "control", "hb")]
     except (ValueError, AttributeError):
         return kind
-    return kind if port in ports else "listener"  # a dashboard that a notebook started is in its kernel's process
+    return kind if port in ports else "listener"  # such as a dashboard that a notebook started in its kernel
 
 
 def describe(rows: "List[Json]") -> "Dict[int, List[int]]":
-    """Fill in what the process table tells of each row's process; return the ancestors of each pid, nearest first."""
+    """Fill in what the process table has on each row's process; return the ancestors of each pid, nearest first."""
     booted = time.time() - time.clock_gettime(7) if sys.platform == "linux" else 0.0  # 7 is CLOCK_BOOTTIME
     ticks = os.sysconf("SC_CLK_TCK") if sys.platform == "linux" else 1
     stats = {}  # type: Dict[int, Optional[Tuple[str, int, int]]]
@@ -106,7 +106,7 @@ def describe(rows: "List[Json]") -> "Dict[int, List[int]]":
                 if chain[-1] not in stats:
                     stats[chain[-1]] = stat_of(chain[-1])
                 found = stats[chain[-1]]
-                # Windows keeps the number of a parent that ended, and gives it to another: even to a descendant
+                # Windows keeps the number of a dead parent, and can give it to another process, even a descendant
                 chain.append(found[1] if found and found[1] not in chain else 0)
             ancestors[pid] = chain[1:]
         if "argv" not in row:
@@ -121,13 +121,13 @@ def describe(rows: "List[Json]") -> "Dict[int, List[int]]":
 
 
 def environ_of(pid: int) -> "Dict[str, str]":
-    """Return the environment that one of this user's processes was started with."""
+    """Return the environment with which a process of this user was started."""
     text = read_bytes("/proc/%d/environ" % pid).decode("utf-8", "surrogateescape")
     return dict(item.split("=", 1) for item in text.split("\0") if "=" in item)
 
 
 def runtime_directories(environ: "Dict[str, str]") -> "List[str]":
-    """Return where a Jupyter server with this environment keeps its record: the rules of all its versions."""
+    """Return the directories where a Jupyter server with this environment can keep its record, of any version."""
     home = environ.get("HOME") or os.path.expanduser("~")
     data = environ.get("JUPYTER_DATA_DIR") or (environ.get("XDG_DATA_HOME") or home + "/.local/share") + "/jupyter"
     found = [environ.get("JUPYTER_RUNTIME_DIR", ""), data + "/runtime", home + "/Library/Jupyter/runtime"]
@@ -137,7 +137,7 @@ def runtime_directories(environ: "Dict[str, str]") -> "List[str]":
 
 
 def jupyter_records(directories: "Set[str]", uid: int, warnings: "List[str]") -> "List[Json]":
-    """Return the records of Jupyter servers; they may be stale, or another host's, and are never deleted."""
+    """Return the records of Jupyter servers. They can be stale or another host's, and are never deleted."""
     records = []
     for directory in sorted(directories):
         try:
@@ -156,14 +156,14 @@ def jupyter_records(directories: "Set[str]", uid: int, warnings: "List[str]") ->
 
 
 def fill_in_notebook(row: "Json", record: "Optional[Json]", environ: "Dict[str, str]") -> None:
-    """Fill in root, token and path of a notebook server, from the record of its live process, where it has one."""
-    if record is None:  # a single-user server of a hub: no token of its own
+    """Fill in root, token and path of a notebook server from the record of its process, if there is one."""
+    if record is None:  # a single-user server of a hub, which has no token of its own
         row.update(kind="notebook", root=row["cwd"], token=None, password=True)
         row["url_path"] = environ.get("JUPYTERHUB_SERVICE_PREFIX", "/").strip("/")
         return
     words = words_of(row["argv"])
     tree = record["classic"] or re.match(r"(jupyter.)?(notebook|nbclassic)\b", words)
-    page = "tree" if tree else "lab" if re.match(r"jupyter.?lab", words) else ""  # "" is redirected by the server
+    page = "tree" if tree else "lab" if re.match(r"jupyter.?lab", words) else ""  # the server redirects ""
     base = str(record.get("base_url") or "/").strip("/")
     row.update(kind="notebook", root=record.get("root_dir") or record.get("notebook_dir") or row["cwd"])
     row.update(token=record.get("token") or "", password=bool(record.get("password")))
@@ -171,25 +171,25 @@ def fill_in_notebook(row: "Json", record: "Optional[Json]", environ: "Dict[str, 
 
 
 def recognise_notebooks(rows: "List[Json]", uid: int, warnings: "List[str]") -> None:
-    """Fill in what is known of the notebook servers among `rows`."""
+    """Fill in what is known about the notebook servers among `rows`."""
     environs = {row["pid"]: environ_of(row["pid"]) for row in rows if row["kind"] == "notebook" and row["pid"]}
     directories = set(runtime_directories(dict(os.environ)))
     for environ in environs.values():
         directories.update(runtime_directories(environ))
     records = jupyter_records(directories, uid, warnings)
     for row in rows:
-        place = ("sock", row["path"]) if row["path"] else ("port", row["port"])
-        mine = [one for one in records if one["pid"] == row["pid"] and one.get(place[0]) == place[1]]
+        key, value = ("sock", row["path"]) if row["path"] else ("port", row["port"])
+        mine = [one for one in records if one["pid"] == row["pid"] and one.get(key) == value]
         if mine or row["kind"] == "notebook":
             fill_in_notebook(row, mine[0] if mine else None, environs.get(row["pid"], {}))
 
 
 def is_own_port(row: "Json", running: "Json", ancestors: "List[int]") -> bool:
-    """Tell whether a cluster itself opened the port of `row`, rather than a task of its.
+    """Tell whether a cluster itself opened the port of `row`, and not one of its tasks.
 
-    On Unix sockets it has none but the dashboard's. With certificates its owner and its workers, which are the owner's
-    children or its fork server's, listen on one address; what a task opens there in a worker's own process cannot be
-    told from that, as a port with certificates is not to be asked.
+    On Unix sockets a cluster has no port except the dashboard's. With certificates, its owner and its workers listen on
+    one address; the workers are children of the owner or of its fork server. A port that a task opens there in a
+    worker's own process looks the same, because ports with certificates are not asked.
     """
     address = str(running.get("address"))
     if row["port"] and row["port"] == running.get("dashboard_port"):
@@ -206,7 +206,7 @@ def is_own_port(row: "Json", running: "Json", ancestors: "List[int]") -> bool:
 def recognise_sessions(rows: "List[Json]", sessions: "Json", ancestors: "Dict[int, List[int]]") -> None:
     """Mark the rows that belong to a running cluster or notebook server of `ports`: ``of`` is ``"cluster:main"``.
 
-    What else listens in a cluster's processes, or below them, is its tasks': ``task_of`` is ``"main"``.
+    What else listens in a cluster's processes, or below them, belongs to its tasks: ``task_of`` is ``"main"``.
     """
     found = [(kind, one) for kind, folder in SESSION_KINDS.items() for one in sessions[folder]]
     for kind, session in found:

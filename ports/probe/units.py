@@ -1,4 +1,4 @@
-"""Bytes and lengths of time in words."""
+"""Sizes and lengths of time in words."""
 
 MYPY = False
 if MYPY:

@@ -250,7 +250,7 @@ def test_without_netlink_holders_are_found_in_the_table_of_all(monkeypatch: pyte
             where = f"[::1]:{listener.getsockname()[1]}" if ":" in address else f"127.0.0.1:{listener.getsockname()[1]}"
             expected = socket_users.holder_of(where)
             with monkeypatch.context() as patch:
-                patch.setattr(socket_users, "ask_for", refuse)
+                patch.setattr(socket_users, "listener_at", refuse)
                 assert socket_users.holder_of(where) == expected == (os.getuid(), os.fstat(listener.fileno()).st_ino)
 
 

@@ -68,7 +68,7 @@ def test_frames_are_read_wherever_the_stream_is_cut(frames: list[tuple[int, int,
 def test_what_is_no_frame_ends_the_session(broken: bytes) -> None:
     ended: list[str] = []
     Mux(Nothing(), (0, 1), lambda *frame: None, ended.append).feed(broken)
-    assert ended == ["what came is no frame"]
+    assert ended == ["the other end sent no frame"]
 
 
 class Pair:
@@ -197,7 +197,7 @@ def test_a_listener_that_changes_hands_while_it_is_connected_to_gets_nothing(
         pair.run()
         ((kind, number, payload),) = pair.frames
         assert (kind, number) == (REFUSED, 1)
-        assert "changed hands in this moment" in json.loads(payload)["reason"]
+        assert "changed hands just now" in json.loads(payload)["reason"]
         listener.settimeout(5)
         assert listener.accept()[0].recv(100) == b""
 

@@ -67,14 +67,11 @@ def test_people_are_not_trusted_where_their_uids_begin_at_500(tmp_path: Path, mo
     (tmp_path / "login.defs").write_text("UID_MIN 500\n")
     (tmp_path / "theirs").mkdir()
     os.chown(tmp_path / "theirs", 501, -1)
-    monkeypatch.setattr(accounts, "_LOGIN_DEFS", tmp_path / "login.defs")
-    accounts.first_person.cache_clear()
-    try:
-        assert "belongs to uid 501" in str(exchangeable(tmp_path / "theirs"))
-        os.chown(tmp_path / "theirs", 499, -1)
-        assert exchangeable(tmp_path / "theirs") is None
-    finally:
-        accounts.first_person.cache_clear()
+    monkeypatch.setattr(accounts, "LOGIN_DEFS", str(tmp_path / "login.defs"))
+    monkeypatch.setattr(accounts, "FIRST", [])
+    assert "belongs to uid 501" in str(exchangeable(tmp_path / "theirs"))
+    os.chown(tmp_path / "theirs", 499, -1)
+    assert exchangeable(tmp_path / "theirs") is None
 
 
 def test_a_link_of_somebody_else_is_told(tmp_path: Path, give_away: GiveAway) -> None:

@@ -186,13 +186,10 @@ def test_people_begin_where_the_machine_says(
 ) -> None:
     if text is not None:
         (tmp_path / "login.defs").write_text(text)
-    monkeypatch.setattr(accounts, "_LOGIN_DEFS", tmp_path / "login.defs")
-    accounts.first_person.cache_clear()
-    try:
-        assert accounts.first_person() == expected
-        assert accounts.is_person(700) is (expected <= 700)
-    finally:
-        accounts.first_person.cache_clear()
+    monkeypatch.setattr(accounts, "LOGIN_DEFS", str(tmp_path / "login.defs"))
+    monkeypatch.setattr(accounts, "FIRST", [])
+    assert accounts.first_person() == expected
+    assert accounts.is_person(700) is (expected <= 700)
 
 
 def test_watching_has_no_document(capsys: pytest.CaptureFixture[str]) -> None:

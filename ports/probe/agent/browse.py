@@ -43,13 +43,13 @@ class BrowseSocket:
         finally:
             os.umask(mask)
         self.listener.listen(16)
-        os.rename(hidden, path)  # whoever sees it finds somebody who listens: else it would be taken for stale
+        os.rename(hidden, path)  # under this name something always listens: otherwise it would look stale
         self.path = path
         self.listener.setblocking(False)
         self.poller.on_read(self.listener.fileno(), self.accept)
 
     def close(self) -> None:
-        """Leave nothing."""
+        """Close the socket, and remove what was made for it."""
         for number in list(self.visitors):
             self.leave(number)
         if self.path is not None:
@@ -59,11 +59,11 @@ class BrowseSocket:
         for directory in self.made[::-1]:
             try:
                 os.rmdir(directory)
-            except OSError:  # somebody else uses it by now
+            except OSError:  # something else uses it by now
                 pass
 
     def accept(self) -> None:
-        """Let somebody in, if it is this user."""
+        """Accept a connection, if it is this user's."""
         try:
             visitor, _ = self.listener.accept()
         except OSError:
@@ -106,12 +106,12 @@ class BrowseSocket:
             told = {key: value for key, value in answer.items() if key not in ("type", "id")}
             try:
                 visitor.send(json.dumps(told).encode() + b"\n")
-            except OSError:  # it waits no longer
+            except OSError:  # it no longer waits
                 pass
             self.leave(answer["id"])
 
     def leave(self, number: int) -> None:
-        """Let somebody go."""
+        """Close a connection."""
         visitor = self.visitors.pop(number, None)
         if visitor is not None:
             self.poller.on_read(visitor.fileno(), None)
@@ -119,9 +119,9 @@ class BrowseSocket:
 
 
 def runtime_directory(made: "List[str]") -> str:
-    """Return the directory for this user's sockets, as `ports` itself chooses it; what is created is put into `made`.
+    """Return the directory for this user's sockets, as `ports` itself chooses it; add what is created to `made`.
 
-    Raises OSError where somebody else has made it first, and `ports` never ran here to choose another.
+    Raises OSError if somebody else made it first and `ports` never ran here to choose another one.
     """
     directory = usual_runtime_directory()
     try:
@@ -158,7 +158,7 @@ def remove_stale(directory: str) -> None:
 
 
 def is_refused(path: str) -> bool:
-    """Tell whether nobody listens at a socket."""
+    """Tell whether nothing listens on a socket."""
     probe_socket = socket.socket(socket.AF_UNIX)
     probe_socket.setblocking(False)
     try:

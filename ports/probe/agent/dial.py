@@ -1,4 +1,4 @@
-"""Connections to this machine's listeners, for somebody at home: whose a listener is, is looked at before and after."""
+"""Connections to listeners of this machine for home: the owner of a listener is checked before and after."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ AGAIN = 0.02
 
 
 class Refused(Exception):
-    """Why there is no connection: a word for programs, a sentence for people."""
+    """The reason why there is no connection: a word for programs and a sentence for people."""
 
     def __init__(self, kind: str, reason: str) -> None:
         Exception.__init__(self, kind, reason)
@@ -33,7 +33,7 @@ class Refused(Exception):
 
 
 class Dialer:
-    """The connections that are being made; those that are made are channels."""
+    """The connections that are being made. Those that are made become channels."""
 
     def __init__(self, poller: "Any", mux: "Mux") -> None:
         self.poller, self.mux = poller, mux
@@ -47,7 +47,7 @@ class Dialer:
         attempt.run(attempt.start)
 
     def cancel(self, number: int) -> None:
-        """Home waits no longer."""
+        """Forget a connection for which home waits no longer."""
         attempt = self.pending.get(number)
         if attempt is not None:
             attempt.leave().close()
@@ -63,7 +63,7 @@ class Attempt:
         self.holder = None  # type: Optional[Holder]
 
     def run(self, step: "Any") -> None:
-        """Take a step; whatever fails is told at home."""
+        """Take a step; if it fails, home hears why."""
         try:
             try:
                 step()
@@ -75,7 +75,7 @@ class Attempt:
             self.dialer.mux.send(REFUSED, self.number, json.dumps(told).encode())
 
     def start(self) -> None:
-        """Look whose the listener is, and begin to connect."""
+        """Check the owner of the listener, and begin to connect."""
         self.holder = self.check()
         if self.remote.startswith("/"):
             address = self.remote  # type: Any
@@ -103,11 +103,11 @@ class Attempt:
             self.finish()
 
     def when_pending(self, step: "Any") -> "Any":
-        """Return a callback that takes a step unless this has ended meanwhile."""
+        """Return a callback that takes a step, unless this attempt has ended meanwhile."""
         return lambda: self.run(step) if self.dialer.pending.get(self.number) is self else None
 
     def finish(self) -> None:
-        """Hand the connection over, if it is to whom it was meant for."""
+        """Hand the connection over, if the listener is still the one that was checked."""
         assert self.connection is not None
         code = self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
@@ -117,7 +117,7 @@ class Attempt:
             if uid is not None and uid not in self.allowed():
                 raise foreign(self.remote, uid)
         elif self.check() != self.holder:
-            raise Refused("refused", "%s changed hands in this moment; try again" % self.remote)
+            raise Refused("refused", "%s changed hands just now; try again" % self.remote)
         connection = self.leave()
         self.dialer.mux.send(OPENED, self.number)
         Channel(self.dialer.mux, self.number, connection)
@@ -131,11 +131,11 @@ class Attempt:
         return self.connection
 
     def give_up(self) -> None:
-        """Say that nothing came of it."""
-        raise Refused("silent", "%s takes no connection: its queue is full" % self.remote)
+        """End the attempt because it took too long."""
+        raise Refused("silent", "%s does not accept connections: its queue is full" % self.remote)
 
     def check(self) -> "Holder":
-        """Return whose the listener is; raises Refused where it is not to be connected to."""
+        """Return uid and inode of the listener; raises Refused if it must not be connected to."""
         holder = holder_of(self.remote)
         if holder is None:
             unix = self.remote.startswith("/")
@@ -146,7 +146,7 @@ class Attempt:
         return holder
 
     def allowed(self) -> "Set[int]":
-        """Return whose listener it may be."""
+        """Return the uids that the listener may have."""
         try:
             return allowed(self.owner)
         except KeyError:
@@ -159,7 +159,7 @@ def foreign(remote: str, uid: int) -> Refused:
 
 
 def refusal(remote: str, error: Exception) -> Refused:
-    """Return the refusal that an error stands for."""
+    """Return the refusal for an error."""
     code = getattr(error, "errno", None)
     if code == errno.ECONNREFUSED:
         return Refused("refused", "connection refused: nothing listens on %s" % remote)

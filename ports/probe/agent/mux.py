@@ -1,7 +1,7 @@
 """Many connections over one session, for both of its ends: frames, and channels with credit.
 
-A frame is a header (what it is, of which channel, how long) and that many bytes. A channel may have `WINDOW` bytes on
-their way that the other end has not passed on yet: one slow reader stalls nobody, and memory stays bounded.
+A frame is a header (type, channel, length) and that many bytes. Of each channel at most `WINDOW` bytes are on their way
+that the other end has not passed on yet. So one slow reader stalls no other channel, and memory stays bounded.
 """
 
 import os
@@ -18,12 +18,12 @@ if MYPY:
     Bytes = Union[bytes, memoryview]
 
 HEADER = struct.Struct(">BII")
-# CONTROL is JSON, DOCUMENT the same, compressed; the others from OPEN on belong to a channel
+# CONTROL is JSON, DOCUMENT compressed JSON; those from OPEN on belong to a channel
 CONTROL, DOCUMENT, PING, PONG, OPEN, OPENED, REFUSED, DATA, CREDIT, END, CLOSE = range(1, 12)
 WINDOW = 2 << 20  # as ssh has for each of its channels
 CHUNK = 1 << 16
-LONGEST = 1 << 26  # what is longer is no frame
-# bytes that wait for the session before connections are no longer read, and until they are again
+LONGEST = 1 << 26  # nothing longer is a frame
+# bytes that wait for the session: with HIGH no connection is read any more, with LOW they are read again
 HIGH, LOW = 1 << 18, 1 << 16
 
 
@@ -35,11 +35,11 @@ class Mux:
     poller : object
         ``on_read(fd, callback)`` and ``on_write(fd, callback)``; None takes the callback back.
     ends : tuple of int
-        What is read and what is written, both non-blocking.
+        The descriptors to read from and to write to, both non-blocking.
     on_frame : callable
-        Gets type, channel and payload of what belongs to no open channel.
+        Called with type, channel and payload of each frame that belongs to no open channel.
     on_end : callable
-        Gets the reason, once, when the session has ended; all channels are closed then.
+        Called once with the reason when the session has ended and all channels are closed.
     """
 
     def __init__(
@@ -59,37 +59,41 @@ class Mux:
         self._inbox, self._missing = bytearray(), HEADER.size  # a frame that is not whole, and its length
         self._number = self._left = 0  # of the DATA that is being passed on
         self._outbox = deque()  # type: Deque[Bytes]
-        self._full = self._held = False
+        self._full = self._corked = False
         self._paused = {}  # type: Dict[int, Callable[[], None]]
         poller.on_read(self.fd_in, self._read)
 
     def send(self, kind: int, number: int = 0, payload: bytes = b"") -> None:
-        """Send a frame, at once where the session takes it."""
+        """Send a frame, at once if the session takes it."""
         if self.ended:
             return
         self._outbox.append(HEADER.pack(kind, number, len(payload)))
         if payload:
             self._outbox.append(payload)
         self.unsent += HEADER.size + len(payload)
-        if not self._full and not self._held:
+        if not self._full and not self._corked:
             self._write()
 
     def wait(self, number: int, resume: "Callable[[], None]") -> bool:
-        """Tell whether too much is unsent; then `resume` is called when there is room again."""
+        """Tell whether too much is unsent. If so, `resume` is called when there is room again."""
         if self.unsent < HIGH:
             return False
         self._paused[number] = resume
         return True
 
     def feed(self, data: "Bytes") -> None:
-        """Take what was read from the session; `data` is not kept. Of DATA the beginning is passed on at once."""
+        """Take what was read from the session; `data` is not kept. Parts of a DATA frame are passed on at once."""
         self.heard_at = time.monotonic()
-        view, inbox, self._held = memoryview(data), self._inbox, True  # what frames bring about is sent in one piece
+        view, inbox, self._corked = (
+            memoryview(data),
+            self._inbox,
+            True,
+        )  # the answers to these frames are sent in one piece
         while len(view) and not self.ended:
             if self._left:
                 part = view[: self._left]
                 self._left -= len(part)
-                channel = self.channels.get(self._number)  # of one that is closed, data may still come
+                channel = self.channels.get(self._number)  # data can still come for one that is closed
                 if channel is not None:
                     channel.pass_on(part)
             else:
@@ -98,7 +102,7 @@ class Mux:
                 if len(inbox) == self._missing:
                     self._parse(inbox)
             view = view[len(part) :]
-        self._held = False
+        self._corked = False
         if self._outbox and not self._full:
             self._write()
 
@@ -116,10 +120,10 @@ class Mux:
         self.on_end(reason)
 
     def _parse(self, inbox: bytearray) -> None:
-        """Take a frame, or its header: of DATA no more is awaited, of the others all."""
+        """Take a frame that is whole; for DATA the header is enough."""
         kind, number, length = HEADER.unpack_from(inbox)
         if length > LONGEST or not CONTROL <= kind <= CLOSE:
-            self.end("what came is no frame")
+            self.end("the other end sent no frame")
         elif kind != DATA and len(inbox) < HEADER.size + length:
             self._missing = HEADER.size + length
         else:
@@ -137,7 +141,7 @@ class Mux:
         channel = self.channels.get(number) if kind > DATA else None
         if channel is not None:
             channel.take(kind, payload)
-        elif kind < DATA or kind == CLOSE:  # of a channel that is closed, frames may still come
+        elif kind < DATA or kind == CLOSE:  # frames can still come for a closed channel
             self.on_frame(kind, number, payload)
 
     def _read(self) -> None:
@@ -190,13 +194,13 @@ class Mux:
 
 
 class Channel:
-    """One connection of this side, whose other half goes through the session; it closes by itself."""
+    """A connection on this side whose other half goes through the session. It closes by itself."""
 
     def __init__(self, mux: Mux, number: int, connection: "socket.socket") -> None:
         self.mux, self.number, self.connection = mux, number, connection
         self.fd = connection.fileno()
-        self.credit = WINDOW  # how much may be sent
-        self.owed = 0  # what was passed on since credit was last given back
+        self.credit = WINDOW  # bytes that may be sent
+        self.owed = 0  # bytes passed on since credit was last given back
         self.sent_end = self.got_end = self.closed = False
         self._reading = self._writing = False
         self._queue = deque()  # type: Deque[Bytes]
@@ -205,7 +209,7 @@ class Channel:
         self._listen()
 
     def pass_on(self, data: memoryview) -> None:
-        """Pass on what came for the connection; `data` is not kept."""
+        """Pass data on to the connection; `data` is not kept."""
         if self._writing:
             self._queue.append(bytes(data))
             return
@@ -215,19 +219,19 @@ class Channel:
             self._queue[-1] = bytes(self._queue[-1])
 
     def take(self, kind: int, payload: bytes) -> None:
-        """Take a frame of this channel that holds no data."""
+        """Take a frame of this channel that is not DATA."""
         if kind == CREDIT:
             self.credit += struct.unpack(">I", payload)[0]
             self._listen()
         else:
             self.got_end = True
-            if kind == CLOSE:  # nobody is left there to read what this side says
+            if kind == CLOSE:  # nobody there reads any more what this side says
                 self.sent_end = True
                 self._listen()
             self._settle()
 
     def close(self) -> None:
-        """Close the connection; the other end is not told."""
+        """Close the connection without a word to the other end."""
         if self.closed:
             return
         self.closed = True
@@ -240,7 +244,7 @@ class Channel:
         self.connection.close()
 
     def fail(self) -> None:
-        """Close the connection, and tell the other end."""
+        """Close the connection on both ends."""
         if not self.closed:
             self.close()
             self.mux.send(CLOSE, self.number)
@@ -300,7 +304,7 @@ class Channel:
         self._settle()
 
     def _settle(self) -> None:
-        """Pass on the end, once all that came before it is passed on; close when both sides have ended."""
+        """Pass on the end after all data; close when both sides have ended."""
         if not self.got_end or self._queue or self.closed:
             return
         if self.sent_end:
@@ -308,5 +312,5 @@ class Channel:
             return
         try:
             self.connection.shutdown(socket.SHUT_WR)
-        except OSError:  # it has gone; reading will tell
+        except OSError:  # it is gone, which the next read shows
             pass

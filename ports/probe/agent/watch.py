@@ -1,6 +1,6 @@
-"""Watching what listens: a process of its own looks, so that a home that hangs on its file server holds up nobody.
+"""Watch what listens: in a process of its own, which can hang on a file server while tunnels go on.
 
-A look costs a millisecond or two; only where it differs from the one before, all is looked at and asked.
+A look costs a millisecond or two. Only if it differs from the look before, everything is looked at and asked.
 """
 
 import json
@@ -27,13 +27,13 @@ if MYPY:
     Json = Dict[str, Any]
 
 LENGTH = struct.Struct(">I")
-ASKED_AGAIN = (1.0, 6.0, 25.0)  # seconds after which a port that said nothing is asked once more
-SHARE = 10.0  # time between two full looks, in times that one takes
+ASKED_AGAIN = (1.0, 6.0, 25.0)  # seconds after which a silent port is asked again
+SHARE = 10.0  # time between two full looks, in multiples of the time that one takes
 ANSWER = ("http", "scheme", "kind", "greets")
 
 
 class Answers:
-    """What ports have said, by inode: a port that has answered is not asked again."""
+    """What ports have said, by inode. A port that has answered is not asked again."""
 
     def __init__(self) -> None:
         self.known = {}  # type: Dict[int, Json]
@@ -41,7 +41,7 @@ class Answers:
         self.seen = set()  # type: Set[int]
 
     def unknown(self, rows: "List[Json]") -> "List[Json]":
-        """Fill in what is known, and return the rows that are to be asked."""
+        """Fill in what is known, and return the rows to ask."""
         now = time.monotonic()
         for row in rows:
             row.update(self.known.get(row["inode"], {}))
@@ -52,7 +52,7 @@ class Answers:
         return new + [row for row in rows if row["inode"] in self.known and self.is_due(row["inode"], now)]
 
     def is_due(self, inode: int, now: float) -> bool:
-        """Tell whether a port that said nothing is to be asked once more, and count it."""
+        """Tell whether a silent port is due to be asked again, and count it."""
         times = self.due[inode]
         if self.known[inode]["http"] is not None or not times or times[0] > now:
             return False
@@ -60,7 +60,7 @@ class Answers:
         return True
 
     def keep(self, rows: "List[Json]") -> None:
-        """Take down what was answered by those that were asked, and forget those that are gone."""
+        """Note the answers of those that were asked, and forget those that are gone."""
         for row in rows:
             self.known[row["inode"]] = {key: row[key] for key in ANSWER}
         seen, self.seen = self.seen, set()
@@ -68,13 +68,13 @@ class Answers:
         self.due = {inode: times for inode, times in self.due.items() if inode in seen}
 
     def next_time(self) -> "Optional[float]":
-        """Return when a silent port is due; None where there is none."""
+        """Return when the next silent port is due; None if there is none."""
         silent = [self.due[inode][0] for inode, one in self.known.items() if one["http"] is None and self.due[inode]]
         return min(silent) if silent else None
 
 
 def watch(request: "Json", out: int, control: int) -> None:
-    """Write what is there to `out`, now and at each change, until `control` ends; a byte there makes it look at once.
+    """Write what listens to `out`, now and at each change, until `control` ends; a byte there causes a look at once.
 
     Each message is a length and compressed JSON: ``document`` as `probe` returns it, or ``error``.
     """
@@ -104,7 +104,7 @@ def watch(request: "Json", out: int, control: int) -> None:
 
 
 def glance(request: "Json", document: "Json") -> "Any":
-    """Return something that differs when something has changed since the last look."""
+    """Return a value that changes when something has changed since the last look."""
     wanted = request.get("probe") or {}
     sessions = [one for folder in SESSION_KINDS.values() for one in document.get(folder, [])]
     pids = [one["running"]["process"]["pid"] for one in sessions if one.get("alive") and one.get("running")]
@@ -116,7 +116,7 @@ def glance(request: "Json", document: "Json") -> "Any":
 
 
 def watched_directories() -> "List[str]":
-    """Return the directories whose time changes when a record is written: records are replaced, not edited."""
+    """Return the directories whose time changes when a record is replaced."""
     top = host_directory()
     found = [top] + [os.path.join(top, folder) for folder in SESSION_KINDS.values()]
     for parent in found[1:]:
@@ -128,7 +128,7 @@ def watched_directories() -> "List[str]":
 
 
 def stamp(path: str) -> "Any":
-    """Return what changes when a directory does, or when a socket is another one."""
+    """Return a value that changes with a directory, or when a socket is replaced."""
     try:
         found = os.stat(path)
     except OSError:
@@ -137,7 +137,7 @@ def stamp(path: str) -> "Any":
 
 
 def essence(document: "Json") -> "Any":
-    """Return the document without what differs each time."""
+    """Return the document without the parts that differ each time."""
     rows = [{key: value for key, value in row.items() if key != "started_at"} for row in document["listeners"]]
     return [(key, value) for key, value in sorted(document.items()) if key not in ("time", "listeners")], rows
 
@@ -154,24 +154,24 @@ class SocketUserWatch:
 
     def __init__(self, tell: "Callable[[Json], None]") -> None:
         self.tell = tell
-        self.held = {}  # type: Dict[str, Optional[Holder]]
+        self.holders = {}  # type: Dict[str, Optional[Holder]]
 
     def set(self, remotes: "List[str]") -> None:
         """Watch these from now on; one that is nobody's or another's is reported at once."""
         mine = os.getuid()
         for remote in remotes:
-            if remote not in self.held:
-                self.held[remote] = holder = look(remote)
+            if remote not in self.holders:
+                self.holders[remote] = holder = look(remote)
                 if holder is None or holder[0] != mine:
                     self.report(remote, None, holder)
-        self.held = {remote: self.held[remote] for remote in remotes}
+        self.holders = {remote: self.holders[remote] for remote in remotes}
 
     def look(self) -> None:
         """Report what has changed since the last look."""
-        for remote, before in self.held.items():
+        for remote, before in self.holders.items():
             now = look(remote)
             if now != before:
-                self.held[remote] = now
+                self.holders[remote] = now
                 self.report(remote, before, now)
 
     def report(self, remote: str, before: "Optional[Holder]", now: "Optional[Holder]") -> None:
@@ -185,7 +185,7 @@ class SocketUserWatch:
 
 
 def look(remote: str) -> "Optional[Holder]":
-    """Return who holds a listener; None where nobody does, or that cannot be seen."""
+    """Return uid and inode of a listener; None if there is none, or if it cannot be seen."""
     try:
         return holder_of(remote)
     except (OSError, ValueError):
@@ -193,7 +193,7 @@ def look(remote: str) -> "Optional[Holder]":
 
 
 def start_watching(request: "Json", closed: "List[int]") -> "Tuple[int, int, int]":
-    """Start the process that watches; return its pid, where it writes, and what ends it when it is closed."""
+    """Start the process that watches; return its pid, what it writes to, and what ends it when closed."""
     read, write = os.pipe()
     heard, control = os.pipe()
     pid = os.fork()
@@ -205,6 +205,6 @@ def start_watching(request: "Json", closed: "List[int]") -> "Tuple[int, int, int
         for fd in [read, control, *closed]:
             os.close(fd)
         watch(request, write, heard)
-    except BaseException:  # noqa: BLE001 - the parent has gone, or this was told to end
+    except BaseException:  # noqa: BLE001 - the parent is gone, or this process should end
         pass
     os._exit(0)

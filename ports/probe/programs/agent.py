@@ -1,4 +1,4 @@
-"""The far end of a session that stays: it connects, watches and answers, for as long as home is heard.
+"""The far end of a session that stays open: it connects, watches and answers for as long as it hears from home.
 
 Nothing of it is installed, and nothing is left: the program comes through the session, see `ports.tunnels.agent`.
 """
@@ -24,14 +24,14 @@ if MYPY:
 
     Json = Dict[str, Any]
 
-SILENCE = 60.0  # seconds after which nobody is left at home
+SILENCE = 60.0  # seconds without a word from home after which it ends
 GUARDED_EVERY = 2.0
-PIPE = 1 << 20  # room in the pipes to sshd, where they are pipes
+PIPE = 1 << 20  # bytes of room in the pipes to sshd, if they are pipes
 F_SETPIPE_SZ = 1031
 
 
 class Poller:
-    """The one loop: what can be read or written, and what is due."""
+    """The one event loop: what can be read or written, and what is due."""
 
     def __init__(self) -> None:
         self.selector = selectors.DefaultSelector()
@@ -71,7 +71,7 @@ class Poller:
             self.selector.modify(fd, events)
 
     def turn(self) -> None:
-        """Wait for something, and do it."""
+        """Wait for an event, and handle it."""
         wait = max(0.0, self.due[0][0] - time.monotonic()) if self.due else None
         for key, events in self.selector.select(wait):
             for event in (selectors.EVENT_READ, selectors.EVENT_WRITE):
@@ -128,7 +128,7 @@ class Agent:
         self.mux.send(CONTROL, 0, json.dumps(message).encode())
 
     def take(self, kind: int, number: int, payload: bytes) -> None:
-        """Do what home asks."""
+        """Handle a frame from home."""
         if kind == OPEN:
             self.dialer.open(number, payload)
         elif kind == CLOSE:
@@ -171,7 +171,7 @@ class Agent:
             del self.from_watcher[:end]
 
     def check_home(self) -> None:
-        """End when nothing came for too long: a line that is cut does not end by itself."""
+        """End when nothing came for too long: a connection that is cut does not end by itself."""
         left = self.mux.heard_at + self.silence - time.monotonic()
         if left <= 0:
             self.mux.end("nothing came from home")
@@ -209,7 +209,7 @@ def main(text: str) -> None:
 
 
 def leave(number: int, frame: object) -> None:
-    """End in order when told to."""
+    """End in order at a signal."""
     raise SystemExit(0)
 
 
@@ -220,15 +220,15 @@ def allow_many_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    except (OSError, ValueError):  # macOS says "unlimited" and means it not
+    except (OSError, ValueError):  # macOS says "unlimited" but does not allow it
         pass
 
 
 def widen(fd: int) -> None:
-    """Give a pipe more room: each time it is full costs a round through sshd."""
+    """Give a pipe more room: each time it is full costs a round trip through sshd."""
     import fcntl
 
     try:
         fcntl.fcntl(fd, F_SETPIPE_SZ, PIPE)
-    except OSError:  # it is none, or this user has no more to spend
+    except OSError:  # it is no pipe, or this user has used up the room for pipes
         pass

@@ -1,4 +1,4 @@
-"""What `ports doctor` wants to know of a machine: programs, space, memory, clock; it only looks."""
+"""What `ports doctor` wants to know about a machine: programs, space, memory, clock. It only looks."""
 
 import os
 import shutil
@@ -23,12 +23,12 @@ PATIENCE = 10  # seconds for a program to say its version
 
 
 def examine(request: "Optional[Json]" = None) -> "Json":
-    """Return what this machine is like for `ports`; nothing is written.
+    """Return what matters to `ports` on this machine; nothing is written.
 
     Parameters
     ----------
     request : dict
-        ``ports`` (False) looks for `ports` too, in the environment ``env`` if that is given, as `far_run` does.
+        With ``ports`` (False) it also looks for `ports`, in the environment ``env`` if given, as `run` does.
     """
     wanted = request or {}
     environ = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
@@ -46,7 +46,7 @@ def examine(request: "Optional[Json]" = None) -> "Json":
 
 
 def installed(env: "Optional[str]", environ: "Dict[str, str]") -> "Json":
-    """Return version and interpreter of the `ports` that commands for this machine would run, or the ``error``."""
+    """Return version and interpreter of the `ports` that `run` would start, or the ``error``."""
     try:
         command = find_command(env, environ)
     except LookupError as error:
@@ -58,7 +58,7 @@ def installed(env: "Optional[str]", environ: "Dict[str, str]") -> "Json":
 
 
 def first_line(command: "List[Any]", environ: "Dict[str, str]") -> "Optional[str]":
-    """Return the last line that a program prints; None where there is no such program, or it fails in silence."""
+    """Return the last line that a program prints; None if there is no such program, or it says nothing."""
     if not command[0]:
         return None
     try:
@@ -77,29 +77,29 @@ def first_line(command: "List[Any]", environ: "Dict[str, str]") -> "Optional[str
 
 
 def space(path: str) -> "Json":
-    """Return what is left, for this user, on the disk of `path`, which need not exist."""
-    place = os.path.abspath(path)
-    while not os.path.lexists(place) and place != os.path.dirname(place):
-        place = os.path.dirname(place)
-    found = {"path": path, "place": place}  # type: Json
+    """Return what this user has left on the disk of `path`, which need not exist."""
+    there = os.path.abspath(path)
+    while not os.path.lexists(there) and there != os.path.dirname(there):
+        there = os.path.dirname(there)
+    found = {"path": path, "place": there}  # type: Json
     if not hasattr(os, "statvfs"):  # Windows
-        disk_there = shutil.disk_usage(place)
+        disk_there = shutil.disk_usage(there)
         found.update(free_bytes=disk_there.free, total_bytes=disk_there.total, free_files=0, total_files=0)
-        found["writable"] = os.path.isdir(place) and os.access(place, os.W_OK)
+        found["writable"] = os.path.isdir(there) and os.access(there, os.W_OK)
         return found
     try:
-        disk = os.statvfs(place)
+        disk = os.statvfs(there)
     except OSError as error:
         found["error"] = error.strerror
         return found
     found.update(free_bytes=disk.f_bavail * disk.f_frsize, total_bytes=disk.f_blocks * disk.f_frsize)
     found.update(free_files=disk.f_favail, total_files=disk.f_files)  # 0 of 0: the disk does not count them
-    found["writable"] = os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
+    found["writable"] = os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
     return found
 
 
 def memory_left(root: str = "") -> "Json":
-    """Return the memory that this user may have and what is left of it, in bytes; empty where there is no /proc."""
+    """Return the memory that this user may have and what is left of it, in bytes; empty without /proc."""
     if not os.path.exists(root + "/proc/meminfo"):
         return {}
     found = limits(root)

@@ -1,4 +1,4 @@
-"""The probe itself: one look at this machine, as one JSON-able document."""
+"""The probe: one look at what listens on this machine and is mine, as one JSON-able document."""
 
 import os
 import sys
@@ -28,14 +28,14 @@ if MYPY:
 
 
 def probe(request: "Optional[Json]" = None) -> "Json":
-    """Return what listens on this machine and is this user's, and what `ports` recorded here.
+    """Return what listens on this machine and belongs to this user, and what `ports` recorded here.
 
     Parameters
     ----------
     request : dict
-        ``all`` adds other users' listeners, as port and user only; ``port`` leaves out all but this one; ``ask_http``
-        (True) lets own ports be asked what they are, up to ``silence`` and ``patience`` seconds (0.02 each), see
-        `Asking`. ``called`` is the name that leads here from home, ``nodes`` are other hosts of it, see `elsewhere`.
+        ``all`` adds other users' listeners, only with port and user. ``port`` leaves out all other ports. ``ask_http``
+        (True) asks own ports what they are, up to ``silence`` and ``patience`` seconds (0.02 each), see `Asking`.
+        ``called`` is the name of this host at home, ``nodes`` are other hosts with that name, see `elsewhere`.
     """
     wanted = request or {}
     uid, warnings, sessions = own_uid(), [], {}  # type: int, List[str], Json
@@ -82,7 +82,7 @@ def unix_paths(sessions: "Json", uid: int) -> "Set[str]":
 def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List[str]") -> None:
     """Find out what this user's listeners are.
 
-    The newest are recognised first: while they are listened to, and asked, there is time for the others.
+    The newest are recognised first: while the probe waits for what they say, there is time for the others.
     """
     uid = own_uid()
     holders = owners_of({row["inode"] for row in own if row["inode"] and row["pid"] is None}, uid)
@@ -91,7 +91,7 @@ def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List
         row.update(http=None, scheme="http", url_path="", greets=False)
     newest = sorted(own, key=lambda row: (-row["inode"], -(row.get("started_at") or 0)))
     asking = Asking(wanted.get("silence", 0.02), wanted.get("patience", 0.02))
-    answers = wanted.get("answers")  # kept by the agent, which looks again and again
+    answers = wanted.get("answers")  # the agent keeps them, because it looks again and again
     asked = []  # type: List[Json]
     ancestors = {}  # type: Dict[int, List[int]]
     while newest:
@@ -101,7 +101,7 @@ def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List
         recognise_sessions(rows, sessions, ancestors)
         for row in rows:
             row["http"] = True if row["kind"] in WEB else None
-        # without a pid it may be the kernel's, or a container's that merely shares this uid
+        # without a pid it can be the kernel's, or that of a container that happens to share this uid
         unknown = [row for row in rows if row["kind"] not in NEVER_ASKED and row["pid"] and row["port"]]
         if wanted.get("ask_http", True):
             unknown = answers.unknown(unknown) if answers else unknown

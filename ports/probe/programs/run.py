@@ -1,4 +1,4 @@
-"""Running `ports` on this machine for somebody on another: which interpreter, and the run itself."""
+"""Run `ports` on this machine for a user on another one: find the interpreter, then run it."""
 
 import os
 import re
@@ -19,14 +19,14 @@ PLACES = "/opt /usr/local /opt/homebrew /opt/homebrew/Caskroom /usr/share".split
 
 
 def usual_roots(home: str) -> "List[str]":
-    """Return where conda, mamba and micromamba are installed, or keep environments, for the user of this home."""
+    """Return where conda, mamba and micromamba can be installed, or keep environments, for the user of this home."""
     own = [os.path.join(home, name) for name in (".local/share/mamba", ".micromamba", ".conda")]
     places = [home, os.path.join(home, "opt"), *PLACES]
     return own + [os.path.join(place, name) for place in places for name in INSTALLATIONS]
 
 
 def conda_prefixes(name: str) -> "List[str]":
-    """Return where a conda environment called `name` may be: all places where conda, mamba and micromamba keep them."""
+    """Return where a conda environment called `name` can be, for conda, mamba and micromamba."""
     home = os.path.expanduser("~")
     roots = [os.environ.get(key, "") for key in ("MAMBA_ROOT_PREFIX", "CONDA_ROOT", "CONDA_PREFIX")]
     if os.environ.get("CONDA_EXE"):
@@ -43,9 +43,9 @@ def conda_prefixes(name: str) -> "List[str]":
 
 
 def environment_python(env: str) -> "Optional[str]":
-    """Return the interpreter of a conda environment, by name or path, or of a venv, by path; None where there is none.
+    """Return the interpreter of a conda environment, by name or path, or of a venv, by path; None if there is none.
 
-    The path of an interpreter is taken as it is.
+    The path of an interpreter is returned as it is.
     """
     path = os.path.expanduser(env)
     if os.sep not in env and os.path.isdir(os.path.join(path, "bin")):
@@ -61,10 +61,10 @@ def environment_python(env: str) -> "Optional[str]":
 
 
 def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
-    """Return the environment that this user's login shell makes; empty where the shell fails.
+    """Return the environment that this user's login shell makes; empty if the shell fails.
 
-    It is found by running ``env`` in it: understood by every shell, tcsh and fish too. Whatever else its start files
-    print stands before the first variable or after the last.
+    The shell runs ``env``, which every shell understands, even tcsh and fish. What its start files print comes before
+    the first variable or after the last.
     """
     import pwd  # home, where this does not run, may be Windows
 
@@ -95,8 +95,8 @@ def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
 
 
 def find_command(env: "Optional[str]", environ: "Dict[str, str]") -> "List[str]":
-    """Return how `ports` is started here; raises LookupError with a sentence that names the way out."""
-    hint = "name the environment that has it, as ports.hosts.<alias>.env in the settings at home"
+    """Return the command that starts `ports` here; raises LookupError with a sentence that says what to do."""
+    hint = "name the environment that has it as ports.hosts.<alias>.env in the settings at home"
     if env:
         python = environment_python(env)
         if python is None:
@@ -104,7 +104,7 @@ def find_command(env: "Optional[str]", environ: "Dict[str, str]") -> "List[str]"
         return [python, "-m", "ports"]
     try:
         recorded = (read_record(os.path.join(host_directory(), "host.json")) or {}).get("python")
-    except ValueError:  # newer, or broken: the program itself will say so
+    except ValueError:  # newer, or broken: the program itself says so
         recorded = None
     if recorded and os.access(recorded, os.X_OK):
         return [recorded, "-m", "ports"]
@@ -154,7 +154,7 @@ def run(request: "Json") -> "Json":
 
 
 def attend(child: "Any", text: bytes) -> bytes:
-    """Return all that the child prints; interrupt it when nobody is left to read the answer (Ctrl-C at home)."""
+    """Return all that the child prints; interrupt it when nobody reads the answer any more (Ctrl-C at home)."""
     from select import POLLERR, POLLHUP, poll
     from threading import Thread
 
@@ -166,13 +166,13 @@ def attend(child: "Any", text: bytes) -> bytes:
         try:
             child.stdin.write(text)
             child.stdin.close()
-        except OSError:  # it reads no further
+        except OSError:  # it does not read any more
             pass
 
     Thread(target=feed, daemon=True).start()
     while True:
         ready = poller.poll(200)
-        if not ready and child.poll() is not None:  # something that it left running still holds its stdout
+        if not ready and child.poll() is not None:  # a process that it left running still has its stdout
             return b"" if interrupted else b"".join(chunks)
         for fd, event in ready:
             if fd == 1 and event & (POLLERR | POLLHUP):

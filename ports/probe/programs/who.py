@@ -1,4 +1,4 @@
-"""Who uses how much of this machine: one look at the process table, needing nobody's agreement; it only looks."""
+"""How much of this machine each user has: one look at the process table, which needs nobody's agreement."""
 
 import os
 import re
@@ -17,9 +17,9 @@ if MYPY:
 
     Json = Dict[str, Any]
 
-INTERVAL = 0.1  # seconds at least between the two looks that tell who computes: a tick is a hundredth of one
-SMALL = 1 << 22  # bytes; of less it is not asked how much is shared, or what program it is
-PROGRAMS = (b"python", b"pypy", b"dask", b"ports")  # how the names of processes begin that may be Dask's
+INTERVAL = 0.1  # least number of seconds between the two looks that tell which processes compute: a tick is 0.01 s
+SMALL = 1 << 22  # bytes: for less, what is shared and which program it is does not matter
+PROGRAMS = (b"python", b"pypy", b"dask", b"ports")  # the names of processes that can be Dask's begin like this
 DASK = re.compile(
     rb"ports_owner|\bdask[- ](cuda[- ])?(scheduler|worker|spec)\b|distributed[./]cli[./]dask_(scheduler|worker|spec)"
 )
@@ -28,7 +28,7 @@ BEGUN = []  # type: List[Any]
 
 
 class Process:
-    """One process at one moment: whose, what it holds, and how long it has computed."""
+    """One process at one moment: its user, its memory, and how long it has computed."""
 
     __slots__ = ("cores", "dask", "memory", "name", "parent", "started", "ticks", "uid")
 
@@ -43,15 +43,15 @@ def begin() -> None:
 
 
 def who(request: "Optional[Json]" = None) -> "Json":
-    """Return what this machine has, who uses how much of it, and what clusters of `ports` are promised.
+    """Return what this machine has, how much of it each user has, and what clusters of `ports` are promised.
 
-    Memory is what processes hold for themselves (anonymous pages): files that they have mapped are left out, as the
-    kernel takes those back where memory is short.
+    Memory is what processes have for themselves (anonymous pages). Mapped files are left out, because the kernel takes
+    those back when memory is short.
 
     Parameters
     ----------
     request : dict
-        ``interval``: the least number of seconds between the two looks that tell who computes (0.1).
+        ``interval``: the least number of seconds between the two looks that tell which processes compute (0.1).
     """
     if not BEGUN:
         begin()
@@ -77,7 +77,7 @@ def who(request: "Optional[Json]" = None) -> "Json":
 
 
 def processes() -> "Dict[int, Process]":
-    """Return all processes that can be seen; the kernel's own threads are left out."""
+    """Return all processes that can be seen, without the kernel's own threads."""
     if sys.platform != "linux":
         return processes_by_psutil()
     found = {}
@@ -105,7 +105,7 @@ def processes() -> "Dict[int, Process]":
 
 
 def processes_by_psutil() -> "Dict[int, Process]":
-    """Return all processes where there is no /proc; of others' it may tell nothing but the owner."""
+    """Return all processes where there is no /proc; it may know only the user of those of others."""
     found = {}
     wanted = ["ppid", "name", "uids", "memory_info", "cpu_times", "create_time", "cmdline"]
     for process in load_psutil().process_iter(wanted):
@@ -126,14 +126,14 @@ def processes_by_psutil() -> "Dict[int, Process]":
 
 
 def measure(found: "Dict[int, Process]", began: float) -> float:
-    """Look again at what `began` then, and tell how many cores each process keeps busy; return the seconds between."""
+    """Look again, and note how many cores each process has kept busy since `began`; return the seconds since then."""
     passed = max(0.001, time.monotonic() - began)
     second = float(os.sysconf("SC_CLK_TCK")) if sys.platform == "linux" else 100.0
     later = processes_by_psutil() if sys.platform != "linux" else {}
     for pid, one in found.items():
         if later:
             ticks = later[pid].ticks if pid in later else one.ticks
-        elif one.ticks:  # what has not computed for a hundredth of a second in its life is not asked again
+        elif one.ticks:  # a process that never computed for a hundredth of a second is not looked at again
             _, fields = stat_fields(pid)
             same = len(fields) > 20 and int(fields[19]) == one.started
             ticks = int(fields[11]) + int(fields[12]) if same else one.ticks
@@ -144,14 +144,14 @@ def measure(found: "Dict[int, Process]", began: float) -> float:
 
 
 def busy_ticks() -> "Optional[int]":
-    """Return how long all cores have been busy; None where the system does not tell."""
+    """Return for how many ticks the cores have been busy; None if the system does not tell."""
     words = read_bytes("/proc/stat", once=True).split(b"\n", 1)[0].split()
     numbers = [int(word) for word in words[1:9]]
     return sum(numbers) - sum(numbers[3:5]) if len(numbers) > 4 else None  # without idle and waiting for disks
 
 
 def recognise(found: "Dict[int, Process]") -> None:
-    """Mark Dask's processes: what says so, and what Python's multiprocessing spawned, as Dask does its workers."""
+    """Mark Dask's processes: those that say so, and those of Python's multiprocessing, which starts its workers."""
     if sys.platform != "linux":
         return
     for pid, one in found.items():
@@ -171,7 +171,7 @@ def memory_below(found: "Dict[int, Process]", pid: int) -> "Optional[int]":
 
 
 def by_user(found: "Dict[int, Process]", named: "Set[int]") -> "List[Json]":
-    """Return what each user holds and computes, Dask's part beside the whole; those `named` in any case."""
+    """Return what each user has and computes, and Dask's part of it; users that are `named` in any case."""
     sums = {}  # type: Dict[int, List[Any]]
     for uid in named:
         sums[uid] = [0, 0.0, 0, 0.0, 0]

@@ -1,6 +1,6 @@
-"""What this cluster is promised, told to all users of the machine: a file of numbers, alive while its owner locks it.
+"""What this cluster is promised, for all users of the machine to read: a file of numbers that its owner locks.
 
-``ports.probe.promises`` reads it, for ``ports who`` and for the default size of others' clusters. It lies in a sticky
+``ports.probe.promises`` reads it, for ``ports who`` and for the default size of others' clusters. It is in a sticky
 directory that everybody can write, under a random name that nobody can have made before.
 """
 
@@ -19,35 +19,35 @@ from .ground import probe
 WIDTH = 120  # bytes of the line: it is written over in one piece
 FRESH_SECONDS = 3600.0  # between two touches: systemd-tmpfiles removes what has been left alone for days
 LOOK_SECONDS = 1.0
-YOUNG_SECONDS = 10.0  # another owner may be about to lock what it has just made
+YOUNG_SECONDS = 10.0  # another owner can be about to lock what it has just made
 
 
 def line(numbers):
-    """Return the line that says ``(workers, threads, bytes)``."""
+    """Return the line with the numbers of workers, threads and bytes."""
     return ("1 " + " ".join(str(max(0, int(number))) for number in numbers)).ljust(WIDTH - 1).encode() + b"\n"
 
 
 def numbers_of(cluster):
-    """Return workers, threads and bytes that `cluster` is to have; workers without a limit count with their threads."""
+    """Return the workers, threads and bytes that `cluster` should have; workers without a limit add no bytes."""
     workers = [spec["options"] for spec in cluster.worker_spec.values()]
     threads = sum(one.get("nthreads") or 1 for one in workers)
     return len(workers), threads, sum(bytes_of(one.get("memory_limit")) for one in workers)
 
 
 def bytes_of(limit):
-    """Return a limit of memory in bytes; 0 for one that is none, or is a word."""
+    """Return a limit of memory in bytes; 0 for none or for a word."""
     return int(limit) if isinstance(limit, (int, float)) else 0
 
 
 def of(record):
-    """Tell others what a cluster will be promised, before it takes it, and return the promise."""
+    """Announce what a cluster will be promised, before it takes anything, and return the promise."""
     n_workers, threads = record.n_workers or 0, record.threads_per_worker or 1
     limit = bytes_of(record.memory_limit)
     return Promise(record.promise, (n_workers, n_workers * threads, n_workers * limit))
 
 
 class Promise:
-    """The promise of one cluster; where it cannot be kept, nothing else fails."""
+    """The promise of one cluster; if it cannot be written, nothing else fails."""
 
     def __init__(self, path, numbers):
         self.numbers, self.descriptor, self.touched = None, None, 0.0
@@ -59,20 +59,20 @@ class Promise:
             self.make()
             self.tell(numbers)
         except OSError as error:
-            print(f"other users are not told what this cluster is promised: {error}", flush=True)
+            print(f"other users do not see what this cluster is promised: {error}", flush=True)
 
     def make(self):
-        """Create the file, locked before anybody else can open it: others' locks would be in the way."""
+        """Create the file and lock it before anybody else can open it: a lock of another user would be in the way."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self.descriptor = os.open(self.path, flags, 0o600)
         fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def tell(self, numbers):
-        """Write `numbers`, where they changed, and keep the file locked and from being cleaned away."""
+        """Write `numbers` if they changed, keep the file locked, and keep tmpfiles from removing it."""
         now = time.monotonic()
         if self.descriptor is None:
             return
-        # a task in a thread of this process that read promises, and closed this one, gave the lock up
+        # a task in a thread of this process that read promises, and closed this file, gave up the lock
         fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if numbers == self.numbers and now - self.touched < FRESH_SECONDS:
             return
@@ -82,16 +82,16 @@ class Promise:
         self.numbers, self.touched = numbers, now
 
     async def follow(self, cluster):
-        """Tell what `cluster` is promised for as long as it runs, however its workers come and go."""
+        """Keep the promise of `cluster` up to date while it runs and its workers come and go."""
         while True:
             try:
                 self.tell(numbers_of(cluster))
             except OSError as error:
-                print(f"other users are not told what this cluster is promised now: {error}", flush=True)
+                print(f"other users do not see what this cluster is promised now: {error}", flush=True)
             await asyncio.sleep(LOOK_SECONDS)
 
     def close(self):
-        """Remove the file, if it is still the one that was made; the lock goes with it."""
+        """Remove the file, if it is still the one that was made, and with it the lock."""
         if self.descriptor is None:
             return
         try:
@@ -106,10 +106,10 @@ class Promise:
 def others(directory=None):
     """Return how many other users have a live promise of memory.
 
-    Own ones are not opened: a process that closes its file gives the lock up.
+    Own files are not opened: a process that closes its file gives up the lock.
     """
     reader = probe.promises
-    theirs = [(path, uid) for path, uid in reader.candidates(str(directory or reader.PLACE)) if uid != os.getuid()]
+    theirs = [(path, uid) for path, uid in reader.candidates(str(directory or reader.DIRECTORY)) if uid != os.getuid()]
     uids = set()
     for path, uid in theirs:
         if uid not in uids and (reader.read_promise(path, uid) or {"bytes": 0})["bytes"]:
@@ -118,7 +118,7 @@ def others(directory=None):
 
 
 def sweep(path):
-    """Remove what dead owners of this user's clusters left beside `path`; it is called by the owner of none yet."""
+    """Remove what dead owners of this user's clusters left beside `path`; this process must have no promise yet."""
     pattern = re.compile(rf"ports-promise-{os.getuid()}-[0-9a-f]{{16}}$")
     with os.scandir(path.parent) as entries:
         names = [entry.name for entry in entries if pattern.match(entry.name)]
@@ -136,7 +136,7 @@ def sweep(path):
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             found.unlink()
-        except OSError:  # its owner lives
+        except OSError:  # its owner is alive
             pass
         finally:
             os.close(descriptor)
