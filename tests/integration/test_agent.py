@@ -191,7 +191,7 @@ def test_a_slow_reader_beside_a_fast_one_costs_it_nothing_and_no_memory() -> Non
     run(test)
 
 
-def test_the_end_of_one_direction_reaches_the_other_side_and_the_answer_comes_back() -> None:
+def test_half_a_close_reaches_the_other_side_and_the_answer_comes_back() -> None:
     async def test() -> None:
         async with far() as found, service(echo) as where:
             assert await say(found, where, b"") == b""
@@ -432,7 +432,7 @@ def test_a_program_that_does_not_start_says_why(command: str, reason: str) -> No
     run(test)
 
 
-def test_the_first_document_comes_at_once_and_a_new_listener_and_its_end_within_seconds() -> None:
+def test_a_document_comes_at_once_and_again_within_seconds_of_a_change() -> None:
     async def test() -> None:
         # nothing is asked, so that nothing but a change makes it look
         async with far({"interval": 0.5, "probe": {"ask_http": False}}) as found:

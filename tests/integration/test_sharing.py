@@ -244,7 +244,7 @@ def who(site: NamespaceSite, user: str) -> dict[str, Any]:
     return {**row, "users": {one["user"]: one for one in row["users"]}}
 
 
-def test_what_alice_is_promised_makes_bobs_default_smaller_and_refuses_him_nothing(shared: NamespaceSite) -> None:
+def test_what_alice_is_promised_makes_bobs_default_smaller_only(shared: NamespaceSite) -> None:
     alone = who(shared, "bob")["share"]
     assert "nobody else active" in alone["explained"]
     much = int(machine.usage().memory_bytes * 0.4)

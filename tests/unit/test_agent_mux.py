@@ -117,7 +117,7 @@ def pair() -> Iterator[Pair]:
     made.poller.selector.close()
 
 
-def test_a_reader_that_does_not_read_stops_its_writer_at_the_window_and_nobody_else(pair: Pair) -> None:
+def test_a_stalled_reader_stops_its_own_writer_only(pair: Pair) -> None:
     service, slow = pair.channel(1)
     sent, before = 0, -1
     while sent > before:
@@ -169,7 +169,7 @@ def test_a_browser_that_has_gone_ends_what_the_service_still_sends(pair: Pair) -
         service.send(b"more")
 
 
-def test_the_end_of_the_session_closes_all_channels_and_is_told_once_on_each_side(pair: Pair) -> None:
+def test_the_end_of_the_session_closes_all_channels_and_is_told_once(pair: Pair) -> None:
     browser, _ = pair.channel(1)
     pair.muxes[1].end("cut")
     os.close(pair.ends[1].detach())
@@ -186,9 +186,7 @@ def test_data_of_a_channel_that_is_closed_is_left_out() -> None:
     assert (ended, taken) == ([], [PONG])
 
 
-def test_a_listener_that_changes_hands_while_it_is_connected_to_gets_nothing(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_listener_that_changes_hands_during_connect_gets_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     holders = iter([(os.getuid(), 1), (os.getuid(), 2)])
     monkeypatch.setattr(dial, "holder_of", lambda remote: next(holders))
     with socket.create_server(("127.0.0.1", 0)) as listener:

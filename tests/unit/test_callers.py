@@ -108,7 +108,7 @@ def test_without_netlink_proc_is_looked_through(listener: socket.socket, monkeyp
 @pytest.mark.parametrize(
     ("state", "refused"), [(callers.ESTABLISHED, False), (8, True)], ids=["connected", "closed by the peer"]
 )
-def test_what_comes_from_outside_of_this_network_is_not_judged_while_it_is_connected(
+def test_a_peer_outside_of_this_network_passes_while_it_is_connected(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch, state: int, refused: bool
 ) -> None:
     """The kernel knows one end only, this one."""

@@ -276,7 +276,7 @@ QUOTES = {
         " and not promised",
         " active",
         "the limits of your tmux server",
-        " as far as you can see",
+        " as far as can be seen",
         "others (hidden here)",
         ", more than the ",
         " that you can use here",

@@ -109,7 +109,7 @@ def test_two_restarts_are_apart_so_that_the_first_can_help() -> None:
     assert not guard.may_restart(replace(state, level=guard.PAUSE), 99, 0.1)
 
 
-def test_once_memory_is_back_nothing_more_is_restarted_however_long_the_level_stays() -> None:
+def test_once_memory_is_back_nothing_more_is_restarted() -> None:
     total, bob, workers = 512 * GiB, 210 * GiB, {f"w{n}": 10 * GiB for n in range(30)}
     state, restarted, levels = guard.State(), [], []
     for tick in range(60):
@@ -140,7 +140,7 @@ def test_services_are_no_users_and_ports_who_agrees(uid: int) -> None:
 
 
 @given(st.integers(GiB, 1024 * GiB), st.booleans())
-def test_who_fills_a_default_cluster_beside_one_other_is_not_above_the_share(left: int, has_other: bool) -> None:
+def test_a_full_default_cluster_beside_one_other_user_is_no_more_than_fair(left: int, has_other: bool) -> None:
     others = (fair_share.Other(user="bob", memory_bytes=100 * GiB),) if has_other else ()
     room = fair_share.Room(cores=8, memory_bytes=1024 * GiB, available_bytes=left, others=others)
     asked = {"n_workers": None, "threads_per_worker": None, "memory_limit": None}
@@ -161,7 +161,7 @@ def test_who_grew_most_is_named() -> None:
     assert guard.grower({1: 10}, {1: 5}) is None
 
 
-def test_the_largest_workers_are_restarted_as_many_as_it_takes_and_none_below_the_share() -> None:
+def test_the_largest_workers_are_restarted_down_to_the_fair_share() -> None:
     workers = {"a": 100 * MiB, "b": 300 * MiB, "c": 200 * MiB, "d": 30 * MiB}
 
     def chosen(need: float, *, mine: int = 2000 * MiB, available: int = 0, n_users: int = 2) -> list[str]:
@@ -247,7 +247,7 @@ def test_a_container_sees_its_own_part_of_the_hierarchy(tmp_path: Path) -> None:
     assert cgroups(tmp_path, "", "") == []
 
 
-def test_the_cache_of_a_cgroup_counts_as_available_unless_it_is_not_on_the_disk_yet(tmp_path: Path) -> None:
+def test_the_cache_of_a_cgroup_is_available_once_it_is_on_the_disk(tmp_path: Path) -> None:
     stat = {"inactive_file": 100 * MiB, "active_file": 40 * MiB, "file_dirty": 20 * MiB, "file_writeback": 0}
     (tmp_path / "memory.max").write_text(f"{GiB}\n")
     (tmp_path / "memory.high").write_text("max\n")
@@ -386,7 +386,7 @@ def told(before: Seen, now: Seen) -> str:
     return str(watching.cause(True))
 
 
-def test_the_line_names_the_user_who_grew_or_others_where_processes_are_hidden() -> None:
+def test_the_line_names_the_user_that_grew_or_hidden_others() -> None:
     me, bob = os.getuid(), os.getuid() + 54321
     left = "5.0 GiB of 100.0 GiB of the machine are available"
     before, now = {me: 10 * GiB, bob: 20 * GiB}, {me: 11 * GiB, bob: 60 * GiB}

@@ -100,7 +100,7 @@ def test_what_my_other_clusters_are_promised_makes_a_default_smaller() -> None:
     assert "of the 32.0 GiB that you can use, your other clusters are promised 32.0 GiB" in full.warnings[0]
 
 
-def test_an_eighth_of_the_cores_is_left_whatever_my_other_clusters_are_promised() -> None:
+def test_an_eighth_of_the_cores_is_left_beside_my_other_clusters() -> None:
     room = replace(ALONE, cores=96, promised_threads=96)
     size = fair_share.decide(room, asked())
     assert size.n_workers * size.threads_per_worker == 12
@@ -114,7 +114,7 @@ def test_all_is_never_more_than_is_refused() -> None:
     fair_share.check(room, size.n_workers, size.memory_limit)
 
 
-def test_clusters_outside_of_a_jobs_control_group_do_not_count_for_its_limit() -> None:
+def test_clusters_outside_of_a_job_do_not_count_for_its_limit() -> None:
     job = replace(ALONE, limit_bytes=8 * GIB, limit_left_bytes=8 * GIB, promised_bytes=16 * GIB)
     assert fair_share.decide(replace(job, inside_bytes=0), asked()).promised_bytes == pytest.approx(7.2 * GIB, rel=0.01)
     fair_share.check(replace(job, inside_bytes=GIB), 1, 7 * GIB)
@@ -122,12 +122,12 @@ def test_clusters_outside_of_a_jobs_control_group_do_not_count_for_its_limit() -
         fair_share.check(replace(job, inside_bytes=GIB), 1, 8 * GIB)
 
 
-def test_all_with_gpus_is_all_memory_for_as_many_workers_as_they_suffice_for() -> None:
+def test_all_with_gpus_is_all_memory_for_a_worker_per_gpu() -> None:
     assert same(fair_share.decide(ALONE, asked(n_workers=2), takes_all=True)) == (2, 4, 16.0)
 
 
 @given(room=ROOMS)
-def test_a_default_never_promises_more_than_there_is_but_for_a_least_worker(room: Room) -> None:
+def test_a_default_promises_at_most_what_there_is_or_one_least_worker(room: Room) -> None:
     size = fair_share.decide(room, asked())
     assert size.promised_bytes <= max(room.left_bytes, fair_share.LEAST_WORKER)
 
@@ -153,7 +153,7 @@ def test_who_uses_next_to_nothing_is_not_active() -> None:
     assert fair_share.decide(room, asked()) == fair_share.decide(ALONE, asked())
 
 
-def test_who_computes_gets_an_equal_part_of_the_cores_and_who_does_not_leaves_theirs() -> None:
+def test_idle_users_leave_their_cores_to_those_who_compute() -> None:
     busy = Room(cores=12, memory_bytes=GIB * 64, available_bytes=GIB * 60, others=(other("bob", cores=40.0),))
     assert fair_share.decide(busy, asked(threads_per_worker=1)).n_workers == 6
     light = Room(cores=12, memory_bytes=GIB * 64, available_bytes=GIB * 60, others=(other("bob", cores=2.0),))
@@ -177,7 +177,7 @@ def test_what_hidden_clusters_fill_of_their_promises_is_counted_once(filled: int
     assert fair_share.free(replace(room, unseen_bytes=filled * GIB)) == left * GIB
 
 
-def test_what_nobody_who_is_shown_uses_is_one_others_where_processes_are_hidden() -> None:
+def test_memory_of_hidden_processes_counts_as_one_other_user() -> None:
     room = Room(cores=24, memory_bytes=512 * GIB, available_bytes=112 * GIB, unseen_bytes=400 * GIB, unseen_cores=20.0)
     assert "nobody else active" in fair_share.decide(room, asked()).explained  # the kernel's own
     hidden = replace(room, hidden=True)
@@ -247,7 +247,7 @@ def test_who_takes_all_and_leaves_enough_takes_nothing_from_others() -> None:
 # --- what is refused ---
 
 
-def test_more_than_the_machine_has_is_refused_with_the_numbers_and_the_way_out() -> None:
+def test_more_than_the_machine_has_is_refused_with_numbers_and_a_hint() -> None:
     with pytest.raises(OverpromisedError) as caught:
         fair_share.check(ALONE, 8, 5 * GIB)
     assert str(caught.value) == (
@@ -258,7 +258,7 @@ def test_more_than_the_machine_has_is_refused_with_the_numbers_and_the_way_out()
     fair_share.check(ALONE, 8, 4 * GIB)
 
 
-def test_my_other_clusters_count_and_those_of_others_as_far_as_they_are_filled() -> None:
+def test_my_clusters_count_whole_and_those_of_others_as_far_as_filled() -> None:
     mine = Room(cores=8, memory_bytes=32 * GIB, available_bytes=30 * GIB, promised_bytes=8 * GIB)
     with pytest.raises(
         OverpromisedError, match=r"of which 8\.0 GiB are promised to your other clusters; ask for at most 24"

@@ -101,7 +101,7 @@ def test_what_is_left_and_what_i_would_get_stand_last() -> None:
 
 
 @pytest.mark.parametrize("columns", [79, 80, 100])
-def test_on_a_narrow_terminal_bars_shrink_and_sentences_break_between_words(columns: int) -> None:
+def test_on_a_narrow_terminal_bars_shrink_and_sentences_wrap(columns: int) -> None:
     narrow, wide = who.lines(seen(), columns), who.lines(seen())
     assert max(map(len, narrow)) <= columns < max(map(len, wide))
     said = [" ".join(re.sub("[█▒·]+", "", " ".join(lines)).split()) for lines in (narrow, wide)]

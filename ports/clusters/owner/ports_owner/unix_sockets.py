@@ -17,9 +17,9 @@ from distributed.protocol.utils import host_array
 
 logger = logging.getLogger("distributed.comm.unix")
 
-CHUNK = 2**16  # bytes that are read at once where less is asked for: the next messages come along
-IN_THREAD = 2**21  # bytes from which a thread waits in the kernel, without a turn of the event loop for each part
-MOST_THREADS = 16  # at a time; what comes on top goes through the event loop, so nothing waits for a free one
+CHUNK = 2**16  # bytes that are read at once if fewer are asked for: the next messages come along
+IN_THREAD = 2**21  # from so many bytes on a thread waits in the kernel, without a turn of the event loop for each part
+MOST_THREADS = 16  # at a time; more transfers go through the event loop, so none waits for a free thread
 MOST_BUFFERS = 1024  # of one system call: IOV_MAX
 
 _threads = threading.BoundedSemaphore(MOST_THREADS)
@@ -32,14 +32,14 @@ class Connection:
         connection.setblocking(True)  # for the threads; the event loop says MSG_DONTWAIT
         self.socket = connection
         self.closed = False
-        self._left = memoryview(b"")  # was read along
-        self._queue = deque()  # is to be sent
+        self._left = memoryview(b"")  # was read with earlier messages
+        self._queue = deque()  # will be sent
         self._is_sending = False
         self._reader = self._drained = self._watched_by = self._watched_to_send_by = None
         self._lock, self._n_threads = threading.Lock(), 0
 
     async def receive(self, n):
-        """Return the next `n` bytes, writable; raises EOFError where the peer has closed."""
+        """Return the next `n` bytes, writable; raises EOFError if the peer has closed."""
         view = host_array(n)
         done = min(n, len(self._left))
         view[:done], self._left = self._left[:done], self._left[done:]
@@ -75,7 +75,7 @@ class Connection:
             view = view[got:]
 
     def send(self, buffers):
-        """Send `buffers`, memoryviews of bytes: now, or as soon as the peer reads; raises where that cannot be."""
+        """Send `buffers`, memoryviews of bytes, now or when the peer reads; raises EOFError if the peer has closed."""
         self._queue.extend(buffers)
         if not self._is_sending:
             self._go_on_sending()
@@ -99,7 +99,7 @@ class Connection:
             self._drained.set_result(None)
 
     def _wait_to_send(self):
-        """Hand what is large to a thread; of other things, wait until there is room."""
+        """Hand a large queue to a thread; for a small one, wait until there is room."""
         loop = asyncio.get_running_loop()
         if sum(map(len, self._queue)) >= IN_THREAD and _threads.acquire(blocking=False):
             queue, self._queue = self._queue, deque()
@@ -118,7 +118,7 @@ class Connection:
             watched_by.remove_writer(self.socket.fileno())
 
     async def drain(self):
-        """Return once all is sent, or cannot be."""
+        """Return once all is sent, or the peer has closed."""
         if self._is_sending and not self.closed:
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained
@@ -135,7 +135,7 @@ class Connection:
             self._send_some(left)
 
     def _start_thread(self, loop, end, work, *arguments):
-        """Run `work` in a thread, with one of `_threads` that was taken, then `end` with its error in the event loop.
+        """Run `work` in a thread, for which one of `_threads` was taken, then `end` with its error in the event loop.
 
         The socket stays open until it has returned.
         """
@@ -181,7 +181,7 @@ class Connection:
             self._reader = None
 
     def _on_readable(self):
-        """Wake who reads; where nobody does, close if the peer has, and watch no more if there is something to read."""
+        """Wake the reader. If there is none, close if the peer has closed, and stop watching if there is data."""
         if self._reader is not None:
             if not self._reader.done():
                 self._reader.set_result(None)
@@ -191,11 +191,11 @@ class Connection:
             self.close()
 
     def is_left_by_peer(self):
-        """Say whether the peer has closed, where the event loop does not look: after reads that waited for nothing."""
+        """Say whether the peer has closed while the event loop does not watch: after reads that did not wait."""
         return self._watched_by is None and not self._left and not self._n_threads and bool(self._is_at_end())
 
     def _is_at_end(self):
-        """Say whether the peer has closed; None where it has not, and there is nothing to read."""
+        """Say whether the peer has closed; None if it has not and there is nothing to read."""
         try:
             return not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -209,7 +209,7 @@ class Connection:
             watched_by.remove_reader(self.socket.fileno())
 
     def close(self):
-        """Close; what waits here gets an EOFError."""
+        """Close. Callers that wait here get an EOFError."""
         if self.closed:
             return
         self.closed = True
@@ -226,7 +226,7 @@ class Connection:
                 self.socket.close()
 
     def close_from_anywhere(self):
-        """Close from whatever thread collects the garbage."""
+        """Close from the thread that collects the garbage, whichever it is."""
         if self.closed:
             return
         logger.warning("Closing dangling Unix socket %s", self.socket)
@@ -236,6 +236,6 @@ class Connection:
                 self.close()
             else:
                 watched_by.call_soon_threadsafe(self.close)
-        except RuntimeError:  # the event loop is closed, and watches nothing
+        except RuntimeError:  # the event loop is closed and watches nothing
             self._watched_by = self._watched_to_send_by = None
             self.close()
