@@ -22,15 +22,15 @@ _NEVER_DIFFER = ("force", "env", ("memory_limit", "auto"), ("security", "auto"))
 # Keywords of `LocalCluster` that `ports` decides itself: another value would let other users in.
 OURS = {
     "name": "pass name= to ports itself",
-    "protocol": "security= chooses between Unix sockets and TLS",
-    "host": "a cluster of ports listens on Unix sockets, on 127.0.0.1, or with TLS on interface=",
+    "protocol": "security= selects Unix sockets or TLS",
+    "host": "a cluster of ports listens on Unix sockets, on 127.0.0.1, or (with TLS) on interface=",
     "dashboard_address": "the dashboard is on a private socket; `ports open` shows it at home",
     "worker_dashboard_address": "workers have no HTTP server",
-    "worker_class": "workers without HTTP servers are a class of ports",
-    "asynchronous": "the cluster runs in a process of its own",
-    "loop": "the cluster runs in a process of its own",
+    "worker_class": "ports has its own class of workers, without HTTP servers",
+    "asynchronous": "the cluster runs in its own process",
+    "loop": "the cluster runs in its own process",
     "silence_logs": "its output goes to its log",
-    "scheduler_port": "the address is free to change; clients find it by name",
+    "scheduler_port": "the address can change; clients find the cluster by its name",
 }
 
 
@@ -181,7 +181,7 @@ def differences(
 ) -> tuple[str, ...]:
     """Return how the running cluster differs from what is asked for, a phrase each.
 
-    Only what is asked for counts: an option that is not named differs from nothing.
+    Only what is asked for counts.
     """
     found = []
     if running.interpreter != interpreter:

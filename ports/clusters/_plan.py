@@ -58,7 +58,7 @@ def _check_interface(name: str) -> None:
     there = _dask.interfaces()
     if name not in there:
         known = ", ".join(f"{one} ({address})" for one, address in sorted(there.items()))
-        raise UsageError(f"interface is {name!r}; this machine has no such interface with an IPv4 address, but {known}")
+        raise UsageError(f"interface is {name!r}; it must be one of this machine's with an IPv4 address: {known}")
 
 
 def _sized(record: ClusterRecord) -> ClusterRecord:
@@ -98,6 +98,6 @@ def _own_path() -> tuple[str, ...]:
 
 
 def _foreign_path(entries: tuple[str, ...]) -> tuple[str, ...]:
-    """Leave out what belongs to this interpreter: another one has its own."""
+    """Return `entries` without this interpreter's own; another interpreter has its own."""
     own = (sys.prefix, sys.base_prefix, sys.exec_prefix)
     return tuple(entry for entry in entries if "site-packages" not in entry and not entry.startswith(own))

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ports.clusters._documents import ClusterRow, Summary
 from ports.probe import memory_used, size
 
 
-def cluster_line(row: Mapping[str, Any], now: float) -> str:
+def cluster_line(row: ClusterRow, now: float) -> str:
     """Return the line of a cluster in a terminal: state, workers, memory, and its link at home."""
     memory = memory_used(row.get("memory_bytes"), row.get("memory_limit_bytes"))
     parts = [f"cluster {row['name']!r} {cluster_state(row)}", memory]
@@ -30,20 +31,20 @@ def cluster_state(row: Mapping[str, Any]) -> str:
     return f"runs: {n_workers} worker{'s' if n_workers > 1 else ''} with {threads}{' each' if n_workers > 1 else ''}"
 
 
-def cluster_note(counts: Mapping[str, Any]) -> str | None:
+def cluster_note(counts: Summary) -> str | None:
     """Return whether the memory guard acts, workers rest, or the end is near; None where none of these is so."""
     notes = []
     if (guard := counts.get("guard")) is not None:
         notes.append(f"memory guard: {guard['reason']}")
     if counts.get("asleep"):
         notes.append(f"nobody uses it: {counts['asleep']} workers come back at the next task")
-    if counts.get("ends_at"):
-        ends, last = (_day(counts[key]) for key in ("ends_at", "last_task"))
-        notes.append(f"ends at {ends}, because no task has run since {last}; any task keeps it running")
+    if (ends := counts.get("ends_at")) is not None:
+        last = _day(counts["last_task"])
+        notes.append(f"ends at {_day(ends)}, because no task has run since {last}; any task keeps it running")
     return "; ".join(notes) or None
 
 
-def cluster_html(row: Mapping[str, Any], command: str) -> str:
+def cluster_html(row: ClusterRow, command: str) -> str:
     """Return the HTML of a cluster in a notebook: state, workers, memory, dashboard link, what to type at home."""
     memory = size(row.get("memory_limit_bytes"))
     facts: list[tuple[str, str]] = [("State", html.escape(str(row["state"])))]

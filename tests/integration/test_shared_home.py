@@ -156,7 +156,7 @@ def test_on_an_interface_machines_with_the_certificate_join_and_nobody_else(serv
     assert "in: 42" in knock(servers, "server1", default.stdout.readline().strip())  # the control
     default.communicate("")
     told = ports(servers, "server1", "cluster", "start", "net", "--interface", "eth7", code=2)["error"]["message"]
-    assert "this machine has no such one with IPv4; there are eth0 (" in told
+    assert "it must be one of this machine's with an IPv4 address: eth0 (" in told
     ports(servers, "server1", "cluster", "start", "net", "--n-workers", "1", "--interface", "eth0")
     try:
         (row,) = ports(servers, "server1", "cluster", "list")
