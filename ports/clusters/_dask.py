@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from ports.errors import DaskError, UsageError
 from ports.listeners import socket_user
-from ports.probe import SAFE_PATH
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -31,16 +30,6 @@ if TYPE_CHECKING:
 _NOT_MINE = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it anew"
 
 _OURS = re.compile(r"unix:///.+|tls://([0-9]{1,3}(?:\.[0-9]{1,3}){3}):[0-9]{1,5}")
-
-OWNER = Path(__file__).with_name("owner")
-
-
-def owner_command(directory: Path) -> list[str]:
-    """Return the interpreter's arguments that own the cluster described in `directory`."""
-    code = (
-        f"{SAFE_PATH}; sys.path.append({str(OWNER)!r}); from ports_owner import owner; owner.main({str(directory)!r})"
-    )
-    return ["-c", code]
 
 
 def versions() -> dict[str, str]:
@@ -104,7 +93,9 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
     ForeignListenerError
         Another user listens at its address: nothing is sent there, and nothing of it is unpickled.
     """
-    _check_owner(str(getattr(cluster, "scheduler_address", "")))
+    address = str(getattr(cluster, "scheduler_address", ""))
+    _check_owner(address)
+    _wait_for_first_word(address, timeout)
     from distributed import Client
     from distributed.comm.core import FatalCommClosedError
 
@@ -122,6 +113,25 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
         # a Unix socket that is missing, dead or another user's
         raise DaskError(f"{error}; {_NOT_MINE}") from error
     return client
+
+
+def _wait_for_first_word(address: str, timeout: float) -> None:
+    """Wait until the scheduler at a Unix socket greets, and raise DaskError where it does not within `timeout` seconds.
+
+    A stopped process accepts connections and says nothing. Dask limits the time of a connection and of TLS, but not of
+    the greetings that follow (distributed 2026.8.0, comm/core.py): a client would wait until the process goes on.
+    """
+    if not address.startswith("unix://"):
+        return
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(timeout)
+        try:
+            connection.connect(address.removeprefix("unix://"))
+            connection.recv(1)
+        except TimeoutError as error:
+            raise DaskError(f"the scheduler did not answer within {timeout:g} s") from error
+        except OSError:
+            pass  # Dask says why
 
 
 @contextlib.contextmanager

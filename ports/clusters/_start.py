@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ports import machine, sessions, state
-from ports.clusters import _certificates, _dask, _find, _options, _plan, _scratch
+from ports.clusters import _certificates, _dask, _find, _options, _owner, _plan, _scratch
 from ports.clusters._cluster import Cluster
 from ports.clusters._options import KIND, ClusterRecord
 from ports.clusters._snapshot import Snapshot
@@ -159,7 +159,8 @@ def _start(
             _certificates.write_self_signed(found.files.credentials)
         if record.token_file:
             state.ensure_token(Path(record.token_file))
-        argv = [record.interpreter, *_dask.owner_command(found.files.directory)]
+        _owner.copy_code(found.files.directory)
+        argv = [record.interpreter, *_owner.command(found.files.directory)]
         found = sessions.start(
             found,
             argv,

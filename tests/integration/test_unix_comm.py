@@ -77,6 +77,18 @@ def test_a_plain_client_needs_nothing_but_the_address(shared_home: Home, main: C
     assert done.stdout == "3\n", done.stderr
 
 
+def test_a_stopped_owner_is_an_error_after_the_timeout(main: Cluster) -> None:
+    owner = main._now.running.process.pid
+    os.kill(owner, signal.SIGSTOP)
+    try:
+        with pytest.raises(DaskError, match=r"the scheduler did not answer within 0\.5 s"):
+            main.get_client(timeout=0.5)
+    finally:
+        os.kill(owner, signal.SIGCONT)
+    with main.get_client() as client:
+        assert client.submit(sum, [1, 2]).result(timeout=20) == 3
+
+
 @pytest.mark.quick
 def test_data_passes_between_workers_and_to_the_client(client: Client) -> None:
     client.wait_for_workers(2, timeout=30)
