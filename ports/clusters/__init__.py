@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ports.clusters._find import list as list
     from ports.clusters._find import logs as logs
     from ports.clusters._find import prune as prune
-    from ports.clusters._kept_results import Kept as Kept
+    from ports.clusters._kept_results import KeptResults as KeptResults
     from ports.clusters._kept_results import list_kept as list_kept
     from ports.clusters._kept_results import remove_kept as remove_kept
     from ports.clusters._options import ClusterRecord as ClusterRecord
@@ -42,7 +42,7 @@ else:
                 "prune",
             ),
             "_kept_results": (
-                "Kept",
+                "KeptResults",
                 "list_kept",
                 "remove_kept",
             ),

@@ -1,6 +1,6 @@
-"""Results that clusters held when they expired: files that only their user removes.
+"""Kept results: what clusters held when they expired, in files that only their user removes.
 
-The owner of the cluster writes them, and a note of where they are to the state directory: they outlive its records.
+The owner of the cluster writes them, and a note of their place in the state directory. Both outlive its records.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ports.state import paths, records
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The results of one cluster: `n_files` of `n_bytes` together, in the directory `path`."""
+class KeptResults:
+    """The kept results of one cluster: `n_files` files with `n_bytes` bytes altogether, in the directory `path`."""
 
     cluster: str
     path: Path
@@ -28,8 +28,8 @@ class Kept:
     note: Path
 
 
-def list_kept() -> builtins.list[Kept]:
-    """Return all on this machine, the oldest first; a note of what is gone is removed."""
+def list_kept() -> builtins.list[KeptResults]:
+    """Return all kept results on this machine, the oldest first. The note of files that are gone is removed."""
     found = []
     for note in paths.here().held.glob("*-held.json"):
         with contextlib.suppress(RecordError, OSError):
@@ -39,23 +39,23 @@ def list_kept() -> builtins.list[Kept]:
                 note.unlink()
                 continue
             sizes = [file.lstat().st_size for file in path.iterdir()]
-            held = Kept(str(data.get("cluster")), path, len(sizes), sum(sizes), note)
-            found.append((float(kept_at or 0), str(note), held))
-    return [held for _, _, held in sorted(found, key=lambda one: one[:2])]
+            kept = KeptResults(str(data.get("cluster")), path, len(sizes), sum(sizes), note)
+            found.append((float(kept_at or 0), str(note), kept))
+    return [kept for _, _, kept in sorted(found, key=lambda one: one[:2])]
 
 
-def remove_kept(held: Kept) -> bool:
-    """Remove these results; say whether they are gone."""
-    if _is_there(held.path):
-        shutil.rmtree(held.path, ignore_errors=True)
-    gone = not held.path.exists()
+def remove_kept(kept: KeptResults) -> bool:
+    """Remove the files; say whether they are gone."""
+    if _is_there(kept.path):
+        shutil.rmtree(kept.path, ignore_errors=True)
+    gone = not kept.path.exists()
     if gone:
-        held.note.unlink(missing_ok=True)
+        kept.note.unlink(missing_ok=True)
     return gone
 
 
 def _is_there(path: Path) -> bool:
-    """Say whether `path` is a directory of one's own that may be such results, and no link."""
+    """Say whether `path` is a directory of this user's with a name for kept results, and no link."""
     if not (path.is_absolute() and path.name.endswith("-held")):
         return False
     try:

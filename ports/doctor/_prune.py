@@ -32,11 +32,11 @@ def prune(*, results: bool = False) -> builtins.list[dict[str, Any]]:
         rows += [_row(kind, name, f"moved aside to {aside}") for name, aside in _move_broken_aside(kind)]
     rows += [_row("connection", path.name, "removed") for path in openssh.sweep_all()]
     rows += [_row("promise", name, "removed") for name in machine.prune()]
-    rows += [_row("results", one.cluster, _held(one, remove=results)) for one in clusters.list_kept()]
+    rows += [_row("results", one.cluster, _kept(one, remove=results)) for one in clusters.list_kept()]
     return rows + [_row("sockets", path.name, "removed") for path in prune_runtime()]
 
 
-def _held(one: clusters.Kept, *, remove: bool) -> str:
+def _kept(one: clusters.KeptResults, *, remove: bool) -> str:
     """Return what becomes of results that a cluster held at its end."""
     if remove and clusters.remove_kept(one):
         return "removed"

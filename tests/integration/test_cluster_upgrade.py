@@ -61,7 +61,7 @@ def test_a_cluster_survives_an_upgrade_of_ports(home: Home, tmp_path: Path, proc
     assert str(home.state) in done.stdout and str(site) not in done.stdout
 
     assert home.ports("cluster", "stop", env=environ).returncode == 0
-    assert home.files() == ["main.log"]
+    assert home.files() == ["cluster-main.log"]
 
 
 def test_the_copy_of_the_owner_s_code_is_for_its_user_alone(home: Home) -> None:

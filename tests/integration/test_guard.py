@@ -42,7 +42,7 @@ class Machine:
                 def by_user(self, domain: str = "") -> dict[int, int]:
                     return ports_memory.Meter().by_user()  # type: ignore[no-any-return]
 
-            dask_scheduler.fair.guard.meter = Told(place)
+            dask_scheduler.policies.guard.meter = Told(place)
 
         client.run_on_scheduler(look_there, str(directory))
 
@@ -166,11 +166,11 @@ def somebody_else(dask_scheduler: Any) -> None:
     """Let the guard see another user, with 4 GiB."""
     from ports_owner import memory as ports_memory
 
-    class Told(type(dask_scheduler.fair.guard.meter)):  # type: ignore[misc]
+    class Told(type(dask_scheduler.policies.guard.meter)):  # type: ignore[misc]
         def by_user(self, domain: str = "") -> dict[int, int]:
             return {**ports_memory.Meter().by_user(), 51234: 4 * 2**30}
 
-    dask_scheduler.fair.guard.meter.__class__ = Told
+    dask_scheduler.policies.guard.meter.__class__ = Told
 
 
 def test_a_guard_that_is_off_does_nothing(on_machine: Callable[..., tuple[Machine, Client]]) -> None:

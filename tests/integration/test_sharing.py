@@ -284,7 +284,7 @@ def short(dask_scheduler):
         def domains(self):
             return (ports_memory.Domain(ports_memory.MACHINE, 4 * 2**30, 0),)
 
-    dask_scheduler.fair.guard.meter.__class__ = Told
+    dask_scheduler.policies.guard.meter.__class__ = Told
 
 def hold():
     held = bytearray(b"x") * 150_000_000

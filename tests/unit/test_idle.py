@@ -15,7 +15,7 @@ import ports
 
 sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
 
-from ports_owner import idle as ports_rest
+from ports_owner import idle as idle_policy
 from ports_owner import idle_rules as idle
 
 HOUR, DAY = 3600.0, 86400.0
@@ -67,7 +67,7 @@ def test_the_notice_comes_days_before_and_for_short_limits_a_quarter() -> None:
 
 
 def test_the_date_of_the_end_follows_the_clock_on_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
-    rest = object.__new__(ports_rest.Rest)
+    rest = object.__new__(idle_policy.IdlePolicy)
     rest.limits, rest.task_at, rest.last_task = idle.Limits(0, 14 * DAY), time.monotonic() - 13 * DAY, time.time() - DAY
     assert abs(rest.ends_at() - time.time() - DAY) < 10  # the machine was asleep, or its clock was set
     now = time.time()

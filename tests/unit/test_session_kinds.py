@@ -15,7 +15,7 @@ from click import Context, Group
 
 from ports import sessions
 from ports.cli import main, output
-from ports.clusters import _dask
+from ports.clusters import _owner
 from ports.notebooks import _jupyter
 from ports.probe import ask
 from ports.probe import records as read_there
@@ -62,7 +62,7 @@ def test_a_recorded_session_is_in_a_state_of_its_kind(kind: str) -> None:
 
 
 COMMAND_LINES = {
-    "cluster": ["python", *_dask.owner_command(Path("/state/clusters/main"))],
+    "cluster": ["python", *_owner.command(Path("/state/clusters/main"))],
     "notebook": _jupyter.command(
         Path("/env/bin/python"),
         "lab",

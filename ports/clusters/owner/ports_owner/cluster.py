@@ -1,7 +1,7 @@
 """What the policies of an owner see of the cluster that they serve.
 
-`Fair`, `Rest`, the guard, the kept results and the promise take any cluster object that has this. Today that is
-`distributed.LocalCluster`; a `distributed.SpecCluster` of any other kind has it, too.
+The idle policy, the guard, the kept results and the promise take any cluster object that has this. Today that is
+`distributed.LocalCluster`. Each other `distributed.SpecCluster` has it, too.
 """
 
 from __future__ import annotations
@@ -43,5 +43,5 @@ class OwnedCluster(Protocol):
 
 
 def is_own(cluster: OwnedCluster, name: object) -> bool:
-    """Say whether a worker called `name` is one of this owner's: others join from elsewhere, with the certificate."""
+    """Say whether a worker called `name` is one of this owner's; others join with the certificate, maybe elsewhere."""
     return name in cluster.worker_spec

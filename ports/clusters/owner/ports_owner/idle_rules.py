@@ -1,12 +1,14 @@
 """When a cluster that nobody uses gives its memory back, and when it ends. The decisions are pure.
 
-Idle: no task for a while, and no result held on a worker: workers are scaled to zero and come back at the first task.
-Where results are held, they are spilled to the disk instead. Expired: no task for days, whoever is connected: the two
-have a clock each, as connecting wakes workers up and is no task.
+Idle: no task for a while, and no result held on a worker. The workers end, and come back at the first task. Where
+results are held, they are spilled to the disk instead.
+
+Expired: no task for days, whoever is connected. This has a clock of its own: connecting wakes workers, but is no task.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 HOUR, DAY = 3600.0, 86400.0
@@ -34,7 +36,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a look shows: seconds without any use and without tasks, and what has been done since the last of them."""
+    """What one look shows: seconds without any use, seconds without tasks, and what was done since the last task."""
 
     quiet: float
     taskless: float
@@ -45,7 +47,7 @@ class Seen:
 
 
 def due(seen: Seen, limits: Limits) -> str | None:
-    """Return what is to be done: ``"sleep"``, ``"spill"``, ``"notice"``, ``"expire"``; None: nothing."""
+    """Return what is due: ``"sleep"``, ``"spill"``, ``"notice"`` or ``"expire"``; None: nothing."""
     if limits.expire and seen.taskless >= limits.expire:
         return "expire"
     if limits.expire and not seen.is_noticed and seen.taskless >= limits.expire - limits.notice:
@@ -58,24 +60,24 @@ def due(seen: Seen, limits: Limits) -> str | None:
 
 
 def may_be_due(quiet: float, taskless: float, limits: Limits) -> bool:
-    """Say whether anything can be due, before all tasks are looked at."""
+    """Say whether anything can be due; this is cheaper than a look at all tasks."""
     is_late = limits.expire and taskless >= limits.expire - limits.notice
     return bool(is_late or (limits.idle and quiet >= limits.idle))
 
 
-def holds_results(states) -> bool:
-    """Say whether any of these states of tasks means that a worker holds or makes a result."""
+def holds_results(states: Iterable[str]) -> bool:
+    """Say whether any of these task states means that a worker holds or computes a result."""
     return any(state not in GONE for state in states)
 
 
 def file_name(key: str, number: int) -> str:
-    """Return the name of the file that a result is kept in: readable, and no two the same."""
+    """Return the name of the file of a kept result: readable, and unique by `number`."""
     plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in key)[:60].lstrip(".")
     return f"{number:04d}-{plain}.pickle"
 
 
 def some(names: list[str], most: int = 20) -> str:
-    """Return `names` as a list in words, the first `most` of them."""
+    """Return the first `most` of `names` as a list in words."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 

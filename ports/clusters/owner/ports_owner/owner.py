@@ -31,7 +31,7 @@ from distributed.security import Security
 
 from . import orphans, promise
 from .ground import probe
-from .policies import Fair
+from .policies import Policies
 from .record import read_record
 from .scheduler import PrivateScheduler
 from .workers import PrivateNanny, PrivateWorker, take_path
@@ -160,7 +160,7 @@ def add_commands(cluster, ended):
         elif not ended.done():
             ended.set_result("restart")  # threads of this process: only a new process imports modules anew
 
-    cluster.scheduler.handlers.update(ports_scale=cluster.scheduler.fair.scale, ports_restart=restart)
+    cluster.scheduler.handlers.update(ports_scale=cluster.scheduler.policies.scale, ports_restart=restart)
 
 
 def own_identity(record):
@@ -199,14 +199,14 @@ async def own(record, directory, port):
     cluster = new_cluster(record, directory, port)
     await cluster
     following = loop.create_task(promised.follow(cluster))
-    cluster.scheduler.fair = Fair(cluster, record, directory, ended)
+    cluster.scheduler.policies = Policies(cluster, record, directory, ended)
     add_commands(cluster, ended)
     announce(cluster, record, directory)
     port = 0 if record.sockets else cluster.scheduler.port
     print(f"cluster {record.name} runs at {cluster.scheduler_address}: {record.explained}", flush=True)
     what = await ended
     print(f"cluster {record.name}: {what}", flush=True)
-    cluster.scheduler.fair.close()
+    cluster.scheduler.policies.close()
     cluster.scheduler.handlers["terminate"] = cluster.scheduler.close  # LocalCluster ends its scheduler by this
     await cluster.close()
     following.cancel()

@@ -1,47 +1,51 @@
-"""What makes a running cluster fair: its niceness, its guard of the machine's memory, its rest when nobody uses it."""
+"""The policies of a running cluster: niceness, a guard of the machine's memory, and sleep when nobody uses it."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 from . import memory, workers
+from .cluster import OwnedCluster
 from .guard import MemoryGuard
-from .idle import Rest
+from .idle import IdlePolicy
+from .record import Record
 
 
-class Fair:
-    """The fairness of one cluster; made once its scheduler runs."""
+class Policies:
+    """The policies of one cluster, made once its scheduler runs."""
 
-    def __init__(self, cluster, record, directory, ended):
+    def __init__(self, cluster: OwnedCluster, record: Record, directory: Path, ended: asyncio.Future[str]) -> None:
         self.cluster = cluster
         self.guard = MemoryGuard(cluster, record, memory.Meter())
-        self.rest = Rest(cluster, record, directory, ended, self.guard)
+        self.idle = IdlePolicy(cluster, record, directory, ended, self.guard)
         if record.guard != "off":
             self.guard.start()
-        self.resting = asyncio.get_running_loop().create_task(self.rest.run())
+        self.watching = asyncio.get_running_loop().create_task(self.idle.run())
 
-    async def scale(self, n_workers, gpu_ids=()):
-        """Have as many workers as somebody asks for, new ones with the first free of `gpu_ids`; none comes back."""
+    async def scale(self, n_workers: int, gpu_ids: tuple[str, ...] = ()) -> None:
+        """Run `n_workers` workers, also where some sleep; new ones take the first free GPUs of `gpu_ids`."""
         if gpu_ids:
             self.cluster.new_spec["options"]["gpu_ids"] = tuple(gpu_ids)
-        self.rest.count_anew()
-        async with self.rest.giving:
+        self.idle.forget_sleepers()
+        async with self.idle.scaling:
             self.cluster.scale(n_workers)
         await self.cluster
-        await self.rest.give_back()
+        await self.idle.give_memory_back()
 
-    def close(self):
-        """End all watching, before the cluster ends."""
+    def close(self) -> None:
+        """Stop all watching, before the cluster ends."""
         self.guard.over.set()
-        self.resting.cancel()
+        self.watching.cancel()
 
-    def summary(self):
-        """Return what is told with the counts of the cluster."""
+    def summary(self) -> dict[str, Any]:
+        """Return what is shown beside the counts of the cluster."""
         guard = self.guard.shown if self.guard.state.level else None
-        return {"guard": guard, "gpu_ids": self.gpu_ids(), **self.rest.summary()}
+        return {"guard": guard, "gpu_ids": self.gpu_ids(), **self.idle.summary()}
 
-    def gpu_ids(self):
-        """Return the GPUs that workers have, or will take when they come back."""
+    def gpu_ids(self) -> list[str]:
+        """Return the GPUs that workers use, or will use when they come back."""
         options = self.cluster.new_spec["options"]
-        n_resting = self.rest.asleep * options.get("gpus", 0)
-        return workers.gpus_taken() or list(options.get("gpu_ids", ())[:n_resting])
+        n_asleep = self.idle.asleep * options.get("gpus", 0)
+        return workers.gpus_taken() or list(options.get("gpu_ids", ())[:n_asleep])

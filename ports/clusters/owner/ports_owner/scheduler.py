@@ -37,7 +37,7 @@ class PrivateScheduler(Scheduler):
     def __init__(self, *args, dashboard_socket, gate=None, **kwargs):
         self.dashboard_socket = dashboard_socket
         self.gate, self.gate_server, self.dashboard_port = gate, None, None
-        self.fair = None
+        self.policies = None
         super().__init__(*args, **kwargs)
         self.handlers["terminate"] = self.refuse_to_end
 
@@ -75,6 +75,6 @@ class Summary(RequestHandler):
                 "memory_limit_bytes": sum(worker.memory_limit or 0 for worker in workers),
                 "n_tasks": len(self.scheduler.tasks),
                 "n_clients": len([key for key in self.scheduler.clients if key != "fire-and-forget"]),
-                **(self.scheduler.fair.summary() if self.scheduler.fair else {}),
+                **(self.scheduler.policies.summary() if self.scheduler.policies else {}),
             }
         )
