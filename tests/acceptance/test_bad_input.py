@@ -102,7 +102,7 @@ def site_laptop(site: NamespaceSite) -> Iterator[Laptop]:
 
 
 @pytest.mark.long
-def test_a_record_that_is_broken_or_newer_is_exit_code_7_on_the_far_side_too(laptop: Laptop, cluster: Path) -> None:
+def test_a_broken_or_newer_record_is_exit_code_7_on_a_host_too(laptop: Laptop, cluster: Path) -> None:
     record = cluster / "record.json"
     good = record.read_text()
     newer = json.dumps({**json.loads(good), "format": 99})
@@ -137,9 +137,7 @@ def test_a_full_disk_and_a_read_only_home_are_told(laptop: Laptop, root_site: Na
     root_site.run("laptop", ["umount", place], user="root", check=True)
 
 
-def test_without_tmux_a_cluster_runs_detached_and_what_needs_a_terminal_says_so(
-    laptop: Laptop, root_site: NamespaceSite
-) -> None:
+def test_without_tmux_a_cluster_runs_detached_and_attach_says_so(laptop: Laptop, root_site: NamespaceSite) -> None:
     root_site.run("server1", ["mv", "/usr/bin/tmux", "/usr/bin/tmux.away"], user="root", check=True)
     try:
         assert laptop.type(*START).returncode == 0
@@ -155,7 +153,7 @@ def test_without_tmux_a_cluster_runs_detached_and_what_needs_a_terminal_says_so(
         root_site.run("server1", ["mv", "/usr/bin/tmux.away", "/usr/bin/tmux"], user="root", check=True)
 
 
-def test_without_ssh_on_the_laptop_paramiko_is_taken_and_where_ssh_is_wanted_the_line_names_what_to_install(
+def test_without_ssh_paramiko_is_used_or_the_error_names_what_to_install(
     laptop: Laptop, root_site: NamespaceSite
 ) -> None:
     bare = {"PATH": str(Path(root_site.python).parent)}
@@ -237,7 +235,7 @@ def test_a_host_key_that_changed_or_is_unknown_is_never_accepted(laptop: Laptop,
     assert new.split()[1] not in known.read_text()
 
 
-def test_where_a_password_is_asked_for_and_nobody_can_answer_the_way_out_is_a_login(
+def test_a_password_that_nobody_can_type_is_an_error_that_names_a_login(
     laptop: Laptop, root_site: NamespaceSite, nothing_left: LeakCheck
 ) -> None:
     nothing_left.allow("file */logins/*.json")  # no second try until somebody has logged in
@@ -254,7 +252,7 @@ def test_where_a_password_is_asked_for_and_nobody_can_answer_the_way_out_is_a_lo
     assert laptop.json("list", "server1") == []
 
 
-def test_a_local_port_that_another_user_holds_is_named_and_the_next_one_serves(
+def test_a_local_port_of_another_user_is_named_and_the_next_one_is_used(
     laptop: Laptop, root_site: NamespaceSite, cluster: Path
 ) -> None:
     assert cluster.exists()

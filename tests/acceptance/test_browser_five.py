@@ -178,7 +178,7 @@ def test_all_stay_logged_in_while_each_is_visited_twice(browser: Browser, links:
     assert {"session", "visits"} < set(names)
 
 
-def test_a_page_that_is_asked_for_during_a_cut_turns_into_the_real_one_by_itself(
+def test_a_page_loaded_during_a_cut_turns_into_the_real_one_by_itself(
     browser: Browser, links: dict[str, str], at_work: AtWork
 ) -> None:
     link = links["listener server1"] + "?token=sesame"

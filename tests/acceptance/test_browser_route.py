@@ -22,7 +22,7 @@ def lab(at_work: AtWork) -> Iterator[str]:
     at_work.json("tunnel", "close", "--all")
 
 
-def test_the_dashboard_of_a_cluster_that_started_later_streams_below_jupyter_s_link(at_work: AtWork, lab: str) -> None:
+def test_the_dashboard_of_a_later_cluster_streams_below_jupyters_link(at_work: AtWork, lab: str) -> None:
     at_work.json("cluster", "start", "later", "--n-workers", "1", "-H", "server1")
     code = f"""
 base = page.url.split("/lab")[0]

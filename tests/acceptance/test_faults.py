@@ -165,7 +165,7 @@ def test_an_sshd_that_is_stopped_for_twenty_seconds_is_waited_for(journey: Journ
     judge(use.end(), begin, end)
 
 
-def test_a_service_that_accepts_and_never_answers_is_told_as_silent_before_and_after_a_cut(journey: Journey) -> None:
+def test_a_service_that_never_answers_is_silent_before_and_after_a_cut(journey: Journey) -> None:
     _, port = journey.serve("server1", code=MUTE)
     journey.open(f"server1:{port}", dead_after=DEAD_AFTER)
     wait_until(lambda: journey.tunnels()[0]["state"] == "silent" or None, timeout=30, what="the state 'silent'")

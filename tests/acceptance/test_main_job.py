@@ -40,7 +40,7 @@ def listening(work: AtWork, host: str, ports: set[str]) -> set[str]:
     return {one.where for one in work.site.host(host).listeners() if one.where.rpartition(":")[2] in ports}
 
 
-def test_a_listing_finds_what_runs_on_two_servers_with_nothing_installed_on_one(at_work: AtWork) -> None:
+def test_a_listing_covers_two_servers_of_which_one_has_no_ports(at_work: AtWork) -> None:
     rows = at_work.json("list", "server1", "server2")
     assert {(row["host"], row["kind"], row["name"]) for row in rows} == SHOWN
     assert {row["state"] for row in rows} == {"running"}
@@ -51,7 +51,7 @@ def test_a_listing_finds_what_runs_on_two_servers_with_nothing_installed_on_one(
     assert "127.0.0.1:8888" in table
 
 
-def test_links_open_through_the_jump_host_and_ctrl_c_frees_their_ports_at_once(at_work: AtWork) -> None:
+def test_links_open_through_the_jump_host_and_ctrl_c_frees_their_ports(at_work: AtWork) -> None:
     own = at_work.site.popen("laptop", ["ssh", "-N", "server1"])  # a connection of her own, which nobody may touch
     running, rows = at_work.open("server1", "server2")
     try:
@@ -81,7 +81,7 @@ def test_links_open_through_the_jump_host_and_ctrl_c_frees_their_ports_at_once(a
     own.communicate()
 
 
-def test_tunnels_in_the_background_have_the_same_links_every_time_and_are_listed_and_closed(at_work: AtWork) -> None:
+def test_background_tunnels_keep_their_links_and_are_listed_and_closed(at_work: AtWork) -> None:
     first = at_work.json("open", "server1", "server2", "--background")
     listed = at_work.json("tunnel", "list")
     links = {row["local_url"] for row in first}
@@ -101,7 +101,7 @@ def test_tunnels_in_the_background_have_the_same_links_every_time_and_are_listed
     at_work.json("tunnel", "close", "--all")
 
 
-def test_tunnels_of_a_process_that_was_killed_are_pruned_by_the_names_that_they_had(at_work: AtWork) -> None:
+def test_tunnels_of_a_killed_process_are_pruned_by_their_names(at_work: AtWork) -> None:
     at_work.json("open", "server1", "--background")
     keeper = at_work.json("tunnel", "list")[0]["pid"]
     at_work.site.run("laptop", ["kill", "-9", str(keeper)], check=True)
@@ -154,7 +154,7 @@ def test_a_host_that_is_down_costs_the_good_one_nothing(at_work: AtWork) -> None
 
 
 @pytest.mark.usefixtures("server_of_pages")
-def test_one_thing_is_opened_by_its_name_or_port_and_anothers_only_when_its_owner_is_named(at_work: AtWork) -> None:
+def test_a_target_is_a_name_or_port_and_another_users_needs_owner(at_work: AtWork) -> None:
     assert [row["name"] for row in at_work.json("open", "server1:lab", "--background")] == ["lab"]
     mine = at_work.json("open", "server1:6006", "--background")[0]
     refused = at_work.type("open", "server1:6007")
@@ -194,7 +194,7 @@ manager.cleanup_resources()
     at_work.json("cluster", "stop", "kept", "-H", "server1")
 
 
-def test_two_scripts_on_the_server_use_the_one_cluster_and_are_told_what_to_type_at_home(at_work: AtWork) -> None:
+def test_two_scripts_share_a_cluster_and_print_what_to_type_at_home(at_work: AtWork) -> None:
     code = """
 import json, ports
 from ports.server_helpers import print_commands

@@ -86,7 +86,7 @@ def test_options_are_completed(home: Path) -> None:
     assert complete(home, "ports cluster start --n-w") == ["--n-workers"]
 
 
-def test_hosts_come_from_the_ssh_configuration_with_its_includes_and_without_patterns(home: Path) -> None:
+def test_hosts_come_from_the_ssh_configuration_and_its_includes(home: Path) -> None:
     hosts = ["from-home", "included", "login", "quoted", "server1", "server2"]
     assert complete(home, "ports list ") == hosts
     assert complete(home, "ports list server1 serv") == ["server1", "server2"]
@@ -94,7 +94,7 @@ def test_hosts_come_from_the_ssh_configuration_with_its_includes_and_without_pat
     assert complete(home, "ports_open log", function="_ports_complete_short") == ["login"]
 
 
-def test_names_are_completed_behind_the_colon_which_bash_takes_for_the_end_of_a_word(home: Path) -> None:
+def test_names_are_completed_behind_a_colon_where_bash_splits_words(home: Path) -> None:
     assert complete(home, "ports open server1:") == ["board", "deep", "lab", "main", "thesis"]
     assert complete(home, "ports open server1:ma") == ["main"]
     assert complete(home, "ports tunnel close server1:d") == ["deep"]
@@ -123,7 +123,7 @@ def test_where_no_name_stands_none_is_offered(home: Path) -> None:
     assert not [word for word in complete(home, "ports cluster ") if word.startswith("=")]
 
 
-def test_without_an_ssh_configuration_nothing_is_offered_and_nothing_complains(home: Path) -> None:
+def test_without_an_ssh_configuration_no_host_is_offered_silently(home: Path) -> None:
     shutil.rmtree(home / ".ssh")
     assert complete(home, "ports list ") == []
 
@@ -156,9 +156,7 @@ def read_until(terminal: int, text: bytes, timeout: float = 20) -> bytes:
 
 
 @pytest.mark.usefixtures("fresh_home")
-def test_ports_lab_starts_a_notebook_server_where_there_is_none_and_opens_it(
-    site: Site, nothing_left: LeakCheck
-) -> None:
+def test_ports_lab_starts_a_missing_notebook_server_and_opens_it(site: Site, nothing_left: LeakCheck) -> None:
     nothing_left.allow("file */tokens/notebook-lab")  # the link is the same tomorrow
     nothing_left.allow("file */ssh/*.log")
     brief = {"DASK_PORTS__SSH__PERSIST": "1"}  # seconds that connections stay

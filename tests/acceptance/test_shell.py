@@ -53,9 +53,7 @@ def answer(terminal: pexpect.spawn[str], line: str, pattern: str) -> str:
     return str(terminal.match.group(1))
 
 
-def test_bash_on_a_server_is_left_and_found_again_also_when_the_connection_was_cut(
-    laptop: Laptop, terminal: Terminal
-) -> None:
+def test_bash_on_a_server_is_found_again_after_a_cut_connection(laptop: Laptop, terminal: Terminal) -> None:
     word = secrets.token_hex(4)
     first = terminal("shell", "server1:work", "--bash")
     first.expect(r"\$ ")

@@ -108,7 +108,7 @@ def is_bobs(scene: Scene, path: Path) -> bool:
     return path.lstat().st_uid == scene.site.account("bob").uid
 
 
-def test_of_a_default_cluster_bob_exchanges_a_worker_s_directory_and_runs_his_module(work_site: NamespaceSite) -> None:
+def test_bob_replaces_a_worker_directory_of_a_default_cluster(work_site: NamespaceSite) -> None:
     scene = unprotected(work_site)
     as_bob(scene, "mkdir /tmp/dask-scratch-space; chmod 777 /tmp/dask-scratch-space")
     cluster = scene.runs(scene.python, "-c", CLUSTER, "{}")

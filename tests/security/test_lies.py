@@ -39,7 +39,7 @@ def active(found: dict[str, Any]) -> str:
     return str(found["explained"]).rpartition(", ")[2]
 
 
-def test_a_lie_of_bobs_makes_alices_default_smaller_and_refuses_her_nothing(work_site: NamespaceSite) -> None:
+def test_bobs_lie_makes_alices_default_smaller_and_refuses_nothing(work_site: NamespaceSite) -> None:
     scene, bob = protected(work_site, "sockets"), work_site.account("bob").uid
     before = share(scene)
     liar = scene.runs(scene.python, "-c", LIES, user="bob")

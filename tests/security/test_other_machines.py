@@ -24,7 +24,7 @@ def scene(site_of_its_own: Callable[..., Site], request: pytest.FixtureRequest) 
     yield protected(site, request.param)
 
 
-def test_with_hidden_processes_and_a_shared_home_bob_gets_nothing_and_alice_works(scene: Scene) -> None:
+def test_with_hidepid_and_a_shared_home_bob_gets_nothing(scene: Scene) -> None:
     scene.ports("cluster", "start", "main", "--n-workers", "1")
     scene.ports("notebook", "start", "lab", "--root", "/home/alice")
     assert scene.site.run("server1", ["ps", "-u", "alice", "-o", "pid="], user="bob").stdout == ""

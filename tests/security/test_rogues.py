@@ -125,7 +125,7 @@ def test_a_plain_client_joins_bob_s_scheduler_and_runs_his_code(work_site: Names
     scene.path(f"/tmp/trap-{work_site.account('alice').uid}").unlink()
 
 
-def test_a_client_of_ports_starts_a_cluster_where_bob_took_the_port_of_the_last(scene: Scene) -> None:
+def test_a_client_starts_a_new_cluster_where_bob_took_the_old_port(scene: Scene) -> None:
     scene.ports("cluster", "start", "main", "--n-workers", "0")
     [running] = files(scene, "clusters/main/running.json")
     address = json.loads(running.read_text())["address"]
