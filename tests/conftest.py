@@ -2,7 +2,7 @@
 
 import signal
 
-pytest_plugins = ["pytester", "tests.lab.tiers", "tests.lab.fixtures", "tests.lab.laptop"]
+pytest_plugins = ["pytester", "tests.lab.own_machine", "tests.lab.tiers", "tests.lab.fixtures", "tests.lab.laptop"]
 
 # Under nohup, or behind an `&` of a script, what tests start would ignore that its terminal was closed, or Ctrl-C.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -16,14 +16,14 @@ from tests.integration.conftest import Home, new_home
 from tests.lab.leaks import LeakCheck
 from tests.lab.site import Site
 
+pytestmark = pytest.mark.ci
+
 LADDER = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 FROM_HOME = LADDER[-1]
 # Runs a notebook as `jupyter execute` does, and prints what its cells print.
 RUN = """
 import sys, nbformat
 from nbclient import NotebookClient
-
-pytestmark = pytest.mark.ci
 notebook = nbformat.read(sys.argv[1], as_version=4)
 try:
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()

@@ -20,12 +20,12 @@ from ports.sessions import _tmux, processes
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
 
+pytestmark = pytest.mark.ci
+
 SMALL = {"n_workers": 1, "threads_per_worker": 1}
 # Ignores SIGTERM, and starts sessions of its own again and again: what a task may do.
 STUBBORN = """
 import signal, subprocess, sys, time
-
-pytestmark = pytest.mark.ci
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 children = []
 print("ready", flush=True)
@@ -40,7 +40,7 @@ def test_an_old_handle_leaves_the_next_cluster_of_its_name_alone(home: Home) -> 
     first = clusters.start("main", **SMALL)
     first.stop()
     second = clusters.start("main", **SMALL)
-    with pytest.raises(NameInUseError, match="started anew since"):
+    with pytest.raises(NameInUseError, match="started again meanwhile"):
         first.stop()
     assert clusters.get("main").state == "running"
     with second.get_client() as client:

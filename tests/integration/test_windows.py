@@ -18,13 +18,13 @@ from tests.lab import Site, as_windows
 from tests.lab.leaks import LeakCheck
 from tests.lab.loopback import LoopbackSite
 
+pytestmark = pytest.mark.ci
+
 MAIN = "import sys; from ports.__main__ import main; sys.exit(main())"
 # these run on servers only
 NOT_AT_HOME = ("ports.clusters.owner.ports_owner", "ports.sessions.launch", "ports.notebooks.jupyter_launch")
 PAGE = """
 import http.server
-
-pytestmark = pytest.mark.ci
 class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.send_header("Content-Length", "5"); self.end_headers()
