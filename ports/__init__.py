@@ -5,7 +5,11 @@
     import ports
     client = ports.client()     # finds my running cluster on this machine, or starts one in tmux
 
-The names below are imported at their first use: ``import ports`` reads no file and imports no Dask.
+The names below are imported at their first use. ``import ports`` reads no file and imports no Dask:
+
+>>> import ports
+>>> [name for name in dir(ports) if name.endswith("s")]
+['clusters', 'listeners', 'notebooks', 'tunnels']
 """
 
 from __future__ import annotations

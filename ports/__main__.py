@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command line; Ctrl-C ends it without a traceback while it is still being imported, too."""
+    """Run the command line. Ctrl-C ends it without a traceback even while it is still being imported."""
     try:
         _begin(sys.argv[1:])
         from ports.cli.main import main as command
@@ -20,7 +20,7 @@ def main() -> NoReturn:
 
 
 def _begin(words: list[str]) -> None:
-    """Begin what takes as long as to import the rest: asking the hosts of ``ports list HOST …``, a look for ``who``."""
+    """Begin what can run while the rest is imported: ask the hosts of ``ports list HOST …``, or measure for ``who``."""
     if words[:1] == ["who"] and sys.platform == "linux" and not any(word.startswith(("-H", "--h")) for word in words):
         from ports.probe import who
 

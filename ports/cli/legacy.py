@@ -1,4 +1,4 @@
-"""``jupyter_forwarding``, the command of the older package: `ports open`, by its old name."""
+"""``jupyter_forwarding``, the command of the older package: `ports open` by its old name."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from ports.cli.tunnel import open_
 
 
 def main() -> NoReturn:
-    """Open clusters and notebook servers of the hosts that are named, or of the setting ``hosts``."""
+    """Open clusters and notebook servers of the given hosts, or of those in the setting ``hosts``."""
     sys.exit(command_line.run(open_, sys.argv[1:], "jupyter_forwarding"))

@@ -1,4 +1,4 @@
-"""``ports``: the commands, imported at their use, and the one place where errors become exit codes."""
+"""``ports``: the table of commands, and the one place where errors become exit codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 from ports._version import VERSION
 from ports.cli.commands import Group
 
-# Name → (module, attribute, what it does). Stated here so that `ports --help` imports none of them; a test compares.
+# Name → (module, attribute, help). The help is here so that `ports --help` imports no command; a test compares.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "cluster": ("ports.cli.cluster", "cluster", "Dask clusters that outlive notebook, terminal and connection."),
     "notebook": ("ports.cli.notebook", "notebook", "Jupyter servers that outlive terminal and connection."),
@@ -43,7 +43,7 @@ class Lazy(Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return a command; None where there is none of that name."""
+        """Import and return a command; None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
         module, attribute, _ = COMMANDS[cmd_name]
@@ -53,7 +53,7 @@ class Lazy(Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does; a wrong name is answered with near ones."""
+        """Find the command as click does, but suggest a similar name for an unknown one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             import difflib
 
@@ -77,14 +77,14 @@ def ports() -> None:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its documented code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments == ["--arguments-from-stdin"]:  # `ports.remote.run` hands them over unseen
+    if arguments == ["--arguments-from-stdin"]:  # `ports -H` passes them so, because other users see command lines
         arguments = _read_arguments()
     warnings.showwarning = _show_warning
     code = run(ports, arguments)
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+    with contextlib.suppress(OSError, ValueError):  # the reader has gone
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(code)  # all is done: to take the interpreter apart costs another 10 ms
+    os._exit(code)  # everything is done, and finalizing the interpreter would take another 10 ms
 
 
 def _read_arguments() -> list[str]:
@@ -94,7 +94,7 @@ def _read_arguments() -> list[str]:
 
 
 def run(command: click.Command, arguments: list[str], name: str = "ports") -> int:
-    """Run `command`; return its exit code, having printed its error."""
+    """Run `command`, print its error if there is one, and return its exit code."""
     as_json = "--json" in arguments
     try:
         code: Any = command.main(args=arguments, prog_name=name, standalone_mode=False)
@@ -144,19 +144,19 @@ def _tell(kind: str, message: str, code: int, as_json: bool, ctx: click.Context 
 
     if as_json:
         write_json({"error": {"type": kind, "message": message, "exit_code": code, "args": [message]}})
-    hint = f" (`{ctx.command_path} --help` tells more)" if ctx is not None else ""
+    hint = f" (see `{ctx.command_path} --help`)" if ctx is not None else ""
     click.echo(f"ports: {message}{hint}", err=True)
     return code
 
 
 def _interrupted() -> int:
-    if "ports.hosts.openssh.processes" in sys.modules:  # a host may have been asked already, see `ports.__main__`
+    if "ports.hosts.openssh.processes" in sys.modules:  # `ports.__main__` may have asked a host already
         sys.modules["ports.hosts.openssh.processes"].end_all()
     click.echo("ports: interrupted", err=True)
     return 130
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    """Print a warning as one line: a user of the command line has no use for the line of source."""
+    """Print a warning as one line, without the line of source, which is of no use on the command line."""
     if issubclass(category, UserWarning):
         click.echo(f"ports: {message}", err=True)

@@ -1,4 +1,4 @@
-"""What all commands share: ``--json``, ``--host``, and the showing of rows."""
+"""What all commands share: the options ``--json`` and ``--host``, and how rows are shown."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _STATE = re.compile(rf"\b({'|'.join(STYLES)})\b")
 
 
 class Output:
-    """Where a command's results go: a table or lines for people, one JSON document for programs."""
+    """Shows a command's results: as a table or lines for people, or as one JSON document for programs."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self.host: str | None = None  # where the command acts, as it was typed
 
     def there(self) -> str:
-        """Return `` on HOST``, to follow a path, where the command acts on another host."""
+        """Return `` on HOST`` if the command runs on another host; it follows a path."""
         return f" on {self.host}" if self.host else ""
 
     def table(self, rows: Sequence[Row], kind: str, *, empty: str) -> None:
-        """Show `rows` in the columns of `kind`; `empty` is said where there are none."""
+        """Show `rows` in the columns of `kind`, or print `empty` if there are none."""
         if self.as_json:
             write_json(list(rows))
         elif rows:
@@ -50,7 +50,7 @@ class Output:
             self.say(empty)
 
     def details(self, row: Row) -> None:
-        """Show everything about one."""
+        """Show everything about one row."""
         if self.as_json:
             write_json(row)
         else:
@@ -59,7 +59,7 @@ class Output:
             click.echo(tables.details(row, time.time()))
 
     def result(self, row: Row, text: str) -> None:
-        """Show the result of a command that did something: `text`, or the row as JSON."""
+        """Show the result of a command that changed something: `text`, or the row as JSON."""
         if self.as_json:
             write_json(row)
         else:
@@ -73,19 +73,19 @@ class Output:
             click.echo("\n".join(lines))
 
     def fail(self, place: str, reason: str) -> None:
-        """Tell on stderr that one of several failed, as a sole failure is told."""
+        """Print on stderr that one of several failed, in the words of a single failure."""
         host, _, name = place.partition(":")
         named = reason.startswith(f"{host}: ") or place in reason or (name and repr(name) in reason)
         self.say(f"ports: {reason if named else f'{place}: {reason}'}")
 
     def warn_of(self, rows: Sequence[Row]) -> None:
-        """Tell on stderr what of mine others can use, and how to close it."""
+        """Print on stderr which of my listeners other users can use, and how to close them."""
         for row in () if self.as_json else rows:
             for warning in row.get("warnings") or ():
                 self.say(f"ports: warning: {row['kind']} {row['name']!r} on {row['host']}: {warning}")
 
     def say(self, text: str) -> None:
-        """Tell progress: on stderr, so that results stay alone on stdout."""
+        """Print progress on stderr, because stdout is for results only."""
         click.echo(targets.hints_at(self.host, text), err=True)
 
 
@@ -95,7 +95,7 @@ def write_json(document: Any) -> None:
 
 
 def write_table(rows: Sequence[Row], kind: str) -> None:
-    """Print a table: with colours in a terminal, plain elsewhere; lines are never folded, so that links stay whole."""
+    """Print a table, with colours if stdout is a terminal. Lines are never folded, so that links stay whole."""
     from ports.cli import tables
     from ports.state import settings
 
@@ -126,7 +126,10 @@ def with_output(function: F) -> F:
 
 
 def with_host(show: Callable[..., None]) -> Callable[[F], F]:
-    """Give a command the option ``--host``: it then runs there, and `show` gets an `Output` and what it printed."""
+    """Give a command the option ``--host``.
+
+    With it, the command runs on that host, and `show` gets an `Output` and the JSON document that it printed.
+    """
 
     def decorate(function: F) -> F:
         @click.option("-H", "--host", metavar="ALIAS", help="Run the command on this host of ~/.ssh/config.")
@@ -138,7 +141,7 @@ def with_host(show: Callable[..., None]) -> Callable[[F], F]:
             from ports import hosts
 
             timeout = options.get("timeout")
-            seconds = (60.0 if timeout is None else timeout) + 60.0  # there it gives up first, and says why
+            seconds = (60.0 if timeout is None else timeout) + 60.0  # the command there gives up first, and says why
             document = hosts.run_ports(host, far_arguments(ctx), login=True, timeout=seconds)
             out.host = host
             return show(out, on_host(host, document))
@@ -149,7 +152,7 @@ def with_host(show: Callable[..., None]) -> Callable[[F], F]:
 
 
 def far_arguments(ctx: click.Context) -> list[str]:
-    """Return the words that run the command of `ctx` on another host: all that were typed, without ``--host``."""
+    """Return the words that run the command of `ctx` on another host: all that were typed, except ``--host``."""
     path = ctx.command_path.split()[1:]
     words: list[str] = []
     for parameter in ctx.command.params:
@@ -172,12 +175,14 @@ def _flag(option: click.Option, value: bool) -> str:
 
 
 def on_host(host: str, document: Any) -> Any:
-    """Name the rows' host as it was typed, in their hints as well."""
+    """Name the host of rows as it was typed, also in their hints."""
     if isinstance(document, list):
         return [on_host(host, row) for row in document]
     if not isinstance(document, dict):
         return document
-    command = f"ports open {host}:{document['name']}" if document.get("command") else None  # there it is a guess
+    command = (
+        f"ports open {host}:{document['name']}" if document.get("command") else None
+    )  # the host itself can only guess its alias
     hints = {key: document[key] for key in ("reason", "note", "error") if isinstance(document.get(key), str)}
     told = {key: targets.hints_at(host, text) for key, text in hints.items()}
     return {**document, **told, "host": host} | ({"command": command} if command else {})

@@ -148,7 +148,7 @@ def _start(
     name = paths.check_name(name or defaults["name"])
     known = sessions.find(KIND, name, ClusterRecord)
     if known is not None and known.state in ("running", "starting"):  # before any warning about its size
-        raise NameInUseError(KIND, name, f"`ports cluster stop {name}` ends it")
+        raise NameInUseError(KIND, name, f"`ports cluster stop {name}` stops it")
     record, environ = _plan.plan(name, _options.merge(defaults, asked))
     found = sessions.claim(record)
     try:

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 from ports.errors import PortsError
 
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
+
+
+class CheckRow(TypedDict):
+    """A check as ``ports doctor --json`` shows it. It has `found`, or `cause` and the way out."""
+
+    host: str
+    kind: str
+    name: str
+    hop: str | None
+    state: str
+    found: str | None
+    cause: str | None
+    way_out: str | None
 
 
 @dataclass(frozen=True)
@@ -38,10 +51,18 @@ class Check:
         """Return the same about a host on the way."""
         return replace(self, hop=hop)
 
-    def row(self, host: str) -> dict[str, Any]:
+    def row(self, host: str) -> CheckRow:
         """Return it as ``--json`` prints it."""
-        row: dict[str, Any] = {"host": host, "kind": "check", "name": self.name, "hop": self.hop, "state": self.state}
-        return {**row, "found": self.found or None, "cause": self.cause or None, "way_out": self.hint or None}
+        return {
+            "host": host,
+            "kind": "check",
+            "name": self.name,
+            "hop": self.hop,
+            "state": self.state,
+            "found": self.found or None,
+            "cause": self.cause or None,
+            "way_out": self.hint or None,
+        }
 
 
 def ok(name: str, found: str) -> Check:

@@ -15,16 +15,14 @@ Nothing is changed on either side but for the connections to hosts, which later 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from ports.doctor import _forwarding, _here, _route, _there
-from ports.doctor._checks import FAILED, Check, failed, from_error, skipped
+from ports.doctor._checks import FAILED, Check, CheckRow, failed, from_error, skipped
 from ports.errors import PortsError
 from ports.hosts import Answer, Route, on_each
 from ports.state import paths
 
-Row = dict[str, Any]
-OnRow = Callable[[Row], None]
+OnRow = Callable[[CheckRow], None]
 OnStep = Callable[[str, str], None]
 
 _AT_THE_END = (*_there.SERVER_CHECKS, *_forwarding.FORWARD_CHECKS)
@@ -36,7 +34,7 @@ def examine(
     on_row: OnRow | None = None,
     on_step: OnStep | None = None,
     on_host: Callable[[str], None] | None = None,
-) -> list[Row]:
+) -> list[CheckRow]:
     """Return the rows of all checks: of this machine, and of the way to each of `hosts` and of these themselves.
 
     Parameters
@@ -53,7 +51,7 @@ def examine(
     names = list(dict.fromkeys(hosts))
     tell_row, tell_step = on_row or (lambda row: None), on_step or (lambda host, text: None)
     tell_end = on_host or (lambda host: None)
-    rows: list[Row] = []
+    rows: list[CheckRow] = []
     unmet = []
     for check in _here.as_client(needs_ssh=bool(names)) if names else _here.as_both():
         rows.append(check.row(paths.host_name()))
@@ -61,7 +59,7 @@ def examine(
         unmet += [check.name] if check.name in ("settings", "ssh") and check.state == FAILED else []
     tell_end(paths.host_name())
 
-    def one(host: str) -> list[Row]:
+    def one(host: str) -> list[CheckRow]:
         found = []
         for check in _checks(host, unmet, tell_step):
             found.append(check.row(host))
@@ -80,7 +78,7 @@ def examine(
     return rows
 
 
-def is_well(rows: Iterable[Row]) -> bool:
+def is_well(rows: Iterable[CheckRow]) -> bool:
     """Tell whether the main job can be done: nothing failed."""
     return not any(row["state"] == FAILED for row in rows)
 

@@ -1,4 +1,11 @@
-"""Notebook servers that outlive the terminal that started them: start, find, list, stop."""
+"""Notebook servers that outlive the terminal that started them: start, find, list, stop.
+
+>>> from ports import notebooks
+>>> notebooks.get("no-such-server")
+Traceback (most recent call last):
+    ...
+ports.errors.NotFoundError: no notebook 'no-such-server'; `ports notebook start` starts one
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jupyter, through its command line, its records and its answers over HTTP; none of its modules is imported here."""
+"""Jupyter, by its command line, its records and its answers over HTTP. None of its modules is imported here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ print("\\n" + json.dumps([version("jupyterlab"), version("jupyter_server")]))
 
 @dataclass(frozen=True)
 class Installed:
-    """Versions of what an environment has, None for what it has not."""
+    """Versions of the packages in an environment; None for a missing one."""
 
     lab: str | None
     server: str | None
@@ -39,7 +39,7 @@ class Installed:
 
 @dataclass(frozen=True)
 class Served:
-    """What a server's own record says of it."""
+    """What a server's own record says about it."""
 
     pid: int
     port: int
@@ -48,12 +48,12 @@ class Served:
 
 
 def installed(python: Path, environ: Mapping[str, str]) -> Installed:
-    """Return what of Jupyter `python` can import.
+    """Return which packages of Jupyter `python` can import.
 
     Raises
     ------
     ToolError
-        It does not run.
+        `python` does not run.
     """
     try:
         asked = subprocess.run(
@@ -88,31 +88,31 @@ def command(
     expire: float = 0,
     debugger: bool = False,
 ) -> list[str]:
-    """Return the command that serves `root` on 127.0.0.1, on `port` or, where that is taken, another one.
+    """Return the command that serves `root` on 127.0.0.1, at `port` or, if that is taken, at another port.
 
-    What keeps the server private stands here: arguments win over the user's own configuration of Jupyter, which else
-    counts as it is.
+    The arguments that keep the server private are here. Arguments override the user's own configuration of Jupyter,
+    which otherwise applies unchanged.
 
     Parameters
     ----------
     idle : float
-        Hours after which a kernel that does nothing ends, also where a browser shows it; 0: what Jupyter is told else.
+        Hours without activity after which a kernel ends, even if a browser shows it. 0: as Jupyter is configured.
     expire : float
-        Days without kernels, terminals and requests after which the server ends; 0: what Jupyter is told else.
+        Days without kernels, terminals and requests after which the server ends. 0: as Jupyter is configured.
     debugger : bool
-        Let the debugger of kernels be switched on: it listens on a port that any user of the machine may use.
+        Allow the debugger of kernels, which listens on a port that any user of the machine can use.
     """
     arguments = {
         "ServerApp.ip": "127.0.0.1",
         "ServerApp.port": port,
         "ServerApp.port_retries": 50,
         "ServerApp.sock": "",
-        "ServerApp.certfile": "",  # it serves 127.0.0.1 only, and SSH encrypts the way there
+        "ServerApp.certfile": "",  # it serves 127.0.0.1 only, and SSH encrypts the connection to there
         "ServerApp.keyfile": "",
         "ServerApp.root_dir": root,
         "ServerApp.open_browser": False,
         "ServerApp.allow_remote_access": False,
-        "KernelManager.transport": "ipc",  # any user of the machine reads a kernel's TCP ports
+        "KernelManager.transport": "ipc",  # any user of the machine can read a kernel's TCP ports
     }
     if idle:
         seconds = max(1, round(idle * 3600))
@@ -131,7 +131,7 @@ def command(
 
 
 def read_record(runtime: Path) -> Served | None:
-    """Return what the server whose runtime directory is `runtime` says of itself; None while it says nothing."""
+    """Return the record of the server whose runtime directory is `runtime`; None until it writes one."""
     for file in sorted(runtime.glob("jpserver-*.json")):
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
@@ -142,14 +142,14 @@ def read_record(runtime: Path) -> Served | None:
 
 
 def answer(port: int, path: str, *, token: str | None = None, timeout: float = 1.0) -> int | None:
-    """Return the HTTP status with which my server on `port` of 127.0.0.1 answers; None where nothing of mine answers.
+    """Return the HTTP status that my server at `port` of 127.0.0.1 answers; None if no server of mine answers.
 
     Raises
     ------
     ForeignListenerError
-        Another user listens there: nothing is sent, least of all the token.
+        Another user listens there. Nothing was sent, and in particular not the token.
     """
-    hint = "`ports notebook stop` ends what is left of the server, then start it anew"
+    hint = "run `ports notebook stop` to remove what is left of the server, then start it again"
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.sock = socket_user.connect(port, hint, timeout=timeout)

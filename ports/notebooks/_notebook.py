@@ -1,4 +1,4 @@
-"""One notebook server: what `ports.notebooks` starts and finds."""
+"""One notebook server, as `ports.notebooks` starts or finds it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict
 from urllib.parse import quote
 
 from ports import listeners, probe, sessions
@@ -18,7 +18,7 @@ KIND = "notebook"
 
 @dataclass(frozen=True, kw_only=True)
 class NotebookRunning(Running):
-    """Where a notebook server answers, as the one who started it found; other machines read the rest of it."""
+    """``running.json``: where a notebook server answers. Other machines read the rest of it, too."""
 
     port: int
     base_url: str
@@ -31,7 +31,10 @@ class NotebookRunning(Running):
 
 @dataclass(frozen=True, kw_only=True)
 class NotebookRecord(SessionRecord):
-    """What a notebook server was started with; `runtime` is the directory of its record and its kernels' sockets."""
+    """``record.json``: what a notebook server was started with.
+
+    `runtime` is the directory of Jupyter's own record and of the kernels' sockets.
+    """
 
     root: str
     server: str
@@ -49,13 +52,41 @@ class NotebookRecord(SessionRecord):
         return (self.runtime,)
 
 
+class NotebookRow(TypedDict):
+    """A notebook server as ``--json`` shows it. What was started by hand has no record: those values are None."""
+
+    host: str
+    kind: str
+    name: str
+    state: str
+    reason: str | None
+    url: str | None
+    root: str | None
+    port: int | None
+    pid: int | None
+    started_at: float | None
+    managed: bool
+    log: str | None
+    env: str | None
+    interpreter: str | None
+    server: str | None
+    idle: float | None
+    expire: float | None
+    debugger: bool | None
+    path: str | None
+    open_to_network: bool
+    warnings: list[str]
+    command: str
+    tmux: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Notebook:
     """A notebook server of mine on this machine, as it was found at one moment.
 
     `managed` ones were started by `ports`, the others by hand. `state` is ``running``, ``starting``, ``stopped`` or
-    ``unknown``, and `reason` says why it does not run or cannot be known. `path` is that of its Unix socket, where it
-    has one instead of a port.
+    ``unknown``, and `reason` says why it is one of the last two. `path` is that of its Unix socket, if it has one
+    instead of a port.
     """
 
     name: str
@@ -76,39 +107,39 @@ class Notebook:
 
     @property
     def token(self) -> str | None:
-        """The secret that opens it; None where it asks for none, or has none yet."""
+        """The secret that opens it; None if it needs none, or has none yet."""
         if self._found is None or self._found.record is None:
             return self._token
         return probe.read_token(self._found.record.token_file)
 
     @property
     def url(self) -> str | None:
-        """The link on this machine, with the token: for your own terminal only. None where it does not run."""
+        """The link on this machine, with the token, for your own terminal only; None if it does not run."""
         plain = self._plain_url()
         return f"{plain}?token={quote(self.token)}" if plain and self.token else plain
 
     @property
     def log(self) -> Path | None:
-        """Path of its log, which stays when it stops; None where it was started by hand."""
+        """Path of its log, which stays when it stops; None if it was started by hand."""
         return self._found.files.log if self._found else None
 
     def stop(self) -> None:
-        """End the server, its kernels and what they started; its log and its token stay.
+        """Stop the server, its kernels and what they started. Its log and its token stay.
 
         Raises
         ------
         UsageError
-            It was started by hand, or is another machine's.
+            It was started by hand, or belongs to another machine.
         StopError
             One of its processes does not end.
         RecordError
             Its record cannot be read.
         """
-        found = self._managed("stopped", f"`jupyter server stop {self.port}` or `kill {self.pid}` ends it")
+        found = self._managed("stopped", f"`jupyter server stop {self.port}` or `kill {self.pid}` stops it")
         sessions.stop(found)
 
     def logs(self, lines: int = 0) -> tuple[str, ...]:
-        """Return the last `lines` lines of its log; 0: all. Raises UsageError where it was started by hand."""
+        """Return the last `lines` lines of its log; 0 for all. Raises UsageError if it was started by hand."""
         hint = "its output is in the terminal where it was started"
         return sessions.tail(self._managed("asked for its log", hint).files.log, lines)
 
@@ -120,26 +151,41 @@ class Notebook:
         UsageError
             It was started by hand.
         TmuxError
-            It has no terminal, as there was no tmux when it was started.
+            It has no terminal, because tmux was not installed when it was started.
         """
         found = self._managed("attached to", "it runs in the terminal where it was started")
         if found.record is None:
             raise found.error or BrokenRecordError(found.files.record, "it is gone")
         sessions.attach(found.record)
 
-    def row(self) -> dict[str, Any]:
-        """Return what ``ports notebook list --json`` shows; `url` is without the token."""
-        row: dict[str, Any] = {"host": socket.gethostname(), "kind": KIND, "name": self.name, "state": self.state}
-        row |= {"reason": self.reason, "url": self._plain_url(), "root": self.root, "port": self.port, "pid": self.pid}
-        row |= {"started_at": self.started_at, "managed": self.managed, "log": str(self.log) if self.log else None}
+    def row(self) -> NotebookRow:
+        """Return what ``ports notebook list --json`` shows. `url` has no token."""
         record = self._found.record if self._found else None
-        row |= {"env": record.env if record else None, "interpreter": record.interpreter if record else None}
-        row["server"] = record.server if record else None
-        row |= {"idle": record.idle if record else None, "expire": record.expire if record else None}
-        row["debugger"] = record.debugger if record else None
-        row |= {"path": self.path, "open_to_network": self.open_to_network, "warnings": [*self.warnings]}
-        row["command"] = listeners.open_command(self.name)
-        return row | {"tmux": sessions.attach_line(record) if record else None}
+        return {
+            "host": socket.gethostname(),
+            "kind": KIND,
+            "name": self.name,
+            "state": self.state,
+            "reason": self.reason,
+            "url": self._plain_url(),
+            "root": self.root,
+            "port": self.port,
+            "pid": self.pid,
+            "started_at": self.started_at,
+            "managed": self.managed,
+            "log": str(self.log) if self.log else None,
+            "env": record.env if record else None,
+            "interpreter": record.interpreter if record else None,
+            "server": record.server if record else None,
+            "idle": record.idle if record else None,
+            "expire": record.expire if record else None,
+            "debugger": record.debugger if record else None,
+            "path": self.path,
+            "open_to_network": self.open_to_network,
+            "warnings": [*self.warnings],
+            "command": listeners.open_command(self.name),
+            "tmux": sessions.attach_line(record) if record else None,
+        }
 
     def _repr_html_(self) -> str:
         facts = {"State": self.state, "Reason": self.reason, "Directory": self.root}

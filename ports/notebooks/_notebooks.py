@@ -1,5 +1,7 @@
-"""Notebook servers: JupyterLab, or the plain Jupyter server, that outlive terminal and connection; and those of mine
-that were started by hand, which are found, never changed."""
+"""Notebook servers: JupyterLab, or the plain Jupyter server, that outlive terminal and connection.
+
+Servers of this user that were started by hand are found too, but never changed.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ from ports.state import ensure_token, make_private, paths, records, runtime_dire
 if TYPE_CHECKING:
     import builtins
 
-_PORTS = (10_000, 19_999)  # below those that `ports open` gives at home and that systems hand out by themselves
-# What belongs to the starter's own server or kernel, or would overrule what is handed over here.
+_PORTS = (10_000, 19_999)  # below the local ports of `ports open`, and below those that systems assign
+# Variables that belong to the starter's own server or kernel, or would override what is passed here.
 _DROPPED = ("JUPYTER_TOKEN", "JUPYTER_TOKEN_FILE", "JUPYTERHUB_", "JPY_")
 
 
@@ -49,42 +51,42 @@ def start(
 ) -> Notebook:
     """Start a notebook server and return it once it answers; it runs until `Notebook.stop`.
 
-    JupyterLab, or the plain Jupyter server where Lab is not installed in that environment. It listens on 127.0.0.1 and
-    asks for a token; its kernels use Unix sockets that only you may open.
+    It is JupyterLab, or the plain Jupyter server if Lab is not installed in that environment. It listens on 127.0.0.1
+    and asks for a token. Its kernels use Unix sockets that only you can open.
 
     Parameters
     ----------
     name : str, optional
-        Default: the setting ``notebook.name``, ``"lab"``. The same name has the same token, today and tomorrow.
+        Default: the setting ``notebook.name``, ``"lab"``. The same name keeps the same token.
     root : path, optional
-        The directory that is served. Default: the setting ``notebook.root``, else the current directory.
+        The directory to serve. Default: the setting ``notebook.root``, else the current directory.
     env : str, optional
         A conda environment's name or path, or a venv's path. Default: the setting
         ``hosts.<this machine>.notebook_env``, else ``notebook.env``, else the environment of this interpreter.
     idle : float, optional
-        Hours after which a kernel that computes nothing ends, and its variables with it, also where a browser shows it;
-        0: never. Default: the setting ``notebook.idle``.
+        Hours without computation after which a kernel ends, with its variables, even if a browser shows it. 0: never.
+        Default: the setting ``notebook.idle``.
     expire : float, optional
-        Days without kernels, terminals and requests after which the server ends; 0: never. Default: the setting
+        Days without kernels, terminals and requests after which the server ends. 0: never. Default: the setting
         ``notebook.expire``.
     debugger : bool, optional
-        Let JupyterLab's debugger be switched on. Whoever uses it opens a port through which every user of the machine
-        can run code as they, until the kernel ends. Default: the setting ``notebook.debugger``, False.
+        Allow JupyterLab's debugger. Using it opens a port through which any user of the machine can run code as you
+        until the kernel ends. Default: the setting ``notebook.debugger``, False.
     timeout : float, optional
-        Seconds until the start is given up. Default: the setting ``notebook.start_timeout``.
+        Give up the start after this many seconds. Default: the setting ``notebook.start_timeout``.
 
     Raises
     ------
     NameInUseError
-        A notebook server of that name runs or starts.
+        A notebook server of that name runs or is starting.
     UsageError
-        `root` is no directory, or a limit no number.
+        `root` is not a directory, or a limit is not a number.
     NotFoundError
         There is no such environment.
     ToolMissingError
         Jupyter is not in that environment.
     StartError
-        It ended, or did not answer, while it started: with exit status, log and its last lines.
+        It ended, or did not answer, while it started. The error has the exit status and the last lines of the log.
     """
     paths.check_serves("notebook servers")
     defaults = settings.get("notebook")
@@ -116,7 +118,7 @@ def start(
 
 
 def list() -> builtins.list[Notebook]:
-    """Return my notebook servers on this machine: those of `ports` by name, then those started by hand."""
+    """Return my notebook servers on this machine: those of `ports` by name, then those that were started by hand."""
     managed = [_notebook(found) for name in sessions.names(KIND) if (found := _look(name)) is not None]
     return [*managed, *_by_hand()]
 
@@ -144,17 +146,17 @@ def get(name: str | None = None) -> Notebook:
 
 
 def stop(name: str | None = None) -> None:
-    """End my notebook server `name`; raises as `get` and `Notebook.stop`."""
+    """Stop my notebook server `name`; raises as `get` and `Notebook.stop`."""
     get(name).stop()
 
 
 def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
-    """Return the last `lines` lines of the log of my notebook server `name`, also of one that is gone; 0: all.
+    """Return the last `lines` lines of the log of my notebook server `name`, even if it is gone; 0 for all.
 
     Raises
     ------
     NotFoundError
-        There never was one of that name.
+        There was never one of that name.
     UsageError
         It was started by hand.
     """
@@ -168,7 +170,7 @@ def prune() -> builtins.list[str]:
     """Remove the records of notebook servers that have stopped, and return their names; logs and tokens stay."""
     stopped = [one for one in list() if one.managed and one.state == "stopped"]
     for one in stopped:
-        with contextlib.suppress(NameInUseError):  # started anew meanwhile
+        with contextlib.suppress(NameInUseError):  # it was started again meanwhile
             one.stop()
     return [one.name for one in stopped]
 
@@ -177,21 +179,21 @@ def _directory(root: str | Path | None) -> Path:
     path = Path.cwd() / Path(root).expanduser() if root is not None else Path.cwd()
     if not path.is_dir():
         reason = "is not a directory" if path.exists() else "does not exist"
-        raise UsageError(f"root {str(path)!r} {reason}; pass the directory that is to be served")
+        raise UsageError(f"root {str(path)!r} {reason}; pass the directory to serve")
     if not os.access(path, os.R_OK | os.X_OK):
-        raise UsageError(f"root {str(path)!r} may not be read; pass a directory of yours")
+        raise UsageError(f"root {str(path)!r} cannot be read; pass a directory of yours")
     return Path(os.path.normpath(path))
 
 
 def _environment(env: str | None) -> tuple[Environment, dict[str, str]]:
-    """Return the environment that a server runs in, and the variables with it activated."""
+    """Return the environment that a server runs in, and the variables with that environment activated."""
     environ = {name: value for name, value in sessions.starter_environ().items() if not name.startswith(_DROPPED)}
-    if environ.get("MPLBACKEND", "").startswith("module:"):  # a kernel's own, for what it starts
+    if environ.get("MPLBACKEND", "").startswith("module:"):  # set by a kernel for its own child processes
         del environ["MPLBACKEND"]
     env = env or settings.host(listeners.alias()).get("notebook_env") or settings.get("notebook.env")
     found = environments.find(env, Path.cwd(), environ)
     if env is None and found.kind == "system":
-        return found, environ  # nothing to activate, and nothing to take away
+        return found, environ  # nothing to activate or deactivate
     return found, environments.activated(found, environ)
 
 
@@ -205,7 +207,7 @@ def _server_in(environment: Environment, environ: Mapping[str, str]) -> Literal[
 
 def _plan(name: str, root: Path, environment: Environment, kind: str, token_file: Path) -> NotebookRecord:
     mine, now = sessions.new_identity()
-    # Short, whatever the name: a Unix socket's path has 107 bytes, and a kernel's own part takes 50 of them.
+    # Short for any name: the path of a Unix socket has 107 bytes, and a kernel needs 50 of them.
     digest = hashlib.sha256(str(token_file).encode()).hexdigest()[:10]
     return NotebookRecord(
         kind=KIND,
@@ -241,18 +243,18 @@ def _claim(record: NotebookRecord) -> Found[NotebookRecord]:
         return sessions.claim(record)
     except NameInUseError as error:
         name = record.name
-        hint = f"`{listeners.open_command(name)}` opens it at home, `ports notebook stop {name}` ends it"
+        hint = f"`{listeners.open_command(name)}` opens it at home, `ports notebook stop {name}` stops it"
         raise NameInUseError(KIND, name, hint) from error
 
 
 def _fresh(runtime: Path) -> Path:
-    """Make the runtime directory of a server anew: a crashed one leaves records and sockets."""
+    """Create the runtime directory of a server, empty: a crashed server leaves records and sockets in it."""
     shutil.rmtree(runtime, ignore_errors=True)
     return make_private(runtime)
 
 
 def _announce(found: Found[NotebookRecord]) -> None:
-    """Write ``running.json`` once the server answers, to those who know its token and to nobody else.
+    """Write ``running.json`` once the server answers with its token, and refuses to answer without it.
 
     Raises
     ------
@@ -268,7 +270,7 @@ def _announce(found: Found[NotebookRecord]) -> None:
     if _jupyter.answer(served.port, f"{served.base_url}api/status", token=probe.read_token(record.token_file)) != 200:
         return
     if _jupyter.answer(served.port, f"{served.base_url}api/status") == 200:
-        reason = "it answers without a token, as your configuration of Jupyter says; remove that from ~/.jupyter"
+        reason = "it answers without a token, because your Jupyter configuration says so; remove that from ~/.jupyter"
         raise StartError(f"notebook {found.name!r}", reason, found.files.log)
     page = f"{served.base_url.strip('/')}/{'lab' if record.server == 'lab' else ''}".strip("/")
     running = NotebookRunning(
@@ -288,7 +290,7 @@ def _look(name: str) -> Found[NotebookRecord] | None:
     found = sessions.find(KIND, name, NotebookRecord)
     if found is not None and found.state == "starting" and found.record is not None and found.record.launcher:
         with contextlib.suppress(PortsError):
-            _announce(found)  # whoever started it may have been killed before it answered
+            _announce(found)  # its starter may have been killed before it answered
         found = sessions.find(KIND, name, NotebookRecord)
     return found
 
@@ -315,7 +317,7 @@ def _notebook(found: Found[NotebookRecord]) -> Notebook:
 
 
 def _why_ended(found: Found[NotebookRecord]) -> str | None:
-    """Return why it does not run; of an end by itself Jupyter tells the reason in its log only."""
+    """Return why it does not run. If it ended by itself, the reason is only in its log."""
     expired = "No kernels for"
     if found.reason != "exit status 0" or not any(expired in line for line in sessions.tail(found.files.log, 20)):
         return found.reason
@@ -323,15 +325,15 @@ def _why_ended(found: Found[NotebookRecord]) -> str | None:
 
 
 def _silence(port: int, path: str) -> str | None:
-    """Return why a server does not answer at `port`; None where it does. It is asked for what needs no token."""
+    """Return why a server does not answer at `port`; None if it does. The request needs no token."""
     try:
         return None if _jupyter.answer(port, path) is not None else "does not answer"
-    except ForeignListenerError as error:  # a dead server's port may be somebody else's by now
+    except ForeignListenerError as error:  # another user may have taken a dead server's port
         return f"{error.listener} belongs to {error.owner}"
 
 
 def _by_hand() -> builtins.list[Notebook]:
-    """Return the notebook servers that were not started by `ports`."""
+    """Return my notebook servers that were not started by `ports`."""
     return [_foreign(one) for one in listeners.list() if one.kind == KIND and one.mine and not one.managed]
 
 

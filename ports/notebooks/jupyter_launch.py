@@ -1,16 +1,16 @@
 """Run a Jupyter server with a token that no command line, environment or log shows.
 
-Run by path, by the interpreter of the notebook server, which need not have `ports`: ``python jupyter_launch.py lab
-TOKEN_FILE RUNTIME_DIRECTORY DEBUGGER --ServerApp.port=…``. Jupyter itself takes a token from an argument (every user
-sees it), from a variable (kernels and terminals inherit it) or from configuration files (the user's own then win or are
-lost): here it is an argument that is added once the process runs.
+The interpreter of the notebook server runs this file by path, and need not have `ports`: ``python jupyter_launch.py
+lab TOKEN_FILE RUNTIME_DIRECTORY DEBUGGER --ServerApp.port=…``. Jupyter itself takes a token from an argument, which
+every user sees, from a variable, which kernels and terminals inherit, or from configuration files, which would compete
+with the user's own. Here the token is an argument that is added once the process runs.
 
-The runtime directory holds the server's record and its kernels' sockets and is for this server alone; set here and not
-in the environment, it does not reach what kernels and terminals start.
+The runtime directory is for this server alone. It contains the server's record and its kernels' sockets. It is set
+here and not in the environment, so that kernels and terminals do not pass it on.
 
-With the DEBUGGER ``off``, the server answers what would switch a kernel's debugger on by itself, with a refusal: a
-kernel would listen for it on a TCP port without a password (debugpy has none for clients), until it ends, and who
-connects there runs code.
+With DEBUGGER ``off``, the server itself refuses requests that would switch on a kernel's debugger. With it, a kernel
+would listen until its end on a TCP port without a password (debugpy has none for clients), and anyone who connects
+there could run code.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from datetime import datetime, timezone
 from typing import Any
 
 _V1 = "v1.kernel.websocket.jupyter.org"
-# Starts nothing: JupyterLab asks so whenever a notebook is opened.
+# It starts nothing. JupyterLab sends it whenever a notebook is opened.
 _HARMLESS = "debugInfo"
 REFUSAL = (
-    "`ports` keeps the debugger off, as every user of this machine could run code as you through its port; where you "
-    "trust all of them, `ports notebook stop` and `ports notebook start --debugger` start a server with it"
+    "`ports` keeps the debugger off because every user of this machine could run code as you through its port; if you "
+    "trust them all, `ports notebook stop` and `ports notebook start --debugger` start a server with it"
 )
 
 
 def read_token(path: str) -> str:
-    """Return the token of the file `path`, which only its owner may read."""
+    """Return the token in the file `path`, which only its owner can read."""
     with open(path, encoding="utf-8") as file:
         return file.read().strip()
 
 
 def secrets(token: str) -> tuple[list[str], bytes]:
-    """Return the argument that sets `token`, and the key of cookies: with the token it stays the same over restarts."""
+    """Return the argument that sets `token`, and the key of cookies, which stays the same as long as the token does."""
     version = importlib.import_module("jupyter_server").__version__
     holder = "ServerApp" if version.startswith("1.") else "IdentityProvider"
     return [f"--{holder}.token={token}"], hashlib.sha256(b"ports cookies:" + token.encode()).digest()
 
 
 def read_message(data: str | bytes, protocol: str | None) -> dict[str, Any]:
-    """Return header, content and channel of what came through a kernel's websocket, as far as it has them."""
+    """Return header, content and channel of a message from a kernel's websocket, as far as it has them."""
     if protocol != _V1 or isinstance(data, str):
         if isinstance(data, bytes):  # buffers follow the text
             start, *end = (int.from_bytes(data[at : at + 4], "big") for at in (4, 8)[: int.from_bytes(data[:4], "big")])
@@ -60,7 +60,7 @@ def read_message(data: str | bytes, protocol: str | None) -> dict[str, Any]:
 
 
 def write_message(message: dict[str, Any], protocol: str | None) -> str | bytes:
-    """Return `message`, with its parts and its channel, as a kernel's websocket carries it."""
+    """Return `message` with its parts and its channel, encoded for a kernel's websocket."""
     if protocol != _V1:
         return json.dumps({**message, "buffers": []})
     names = ("header", "parent_header", "metadata", "content")
@@ -71,7 +71,7 @@ def write_message(message: dict[str, Any], protocol: str | None) -> str | bytes:
 
 
 def refusals(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what is answered to `message` in place of the kernel; nothing where the kernel is to have it."""
+    """Return the answers to `message` that replace the kernel's; empty if the kernel should get the message."""
     header, content = message.get("header") or {}, message.get("content") or {}
     if header.get("msg_type") != "debug_request" or content.get("command") == _HARMLESS:
         return []
@@ -96,7 +96,7 @@ def refusals(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def keep_debugger_off(version: str) -> None:
-    """Have websockets of kernels refuse what switches the debugger on, and kernels said to have none."""
+    """Make the websockets of kernels refuse what switches the debugger on, and report kernels as having none."""
     services = "jupyter_server.services.kernels"
     if version.startswith("1."):
         handler = importlib.import_module(f"{services}.handlers").ZMQChannelsHandler
@@ -121,7 +121,7 @@ def keep_debugger_off(version: str) -> None:
     def without_debugger(*arguments: Any) -> Any:
         found = describe(*arguments)
         metadata = found["spec"].get("metadata")
-        if metadata and metadata.get("debugger"):  # JupyterLab shows a refusal nowhere, but greys its button out
+        if metadata and metadata.get("debugger"):  # JupyterLab shows no refusal, but then greys the button out
             found["spec"] = {**found["spec"], "metadata": {**metadata, "debugger": False}}
         return found
 
@@ -129,7 +129,7 @@ def keep_debugger_off(version: str) -> None:
 
 
 def main(kind: str, token_file: str, runtime_directory: str, debugger: str, arguments: list[str]) -> None:
-    """Start the server and serve until it is ended; `kind` is ``lab`` or ``server``, `debugger` ``on`` or ``off``."""
+    """Start the server and serve until it is stopped. `kind` is ``lab`` or ``server``, `debugger` ``on`` or ``off``."""
     os.umask(0o077)
     if debugger == "off":
         keep_debugger_off(importlib.import_module("jupyter_server").__version__)
@@ -144,6 +144,6 @@ def main(kind: str, token_file: str, runtime_directory: str, debugger: str, argu
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # the directory of this file: modules of `ports` would hide others' of the same names
+    del sys.path[0]  # the directory of this file, whose modules would hide others of the same name
     _, which, token, directory, debugger, *rest = sys.argv
     main(which, token, directory, debugger, rest)

@@ -1,7 +1,7 @@
-"""tmux, through libtmux: sessions on a server of our own.
+"""tmux, by libtmux: sessions on a server of our own.
 
-The server has its own socket (another user may have made ``/tmp/tmux-<uid>``), its own configuration and a clean
-environment: it would hand the environment of its first starter to every session.
+The server has its own socket, because another user may have created ``/tmp/tmux-<uid>``. It also has its own
+configuration. It starts with a clean environment, because it passes that on to every session.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _CLEAN = ("HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "PAT
 
 
 def is_installed() -> bool:
-    """Say whether there is a tmux program."""
+    """Say whether tmux is installed."""
     return shutil.which("tmux") is not None
 
 
 def start_session(socket: Path, session: str, argv: Sequence[str], *, cwd: str, environ: Mapping[str, str]) -> int:
-    """Start `argv`, at least two words, as the only window of a new, detached session; no shell is involved.
+    """Start `argv`, at least two words, as the only window of a new, detached session, without a shell.
 
     Parameters
     ----------
     environ : mapping
-        This process's environment; only what says who and where the user is reaches the tmux server.
+        The environment of this process. Only the variables that identify the user reach the tmux server.
 
     Returns
     -------
@@ -47,12 +47,12 @@ def start_session(socket: Path, session: str, argv: Sequence[str], *, cwd: str, 
     Raises
     ------
     TmuxError
-        tmux refuses, or the command ended before tmux could show it.
+        tmux refused, or the command ended before tmux reported it.
     """
     from libtmux.exc import LibTmuxException
 
     if socket.exists() and not is_mine(socket):
-        raise UnsafePathError(socket, "somebody else made it", "remove it, or ask its owner to")
+        raise UnsafePathError(socket, "another user created it", "remove it, or ask its owner to")
     clean = {name: environ[name] for name in _CLEAN if name in environ}
     command = ["tmux", "-S", str(socket), "-f", str(_CONFIGURATION), "start-server"]
     started = subprocess.run(command, env=clean, capture_output=True, text=True, check=False)
@@ -61,12 +61,12 @@ def start_session(socket: Path, session: str, argv: Sequence[str], *, cwd: str, 
     server = _server(socket)
     try:
         size = ("-x", "200", "-y", "50")
-        # Several arguments: tmux runs them itself. One text would go through the user's login shell, which may be
-        # any program: fish, tcsh, /usr/sbin/nologin.
+        # tmux itself runs several arguments. A single one would go through the user's login shell, which may be any
+        # program: fish, tcsh, /usr/sbin/nologin.
         created = server.cmd("new-session", "-d", "-P", "-F#{pane_pid}", "-s", session, "-c", cwd, *size, *argv)
         if created.returncode or not created.stdout:
             raise TmuxError(
-                f"tmux could not start session {session!r}: {' '.join(created.stderr) or 'it said nothing'}"
+                f"tmux could not start session {session!r}: {' '.join(created.stderr) or 'it gave no reason'}"
             )
         return int(created.stdout[0])
     except LibTmuxException as error:
@@ -76,10 +76,10 @@ def start_session(socket: Path, session: str, argv: Sequence[str], *, cwd: str, 
 
 
 def is_mine(socket: Path) -> bool:
-    """Say whether `socket` is one's own, in a directory of one's own.
+    """Say whether `socket` belongs to this user, in a directory of this user.
 
-    After a restart of the machine another user may make the path that a record names: a tmux client sends its
-    environment to whoever listens there, and does what it is told.
+    After the machine was restarted, another user could create the path that a record names. A tmux client sends its
+    environment to whoever listens there, and obeys them.
     """
     try:
         return is_private(socket.parent) and socket.lstat().st_uid == os.getuid()
@@ -88,7 +88,7 @@ def is_mine(socket: Path) -> bool:
 
 
 def tmux_server_pid(socket: Path) -> int | None:
-    """Return the pid of the server on `socket`; None where there is none, or the system does not tell."""
+    """Return the pid of the server on `socket`; None if there is none, or if the system does not report it."""
     if not is_mine(socket):
         return None
     with contextlib.closing(socketlib.socket(socketlib.AF_UNIX)) as connection, contextlib.suppress(OSError):
@@ -99,20 +99,20 @@ def tmux_server_pid(socket: Path) -> int | None:
 
 
 def has_session(socket: Path, session: str) -> bool:
-    """Say whether the server on `socket` has `session`; no server has none."""
+    """Say whether there is a server on `socket` that has `session`."""
     if not is_mine(socket) or not is_installed():
         return False
     return _server(socket).cmd("has-session", "-t", f"={session}").returncode == 0
 
 
 def kill_session(socket: Path, session: str) -> None:
-    """End `session`; nothing happens where there is none."""
+    """End `session` if it exists."""
     if has_session(socket, session):
         _server(socket).cmd("kill-session", "-t", f"={session}")
 
 
 def remove_dead_socket(socket: Path) -> None:
-    """Remove the socket of a server that ends with its last session: tmux leaves it."""
+    """Remove the socket of a server that ended with its last session, which tmux leaves behind."""
     if not is_mine(socket):
         return
 

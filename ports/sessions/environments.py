@@ -1,7 +1,7 @@
-"""Python environments: conda environments and venvs, found by name or path, and what activating one means.
+"""Python environments: find a conda environment or a venv by name or path, and activate it.
 
-A conda environment is a prefix that holds ``conda-meta/``, a venv one that holds ``pyvenv.cfg``. Neither conda nor
-mamba need be installed, or on the PATH: their files say where environments are.
+A conda environment is a prefix with a ``conda-meta/`` in it, a venv is one with a ``pyvenv.cfg``. Neither conda nor
+mamba must be installed or on the PATH, because their files say where the environments are.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SCRIPT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Environment:
-    """An interpreter with its packages; `kind` is ``system`` for one that is neither a venv's nor conda's."""
+    """An interpreter with its packages. `kind` is ``system`` if it is neither a venv's nor conda's."""
 
     prefix: Path
     python: Path
@@ -52,16 +52,16 @@ def find(env: str | None, directory: Path | str, environ: Mapping[str, str]) -> 
     Parameters
     ----------
     env : str or None
-        A conda environment's name or path, a venv's path, or None: the environment that runs this.
+        A conda environment's name or path, or a venv's path. None: the environment of this process.
     directory : path
-        What relative paths start from.
+        The start of relative paths.
     environ : mapping
-        Environment variables; they tell where conda is.
+        Environment variables, which say where conda is.
 
     Raises
     ------
     EnvironmentNotFoundError
-        There is none, or no Python is in it.
+        There is none, or it has no Python.
     """
     if env is None:
         prefix = Path(sys.prefix)
@@ -83,7 +83,7 @@ def at(prefix: Path, environ: Mapping[str, str]) -> Environment:
 
 
 def known(environ: Mapping[str, str]) -> dict[str, Path]:
-    """Return the conda environments of this user, by name; of two with the same name, the one that conda would take."""
+    """Return the conda environments of this user by name. Of two with one name, conda's choice counts."""
     roots = list(_roots(environ))
     bases = [root for root in roots if (root / "conda-meta").is_dir()]
     found = {"base": bases[0]} if bases else {}
@@ -104,14 +104,14 @@ def _by_name(env: str, environ: Mapping[str, str]) -> Path | None:
 def _by_path(env: str, directory: Path, environ: Mapping[str, str]) -> Environment:
     home = str(_home(environ))
     expanded = home + env[1:] if env == "~" or env.startswith("~/") else env
-    # Not resolved: a link to an environment is a name for it, and its pyvenv.cfg and python work through it.
+    # Not resolved: a link is another name of the environment, and pyvenv.cfg and python work through it.
     path = Path(os.path.normpath(directory.absolute() / expanded))
     if path.is_file() and path.parent.name == "bin" and path.name.startswith("python"):
         path = path.parent.parent
     if _kind(path) or (path / "bin" / "python3").is_file():
         return at(path, environ)
     if path.is_dir() and _is_path(env):
-        reason = "holds neither conda-meta/ nor pyvenv.cfg; pass the directory that holds bin/python"
+        reason = "contains neither conda-meta/ nor pyvenv.cfg; pass the directory that contains bin/python"
         raise EnvironmentNotFoundError("environment", env, f"{path} {reason}")
     raise EnvironmentNotFoundError("environment", env, _looked_for(env, path, environ))
 
@@ -143,7 +143,7 @@ def _name(prefix: Path, environ: Mapping[str, str]) -> str:
 
 
 def _roots(environ: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the installations of conda, mamba and micromamba, the one in use first, each once."""
+    """Yield each installation of conda, mamba and micromamba once; the one in use comes first."""
     home = _home(environ)
     candidates: list[Path] = []
     for variable in ("CONDA_ROOT", "_CONDA_ROOT", "MAMBA_ROOT_PREFIX"):
@@ -158,14 +158,14 @@ def _roots(environ: Mapping[str, str]) -> Iterator[Path]:
     candidates += map(Path, usual_roots(str(home)))
     seen: set[Path] = set()
     for path in candidates:
-        # micromamba's root holds environments but is none itself; an environment elsewhere is no root
+        # micromamba's root contains environments but is not one; an environment elsewhere is not a root
         if path not in seen and ((path / "condabin").is_dir() or (path / "envs").is_dir()):
             seen.add(path)
             yield path
 
 
 def _prefixes(roots: list[Path], environ: Mapping[str, str]) -> Iterator[Path]:
-    """Yield what may be environments, in the order in which conda looks."""
+    """Yield the prefixes that may be environments, in conda's search order."""
     home = _home(environ)
     directories = [
         Path(os.path.expandvars(text.replace("~", str(home), 1) if text.startswith("~") else text))
@@ -213,7 +213,7 @@ def _envs_dirs(file: Path) -> list[str]:
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError:
-        return []  # conda's to complain about
+        return []  # conda itself reports that
     found = (data.get("envs_dirs") or data.get("envs_path") or []) if isinstance(data, dict) else []
     return [str(one) for one in ([found] if isinstance(found, str) else found)]
 
@@ -229,15 +229,16 @@ def is_active(env: Environment, environ: Mapping[str, str]) -> bool:
 
 
 def activated(env: Environment, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ` with `env` activated, and whatever was activated before deactivated.
+    """Return `environ` with `env` activated, and with the environment that was active before deactivated.
 
-    As in a shell: PATH, VIRTUAL_ENV or CONDA_PREFIX, the variables kept in the conda environment, and what its
-    ``etc/conda/activate.d/*.sh`` scripts set. They run in a shell of their own; what they print is dropped.
+    This changes what activation in a shell changes: PATH, VIRTUAL_ENV or CONDA_PREFIX, the variables stored in the
+    conda environment, and those that its scripts ``etc/conda/activate.d/*.sh`` set. The scripts run in a shell of their
+    own, and their output is dropped.
 
     Raises
     ------
     ToolError
-        A script does not end, or ends the shell without a trace of its variables.
+        A script does not end, or it ends the shell before its variables can be read.
     """
     if is_active(env, environ):
         return dict(environ)
@@ -278,7 +279,7 @@ def _without_active(environ: dict[str, str]) -> dict[str, str]:
 
 
 def _kept_variables(prefix: Path) -> dict[str, str]:
-    """Return the variables that conda keeps for the environment, of packages first, then the user's own."""
+    """Return the variables stored in the conda environment. Those of the user override those of packages."""
     found: dict[str, str] = {}
     files = [*sorted((prefix / "etc/conda/env_vars.d").glob("*.json")), prefix / "conda-meta" / "state"]
     for file in files:
@@ -297,24 +298,26 @@ def _scripts(prefix: Path, kind: str) -> list[Path]:
 
 
 def _run_scripts(scripts: list[Path], environ: dict[str, str], env: Environment) -> dict[str, str]:
-    """Return `environ` as the shell `scripts` leave it.
+    """Return `environ` after the shell `scripts` have run.
 
-    The shell writes its variables to a file of their own before and after, NUL-separated: the difference counts, so
-    nothing that the shell itself sets gets in, and nothing that a script prints.
+    The shell writes its variables to one file before the scripts and to another after them, separated by NUL. Only the
+    difference counts. It contains neither what the shell itself sets nor what a script prints.
     """
     if not scripts:
         return environ
     own = {name: value for name, value in environ.items() if name not in ("BASH_ENV", "ENV")}
     with tempfile.TemporaryDirectory(prefix="ports-activate-") as directory:
         dump = shlex.join([sys.executable, "-I", "-S", "-c", _DUMP, f"{directory}/"])
-        # A script may say `exit`, `set -e` or `trap`: what it set until then counts.
+        # A script may use `exit`, `set -e` or `trap`; what it set before that counts.
         text = f'{dump}before\ntrap {shlex.quote(f"{dump}after")} 0\nfor script; do . "$script"; done\n{dump}after'
         shell = [shutil.which("bash") or "/bin/sh", "-c", text, "activate", *map(str, scripts)]
         try:
             _run_shell(shell, own)
             before, after = (_read_dump(Path(directory, name)) for name in ("before", "after"))
         except subprocess.TimeoutExpired:
-            raise ToolError(f"{_named(scripts)} did not end within {_SCRIPT_SECONDS:g} s; look into it") from None
+            raise ToolError(
+                f"{_named(scripts)} did not end within {_SCRIPT_SECONDS:g} s; check what they wait for"
+            ) from None
         except OSError as error:
             raise ToolError(f"{_named(scripts)} cannot be run to activate {env.name!r}: {error}") from error
     changed = {name: value for name, value in after.items() if before.get(name) != value}
@@ -335,7 +338,7 @@ def _run_shell(argv: list[str], environ: dict[str, str]) -> None:
         shell.wait(_SCRIPT_SECONDS)
     finally:
         with contextlib.suppress(OSError):
-            os.killpg(shell.pid, signal.SIGKILL)  # what a script left running, or the script itself
+            os.killpg(shell.pid, signal.SIGKILL)  # a script, and what it left running
         shell.wait()
 
 

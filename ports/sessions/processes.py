@@ -1,4 +1,4 @@
-"""Processes, through psutil and the probe: which are alive, and their end."""
+"""Processes, by psutil and the probe: identify them, say whether they are alive, and end them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def identity(pid: int | None = None) -> ProcessId | None:
-    """Return the identity of process `pid` (default: this one); None where it is gone."""
+    """Return the identity of process `pid` (default: this one); None if it is gone."""
     try:
         return ProcessId.from_json(probe.process_identity(os.getpid() if pid is None else pid))
     except ProcessLookupError:
@@ -25,12 +25,12 @@ def identity(pid: int | None = None) -> ProcessId | None:
 
 
 def is_alive(who: ProcessId) -> bool | None:
-    """Say whether that very process runs; None where this machine cannot know."""
+    """Say whether that process runs; None if this machine cannot know."""
     return probe.is_same_process_alive(who.to_json())
 
 
 def with_argument(argument: str) -> list[ProcessId]:
-    """Return the processes of this user that were started with `argument`."""
+    """Return the processes of this user that have `argument` on their command line."""
     import psutil
 
     mine = os.getuid()
@@ -45,17 +45,18 @@ def with_argument(argument: str) -> list[ProcessId]:
 def end(
     processes: Iterable[ProcessId], *, timeout: float, spare: Callable[[list[str]], bool] = lambda words: False
 ) -> bool:
-    """End `processes` and all that they started: SIGTERM, after `timeout` seconds SIGKILL.
+    """End `processes` and everything that they started: by SIGTERM, and after `timeout` seconds by SIGKILL.
 
     Parameters
     ----------
     spare : callable, optional
-        Says of a command line whether that process, if it leads a session of its own, goes on with all below it.
+        Gets a command line. If it returns True and that process leads a session of its own, the process and everything
+        below it go on.
 
     Returns
     -------
     bool
-        True when all of them are gone.
+        True if all of them are gone.
     """
     import psutil
 
@@ -70,8 +71,8 @@ def end(
             process.terminate()
     if _are_gone(trees, timeout):
         return True
-    # Once more from below: what a root leaves behind becomes its child again, as long as it lives (a subreaper);
-    # it is halted, so that it starts nothing more meanwhile.
+    # Once more, from below. The roots are halted first, so that they start nothing new. They stay alive until the
+    # end, because as subreapers they adopt what their descendants leave behind.
     for process in roots:
         with contextlib.suppress(psutil.Error):
             process.suspend()
@@ -99,7 +100,7 @@ def _descendants(roots: list[psutil.Process], spare: Callable[[list[str]], bool]
 
 
 def _below(root: psutil.Process) -> list[psutil.Process]:
-    """Return all processes below one; on Linux without a look at all the others."""
+    """Return all processes below `root`. On Linux this reads no other processes."""
     import psutil
 
     found: list[psutil.Process] = []
@@ -114,7 +115,7 @@ def _below(root: psutil.Process) -> list[psutil.Process]:
 
 
 def _kill(processes: Iterable[psutil.Process], *, but: Iterable[psutil.Process] = ()) -> bool | None:
-    """Send SIGKILL to all that still run; True when there was none."""
+    """Send SIGKILL to all that still run; True if none did."""
     import psutil
 
     spared, alive = {process.pid for process in but}, False
@@ -127,7 +128,7 @@ def _kill(processes: Iterable[psutil.Process], *, but: Iterable[psutil.Process] 
 
 
 def _are_gone(processes: list[psutil.Process], timeout: float) -> bool:
-    """Wait until none of `processes` runs; a zombie runs no more, whenever its parent (tmux, say) may collect it."""
+    """Wait until none of `processes` runs. A zombie does not run, even before its parent (tmux, say) collects it."""
     import psutil
 
     def poll() -> bool | None:

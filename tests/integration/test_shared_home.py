@@ -74,7 +74,7 @@ def test_an_idle_cluster_is_neither_woken_scaled_nor_ended_from_the_other_server
     before = wait_until(asleep, timeout=30, what="sleep of the cluster", every=0.5)
     for words in (["scale", "main", "1"], ["stop", "main"], ["restart", "main"], ["show", "main"]):
         told = ports(servers, "server2", "cluster", *words, code=3)["error"]["message"]
-        assert "one was started on server1, which has the same home: go there, or pass -H HOST" in told, words
+        assert "one was started on server1, which shares this home: log in there, or pass -H HOST" in told, words
     assert ports(servers, "server2", "cluster", "list") == ports(servers, "server2", "list") == []
     ports(servers, "server2", "prune")
     short = {"DASK_PORTS__CLUSTER__IDLE": str(SECOND), "DASK_PORTS__CLUSTER__EXPIRE": str(SECOND / 24)}

@@ -126,7 +126,7 @@ def test_a_wrong_word_is_exit_code_2_with_the_way_out(
     assert main.run(main.ports, words) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.startswith("ports: ") and message in shown.err
-    assert "--help` tells more" in shown.err and shown.err.count("\n") == 1
+    assert "(see `ports" in shown.err and shown.err.count("\n") == 1
     assert main.run(main.ports, [*words, "--json"]) == 2
     assert message in json.loads(capsys.readouterr().out)["error"]["message"]
 
@@ -287,7 +287,7 @@ def raising(error: BaseException) -> click.Command:
         (OSError(28, "No space left on device", "/r"), 5, "ports: cannot use /r: No space left on device; free space"),
         (KeyboardInterrupt(), 130, "ports: interrupted\n"),
         (click.Abort(), 130, "ports: interrupted\n"),
-        (click.UsageError("wrong"), 2, "ports: wrong (`ports --help` tells more)\n"),
+        (click.UsageError("wrong"), 2, "ports: wrong (see `ports --help`)\n"),
     ],
 )
 def test_an_error_is_a_line_and_an_exit_code(

@@ -139,7 +139,7 @@ def test_a_misspelt_name_is_told_with_its_neighbours(alone: dict[str, str], tmp_
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("./nowhere", "does not exist"), (".", "holds neither conda-meta/ nor pyvenv.cfg"), ("", "pass")],
+    [("./nowhere", "does not exist"), (".", "contains neither conda-meta/ nor pyvenv.cfg"), ("", "pass")],
 )
 def test_a_path_that_is_none_says_so(text: str, reason: str, alone: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(EnvironmentNotFoundError, match=reason):
