@@ -121,7 +121,7 @@ def sock_diag(request: bytes, flags: int) -> "Iterator[bytes]":
     try:
         connection.sendto(struct.pack("=IHHII", 16 + len(request), 20, flags, 1, 0) + request, (0, 0))
         while True:
-            yield connection.recv(1 << 18)
+            yield connection.recv(1 << 18 if flags & 0x300 else 1 << 12)  # a dump comes in large pieces
     finally:
         connection.close()
 
