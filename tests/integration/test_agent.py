@@ -240,7 +240,7 @@ def test_a_listener_on_any_address_is_known_by_the_one_that_is_dialled(address: 
 
 
 def test_without_netlink_holders_are_found_in_the_table_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(place: object) -> None:
+    def refuse(*address: object) -> None:
         raise OSError("no sock_diag")
 
     with contextlib.ExitStack() as stack:

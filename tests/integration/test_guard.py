@@ -30,19 +30,19 @@ class Machine:
     """A /proc of a machine whose memory the test decides on; processes are this machine's."""
 
     def __init__(self, directory: Path, cluster: Cluster, client: Client) -> None:
-        self.directory, self.cluster, self.client = directory, cluster, client
-        (directory / "1").mkdir()
-        (directory / "1" / "stat").write_text("1 (init) S 0\n")  # nobody's processes are hidden
+        self.directory, self.cluster, self.client = directory / "proc", cluster, client
+        (self.directory / "1").mkdir(parents=True)
+        (self.directory / "1" / "stat").write_text("1 (init) S 0\n")  # nobody's processes are hidden
         self.left(8 * GiB)
 
-        def look_there(place: str, dask_scheduler: Any) -> None:
+        def look_there(root: str, dask_scheduler: Any) -> None:
             from ports_owner import memory as ports_memory
 
             class Told(ports_memory.Meter):  # type: ignore[misc]
                 def by_user(self, domain: str = "") -> dict[int, int]:
                     return ports_memory.Meter().by_user()  # type: ignore[no-any-return]
 
-            dask_scheduler.policies.guard.meter = Told(place)
+            dask_scheduler.policies.guard.meter = Told(root)
 
         client.run_on_scheduler(look_there, str(directory))
 
@@ -147,7 +147,7 @@ def test_the_largest_worker_is_restarted_and_its_task_is_not_to_blame(
     machine.level("restart")
     wait_until(lambda: not psutil.pid_exists(first) or None, timeout=30, what="end of the largest worker", every=0.05)
     line = wait_until(
-        lambda: next((line for line in machine.cluster.logs() if " restarted, as " in line), None),
+        lambda: next((line for line in machine.cluster.logs() if " restarted, because " in line), None),
         timeout=30,
         what="the restart in the log",
         every=0.05,

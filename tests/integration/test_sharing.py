@@ -297,7 +297,7 @@ with cluster.get_client() as client:
         time.sleep(0.1)
     client.run_on_scheduler(short)
     end = time.monotonic() + 20
-    while time.monotonic() < end and not any(" restarted, as " in line for line in cluster.logs()):
+    while time.monotonic() < end and not any(" restarted, because " in line for line in cluster.logs()):
         time.sleep(0.1)
 print(*(line for line in cluster.logs() if "guard: " in line), sep="\\n")
 """
@@ -311,7 +311,7 @@ def test_where_processes_are_hidden_the_guard_restarts_and_tells(shared: Namespa
     finally:
         shared.run("server1", ["mount", "-o", "remount,hidepid=0", "/proc"], user="root", check=True)
     assert done.returncode == 0, done.stderr
-    restarted = [line for line in done.stdout.splitlines() if " restarted, as alice had " in line]
+    restarted = [line for line in done.stdout.splitlines() if " restarted, because alice had " in line]
     assert len(restarted) == 1 and "the machine are available" in restarted[0], done.stdout
     assert "workers are paused, and restarted while" in done.stdout and "Error" not in done.stdout
 
