@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ports import probe, sessions
 from ports.machine import fair_share
@@ -16,6 +16,9 @@ from ports.machine.fair_share import Other, Room, Size
 from ports.probe import is_person, memory, promises
 from ports.probe import who as looking
 from ports.state import paths, runtime_directory
+
+if TYPE_CHECKING:
+    from ports.probe import rows as probe_rows
 
 _YOUNG_SECONDS = 10.0
 _NEW_SERVER = (
@@ -224,30 +227,31 @@ def prune() -> list[str]:
     return removed
 
 
-def from_probe(document: dict[str, Any], host: str | None = None) -> Usage:
+def from_probe(document: Mapping[str, Any], host: str | None = None) -> Usage:
     """Return what the probe saw on a machine, as objects."""
-    me = document["uid"]
-    users = tuple(_user(found, document["promises"], me=me) for found in document["users"])
+    seen = cast("probe_rows.Use", document)
+    me = seen["uid"]
+    users = tuple(_user(found, seen["promises"], me=me) for found in seen["users"])
     return Usage(
-        host=host or document["host"],
-        time=document["time"],
-        n_cores=document["n_cores"],
-        usable_cores=document["usable_cores"],
-        busy_cores=document["busy_cores"],
-        load=tuple(document["load"]),
-        memory_bytes=document["total_bytes"],
-        available_bytes=document["available_bytes"],
-        limit_bytes=document["limit_bytes"],
-        limit_available_bytes=min(document["available_bytes"], document["limit_available_bytes"]),
-        swap_bytes=document["swap_bytes"],
-        swap_free_bytes=document["swap_free_bytes"],
-        pressure=document["pressure"],
-        hidden=document["hidden"],
+        host=host or seen["host"],
+        time=seen["time"],
+        n_cores=seen["n_cores"],
+        usable_cores=seen["usable_cores"],
+        busy_cores=seen["busy_cores"],
+        load=tuple(seen["load"]),
+        memory_bytes=seen["total_bytes"],
+        available_bytes=seen["available_bytes"],
+        limit_bytes=seen["limit_bytes"],
+        limit_available_bytes=min(seen["available_bytes"], seen["limit_available_bytes"]),
+        swap_bytes=seen["swap_bytes"],
+        swap_free_bytes=seen["swap_free_bytes"],
+        pressure=seen["pressure"],
+        hidden=seen["hidden"],
         users=users,
     )
 
 
-def _user(found: dict[str, Any], promises: list[dict[str, Any]], *, me: int) -> User:
+def _user(found: probe_rows.UserOfMachine, promises: list[probe_rows.PromiseOfCluster], *, me: int) -> User:
     uid = found["uid"]
     own = [one for one in promises if one["uid"] == uid]
     held = [None if one["held_bytes"] is None else min(one["bytes"], one["held_bytes"]) for one in own]
