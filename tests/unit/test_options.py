@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from ports.cli import cluster as cli
 from ports.clusters import _documents, _find, _options
 from ports.clusters._options import ClusterRecord
+from ports.clusters.owner.ports_owner.record import Record as OwnerRecord
 from ports.errors import UsageError
 from ports.machine import fair_share
 from ports.state import _schema
@@ -233,15 +234,33 @@ def test_the_word_for_the_whole_machine_is_one() -> None:
     assert config.section("cluster")["n_workers"]["pattern"] == f"^{fair_share.ALL}$"
 
 
+KINDS = {"boolean": "bool", "integer": "int", "number": "int | float", "string": "str", "null": "None"}
+
+
+def types_of(node: dict[str, Any]) -> set[str]:
+    """Return the types of an option in Python, without those of a word such as ``all``."""
+    kinds = node["type"] if isinstance(node.get("type", "string"), list) else [node.get("type", "string")]
+    kinds = [kind for kind in kinds if kind != "string" or "pattern" not in node]
+    return set(" | ".join(KINDS.get(kind, "dict[str, str]") for kind in kinds).split(" | "))
+
+
 def test_options_that_ports_reads_have_a_typed_field_in_the_record() -> None:
-    kinds = {"boolean": "bool", "integer": "int", "number": "int | float", "string": "str", "null": "None"}
-    for one in fields(ClusterRecord):
-        node = config.section("cluster").get(one.name, {})
-        if isinstance(node.get("type"), list | str) and node["type"] != "object" and one.name != "n_workers":
-            types = node["type"] if isinstance(node["type"], list) else [node["type"]]
-            assert set(" | ".join(kinds[kind] for kind in types).split(" | ")) == set(str(one.type).split(" | "))
-    typed = [one.name for one in fields(ClusterRecord) if one.name in config.options("cluster")]
-    assert {*typed, *RUNNING.for_owner} < {*config.options("cluster")}
+    options = config.section("cluster")
+    typed = {one.name: str(one.type) for one in fields(ClusterRecord) if one.name in config.options("cluster")}
+    del typed["dashboard"]  # an address there, and not the option
+    assert {name: set(kind.split(" | ")) for name, kind in typed.items()} == {
+        name: types_of(options[name]) for name in typed
+    }
+
+
+def test_the_owner_reads_what_ports_writes() -> None:
+    """The owner's class may not import ours: it may run where there is no `ports`."""
+    written = {one.name: one for one in fields(ClusterRecord)}
+    for one in fields(OwnerRecord):
+        if one.name in written and one.name != "started_by":
+            assert (one.type, one.default) == (written[one.name].type, written[one.name].default), one.name
+        elif one.name != "started_by":
+            assert set(str(one.type).split(" | ")) == types_of(config.section("cluster")[one.name]), one.name
 
 
 @pytest.fixture
