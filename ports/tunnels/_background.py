@@ -18,7 +18,7 @@ from ports.sessions import processes
 from ports.state import locked, paths, wait_until
 from ports.tunnels import _everywhere
 from ports.tunnels import _records as tunnel_records
-from ports.tunnels._group import Event
+from ports.tunnels._events import Event
 from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._open import check_targets
 from ports.tunnels._records import GroupRecord

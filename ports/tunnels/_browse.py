@@ -1,4 +1,4 @@
-"""Opening a link at home from here, the server: through the session that a `ports open` there holds."""
+"""Open a link in the browser at home from here, the server, through the session of a `ports open` at home."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _ANSWER_SECONDS = 30.0  # a link may have to be opened first, and the browser to
 
 
 def browse(what: str, *, timeout: float = _ANSWER_SECONDS) -> dict[str, Any]:
-    """Let the browser at home show a page of this machine; return the row of what was opened.
+    """Let the browser at home show a page of this machine; return the row of the opened page.
 
     Parameters
     ----------
     what : str
-        A link (http or https), as it is on this machine; or the name of a cluster, notebook server or other listener
+        A link (http or https) that works on this machine; or the name of a cluster, notebook server or other listener
         of mine.
     timeout : float
-        Seconds that home may take.
+        Seconds that home can take.
 
     Raises
     ------
     UsageError
-        The link is none that a browser opens.
+        The link is not one to a web page.
     NotFoundError
         Nothing here has that name, or no `ports open` at home is connected to this machine.
     PortsError
@@ -54,11 +54,11 @@ def browse(what: str, *, timeout: float = _ANSWER_SECONDS) -> dict[str, Any]:
 
 
 def _request(what: str) -> dict[str, str]:
-    """Return what home is asked for; of what has a name, the name alone, as the link may hold a token."""
+    """Return the request to home. It has the name of a listener rather than its link, which may hold a token."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:(//|[^0-9])", what):
         parts = urlsplit(what)
         if parts.scheme.lower() not in ("http", "https") or not parts.hostname or re.search(r"[\s\x00-\x1f\x7f]", what):
-            raise UsageError(f"{what!r} is no link of a web page; it begins with http:// or https://")
+            raise UsageError(f"{what!r} is not a link to a web page; it must begin with http:// or https://")
         return {"url": what}
     found = [one for one in listeners.from_probe(probe.probe({"ask_http": False})) if one.mine and one.name == what]
     running = [one for one in found if one.state == "running"]
@@ -71,11 +71,11 @@ def _request(what: str) -> dict[str, str]:
 
 
 def _sockets() -> Iterator[Path]:
-    """Yield the sockets of sessions from home, the newest first; those whose session was killed are removed."""
+    """Yield the sockets of sessions from home, the newest first."""
     if not paths.can_serve():
         return
     own = runtime_directory()
-    # a session has the variables of a login; PORTS_HOME may be set in this shell alone
+    # a session has the variables of a login, and PORTS_HOME may be set in this shell only
     directories = [own, own.parent] if is_private(own.parent) else [own]
     found = []
     for path in (path for directory in directories for path in directory.glob("browse-*.sock")):
@@ -86,7 +86,7 @@ def _sockets() -> Iterator[Path]:
 
 
 def _ask(path: Path, request: dict[str, str], timeout: float) -> dict[str, Any] | None:
-    """Return what home answers; None where nobody does."""
+    """Return the answer of home, None if there is none; remove the socket of a session that was killed."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout)
         try:

@@ -5,30 +5,26 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
 
-from ports.errors import ConflictError, NotFoundError, PortsError, UsageError
+from ports.errors import ConflictError, NotFoundError, PortsError
 from ports.hosts import Target, choose_transport, on_each, targets
 from ports.sessions import processes
-from ports.tunnels import _browser
+from ports.tunnels import _browse_request, _browser
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import Reach, Relay
+from ports.tunnels._events import Event, Events
 from ports.tunnels._host_tunnels import HostTunnels
 from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._requests import OpenRequest
 from ports.tunnels._rows import TunnelRow
 from ports.tunnels._tunnel import LINKED, Tunnel
 
-Event = Callable[[Mapping[str, Any]], None]
-
 _ROUND_SECONDS = 3.0  # usual ports that are free again, services that did not answer
-_TELL_SECONDS = 2.0
 _NEEDED = (*LINKED, "connecting")
 _numbers = itertools.count()
 
@@ -39,18 +35,16 @@ class TunnelGroup:
     Parameters
     ----------
     on_event : callable, optional
-        Is called with the row of a tunnel at each change, in a thread of its own: while it waits, for a terminal that
-        was stopped say, the tunnels go on.
+        Called with the row of a tunnel at each change, in a thread of its own, see `Events`.
     log : str, optional
-        Path of the log of a process that serves nothing but these tunnels.
+        Path of the log of a process that does nothing but keep these tunnels.
     """
 
     def __init__(self, *, on_event: Event | None = None, log: str | None = None) -> None:
-        self._listeners: list[Event] = [on_event] if on_event is not None else []
+        self._events = Events(*([] if on_event is None else [on_event]))
         self._log = log
         self._hosts: dict[str, HostTunnels] = {}
         self._lock = threading.RLock()
-        self._events: queue.SimpleQueue[Mapping[str, Any] | threading.Event] = queue.SimpleQueue()
         self._closing, self._ended, self._closer = threading.Event(), threading.Event(), 0
         self._busy = 0  # requests to open that are under way
         self._started_at = time.time()
@@ -58,17 +52,15 @@ class TunnelGroup:
         self._relay = Relay()
         self._reach: Reach | None = None
         self._watcher: threading.Thread | None = None
-        self._teller = threading.Thread(target=self._tell, name="tunnel-events", daemon=True)
-        self._teller.start()
 
     @property
     def tunnels(self) -> list[Tunnel]:
-        """All that were asked for, those that failed too, with their `error`."""
+        """All that were requested, including those that failed, with their `error`."""
         return [tunnel for host in list(self._hosts.values()) for tunnel in list(host.tunnels)]
 
     @property
     def url(self) -> str:
-        """The first link; raises NotFoundError where there is none."""
+        """The first link; raises NotFoundError if there is none."""
         for tunnel in self.tunnels:
             if tunnel.url is not None:
                 return tunnel.url
@@ -88,8 +80,7 @@ class TunnelGroup:
     ) -> None:
         """Open the targets of all hosts at once; what fails stays in `tunnels`, with its error.
 
-        It may be called again. Until the first call nothing is there that Ctrl-C could leave; from then on `close`
-        takes it away.
+        May be called more than once. After the first call, call `close` (also on Ctrl-C) to remove what it opened.
         """
         self.serve()
         with self._lock:
@@ -108,11 +99,11 @@ class TunnelGroup:
         finally:
             with self._lock:
                 self._busy -= 1
-            self._await_told()
+            self._events.flush()
         self._write_record()
 
     def serve(self) -> None:
-        """Answer other processes of the user, also before anything is open."""
+        """Answer other processes of the user from now on."""
         with self._lock:
             if self._watcher is not None:
                 return
@@ -123,7 +114,7 @@ class TunnelGroup:
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is open, and nothing is being opened."""
+        """Whether nothing is open or being opened."""
         return not self._busy and not any(tunnel.ports for tunnel in self.tunnels)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -131,7 +122,7 @@ class TunnelGroup:
         return self._ended.wait(timeout)
 
     def close(self) -> None:
-        """Free the local ports at once, then take the forwards back; the connections stay for later commands."""
+        """Free the local ports at once, then cancel the forwards; the connections stay for later commands."""
         with self._lock:
             another = self._closing.is_set() and self._closer != threading.get_ident()
             if not another:
@@ -150,9 +141,9 @@ class TunnelGroup:
                 tunnel.state, tunnel.since = "closed", time.time()
         self._control.unlink(missing_ok=True)
         self._record.unlink(missing_ok=True)
-        self._await_told()
+        self._events.flush()
         self._ended.set()
-        self._events.put(threading.Event())  # the thread that tells ends
+        self._events.end()
 
     def close_tunnels(self, wanted: Iterable[Tunnel]) -> list[TunnelRow]:
         """Close some tunnels, and with the last of them the group; return their rows."""
@@ -194,7 +185,7 @@ class TunnelGroup:
 
         if is_first:
             open_()
-        else:  # in the thread that watches the way to another node, which must not wait for this one
+        else:  # called in the thread that watches another node's connection, which must not wait
             threading.Thread(target=open_, name=f"open-{node}", daemon=True).start()
 
     def _watch(self) -> None:
@@ -228,87 +219,54 @@ class TunnelGroup:
             if row["host"] in wanted or row["host"].partition("/")[0] in wanted:
                 say(row)
 
-        self._listeners.append(tell)
         try:
-            self.open(wanted, local=LocalAddress(**request["local"]), owner=request["owner"], batch=True)
+            local = LocalAddress(**request["local"])
+            with self._events.listener(tell):
+                self.open(wanted, local=local, owner=request["owner"], batch=True)
         except (PortsError, RuntimeError) as error:
             return {"closing": self._closing.is_set(), "error": str(error)}
-        finally:
-            self._listeners.remove(tell)
         parsed = [target for several in wanted.values() for target in several]
         meant = [one for one in self.tunnels if id(one) not in before or (one.ports and _is_meant(one, parsed))]
-        local = LocalAddress(**request["local"])
         rows = [_as_open_already(one, local) if id(one) in before else one.row() for one in meant]
         for tunnel in meant:
-            if not tunnel.ports:  # a failure is told once
+            if not tunnel.ports:  # a failure is reported once
                 self._hosts[tunnel.host].forget(tunnel)
         return {"settled": rows}
 
     def _browse(self, alias: str, wanted: dict[str, Any]) -> dict[str, Any]:
-        """Open in the browser here what somebody on `alias` wants to see, and tell what was opened, without a token."""
+        """Open in the browser here what somebody on `alias` wants to see; report what was opened, without a token."""
         try:
-            tunnel, link = self._link_for(alias, wanted)
+            asked = _browse_request.parse(alias, wanted)
+            tunnel = None if asked.target is None else self._tunnel_to(asked.target)
         except (PortsError, OSError, RuntimeError) as error:  # the last two: closed meanwhile
             return {"ok": False, "error": str(error)}
+        link = asked.link.geturl() if tunnel is None or tunnel.url is None else asked.through(tunnel.url)
         if not _browser.open_once(link):
-            return {
-                "ok": False,
-                "error": "no browser came for the link; `ports tunnel list` there shows those that are open",
-            }
-        shown = link if tunnel is None else f"http://localhost:{tunnel.local_port}/"
-        return {"ok": True, "opened": shown}
+            return {"ok": False, "error": "no browser opened the link; `ports tunnel list` there shows open links"}
+        return {"ok": True, "opened": link if tunnel is None else f"http://localhost:{tunnel.local_port}/"}
 
-    def _link_for(self, alias: str, wanted: dict[str, Any]) -> tuple[Tunnel | None, str]:
-        link = urlsplit(str(wanted.get("url") or ""))
-        if wanted.get("url") and link.scheme not in ("http", "https"):  # whoever asks there may not be `ports browse`
-            raise UsageError(f"{link.scheme or 'what has no scheme'}: is no link of a web page")
-        if link.hostname not in ("localhost", "127.0.0.1", "::1", "0.0.0.0", alias, None):
-            return None, link.geturl()
-        port = link.port or {"http": 80, "https": 443}.get(link.scheme)
-        target = Target(alias, name=wanted.get("name")) if wanted.get("name") else Target(alias, port=port)
+    def _tunnel_to(self, target: Target) -> Tunnel:
+        """Return the tunnel to `target`, opened if there is none; raises PortsError if it cannot be opened."""
         for attempt in (1, 2):
             for tunnel in self.tunnels:
-                if tunnel.host == alias and tunnel.url is not None and _is_meant(tunnel, [target]):
-                    here = urlsplit(tunnel.url)
-                    if target.port is None:
-                        return tunnel, tunnel.url
-                    return tunnel, link._replace(netloc=here.netloc, scheme=here.scheme).geturl()
+                if tunnel.host == target.host and tunnel.url is not None and _is_meant(tunnel, [target]):
+                    return tunnel
             if attempt == 1:
-                self.open({alias: [target]}, batch=True)
-        failed = [one for one in self.tunnels if one.host == alias and one.error is not None and not one.ports]
-        for one in failed:  # a failure is told once
-            self._hosts[alias].forget(one)
+                self.open({target.host: [target]}, batch=True)
+        failed = [one for one in self.tunnels if one.host == target.host and one.error is not None and not one.ports]
+        for one in failed:  # a failure is reported once
+            self._hosts[target.host].forget(one)
         errors = [one.error for one in failed if one.error is not None]
         raise errors[-1] if errors else NotFoundError("listener", str(target), "nothing of yours listens there")
 
     # --- what others see ---
 
     def _changed(self, tunnel: Tunnel) -> None:
-        self._emit(tunnel.row())
+        self._events.emit(tunnel.row())
         try:
             self._write_record()
-        except PortsError as error:  # a full disk: the tunnel works all the same
-            tunnel.add_note(f"`ports tunnel` cannot know of this: {error}")
-
-    def _emit(self, row: TunnelRow) -> None:
-        self._events.put(row)
-
-    def _tell(self) -> None:
-        while not self._ended.is_set():
-            row = self._events.get()
-            if isinstance(row, threading.Event):
-                row.set()
-                continue
-            for listener in list(self._listeners):
-                with contextlib.suppress(OSError):  # a terminal that is gone, a full disk: the tunnels go on
-                    listener(row)
-
-    def _await_told(self) -> None:
-        """Wait until the listeners know what happened so far, if they take it."""
-        told = threading.Event()
-        self._events.put(told)
-        if self._teller.is_alive():
-            told.wait(_TELL_SECONDS)
+        except PortsError as error:  # a full disk: the tunnel works nevertheless
+            tunnel.add_note(f"`ports tunnel` does not show this: {error}")
 
     def _write_record(self) -> None:
         process = processes.identity()
@@ -329,13 +287,13 @@ class TunnelGroup:
 
 
 def _as_open_already(tunnel: Tunnel, local: LocalAddress) -> TunnelRow:
-    """Return the row of a tunnel that was open before, an error where it serves elsewhere than it is to now."""
+    """Return the row of a tunnel that was open before: an error if another local port or socket was requested."""
     row: TunnelRow = {**tunnel.row(), "note": "open already"}
     held, serves = tunnel.local, tunnel.local.socket or f"port {tunnel.local_port}"
     other_port = local.port is not None and (held.socket is not None or local.port not in (0, tunnel.local_port))
     if other_port or (local.socket or held.socket) != held.socket or (local.address or held.address) != held.address:
-        place = f"{tunnel.host}:{tunnel.name}"
-        error = ConflictError(f"{place} is open already, at {serves}; `ports tunnel close {place}` first")
+        target = f"{tunnel.host}:{tunnel.name}"
+        error = ConflictError(f"{target} is open already, at {serves}; `ports tunnel close {target}` first")
         row["state"], row["error"], row["exit_code"] = "error", str(error), error.exit_code
         row["local_url"] = None
     return row

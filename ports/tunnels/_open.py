@@ -16,7 +16,8 @@ from ports.errors import NotFoundError, UsageError
 from ports.hosts import Target, targets
 from ports.state import settings
 from ports.tunnels import _everywhere
-from ports.tunnels._group import Event, TunnelGroup
+from ports.tunnels._events import Event
+from ports.tunnels._group import TunnelGroup
 from ports.tunnels._local_address import LocalAddress
 
 

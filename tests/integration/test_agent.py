@@ -571,9 +571,9 @@ def test_browse_without_a_connection_from_home_says_so_and_clears_up(small_home:
 @pytest.mark.parametrize(
     ("what", "code", "reason"),
     [
-        ("file:///etc/passwd", 2, "is no link of a web page"),
-        ("javascript:alert(1)", 2, "is no link of a web page"),
-        ("http://", 2, "is no link of a web page"),
+        ("file:///etc/passwd", 2, "is not a link to a web page"),
+        ("javascript:alert(1)", 2, "is not a link to a web page"),
+        ("http://", 2, "is not a link to a web page"),
         ("nothing-of-that-name", 3, "`ports list` shows what is here"),
     ],
 )

@@ -233,7 +233,7 @@ def test_on_a_full_disk_tunnels_go_on_and_are_still_watched(laptop: Site, serve:
     """
     back, page, note, is_lost = python(laptop, code)
     assert (back, page, is_lost) == (True, "page of server1", True)
-    assert "`ports tunnel` cannot know of this" in note
+    assert "`ports tunnel` does not show this" in note
 
 
 def test_a_forward_that_cannot_be_made_is_the_error_of_its_tunnel_and_of_nothing_else(

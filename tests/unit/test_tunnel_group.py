@@ -137,7 +137,7 @@ def test_a_link_that_is_none_of_a_page_is_not_opened_whoever_asks(
 ) -> None:
     monkeypatch.setattr(_browser, "open_once", lambda link: pytest.fail(f"{link} was opened"))
     told = group._browse("server1", {"url": link})
-    assert told["ok"] is False and "no link of a web page" in told["error"]
+    assert told["ok"] is False and "not a link to a web page" in told["error"]
 
 
 def test_what_cannot_be_browsed_is_told_once_and_forgotten(group: TunnelGroup, monkeypatch: pytest.MonkeyPatch) -> None:
