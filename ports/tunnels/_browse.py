@@ -50,7 +50,7 @@ def browse(what: str, *, timeout: float = _ANSWER_SECONDS) -> dict[str, Any]:
     if refusal is not None:
         raise PortsError(f"at home: {refusal}")
     hint = f"no `ports open` at home is connected to this machine; there, run `ports open {listeners.alias()}`"
-    raise NotFoundError("way home for", what, hint)
+    raise NotFoundError("connection from home for", what, hint)
 
 
 def _request(what: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Open a link in the browser without showing its token: the browser's arguments are seen by all users."""
+"""Open a link in the browser without showing its token: all users can see the browser's arguments."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ def open_once(url: str, *, timeout: float = 20.0) -> bool:
     Parameters
     ----------
     timeout : float
-        Seconds that the browser has to fetch the link.
+        Seconds within which the browser must fetch the link.
 
     Returns
     -------
     bool
-        False where there is no browser, or it did not come.
+        False if there is no browser, or it did not fetch the link.
     """
-    import http.server  # 3 MB, which a keeper that opens no browser need not hold
-    import secrets  # see relay
+    import http.server  # 3 MB, which a keeper that opens no browser does not need
+    import secrets  # see `_event_loop`
     import webbrowser
 
     path, fetched = f"/{secrets.token_urlsafe(24)}", threading.Event()
 
     class Redirect(http.server.BaseHTTPRequestHandler):
-        """Answers the one path, one time."""
+        """Answers one path, once."""
 
         def do_GET(self) -> None:
-            """Redirect, without a trace of this link in the browser's history of referrers."""
+            """Redirect, and let the browser send this link to no page as a referrer."""
             known = self.path == path and not fetched.is_set() and _may_see(self.client_address[1], port)
             self.send_response(302 if known else 404)
             if known:
@@ -42,7 +42,7 @@ def open_once(url: str, *, timeout: float = 20.0) -> bool:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing: a log would hold the link."""
+            """Write no log: it would hold the link."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirect) as server:
         port = server.server_port
@@ -54,12 +54,12 @@ def open_once(url: str, *, timeout: float = 20.0) -> bool:
 
 
 def _may_see(port: int, server_port: int) -> bool:
-    """Tell whether the client at the local `port` is this user's, or root's; everybody's, where Linux cannot be asked.
+    """Tell whether the client at the local `port` is this user's or root's; True if the kernel does not say.
 
-    Whoever reads the browser's arguments knows the path, and may be here first.
+    Other users can read the browser's arguments, so they know the path, and could be faster than the browser.
     """
     asked = False
-    # a browser may reach 127.0.0.1 from a socket of IPv6
+    # a browser can reach 127.0.0.1 from an IPv6 socket
     for table in ("/proc/net/tcp", "/proc/net/tcp6") if sys.platform == "linux" else ():
         with contextlib.suppress(OSError), open(table, encoding="ascii") as file:
             asked = True

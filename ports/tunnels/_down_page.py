@@ -1,4 +1,4 @@
-"""The page that a browser gets at a link whose way is down: what is down, since when, and what is being done. Pure."""
+"""The page that a browser gets at a link that is down: what is down, since when, and what is being done. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 import time
 from dataclasses import dataclass
 
-# Says to `_verify` that not the service has spoken.
+# Tells `_verify` that this answer is not the service's.
 MARK = b"X-Ports-Page: "
 _REQUEST = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) \S+ HTTP/1\.[01]\r?\n")
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:36em;margin:15vh auto;padding:0 1em;color:#222;background:#fff}"
     "@media(prefers-color-scheme:dark){body{color:#ddd;background:#1c1c1c}}h1{font-size:1.3em}p.small{opacity:.7}"
 )
-# A page that was asked for by POST is not asked for again by itself.
+# Only a page that was requested by GET reloads by itself.
 _RELOAD = "<script>setTimeout(function(){location.reload()},1500)</script>"
 
 
@@ -22,7 +22,7 @@ _RELOAD = "<script>setTimeout(function(){location.reload()},1500)</script>"
 class Page:
     """Why a link leads nowhere.
 
-    `doing` is what is being done about it or what the user can do; `since` is seconds since the epoch.
+    `doing` says what is being done about it, or what the user can do. `since` is in seconds since the epoch.
     """
 
     title: str
@@ -58,7 +58,7 @@ def _text(page: Page) -> str:
 def _html(page: Page, *, reloads: bool) -> str:
     since = time.strftime("%H:%M:%S", time.localtime(page.since)) if page.since else ""
     lines = [f"<p>{html.escape(part)}</p>" for part in (page.reason, page.doing) if part]
-    again = "This page reloads by itself." if reloads else "What you sent may not have arrived: send it again then."
+    again = "This page reloads by itself." if reloads else "What you sent may not have arrived: send it again later."
     told = " ".join(part for part in (f"Since {since}." if since else "", again) if part)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(page.title)}</title>'

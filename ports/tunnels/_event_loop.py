@@ -1,4 +1,4 @@
-"""The event loop of a process's tunnels, the sockets of its local ports, and what other processes ask of it."""
+"""The event loop of a process's tunnels, the sockets of its local ports, and requests of other processes."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ _NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPOR
 
 
 def bind(port: int, addresses: tuple[str, ...] = LOOPBACK) -> list[socket.socket]:
-    """Return sockets bound to `port` on all `addresses`: of the loopback the first alone where there is no IPv6.
+    """Return sockets bound to `port` on all `addresses`, without ``::1`` if this machine has no IPv6.
 
-    A port of which somebody else holds one half is taken: a browser that tries ``::1`` first would reach them.
+    A port that another process uses on one of the addresses counts as taken: a browser that tries ``::1`` first would
+    reach that process.
 
     Raises
     ------
     PortInUseError
-        One of the two is held. Whose it is, is not known here.
+        The port is taken on one of the addresses. The error does not say by whom.
     PortsError
-        This process may not have it, or has too many files open.
+        This process is not allowed to use it, or has too many open files.
     """
     bound: list[socket.socket] = []
     try:
@@ -56,14 +57,13 @@ def bind(port: int, addresses: tuple[str, ...] = LOOPBACK) -> list[socket.socket
         if error.errno == errno.EADDRINUSE or (os.name == "nt" and error.errno == errno.EACCES):
             raise PortInUseError(port, None) from error
         named = f" of {', '.join(addresses)}" if addresses != LOOPBACK else ""
-        raise PortsError(
-            f"local port {port or 'of any number'}{named} cannot be had: {error.strerror or error}"
-        ) from error
+        what = f"local port {port}{named} cannot" if port else f"no local port{named} can"
+        raise PortsError(f"{what} be opened: {error.strerror or error}") from error
     return bound
 
 
 def bind_first(candidates: Iterable[int], addresses: tuple[str, ...] = LOOPBACK) -> list[socket.socket]:
-    """Return `bind` of the first port that is free; raises PortsError where none is."""
+    """Return `bind` of the first port that is free; raises PortsError if none is."""
     for port in candidates:
         with contextlib.suppress(PortInUseError):
             return bind(port, addresses)
@@ -71,13 +71,13 @@ def bind_first(candidates: Iterable[int], addresses: tuple[str, ...] = LOOPBACK)
 
 
 def has_unix_sockets() -> bool:
-    """Tell whether Python has Unix sockets here; on Windows it has none."""
+    """Tell whether Python has Unix sockets on this system; on Windows it has none."""
     return hasattr(socket, "AF_UNIX")
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Where a process answers others: a Unix socket's path, else ``127.0.0.1:PORT`` and what must be told there."""
+    """Where a process answers others: the path of a Unix socket, else ``127.0.0.1:PORT`` with a token to send."""
 
     control: str
     token: str | None = field(repr=False)
@@ -87,7 +87,7 @@ class Relay:
     """The event loop of one process's tunnels, in a thread of its own; it also answers other processes."""
 
     def __init__(self) -> None:
-        # what Windows makes otherwise cannot watch the socket of a session
+        # the default loop of Windows cannot watch the socket of a session
         self._loop = asyncio.SelectorEventLoop()
         self._forwards: set[LocalForward] = set()
         self._control: asyncio.Server | None = None
@@ -95,7 +95,7 @@ class Relay:
         self._thread.start()
 
     def listen(self, bound: list[socket.socket], forward: LocalForward) -> int:
-        """Let `forward` take what comes to bound sockets, and return their port; 0 of a Unix socket."""
+        """Let `forward` accept connections at bound sockets; return their port, 0 for a Unix socket."""
         name = bound[0].getsockname()
         port = 0 if isinstance(name, str) else int(name[1])
         self.call(forward.listen(bound))
@@ -117,8 +117,8 @@ class Relay:
     def answer(self, path: Path, handle: Handle) -> Reach:
         """Answer requests of other `ports` processes of the user, JSON lines, at the Unix socket `path`.
 
-        Where Python has no Unix sockets, on Windows, it is a port of the loopback, and a token must be told.
-        `handle` gets the request and a function that sends a line before the last one, which it returns.
+        On Windows, where Python has no Unix sockets, it is a port of the loopback, and requests must have a token.
+        `handle` gets the request and a function that sends a line; it returns the last line.
         """
         unix = has_unix_sockets()
         token = None if unix else _new_token()
@@ -131,14 +131,14 @@ class Relay:
             try:
                 request = json.loads(await asyncio.wait_for(reader.readline(), 10))
                 if token is not None and not _is_told(request, token):
-                    raise ValueError("another user's process, or one that asks whoever listens")
+                    raise ValueError("no token: another user's process, or one that does not know whom it asks")
                 try:
                     answer = await self._loop.run_in_executor(None, handle, request, say)
                 except Exception as error:  # noqa: BLE001 - another version asks for what is not known here
                     answer = {"error": str(error) or type(error).__name__}
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
-            except (OSError, ValueError, asyncio.TimeoutError):  # it has gone, or says nothing that could be answered
+            except (OSError, ValueError, asyncio.TimeoutError):  # it has gone, or its request is invalid
                 pass
             finally:
                 writer.close()
@@ -168,7 +168,7 @@ class Relay:
                 self._loop.close()
 
     def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Run `coroutine` in the loop, and wait for nothing; its error is nobody's. Raises RuntimeError as `call`."""
+        """Run `coroutine` in the loop without waiting for it; its errors are dropped. Raises RuntimeError as `call`."""
 
         async def run() -> None:
             with contextlib.suppress(PortsError, OSError, TimeoutError):
@@ -180,7 +180,7 @@ class Relay:
         asyncio.run_coroutine_threadsafe(run(), self._loop)
 
     def soon(self, callback: Callable[[], object]) -> None:
-        """Call `callback` in the loop; where the relay was closed, nothing is there to be called for."""
+        """Call `callback` in the loop; do nothing if the relay was closed."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback)
 
@@ -192,7 +192,7 @@ class Relay:
         RuntimeError
             The relay was closed.
         TimeoutError
-            It did not end within `timeout` seconds, and was cancelled.
+            It did not end within `timeout` seconds. It was cancelled.
         """
         if not self._thread.is_alive() or self._loop.is_closed():
             coroutine.close()
@@ -206,7 +206,7 @@ class Relay:
 
 
 def _new_token() -> str:
-    import secrets  # it loads OpenSSL, 1 MB for as long as a tunnel is open, which few need
+    import secrets  # loads OpenSSL: 1 MB for as long as a tunnel is open
 
     return secrets.token_urlsafe(32)
 
@@ -219,18 +219,20 @@ def _is_told(request: Any, token: str) -> bool:
 
 
 def _bind_one(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
-    # asyncio sets TCP_NODELAY where a socket names its protocol, and only there: without it, an answer of several
-    # parts waits 40 ms for the browser's acknowledgement
+    # asyncio sets TCP_NODELAY only if a socket names its protocol. Without it, an answer of several parts waits 40 ms
+    # for the browser's acknowledgement.
     half = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        if os.name == "nt":  # there SO_REUSEADDR takes the port from whoever has it, and this is what keeps it
+        if os.name == "nt":  # there SO_REUSEADDR takes the port from its user, and this option prevents that
             half.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined]
         else:
-            half.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the usual port, a second after it was freed
+            half.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # takes the usual port even a second after it was freed
         if family == socket.AF_INET6:
             half.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         half.bind((address, port))
-        half.listen(BACKLOG)  # the port is taken from here on, not only once it is served
+        half.listen(BACKLOG)  # the port is taken from now on, not only once it is served
     except OSError:
         half.close()
         raise

@@ -1,8 +1,8 @@
-"""One local port and the connections that come to it, each passed on to where the port leads at that moment.
+"""One local port and its connections: each is passed on to where the port leads at that moment.
 
-A connection that was made goes on for as long as both ends carry it, also when the way behind the port is replaced.
-What asks over HTTP while the way is down gets a page instead of silence, and a kept-alive connection moves to the new
-way with its next request.
+A connection goes on for as long as both of its ends do, even if the connection to the host is replaced meanwhile. While
+that is down, an HTTP request gets a page instead of silence. A kept-alive connection moves to the new connection to the
+host with its next request.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ports.tunnels import _down_page
 from ports.tunnels._down_page import Page
 
 BACKLOG = 512  # a page opens dozens of connections at once
-_BUFFERED = 1 << 20  # bytes that wait for a slow reader before its writer is made to wait
+_BUFFERED = 1 << 20  # bytes that wait for a slow reader before its writer must wait
 _LINGER_SECONDS = 2.0
 
 _CLOSED = Page("The service closed the connection without an answer", status="502 Bad Gateway")
 
 
 class LocalForward:
-    """A local port: where it leads now, or the page that says why it leads nowhere. It lives in the relay's loop.
+    """A local port: where it leads now, or the page that says why it leads nowhere. Used in the relay's loop only.
 
     Attributes
     ----------
     http : bool
-        What is behind speaks HTTP, so that a page can stand in for it.
+        Whether the service speaks HTTP, so that a page can stand in for it.
     sent, received : int
-        Bytes towards the service, and from it.
+        Bytes to the service, and from it.
     """
 
     def __init__(self, *, http: bool = False) -> None:
@@ -41,7 +41,7 @@ class LocalForward:
         self.dial: Dial | None = None
         self.page = Page("Not connected yet")
         self.generation = 0
-        #: Why the last connection to the service failed, where that is known.
+        #: Why the last connection to the service failed, if that is known.
         self.refusal: PortsError | None = None
         self.sent = self.received = 0
         self.connections: set[_Near] = set()
@@ -49,7 +49,7 @@ class LocalForward:
         self._path: Path | None = None
 
     async def listen(self, bound: list[socket.socket]) -> None:
-        """Take connections at the sockets of `_event_loop.bind`."""
+        """Accept connections at the sockets of `_event_loop.bind`."""
         loop = asyncio.get_running_loop()
         for half in bound:
             if half.family == getattr(socket, "AF_UNIX", None):
@@ -59,17 +59,17 @@ class LocalForward:
                 self._servers.append(await loop.create_server(lambda: _Near(self), sock=half, backlog=BACKLOG))
 
     async def lead(self, dial: Dial) -> None:
-        """Let new connections, and new requests of the others, go to `dial`."""
+        """Let new connections, and new requests on others, go to `dial`."""
         self.dial, self.generation, self.refusal = dial, self.generation + 1, None
 
     async def shut(self, page: Page, *, cut: bool = False) -> None:
-        """Answer what asks with `page`; connections that carry something may recover, unless they are `cut`."""
+        """Answer requests with `page`; connections that carry something can recover, unless `cut` ends them."""
         self.dial, self.page, self.generation = None, page, self.generation + 1
         for connection in list(self.connections):
             if cut:
                 connection.abort()
             else:
-                connection.forward_was_shut()
+                connection.was_shut()
 
     async def close(self) -> None:
         """Free the ports at once, and cut the connections."""
@@ -83,7 +83,7 @@ class LocalForward:
 
 
 class _Near(asyncio.Protocol):
-    """A connection of the browser; its far end is connected once it is there, and replaced when the way is."""
+    """A connection of the browser. Its far end is connected later, and replaced with the connection to the host."""
 
     def __init__(self, forward: LocalForward) -> None:
         self.forward = forward
@@ -92,11 +92,11 @@ class _Near(asyncio.Protocol):
         self.joining: asyncio.Task[None] | None = None
         self.generation = -1
         self.early: list[bytes] = []
-        self.request = b""  # what was asked last, as far as it came in one piece
+        self.request = b""  # the last request, as far as it came in one piece
         self.ended = False  # the browser sends no more
-        self.asks = False  # bytes went out, none has come back since
+        self.asks = False  # bytes went out, and none has come back since
         self.raw = not forward.http  # no page may stand in: another protocol, or a websocket
-        self.is_answered = False  # a page was sent, and nothing more is
+        self.is_answered = False  # a page was sent, so nothing else will be
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -153,8 +153,8 @@ class _Near(asyncio.Protocol):
             self.transport.abort()
         self._leave_far()
 
-    def forward_was_shut(self) -> None:
-        """Answer what waits for an answer; a stalled download or a websocket may still recover."""
+    def was_shut(self) -> None:
+        """Answer a request that waits; a stalled download or a websocket can still recover."""
         if self.joining is not None:
             self.joining.cancel()
             self.joining = None
@@ -175,7 +175,7 @@ class _Near(asyncio.Protocol):
             self.transport.write(data)
 
     def far_ended(self) -> None:
-        """Tell the browser that nothing more comes; close when it has said so, too."""
+        """Tell the browser that nothing more comes; close if it said so, too."""
         assert self.transport is not None
         if self._answers_for_far():
             return
@@ -199,7 +199,7 @@ class _Near(asyncio.Protocol):
     # --- within ---
 
     def _is_stale(self, data: bytes) -> bool:
-        """Tell whether this is a new request on a connection whose way was given up."""
+        """Tell whether this is a new request on a connection through a host connection that was given up."""
         return (
             self.generation != self.forward.generation
             and not self.raw
@@ -282,7 +282,7 @@ class _Near(asyncio.Protocol):
 
 
 class _Far(asyncio.Protocol):
-    """The end towards the service."""
+    """The end at the service."""
 
     def __init__(self, near: _Near) -> None:
         self.near: _Near | None = near
@@ -336,7 +336,7 @@ class _Far(asyncio.Protocol):
             self.transport.resume_reading()
 
     def leave(self, *, flushing: bool = False) -> None:
-        """Cut it, after what was written where it is `flushing`; the other end is told nothing."""
+        """Cut it, if `flushing` after what was written is sent; the near end does not hear of it."""
         self.near = None
         if self.transport is not None:
             (self.transport.close if flushing else self.transport.abort)()

@@ -1,4 +1,4 @@
-"""What is on disk of open tunnels: a record of each process that holds some, so that others can list and close them."""
+"""Records of open tunnels: one for each process that keeps some, so that others can list and close them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ ForwardMethod = Literal["forward", "agent"]
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRecord(Record):
-    """The tunnels of one `ports open`; `rows` hold links with tokens, so the file is 0600 as all records are."""
+    """The tunnels of one process. Its `rows` have links with tokens: the file is 0600, as all records are."""
 
     process: ProcessId = field(metadata={"record": ProcessId})
-    #: Where it answers, and what must be told there, see `_event_loop.Reach`.
+    #: Where it answers, and the token to send, see `_event_loop.Reach`.
     control: str
     token: str | None = field(default=None, repr=False)
     started_at: float
@@ -48,7 +48,7 @@ def new_paths(pid: int, number: int) -> tuple[Path, Path]:
 
 
 def read_all_records() -> list[tuple[Path, GroupRecord, bool | None]]:
-    """Return each record, its path, and whether its process lives; for what cannot be read see `unreadable`."""
+    """Return each record, its path, and whether its process lives; for those that cannot be read see `unreadable`."""
     found = []
     for path in sorted(directory().glob("[0-9]*.json")):
         with contextlib.suppress(RecordError):
@@ -59,7 +59,7 @@ def read_all_records() -> list[tuple[Path, GroupRecord, bool | None]]:
 
 
 def unreadable() -> list[RecordError]:
-    """Return why records cannot be read, where any cannot: a newer `ports` may hold tunnels."""
+    """Return the errors of records that cannot be read: a newer `ports` may keep tunnels."""
     errors = []
     for path in sorted(directory().glob("[0-9]*.json")):
         try:
@@ -84,9 +84,9 @@ def is_meant(target: Target, row: Mapping[str, Any]) -> bool:
 
 
 def usual_port(service: Service, first: int, last: int) -> int:
-    """Return the local port of `service`: the one that it always had, else its own of `first` to `last`.
+    """Return the local port of `service`: the one that it had before, else one derived for it.
 
-    Where two services of the user would get the same one, the later gets the next, and keeps it.
+    If two services of the user would get the same port, the later one gets the next free port, and keeps it.
     """
     name = f"{service.machine} {service.user} {service.key}"
     path = directory() / "links.json"
@@ -155,18 +155,18 @@ def ask(
     Parameters
     ----------
     timeout : float
-        Seconds between two lines.
+        Longest time between two lines, in seconds.
     on_line : callable, optional
-        Is called with each line before the last.
+        Called with each line except the last.
 
     Raises
     ------
     TimedOutError
         It does not answer.
     PortsError
-        It cannot do that; another version of `ports` may not know what is asked.
+        It cannot do that; another version of `ports` may not know the request.
     """
-    what = f"answer of process {record.process.pid}, which holds the tunnel,"
+    what = f"answer of process {record.process.pid}, which keeps the tunnel,"
     told = request if record.token is None else {**request, "token": record.token}
     with _socket_for(record) as connection:
         connection.settimeout(timeout)
@@ -184,7 +184,7 @@ def ask(
     if not isinstance(last, dict):
         raise TimedOutError(what, timeout)
     if "error" in last and not last.get("closing"):
-        raise PortsError(f"process {record.process.pid}, which holds the tunnel: {last['error']}")
+        raise PortsError(f"process {record.process.pid}, which keeps the tunnel: {last['error']}")
     return last
 
 
@@ -200,6 +200,6 @@ def _address(record: GroupRecord) -> str | tuple[str, int]:
 
 
 def keeper() -> GroupRecord | None:
-    """Return the record of the process that keeps tunnels in the background; None where none runs."""
+    """Return the record of the process that keeps tunnels in the background; None if none runs."""
     running = [record for _, record, alive in read_all_records() if alive and record.background]
     return max(running, key=lambda one: one.started_at, default=None)

@@ -1,4 +1,4 @@
-"""What several `ports open` want of a host, in terms of what a probe found there. Pure."""
+"""What several `ports open` request of a host, matched with what a probe found there. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ports.tunnels._services import Service
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """What one `ports open` wants of a host; `skip` holds kind and name of what is open elsewhere."""
+    """What one `ports open` requests of a host; `skip` has kind and name of tunnels that were closed since."""
 
     targets: tuple[Target, ...]
     owner: str | None = None
@@ -27,9 +27,9 @@ class OpenRequest:
 def choose(
     document: dict[str, Any], found: Sequence[Listener], requests: Sequence[OpenRequest]
 ) -> tuple[dict[str, tuple[Service, OpenRequest]], dict[Target, PortsError]]:
-    """Return the services that are asked for, by their key, and what cannot be had, with the reason.
+    """Return the services that are asked for, by their key, and the targets that cannot be opened, with the reason.
 
-    What lives on another node of the host's name is neither, see `on_nodes`.
+    Services on another node of the host's name are in neither, see `on_nodes`.
     """
     wanted: dict[str, tuple[Service, OpenRequest]] = {}
     failed: dict[Target, PortsError] = {}
@@ -50,7 +50,7 @@ def choose(
 def on_nodes(document: dict[str, Any], requests: Sequence[OpenRequest]) -> list[tuple[str, OpenRequest]]:
     """Return what is wanted of other nodes of the host's name: the name of each node, and the request to it.
 
-    Login nodes share a name and a home, and a connection leads to any of them: what was started in another one's shell
+    Login nodes share a name and a home, and a connection leads to any of them. A cluster that was started on one node
     yesterday still runs there.
     """
     found = []

@@ -1,4 +1,4 @@
-"""What a target means on a host: far listeners as a tunnel needs them. Pure."""
+"""What a target means on a host: its listeners, as a tunnel needs them. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ports.listeners import Listener, is_asked, is_session, links
 
 @dataclass(frozen=True)
 class Service:
-    """One far listener, and how its link reads at home."""
+    """One listener on a host, and the parts of its link at home."""
 
     host: str
     kind: str
     name: str
-    #: What its local port is derived from, together with `machine` and `user`.
+    #: Its local port is derived from this, `machine` and `user`.
     key: str
     machine: str
     user: str
@@ -39,23 +39,23 @@ class Service:
         return self.remote.startswith("/")
 
     def usual_port(self, first: int, last: int) -> int:
-        """Return the local port that this service always gets."""
+        """Return the local port that is derived for this service: always the same."""
         return links.local_port(self.machine, self.user, self.key, first, last)
 
 
 def choose(
     document: dict[str, Any], found: Sequence[Listener], target: Target, *, owner: str | None = None
 ) -> list[Service]:
-    """Return what `target` opens, of what the probe found on its host.
+    """Return the services that `target` opens, among those that the probe found on its host.
 
     Parameters
     ----------
     document : dict
-        The answer of the probe, with other users' listeners where `target` names a port.
+        The answer of the probe, with other users' listeners if `target` names a port.
     found : sequence of Listener
         The user's own, as `ports.listeners.from_probe` names them.
     owner : str, optional
-        User whose listener may be opened, too.
+        Another user whose listener may be opened.
 
     Raises
     ------
@@ -84,18 +84,18 @@ def choose(
 
 
 def ended(service: Service, failed: Mapping[Target, PortsError], found: Sequence[Listener]) -> PortsError:
-    """Return why a service that was open is not there any more, of what the probe found on its host.
+    """Return why a service that was open is gone, from what the probe found on its host.
 
     Parameters
     ----------
     failed : mapping
-        What `choose` raised of targets: of the service's port, it says more.
+        The errors that `choose` raised for targets; one for the service's port says more.
     """
     for target, error in failed.items():
         if service.port is not None and target.port == service.port:
             return error
     if not is_session(service.kind):
-        return NotFoundError("listener", f"{service.host}:{service.port}", "what listened there has ended")
+        return NotFoundError("listener", f"{service.host}:{service.port}", "the service there has ended")
     named = [one for one in found if one.mine and one.kind == service.kind and one.name == service.name]
     why = f"{named[0].reason}; " if named and named[0].state == "stopped" and named[0].reason else ""
     start = f"`ports {service.kind} start {service.name} -H {service.host}` starts it, under the same link"
@@ -112,7 +112,7 @@ def _by_port(document: dict[str, Any], found: Sequence[Listener], target: Target
         raise ForeignListenerError(str(target), rows[0]["user"])
     row = sorted(own or theirs, key=lambda one: str(one["family"]))[0]  # tcp before tcp6
     known = [one for one in found if one.port == target.port] if own else []
-    note = None if own else f"belongs to {row['user']}, and is open as --owner {row['user']} was given"
+    note = None if own else f"belongs to {row['user']}; open because of --owner {row['user']}"
     kind = known[0].kind if known else str(row["kind"])
     return Service(
         host=target.host,
@@ -151,12 +151,12 @@ def _service(document: dict[str, Any], host: str, one: Listener) -> Service:
 
 
 def _is_opened(one: Listener) -> bool:
-    """Tell whether a target that names the host alone opens this; a Dask cluster started by hand is one, too."""
+    """Tell whether a target that names only the host opens this: sessions, and Dask clusters started by hand."""
     return is_session(one.kind) or (one.kind == "dask-scheduler" and one.http is True)
 
 
 def _is_unread(one: Listener) -> bool:
-    """Tell whether its record cannot be read, so that nobody knows whether it runs."""
+    """Tell whether its record cannot be read: then it is not known whether it runs."""
     return one.state == "unknown" and (one.reason or "").startswith("record ")
 
 
@@ -165,7 +165,7 @@ def _key(one: Listener) -> str:
 
 
 def _address(address: str) -> str:
-    """Return where to connect for an address that is listened on, as ssh writes it."""
+    """Return the address to connect to for one that is listened on, as ssh writes it."""
     address = {"0.0.0.0": "127.0.0.1", "::": "::1", "::ffff:127.0.0.1": "127.0.0.1"}.get(address, address)
     return f"[{address}]" if ":" in address else address
 

@@ -1,7 +1,7 @@
-"""The process that keeps tunnels after `ports open --background` has returned: one for all, `ports.tunnels` starts it.
+"""The process that keeps tunnels after `ports open --background` has returned; `ports.tunnels` starts it.
 
-What it is to open comes through its control socket, so that nothing stands in its arguments. It ends with its last
-tunnel, by SIGTERM, or when nobody has given it anything.
+One process keeps all background tunnels. Requests come through its control socket, so its arguments show nothing. It
+ends with its last tunnel, by SIGTERM, or if it gets no request.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ports.state import settings
 from ports.tunnels._group import TunnelGroup
 
 _IDLE_SECONDS = 20.0
-_MANY_FILES = 10240  # macOS gives 256, and no more than these where it says that there is no limit
+_MANY_FILES = 10240  # macOS gives 256; where it says that there is no limit, it gives no more than these
 
 
 def main() -> int:
-    """Say on standard output when other processes can ask, and keep what they want open."""
+    """Say on standard output when other processes can send requests; keep the tunnels that they request."""
     heed_signals()
     share_turns()
     allow_many_files()
@@ -44,8 +44,8 @@ def main() -> int:
 
 
 def keep(group: TunnelGroup) -> int:
-    """Wait until the last tunnel is closed, or until this process is told to end; return the exit status."""
-    # Windows tells of Ctrl-C only between two waits
+    """Wait until the last tunnel is closed, or until a signal ends this process; return the exit status."""
+    # Windows reports Ctrl-C only between two waits
     turn = 0.5 if os.name == "nt" else None
     try:
         while not group.is_idle and not group.wait(turn):
@@ -58,13 +58,13 @@ def keep(group: TunnelGroup) -> int:
 
 
 def share_turns() -> None:
-    """Let threads take turns more often than each 5 ms: by paramiko, an answer passes three of them."""
+    """Let threads take turns more often than every 5 ms: with paramiko, an answer passes through three threads."""
     sys.setswitchinterval(0.0005)
 
 
 def allow_many_files() -> None:
-    """Take as many open files as this user may have: each connection of a browser takes up to three."""
-    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows knows no such limit
+    """Allow as many open files as this user can have: each connection of a browser takes up to three."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit
         import resource
 
         least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -74,18 +74,18 @@ def allow_many_files() -> None:
 
 
 def heed_signals() -> None:
-    """Let SIGTERM and the end of the terminal be what Ctrl-C is: tunnels are taken back before the process ends.
+    """Handle SIGTERM and the end of the terminal as Ctrl-C: tunnels are closed before the process ends.
 
-    It must be called from the main thread. A SIGHUP that is ignored (``nohup``) stays so.
+    Call it from the main thread. A SIGHUP that is ignored (``nohup``) stays ignored.
     """
-    names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # of these Windows has the first and the last
+    names = ("SIGTERM", "SIGHUP", "SIGBREAK")  # Windows has the first and the last
     for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
 
 
 def _leave_starter() -> None:
-    """Let go of the starter's pipe: it waits for the end of it."""
+    """Close the pipe of the process that started this one, which waits for its end."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
@@ -93,7 +93,7 @@ def _leave_starter() -> None:
 
 
 def _log(log: Path, row: dict[str, Any]) -> None:
-    """Write a line to the log, which holds no link: a link holds a token."""
+    """Write a line to the log. It has no link, because a link has a token."""
     what = ":".join(str(row[key]) for key in ("host", "name") if row.get(key))
     parts = [time.strftime("%Y-%m-%d %H:%M:%S"), what, str(row["state"]), str(row.get("local_port") or "")]
     parts += [str(row.get("error") or row.get("note") or "")]
@@ -102,8 +102,8 @@ def _log(log: Path, row: dict[str, Any]) -> None:
 
 
 def _rotate(log: Path) -> None:
-    """Move the log aside, to ``<log>.1``, where it has grown too large; standard error goes on in a new one."""
-    with contextlib.suppress(OSError):  # a full disk: it goes on in the old one
+    """Move a log that has grown too large to ``<log>.1``; standard error continues in a new one."""
+    with contextlib.suppress(OSError):  # a full disk: it continues in the old one
         if os.fstat(2).st_size < int(settings.get("log_bytes")):
             return
         log.replace(f"{log}.1")

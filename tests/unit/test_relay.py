@@ -66,7 +66,7 @@ def test_a_process_with_too_many_open_files_does_not_blame_another_user() -> Non
             print(isinstance(error, PortInUseError), error)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=30)
-    assert done.stdout == "False local port of any number cannot be had: Too many open files\n", done.stderr
+    assert done.stdout == "False no local port can be opened: Too many open files\n", done.stderr
 
 
 def test_a_request_that_is_not_understood_is_answered_at_once(tmp_path: Path) -> None:
