@@ -81,7 +81,7 @@ def echo(site: Site, host: str, user: str | None = None) -> tuple[Any, int]:
 
 
 @pytest.mark.parametrize("shell", ["/usr/bin/tcsh", "/usr/bin/fish", "/bin/bash"])
-def test_any_login_shell_starts_it_and_what_start_files_print_is_left_aside(laptop: Site, shell: str) -> None:
+def test_any_login_shell_starts_it_and_output_of_start_files_is_ignored(laptop: Site, shell: str) -> None:
     server = laptop.host("server2")
     server.set_login_shell(laptop.users[0], shell)
     noise = 'echo "welcome {\\"user\\": 1}"; echo oops >&2\n'
@@ -107,7 +107,7 @@ def test_a_server_that_prohibits_all_forwarding_is_reached_through_it(laptop: Si
     assert answer["said"] == "request\n"
 
 
-def test_of_another_users_listener_it_tells_whose_it_is_and_connects_only_when_told(root_site: NamespaceSite) -> None:
+def test_another_users_listener_is_named_and_connected_only_on_request(root_site: NamespaceSite) -> None:
     started, port = echo(root_site, "server2", "bob")
     body = f"""
 answer["refused"] = await answer_of(agent, "127.0.0.1:{port}")

@@ -114,7 +114,7 @@ def test_no_document_at_all_ends_in_anything_else(place: Home, part: str, conten
 
 @pytest.mark.parametrize("key", ["address", "dashboard", "process", "versions"])
 @pytest.mark.quick
-def test_a_cluster_that_does_not_say_where_it_answers_is_unknown_and_says_which_record(place: Home, key: str) -> None:
+def test_a_cluster_without_an_address_is_unknown_and_names_its_record(place: Home, key: str) -> None:
     parts = whole("cluster")
     del parts["exit"], parts["running"][key]
     with written("cluster", parts) as directory:
@@ -144,7 +144,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.quick
-def test_what_runs_is_stopped_although_it_says_nothing_of_itself_that_can_be_read_and_not_pruned(
+def test_a_session_with_unreadable_records_is_stopped_but_not_pruned(
     place: Home, sleeper: subprocess.Popen[bytes]
 ) -> None:
     parts, who = whole("cluster"), processes.identity(sleeper.pid)

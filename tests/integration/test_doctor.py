@@ -93,9 +93,7 @@ def test_nothing_is_needed_and_nothing_is_written_on_a_server(root_site: Namespa
     assert files() == before
 
 
-def test_what_is_kept_from_before_serves_and_is_told_and_a_dead_one_is_replaced(
-    root_site: NamespaceSite, laptop: Site
-) -> None:
+def test_a_kept_connection_is_used_and_named_and_a_dead_one_is_replaced(root_site: NamespaceSite, laptop: Site) -> None:
     examine(laptop, "server2", code=0)
     rows = examine(laptop, "server2", code=0)
     assert "kept from before" in rows["server2 server2 authentication"]["found"]
@@ -167,7 +165,7 @@ while True:
 """
 
 
-def test_a_changed_and_an_unknown_host_key_are_told_with_fingerprint_and_command(laptop: Site) -> None:
+def test_a_changed_or_unknown_host_key_comes_with_fingerprint_and_command(laptop: Site) -> None:
     laptop.host("server1").change_host_key()
     rows = examine(laptop, "server1", code=5)
     the_rest_is_skipped(rows, "server1", "server1 server1 host-key")
@@ -194,7 +192,7 @@ def test_a_login_that_is_needed_is_told_with_the_keys_that_there_are(laptop: Sit
     assert tried() == 1  # it waits for a login
 
 
-def test_a_jump_host_that_prohibits_forwarding_is_told_whatever_way_is_found_around(laptop: Site) -> None:
+def test_a_jump_host_that_prohibits_forwarding_is_reported_in_any_case(laptop: Site) -> None:
     laptop.host("login").add_sshd_config("AllowTcpForwarding no")
     rows = examine(laptop, "server1")
     found = rows["server1 login forward"]
@@ -343,7 +341,7 @@ def test_ctrl_c_ends_it_at_once(root_site: NamespaceSite, laptop: Site) -> None:
     assert running.returncode == 130 and time.monotonic() - started < 5
 
 
-def test_what_sends_back_answers_who_knows_the_secret_and_ends_with_its_reader() -> None:
+def test_the_echo_answers_only_with_the_secret_and_ends_with_its_reader() -> None:
     import socket
 
     text = probe.script({"do": "echo", "marker": "here:", "secret": "s" * 32, "seconds": 60}).encode()

@@ -93,9 +93,7 @@ def take(site: Site, address: str, port: int, *, user: str | None = None) -> tup
     return running, running.stdout.readline().strip()
 
 
-def test_a_cut_of_the_jump_host_is_told_and_answered_with_a_page_and_the_same_link_leads_there_again(
-    root_site: NamespaceSite, journey: Journey
-) -> None:
+def test_a_cut_shows_a_page_and_the_same_link_recovers_after_it(root_site: NamespaceSite, journey: Journey) -> None:
     _, port = journey.serve("server1")
     use, login = journey.use(journey.open(f"server1:{port}")[0]["local_url"]), root_site.host("login")
     use.tell("start", "websocket")
@@ -143,7 +141,7 @@ def test_a_cut_of_the_jump_host_is_told_and_answered_with_a_page_and_the_same_li
     }
 
 
-def test_when_the_far_sshd_stops_answering_a_new_connection_is_made_beside_it(journey: Journey) -> None:
+def test_when_the_far_sshd_hangs_a_new_connection_is_made_beside_it(journey: Journey) -> None:
     _, port = journey.serve("server1")
     use = journey.use(journey.open(f"server1:{port}")[0]["local_url"])
     until_shown(use, "open")
@@ -180,7 +178,7 @@ def test_a_connection_that_was_killed_is_made_anew_the_jump_host_s_too(journey: 
     assert use.tell("get")[2] == 200
 
 
-def test_the_local_port_cannot_be_taken_while_the_way_is_down_and_is_told_where_the_keeper_was_killed(
+def test_a_local_port_stays_ours_in_a_cut_and_a_killed_keeper_is_reported(
     journey: Journey,
 ) -> None:
     _, port = journey.serve("server1")
@@ -228,7 +226,7 @@ def listeners(journey: Journey) -> list[Any]:
     return list(journey.site.host("laptop").listeners())
 
 
-def test_who_takes_the_freed_port_of_a_service_is_never_reached_through_its_link(
+def test_another_user_on_the_freed_port_is_never_reached_through_the_link(
     root_site: NamespaceSite, journey: Journey
 ) -> None:
     service, port = journey.serve("server1")
@@ -257,9 +255,7 @@ def test_who_takes_the_freed_port_of_a_service_is_never_reached_through_its_link
     assert not [text for *_, text in seen.polls if "page of bob" in text]
 
 
-def test_a_port_that_was_taken_by_another_user_while_the_way_was_down_is_not_reached_either(
-    root_site: NamespaceSite, journey: Journey
-) -> None:
+def test_a_port_that_another_user_took_during_a_cut_is_not_reached(root_site: NamespaceSite, journey: Journey) -> None:
     service, port = journey.serve("server1")
     use = journey.use(journey.open(f"server1:{port}")[0]["local_url"])
     assert use.tell("keep", "idle")[2] == 200
@@ -279,7 +275,7 @@ def test_a_port_that_was_taken_by_another_user_while_the_way_was_down_is_not_rea
 ATTEMPT = "Connection closed by authenticating"  # what sshd logs of a client that has no key to show
 
 
-def test_where_a_person_must_answer_it_waits_for_a_login_and_tries_nothing_meanwhile(journey: Journey) -> None:
+def test_where_a_person_must_answer_nothing_is_tried_until_a_login(journey: Journey) -> None:
     site, login = journey.site, journey.site.host("login")
     home = site.run("laptop", ["sh", "-c", "echo $HOME"]).stdout.strip()
     agent = site.popen("laptop", ["ssh-agent", "-D", "-a", f"{home}/agent.sock"])
@@ -318,7 +314,7 @@ def test_where_a_person_must_answer_it_waits_for_a_login_and_tries_nothing_meanw
         (site.host("laptop").path("~/agent.sock")).unlink(missing_ok=True)
 
 
-def test_what_appears_while_its_host_is_open_is_forwarded_told_and_followed(journey: Journey) -> None:
+def test_a_new_service_on_an_open_host_is_forwarded_shown_and_followed(journey: Journey) -> None:
     site = journey.site
     _, port = journey.serve("server1")
     site.host("laptop").write("~/browser", '#!/bin/sh\nexec curl -s -o "$HOME/seen" -L "$1"\n', mode=0o755)
@@ -353,7 +349,7 @@ def test_what_appears_while_its_host_is_open_is_forwarded_told_and_followed(jour
         one.end()
 
 
-def test_after_the_laptop_slept_for_eight_hours_its_link_is_there_at_once_although_nobody_told_of_the_end(
+def test_after_a_sleep_of_eight_hours_a_link_is_there_at_once(
     journey: Journey,
 ) -> None:
     site = journey.site
@@ -415,9 +411,7 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def test_a_home_that_hangs_does_not_hold_up_that_who_takes_a_port_of_a_service_is_cut_off(
-    root_site: NamespaceSite, journey: Journey
-) -> None:
+def test_a_hanging_home_does_not_delay_cutting_off_another_user(root_site: NamespaceSite, journey: Journey) -> None:
     service, port = journey.serve("server1")
     use = journey.use(journey.open(f"server1:{port}")[0]["local_url"])
     assert use.tell("keep", "idle")[3] == "page of alice on server1"
@@ -437,7 +431,7 @@ def test_a_home_that_hangs_does_not_hold_up_that_who_takes_a_port_of_a_service_i
 
 
 @pytest.mark.long
-def test_where_start_files_take_longer_than_an_attempt_the_link_comes_back_all_the_same(journey: Journey) -> None:
+def test_a_link_comes_back_where_start_files_outlast_an_attempt(journey: Journey) -> None:
     _, port = journey.serve("server1")
     use = journey.use(journey.open(f"server1:{port}")[0]["local_url"])
     until_shown(use, "open")

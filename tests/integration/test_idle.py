@@ -43,7 +43,7 @@ def log_has(cluster: Cluster, text: str, *, within: float = 40) -> str:
     return wait_until(there, timeout=within, what=f"{text!r} in the log", every=0.1)
 
 
-def test_an_idle_cluster_gives_its_workers_back_and_has_them_again_at_the_first_task(home: Home) -> None:
+def test_an_idle_cluster_ends_its_workers_and_has_them_at_the_first_task(home: Home) -> None:
     cluster = clusters.start("main", n_workers=4, idle=3 / HOUR, **SMALL)
     with cluster.get_client() as client:
         assert client.submit(sum, [1, 2]).result() == 3
@@ -125,7 +125,7 @@ def test_zero_is_never(home: Home) -> None:
 
 
 @pytest.mark.long
-def test_a_cluster_without_tasks_for_days_says_so_ends_and_leaves_what_is_held(home: Home) -> None:
+def test_a_cluster_without_tasks_for_days_ends_and_keeps_held_results(home: Home) -> None:
     cluster = clusters.start("main", n_workers=1, expire=16 / DAY, idle=0, **SMALL)
     with cluster.get_client() as client:
         held = client.submit(sum, [20, 22], key="the/answer")

@@ -38,9 +38,7 @@ def live(host: Host) -> list[HostProcess]:
 
 
 @SITES
-def test_a_user_gets_from_the_laptop_through_the_login_node_to_both_servers(
-    site_of_its_own: MakeSite, kind: str
-) -> None:
+def test_a_user_reaches_both_servers_from_the_laptop_by_the_login_node(site_of_its_own: MakeSite, kind: str) -> None:
     site = site_of_its_own(kind=kind)
     for alias, host in (("server1", "server1"), ("server1-old", "server1"), ("server2", "server2")):
         result = ssh(site, alias, "echo $HOME $USER")

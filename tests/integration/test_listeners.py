@@ -43,7 +43,7 @@ def managed() -> dict[str, Listener]:
     return {str(one.name): one for one in listeners.list() if one.managed}
 
 
-def test_a_cluster_and_a_notebook_server_are_one_row_each_beside_a_web_server(home: Home, web: int) -> None:
+def test_a_cluster_and_a_notebook_server_have_one_row_each(home: Home, web: int) -> None:
     with_cluster = clusters.start("main", n_workers=2)
     try:
         notebook = notebooks.start("lab", root=home.work)

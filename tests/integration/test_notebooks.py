@@ -258,7 +258,7 @@ def test_a_second_start_of_a_name_is_a_conflict_that_says_how_to_get_there(share
     assert notebooks.get("shared").state == "running"
 
 
-def test_stop_leaves_its_log_and_its_token_and_the_next_start_has_the_same_link(state: Path, root: Path) -> None:
+def test_stop_keeps_log_and_token_and_the_next_start_has_the_same_link(state: Path, root: Path) -> None:
     before = files_of(state)
     first = notebooks.start("again", root=root)
     kernel = ask(first, "POST", "/api/kernels")[1]["id"]

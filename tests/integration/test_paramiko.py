@@ -101,7 +101,7 @@ def test_a_command_gets_its_input_and_gives_output_stderr_and_status(laptop: Sit
     assert python(laptop, code) == [7, "3000000", "oops\n", 5000000, 255]
 
 
-def test_connections_of_a_process_are_shared_and_end_with_the_last_that_needs_them(laptop: Site) -> None:
+def test_connections_of_a_process_are_shared_and_end_with_the_last_user(laptop: Site) -> None:
     code = """
         found = []
         def connect(alias):
@@ -158,7 +158,7 @@ def test_a_server_that_prohibits_forwarding_says_so_but_gives_sessions(laptop: S
     assert python(laptop, code) == ["ProhibitedError", "ProhibitedError", "by session"]
 
 
-def test_two_hundred_connections_at_once_and_a_hundred_megabytes_pass_unharmed(laptop: Site, echo: int) -> None:
+def test_200_connections_at_once_and_100_megabytes_pass_unharmed(laptop: Site, echo: int) -> None:
     code = """
         over = shared("server1")
         answers = []
@@ -225,7 +225,7 @@ def test_a_jump_host_that_forbids_forwarding_leads_on_by_a_command(laptop: Site,
 
 
 @pytest.mark.quick
-def test_an_unknown_key_is_refused_with_its_fingerprint_and_the_command_that_accepts_it(laptop: Site) -> None:
+def test_an_unknown_key_is_refused_with_fingerprint_and_command(laptop: Site) -> None:
     known = laptop.host("laptop").path("~/.ssh/known_hosts")
     known.write_text("")
     error = python(laptop, "say(tell(hostname, 'server1'))")
@@ -331,7 +331,7 @@ def encrypt_key(site: Site) -> None:
     key.chmod(0o600)
 
 
-def test_an_encrypted_key_is_an_error_with_the_way_out_where_nobody_can_be_asked(laptop: Site) -> None:
+def test_an_encrypted_key_is_an_error_where_nobody_can_be_asked(laptop: Site) -> None:
     encrypt_key(laptop)
     error = python(laptop, "say(tell(hostname, 'server1', batch=True))")
     assert error["type"] == "LoginNeededError"

@@ -37,9 +37,7 @@ def masters(site: Site) -> list[str]:
 
 
 @pytest.mark.parametrize("alias", ["login", "server1", "server2", "server1-old"])
-def test_the_probe_runs_where_nothing_is_installed_and_through_both_forms_of_a_jump_host(
-    laptop: Site, alias: str
-) -> None:
+def test_the_probe_runs_without_ports_and_through_both_kinds_of_jump(laptop: Site, alias: str) -> None:
     assert probe_user(laptop, alias) == {"result": laptop.users[0]}
 
 
@@ -130,7 +128,7 @@ def test_a_changed_host_key_is_refused_with_the_new_fingerprint(laptop: Site) ->
     assert re.search(r"CHANGED to SHA256:\S+ .*ssh-keygen -f", error["message"])
 
 
-def test_an_unknown_host_key_is_refused_with_its_fingerprint_and_the_command_that_accepts_it(laptop: Site) -> None:
+def test_an_unknown_host_key_is_refused_with_fingerprint_and_command(laptop: Site) -> None:
     known = laptop.host("laptop").path("~/.ssh/known_hosts")
     known.write_text("\n".join(line for line in known.read_text().splitlines() if "server2" not in line) + "\n")
     if laptop.kind == "loopback":
@@ -140,7 +138,7 @@ def test_an_unknown_host_key_is_refused_with_its_fingerprint_and_the_command_tha
     assert re.search(r"not known here \(\S+ SHA256:\S+\); .* `ssh ", error["message"])
 
 
-def test_a_host_that_wants_a_password_is_asked_once_and_then_waits_for_a_login(laptop: Site) -> None:
+def test_a_host_that_wants_a_password_is_tried_once_until_a_login(laptop: Site) -> None:
     server = laptop.host("server2")
     server.path("~/.ssh/authorized_keys").unlink()
     first = probe_user(laptop, "server2")
@@ -221,7 +219,7 @@ def test_a_host_without_python3_is_told_with_the_way_out(laptop: Site) -> None:
     assert "there is no python3" in error["message"] and "ports.hosts.server2.env" in error["message"]
 
 
-def test_a_command_of_ports_runs_there_and_its_error_comes_back_with_its_exit_code(laptop: Site) -> None:
+def test_a_command_runs_on_a_host_and_returns_its_error_and_exit_code(laptop: Site) -> None:
     code = """
         print(json.dumps([
             tell(remote.run_ports, "server1", ["cluster", "list"]),
@@ -263,7 +261,7 @@ def test_ctrl_c_while_a_host_hangs_ends_the_command_at_once(root_site: Namespace
     assert time.monotonic() - started < 4
 
 
-def test_a_plain_list_asks_hosts_before_the_command_line_is_imported_and_takes_their_answers_once(laptop: Site) -> None:
+def test_a_plain_list_asks_hosts_before_it_imports_the_command_line(laptop: Site) -> None:
     code = """
     from ports import __main__, listeners
     request = {"all": False, "port": None}

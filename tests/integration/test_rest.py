@@ -91,7 +91,7 @@ def test_results_kept_at_the_end_stay_until_their_user_removes_them(home: Home) 
 
 
 @pytest.mark.long
-def test_an_actor_that_is_called_keeps_its_cluster_and_one_that_nobody_calls_does_not(home: Home) -> None:
+def test_only_an_actor_that_is_called_keeps_its_cluster(home: Home) -> None:
     cluster = clusters.start("main", n_workers=1, idle=0, expire=4 / DAY, **SMALL)
     with cluster.get_client() as client:
         counter = client.submit(Counter, actor=True).result()
@@ -148,7 +148,7 @@ def test_who_only_connects_wakes_a_resting_cluster_and_does_not_keep_it(home: Ho
 
 
 @pytest.mark.long
-def test_a_number_of_workers_that_was_asked_for_stays_until_the_cluster_is_idle_again(home: Home) -> None:
+def test_a_requested_number_of_workers_stays_until_the_next_rest(home: Home) -> None:
     cluster = clusters.start("main", n_workers=2, idle=5 / HOUR, **SMALL)
     workers(cluster, 0)
     cluster.scale(1)
@@ -162,7 +162,7 @@ def test_a_number_of_workers_that_was_asked_for_stays_until_the_cluster_is_idle_
 
 
 @pytest.mark.long
-def test_a_function_for_workers_and_data_sent_to_them_wake_them_and_keep_them(home: Home) -> None:
+def test_a_function_or_data_for_workers_wakes_them_and_keeps_them(home: Home) -> None:
     cluster = clusters.start("main", n_workers=2, idle=2 / HOUR, **SMALL)
 
     def name(dask_worker: object) -> object:
@@ -180,7 +180,7 @@ def test_a_function_for_workers_and_data_sent_to_them_wake_them_and_keep_them(ho
 
 
 @pytest.mark.long
-def test_workers_that_fail_to_start_are_started_again_and_the_cluster_is_idle_again(home: Home) -> None:
+def test_workers_that_fail_to_start_are_started_again(home: Home) -> None:
     cluster = clusters.start("main", n_workers=2, idle=3 / HOUR, **SMALL)
     with cluster.get_client() as client:
         workers(cluster, 0)
@@ -216,7 +216,7 @@ def test_what_is_said_of_held_results_is_what_became_of_them(home: Home) -> None
 
 
 @pytest.mark.long
-def test_what_waits_or_is_held_without_a_client_keeps_workers_and_what_asks_for_resources_wakes_them(
+def test_waiting_and_held_tasks_keep_workers_and_resources_wake_them(
     home: Home,
 ) -> None:
     cluster = clusters.start("main", n_workers=1, idle=2 / HOUR, resources={"licence": 1}, **SMALL)

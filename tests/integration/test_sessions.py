@@ -63,7 +63,7 @@ def test_what_was_killed_is_stopped_with_its_reason_and_leaves_no_process(home: 
     assert reason == ("killed by signal 9" if victim == "owner" else "its launcher was killed")
 
 
-def test_what_starts_changes_or_connects_records_its_interpreter_and_what_looks_writes_nothing(home: Home) -> None:
+def test_only_commands_that_change_or_connect_record_their_interpreter(home: Home) -> None:
     host = paths.here().host
 
     def recorded(step: Callable[[], object]) -> bool:

@@ -45,7 +45,7 @@ def browse(tmp_path: Path, uids: list[int]) -> list[str]:
     return said.read_text().splitlines()
 
 
-def test_the_browser_gets_a_link_without_the_token_on_the_one_address_that_is_served(tmp_path: Path) -> None:
+def test_the_browser_gets_a_link_without_the_token_on_the_served_address(tmp_path: Path) -> None:
     link, first, again = browse(tmp_path, [os.getuid()] * 2)
     assert link.startswith("http://127.0.0.1:") and "secret" not in link
     assert (first, again) == (f"302 {URL}", "404 None")
@@ -60,7 +60,7 @@ def others_reach_python() -> bool:
 
 
 @pytest.mark.skipif(os.getuid() != 0 or not others_reach_python(), reason="another user must run this Python")
-def test_another_user_who_comes_first_gets_nothing_and_the_own_browser_still_does(tmp_path: Path) -> None:
+def test_another_user_who_comes_first_gets_nothing_and_my_browser_does(tmp_path: Path) -> None:
     assert browse(tmp_path, [65534, 0])[1:] == ["404 None", f"302 {URL}"]
 
 

@@ -65,7 +65,7 @@ def own_master(tmp_path: Path) -> SSHConnection:
     return SSHConnection(Route("server1", (HOP,), "ssh"), mine)
 
 
-def test_what_the_user_s_own_connection_refuses_is_tried_by_the_other_method(own_master: SSHConnection) -> None:
+def test_a_refusal_by_the_users_connection_is_tried_by_another_method(own_master: SSHConnection) -> None:
     assert isinstance(own_master.refusal("127.0.0.1:8888"), ProhibitedError)
 
 

@@ -61,7 +61,7 @@ def test_the_disk_is_judged_by_space_inodes_and_permission(changed: dict[str, An
         ((-121.0, -120.0), "warning", "2 min behind"),
     ],
 )
-def test_a_clock_is_wrong_only_by_what_the_time_of_the_answer_cannot_explain(
+def test_a_clock_is_wrong_only_beyond_the_time_that_the_answer_took(
     bounds: tuple[float, float], state: str, word: str
 ) -> None:
     check = _judge.clock(*bounds)
@@ -180,7 +180,7 @@ def test_nobody_is_ended_at_logout_where_there_is_no_systemd() -> None:
         assert not logout_ends("nobody")
 
 
-def test_both_programs_that_are_piped_to_a_host_say_where_python_is_missing() -> None:
+def test_both_piped_programs_say_that_python_is_missing_on_a_host() -> None:
     answer = Answer(None, "", "bash: line 1: exec: python3: not found", 127, 0.0, 1.0)
     first, *others = _there.judge_answer("server2", answer)
     assert (first.name, first.state) == ("python", "failed") and "ports.hosts.server2.env" in first.hint
@@ -238,7 +238,7 @@ def test_elsewhere_nothing_is_said_of_wsl(tmp_path: Path) -> None:
     assert _wsl.look(tmp_path) is None
 
 
-def test_hosts_that_only_windows_knows_are_told_with_the_copy_that_mends_it(windows: Path) -> None:
+def test_hosts_that_only_windows_knows_come_with_a_command_to_copy_them(windows: Path) -> None:
     theirs = windows / "mnt/c/Users/Alice B/.ssh/config"
     theirs.write_text("Host server1\n")
     check = judged(windows)["wsl-configuration"]
@@ -256,7 +256,7 @@ def test_a_link_to_the_disk_of_windows_and_the_ssh_of_windows_are_told(windows: 
     assert "set ports.ssh.program to ssh" in judged(windows, "ssh.exe")["wsl-configuration"].hint
 
 
-def test_a_keeper_ends_with_the_terminal_where_systemd_runs_and_the_idle_time_is_not_off(windows: Path) -> None:
+def test_a_keeper_ends_with_the_terminal_unless_the_idle_time_is_off(windows: Path) -> None:
     check = judged(windows)["wsl-keeper"]
     assert check.state == "warning" and "instanceIdleTimeout=-1" in check.hint
     (windows / "mnt/c/Users/Alice B/.wslconfig").write_text("[general]\ninstanceIdleTimeout = -1\n")
@@ -308,9 +308,7 @@ def test_a_wrong_setting_is_found_and_hosts_are_not_asked(fresh: pytest.MonkeyPa
     assert {row["cause"] for row in rows if row["host"] == "server1"} == {"needs settings here"}
 
 
-def test_json_is_one_document_and_the_exit_code_tells_whether_something_failed(
-    tmp_path: Path, fresh: pytest.MonkeyPatch
-) -> None:
+def test_json_is_one_document_and_the_exit_code_shows_a_failure(tmp_path: Path, fresh: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(cli.doctor, ["--json"], standalone_mode=False)
     assert done.return_value == 0 and {row["kind"] for row in json.loads(done.stdout)} == {"check"}
     fresh.setenv("DASK_PORTS__SSH__PERSIT", "3")
@@ -318,7 +316,7 @@ def test_json_is_one_document_and_the_exit_code_tells_whether_something_failed(
     assert done.return_value == 5 and json.loads(done.stdout)
 
 
-def test_of_several_hosts_each_is_shown_in_one_piece_and_what_was_skipped_in_one_line(
+def test_each_of_several_hosts_is_shown_in_one_piece(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with cli.Checklist(Output(False), alone=False) as shown:

@@ -120,9 +120,7 @@ def test_what_another_user_takes_is_cut_before_news_of_the_host_come(host: HostT
     assert not tunnel.is_due(time.time() + 3600)  # what is not theirs is not asked
 
 
-def test_a_service_that_closes_without_a_word_by_the_second_method_too_is_silent(
-    host: HostTunnels, tunnel: Tunnel
-) -> None:
+def test_a_service_that_closes_silently_by_both_methods_is_silent(host: HostTunnels, tunnel: Tunnel) -> None:
     assert host._opener._prove(tunnel, 5.0) == "silent"
     assert "closes connections without an answer" in str(tunnel.note)
 
@@ -133,16 +131,14 @@ def test_what_sshd_does_not_forward_is_open_by_the_second_method(host: HostTunne
     assert _records.forward_method("server1", is_unix=False) == "agent"
 
 
-def test_a_link_that_was_open_stays_when_it_is_opened_again_while_its_way_is_lost(
-    host: HostTunnels, tunnel: Tunnel
-) -> None:
+def test_an_open_link_stays_when_it_is_opened_again_during_a_cut(host: HostTunnels, tunnel: Tunnel) -> None:
     host._connection.forwarded = SSHError("server1", "the connection was lost")  # type: ignore[attr-defined]
     with contextlib.suppress(SSHError):
         host._opener.open([], [tunnel], is_first=True)
     assert tunnel.ports and tunnel.state in ("open", "ended")
 
 
-def test_a_port_that_was_shut_while_its_service_was_found_open_leads_there_again(
+def test_a_port_shut_while_its_service_was_found_open_leads_there_again(
     host: HostTunnels, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tunnel.forward is not None

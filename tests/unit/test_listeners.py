@@ -44,7 +44,7 @@ def one(*rows: dict[str, Any], **known: Any) -> Listener:
     return found
 
 
-def test_ipv4_and_ipv6_of_one_server_are_one_listener_and_the_open_address_is_shown() -> None:
+def test_ipv4_and_ipv6_are_one_listener_that_shows_its_open_address() -> None:
     found = one(row(), row(family="tcp6", address="::", open_to_network=True))
     assert (found.port, found.address, found.open_to_network) == (8000, "::", True)
     assert found.row()["open_to_network"] is True
@@ -127,7 +127,7 @@ def test_what_does_not_run_says_why() -> None:
         assert found.state == state and reason in (found.reason or ""), found
 
 
-def test_the_ports_of_a_hand_started_dask_are_one_listener_at_its_dashboard() -> None:
+def test_a_dask_started_by_hand_is_one_listener_at_its_dashboard() -> None:
     of = "dask:100"
     found = one(
         row(kind="dask-scheduler", of=of, port=8786, http=False),
@@ -206,7 +206,7 @@ def test_control_characters_and_broken_text_do_not_reach_a_terminal() -> None:
     assert json.dumps(found.row(), ensure_ascii=False).encode() and "\x1b" not in found.row()["directory"]
 
 
-def test_of_two_servers_in_directories_of_one_name_the_older_keeps_the_plain_name() -> None:
+def test_of_two_servers_of_one_name_the_older_keeps_the_plain_name() -> None:
     first, second = notebook("/a/analysis", started_at=1.0), notebook("/b/analysis", port=8001, started_at=2.0)
     names = {found.port: found.name for found in from_probe(document(second, first))}
     assert names[8000] == "analysis" and re.fullmatch(r"analysis-x[0-9a-f]{4}", str(names[8001]))

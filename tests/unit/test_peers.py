@@ -125,9 +125,7 @@ class Passing:
 
 
 @linux
-def test_a_token_is_not_sent_to_who_listens_for_the_moment_between_two_looks(
-    another: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_token_is_not_sent_to_a_listener_between_two_looks(another: None, monkeypatch: pytest.MonkeyPatch) -> None:
     server, looked = Passing(), []
 
     def look(place: str) -> Any:
@@ -172,7 +170,7 @@ print(got)
 
 
 @linux
-def test_a_token_is_not_sent_to_who_opens_and_closes_a_port_again_and_again(another: None) -> None:
+def test_a_token_is_not_sent_to_a_port_opened_and_closed_in_a_loop(another: None) -> None:
     server = Passing()
     bob = subprocess.Popen([sys.executable, "-c", COME_AND_GO, str(server.port)], stdout=subprocess.PIPE, text=True)
     while bob.poll() is None:

@@ -14,9 +14,7 @@ from ports.tunnels._verify import prove
     ("said", "state"),
     [(b"", "refused"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "open")],
 )
-def test_a_service_of_https_is_open_when_it_has_said_something_and_not_when_it_only_closes(
-    said: bytes, state: str
-) -> None:
+def test_an_https_service_is_open_only_when_it_has_said_something(said: bytes, state: str) -> None:
     def serve() -> None:
         connection, _ = server.accept()
         with connection:

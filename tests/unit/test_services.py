@@ -45,7 +45,7 @@ def choose(target: str, *rows: dict[str, Any], owner: str | None = None) -> list
 LAB = row(8888, kind="notebook", http=True, root="/home/alice/thesis", token="secret", url_path="lab")
 
 
-def test_a_host_opens_notebooks_and_hand_started_clusters_and_leaves_the_rest() -> None:
+def test_a_host_opens_notebooks_and_clusters_and_leaves_the_rest() -> None:
     dask = [row(8786, kind="dask-scheduler", of="dask:7", http=False)]
     dask.append(row(8787, kind="dask-scheduler", of="dask:7", http=True, url_path="status", address="0.0.0.0"))
     found = choose("far", LAB, *dask, row(5432, kind="database"), row(6006, kind="tensorboard", http=True))
