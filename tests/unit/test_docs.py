@@ -190,6 +190,17 @@ def test_every_module_is_in_the_picture_of_the_architecture(path: Path) -> None:
         assert re.search(rf"\b{path.stem}\b", read("architecture.md"))
 
 
+WHERE = re.findall(r"^\| (.*) \| `(\S+)` \| `(\w+)` \|$", read("architecture.md"), re.MULTILINE)
+
+
+def test_the_architecture_says_where_thirty_behaviours_are() -> None:
+    assert len({what for what, _, _ in WHERE}) >= 30
+    for what, file, name in WHERE:
+        path = Path(ports.__file__).parent / file
+        pattern = rf'"{name}"' if path.suffix == ".json" else rf"^(class |def |async def )?{name}\b"
+        assert path.exists() and re.search(pattern, path.read_text("utf-8"), re.MULTILINE), what
+
+
 def typed() -> Iterator[tuple[str, list[str]]]:
     """Yield page and words of each `ports` command in a block of the documentation."""
     for page in [*DOCS.glob("*.md"), *TOP.glob("*.md")]:
