@@ -1,4 +1,4 @@
-"""Certificates, through cryptography: one self-signed certificate and its key make a cluster private."""
+"""Certificates, made with cryptography: one self-signed certificate and its key make a cluster private."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from ports.errors import StoreError
 
-_DAYS = 3650  # a cluster must not die of its certificate
+_DAYS = 3650  # a running cluster must not see its certificate expire
 
 
 def write_self_signed(path: Path) -> None:
-    """Write a new certificate and its key as one PEM file, 0600: whoever can read it belongs to the cluster.
+    """Write a new certificate and its key as one PEM file, 0600. A process that can read it can join the cluster.
 
-    The key is on the curve P-256, which takes 1 ms to make (RSA with 2048 bits: up to 300 ms). Validity begins a day
-    ago, for machines whose clocks differ.
+    The key is on the curve P-256 and takes 1 ms to make (RSA with 2048 bits: up to 300 ms). The certificate is valid
+    from yesterday, for machines whose clocks differ.
 
     Raises
     ------

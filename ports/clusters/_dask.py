@@ -1,7 +1,7 @@
-"""Dask: the connection to a cluster's scheduler, and what its owner tells over its Unix socket.
+"""Dask: the connection to a cluster's scheduler, and the summary that its owner serves on a Unix socket.
 
-Importing this module imports no Dask: the command line lists clusters without it. A `distributed.Client` is the one
-object of Dask's that leaves it.
+Importing this module does not import Dask: the command line lists clusters without it. Of Dask's objects, only a
+`distributed.Client` leaves it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from distributed import Client
     from distributed.security import Security
 
-_NOT_MINE = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it anew"
+_NOT_MINE = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it again"
 
 _OURS = re.compile(r"unix:///.+|tls://([0-9]{1,3}(?:\.[0-9]{1,3}){3}):[0-9]{1,5}")
 
@@ -39,12 +39,12 @@ def versions() -> dict[str, str]:
 
 
 def parse_bytes(text: str | float) -> int | str | float:
-    """Return ``"4GB"`` as bytes; ``"auto"`` and fractions of the machine's memory stay as they are.
+    """Return ``"4GB"`` as bytes; ``"auto"`` and fractions of the machine's memory are returned as they are.
 
     Raises
     ------
     UsageError
-        It is no size.
+        It is not a size.
     """
     if not isinstance(text, str) or text == "auto":
         return text
@@ -53,7 +53,7 @@ def parse_bytes(text: str | float) -> int | str | float:
     try:
         return int(parse_bytes(text))
     except ValueError as error:
-        raise UsageError(f"memory_limit {text!r} is no size; write bytes, 4GB or 2GiB") from error
+        raise UsageError(f"memory_limit {text!r} is not a size; write bytes, 4GB or 2GiB") from error
 
 
 def security(address: str, credentials: Path) -> Security:
@@ -67,9 +67,9 @@ def security(address: str, credentials: Path) -> Security:
 
 
 def prepare() -> None:
-    """Let Dask in this process know ``unix://``, and whom to ask for the credentials of an address.
+    """Let Dask in this process know ``unix://``, and where to find the credentials for an address.
 
-    It learns both from the installation of `ports`; one for developers lacks the file of the second.
+    An installation of `ports` tells Dask both. One for developers lacks the file for the second.
     """
     import dask
 
@@ -138,8 +138,8 @@ def _wait_for_first_word(address: str, timeout: float) -> None:
 def _no_collection() -> Iterator[None]:
     """Keep the garbage collector away while a client starts.
 
-    `LoopRunner.start` holds a lock that `Client.__del__` of a client that never connected wants, in the same thread:
-    a collection there waits for itself. (distributed 2026.8.0, utils.py; the user may have made that client.)
+    `LoopRunner.start` holds a lock. `Client.__del__` of a client that never connected wants the same lock, in the same
+    thread: a collection there waits for itself (distributed 2026.8.0, utils.py). The user can have made that client.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -151,13 +151,13 @@ def _no_collection() -> Iterator[None]:
 
 
 def _discard(client: Client) -> None:
-    """Close a client that did not connect and end its thread, so that nothing is left to `Client.__del__`."""
+    """Close a client that did not connect and end its thread: `Client.__del__` has nothing left to do."""
     with contextlib.suppress(Exception):
         client.close(timeout=1)
     runner = getattr(client, "_loop_runner", None)
     if runner is not None:
         with contextlib.suppress(Exception):
-            runner.stop()  # `close` leaves it running where the connection had failed by itself
+            runner.stop()  # `close` leaves it running if the connection had failed already
 
 
 def call(address: str, credentials: Path, operation: str, *, timeout: float, **arguments: Any) -> Any:
@@ -202,7 +202,7 @@ def interfaces() -> dict[str, str]:
 
 
 def check_address(address: str) -> bool | None:
-    """Raise where `address` is not one that the owner of a cluster writes, or another user's by now.
+    """Raise if `address` is not one that the owner of a cluster writes, or if another user listens there.
 
     Returns
     -------
@@ -212,24 +212,24 @@ def check_address(address: str) -> bool | None:
     Raises
     ------
     DaskError
-        It is neither a Unix socket's nor one of this machine with TLS: the record says what `ports` does not.
+        It is neither a Unix socket nor an address of this machine with TLS: `ports` wrote no such record.
     ForeignListenerError
         Another user listens there.
     """
     found, written = socket_user.check(address, _NOT_MINE), _OURS.fullmatch(address)
     if written is None or not (written[1] in (None, "127.0.0.1") or socket_user.is_own_address(written[1])):
-        raise DaskError(f"{address!r} is no address of a cluster of ports, so nothing is sent there; {_NOT_MINE}")
+        raise DaskError(f"{address!r} is not an address of a cluster of ports, so nothing is sent there; {_NOT_MINE}")
     return found
 
 
 def _check_owner(address: str) -> None:
-    """Raise where no scheduler of this user listens at `address`: a port that was freed may be anybody's by now."""
+    """Raise if no process of this user listens at `address`: another user can have taken a port that was freed."""
     if check_address(address) is False:
         raise DaskError(f"nothing listens at {address}; {_NOT_MINE}")
 
 
 def summary(dashboard: str, *, timeout: float = 2.0) -> dict[str, Any] | None:
-    """Return the counts that the owner of the socket `dashboard` tells; None where it does not answer.
+    """Return the counts that the process at the socket `dashboard` answers; None where it does not.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def summary(dashboard: str, *, timeout: float = 2.0) -> dict[str, Any] | None:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """HTTP to a Unix socket whose listener is this user."""
+    """HTTP to a Unix socket on which this user listens."""
 
     def connect_to(self, path: str) -> None:
         socket_user.check_socket(path, _NOT_MINE)
@@ -261,15 +261,15 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def stale_modules(client: Client, *, timeout: float) -> dict[str, float]:
-    """Return the modules that workers hold and that were changed since: file → time of the change, epoch.
+    """Return the modules that changed after workers imported them: file → time of the change, epoch.
 
-    Asked of the workers, because only they know what they imported; modules of installed packages are left out.
-    Workers that do not answer within `timeout` seconds are not waited for.
+    Only the workers know what they imported, so they are asked, for at most `timeout` seconds. Modules of installed
+    packages are left out.
     """
     found: dict[str, float] = {}
     try:
         answers = client.sync(_ask_workers, client, _changed_modules(), timeout)
-    except Exception:  # noqa: BLE001 - a warning that cannot be had is no error
+    except Exception:  # noqa: BLE001 - a warning that fails must not fail the call
         return found
     for answer in answers.values():
         if isinstance(answer, dict):
@@ -279,14 +279,14 @@ def stale_modules(client: Client, *, timeout: float) -> dict[str, float]:
 
 async def _ask_workers(client: Client, function: Callable[[], dict[str, float]], timeout: float) -> dict[str, Any]:
     seen = client._scheduler_identity
-    if not seen.get("n_workers", len(seen.get("workers", ()))):  # newer versions of Dask list no workers here
-        return {}  # those that come back import anew, and a function for them would wait for that
+    if not seen.get("n_workers", len(seen.get("workers", ()))):  # newer versions of Dask give a number only
+        return {}  # those that come back import again, and a function for them would wait for that
     answers = await asyncio.wait_for(client._run(function, on_error="return"), timeout)
     return dict(answers)
 
 
 def _changed_modules() -> Callable[[], dict[str, float]]:
-    """Return a function that is pickled whole: the workers' environment may lack `ports`."""
+    """Return a function that is pickled by value: the workers' environment can lack `ports`."""
 
     def changed() -> dict[str, float]:
         import pathlib

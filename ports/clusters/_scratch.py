@@ -1,7 +1,7 @@
-"""Scratch of workers: a private directory on a disk, never memory, never Dask's default.
+"""Scratch of workers: a private directory on a disk, never in memory, never Dask's default.
 
-Dask takes any writable ``$TMPDIR/dask-scratch-space``; another user who makes it first can put modules into it, and
-workers import from there.
+Dask takes any writable ``$TMPDIR/dask-scratch-space``. Another user who makes it first can put modules there, and
+workers import them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _IN_MEMORY = ("tmpfs", "ramfs")
 def choose(name: str, asked: str | None) -> Path:
     """Return the path of a new directory for the workers of cluster `name`; `create` makes it, once it is recorded.
 
-    It leads through no link: whoever may turn one could exchange what workers import, long after this was looked at.
+    The path contains no link: a user who can change one could exchange what workers import, long after this check.
 
     Parameters
     ----------
@@ -33,25 +33,25 @@ def choose(name: str, asked: str | None) -> Path:
     Raises
     ------
     UsageError
-        `asked` lies in memory, where spilling frees nothing, is missing, may not be written, or others could exchange
-        what lies in it: workers import modules from their scratch.
+        `asked` is in memory, where spilling frees nothing; or it is missing, or not writable; or other users could
+        exchange files in it, from which workers import modules.
     StoreError
-        There is no disk to write to.
+        No disk can be written to.
     """
     given = asked or _dask_directory()
     place = Path(given).expanduser().absolute() if given else _largest()
     parent = _resolved(place)
     if given and _file_system(parent) in _IN_MEMORY:
-        raise UsageError(f"local_directory {place} lies in memory ({_file_system(parent)}); name a directory on a disk")
+        raise UsageError(f"local_directory {place} is in memory ({_file_system(parent)}); name a directory on a disk")
     if given and not _is_writable(parent):
-        raise UsageError(f"local_directory {place} is missing or may not be written; name a directory of yours")
+        raise UsageError(f"local_directory {place} is missing or not writable; name a directory of yours")
     if given and (why := exchangeable(parent)) is not None:
         raise UsageError(f"local_directory {place} is not safe: {why}; name a directory of yours")
     return parent / f"ports-{paths.user_name()}-{name}-{secrets.token_hex(4)}"
 
 
 def create(path: Path) -> None:
-    """Make the directory `path`, 0700: new, one's own, and no link. Raises StoreError."""
+    """Make the new directory `path`, 0700; raises StoreError, also where something of that name exists."""
     try:
         path.mkdir(mode=0o700)
     except OSError as error:
@@ -72,23 +72,21 @@ def _largest() -> Path:
                 disks.append((shutil.disk_usage(real).free, real))
     usable = [place for _, place in sorted(disks, key=lambda found: -found[0]) if _is_writable(place)]
     if not usable:
-        raise StoreError(
-            " or ".join(USUAL), "none of them is on a disk, may be written and is safe; pass local_directory="
-        )
+        raise StoreError(" or ".join(USUAL), "none of them is on a disk, writable and safe; pass local_directory=")
     return usable[0]
 
 
 def _resolved(place: Path) -> Path:
-    return Path(os.path.realpath(place))  # `resolve` raises where links go round in a circle
+    return Path(os.path.realpath(place))  # `resolve` raises where links form a circle
 
 
 def _is_writable(place: Path) -> bool:
-    # nothing is made there for a trial: a start that is interrupted would leave it
+    # no file is made to try: a start that is interrupted would leave it there
     return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 def _file_system(path: Path) -> str:
-    """Return the type of the file system that `path`, which is resolved, is on; empty where it cannot be known."""
+    """Return the type of the file system of the resolved path `path`; empty where unknown."""
     try:
         lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -21,10 +21,10 @@ KIND = "cluster"
 
 
 def load(info: dict[str, Any]) -> Security | None:
-    """Return the credentials of my running cluster at the address in `info`; None where it is none of mine.
+    """Return the credentials of my running cluster at the address in `info`; None where none of mine has it.
 
-    At an address of the network it may run on another machine that shares this home. Whether it does, its certificate
-    proves: nothing else is let in by it.
+    At an address of the network the cluster can run on another machine that shares this home. Its certificate proves
+    that: no other listener is accepted with it.
     """
     address = str(info.get("address"))
     if not address.startswith("tls://"):

@@ -55,7 +55,7 @@ _PASSED_BACK: tuple[str, ...] = (
 )
 _PASSED_BACK += ("Accept-Ranges", "Cache-Control", "Etag", "Expires", "Last-Modified", "Vary")
 _LONGEST_HEAD = 65_536
-_HINT = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it anew"
+_HINT = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it again"
 _PAGE = """<!DOCTYPE html>
 <html><head><meta charset="utf-8"><title>{title}</title>{refresh}</head>
 <body style="font-family: sans-serif; margin: 2em"><h1 style="font-size: 1.2em">{title}</h1>{body}</body></html>

@@ -84,7 +84,12 @@ def test_restart_keeps_name_and_link(shared_home: Home, main: str) -> None:
         (["logs", "nobody"], 3, "NotFoundError", "no cluster 'nobody'; there is main"),
         (["start", "Big One"], 2, "InvalidNameError", "'Big One' is not a name; use a letter a-z"),
         (["start", "x", "--n-workers", "-1"], 2, "UsageError", "--n-workers"),
-        (["start", "x", "--memory-limit", "much"], 2, "UsageError", "memory_limit 'much' is no size; write bytes, 4GB"),
+        (
+            ["start", "x", "--memory-limit", "much"],
+            2,
+            "UsageError",
+            "memory_limit 'much' is not a size; write bytes, 4GB",
+        ),
         (["start", "x", "--option", "host=0.0.0.0"], 2, "UsageError", "option host='0.0.0.0' cannot be given"),
         (["start", "x", "--option", "novalue"], 2, "UsageError", "'novalue' is not NAME=VALUE"),
         (["start", "x", "--environ", "=1"], 2, "UsageError", "'=1' is not NAME=VALUE"),

@@ -156,7 +156,7 @@ def test_scratch_goes_to_a_disk_and_never_into_memory(home: Home) -> None:
     if not Path("/dev/shm").is_dir():
         pytest.skip("this machine has no /dev/shm")
     with pytest.raises(
-        UsageError, match=r"local_directory /dev/shm/x lies in memory .tmpfs.; name a directory on a disk"
+        UsageError, match=r"local_directory /dev/shm/x is in memory .tmpfs.; name a directory on a disk"
     ):
         clusters.start("main", local_directory="/dev/shm/x")
     with pytest.raises(UsageError, match="local_directory /nowhere/at/all is missing"):

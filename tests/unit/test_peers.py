@@ -75,7 +75,7 @@ def test_a_client_says_nothing_to_another_user_s_scheduler(listener: socket.sock
     ],
 )
 def test_nothing_is_sent_to_an_address_that_no_cluster_of_ports_has(address: str) -> None:
-    with pytest.raises(DaskError, match="is no address of a cluster of ports, so nothing is sent there"):
+    with pytest.raises(DaskError, match="is not an address of a cluster of ports, so nothing is sent there"):
         _dask.call(address, Path("/nowhere"), "identity", timeout=1)
 
 

@@ -1,4 +1,4 @@
-"""What runs inside a cluster, with its own interpreter: put on its path as a folder.
+"""The process that owns a cluster, and its workers: run with the cluster's interpreter, from a copy of this folder.
 
-Only `ports_comm` is imported as part of the package too, by the entry point that tells Dask of ``unix://``.
+Of `ports` itself, the client imports only `comm`, also through the entry point for ``unix://``.
 """

@@ -1,17 +1,17 @@
-"""Dask over Unix sockets: the comm backend ``unix://``, whose peers are this user, as the kernel says.
+"""Dask over Unix sockets: the comm backend ``unix://``. The kernel says that both ends are this user.
 
-It needs the standard library and `distributed` only: the owner of a cluster and its workers import it by its plain
-name, in an interpreter that may lack `ports`; where `ports` is installed, the entry point
-``distributed.comm.backends`` names it, so that a plain ``Client("unix://…")`` finds it.
+The owner of a cluster and its workers import this in an interpreter that can lack `ports`, so it needs the standard
+library and `distributed` only. Where `ports` is installed, the entry point ``distributed.comm.backends`` names it, and
+a plain ``Client("unix://…")`` works.
 
-Of an address ``unix://LOCATION`` the location is
+The location in an address ``unix://LOCATION`` is
 
-- a directory: to listen on, a new socket in it (``/run/mine``, ``/run/mine:0``; ``/run/mine:8786`` is called ``8786``);
+- a directory: a listener makes a new socket in it (``/run/mine``, ``/run/mine:0``; ``/run/mine:8786`` is called
+  ``8786``);
 - any other absolute path: the socket itself;
-- something else (``127.0.0.1``, ``127.0.0.1:8786``, nothing): the same in a directory of this user's below ``/tmp``.
+- anything else (``127.0.0.1``, ``127.0.0.1:8786``, nothing): the same in a directory of this user's below ``/tmp``.
 
-A directory must be this user's own and closed to others. There is no encryption, and none is asked for: nothing leaves
-the kernel.
+A directory must belong to this user and be closed to others. Nothing is encrypted: nothing leaves the kernel.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from .unix_sockets import Connection
 logger = logging.getLogger("distributed.comm.unix")
 
 PREFIX = "unix://"
-HEAD = struct.Struct("<4sII")  # what all messages begin with: this format, frames, how many of them share a buffer
+HEAD = struct.Struct("<4sII")  # how each message begins: the format, number of frames, how many share a buffer
 MAGIC = b"pdU1"
 MOST_FRAMES = 2**26
-SMALL = 2**17  # bytes up to which a message is copied together and sent in one piece
+SMALL = 2**17  # bytes up to which a message is joined and sent in one piece
 NOT_SPLIT = 2**60
 ACCEPT_AGAIN_SECONDS = 1.0
 
 
 class Unix(Comm):
-    """Messages of Dask over one Unix socket."""
+    """Dask's messages over one Unix socket."""
 
     def __init__(self, connection, local, peer, deserialize=True):
         super().__init__(deserialize=deserialize)
@@ -67,7 +67,7 @@ class Unix(Comm):
             raise CommClosedError(f"in {self}: closed")
         with self._broken_by_errors():
             frames = await self._read_frames()
-        # What cannot be deserialised was received whole: the comm goes on, and Dask tells the sender.
+        # A message that cannot be deserialised was received whole: the comm goes on, and Dask informs the sender.
         options = {"deserialize": self.deserialize, "deserializers": deserializers}
         try:
             return await from_frames(frames, **options, allow_offload=self.allow_offload)
@@ -89,7 +89,7 @@ class Unix(Comm):
         return frames
 
     async def write(self, msg, serializers=None, on_error="message"):
-        """Send a message, at once or as the peer reads; return its bytes."""
+        """Send a message, at once or as the peer reads; return its size in bytes."""
         if self._connection.closed:
             raise CommClosedError(f"in {self}: closed")
         frames = await to_frames(
@@ -98,7 +98,7 @@ class Unix(Comm):
             serializers=serializers,
             on_error=on_error,
             context={"sender": self.local_info, "recipient": self.remote_info, **self.handshake_options},
-            frame_split_size=NOT_SPLIT,  # parts would have to be put together again
+            frame_split_size=NOT_SPLIT,  # parts would have to be joined again
         )
         sizes = [nbytes(frame) for frame in frames]
         head = HEAD.pack(MAGIC, len(sizes), shared_frames(frames, sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes)
@@ -113,7 +113,7 @@ class Unix(Comm):
 
     @contextlib.contextmanager
     def _broken_by_errors(self):
-        """Close where half a message may have passed; errors of the socket become Dask's."""
+        """Close where half a message may have passed; turn errors of the socket into Dask's."""
         try:
             yield
         except (OSError, EOFError) as error:
@@ -124,7 +124,7 @@ class Unix(Comm):
             raise
 
     async def close(self):
-        """Close once all that was written is with the kernel: from there it arrives."""
+        """Close once the kernel has all that was written; it will arrive from there."""
         await self._connection.drain()
         self.abort()
 
@@ -141,8 +141,8 @@ class Unix(Comm):
 def shared_frames(frames, sizes):
     """Return how many of the first frames are received into one buffer.
 
-    What is made of a buffer keeps it in memory, so arrays get one each; what comes before the first of them, unpickled
-    at once, may lie in the same where it is small, and saves a call.
+    An array keeps its buffer in memory, so each gets one of its own. What comes before the first array is unpickled at
+    once. Where it is small it shares that buffer, which saves a call.
     """
     array, before = None, 0
     for number, (frame, size) in enumerate(zip(frames, sizes)):  # noqa: B905 - `strict` is not in Python 3.9
@@ -156,7 +156,7 @@ def shared_frames(frames, sizes):
 
 
 def own_address(name):
-    """Return the address of an end that only connects: the name that the kernel gave its socket."""
+    """Return the address of an end that only connects: the name that the kernel gave to its socket."""
     return f"{PREFIX}@{os.fsdecode(name).strip(chr(0))}"
 
 
@@ -164,7 +164,7 @@ class UnixConnector(Connector):
     """Connects to listeners of this user."""
 
     async def connect(self, address, deserialize=True, **connection_args):
-        """Return a comm; a socket that is missing, dead or another user's is an error at once, not tried again."""
+        """Return a comm. A socket that is missing, dead or another user's raises at once: Dask does not try again."""
         path = path_of(address)
         connection = socket.socket(socket.AF_UNIX)
         try:
@@ -229,7 +229,7 @@ class UnixListener(BaseListener):
             self._loop.add_reader(self._socket.fileno(), self._accept)
 
     async def _serve(self, comm):
-        if self._socket is None:  # stopped meanwhile: nobody would abort the handshake
+        if self._socket is None:  # the listener stopped meanwhile, and nothing else would abort the handshake
             return comm.abort()
         try:
             await self.on_connection(comm)
@@ -239,7 +239,7 @@ class UnixListener(BaseListener):
         await self.comm_handler(comm)
 
     def stop(self):
-        """Listen no more, and remove the socket."""
+        """Stop listening, and remove the socket."""
         listener, self._socket = self._socket, None
         if listener is None:
             return
@@ -259,7 +259,7 @@ class UnixListener(BaseListener):
 
 
 class UnixBackend(Backend):
-    """What Dask asks about ``unix://``."""
+    """Dask's view of ``unix://``."""
 
     def get_connector(self):
         """Return what connects."""
@@ -278,10 +278,10 @@ class UnixBackend(Backend):
         return loc if loc.startswith(("/", "@")) else path_of(loc)
 
     def get_local_address_for(self, loc):
-        """Return where to listen for who listens at `loc`: in the same directory."""
+        """Return where to listen, to be reached by a process that listens at `loc`: in the same directory."""
         return os.path.dirname(path_of(loc))
 
 
 def register():
-    """Let Dask in this process know ``unix://``."""
+    """Teach Dask in this process ``unix://``."""
     backends.setdefault("unix", UnixBackend())

@@ -1,7 +1,7 @@
-"""The dashboard on a TCP port of 127.0.0.1, for programs at home that forward ports and no Unix sockets: by token only.
+"""The dashboard on a TCP port of 127.0.0.1, by token, for programs at home that can forward ports but no Unix sockets.
 
-What comes without the token gets 403, websockets included. Connections of other users are closed before that, where the
-kernel tells whose they are.
+A request without the token gets 403; so does a websocket. Connections of other users are closed before that, where
+the kernel says whose they are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_BODY = 2**16  # bytes; a body is received whole before it is refused
 
 
 class Gate(Router):
-    """Lets the requests through that show the token, once in the link and then as a cookie."""
+    """Passes requests that show the token: first in the link, then as a cookie."""
 
     def __init__(self, application, token, name):
         self.application = application
@@ -30,7 +30,7 @@ class Gate(Router):
         self.cookie = hmac.new(token.encode(), self.cookie_name.encode(), hashlib.sha256).hexdigest()
 
     def find_handler(self, request, **kwargs):
-        """Return what answers: the page, the way in for who brings the token, or the refusal."""
+        """Return what answers: the page, the exchange of a token for a cookie, or a refusal."""
         given = request.query_arguments.get("token", [b""])[-1]
         if same(given, self.token):
             return self.application.get_handler_delegate(request, Enter, {"gate": self})
@@ -41,10 +41,10 @@ class Gate(Router):
 
 
 class Enter(RequestHandler):
-    """Exchanges the token of a link for a cookie, so that it stands in no address bar and no log of links."""
+    """Exchanges the token of a link for a cookie, which keeps it out of address bars and logs."""
 
     def initialize(self, gate):
-        """Keep the gate at hand."""
+        """Keep the gate."""
         self.gate = gate
 
     def get(self):
@@ -58,12 +58,12 @@ class Enter(RequestHandler):
 
 
 def same(given, expected):
-    """Compare in a time that tells nothing."""
+    """Compare in a time that does not depend on the values."""
     return hmac.compare_digest(given, expected.encode())
 
 
 def comes_from_its_own_page(request):
-    """Say whether no other page of the browser asks; those of other ports send the same cookies."""
+    """Say whether the request is from the dashboard's own page; pages of other ports send the same cookies."""
     origin = request.headers.get("Origin")
     return origin is None or urlsplit(origin).netloc == request.host
 

@@ -1,11 +1,11 @@
 """The process that owns one Dask cluster.
 
-It runs with the cluster's own interpreter, which may be another environment's: it imports `distributed` and the
-standard library, nothing of `ports`. It is started as ``python -c "… ports_owner … owner.main(DIR)"``: its folder
-stands last on ``sys.path``, so that worker processes find the classes below too.
+It runs with the cluster's own interpreter, which can be another environment's. So it imports `distributed` and the
+standard library, and nothing of `ports`. It is started as ``python -c "… ports_owner … owner.main(DIR)"``. The folder
+of its code stands last on ``sys.path``, where worker processes find it, too.
 
-DIR holds ``record.json`` (what was asked for) and ``credentials`` (certificate and key); ``running.json`` is written
-once the scheduler runs and the workers that were asked for are starting.
+DIR holds ``record.json`` (what was asked for), ``code`` (these modules) and ``credentials`` (certificate and key).
+``running.json`` is written once the scheduler runs and the workers that were asked for are starting.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ FORKSERVER_FROM = 4  # workers; with fewer, spawn is quicker (2 workers: 1.1 aga
 
 
 def guard_children(own_path):
-    """Let processes that this one starts import Python's modules and Dask before any of the directory at hand.
+    """Let child processes import Python's modules and Dask before any module of the current directory.
 
-    multiprocessing runs ``python -c``, and hands this process's ``sys.path`` over before the child imports Dask: the
-    child gets `own_path` instead, and a worker takes the starter's path once all that is imported.
+    multiprocessing runs ``python -c``, and passes this process's ``sys.path`` on before the child imports Dask. The
+    child gets `own_path` instead. A worker takes the starter's path once all of Dask is imported.
     """
-    # Python before 3.10.9 let its fork server listen at a name without a file, where any user may connect and order.
+    # Python's fork server before 3.10.9 listens at a name without a file, where any user can connect and give orders.
     multiprocessing.util.abstract_sockets_supported = False
     start, describe = multiprocessing.util.spawnv_passfds, multiprocessing.spawn.get_preparation_data
 
@@ -101,11 +101,11 @@ def configure(record):
 def preload():
     """Let the fork server import what a worker imports, so that workers share it.
 
-    Dask's own list holds packages (numpy and pandas among them, which every worker imports to tell their versions), but
-    not the modules that a worker imports while it starts: with them, 32 idle workers take 785 MB instead of 924 (PSS)
-    and start in half the time. Modules that are not there are passed over.
+    Dask's own list holds packages, among them numpy and pandas, whose versions every worker reports. It lacks the
+    modules that a worker imports while it starts. With these, 32 idle workers take 785 MB instead of 924 (PSS) and
+    start in half the time. Modules that are missing are passed over.
     """
-    getattr(distributed.utils, "get_mp_context", lambda: None)()  # sets Dask's list, once, and would do so later
+    getattr(distributed.utils, "get_mp_context", lambda: None)()  # sets Dask's list once, else later
     packages = [*distributed.versions.required_packages, *distributed.versions.optional_packages]
     # older versions of Dask list pairs of a name and a function
     names = [package if isinstance(package, str) else package[0] for package in packages]
@@ -113,7 +113,7 @@ def preload():
 
 
 def tls(credentials):
-    """Return what makes every connection of a cluster ask for the certificate in the file `credentials`."""
+    """Return the settings by which every connection of a cluster needs the certificate in the file `credentials`."""
     roles = ("client", "scheduler", "worker")
     files = {f"tls_{role}_{part}": credentials for role in roles for part in ("cert", "key")}
     return Security(tls_ca_file=credentials, require_encryption=True, **files)
@@ -152,25 +152,25 @@ def new_cluster(record, directory, port):
 
 
 def add_commands(cluster, ended):
-    """Let any process with the credentials scale and restart; `ended` gets why the owner shall run anew."""
+    """Let any process with the credentials scale and restart; `ended` gets the reason to start the owner again."""
 
     async def restart():
         if cluster.processes:
             await cluster.scheduler.restart(stimulus_id=f"ports-restart-{time.time()}")
         elif not ended.done():
-            ended.set_result("restart")  # threads of this process: only a new process imports modules anew
+            ended.set_result("restart")  # workers are threads here: only a new process imports modules again
 
     cluster.scheduler.handlers.update(ports_scale=cluster.scheduler.policies.scale, ports_restart=restart)
 
 
 def own_identity(record):
-    """Return this process as `ports` identifies processes; machine and boot are those of the starter."""
+    """Return this process as `ports` identifies processes, with the machine and boot of its starter."""
     pid = os.getpid()
     return {**record.started_by, "pid": pid, "start_ticks": probe.stat_of(pid)[2]}
 
 
 def announce(cluster, record, directory):
-    """Write ``running.json``: from now on the cluster counts as running."""
+    """Write ``running.json``, by which the cluster counts as running."""
     versions = {"python": platform.python_version(), "dask": dask.__version__, "distributed": distributed.__version__}
     data = {
         "format": 1,
@@ -185,7 +185,7 @@ def announce(cluster, record, directory):
 
 
 async def own(record, directory, port):
-    """Run the cluster until it is told to stop; return what to do then, ``"stop"`` or ``"restart"``, and its port."""
+    """Run the cluster until it should stop; return what follows, ``"stop"`` or ``"restart"``, and its port."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
 
@@ -225,8 +225,8 @@ def main(directory, port=0):
     configure(record)
     try:
         what, port = asyncio.run(own(record, directory, port))
-    except Exception as error:  # noqa: BLE001 - whatever it is, the log shall end with its cause
-        logging.disable()  # what Dask has to say of its own end would stand below the cause
+    except Exception as error:  # noqa: BLE001 - whatever it is, the log must end with its cause
+        logging.disable()  # what Dask logs of its own end would stand below the cause
         traceback.print_exc()
         print(f"cause: {root_cause(error)}", flush=True)  # the last of the lines that a failed start shows
         sys.exit(1)
@@ -236,7 +236,7 @@ def main(directory, port=0):
 
 
 def root_cause(error):
-    """Return the error that all others followed from, in a line."""
+    """Return the first error, which all others followed from, in a line."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
     return f"{type(error).__name__}: {error}"

@@ -13,15 +13,15 @@ from . import dashboard_gate, peer_check
 
 
 def is_local(name):
-    """Say whether `name` is this machine's own, whatever a name server says."""
+    """Say whether `name` means this machine, whatever a name server says."""
     return name is not None and (name.strip("[]") in ("localhost", "127.0.0.1", "::1") or name.endswith(".localhost"))
 
 
 class PrivateApplication(RoutingApplication):
-    """Answers as localhost only, which is what the dashboard is called at both ends of a tunnel, and to its own pages.
+    """Answers requests to localhost only, and only from the dashboard's own pages.
 
-    Any page that the browser at home shows, one of another local port too, can open a websocket to it, or have its own
-    name resolve to 127.0.0.1.
+    The dashboard is called localhost at both ends of a tunnel. Any other page in the browser at home, also one of
+    another local port, could open a websocket to it, or let its own name resolve to 127.0.0.1.
     """
 
     def find_handler(self, request, **kwargs):
@@ -32,7 +32,7 @@ class PrivateApplication(RoutingApplication):
 
 
 class PrivateScheduler(Scheduler):
-    """A scheduler whose dashboard listens on a Unix socket of its owner, and which only its owner ends."""
+    """A scheduler whose dashboard listens on a private Unix socket, and that only its owner ends."""
 
     def __init__(self, *args, dashboard_socket, gate=None, **kwargs):
         self.dashboard_socket = dashboard_socket
@@ -53,8 +53,8 @@ class PrivateScheduler(Scheduler):
             self.gate_server, self.dashboard_port = dashboard_gate.open_gate(self.http_application, *self.gate)
 
     async def refuse_to_end(self, *args, **kwargs):
-        """Answer a client's `shutdown`: other notebooks use this cluster."""
-        raise RuntimeError("a client may not end this cluster, others use it; `ports cluster stop` does")
+        """Refuse a client's `shutdown`: other notebooks use this cluster."""
+        raise RuntimeError("a client cannot end this cluster, as others use it; `ports cluster stop` ends it")
 
 
 class Summary(RequestHandler):

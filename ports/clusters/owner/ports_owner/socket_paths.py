@@ -26,7 +26,7 @@ def usual():
 
 
 def place_of(loc):
-    """Return directory and name of the socket that `loc` means; the name is None where a new one is meant."""
+    """Return directory and name of the socket that `loc` means; None as the name means a new one."""
     path, _, port = loc.rpartition(":") if re.search(r":\d+$", loc) else (loc, "", "0")
     name = None if port == "0" else port
     if not path.startswith("/"):
@@ -38,7 +38,7 @@ def place_of(loc):
 
 
 def path_of(loc):
-    """Return the path of the socket that `loc` means, to connect to it."""
+    """Return the path of the socket at `loc`, to connect to it."""
     if loc.startswith("/") and not re.search(r":\d+$", loc):
         return loc
     directory, name = place_of(loc)
@@ -65,9 +65,9 @@ def private(directory):
 
 
 def bind(directory, name):
-    """Return a socket bound in `directory`, and its name; None: a new one.
+    """Return a socket bound in `directory`, and its name; None as `name` makes a new one.
 
-    A dead socket of that name is replaced, those of dead processes go.
+    A dead socket of that name is replaced. Sockets of dead processes are removed.
     """
     if directory == usual():
         for path in (os.path.dirname(directory), directory):
@@ -149,7 +149,7 @@ def pid_namespace():
 
 @contextlib.contextmanager
 def reachable(path):
-    """Yield a name for `path` that is short enough for a socket's address."""
+    """Yield a name of `path` that is short enough for a socket's address."""
     if len(os.fsencode(path)) <= LONGEST_PATH:
         yield path
         return
