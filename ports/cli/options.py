@@ -11,7 +11,7 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 _TRANSPORT_HELP = (
-    "What carries the way to hosts, here and in what is left running. Default: the setting ports.ssh.transport."
+    "What connects to hosts, here and in processes left in the background. Default: the setting ports.ssh.transport."
 )
 
 
@@ -74,7 +74,7 @@ def _option(name: str, node: dict[str, Any], special: dict[str, Any]) -> Callabl
 
 
 def _type(node: dict[str, Any]) -> click.ParamType | None:  # type: ignore[type-arg]
-    """Return what click makes of the text of an option."""
+    """Return the type that click converts the text of an option to."""
     if "enum" in node:
         return click.Choice(node["enum"])
     kinds = {node["type"]} if isinstance(node["type"], str) else {*node["type"]}
@@ -105,7 +105,7 @@ class _Value(click.ParamType):  # type: ignore[type-arg]
 
 
 def with_transport(function: F) -> F:
-    """Give a command the option ``--transport``, which comes before the setting."""
+    """Give a command the option ``--transport``, which overrides the setting."""
 
     @click.option("--transport", type=click.Choice(["auto", "ssh", "paramiko"]), help=_TRANSPORT_HELP)
     @functools.wraps(function)
