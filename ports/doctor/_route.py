@@ -35,7 +35,7 @@ def configuration(alias: str) -> tuple[Check, Route | None]:
     """Return what the configuration of `alias` says, and the route; None where it cannot be used."""
     try:
         route = hosts.resolve(alias)
-        found = _read(alias)
+        found = _read(route.end)
     except PortsError as error:
         return from_error("configuration", error, alias, f"`ssh -G {alias}` tells more"), None
     hops, host = route.hops, route.end
@@ -54,9 +54,9 @@ def configuration(alias: str) -> tuple[Check, Route | None]:
     return ok("configuration", f"{where} (no Host entry names it; read: {read})"), route
 
 
-def _read(alias: str) -> ssh.Configuration:
+def _read(hop: Hop) -> ssh.Configuration:
     try:
-        return ssh.configuration(alias)
+        return ssh.configuration(hop)
     except ToolMissingError:  # paramiko reads the file itself
         return ssh.Configuration({}, (), (), False)
 
@@ -120,7 +120,7 @@ class Walk:
     def _by_what(self, hop: Hop) -> str:
         if hop.alias in self.kept:
             return ", by the connection that is kept from before"
-        master = openssh.running(self.route) if self.route.transport == "ssh" and hop is self.route.end else None
+        master = openssh.running(hop) if self.route.transport == "ssh" and hop is self.route.end else None
         return ", by your own connection (ControlMaster)" if master is not None and master.users else ""
 
     def _hops_in_this_process(self) -> Iterator[Check]:
@@ -154,7 +154,7 @@ class Walk:
             return
         if isinstance(self.error, LoginNeededError) or "login" in found.cause or "account" in found.cause:
             yield ok("host-key", "known and unchanged")
-            held = "" if "waits for a login" in found.cause else _keys(hop.alias)
+            held = "" if "waits for a login" in found.cause else _keys(hop)
             yield failed("authentication", found.cause + held, found.hint)
             return
         yield failed("host-key", found.cause, found.hint)
@@ -298,10 +298,10 @@ def _session(master: openssh.Master) -> Check:
     return ok("session", "executed, so that small packets are not delayed")
 
 
-def _keys(alias: str) -> str:
+def _keys(hop: Hop) -> str:
     """Return what there is to log in with, as part of a sentence."""
     try:
-        keys = ssh.keys(_read(alias).values.get("identityfile", []))
+        keys = ssh.keys(_read(hop).values.get("identityfile", []))
     except PortsError:
         return ""
     agent = "there is no agent" if keys.in_agent is None else f"the agent holds {keys.in_agent or 'no'} keys"

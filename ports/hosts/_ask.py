@@ -16,7 +16,7 @@ from typing import Any
 from ports.errors import FarSideError, warn
 from ports.hosts import _connection, _far_errors, targets
 from ports.hosts._route import Route, resolve
-from ports.hosts._several import in_thread
+from ports.hosts._several import call_into
 from ports.probe import read_answer, script
 from ports.state import settings
 
@@ -98,7 +98,8 @@ def begin_probe(aliases: Iterable[str], request: dict[str, Any]) -> None:
         begun = _begun[alias, json.dumps(request)] = queue.SimpleQueue()
         asked.append(threading.Event())
         found = functools.partial(_found, timeout=30.0, on_start=asked[-1].set)
-        in_thread(alias, functools.partial(found, request={**request, "do": "probe"}), begun)
+        found = functools.partial(found, request={**request, "do": "probe"})
+        threading.Thread(target=call_into, args=(begun, alias, found), name=f"host-{alias}", daemon=True).start()
     until = time.monotonic() + _ASKED_SECONDS
     for one in asked:
         one.wait(max(0.0, until - time.monotonic()))

@@ -166,7 +166,7 @@ def is_connected(route: Route) -> bool:
     if route.transport == "ssh":
         from ports.hosts import openssh
 
-        return openssh.running(route) is not None
+        return openssh.running(route.end) is not None
     from ports.hosts import paramiko
 
     return paramiko.is_connected(route)

@@ -35,7 +35,8 @@ def on_each(
     results: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
     for name in names:
-        in_thread(name, function, results)
+        # a daemon: after Ctrl-C, a host that hangs must not keep the process until its time is over
+        threading.Thread(target=call_into, args=(results, name, function), name=f"host-{name}", daemon=True).start()
     found: dict[str, T | PortsError] = {}
     try:
         while len(found) < len(names):
@@ -51,17 +52,12 @@ def on_each(
     return {name: found[name] for name in names}
 
 
-def in_thread(alias: str, function: Callable[[str], Any], results: queue.SimpleQueue[tuple[str, Any]]) -> None:
-    """Call `function` in a thread, and put its result or error into `results`."""
-
-    def call() -> None:
-        try:
-            results.put((alias, function(alias)))
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
-            results.put((alias, error))
-
-    # a daemon: a host that hangs must not keep the process, after Ctrl-C, until its time is over
-    threading.Thread(target=call, name=f"host-{alias}", daemon=True).start()
+def call_into(results: queue.SimpleQueue[tuple[str, Any]], alias: str, function: Callable[[str], Any]) -> None:
+    """Call `function`, and put its result or its error into `results`."""
+    try:
+        results.put((alias, function(alias)))
+    except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+        results.put((alias, error))
 
 
 def failed_row(alias: str, error: PortsError) -> dict[str, Any]:

@@ -63,8 +63,9 @@ class HostConnection:
             There is no python3.
         """
         route = hosts.resolve(self.alias)
+        connection = hosts.connect(route, batch=batch)
         self._request.update(hosts.probe_names(route), all=everybody)
-        document = self._use(hosts.connect(route, batch=batch), _DOCUMENT_SECONDS)
+        document = self._use(connection, _DOCUMENT_SECONDS)
         self._machine, self._node = document["machine_id"], document["host"]
         return document
 

@@ -26,7 +26,7 @@ PRELUDE = (
 from pathlib import Path
 from ports import hosts
 from ports.hosts import _connection, openssh
-from ports.hosts.openssh import liveness
+from ports.hosts.openssh import masters
 from ports.state import paths, runtime_directory
 def start(alias, **options):
     return openssh.start(hosts.resolve(alias), **options)
@@ -35,9 +35,9 @@ def connect(alias, **options):
 def masters_of(alias):
     return openssh.masters_of(hosts.resolve(alias))
 def running(alias):
-    return openssh.running(hosts.resolve(alias))
+    return openssh.running(hosts.resolve(alias).end)
 def retire(alias):
-    liveness.retire(hosts.resolve(alias))
+    masters.retire(hosts.resolve(alias))
 def echo(alias, **options):
     return _connection.run(hosts.resolve(alias), "cat", input=b"there", **options).output
 def end(alias):

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from ports import errors
 from ports.hosts import Hop, Route, resolve
-from ports.hosts._route import parse_hop
+from ports.hosts._route import Destination, parse_destination, parse_hop, read_hop, recognise_proxy_command
 from ports.hosts.openssh import errors as ssh_errors
 from ports.hosts.openssh import ssh_config
-from ports.hosts.openssh.ssh_config import Destination
 
 
 @pytest.fixture
@@ -217,7 +216,7 @@ def test_a_master_that_complains_of_nothing_refused_nothing() -> None:
     ],
 )
 def test_the_older_form_of_a_jump_host_is_recognised(command: str, jump: Destination) -> None:
-    assert ssh_config.recognise_proxy_command(command, ["-F", "/home/alice/cfg"]) == (jump,)
+    assert recognise_proxy_command(command, ["-F", "/home/alice/cfg"]) == (jump,)
 
 
 @pytest.mark.parametrize(
@@ -236,24 +235,30 @@ def test_the_older_form_of_a_jump_host_is_recognised(command: str, jump: Destina
     ],
 )
 def test_another_proxy_command_is_left_to_ssh(command: str | None) -> None:
-    assert ssh_config.recognise_proxy_command(command, ["-F", "/home/alice/cfg"]) == ()
+    assert recognise_proxy_command(command, ["-F", "/home/alice/cfg"]) == ()
 
 
 @given(st.text())
 def test_no_proxy_command_breaks_the_reading(command: str) -> None:
     try:
-        ssh_config.recognise_proxy_command(command, [])
+        recognise_proxy_command(command, [])
     except errors.UnknownHostError:
         pass
 
 
 def test_what_ssh_resolves_is_read() -> None:
     text = "user alice\nhostname 10.0.0.3\nport 2222\nproxyjump bob@login:22,gate\nstricthostkeychecking ask\n"
-    hop, jumps = parse_hop(Destination("server1"), text)
+    hop, jump = parse_hop(text, alias="server1")
     assert (hop.alias, hop.user, hop.hostname, hop.port) == ("server1", "alice", "10.0.0.3", 2222)
-    assert jumps == (Destination("login", "bob", 22), Destination("gate"))
-    plain, none = parse_hop(Destination("x"), "proxyjump none\nproxycommand none\n")
-    assert (plain.proxy_command, none) == (None, ())
+    assert jump == "bob@login:22,gate"
+    plain, none = parse_hop("proxyjump none\nproxycommand none\n", alias="x")
+    assert (plain.proxy_command, none) == (None, None)
+
+
+def test_jump_hosts_are_read_with_user_and_port(tmp_path: Path, set_here: Callable[[str, object], None]) -> None:
+    (tmp_path / "config").write_text("Host server1\n  ProxyJump bob@login:22,gate\n")
+    set_here("ssh.config", str(tmp_path / "config"))
+    assert read_hop(Destination("server1"))[1] == (Destination("login", "bob", 22), Destination("gate"))
 
 
 USERS = st.none() | st.from_regex(r"[a-z_][a-z0-9_-]{0,30}", fullmatch=True)
@@ -264,18 +269,18 @@ PORTS = st.none() | st.integers(1, 65535)
 @given(user=USERS, host=HOSTS, port=PORTS)
 def test_a_destination_is_read_as_it_was_written(user: str | None, host: str, port: int | None) -> None:
     text = (f"{user}@" if user else "") + host + (f":{port}" if port else "")
-    assert ssh_config.parse_destination(text) == Destination(host, user, port)
+    assert parse_destination(text) == Destination(host, user, port)
 
 
 def test_an_ipv6_address_is_a_destination() -> None:
-    assert ssh_config.parse_destination("alice@[fe80::1]:2222") == Destination("fe80::1", "alice", 2222)
-    assert ssh_config.parse_destination("::1") == Destination("::1")
+    assert parse_destination("alice@[fe80::1]:2222") == Destination("fe80::1", "alice", 2222)
+    assert parse_destination("::1") == Destination("::1")
 
 
 @pytest.mark.parametrize("text", ["", "-oProxyCommand=x", "a b", "a;b", "a\nb", "$(x)", "alice@", "`x`", "'a'"])
 def test_what_could_be_an_option_or_a_command_is_no_destination(text: str) -> None:
     with pytest.raises(errors.UnknownHostError):
-        ssh_config.parse_destination(text)
+        parse_destination(text)
 
 
 def test_aliases_are_those_of_the_configuration_and_what_it_includes(
@@ -313,8 +318,9 @@ def test_jump_hosts_are_followed_as_ssh_does(tmp_path: Path, set_here: Callable[
 
 def test_a_missing_ssh_program_is_told(set_here: Callable[[str, object], None]) -> None:
     set_here("ssh.program", "no-such-ssh")
+    set_here("ssh.transport", "ssh")
     with pytest.raises(errors.ToolMissingError, match="no-such-ssh is not installed; install"):
-        ssh_config.ask(Destination("server1"))
+        resolve("server1")
 
 
 def test_what_a_jump_host_asks_is_answered_by_a_login_to_the_host_behind_it() -> None:

@@ -34,7 +34,6 @@ from ports.errors import (
 from ports.hosts import Hop, resolve
 from ports.hosts._jump_command import jump_command
 from ports.hosts._route import parse_hop
-from ports.hosts.openssh.ssh_config import Destination
 from ports.hosts.paramiko import auth, known_hosts, read_config
 from ports.hosts.paramiko.channels import PROHIBITED, Channel, IoThread, Refusal
 from ports.hosts.paramiko.errors import explain_connect, explain_dial, explain_key, known_line
@@ -157,7 +156,7 @@ identityagent $MY_AGENT
 addressfamily inet6
 port 9
 """
-    hop, _ = parse_hop(Destination("server1"), text.strip())
+    hop, _ = parse_hop(text.strip(), alias="server1")
     found = login_options(hop, variable={"WHICH": "b", "MY_AGENT": "/run/agent"}.get)
     home = str(Path.home())
     assert (hop.hostname, hop.user, hop.port, found.family) == ("10.0.0.1", "alice", 2222, 6)

@@ -10,12 +10,9 @@ from pathlib import Path
 import pytest
 
 from ports.hosts.openssh import ssh_config, ssh_config_cache
-from ports.hosts.openssh.ssh_config import Destination
 from ports.state import runtime_directory
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") != "/usr/bin/ssh", reason="needs the system's ssh")
-
-ASKED = Destination("server1")
 
 
 @pytest.fixture
@@ -29,6 +26,10 @@ def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     shutil.rmtree(runtime_directory())
 
 
+def ask(file: Path) -> str:
+    return ssh_config.ask(["ssh", "-F", str(file), "-G", "--", "server1"])
+
+
 def known(file: Path, alias: str = "server1") -> str | None:
     return ssh_config_cache.recall(["ssh", "-F", str(file), "-G", "--", alias])
 
@@ -37,13 +38,13 @@ def test_an_answer_is_remembered_until_a_file_changes(configuration: Path, tmp_p
     included = tmp_path / "more.conf"
     configuration.write_text(f"Include {tmp_path}/*.conf\nMatch host server1 user *\n  Hostname 10.0.0.1\n")
     assert known(configuration) is None
-    assert "hostname 10.0.0.1" in ssh_config.ask(ASKED)
+    assert "hostname 10.0.0.1" in ask(configuration)
     assert "hostname 10.0.0.1" in str(known(configuration))
-    assert ssh_config.ask(ASKED) == ssh_config.ask(ASKED) and known(configuration, "server2") is None
+    assert ask(configuration) == ask(configuration) and known(configuration, "server2") is None
     for text, hostname in (("Host server1\n  Hostname 10.0.0.2\n", "10.0.0.2"), ("Host other\n", "10.0.0.1")):
         included.write_text(text)  # at first a file that was not there
         assert known(configuration) is None
-        assert f"hostname {hostname}\n" in ssh_config.ask(ASKED) and known(configuration) is not None
+        assert f"hostname {hostname}\n" in ask(configuration) and known(configuration) is not None
     included.unlink()
     assert known(configuration) is None
 

@@ -16,7 +16,7 @@ import contextlib
 import os
 import socket
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ports.hosts._route import Hop
@@ -124,22 +124,10 @@ def is_running(control: Path) -> bool:
     return True
 
 
-def candidates(hop: Hop) -> list[Master]:
-    """Return the masters that may lead to `hop`: ours, which runs or would be the next, then the user's own.
-
-    Ours comes first, as tunnels may go through it.
-    """
-    ours = Master(hop.alias, *serving(hop.key), hop)
-    own = users_own(hop.key, hop.control_path)
-    return [ours] if own is None else [ours, Master(hop.alias, own, Path(os.devnull), hop, users=True)]
-
-
-def running(hop: Hop) -> Master | None:
-    """Return the master to `hop` that runs, held open; None where none does."""
-    for master in candidates(hop):
-        with contextlib.suppress(OSError):
-            return replace(master, hold=MasterHold(master.control))
-    return None
+def candidates(key: str, control_path: str | None) -> list[tuple[Path, Path, bool]]:
+    """Return what may lead to a host: control socket, log, and whether it is the user's own. Ours comes first."""
+    own = users_own(key, control_path)
+    return [(*serving(key), False), *([] if own is None else [(own, Path(os.devnull), True)])]
 
 
 def serving(key: str) -> tuple[Path, Path]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ports.errors import TimedOutError, ToolMissingError
+from ports.hosts._route import Hop
 from ports.hosts.openssh import processes
 from ports.hosts.openssh.control_sockets import Master, client_arguments
 from ports.hosts.openssh.errors import explain
-from ports.hosts.openssh.ssh_config import config_arguments, parse_destination, program
+from ports.hosts.openssh.ssh_config import config_arguments, program
 
 _SECONDS = 10.0
 _HINT = "install the OpenSSH client (`apt install openssh-client`)"
@@ -74,16 +75,15 @@ def examine_program() -> Program:
     return Program(name[0].partition(",")[0] if name else program(), version, "Control socket connect" in said)
 
 
-def configuration(alias: str) -> Configuration:
-    """Return what ssh reads for `alias`; raises SSHError or ToolMissingError."""
-    wanted = parse_destination(alias)
-    output, said = _output([program(), *config_arguments(), "-G", "-v", *wanted.arguments])
+def configuration(hop: Hop) -> Configuration:
+    """Return what ssh reads for `hop`; raises SSHError or ToolMissingError."""
+    output, said = _output([program(), *config_arguments(), "-G", "-v", *hop.arguments])
     values: dict[str, list[str]] = {}
     for line in output.splitlines():
         key, _, value = line.partition(" ")
         values.setdefault(key.lower(), []).append(value.strip())
     if "hostname" not in values:
-        raise explain(alias, "\n".join(line for line in said.splitlines() if not line.startswith("debug")))
+        raise explain(hop.alias, "\n".join(line for line in said.splitlines() if not line.startswith("debug")))
     applied = re.findall(r"^debug\d: (\S.*? line \d+): Applying options for (.*?)\s*$", said, re.MULTILINE)
     files = re.findall(r"^debug\d: Reading configuration data (.*?)\s*$", said, re.MULTILINE)
     own = [line for line, pattern in applied if pattern.strip() != "*"]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 from ports.errors import ConnectionLostError, TimedOutError
-from ports.hosts._route import Route
 from ports.hosts.openssh import control_sockets, processes
 from ports.hosts.openssh.control_sockets import Master, client_arguments
 
@@ -25,22 +23,6 @@ def carries(master: Master, limit: float = ANSWER_SECONDS) -> bool:
     return True
 
 
-def retire(route: Route) -> None:
-    """Mark the dead connections of a route as silent; the next `connect` makes new ones.
-
-    All are asked at once; it takes `ANSWER_SECONDS` where one does not answer. They are not ended: what goes through
-    them continues when packets flow again in time, else they end by their keepalives.
-    """
-    asked: list[threading.Thread] = []
-    for hop in route.hops:
-        for master in control_sockets.candidates(hop):
-            if control_sockets.is_running(master.control):
-                asked.append(threading.Thread(target=_mark_if_silent, args=(master,), daemon=True))
-                asked[-1].start()
-    for thread in asked:
-        thread.join()
-
-
 def doubt(master: Master, limit: float) -> None:
     """Mark a jump host's connection as silent where it is dead, and raise ConnectionLostError then."""
     started = time.monotonic()
@@ -49,8 +31,3 @@ def doubt(master: Master, limit: float) -> None:
         control_sockets.mark_silent(master)
         waited = time.monotonic() - started
         raise ConnectionLostError(master.alias, f"its connection carried nothing for {waited:.2g} s")
-
-
-def _mark_if_silent(master: Master) -> None:
-    if not carries(master):
-        control_sockets.mark_silent(master)

@@ -82,9 +82,10 @@ def log_in(master: Master, attempt: Attempt) -> None:
         The host cannot be reached, or refuses.
     """
     note = _note(master.hop.key)
+    start = partial(_start, "forward") if attempt.via is None else partial(_start_through, attempt.via)
     if records.read_json(note) is None:
         try:
-            return _start(master, attempt, asking=False)
+            return start(master, attempt, asking=False)
         except LoginNeededError as error:
             noted = {"format": records.FORMAT, "host": master.alias, "reason": error.reason, "since": time.time()}
             with contextlib.suppress(StoreError):  # the refusal is what counts
@@ -99,7 +100,7 @@ def log_in(master: Master, attempt: Attempt) -> None:
         )
     with locked("login", timeout=attempt.left(LOGIN_TIMEOUT)):
         announce(master.hop)
-        _start(master, attempt, asking=True)
+        start(master, attempt, asking=True)
 
 
 def forget_refusal(key: str) -> None:
@@ -107,28 +108,25 @@ def forget_refusal(key: str) -> None:
     _note(key).unlink(missing_ok=True)
 
 
-def _start(master: Master, attempt: Attempt, *, asking: bool) -> None:
+def _start_through(via: Master, master: Master, attempt: Attempt, *, asking: bool) -> None:
     """Start it by the method that worked at the jump host last time, else by the next one."""
-    via = attempt.via
-    methods = jumps.order(via.hop.key) if via is not None else jumps.METHODS[:1]
-    shut: SSHError | None = None
-    for method in methods:
+    first: SSHError | None = None
+    for method in jumps.order(via.hop.key):
         try:
-            _start_by(method, master, attempt, asking=asking)
+            _start(method, master, attempt, asking=asking)
         except (LoginNeededError, HostKeyError, NetworkError) as error:
-            if via is not None and not error.is_network:
+            if not error.is_network:
                 jumps.remember(via.hop.key, via.alias, method)  # the host was reached by it
             raise
         except SSHError as error:
             if method == "forward" and not isinstance(error, ProhibitedError):
                 raise
-            shut = _both(shut, error)
+            first = _both(first, error)
         else:
-            if via is not None:
-                jumps.remember(via.hop.key, via.alias, method)
+            jumps.remember(via.hop.key, via.alias, method)
             return
-    assert shut is not None
-    raise shut
+    assert first is not None
+    raise first
 
 
 def _both(first: SSHError | None, second: SSHError) -> SSHError:
@@ -139,7 +137,7 @@ def _both(first: SSHError | None, second: SSHError) -> SSHError:
     return ProhibitedError(second.host, f"{by_forward.reason}; and a command there failed too: {by_command.reason}")
 
 
-def _start_by(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool) -> None:
+def _start(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool) -> None:
     via = attempt.via
     limit = LOGIN_TIMEOUT if asking else 2 * float(settings.get("ssh.connect_timeout")) + 10
     limit = attempt.left(limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -43,22 +44,53 @@ def start(route: Route, *, batch: bool | None = None, warm: bool = False, timeou
     asking = batch is not True and can_ask()
     until = None if timeout is None else time.monotonic() + timeout
     for attempt in range(_ATTEMPTS):
+        first, master = _last_running(route.hops, until)
         try:
-            return _start_hops(route, asking=asking, warm=warm, until=until)
-        except ConnectionLostError:  # a jump host's connection ended, or turned out to be dead, in this moment
-            if attempt + 1 == _ATTEMPTS or (until is not None and until - time.monotonic() < 0.5):
-                raise
+            for hop in route.hops[first + 1 :]:
+                master = _ensure(hop, Attempt(master, asking, until))
+                if master.fresh and (warm or hop is not route.hops[-1]):
+                    # for the next hop, TCP_NODELAY may come a moment later
+                    processes.start_and_forget(client_arguments(master, ["--", master.alias, "true"]), limit=10)
+        except SSHError as error:
+            # a jump host's connection ended, or turned out to be dead, in this moment
+            again = isinstance(error, ConnectionLostError) and attempt + 1 < _ATTEMPTS
+            if not again or (until is not None and until - time.monotonic() < 0.5):
+                raise route.at_hop(error, hop) from error
+        else:
+            assert master is not None
+            return replace(master, alias=route.alias)
     raise AssertionError
 
 
-def running(route: Route) -> Master | None:
-    """Return the master to the end of `route` where one runs; nothing is connected."""
-    return control_sockets.running(route.end)
+def running(hop: Hop) -> Master | None:
+    """Return the master to `hop` that runs, held open: ours before the user's own, as tunnels may go through it."""
+    for control, log, users in control_sockets.candidates(hop.key, hop.control_path):
+        with contextlib.suppress(OSError):
+            hold = control_sockets.MasterHold(control)
+            return Master(hop.alias, control, log, hop, users=users, hold=hold)
+    return None
 
 
 def masters_of(route: Route) -> list[Master]:
     """Return the masters of `ports` for each hop, those that run and those that would be started."""
-    return [control_sockets.candidates(hop)[0] for hop in route.hops]
+    return [Master(hop.alias, *control_sockets.serving(hop.key), hop) for hop in route.hops]
+
+
+def retire(route: Route) -> None:
+    """Mark the dead connections of a route as silent; the next `connect` makes new ones.
+
+    All are tested at once, in `liveness.ANSWER_SECONDS` at most. They are not ended: what goes through
+    them continues when packets flow again in time, else they end by their keepalives.
+    """
+    asked: list[threading.Thread] = []
+    for hop in route.hops:
+        for control, log, users in control_sockets.candidates(hop.key, hop.control_path):
+            if is_running(control):
+                master = Master(hop.alias, control, log, hop, users=users)
+                asked.append(threading.Thread(target=_mark_if_silent, args=(master,), daemon=True))
+                asked[-1].start()
+    for thread in asked:
+        thread.join()
 
 
 def close_all() -> int:
@@ -78,28 +110,13 @@ def end_master(master: Master) -> None:
         _end(control)
 
 
-def _start_hops(route: Route, *, asking: bool, warm: bool, until: float | None) -> Master:
-    first, master = _last_running(route.hops, until)
-    for hop in route.hops[first + 1 :]:
-        last = hop is route.end
-        try:
-            master = _ensure(hop, Attempt(master, asking, until))
-        except SSHError as error:
-            raise route.at_hop(error, hop) from error
-        if master.fresh and (warm or not last):
-            # for the next hop, TCP_NODELAY may come a moment later
-            processes.start_and_forget(client_arguments(master, ["--", master.alias, "true"]), limit=10)
-    assert master is not None
-    return replace(master, alias=route.alias)
-
-
 def _last_running(hops: tuple[Hop, ...], until: float | None) -> tuple[int, Master | None]:
     """Return the master that runs nearest to the last hop, and its number; -1 where none does.
 
     It needs none before it: the user's own to a host may be there without one to the jump host.
     """
     for number in reversed(range(len(hops))):
-        master = control_sockets.running(hops[number])
+        master = running(hops[number])
         # nobody else tests the user's own; and a caller with little time comes again because something was silent
         if master is not None and (master.users or until is not None):
             left = liveness.ANSWER_SECONDS if until is None else max(0.5, (until - time.monotonic()) / 2)
@@ -120,7 +137,7 @@ def _ensure(hop: Hop, attempt: Attempt) -> Master:
         except TimedOutError as error:
             reason = f"another process is still connecting to it after {limit:.3g} s; try again"
             raise BusyError(hop.alias, reason) from error
-        standing = control_sockets.running(hop)
+        standing = running(hop)
         if standing is not None:  # another process was faster
             return standing
         master = Master(hop.alias, *control_sockets.following(hop.key), hop)
@@ -133,7 +150,7 @@ def _ensure(hop: Hop, attempt: Attempt) -> Master:
                 control_sockets.forget(master.control)
                 master.log.unlink(missing_ok=True)
             raise
-        started = control_sockets.running(hop)
+        started = running(hop)
     login.forget_refusal(hop.key)
     if started is None:
         raise ConnectionLostError(hop.alias, "the connection ended at once; is `ssh.persist` very short?")
@@ -148,3 +165,8 @@ def _end(control: Path) -> None:
             wait_until(lambda: True if not is_running(control) else None, timeout=5, what="the end of ssh")
     if not is_running(control):
         control_sockets.forget(control)
+
+
+def _mark_if_silent(master: Master) -> None:
+    if not liveness.carries(master):
+        control_sockets.mark_silent(master)
