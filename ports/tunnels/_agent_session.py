@@ -18,6 +18,7 @@ from typing import Any
 
 from ports import probe
 from ports.errors import ConnectionLostError, FarSideError, RefusedError, SlowError, TimedOutError
+from ports.hosts import why_no_answer
 from ports.probe import mux as protocol
 
 # Understood by bash, zsh, tcsh and fish alike. The program is the first line of its input, frames follow.
@@ -218,7 +219,7 @@ class Agent:
                     raise FarSideError(self.host, f"{reason}; load a newer one in the start file of your shell there")
                 return rest
             if not data:
-                raise FarSideError(self.host, _why_silent(before))
+                raise FarSideError(self.host, "; ".join(why_no_answer(self.host, before.decode(errors="replace"))))
         raise FarSideError(self.host, "the start files of the shell there print without end; `ssh` to it shows what")
 
     def _take(self, kind: int, number: int, payload: bytes) -> None:
@@ -326,9 +327,3 @@ def _first_line(request: dict[str, Any], marker: str) -> bytes:
         "text": binascii.b2a_base64(text, newline=False).decode(),
     }
     return b"exec(" + repr(loader).encode() + b")\n"
-
-
-def _why_silent(noise: bytes) -> str:
-    lines = [line.strip() for line in noise.decode(errors="replace").splitlines() if line.strip()]
-    last = f"; the shell printed {lines[-1][:200]!r}" if lines else ""
-    return f"the session ended before python3 answered{last}; is there a python3? `ssh` to it and `python3 -V` tell"

@@ -135,7 +135,7 @@ def test_an_unknown_host_key_is_refused_with_fingerprint_and_command(laptop: Sit
         known.write_text("")
     error = probe_user(laptop, "server2")
     assert error["type"] == "HostKeyError"
-    assert re.search(r"not known here \(\S+ SHA256:\S+\); .* `ssh ", error["message"])
+    assert re.search(r"unknown host key \(\S+ SHA256:\S+\); .* `ssh ", error["message"])
 
 
 def test_a_host_that_wants_a_password_is_tried_once_until_a_login(laptop: Site) -> None:

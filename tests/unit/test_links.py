@@ -59,6 +59,9 @@ def test_a_link_without_token_or_path_is_plain() -> None:
         ("server1:main", Target("server1", "main")),
         ("server1:6006", Target("server1", port=6006)),
         ("server1:my-lab-8888", Target("server1", "my-lab-8888")),
+        ("[fe80::1]:8888", Target("[fe80::1]", port=8888)),
+        ("alice@::1", Target("alice@::1")),
+        ("server1/node7:lab", Target("server1/node7", "lab")),
     ],
 )
 def test_a_target_is_a_host_a_name_or_a_port(text: str, target: Target) -> None:
@@ -72,6 +75,10 @@ def test_a_target_is_a_host_a_name_or_a_port(text: str, target: Target) -> None:
 def test_what_is_no_target_is_told_with_what_to_write(text: str) -> None:
     with pytest.raises(InvalidTargetError, match="write HOST, HOST:NAME or HOST:PORT"):
         targets.parse(text)
+
+
+def test_ssh_before_a_target_is_left_out() -> None:
+    assert targets.parse("ssh://alice@server1:lab") == Target("alice@server1", "lab")
 
 
 @given(st.text())

@@ -125,10 +125,13 @@ def test_a_known_hosts_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("is_", "pattern"),
     [
-        ("unknown", r"not known here \(ssh-ed25519 SHA256:\S+\); compare it, and accept it once with `\S+ "),
+        (
+            "unknown",
+            r"unknown host key \(ssh-ed25519 SHA256:\S+\); compare it with .*, then accept it by running `",
+        ),
         ("changed", r"CHANGED to SHA256:\S+ \(known: file:3\).*ssh-keygen -R server1"),
         ("revoked", r"revoked \(file:3\); ask the administrator"),
-        ("authority", r"certificate \(file:3\), which paramiko cannot check; use the ssh program"),
+        ("authority", r"a certificate at file:3, which paramiko cannot check.*; or use the ssh program"),
     ],
 )
 def test_a_key_that_is_not_good_is_told_with_its_fingerprint_and_the_way_out(is_: str, pattern: str) -> None:

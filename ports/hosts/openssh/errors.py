@@ -1,4 +1,4 @@
-"""What ssh says on its stderr, as errors with a reason and a way out; pure."""
+"""What ssh writes to its stderr, as errors with a reason and a hint. Pure."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ports.errors import (
     SSHError,
     UnknownHostError,
 )
+from ports.hosts import _wording
 
 Reason = Callable[[str, "re.Match[str]", str], str]
 
@@ -27,7 +28,7 @@ def explain(host: str, stderr: str, *, asked: bool = False) -> SSHError:
     Parameters
     ----------
     asked : bool
-        A person was asked for a password or code: a denial is then final, not a call for `ports login`.
+        A person was asked for a password or code. Then a denial is final, and `ports login` would not help.
     """
     for pattern, kind, reason in _TABLE:
         found = re.search(pattern, stderr)
@@ -42,22 +43,22 @@ def explain(host: str, stderr: str, *, asked: bool = False) -> SSHError:
 
 
 def explain_forward(host: str, remote: str, stderr: str) -> SSHError | None:
-    """Return why connections to `remote` on `host` were refused; None where the master complained of nothing.
+    """Return why connections to `remote` on `host` were refused; None where the master wrote no reason.
 
     `ssh -O forward` succeeds whatever the far end is like: the reason comes with the first connection. The last line
-    that tells one counts.
+    with a reason counts.
 
     Returns
     -------
     ProhibitedError
-        sshd there forwards nothing to `remote`, now and later. Of a Unix socket it may also mean that none listens:
-        sshd gives the same answer to both, and only another door to it tells.
+        sshd there forwards nothing to `remote`, now and later. For a Unix socket it can also mean that nothing listens:
+        sshd gives the same answer to both, and only another method shows which.
     RefusedError
-        It forwards, and nothing answers there.
+        It forwards, but nothing answers there.
     ConnectionLostError
         The connection itself ended.
     SSHError
-        Anything else that sshd says.
+        Any other answer of sshd.
     """
     told = re.findall(rf"open failed: (.+?)\s*$|({_LOST})", stderr, re.MULTILINE)
     if not told:
@@ -66,19 +67,16 @@ def explain_forward(host: str, remote: str, stderr: str) -> SSHError | None:
     if lost:
         return ConnectionLostError(host, f"the connection was lost: {lost.strip()}")
     if "prohibited" in refusal:
-        kind = "AllowStreamLocalForwarding" if remote.startswith("/") else "AllowTcpForwarding, PermitOpen"
-        return ProhibitedError(host, f"its sshd prohibits forwarding to {remote} ({kind}); ask the administrator")
+        return ProhibitedError(host, _wording.forward_prohibited(remote))
     if refusal.startswith("connect failed") and remote.startswith("/"):
-        return ProhibitedError(
-            host, f"nothing answers at {remote} there, or its sshd prohibits that (AllowStreamLocalForwarding)"
-        )
+        return ProhibitedError(host, _wording.no_socket_or_prohibited(remote))
     if refusal.startswith("connect failed"):
-        return RefusedError(host, f"nothing answers at {remote} there ({refusal}); has it just ended?")
-    return SSHError(host, f"its sshd opens no connection to {remote} ({refusal}); wait a minute and try again")
+        return RefusedError(host, _wording.no_listener(remote, refusal))
+    return SSHError(host, f"its sshd cannot connect to {remote} ({refusal}); wait a minute and try again")
 
 
 def is_multiplexing_failure(stderr: str) -> bool:
-    """Tell whether ssh failed because the master could not be asked, before anything ran on the host."""
+    """Tell whether ssh failed because the master did not take the request, before anything ran on the host."""
     return bool(
         re.search(r"Control socket connect|mux_client_hello|master hello|ControlSocket .* already exists", stderr)
     )
@@ -90,24 +88,15 @@ def is_session_refused(stderr: str) -> bool:
 
 
 def _changed_key(host: str, _: re.Match[str], text: str) -> str:
-    fingerprint = _first(r"(SHA256:[\w+/=]+)", text)
-    place = _first(r"Offending \S+ key in (\S+)", text)
     remove = _first(r"(ssh-keygen -f .*?)\s*$", text) or f"ssh-keygen -R {host}"
-    now = f" to {fingerprint}" if fingerprint else ""
-    known = f" (known: {place})" if place else ""
-    return (
-        f"its host key has CHANGED{now}{known}: somebody may stand in between. Ask the administrator; only if the "
-        f"change is announced, forget the old key with `{remove}`"
-    )
+    known = _first(r"Offending \S+ key in (\S+)", text)
+    return _wording.changed_key(_first(r"(SHA256:[\w+/=]+)", text), known, f"`{remove}`")
 
 
 def _unknown_key(host: str, _: re.Match[str], text: str) -> str:
     kind = _first(r"No (\S+) host key is known", text) or _first(r"Server host key: (\S+) SHA256", text)
     fingerprint = _first(r"Server host key: \S+ (SHA256:[\w+/=]+)", text) or _first(r"(SHA256:[\w+/=]+)", text)
-    key = " ".join(part for part in (kind, fingerprint) if part)
-    return (
-        f"its host key is not known here{f' ({key})' if key else ''}; compare it, and accept it once with `ssh {host}`"
-    )
+    return _wording.unknown_key(" ".join(part for part in (kind, fingerprint) if part), f"ssh {host}")
 
 
 def _denied(host: str, found: re.Match[str], text: str) -> str:
@@ -119,7 +108,7 @@ def _denied(host: str, found: re.Match[str], text: str) -> str:
 
 def _unused_key(text: str) -> str:
     key = _first(r"Permissions \d+ for '([^']+)' are too open", text)
-    return f"the key {key} was not used, as others may read it (`chmod 600 {key}`); " if key else ""
+    return f"{_wording.key_not_used(key)}; " if key else ""
 
 
 def _first(pattern: str, text: str) -> str | None:
@@ -132,24 +121,24 @@ def _say(text: str) -> Reason:
     return lambda host, found, _: text.format(*found.groups(), host=host)
 
 
-# compiled at their use, on the way to an error
+# compiled when they are used: only an error needs them
 _TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
     (
         r"Could not resolve hostname (\S*): (?:Temporary failure|Try again)",
         NetworkError,
-        _say("the name {0} cannot be resolved now; is the network or the VPN up?"),
+        _say(_wording.name_not_resolved("{0}")),
     ),
     (
         r"Could not resolve hostname (.*?):",
         UnknownHostError,
-        _say("the name {0!r} is not known; check its spelling, ~/.ssh/config and the VPN"),
+        lambda _, found, __: _wording.unknown_name(found[1]),
     ),
-    (r"hostname contains invalid characters", UnknownHostError, _say("that is no name of a host")),
+    (r"hostname contains invalid characters", UnknownHostError, _say("that is not the name of a host")),
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED|has changed and you have requested", HostKeyError, _changed_key),
     (
         r"is marked as revoked|REVOKED HOST KEY",
         HostKeyError,
-        _say("its host key is marked as revoked; ask the administrator"),
+        _say(_wording.revoked_key(None, None)),
     ),
     (r"No \S+ host key is known for|Host key verification failed", HostKeyError, _unknown_key),
     (r"Permission denied \((?P<methods>[^)]*)\)", LoginNeededError, _denied),
@@ -157,51 +146,51 @@ _TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
     (
         r"administratively prohibited",
         ProhibitedError,
-        _say("forwarding is prohibited (AllowTcpForwarding or PermitOpen in the sshd_config of the host before it)"),
+        _say(_wording.HOP_PROHIBITED),
     ),
     (
         r"open failed: connect failed: (.*(?:[Nn]ame|resolution)[^\r\n]*)",
         UnknownHostError,
-        _say("the jump host does not know its name ({0})"),
+        _say(_wording.unknown_name_at_hop("{0}")),
     ),
-    (r"open failed: connect failed: ([^\r\n]+)", NetworkError, _say("the jump host cannot connect to it: {0}")),
-    (r"relay: connect failed: ([^\r\n]+)", NetworkError, _say("the jump host cannot connect to it: {0}")),
+    (r"open failed: connect failed: ([^\r\n]+)", NetworkError, _say(_wording.unreachable_from_hop("{0}"))),
+    (r"relay: connect failed: ([^\r\n]+)", NetworkError, _say(_wording.unreachable_from_hop("{0}"))),
     (
         r"relay: (no nc[^\r\n]+)",
         SSHError,
-        _say("{0}, and sshd forwards nothing on the jump host; ask the administrator"),
+        _say("{0}, and sshd on the jump host prohibits forwarding; ask the administrator"),
     ),
     (
         r"(Not allowed at this time|Exceeded MaxStartups)",
         SSHError,
-        _say("sends newcomers away ({0}): too many logins, or failed ones; wait a few minutes"),
+        _say("is refusing new connections ({0}): too many logins, or too many failed ones; try again in a few minutes"),
     ),
     (
         r"(?:port (\d+))?: Connection refused",
         NetworkError,
-        _say("refuses connections: sshd is down there, or listens on another port"),
+        _say(_wording.REFUSES),
     ),
     (
         r"(?i)(?:connection|operation) timed out|timed out during",
         NetworkError,
-        _say("does not answer: it is down, or a firewall or a missing VPN is in between"),
+        _say(_wording.NO_ANSWER),
     ),
     (
         r"(No route to host|Network is unreachable|Host is down)",
         NetworkError,
-        _say("cannot be reached: {0}; is the network or the VPN up?"),
+        _say(_wording.unreachable("{0}")),
     ),
     (
         r"no matching (.+?) found",
         SSHError,
-        _say("it and this ssh have no {0} in common; an entry for it in ~/.ssh/config may allow an older one"),
+        _say(_wording.no_common("{0}", "this ssh", "an entry for it in ~/.ssh/config can allow an older one")),
     ),
     (
         r"Session open refused by peer",
         SSHError,
-        _say("refuses another session on this connection (MaxSessions); close a shell or tunnel there"),
+        _say(_wording.NO_EXEC),
     ),
-    (r"Timeout, server \S+ not responding", ConnectionLostError, _say("the connection was lost: it answers no longer")),
+    (r"Timeout, server \S+ not responding", ConnectionLostError, _say("the connection was lost: it no longer answers")),
     (
         r"(?:Can't open user config file|Bad owner or permissions on) (.+)",
         SSHError,
@@ -221,7 +210,7 @@ _TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
     (
         r"read: Connection reset by peer|Connection reset by \S+ port",
         NetworkError,
-        _say("the connection was reset before the login: a firewall, a restart, or too many at once; try again"),
+        _say("the connection was reset before the login: by a firewall, a restart, or too many at once; try again"),
     ),
     (
         r"client_loop: [^\r\n]+|Connection to \S+ closed by remote host",
@@ -231,9 +220,6 @@ _TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
     (
         r"kex_exchange_identification|Connection (?:closed|reset) by|Connection to \S+ closed|Broken pipe",
         SSHError,
-        _say(
-            "closed the connection before the login: too many at once, a ban after failed logins, or no SSH "
-            "server; wait a minute, then try `ssh {host}`"
-        ),
+        _say(_wording.closed_before_login("`ssh {host}`")),
     ),
 )

@@ -61,7 +61,7 @@ def recall(command: list[str]) -> str | None:
     if os.name == "nt":  # `stamp` had none
         return None
     try:
-        known = json.loads(_place(command).read_bytes())
+        known = json.loads(_file(command).read_bytes())
         same = all((_of_file(one[0]) if one[1] == "file" else _of_pattern(one[0])) == one for one in known["stamp"])
         return str(known["text"]) if same else None
     except (OSError, ValueError, KeyError, TypeError, IndexError, PortsError):
@@ -73,12 +73,12 @@ def keep(command: list[str], text: str, stamps: Stamp | None) -> None:
     if stamps is None:
         return
     with contextlib.suppress(OSError, PortsError):  # it will be asked again
-        place = _place(command)
-        make_private(place.parent)
-        records.write_json(place, {"format": records.FORMAT, "stamp": stamps, "text": text})
+        file = _file(command)
+        make_private(file.parent)
+        records.write_json(file, {"format": records.FORMAT, "stamp": stamps, "text": text})
 
 
-def _place(command: list[str]) -> Path:
+def _file(command: list[str]) -> Path:
     who = [*command, str(os.getuid()), os.uname().nodename]
     return runtime_directory() / "resolved" / f"{sha256(os.fsencode(json.dumps(who)))[:24]}.json"
 

@@ -15,6 +15,7 @@ import paramiko
 
 from ports.errors import ConnectionLostError, LoginNeededError, SlowError, SSHError
 from ports.hosts import _prompts as prompts
+from ports.hosts import _wording
 from ports.hosts._prompts import LOGIN_TIMEOUT
 from ports.hosts._route import Route
 from ports.hosts.paramiko.login_options import LoginOptions, login_options
@@ -145,9 +146,9 @@ class Login:
                     yield lambda key=key: self.transport.auth_publickey(self.hop.user, key)
 
     def _load(self, file: Path) -> paramiko.PKey | None:
-        """Return the key in `file`; None where it is of no use, which a note tells."""
+        """Return the key in `file`; None where it cannot be used, which a note says."""
         if os.name != "nt" and stat.S_IMODE(file.stat().st_mode) & 0o077:
-            self._note(f"the key {file} was not used, as others may read it (`chmod 600 {file}`)")
+            self._note(_wording.key_not_used(str(file)))
             return None
         try:
             key = None if self._asked else _read_key(file, None)
@@ -163,7 +164,7 @@ class Login:
                 if key is not None:
                     return key
         elif key is None and not self._asked:
-            self._note(f"the key {file} is of a kind that paramiko does not know")
+            self._note(f"the key {file} is of a kind that paramiko does not support")
         return key
 
     def _interactive(self) -> Iterator[Any]:
@@ -205,7 +206,7 @@ class Login:
         accepted = f" ({','.join(self.accepted)})" if self.accepted else ""
         notes = "".join(f"{note}; " for note in self.notes)
         if self._asked:
-            return SSHError(self.hop.alias, f"the login was refused{accepted}; {notes}check user, key and password")
+            return SSHError(self.hop.alias, f"the login was refused{accepted}; {notes}{_wording.CHECK_LOGIN}")
         hint = "load your key into an agent with `ssh-add`, or run the command in a terminal"
         return LoginNeededError(self.hop.alias, f"needs a login{accepted}; {notes}{hint}")
 

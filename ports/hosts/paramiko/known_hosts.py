@@ -20,7 +20,7 @@ _ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
 class Known:
     """A line of a known_hosts file that holds a key."""
 
-    place: str
+    where: str
     marker: str
     names: tuple[str, ...]
     kind: str
@@ -43,7 +43,7 @@ class Verdict:
     """What known_hosts says of a key: ``known``, ``unknown``, ``changed``, ``revoked`` or ``authority``, and where."""
 
     is_: str
-    place: str = ""
+    where: str = ""
 
 
 def judge(lines: Iterable[Known], name: str, kind: str, key: str) -> Verdict:
@@ -62,18 +62,18 @@ def judge(lines: Iterable[Known], name: str, kind: str, key: str) -> Verdict:
     without_port = [line for line in lines if (line.kind, line.key) == (kind, key) and line.is_for(bare)]
     for line in (*same, *without_port):
         if line.marker == "@revoked":
-            return Verdict("revoked", line.place)
+            return Verdict("revoked", line.where)
     plain = [line for line in about if not line.marker]
     if any(not line.marker for line in same):
         return Verdict("known")
     for line in plain:
         if line.kind == kind:
-            return Verdict("changed", line.place)
+            return Verdict("changed", line.where)
     if any(not line.marker for line in without_port):
         return Verdict("known")  # as ssh does: a key that is known for the host's other ports
     for line in about:
         if line.marker == "@cert-authority":
-            return Verdict("authority", line.place)
+            return Verdict("authority", line.where)
     return Verdict("unknown")
 
 
