@@ -103,9 +103,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("how", ["spawn", "forkserver", ""], ids=["spawn", "forkserver", "control, Dask alone"])
-def test_modules_of_the_current_directory_are_not_run_by_workers_as_they_start(
-    home: Home, tmp_path: Path, how: str
-) -> None:
+def test_workers_do_not_run_modules_of_the_current_directory(home: Home, tmp_path: Path, how: str) -> None:
     ran, place = tmp_path / "ran", tmp_path / "shared"
     place.mkdir()
     for name in ("random", "runpy", "tempfile"):

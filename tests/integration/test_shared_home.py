@@ -63,7 +63,7 @@ def test_what_is_promised_on_one_server_does_not_count_on_the_other(servers: Nam
             ports(servers, host, "cluster", "stop", "main")
 
 
-def test_an_idle_cluster_is_neither_woken_scaled_nor_ended_from_the_other_server(servers: NamespaceSite) -> None:
+def test_an_idle_cluster_is_left_alone_from_the_other_server(servers: NamespaceSite) -> None:
     start(servers, "server1", n_workers=2, memory_limit="500MB", idle=SECOND, security="tls")
 
     def asleep() -> dict[str, Any] | None:
@@ -150,7 +150,7 @@ def knock(site: NamespaceSite, host: str, address: str) -> list[str]:
     ]
 
 
-def test_on_an_interface_machines_with_the_certificate_join_and_nobody_else(servers: NamespaceSite) -> None:
+def test_on_an_interface_only_machines_with_the_certificate_join(servers: NamespaceSite) -> None:
     default = servers.popen("server2", [sys.executable, "-c", OPEN], stdin=subprocess.PIPE)
     assert default.stdout is not None
     assert "in: 42" in knock(servers, "server1", default.stdout.readline().strip())  # the control

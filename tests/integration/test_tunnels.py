@@ -132,7 +132,7 @@ def test_a_page_behind_the_jump_host_opens_under_the_same_link_each_time(laptop:
 
 
 @pytest.mark.quick
-def test_two_servers_open_in_parallel_and_one_that_fails_costs_the_other_nothing(laptop: Site, serve: Serve) -> None:
+def test_two_servers_open_in_parallel_and_a_failure_stays_with_one(laptop: Site, serve: Serve) -> None:
     one, other = serve("server1"), serve("server2")
     targets = [f"server1:{one}", f"server2-none:{one}", f"server2:{other}", "server1:nope"]
     code = f"""
@@ -175,7 +175,7 @@ def test_a_listener_is_on_both_loopbacks_and_nowhere_else(laptop: Site, serve: S
     assert found in ({"127.0.0.1", "::1"}, {"127.0.0.1"})
 
 
-def test_where_the_usual_port_is_half_taken_the_next_one_serves_until_it_is_free(laptop: Site, serve: Serve) -> None:
+def test_a_half_taken_usual_port_is_replaced_until_it_is_free(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
     with_usual = python(
         laptop, f"o = tunnels.open('server1:{port}'); print(json.dumps(o.tunnels[0].local_port)); o.close()"
@@ -236,9 +236,7 @@ def test_on_a_full_disk_tunnels_go_on_and_are_still_watched(laptop: Site, serve:
     assert "`ports tunnel` does not show this" in note
 
 
-def test_a_forward_that_cannot_be_made_is_the_error_of_its_tunnel_and_of_nothing_else(
-    laptop: Site, serve: Serve
-) -> None:
+def test_a_failed_forward_is_the_error_of_its_tunnel_alone(laptop: Site, serve: Serve) -> None:
     port = serve("server1")
     code = f"""
         from pathlib import Path
@@ -252,9 +250,7 @@ def test_a_forward_that_cannot_be_made_is_the_error_of_its_tunnel_and_of_nothing
 
 
 @pytest.mark.quick
-def test_a_local_port_that_was_asked_for_and_is_taken_is_an_error_that_names_the_holder(
-    laptop: Site, serve: Serve
-) -> None:
+def test_a_requested_local_port_in_use_is_an_error_that_names_its_user(laptop: Site, serve: Serve) -> None:
     port, taken = serve("server1"), serve("laptop")
     code, rows = ports(laptop, "open", f"server1:{port}", "--local-port", str(taken))
     assert code == 4
@@ -363,7 +359,7 @@ def test_a_service_that_says_nothing_is_not_called_open(laptop: Site, serve: Ser
     assert python(laptop, code)[0]["state"] == "silent"
 
 
-def test_a_service_that_says_nothing_costs_the_others_nothing_and_can_be_closed(laptop: Site, serve: Serve) -> None:
+def test_a_silent_service_does_not_delay_others_and_can_be_closed(laptop: Site, serve: Serve) -> None:
     mute, page = serve("server1", MUTE), serve("server1")
     code = f"""
         told = []
@@ -424,7 +420,7 @@ def test_a_service_that_ended_between_is_an_error_with_the_reason(laptop: Site) 
     assert f"nothing answers at 127.0.0.1:{port} there (connect failed: Connection refused)" in error["message"]
 
 
-def test_a_server_that_prohibits_forwarding_is_passed_by_a_session_and_that_is_remembered(
+def test_a_session_replaces_prohibited_forwarding_and_is_remembered(
     laptop: Site, serve: Serve, nothing_left: LeakCheck
 ) -> None:
     nothing_left.allow("file */tunnels/forward-methods.json")
@@ -450,7 +446,7 @@ with urllib.request.urlopen(sys.argv[1]) as page, open("/tmp/browsed", "a") as f
 """
 
 
-def test_a_server_shows_its_page_in_the_browser_at_home_by_what_is_open_there(laptop: Site, serve: Serve) -> None:
+def test_a_server_shows_its_page_in_the_browser_at_home(laptop: Site, serve: Serve) -> None:
     port, other = serve("server1"), serve("server1", text="another page")
     laptop.host("laptop").write("/tmp/browser", BROWSER, mode=0o755)
 
@@ -485,7 +481,7 @@ def test_a_server_shows_its_page_in_the_browser_at_home_by_what_is_open_there(la
 SLEEP = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
 
 
-def test_where_others_are_on_this_machine_a_link_without_a_password_is_opened_on_request_only(
+def test_beside_other_users_a_link_without_a_password_needs_share(
     root_site: NamespaceSite, laptop: Site, serve: Serve
 ) -> None:
     port, path = serve("server1"), "/tmp/alice-link.sock"
@@ -622,7 +618,7 @@ def test_twenty_targets_on_one_host_need_one_connection(laptop: Site, serve: Ser
     assert len(held) == 2
 
 
-def test_a_host_with_nothing_to_open_says_so_and_a_target_that_cannot_be_is_a_usage_error(laptop: Site) -> None:
+def test_a_host_with_nothing_to_open_says_so_and_a_bad_target_is_usage(laptop: Site) -> None:
     code, rows = ports(laptop, "open", "server2")
     assert (code, rows[0]["state"]) == (3, "nothing")
     assert ports(laptop, "open", "server2:")[0] == 2
@@ -667,9 +663,7 @@ def test_a_terminal_that_was_stopped_does_not_hold_up_the_tunnels(laptop: Site, 
 
 
 @pytest.mark.quick
-def test_a_cluster_and_a_notebook_server_that_were_started_there_open_with_their_tokens(
-    laptop: Site, nothing_left: LeakCheck
-) -> None:
+def test_a_cluster_and_a_notebook_server_open_with_their_tokens(laptop: Site, nothing_left: LeakCheck) -> None:
     nothing_left.allow("file */host.json")
     code, cluster = ports(laptop, "cluster", "start", "main", "-H", "server1", "--n-workers", "1", timeout=90)
     assert code == 0, cluster
@@ -700,7 +694,7 @@ def test_a_cluster_and_a_notebook_server_that_were_started_there_open_with_their
         ports(laptop, "cluster", "stop", "main", "-H", "server1")
 
 
-def test_what_the_own_connection_of_the_user_may_not_forward_goes_by_a_session(
+def test_a_session_carries_what_the_users_connection_may_not_forward(
     laptop: Site, serve: Serve, nothing_left: LeakCheck
 ) -> None:
     nothing_left.allow("file */tunnels/forward-methods.json")

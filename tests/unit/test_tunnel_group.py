@@ -59,7 +59,7 @@ def listening(group: TunnelGroup) -> Tunnel:
     return tunnel
 
 
-def test_a_tunnel_that_is_closed_while_its_usual_port_becomes_free_leaves_no_listener(group: TunnelGroup) -> None:
+def test_a_tunnel_closed_as_its_usual_port_becomes_free_leaves_nothing(group: TunnelGroup) -> None:
     for _ in range(TIMES):
         tunnel = listening(group)
         reclaims = threading.Thread(target=group._host("server1")._opener.reclaim, args=(tunnel,))
@@ -78,7 +78,7 @@ def test_a_tunnel_that_two_processes_close_at_once_is_closed_once(group: TunnelG
 
 
 @pytest.mark.parametrize("words", [["server1"], ["--all"]])
-def test_a_record_that_a_newer_ports_wrote_is_told_where_a_tunnel_is_to_be_closed(
+def test_a_record_of_a_newer_ports_is_reported_when_closing_a_tunnel(
     capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     record, _ = tunnel_records.new_paths(1, 0)
@@ -90,7 +90,7 @@ def test_a_record_that_a_newer_ports_wrote_is_told_where_a_tunnel_is_to_be_close
     assert row["state"] == "unknown" and str(record) in row["error"]
 
 
-def test_the_process_in_the_background_imports_nothing_from_the_directory_at_hand_and_ends_by_itself(
+def test_the_background_process_imports_nothing_from_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "json.py").write_text("import os; os.mkdir('ran')")
@@ -174,7 +174,7 @@ def test_what_is_open_already_at_another_address_is_an_error(local: LocalAddress
     )
 
 
-def test_a_tunnel_is_closed_with_all_bytes_counted_and_by_its_name_the_way_is_told(group: TunnelGroup) -> None:
+def test_a_tunnel_is_closed_by_its_name_with_all_bytes_counted(group: TunnelGroup) -> None:
     tunnel = group.tunnels[0]
     group.serve()
     assert tunnel.forward is not None
@@ -187,7 +187,7 @@ def test_a_tunnel_is_closed_with_all_bytes_counted_and_by_its_name_the_way_is_to
     assert [(row["received_bytes"], row["error"]) for row in closed] == [(2048, None)]
 
 
-def test_what_a_killed_process_left_is_not_listed_beside_the_same_open_again(
+def test_leftovers_of_a_killed_process_are_not_listed_once_open_again(
     group: TunnelGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group.serve()
@@ -212,7 +212,7 @@ def test_a_note_that_holds_no_more_is_dropped_and_the_others_stay() -> None:
 # --- what another process asks ---
 
 
-def test_what_cannot_be_opened_by_another_process_is_an_error_there_and_not_an_end(
+def test_a_failure_to_open_is_an_error_there_and_does_not_end_the_process(
     group: TunnelGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fill(*_: object, **__: object) -> None:
