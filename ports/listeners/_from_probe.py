@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ports.listeners import _exposures, _kinds
 from ports.listeners._listener import Listener
 from ports.probe import sha256, words_of
-from ports.sessions import FOLDERS, Exit, verdict
+from ports.sessions import FOLDERS
 
 if TYPE_CHECKING:
     from ports.probe import rows as probe_rows
@@ -96,6 +96,8 @@ def _session(kind: str, session: probe_rows.Session, document: probe_rows.Docume
 
 
 def _judge(session: probe_rows.Session, boot_id: str) -> tuple[str, str | None]:
+    from ports.sessions import Exit, verdict  # 1.5 ms, which a machine without sessions does not pay
+
     if "error" in session:
         return "unknown", session["error"]
     try:

@@ -200,7 +200,7 @@ def test_without_tmux_a_cluster_outlives_the_session_that_started_it(
     monkeypatch.setenv("PATH", str(home.work))
     mine, now = sessions.new_identity()
     record = sessions.SessionRecord(
-        kind="session", name="lab", created_at=now, interpreter=sys.executable, directory=".", started_by=mine
+        kind="notebook", name="lab", created_at=now, interpreter=sys.executable, directory=".", started_by=mine
     )
     code = """if True:
         import subprocess, sys, time

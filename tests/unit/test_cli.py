@@ -241,7 +241,7 @@ def test_links_are_results_and_all_else_is_told_on_stderr(capsys: pytest.Capture
     assert shown.err == "server1:lab: closed\n"
 
 
-def test_what_befalls_a_host_is_told_once_and_what_befalls_a_service_by_its_name(
+def test_a_host_is_reported_once_and_a_service_by_its_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     links = tunnel.Links(Output(as_json=False), browse=False)
@@ -392,7 +392,7 @@ def test_far_arguments_mean_the_same(name: str | None, given: dict[str, str], fl
     assert parsed(words[2:]) == parsed(typed)
 
 
-def test_a_link_that_was_open_before_and_leads_nowhere_now_is_shown_with_the_reason(
+def test_a_link_that_leads_nowhere_now_is_shown_with_the_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     row = {"host": "server1", "kind": "cluster", "name": "main", "state": "ended", "local_url": "http://localhost:1/"}
@@ -401,7 +401,7 @@ def test_a_link_that_was_open_before_and_leads_nowhere_now_is_shown_with_the_rea
     assert "http://localhost:1/" in told.out and told.err == "ports: server1: it closes connections\n"
 
 
-def test_a_link_that_said_nothing_at_first_comes_to_the_browser_once_it_is_open(
+def test_a_silent_link_comes_to_the_browser_once_it_is_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     links, shown = tunnel.Links(Output(as_json=True), browse=True), []
