@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -274,6 +275,17 @@ def test_loopback_says_what_it_cannot_do(site_of_its_own: MakeSite) -> None:
             ask()
     with pytest.raises(NotPossibleError, match="one machine"):
         site_of_its_own(kind="loopback", shared_home=True)
+
+
+def test_a_worker_of_root_has_a_network_and_a_tmp_of_its_own(request: pytest.FixtureRequest) -> None:
+    if not hasattr(request.config, "workerinput") or os.geteuid() != 0 or sys.platform != "linux":
+        pytest.skip("tests run one after another, or without root, where nobody can have that")
+    interfaces = [line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines()[2:]]
+    assert interfaces == ["lo"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+    if not sys.prefix.startswith("/tmp/"):
+        assert Path("/tmp").stat().st_dev != Path(f"/proc/{os.getppid()}/root/tmp").stat().st_dev
 
 
 def traces() -> dict[str, object]:

@@ -82,7 +82,7 @@ def sshd(site: Site) -> str:
 def test_a_connection_in_hand_does_not_end_for_want_of_use(laptop: Site) -> None:
     code = """
         master = start("server1")
-        time.sleep(3)  # a look would count as use
+        time.sleep(2)  # a look would count as use
         there = [master.is_there(), openssh.is_running(master.control)]
         control = master.control
         del master

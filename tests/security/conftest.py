@@ -230,7 +230,7 @@ def control(work_site: NamespaceSite) -> Iterator[AtWork]:
     scene.path("/tmp/jupyter.log").unlink()
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=["sockets", pytest.param("tls", marks=pytest.mark.ci)])
 def alice(work_site: NamespaceSite, request: pytest.FixtureRequest) -> Iterator[AtWork]:
     """What alice runs with `ports`."""
     scene = protected(work_site, request.param)
