@@ -153,7 +153,7 @@ def _check_keywords(keywords: Mapping[str, Any]) -> None:
     for name, value in [*keywords.items(), *(within.items() if isinstance(within, dict) else ())]:
         near = difflib.get_close_matches(name, settings.options(KIND), n=1, cutoff=0.85)
         if name in settings.options(KIND):
-            raise UsageError(f"option {name}={value!r} cannot be given among Dask's: pass it to ports itself")
+            raise UsageError(f"{name}={value!r} is an option of ports, not of Dask; pass it to ports itself")
         if near:
             raise UsageError(f"there is no option {name!r}; did you mean {near[0]!r}?")
         if name in OURS:

@@ -60,6 +60,8 @@ def read(page: str) -> str:
 
 
 ALL = dict(commands())
+FACES = sorted(Path(ports.__file__).parent.glob("*/__init__.py"))
+FACES_WITH_EXAMPLE = [face.parent.name for face in FACES if ">>> " in face.read_text("utf-8")]
 
 
 @pytest.mark.parametrize("words", [words for words in ALL if words != "ports ls"])
@@ -226,7 +228,7 @@ def test_what_the_old_package_had_is_documented() -> None:
     assert "ports.server_helpers.print_commands" in read("python.md")
 
 
-@pytest.mark.parametrize("name", sorted({"clusters", "probe", "sessions", "state"}))
+@pytest.mark.parametrize("name", FACES_WITH_EXAMPLE)
 def test_the_example_of_a_face_runs(name: str) -> None:
     face = importlib.import_module(f"ports.{name}")
     assert doctest.testmod(face).attempted > 0 and doctest.testmod(face).failed == 0

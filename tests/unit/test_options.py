@@ -64,7 +64,9 @@ def test_what_opens_a_port_is_with_tls(port: dict[str, str]) -> None:
 
 
 def test_an_option_of_ports_is_none_of_dasks() -> None:
-    with pytest.raises(UsageError, match="option interface='eth0' cannot be given among Dask's: pass it to ports"):
+    with pytest.raises(
+        UsageError, match="interface='eth0' is an option of ports, not of Dask; pass it to ports itself"
+    ):
         _options.merge(SETTINGS, {"scheduler_kwargs": {"interface": "eth0"}})
 
 
