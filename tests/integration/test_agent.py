@@ -47,7 +47,7 @@ class Far:
         self.lost: list[str] = []
 
     def documents(self) -> list[dict[str, Any]]:
-        """Return what it found, each time."""
+        """Return all documents so far."""
         return [one["document"] for one in self.messages if one["type"] == "document"]
 
     async def until(self, poll: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
@@ -65,7 +65,7 @@ class Far:
 async def far(
     request: dict[str, Any] | None = None, *, command: str = HERE, shell: str = "sh", timeout: float = 30
 ) -> AsyncIterator[Far]:
-    """Start the program in a shell of this machine, as sshd would; afterwards nothing of it may be left."""
+    """Start the program in a shell of this machine, as sshd would; afterwards nothing of it must be left."""
     mine, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen([shell, "-c", command], stdin=theirs, stdout=theirs, start_new_session=True)
@@ -103,7 +103,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 
 @contextlib.asynccontextmanager
 async def service(serve: Serve, path: Path | None = None) -> AsyncIterator[str]:
-    """Listen, and yield where."""
+    """Listen, and yield the address."""
     if path is None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=512)
         where = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -116,7 +116,7 @@ async def service(serve: Serve, path: Path | None = None) -> AsyncIterator[str]:
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Say what was said, when the other side has ended."""
+    """Send back all that was said, once the other side has ended."""
     writer.write(await reader.read())
     writer.close()
 

@@ -1,4 +1,4 @@
-"""The launcher: it hands over environment and directory, keeps the log, notes the end, lets nothing outlive it."""
+"""The launcher: it passes on environment and directory, keeps the log, notes the end, lets nothing outlive it."""
 
 from __future__ import annotations
 

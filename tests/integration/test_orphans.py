@@ -1,4 +1,4 @@
-"""What tasks start ends with their worker, whatever it did to get away."""
+"""What tasks start ends with their worker, however it tries to get away."""
 
 from __future__ import annotations
 

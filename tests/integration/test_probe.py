@@ -60,14 +60,14 @@ def run() -> Iterator[Run]:
 
 @pytest.fixture(autouse=True)
 def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the probe no records but those that the test makes."""
+    """Give the probe only the records that the test makes."""
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     return tmp_path
 
 
 class Server:
-    """A listener of this process that says `greeting`, then keeps what it hears and says `answer`."""
+    """A listener of this process that says `greeting`, keeps what it hears, then says `answer`."""
 
     def __init__(
         self, greeting: bytes = b"", answer: bytes = b"", address: str = "127.0.0.1", computes: float = 0.0
@@ -221,7 +221,7 @@ def test_a_jupyter_server_started_by_hand_is_found_with_its_token(jupyter: tuple
 
 
 def test_a_stale_record_names_nobody_and_stays(jupyter: tuple[Path, int], own_state: Path) -> None:
-    """The server that left it had the port which the test's own listener has now."""
+    """The server that left it had the port of the test's own listener."""
     runtime = own_state / "runtime"
     runtime.mkdir()
     with Server() as server:

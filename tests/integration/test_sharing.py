@@ -32,7 +32,7 @@ GIB = 1 << 30
 
 
 def promise_of(cluster: Cluster) -> dict[str, Any] | None:
-    """Return what anybody sees of the promise of `cluster`."""
+    """Return what any user sees of the promise of `cluster`."""
     pid = cluster.row()["pid"]
     return next((one for one in promises() if one["pid"] == pid), None)
 
@@ -105,7 +105,7 @@ def test_threads_of_one_process_keep_their_promise_over_a_restart(home: Home) ->
     started = clusters.start("main", processes=False, memory_limit="500MB", **SMALL)
 
     def look() -> int:
-        """Read the promise in the owner itself: what closes the file gives its lock up."""
+        """Read the promise in the owner itself, which gives up its lock when it closes the file."""
         with open(started.record.promise) as file:
             return len(file.read())
 

@@ -48,7 +48,7 @@ class Nothing:
     """A loop in which nothing happens."""
 
     def on_read(self, fd: int, callback: Callable[[], None] | None) -> None:
-        """Take it down nowhere."""
+        """Ignore it."""
 
     on_write = on_read
 
@@ -88,7 +88,7 @@ class Pair:
         self.sockets: list[socket.socket] = []
 
     def channel(self, number: int) -> tuple[socket.socket, socket.socket]:
-        """Return what a browser, and what a service would hold."""
+        """Return the two ends of a connection: a browser's and a service's."""
         outer = []
         for mux in self.muxes:
             mine, theirs = socket.socketpair()
@@ -99,7 +99,7 @@ class Pair:
         return outer[0], outer[1]
 
     def run(self) -> None:
-        """Turn the loop for as long as anything may happen."""
+        """Turn the loop until nothing happens any more."""
         over: list[bool] = []
         self.poller.later(0.2, lambda: over.append(True))
         while not over:

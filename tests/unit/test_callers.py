@@ -1,4 +1,4 @@
-"""Whose a connection to a cluster is, and that another user's ends where it is accepted."""
+"""Connections of other users to a cluster end where they are accepted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def listener() -> Iterator[socket.socket]:
 
 
 async def called(*places: object) -> list[str]:
-    """Return what another user gets who calls at Unix sockets and ports, a word for each."""
+    """Return what another user gets at Unix sockets and ports, a word for each."""
     command = [sys.executable, "-c", CALL, *map(str, places)]
     done = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     return (await done.communicate())[0].decode().splitlines()
@@ -81,7 +81,7 @@ def test_the_kernel_tells_whose_the_other_end_is(listener: socket.socket, family
 
 @linux
 def test_an_end_that_is_gone_is_nobody_s_not_root_s(listener: socket.socket) -> None:
-    """The kernel gives uid 0 for a socket that no process holds; a stranger closes before he is looked at."""
+    """The kernel gives uid 0 for a socket that no process has: a stranger can close before the check."""
     client = socket.create_connection(listener.getsockname())
     accepted, there = listener.accept()
     client.close()
@@ -111,7 +111,7 @@ def test_without_netlink_proc_is_looked_through(listener: socket.socket, monkeyp
 def test_a_peer_outside_of_this_network_passes_while_it_is_connected(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch, state: int, refused: bool
 ) -> None:
-    """The kernel knows one end only, this one."""
+    """The kernel knows only one end, this one."""
     here = listener.getsockname()
     monkeypatch.setattr(callers, "ask_kernel", lambda own, other: (os.getuid(), state) if own == here else None)
     with socket.create_connection(here) as client:
@@ -126,7 +126,7 @@ class Page(RequestHandler):
 
 
 async def at_web_servers(tmp_path: Path, call: Callable[..., Awaitable[Any]]) -> Any:
-    """Return what `call` gets at a dashboard on a Unix socket that all may reach, and at the gate of one."""
+    """Return what `call` gets at a dashboard on a Unix socket that all can reach, and at its gate."""
     application = Application([("/", Page)])
     server = callers.OwnServer(application)
     where = tmp_path / "s"

@@ -1,4 +1,4 @@
-"""GPUs: who uses them, and which a cluster gets. There is none here: a binding of NVML stands in, at its edge only."""
+"""GPUs: which users use them, and which ones a cluster gets. There is none here; a fake binding of NVML stands in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GiB = 2**30
 
 
 def fake_binding(devices: list[dict[str, Any]], *, old: bool = False) -> types.ModuleType:
-    """Return a module with the calls of NVML's binding that the adapter makes, over `devices`."""
+    """Return a module with the calls of NVML's binding that `_nvml` makes, for `devices`."""
     module: Any = types.ModuleType("pynvml")
 
     class NVMLError(Exception):

@@ -216,7 +216,7 @@ MOUNTS_V2 = "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw,nsdele
 
 
 def cgroups(top: Path, cgroup: str, mounts: str) -> list[Any]:
-    """Return what a meter finds of the memory cgroups that these texts tell of; directories without `top`."""
+    """Return the memory cgroups that a meter finds in these texts; directories are without `top`."""
     (top / "proc" / "self").mkdir(parents=True, exist_ok=True)
     (top / "proc" / "self" / "cgroup").write_text(cgroup)
     (top / "proc" / "self" / "mountinfo").write_text(mounts)
@@ -265,7 +265,7 @@ def test_the_cache_of_a_cgroup_is_available_once_it_is_on_the_disk(tmp_path: Pat
 def test_the_guard_and_ports_who_say_the_same_is_left_of_a_cgroup(
     tmp_path: Path, dirty: float, writeback: float, left: float
 ) -> None:
-    """A page that is not on the disk yet cannot be taken from who wrote it."""
+    """A page that is not on the disk yet cannot be taken back."""
     used = {"inactive_file": 2, "active_file": 1, "file_dirty": dirty, "file_writeback": writeback}
     proc, job = a_proc(tmp_path), tmp_path / "cgroup" / "job"
     (proc / "meminfo").write_text("MemTotal: 67108864 kB\nMemAvailable: 50331648 kB\nBuffers: 1 kB\n")
@@ -319,7 +319,7 @@ def test_pressure_is_the_own_cgroups_or_the_machines_whichever_is_more(
 
 
 def test_a_file_that_comes_in_pieces_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The kernel gives about a page of ``mountinfo`` at a time."""
+    """The kernel returns about a page of ``mountinfo`` at a time."""
     proc, read = a_proc(tmp_path), os.read
     mounts = proc / "self" / "mountinfo"
     mounts.write_text("".join(f"{n} 1 0:{n} / /mnt/{n} rw - tmpfs tmpfs rw\n" for n in range(120)) + mounts.read_text())

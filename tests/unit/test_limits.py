@@ -24,7 +24,7 @@ SLICE = "/sys/fs/cgroup/user.slice"
 
 
 def machine(top: Path, *, mounts: str, group: str, **files: str) -> str:
-    """Write what the kernel would show, and return where."""
+    """Write what the kernel would show, and return the directory."""
     shown = {"/proc/meminfo": MEMINFO, "/proc/self/mountinfo": mounts, "/proc/self/cgroup": group, **files}
     for name, text in shown.items():
         path = top / name.lstrip("/")

@@ -1,4 +1,4 @@
-"""What is below a process: as the kernel tells it, and where it does not."""
+"""What runs below a process, on kernels that list children and on those that do not."""
 
 from __future__ import annotations
 

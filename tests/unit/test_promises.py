@@ -1,4 +1,4 @@
-"""What clusters are promised, told to all users of a machine; and what a hostile one can make of that: little."""
+"""What clusters are promised, for all users of a machine to read; a hostile user can do little with it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def name(number: int = 1, uid: int = UID) -> str:
 
 
 class Owner:
-    """The owner of a cluster with its promise, in a process of its own: locks are a process's."""
+    """The owner of a cluster with its promise, in its own process, because locks belong to a process."""
 
     def __init__(self, path: Path) -> None:
         command = [sys.executable, "-c", OWNER, str(OWNER_FOLDER), str(path)]
@@ -134,7 +134,7 @@ def test_an_owner_whose_name_is_taken_tells_nothing_and_goes_on(tmp_path: Path) 
 
 
 def test_a_promise_that_another_process_locks_to_read_is_dead(tmp_path: Path) -> None:
-    """Whoever may read a file may hold a read lock on it."""
+    """Any user who can read a file can hold a read lock on it."""
     path = tmp_path / name()
     path.write_text("1 8 8 8\n")
     code = (

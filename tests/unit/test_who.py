@@ -66,7 +66,7 @@ def seen(**changed: Any) -> machine.Usage:
 
 
 def hidden(promised: int = 100, **changed: Any) -> machine.Usage:
-    """Return what alice sees where others' processes are hidden: that bob was promised something, and totals."""
+    """Return what alice sees if others' processes are hidden: the promise of bob, and totals."""
     promise = {"uid": 1002, "pid": 0, "n_workers": 4, "n_threads": 4, "bytes": promised * GIB, "held_bytes": None}
     users = [USERS[2], {**user(1002, "bob", 0, 0), "n_processes": 0}]
     return _usage.from_probe({**SEEN, "users": users, "promises": [promise], "hidden": True, **changed})
@@ -202,7 +202,7 @@ def test_watching_has_no_document(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def busy() -> Any:
-    """A process that computes, holds 64 MiB for itself and 64 MiB of a file, and looks like a worker of Dask's."""
+    """A process that computes, has 64 MiB for itself and 64 MiB of a file, and looks like a Dask worker."""
     code = (
         "import mmap, sys, tempfile; own = bytearray(b'x') * (64 << 20); file = tempfile.TemporaryFile()\n"
         "file.write(own); file.flush(); seen = mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED); sum(seen[::4096])\n"
