@@ -103,7 +103,7 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
     client = Client.__new__(Client)
     try:
         with _no_collection():
-            client.__init__(cluster, timeout=timeout, **options)  # type: ignore[misc]
+            client.__init__(cluster, timeout=timeout, **options)
     except BaseException as error:
         _discard(client)
         if not isinstance(error, OSError | TimeoutError):

@@ -10,7 +10,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from distributed import Client, Scheduler, SpecCluster
+from distributed import Client, Scheduler, SpecCluster, Worker
 
 import ports
 from ports.clusters import ClusterRecord
@@ -19,6 +19,7 @@ from ports.state import settings
 
 sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
 
+from ports_owner import guard_rules
 from ports_owner.policies import Policies
 from ports_owner.record import Record, read_record
 from ports_owner.workers import PrivateWorker
@@ -78,6 +79,9 @@ def test_the_policies_serve_a_cluster_of_another_kind(tmp_path: Path) -> None:
                 assert await client.submit(sum, [3, 4]) == 7  # the worker comes back for it
                 await policies.scale(2)
                 await until(lambda: len(cluster.scheduler.workers) == 2)
+                async with Worker(cluster.scheduler_address, name="joined", local_directory=str(tmp_path)):
+                    policies.idle.send(guard_rules.SPILL)  # a message that a plain worker does not understand
+                    assert await client.submit(sum, [5, 6], workers=["joined"]) == 11
             policies.close()
 
     asyncio.run(asyncio.wait_for(run(), 60))

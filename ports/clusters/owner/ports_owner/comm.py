@@ -25,6 +25,7 @@ import os
 import socket
 import struct
 import weakref
+from typing import Any
 
 import dask
 from distributed.comm.core import BaseListener, Comm, CommClosedError, Connector, FatalCommClosedError
@@ -192,7 +193,8 @@ class UnixListener(BaseListener):
         super().__init__()
         self.directory, self.name = place_of(loc)
         self.comm_handler, self.deserialize, self.allow_offload = comm_handler, deserialize, allow_offload
-        self._socket = self._identity = self._loop = None
+        self._socket = self._identity = None
+        self._loop: Any = None
         self._tasks = set()
 
     async def start(self):

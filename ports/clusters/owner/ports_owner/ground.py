@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 _NAME = "_ports_probe"
 
@@ -14,12 +16,13 @@ def _load():
     spec = importlib.util.spec_from_file_location(
         _NAME, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
+    assert spec is not None and spec.loader is not None
     module = sys.modules[_NAME] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 try:  # beside this package, or loaded from text already
-    import _ports_probe as probe
+    probe: Any = importlib.import_module(_NAME)
 except ModuleNotFoundError:
     probe = _load()

@@ -21,7 +21,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from . import guard_rules, idle_rules, orphans
-from .cluster import OwnedCluster
+from .cluster import OwnedCluster, is_own
 from .ground import probe
 from .guard import MemoryGuard
 from .keep_results import KeptResults
@@ -261,11 +261,12 @@ class IdlePolicy:
         return sum(written), sum(in_memory)
 
     def send(self, level: int) -> None:
-        """Send all workers a level of the guard, unless the guard itself acts."""
+        """Send the workers of this owner a level of the guard, unless the guard itself acts."""
         scheduler = self.cluster.scheduler
         if not self.guard.state.level:
-            for address in list(scheduler.workers):
-                scheduler.stream_comms[address].send({"op": "ports-guard", "level": level})
+            for address, worker in list(scheduler.workers.items()):
+                if is_own(self.cluster, worker.name):
+                    scheduler.stream_comms[address].send({"op": "ports-guard", "level": level})
 
     async def notice(self) -> None:
         """Log when the cluster will end."""

@@ -90,6 +90,7 @@ class KeptResults:
     def drop(self) -> None:
         """Remove the files: the cluster goes on, and still holds the results."""
         if self.directory is not None:
+            assert self.note is not None
             shutil.rmtree(self.directory, ignore_errors=True)
             with contextlib.suppress(OSError):
                 self.note.unlink()
@@ -103,3 +104,4 @@ def new_directory(parent: Path, name: str) -> Path:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
             return path
+    raise AssertionError("numbers do not end")

@@ -80,7 +80,7 @@ class Meter:
         path = f"{self.proc}/meminfo" if domain == MACHINE else f"{domain}/memory.stat"
         figure = probe.memory.figures(read(path)).get(named.get(domain, "AnonPages"))
         if figure is not None:
-            return figure
+            return int(figure)
         return next((one.total - one.available for one in self.domains() if one.name == domain), 0)
 
     def sees_everybody(self) -> bool:

@@ -25,7 +25,7 @@ from .ground import probe
 try:
     from resource import RLIM_INFINITY, RLIMIT_SIGPENDING, getrlimit, setrlimit
 except ImportError:  # not Linux
-    RLIMIT_SIGPENDING = None
+    RLIMIT_SIGPENDING = None  # type: ignore[assignment,misc]
 
 PR_SET_CHILD_SUBREAPER = 36
 PROCESS_MRELEASE = 448  # the number of the system call, the same on all machines but Alpha

@@ -57,7 +57,7 @@ def guard_children(own_path):
     child gets `own_path` instead. A worker takes the starter's path once all of Dask is imported.
     """
     # Python's fork server before 3.10.9 listens at a name without a file, where any user can connect and give orders.
-    multiprocessing.util.abstract_sockets_supported = False
+    multiprocessing.util.abstract_sockets_supported = False  # type: ignore[misc]
     start, describe = multiprocessing.util.spawnv_passfds, multiprocessing.spawn.get_preparation_data
 
     def start_safely(path, args, passfds):

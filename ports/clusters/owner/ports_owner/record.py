@@ -48,7 +48,8 @@ def read_record(directory: Path) -> Record:
     """Return the record in `directory`; what this version does not know is passed over."""
     found = json.loads((directory / "record.json").read_text(encoding="utf-8"))
     names = {one.name for one in dataclasses.fields(Record)}
-    # JSON has lists where a record has tuples
-    return Record(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in found.items() if key in names}
-    )
+    values: dict[str, Any] = {name: value for name, value in found.items() if name in names}
+    for name, value in values.items():
+        if isinstance(value, list):
+            values[name] = tuple(value)  # JSON has lists where a record has tuples
+    return Record(**values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from distributed import Scheduler
 from distributed.http.routing import RoutingApplication
@@ -34,6 +35,8 @@ class PrivateApplication(RoutingApplication):
 class PrivateScheduler(Scheduler):
     """A scheduler whose dashboard listens on a private Unix socket, and that only its owner ends."""
 
+    http_server: Any
+
     def __init__(self, *args, dashboard_socket, gate=None, **kwargs):
         self.dashboard_socket = dashboard_socket
         self.gate, self.gate_server, self.dashboard_port = gate, None, None
@@ -47,7 +50,7 @@ class PrivateScheduler(Scheduler):
         self.http_server = peer_check.OwnServer(self.http_application)
         Path(self.dashboard_socket).unlink(missing_ok=True)
         self.http_server.add_socket(bind_unix_socket(self.dashboard_socket, mode=0o600))
-        self.http_server.address, self.http_server.port = self.dashboard_socket, 0
+        self.http_server.address, self.http_server.port = self.dashboard_socket, 0  # what Dask reads
         self.services["dashboard"] = self.http_server
         if self.gate is not None:
             self.gate_server, self.dashboard_port = dashboard_gate.open_gate(self.http_application, *self.gate)

@@ -33,7 +33,7 @@ class Connection:
         self.socket = connection
         self.closed = False
         self._left = memoryview(b"")  # was read with earlier messages
-        self._queue = deque()  # will be sent
+        self._queue: deque[memoryview] = deque()  # will be sent
         self._is_sending = False
         self._reader = self._drained = self._watched_by = self._watched_to_send_by = None
         self._lock, self._n_threads = threading.Lock(), 0

@@ -14,6 +14,7 @@ import os
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 from distributed import Nanny, Worker
 from distributed.core import Status
@@ -53,6 +54,8 @@ def make_nice(executor, niceness):
 
 class PrivateWorker(Worker):
     """A worker without an HTTP server, which any user could read. It spills and pauses at the guard's word."""
+
+    status: Any  # Dask's property
 
     def __init__(self, *args, starter_path=(), nice=0, mark=None, **kwargs):
         take_path(starter_path)
@@ -141,7 +144,7 @@ def write_pickle(path, value):
             raise
 
 
-GPUS_TAKEN = collections.Counter()  # by the nannies of this process
+GPUS_TAKEN: collections.Counter[str] = collections.Counter()  # by the nannies of this process
 
 
 def take_gpus(gpu_ids, each):
