@@ -328,3 +328,28 @@ def spaced(text: str) -> str:
 def test_what_a_page_quotes_is_said_by_the_code(page: str, quote: str) -> None:
     assert spaced(quote) in spaced((TOP / page).read_text(encoding="utf-8"))
     assert any(spaced(quote).strip() in spaced(text) for _, _, text in literals())
+
+
+#: Words that make an English-speaking reader stop; CONTRIBUTING.md has better ones.
+STUMBLES = re.compile(
+    r"\bthat cannot be(?=\s*(?:$|[.,;:|)]|is\b|are\b))|"
+    r"\b(?:(?:is|are) told|anew|but for|so that nobody|shall|to be had|lest|as ever|the least there is|while you do not"
+    r"|newcomers?)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def test_no_message_has_words_that_need_a_second_reading() -> None:
+    found = [f"{path}:{line}: {text!r}" for path, line, text in literals() if STUMBLES.search(text)]
+    assert found == [], "CONTRIBUTING.md, section English, has better words"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*sorted(DOCS.glob("*.md")), *sorted(TOP.glob("*.md")), TOP / "ssh_config.example"],
+    ids=lambda page: page.name,
+)
+def test_no_page_has_words_that_need_a_second_reading(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    table = re.compile(r"^\| instead of .*?\n\n", re.MULTILINE | re.DOTALL)  # what to avoid, in CONTRIBUTING.md
+    assert [found.group() for found in STUMBLES.finditer(table.sub("", text))] == []
