@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from ports import hosts, probe
 from ports.doctor import _judge
 from ports.doctor._checks import Check, failed, from_error, ok, skipped, warning
-from ports.errors import PortsError, SSHError
+from ports.errors import PortsError, ProhibitedError, SSHError
 from ports.hosts import Connection, Route
 
 FORWARD_CHECKS = ("forward-port", "forward-socket", "latency")
@@ -105,7 +105,7 @@ def _try_all(connection: Connection, remotes: dict[str, str], secret: bytes) -> 
 def _refused(name: str, alias: str, reason: PortsError) -> Check:
     found = from_error(name, reason, alias)
     # of a Unix socket sshd does not say that it is prohibited; that it is there we know
-    if name == "forward-port" and "prohibit" not in found.cause:
+    if name == "forward-port" and not isinstance(reason, ProhibitedError):
         return failed(name, found.cause, found.hint or f"`ssh -v {alias}` tells more")
     option = "AllowTcpForwarding" if name == "forward-port" else "AllowStreamLocalForwarding"
     what = "ports" if name == "forward-port" else "Unix sockets"

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from ports.state.waiting import wait_until
 from tests.lab import Site
 from tests.lab.laptop import PRELUDE as COMMON
+from tests.lab.laptop import hang_up
 from tests.lab.laptop import python as run_python
 from tests.lab.namespaces import NamespaceSite
 
@@ -254,7 +256,7 @@ def test_a_refused_login_is_not_the_network_s_fault(laptop: Site, python: Any) -
     assert (error["type"], error["network"]) == ("LoginNeededError", False)
 
 
-@pytest.mark.parametrize("shell", [None, "/usr/bin/fish"])
+@pytest.mark.parametrize("shell", [None, "/usr/bin/tcsh", "/usr/bin/fish"])
 def test_a_jump_host_that_prohibits_forwarding_leads_on_by_a_command(
     laptop: Site, python: Any, shell: str | None
 ) -> None:
@@ -263,6 +265,9 @@ def test_a_jump_host_that_prohibits_forwarding_leads_on_by_a_command(
     if shell is not None:
         login.set_login_shell(laptop.users[0], shell)
     assert python("say(connect('server1').run('echo there').output)") == "there\n"
+    hang_up(laptop)
+    left = lambda: [str(one) for one in login.processes() if one.state != "Z" and "kill 0" in str(one)]  # noqa: E731
+    wait_until(lambda: not left() or None, timeout=10, what="end of the relay on the jump host")
 
 
 def test_a_host_that_is_cut_off_is_the_network_s_fault_in_time(

@@ -26,7 +26,7 @@ PRELUDE = (
 from pathlib import Path
 from ports import hosts
 from ports.hosts import _connection, openssh
-from ports.hosts.openssh import masters
+from ports.hosts.openssh import ends
 from ports.state import paths, runtime_directory
 def start(alias, **options):
     return openssh.start(hosts.resolve(alias), **options)
@@ -37,7 +37,7 @@ def masters_of(alias):
 def running(alias):
     return openssh.running(hosts.resolve(alias).end)
 def retire(alias):
-    masters.retire(hosts.resolve(alias))
+    ends.retire(hosts.resolve(alias))
 def echo(alias, **options):
     return _connection.run(hosts.resolve(alias), "cat", input=b"there", **options).output
 def end(alias):

@@ -230,9 +230,9 @@ def test_an_unknown_key_is_refused_with_fingerprint_and_command(laptop: Site) ->
     known.write_text("")
     error = python(laptop, "say(tell(hostname, 'server1'))")
     assert error["type"] == "HostKeyError"
-    told = r"^server1: the jump host login: its host key is not known here \(ssh-ed25519 SHA256:\S+\); compare it"
+    told = r"^server1: the jump host login: unknown host key \(ssh-ed25519 SHA256:\S+\); compare it"
     assert re.search(told, error["message"])
-    assert "accept it once with `ssh login`" in error["message"]
+    assert "then accept it by running `ssh login` once" in error["message"]
     assert known.read_text() == ""
 
 

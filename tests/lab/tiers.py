@@ -39,6 +39,7 @@ PARTS = {
     "tunnels": ("integration/test_tunnels.py", "integration/test_healing.py", "integration/test_windows.py"),
     "hosts": (
         "integration/test_agent*.py",
+        "integration/test_connection.py",
         "integration/test_doctor.py",
         "integration/test_lab.py",
         "integration/test_masters.py",

@@ -8,9 +8,9 @@
     processes          the ssh processes that this process started
     control_sockets    where the masters' control sockets are, and which master serves
     jumps              how a jump host leads to the next hop: forwarding, else a command there
-    login              the start of one master
     liveness           dead connections
-    masters            one master per hop, shared by all `ports` processes of the user
+    masters            one master per hop, shared by all `ports` processes of the user: found, or started
+    ends               the end of masters
     connection         commands, forwards and terminals over a master
     diagnostics        what `ports doctor` asks of the program, and over a connection
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from ports.hosts.openssh.control_sockets import is_running as is_running
     from ports.hosts.openssh.control_sockets import kept as kept
     from ports.hosts.openssh.control_sockets import sweep_all as sweep_all
+    from ports.hosts.openssh.ends import close_all as close_all
+    from ports.hosts.openssh.ends import end_master as end_master
+    from ports.hosts.openssh.ends import masters_of as masters_of
     from ports.hosts.openssh.errors import explain as explain
-    from ports.hosts.openssh.masters import close_all as close_all
-    from ports.hosts.openssh.masters import end_master as end_master
-    from ports.hosts.openssh.masters import masters_of as masters_of
     from ports.hosts.openssh.masters import running as running
     from ports.hosts.openssh.masters import start as start
     from ports.hosts.openssh.processes import end_all as end_all
@@ -45,7 +45,8 @@ else:
             "connection": ("SSHConnection",),
             "control_sockets": ("Master", "is_running", "kept", "sweep_all"),
             "errors": ("explain",),
-            "masters": ("close_all", "end_master", "masters_of", "running", "start"),
+            "ends": ("close_all", "end_master", "masters_of"),
+            "masters": ("running", "start"),
             "processes": ("end_all",),
             "ssh_config": ("aliases", "suggest"),
         },

@@ -15,7 +15,7 @@ from typing import NoReturn
 from ports.errors import ConnectionLostError, PortsError, ProhibitedError, SSHError, ToolMissingError
 from ports.hosts._connection import Completed, Dial, NothingRanError, to_unix_socket
 from ports.hosts._route import Route
-from ports.hosts.openssh import liveness, masters, processes
+from ports.hosts.openssh import ends, liveness, processes
 from ports.hosts.openssh.control_sockets import Master, client_arguments, is_running
 from ports.hosts.openssh.errors import explain, explain_forward, is_multiplexing_failure, is_session_refused
 from ports.hosts.openssh.ssh_config import config_arguments, program
@@ -125,7 +125,7 @@ class SSHConnection:
         """Let the next connection be made beside this one, which may recover or ends by itself."""
         self._end_process()
         with contextlib.suppress(PortsError, OSError):
-            masters.retire(self.route)
+            ends.retire(self.route)
         self.cancel(list(self._forwards))
 
     def close(self) -> None:
