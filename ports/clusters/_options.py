@@ -100,7 +100,7 @@ class ClusterRecord(SessionRecord):
         return {**data.pop("for_owner"), **data}
 
     @classmethod
-    def from_json(cls: type[R], data: dict[str, Any]) -> R:
+    def from_json(cls: type[R], data: Mapping[str, Any]) -> R:
         """Return the record that `data` holds; raises as `Record.from_json`."""
         others = {name: data[name] for name in settings.options(KIND) if name in data and name not in _fields()}
         return super().from_json({**data, "for_owner": others})

@@ -42,10 +42,56 @@ class Listener(OthersListener, _Recognised):
     exposed: list[str]
 
 
+class ProcessDocument(TypedDict):
+    """A process, inside of other documents."""
+
+    machine: str
+    boot_id: str
+    pid_namespace: str
+    pid: int
+    start_ticks: int
+
+
+class RecordDocument(TypedDict, total=False):
+    """``record.json`` of a session, as far as the probe reads it; `root` and `token_file` are a notebook server's."""
+
+    started_by: ProcessDocument
+    launcher: ProcessDocument | None
+    created_at: float
+    directory: str
+    root: str
+    token_file: str
+
+
+class RunningDocument(TypedDict, total=False):
+    """``running.json`` of a session, as far as the probe reads it; some keys are a cluster's or a notebook server's."""
+
+    process: ProcessDocument
+    address: str
+    dashboard: str
+    dashboard_port: int | None
+    started_at: float
+    port: int
+    base_url: str
+    url_path: str
+    root: str
+    token_file: str
+
+
+class ExitDocument(TypedDict, total=False):
+    """``exit.json`` of a session."""
+
+    format: int
+    status: int | None
+    signal: int | None
+    ended_at: float
+    reason: str | None
+
+
 class _SessionParts(TypedDict, total=False):
-    record: dict[str, Any] | None
-    running: dict[str, Any] | None
-    exit: dict[str, Any] | None
+    record: RecordDocument | None
+    running: RunningDocument | None
+    exit: ExitDocument | None
     token: str | None
     error: str
     newer: bool

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -34,7 +35,7 @@ class Record:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls: type[R], data: dict[str, Any]) -> R:
+    def from_json(cls: type[R], data: Mapping[str, Any]) -> R:
         """Return the record in `data`. Keys that this version does not know are dropped.
 
         Raises

@@ -17,7 +17,7 @@ from ports import sessions
 from ports.cli import main, output
 from ports.clusters import _owner
 from ports.notebooks import _jupyter
-from ports.probe import ask
+from ports.probe import ask, rows
 from ports.probe import records as read_there
 from ports.probe.programs import who
 from ports.sessions import KINDS, Exit, Running, SessionRecord, verdict
@@ -107,7 +107,7 @@ def as_the_probe_says(hint: Any) -> tuple[type, ...]:
     """Return the types in JSON of what a field of the type `hint` holds, as `TYPES` of the probe names them."""
     if get_origin(hint) is UnionType:
         return tuple(one for part in get_args(hint) if part is not type(None) for one in as_the_probe_says(part))
-    if isinstance(hint, type) and issubclass(hint, Record):
+    if hint is rows.ProcessDocument or (isinstance(hint, type) and issubclass(hint, Record)):
         return (dict,)
     return (int, float) if hint is float else (hint,)
 
@@ -133,3 +133,25 @@ def test_the_probe_expects_the_types_that_records_have() -> None:
             fields.setdefault(name, set()).add(as_the_probe_says(hint))
     for name, types in read_there.TYPES.items():
         assert fields[name] == {types}, name
+
+
+TYPED: dict[type[Any], tuple[type[Record], ...]] = {
+    rows.ProcessDocument: (ProcessId,),
+    rows.RecordDocument: tuple(map(record_of, RECORDED)),
+    rows.RunningDocument: tuple(record_of(kind).answers for kind in RECORDED),
+    rows.ExitDocument: (Exit,),
+}
+
+
+@pytest.mark.parametrize("document", TYPED, ids=lambda document: document.__name__)
+def test_a_typed_document_has_the_fields_of_its_records(document: type[Any]) -> None:
+    for name, hint in get_type_hints(document).items():
+        having = [fields_of(cls)[name] for cls in TYPED[document] if name in fields_of(cls)]
+        assert having, name
+        assert {as_the_probe_says(found) for found in having} == {as_the_probe_says(hint)}, name
+
+
+def test_the_typed_documents_name_all_that_the_probe_reads() -> None:
+    named = {name for document in TYPED for name in get_type_hints(document)}
+    assert set(read_there.TYPES) <= named
+    assert {key for keys in read_there.NEEDED.values() for key in keys} <= named
