@@ -48,10 +48,15 @@ def _folder(directory: Path) -> Path:
 
 
 def _files(source: Path) -> Iterator[Path]:
-    """Yield the modules right in `source` and their byte code, of whatever Python made it."""
+    """Yield the modules right in `source` and their byte code, of whatever Python made it.
+
+    Python can do without byte code. What another user's Python made in a shared environment may be for that user alone.
+    """
     names = {path.stem for path in source.glob("*.py")}
     yield from source.glob("*.py")
-    yield from (path for path in source.glob("__pycache__/*.pyc") if path.stem.partition(".")[0] in names)
+    for path in source.glob("__pycache__/*.pyc"):
+        if path.stem.partition(".")[0] in names and os.access(path, os.R_OK):
+            yield path
 
 
 def _copy(source: Path, target: Path) -> None:

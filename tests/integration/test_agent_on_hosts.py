@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(120)
 
 PRELUDE = """
 import asyncio, json, os, sys
-from ports.hosts import openssh
+from ports import hosts
 from ports.errors import PortsError
 from ports.tunnels._agent_session import PYTHON, Agent
 
@@ -40,16 +40,17 @@ async def until(poll):
         await asyncio.sleep(0.02)
 
 async def main():
-    session, process = openssh.session(openssh.connect(alias), PYTHON.format(python="python3"))
+    connection = hosts.connect(hosts.resolve(alias), batch=True, timeout=60)
+    session = connection.exec_channel(PYTHON.format(python="python3"))
     agent = Agent(alias)
     try:
         answer["hello"] = await agent.start(session, REQUEST, on_message=messages.append, on_lost=lost.append)
-        await body(agent, process)
+        await body(agent, connection)
     except PortsError as error:
         answer["error"] = str(error)
     finally:
         agent.close()
-        openssh.end(process)
+        connection.close()
 """
 # says what it heard; its first line says where it listens
 ECHO = """
@@ -65,7 +66,7 @@ while True:
 
 def run(site: Site, alias: str, body: str, request: str = "{}") -> dict[str, Any]:
     """Run `body`, with an `agent` on `alias`, on the laptop; return the `answer` that it fills."""
-    code = PRELUDE.replace("REQUEST", request) + "async def body(agent, process):\n" + textwrap.indent(body, "    ")
+    code = PRELUDE.replace("REQUEST", request) + "async def body(agent, connection):\n" + textwrap.indent(body, "    ")
     code += "\nasyncio.run(main())\nprint(json.dumps(answer))"
     done = site.run("laptop", [site.python, "-c", code, alias], timeout=90)
     assert done.returncode == 0, done.stderr
@@ -124,7 +125,7 @@ answer["said"] = await answer_of(agent, "127.0.0.1:{port}", "bob")
 
 def test_a_session_that_is_cut_is_told_at_home_and_its_program_ends(laptop: Site) -> None:
     body = """
-process.kill()
+connection._process.kill()
 await until(lambda: lost)
 answer["lost"] = lost
 try:
@@ -144,7 +145,9 @@ print("up", flush=True)
 await asyncio.sleep(60)
 """
     code = (
-        PRELUDE.replace("REQUEST", '{"silence": 2}') + "async def body(agent, process):" + textwrap.indent(body, "    ")
+        PRELUDE.replace("REQUEST", '{"silence": 2}')
+        + "async def body(agent, connection):"
+        + textwrap.indent(body, "    ")
     )
     started = laptop.popen("laptop", [laptop.python, "-c", code + "\nasyncio.run(main())", "server2"])
     try:

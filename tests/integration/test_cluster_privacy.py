@@ -138,7 +138,8 @@ def test_nothing_secret_is_in_arguments_or_in_tmux(shared_home: Home, private: C
 
 def test_the_file_that_hands_over_the_environment_is_gone(private: Cluster) -> None:
     assert not private._now.found.files.launch.exists()
-    texts = [path.read_text() for path in private._now.found.files.directory.iterdir()]
+    files = [path for path in private._now.found.files.directory.rglob("*") if path.is_file()]
+    texts = [path.read_text(errors="replace") for path in files]
     assert texts and not any(f"{SECRET}\n" in text or f'{SECRET}"' in text for text in texts)
 
 
