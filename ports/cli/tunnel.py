@@ -54,7 +54,8 @@ def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool |
     keeper.heed_signals()
     keeper.share_turns()
     keeper.allow_many_files()
-    with tunnels.open_many(wanted, on_event=show.event, local=local, owner=owner) as group:
+    with tunnels.TunnelGroup(on_event=show.event) as group:
+        group.open(wanted, local=local, owner=owner)
         rows = group.rows()
         show.settled(rows, "Ctrl-C closes them")
         if any(tunnel.ports for tunnel in group.tunnels):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ports.errors import InvalidTargetError
@@ -73,11 +72,3 @@ def hints_at(host: str | None, text: str) -> str:
         return found[0] if re.search(r" (-H|--host)\b", command) else f"`{command} -H {host}`"
 
     return re.sub(r"`(ports (?:(?:cluster|notebook|prune)\b|open [^\s:`]+:)[^`]*)`", here, text)
-
-
-def by_host(targets: Iterable[Target]) -> dict[str, list[Target]]:
-    """Return the targets of each host, each once, in the order in which they were named."""
-    found: dict[str, list[Target]] = {}
-    for target in dict.fromkeys(targets):
-        found.setdefault(target.host, []).append(target)
-    return found

@@ -12,15 +12,14 @@ from typing import Any
 
 from ports import hosts
 from ports.errors import ConflictError, PortsError, StartError, TimedOutError
-from ports.hosts import targets
 from ports.probe import SAFE_PATH
 from ports.sessions import processes
 from ports.state import locked, paths, wait_until
 from ports.tunnels import _everywhere
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._events import Event
+from ports.tunnels._group import check_targets
 from ports.tunnels._local_address import LocalAddress
-from ports.tunnels._open import check_targets
 from ports.tunnels._records import GroupRecord
 
 _LONGEST_OPEN = 300.0  # seconds without a word from the process in the background: a host may be slow to answer
@@ -58,17 +57,17 @@ def open_in_background(
         That process does not answer.
     """
     chosen = local or LocalAddress()
-    parsed = check_targets(wanted, chosen, owner)
+    by_host = check_targets(wanted, chosen, owner)
     if chosen.socket is not None:  # relative to the directory of this process
         chosen = replace(chosen, socket=str(Path(chosen.socket).expanduser().absolute()))
-    reached = hosts.on_each(targets.by_host(parsed), hosts.login)
+    reached = hosts.on_each(by_host, hosts.login)
     rows: list[Mapping[str, Any]] = []
     for alias, error in reached.items():
         if isinstance(error, PortsError):
             rows.append({**hosts.failed_row(alias, error), "local_url": None, "local_port": None})
             if on_event is not None:
                 on_event(rows[-1])
-    left = [str(one) for one in parsed if not isinstance(reached[one.host], PortsError)]
+    left = [str(one) for alias in by_host for one in by_host[alias] if not isinstance(reached[alias], PortsError)]
     if left:
         request = {"targets": left, "local": asdict(chosen), "owner": owner, "transport": hosts.choose_transport()}
         rows += _ask_keeper({"open": request}, on_event)

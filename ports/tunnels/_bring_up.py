@@ -21,6 +21,7 @@ from ports.tunnels._tunnel_list import TunnelList
 from ports.tunnels._watch import Watch
 
 _FIRST_SECONDS, _LATER_SECONDS = 10.0, 3.0  # for an answer; except at first, news of the host wait meanwhile
+_CLOSED = "it was closed while it opened"
 _NO_ANSWER = "it closes connections without an answer"
 _PATIENCE = 0.05  # seconds for which a service that may not be a web server can speak first
 
@@ -45,7 +46,8 @@ class TunnelOpener:
         SSHError
             The list was halted.
         """
-        self._tunnels.add(fresh)
+        if not self._tunnels.add(fresh):
+            raise SSHError(self._connection.alias, _CLOSED)
         tunnels = [*fresh, *(one for one in again if one in self._tunnels)]  # the others were closed meanwhile
         with contextlib.suppress(PortsError, OSError):  # all at once; where that fails, each reports its own reason
             self._connection.forward([one.remote for one in tunnels if self._method(one) == "forward"])
@@ -65,7 +67,7 @@ class TunnelOpener:
         if usual is None or tunnel.forward is None:
             return
         with self._tunnels.lock:  # it may be closed at this moment
-            if self._tunnels.is_halted or not tunnel.ports or usual in tunnel.ports or tunnel not in self._tunnels:
+            if not self._tunnels.may_open(tunnel) or not tunnel.ports or usual in tunnel.ports:
                 return
             try:
                 bound = bind(usual, (tunnel.local.address,) if tunnel.local.address else LOOPBACK)
@@ -121,11 +123,9 @@ class TunnelOpener:
         if bound.note is not None:
             tunnel.add_note(bound.note)
         with self._tunnels.lock:
-            try:
-                self._tunnels.check_wanted(tunnel)
-            except SSHError:
+            if not self._tunnels.may_open(tunnel):
                 bound.close()
-                raise
+                raise SSHError(tunnel.host, _CLOSED)
             tunnel.where = _local_address.where(bound.sockets, tunnel.local)
             tunnel.forward = LocalForward(http=tunnel.service.asked)
             tunnel.local_port = self._relay.listen(bound.sockets, tunnel.forward)

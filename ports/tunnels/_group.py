@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
-from ports.errors import ConflictError, NotFoundError, PortsError
+from ports.errors import ConflictError, NotFoundError, PortsError, UsageError
 from ports.hosts import Target, choose_transport, on_each, targets
 from ports.sessions import processes
-from ports.tunnels import _browse_request, _browser
+from ports.state import settings
+from ports.tunnels import _browse_request, _browser, _everywhere
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import Reach, Relay
 from ports.tunnels._events import Event, Events
@@ -72,35 +73,43 @@ class TunnelGroup:
 
     def open(
         self,
-        wanted: dict[str, list[Target]],
+        wanted: Iterable[str],
         *,
         local: LocalAddress | None = None,
         owner: str | None = None,
         batch: bool | None = None,
     ) -> None:
-        """Open the targets of all hosts at once; what fails stays in `tunnels`, with its error.
+        """Open all targets at once; what fails stays in `tunnels`, with its error.
 
         May be called more than once. After the first call, call `close` (also on Ctrl-C) to remove what it opened.
+
+        Raises
+        ------
+        UsageError
+            See `check_targets`.
         """
+        chosen = local or LocalAddress()
+        by_host = check_targets(wanted, chosen, owner)
         self.serve()
         with self._lock:
             self._busy += 1
-            hosts = {alias: self._host(alias) for alias in wanted}
+            hosts = {alias: self._host(alias) for alias in by_host}
 
         def visit(alias: str) -> None:
-            hosts[alias].open(OpenRequest(tuple(wanted[alias]), owner, local or LocalAddress()), batch=batch)
+            hosts[alias].open(OpenRequest(tuple(by_host[alias]), owner, chosen), batch=batch)
 
         def tell(alias: str, result: PortsError | None) -> None:
             if result is not None:
                 hosts[alias].fail(result)
 
         try:
-            on_each(wanted, visit, on_result=tell)
+            on_each(by_host, visit, on_result=tell)
         finally:
             with self._lock:
                 self._busy -= 1
             self._events.flush()
         self._write_record()
+        _everywhere.forget_stopped(self.rows())
 
     def serve(self) -> None:
         """Answer other processes of the user from now on."""
@@ -213,19 +222,19 @@ class TunnelGroup:
         if request.get("transport", transport) != transport:
             return {"transport": transport}
         before = set(map(id, self.tunnels))
-        wanted = targets.by_host(map(targets.parse, request["targets"]))
+        parsed = [targets.parse(one) for one in request["targets"]]
+        named = {target.host for target in parsed}
 
         def tell(row: Mapping[str, Any]) -> None:
-            if row["host"] in wanted or row["host"].partition("/")[0] in wanted:
+            if named & {row["host"], row["host"].partition("/")[0]}:
                 say(row)
 
         try:
             local = LocalAddress(**request["local"])
             with self._events.listener(tell):
-                self.open(wanted, local=local, owner=request["owner"], batch=True)
+                self.open(request["targets"], local=local, owner=request["owner"], batch=True)
         except (PortsError, RuntimeError) as error:
             return {"closing": self._closing.is_set(), "error": str(error)}
-        parsed = [target for several in wanted.values() for target in several]
         meant = [one for one in self.tunnels if id(one) not in before or (one.ports and _is_meant(one, parsed))]
         rows = [_as_open_already(one, local) if id(one) in before else one.row() for one in meant]
         for tunnel in meant:
@@ -252,7 +261,7 @@ class TunnelGroup:
                 if tunnel.host == target.host and tunnel.url is not None and _is_meant(tunnel, [target]):
                     return tunnel
             if attempt == 1:
-                self.open({target.host: [target]}, batch=True)
+                self.open([str(target)], batch=True)
         failed = [one for one in self.tunnels if one.host == target.host and one.error is not None and not one.ports]
         for one in failed:  # a failure is reported once
             self._hosts[target.host].forget(one)
@@ -284,6 +293,30 @@ class TunnelGroup:
                 log=self._log,
                 rows=tuple(one.record_row() for one in self.tunnels if one.ports),
             )
+
+
+def check_targets(wanted: Iterable[str], local: LocalAddress, owner: str | None) -> dict[str, list[Target]]:
+    """Return the targets of each host that `wanted` names, by default the hosts of the settings.
+
+    Raises
+    ------
+    UsageError
+        There is no target, one is invalid, or `local` or `owner` does not fit them.
+    """
+    named = [*wanted] or settings.hosts()
+    if not named:
+        raise UsageError("no target: name HOST, HOST:NAME or HOST:PORT, or list your hosts in the setting ports.hosts")
+    parsed = list(dict.fromkeys(map(targets.parse, named)))
+    local.check()
+    if local.is_one and (len(parsed) != 1 or parsed[0] == Target(parsed[0].host)):
+        given = f"local port {local.port}" if local.socket is None else f"local socket {local.socket}"
+        raise UsageError(f"{given} was given for more than one link; name one target, HOST:NAME")
+    if owner is not None and (others := [str(target) for target in parsed if target.port is None]):
+        raise UsageError(f"--owner {owner} works with HOST:PORT only, not with {', '.join(others)}")
+    by_host: dict[str, list[Target]] = {}
+    for target in parsed:
+        by_host.setdefault(target.host, []).append(target)
+    return by_host
 
 
 def _as_open_already(tunnel: Tunnel, local: LocalAddress) -> TunnelRow:

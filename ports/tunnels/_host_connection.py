@@ -29,6 +29,8 @@ class HostConnection:
 
     Attributes
     ----------
+    alias : str
+        The host; empty before the first `start` or `reconnect`.
     agent : Agent or None
         The session of our program on the host; None where the connection is lost.
     messages : Queue
@@ -37,8 +39,9 @@ class HostConnection:
         Set once nothing is to be connected again.
     """
 
-    def __init__(self, alias: str, relay: Relay) -> None:
-        self.alias, self._relay = alias, relay
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self.alias = ""
         self.agent: Agent | None = None
         self.messages: queue.Queue[tuple[Agent | None, dict[str, Any]]] = queue.Queue()
         self.closing = threading.Event()
@@ -47,13 +50,27 @@ class HostConnection:
         self._route: Route | None = None
         self._machine, self._node = "", ""  # to which the first connection led
 
-    def open(self, *, everybody: bool = False, batch: bool | None = None) -> dict[str, Any]:
-        """Connect for the first time, when a person can be asked, and return what listens there.
+    def start(self, connection: Connection) -> dict[str, Any]:
+        """Go on with the first `connection`: start our program on the host, and return what listens there.
 
-        Parameters
-        ----------
-        everybody : bool
-            Report other users' listeners, too, from now on.
+        Raises
+        ------
+        FarSideError
+            There is no python3.
+        SSHError
+            The connection was lost.
+        """
+        self.alias = connection.route.alias
+        self._request.update(hosts.probe_names(connection.route))
+        document = self._use(connection, _DOCUMENT_SECONDS)
+        self._machine, self._node = document["machine_id"], document["host"]
+        return document
+
+    def reconnect(self, alias: str, *, timeout: float) -> dict[str, Any]:
+        """Connect again, or at last, asking nobody; return what listens there.
+
+        A host's name can lead to several nodes. The connection goes back to the node to which it led first, unless
+        that node has gone.
 
         Raises
         ------
@@ -62,27 +79,16 @@ class HostConnection:
         FarSideError
             There is no python3.
         """
-        route = hosts.resolve(self.alias)
-        connection = hosts.connect(route, batch=batch)
-        self._request.update(hosts.probe_names(route), all=everybody)
-        document = self._use(connection, _DOCUMENT_SECONDS)
-        self._machine, self._node = document["machine_id"], document["host"]
-        return document
-
-    def reconnect(self, *, timeout: float) -> dict[str, Any]:
-        """Connect again, asking nobody, and return what listens there; raises as `open`.
-
-        A host's name can lead to several nodes. The connection goes back to the node to which it led first, unless
-        that node has gone.
-        """
-        route = hosts.resolve(self.alias, timeout=timeout)  # in another network it may be another route
+        self.alias = alias
+        route = hosts.resolve(alias, timeout=timeout)  # in another network it may be another route
+        self._request.update(hosts.probe_names(route))
         document = self._connect_to(route, timeout)
-        if self._machine not in ("", document["machine_id"]) and "/" not in self.alias:
+        if self._machine not in ("", document["machine_id"]) and "/" not in alias:
             self._drop_agent()
             to_another, self._connection = self._connection, None
             try:
                 with contextlib.suppress(PortsError, OSError):  # that node has gone
-                    there = self._connect_to(hosts.resolve(f"{self.alias}/{self._node}"), timeout)
+                    there = self._connect_to(hosts.resolve(f"{alias}/{self._node}"), timeout)
                     if there["machine_id"] == self._machine:
                         return there
             finally:
@@ -95,14 +101,15 @@ class HostConnection:
         return document
 
     def probe(self, *, everybody: bool, batch: bool | None) -> dict[str, Any]:
-        """Return what listens there now; raises as `open`."""
+        """Return what listens there now; raises as `reconnect`."""
         return hosts.probe(self._route or self.alias, {"all": everybody}, batch=batch)
 
     def report_everybody(self) -> None:
         """Let other users' listeners be reported, too, from now on."""
         if not self._request["all"]:
             self._request["all"] = True
-            self.ask_again()
+            if self.agent is not None:
+                self.ask_again()
 
     def ask_again(self) -> None:
         """Let the watch start our program again with the present request."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ports import listeners
+from ports import hosts, listeners
 from ports.errors import ForeignListenerError, LoginNeededError, PortsError, SSHError
 from ports.hosts import Target
 from ports.listeners import Listener
@@ -51,11 +51,11 @@ class HostTunnels:
         on_node: Callable[[str, OpenRequest, bool | None, bool], None],
     ) -> None:
         self.alias, self._on_node = alias, on_node
-        self.tunnels = TunnelList(alias, on_change)
+        self.tunnels = TunnelList(on_change)
         self._requests: list[OpenRequest] = []
         self._turn = threading.Lock()  # one document at a time
         self._starting = threading.Lock()
-        self._connection = HostConnection(alias, relay)
+        self._connection = HostConnection(relay)
         self._watch = Watch(
             self._connection,
             relay,
@@ -76,20 +76,11 @@ class HostTunnels:
             The host cannot be reached.
         """
         everybody = any(target.port is not None for target in request.targets)
-        self._requests[:] = [*(one for one in self._requests if replace(one, skip=frozenset()) != request), request]
         with self._starting:  # of several at once, the first connects
             if not self._watch.is_running:
-                try:
-                    document = self._connection.open(everybody=everybody, batch=batch)
-                except PortsError as error:
-                    self._take_failure(request, error)
-                    raise
-                self._watch.note_up()
-                try:
-                    self._take(document, [request], is_first=True, batch=batch)
-                finally:
-                    self._start_watch()
+                self._open_first(request, everybody=everybody, batch=batch)
                 return
+        self._add_request(request)
         if request.owner is not None:
             self._connection.report_everybody()
         document = self._connection.probe(everybody=everybody, batch=batch)
@@ -139,16 +130,31 @@ class HostTunnels:
         """Report that the host itself failed."""
         self.tunnels.add_result(Tunnel(self.alias, "host"), error)
 
+    def _open_first(self, request: OpenRequest, *, everybody: bool, batch: bool | None) -> None:
+        if everybody:
+            self._connection.report_everybody()
+        try:
+            document = self._connection.start(hosts.connect(hosts.resolve(self.alias), batch=batch))
+        except PortsError as error:
+            # a host that may come back is waited for, while something else keeps this process
+            if isinstance(error, LoginNeededError) or (isinstance(error, SSHError) and error.is_network):
+                self._add_request(request)
+                self._start_watch()
+            raise
+        self._add_request(request)
+        self._watch.note_up()
+        try:
+            self._take(document, [request], is_first=True, batch=batch)
+        finally:
+            self._start_watch()
+
     def _start_watch(self) -> None:
         if not self.tunnels.is_halted:
-            self._watch.start()
+            self._watch.start(self.alias)
 
-    def _take_failure(self, request: OpenRequest, error: PortsError) -> None:
-        """Wait for a host that may come back, while something else keeps this process; else drop the request."""
-        if isinstance(error, LoginNeededError) or (isinstance(error, SSHError) and error.is_network):
-            self._start_watch()
-        else:
-            self._requests.remove(request)
+    def _add_request(self, request: OpenRequest) -> None:
+        """Follow `request` from now on, also for what was closed before."""
+        self._requests[:] = [*(one for one in self._requests if replace(one, skip=frozenset()) != request), request]
 
     # --- what listens there, at first and when it has changed ---
 

@@ -12,10 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ports.errors import NotFoundError, UsageError
-from ports.hosts import Target, targets
-from ports.state import settings
-from ports.tunnels import _everywhere
+from ports.errors import NotFoundError
 from ports.tunnels._events import Event
 from ports.tunnels._group import TunnelGroup
 from ports.tunnels._local_address import LocalAddress
@@ -77,29 +74,12 @@ def open_many(
     Raises
     ------
     UsageError
-        There is no target, one is invalid, or one local port or socket was given for several links.
+        See `TunnelGroup.open`.
     """
-    parsed = check_targets(wanted, local or LocalAddress(), owner)
     group = TunnelGroup(on_event=on_event)
     try:
-        group.open(targets.by_host(parsed), local=local, owner=owner, batch=batch)
-        _everywhere.forget_stopped(group.rows())
+        group.open(wanted, local=local, owner=owner, batch=batch)
     except BaseException:  # Ctrl-C at any moment leaves nothing
         group.close()
         raise
     return group
-
-
-def check_targets(wanted: Iterable[str], local: LocalAddress, owner: str | None) -> list[Target]:
-    """Return the targets that `wanted` names, by default the hosts of the settings; raises UsageError."""
-    named = [*wanted] or settings.hosts()
-    if not named:
-        raise UsageError("no target: name HOST, HOST:NAME or HOST:PORT, or list your hosts in the setting ports.hosts")
-    parsed = [targets.parse(text) for text in named]
-    local.check()
-    if local.is_one and (len(parsed) != 1 or parsed[0] == Target(parsed[0].host)):
-        given = f"local port {local.port}" if local.socket is None else f"local socket {local.socket}"
-        raise UsageError(f"{given} was given for more than one link; name one target, HOST:NAME")
-    if owner is not None and (others := [str(target) for target in parsed if target.port is None]):
-        raise UsageError(f"--owner {owner} works with HOST:PORT only, not with {', '.join(others)}")
-    return parsed

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from ports.errors import PortsError, SSHError
+from ports.errors import PortsError
 from ports.tunnels._tunnel import Tunnel
 
 
@@ -24,9 +24,9 @@ class TunnelList:
         Held while a tunnel gets or loses ports.
     """
 
-    def __init__(self, alias: str, on_change: Callable[[Tunnel], None]) -> None:
+    def __init__(self, on_change: Callable[[Tunnel], None]) -> None:
         self.lock = threading.RLock()
-        self._alias, self._on_change = alias, on_change
+        self._on_change = on_change
         self._tunnels: list[Tunnel] = []
         self._halted = threading.Event()
 
@@ -48,16 +48,16 @@ class TunnelList:
         with self.lock:
             self._halted.set()
 
-    def check_wanted(self, tunnel: Tunnel | None = None) -> None:
-        """Raise SSHError if all, or this `tunnel`, was closed meanwhile; call it with `lock` held."""
-        if self.is_halted or (tunnel is not None and tunnel not in self):
-            raise SSHError(self._alias, "it was closed while it opened")
+    def may_open(self, tunnel: Tunnel) -> bool:
+        """Tell whether a tunnel was not closed meanwhile, alone or with all; call it with `lock` held."""
+        return not self.is_halted and tunnel in self
 
-    def add(self, tunnels: Iterable[Tunnel]) -> None:
-        """Add tunnels that are to be opened; raises SSHError once it is halted."""
+    def add(self, tunnels: Iterable[Tunnel]) -> bool:
+        """Add tunnels that are to be opened; return False, and add none, once it is halted."""
         with self.lock:
-            self.check_wanted()
-            self._tunnels += tunnels
+            if not self.is_halted:
+                self._tunnels += tunnels
+            return not self.is_halted
 
     def add_result(self, tunnel: Tunnel, error: PortsError | None) -> None:
         """Add a row that is no link: the `error` of a target or host, or that nothing is to be opened there."""

@@ -128,6 +128,7 @@ class Watch:
         self._on_stranger, self._on_browse = on_stranger, on_browse
         self._heartbeat = Heartbeat(relay, received)
         self.condition = Condition("down", time.time())
+        self._alias = ""
         self._thread: threading.Thread | None = None
         self._up_at, self._rest = float("-inf"), 0.0
 
@@ -145,9 +146,10 @@ class Watch:
         """Take the connection as up, as it was just made."""
         self.condition, self._up_at = Condition("up", time.time()), time.monotonic()
 
-    def start(self) -> None:
-        """Start to watch."""
-        self._thread = threading.Thread(target=self._keep, name=f"connection-{self._connection.alias}", daemon=True)
+    def start(self, alias: str) -> None:
+        """Start to watch the connection to `alias`, which need not be up yet."""
+        self._alias = alias
+        self._thread = threading.Thread(target=self._keep, name=f"connection-{alias}", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -173,7 +175,7 @@ class Watch:
         if lost is None:
             agent = self._connection.agent
             silence = "the connection was lost" if agent is None else self._heartbeat.silence(agent)
-            lost = None if silence is None else SSHError(self._connection.alias, silence)
+            lost = None if silence is None else SSHError(self._alias, silence)
         if lost is not None and not self._connection.closing.is_set():
             self._mend(lost)
 
@@ -184,7 +186,7 @@ class Watch:
         if sender is None or sender is not self._connection.agent:
             return None
         if message["type"] == "lost":
-            return SSHError(self._connection.alias, f"the connection was lost: {message['reason']}")
+            return SSHError(self._alias, f"the connection was lost: {message['reason']}")
         if message["type"] == "document":
             self._tell_document(message["document"])
         elif message["type"] == "users" and message["user"] is not None and not message["mine"]:
@@ -221,7 +223,7 @@ class Watch:
         while not self._connection.closing.is_set():
             started = time.monotonic()
             try:
-                document = self._connection.reconnect(timeout=patience)
+                document = self._connection.reconnect(self._alias, timeout=patience)
             except LoginNeededError as error:
                 self._wait_for_login(error)
             except (PortsError, OSError) as error:  # a full disk and too many open files pass, too
@@ -242,7 +244,7 @@ class Watch:
                 return
 
     def _as_lost(self, error: PortsError | OSError) -> PortsError:
-        return error if isinstance(error, PortsError) else SSHError(self._connection.alias, str(error))
+        return error if isinstance(error, PortsError) else SSHError(self._alias, str(error))
 
     def _wait_for_login(self, error: PortsError) -> None:
         """Wait until somebody has logged in; nothing is tried meanwhile, because refused attempts lock accounts."""
@@ -250,7 +252,7 @@ class Watch:
         known: set[object] = set()
         while not self._connection.closing.wait(1.0):
             with contextlib.suppress(PortsError, OSError):
-                route = hosts.resolve(self._connection.alias)
+                route = hosts.resolve(self._alias)
                 known.add(hosts.login_keys(route))
                 if hosts.is_connected(route) or len(known) > 1:
                     return

@@ -87,8 +87,3 @@ def test_no_text_breaks_the_reading_of_a_target(text: str) -> None:
         assert str(targets.parse(text)) == text or text.partition(":")[2].isdigit()
     except InvalidTargetError:
         pass
-
-
-def test_targets_are_kept_by_host_each_once() -> None:
-    wanted = [targets.parse(text) for text in ("a:1", "b", "a:1", "a:x")]
-    assert targets.by_host(wanted) == {"a": [Target("a", port=1), Target("a", "x")], "b": [Target("b")]}

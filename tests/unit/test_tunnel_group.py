@@ -13,14 +13,14 @@ import pytest
 from ports import tunnels
 from ports.cli import main
 from ports.errors import NotFoundError, PortsError, SSHError, StoreError
-from ports.hosts.targets import Target
+from ports.hosts import Target
 from ports.sessions import processes
 from ports.state import runtime_directory
 from ports.state.waiting import wait_until
 from ports.tunnels import _background, _browser
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import bind
-from ports.tunnels._group import TunnelGroup, _as_open_already
+from ports.tunnels._group import TunnelGroup, _as_open_already, check_targets
 from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._local_forward import LocalForward
 from ports.tunnels._services import Service
@@ -141,11 +141,9 @@ def test_a_link_that_is_none_of_a_page_is_not_opened_whoever_asks(
 
 
 def test_what_cannot_be_browsed_is_told_once_and_forgotten(group: TunnelGroup, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(wanted: dict[str, list[Target]], **_: object) -> None:
-        for host, targets in wanted.items():
-            group._host(host).tunnels.add_result(
-                Tunnel(host, None, str(targets[0].port)), NotFoundError("listener", "9", "none")
-            )
+    def fail(wanted: list[str], **_: object) -> None:
+        for host, _, port in (one.partition(":") for one in wanted):
+            group._host(host).tunnels.add_result(Tunnel(host, None, port), NotFoundError("listener", "9", "none"))
 
     monkeypatch.setattr(group, "open", fail)
     before = group.tunnels
@@ -207,6 +205,11 @@ def test_a_note_that_holds_no_more_is_dropped_and_the_others_stay() -> None:
     tunnel.drop_note("it closes connections")
     tunnel.drop_note("never told")
     assert tunnel.note is None
+
+
+def test_targets_are_kept_by_host_each_once() -> None:
+    found = check_targets(["a:1", "b", "a:1", "a:x"], LocalAddress(), None)
+    assert found == {"a": [Target("a", port=1), Target("a", "x")], "b": [Target("b")]}
 
 
 # --- what another process asks ---

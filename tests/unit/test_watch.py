@@ -76,7 +76,7 @@ def taken() -> Taken:
 def watch(taken: Taken) -> Iterator[Watch]:
     relay = Relay()
     made = Watch(
-        HostConnection("server1", relay),
+        HostConnection(relay),
         relay,
         on_condition=lambda condition: None,
         on_document=lambda document: None,
@@ -111,7 +111,7 @@ def test_a_connection_that_ends_at_once_is_made_again_with_growing_pauses(
 ) -> None:
     waits: Any = Waits()
     monkeypatch.setattr(watch._connection, "closing", waits)
-    monkeypatch.setattr(watch._connection, "reconnect", lambda **_: {})
+    monkeypatch.setattr(watch._connection, "reconnect", lambda *_, **__: {})
     for _ in range(12):
         watch._mend(SSHError("server1", "the process that watches has ended"))
     assert waits.seconds[:5] == [0.0, 0.3, 0.6, 1.2, 2.4] and waits.seconds[-1] == 60.0
@@ -128,7 +128,7 @@ def test_a_slow_host_gets_more_time_and_a_silent_one_is_tried_often(
     answers: list[Any] = [silent, slow, shell, slow, slow, silent, {}]
     given: list[float] = []
 
-    def connect(*, timeout: float) -> dict[str, Any]:
+    def connect(alias: str, *, timeout: float) -> dict[str, Any]:
         given.append(timeout)
         answer = answers.pop(0)
         if isinstance(answer, SSHError):
@@ -147,7 +147,7 @@ def test_that_somebody_else_connects_does_not_hide_why_it_is_down(
     known: list[str] = []
     answers: list[Any] = [NetworkError("server1", "does not answer"), BusyError("server1", "still connecting"), {}]
 
-    def connect(**_: Any) -> dict[str, Any]:
+    def connect(*_: Any, **__: Any) -> dict[str, Any]:
         known.append(str(watch.condition.error))
         answer = answers.pop(0)
         if isinstance(answer, SSHError):
