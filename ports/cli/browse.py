@@ -14,7 +14,7 @@ from ports.cli.output import Output, with_output
 def browse(out: Output, what: str) -> None:
     """Show a page of this machine in the browser at home, where `ports open` is connected.
 
-    URL is a link as it is here; NAME is a cluster, notebook server or other listener of mine on this machine.
+    URL is a link that works on this machine; NAME is a cluster, notebook server or other listener of mine here.
     """
     from ports import tunnels
 

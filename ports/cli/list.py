@@ -1,4 +1,4 @@
-"""``ports list`` and ``ports prune``: what is there, and what the dead left behind."""
+"""``ports list`` and ``ports prune``: what is there, and the leftovers of what has ended."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MOMENT = 2.0  # seconds; most hosts answer within one
 @with_transport
 @with_output
 def list_(out: Output, hosts: tuple[str, ...], all_users: bool) -> int:
-    """List clusters, notebooks and other listeners that are mine.
+    """List my clusters, notebooks and other listeners.
 
-    HOST is an alias of ~/.ssh/config, where nothing but python3 needs to be installed. Without one: this machine.
+    HOST is an alias of ~/.ssh/config; the host needs only python3. Without HOST: this machine.
     """
     from ports import listeners
 
@@ -40,12 +40,12 @@ def list_(out: Output, hosts: tuple[str, ...], all_users: bool) -> int:
 
 
 def is_there(row: Row) -> bool:
-    """Tell whether a row is of something that was found, and not of a host without any."""
+    """Tell whether a row is a listener: not a host that failed, or on which nothing listens."""
     return not row.get("error") and row["state"] != "nothing"
 
 
 def show_missing(out: Output, rows: Sequence[Row], hosts: Sequence[str]) -> None:
-    """Tell which hosts failed, and on which nothing of mine listens."""
+    """Show which hosts failed, and on which nothing of mine listens."""
     for row in rows:
         if row.get("error"):
             out.fail(row["host"], row["error"])
@@ -56,7 +56,7 @@ def show_missing(out: Output, rows: Sequence[Row], hosts: Sequence[str]) -> None
 
 
 class Arriving:
-    """Shows what is there after a moment, and who is still awaited: a host that is down must not hide the others."""
+    """Shows what arrived after a moment, and which hosts are awaited: one that is down must not hide the others."""
 
     def __init__(self, out: Output, hosts: Sequence[str]) -> None:
         self.out, self.missing = out, dict.fromkeys(hosts)
@@ -67,7 +67,7 @@ class Arriving:
         self._timer.daemon = True
 
     def take(self, host: str, rows: Sequence[Row]) -> None:
-        """Take the rows of a host."""
+        """Take the rows of a host that answered."""
         with self._lock:
             self.missing.pop(host, None)
             self.arrived += [on_host(host, row) for row in rows if is_there(row)]
@@ -103,7 +103,7 @@ def show_pruned(out: Output, rows: Sequence[Row]) -> None:
 @click.option("--held", is_flag=True, help="Also remove the results that clusters held when they expired.")
 @with_host(show_pruned)
 def prune(out: Output, held: bool) -> None:
-    """Remove what stopped clusters and notebook servers left behind; logs stay, and results that clusters held."""
+    """Remove the leftovers of stopped clusters and notebook servers; logs and results that clusters held stay."""
     from ports import doctor
 
     show_pruned(out, doctor.prune(results=held))

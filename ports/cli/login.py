@@ -1,4 +1,4 @@
-"""``ports login`` and ``ports logout``: the connections that later commands use."""
+"""``ports login`` and ``ports logout``: connections that later commands use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTHING = 3
 @with_transport
 @with_output
 def login(out: Output, host: str) -> None:
-    """Connect to HOST once, answering what it asks; later commands use the connection."""
+    """Connect to HOST and answer its prompts once; later commands use the connection."""
     from ports.hosts import login
 
     row = login(host)
@@ -30,13 +30,13 @@ def login(out: Output, host: str) -> None:
 def logout(out: Output, hosts: tuple[str, ...], everything: bool) -> int:
     """End connections that are kept for later commands; your own ssh goes on, and tunnels connect again.
 
-    With the connection to a jump host, those that go through it end.
+    Ending the connection to a jump host also ends those that go through it.
     """
     from ports import tunnels
     from ports.hosts import logout
 
     if bool(hosts) == everything:
-        raise click.UsageError("name HOSTs as in `ports login`, or --all")
+        raise click.UsageError("name each HOST as in `ports login`, or pass --all")
     rows = logout(*hosts)
     if out.as_json:
         out.table(rows, "host", empty="")
@@ -49,12 +49,14 @@ def logout(out: Output, hosts: tuple[str, ...], everything: bool) -> int:
         {str(row["host"]) for row in tunnels.list() if _alias(row) in ended and row["state"] != "stopped"}
     ):
         what = ", ".join(still)
-        out.say(f"tunnels to {what} are open, and connect again; `ports tunnel close {' '.join(still)}` ends them")
+        out.say(
+            f"tunnels to {what} are still open and will reconnect; `ports tunnel close {' '.join(still)}` closes them"
+        )
     return NOTHING if rows and all(row["state"] == "nothing" for row in rows) else 0
 
 
 def _alias(row: Row) -> str:
-    """Return the alias of a tunnel's host, of which it may be a node."""
+    """Return the alias of a tunnel's host, without the name of its node."""
     return str(row["host"]).partition("/")[0]
 
 

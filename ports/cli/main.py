@@ -19,17 +19,21 @@ from ports.cli.commands import Group
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "cluster": ("ports.cli.cluster", "cluster", "Dask clusters that outlive notebook, terminal and connection."),
     "notebook": ("ports.cli.notebook", "notebook", "Jupyter servers that outlive terminal and connection."),
-    "list": ("ports.cli.list", "list_", "List clusters, notebooks and other listeners that are mine."),
-    "ls": ("ports.cli.list", "list_", "List clusters, notebooks and other listeners that are mine."),
-    "open": ("ports.cli.tunnel", "open_", "Open what runs on other hosts here: tunnels, and links that work."),
-    "tunnel": ("ports.cli.tunnel", "tunnel", "Tunnels that are open in the background."),
-    "login": ("ports.cli.login", "login", "Connect to HOST once, answering what it asks."),
+    "list": ("ports.cli.list", "list_", "List my clusters, notebooks and other listeners."),
+    "ls": ("ports.cli.list", "list_", "List my clusters, notebooks and other listeners."),
+    "open": (
+        "ports.cli.tunnel",
+        "open_",
+        "Open services of other hosts here: tunnels, and links that work.",
+    ),
+    "tunnel": ("ports.cli.tunnel", "tunnel", "Tunnels that are open, here and in other terminals."),
+    "login": ("ports.cli.login", "login", "Connect to HOST and answer its prompts once."),
     "logout": ("ports.cli.login", "logout", "End connections that are kept for later commands."),
     "shell": ("ports.cli.shell", "shell", "Open an ipython or bash shell in tmux, here or on a host."),
     "browse": ("ports.cli.browse", "browse", "Show a page of this machine in the browser at home."),
     "who": ("ports.cli.who", "who", "Show who uses how much of this machine, and what is left."),
     "doctor": ("ports.cli.doctor", "doctor", "Check the connection to HOST step by step, with causes and fixes."),
-    "prune": ("ports.cli.list", "prune", "Remove what stopped clusters and notebook servers left behind."),
+    "prune": ("ports.cli.list", "prune", "Remove the leftovers of stopped clusters and notebook servers."),
 }
 _HIDDEN = ("ls",)
 _NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # click 8.1 prints the help itself

@@ -19,18 +19,18 @@ _LINE = "{:<12}  {:<24}  {}"
 
 @click.command("open", cls=Command)
 @click.argument("wanted", metavar="[TARGET]...", nargs=-1)
-@click.option("--background", is_flag=True, help="Return, and leave the tunnels to a process of their own.")
+@click.option("--background", is_flag=True, help="Return once they are open; a background process keeps the tunnels.")
 @click.option("--browse/--no-browser", default=None, help="Open the browser when a link is up.")
-@click.option("--local-port", type=Number(0, 65535), help="Port here, for one target; 0: any free one.")
+@click.option("--local-port", type=Number(0, 65535), help="Local port, for one target; 0 for any free one.")
 @click.option("--local-socket", metavar="PATH", help="Serve one target at a Unix socket that only I can use.")
-@click.option("--share", is_flag=True, help="Other users of this machine may use links that ask for no password.")
+@click.option("--share", is_flag=True, help="Let other users of this machine use links that ask for no password.")
 @click.option("--bind", metavar="ADDRESS", help="Listen on this address instead of the loopback; needs --public.")
-@click.option("--public", is_flag=True, help="Others on the network may use the links.")
-@click.option("--owner", metavar="USER", help="Open what USER listens on, where TARGET names a port.")
+@click.option("--public", is_flag=True, help="Let others on the network use the links.")
+@click.option("--owner", metavar="USER", help="Open a port that belongs to USER; TARGET is HOST:PORT.")
 @with_transport
 @with_output
 def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool | None, **options: Any) -> int:
-    """Open what runs on other hosts here: tunnels, and links that work.
+    """Open services of other hosts here: tunnels, and links that work.
 
     TARGET is HOST (all my clusters and notebooks there), HOST:NAME or HOST:PORT; HOST is an alias of ~/.ssh/config.
     Without TARGET: the hosts of the setting ports.hosts. Links stay up until Ctrl-C.
@@ -70,41 +70,41 @@ class Links:
         from ports.state import settings
 
         self.out, self.browse = out, settings.get("open.browse") if browse is None else browse
-        self.told: dict[tuple[Any, ...], str] = {}
-        self.lost: dict[str, str] = {}  # hosts to which the way is down, or needs a login
+        self._shown: dict[tuple[Any, ...], str] = {}
+        self.lost: dict[str, str] = {}  # hosts whose connection is down, or needs a login
         self.browsed: set[tuple[Any, ...]] = set()
         self.heading = True
         self.browsers: list[threading.Thread] = []
 
     def event(self, row: Row) -> None:
-        """Take the row of a tunnel that changed: a link is a result, all else is told on stderr."""
+        """Show the row of a tunnel that changed: a link on stdout, everything else on stderr."""
         key, state, link = (row["host"], row["kind"], row["name"]), str(row["state"]), _link(row)
-        before, now = self.told.get(key), f"{state} {link}"
+        before, now = self._shown.get(key), f"{state} {link}"
         if state == "connecting" or before == now:
             return
-        self.told[key] = now
+        self._shown[key] = now
         if state == "error":
-            self.out.fail(_place(row), targets.hints_at(row["host"], str(row["error"])))
+            self.out.fail(_target(row), targets.hints_at(row["host"], str(row["error"])))
         elif before is None and link is not None and row.get("notice") != "silent":
             self._link(row, str(link))
-            if row.get("error"):  # it was open before, and leads nowhere now
-                self.out.fail(_place(row), str(row["error"]))
+            if row.get("error"):  # it was open before, and is not now
+                self.out.fail(_target(row), str(row["error"]))
         elif link is None or row.get("notice") != "silent":
-            self._tell_change(row, before or "")
+            self._show_change(row, before or "")
         browses = self.browse if row.get("notice") in (None, "notify") else row["notice"] == "open"
-        if browses and state == "open" and key not in self.browsed:  # at first it may have said nothing
+        if browses and state == "open" and key not in self.browsed:  # it may have been silent at first
             self.browsed.add(key)
             self._show(str(link))
 
     def _show(self, link: str) -> None:
         from ports import tunnels
 
-        # beside: a browser that takes its time must not keep the other links from coming up
+        # in a thread: a slow browser must not delay the other links
         self.browsers.append(threading.Thread(target=tunnels.open_once, args=(link,), daemon=True))
         self.browsers[-1].start()
 
-    def _tell_change(self, row: Row, before: str) -> None:
-        """Tell on stderr how a link goes; what befalls the way to a host, once for all its links."""
+    def _show_change(self, row: Row, before: str) -> None:
+        """Show on stderr how a link changed; what happens to a connection is shown once for all its links."""
         host, state = str(row["host"]), str(row["state"])
         if state in ("down", "needs login"):
             if self.lost.get(host) != state:
@@ -114,21 +114,21 @@ class Links:
             if self.lost.pop(host, None):
                 self.out.say(f"{host}: open again, under the same links")
         elif state == "open" and before.startswith("ended"):
-            self.out.say(f"{_place(row)}: it is back, under the same link")
+            self.out.say(f"{_target(row)}: it is back, under the same link")
         elif state == "ended":
-            self.out.say(f"{_place(row)}: it has ended; {_reason(row)}")
+            self.out.say(f"{_target(row)}: it has ended; {_reason(row)}")
         else:
             self._progress(row)
 
     def settled(self, rows: Sequence[Row], hint: str) -> None:
-        """Tell that all are up or have failed."""
+        """Show that all are open or have failed."""
         if self.out.as_json:
             write_json([on_host(row["host"], row) for row in rows])
         elif any(row["state"] == "open" for row in rows):
             self.out.say(f"open; {hint}")
 
     def wait_for_browser(self) -> None:
-        """Wait until the browser has fetched its links, or did not come: the process may end then."""
+        """Wait until the browser has fetched its links, or has failed to: then the process can end."""
         for thread in self.browsers:
             thread.join()
 
@@ -145,9 +145,9 @@ class Links:
 
     def _progress(self, row: Row) -> None:
         if not self.out.as_json:
-            # what was noted of the link does not tell why it goes
+            # a note of the link does not say why it was closed
             said = "closed" if row["state"] == "closed" else row.get("note") or row["state"]
-            self.out.say(f"{_place(row)}: {said}")
+            self.out.say(f"{_target(row)}: {said}")
 
 
 def _link(row: Row) -> str | None:
@@ -156,7 +156,7 @@ def _link(row: Row) -> str | None:
     return tables.link_here(row)
 
 
-def _place(row: Row) -> str:
+def _target(row: Row) -> str:
     return ":".join(filter(None, (row["host"], row["name"])))
 
 
@@ -165,7 +165,7 @@ def _reason(row: Row) -> str:
 
 
 def exit_code(rows: Sequence[Row]) -> int:
-    """Return 0 when nothing failed, 3 when nothing is there; the code of a sole target's failure; 5 for one of many."""
+    """Return 0 if nothing failed, 3 if there is nothing; the code of a single failed target; 5 for one of several."""
     codes = [int(row.get("exit_code") or SOME_FAILED) for row in rows if row.get("error")]
     if not codes:
         return NOTHING if all(row["state"] == "nothing" for row in rows) else 0
@@ -174,7 +174,7 @@ def exit_code(rows: Sequence[Row]) -> int:
 
 @click.group(cls=Group)
 def tunnel() -> None:
-    """Tunnels that are open in the background."""
+    """Tunnels that are open, here and in other terminals."""
 
 
 @tunnel.command("list")
@@ -195,6 +195,6 @@ def close(out: Output, wanted: tuple[str, ...], everything: bool) -> None:
     from ports import tunnels
 
     if bool(wanted) == everything:
-        raise click.UsageError("name TARGETs as in `ports open`, or --all")
+        raise click.UsageError("name each TARGET as in `ports open`, or pass --all")
     rows = tunnels.close_all() if everything else tunnels.close(*wanted)
     out.table(rows, "tunnel", empty="no tunnels were open")

@@ -299,7 +299,9 @@ def test_a_logout_says_which_tunnels_will_connect_again(laptop: Site, serve: Ser
     port = serve("server1")
     _, (row,) = ports(laptop, "open", "--background", f"server1:{port}")
     done = laptop.run("laptop", [laptop.python, "-m", "ports", "logout", "--all"], check=True, timeout=60)
-    assert "tunnels to server1 are open, and connect again; `ports tunnel close server1` ends them" in done.stderr
+    assert (
+        "tunnels to server1 are still open and will reconnect; `ports tunnel close server1` closes them" in done.stderr
+    )
     ask = [laptop.python, "-c", PRELUDE + f"print(fetch({row['local_url']!r}))"]
     wait_until(
         lambda: "page of server1" in laptop.run("laptop", ask).stdout or None, timeout=20, what="the link, made anew"
