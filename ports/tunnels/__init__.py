@@ -1,4 +1,10 @@
-"""Links at home to what runs on other hosts: open, list, close."""
+"""Links at home to what runs on other hosts: open, list, close.
+
+>>> from ports import tunnels
+>>> local = tunnels.LocalAddress(port=8880)  # for tunnels.open("server1:lab", local=local)
+>>> local.address_here, local.is_one
+('127.0.0.1', True)
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,11 @@
 """What `ports` adds to a Jupyter server in whose environment it is installed: the route ``/ports/<name>``.
 
-``etc/jupyter/jupyter_server_config.d/ports.web.json`` enables it, which is installed with `ports`. Its name is
-the one that ``jupyter server extension disable`` writes: of two files there the later name would win.
+The file ``etc/jupyter/jupyter_server_config.d/ports.web.json``, which is installed with `ports`, enables it. It has the
+name that ``jupyter server extension disable`` writes: if there were two files, the one with the later name would win.
+
+>>> import ports.web
+>>> ports.web._jupyter_server_extension_points()
+[{'module': 'ports.web'}]
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``/ports/<name>``: the dashboard of my cluster <name>, behind the login of the Jupyter server that this runs in.
 
-The name is looked up at each request, so clusters that start later are found, and the dashboard's Unix socket is
-connected to only where its listener is this user. A websocket is handed through as bytes once Jupyter has let it in.
+The name is looked up at each request, so clusters that start later are found. The route connects to the dashboard's
+Unix socket only if this user listens there. A websocket passes through as bytes once Jupyter has let it in.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ports.errors import PortsError
 from ports.listeners import socket_user
 from ports.state import paths
 
-# Of what a browser says, the dashboard gets neither cookies nor tokens, which are Jupyter's.
+# The dashboard gets these headers of the browser: no cookies and no tokens, which are Jupyter's.
 _PASSED_ON = (
     "Accept",
     "Accept-Encoding",
@@ -105,12 +105,12 @@ class ClusterHandler(JupyterHandler):
     @web.authenticated
     @authorized
     def get(self, name: str) -> None:
-        """Redirect; what is relative in the page starts from there."""
+        """Redirect to the first page, so that its relative links work."""
         self.redirect(url_path_join(self.base_url, "ports", name, "status"))
 
 
 class DashboardHandler(ClustersHandler):
-    """``/ports/main/…``: what the dashboard answers. It is read only: nothing but GET and HEAD."""
+    """``/ports/main/…``: answers of the dashboard. It is read only: GET and HEAD."""
 
     upstream: IOStream | None = None
 
@@ -134,7 +134,7 @@ class DashboardHandler(ClustersHandler):
     head = get
 
     def tell(self, name: str, error: Exception) -> None:
-        """Answer that the cluster cannot be reached, with those that there are; the page looks again by itself."""
+        """Answer that the cluster cannot be reached, with a list of clusters; the page reloads by itself."""
         self.set_status(503 if isinstance(error, OSError) else 404)
         body = f"<p>{html.escape(str(error))}</p>"
         with contextlib.suppress(PortsError):
@@ -147,7 +147,7 @@ class DashboardHandler(ClustersHandler):
         return str(url_path_join(self.base_url, "ports", name))
 
     def target(self, name: str) -> str:
-        """Return the path that the dashboard is asked for, without Jupyter's token."""
+        """Return the path to request from the dashboard, without Jupyter's token."""
         path = self.request.path[len(self.prefix(name)) :] or "/"
         query = urlencode(
             [pair for pair in parse_qsl(self.request.query, keep_blank_values=True) if pair[0] != "token"]
@@ -169,14 +169,14 @@ class DashboardHandler(ClustersHandler):
         await self.finish()
 
     def on_connection_close(self) -> None:
-        """Wait for no answer that the browser has given up: a scheduler may be busy for minutes."""
+        """End the request if the browser has given up: a scheduler may be busy for minutes."""
         if self.upstream is not None:
             self.upstream.close()
 
     async def relay(self, stream: IOStream, name: str) -> None:
-        """Pass the request for a websocket on, and then whatever the two say, once the dashboard has agreed.
+        """Pass the request for a websocket on, and once the dashboard has agreed, all bytes in both directions.
 
-        Where it has not, the browser's connection stays Jupyter's: requests that a proxy sends on it later are for
+        If it has not, the browser's connection stays Jupyter's: requests that a proxy sends on it later are for
         Jupyter, with its cookies.
         """
         lines = [f"GET {self.target(name)} HTTP/1.1", "Host: localhost"]
@@ -186,7 +186,7 @@ class DashboardHandler(ClustersHandler):
             head = await stream.read_until(b"\r\n\r\n", max_bytes=_LONGEST_HEAD)
             status = parse_response_start_line(head.partition(b"\r\n")[0].decode("latin-1")).code
         except (StreamClosedError, HTTPInputError):
-            raise web.HTTPError(502, "the dashboard's answer is none") from None
+            raise web.HTTPError(502, "the dashboard gave no valid answer") from None
         if status != 101:
             raise web.HTTPError(status if status >= 400 else 400, "the dashboard has no websocket there")
         browser = self.detach()
@@ -199,7 +199,7 @@ class DashboardHandler(ClustersHandler):
 
 
 class _Answer(HTTPMessageDelegate):
-    """Hands what the dashboard answers to a handler, piece by piece."""
+    """Hands the answer of the dashboard to a handler, piece by piece."""
 
     def __init__(self, handler: DashboardHandler, prefix: str) -> None:
         self.handler, self.prefix, self.began = handler, prefix, False
@@ -211,7 +211,7 @@ class _Answer(HTTPMessageDelegate):
         for name in _PASSED_BACK:
             if name in headers:
                 self.handler.set_header(name, headers[name])
-        if "Location" in headers:  # one that starts at the top is meant to start at the dashboard
+        if "Location" in headers:  # a path from the top is one below the dashboard
             location = headers["Location"]
             at_top = location.startswith("/") and not location.startswith("//")
             self.handler.set_header("Location", self.prefix + location if at_top else location)
