@@ -1,6 +1,6 @@
-"""The home end of a session with a program of ours on a host: heartbeat, connections there, news of what listens.
+"""The home end of a session with our program on a host: heartbeats, connections, and news of what listens there.
 
-The far end is `ports.probe.agent`. It comes through the session itself, so nothing is installed there.
+The far end is `ports.probe.agent`. The session itself carries it there, so nothing is installed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _ROOM = 1 << 20  # in the buffers of the session
 
 
 class Agent:
-    """A session with the program on one host; all of it is used in the event loop that it was started in.
+    """A session with the program on one host, used in the event loop in which it was started.
 
     Attributes
     ----------
     last_heard : float
-        When the last byte came, in `time.monotonic`.
+        When the last byte came, as `time.monotonic` counts.
     """
 
     def __init__(self, host: str) -> None:
@@ -67,7 +67,7 @@ class Agent:
         Parameters
         ----------
         session : socket
-            Standard input and output of `PYTHON` on the host; it is closed by `close`, and where this fails.
+            Standard input and output of `PYTHON` on the host; `close` closes it, and so does a failure of this.
         request : dict
             ``interval``, the seconds between two looks at what listens (2.0; ``watch`` False: none); ``probe``, what
             `ports.probe.probe` takes; ``users``, a list of remotes whose users are watched; ``browse`` (True),
@@ -76,7 +76,7 @@ class Agent:
         on_message : callable
             Gets each message: ``document`` (the first comes at once), ``users``, ``browse``, ``trouble``.
         on_lost : callable
-            Gets the reason, once, when the session ends other than by `close`.
+            Gets the reason, once, if the session ends without `close`.
 
         Returns
         -------
@@ -88,7 +88,7 @@ class Agent:
         FarSideError
             There is no python3, or one that is too old; the session ended.
         SlowError
-            Nothing came within `timeout`: start files of the shell may load a whole environment.
+            Nothing came within `timeout`: the shell's start files may load a whole environment.
         """
         self._session = session
         session.setblocking(False)
@@ -111,7 +111,7 @@ class Agent:
         return self._mux.heard_at if self._mux is not None else float("-inf")
 
     async def ping(self, timeout: float) -> float:
-        """Return the seconds that a round trip takes; the far end ends where it hears nothing for a minute.
+        """Return the seconds of a round trip. The far end ends if it hears nothing for a minute.
 
         Raises
         ------
@@ -140,12 +140,12 @@ class Agent:
         remote : str
             ``127.0.0.1:8888``, ``[::1]:8888``, or the path of a Unix socket.
         owner : str, optional
-            Another user whose listener it may be.
+            Another user whose listener is accepted.
 
         Raises
         ------
         RefusedError
-            Nothing listens there, or it is another user's; the message says which.
+            Nothing listens there, or the listener is another user's; the message says which.
         ConnectionLostError
             The session has ended.
         """
@@ -174,7 +174,7 @@ class Agent:
             self._mux.send(protocol.CONTROL, 0, json.dumps(message).encode())
 
     def close(self) -> None:
-        """End the session; the program there ends by itself, and connections through it are cut."""
+        """End the session, and with it the program there and all connections through it."""
         self._closed = True
         if self._mux is not None:
             self._mux.end("closed")
@@ -190,7 +190,7 @@ class Agent:
         self, loop: asyncio.AbstractEventLoop, session: socket.socket, request: dict[str, Any]
     ) -> dict[str, Any]:
         marker = f"ports-{os.urandom(8).hex()}:"
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # what the shell there printed says more
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # what the shell printed there says more
             await loop.sock_sendall(session, _first_line(request, marker))
         early = await self._read_noise(loop, session, marker)
         self._greeted = loop.create_future()
@@ -203,7 +203,7 @@ class Agent:
         return await self._greeted
 
     async def _read_noise(self, loop: asyncio.AbstractEventLoop, session: socket.socket, marker: str) -> bytes:
-        """Return what came after the marker; before it stands what start files of the shell print."""
+        """Return what came after the marker. Before it comes the output of the shell's start files."""
         heard, wanted = b"", b"\n" + marker.encode()
         while len(heard) < _MOST_NOISE:
             data = b""
@@ -239,16 +239,16 @@ class Agent:
                 self._greeted.set_result(message)
 
     def _tell(self, message: dict[str, Any]) -> None:
-        """Hand a message on; what its taker raises must not disturb the frames behind it."""
+        """Hand a message on; an error in its handler must not disturb the frames behind it."""
         try:
             self._on_message(message)
         except Exception as error:  # noqa: BLE001 - the loop says it as of any callback
-            context = {"message": "a message from the program on a host was not taken", "exception": error}
+            context = {"message": "a message from the program on a host was refused", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
 
     def _dialled_now(self, kind: int, number: int, payload: bytes) -> None:
         dialled = self._dialled.get(number)
-        if dialled is None or dialled.done():  # given up meanwhile, and the far end was told so
+        if dialled is None or dialled.done():  # given up meanwhile, as the far end knows
             return
         if kind == protocol.REFUSED:
             dialled.set_exception(RefusedError(self.host, str(json.loads(payload)["reason"])))
@@ -257,7 +257,7 @@ class Agent:
         try:
             mine, theirs = socket.socketpair()
             for half in (mine, theirs):
-                if half.family == socket.AF_INET:  # Windows makes its pairs of TCP
+                if half.family == socket.AF_INET:  # Windows makes TCP pairs
                     half.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:  # too many open files
             self._mux.send(protocol.CLOSE, number)
@@ -286,7 +286,7 @@ class Agent:
 
 
 class _SocketMux(protocol.Mux):
-    """A mux for Windows: its sockets are no files, and take one piece at a time."""
+    """A mux for Windows, where sockets are not files and take one piece at a time."""
 
     def __init__(self, session: socket.socket, *arguments: Any) -> None:
         self._session = session
@@ -300,7 +300,7 @@ class _SocketMux(protocol.Mux):
 
 
 class _InLoop:
-    """The event loop, as the mux asks for it."""
+    """The event loop, with the methods that the mux needs."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -319,7 +319,7 @@ class _InLoop:
 
 
 def _first_line(request: dict[str, Any], marker: str) -> bytes:
-    """Return the program in one line: python3 reads it, and leaves what follows to the program."""
+    """Return the program in one line: python3 reads this line, and the program reads the rest."""
     text = zlib.compress(probe.script({**request, "do": "agent", "marker": marker}).encode(), 9)
     loader = _LOADER % {
         "marker": marker,

@@ -120,8 +120,8 @@ def _same(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _hint(target: Target) -> str:
     """Return what to do if `target` names no tunnel; a name without its host is not enough."""
     rows = [row for _, record, _ in tunnel_records.read_all_records() for row in record.rows]
-    places = sorted({f"{row['host']}:{row['name']}" for row in rows if target == Target(str(row["name"]))})
-    meant = f"name it with its host: {', '.join(places)}; " if places else ""
+    same_name = sorted({f"{row['host']}:{row['name']}" for row in rows if target == Target(str(row["name"]))})
+    meant = f"name it with its host: {', '.join(same_name)}; " if same_name else ""
     return f"{meant}`ports tunnel list` shows those that are open"
 
 

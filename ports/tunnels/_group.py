@@ -322,9 +322,9 @@ def check_targets(wanted: Iterable[str], local: LocalAddress, owner: str | None)
 def _as_open_already(tunnel: Tunnel, local: LocalAddress) -> TunnelRow:
     """Return the row of a tunnel that was open before: an error if another local port or socket was requested."""
     row: TunnelRow = {**tunnel.row(), "note": "open already"}
-    held, serves = tunnel.local, tunnel.local.socket or f"port {tunnel.local_port}"
-    other_port = local.port is not None and (held.socket is not None or local.port not in (0, tunnel.local_port))
-    if other_port or (local.socket or held.socket) != held.socket or (local.address or held.address) != held.address:
+    now, serves = tunnel.local, tunnel.local.socket or f"port {tunnel.local_port}"
+    other_port = local.port is not None and (now.socket is not None or local.port not in (0, tunnel.local_port))
+    if other_port or (local.socket or now.socket) != now.socket or (local.address or now.address) != now.address:
         target = f"{tunnel.host}:{tunnel.name}"
         error = ConflictError(f"{target} is open already, at {serves}; `ports tunnel close {target}` first")
         row["state"], row["error"], row["exit_code"] = "error", str(error), error.exit_code

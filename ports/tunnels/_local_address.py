@@ -118,12 +118,12 @@ def take(local: LocalAddress, service: Service, what: tuple[str, str | None, str
         bound = bind(usual, addresses)
         return Bound(bound, usual or None, _seen_by_others(local, bound))
     except PortInUseError as error:
-        holder = tunnel_records.holder(usual, what)
+        user = tunnel_records.port_user(usual, what)
         if local.port is not None:
-            raise PortInUseError(usual, holder) from error
+            raise PortInUseError(usual, user) from error
     bound = bind_first(links.next_ports(usual, first, last), addresses)
     port = bound[0].getsockname()[1]
-    note = f"port {usual} is used by {holder}; using {port} until {usual} is free"
+    note = f"port {usual} is used by {user}; using {port} until {usual} is free"
     return Bound(bound, usual, "; ".join(filter(None, (note, _seen_by_others(local, bound)))))
 
 

@@ -43,8 +43,8 @@ def directory() -> Path:
 
 def new_paths(pid: int, number: int) -> tuple[Path, Path]:
     """Return where a group of tunnels keeps its record and its control socket; the directory is created."""
-    place = make_private(paths.make_state().tunnels)
-    return place / f"{pid}-{number}.json", runtime_directory() / f"open-{pid}-{number}.sock"
+    folder = make_private(paths.make_state().tunnels)
+    return folder / f"{pid}-{number}.json", runtime_directory() / f"open-{pid}-{number}.sock"
 
 
 def read_all_records() -> list[tuple[Path, GroupRecord, bool | None]]:
@@ -127,7 +127,7 @@ def _methods_file() -> Path:
     return directory() / "forward-methods.json"
 
 
-def holder(port: int, what: tuple[str, str | None, str | None]) -> str:
+def port_user(port: int, what: tuple[str, str | None, str | None]) -> str:
     """Return who uses the local `port`: a `ports open` of `what` or of something else, a process, or a user."""
     for _, record, alive in read_all_records():
         for row in record.rows if alive else ():

@@ -1,4 +1,4 @@
-"""Whether something answers behind a local port: a byte is the proof, a connection that was accepted is none."""
+"""Whether a service answers behind a local port: a byte proves it, an accepted connection does not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REQUEST = (
 class Proof:
     """What came back.
 
-    `state` is ``open`` (a byte came), ``silent`` (connected, and nothing was said) or ``refused`` (closed at once).
+    `state` is ``open`` (a byte came), ``silent`` (connected, but nothing came) or ``refused`` (closed at once).
     """
 
     state: str
@@ -37,12 +37,12 @@ def prove(
     Parameters
     ----------
     ask : bool
-        Send an HTTP request. Without it the service is only listened to, for half a second: some take a request for
-        the length of a message.
+        Send an HTTP request. If not, wait half a second for the service to speak: some read a request as the length of
+        a message.
     patience : float
-        Seconds for which a service may speak first before it is asked.
+        Seconds for which to wait for the service to speak first.
     timeout : float
-        Seconds until a service that was asked and says nothing is called silent.
+        Seconds after which a service that got a request and says nothing counts as silent.
     """
     try:
         with _connect(where, timeout) as connection:
@@ -83,8 +83,8 @@ def _listen(connection: socket.socket, limit: float) -> Proof:
 
 
 def _shake_hands(connection: socket.socket) -> Proof:
-    """Take a TLS handshake for the proof; the certificate is for another name, and the way is SSH's already."""
-    import ssl  # 4 MB, which a keeper without such a link need not hold
+    """Take a TLS handshake as proof; the certificate, which is for another name, is not checked: SSH carries this."""
+    import ssl  # 4 MB, which a keeper without such a link does not need
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

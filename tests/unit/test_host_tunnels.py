@@ -142,7 +142,7 @@ def test_a_port_shut_while_its_service_was_found_open_leads_there_again(
     host: HostTunnels, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tunnel.forward is not None
-    host._opener._relay.call(tunnel.forward.shut(tunnel.page("")))  # the way went down in this moment
+    host._opener._relay.call(tunnel.forward.shut(tunnel.page("")))  # the connection went down just now
     host._connection.forwarded = says(ANSWER)  # type: ignore[attr-defined]
     monkeypatch.setattr(_from_probe, "from_probe", lambda document, host: [])
     monkeypatch.setattr(_requests, "choose", lambda *_: ({"port-8888": (SERVICE, OpenRequest(()))}, {}))

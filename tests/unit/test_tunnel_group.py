@@ -115,8 +115,8 @@ def test_two_services_that_would_get_the_same_port_get_two_and_keep_them() -> No
 
 
 def test_without_a_record_of_links_a_service_gets_its_derived_port() -> None:
-    place, _ = tunnel_records.new_paths(1, 0)
-    (place.parent / "links.json").write_text("{")
+    record, _ = tunnel_records.new_paths(1, 0)
+    (record.parent / "links.json").write_text("{")
     assert tunnel_records.usual_port(service("a"), 20000, 30000) == service("a").usual_port(20000, 30000)
 
 
