@@ -20,6 +20,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ports import probe
 from ports.errors import DaskError, UsageError
 from ports.listeners import socket_user
 
@@ -116,7 +117,7 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
 
 
 def _wait_for_first_word(address: str, timeout: float) -> None:
-    """Wait until the scheduler at a Unix socket greets, and raise DaskError where it does not within `timeout` seconds.
+    """Wait until the scheduler at a Unix socket greets; raise DaskError if it does not within `timeout` seconds.
 
     A stopped process accepts connections and says nothing. Dask limits the time of a connection and of TLS, but not of
     the greetings that follow (distributed 2026.8.0, comm/core.py): a client would wait until the process goes on.
@@ -127,6 +128,8 @@ def _wait_for_first_word(address: str, timeout: float) -> None:
         connection.settimeout(timeout)
         try:
             connection.connect(address.removeprefix("unix://"))
+            if (uid := probe.peer_uid(connection)) != probe.own_uid():
+                raise DaskError(f"{address} is not listened on by this user, but by uid {uid}; {_NOT_MINE}")
             connection.recv(1)
         except TimeoutError as error:
             raise DaskError(f"the scheduler did not answer within {timeout:g} s") from error
