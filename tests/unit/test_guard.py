@@ -28,6 +28,7 @@ sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as
 from ports_owner import guard as ports_watch
 from ports_owner import guard_rules as guard
 from ports_owner import memory as ports_memory
+from ports_owner.idle import IdlePolicy
 from ports_owner.record import Record
 from ports_owner.workers import PrivateWorker
 
@@ -446,6 +447,7 @@ def test_only_workers_of_this_owner_hear_of_its_memory(tmp_path: Path) -> None:
             watching = ports_watch.MemoryGuard(cluster, record, ports_memory.Meter())
             make = partial(PrivateWorker, scheduler.address, nthreads=1, dashboard_address=None)
             async with make(name=0) as first, Worker(scheduler.address, name="elsewhere", nthreads=1) as other:
+                IdlePolicy.send(SimpleNamespace(cluster=cluster, guard=watching), guard.SPILL)  # held results to disk
                 watching.state = guard.State(level=guard.PAUSE)
                 watching.tell()
                 async with make(name=1) as late, Worker(scheduler.address, name="also", nthreads=1) as too:
