@@ -309,6 +309,7 @@ def test_what_fails_after_the_end_is_noted_and_harmless(run: Any, after: object,
     assert one.text().splitlines()[-1] == f"after the end: {failure}"
 
 
+@pytest.mark.ci
 def test_what_hangs_after_the_end_is_killed_with_all_that_it_started(run: Any) -> None:
     one = run("exit 0", after=["sh", "-c", "echo $$; trap '' TERM; sleep 600 & echo $!; while :; do sleep 1; done"])
     wait_until(lambda: len(one.pids()) == 2 or None, timeout=10, what="what runs after the end")

@@ -18,7 +18,7 @@ from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import HostProcess
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
 PRELUDE = (
     laptops.PRELUDE
