@@ -384,7 +384,6 @@ def test_several_that_open_one_host_at_once_all_get_their_links(laptop: Site, se
     found = [serve("server1"), serve("server1"), serve("server1")]
     code = f"""
         import threading
-        from ports.hosts import targets
         from ports.tunnels._group import TunnelGroup
         from ports.tunnels import _host_connection
         start = _host_connection.HostConnection._start_agent
@@ -395,7 +394,7 @@ def test_several_that_open_one_host_at_once_all_get_their_links(laptop: Site, se
         def gone(row):
             raise BrokenPipeError("the terminal that was told is gone")
         with TunnelGroup(on_event=gone) as group:
-            wanted = [dict(server1=[targets.parse(f"server1:{{port}}")]) for port in {found}]
+            wanted = [[f"server1:{{port}}"] for port in {found}]
             threads = [threading.Thread(target=group.open, args=(one,)) for one in wanted]
             for thread in threads:
                 thread.start()
