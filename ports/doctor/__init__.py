@@ -1,4 +1,9 @@
-"""The way to a host as a checklist, and what the dead left behind."""
+"""The route to a host as a checklist, and the removal of what dead processes left behind.
+
+>>> from ports import doctor
+>>> doctor.is_well([{"state": "ok"}, {"state": "warning"}])
+True
+"""
 
 from __future__ import annotations
 

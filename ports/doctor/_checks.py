@@ -12,7 +12,7 @@ OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 
 
 class CheckRow(TypedDict):
-    """A check as ``ports doctor --json`` shows it. It has `found`, or `cause` and the way out."""
+    """A check as ``ports doctor --json`` shows it. It has `found`, or `cause` and `way_out`."""
 
     host: str
     kind: str
@@ -37,7 +37,7 @@ class Check:
     cause, hint : str
         Why not, and what to do.
     hop : str, optional
-        The host on the way that it is about.
+        The hop that it is about.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Check:
     hop: str | None = None
 
     def at(self, hop: str) -> Check:
-        """Return the same about a host on the way."""
+        """Return the same about a hop."""
         return replace(self, hop=hop)
 
     def row(self, host: str) -> CheckRow:
@@ -92,6 +92,6 @@ def from_error(name: str, error: PortsError, host: str, hint: str = "") -> Check
 
 
 def split(reason: str) -> tuple[str, str]:
-    """Return cause and way out of an error's sentence: what stands before and after its first semicolon or stop."""
+    """Return cause and hint of an error: its sentence before and after the first semicolon or full stop."""
     cause, _, hint = re.sub(r"; |\. (?=[A-Z])", "\0", reason, count=1).partition("\0")
     return cause, hint

@@ -35,7 +35,7 @@ def examine(
     on_step: OnStep | None = None,
     on_host: Callable[[str], None] | None = None,
 ) -> list[CheckRow]:
-    """Return the rows of all checks: of this machine, and of the way to each of `hosts` and of these themselves.
+    """Return the rows of all checks: of this machine, of the route to each of `hosts`, and of each host itself.
 
     Parameters
     ----------

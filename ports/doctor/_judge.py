@@ -52,8 +52,8 @@ def shell(printed: str, complaints: str, seconds: float) -> Check:
         return warning(
             "shell",
             f"its start files print, also where a program reads: {_shortened(lines[0])!r}",
-            "print only in an interactive shell (`[ -t 1 ] && echo …` in ~/.bashrc): scp, sftp and rsync fail of it, "
-            "ports does not",
+            "print only in an interactive shell (`[ -t 1 ] && echo …` in ~/.bashrc): that breaks scp, sftp and "
+            "rsync, not ports",
         )
     if seconds > SLOW_SHELL_SECONDS:
         return warning(
@@ -92,7 +92,7 @@ def state_directory(facts: Facts) -> Check:
     if facts.get("error"):
         return failed(name, f"{facts['place']}: {facts['error']}", "set PORTS_HOME to a directory of yours")
     if not facts["writable"]:
-        cause = f"{facts['place']} may not be written"
+        cause = f"{facts['place']} is not writable"
         return failed(name, cause, "set PORTS_HOME to a directory of yours, or ask the administrator")
     space, files = facts["free_bytes"], facts["free_files"]
     counted = facts["total_files"] > 0
@@ -168,7 +168,7 @@ def latency(round_trip: float, first_byte: float, rounds: Sequence[float]) -> Ch
         return warning(
             "latency",
             f"{len(slow)} of {len(rounds)} rounds of small requests stall, for {_ms(median(slow))} ({times})",
-            "a session must be executed on each host of the way, see `session`",
+            "a session must be executed on each hop, see `session`",
         )
     if first_byte > SLOW_ANSWER_SECONDS:
         return warning("latency", f"pages come slowly: {times}", "a nearer network or VPN exit; fewer hops")

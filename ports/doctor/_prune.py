@@ -1,4 +1,4 @@
-"""What the dead left behind: records and scratch of stopped sessions, tunnels of processes that are gone, locks."""
+"""What dead processes left behind: records and scratch of stopped sessions, tunnels of ended processes, locks."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def _read(hop: Hop) -> ssh.Configuration:
 
 
 class Walk:
-    """The checks along a route: first the network to the first hop, then one connection, then what it tells."""
+    """The checks along a route: first the network to the first hop, then one connection, then what it shows."""
 
     def __init__(self, route: Route) -> None:
         self.route, self.alias, self.hops = route, route.alias, route.hops
@@ -244,7 +244,7 @@ def _knock(via: openssh.Master, hop: Hop, *, is_up: bool) -> Iterator[Check]:
 
 
 def _beyond(via: openssh.Master, hop: Hop, answer: ssh.Banner, *, is_up: bool) -> Iterator[Check]:
-    """Yield what a knock at `hop` through `via` tells of it."""
+    """Yield the checks of `hop` that a knock through `via` allows."""
     if answer.line.startswith("SSH-") or is_up:
         yield ok("resolve", f"{via.alias} knows {hop.hostname}")
         banner = answer.line.removeprefix("SSH-2.0-") or "a connection stands"

@@ -20,7 +20,7 @@ from ports.hosts._several import call_into
 from ports.probe import read_answer, script
 from ports.state import settings
 
-#: The variable that tells `ports attach` on a host how it is called where the command was typed.
+#: The variable that names a host to its own `ports attach` as it is called where the command was typed.
 CALLED = "PORTS_CALLED"
 # Understood by bash, zsh, tcsh and fish alike; -I keeps PYTHON* variables and the user's own modules out of it,
 # -S saves 5 to 30 ms.

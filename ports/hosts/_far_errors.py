@@ -38,7 +38,7 @@ def revive(alias: str, told: dict[str, Any]) -> PortsError:
 
 
 class _FromFarSide(PortsError):
-    """What `ports` on a host said, where its error cannot be rebuilt from its parts."""
+    """What `ports` on a host printed, where its error cannot be rebuilt."""
 
     def __init__(self, host: str, reason: str) -> None:
         Exception.__init__(self, host, reason)
@@ -49,7 +49,7 @@ class _FromFarSide(PortsError):
 
 
 class FarUsageError(_FromFarSide, UsageError):
-    """A name, option or setting that cannot be, on a host."""
+    """An invalid name, option or setting, on a host."""
 
 
 class FarNotFoundError(_FromFarSide, NotFoundError):
@@ -57,15 +57,15 @@ class FarNotFoundError(_FromFarSide, NotFoundError):
 
 
 class FarConflictError(_FromFarSide, ConflictError):
-    """What is there stands in the way, on a host."""
+    """Something on a host is in conflict with the request."""
 
 
 class FarTimedOutError(_FromFarSide, TimedOutError):
-    """What was awaited on a host did not come in time."""
+    """Something on a host did not happen in time."""
 
 
 class FarRecordError(_FromFarSide, RecordError):
-    """A record on a host that the `ports` there cannot read, as a newer one wrote it."""
+    """A record on a host that the `ports` there cannot read because a newer one wrote it."""
 
 
 _BY_EXIT_CODE: dict[Any, Callable[[str, str], PortsError]] = {

@@ -444,40 +444,6 @@ def test_a_port_that_refuses_behind_a_command_is_the_network_s_fault(root_site: 
     assert told["network"] is True and "by nc to server1 port 9" in told["message"], told
 
 
-EXPLAIN = """
-    def why(remote):
-        connection = connect("server1")
-        try:
-            ask(connection, remote)
-        except OSError:
-            pass
-        found, end = None, time.monotonic() + 10
-        while found is None and time.monotonic() < end:
-            found = connection.refusal(remote)
-            time.sleep(0.01)
-        connection.close()
-        return type(found).__name__
-    say([why("127.0.0.1:9"), why("/tmp/no-such.sock")])
-"""
-
-
-@pytest.mark.parametrize(
-    ("configuration", "told"),
-    [
-        ("", ["RefusedError", "ProhibitedError"]),  # of a Unix socket sshd says the same in both cases
-        ("AllowTcpForwarding no", ["ProhibitedError", "ProhibitedError"]),
-        ("AllowStreamLocalForwarding no", ["RefusedError", "ProhibitedError"]),
-        ("PermitOpen none", ["ProhibitedError", "ProhibitedError"]),
-    ],
-)
-def test_a_forward_that_led_nowhere_tells_the_door_from_the_service(
-    laptop: Site, configuration: str, told: list[str]
-) -> None:
-    if configuration:
-        laptop.host("server1").add_sshd_config(configuration)
-    assert python(laptop, EXPLAIN) == told
-
-
 # --- the user's own connections ---
 
 

@@ -90,17 +90,6 @@ def test_without_an_ssh_program_the_same_configuration_leads_there(laptop: Site)
     assert said == ["paramiko", {"result": "there"}]
 
 
-@pytest.mark.quick
-def test_a_command_gets_its_input_and_gives_output_stderr_and_status(laptop: Site) -> None:
-    code = """
-        over = shared("server1")
-        done = over.run("wc -c; echo oops >&2; exit 7", input=b"x" * 3_000_000)
-        many = over.run("head -c 5000000 /dev/zero").output
-        say([done.status, done.output.strip(), done.stderr, len(many), over.run("kill -9 $$").status])
-    """
-    assert python(laptop, code) == [7, "3000000", "oops\n", 5000000, 255]
-
-
 def test_connections_of_a_process_are_shared_and_end_with_the_last_user(laptop: Site) -> None:
     code = """
         found = []
@@ -120,42 +109,6 @@ def test_connections_of_a_process_are_shared_and_end_with_the_last_user(laptop: 
     """
     expected = sorted(["MainThread", *(f"{kind}{name}" for name in HOPS for kind in ("", "io-"))])
     assert python(laptop, code) == [[2], expected, ["MainThread"]]
-
-
-def test_ports_and_sockets_there_are_dialled_and_a_refusal_says_why(laptop: Site, echo: int) -> None:
-    code = """
-        over = shared("server1")
-        def said(remote):
-            with over.dial(remote) as local:
-                local.sendall(b"hello")
-                return read(local, 5).decode()
-        place = over.run("mktemp -d").output.strip()
-        serve = over.exec_channel(
-            "exec python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); "
-            f's.bind("{place}/s"); s.listen(); print(1, flush=True); c = s.accept()[0]; c.sendall(c.recv(9))' + "'"
-        )
-        read(serve, 1)
-        answers = [tell(said, one) for one in (f"127.0.0.1:{sys.argv[1]}", f"{place}/s", "127.0.0.1:1", "/nowhere")]
-        serve.close()
-        over.run(f"rm -r {place}")
-        say(answers)
-    """
-    port, path, closed, nowhere = python(laptop, code, str(echo))
-    assert (port, path) == ({"result": "hello"}, {"result": "hello"})
-    assert (closed["type"], nowhere["type"]) == ("RefusedError", "ProhibitedError")  # of sockets, sshd does not tell
-    assert "Connection refused" in closed["message"]
-
-
-def test_a_server_that_prohibits_forwarding_says_so_but_gives_sessions(laptop: Site) -> None:
-    laptop.host("server1").add_sshd_config("AllowTcpForwarding no\nAllowStreamLocalForwarding no")
-    code = """
-        over = shared("server1")
-        answers = [tell(over.dial, one)["type"] for one in ("127.0.0.1:22", "/run/x")]
-        with over.exec_channel("exec cat") as local:
-            local.sendall(b"by session")
-            say([*answers, read(local, 10).decode()])
-    """
-    assert python(laptop, code) == ["ProhibitedError", "ProhibitedError", "by session"]
 
 
 def test_200_connections_at_once_and_100_megabytes_pass_unharmed(laptop: Site, echo: int) -> None:
@@ -213,29 +166,6 @@ def test_a_jump_host_that_permits_the_servers_only_leads_to_them(root_site: Name
     assert elsewhere["type"] == "ProhibitedError" and "PermitOpen" in elsewhere["message"]
 
 
-@pytest.mark.parametrize("shell", [None, "/usr/bin/tcsh", "/usr/bin/fish"])
-def test_a_jump_host_that_forbids_forwarding_leads_on_by_a_command(laptop: Site, shell: str | None) -> None:
-    login = laptop.host("login")
-    login.add_sshd_config("AllowTcpForwarding no")
-    if shell is not None:
-        login.set_login_shell(laptop.users[0], shell)
-    assert python(laptop, "say(tell(hostname, 'server1'))") == {"result": "there"}
-    left = lambda: [str(one) for one in login.processes() if one.state != "Z" and "kill 0" in str(one)]  # noqa: E731
-    wait_until(lambda: not left() or None, timeout=10, what="end of the relay on the jump host")
-
-
-@pytest.mark.quick
-def test_an_unknown_key_is_refused_with_fingerprint_and_command(laptop: Site) -> None:
-    known = laptop.host("laptop").path("~/.ssh/known_hosts")
-    known.write_text("")
-    error = python(laptop, "say(tell(hostname, 'server1'))")
-    assert error["type"] == "HostKeyError"
-    told = r"^server1: the jump host login: unknown host key \(ssh-ed25519 SHA256:\S+\); compare it"
-    assert re.search(told, error["message"])
-    assert "then accept it by running `ssh login` once" in error["message"]
-    assert known.read_text() == ""
-
-
 def test_a_first_key_is_noted_where_the_configuration_says_so(laptop: Site) -> None:
     host = laptop.host("laptop")
     known, config = host.path("~/.ssh/known_hosts"), host.path("~/.ssh/config")
@@ -245,18 +175,6 @@ def test_a_first_key_is_noted_where_the_configuration_says_so(laptop: Site) -> N
     assert python(laptop, "say(tell(hostname, 'server1'))") == {"result": "there"}
     lines = known.read_text().splitlines()
     assert len(lines) == 3 and set(" ".join(lines[1:]).split()) <= before
-
-
-@pytest.mark.quick
-def test_a_changed_key_is_refused_always(laptop: Site) -> None:
-    config = laptop.host("laptop").path("~/.ssh/config")
-    config.write_text("StrictHostKeyChecking no\n" + config.read_text())
-    laptop.host("server1").change_host_key()
-    error = python(laptop, "say(tell(hostname, 'server1'))")
-    assert error["type"] == "HostKeyError"
-    assert re.search(
-        r"^server1: its host key has CHANGED to SHA256:\S+ \(known: \S+known_hosts:\d+\)", error["message"]
-    )
 
 
 def test_a_host_that_only_an_authority_vouches_for_is_refused_in_words(laptop: Site) -> None:
@@ -417,11 +335,6 @@ def test_a_host_that_is_down_is_told_within_its_time(root_site: NamespaceSite, l
     assert time.monotonic() - start < 40
     assert behind["type"] == before["type"] == "NetworkError"
     assert before["message"].startswith("server1: the jump host login: does not answer")
-
-
-def test_an_unknown_name_is_told_with_names_that_resemble_it(laptop: Site) -> None:
-    error = python(laptop, "say(tell(hostname, 'servr1'))")
-    assert error["type"] == "UnknownHostError" and "did you mean server1" in error["message"]
 
 
 def test_what_runs_on_a_host_is_listed_by_paramiko(laptop: Site) -> None:

@@ -41,7 +41,7 @@ SPACE |= {"free_bytes": 50 << 30, "total_bytes": 100 << 30, "free_files": 10**6,
         ({"free_files": 3}, "failed", "is full"),
         ({"free_files": 5000}, "warning", "nearly full"),
         ({"free_files": 0, "total_files": 0}, "ok", "free"),  # btrfs counts none
-        ({"writable": False}, "failed", "may not be written"),
+        ({"writable": False}, "failed", "is not writable"),
         ({"error": "Stale file handle"}, "failed", "Stale file handle"),
     ],
 )

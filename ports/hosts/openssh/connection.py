@@ -101,7 +101,7 @@ class SSHConnection:
         return connection
 
     def refusal(self, remote: str) -> PortsError | None:
-        """Return what sshd said of a connection that was refused, which only the master's stderr tells."""
+        """Return what sshd said of a connection that was refused, which only the master's stderr contains."""
         if self.master.users:  # its stderr is the user's: the other method shows whether the service is there
             reason = f"nothing comes from {remote} through your own connection (ControlMaster)"
             return ProhibitedError(self.route.alias, reason)

@@ -241,7 +241,7 @@ def _mine(key: str) -> Path:
 
 
 def _mark(control: Path) -> str | None:
-    """Return what tells one socket at that path from the next; None where there is none of this user's."""
+    """Return what differs between one socket at that path and the next; None where there is none of this user's."""
     try:
         found = control.lstat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The end of master connections: those that are told to end, and dead ones, which are marked and not used again."""
+"""The end of master connections: ended on request, or marked as dead and not used again."""
 
 from __future__ import annotations
 

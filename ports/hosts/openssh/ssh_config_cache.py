@@ -32,7 +32,7 @@ class _OtherThanFilesError(Exception):
 
 
 def stamp(program: str, chosen: Path | None) -> Stamp | None:
-    """Return what tells later whether a file of the configuration has changed; None where that is not enough.
+    """Return stamps that show later whether a file of the configuration has changed; None where more than files counts.
 
     Parameters
     ----------

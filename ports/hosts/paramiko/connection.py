@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import socket
 from collections.abc import Callable, Iterable
@@ -76,7 +77,8 @@ class ParamikoConnection:
     def close(self) -> None:
         """End the exec channel; the connection serves other uses in this process."""
         if self._channel is not None:
-            self._channel.close()
+            with contextlib.suppress(OSError):  # whoever has it closes it
+                self._channel.shutdown(socket.SHUT_RDWR)
         self._dialling.shutdown(wait=False, cancel_futures=True)
 
     def _start_dial(self, remote: str) -> Future[socket.socket]:

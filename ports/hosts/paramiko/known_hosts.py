@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ports.errors import SSHError
 
-# A key of one kind has several ways to sign.
+# A key of one kind can sign by several algorithms.
 _ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
 
 

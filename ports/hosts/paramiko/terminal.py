@@ -1,4 +1,4 @@
-"""A session on a host at this terminal."""
+"""A command on a host at this terminal."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def interact(connection: SharedConnection, command: str | None, *, kind: str) ->
     Raises
     ------
     SSHError
-        There is no terminal here that can be handed over, or no session to be had.
+        There is no terminal here that can be used, or nothing can be executed there.
     """
     if os.name == "nt" or not os.isatty(sys.stdin.fileno()):
-        raise SSHError(connection.alias, "there is no terminal that could be handed over; use the ssh program")
+        raise SSHError(connection.alias, "there is no terminal here that can be used; use the ssh program")
     import termios
     import tty
 
@@ -48,7 +48,7 @@ def interact(connection: SharedConnection, command: str | None, *, kind: str) ->
 
 
 def _relay(local: socket.socket, stdin: int) -> None:
-    """Carry what is typed there, and what is shown here, until the session ends."""
+    """Send what is typed, and show what comes back, until the command ends."""
     with selectors.DefaultSelector() as selector, contextlib.suppress(OSError):
         selector.register(local, selectors.EVENT_READ)
         selector.register(stdin, selectors.EVENT_READ)

@@ -1,4 +1,4 @@
-"""paramiko's transport, made to carry channels: fast ciphers first, a reason for each refusal, a probe for its life."""
+"""paramiko's transport, made to carry channels: fast ciphers first, a reason for each refusal, a test of its life."""
 
 from __future__ import annotations
 
