@@ -46,7 +46,7 @@ def cluster(root_site: NamespaceSite, laptop: Laptop) -> Iterator[Path]:
     """A cluster ``main`` without workers on server1; return the directory of its records."""
     assert laptop.type("cluster", "start", "-H", "server1", "--n-workers", "0").returncode == 0
     directory = record_of(root_site.host("server1"))
-    kept = {file: file.read_bytes() for file in directory.iterdir()}
+    kept = {file: file.read_bytes() for file in directory.iterdir() if file.is_file()}
     yield directory
     for file, text in kept.items():
         file.write_bytes(text)
@@ -56,7 +56,7 @@ def cluster(root_site: NamespaceSite, laptop: Laptop) -> Iterator[Path]:
 def test_an_unknown_host_is_told_with_the_names_that_are_near(laptop: Laptop) -> None:
     for words in (["list", "sever1"], ["open", "sever1"], ["cluster", "list", "-H", "sever1"], ["login", "sever1"]):
         line = refused(laptop, *words, code=5)
-        assert "the name 'sever1' is not known" in line
+        assert "the name 'sever1' is unknown" in line
         assert "did you mean server1 or " in line
 
 
@@ -67,7 +67,7 @@ def test_an_unknown_host_is_told_with_the_names_that_are_near(laptop: Laptop) ->
         (["cluster", "start", "Main", "-H", "server1"], 2, "server1: 'Main' is not a name"),
         (["notebook", "start", "a" * 32], 2, "is not a name"),
         (["open", "server1:"], 2, "the name after ':' is empty"),
-        (["open", "server1:70000"], 2, "70000 is no port (1 to 65535)"),
+        (["open", "server1:70000"], 2, "70000 is not a port (1 to 65535)"),
         (["open", "-x"], 2, "No such option"),
         (["lits"], 2, "no command 'lits'; did you mean 'list'?"),
         (["cluster", "start", "--n-workers", "-1"], 2, "--n-workers"),
