@@ -61,7 +61,10 @@ while True:
     threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
 """
 SERVE_SOCKET = (
-    'exec python3 -c \'import socket; s = socket.socket(socket.AF_UNIX); s.bind("{path}/s"); s.listen(); '
+    # it ends with its input
+    "exec python3 -c 'import os, socket, sys, threading; "
+    "threading.Thread(target=lambda: sys.stdin.read() or os._exit(0)).start(); "
+    's = socket.socket(socket.AF_UNIX); s.bind("{path}/s"); s.listen(); '
     "print(1, flush=True)\nfor _ in (1, 2):\n c = s.accept()[0]\n c.sendall(c.recv(9))\n c.close()'"
 )
 
@@ -162,6 +165,7 @@ def test_ports_and_sockets_there_are_reached_by_both_kinds_of_dial(python: Any, 
         dials = connection.forward(remotes)
         said += [asyncio.run(fetch(dials[remote])) for remote in remotes]
         connection.cancel(remotes)
+        serve.close()
         connection.close()
         connect("server1").run(f"rm -r {{path}}")
         say(said)
