@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from ports.hosts._ask import probe_names as probe_names
     from ports.hosts._ask import run_ports as run_ports
     from ports.hosts._ask import why_no_answer as why_no_answer
+    from ports.hosts._connect import connect as connect
+    from ports.hosts._connect import is_connected as is_connected
+    from ports.hosts._connect import login_keys as login_keys
     from ports.hosts._connection import Connection as Connection
     from ports.hosts._connection import Dial as Dial
-    from ports.hosts._connection import connect as connect
-    from ports.hosts._connection import is_connected as is_connected
-    from ports.hosts._connection import login_keys as login_keys
     from ports.hosts._far_errors import describe_error as describe_error
     from ports.hosts._logins import login as login
     from ports.hosts._logins import logout as logout
+    from ports.hosts._resolve import choose_transport as choose_transport
+    from ports.hosts._resolve import resolve as resolve
     from ports.hosts._route import Hop as Hop
     from ports.hosts._route import Route as Route
-    from ports.hosts._route import choose_transport as choose_transport
-    from ports.hosts._route import resolve as resolve
     from ports.hosts._several import failed_row as failed_row
     from ports.hosts._several import nothing_rows as nothing_rows
     from ports.hosts._several import on_each as on_each
@@ -61,10 +61,12 @@ else:
                 "run_ports",
                 "why_no_answer",
             ),
-            "_connection": ("Connection", "Dial", "connect", "is_connected", "login_keys"),
+            "_connect": ("connect", "is_connected", "login_keys"),
+            "_connection": ("Connection", "Dial"),
             "_far_errors": ("describe_error",),
             "_logins": ("login", "logout"),
-            "_route": ("Hop", "Route", "choose_transport", "resolve"),
+            "_resolve": ("choose_transport", "resolve"),
+            "_route": ("Hop", "Route"),
             "_several": ("failed_row", "nothing_rows", "on_each"),
             "targets": ("Target",),
         },

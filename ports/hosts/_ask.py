@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ports.errors import FarSideError, warn
-from ports.hosts import _connection, _far_errors, targets
-from ports.hosts._route import Route, resolve
+from ports.hosts import _connect, _far_errors, targets
+from ports.hosts._resolve import resolve
+from ports.hosts._route import Route
 from ports.hosts._several import call_into
 from ports.probe import read_answer, script
 from ports.state import settings
@@ -176,7 +177,7 @@ def interactive(alias: str, argv: list[str]) -> None:
         if not re.fullmatch(r"[\w@%+=:,./-]+", word):  # it is not known which shell would read it there
             reason = f"{word!r} cannot be passed to the shell there; use letters, digits, '-' and '/'"
             raise FarSideError(alias, reason)
-    _connection.connect(route).interactive(" ".join(words))
+    _connect.connect(route).interactive(" ".join(words))
 
 
 def ask(
@@ -200,7 +201,7 @@ def ask(
     pythons = ["python3", *filter(None, [named_python(route.alias)])]
     while True:
         sent = time.time()
-        done = _connection.run(
+        done = _connect.run(
             route,
             _PYTHON.format(python=pythons.pop(0)),
             input=text,

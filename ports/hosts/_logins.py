@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ports.errors import PortsError
-from ports.hosts import _connection, openssh
-from ports.hosts._route import resolve
+from ports.hosts import _connect, openssh
+from ports.hosts._resolve import resolve
 from ports.hosts._several import host_row
 
 
@@ -23,7 +23,7 @@ def login(alias: str) -> dict[str, Any]:
         There is no connection to the host.
     """
     route = resolve(alias)
-    connection = _connection.connect(route, warm=True)
+    connection = _connect.connect(route, warm=True)
     row = {"host": alias, "kind": "host", "state": "connected", "user": route.end.user, "address": route.end.hostname}
     connection.close()
     if connection.is_kept:

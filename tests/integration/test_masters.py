@@ -25,7 +25,7 @@ PRELUDE = (
     + """
 from pathlib import Path
 from ports import hosts
-from ports.hosts import _connection, openssh
+from ports.hosts import _connect, openssh
 from ports.hosts.openssh import ends
 from ports.state import paths, runtime_directory
 def start(alias, **options):
@@ -39,7 +39,7 @@ def running(alias):
 def retire(alias):
     ends.retire(hosts.resolve(alias))
 def echo(alias, **options):
-    return _connection.run(hosts.resolve(alias), "cat", input=b"there", **options).output
+    return _connect.run(hosts.resolve(alias), "cat", input=b"there", **options).output
 def end(alias):
     "End the master to `alias` as it ends when it is unused: it takes leave of nobody here."
     control = masters_of(alias)[-1].control

@@ -186,9 +186,9 @@ def test_the_inside_of_a_package_is_told_by_an_underscore(package: str) -> None:
 @pytest.mark.parametrize("package", [*FACES, "cli", "web", "hosts/openssh", "hosts/paramiko", OWNER.rstrip("/")])
 def test_no_files_of_a_package_import_each_other_in_a_circle(package: str) -> None:
     folder = PACKAGE / package
-    names = {module_of(file): file for file in folder.rglob("*.py") if file.name != "__init__.py"}
+    names = {module_of(file): file for file in folder.rglob("*.py") if file != folder / "__init__.py"}
     below = {
-        name: {one for module, part in imports(file) for one in (module, f"{module}.{part}") if one in names}
+        name: {f"{module}.{part}" if f"{module}.{part}" in names else module for module, part in imports(file)} - {name}
         for name, file in names.items()
     }
     while below:

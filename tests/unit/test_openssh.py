@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ports import errors
 from ports.hosts import Hop, Route, resolve
-from ports.hosts._route import Destination, parse_destination, parse_hop, read_hop, recognise_proxy_command
+from ports.hosts._resolve import Destination, parse_destination, parse_hop, read_hop, recognise_proxy_command
 from ports.hosts.openssh import errors as ssh_errors
 from ports.hosts.openssh import ssh_config
 

@@ -33,7 +33,7 @@ from ports.errors import (
 )
 from ports.hosts import Hop, resolve
 from ports.hosts._jump_command import jump_command
-from ports.hosts._route import parse_hop
+from ports.hosts._resolve import parse_hop
 from ports.hosts.paramiko import auth, known_hosts, read_config
 from ports.hosts.paramiko.channels import PROHIBITED, Channel, IoThread, Refusal
 from ports.hosts.paramiko.errors import explain_connect, explain_dial, explain_key, known_line

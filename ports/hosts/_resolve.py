@@ -1,0 +1,196 @@
+"""From an alias to the route that leads to the host, as the user's ssh configuration says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ports.errors import SSHError, UnknownHostError
+from ports.hosts import targets
+from ports.hosts._route import Hop, Route
+from ports.hosts.openssh import ssh_config
+from ports.probe import sha256
+from ports.state import settings
+
+MOST_HOPS = 8
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A host or alias as a ProxyJump names it, with a user and port or without."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+
+
+def resolve(alias: str, *, timeout: float = 30.0) -> Route:
+    """Return the route to `alias`; nothing is connected, but ssh may look up names.
+
+    Of ``alias/node`` the last hop is a node of the name `alias`, which leads to several. Any of them leads on to it.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds for each hop.
+
+    Raises
+    ------
+    SSHError
+        The configuration cannot be read, or `alias` is invalid.
+    ToolMissingError
+        There is no ssh program, and the setting ``ssh.transport`` asks for it.
+    """
+    name, slash, node = alias.partition("/") if not alias.startswith("ssh://") else (alias, "", "")
+    wanted, transport = parse_destination(name), choose_transport()
+    hops: list[Hop] = []
+    before: tuple[Destination, ...] = ()
+    while True:
+        hop, jumps = read_hop(wanted, by_ssh=transport == "ssh" or _has_ssh(), timeout=timeout)
+        hops.insert(0, hop)
+        if len(hops) > MOST_HOPS:
+            raise SSHError(hop.alias, f"more than {MOST_HOPS} jump hosts; does a ProxyJump lead in a circle?")
+        # as ssh does: the first of several jumps goes by its own configuration, the others by the one before
+        before = before or jumps
+        if not before:
+            break
+        wanted, before = before[-1], before[:-1]
+    if slash:
+        hops.append(_node(hops[-1], parse_destination(node).host))
+    keyed: list[Hop] = []
+    for hop in hops:
+        reached_by = keyed[-1].key if keyed else hop.proxy_command or ""
+        parts = "\0".join([*ssh_config.config_arguments(), hop.hostname, hop.user, str(hop.port), reached_by])
+        keyed.append(replace(hop, key=sha256(parts.encode())[:16]))
+    return Route(alias, tuple(keyed), transport)
+
+
+def choose_transport() -> str:
+    """Return ``ssh`` or ``paramiko``: what the setting ``ssh.transport`` says, else what works on this machine."""
+    wanted = str(settings.get("ssh.transport"))
+    if wanted != "auto":
+        return wanted
+    # OpenSSH for Windows knows ControlMaster, but cannot share connections
+    return "ssh" if os.name != "nt" and _has_ssh() else "paramiko"
+
+
+def read_hop(wanted: Destination, *, by_ssh: bool = True, timeout: float = 30.0) -> tuple[Hop, tuple[Destination, ...]]:
+    """Return the hop that the configuration describes, and the jump hosts before it.
+
+    Parameters
+    ----------
+    by_ssh : bool
+        Ask ``ssh -G``; else the configuration file is read without it.
+    """
+    user = ("-l", wanted.user) if wanted.user else ()
+    port = ("-p", str(wanted.port)) if wanted.port else ()
+    arguments = (*user, *port, "--", wanted.host)
+    if by_ssh:
+        command = [ssh_config.program(), *ssh_config.config_arguments(), "-G", *arguments]
+        text = ssh_config.ask(command, timeout=timeout)
+    else:
+        from ports.hosts import paramiko
+
+        chosen = settings.get("ssh.config")
+        file = Path(chosen).expanduser() if chosen else None
+        text = paramiko.read_config(file, wanted.host, user=wanted.user, port=wanted.port)
+    hop, jump = parse_hop(text, alias=wanted.host, arguments=arguments)
+    jumps = tuple(parse_destination(one.strip()) for one in jump.split(",")) if jump else ()
+    return hop, jumps or recognise_proxy_command(hop.proxy_command, ssh_config.config_arguments())
+
+
+def parse_hop(text: str, *, alias: str, arguments: tuple[str, ...] = ()) -> tuple[Hop, str | None]:
+    """Return the hop that the output of ``ssh -G`` describes, and its ProxyJump."""
+    pairs = [line.partition(" ") for line in text.splitlines()]
+    options = tuple((key.lower(), value.strip()) for key, _, value in pairs)
+    found = dict(reversed(options))  # the first one counts
+    jump, proxy = _unless_none(found.get("proxyjump")), _unless_none(found.get("proxycommand"))
+    hop = Hop(
+        alias=alias,
+        hostname=found.get("hostname", alias),
+        user=found.get("user", ""),
+        port=int(found.get("port", 22)),
+        proxy_command=proxy,
+        host_key_checking=found.get("stricthostkeychecking", "ask"),
+        control_path=_unless_none(found.get("controlpath")),
+        arguments=arguments,
+        options=options,
+    )
+    return hop, jump
+
+
+def parse_destination(text: str) -> Destination:
+    """Return what ``[ssh://][user@]host[:port]`` says.
+
+    Raises
+    ------
+    UnknownHostError
+        It is not the name of a host.
+    """
+    found = targets.HOST.fullmatch(text)
+    if found is None or found["node"] or not re.fullmatch(r"[0-9]*", found["thing"] or ""):
+        raise UnknownHostError(text, "that is not the name of a host")
+    host = found["host"] or found["ipv6"] or found["bracketed"]
+    return Destination(host, found["user"], int(found["thing"]) if found["thing"] else None)
+
+
+def recognise_proxy_command(command: str | None, config: list[str]) -> tuple[Destination, ...]:
+    """Return the jump host of ``ssh [-q] -W %h:%p login``; nothing where the command is another, which is left to ssh.
+
+    Parameters
+    ----------
+    config : list of str
+        The ``-F file`` in use: a command that names another file is another command.
+    """
+    try:
+        words = shlex.split(command or "")
+    except ValueError:
+        return ()
+    if words[:1] == ["exec"]:
+        words = words[1:]
+    if not words or Path(words[0]).name != "ssh":
+        return ()
+    options: dict[str, str] = {}
+    rest = words[1:]
+    while rest and rest[0].startswith("-"):
+        option, value = rest[0][:2], rest[0][2:]
+        if option in ("-q", "-T", "-x", "-a"):
+            rest = [f"-{value}", *rest[1:]] if value else rest[1:]
+            continue
+        if option not in ("-W", "-l", "-p", "-F") or not (value or len(rest) > 1):
+            return ()
+        options[option], rest = (value, rest[1:]) if value else (rest[1], rest[2:])
+    # without a -F the command means the file in use too: it stands in it
+    others = "-F" in options and ["-F", str(Path(options["-F"]).expanduser())] != config
+    if len(rest) != 1 or options.get("-W") not in ("%h:%p", "[%h]:%p") or others:
+        return ()
+    jump = parse_destination(rest[0])
+    port = options.get("-p", "")
+    return (Destination(jump.host, options.get("-l", jump.user), int(port) if port.isdigit() else jump.port),)
+
+
+def _node(host: Hop, node: str) -> Hop:
+    """Return a node of the name `host`, which another node leads to."""
+    known_as = next(iter(host.values("hostkeyalias")), host.hostname)
+    named = ("-o", f"HostName={node}", "-o", f"HostKeyAlias={known_as}")
+    return replace(
+        host,
+        alias=f"{host.alias}/{node}",
+        hostname=node,
+        control_path=None,
+        proxy_command=None,
+        arguments=(*named, *host.arguments),
+        options=(("hostkeyalias", known_as), ("hostname", node), *host.options),
+    )
+
+
+def _has_ssh() -> bool:
+    return shutil.which(ssh_config.program()) is not None
+
+
+def _unless_none(value: str | None) -> str | None:
+    return None if value is None or value.lower() == "none" else value
