@@ -1,4 +1,4 @@
-"""``ports list`` and ``ports prune``: what is there, and the leftovers of what has ended."""
+"""``ports list``: what is there, here and on other hosts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from ports.cli.commands import Command
 from ports.cli.options import with_transport
-from ports.cli.output import Output, Row, on_host, with_host, with_output, write_json
+from ports.cli.output import Output, Row, on_host, with_output, write_json
 
 SOME_FAILED = 5
 _MOMENT = 2.0  # seconds; most hosts answer within one
@@ -91,19 +91,3 @@ class Arriving:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
-
-
-def show_pruned(out: Output, rows: Sequence[Row]) -> None:
-    """Show what was removed."""
-    out.table(rows, "pruned", empty="nothing to remove")
-
-
-@click.command(cls=Command)
-@with_output
-@click.option("--held", is_flag=True, help="Also remove the results that clusters held when they expired.")
-@with_host(show_pruned)
-def prune(out: Output, held: bool) -> None:
-    """Remove the leftovers of stopped clusters and notebook servers; logs and results that clusters held stay."""
-    from ports import doctor
-
-    show_pruned(out, doctor.prune(results=held))

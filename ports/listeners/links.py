@@ -9,7 +9,9 @@ from ports.probe import sha256
 
 
 def local_port(machine: str, user: str, name: str, first: int, last: int) -> int:
-    """Return the local port of `name` of `user` on the far `machine`: always the same one.
+    """Return the local port of `name` of `user` on the far `machine`, derived from these three.
+
+    A port that the link had before goes first, see `tunnels/_records.py`.
 
     Parameters
     ----------

@@ -5,7 +5,8 @@ command. The file (0600) is deleted once it is read: no secret stays on disk, an
 environment. It contains:
 
 - ``argv``, ``cwd``, ``environ``: the command, its directory and its whole environment;
-- ``log``, ``log_bytes``: output goes to the terminal and to this file, which is rotated once at that size;
+- ``log``, ``log_bytes``: output goes to the terminal and to this file. At that size it is moved to ``<log>.1``, and the
+  one before is lost;
 - ``exit``: the file that gets how the command ended;
 - ``hold``: directories that stay locked (shared), which keeps systemd-tmpfiles from cleaning them;
 - ``core_files`` (true): if false, no process writes one, as keys and data would be in it. A task can raise the limit;

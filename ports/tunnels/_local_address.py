@@ -112,7 +112,7 @@ def take(local: LocalAddress, service: Service, what: tuple[str, str | None, str
         return Bound([bind_path(Path(local.socket))])
     limits = settings.get("open")
     first, last = int(limits["first_port"]), int(limits["last_port"])
-    usual = tunnel_records.usual_port(service, first, last) if local.port is None else local.port
+    usual = tunnel_records.port_of(service, first, last) if local.port is None else local.port
     addresses = LOOPBACK if local.address is None else (local.address,)
     try:
         bound = bind(usual, addresses)

@@ -83,7 +83,7 @@ def is_meant(target: Target, row: Mapping[str, Any]) -> bool:
     return target.name is None or row["name"] == target.name
 
 
-def usual_port(service: Service, first: int, last: int) -> int:
+def port_of(service: Service, first: int, last: int) -> int:
     """Return the local port of `service`: the one that it had before, else one derived for it.
 
     If two services of the user would get the same port, the later one gets the next free port, and keeps it.
@@ -95,11 +95,11 @@ def usual_port(service: Service, first: int, last: int) -> int:
         if first <= known.get(name, 0) <= last:
             return known[name]
         taken = {port for other, port in known.items() if other != name}
-        own = service.usual_port(first, last)
+        own = service.derived_port(first, last)
         port = next((one for one in (own, *links.next_ports(own, first, last)) if one not in taken), own)
         records.write_json(path, {"format": records.FORMAT, "ports": {**known, name: port}})
         return port
-    return service.usual_port(first, last)
+    return service.derived_port(first, last)
 
 
 def forward_method(alias: str, is_unix: bool) -> ForwardMethod:

@@ -38,7 +38,7 @@ class Service:
         """It listens on a Unix socket."""
         return self.remote.startswith("/")
 
-    def usual_port(self, first: int, last: int) -> int:
+    def derived_port(self, first: int, last: int) -> int:
         """Return the local port that is derived for this service: always the same."""
         return links.local_port(self.machine, self.user, self.key, first, last)
 

@@ -108,16 +108,16 @@ def service(key: str, machine: str = "m") -> Service:
 
 def test_two_services_that_would_get_the_same_port_get_two_and_keep_them() -> None:
     tunnel_records.new_paths(1, 0)
-    first = [tunnel_records.usual_port(service(name), 20000, 20002) for name in ("a", "b", "c")]
-    again = [tunnel_records.usual_port(service(name), 20000, 20002) for name in ("c", "b", "a")]
+    first = [tunnel_records.port_of(service(name), 20000, 20002) for name in ("a", "b", "c")]
+    again = [tunnel_records.port_of(service(name), 20000, 20002) for name in ("c", "b", "a")]
     assert sorted(first) == [20000, 20001, 20002] and again == first[::-1]
-    assert tunnel_records.usual_port(service("a"), 21000, 31000) == service("a").usual_port(21000, 31000)
+    assert tunnel_records.port_of(service("a"), 21000, 31000) == service("a").derived_port(21000, 31000)
 
 
 def test_without_a_record_of_links_a_service_gets_its_derived_port() -> None:
     record, _ = tunnel_records.new_paths(1, 0)
     (record.parent / "links.json").write_text("{")
-    assert tunnel_records.usual_port(service("a"), 20000, 30000) == service("a").usual_port(20000, 30000)
+    assert tunnel_records.port_of(service("a"), 20000, 30000) == service("a").derived_port(20000, 30000)
 
 
 # --- what somebody on a host wants to see here ---

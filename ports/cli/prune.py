@@ -1,0 +1,26 @@
+"""``ports prune``: remove the leftovers of what has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from ports.cli.commands import Command
+from ports.cli.output import Output, Row, with_host, with_output
+
+
+def show_pruned(out: Output, rows: Sequence[Row]) -> None:
+    """Show what was removed."""
+    out.table(rows, "pruned", empty="nothing to remove")
+
+
+@click.command(cls=Command)
+@with_output
+@click.option("--held", is_flag=True, help="Also remove the results that clusters held when they expired.")
+@with_host(show_pruned)
+def prune(out: Output, held: bool) -> None:
+    """Remove the leftovers of stopped clusters and notebook servers; logs and results that clusters held stay."""
+    from ports import doctor
+
+    show_pruned(out, doctor.prune(results=held))
