@@ -100,7 +100,7 @@ def _descendants(roots: list[psutil.Process], spare: Callable[[list[str]], bool]
 
 
 def _below(root: psutil.Process) -> list[psutil.Process]:
-    """Return all processes below `root`. On Linux this reads no other processes."""
+    """Return all processes below `root`; none if it has ended. On Linux this reads no other processes."""
     import psutil
 
     found: list[psutil.Process] = []
@@ -108,7 +108,8 @@ def _below(root: psutil.Process) -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error):
             found = root.children(recursive=True)
         return found
-    for pid in probe.processes.descendants(root.pid):
+    # Another process can have the pid of one that has ended: what runs below that one must go on.
+    for pid in probe.processes.descendants(root.pid) if root.is_running() else ():
         with contextlib.suppress(psutil.Error):
             found.append(psutil.Process(pid))
     return found

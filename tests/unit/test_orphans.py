@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 import ports
+from ports.sessions import processes
 from ports.state.waiting import wait_until
 
 sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
@@ -44,3 +46,15 @@ def test_what_a_worker_left_is_ended_whatever_the_kernel_tells(tells: bool, monk
             wait_until(lambda: not Path(f"/proc/{below}").exists() or None, timeout=10, what="its end", every=0.02)
         finally:
             orphans.kill([left.pid, below], signal.SIGKILL)
+
+
+def test_what_another_process_with_a_reused_pid_started_goes_on() -> None:
+    """A process that is being ended can be gone, and its pid another's, while its children are waited for."""
+    root = psutil.Process(os.getpid())
+    with subprocess.Popen(["sleep", "600"]) as other:
+        try:
+            assert other.pid in [one.pid for one in processes._descendants([root], lambda words: False)]
+            root.is_running = lambda: False  # type: ignore[method-assign]  # what psutil finds by the time of its start
+            assert processes._descendants([root], lambda words: False) == []
+        finally:
+            other.kill()
