@@ -38,20 +38,19 @@ def own_text(path: str, private: bool = False) -> str:
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # else a FIFO would block
     try:
-        fd = os.open(path, flags)
+        with open(path, encoding="utf-8", opener=lambda name, _: os.open(name, flags)) as file:
+            found = os.fstat(file.fileno())
+            if hasattr(os, "getuid") and found.st_uid not in ((own_uid(),) if private else (own_uid(), 0)):
+                raise NotOwnError("it belongs to uid %d, not to you" % found.st_uid)
+            if not stat.S_ISREG(found.st_mode):
+                raise NotOwnError("it is no file")
+            if private and found.st_mode & 0o077:
+                raise NotOwnError("others may read or write it")
+            return file.read()
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise NotOwnError("it is a link")
         raise
-    with open(fd, encoding="utf-8") as file:
-        found = os.fstat(fd)
-        if hasattr(os, "getuid") and found.st_uid not in ((own_uid(),) if private else (own_uid(), 0)):
-            raise NotOwnError("it belongs to uid %d, not to you" % found.st_uid)
-        if not stat.S_ISREG(found.st_mode):
-            raise NotOwnError("it is no file")
-        if private and found.st_mode & 0o077:
-            raise NotOwnError("others may read or write it")
-        return file.read()
 
 
 def write_text(path: str, text: str) -> None:
@@ -68,5 +67,8 @@ def write_text(path: str, text: str) -> None:
             file.write(text)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        try:
+            os.unlink(temporary)
+        except OSError:  # it has its name already, or its directory is gone: the first error counts
+            pass
         raise

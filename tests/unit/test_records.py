@@ -116,8 +116,23 @@ def test_no_file_is_no_record(tmp_path: Path) -> None:
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "directory.json").mkdir()
+    opened = len(os.listdir("/dev/fd"))
     with pytest.raises(BrokenRecordError, match=r"directory\.json cannot be read: Is a directory"):
         records.read(tmp_path / "directory.json", ProcessId)
+    assert len(os.listdir("/dev/fd")) == opened
+
+
+def test_ctrl_c_after_the_last_step_of_a_write_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def interrupted(old: str, new: str) -> None:
+        replace(old, new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        records.write_json(tmp_path / "record.json", {"format": 1})
+    assert records.read_json(tmp_path / "record.json") == {"format": 1}
 
 
 def test_a_file_is_private_from_birth(tmp_path: Path) -> None:
