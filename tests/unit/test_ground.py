@@ -116,3 +116,16 @@ def test_the_launcher_loads_all_of_it_before_it_starts_anything(python: str, tmp
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stderr, copy.exists()) == (0, "", False)
     assert json.loads((tmp_path / "exit.json").read_text())["status"] == 0
+
+
+def test_a_client_in_a_task_has_the_probe_of_its_own_version() -> None:
+    """Where `ports` was upgraded since, the probe of the cluster's owner is older than the `ports` that a task uses."""
+    code = (
+        "import sys, types\n"
+        "sys.modules['_ports_probe'] = types.ModuleType('_ports_probe')\n"
+        "from ports.clusters.owner.ports_owner import comm\n"
+        "from ports import probe\n"
+        "print(comm.probe is probe)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "True\n", done.stderr

@@ -12,6 +12,7 @@ _NAME = "_ports_probe"
 
 
 def _load():
+    """Load the folder from its place in `ports`, where there is no copy beside this package."""
     folder = Path(__file__).parents[3] / "probe"
     spec = importlib.util.spec_from_file_location(
         _NAME, folder / "__init__.py", submodule_search_locations=[str(folder)]
@@ -22,7 +23,11 @@ def _load():
     return module
 
 
-try:  # beside this package, or loaded from text already
-    probe: Any = importlib.import_module(_NAME)
-except ModuleNotFoundError:
-    probe = _load()
+probe: Any
+if __name__.startswith("ports."):  # a client: in a task, what is called `_NAME` is of the version that its owner has
+    probe = importlib.import_module("ports.probe")
+else:
+    try:  # beside this package, or loaded from text already
+        probe = importlib.import_module(_NAME)
+    except ModuleNotFoundError:
+        probe = _load()
