@@ -20,7 +20,7 @@ _PYTHON: dict[str, Any] = {
     "number": (int, float),
     "string": str,
     "object": Mapping,
-    "array": list,
+    "array": (list, tuple),
     "null": type(None),
 }
 _WORDS = {
@@ -92,7 +92,7 @@ def problem(data: Any, node: Node, path: tuple[str, ...] = ()) -> tuple[tuple[st
     if isinstance(data, Mapping):
         known, others = node.get("properties", {}), node.get("additionalProperties", True)
         pairs = [(str(key), value, known.get(key, others)) for key, value in data.items()]
-    elif isinstance(data, list):
+    elif isinstance(data, list | tuple):
         pairs = [(str(number), value, node.get("items", True)) for number, value in enumerate(data)]
     for key, value, inner in pairs:
         if inner is False:
@@ -127,7 +127,7 @@ def mismatch(value: Any, node: Node, *, null: bool = False) -> str | None:
         fits = re.fullmatch(node.get("pattern", ".*"), value, re.DOTALL) is not None
     elif isinstance(value, int | float) and not isinstance(value, bool):  # neither comparison holds for NaN
         within = node.get("minimum", value) <= value <= node.get("maximum", value)
-        fits = within and value > node.get("exclusiveMinimum", value - 1)
+        fits = within and ("exclusiveMinimum" not in node or value > node["exclusiveMinimum"])
     else:
         fits = True
     names = node.get("propertyNames", {})

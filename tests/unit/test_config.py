@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -81,9 +82,12 @@ def test_off_needs_no_quotes(place: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert config.get("cluster.guard") == "off"
 
 
-def test_hosts_may_be_a_plain_list(place: Path) -> None:
+def test_hosts_may_be_a_plain_list(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "ports.yaml").write_text("ports: {hosts: [server1, server2]}")
     assert config.hosts() == ["server1", "server2"] and config.host("server1") == {}
+    with dask.config.set({"ports.hosts": ("server3", "server4")}):
+        monkeypatch.setitem(sys.modules, "dask.config", dask.config)
+        assert config.hosts() == ["server3", "server4"]
 
 
 @pytest.mark.parametrize(
@@ -229,9 +233,10 @@ def test_dasks_temporary_directory_is_found_without_dask(place: Path, monkeypatc
 
 
 ODD = st.sampled_from(
-    [None, True, False, 0, 1, -1, 5, 0.5, 2.5, 70000, 10**7, "all", "main", "Main", "warn", "tls", "", "A=B"]
+    [None, True, False, 0, 1, -1, 5, 0.5, 2.5, 70000, 10**7, math.inf, "all", "main", "Main", "warn", "tls", "", "A=B"]
 )
-VALUES = ODD | st.lists(ODD, max_size=2) | st.dictionaries(st.sampled_from(["A", "main", "A=B"]), ODD, max_size=2)
+LISTS = st.lists(ODD, max_size=2)
+VALUES = ODD | LISTS | LISTS.map(tuple) | st.dictionaries(st.sampled_from(["A", "main", "A=B"]), ODD, max_size=2)
 
 
 @settings(max_examples=300)
