@@ -47,7 +47,8 @@ def choose(name: str, asked: str | None) -> Path:
         raise UsageError(f"local_directory {place} is missing or not writable; name a directory of yours")
     if given and (why := exchangeable(parent)) is not None:
         raise UsageError(f"local_directory {place} is not safe: {why}; name a directory of yours")
-    return parent / f"ports-{paths.user_name()}-{name}-{secrets.token_hex(4)}"
+    user = paths.user_name().replace(" ", "-")  # without an account it is "uid 1000"
+    return parent / f"ports-{user}-{name}-{secrets.token_hex(4)}"
 
 
 def create(path: Path) -> None:

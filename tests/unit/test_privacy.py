@@ -92,6 +92,12 @@ def test_scratch_where_others_could_exchange_it_is_refused(tmp_path: Path) -> No
         place.rmdir()
 
 
+def test_scratch_of_a_user_without_an_account_has_no_blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "user_name", lambda: "uid 70001")
+    place = Path(os.environ.get("TEST_DISK", "/var/tmp")).resolve()
+    assert _scratch.choose("main", str(place)).name.startswith("ports-uid-70001-main-")
+
+
 def test_scratch_leads_through_no_link_that_somebody_may_turn(give_away: GiveAway) -> None:
     top = Path(os.environ.get("TEST_DISK", "/var/tmp")) / f"test-{os.getpid()}"
     for name in ("real", "other", "theirs"):
