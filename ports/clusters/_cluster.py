@@ -210,7 +210,7 @@ class Cluster:
             It was stopped before, and another cluster of its name has started since; that one keeps running.
         UsageError
             It is another machine's, or its record does not say whose.
-        StartError
+        StopError
             One of its processes does not end.
         RecordError
             Its record cannot be read.

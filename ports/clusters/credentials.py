@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ports import sessions
 from ports.clusters import _dask
-from ports.clusters._options import ClusterRecord, ClusterRunning
+from ports.clusters._options import KIND, ClusterRecord, ClusterRunning
 from ports.errors import RecordError
 from ports.state import paths, records
 
 if TYPE_CHECKING:
     from distributed.security import Security
-
-KIND = "cluster"
 
 
 def load(info: dict[str, Any]) -> Security | None:
