@@ -45,11 +45,12 @@ def forwards(route: Route, executable: str | None) -> Iterator[Check]:
     _open_ones.append(connection)
     try:
         text = probe.script(request).encode()
-        where = json.loads(_start(connection, f"exec {executable} -I -S -", text, marker.encode()))
-        if "error" in where:
-            raise SSHError(alias, f"the program to forward to failed there: {where['message']}")
-        remotes = {"forward-port": f"127.0.0.1:{where['port']}", "forward-socket": str(where["path"])}
-        yield from _try_all(connection, remotes, secret.encode())
+        with connection.exec_channel(f"exec {executable} -I -S -") as channel:
+            where = json.loads(_start(alias, channel, text, marker.encode()))
+            if "error" in where:
+                raise SSHError(alias, f"the program to forward to failed there: {where['message']}")
+            remotes = {"forward-port": f"127.0.0.1:{where['port']}", "forward-socket": str(where["path"])}
+            yield from _try_all(connection, remotes, secret.encode())
     except SSHError as error:
         yield from_error("forward-port", error, alias, "two sessions at once must be permitted (MaxSessions)")
         yield from (skipped(name, "needs forward-port") for name in FORWARD_CHECKS[1:])
@@ -67,10 +68,8 @@ def cancel_all() -> None:
         connection.close()
 
 
-def _start(connection: Connection, command: str, text: bytes, marker: bytes) -> str:
-    """Start a command with `text` on its stdin, and return the line that it prints after `marker`."""
-    alias = connection.route.alias
-    channel = connection.exec_channel(command)
+def _start(alias: str, channel: socket.socket, text: bytes, marker: bytes) -> str:
+    """Write `text` to the stdin of a command, and return the line that it prints after `marker`."""
     channel.settimeout(_SECONDS)
     output = b""
     try:
@@ -81,8 +80,10 @@ def _start(connection: Connection, command: str, text: bytes, marker: bytes) -> 
             if not chunk:
                 raise SSHError(alias, "a program there ended while it started")
             output += chunk
+    except TimeoutError as error:
+        raise SSHError(alias, f"a program there did not start within {_SECONDS:g} s") from error
     except OSError as error:
-        raise SSHError(alias, f"a program there did not start within {_SECONDS:g} s: {error}") from error
+        raise SSHError(alias, f"a program there did not start: {error}") from error
     return output.partition(marker)[2].partition(b"\n")[0].decode(errors="replace")
 
 

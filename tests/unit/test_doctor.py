@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import select
+import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from ports import doctor
+from ports import doctor, hosts
 from ports.cli import doctor as cli
 from ports.cli.output import Output
-from ports.doctor import _checks, _here, _judge, _route, _there, _wsl
+from ports.doctor import _checks, _forwarding, _here, _judge, _route, _there, _wsl
 from ports.errors import HostKeyError, SSHError, TimedOutError
-from ports.hosts import Answer
+from ports.hosts import Answer, Route
 from ports.probe.logout import logout_ends
 from ports.probe.programs.examine import examine, memory_left, space
 
@@ -332,3 +336,43 @@ def test_each_of_several_hosts_is_shown_in_one_piece(
     assert lines[5].split(None, 3) == ["failed", "login:", "connect", "is down"]
     assert lines[6].strip() == "-> wait"
     assert lines[7].endswith("needs connect of login (and 2 more checks)")
+
+
+class EchoHost:
+    """A connection to a host on which the echo program starts; it sees whether somebody still reads its output."""
+
+    def __init__(self) -> None:
+        self.route = Route("server1", (), "ssh")
+        self.is_read: list[bool] = []
+
+    def exec_channel(self, command: str) -> socket.socket:
+        mine, self.far = socket.socketpair()
+        threading.Thread(target=self._answer, daemon=True).start()
+        return mine
+
+    def _answer(self) -> None:
+        with self.far.makefile("r") as program:
+            marker = re.findall(r"ports-[0-9a-f]{16}:", program.read())[0]
+        self.far.sendall(f'\n{marker}{{"port": 1, "path": "/s"}}\n'.encode())
+
+    def dial(self, remote: str, *, timeout: float) -> socket.socket:
+        self.look()
+        raise SSHError("server1", "nothing answers")
+
+    def look(self) -> None:
+        """Note whether somebody reads the output, as the program does."""
+        poller = select.poll()
+        poller.register(self.far, 0)  # even so there is an event when the reader is gone
+        self.is_read.append(not poller.poll(0))
+
+    def close(self) -> None:
+        self.look()
+        self.far.close()
+
+
+def test_the_program_to_forward_to_is_read_until_all_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = EchoHost()
+    monkeypatch.setattr(hosts, "connect", lambda *_, **__: made)
+    found = {check.name: check.state for check in _forwarding.forwards(made.route, "/usr/bin/python3")}
+    assert (found["forward-port"], found["latency"]) == ("failed", "skipped")
+    assert made.is_read == [True, True, False]
