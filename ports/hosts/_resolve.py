@@ -132,10 +132,11 @@ def parse_destination(text: str) -> Destination:
         It is not the name of a host.
     """
     found = targets.HOST.fullmatch(text)
-    if found is None or found["node"] or not re.fullmatch(r"[0-9]*", found["thing"] or ""):
+    port = None if found is None else found["thing"]
+    if found is None or found["node"] or not (port is None or re.fullmatch(r"[0-9]+", port)):
         raise UnknownHostError(text, "that is not the name of a host")
     host = found["host"] or found["ipv6"] or found["bracketed"]
-    return Destination(host, found["user"], int(found["thing"]) if found["thing"] else None)
+    return Destination(host, found["user"], None if port is None else int(port))
 
 
 def recognise_proxy_command(command: str | None, config: list[str]) -> tuple[Destination, ...]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from ports.errors import InvalidTargetError
 
-# No word here can be taken for an option or read by a shell.
+# No host here can be taken for an option or read by a shell. A user can be of a Windows domain: `DOMAIN\alice`.
 _NOT = r"\s\x00-\x1f'\"`$\\;&<>|(){}\[\]*?!:/"
 #: ``[ssh://][user@]HOST[/NODE]``, and what stands behind a colon. The only check of an alias.
 HOST = re.compile(
-    rf"(?:ssh://)?(?P<whole>(?:(?P<user>[^{_NOT}@-][^{_NOT}]*)@)?"
-    r"(?:\[(?P<bracketed>[0-9A-Fa-f:.%\w]+)\]|(?P<ipv6>[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)"
+    rf"(?:ssh://)?(?P<whole>(?:(?P<user>[^{_NOT}@-](?:[^{_NOT}]|\\(?!@))*)@)?"
+    r"(?:\[(?P<bracketed>[0-9A-Fa-f:.%\w]+)\]|(?P<ipv6>[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(?:%[\w.-]+)?)"
     rf"|(?P<host>[^{_NOT}@-][^{_NOT}@]*))(?:/(?P<node>\w[\w.-]*))?)(?::(?P<thing>.*))?",
     re.DOTALL,
 )

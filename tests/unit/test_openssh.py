@@ -275,9 +275,16 @@ def test_a_destination_is_read_as_it_was_written(user: str | None, host: str, po
 def test_an_ipv6_address_is_a_destination() -> None:
     assert parse_destination("alice@[fe80::1]:2222") == Destination("fe80::1", "alice", 2222)
     assert parse_destination("::1") == Destination("::1")
+    assert parse_destination("fe80::1%eth0") == Destination("fe80::1%eth0")
 
 
-@pytest.mark.parametrize("text", ["", "-oProxyCommand=x", "a b", "a;b", "a\nb", "$(x)", "alice@", "`x`", "'a'"])
+def test_a_user_of_a_windows_domain_is_part_of_a_destination() -> None:
+    assert parse_destination("CORP\\alice@login:2222") == Destination("login", "CORP\\alice", 2222)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-oProxyCommand=x", "a b", "a;b", "a\nb", "$(x)", "alice@", "`x`", "'a'", "a:", "a:lab"]
+)
 def test_what_could_be_an_option_or_a_command_is_no_destination(text: str) -> None:
     with pytest.raises(errors.UnknownHostError):
         parse_destination(text)
