@@ -30,7 +30,7 @@ class HostConnection:
     Attributes
     ----------
     alias : str
-        The host; empty before the first `start` or `reconnect`.
+        The host; empty before the first connection.
     agent : Agent or None
         The session of our program on the host; None where the connection is lost.
     messages : Queue
@@ -102,7 +102,8 @@ class HostConnection:
 
     def probe(self, *, everybody: bool, batch: bool | None) -> dict[str, Any]:
         """Return what listens there now; raises as `reconnect`."""
-        return hosts.probe(self._route or self.alias, {"all": everybody}, batch=batch)
+        alias = self._route.alias if self._route else self.alias  # in another network it may be another route
+        return hosts.probe(alias, {**self._request, "all": everybody}, batch=batch)
 
     def report_everybody(self) -> None:
         """Let other users' listeners be reported, too, from now on."""
@@ -194,9 +195,7 @@ class HostConnection:
         except FarSideError:
             self._drop_agent()
             if named is None:
-                hosts.probe(
-                    connection.route, batch=True, timeout=timeout
-                )  # it says what to do where there is no python3
+                hosts.probe(connection.route, batch=True, timeout=timeout)  # it says what to do without a python3
                 raise
         return self._start_agent_in(named, connection, timeout)
 

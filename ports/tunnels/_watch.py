@@ -148,7 +148,7 @@ class Watch:
 
     def start(self, alias: str) -> None:
         """Start to watch the connection to `alias`, which need not be up yet."""
-        self._alias = alias
+        self._alias = self._connection.alias = alias
         self._thread = threading.Thread(target=self._keep, name=f"connection-{alias}", daemon=True)
         self._thread.start()
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from ports.errors import ProhibitedError, SSHError
+from ports import hosts
+from ports.errors import NetworkError, ProhibitedError, SSHError
+from ports.hosts import Hop, Route, Target
 from ports.listeners import _from_probe
 from ports.state import runtime_directory
 from ports.tunnels import _records, _requests
@@ -148,3 +150,43 @@ def test_a_port_shut_while_its_service_was_found_open_leads_there_again(
     monkeypatch.setattr(_requests, "choose", lambda *_: ({"port-8888": (SERVICE, OpenRequest(()))}, {}))
     host._take({}, [])
     assert (tunnel.state, tunnel.forward.dial is None) == ("open", False)
+
+
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Return a list that gets what a probe is asked; each fails."""
+    seen: list[tuple[Any, ...]] = []
+
+    def probe(*asked: Any, **_: Any) -> None:
+        seen.append(asked)
+        raise NetworkError("server1", "does not answer")
+
+    monkeypatch.setattr(hosts, "probe", probe)
+    return seen
+
+
+def test_a_host_is_asked_by_its_name_before_it_was_ever_reached(
+    host: HostTunnels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*_: Any, **__: Any) -> None:
+        raise NetworkError("server1", "does not answer")
+
+    seen = asked(monkeypatch)
+    monkeypatch.setattr(hosts, "resolve", lambda alias, **_: Route(alias, (), "ssh"))
+    monkeypatch.setattr(hosts, "connect", connect)
+    monkeypatch.setattr(host, "_connection", host._watch._connection)
+    for _ in range(2):
+        with pytest.raises(NetworkError, match="server1: does not answer"):
+            host.open(OpenRequest((Target("server1", port=6006),)), batch=True)
+    host.close()
+    assert [alias for alias, _ in seen] == ["server1"]
+
+
+def test_a_node_is_asked_for_the_other_nodes_of_its_name_too(
+    host: HostTunnels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, connection = asked(monkeypatch), host._watch._connection
+    names = {"called": "login.site", "nodes": ["login2.site"]}
+    connection._route, connection._request = Route("login/login1", (Hop("login", "h", "u", 22),), "ssh"), {**names}
+    with pytest.raises(NetworkError):
+        connection.probe(everybody=True, batch=True)
+    assert seen == [("login/login1", {**names, "all": True})]
