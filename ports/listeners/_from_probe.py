@@ -161,9 +161,7 @@ def _of_group(
         reason=f"a task of cluster '{row['task_of']}' opened it" if row.get("task_of") else None,
         token=row.get("token") or None,
         # without a command line it is another user's: nothing is known of it
-        exposed=tuple(_exposures.find(kind, group, its_own))
-        if "argv" in row
-        else (),  # nothing is known of another user's
+        exposed=tuple(_exposures.find(kind, group, its_own)) if "argv" in row else (),
     )
 
 

@@ -59,7 +59,7 @@ class Listener:
     def row(self) -> ListenerRow:
         """Return it as ``--json`` shows it, to anyone's eyes: without the token, with no control character."""
         return {
-            "host": self.host,
+            "host": _printable(self.host),
             "kind": _printable(self.kind),
             "name": _printable(self.name),
             "state": self.state,
@@ -67,7 +67,7 @@ class Listener:
             "reason": _printable(self.reason),
             "owner": _printable(self.owner),
             "managed": self.managed,
-            "address": self.address,
+            "address": _printable(self.address),
             "port": self.port,
             "path": _printable(self.path),
             "pid": self.pid,

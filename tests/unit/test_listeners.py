@@ -202,8 +202,9 @@ def test_of_another_user_s_listener_nothing_is_told() -> None:
 
 
 def test_control_characters_and_broken_text_do_not_reach_a_terminal() -> None:
-    found = one(row(cwd="/data/\x1b]0;x\x07\udcff"))
-    assert json.dumps(found.row(), ensure_ascii=False).encode() and "\x1b" not in found.row()["directory"]
+    found = one(row(cwd="/data/\x1b]0;x\x07\udcff", address="::1\x1b"), host="\x1bserver1").row()
+    assert json.dumps(found, ensure_ascii=False).encode()
+    assert "\x1b" not in f"{found['directory']}{found['address']}{found['host']}"
 
 
 def test_of_two_servers_of_one_name_the_older_keeps_the_plain_name() -> None:
