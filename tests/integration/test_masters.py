@@ -1,4 +1,4 @@
-"""The connections that all of `ports` shares: kept, found dead, replaced, led through closed doors."""
+"""The connections that all of `ports` shares: kept, found dead, replaced, led on where forwarding is prohibited."""
 
 from __future__ import annotations
 
@@ -341,12 +341,12 @@ def test_a_server_that_refuses_is_told_from_a_network_that_does(laptop: Site) ->
     assert (unknown["type"], unknown["network"]) == ("UnknownHostError", True)
 
 
-# --- closed doors ---
+# --- jump hosts that prohibit forwarding ---
 
 NO_FORWARDING = "AllowTcpForwarding no"
 HOPS = """
-    said, where = echo("server1"), paths.here().root / "doors"
-    say([said, [json.loads(path.read_text())["hop"] for path in where.glob("*.json")]])
+    said, where = echo("server1"), paths.here().root / "jump-methods"
+    say([said, [json.loads(path.read_text())["method"] for path in where.glob("*.json")]])
 """
 
 

@@ -44,7 +44,7 @@ def order(jump_key: str) -> tuple[JumpMethod, ...]:
     """Return the methods in the order in which to try them: the one that worked last time first."""
     with contextlib.suppress(RecordError, StoreError):
         kept = records.read_json(_record(jump_key))
-        if kept is not None and kept.get("hop") == "command":
+        if kept is not None and kept.get("method") == "command":
             return ("command", "forward")
     return METHODS
 
@@ -56,9 +56,9 @@ def remember(jump_key: str, jump: str, method: JumpMethod) -> None:
         if method == METHODS[0]:
             record.unlink(missing_ok=True)
         elif order(jump_key)[0] != method:
-            make_private(paths.make_state().root / "doors")
-            records.write_json(record, {"format": records.FORMAT, "host": jump, "hop": method})
+            make_private(paths.make_state().root / "jump-methods")
+            records.write_json(record, {"format": records.FORMAT, "host": jump, "method": method})
 
 
 def _record(jump_key: str) -> Path:
-    return paths.here().root / "doors" / f"{jump_key}.json"
+    return paths.here().root / "jump-methods" / f"{jump_key}.json"
