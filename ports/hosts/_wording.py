@@ -8,6 +8,7 @@ NO_EXEC = "refuses another session on this connection (MaxSessions); close a she
 HOP_PROHIBITED = (
     "forwarding to it is prohibited (AllowTcpForwarding or PermitOpen in the sshd_config of the host before it)"
 )
+DEAD = "the connection was lost: it no longer answers; run the command again"
 CHECK_LOGIN = "check user, key and password"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ports.errors import ConnectionLostError, PortsError, ProhibitedError, SSHError, ToolMissingError
+from ports.hosts import _wording
 from ports.hosts._connection import Completed, Dial, NothingRanError, to_unix_socket
 from ports.hosts._route import Route
 from ports.hosts.openssh import ends, liveness, processes
@@ -166,8 +167,7 @@ class SSHConnection:
                     raise
             given, pause = None, min(2 * pause, 30.0)
             if not liveness.carries(self.master):
-                reason = "the connection was lost: it answers no longer; run the command again"
-                raise ConnectionLostError(self.route.alias, reason)
+                raise ConnectionLostError(self.route.alias, _wording.DEAD)
 
     def _request_forwards(self, forwards: dict[str, Path]) -> None:
         before = self.master.said_bytes()

@@ -1,4 +1,4 @@
-"""From hops to connections: one for each hops, shared by all uses in this process."""
+"""From hops to connections: one for each sequence of hops, shared by all uses in this process."""
 
 from __future__ import annotations
 

@@ -35,9 +35,7 @@ class ParamikoConnection:
         self, command: str, *, input: bytes = b"", timeout: float = 60.0, on_start: Callable[[], None] | None = None
     ) -> Completed:
         """Run a line of the login shell there."""
-        if on_start is not None:
-            on_start()
-        return self.shared.run(command, input=input, timeout=timeout)
+        return self.shared.run(command, input=input, timeout=timeout, on_start=on_start)
 
     def interactive(self, command: str | None) -> NoReturn:
         """Relay between this terminal and a command there, and end this process with its status."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from ports.errors import ConnectionLostError, SSHError
+from ports.hosts import _wording
 from ports.hosts._connection import Completed
 from ports.hosts._route import Hop
 from ports.hosts.paramiko.channels import Channel
@@ -39,8 +40,10 @@ class SharedConnection:
         """How the user calls the host."""
         return self.hop.alias
 
-    def run(self, command: str, *, input: bytes = b"", timeout: float = 60.0) -> Completed:
-        """Run a line of the login shell there, with `input` on its standard input.
+    def run(
+        self, command: str, *, input: bytes = b"", timeout: float = 60.0, on_start: Callable[[], None] | None = None
+    ) -> Completed:
+        """Run a line of the login shell there, with `input` on its standard input; `on_start` when it was started.
 
         Raises
         ------
@@ -51,6 +54,8 @@ class SharedConnection:
         """
         end = time.monotonic() + timeout
         channel = self.start(command)
+        if on_start is not None:
+            on_start()
         with channel.local as local:
             output = self._exchange(local, input, end)
             channel.status_event.wait(max(0.0, min(_ANSWER_SECONDS, end - time.monotonic())))
@@ -169,7 +174,7 @@ class SharedConnection:
                                 local.shutdown(socket.SHUT_WR)
 
     def _lost(self) -> ConnectionLostError:
-        return ConnectionLostError(self.alias, "the connection was lost: it answers no longer; run the command again")
+        return ConnectionLostError(self.alias, _wording.DEAD)
 
 
 def _send(local: socket.socket, data: memoryview) -> int:

@@ -158,7 +158,7 @@ class Transport(_Transport):  # type: ignore[misc]
         with self._answered:
             self._asked += 1
             number = self._asked
-        # by the io: a send waits where the network takes nothing any more
+        # in the I/O thread: a send waits while the network takes nothing
         self.io.do(self._ask)
         with self._answered:
             self._answered.wait_for(lambda: self._answers >= number or not self.active, timeout)
