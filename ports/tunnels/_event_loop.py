@@ -226,9 +226,8 @@ def _bind_one(family: socket.AddressFamily, address: str, port: int) -> socket.s
         if os.name == "nt":  # there SO_REUSEADDR takes the port from its user, and this option prevents that
             half.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined]
         else:
-            half.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # takes the usual port even a second after it was freed
+            # takes the usual port even a second after it was freed
+            half.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             half.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         half.bind((address, port))

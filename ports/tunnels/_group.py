@@ -42,7 +42,6 @@ class TunnelGroup:
     """
 
     def __init__(self, *, on_event: Event | None = None, log: str | None = None) -> None:
-        self._events = Events(*([] if on_event is None else [on_event]))
         self._log = log
         self._hosts: dict[str, HostTunnels] = {}
         self._lock = threading.RLock()
@@ -50,6 +49,7 @@ class TunnelGroup:
         self._busy = 0  # requests to open that are under way
         self._started_at = time.time()
         self._record, self._control = tunnel_records.new_paths(os.getpid(), next(_numbers))
+        self._events = Events(*([] if on_event is None else [on_event]))
         self._relay = Relay()
         self._reach: Reach | None = None
         self._watcher: threading.Thread | None = None
