@@ -19,7 +19,6 @@ from ports.hosts.openssh.errors import explain
 from ports.hosts.openssh.ssh_config import config_arguments, program
 
 _SECONDS = 10.0
-_HINT = "install the OpenSSH client (`apt install openssh-client`)"
 
 
 @dataclass(frozen=True)
