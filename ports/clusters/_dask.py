@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _NOT_MINE = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it again"
 
 _OURS = re.compile(r"unix:///.+|tls://([0-9]{1,3}(?:\.[0-9]{1,3}){3}):[0-9]{1,5}")
+_LARGEST = 2**62  # larger sizes fit no type of the operating system
 
 
 def versions() -> dict[str, str]:
@@ -51,10 +52,10 @@ def parse_bytes(text: str | float) -> int | str | float:
         return text
     from dask.utils import parse_bytes
 
-    try:
-        return int(parse_bytes(text))
-    except ValueError as error:
-        raise UsageError(f"memory_limit {text!r} is not a size; write bytes, 4GB or 2GiB") from error
+    with contextlib.suppress(ValueError, OverflowError):
+        if 0 <= (found := int(parse_bytes(text))) < _LARGEST:
+            return found
+    raise UsageError(f"memory_limit {text!r} is not a size; write bytes, 4GB or 2GiB")
 
 
 def security(address: str, credentials: Path) -> Security:

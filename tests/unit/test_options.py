@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ports.cli import cluster as cli
-from ports.clusters import _documents, _find, _options
+from ports.clusters import _dask, _documents, _find, _options
 from ports.clusters._options import ClusterRecord
 from ports.clusters.owner.ports_owner.record import Record as OwnerRecord
 from ports.errors import UsageError
@@ -53,6 +53,12 @@ def test_what_is_asked_for_wins_over_the_settings() -> None:
 def test_keywords_of_dask_are_passed_on_beside_those_of_the_settings() -> None:
     merged = _options.merge({**SETTINGS, "options": {"a": 1, "b": 2}}, {"b": 3, "resources": {"GPU": 1}})
     assert merged["options"] == {"a": 1, "b": 3, "resources": {"GPU": 1}}
+
+
+@pytest.mark.parametrize("text", ["much", "-5", "-1GB", "9e30GB", "1e999"])
+def test_a_text_that_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=f"memory_limit '{text}' is not a size; write bytes, 4GB or 2GiB"):
+        _dask.parse_bytes(text)
 
 
 @pytest.mark.parametrize("port", [{"dashboard": "tcp"}, {"interface": "eth0"}])
