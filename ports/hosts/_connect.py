@@ -61,7 +61,7 @@ def run(
             connection.give_up()
             again = isinstance(error, NothingRanError) or (repeatable and not connection.is_fresh)
             if attempt == 2 or not again:
-                raise
+                raise ConnectionLostError(error.host, error.reason) from error
     raise AssertionError("two attempts return or raise")
 
 

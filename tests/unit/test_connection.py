@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ports.errors import ConnectionLostError, ProhibitedError
-from ports.hosts import Hop, Route
+from ports.hosts import Hop, Route, _connect
+from ports.hosts._connection import NothingRanError
 from ports.hosts.openssh import Master, SSHConnection
 from ports.hosts.openssh.connection import _new_socket
 from ports.hosts.paramiko import ParamikoConnection
@@ -74,3 +75,24 @@ def test_a_forward_never_has_the_name_of_one_that_a_killed_process_left() -> Non
     made = [_new_socket().name for _ in range(10)]
     assert len(set(made)) == 10 and not left & set(made)
     assert all(name.startswith(f"t{os.getpid()}-") for name in made)  # by which it is removed, once the process is dead
+
+
+def test_a_command_that_never_ran_is_run_once_more_and_then_the_connection_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class EndsAtOnce:
+        is_fresh = True
+
+        def run(self, command: str, **_: object) -> None:
+            ran.append(command)
+            raise NothingRanError("server1", "the connection ended at once, twice")
+
+        def give_up(self) -> None:
+            """Nothing is left."""
+
+    ran: list[str] = []
+    monkeypatch.setattr(_connect, "connect", lambda *_, **__: EndsAtOnce())
+    with pytest.raises(ConnectionLostError, match="ended at once, twice") as raised:
+        _connect.run(Route("server1", (HOP,), "ssh"), "true")
+    # its name stands in the JSON of a failure, and `ports` at home knows those of `ports.errors`
+    assert (type(raised.value), ran) == (ConnectionLostError, ["true", "true"])

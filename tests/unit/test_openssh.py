@@ -142,7 +142,7 @@ SAID = [
     ("client_loop: send disconnect: Broken pipe", errors.ConnectionLostError, "was lost"),
     ("relay: connect failed: by nc to server1 port 22", errors.NetworkError, "jump host cannot connect to it: by nc"),
     ("relay: no nc, python3 or bash there", errors.SSHError, "sshd on the jump host prohibits forwarding"),
-    ("something new", errors.SSHError, "ssh failed: something new; `ssh -v server1` tells more"),
+    ("something new", errors.SSHError, "ssh failed: something new; `ssh -v server1` shows more"),
     ("", errors.SSHError, "it said nothing"),
 ]
 

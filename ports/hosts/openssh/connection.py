@@ -47,7 +47,7 @@ class SSHConnection:
         if is_session_refused(done.stderr):
             raise explain(alias, done.stderr)
         if is_multiplexing_failure(done.stderr):
-            raise NothingRanError(alias, f"the connection ended at once, twice; `ssh -v {alias}` tells more")
+            raise NothingRanError(alias, f"the connection ended at once, twice; `ssh -v {alias}` shows more")
         if not self.is_there():
             last = ([line.strip() for line in self.master.said().splitlines() if line.strip()] or [""])[-1]
             raise ConnectionLostError(alias, f"the connection was lost; {last or 'run the command again'}")

@@ -39,7 +39,7 @@ def explain(host: str, stderr: str, *, asked: bool = False) -> SSHError:
                 )
             return kind(host, reason(host, found, stderr))
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    return SSHError(host, f"ssh failed: {lines[-1] if lines else 'it said nothing'}; `ssh -v {host}` tells more")
+    return SSHError(host, f"ssh failed: {lines[-1] if lines else 'it said nothing'}; `ssh -v {host}` shows more")
 
 
 def explain_forward(host: str, remote: str, stderr: str) -> SSHError | None:
