@@ -9,7 +9,7 @@
                                      _there   the host itself
                                      _forwarding   what it lets be forwarded, and how fast that is
 
-Nothing is changed on either side but for the connections to hosts, which later commands use; every step ends by itself.
+Nothing is changed on either side except the connections to hosts, which later commands use. Every step ends by itself.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def examine(
     hosts : iterable of str
         Aliases of ``~/.ssh/config``, examined at once. None: this machine alone, as a client and as a server.
     on_row : callable, optional
-        Is called with each row as it comes, from several threads.
+        Called with each row as it comes, from several threads.
     on_step : callable, optional
-        Is called with a host and what is being done there now.
+        Called with a host and the step that begins there.
     on_host : callable, optional
-        Is called with a host of which all rows are there; that of this machine first.
+        Called with a host once all of its rows are there, this machine first.
     """
     names = list(dict.fromkeys(hosts))
     tell_row, tell_step = on_row or (lambda row: None), on_step or (lambda host, text: None)
@@ -108,7 +108,7 @@ def _checks(alias: str, unmet: list[str], tell: OnStep) -> Iterator[Check]:
         yield from reached.skip_the_rest()
     elif answer is None:
         assert walk.error is not None
-        hint = f"start files of the shell there may hang, or it is overloaded: see whether `ssh {alias} true` returns"
+        hint = f"start files of the shell there may hang, or it is overloaded: check that `ssh {alias} true` returns"
         yield failed("python", from_error("python", walk.error, alias).cause, hint)
         yield from _skip(_AT_THE_END[1:], f"needs python on {alias}")
     else:

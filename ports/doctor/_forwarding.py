@@ -52,7 +52,9 @@ def forwards(route: Route, executable: str | None) -> Iterator[Check]:
             remotes = {"forward-port": f"127.0.0.1:{where['port']}", "forward-socket": str(where["path"])}
             yield from _try_all(connection, remotes, secret.encode())
     except SSHError as error:
-        yield from_error("forward-port", error, alias, "two sessions at once must be permitted (MaxSessions)")
+        yield from_error(
+            "forward-port", error, alias, "ask for `MaxSessions 10` there: this check needs two sessions at once"
+        )
         yield from (skipped(name, "needs forward-port") for name in FORWARD_CHECKS[1:])
     finally:
         connection.close()

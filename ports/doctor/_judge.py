@@ -51,7 +51,7 @@ def shell(printed: str, complaints: str, seconds: float) -> Check:
     if lines:
         return warning(
             "shell",
-            f"its start files print, also where a program reads: {_shortened(lines[0])!r}",
+            f"its start files print even when a program reads the output: {_shortened(lines[0])!r}",
             "print only in an interactive shell (`[ -t 1 ] && echo …` in ~/.bashrc): that breaks scp, sftp and "
             "rsync, not ports",
         )
@@ -59,7 +59,7 @@ def shell(printed: str, complaints: str, seconds: float) -> Check:
         return warning(
             "shell",
             f"its start files take {seconds:.1f} s, with each command",
-            "look what ~/.bashrc loads (`conda init`, modules), and load it in interactive shells only",
+            "see what ~/.bashrc loads (`conda init`, modules), and load that in interactive shells only",
         )
     return ok("shell", f"quiet; a command takes {seconds:.2f} s")
 
@@ -81,9 +81,11 @@ def logout(ends: bool, hint: str) -> Check:
     """Judge whether clusters outlive the logout."""
     if ends:
         return failed(
-            "logout", "your processes are ended when you log out (KillUserProcesses, and you do not linger)", hint
+            "logout",
+            "your processes are killed when you log out (KillUserProcesses is on, and lingering is off for you)",
+            hint,
         )
-    return ok("logout", "what runs goes on when you log out")
+    return ok("logout", "your processes continue when you log out")
 
 
 def state_directory(facts: Facts) -> Check:
@@ -108,13 +110,13 @@ def state_directory(facts: Facts) -> Check:
 def memory(facts: Facts) -> Check:
     """Judge what memory is left."""
     if "free_bytes" not in facts:
-        return skipped("memory", "this system does not tell it")
+        return skipped("memory", "this system does not report it")
     free, total = facts["free_bytes"], facts["total_bytes"]
     whose = "your limit of " if facts.get("limited") else ""
     left = f"{size(free)} of {whose}{size(total)} free"
     if free < LITTLE_MEMORY and free < total / 10:
         return warning(
-            "memory", f"nearly none is left: {left}", "see who uses it (`top`); the kernel ends somebody's process next"
+            "memory", f"nearly none is left: {left}", "see who uses it (`top`): the kernel kills a process next"
         )
     return ok("memory", left)
 
@@ -127,7 +129,7 @@ def clock(least: float, most: float) -> Check:
     return warning(
         "clock",
         f"it is {duration(round(abs(least + most) / 2))} {'ahead of' if sure > 0 else 'behind'} the one here",
-        "set the wrong one by NTP (`timedatectl` shows which): certificates, Kerberos and `make` go by it",
+        "set the wrong one by NTP (`timedatectl` shows which): certificates, Kerberos and `make` depend on it",
     )
 
 
@@ -145,7 +147,7 @@ def installed(found: Facts, here: str, alias: str) -> Check:
         return warning(
             "ports",
             f"{found['version']} there ({found['command']}), {here} here",
-            f"upgrade the older one ({upgrade}); records of a newer one are refused by an older",
+            f"upgrade the older one ({upgrade}); an older one refuses records of a newer one",
         )
     return ok("ports", f"{here}, as here ({found['command']})")
 
@@ -168,10 +170,10 @@ def latency(round_trip: float, first_byte: float, rounds: Sequence[float]) -> Ch
         return warning(
             "latency",
             f"{len(slow)} of {len(rounds)} rounds of small requests stall, for {_ms(median(slow))} ({times})",
-            "a session must be executed on each hop, see `session`",
+            "see the check `session` of each hop: one must be executed there",
         )
     if first_byte > SLOW_ANSWER_SECONDS:
-        return warning("latency", f"pages come slowly: {times}", "a nearer network or VPN exit; fewer hops")
+        return warning("latency", f"pages are slow: {times}", "use a nearer network or VPN exit, or fewer hops")
     return ok("latency", f"{times}, no stall")
 
 

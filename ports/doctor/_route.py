@@ -37,7 +37,7 @@ def configuration(alias: str) -> tuple[Check, Route | None]:
         route = hosts.resolve(alias)
         found = _read(route.end)
     except PortsError as error:
-        return from_error("configuration", error, alias, f"`ssh -G {alias}` tells more"), None
+        return from_error("configuration", error, alias, f"`ssh -G {alias}` shows more"), None
     hops, host = route.hops, route.end
     through = f", through {' and '.join(hop.alias for hop in hops[:-1])}" if hops[1:] else ""
     where = f"{host.user}@{host.hostname} port {host.port}{through}"
@@ -49,7 +49,7 @@ def configuration(alias: str) -> tuple[Check, Route | None]:
             within(_patience(), lambda: socket.getaddrinfo(host.hostname, host.port, type=socket.SOCK_STREAM))
         except (OSError, TimedOutError, UnicodeError):
             near, entry = openssh.suggest(alias).removeprefix("; "), "write a Host entry for it, see ssh_config.example"
-            cause = f"{alias!r} is no Host of ~/.ssh/config and no name that can be resolved (read: {read})"
+            cause = f"{alias!r} is neither a Host of ~/.ssh/config nor a name that can be resolved (read: {read})"
             return failed("configuration", cause, f"{near} else {entry}" if near else entry), None
     return ok("configuration", f"{where} (no Host entry names it; read: {read})"), route
 
@@ -131,7 +131,7 @@ class Walk:
             is_up = hop.alias != broken
             if number and not is_up and not isinstance(self.error, (HostKeyError, LoginNeededError)):
                 assert self.error is not None
-                yield from_error("connect", self.error, self.alias, f"`ssh -v {hop.alias}` tells more").at(hop.alias)
+                yield from_error("connect", self.error, self.alias, f"`ssh -v {hop.alias}` shows more").at(hop.alias)
                 return
             if number:
                 yield _dial(self.hops[:number], hop).at(self.hops[number - 1].alias)
@@ -148,7 +148,7 @@ class Walk:
             yield ok("authentication", f"as {hop.user}{self._by_what(hop)}")
             return
         assert self.error is not None
-        found = from_error("host-key", self.error, self.alias, f"`ssh -v {hop.alias}` tells more")
+        found = from_error("host-key", self.error, self.alias, f"`ssh -v {hop.alias}` shows more")
         if isinstance(self.error, HostKeyError):
             yield found
             return
@@ -189,13 +189,13 @@ def _reach(hop: Hop) -> Iterator[Check]:
         found = within(patience, lambda: socket.getaddrinfo(hop.hostname, hop.port, type=socket.SOCK_STREAM))
     except TimedOutError:
         yield failed(
-            "resolve", f"no name server answers within {patience:g} s", "see whether the network or the VPN is up"
+            "resolve", f"no name server answers within {patience:g} s", "check that the network or the VPN is up"
         )
         return
     except (OSError, UnicodeError) as error:
         said = getattr(error, "strerror", None) or error
         hint = "check the HostName in ~/.ssh/config; a name of the institute needs its VPN"
-        yield failed("resolve", f"the name {hop.hostname!r} is not known ({said})", hint)
+        yield failed("resolve", f"the name {hop.hostname!r} is unknown ({said})", hint)
         return
     addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
     yield ok("resolve", f"{', '.join(addresses)} in {_ms(time.monotonic() - began)}")
@@ -218,9 +218,9 @@ def _call(hop: Hop, addresses: list[str], patience: float) -> Check:
             continue
         if line.startswith("SSH-"):
             return ok("connect", f"{line.removeprefix('SSH-2.0-')} in {_ms(took)}")
-        said = f"what listens at {address} port {hop.port} is no ssh server" + (f": {line[:40]!r}" if line else "")
-    hint = "see whether the network or the VPN is up, and the host; a firewall may be in between"
-    return failed("connect", said, "check the Port in ~/.ssh/config" if "no ssh server" in said else hint)
+        said = f"the listener at {address} port {hop.port} is not an ssh server" + (f": {line[:40]!r}" if line else "")
+    hint = "check that the network, the VPN and the host are up; a firewall may be in between"
+    return failed("connect", said, "check the Port in ~/.ssh/config" if "not an ssh server" in said else hint)
 
 
 def _knock(via: openssh.Master, hop: Hop, *, is_up: bool) -> Iterator[Check]:
@@ -257,8 +257,10 @@ def _beyond(via: openssh.Master, hop: Hop, answer: ssh.Banner, *, is_up: bool) -
         return
     yield ok("resolve", f"{via.alias} knows {hop.hostname}")
     silent = f"does not answer {via.alias} within {_patience():g} s"
-    cause = f"what listens there is no ssh server: {answer.line[:40]!r}" if answer.line else split(reason)[0] or silent
-    yield failed("connect", cause, "it is down, or restarts, or a firewall is in between; ask who runs it")
+    cause = (
+        f"the listener there is not an ssh server: {answer.line[:40]!r}" if answer.line else split(reason)[0] or silent
+    )
+    yield failed("connect", cause, "it is down or restarting, or a firewall is in between; ask its administrator")
 
 
 def _dial(before: Sequence[Hop], hop: Hop) -> Check:
@@ -293,8 +295,8 @@ def _session(master: openssh.Master) -> Check:
     except SSHError as error:
         reason = error.reason
     if reason:
-        hint = "ask for `MaxSessions 10` there; until then small requests may take 40 ms longer, no more"
-        return warning("session", f"no session can be executed on it ({split(reason)[0]})", hint)
+        hint = "ask for `MaxSessions 10` there; until then, small requests can take 40 ms longer"
+        return warning("session", f"nothing can be executed on it ({split(reason)[0]})", hint)
     return ok("session", "executed, so that small packets are not delayed")
 
 

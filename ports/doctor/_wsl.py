@@ -97,14 +97,14 @@ def _configuration(found: Windows, program: str, own: Path) -> Check:
     ):
         return warning(
             name,
-            f"{own} lies on the disk of Windows, where all files look as if others could write them",
+            f"{own} is on the disk of Windows, where all files look as if others could write them",
             "make ~/.ssh a directory of Linux's own, with copies of configuration and keys, and `chmod 600 ~/.ssh/*`",
         )
     if not own.exists() and theirs:
         copy = f"mkdir -p -m 700 ~/.ssh; cp {shlex.quote(found.configurations[0])} {own}; chmod 600 {own}"
         return warning(
             name,
-            f"ssh here reads {own}, which is not there; the hosts in {theirs} are known to Windows only",
+            f"ssh here reads {own}, which does not exist; only Windows knows the hosts in {theirs}",
             f"copy it, and the keys: `{copy}`",
         )
     return ok(name, f"ssh here reads {own}" + (f", not {theirs}" if theirs else ""))
@@ -116,7 +116,7 @@ def _keeper(found: Windows) -> Check:
     if found.version == 2 and found.has_systemd and not stays:
         return warning(
             name,
-            "WSL ends this Linux some 15 s after its last terminal is closed, and what `ports open --background` keeps",
+            "WSL stops this Linux about 15 s after its last terminal is closed, and `ports open --background` with it",
             rf"leave one terminal open, or write {KEEP} into C:\Users\YOU\.wslconfig and run `wsl --shutdown` once",
         )
     why = "WSL 1" if found.version == 1 else "instanceIdleTimeout is -1" if stays else "no systemd"

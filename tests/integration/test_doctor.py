@@ -151,7 +151,7 @@ def test_a_port_where_no_ssh_server_listens_and_one_where_nothing_does(root_site
     added = f"Host web\n HostName login\n Port {port}\nHost shut\n HostName login\n Port 9\n"
     config.write_text(added + config.read_text())
     rows = examine(laptop, "web", "shut", env=SOON, code=5)
-    assert "is no ssh server" in rows["web web connect"]["cause"]
+    assert "is not an ssh server" in rows["web web connect"]["cause"]
     assert "refused" in rows["shut shut connect"]["cause"]
     served.kill()
 

@@ -78,7 +78,7 @@ def test_a_stall_is_told_from_a_slow_network_and_from_a_busy_machine() -> None:
     assert _judge.latency(0.001, 0.002, [0.3, *quick]).state == "ok"
     assert _judge.latency(0.150, 0.3, [0.31] * 20).state == "ok"
     assert "stall, for 44.0 ms" in _judge.latency(0.001, 0.002, stalled).cause
-    assert "slowly" in _judge.latency(0.3, 0.9, [0.31] * 20).cause
+    assert "pages are slow" in _judge.latency(0.3, 0.9, [0.31] * 20).cause
 
 
 def test_what_start_files_print_is_shown_and_slow_ones_are_told() -> None:
@@ -256,7 +256,7 @@ def test_a_link_to_the_disk_of_windows_and_the_ssh_of_windows_are_told(windows: 
     theirs = windows / "mnt/c/Users/Alice B/.ssh/config"
     theirs.write_text("Host server1\n")
     (windows / "home/alice/.ssh/config").symlink_to(theirs)
-    assert "lies on the disk of Windows" in judged(windows)["wsl-configuration"].cause
+    assert "is on the disk of Windows" in judged(windows)["wsl-configuration"].cause
     assert "set ports.ssh.program to ssh" in judged(windows, "ssh.exe")["wsl-configuration"].hint
 
 
