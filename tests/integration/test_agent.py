@@ -412,8 +412,8 @@ def test_what_start_files_print_is_left_aside() -> None:
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        ("exec no-python3-here -c x", "ended before python3 answered; is there a python3"),
-        ("echo module load python first; exit 1", "the shell printed 'module load python first'"),
+        ("exec no-python3-here -c x", "ended before python3 answered; try `ssh far python3 -V`"),
+        ("echo module load python first; exit 1", "ended before python3 answered: module load python first"),
         ("exec yes noise", "print without end"),
         ("cat >/dev/null", "no answer of python3 there within 1 s"),
         (HERE.replace("import sys;", "import sys;sys.version_info=(3,5);"), "is 3.5, older than 3.6"),

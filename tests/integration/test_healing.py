@@ -211,7 +211,7 @@ def test_a_local_port_stays_ours_in_a_cut_and_a_killed_keeper_is_reported(
         assert came == "held"
         again = journey.open(f"server1:{port}", "--share")[0]
         assert again["local_port"] != row["local_port"]
-        assert f"port {row['local_port']} is held by {other}" in again["note"]
+        assert f"port {row['local_port']} is used by {other}" in again["note"]
         assert journey.fetch(again["local_url"]).startswith("page of")
         thief.communicate("")
         wait_until(

@@ -287,7 +287,10 @@ def test_what_keeps_tunnels_by_ssh_opens_none_by_paramiko(laptop: Site, serve: S
     one, other = serve("server1"), serve("server2")
     ports(laptop, "open", "--background", f"server1:{one}")
     code, told = ports(laptop, "open", "--background", f"server2:{other}", "--transport", "paramiko")
-    assert code == 4 and "go by ssh; close them (`ports tunnel close --all`)" in told["error"]["message"]
+    assert (
+        code == 4
+        and "the background tunnels use ssh; close them (`ports tunnel close --all`)" in told["error"]["message"]
+    )
     assert ports(laptop, "open", "--background", f"server2:{other}", "--transport", "ssh")[0] == 0
     ports(laptop, "tunnel", "close", "--all")
     code, (row,) = ports(laptop, "open", "--background", f"server2:{other}", "--transport", "paramiko")

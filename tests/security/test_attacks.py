@@ -299,7 +299,7 @@ def test_alice_is_told_what_of_hers_is_open(alice: AtWork, control: AtWork) -> N
     assert "`kill " in exposed["server2", "dask-scheduler", "dask"] and "ports.client()" in str(exposed)
     shown = alice.site.run("laptop", [alice.python, "-m", "ports", "list", "server2"], timeout=60)
     assert "anyone on this machine can run code as you" in shown.stdout
-    assert "ports: warning: dask-scheduler 'dask-scheduler' on server2: everybody" in shown.stderr
+    assert "ports: warning: dask-scheduler 'dask-scheduler' on server2: anyone on this machine" in shown.stderr
     close = [alice.python, "-c", "from ports.hosts import openssh; openssh.close_all()"]
     alice.site.run("laptop", close, check=True)
     tell(control.kernel, "restart")
