@@ -91,8 +91,10 @@ class ClusterRecord(SessionRecord):
         """Return the value of an option, or of a keyword of `LocalCluster`; None where it has none."""
         if name == "dashboard":
             return "tcp" if self.token_file else "socket"
-        own = getattr(self, name, None) if name in settings.options(KIND) else None
-        return own if own is not None else {**self.options, **self.for_owner}.get(name)
+        if name not in settings.options(KIND):
+            return self.options.get(name)
+        own = getattr(self, name, None)
+        return own if own is not None else self.for_owner.get(name, _without(name))
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-able data."""
@@ -104,6 +106,13 @@ class ClusterRecord(SessionRecord):
         """Return the record that `data` holds; raises as `Record.from_json`."""
         others = {name: data[name] for name in settings.options(KIND) if name in data and name not in _fields()}
         return super().from_json({**data, "for_owner": others})
+
+
+def _without(name: str) -> Any:
+    """Return what a record of an older `ports` without the option `name` means: as its owner reads it."""
+    from ports.clusters.owner.ports_owner.record import Record
+
+    return getattr(Record, name, None)
 
 
 @functools.cache

@@ -190,6 +190,12 @@ def test_each_difference_is_a_phrase_without_values_of_variables(asked: dict[str
     assert _options.differences(RUNNING, asked, **SAME) == ((phrase,) if phrase else ())
 
 
+def test_an_older_record_differs_by_what_its_owner_does() -> None:
+    older = ClusterRecord.from_json({name: value for name, value in RUNNING.to_json().items() if name != "nice"})
+    assert _options.differences(older, {"nice": 0, "guard": "off", "idle": 0}, **SAME) == ()
+    assert _options.differences(older, {"nice": 5}, **SAME) == ("nice is 0, not 5",)
+
+
 def test_another_interpreter_or_directory_is_a_difference() -> None:
     found = _options.differences(RUNNING, {}, interpreter="/usr/bin/python3", directory="/tmp")
     assert found == (

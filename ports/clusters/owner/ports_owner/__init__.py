@@ -1,4 +1,4 @@
 """The process that owns a cluster, and its workers: run with the cluster's interpreter, from a copy of this folder.
 
-Of `ports` itself, the client imports only `comm`, also through the entry point for ``unix://``.
+`ports` itself imports only `comm`, which the entry point for ``unix://`` names, and `record`.
 """
