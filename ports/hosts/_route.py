@@ -66,8 +66,8 @@ class Route:
     def at_hop(self, error: SSHError, hop: Hop) -> SSHError:
         """Return an error of one hop as an error of the whole route, which names the hop."""
         reason = error.reason + (ssh_config.suggest(hop.alias) if isinstance(error, UnknownHostError) else "")
+        # the user may have named another user or port; and a login to the last hop asks for each hop before it
+        reason = reason.replace(f"`ports login {hop.alias}`", f"`ports login {self.alias}`")
         if hop is self.hops[-1]:
             return type(error)(self.alias, reason)
-        # a login to the last hop asks for each hop before it; one to the jump host alone would not be enough
-        reason = reason.replace(f"`ports login {hop.alias}`", f"`ports login {self.alias}`")
         return type(error)(self.alias, f"the jump host {hop.alias}: {reason}")

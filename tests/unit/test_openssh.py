@@ -337,6 +337,7 @@ def test_what_a_jump_host_asks_is_answered_by_a_login_to_the_host_behind_it() ->
     told = route.at_hop(asks, login)
     assert str(told) == "server1: the jump host login: needs a login; run `ports login server1` in a terminal"
     assert str(Route("login", (login,), "ssh").at_hop(asks, login)) == str(asks)
+    assert "`ports login me@login`" in str(Route("me@login", (login,), "ssh").at_hop(asks, login))
 
 
 HOST_ALIASES = ["server1", "alice@server1", "ssh://alice@server1:2222", "alice@[fe80::1]:2222", "::1"]
