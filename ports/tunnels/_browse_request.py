@@ -36,11 +36,15 @@ def parse(alias: str, wanted: Mapping[str, Any]) -> BrowseRequest:
     UsageError
         The link is not one to a web page: a program other than `ports browse` can ask, too.
     """
-    link = urlsplit(str(wanted.get("url") or ""))
+    try:
+        link = urlsplit(str(wanted.get("url") or ""))
+        port = link.port or {"http": 80, "https": 443}.get(link.scheme)
+    except ValueError as error:
+        raise UsageError(f"not a link to a web page ({error})") from error
     if wanted.get("url") and link.scheme not in ("http", "https"):
         raise UsageError(f"not a link to a web page (its scheme is {link.scheme!r})")
     if link.hostname not in (*_HERE, alias):
         return BrowseRequest(link, None)
     if wanted.get("name"):
         return BrowseRequest(link, Target(alias, name=wanted["name"]))
-    return BrowseRequest(link, Target(alias, port=link.port or {"http": 80, "https": 443}.get(link.scheme)))
+    return BrowseRequest(link, Target(alias, port=port))

@@ -246,20 +246,21 @@ class TunnelGroup:
         """Open in the browser here what somebody on `alias` wants to see; report what was opened, without a token."""
         try:
             asked = _browse_request.parse(alias, wanted)
-            tunnel = None if asked.target is None else self._tunnel_to(asked.target)
+            tunnel, url = (None, "") if asked.target is None else self._tunnel_to(asked.target)
         except (PortsError, OSError, RuntimeError) as error:  # the last two: closed meanwhile
             return {"ok": False, "error": str(error)}
-        link = asked.link.geturl() if tunnel is None or tunnel.url is None else asked.through(tunnel.url)
+        link = asked.link.geturl() if tunnel is None else asked.through(url)
         if not _browser.open_once(link):
             return {"ok": False, "error": "no browser opened the link; `ports tunnel list` there shows open links"}
         return {"ok": True, "opened": link if tunnel is None else f"http://localhost:{tunnel.local_port}/"}
 
-    def _tunnel_to(self, target: Target) -> Tunnel:
-        """Return the tunnel to `target`, opened if there is none; raises PortsError if it cannot be opened."""
+    def _tunnel_to(self, target: Target) -> tuple[Tunnel, str]:
+        """Return the tunnel to `target` and its link, opened if there is none; raises PortsError if it cannot be."""
         for attempt in (1, 2):
             for tunnel in self.tunnels:
-                if tunnel.host == target.host and tunnel.url is not None and _is_meant(tunnel, [target]):
-                    return tunnel
+                url = tunnel.url  # another thread may close it at any moment
+                if tunnel.host == target.host and url is not None and _is_meant(tunnel, [target]):
+                    return tunnel, url
             if attempt == 1:
                 self.open([str(target)], batch=True)
         failed = [one for one in self.tunnels if one.host == target.host and one.error is not None and not one.ports]

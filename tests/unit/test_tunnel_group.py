@@ -131,7 +131,10 @@ def test_what_no_browser_came_for_is_not_called_opened(group: TunnelGroup, monke
     assert len(asked) == 1 and told["ok"] is False and "no browser" in told["error"]
 
 
-@pytest.mark.parametrize("link", ["ftp://files.example.org/", "vscode://extension/x", "//example.org/"])
+@pytest.mark.parametrize(
+    "link",
+    ["ftp://files.example.org/", "vscode://extension/x", "//example.org/", "http://localhost:99999/", "http://[::1/"],
+)
 def test_a_link_that_is_none_of_a_page_is_not_opened_whoever_asks(
     group: TunnelGroup, monkeypatch: pytest.MonkeyPatch, link: str
 ) -> None:
