@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ports.errors import StoreError
+from ports.errors import StoreError, UnsafePathError
 from ports.probe import SAFE_PATH
+from ports.state import exchangeable
 
 _PACKAGE = Path(__file__).parents[1]
 # Name in the copy → what is copied. The owner finds both by name, as the folder of the copy is on its path.
@@ -24,7 +25,12 @@ def copy_code(directory: Path) -> None:
     ------
     StoreError
         A file cannot be read or written.
+    UnsafePathError
+        Another user could exchange `directory`, and so what workers import. Below the home nothing is checked: a user
+        who could exchange that has simpler ways.
     """
+    if not directory.resolve().is_relative_to(Path.home().resolve()) and (why := exchangeable(directory)) is not None:
+        raise UnsafePathError(directory, why, "set PORTS_HOME to a directory that only you can change")
     try:
         _folder(directory).mkdir(mode=0o700)
         for name, source in _SOURCES.items():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ports.clusters import _scratch
+from ports.clusters import _owner, _scratch
 from ports.errors import BrokenRecordError, StoreError, UnsafePathError, UsageError
 from ports.probe import accounts
 from ports.probe.records import read_record, read_token
@@ -90,6 +90,19 @@ def test_scratch_where_others_could_exchange_it_is_refused(tmp_path: Path) -> No
             _scratch.choose("main", str(place))
     finally:
         place.rmdir()
+
+
+def test_code_of_a_cluster_is_put_nowhere_where_others_could_exchange_it(tmp_path: Path) -> None:
+    """Workers that start days later import it."""
+    directory = tmp_path / "open" / "ports" / "main"
+    directory.mkdir(parents=True)
+    _owner.copy_code(directory)
+    assert (directory / "code" / "ports_owner" / "owner.py").is_file()
+    shutil.rmtree(directory / "code")
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(UnsafePathError, match=r"any user could replace .*; set PORTS_HOME to a directory"):
+        _owner.copy_code(directory)
+    assert not list(directory.iterdir())
 
 
 def test_scratch_of_a_user_without_an_account_has_no_blank(monkeypatch: pytest.MonkeyPatch) -> None:
