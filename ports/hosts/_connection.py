@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from ports.errors import ConnectionLostError, PortsError
 from ports.hosts._route import Route
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 #: Returns a connected, non-blocking socket that leads to the service, or raises OSError or PortsError.
 Dial = Callable[[], Awaitable[socket.socket]]
@@ -107,6 +108,7 @@ class Connection(Protocol):
 
 def to_unix_socket(path: Path) -> Dial:
     """Return what connects to the Unix socket `path`."""
+    import asyncio  # 15 ms, which a command that only asks a host does not need
 
     async def dial() -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
@@ -123,6 +125,7 @@ def to_unix_socket(path: Path) -> Dial:
 
 def by_thread(start: Callable[[], Future[socket.socket]]) -> Dial:
     """Return what waits for a socket that `start` lets a thread connect."""
+    import asyncio
 
     async def dial() -> socket.socket:
         made = await asyncio.wrap_future(start())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 from pathlib import Path
 
@@ -38,6 +37,8 @@ def ask(prompt: str, *, shown: bool = False) -> str | None:
     """
     try:
         if not shown:
+            import getpass
+
             return getpass.getpass(prompt)
         say(prompt)
         with Path(_IN).open(encoding="utf-8", errors="replace") as terminal:

@@ -333,3 +333,8 @@ def test_the_command_line_starts_without_heavy_tools(words: list[str], tmp_path:
         "paramiko",
     }
     assert not (tmp_path / "state").exists()  # looking makes nothing
+
+
+def test_a_question_to_a_host_imports_no_event_loop() -> None:
+    code = "from ports.hosts import begin_probe, connect, openssh, resolve\nopenssh.SSHConnection"
+    assert not loaded(code) & {"asyncio", "ssl", "hashlib", "getpass", "concurrent", "paramiko", "click", "dask"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
 import subprocess
 import time
@@ -192,7 +191,7 @@ class SSHConnection:
 
 
 def _new_socket() -> Path:
-    return runtime_directory() / f"t{os.getpid()}-{secrets.token_hex(4)}.sock"
+    return runtime_directory() / f"t{os.getpid()}-{os.urandom(4).hex()}.sock"
 
 
 def _write_some(process: subprocess.Popen[bytes], input: bytes) -> int:
