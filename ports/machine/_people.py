@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from ports.probe import is_person
+from ports.probe import is_person, is_zombie
 
 
 def other_users() -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def other_users() -> tuple[str, ...]:
 
 
 def _uids() -> set[int]:
-    """Return the uids of all processes."""
+    """Return the uids of all processes that live; a zombie does not."""
     if sys.platform != "linux":
         import psutil
 
@@ -40,5 +40,7 @@ def _uids() -> set[int]:
     uids = set()
     for entry in Path("/proc").glob("[0-9]*"):  # psutil takes ten times as long for each process
         with contextlib.suppress(OSError):
-            uids.add(entry.stat().st_uid)
+            uid = entry.stat().st_uid
+            if uid not in uids and not is_zombie(int(entry.name)):
+                uids.add(uid)
     return uids

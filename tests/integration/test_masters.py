@@ -190,9 +190,7 @@ def test_an_ssh_that_ends_late_does_not_take_its_successor_s_socket_along(laptop
 # --- connections that fell silent ---
 
 
-def test_a_silent_way_is_left_aside_and_carries_again_when_the_packets_flow(
-    root_site: NamespaceSite, laptop: Site
-) -> None:
+def test_a_silent_connection_is_left_aside_and_carries_again_later(root_site: NamespaceSite, laptop: Site) -> None:
     code = """
         connection = connect("server1")
         old, channel = connection.master, connection.exec_channel("cat")
@@ -491,7 +489,7 @@ USE = """
 """
 
 
-def test_a_user_s_own_connection_is_used_and_neither_ended_nor_left_with_forwards(laptop: Site) -> None:
+def test_a_user_s_own_connection_is_used_and_left_as_it_was(laptop: Site) -> None:
     own = OwnMaster(laptop, "server1")
     before = own.pid()
     try:
@@ -517,9 +515,7 @@ def test_a_user_s_own_connection_to_the_jump_host_leads_on(laptop: Site) -> None
         own.end()
 
 
-def test_a_user_s_own_jump_host_that_prohibits_forwarding_leads_on_by_a_command(
-    root_site: NamespaceSite, laptop: Site
-) -> None:
+def test_a_user_s_own_jump_host_without_forwarding_uses_a_command(root_site: NamespaceSite, laptop: Site) -> None:
     laptop.host("login").add_sshd_config(NO_FORWARDING)
     own = OwnMaster(laptop, "login")
     try:
@@ -554,9 +550,7 @@ def test_beside_a_user_s_own_connection_that_fell_silent_ours_is_made(
         own.end()
 
 
-def test_a_control_path_with_nobody_behind_it_or_another_user_s_is_passed_over(
-    root_site: NamespaceSite, laptop: Site
-) -> None:
+def test_a_dead_control_path_or_another_user_s_is_passed_over(root_site: NamespaceSite, laptop: Site) -> None:
     config = laptop.host("laptop").path("~/.ssh/config")
     config.write_text("Host login\n  ControlPath /tmp/not-mine\n" + config.read_text())
     code = "import socket; one = socket.socket(socket.AF_UNIX); one.bind('/tmp/not-mine'); one.listen(); import os; "

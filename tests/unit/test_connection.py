@@ -77,7 +77,7 @@ def test_a_forward_never_has_the_name_of_one_that_a_killed_process_left() -> Non
     assert all(name.startswith(f"t{os.getpid()}-") for name in made)  # by which it is removed, once the process is dead
 
 
-def test_a_command_that_never_ran_is_run_once_more_and_then_the_connection_is_lost(
+def test_a_command_that_never_ran_runs_once_more_and_then_it_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class EndsAtOnce:

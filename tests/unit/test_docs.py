@@ -195,6 +195,13 @@ def test_every_module_is_in_the_picture_of_the_architecture(path: Path) -> None:
 WHERE = re.findall(r"^\| (.*) \| `(\S+)` \| `(\w+)` \|$", read("architecture.md"), re.MULTILINE)
 
 
+def test_no_name_of_a_test_is_longer_than_70_characters() -> None:
+    text = "".join(path.read_text("utf-8") for path in (TOP / "tests").rglob("test_*.py"))
+    names = re.findall(r"^ *(?:async )?def (test_\w+)", text, re.MULTILINE)
+    assert len(names) > 900
+    assert [name for name in names if len(name) > 70] == []
+
+
 def test_the_architecture_says_where_thirty_behaviours_are() -> None:
     assert len({what for what, _, _ in WHERE}) >= 30
     for what, file, name in WHERE:

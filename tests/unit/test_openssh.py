@@ -330,7 +330,7 @@ def test_a_missing_ssh_program_is_told(set_here: Callable[[str, object], None]) 
         resolve("server1")
 
 
-def test_what_a_jump_host_asks_is_answered_by_a_login_to_the_host_behind_it() -> None:
+def test_a_login_to_a_host_answers_what_its_jump_host_asks() -> None:
     login, end = Hop("login", "login", "alice", 22), Hop("server1", "server1", "alice", 22)
     route = Route("server1", (login, end), "ssh")
     asks = errors.LoginNeededError("login", "needs a login; run `ports login login` in a terminal")

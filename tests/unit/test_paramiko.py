@@ -134,7 +134,7 @@ def test_a_known_hosts_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> N
         ("authority", r"a certificate at file:3, which paramiko cannot check.*; or use the ssh program"),
     ],
 )
-def test_a_key_that_is_not_good_is_told_with_its_fingerprint_and_the_way_out(is_: str, pattern: str) -> None:
+def test_a_bad_host_key_is_reported_with_fingerprint_and_hint(is_: str, pattern: str) -> None:
     error = explain_key(
         LoginOptions(Hop("server1", "server1", "alice", 22)), Verdict(is_, "file:3"), "ssh-ed25519", b"key"
     )
@@ -238,7 +238,7 @@ def test_any_match_line_is_either_known_or_not(text: str) -> None:
         assert "exec" not in text.split()[0::2] and '"' not in text
 
 
-def test_the_hops_of_an_alias_come_from_the_file_where_there_is_no_ssh_program(
+def test_without_an_ssh_program_hops_come_from_the_configuration_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "config"
@@ -373,7 +373,7 @@ def open_channel(transport: Transport, window: int = 1 << 20) -> Channel:
     return channel
 
 
-def test_what_the_local_side_does_not_take_at_once_waits_and_comes_in_order(transport: Transport) -> None:
+def test_bytes_that_the_local_side_takes_late_come_in_order(transport: Transport) -> None:
     channel = open_channel(transport)
     sent = [bytes([number]) * 32768 for number in range(64)]
     for part in sent:
