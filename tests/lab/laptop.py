@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from ports.errors import TimedOutError
+from ports.state import wait_until
 from tests.lab.leaks import LeakCheck
 from tests.lab.site import Site
 
@@ -66,10 +68,21 @@ def python(
 
 
 def hang_up(site: Site) -> None:
-    """End the ssh connections that `ports` keeps on the laptop, of all users."""
-    temporary = site.host("laptop").temporary_directory
-    for directory in (temporary / "ssh", *temporary.glob("ports-*/ssh")):
-        _end_masters(directory)
+    """End the ssh connections that `ports` keeps on the laptop, of all users.
+
+    A master that has just logged in, as its `ports` was interrupted, has its control socket a moment later.
+    """
+    laptop = site.host("laptop")
+    temporary = laptop.temporary_directory
+
+    def are_gone() -> bool | None:
+        for directory in (temporary / "ssh", *temporary.glob("ports-*/ssh")):
+            _end_masters(directory)
+        masters = [one for one in laptop.processes() if "-M" in one.command and one.state != "Z"]
+        return not any("/ssh/" in word for one in masters for word in one.command) or None  # a test's own are elsewhere
+
+    with contextlib.suppress(TimedOutError):  # the check for what is left says what it is
+        wait_until(are_gone, timeout=5, what="end of the kept connections", every=0.1)
 
 
 def _end_masters(directory: Path) -> None:
