@@ -167,6 +167,8 @@ def test_reuse_decides_what_a_difference_means(main: Cluster) -> None:
     with pytest.raises(errors.DifferentClusterError, match="n_workers is 1, not 3") as caught:
         ports.cluster(n_workers=3, reuse="exact")
     assert caught.value.exit_code == 4
+    with pytest.raises(errors.UsageError, match=r"n_workers is 0.5; it must be a whole number"):
+        ports.cluster(n_workers=0.5, reuse="any")
     with pytest.raises(errors.UsageError, match="reuse is 'maybe'; it must be one of warn, any, exact"):
         ports.cluster(reuse="maybe")
 

@@ -256,9 +256,9 @@ def test_of_thousands_by_one_user_few_are_read(tmp_path: Path, monkeypatch: pyte
     opened = []
     read = promises.read_promise
     monkeypatch.setattr(promises, "read_promise", lambda path, uid: opened.append(path) or read(path, uid))
-    began = time.monotonic()
+    began = time.process_time()  # other processes of a busy machine do not count
     assert promises.promises(str(tmp_path)) == []
-    assert len(opened) == promises.MOST and time.monotonic() - began < 1
+    assert len(opened) == promises.MOST and time.process_time() - began < 1
 
 
 def test_a_directory_that_cannot_be_read_holds_none(tmp_path: Path) -> None:
