@@ -44,6 +44,8 @@ def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) 
 
     Raises
     ------
+    UsageError
+        An option is invalid.
     DifferentClusterError
         It differs, and ``reuse="exact"``.
     StartError
@@ -51,8 +53,8 @@ def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) 
     """
     defaults = settings.get("cluster")
     name, reuse = paths.check_name(name or defaults["name"]), reuse or defaults["reuse"]
-    known = {option: value for option, value in asked.items() if option in settings.options("cluster")}
-    settings.check("cluster", {"reuse": reuse, **known})  # an invalid option is an error if a cluster runs, too
+    known = {option: value for option, value in asked.items() if option in settings.options(KIND)}
+    settings.check(KIND, {"reuse": reuse, **known})  # an invalid option is an error if a cluster runs, too
     timeout = asked.pop("timeout", None) or defaults["start_timeout"]
     while True:
         found = _wait_for_other_start(name, timeout)

@@ -15,6 +15,7 @@ from tests.lab.laptop import PRELUDE as COMMON
 from tests.lab.laptop import hang_up
 from tests.lab.laptop import python as run_python
 from tests.lab.namespaces import NamespaceSite
+from tests.lab.traffic import ECHO
 
 pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
@@ -48,18 +49,6 @@ def why(connection, remote):
     return type(found).__name__
 """
 )
-# a server on the far side: prints its port, then sends back what comes
-ECHO = """
-import socket, threading
-server = socket.create_server(("127.0.0.1", 0), backlog=64)
-print(server.getsockname()[1], flush=True)
-def serve(connection):
-    with connection:
-        while data := connection.recv(1 << 18):
-            connection.sendall(data)
-while True:
-    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
-"""
 SERVE_SOCKET = (
     # it ends with its input
     "exec python3 -c 'import os, socket, sys, threading; "

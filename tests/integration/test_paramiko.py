@@ -21,6 +21,7 @@ from tests.lab.laptop import PRELUDE as COMMON
 from tests.lab.laptop import python as run_python
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
+from tests.lab.traffic import ECHO
 
 pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
 
@@ -46,18 +47,6 @@ def read(local, n):
     return b"".join(parts)
 """
 )
-# a server on the far side: prints its port, then sends back what comes, with a pause for nobody
-ECHO = """
-import socket, threading
-server = socket.create_server(("127.0.0.1", 0), backlog=256)
-print(server.getsockname()[1], flush=True)
-def serve(connection):
-    with connection:
-        while data := connection.recv(1 << 18):
-            connection.sendall(data)
-while True:
-    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
-"""
 
 
 def python(site: Site, code: str, *arguments: str, env: dict[str, str] | None = None, timeout: float = 90) -> Any:

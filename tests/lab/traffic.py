@@ -19,6 +19,19 @@ from typing import Any
 
 from tests.lab.site import HostProcess, Running, Site
 
+# a server on the far side: prints its port, then sends back what comes
+ECHO = """
+import socket, threading
+server = socket.create_server(("127.0.0.1", 0), backlog=256)
+print(server.getsockname()[1], flush=True)
+def serve(connection):
+    with connection:
+        while data := connection.recv(1 << 18):
+            connection.sendall(data)
+while True:
+    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+"""
+
 #: Serves HTTP/1.1 on a loopback port, which it prints: a page, a download of a given length, a websocket that echoes.
 SERVICE = r"""
 import base64, hashlib, http.server, os, socketserver, struct, sys, time
