@@ -20,7 +20,7 @@ from benchmarks.measure import RUNS, Result
 
 BENCHMARKS = {**clusters.BENCHMARKS, **comms.BENCHMARKS, **fairness.BENCHMARKS, **lab.BENCHMARKS, **links.BENCHMARKS}
 BENCHMARKS |= who.BENCHMARKS
-PACKAGES = ("dask", "distributed", "tornado", "jupyterlab", "click", "libtmux")
+PACKAGES = ("dask", "distributed", "tornado", "jupyterlab", "click")
 
 
 def machine() -> dict[str, Any]:

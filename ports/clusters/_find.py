@@ -102,7 +102,7 @@ def reuse(found: Found[ClusterRecord], asked: Mapping[str, Any], how: str) -> Cl
 def _differences(record: ClusterRecord, asked: Mapping[str, Any]) -> tuple[str, ...]:
     interpreter = sys.executable
     if asked.get("env") is not None:
-        environment = environments.find(asked["env"], Path.cwd(), environ=sessions.starter_environ())
+        environment = environments.find(asked["env"], Path.cwd(), environ=sessions.surroundings.of_a_session())
         interpreter = str(environment.python)
     elif record.env is not None and record.env == settings.get("cluster.env"):
         interpreter = record.interpreter

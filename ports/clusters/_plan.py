@@ -24,7 +24,7 @@ from ports.state import paths, runtime_directory
 def plan(name: str, options: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str, str]]:
     """Return the record of a cluster that is about to start, with its size, and its environment variables."""
     mine, now = sessions.new_identity()
-    environ = sessions.starter_environ()
+    environ = sessions.surroundings.of_a_session()
     interpreter, sys_path = sys.executable, _own_path()
     if options["env"] is not None:
         found = environments.find(options["env"], Path.cwd(), environ=environ)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _PORTS = (10_000, 19_999)  # below the local ports of `ports open`, and below those that systems assign
 # Variables that belong to the starter's own server or kernel, or would override what is passed here.
-_DROPPED = ("JUPYTER_TOKEN", "JUPYTER_TOKEN_FILE", "JUPYTERHUB_", "JPY_")
+_DROPPED = ("JUPYTER_TOKEN", "JUPYTER_TOKEN_FILE", "JUPYTERHUB_")
 
 
 def start(
@@ -187,9 +187,8 @@ def _directory(root: str | Path | None) -> Path:
 
 def _environment(env: str | None) -> tuple[Environment, dict[str, str]]:
     """Return the environment that a server runs in, and the variables with that environment activated."""
-    environ = {name: value for name, value in sessions.starter_environ().items() if not name.startswith(_DROPPED)}
-    if environ.get("MPLBACKEND", "").startswith("module:"):  # set by a kernel for its own child processes
-        del environ["MPLBACKEND"]
+    given = sessions.surroundings.of_a_session()
+    environ = {name: value for name, value in given.items() if not name.startswith(_DROPPED)}
     env = env or settings.host(listeners.alias()).get("notebook_env") or settings.get("notebook.env")
     found = environments.find(env, Path.cwd(), environ)
     if env is None and found.kind == "system":

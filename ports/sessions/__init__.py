@@ -18,6 +18,7 @@ from ports.probe import face
 if TYPE_CHECKING:
     from ports.sessions import environments as environments
     from ports.sessions import processes as processes
+    from ports.sessions import surroundings as surroundings
     from ports.sessions._attach import attach as attach
     from ports.sessions._attach import attach_line as attach_line
     from ports.sessions._end import abandon as abandon
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from ports.sessions._start import claim as claim
     from ports.sessions._start import new_identity as new_identity
     from ports.sessions._start import start as start
-    from ports.sessions._start import starter_environ as starter_environ
     from ports.sessions._tmux import tmux_server_pid as tmux_server_pid
     from ports.sessions.environments import Environment as Environment
 else:
@@ -84,10 +84,9 @@ else:
                 "claim",
                 "new_identity",
                 "start",
-                "starter_environ",
             ),
             "_tmux": ("tmux_server_pid",),
             "environments": ("Environment",),
         },
-        modules=("environments", "processes"),
+        modules=("environments", "processes", "surroundings"),
     )

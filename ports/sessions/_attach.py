@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ports.errors import TmuxError
-from ports.sessions import _start, _tmux
+from ports.sessions import _start, _tmux, surroundings
 from ports.sessions._records import SessionRecord
 from ports.state import locked, records
 
@@ -32,11 +32,11 @@ def start_terminal(socket: Path, session: str, argv: Sequence[str], *, environ: 
     """Start `argv` in a new tmux session with a terminal and without a log: a shell for a person."""
     launch_file = socket.with_name(f"{session}.launch")
     task = {"format": records.FORMAT, "argv": list(argv), "cwd": cwd, "environ": dict(environ), "terminal": True}
+    task["umask"] = surroundings.umask()
     records.write_json(launch_file, task)
-    command = [*_start.LAUNCHER, str(launch_file)]
     try:
         with locked("tmux"):
-            _tmux.start_session(socket, session, command, cwd="/", environ=os.environ)
+            _tmux.start_session(socket, session, _start.launcher(launch_file), cwd="/")
     except BaseException:
         launch_file.unlink(missing_ok=True)  # it contains the environment
         raise
@@ -47,6 +47,7 @@ def attach_to(socket: Path, session: str) -> NoReturn:
     if not _tmux.is_mine(socket):
         raise TmuxError(f"you have no tmux server on {socket}")
     environ = {name: value for name, value in os.environ.items() if name != "TMUX"}  # otherwise tmux refuses to nest
+    environ["TERM"] = _tmux.usable_terminal(socket, environ.get("TERM", ""))
     os.execvpe("tmux", _tmux.attach_command(socket, session), environ)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from ports.errors import ToolMissingError
+from ports.errors import TmuxError, ToolMissingError
 from ports.probe import SAFE_PATH
-from ports.sessions import _attach, _kinds, _start, _tmux, environments
+from ports.sessions import _attach, _kinds, _tmux, environments, surroundings
 from ports.sessions._end import names_locked
 from ports.state import paths, runtime_directory
 
@@ -33,12 +34,16 @@ def open_shell(name: str = "main", *, bash: bool = False, env: str | None = None
         This is Windows.
     ToolMissingError
         tmux is not installed, or ipython is not in that environment.
+    TmuxError
+        tmux is installed, but does not run.
     NotFoundError
         There is no such environment.
     """
     paths.check_serves("shells in tmux")
     if not _tmux.is_installed():
         raise ToolMissingError("tmux", f"install it on {paths.host_name()}, or work in a plain ssh session")
+    if (why := _tmux.why_not()) is not None:
+        raise TmuxError(f"tmux does not run on {paths.host_name()}: {why}; repair it, or work in a plain ssh session")
     session = _kinds.tmux_session(_KIND, paths.check_name(name))
     socket = runtime_directory() / "tmux.sock"
     with names_locked(_KIND):
@@ -48,19 +53,20 @@ def open_shell(name: str = "main", *, bash: bool = False, env: str | None = None
 
 
 def _start_shell(socket: Path, session: str, *, bash: bool, env: str | None) -> None:
-    environ, python = _start.starter_environ(), sys.executable
+    environ, python = surroundings.of_a_session(person=True), sys.executable
     if env is not None:
         found = environments.find(env, Path.cwd(), environ)
         environ, python = environments.activated(found, environ), str(found.python)
     login = (
         "-l" if env is None else "-i"
     )  # -l as `ssh HOST` does; with an environment -i, because login files could undo it
-    argv = [shutil.which("bash") or "/bin/sh", login] if bash else _ipython(python)
+    argv = [shutil.which("bash") or "/bin/sh", login] if bash else _ipython(python, environ)
     _attach.start_terminal(socket, session, argv, environ=environ, cwd=str(Path.cwd()))
 
 
-def _ipython(python: str) -> list[str]:
+def _ipython(python: str, environ: Mapping[str, str]) -> list[str]:
     code = f"{SAFE_PATH}; import importlib.util as u; sys.exit(u.find_spec('IPython') is None)"
-    if subprocess.run([python, "-c", code], capture_output=True, check=False).returncode:
+    null = subprocess.DEVNULL
+    if subprocess.run([python, "-c", code], env=environ, stdin=null, capture_output=True, check=False).returncode:
         raise ToolMissingError(f"ipython in {python}", "`pip install ipython` there, or pass --bash")
     return [python, "-m", "IPython"]

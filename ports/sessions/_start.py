@@ -6,7 +6,6 @@ The session counts as running once the command has written ``running.json``.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -15,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ports._version import VERSION
-from ports.errors import BrokenRecordError, NameInUseError, PortsError, StartError, TimedOutError
-from ports.sessions import _kinds, _tmux, processes
+from ports.errors import BrokenRecordError, NameInUseError, PortsError, StartError, TimedOutError, warn
+from ports.sessions import _kinds, _tmux, processes, surroundings
 from ports.sessions._end import abandon, end, names_locked, retire
 from ports.sessions._find import find
-from ports.sessions._records import Found, S, tail
+from ports.sessions._records import Found, S, SessionRecord, tail
 from ports.state import (
     ProcessId,
     locked,
@@ -34,7 +33,6 @@ from ports.state import (
 
 # Standard library only (-I -S), as it stays beside the command for as long as that runs.
 LAUNCHER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")))
-_OWN_VARIABLES = ("TMUX", "TMUX_PANE", "STY", "WINDOW", "SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY")
 
 
 def claim(record: S) -> Found[S]:
@@ -140,11 +138,11 @@ def _start(found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], 
         "after": list(record.after),
     }
     records.write_json(found.files.launch, task)
-    command = [*LAUNCHER, str(found.files.launch)]
-    if _tmux.is_installed():
+    command = launcher(found.files.launch)
+    if _has_tmux(record):
         socket = runtime / "tmux.sock"
         with locked("tmux"):
-            pid = _tmux.start_session(socket, record.tmux_session, command, cwd="/", environ=os.environ)
+            pid = _tmux.start_session(socket, record.tmux_session, command, cwd="/")
         record = replace(record, tmux_socket=str(socket))
     else:
         pid = _detach(command)
@@ -160,17 +158,27 @@ def _undo_start(found: Found[S]) -> None:
     abandon(found)
 
 
+def launcher(file: Path) -> list[str]:
+    """Return the command that runs what the launch file `file` describes."""
+    return surroundings.for_this_interpreter([*LAUNCHER, str(file)])
+
+
+def _has_tmux(record: SessionRecord) -> bool:
+    """Say whether the session gets a terminal of tmux's. A tmux that does not run is worth a warning."""
+    if not _tmux.is_installed():
+        return False
+    if (why := _tmux.why_not()) is not None:
+        verbs = f"`ports {record.kind} logs {record.name}` shows its output, but `attach` cannot work"
+        warn(f"tmux does not run here ({why}), so {record.kind} {record.name!r} starts without it: {verbs}")
+    return why is None
+
+
 def _detach(command: Sequence[str]) -> int:
     """Start `command` in a session of its own, without a terminal; return its pid."""
-    null = subprocess.DEVNULL
-    return subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True, cwd="/").pid
-
-
-def starter_environ() -> dict[str, str]:
-    """Return the environment variables of this process, except those that describe its own terminal or kernel."""
-    return {
-        name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES and not name.startswith("JPY_")
-    }
+    null, environ = subprocess.DEVNULL, surroundings.of_a_tool()
+    return subprocess.Popen(
+        command, env=environ, stdin=null, stdout=null, stderr=null, start_new_session=True, cwd="/"
+    ).pid
 
 
 def new_identity() -> tuple[ProcessId, float]:

@@ -1,7 +1,8 @@
-"""tmux, by libtmux: sessions on a server of our own.
+"""tmux, by its program: sessions on a server of our own.
 
 The server has its own socket, because another user may have created ``/tmp/tmux-<uid>``. It also has its own
-configuration. It starts with a clean environment, because it passes that on to every session.
+configuration. It starts with a clean environment, because it passes that on to every session. Only `attach_command`
+draws on a terminal: all other commands get none, because tmux refuses each command on a terminal that it does not know.
 """
 
 from __future__ import annotations
@@ -11,33 +12,34 @@ import os
 import shutil
 import socket as socketlib
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ports.errors import TimedOutError, TmuxError, UnsafePathError
 from ports.probe import peer
+from ports.sessions import surroundings
 from ports.state import is_private, wait_until
 
-if TYPE_CHECKING:
-    from libtmux import Server
-
 _CONFIGURATION = Path(__file__).with_name("tmux.conf")
-_CLEAN = ("HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "TMUX_TMPDIR")
+_SECONDS = 20.0  # that a command of tmux may take
+_NO_LIBRARY = 127  # of the dynamic loader
+# In this order, what a terminal of an unknown kind most likely understands.
+_TERMINALS = ("xterm-256color", "xterm", "screen-256color", "screen", "linux", "vt100")
 
 
 def is_installed() -> bool:
-    """Say whether tmux is installed."""
+    """Say whether there is a program tmux."""
     return shutil.which("tmux") is not None
 
 
-def start_session(socket: Path, session: str, argv: Sequence[str], *, cwd: str, environ: Mapping[str, str]) -> int:
-    """Start `argv`, at least two words, as the only window of a new, detached session, without a shell.
+def why_not() -> str | None:
+    """Return why the program tmux does not run, in its own words; None if it does."""
+    done = _run("-V")
+    return _words_of(done) if done.returncode else None
 
-    Parameters
-    ----------
-    environ : mapping
-        The environment of this process. Only the variables that identify the user reach the tmux server.
+
+def start_session(socket: Path, session: str, argv: Sequence[str], *, cwd: str) -> int:
+    """Start `argv`, at least two words, as the only window of a new, detached session, without a shell.
 
     Returns
     -------
@@ -49,30 +51,21 @@ def start_session(socket: Path, session: str, argv: Sequence[str], *, cwd: str, 
     TmuxError
         tmux refused, or the command ended before tmux reported it.
     """
-    from libtmux.exc import LibTmuxException
-
     if socket.exists() and not is_mine(socket):
         raise UnsafePathError(socket, "another user created it", "remove it, or ask its owner to")
-    clean = {name: environ[name] for name in _CLEAN if name in environ}
-    command = ["tmux", "-S", str(socket), "-f", str(_CONFIGURATION), "start-server"]
-    started = subprocess.run(command, env=clean, capture_output=True, text=True, check=False)
+    started = _run("-S", str(socket), "-f", str(_CONFIGURATION), "start-server")
     if started.returncode:
-        raise TmuxError(f"tmux could not start a server on {socket}: {started.stderr.strip()}")
-    server = _server(socket)
+        raise TmuxError(f"tmux could not start a server on {socket}: {_words_of(started)}")
     try:
         size = ("-x", "200", "-y", "50")
         # tmux itself runs several arguments. A single one would go through the user's login shell, which may be any
         # program: fish, tcsh, /usr/sbin/nologin.
-        created = server.cmd("new-session", "-d", "-P", "-F#{pane_pid}", "-s", session, "-c", cwd, *size, *argv)
-        if created.returncode or not created.stdout:
-            raise TmuxError(
-                f"tmux could not start session {session!r}: {' '.join(created.stderr) or 'it gave no reason'}"
-            )
-        return int(created.stdout[0])
-    except LibTmuxException as error:
-        raise TmuxError(f"tmux could not start session {session!r}: {error}") from error
+        created = _on(socket, "new-session", "-d", "-P", "-F#{pane_pid}", "-s", session, "-c", cwd, *size, *argv)
+        if created.returncode or not created.stdout.strip():
+            raise TmuxError(f"tmux could not start session {session!r}: {_words_of(created)}")
+        return int(created.stdout.split()[0])
     finally:
-        server.cmd("set-option", "-s", "exit-empty", "on")
+        _on(socket, "set-option", "-s", "exit-empty", "on")  # a server without a session ends now
 
 
 def is_mine(socket: Path) -> bool:
@@ -102,13 +95,13 @@ def has_session(socket: Path, session: str) -> bool:
     """Say whether there is a server on `socket` that has `session`."""
     if not is_mine(socket) or not is_installed():
         return False
-    return _server(socket).cmd("has-session", "-t", f"={session}").returncode == 0
+    return _on(socket, "has-session", "-t", f"={session}").returncode == 0
 
 
 def kill_session(socket: Path, session: str) -> None:
     """End `session` if it exists."""
     if has_session(socket, session):
-        _server(socket).cmd("kill-session", "-t", f"={session}")
+        _on(socket, "kill-session", "-t", f"={session}")
 
 
 def remove_dead_socket(socket: Path) -> None:
@@ -125,7 +118,7 @@ def remove_dead_socket(socket: Path) -> None:
                 return True
             except OSError:
                 return True
-        return True if _server(socket).cmd("list-sessions").returncode == 0 else None
+        return True if _on(socket, "list-sessions").returncode == 0 else None
 
     with contextlib.suppress(TimedOutError):
         wait_until(is_settled, timeout=2, what="end of the tmux server")
@@ -136,7 +129,67 @@ def attach_command(socket: Path, session: str) -> list[str]:
     return ["tmux", "-S", str(socket), "attach-session", "-t", f"={session}"]
 
 
-def _server(socket: Path) -> Server:
-    from libtmux import Server
+def usable_terminal(socket: Path, term: str) -> str:
+    """Return `term` if tmux can draw on such a terminal, else the name of one like it that it knows.
 
-    return Server(socket_path=socket, config_file=str(_CONFIGURATION))
+    A terminal brings its name along, ``xterm-kitty``, and the server that one logs in to may not have its description.
+    Tmux says so of any command that it gets at a terminal; before 3.2 it says so only when it attaches.
+    """
+    likely = [name for name in _TERMINALS if not term.startswith(("screen", "tmux")) or name.startswith("screen")]
+    return next((name for name in (term, *likely, *_TERMINALS) if name and _knows(socket, name)), term)
+
+
+def _knows(socket: Path, term: str) -> bool:
+    environ, listing = {**surroundings.of_a_tool(), "TERM": term}, ["tmux", "-S", str(socket), "list-sessions"]
+    try:  # at this process's own terminal
+        done = subprocess.run(listing, env=environ, capture_output=True, timeout=_SECONDS, check=False)
+        if b"terminal" in done.stderr:
+            return False
+        described = shutil.which("infocmp")
+        return (
+            described is None
+            or not subprocess.run(
+                [described, term],
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_SECONDS,
+                check=False,
+            ).returncode
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return True  # tmux itself says what is wrong
+
+
+def _on(socket: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Give a command to the server on `socket`."""
+    return _run("-S", str(socket), *words)
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run tmux without a terminal. If a library of it is missing, try again with the libraries of this process."""
+    command = ["tmux", *words]
+    for environ in (surroundings.of_a_tool(), surroundings.of_a_tool(libraries=True)):
+        try:
+            done = subprocess.run(
+                command,
+                env=environ,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="backslashreplace",
+                timeout=_SECONDS,
+                check=False,
+            )
+        except OSError as error:
+            return subprocess.CompletedProcess(command, 127, "", error.strerror or str(error))
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, 124, "", f"it did not answer within {_SECONDS:g} s")
+        if done.returncode != _NO_LIBRARY:
+            break
+    return done
+
+
+def _words_of(done: subprocess.CompletedProcess[str]) -> str:
+    return " ".join(done.stderr.split()) or f"it gave no reason (exit status {done.returncode})"

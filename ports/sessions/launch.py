@@ -12,7 +12,8 @@ environment. It contains:
 - ``core_files`` (true): if false, no process writes one, as keys and data would be in it. A task can raise the limit;
 - ``after`` (nothing): a command, as a list of words, that runs once the session's own has ended, for 20 s at most. Its
   output goes to the log. If it fails, ``exit`` gets the reason, and nothing else follows from it;
-- ``terminal`` (false): the command is a shell for a person; nothing is kept or noted.
+- ``terminal`` (false): the command is a shell for a person; nothing is kept or noted;
+- ``umask`` (0o077): that of the command, if it is such a shell.
 
 On Linux the launcher is a subreaper: what the command leaves behind ends with it. The launcher is two processes: if one
 is killed, the other ends what is left. Only the launcher of another session goes on, with all below it: where there is
@@ -139,8 +140,7 @@ def start(argv: list[str], spec: dict[str, Any], output: int) -> int:
         if os.getppid() != parent:
             os._exit(1)
         os.setpgid(0, 0)  # Ctrl-C in the pane reaches the launcher only
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
+        plain_signals()
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -149,6 +149,14 @@ def start(argv: list[str], spec: dict[str, Any], output: int) -> int:
     except BaseException as error:  # noqa: BLE001 - the child must not run on
         os.write(2, f"cannot run {argv[0]}: {error}\n".encode())
         os._exit(127)
+
+
+def plain_signals() -> None:
+    """Let each signal do what it does after a login, whatever nohup, a shell's ``&`` or Python made of it."""
+    for number in signal.valid_signals():
+        with contextlib.suppress(OSError, ValueError):  # SIGKILL and SIGSTOP
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def is_launcher(words: list[str]) -> bool:
@@ -292,6 +300,8 @@ def main(path: str) -> int:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if spec.get("terminal"):  # a shell for a person: it gets this process's terminal, and nothing is kept
         os.chdir(spec["cwd"])
+        os.umask(spec.get("umask", 0o077))
+        plain_signals()
         os.execvpe(spec["argv"][0], spec["argv"], {**spec["environ"], "TERM": os.environ.get("TERM", "screen")})
     hold(spec["hold"])
     parent = os.getpid()

@@ -95,6 +95,26 @@ def test_directory_and_variables_are_those_of_the_file_and_no_others(run: Any, t
     assert not [line for line in lines if line.startswith(("HOME=", "PORTS_HOME="))]
 
 
+def test_a_command_ignores_no_signal_and_blocks_none(run: Any) -> None:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGQUIT, signal.SIGTSTP)}
+    try:  # as behind an `&` of a script; Python itself ignores SIGPIPE and SIGXFSZ
+        one = run("grep -E '^Sig(Ign|Blk)' /proc/self/status")
+        assert one.wait()[0] == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert {line.split()[1] for line in one.text().splitlines()[1:]} == {"0" * 16}
+
+
+def test_a_person_in_a_shell_keeps_the_umask(tmp_path: Path) -> None:
+    for given, expected in (({"umask": 0o002}, "0002"), ({}, "0077")):
+        file = tmp_path / "shell-main.launch"
+        task = {"argv": ["/bin/sh", "-c", "umask"], "cwd": "/", "environ": {}, "terminal": True, **given}
+        file.write_text(json.dumps(task))
+        command = [sys.executable, "-I", "-S", str(Path(launch.__file__)), str(file)]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == expected
+
+
 def test_the_file_with_the_environment_is_gone_once_it_runs(run: Any) -> None:
     one = run("echo ready; sleep 60")
     one.said("ready")

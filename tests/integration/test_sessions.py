@@ -24,6 +24,7 @@ import pytest
 import ports
 from ports import clusters, errors, sessions
 from ports.clusters._cluster import Cluster
+from ports.sessions import _tmux
 from ports.state import host as interpreter
 from ports.state import make_private, paths, records
 from ports.state.waiting import wait_until
@@ -96,6 +97,92 @@ def test_no_login_shell_stands_between_tmux_and_what_it_runs(
     assert launcher is not None and "launch.py" in " ".join(psutil.Process(launcher.pid).cmdline())
     assert "tmux" in psutil.Process(launcher.pid).parent().name()
     assert started.record.environ == {} and started.state == "running"
+    started.stop()
+
+
+def at_a_terminal(words: list[str], term: str, until: str) -> str:
+    """Run ``ports WORDS`` at a terminal of that name until it ends or prints `until`; return what it printed."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["TERM"] = term
+        os.execv(sys.executable, [sys.executable, "-m", "ports", *words])
+    seen = b""
+
+    def over() -> bool | None:
+        nonlocal seen
+        if select.select([terminal], [], [], 0)[0]:
+            try:
+                seen += os.read(terminal, 65536)
+            except OSError:
+                return True
+        return True if until.encode() in seen else None
+
+    try:
+        wait_until(over, timeout=40, what=f"{until!r} of {words}")
+    finally:
+        os.close(terminal)
+        os.waitpid(pid, 0)
+    return seen.decode(errors="replace")
+
+
+@pytest.mark.parametrize("term", ["xterm-kitty", "", "no-such-terminal"])
+def test_a_terminal_that_tmux_does_not_know_hinders_nothing(home: Home, term: str) -> None:
+    started = at_a_terminal(["cluster", "start", "main", "--n-workers", "0"], term, "\0")
+    assert clusters.get("main").state == "running", started
+    assert "unsuitable" not in started and clusters.get("main").record.tmux_socket is not None
+    assert "runs at unix" in at_a_terminal(["cluster", "attach", "main"], term, "runs at unix")
+    if term == "xterm-kitty":
+        at_a_terminal(["notebook", "start", "lab"], term, "\0")
+        assert [row["state"] for row in home.json("notebook", "list")] == ["running"]
+        home.json("notebook", "stop", "lab")
+        at_a_terminal(["shell", "--name", "one", "--bash"], term, "[shell-one")
+        subprocess.run(["tmux", "-S", str(home.runtime / "tmux.sock"), "kill-session", "-t", "shell-one"], check=True)
+
+
+def test_a_session_that_tmux_refuses_leaves_no_server(home: Home) -> None:
+    socket = home.runtime / "tmux.sock"
+    with pytest.raises(errors.TmuxError, match="invalid session"):
+        _tmux.start_session(socket, "", ["sleep", "60"], cwd="/")
+    wait_until(lambda: not _tmux.tmux_server_pid(socket) or None, timeout=5, what="end of the empty server")
+    _tmux.remove_dead_socket(socket)
+
+
+BROKEN_TMUX = """#!/bin/sh
+if [ "$LD_LIBRARY_PATH" != /opt/modules/tmux ]; then
+    echo "tmux: error while loading shared libraries: libevent_core-2.1.so.7: cannot open shared object file" >&2
+    exit 127
+fi
+exec %s "$@"
+"""
+
+
+def break_tmux(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = home.work / "bin" / "tmux"
+    program.parent.mkdir()
+    program.write_text(BROKEN_TMUX % shutil.which("tmux"))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+def test_a_tmux_that_does_not_run_is_done_without_with_a_warning(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_tmux(home, monkeypatch)
+    with pytest.warns(UserWarning, match="tmux does not run here .*libevent_core.*`ports cluster logs main` shows"):
+        started = clusters.start("main", n_workers=0)
+    assert started.state == "running" and started.record.tmux_socket is None
+    done = home.ports("shell", "--bash")
+    assert done.returncode == 5 and "libevent_core" in done.stderr, done.stderr
+    started.stop()
+
+
+def test_a_tmux_of_an_environment_module_finds_its_libraries(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_tmux(home, monkeypatch)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/modules/tmux")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        started = clusters.start("main", n_workers=0)
+    assert started.state == "running" and started.record.tmux_socket is not None
+    launcher = started.record.launcher
+    assert launcher is not None and psutil.Process(launcher.pid).environ()["LD_LIBRARY_PATH"] == "/opt/modules/tmux"
     started.stop()
 
 
@@ -217,7 +304,7 @@ def test_without_tmux_a_cluster_outlives_the_session_that_started_it(
             records.write(found.files.running, sessions.Running(process=process))
 
     words = [sys.executable, "-c", code]
-    environ = sessions.starter_environ()
+    environ = sessions.surroundings.of_a_session()
     claimed = sessions.claim(record)
     found = sessions.start(
         claimed, words, environ=environ, cwd=str(home.work), timeout=60, what="it", announce=announce

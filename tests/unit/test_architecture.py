@@ -35,7 +35,7 @@ HANDED_OUT = {
     "hosts": {"openssh", "targets"},
     "listeners": {"links", "socket_user"},
     "machine": {"fair_share", "gpus"},
-    "sessions": {"environments", "processes"},
+    "sessions": {"environments", "processes", "surroundings"},
     "state": {"paths", "records", "settings"},
     "tunnels": {"keeper"},
 }
@@ -45,7 +45,7 @@ OWNER = "clusters/owner/ports_owner/"
 READ_THE_ENVIRONMENT = (
     "state/settings.py",
     "state/paths.py",
-    "sessions/_start.py",
+    "sessions/surroundings.py",
     "sessions/_attach.py",
     "sessions/launch.py",
     "probe/",
@@ -63,7 +63,6 @@ ASYNC = (
 )
 # Where each tool is used; nothing of it leaves.
 TOOLS = {
-    "libtmux": ("sessions/_tmux.py",),
     "psutil": ("sessions/processes.py", "machine/_people.py", "clusters/_dask.py"),  # the last: what workers run
     "cryptography": ("clusters/_certificates.py",),
     "distributed": ("clusters/_dask.py",),
@@ -305,7 +304,7 @@ def loaded(code: str) -> set[str]:
 
 
 def test_importing_ports_imports_no_tool() -> None:
-    assert not loaded("import ports") & {"dask", "distributed", "libtmux", "psutil", "click", "yaml", "jupyter"}
+    assert not loaded("import ports") & {"dask", "distributed", "psutil", "click", "yaml", "jupyter"}
 
 
 def test_importing_ports_reads_no_file() -> None:
@@ -326,7 +325,6 @@ def test_the_command_line_starts_without_heavy_tools(words: list[str], tmp_path:
     assert not loaded(script) & {
         "dask",
         "distributed",
-        "libtmux",
         "psutil",
         "cryptography",
         "jupyter_server",
