@@ -29,7 +29,12 @@ def list_(out: Output, hosts: tuple[str, ...], all_users: bool) -> int:
 
     with Arriving(out, hosts) as arriving:
         rows = listeners.rows(hosts, all_users=all_users, on_host=arriving.take)
-    rows = [on_host(row["host"], row) for row in rows] if hosts else rows
+    if hosts:
+        rows = [on_host(row["host"], row) for row in rows]
+    elif any(row["kind"] == "tunnel" for row in rows):
+        from ports import tunnels
+
+        rows = tunnels.with_targets(rows)
     if out.as_json:
         write_json(rows)
     else:

@@ -14,6 +14,7 @@ from ports.cli.output import Output, Row, on_host, with_output, write_json
 from ports.hosts import targets
 
 NOTHING, SOME_FAILED = 3, 5
+_MOMENT = 1.0  # seconds for which links wait for each other, to be shown in order
 _LINE = "{:<12}  {:<24}  {}"
 
 
@@ -38,7 +39,7 @@ def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool |
     from ports import tunnels
     from ports.tunnels import LocalAddress, keeper
 
-    show, owner = Links(out, browse), options["owner"]
+    show, owner = Links(out, browse, hosts=wanted), options["owner"]
     local = LocalAddress(
         port=options["local_port"],
         socket=options["local_socket"],
@@ -55,19 +56,26 @@ def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool |
     keeper.share_turns()
     keeper.allow_many_files()
     with tunnels.TunnelGroup(on_event=show.event) as group:
-        group.open(wanted, local=local, owner=owner)
-        rows = group.rows()
-        show.settled(rows, "Ctrl-C closes them")
-        if any(tunnel.ports for tunnel in group.tunnels):
+        group.open(wanted, local=local, owner=owner, reuse=True)
+        rows, is_held = group.rows(), any(tunnel.ports for tunnel in group.tunnels)
+        show.settled(rows, "Ctrl-C closes them" if is_held else "`ports tunnel list` shows which process keeps them")
+        if is_held:
             keeper.keep(group)
+        show.wait_for_browser()
     return exit_code(rows)
 
 
 class Links:
     """Shows links as they come up, a line each, and opens the browser."""
 
-    def __init__(self, out: Output, browse: bool | None) -> None:
+    def __init__(self, out: Output, browse: bool | None, *, hosts: Sequence[str] | None = None) -> None:
         from ports.state import settings
+
+        named = list(enumerate(hosts or ()))
+        self._order = {target.partition(":")[0]: place for place, target in reversed(named)}
+        # links that are up, until all are or a second has passed
+        self._early: list[Row] | None = None if hosts is None else []
+        self._lock = threading.RLock()
 
         self.out, self.browse = out, settings.get("open.browse") if browse is None else browse
         self._shown: dict[tuple[Any, ...], str] = {}
@@ -122,6 +130,7 @@ class Links:
 
     def settled(self, rows: Sequence[Row], hint: str) -> None:
         """Show that all are open or have failed."""
+        self._show_early()
         if self.out.as_json:
             write_json([on_host(row["host"], row) for row in rows])
         elif any(row["state"] == "open" for row in rows):
@@ -135,6 +144,28 @@ class Links:
     def _link(self, row: Row, link: str) -> None:
         if self.out.as_json:
             return
+        with self._lock:
+            if self._early is None:
+                self._print(row, link)
+                return
+            if not self._early:
+                timer = threading.Timer(_MOMENT, self._show_early)
+                timer.daemon = True
+                timer.start()
+            self._early.append(row)
+
+    def _show_early(self) -> None:
+        """Show the first links in the order of the targets, not in that of the answers."""
+        with self._lock:
+            early, self._early = self._early or [], None
+            for row in sorted(early, key=self._place):
+                self._print(row, str(_link(row)))
+
+    def _place(self, row: Row) -> tuple[int, str, str, str]:
+        host = str(row["host"])
+        return self._order.get(host, len(self._order)), host, str(row["kind"]), str(row["name"])
+
+    def _print(self, row: Row, link: str) -> None:
         if self.heading:
             click.echo(_LINE.format("HOST", "WHAT", "LINK"))
             self.heading = False

@@ -76,7 +76,7 @@ class TunnelOpener:
                 return
             # the other port stays: a page may be open there
             tunnel.ports.add(port)
-            tunnel.note = f"port {usual} is free again; {tunnel.local_port} works as well"
+            tunnel.port_note = f"port {usual} is free again; {tunnel.local_port} works as well"
             tunnel.local_port, tunnel.where = port, (tunnel.local.address_here, port)
         self._tunnels.change(tunnel, tunnel.state)
 
@@ -103,6 +103,8 @@ class TunnelOpener:
     def _connect(self, tunnel: Tunnel, is_first: bool) -> None:
         try:
             if not tunnel.ports:
+                if tunnel.reuse and self._is_open_elsewhere(tunnel):
+                    return
                 self._listen(tunnel)
             state = self._prove(tunnel, _FIRST_SECONDS if is_first else _LATER_SECONDS)
         except (PortsError, OSError) as error:
@@ -116,12 +118,24 @@ class TunnelOpener:
                     tunnel.drop_note(_NO_ANSWER)
                 self._tunnels.change(tunnel, state)
 
+    def _is_open_elsewhere(self, tunnel: Tunnel) -> bool:
+        """Tell whether another process has it open; the tunnel then shows that link, and gets no port."""
+        assert tunnel.service is not None
+        found = tunnel_records.open_elsewhere(tunnel.service, tunnel.host)
+        if found is None:
+            tunnel.port_note = None
+            return False
+        record, row = found
+        keeps = "the background process" if record.background else f"`ports open` in process {record.process.pid}"
+        tunnel.local_port, tunnel.port_note = row["local_port"], f"already open; {keeps} keeps it"
+        self._tunnels.change(tunnel, str(row["state"]))
+        return True
+
     def _listen(self, tunnel: Tunnel) -> None:
         assert tunnel.service is not None
         bound = _local_address.take(tunnel.local, tunnel.service, (tunnel.host, tunnel.kind, tunnel.name))
         tunnel.usual_port = bound.usual
-        if bound.note is not None:
-            tunnel.add_note(bound.note)
+        tunnel.port_note = bound.note
         with self._tunnels.lock:
             if not self._tunnels.may_open(tunnel):
                 bound.close()

@@ -33,6 +33,22 @@ def list() -> Sequence[Mapping[str, Any]]:
     return [*rows, *({**unknown, "error": str(error)} for error in tunnel_records.unreadable())]
 
 
+def with_targets(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return rows of this machine's listeners; those that are local ends of tunnels say where they lead."""
+    if not any(row["kind"] == "tunnel" for row in rows):
+        return rows
+    ends = {
+        port: f"leads to {one['host']}:{one['name']}"
+        for _, record, alive in tunnel_records.read_all_records()
+        for one in (record.rows if alive else ())
+        for port in one.get("ports", ())
+    }
+    return [
+        {**row, "reason": ends[row["port"]]} if row["kind"] == "tunnel" and row.get("port") in ends else row
+        for row in rows
+    ]
+
+
 def close(*wanted: str) -> builtins.list[ListedTunnelRow]:
     """Close the tunnels that the targets name, whichever process holds them, and return their rows.
 
@@ -92,7 +108,7 @@ def _close(is_meant: Callable[[dict[str, Any]], bool]) -> builtins.list[ListedTu
             _remove(path, record)
         for row in meant:
             shown = _listed(record, True, row)
-            shown["state"], shown["error"] = "closed", None
+            shown["state"], shown["error"], shown["note"] = "closed", None, None
             if counted := last.get(_same(row)):
                 shown["sent_bytes"], shown["received_bytes"] = counted["sent_bytes"], counted["received_bytes"]
             closed.append(shown)

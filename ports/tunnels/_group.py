@@ -78,10 +78,12 @@ class TunnelGroup:
         local: LocalAddress | None = None,
         owner: str | None = None,
         batch: bool | None = None,
+        reuse: bool = False,
     ) -> None:
         """Open all targets at once; what fails stays in `tunnels`, with its error.
 
-        May be called more than once. After the first call, call `close` (also on Ctrl-C) to remove what it opened.
+        May be called more than once. After the first call, call `close` (also on Ctrl-C) to remove what it opened. With
+        `reuse`, a link that another process has open is shown, and not opened at a second port.
 
         Raises
         ------
@@ -96,7 +98,7 @@ class TunnelGroup:
             hosts = {alias: self._host(alias) for alias in by_host}
 
         def visit(alias: str) -> None:
-            hosts[alias].open(OpenRequest(tuple(by_host[alias]), owner, chosen), batch=batch)
+            hosts[alias].open(OpenRequest(tuple(by_host[alias]), owner, chosen, reuse=reuse), batch=batch)
 
         def tell(alias: str, result: PortsError | None) -> None:
             if result is not None:
@@ -133,7 +135,7 @@ class TunnelGroup:
     def close(self) -> None:
         """Free the local ports at once, then cancel the forwards; the connections stay for later commands."""
         with self._lock:
-            another = self._closing.is_set() and self._closer != threading.get_ident()
+            another = self._closing.is_set() and self._closer not in (0, threading.get_ident())
             if not another:
                 self._closer = threading.get_ident()
             self._closing.set()
@@ -159,7 +161,13 @@ class TunnelGroup:
         meant = list(wanted)
         closed = [tunnel for host in list(self._hosts.values()) for tunnel in host.close_tunnels(meant)]
         rows = [tunnel.row() for tunnel in closed]
-        if self.is_idle:
+        with self._lock:
+            is_last = self.is_idle and not self._closing.is_set()
+            if is_last:
+                self._closing.set()  # `_closer` is whoever calls `close` first
+        if is_last:
+            for host in list(self._hosts.values()):
+                host.halt()  # before the answer: after it, somebody may log out
             # not from the thread that must still send the answer
             threading.Timer(0.05, self.close).start()
         return rows
@@ -232,7 +240,7 @@ class TunnelGroup:
         try:
             local = LocalAddress(**request["local"])
             with self._events.listener(tell):
-                self.open(request["targets"], local=local, owner=request["owner"], batch=True)
+                self.open(request["targets"], local=local, owner=request["owner"], batch=True, reuse=True)
         except (PortsError, RuntimeError) as error:
             return {"closing": self._closing.is_set(), "error": str(error)}
         meant = [one for one in self.tunnels if id(one) not in before or (one.ports and _is_meant(one, parsed))]
@@ -240,7 +248,22 @@ class TunnelGroup:
         for tunnel in meant:
             if not tunnel.ports:  # a failure is reported once
                 self._hosts[tunnel.host].forget(tunnel)
+        self._withdraw(parsed)
         return {"settled": rows}
+
+    def _withdraw(self, wanted: Iterable[Target]) -> None:
+        """Follow no target for which nothing was opened: the process that asked has reported that as final."""
+        linked = [one for one in self.tunnels if one.ports]
+        unserved = [target for target in wanted if not any(_is_meant(one, [target]) for one in linked)]
+        with self._lock:
+            for alias, host in list(self._hosts.items()):
+                host.withdraw(target for target in unserved if target.host in (alias, alias.partition("/")[0]))
+                if self._busy or not host.is_idle:
+                    continue
+                del self._hosts[alias]
+                host.halt()
+                # closing waits for an attempt to connect
+                threading.Thread(target=host.close, name=f"close-{alias}", daemon=True).start()
 
     def _browse(self, alias: str, wanted: dict[str, Any]) -> dict[str, Any]:
         """Open in the browser here what somebody on `alias` wants to see; report what was opened, without a token."""
@@ -322,12 +345,12 @@ def check_targets(wanted: Iterable[str], local: LocalAddress, owner: str | None)
 
 def _as_open_already(tunnel: Tunnel, local: LocalAddress) -> TunnelRow:
     """Return the row of a tunnel that was open before: an error if another local port or socket was requested."""
-    row: TunnelRow = {**tunnel.row(), "note": "open already"}
+    row: TunnelRow = {**tunnel.row(), "note": "already open"}
     now, serves = tunnel.local, tunnel.local.socket or f"port {tunnel.local_port}"
     other_port = local.port is not None and (now.socket is not None or local.port not in (0, tunnel.local_port))
     if other_port or (local.socket or now.socket) != now.socket or (local.address or now.address) != now.address:
         target = f"{tunnel.host}:{tunnel.name}"
-        error = ConflictError(f"{target} is open already, at {serves}; `ports tunnel close {target}` first")
+        error = ConflictError(f"{target} is already open at {serves}; `ports tunnel close {target}` first")
         row["state"], row["error"], row["exit_code"] = "error", str(error), error.exit_code
         row["local_url"] = None
     return row

@@ -18,6 +18,7 @@ from ports.tunnels import _requests, _services
 from ports.tunnels._bring_up import TunnelOpener
 from ports.tunnels._event_loop import Relay
 from ports.tunnels._host_connection import HostConnection
+from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._requests import OpenRequest
 from ports.tunnels._services import Service
 from ports.tunnels._tunnel import Tunnel
@@ -89,8 +90,9 @@ class HostTunnels:
         self._take(document, [request], is_first=True, batch=batch)
 
     def halt(self) -> None:
-        """Open nothing from now on."""
+        """Open nothing from now on, and connect no more."""
         self.tunnels.halt()
+        self._connection.closing.set()
 
     def close(self) -> None:
         """End the watch, and cancel all forwards; the ports are free already."""
@@ -100,6 +102,20 @@ class HostTunnels:
     def forget(self, tunnel: Tunnel) -> None:
         """Report this failure no more."""
         self.tunnels.remove([tunnel])
+
+    def withdraw(self, wanted: Iterable[Target]) -> None:
+        """Open these targets no more, whatever appears there later."""
+        things = {(target.name, target.port) for target in wanted}
+        kept = [
+            replace(request, targets=tuple(one for one in request.targets if (one.name, one.port) not in things))
+            for request in self._requests
+        ]
+        self._requests[:] = [request for request in kept if request.targets]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is open there, and nothing is to be opened."""
+        return not self._requests and not any(tunnel.ports for tunnel in self.tunnels)
 
     def close_tunnels(self, wanted: Iterable[Tunnel]) -> list[Tunnel]:
         """Close some, for good; return those that were there."""
@@ -172,7 +188,9 @@ class HostTunnels:
             wanted, failed = _requests.choose(document, found, requests)
             known = {one.key[1]: one for one in self.tunnels if one.service is not None}
             if is_first:
-                self._add_results(failed, is_nothing=not wanted and not on_nodes)
+                self._add_results(failed)
+                if not wanted and not on_nodes and not failed:
+                    self._add_nothing(can_start=bool(document.get("ports")))
             else:
                 self._end_missing([known[key] for key in known.keys() - wanted.keys()], failed, found)
             fresh = [self._new(*one, is_first) for key, one in wanted.items() if key not in known]
@@ -181,14 +199,18 @@ class HostTunnels:
         for node, request in on_nodes:
             self._on_node(node, request, batch, is_first)
 
-    def _add_results(self, failed: dict[Target, PortsError], *, is_nothing: bool) -> None:
-        """Report the targets that cannot be opened, or that there is nothing to open."""
+    def _add_results(self, failed: dict[Target, PortsError]) -> None:
+        """Report the targets that cannot be opened."""
         for target, error in failed.items():
             self.tunnels.add_result(Tunnel(self.alias, None, target.name or str(target.port)), error)
-        if is_nothing and not failed:
-            tunnel = Tunnel(self.alias, "host")
-            tunnel.note = f"no cluster or notebook server runs there; `ports cluster start -H {self.alias}` starts one"
-            self.tunnels.add_result(tunnel, None)
+
+    def _add_nothing(self, *, can_start: bool) -> None:
+        """Report that there is nothing to open; `can_start`: `ports` ran there before."""
+        tunnel = Tunnel(self.alias, "host")
+        start = f"`ports cluster start -H {self.alias}` starts one"
+        look = f"`ports list {self.alias}` shows what else listens, and `ports open {self.alias}:PORT` opens it"
+        tunnel.note = f"no cluster or notebook server of yours runs there; {start if can_start else look}"
+        self.tunnels.add_result(tunnel, None)
 
     def _end_missing(
         self, missing: Sequence[Tunnel], failed: dict[Target, PortsError], found: Sequence[Listener]
@@ -203,6 +225,7 @@ class HostTunnels:
             return None
         made = Tunnel(self.alias, service.kind, service.name, service=service, note=service.note, notice=notice)
         made.local, made.owner = request.local, request.owner
+        made.reuse = request.reuse and request.local == LocalAddress()
         return made
 
     def _follow(self, tunnel: Tunnel, service: Service) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from ports.errors import PortsError, RecordError, TimedOutError
 from ports.hosts import Target
 from ports.listeners import links
 from ports.sessions import processes
-from ports.state import ProcessId, Record, locked, make_private, paths, records, runtime_directory
+from ports.state import ProcessId, Record, locked, make_private, paths, records, runtime_directory, settings
 from ports.tunnels._services import Service
 
 #: How connections reach a service: sshd forwards them, or our program on the host connects.
@@ -141,6 +142,28 @@ def port_user(port: int, what: tuple[str, str | None, str | None]) -> str:
     row = rows[0]
     argv = row.get("argv") or []
     return f"{row['user']} ({Path(argv[0]).name}, process {row['pid']})" if argv else str(row["user"])
+
+
+def open_elsewhere(service: Service, host: str) -> tuple[GroupRecord, dict[str, Any]] | None:
+    """Return the process that has a link to `service` at the loopback, and that tunnel's row; None where none has.
+
+    Another alias of the same host is recognised by the usual port.
+    """
+    limits = settings.get("open")
+    usual = port_of(service, int(limits["first_port"]), int(limits["last_port"]))
+    for _, record, alive in read_all_records():
+        if not alive or record.process.pid == os.getpid():
+            continue
+        for row in record.rows:
+            same_host = row["host"] == host or usual in row.get("ports", ())
+            if (row["kind"], row["name"]) != (service.kind, service.name) or not same_host:
+                continue
+            with contextlib.suppress(PortsError):  # it does not answer, so its link leads nowhere
+                rows = ask(record, {"rows": True}, timeout=3.0).get("rows", ())
+                now = [one for one in rows if one.get("number") == row.get("number")]
+                if now and "//localhost:" in str(now[0]["local_url"]):
+                    return record, now[0]
+    return None
 
 
 def ask(

@@ -16,12 +16,16 @@ from ports.tunnels._services import Service
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """What one `ports open` requests of a host; `skip` has kind and name of tunnels that were closed since."""
+    """What one `ports open` requests of a host; `skip` has kind and name of tunnels that were closed since.
+
+    With `reuse`, what another process has open already is shown, and not opened at a second port.
+    """
 
     targets: tuple[Target, ...]
     owner: str | None = None
     local: LocalAddress = field(default_factory=LocalAddress)
     skip: frozenset[tuple[str, str]] = field(default=frozenset())
+    reuse: bool = False
 
 
 def choose(

@@ -41,11 +41,15 @@ class Tunnel:
     where: tuple[str, int] | str | None = None
     #: User whose listener it may be, beside one's own.
     owner: str | None = None
+    #: Where another process has it open, no second port is opened.
+    reuse: bool = False
     #: The service is not there any more; else an ``ended`` tunnel did not answer, and is asked again.
     gone: bool = False
     since: float = field(default_factory=time.time)
     error: PortsError | None = None
     note: str | None = None
+    #: What is to be known of its local ports, for as long as it has them.
+    port_note: str | None = None
     #: What to do when it appears while others are open: ``notify``, ``open`` (the browser), ``silent``; None at first.
     notice: str | None = None
     last_error: str | None = None
@@ -98,7 +102,7 @@ class Tunnel:
             "local_port": self.local_port,
             "local_socket": self.where if isinstance(self.where, str) else None,
             "since": self.since,
-            "note": self.note,
+            "note": "; ".join(filter(None, (self.note, self.port_note if self.state in LINKED else None))) or None,
             "error": None if self.error is None else str(self.error),
             "last_error": self.last_error,
             "reconnects": self.reconnects,

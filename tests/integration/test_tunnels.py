@@ -14,6 +14,7 @@ from unittest.mock import ANY
 
 import pytest
 
+from ports.errors import TimedOutError
 from ports.state.waiting import wait_until
 from tests.lab import Site
 from tests.lab.laptop import PRELUDE as COMMON
@@ -185,7 +186,7 @@ def test_a_half_taken_usual_port_is_replaced_until_it_is_free(laptop: Site, serv
     code = f"""
         group = tunnels.open("server1:{port}")
         tunnel = group.tunnels[0]
-        first = [tunnel.local_port, tunnel.note, fetch(tunnel.url)]
+        first = [tunnel.local_port, tunnel.row()["note"], fetch(tunnel.url)]
         print(json.dumps(first), flush=True)
         end = time.monotonic() + 20
         while tunnel.local_port != {with_usual} and time.monotonic() < end:
@@ -717,3 +718,70 @@ def test_a_session_carries_what_the_users_connection_may_not_forward(
         assert python(laptop, code) == ["page of server2", "open"]
     finally:
         laptop.run("laptop", [*laptop.ssh, "-O", "exit", "server2"], check=True)
+
+
+# --- opened in the background, opened twice, and what is said of it ---
+
+
+def test_what_was_reported_as_missing_is_not_opened_later(laptop: Site, serve: Serve) -> None:
+    running, later = serve("server1"), 25555
+    assert ports(laptop, "open", "--background", f"server1:{running}")[0] == 0
+    assert ports(laptop, "open", "--background", f"server1:{later}")[0] == 3
+    assert ports(laptop, "open", "--background", f"server2:{later}")[0] == 3
+    for host in ("server1", "server2"):
+        code = PAGE.replace("int(sys.argv[1])", str(later))
+        assert serve(host, code) == later
+    wait_until(
+        lambda: any(row["port"] == later for row in ports(laptop, "list", "server1")[1]) or None,
+        timeout=10,
+        what="the service",
+    )
+    # what is asked for now is found, so the program on the host has reported the other one, too
+    other = serve("server1")
+    assert ports(laptop, "open", "--background", f"server1:{other}")[0] == 0
+    with pytest.raises(TimedOutError):
+        wait_until(
+            lambda: len(ports(laptop, "tunnel", "list")[1]) > 2 or None,
+            timeout=6,
+            what="a tunnel that nobody wants",
+        )
+    assert ports(laptop, "open", "--background", f"server1:{later}")[0] == 0
+    assert ports(laptop, "tunnel", "close", "--all")[0] == 0
+
+
+@pytest.mark.quick
+def test_a_target_that_is_open_already_gets_no_second_port(laptop: Site, serve: Serve) -> None:
+    port = serve("server1")
+    first, (row,) = open_in_foreground(laptop, f"server1:{port}")
+    for words in ([f"server1:{port}"], ["--background", f"server1:{port}"]):
+        code, (again,) = ports(laptop, "open", *words)
+        assert (code, again["state"], again["local_url"]) == (0, "open", row["local_url"])
+        assert again["note"].startswith("already open; `ports open` in process ")
+    (shown,) = ports(laptop, "tunnel", "list")[1]
+    assert shown["local_url"] == row["local_url"]
+    ends = [one for one in ports(laptop, "list")[1] if one["port"] == row["local_port"]]
+    assert [one["reason"] for one in ends] == [f"leads to server1:{row['name']}"]
+    code, (another,) = ports(laptop, "open", "--background", "--local-port", "0", f"server1:{port}")
+    assert code == 0 and another["local_port"] != row["local_port"]
+    first.send_signal(signal.SIGINT)
+    assert first.wait(10) == 0
+    first.communicate()
+    assert ports(laptop, "tunnel", "close", "--all")[0] == 0
+
+
+def test_links_are_shown_in_the_order_of_the_targets(laptop: Site, serve: Serve) -> None:
+    found = [serve(host) for host in ("server1", "server2", "server1")]
+    wanted = [f"server2:{found[1]}", f"server1:{found[2]}", f"server1:{found[0]}"]
+    for _ in range(3):
+        words = [laptop.python, "-m", "ports", "open", "--background", *wanted]
+        shown = laptop.run("laptop", words, check=True).stdout.splitlines()[1:]
+        hosts = [line.split()[0] for line in shown]
+        names = [line.split()[2] for line in shown[1:]]
+        assert hosts == ["server2", "server1", "server1"] and names == sorted(names)
+        assert ports(laptop, "tunnel", "close", "--all")[0] == 0
+
+
+def test_a_host_without_ports_gets_no_hint_to_start_a_cluster(laptop: Site) -> None:
+    (row,) = ports(laptop, "open", "server2")[1]
+    assert "cluster start" not in row["note"] and "`ports list server2`" in row["note"]
+    assert ports(laptop, "list", "server2")[0] == 0  # what the hint says works

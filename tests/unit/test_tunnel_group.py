@@ -168,8 +168,8 @@ def test_what_cannot_be_browsed_is_told_once_and_forgotten(group: TunnelGroup, m
 )
 def test_what_is_open_already_at_another_address_is_an_error(local: LocalAddress, clashes: bool) -> None:
     row = _as_open_already(Tunnel("server1", "cluster", "main", state="open", local_port=4444), local)
-    assert row["note"] == "open already"
-    told = "server1:main is open already, at port 4444; `ports tunnel close server1:main` first" if clashes else None
+    assert row["note"] == "already open"
+    told = "server1:main is already open at port 4444; `ports tunnel close server1:main` first" if clashes else None
     assert (row["state"], row["error"], row.get("exit_code")) == (
         ("error", told, 4) if clashes else ("open", None, None)
     )
@@ -208,6 +208,17 @@ def test_a_note_that_holds_no_more_is_dropped_and_the_others_stay() -> None:
     tunnel.drop_note("it closes connections")
     tunnel.drop_note("never told")
     assert tunnel.note is None
+
+
+def test_a_usual_port_that_is_free_again_takes_no_other_note_away(group: TunnelGroup) -> None:
+    tunnel = group.tunnels[0]
+    tunnel.note = "belongs to bob; open because of --owner bob"
+    tunnel.port_note = "port 1 is used by carol; using 2 until 1 is free"
+    group._host("server1")._opener.reclaim(tunnel)
+    note = str(tunnel.row()["note"])
+    assert note.startswith("belongs to bob; open because of --owner bob; port ") and note.endswith(" works as well")
+    (row,) = group.close_tunnels([tunnel])
+    assert "works as well" not in str(row["note"])
 
 
 def test_targets_are_kept_by_host_each_once() -> None:
