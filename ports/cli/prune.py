@@ -18,9 +18,10 @@ def show_pruned(out: Output, rows: Sequence[Row]) -> None:
 @click.command(cls=Command)
 @with_output
 @click.option("--held", is_flag=True, help="Also remove the results that clusters held when they expired.")
+@click.option("--adopt", metavar="MACHINE", help="First take over the records of a machine that is gone or renamed.")
 @with_host(show_pruned)
-def prune(out: Output, held: bool) -> None:
+def prune(out: Output, held: bool, adopt: str | None) -> None:
     """Remove the leftovers of stopped clusters and notebook servers; logs and results that clusters held stay."""
     from ports import doctor
 
-    show_pruned(out, doctor.prune(results=held))
+    show_pruned(out, doctor.prune(results=held, adopt=adopt))

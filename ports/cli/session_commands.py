@@ -110,9 +110,10 @@ def _add_stop(group: Group, noun: ModuleType, text: str) -> None:
 
     @group.command("stop", help=text)
     @NAME
+    @click.option("--force", is_flag=True, help="Also forget one of which nothing can be known from here.")
     @with_output
     @with_host(show_stopped)
-    def command(out: Output, name: str | None) -> None:
+    def command(out: Output, name: str | None, force: bool) -> None:
         found = noun.get(name)
-        found.stop()
+        found.stop(force=force)
         show_stopped(out, {"kind": group.name, "name": found.name, "state": "stopped", "log": str(found.log)})

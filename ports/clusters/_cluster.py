@@ -201,8 +201,13 @@ class Cluster:
         """
         _scheduler.restart(self._now)
 
-    def stop(self) -> None:
+    def stop(self, *, force: bool = False) -> None:
         """End the cluster: its workers, what their tasks started, and the tmux session. Only the log stays.
+
+        Parameters
+        ----------
+        force : bool
+            Also forget a cluster of which nothing can be known from here; only its records are removed.
 
         Raises
         ------
@@ -215,7 +220,7 @@ class Cluster:
         RecordError
             Its record cannot be read.
         """
-        sessions.stop(self._now.found)
+        sessions.stop(self._now.found, force=force)
 
     def logs(self, lines: int = 0) -> tuple[str, ...]:
         """Return the last `lines` lines of its log; 0: all."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ports import hosts, machine
+from ports import hosts, machine, sessions
 from ports._version import VERSION
 from ports.doctor import _judge, _wsl
 from ports.doctor._checks import FAILED, Check, failed, from_error, ok, skipped, warning
@@ -44,6 +44,27 @@ def as_server() -> Iterator[Check]:
     yield _judge.tmux(facts["tmux"])
     yield _judge.logout(facts["logout_ends"], machine.LOGOUT_HINT)
     yield _judge.memory(facts["memory"])
+    yield _guarded("records", _records)
+
+
+def _records() -> Check:
+    """Return whether something is recorded of which nothing can be known, or that can be this machine's own."""
+    unknown = []
+    for kind in sessions.FOLDERS:
+        found = [sessions.find(kind, name, sessions.KINDS[kind].record_class()) for name in sessions.names(kind)]
+        unknown += [(kind, one) for one in found if one is not None and one.state == "unknown"]
+    if unknown:
+        first = unknown[0][1]
+        named = ", ".join(f"{of} {one.name!r}" for of, one in unknown)
+        return warning("records", f"what became of {named} cannot be known here", str(first.reason))
+    if others := sessions.other_names(same_id=True):
+        adopts = f"`ports prune --adopt {others[0]}` takes its records over"
+        hint = f"if {others[0]} is gone, or was this machine's name, {adopts}"
+        named = ", ".join(others)
+        return ok(
+            "records", f"all can be read; {named} {'has' if len(others) == 1 else 'have'} this machine's id: {hint}"
+        )
+    return ok("records", "all can be read")
 
 
 def _settings() -> Check:

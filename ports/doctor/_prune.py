@@ -15,7 +15,7 @@ from ports.probe import size
 from ports.state import paths, prune_runtime
 
 
-def prune(*, results: bool = False) -> builtins.list[dict[str, Any]]:
+def prune(*, results: bool = False, adopt: str | None = None) -> builtins.list[dict[str, Any]]:
     """Remove it, and return a row for each; what runs, and what cannot be known, stays, and so do logs.
 
     A record that cannot be read is moved aside, to ``<name>.broken-<time>`` beside it.
@@ -24,8 +24,19 @@ def prune(*, results: bool = False) -> builtins.list[dict[str, Any]]:
     ----------
     results : bool
         Also remove the files of results that clusters held when they expired. Else their rows say where they are.
+    adopt : str, optional
+        A machine that shares this home and is gone, or was this one under another name and boot: first, take over its
+        records. Its sessions count as ended.
+
+    Raises
+    ------
+    NotFoundError
+        No machine of that name, `adopt`, has records here.
+    UsageError
+        One of its sessions runs.
     """
-    rows = [_row(kind, name, "removed") for kind, names in _stopped().items() for name in names]
+    rows = [_row("machine", adopt, f"adopted; sessions: {', '.join(sessions.adopt(adopt)) or 'none'}")] if adopt else []
+    rows += [_row(kind, name, "removed") for kind, names in _stopped().items() for name in names]
     rows += [_row("tunnel", name, "removed") for name in _prune_tunnels()]
     for kind in sessions.FOLDERS:
         rows += [_row(kind, name, "removed") for name in _remove_halves(kind)]

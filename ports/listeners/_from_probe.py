@@ -57,7 +57,7 @@ def slug(text: str, otherwise: str) -> str:
 def _session(kind: str, session: probe_rows.Session, document: probe_rows.Document, host: str) -> Listener:
     """Return a cluster or notebook server that `ports` started, with the address of its page."""
     name = session["name"]
-    state, reason = _judge(session, document["boot_id"])
+    state, reason = _judge(kind, session, document["boot_id"], document.get("pid_namespace", ""))
     known = Listener(
         host=host,
         machine=document["machine_id"],
@@ -95,8 +95,8 @@ def _session(kind: str, session: probe_rows.Session, document: probe_rows.Docume
     )
 
 
-def _judge(session: probe_rows.Session, boot_id: str) -> tuple[str, str | None]:
-    from ports.sessions import Exit, verdict  # 1.5 ms, which a machine without sessions does not pay
+def _judge(kind: str, session: probe_rows.Session, boot_id: str, namespace: str) -> tuple[str, str | None]:
+    from ports.sessions import Exit, verdict, way_out  # 1.5 ms, which a machine without sessions does not pay
 
     if "error" in session:
         return "unknown", session["error"]
@@ -107,13 +107,15 @@ def _judge(session: probe_rows.Session, boot_id: str) -> tuple[str, str | None]:
     record, running = session["record"] or {}, session["running"]
     launcher = record.get("launcher")
     who = (running and running["process"]) or launcher or record.get("started_by") or {}
-    return verdict(
+    state, reason = verdict(
         ended,
         session["alive"],
         running=bool(running),
         launched=bool(launcher),
         same_boot=who.get("boot_id", boot_id) == boot_id,
+        same_container=not namespace or who.get("pid_namespace", namespace) == namespace,
     )
+    return state, f"{reason}; {way_out(kind, session['name'])}" if state == "unknown" else reason
 
 
 def _is_of_session(row: probe_rows.Listener) -> bool:

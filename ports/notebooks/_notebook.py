@@ -123,8 +123,13 @@ class Notebook:
         """Path of its log, which stays when it stops; None if it was started by hand."""
         return self._found.files.log if self._found else None
 
-    def stop(self) -> None:
+    def stop(self, *, force: bool = False) -> None:
         """Stop the server, its kernels and what they started. Its log and its token stay.
+
+        Parameters
+        ----------
+        force : bool
+            Also forget a server of which nothing can be known from here; only its records are removed.
 
         Raises
         ------
@@ -136,7 +141,7 @@ class Notebook:
             Its record cannot be read.
         """
         found = self._managed("stopped", f"`jupyter server stop {self.port}` or `kill {self.pid}` stops it")
-        sessions.stop(found)
+        sessions.stop(found, force=force)
 
     def logs(self, lines: int = 0) -> tuple[str, ...]:
         """Return the last `lines` lines of its log; 0 for all. Raises UsageError if it was started by hand."""

@@ -31,6 +31,7 @@ MYPY = False
 if MYPY:
     from . import accounts as accounts
     from . import files as files
+    from . import living as living
     from . import memory as memory
     from . import processes as processes
     from . import promises as promises
@@ -49,8 +50,15 @@ if MYPY:
     from .identity import sha256 as sha256
     from .identity import stat_of as stat_of
     from .identity import user_name as user_name
+    from .living import LOCK as LOCK
+    from .living import is_locked as is_locked
+    from .living import is_session_alive as is_session_alive
     from .logout import logout_ends as logout_ends
     from .nodes import nodes_of as nodes_of
+    from .own_host import host_directory as host_directory
+    from .own_host import own_names as own_names
+    from .own_host import own_runtime_directory as own_runtime_directory
+    from .own_host import state_directory as state_directory
     from .piped import read_answer as read_answer
     from .piped import script as script
     from .programs import who as who
@@ -59,9 +67,7 @@ if MYPY:
     from .programs.probe import probe as probe
     from .programs.run import usual_roots as usual_roots
     from .recognise import words_of as words_of
-    from .records import own_runtime_directory as own_runtime_directory
     from .records import read_token as read_token
-    from .records import state_directory as state_directory
     from .safe_path import SAFE_PATH as SAFE_PATH
     from .socket_users import holder_of as holder_of
     from .socket_users import peer as peer
@@ -88,6 +94,11 @@ else:
                 "user_name",
             ),
             "lazy": ("face",),
+            "living": (
+                "LOCK",
+                "is_locked",
+                "is_session_alive",
+            ),
             "logout": ("logout_ends",),
             "nodes": ("nodes_of",),
             "piped": (
@@ -101,11 +112,13 @@ else:
             "programs.run": ("usual_roots",),
             "programs.probe": ("probe",),
             "recognise": ("words_of",),
-            "records": (
+            "own_host": (
+                "host_directory",
+                "own_names",
                 "own_runtime_directory",
-                "read_token",
                 "state_directory",
             ),
+            "records": ("read_token",),
             "safe_path": ("SAFE_PATH",),
             "socket_users": (
                 "holder_of",
@@ -122,6 +135,7 @@ else:
             "accounts",
             "agent.mux",
             "files",
+            "living",
             "memory",
             "processes",
             "programs.who",

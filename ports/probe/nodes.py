@@ -4,7 +4,8 @@ import os
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
-    from .records import NAME, SESSION_KINDS, host_directory, read_record
+    from .own_host import host_directory, read_record
+    from .records import NAME, SESSION_KINDS
 
 MYPY = False
 if MYPY:

@@ -27,11 +27,22 @@ else:
 main(%r)
 """
 HAS_DOCSTRING = 0x4000000  # of co_flags
-SURVEY = ("identity", "files", "records", "sockets", "recognise", "ask", "nodes", "programs/probe")
+SURVEY = (
+    "identity",
+    "files",
+    "living",
+    "own_host",
+    "records",
+    "sockets",
+    "recognise",
+    "ask",
+    "nodes",
+    "programs/probe",
+)
 FILES = {
     "probe": ("answer", *SURVEY),
-    "run": ("answer", "identity", "files", "records", "programs/run"),
-    "examine": ("answer", "identity", "files", "records", "memory", "programs/run", "logout", "programs/examine"),
+    "run": ("answer", "identity", "files", "own_host", "programs/run"),
+    "examine": ("answer", "identity", "files", "own_host", "memory", "programs/run", "logout", "programs/examine"),
     "who": ("answer", "identity", "processes", "memory", "promises", "programs/who"),
     "echo": ("answer", "programs/echo"),
     "agent": (*SURVEY, "agent/mux", "socket_users", "agent/dial", "agent/watch", "agent/browse", "programs/agent"),

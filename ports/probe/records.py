@@ -1,12 +1,12 @@
 """What `ports` recorded on this machine, read without `ports`."""
 
-import json
 import os
 import re
 
 if __name__ != "__main__":  # piped, these names are there already
     from .files import own_text
-    from .identity import FORMAT, is_same_process_alive, machine_id, sha256
+    from .living import is_session_alive
+    from .own_host import host_directory, own_names, read_record
 
 MYPY = False
 if MYPY:
@@ -32,43 +32,6 @@ NEEDED = {
     "clusters/running.json": ["process", "address", "dashboard", "started_at"],
     "notebooks/running.json": ["process", "port", "base_url", "url_path", "token_file"],
 }
-
-
-def state_directory() -> str:
-    """Return the directory of the records of `ports`, absolute; it need not exist."""
-    home, state = os.environ.get("PORTS_HOME"), os.environ.get("XDG_STATE_HOME", "")
-    state = state if os.path.isabs(state) else os.path.expanduser("~/.local/state")
-    return os.path.abspath(os.path.expanduser(home) if home else os.path.join(state, "ports"))
-
-
-def host_directory() -> str:
-    """Return the directory of the records of this machine."""
-    return os.path.join(state_directory(), "hosts", machine_id())
-
-
-def own_runtime_directory(base: str) -> str:
-    """Return where the Unix sockets of this ``PORTS_HOME`` are: `base`, or a directory in it."""
-    if "PORTS_HOME" not in os.environ:
-        return base
-    return os.path.join(base, sha256(os.fsencode(state_directory()))[:8])
-
-
-def read_record(path: str) -> "Optional[Json]":
-    """Return a record, None where there is none; raises ValueError with a reason that can be shown."""
-    try:
-        record = json.loads(own_text(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, RuntimeError) as error:  # the last: nested too deep
-        raise ValueError("record %s cannot be read: %s; `ports prune` moves it aside" % (path, error))
-    if not isinstance(record, dict) or type(record.get("format")) is not int:
-        raise ValueError("record %s has no format number; `ports prune` moves it aside" % path)
-    if record["format"] > FORMAT:
-        known = (path, record["format"], FORMAT)
-        raise ValueError(
-            "newer: record %s has format %d, but this version of ports reads formats up to %d; upgrade ports" % known
-        )
-    return record
 
 
 def check(record: "Json", needed: str) -> "Json":
@@ -108,7 +71,7 @@ def read_session(directory: str, name: str) -> "Json":
                 check(session[part], "%s/%s.json" % (kind, part))
         record, running = session["record"] or {}, session["running"]
         who = running["process"] if running else record.get("launcher") or record.get("started_by")
-        session["alive"] = is_same_process_alive(who) if who and not session["exit"] else False
+        session["alive"] = is_session_alive(who, directory, own_names) if who and not session["exit"] else False
         if running and running.get("token_file"):
             session["token"] = read_token(running["token_file"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -118,6 +118,7 @@ class Document(TypedDict):
     host: str
     machine_id: str
     boot_id: str
+    pid_namespace: str
     platform: str
     python: str
     user: str

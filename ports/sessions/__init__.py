@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ports.sessions import environments as environments
     from ports.sessions import processes as processes
     from ports.sessions import surroundings as surroundings
+    from ports.sessions._adopt import adopt as adopt
+    from ports.sessions._adopt import other_names as other_names
     from ports.sessions._attach import attach as attach
     from ports.sessions._attach import attach_line as attach_line
     from ports.sessions._end import abandon as abandon
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from ports.sessions._records import SessionRecord as SessionRecord
     from ports.sessions._records import tail as tail
     from ports.sessions._records import verdict as verdict
+    from ports.sessions._records import way_out as way_out
     from ports.sessions._shells import open_shell as open_shell
     from ports.sessions._start import claim as claim
     from ports.sessions._start import new_identity as new_identity
@@ -49,6 +52,10 @@ else:
     __getattr__, __dir__, __all__ = face(
         __name__,
         {
+            "_adopt": (
+                "adopt",
+                "other_names",
+            ),
             "_attach": (
                 "attach",
                 "attach_line",
@@ -78,6 +85,7 @@ else:
                 "SessionRecord",
                 "tail",
                 "verdict",
+                "way_out",
             ),
             "_shells": ("open_shell",),
             "_start": (

@@ -9,11 +9,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ports.errors import BrokenRecordError, NameInUseError, StopError, StoreError, UsageError
+from ports.errors import BrokenRecordError, NameInUseError, StopError, StoreError, TimedOutError, UsageError
 from ports.sessions import _tmux, processes
-from ports.sessions._find import find, is_alive
+from ports.sessions._find import find, is_alive, is_in_another_container
 from ports.sessions._records import Found, S, SessionRecord
-from ports.state import locked, record_this_interpreter, runtime_directory
+from ports.state import locked, record_this_interpreter, runtime_directory, wait_until
 
 _STOP_SECONDS = 10.0
 _NAMES_OUTSIDE = ("ports-", "cluster-", "nb-")  # nothing with another name is ever removed
@@ -47,17 +47,23 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
             _tmux.remove_dead_socket(socket)
 
 
-def stop(found: Found[Any]) -> None:
+def stop(found: Found[Any], *, force: bool = False) -> None:
     """End a session, and remove its records and what belongs to it elsewhere. The log stays.
 
     Of a session that has stopped by itself, whatever it left behind is ended and removed.
+
+    Parameters
+    ----------
+    force : bool
+        Also forget a session of which nothing can be known, because it was started on another machine or in another
+        container. Only its records are removed.
 
     Raises
     ------
     NameInUseError
         The session was stopped meanwhile, and another one was started under its name. That one goes on.
     UsageError
-        It belongs to another machine, or its state is unknown.
+        It belongs to another machine, or its state is unknown. With `force`: it is known to run in another container.
     StopError
         One of its processes does not end.
     """
@@ -74,9 +80,29 @@ def stop(found: Found[Any]) -> None:
                 record.kind, found.name, "it was started again meanwhile; look it up again to stop the new one"
             )
         if latest.state == "unknown" and (latest.error is None or is_alive(latest) is None):
-            raise UsageError(f"{record.kind} {found.name!r} cannot be stopped from here: {latest.reason}")
-        end(latest)  # even of one that has stopped: its launcher may still be ending what its command left
+            if not force:
+                raise UsageError(f"{record.kind} {found.name!r} cannot be stopped from here: {latest.reason}")
+            retire(latest, outside=False)
+            return
+        if is_in_another_container(latest):
+            _end_in_its_container(latest)
+        else:
+            end(latest)  # even of one that has stopped: its launcher may still be ending what its command left
         retire(latest)
+
+
+def _end_in_its_container(found: Found[Any]) -> None:
+    """End a session whose processes have no pid here, by its tmux server; raises UsageError where none is in reach."""
+    record = found.record
+    assert record is not None
+    socket = Path(record.tmux_socket or "")
+    if record.tmux_socket and _tmux.has_session(socket, record.tmux_session):
+        _tmux.kill_session(socket, record.tmux_session)
+        with contextlib.suppress(TimedOutError):
+            wait_until(lambda: not is_alive(found) or None, timeout=2 * _STOP_SECONDS, what="its end")
+    if is_alive(found):
+        where = "it runs in another container of this machine; stop it in there, or end that container"
+        raise UsageError(f"{record.kind} {found.name!r} cannot be stopped from here: {where}")
 
 
 def abandon(found: Found[Any]) -> None:
@@ -97,9 +123,12 @@ def names_locked(kind: str) -> contextlib.AbstractContextManager[None]:
     return locked(f"{kind}s", timeout=4 * _STOP_SECONDS)
 
 
-def retire(found: Found[Any]) -> None:
-    """Remove the records, which are renamed first: no reader sees half of them. The names must be locked."""
-    for path in map(Path, found.record.outside if found.record is not None else ()):
+def retire(found: Found[Any], *, outside: bool = True) -> None:
+    """Remove the records, which are renamed first: no reader sees half of them. The names must be locked.
+
+    Without `outside`, what belongs to it elsewhere stays: it may be in use.
+    """
+    for path in map(Path, found.record.outside if outside and found.record is not None else ()):
         _remove_outside(path)
     aside = found.files.directory.with_name(f".{found.name}.{secrets.token_hex(4)}")
     try:

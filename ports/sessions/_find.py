@@ -7,8 +7,9 @@ from typing import Any
 from ports import probe
 from ports.errors import BrokenRecordError, RecordError, StoreError
 from ports.sessions import _kinds, processes
-from ports.sessions._records import Exit, Found, Running, S, SessionRecord, verdict
-from ports.state import paths, records
+from ports.sessions._kinds import SessionPaths
+from ports.sessions._records import Exit, Found, Running, S, SessionRecord, verdict, way_out
+from ports.state import ProcessId, paths, records
 
 
 def find(kind: str, name: str, cls: type[S]) -> Found[S] | None:
@@ -26,22 +27,30 @@ def find(kind: str, name: str, cls: type[S]) -> Found[S] | None:
         ended = records.read(files.exit, Exit)
     except RecordError as error:
         return Found(name, files, "unknown", record, error=error, reason=str(error))
-    state, reason = _judge(record, running, ended)
+    state, reason = _judge(files, record, running, ended)
     return Found(name, files, state, record, running, reason)
 
 
-def _judge(record: SessionRecord, running: Running | None, ended: Exit | None) -> tuple[str, str | None]:
+def _judge(
+    files: SessionPaths, record: SessionRecord, running: Running | None, ended: Exit | None
+) -> tuple[str, str | None]:
     """Return the state of a session of this machine, and the reason if it does not run."""
     who = running.process if running else record.launcher or record.started_by
-    alive = processes.is_alive(who) if ended is None else False
+    alive = _lives(files, who) if ended is None else False
     mine = processes.identity() if alive is False and ended is None else None
-    return verdict(
+    state, reason = verdict(
         ended,
         alive,
         running=running is not None,
         launched=record.launcher is not None,
         same_boot=mine is None or mine.boot_id == who.boot_id,
+        same_container=mine is None or mine.pid_namespace == who.pid_namespace,
     )
+    return state, f"{reason}; {way_out(record.kind, record.name)}" if state == "unknown" else reason
+
+
+def _lives(files: SessionPaths, who: ProcessId) -> bool | None:
+    return probe.is_session_alive(who.to_json(), str(files.directory), probe.own_names)
 
 
 def names(kind: str) -> list[str]:
@@ -57,8 +66,10 @@ def names(kind: str) -> list[str]:
 
 def elsewhere(kind: str, name: str) -> str:
     """Return a hint that names the other machines of this home on which `name` was started; empty if there are none."""
-    nodes = " and ".join(probe.nodes_of(f"{kind}:{name}"))
-    return nodes and f"one was started on {nodes}, which shares this home: log in there, or pass -H HOST"
+    found = probe.nodes_of(f"{kind}:{name}")
+    nodes = " and ".join(found)
+    hint = f"one was started on {nodes}, which shares this home: log in there, or pass -H HOST"
+    return nodes and f"{hint}; if {nodes} is gone, or was this machine's name, run `ports prune --adopt {found[0]}`"
 
 
 def is_broken(found: Found[Any]) -> bool:
@@ -69,4 +80,10 @@ def is_broken(found: Found[Any]) -> bool:
 def is_alive(found: Found[Any]) -> bool | None:
     """Say whether its launcher runs, or its starter if there is no launcher yet; None if that cannot be known."""
     record = found.record
-    return processes.is_alive(record.launcher or record.started_by) if record is not None else None
+    return _lives(found.files, record.launcher or record.started_by) if record is not None else None
+
+
+def is_in_another_container(found: Found[Any]) -> bool:
+    """Say whether its launcher lives where this process can neither see nor signal it."""
+    launcher = found.record.launcher if found.record is not None else None
+    return launcher is not None and processes.is_alive(launcher) is None and is_alive(found) is True

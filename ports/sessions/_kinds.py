@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ports import probe
 from ports.state import paths
 
 
@@ -98,6 +99,11 @@ class SessionPaths:
     def launch(self) -> Path:
         """Arguments and environment for the launcher, which deletes the file."""
         return self.directory / "launch.json"
+
+    @property
+    def lock(self) -> Path:
+        """The file that the launcher keeps locked for as long as it lives."""
+        return self.directory / probe.LOCK
 
     @property
     def credentials(self) -> Path:

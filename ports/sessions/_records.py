@@ -86,7 +86,13 @@ class Found(Generic[S]):
 
 
 def verdict(
-    ended: Exit | None, alive: bool | None, *, running: bool, launched: bool, same_boot: bool
+    ended: Exit | None,
+    alive: bool | None,
+    *,
+    running: bool,
+    launched: bool,
+    same_boot: bool,
+    same_container: bool = True,
 ) -> tuple[str, str | None]:
     """Return the state of a session, and the reason if it does not run.
 
@@ -98,6 +104,8 @@ def verdict(
         Whether it has answered, and whether its launcher had been started.
     same_boot : bool
         Whether the machine is still in the boot in which that process was started.
+    same_container : bool
+        Whether that process was started where this one can see it, in the same pid namespace.
     """
     if ended is not None:
         return "stopped", str(ended)
@@ -107,7 +115,14 @@ def verdict(
         return ("running" if running else "starting"), None
     if not running and not launched:
         return "stopped", "its start was interrupted"
-    return "stopped", "it was killed" if same_boot else "the machine was restarted"
+    if not same_boot:
+        return "stopped", "the machine was restarted"
+    return "stopped", "it was killed" if same_container else "its container was restarted"
+
+
+def way_out(kind: str, name: str) -> str:
+    """Return what follows the reason why a session's state is unknown: there is always a command that leads on."""
+    return f"if that is gone, `ports {kind} stop {name} --force` forgets it"
 
 
 def tail(log: Path, lines: int) -> tuple[str, ...]:

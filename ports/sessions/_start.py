@@ -52,7 +52,9 @@ def claim(record: S) -> Found[S]:
             if found.error is not None:
                 raise found.error
             if found.state != "stopped":
-                raise NameInUseError(record.kind, record.name, f"`ports {record.kind} stop {record.name}` stops it")
+                stops = f"`ports {record.kind} stop {record.name}` stops it"
+                hint = f"its state is unknown: {found.reason}" if found.state == "unknown" else stops
+                raise NameInUseError(record.kind, record.name, f"{hint}; or choose another name")
             end(found)  # its launcher may still be ending what its command left
             retire(found)
         files = _kinds.files(record.kind, record.name, state)

@@ -31,17 +31,18 @@ import os
 import resource
 import selectors
 import signal
+import struct
 import sys
 import time
 from typing import Any
 
 if __name__ == "__main__":  # by path; all of it is loaded now, because an upgrade can replace these files later
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from probe import files, processes  # type: ignore[import-not-found]
+    from probe import files, living, processes  # type: ignore[import-not-found]
 
     del sys.path[-1]
 else:
-    from ports.probe import files, processes
+    from ports.probe import files, living, processes
 
 NO_INTERRUPT = (
     b"\r\nCtrl-C ends nothing here: Ctrl-b d leaves, `ports cluster stop` or `ports notebook stop` ends it\r\n"
@@ -92,6 +93,24 @@ def hold(directories: list[str]) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             pass
+
+
+def hold_session(directory: str) -> None:
+    """Lock a file in the session's directory for as long as a launcher lives: another pid namespace can ask for that.
+
+    The lock belongs to the open file, so both processes of the launcher hold it. A file that cannot be locked is
+    removed: then nothing is known, and nothing false.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    path = os.path.join(directory, living.LOCK)
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            wanted = struct.pack(living.FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
+        except OSError:
+            os.unlink(path)
 
 
 def supervise() -> int | None:
@@ -304,6 +323,7 @@ def main(path: str) -> int:
         plain_signals()
         os.execvpe(spec["argv"][0], spec["argv"], {**spec["environ"], "TERM": os.environ.get("TERM", "screen")})
     hold(spec["hold"])
+    hold_session(os.path.dirname(spec["exit"]))
     parent = os.getpid()
     if (supervised := supervise()) is not None:
         return supervised

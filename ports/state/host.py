@@ -6,29 +6,20 @@ because they must create no files.
 
 from __future__ import annotations
 
-import sys
-
-from ports._version import VERSION
 from ports.errors import RecordError, StoreError, UnsafePathError
 from ports.state import paths, records
 
 
 def record_this_interpreter() -> None:
     """Record this interpreter in ``host.json``. If that cannot be written, the old record stays."""
-    now = {
-        "format": records.FORMAT,
-        "id": paths.machine(),
-        "name": paths.host_name(),
-        "python": sys.executable,
-        "version": VERSION,
-    }
     try:
         host = paths.make_state().host
         try:
-            unchanged = records.read_json(host) == now
+            before = records.read_json(host) or {}
         except RecordError:
-            unchanged = False
-        if not unchanged:
+            before = {}
+        now = paths.this_machine(before)
+        if before != now:
             records.write_json(host, now)
     except (StoreError, UnsafePathError):
         pass  # the next step of this process reports it, or does not need the disk

@@ -3,7 +3,7 @@
 ::
 
     <state>/hosts/<machine>/             $PORTS_HOME, $XDG_STATE_HOME/ports or ~/.local/state/ports; 0700
-        host.json                        name, interpreter and version of `ports` that last ran here
+        host.json                        boot, names, interpreter and version of `ports` that last ran here
         runtime.json                     where the runtime directory is, if /tmp/ports-<uid> was taken
         clusters/<name>/ notebooks/<name>/   record.json running.json exit.json launch.json …
         logs/<kind>-<name>.log           survives `stop`
@@ -21,13 +21,18 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ports import probe
+from ports._version import VERSION
 from ports.errors import InvalidNameError, UsageError
+from ports.state import records
 from ports.state.private import make_private, not_mine
 
+_MOST_NAMES = 16  # of a laptop whose name changes with the network
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 
@@ -116,7 +121,7 @@ def here() -> HostPaths:
     with contextlib.suppress(OSError):
         if os.name != "nt" and state.lstat().st_uid not in (os.getuid(), 0):
             raise not_mine(state)
-    return HostPaths(state / "hosts" / machine())
+    return HostPaths(Path(probe.host_directory()))
 
 
 def other_machines() -> list[HostPaths]:
@@ -128,11 +133,36 @@ def other_machines() -> list[HostPaths]:
 
 
 def make_state() -> HostPaths:
-    """Create the directories of this machine with mode 0700, and return the paths."""
-    root = make_private(state_directory())
-    paths = HostPaths(make_private(make_private(root / "hosts") / machine()))
+    """Create the directories of this machine with mode 0700, and return the paths.
+
+    Of two machines with one machine id that do so at once, one gets the first directory, and the other one its own.
+    """
+    make_private(make_private(state_directory()) / "hosts")
+    paths = here()
+    while True:
+        make_private(paths.root)
+        if not paths.host.exists():
+            records.create_json(paths.host, this_machine({}))
+        if paths == (own := here()):
+            break
+        paths = own
     make_private(paths.logs)
     return paths
+
+
+def this_machine(before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``host.json`` says of this machine and this interpreter, when `before` is what it said."""
+    kept = before.get("names")
+    names = [*(kept if isinstance(kept, list) else ()), before.get("name"), host_name()]
+    return {
+        "format": records.FORMAT,
+        "id": machine(),
+        "boot_id": probe.boot_id(),
+        "name": host_name(),
+        "names": [name for name in dict.fromkeys(names) if isinstance(name, str) and name][-_MOST_NAMES:],
+        "python": sys.executable,
+        "version": VERSION,
+    }
 
 
 def can_serve() -> bool:

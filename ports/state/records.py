@@ -122,6 +122,21 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     write_text(path, json.dumps(data, indent=2, sort_keys=True))
 
 
+def create_json(path: Path, data: dict[str, Any]) -> bool:
+    """Create the file `path` with `data` in one step, mode 0600; return False if it exists; raises as `write_json`."""
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    write_json(temporary, data)
+    try:
+        os.link(temporary, path)  # fails if it exists, on NFS too
+    except FileExistsError:
+        return False
+    except OSError:  # a disk without links: of two at once, the later one counts
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace the file `path` by `text` in one step, mode 0600; raises as `write_json`."""
     try:

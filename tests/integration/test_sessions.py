@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -372,7 +372,8 @@ def of_another_machine(record: dict[str, Any]) -> None:
 @pytest.mark.quick
 def test_the_record_of_another_machine_is_unknown_and_stays(home: Home) -> None:
     found = plant(home, of_another_machine)
-    assert (found.state, found.reason) == ("unknown", "it belongs to another machine or container")
+    way = "if that is gone, `ports cluster stop main --force` forgets it"
+    assert (found.state, found.reason) == ("unknown", f"it belongs to another machine or container; {way}")
     with pytest.raises(errors.UsageError, match="cannot be stopped from here"):
         found.stop()
     with pytest.raises(errors.NameInUseError):
@@ -382,6 +383,88 @@ def test_the_record_of_another_machine_is_unknown_and_stays(home: Home) -> None:
     assert clusters.prune() == []
     assert found._now.found.files.record.exists()
     shutil.rmtree(found._now.found.files.directory)
+
+
+def of_another_container(record: dict[str, Any]) -> None:
+    for key in ("started_by", "launcher"):
+        record[key] |= {"pid_namespace": "pid:[1]"}
+
+
+def of_an_image(record: dict[str, Any]) -> None:
+    for key in ("started_by", "launcher"):
+        record[key] |= {"boot_id": "its own", "node": "its-name"}
+
+
+@pytest.mark.parametrize("change", [of_another_machine, of_another_container, of_an_image])
+def test_of_what_cannot_be_known_each_message_leads_out(home: Home, change: Callable[..., None]) -> None:
+    found = plant(home, change)
+    way = "`ports cluster stop main --force` forgets it"
+    (row,) = home.json("cluster", "list")
+    (listed,) = [row for row in home.json("list") if row["kind"] == "cluster"]
+    assert (
+        [one["state"] for one in (row, listed)] == ["unknown"] * 2 and way in row["reason"] and way in listed["reason"]
+    )
+    for words in (["cluster", "start", "main"], ["cluster", "stop", "main"]):
+        assert way in home.ports(*words).stderr, words
+    assert found._now.found.files.record.exists()
+    (check,) = [one for one in json.loads(home.ports("doctor", "--json").stdout) if one["name"] == "records"]
+    assert way in str(check) and "main" in str(check), check
+    done = home.ports("cluster", "stop", "main", "--force")
+    assert done.returncode == 0 and home.json("cluster", "list") == [], done.stderr
+
+
+CONTAINER = "python -m ports cluster start main --n-workers 0 --json; read line"
+
+
+@contextlib.contextmanager
+def container(home: Home) -> Iterator[subprocess.Popen[str]]:
+    """A cluster ``main`` in a pid namespace of its own, which ends with all that runs in it."""
+    words = [
+        "unshare",
+        "-p",
+        "-f",
+        "--kill-child",
+        "--mount-proc",
+        "sh",
+        "-c",
+        CONTAINER.replace("python", sys.executable),
+    ]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        if not running.stdout.readline().startswith("{"):
+            pytest.skip("pid namespaces cannot be had here")
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def test_a_cluster_of_a_container_that_was_restarted_is_stopped(home: Home) -> None:
+    with container(home):
+        assert [row["state"] for row in home.json("cluster", "list")] == ["running"]
+        assert [row["state"] for row in home.json("list") if row["kind"] == "cluster"] == ["running"]
+    wait_until(lambda: clusters.get().state == "stopped" or None, timeout=10, what="its end", every=0.05)
+    (row,) = home.json("cluster", "list")
+    (listed,) = [row for row in home.json("list") if row["kind"] == "cluster"]
+    assert row["reason"] == listed["reason"] == "its container was restarted"
+    with container(home):  # the name is free again
+        assert [row["state"] for row in home.json("cluster", "list")] == ["running"]
+        clusters.get().stop()  # its tmux server is in reach
+        assert home.json("cluster", "list") == []
+
+
+def test_a_cluster_of_a_container_out_of_reach_is_not_forgotten(home: Home) -> None:
+    with container(home):
+        record = clusters.get()._now.found.files.record
+        records.write_json(record, {**json.loads(record.read_text()), "tmux_socket": None})
+        for force in (False, True):
+            with pytest.raises(
+                errors.UsageError, match="it runs in another container of this machine; stop it in there"
+            ):
+                clusters.get().stop(force=force)
+        assert record.exists()
+    wait_until(lambda: clusters.get().state == "stopped" or None, timeout=10, what="its end", every=0.05)
+    assert clusters.prune() == ["main"]
 
 
 def test_what_ran_before_a_reboot_is_stopped(home: Home) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -87,6 +88,59 @@ def test_an_idle_cluster_is_left_alone_from_the_other_server(servers: NamespaceS
     assert after is not None and (after["pid"], after["started_at"]) == (before["pid"], before["started_at"])
     assert servers.run("server1", [sys.executable, "-c", JOB], timeout=60).stdout == "42\n"  # it wakes for its own
     ports(servers, "server1", "cluster", "stop", "main")
+
+
+@contextlib.contextmanager
+def one_image(servers: NamespaceSite) -> Iterator[None]:
+    """Both servers have the machine id of the image that they were made from."""
+    file = servers.host("server2").path("/etc/machine-id")
+    before = file.read_text()
+    file.write_text(servers.host("server1").path("/etc/machine-id").read_text())
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
+def test_nodes_of_one_image_have_a_cluster_each(servers: NamespaceSite) -> None:
+    with one_image(servers):
+        start(servers, "server1", n_workers=1, memory_limit="500MB")
+        told = ports(servers, "server2", "cluster", "show", "main", code=3)["error"]["message"]
+        assert "one was started on server1" in told and "`ports prune --adopt server1`" in told
+        refused = ports(servers, "server2", "prune", "--adopt", "server1", code=2)["error"]["message"]
+        assert "cluster 'main' of server1 runs; stop it there first" in refused
+        start(servers, "server2", n_workers=1, memory_limit="500MB")
+        for host in ("server1", "server2"):
+            assert servers.run(host, [sys.executable, "-c", JOB], timeout=60).stdout == "42\n"
+            assert [row["state"] for row in ports(servers, host, "cluster", "list")] == ["running"]
+            assert [row["name"] for row in ports(servers, host, "list")] == ["main"]
+        for host in ("server1", "server2"):
+            ports(servers, host, "cluster", "stop", "main")
+            ports(servers, host, "prune")
+
+
+def test_a_machine_keeps_its_records_whatever_it_is_called(servers: NamespaceSite) -> None:
+    start(servers, "server2", n_workers=0)
+    servers.run("server2", ["hostname", "renamed"], user="root", check=True)
+    assert [row["state"] for row in ports(servers, "server2", "cluster", "list")] == ["running"]
+    ports(servers, "server2", "cluster", "scale", "main", "0")  # from now on it is known by both names
+    servers.host("server2").power_off()
+    servers.host("server2").power_on()
+    servers.run("server2", ["hostname", "renamed"], user="root", check=True)
+    assert [row["reason"] for row in ports(servers, "server2", "cluster", "list")] == ["the machine was restarted"]
+    ports(servers, "server2", "cluster", "stop", "main")
+    # another boot and another name: that can be another machine, until somebody says that it is not
+    start(servers, "server2", n_workers=0)
+    servers.host("server2").power_off()
+    servers.host("server2").power_on()
+    assert ports(servers, "server2", "cluster", "list") == []
+    told = ports(servers, "server2", "cluster", "stop", "main", code=3)["error"]["message"]
+    assert "if renamed is gone, or was this machine's name, run `ports prune --adopt renamed`" in told
+    rows = ports(servers, "server2", "prune", "--adopt", "renamed")
+    assert [(row["kind"], row["name"]) for row in rows] == [("machine", "renamed"), ("cluster", "main")]
+    start(servers, "server2", n_workers=0)
+    ports(servers, "server2", "cluster", "stop", "main")
+    assert "records of server1" in ports(servers, "server2", "prune", "--adopt", "nobody", code=3)["error"]["message"]
 
 
 # Of a stranger: without credentials, or with a certificate of one's own. One try for each process: what a refused

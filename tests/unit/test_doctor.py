@@ -286,7 +286,7 @@ def test_without_a_host_this_machine_is_examined_as_client_and_as_server(
     tmp_path: Path, fresh: pytest.MonkeyPatch
 ) -> None:
     names = [check.name for check in _here.as_both()]
-    assert names == ["ports", "state-directory", "settings", "ssh", "tmux", "logout", "memory"]
+    assert names == ["ports", "state-directory", "settings", "ssh", "tmux", "logout", "memory", "records"]
     assert not (tmp_path / "state").exists()  # looking makes nothing
 
 

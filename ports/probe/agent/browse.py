@@ -6,7 +6,7 @@ import socket
 
 if __name__ != "__main__":  # piped, these names are there already
     from ..files import is_private, usual_runtime_directory
-    from ..records import host_directory, own_runtime_directory, read_record
+    from ..own_host import host_directory, own_runtime_directory, read_record
     from ..socket_users import peer_uid
 
 MYPY = False

@@ -13,9 +13,10 @@ import zlib
 if __name__ != "__main__":  # piped, these names are there already
     from ..identity import stat_of, user_name
     from ..nodes import left_running
+    from ..own_host import host_directory
     from ..programs.probe import probe
     from ..recognise import runtime_directories
-    from ..records import SESSION_KINDS, host_directory
+    from ..records import SESSION_KINDS
     from ..socket_users import holder_of, listening
 
 MYPY = False

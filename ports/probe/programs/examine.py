@@ -10,8 +10,8 @@ if __name__ != "__main__":  # piped, these names are there already
     from ..identity import FORMAT, user_name
     from ..logout import logout_ends
     from ..memory import limits
+    from ..own_host import state_directory
     from ..programs.run import find_command, login_environment
-    from ..records import state_directory
 
 MYPY = False
 if MYPY:

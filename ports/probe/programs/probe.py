@@ -6,8 +6,9 @@ import time
 
 if __name__ != "__main__":  # piped, these names are there already
     from ..ask import MOST_ASKED, Asking, find_exposed, pair_dask
-    from ..identity import FORMAT, boot_id, machine_id, node, own_uid, user_name
+    from ..identity import FORMAT, boot_id, machine_id, node, own_uid, pid_namespace, user_name
     from ..nodes import elsewhere
+    from ..own_host import host_directory, read_record
     from ..recognise import (
         NEVER_ASKED,
         WEB,
@@ -17,7 +18,7 @@ if __name__ != "__main__":  # piped, these names are there already
         recognise_sessions,
         runtime_directories,
     )
-    from ..records import SESSION_KINDS, host_directory, read_record, read_sessions
+    from ..records import SESSION_KINDS, read_sessions
     from ..sockets import owners_of, tcp_listeners, unix_listeners
 
 MYPY = False
@@ -60,6 +61,7 @@ def probe(request: "Optional[Json]" = None) -> "Json":
                 names[row["uid"]] = user_name(row["uid"])
             own.append(dict([(key, row[key]) for key in shown], user=names[row["uid"]]))
     document = {"format": FORMAT, "host": node(), "machine_id": machine_id(), "boot_id": boot_id()}
+    document["pid_namespace"] = pid_namespace()
     document.update(user=names[uid], uid=uid, time=time.time(), platform=sys.platform, listeners=own)
     document.update(sessions, ports=installed(warnings), python="%d.%d.%d" % sys.version_info[:3])
     document["elsewhere"] = elsewhere(wanted["called"], wanted.get("nodes") or []) if wanted.get("called") else []

@@ -6,7 +6,7 @@ import signal
 import subprocess
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ..records import host_directory, read_record
+    from ..own_host import host_directory, read_record
 
 MYPY = False
 if MYPY:
