@@ -109,7 +109,11 @@ def _checks(alias: str, unmet: list[str], tell: OnStep) -> Iterator[Check]:
     elif answer is None:
         assert walk.error is not None
         hint = f"start files of the shell there may hang, or it is overloaded: check that `ssh {alias} true` returns"
-        yield failed("python", from_error("python", walk.error, alias).cause, hint)
+        found = from_error("python", walk.error, alias, hint)
+        is_silent = " within " in (
+            found.cause or ""
+        )  # other errors, such as one session too many, name their own way out
+        yield failed("python", str(found.cause), hint if is_silent else str(found.hint))
         yield from _skip(_AT_THE_END[1:], f"needs python on {alias}")
     else:
         yield from _there.judge_answer(alias, answer)

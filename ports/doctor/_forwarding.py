@@ -110,6 +110,11 @@ def _refused(name: str, alias: str, reason: PortsError) -> Check:
     # of a Unix socket sshd does not say that it is prohibited; that it is there we know
     if name == "forward-port" and not isinstance(reason, ProhibitedError):
         return failed(name, found.cause, found.hint or f"`ssh -v {alias}` tells more")
+    told = reason.reason if isinstance(reason, SSHError) else str(reason)
+    if "SSH server forwards nothing" in told:  # dropbear, or an sshd in Go: it has no such option
+        return warning(
+            name, f"{told}; `ports open` goes through a session of its own instead", "it works; OpenSSH there is faster"
+        )
     option = "AllowTcpForwarding" if name == "forward-port" else "AllowStreamLocalForwarding"
     what = "ports" if name == "forward-port" else "Unix sockets"
     return warning(

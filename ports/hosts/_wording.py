@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 REFUSES = "refuses connections: sshd is not running there, or listens on another port"
 NO_ANSWER = "does not answer: it is down, or a firewall or a missing VPN is in between"
-NO_EXEC = "refuses another session on this connection (MaxSessions); close a shell or tunnel there"
+NO_EXEC = (
+    "refuses another session on this connection (MaxSessions); close a tunnel to it (`ports tunnel list`) or a shell "
+    "there, or ask its administrator for `MaxSessions 10`"
+)
 HOP_PROHIBITED = (
     "forwarding to it is prohibited (AllowTcpForwarding or PermitOpen in the sshd_config of the host before it)"
 )
@@ -80,6 +85,24 @@ def forward_prohibited(remote: str) -> str:
     """Return the reason where sshd forwards nothing to `remote`."""
     options = "AllowStreamLocalForwarding" if remote.startswith("/") else "AllowTcpForwarding, PermitOpen"
     return f"its sshd prohibits forwarding to {remote} ({options}); ask the administrator"
+
+
+def forwards_nothing(remote: str, said: str) -> str:
+    """Return the reason where a server opens no such channel at all: dropbear, or an sshd in Go."""
+    return f"its SSH server forwards nothing to {remote} ({said})"
+
+
+def hop_forwards_nothing(said: str) -> str:
+    """Return the reason where a jump host's server opens no channel to the next hop."""
+    return f"the SSH server of the host before it opens no connection to it ({said})"
+
+
+def is_answer(said: str) -> bool:
+    """Tell whether a failed connect is the service's or the network's answer, not a refusal of the SSH server."""
+    return (
+        re.search(r"refused|timed? ?out|unreachable|no route|reset|resol|not known|no such host", said, re.I)
+        is not None
+    )
 
 
 def no_socket_or_prohibited(path: str) -> str:

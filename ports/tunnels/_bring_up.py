@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ports.errors import PortInUseError, PortsError, ProhibitedError, SSHError
+from ports.errors import ConnectionLostError, PortInUseError, PortsError, RefusedError, SSHError
 from ports.hosts import Dial
 from ports.tunnels import _local_address, _verify
 from ports.tunnels import _records as tunnel_records
@@ -170,8 +170,8 @@ class TunnelOpener:
             reason = tunnel.forward.refusal
             if reason is None and method == "forward":  # the agent reports its own refusals
                 reason = self._connection.refusal(service.remote)
-            if not isinstance(reason, ProhibitedError):
-                break
+            if reason is None or isinstance(reason, (RefusedError, ConnectionLostError)):
+                break  # the service's own answer, or the end of the connection; any other refusal leads on
         if reason is not None or not self._connection.is_there():
             raise reason or SSHError(tunnel.host, "the connection was lost; try again")
         if not self._tunnels.is_halted and self._watch.is_up:

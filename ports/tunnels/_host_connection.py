@@ -116,6 +116,12 @@ class HostConnection:
         """Let the watch start our program again with the present request."""
         self.messages.put((None, {"type": "renew"}))
 
+    def look(self) -> None:
+        """Let our program there look at once; it reports what has changed."""
+        agent = self.agent
+        if agent is not None:
+            self._relay.soon(lambda: agent.send({"type": "look"}))
+
     def forward(self, remotes: Iterable[str]) -> dict[str, Dial]:
         """Return what connects to each of ``host:port`` or a socket's path there; raises SSHError."""
         if self._connection is None:

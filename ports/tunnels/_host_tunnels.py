@@ -10,7 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 from ports import hosts, listeners
-from ports.errors import ForeignListenerError, LoginNeededError, PortsError, SSHError
+from ports.errors import (
+    ConnectionLostError,
+    ForeignListenerError,
+    LoginNeededError,
+    PortsError,
+    SSHError,
+    TimedOutError,
+)
 from ports.hosts import Target
 from ports.listeners import Listener
 from ports.state import settings, wait_until
@@ -26,6 +33,7 @@ from ports.tunnels._tunnel_list import TunnelList
 from ports.tunnels._watch import Condition, Watch
 
 _UP_SECONDS = 10.0
+_LOOK_SECONDS = 2.0  # for a look at the host, which reports only what has changed
 
 
 class HostTunnels:
@@ -54,6 +62,7 @@ class HostTunnels:
         self.alias, self._on_node = alias, on_node
         self.tunnels = TunnelList(on_change)
         self._requests: list[OpenRequest] = []
+        self._document: dict[str, Any] = {}  # the last one
         self._turn = threading.Lock()  # one document at a time
         self._starting = threading.Lock()
         self._connection = HostConnection(relay)
@@ -84,10 +93,23 @@ class HostTunnels:
         self._add_request(request)
         if request.owner is not None:
             self._connection.report_everybody()
-        document = self._connection.probe(everybody=everybody, batch=batch)
+        document = self._document_now(everybody=everybody, batch=batch)
         with contextlib.suppress(PortsError):  # the host answers: the connection is up in a moment, after a login too
             wait_until(lambda: self._watch.is_up or None, timeout=_UP_SECONDS, what=f"connection to {self.alias}")
         self._take(document, [request], is_first=True, batch=batch)
+
+    def _document_now(self, *, everybody: bool, batch: bool | None) -> dict[str, Any]:
+        """Return what listens there now; where no second session is permitted, our program there looks."""
+        try:
+            return self._connection.probe(everybody=everybody, batch=batch)
+        except SSHError as error:
+            if error.is_network or isinstance(error, ConnectionLostError) or not self._watch.is_up:
+                raise
+        before = self._document
+        self._connection.look()
+        with contextlib.suppress(TimedOutError):  # nothing has changed there
+            wait_until(lambda: self._document is not before or None, timeout=_LOOK_SECONDS, what="a look")
+        return self._document
 
     def halt(self) -> None:
         """Open nothing from now on, and connect no more."""
@@ -184,6 +206,7 @@ class HostTunnels:
     ) -> None:
         on_nodes = _requests.on_nodes(document, requests)
         with self._turn:
+            self._document = document
             found = listeners.from_probe(document, host=self.alias)
             wanted, failed = _requests.choose(document, found, requests)
             known = {one.key[1]: one for one in self.tunnels if one.service is not None}

@@ -36,7 +36,12 @@ PARTS = {
     "faults": ("acceptance/test_faults.py",),
     "security": ("security/*",),
     "acceptance": ("acceptance/*",),
-    "tunnels": ("integration/test_tunnels.py", "integration/test_healing.py", "integration/test_windows.py"),
+    "tunnels": (
+        "integration/test_tunnels.py",
+        "integration/test_healing.py",
+        "integration/test_other_sshds.py",
+        "integration/test_windows.py",
+    ),
     "hosts": (
         "integration/test_agent*.py",
         "integration/test_connection.py",

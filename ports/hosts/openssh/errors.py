@@ -52,13 +52,12 @@ def explain_forward(host: str, remote: str, stderr: str) -> SSHError | None:
     -------
     ProhibitedError
         sshd there forwards nothing to `remote`, now and later. For a Unix socket it can also mean that nothing listens:
-        sshd gives the same answer to both, and only another method shows which.
+        sshd gives the same answer to both, and only another method shows which. So does every other refusal to open a
+        channel: dropbear and sshds in Go know no such channel, or have reasons of their own.
     RefusedError
         It forwards, but nothing answers there.
     ConnectionLostError
         The connection itself ended.
-    SSHError
-        Any other answer of sshd.
     """
     told = re.findall(rf"open failed: (.+?)\s*$|({_LOST})", stderr, re.MULTILINE)
     if not told:
@@ -70,9 +69,9 @@ def explain_forward(host: str, remote: str, stderr: str) -> SSHError | None:
         return ProhibitedError(host, _wording.forward_prohibited(remote))
     if refusal.startswith("connect failed") and remote.startswith("/"):
         return ProhibitedError(host, _wording.no_socket_or_prohibited(remote))
-    if refusal.startswith("connect failed"):
+    if refusal.startswith("connect failed") and _wording.is_answer(refusal):
         return RefusedError(host, _wording.no_listener(remote, refusal))
-    return SSHError(host, f"its sshd cannot connect to {remote} ({refusal}); wait a minute and try again")
+    return ProhibitedError(host, _wording.forwards_nothing(remote, refusal))
 
 
 def is_multiplexing_failure(stderr: str) -> bool:
@@ -147,6 +146,11 @@ _TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
         r"administratively prohibited",
         ProhibitedError,
         _say(_wording.HOP_PROHIBITED),
+    ),
+    (
+        r"open failed: ((?!connect failed|administratively)[^\r\n]+)",
+        ProhibitedError,
+        _say(_wording.hop_forwards_nothing("{0}")),
     ),
     (
         r"open failed: connect failed: (.*(?:[Nn]ame|resolution)[^\r\n]*)",

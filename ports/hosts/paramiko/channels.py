@@ -21,7 +21,7 @@ from paramiko.common import cMSG_CHANNEL_DATA, cMSG_CHANNEL_REQUEST, cMSG_CHANNE
 
 WINDOW, PACKET = 4 << 20, 32 << 10
 _MOST_STDERR = 1 << 20
-PROHIBITED = 1
+PROHIBITED, CONNECT_FAILED = 1, 2
 
 
 class Refusal(paramiko.SSHException):

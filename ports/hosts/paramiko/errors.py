@@ -18,7 +18,7 @@ from ports.errors import (
 )
 from ports.hosts import _wording
 from ports.hosts._route import Hop
-from ports.hosts.paramiko.channels import PROHIBITED, Refusal
+from ports.hosts.paramiko.channels import CONNECT_FAILED, PROHIBITED, Refusal
 from ports.hosts.paramiko.known_hosts import Verdict, fingerprint
 from ports.hosts.paramiko.login_options import LoginOptions
 
@@ -94,6 +94,8 @@ def explain_jump(hop: Hop, error: BaseException) -> SSHError:
         return NetworkError(hop.alias, _wording.unreachable_from_hop(str(error)))
     if error.code == PROHIBITED:
         return ProhibitedError(hop.alias, _wording.HOP_PROHIBITED)
+    if error.code != CONNECT_FAILED:
+        return ProhibitedError(hop.alias, _wording.hop_forwards_nothing(error.reason))
     if "name" in error.reason.lower() or "resol" in error.reason.lower():
         return UnknownHostError(hop.alias, _wording.unknown_name_at_hop(error.reason))
     return NetworkError(hop.alias, _wording.unreachable_from_hop(error.reason))
@@ -107,7 +109,9 @@ def explain_dial(host: str, remote: str, error: BaseException) -> SSHError:
         return ProhibitedError(host, _wording.no_socket_or_prohibited(remote))
     if error.code == PROHIBITED:
         return ProhibitedError(host, _wording.forward_prohibited(remote))
-    return RefusedError(host, _wording.no_listener(remote, error.reason))
+    if error.code == CONNECT_FAILED and _wording.is_answer(error.reason):
+        return RefusedError(host, _wording.no_listener(remote, error.reason))
+    return ProhibitedError(host, _wording.forwards_nothing(remote, error.reason))
 
 
 def explain_exec(host: str, error: BaseException) -> SSHError:

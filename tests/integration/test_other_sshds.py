@@ -1,0 +1,124 @@
+"""Hosts whose SSH server is not OpenSSH, or permits little: what it refuses is done by the next method."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ports.state.waiting import wait_until
+from tests.integration.test_tunnels import PAGE, ports
+from tests.lab.leaks import LeakCheck
+from tests.lab.namespaces import NamespaceSite
+from tests.lab.site import Running
+
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
+
+CONFIG = "Host drop\n    HostName server2\n    Port 2222\n    ProxyJump login\n"
+# A page at a Unix socket, as the dashboards of clusters are.
+UNIX_PAGE = """
+import http.server, os, socket, socketserver, sys
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("Content-Length", "4"); self.end_headers(); self.wfile.write(b"unix")
+    def address_string(self): return "unix"
+    def log_message(self, *arguments): pass
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer): pass
+print("ready", flush=True)
+Server(sys.argv[1], Page).serve_forever()
+"""
+
+
+@pytest.fixture
+def dropbear(root_site: NamespaceSite, laptop: NamespaceSite, nothing_left: LeakCheck) -> Iterator[NamespaceSite]:
+    """A dropbear on server2, under the alias ``drop``."""
+    if shutil.which("dropbear") is None:
+        pytest.skip("dropbear is not installed (`apt-get install dropbear-bin`)")
+    nothing_left.allow("file */tunnels/forward-methods.json")
+    laptop.host("login").add_sshd_config("PermitOpen server1:22 server2:22 server2:2222\n")
+    made = ["dropbearkey", "-t", "ed25519", "-f", "/root/drop.key"]
+    laptop.run("server2", made, user="root", check=True)
+    shown = laptop.run("server2", ["dropbearkey", "-y", "-f", "/root/drop.key"], user="root", check=True).stdout
+    public = next(line for line in shown.splitlines() if line.startswith("ssh-ed25519"))
+    home = "~/.ssh"
+    config, known = laptop.host("laptop").path(f"{home}/config"), laptop.host("laptop").path(f"{home}/known_hosts")
+    config.write_text(CONFIG + config.read_text())
+    known.write_text(known.read_text() + f"[server2]:2222 {' '.join(public.split()[:2])}\n")
+    serves = ["dropbear", "-F", "-E", "-s", "-p", "2222", "-r", "/root/drop.key", "-P", "/root/drop.pid"]
+    running = laptop.popen("server2", serves, user="root")
+    wait_until(
+        lambda: any(one.where.endswith(":2222") for one in laptop.host("server2").listeners()) or None,
+        timeout=10,
+        what="dropbear",
+    )
+    yield laptop
+    running.end()
+    running.communicate()
+
+
+def started(site: NamespaceSite, host: str, code: str, *words: str) -> tuple[Running, str]:
+    running = site.popen(host, ["/usr/bin/python3", "-c", code, *words], env={"PAGE": f"page of {host}"})
+    assert running.stdout is not None
+    return running, running.stdout.readline().strip()
+
+
+def test_behind_dropbear_a_port_and_a_unix_socket_open(dropbear: NamespaceSite) -> None:
+    page, port = started(dropbear, "server2", PAGE, "0")
+    at_socket, _ = started(dropbear, "server2", UNIX_PAGE, "/home/alice/page.sock")
+    code, (row,) = ports(dropbear, "open", "--background", f"drop:{port}")
+    assert (code, row["state"], row["error"]) == (0, "open", None)
+    code = """
+import json
+from ports import tunnels
+from ports.tunnels import _services as services
+def choose(document, found, target, *, owner=None):
+    return [services.Service("drop", "cluster", "main", "cluster-main", "m", "u", "/home/alice/page.sock")]
+services.choose = choose
+with tunnels.open("drop:main") as group:
+    import urllib.request
+    print(json.dumps([group.tunnels[0].state, urllib.request.urlopen(group.url).read().decode()]))
+"""
+    done = dropbear.run("laptop", [dropbear.python, "-c", code], timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["open", "unix"]
+    checks = ports(dropbear, "doctor", "drop")[1]
+    (socket_check,) = [one for one in rows_of(checks) if one["name"] == "forward-socket"]
+    assert "AllowStreamLocalForwarding" not in json.dumps(socket_check), socket_check
+    assert ports(dropbear, "tunnel", "close", "--all")[0] == 0
+    for one in (page, at_socket):
+        one.kill()
+        one.communicate()
+    dropbear.host("server2").path("/home/alice/page.sock").unlink()
+
+
+def rows_of(document: Any) -> list[dict[str, Any]]:
+    return document if isinstance(document, list) else list(document["checks"])
+
+
+def test_with_one_session_links_open_and_doctor_s_way_out_helps(laptop: NamespaceSite) -> None:
+    laptop.host("server1").add_sshd_config("MaxSessions 1\n")
+    page, port = started(laptop, "server1", PAGE, "0")
+    more, other = started(laptop, "server1", PAGE, "0")
+    for wanted in (port, other, port):
+        code, rows = ports(laptop, "open", "--background", f"server1:{wanted}")
+        assert (code, [(row["port"], row["state"]) for row in tunnels_to(laptop, wanted)]) == (
+            0,
+            [(int(wanted), "open")],
+        ), rows
+    code, document = ports(laptop, "doctor", "server1")
+    failed = [one for one in rows_of(document) if one["state"] == "failed"]
+    assert code == 5 and "MaxSessions" in failed[0]["cause"] and "`ports tunnel list`" in failed[0]["way_out"]
+    assert ports(laptop, "tunnel", "close", "server1")[0] == 0  # what doctor says
+    assert ports(laptop, "doctor", "server1")[0] == 0
+    for one in (page, more):
+        one.kill()
+        one.communicate()
+
+
+def tunnels_to(site: NamespaceSite, port: int) -> list[dict[str, Any]]:
+    """Return the recorded tunnels to a port, which only the record names."""
+    shown = site.run("laptop", ["sh", "-c", "cat ~/.local/state/ports/hosts/*/tunnels/[0-9]*.json"], check=True).stdout
+    return [row for row in json.loads(shown)["rows"] if str(row["port"]) == port]
