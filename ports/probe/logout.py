@@ -1,38 +1,80 @@
-"""What logout does to processes that should outlive it: KillUserProcesses of systemd-logind, and lingering."""
+"""What logout does to processes that should outlive it: what systemd-logind is configured to end, and lingering."""
 
 import glob
 import os
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict
+    from typing import Any, Dict, List, Optional
 
     Json = Dict[str, Any]
 
 LOGIND = "systemd/logind.conf"
+TOPS = ("/etc", "/run", "/usr/local/lib", "/usr/lib")  # the first counts
+WORDS = {"yes": True, "y": True, "true": True, "t": True, "on": True, "1": True}
+WORDS.update({"no": False, "n": False, "false": False, "f": False, "off": False, "0": False})
+LISTS = ("KillOnlyUsers", "KillExcludeUsers")
 
 
-def kills_user_processes() -> bool:
-    """Return logind's KillUserProcesses; its files count in the order in which systemd reads them."""
-    kills, dropins = False, {}
-    for top in ("/usr/lib", "/run", "/etc"):
-        for path in glob.glob(os.path.join(top, LOGIND + ".d", "*.conf")):
-            dropins[os.path.basename(path)] = path
-    for path in [os.path.join("/etc", LOGIND)] + [dropins[name] for name in sorted(dropins)]:
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                lines = file.readlines()
-        except OSError:
-            continue
-        for line in lines:
-            key, _, value = line.partition("=")
-            if key.strip() == "KillUserProcesses":
-                kills = value.strip().lower() in ("yes", "true", "1", "on")
-    return kills
+def logind_settings(texts: "List[str]") -> "Json":
+    """Return what the configuration says, its files in the order in which systemd reads them.
+
+    A later switch replaces an earlier one; what is no switch is ignored. Lists add up, and an empty one resets its own.
+    """
+    found = {"KillUserProcesses": False}  # type: Json
+    for text in texts:
+        section = ""
+        for line in text.replace("\\\n", " ").splitlines():
+            key, equals, value = (word.strip() for word in line.partition("="))
+            if line.strip()[:1] in ("#", ";", ""):
+                continue
+            if not equals:
+                section = line.strip()
+            elif section not in ("", "[Login]"):
+                continue
+            elif key == "KillUserProcesses":
+                found[key] = WORDS.get(value.lower(), found[key])
+            elif key in LISTS:
+                names = [name.strip("\"'") for name in value.split()]
+                found[key] = found.get(key, []) + names if names else []
+    return found
+
+
+def kills(settings: "Json", user: str) -> bool:
+    """Tell whether logind ends the processes of a user's session, by the rule that it has itself.
+
+    Root is excluded unless `KillExcludeUsers` is set, were it to nothing. `KillOnlyUsers` replaces the switch.
+    """
+    excluded = settings.get("KillExcludeUsers", ["root"])
+    only = settings.get("KillOnlyUsers")
+    if user in excluded:
+        return False
+    return user in only if only else bool(settings["KillUserProcesses"])
+
+
+def logind_files(root: str = "") -> "List[str]":
+    """Return the texts of logind's configuration: the file, then the drop-ins by name, wherever they are."""
+    main = [root + os.path.join(top, LOGIND) for top in TOPS]
+    dropins = {}  # type: Dict[str, str]
+    for top in reversed(TOPS):
+        for path in glob.glob(root + os.path.join(top, LOGIND + ".d", "*.conf")):
+            dropins[os.path.basename(path)] = path  # one of /etc hides one of /usr/lib, also as a link to /dev/null
+    texts = [next((text for text in map(text_of, main) if text is not None), None)]
+    texts += [text_of(dropins[name]) for name in sorted(dropins)]
+    return [text for text in texts if text]
+
+
+def text_of(path: str) -> "Optional[str]":
+    """Return the text of a file; None if it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None
 
 
 def logout_ends(user: str) -> bool:
-    """Tell whether the processes of `user` end at logout: KillUserProcesses is set and the user does not linger."""
-    if not os.path.exists("/run/systemd/system") or not kills_user_processes():
+    """Tell whether the processes of `user` end at logout: logind is configured so, and the user does not linger."""
+    if not os.path.exists("/run/systemd/system") or not kills(logind_settings(logind_files()), user):
         return False
     return not os.path.exists(os.path.join("/var/lib/systemd/linger", user))

@@ -1,0 +1,64 @@
+"""Which users' processes end at logout: the rule is logind's own (`manager_shall_kill` in its source)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ports.probe import logout
+
+YES = "[Login]\nKillUserProcesses=yes\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "killed"),
+    [
+        ("", ""),
+        (YES, "alice bob"),
+        ("[Login]\nKillUserProcesses=Y\n", "alice bob"),
+        ("[Login]\n#KillUserProcesses=yes\n;KillUserProcesses=yes\n", ""),
+        ("[Login]\nKillUserProcesses=perhaps\n", ""),
+        (YES + "KillUserProcesses=perhaps\n", "alice bob"),  # what is no switch is ignored
+        (YES + "KillUserProcesses=no\n", ""),
+        (YES + "KillExcludeUsers=root alice\n", "bob"),
+        (YES + 'KillExcludeUsers="alice" carol\n', "root bob"),  # root is no longer excluded by itself
+        (YES + "KillExcludeUsers=\n", "root alice bob"),
+        (YES + "KillExcludeUsers=alice\nKillExcludeUsers=bob\n", "root"),
+        (YES + "KillExcludeUsers=alice\nKillExcludeUsers=\nKillExcludeUsers=bob\n", "root alice"),
+        (YES + "KillExcludeUsers=1000 \\\n  alice\n", "root bob"),  # names, never uids
+        ("[Login]\nKillOnlyUsers=bob\n", "bob"),  # whatever the switch says
+        (YES + "KillOnlyUsers=bob root\n", "bob"),
+        (YES + "KillOnlyUsers=bob\nKillOnlyUsers=\n", "alice bob"),
+        (YES + "KillOnlyUsers=bob\nKillExcludeUsers=bob\n", ""),
+        ("[Sleep]\nKillUserProcesses=yes\n", ""),
+    ],
+)
+def test_logout_ends_whom_logind_would_end(text: str, killed: str) -> None:
+    found = logout.logind_settings([text])
+    assert [user for user in ("root", "alice", "bob") if logout.kills(found, user)] == killed.split()
+
+
+def test_files_of_logind_are_read_in_the_order_of_systemd(tmp_path: Path) -> None:
+    def write(path: str, text: str) -> None:
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    write("usr/lib/systemd/logind.conf", "vendor")
+    assert logout.logind_files(str(tmp_path)) == ["vendor"]
+    write("etc/systemd/logind.conf", "own")
+    write("usr/lib/systemd/logind.conf.d/20-site.conf", "hidden")
+    write("etc/systemd/logind.conf.d/20-site.conf", "20 of etc")
+    write("run/systemd/logind.conf.d/10-first.conf", "10 of run")
+    write("usr/local/lib/systemd/logind.conf.d/90-last.conf", "90 of local")
+    write("usr/lib/systemd/logind.conf.d/50-off.conf", "masked")
+    (tmp_path / "etc/systemd/logind.conf.d/50-off.conf").symlink_to("/dev/null")
+    write("etc/systemd/logind.conf.d/note.txt", "no configuration")
+    assert logout.logind_files(str(tmp_path)) == ["own", "10 of run", "20 of etc", "90 of local"]
+
+
+def test_an_excluded_user_is_not_warned_of_logout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logout.os.path, "exists", lambda path: path == "/run/systemd/system")
+    monkeypatch.setattr(logout, "logind_files", lambda: [YES + "KillExcludeUsers=root alice\n"])
+    assert not logout.logout_ends("alice") and logout.logout_ends("bob")
