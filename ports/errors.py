@@ -48,6 +48,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 
@@ -371,6 +372,23 @@ class NewerRecordError(RecordError):
             f"record {self.path} has format {self.found}, but this version of ports reads formats up to {self.known}; "
             "upgrade ports with `pip install --upgrade ports`"
         )
+
+
+def escape(stream: Any) -> None:
+    """Let `stream` write the characters that its encoding lacks as escapes, instead of raising UnicodeEncodeError.
+
+    What a far side says, a file name or a directory must never end a command: a terminal of ISO-8859-1 has no Chinese
+    characters, and a file name need not be UTF-8.
+    """
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:  # what stands in for stdout in tests and notebooks takes any text
+        reconfigure(errors="backslashreplace")
+
+
+def say(text: str) -> None:
+    """Print `text` for the user's own program, whose stdout stays as it is; see `escape` for what cannot be written."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def warn(text: str) -> None:

@@ -99,7 +99,11 @@ def _read_arguments() -> list[str]:
 
 def run(command: click.Command, arguments: list[str], name: str = "ports") -> int:
     """Run `command`, print its error if there is one, and return its exit code."""
+    from ports.errors import escape
+
     as_json = "--json" in arguments
+    escape(sys.stdout)
+    escape(sys.stderr)
     try:
         code: Any = command.main(args=arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()

@@ -10,6 +10,7 @@ from typing import Any
 
 from ports import listeners
 from ports.clusters._text import html_table
+from ports.errors import say
 
 
 def show(cluster_or_client: object, local_port: int | None = None) -> None:
@@ -30,7 +31,7 @@ def show(cluster_or_client: object, local_port: int | None = None) -> None:
         if get_ipython() is not None:
             display(Shown(shown))
             return
-    sys.stdout.write(shown_text(shown) + "\n")
+    say(shown_text(shown))
 
 
 def describe(cluster_or_client: object, local_port: int | None = None) -> dict[str, Any]:

@@ -42,4 +42,4 @@ def url(port: int, *, scheme: str = "http", path: str = "", token: str | None = 
     """
     query = f"?{urlencode({'token': token})}" if token else ""
     name = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{name}:{port}/{quote(path.lstrip('/'), safe='/%')}{query}"
+    return f"{scheme}://{name}:{port}/{quote(path.lstrip('/'), safe='/%', errors='surrogateescape')}{query}"

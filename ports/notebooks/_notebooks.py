@@ -207,7 +207,7 @@ def _server_in(environment: Environment, environ: Mapping[str, str]) -> Literal[
 def _plan(name: str, root: Path, environment: Environment, kind: str, token_file: Path) -> NotebookRecord:
     mine, now = sessions.new_identity()
     # Short for any name: the path of a Unix socket has 107 bytes, and a kernel needs 50 of them.
-    digest = hashlib.sha256(str(token_file).encode()).hexdigest()[:10]
+    digest = hashlib.sha256(os.fsencode(token_file)).hexdigest()[:10]
     return NotebookRecord(
         kind=KIND,
         name=name,

@@ -166,7 +166,7 @@ def start(argv: list[str], spec: dict[str, Any], output: int) -> int:
         os.chdir(spec["cwd"])
         os.execvpe(argv[0], argv, spec["environ"])
     except BaseException as error:  # noqa: BLE001 - the child must not run on
-        os.write(2, f"cannot run {argv[0]}: {error}\n".encode())
+        os.write(2, f"cannot run {argv[0]}: {error}\n".encode(errors="backslashreplace"))
         os._exit(127)
 
 
@@ -328,7 +328,7 @@ def main(path: str) -> int:
     if (supervised := supervise()) is not None:
         return supervised
     log = Log(spec["log"], spec["log_bytes"])
-    log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S %z')} {spec['title']}\n".encode())
+    log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S %z')} {spec['title']}\n".encode(errors="backslashreplace"))
     status = run(spec["argv"], spec, log)
     noted = ending(status)
     if sys.platform.startswith("linux") and os.getppid() != parent:
@@ -337,7 +337,7 @@ def main(path: str) -> int:
         noted["reason"] = why
     note(spec["exit"], noted)
     if spec.get("after") and (failure := run_after(spec, log)) is not None:
-        log.write(f"after the end: {failure}\n".encode())
+        log.write(f"after the end: {failure}\n".encode(errors="backslashreplace"))
         note(spec["exit"], {**noted, "after": failure})
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 

@@ -85,7 +85,7 @@ def _fits(value: Any, hint: Any) -> bool:
 def _is_text(value: str) -> bool:
     """Say whether it can be a path: no NUL, and no lone surrogates except those of undecodable file names."""
     try:
-        return b"\0" not in os.fsencode(value)
+        return b"\0" not in value.encode("utf-8", "surrogateescape")  # a record reads the same in every locale
     except UnicodeEncodeError:
         return False
 

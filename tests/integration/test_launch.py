@@ -371,3 +371,9 @@ def test_a_session_that_is_stopped_has_its_command_after_the_end(
     sessions.stop(running)
     assert (tmp_path / "cleaned").read_text() == "cleaned\n" and not started.files.directory.exists()
     assert started.files.log.read_text().splitlines()[-1] == "cleaned"
+
+
+def test_a_program_whose_name_is_not_utf8_is_told_once(run: Any) -> None:
+    one = run("", argv=[os.fsdecode(b"/no/\xff/program")])
+    assert one.wait()[0] == 127
+    assert one.text().count("cannot run /no/\\udcff/program") == 1 and "Traceback" not in one.text()

@@ -627,3 +627,44 @@ def test_a_directory_of_records_that_is_none_is_named(home: Home) -> None:
     with pytest.raises(errors.StoreError, match=f"{place}.*Not a directory"):
         clusters.list()
     place.unlink()
+
+
+# --- what cannot be written in the encoding of a terminal ---
+
+LATIN = {"PYTHONIOENCODING": "iso-8859-1"}  # as with LC_ALL=de_DE
+PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0"}
+
+
+@pytest.mark.parametrize(
+    ("directory", "environ"),
+    [("数据", LATIN), ("数据", PLAIN), (os.fsdecode(b"not-\xff\xfe-utf8"), {})],
+    ids=["latin-1", "ascii", "not-utf8"],
+)
+def test_a_name_that_a_terminal_cannot_show_ends_no_command(
+    home: Home, directory: str, environ: dict[str, str]
+) -> None:
+    place = home.work / directory
+    place.mkdir()
+    of_dask = {} if environ == PLAIN else environ  # there Dask cannot read its own configuration
+
+    def run(*words: str, environ: dict[str, str] = environ) -> str:
+        command = [sys.executable, "-m", "ports", *words]
+        done = subprocess.run(
+            command, cwd=place, env={**os.environ, **environ}, stdin=subprocess.DEVNULL, capture_output=True, timeout=60
+        )
+        told = done.stdout + done.stderr
+        assert b"Traceback" not in told and b"UnicodeEncodeError" not in told, (words, told)
+        assert words[0] == "doctor" or done.returncode == 0, (words, told)
+        return done.stdout.decode("iso-8859-1")
+
+    started = json.loads(run("cluster", "start", "main", "--n-workers", "1", "--json", environ=of_dask))
+    assert started["state"] == "running"
+    for words in (["cluster", "list"], ["cluster", "show"], ["cluster", "logs"], ["list"], ["doctor"]):
+        run(*words)
+        json.loads(run(*words, "--json"))
+    code = "import ports; c = ports.client(reuse='any'); ports.show(c); print(c.submit(sum, [40, 2]).result())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, env={**os.environ, **of_dask}, capture_output=True, timeout=60
+    )
+    assert done.stdout.endswith(b"42\n"), done.stderr
+    run("cluster", "stop", "main")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +116,16 @@ def test_a_start_that_failed_shows_log_and_last_lines() -> None:
 
 def test_a_port_of_an_unknown_owner_is_another_users() -> None:
     assert str(errors.PortInUseError(80, None)) == "port 80 is in use by another user; pass port=0 to pick a free one"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "utf-8"])
+def test_no_text_of_a_far_side_ends_a_command(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "数据 × not-\udcff-utf8"
+    for write in (errors.say, lambda words: (errors.escape(sys.stdout), print(words))):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        write(text)
+        stream.flush()
+        written = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+        monkeypatch.undo()
+        assert "not-\\udcff-utf8" in written and written.endswith("\n")

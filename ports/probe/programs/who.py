@@ -115,12 +115,12 @@ def processes_by_psutil() -> "Dict[int, Process]":
         one = Process(
             info["uids"].effective if info["uids"] else -1,
             info["ppid"] or 0,
-            (info["name"] or "").encode(),
+            (info["name"] or "").encode("utf-8", "replace"),
             ticks,
             started,
         )
         one.memory = info["memory_info"].rss if info["memory_info"] else 0
-        one.dask = bool(DASK.search(" ".join(info["cmdline"] or ()).encode()))
+        one.dask = bool(DASK.search(" ".join(info["cmdline"] or ()).encode("utf-8", "replace")))
         found[process.pid] = one
     return found
 

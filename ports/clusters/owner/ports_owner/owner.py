@@ -216,6 +216,8 @@ async def own(record, directory, port):
 
 def main(directory, port=0):
     """Own the cluster described in `directory` until SIGTERM."""
+    for stream in (sys.stdout, sys.stderr):  # the log takes what a locale lacks: a directory in Chinese, a "×"
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     directory = Path(directory)
     record = read_record(directory)
     orphans.adopt()
