@@ -184,7 +184,8 @@ def test_workers_that_fail_to_start_are_started_again(home: Home) -> None:
     cluster = clusters.start("main", n_workers=2, idle=3 / HOUR, **SMALL)
     with cluster.get_client() as client:
         workers(cluster, 0)
-        scratch, aside = Path(cluster.record.scratch), home.work / "aside"
+        scratch = Path(cluster.record.scratch)
+        aside = scratch.with_name("aside")  # on the same disk
         scratch.rename(aside)
         scratch.touch()
         answer = client.submit(sum, [1, 2])

@@ -158,8 +158,8 @@ def beside(cluster: str, env: Mapping[str, str], *, guard: str = "restart") -> O
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
         group = stack.enter_context(cgroup(LIMIT))
-        marks = stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp"))
-        address = stack.enter_context(_ours(group, env, guard) if cluster == "ports" else _theirs(group, env))
+        marks = stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp", ignore_cleanup_errors=True))
+        address = stack.enter_context(_ours(group, env, guard) if cluster == "ports" else _theirs(group, env, marks))
         argv = [sys.executable, "-c", WORK, str(N_WORKERS), str(HELD), marks, address]
         subprocess.run(argv, env=dict(env), check=True, timeout=120, cwd=marks)
         used = group.used()
@@ -180,10 +180,11 @@ def _ours(group: Cgroup, env: Mapping[str, str], guard: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _theirs(group: Cgroup, env: Mapping[str, str]) -> Iterator[str]:
+def _theirs(group: Cgroup, env: Mapping[str, str], scratch: str) -> Iterator[str]:
     argv = group.argv([sys.executable, "-c", THEIRS, str(N_WORKERS)])
-    pipe = subprocess.PIPE
-    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=dict(env)) as owner:
+    pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
+    env = {**env, "DASK_TEMPORARY_DIRECTORY": scratch}  # a worker that is killed leaves its scratch there
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=quiet, text=True, env=env) as owner:
         assert owner.stdout is not None and owner.stdin is not None
         try:
             yield owner.stdout.readline().strip()
