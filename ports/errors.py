@@ -163,7 +163,8 @@ class SharedMachineError(ConflictError):
     def __str__(self) -> str:
         who = ", ".join(self.others)
         return (
-            f"other users are on this machine ({who}) and {self.what} has no password, so they could use this link; "
+            f"other users are on this machine ({who}) and {self.what} has no password, so they could use this link, "
+            "because this system does not show which user a connection comes from; "
             "pass --share to allow it, or --local-socket PATH to serve it to you alone"
         )
 

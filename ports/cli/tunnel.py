@@ -24,7 +24,7 @@ _LINE = "{:<12}  {:<24}  {}"
 @click.option("--browse/--no-browser", default=None, help="Open the browser when a link is up.")
 @click.option("--local-port", type=Number(0, 65535), help="Local port, for one target; 0 for any free one.")
 @click.option("--local-socket", metavar="PATH", help="Serve one target at a Unix socket that only I can use.")
-@click.option("--share", is_flag=True, help="Let other users of this machine use links that ask for no password.")
+@click.option("--share", is_flag=True, help="Let other users of this machine use the links.")
 @click.option("--bind", metavar="ADDRESS", help="Listen on this address instead of the loopback; needs --public.")
 @click.option("--public", is_flag=True, help="Let others on the network use the links.")
 @click.option("--owner", metavar="USER", help="Open a port that belongs to USER; TARGET is HOST:PORT.")

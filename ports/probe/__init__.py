@@ -30,6 +30,7 @@ from .lazy import face as face
 MYPY = False
 if MYPY:
     from . import accounts as accounts
+    from . import callers as callers
     from . import files as files
     from . import living as living
     from . import memory as memory
@@ -134,6 +135,7 @@ else:
         modules=(
             "accounts",
             "agent.mux",
+            "callers",
             "files",
             "living",
             "memory",

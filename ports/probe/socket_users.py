@@ -74,11 +74,11 @@ def listener_at(family: int, address: str, port: int) -> "Holder":
 
 
 def socket_between(own: "Tuple[str, int]", other: "Tuple[str, int]") -> "Optional[Tuple[int, int]]":
-    """Return uid and state of the IPv4 socket of this machine at `own` that is connected to `other`.
+    """Return uid and state of the socket of this machine at `own` that is connected to `other`.
 
     The uid is `NO_PROCESS` where no process has the socket any more. None where there is none; raises OSError.
     """
-    data = one_socket(socket.AF_INET, own, other)
+    data = one_socket(socket.AF_INET6 if ":" in own[0] else socket.AF_INET, own, other)
     if data is None or struct.unpack_from(">HH", data, 20) != (own[1], other[1]):  # a listener at the same port
         return None
     uid, inode = struct.unpack_from("=II", data, 80)

@@ -141,7 +141,8 @@ class TunnelOpener:
                 bound.close()
                 raise SSHError(tunnel.host, _CLOSED)
             tunnel.where = _local_address.where(bound.sockets, tunnel.local)
-            tunnel.forward = LocalForward(http=tunnel.service.asked)
+            visitors = _local_address.visitors(tunnel.local, tunnel.service)
+            tunnel.forward = LocalForward(http=tunnel.service.asked, visitors=visitors)
             tunnel.local_port = self._relay.listen(bound.sockets, tunnel.forward)
             tunnel.ports.add(tunnel.local_port)
 

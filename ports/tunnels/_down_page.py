@@ -23,6 +23,7 @@ class Page:
     """Why a link leads nowhere.
 
     `doing` says what is being done about it, or what the user can do. `since` is in seconds since the epoch.
+    A page that `passes` reloads by itself.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Page:
     doing: str = ""
     since: float = 0.0
     status: str = "503 Service Unavailable"
+    passes: bool = True
 
 
 def is_request(data: bytes) -> bool:
@@ -41,11 +43,12 @@ def answer(page: Page, request: bytes) -> bytes:
     """Return the whole HTTP answer to `request`: the page for a browser, a line of text for a program."""
     wants_html = re.search(rb"(?im)^accept:[^\r\n]*text/html", request) is not None
     method = request.split(b" ", 1)[0]
-    text = _html(page, reloads=method == b"GET") if wants_html else _text(page)
-    body = text.encode()
+    text = _html(page, reloads=method == b"GET" and page.passes) if wants_html else _text(page)
+    body, again = text.encode(), "Retry-After: 2\r\n" if page.passes else ""
     head = (
         f"HTTP/1.1 {page.status}\r\nContent-Type: text/{'html' if wants_html else 'plain'}; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nRetry-After: 2\r\n{MARK.decode()}1\r\n"
+        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\n{MARK.decode()}1\r\n"
+        f"{again}"
         "Connection: close\r\n\r\n"
     )
     return head.encode() + (b"" if method == b"HEAD" else body)
@@ -59,7 +62,7 @@ def _html(page: Page, *, reloads: bool) -> str:
     since = time.strftime("%H:%M:%S", time.localtime(page.since)) if page.since else ""
     lines = [f"<p>{html.escape(part)}</p>" for part in (page.reason, page.doing) if part]
     again = "This page reloads by itself." if reloads else "What you sent may not have arrived: send it again later."
-    told = " ".join(part for part in (f"Since {since}." if since else "", again) if part)
+    told = " ".join(part for part in (f"Since {since}." if since else "", again if page.passes else "") if part)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(page.title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'

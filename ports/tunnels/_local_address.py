@@ -12,10 +12,12 @@ from typing import Any
 from ports import machine
 from ports.errors import ConflictError, PortInUseError, PortsError, SharedMachineError, UsageError
 from ports.listeners import links
+from ports.probe import callers
 from ports.state import settings
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import LOOPBACK, bind, bind_first
 from ports.tunnels._services import Service
+from ports.tunnels._visitors import Visitors
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -35,7 +37,7 @@ class LocalAddress:
     socket : str, optional
         Path of a Unix socket to serve at, instead of a port; only this user can connect to it.
     share : bool
-        Other users of this machine can use the link.
+        Other users of this machine can use the link. Otherwise the kernel is asked which user each connection is from.
     """
 
     port: int | None = None
@@ -98,13 +100,14 @@ def take(local: LocalAddress, service: Service, what: tuple[str, str | None, str
     Raises
     ------
     SharedMachineError
-        Other users are on this machine, and the service asks for no password.
+        Other users are on this machine, it does not show which user a connection is from, and the service asks for no
+        password.
     PortInUseError
         The requested port is in use; the error says by whom.
     PortsError
         No port or socket can be opened.
     """
-    if not (local.share or local.public or local.socket or service.token or settings.get("open.share")):
+    if visitors(local, service) is not None and not service.token and not callers.kernel_tells():
         others = machine.other_users()
         if others:
             raise SharedMachineError(f"{service.host}:{service.name}", others)
@@ -125,6 +128,13 @@ def take(local: LocalAddress, service: Service, what: tuple[str, str | None, str
     port = bound[0].getsockname()[1]
     note = f"port {usual} is used by {user}; using {port} until {usual} is free"
     return Bound(bound, usual, "; ".join(filter(None, (note, _seen_by_others(local, bound)))))
+
+
+def visitors(local: LocalAddress, service: Service) -> Visitors | None:
+    """Return what decides which connections the link of `service` lets in; None: all that reach it."""
+    if local.share or local.public or local.socket or settings.get("open.share"):
+        return None
+    return Visitors(asks_for_password=bool(service.token))
 
 
 def _seen_by_others(local: LocalAddress, bound: list[socket.socket]) -> str | None:

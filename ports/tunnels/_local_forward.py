@@ -17,10 +17,13 @@ from ports.errors import PortsError
 from ports.hosts import Dial
 from ports.tunnels import _down_page
 from ports.tunnels._down_page import Page
+from ports.tunnels._visitors import Visitors
 
 BACKLOG = 512  # a page opens dozens of connections at once
 _BUFFERED = 1 << 20  # bytes that wait for a slow reader before its writer must wait
 _LINGER_SECONDS = 2.0
+_MOST_REFUSED = 64  # connections of others that wait for their page: more of them are cut at once
+_LONGEST_LINE = 8192
 
 _CLOSED = Page("The service closed the connection without an answer", status="502 Bad Gateway")
 
@@ -32,12 +35,14 @@ class LocalForward:
     ----------
     http : bool
         Whether the service speaks HTTP, so that a page can stand in for it.
+    visitors : Visitors, optional
+        Decides which connections are let in; None: all.
     sent, received : int
         Bytes to the service, and from it.
     """
 
-    def __init__(self, *, http: bool = False) -> None:
-        self.http = http
+    def __init__(self, *, http: bool = False, visitors: Visitors | None = None) -> None:
+        self.http, self.visitors = http, visitors
         self.dial: Dial | None = None
         self.page = Page("Not connected yet")
         self.generation = 0
@@ -45,6 +50,7 @@ class LocalForward:
         self.refusal: PortsError | None = None
         self.sent = self.received = 0
         self.connections: set[_Near] = set()
+        self.refused: set[_Near] = set()
         self._servers: list[asyncio.Server] = []
         self._path: Path | None = None
 
@@ -97,16 +103,30 @@ class _Near(asyncio.Protocol):
         self.asks = False  # bytes went out, and none has come back since
         self.raw = not forward.http  # no page may stand in: another protocol, or a websocket
         self.is_answered = False  # a page was sent, so nothing else will be
+        self.refusal: Page | None = None  # another user's connection: it gets this page, and nothing of the service
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport  # asyncio has set TCP_NODELAY, see `_event_loop.bind`
         transport.set_write_buffer_limits(high=_BUFFERED)
         self.forward.connections.add(self)
-        self._join()
+        if self.forward.visitors is not None:
+            self.refusal = self.forward.visitors.refusal(transport.get_extra_info("socket"))
+        if self.refusal is None:
+            self._join()
+        elif self.raw or len(self.forward.refused) >= _MOST_REFUSED:
+            self.abort()
+        else:
+            self.forward.refused.add(self)
+            asyncio.get_running_loop().call_later(_LINGER_SECONDS, self.abort)
 
     def data_received(self, data: bytes) -> None:
         if self.is_answered:
+            return
+        if self.refusal is not None:
+            self.early.append(data)
+            if b"\n" in data or sum(map(len, self.early)) > _LONGEST_LINE:
+                self._answer(self.refusal)
             return
         self.forward.sent += len(data)
         if self.far is not None and self._is_stale(data):
@@ -143,6 +163,7 @@ class _Near(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.forward.connections.discard(self)
+        self.forward.refused.discard(self)
         if self.joining is not None:
             self.joining.cancel()
         self._leave_far(flushing=error is None)

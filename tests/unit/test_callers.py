@@ -25,7 +25,10 @@ from ports.clusters._certificates import write_self_signed
 sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
 
 from ports_owner import dashboard_gate as gate
-from ports_owner import peer_check as callers
+from ports_owner import peer_check
+from ports_owner.ground import probe as ground
+
+callers = ground.callers
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells on Linux only")
 root = pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
@@ -76,7 +79,7 @@ def test_the_kernel_tells_whose_the_other_end_is(listener: socket.socket, family
             for ask in (callers.ask_kernel, callers.look_through):
                 assert ask(there, here) == (os.getuid(), callers.ESTABLISHED)
             assert callers.uid_of(there, here) == os.getuid()
-            assert not callers.is_refused(accepted)
+            assert not peer_check.is_refused(accepted)
 
 
 @linux
@@ -89,7 +92,7 @@ def test_an_end_that_is_gone_is_nobody_s_not_root_s(listener: socket.socket) -> 
         for ask in (callers.ask_kernel, callers.look_through):
             uid, state = ask(there, listener.getsockname())
             assert uid == callers.NO_PROCESS and state != callers.ESTABLISHED
-        assert callers.is_refused(accepted)
+        assert peer_check.is_refused(accepted)
 
 
 @linux
@@ -101,7 +104,7 @@ def test_without_netlink_proc_is_looked_through(listener: socket.socket, monkeyp
             assert callers.uid_of(there, listener.getsockname()) == os.getuid()
             monkeypatch.setattr(callers, "look_through", lambda *places: None)  # another machine's /proc
             assert callers.uid_of(there, listener.getsockname()) == callers.UNKNOWN
-            assert not callers.is_refused(accepted) and client
+            assert not peer_check.is_refused(accepted) and client
 
 
 @linux
@@ -117,7 +120,7 @@ def test_a_peer_outside_of_this_network_passes_while_it_is_connected(
     with socket.create_connection(here) as client:
         accepted, _ = listener.accept()
         with accepted:
-            assert callers.is_refused(accepted) is refused and client
+            assert peer_check.is_refused(accepted) is refused and client
 
 
 class Page(RequestHandler):
@@ -128,7 +131,7 @@ class Page(RequestHandler):
 async def at_web_servers(tmp_path: Path, call: Callable[..., Awaitable[Any]]) -> Any:
     """Return what `call` gets at a dashboard on a Unix socket that all can reach, and at its gate."""
     application = Application([("/", Page)])
-    server = callers.OwnServer(application)
+    server = peer_check.OwnServer(application)
     where = tmp_path / "s"
     server.add_socket(bind_unix_socket(str(where), mode=0o777))
     gated, port = gate.open_gate(application, "token", "main")
@@ -169,7 +172,7 @@ def test_another_user_gets_no_handshake_of_a_scheduler_or_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(backends, "tls", backends["tls"])
-    callers.register()
+    peer_check.register()
     file = tmp_path / "credentials"
     write_self_signed(file)
     files = {f"tls_{role}_{part}": str(file) for role in ("client", "scheduler") for part in ("cert", "key")}
@@ -194,8 +197,8 @@ def test_the_log_is_told_once_a_minute_of_what_is_refused(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(callers.time, "monotonic", lambda: now[0])
-    refusals = callers.Refusals()
+    monkeypatch.setattr(peer_check.time, "monotonic", lambda: now[0])
+    refusals = peer_check.Refusals()
     for _ in range(5):
         refusals.add(STRANGER, "127.0.0.1:8786")
     refusals.add(callers.NO_PROCESS, "127.0.0.1:8786")

@@ -10,10 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import struct
-import sys
 import time
-from pathlib import Path
 
 from distributed.comm.registry import backends
 from distributed.comm.tcp import TLSBackend, TLSListener
@@ -23,10 +20,8 @@ from .ground import probe
 
 logger = logging.getLogger("distributed.comm.tls")
 
-ESTABLISHED = 1  # TCP_ESTABLISHED
 SILENT_SECONDS = 60.0
-UNKNOWN, NO_PROCESS = -1, probe.socket_users.NO_PROCESS
-ask_kernel = probe.socket_users.socket_between
+UNKNOWN, NO_PROCESS = probe.callers.UNKNOWN, probe.socket_users.NO_PROCESS
 
 
 class Refusals:
@@ -53,49 +48,12 @@ def is_refused(connection):
         if uid != os.geteuid():
             REFUSALS.add(uid, connection.getsockname())
         return uid != os.geteuid()
-    try:
-        here, there = connection.getsockname()[:2], connection.getpeername()[:2]
-        uid = uid_of(there, here)
-    except OSError:  # it is gone, which the next read shows
-        return False
+    uid = probe.callers.caller_of(connection)
     if uid in (os.geteuid(), 0, UNKNOWN):
         return False
+    here = connection.getsockname()
     REFUSALS.add(uid, f"{here[0]}:{here[1]}")
     return True
-
-
-def uid_of(own, other):
-    """Return the uid of the socket of this machine at `own` that is connected to `other`, both IPv4.
-
-    NO_PROCESS where no process has it any more, UNKNOWN where this machine cannot know.
-    """
-    for ask in (ask_kernel, look_through) if sys.platform == "linux" else ():
-        try:
-            if (found := ask(own, other)) is not None:
-                return found[0]
-            if (this_end := ask(other, own)) is not None:
-                # Still connected to something outside of this network: under WSL, a program of Windows.
-                return UNKNOWN if this_end[1] == ESTABLISHED else NO_PROCESS
-        except OSError:
-            continue
-    return UNKNOWN
-
-
-def look_through(own, other):
-    """Return the same as `ask_kernel` from /proc, more than a hundred times slower."""
-    wanted = [in_proc(own), in_proc(other)]
-    for name in ("tcp", "tcp6"):
-        for line in Path("/proc/net", name).read_text().splitlines()[1:]:
-            fields = line.split()
-            # IPv4 in IPv6 ends as IPv4 does
-            if all(found.endswith(one) for found, one in zip(fields[1:3], wanted, strict=True)):
-                return (int(fields[7]) if int(fields[9]) else NO_PROCESS), int(fields[3], 16)
-    return None
-
-
-def in_proc(address):
-    """Return address and port as /proc/net/tcp writes them: the address in the machine's byte order."""
-    return f"{struct.unpack('=I', socket.inet_aton(address[0]))[0]:08X}:{address[1]:04X}"
 
 
 class OwnServer(HTTPServer):
