@@ -96,6 +96,9 @@ class Connection(Protocol):
     def is_there(self) -> bool:
         """Tell whether the connection exists; it may be dead all the same."""
 
+    def is_whole(self) -> bool:
+        """Tell whether what it has on this machine, such as sockets in the runtime directory, is still there."""
+
     def cancel(self, remotes: Iterable[str]) -> None:
         """Undo `forward`; connections that stand go on."""
 

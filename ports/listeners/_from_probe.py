@@ -82,7 +82,7 @@ def _session(kind: str, session: probe_rows.Session, document: probe_rows.Docume
     own = [row for row in document["listeners"] if row.get("of") == f"{kind}:{name}"]
     row = next((row for row in own if row["path"] or kind != "cluster"), None)
     if row is None:
-        return replace(known, reason="its process runs, but its page does not answer yet")
+        return replace(known, reason=_why_no_page(kind, name, session))
     return replace(
         known,
         address=row["address"] if row["port"] else None,
@@ -93,6 +93,14 @@ def _session(kind: str, session: probe_rows.Session, document: probe_rows.Docume
         open_to_network=any(one["open_to_network"] for one in own),
         exposed=tuple(_exposures.find(kind, own)),
     )
+
+
+def _why_no_page(kind: str, name: str, session: probe_rows.Session) -> str:
+    if not session.get("gone"):
+        return "its process runs, but its page does not answer yet"
+    removed = PurePosixPath(str(session["gone"])).parent
+    again = f"`ports {kind} stop {name}`, then `ports {kind} start {name}`"
+    return f"somebody removed its sockets in {removed} (a clean-up of /tmp?), so nothing can connect to it; {again}"
 
 
 def _judge(kind: str, session: probe_rows.Session, boot_id: str, namespace: str) -> tuple[str, str | None]:

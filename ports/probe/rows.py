@@ -97,7 +97,11 @@ class _SessionParts(TypedDict, total=False):
     newer: bool
 
 
-class Session(_SessionParts):
+class _SessionFindings(TypedDict, total=False):
+    gone: str  # the socket of its page, where somebody removed it
+
+
+class Session(_SessionParts, _SessionFindings):
     """A cluster or notebook server as its records tell: either its three records, or an error."""
 
     name: str

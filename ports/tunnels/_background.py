@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ports import hosts
-from ports.errors import ConflictError, PortsError, StartError, TimedOutError
+from ports.errors import ConflictError, PortsError, StartError
 from ports.probe import SAFE_PATH
 from ports.sessions import processes
 from ports.state import locked, paths, wait_until
@@ -55,6 +55,8 @@ def open_in_background(
         That process ended before it answered.
     TimedOutError
         That process does not answer.
+    PortsError
+        It cannot be asked, or cannot do that.
     """
     chosen = local or LocalAddress()
     by_host = check_targets(wanted, chosen, owner)
@@ -81,7 +83,7 @@ def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> list[Mapping
             record = tunnel_records.keeper() or _spawn()
         try:
             answer = tunnel_records.ask(record, request, timeout=_LONGEST_OPEN, on_line=on_event)
-        except TimedOutError:
+        except PortsError:
             left = tunnel_records.keeper()
             if left is not None and left.process == record.process:
                 raise

@@ -148,6 +148,8 @@ class Relay:
                 return await asyncio.start_unix_server(serve, str(path), limit=_LONGEST_REQUEST)
             return await asyncio.start_server(serve, sock=bind(0, LOOPBACK[:1])[0], limit=_LONGEST_REQUEST)
 
+        if self._control is not None:  # its path was removed
+            self._loop.call_soon_threadsafe(self._control.close)
         try:
             server = self._control = self.call(start())
         except OSError as error:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
-from ports.errors import NotFoundError, PortsError, TimedOutError
+from ports.errors import NotFoundError, PortsError
 from ports.hosts import Target, targets
 from ports.sessions import processes
 from ports.tunnels import _records as tunnel_records
@@ -100,7 +100,7 @@ def _close(is_meant: Callable[[dict[str, Any]], bool]) -> builtins.list[ListedTu
             try:
                 answer = tunnel_records.ask(record, {"close": [row["number"] for row in meant]})
                 last = {_same(row): row for row in answer.get("closed", ())}
-            except TimedOutError:
+            except PortsError:
                 if not record.background or not processes.end([record.process], timeout=5):
                     raise
                 alive = False

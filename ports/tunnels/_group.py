@@ -14,7 +14,7 @@ from typing import Any
 from ports.errors import ConflictError, NotFoundError, PortsError, UsageError
 from ports.hosts import Target, choose_transport, on_each, targets
 from ports.sessions import processes
-from ports.state import settings
+from ports.state import runtime_directory, settings
 from ports.tunnels import _browse_request, _browser, _everywhere
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import Reach, Relay
@@ -207,10 +207,22 @@ class TunnelGroup:
 
     def _watch(self) -> None:
         while not self._closing.wait(_ROUND_SECONDS):
+            with contextlib.suppress(PortsError, OSError, RuntimeError):
+                self._check_control()
             for host in list(self._hosts.values()):
                 with contextlib.suppress(PortsError, OSError, RuntimeError):  # the next round looks again
+                    host.check_whole()
                     host.reclaim()
                     host.retry()
+
+    def _check_control(self) -> None:
+        """Answer at the same path again where somebody removed the runtime directory."""
+        if self._reach is None or self._reach.token is not None or self._control.exists():
+            return
+        runtime_directory()
+        with self._lock:
+            if not self._closing.is_set():
+                self._reach = self._relay.answer(self._control, self._answer)
 
     # --- other processes ---
 

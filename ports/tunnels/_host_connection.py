@@ -47,6 +47,7 @@ class HostConnection:
         self.closing = threading.Event()
         self._request: dict[str, Any] = {"all": False}
         self._connection: Connection | None = None
+        self._left: list[Connection] = []  # whose sockets were removed: what goes through them goes on until `close`
         self._route: Route | None = None
         self._machine, self._node = "", ""  # to which the first connection led
 
@@ -158,6 +159,13 @@ class HostConnection:
         """Tell whether the connection exists; the watch's condition says whether it carries anything."""
         return self._connection is not None and self._connection.is_there()
 
+    def check_whole(self) -> None:
+        """Let the watch make everything anew where somebody removed the sockets of the connection."""
+        if self._connection is not None and not self._connection.is_whole():
+            reason = "its sockets on this machine were removed, with the runtime directory"
+            self._left.append(self._connection)
+            self.messages.put((self.agent, {"type": "lost", "reason": reason}))
+
     def give_up(self) -> None:
         """Leave the connection alone, as it fell silent: what goes through it may recover."""
         self._drop_agent()
@@ -170,8 +178,9 @@ class HostConnection:
         self.closing.set()
         self._drop_agent()
         connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        for one in (*self._left, *([] if connection is None else [connection])):
+            one.close()
+        self._left.clear()
 
     def restart_agent(self, *, timeout: float) -> dict[str, Any] | None:
         """Start our program there again; return what listens there, None where there is no connection."""

@@ -157,6 +157,11 @@ class HostTunnels:
             except (PortsError, OSError) as error:
                 tunnel.add_note(str(error))
 
+    def check_whole(self) -> None:
+        """Make the connection anew where its sockets on this machine are gone."""
+        if self._watch.is_running and self._watch.is_up:
+            self._connection.check_whole()
+
     def retry(self) -> None:
         """Ask again what did not answer before."""
         waiting = [one for one in self.tunnels if one.is_due(time.time())]

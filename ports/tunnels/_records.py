@@ -16,9 +16,10 @@ from ports.errors import PortsError, RecordError, TimedOutError
 from ports.hosts import Target
 from ports.listeners import links
 from ports.sessions import processes
-from ports.state import ProcessId, Record, locked, make_private, paths, records, runtime_directory, settings
+from ports.state import ProcessId, Record, locked, make_private, paths, records, runtime_directory, settings, wait_until
 from ports.tunnels._services import Service
 
+_BACK_SECONDS = 8.0  # a process looks every three seconds whether its socket is there
 #: How connections reach a service: sshd forwards them, or our program on the host connects.
 ForwardMethod = Literal["forward", "agent"]
 
@@ -187,14 +188,15 @@ def ask(
     TimedOutError
         It does not answer.
     PortsError
-        It cannot do that; another version of `ports` may not know the request.
+        Its socket is gone, and did not come back. Or it cannot do that; another version of `ports` may not know the
+        request.
     """
     what = f"answer of process {record.process.pid}, which keeps the tunnel,"
     told = request if record.token is None else {**request, "token": record.token}
     with _socket_for(record) as connection:
         connection.settimeout(timeout)
         try:
-            connection.connect(_address(record))
+            _connect(connection, record, min(timeout, _BACK_SECONDS))
             connection.sendall(json.dumps(told).encode() + b"\n")
             last: dict[str, Any] | None = None
             with connection.makefile("rb") as stream:
@@ -209,6 +211,29 @@ def ask(
     if "error" in last and not last.get("closing"):
         raise PortsError(f"process {record.process.pid}, which keeps the tunnel: {last['error']}")
     return last
+
+
+def _connect(connection: socket.socket, record: GroupRecord, limit: float) -> None:
+    """Connect to the process; one that lives makes its socket anew after somebody removed it."""
+
+    def attempt() -> OSError | None:
+        try:
+            connection.connect(_address(record))
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            return error
+        return None
+
+    failed: list[OSError | None] = []
+
+    def is_over() -> bool | None:
+        failed.append(attempt())
+        return True if failed[-1] is None or processes.is_alive(record.process) is False else None
+
+    with contextlib.suppress(TimedOutError):
+        wait_until(is_over, timeout=limit, what="socket", every=0.1)
+    if (error := failed[-1]) is not None:
+        why = f"{record.control}: {error.strerror or error}"
+        raise PortsError(f"process {record.process.pid}, which keeps the tunnel, cannot be asked ({why})") from error
 
 
 def _socket_for(record: GroupRecord) -> socket.socket:

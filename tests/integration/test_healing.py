@@ -442,3 +442,45 @@ def test_a_link_comes_back_where_start_files_outlast_an_attempt(journey: Journey
         assert until_answered(use, time.time()) < 30
     finally:
         start_file.unlink()
+
+
+def test_a_removed_runtime_directory_is_made_again_with_all_in_it(journey: Journey) -> None:
+    """Somebody tidies /tmp, or macOS prunes it, while links are open."""
+    service, port = journey.serve("server1")
+    _, other = journey.serve("server1")
+    row = journey.open(f"server1:{port}")[0]
+    for _ in range(2):
+        before = {one.pid for one in journey.masters()}
+        journey.site.run("laptop", ["sh", "-c", "rm -rf /tmp/ports-*"], check=True)
+        begun = time.monotonic()
+        # asked at once, it waits until the background process has its socket again
+        assert [one["state"] for one in journey.open(f"server1:{other}")] == ["open"]
+        fetched = lambda: answered(journey, row["local_url"])  # noqa: E731
+        wait_until(fetched, timeout=10, what="an answer on the link")
+        assert time.monotonic() - begun < 10
+        assert {one.pid for one in journey.masters()} > before, "none is ended that may carry a download"
+    assert service.poll() is None
+    ports = [journey.site.python, "-m", "ports"]
+    journey.site.run("laptop", [*ports, "tunnel", "close", "--all"], check=True)
+    assert not journey.site.run("laptop", [*ports, "tunnel", "list", "--json"], check=True).stdout.strip("[]\n")
+    journey.site.run("laptop", [*ports, "logout", "--all"], check=True)
+    left = lambda: not [one for one in journey.site.host("laptop").processes() if "ssh" in one.command[0]]  # noqa: E731
+    wait_until(lambda: left() or None, timeout=5, what="the end of every ssh")
+
+
+def test_a_logout_finds_connections_whose_sockets_were_removed(journey: Journey) -> None:
+    ports = [journey.site.python, "-m", "ports"]
+    journey.site.run("laptop", [*ports, "login", "server1"], check=True)
+    assert journey.masters()
+    journey.site.run("laptop", ["sh", "-c", "rm -rf /tmp/ports-*"], check=True)
+    journey.site.run("laptop", [*ports, "login", "server1"], check=True)
+    assert len(journey.masters()) == 4  # the first two, which nothing reaches, and two new ones beside them
+    journey.site.run("laptop", [*ports, "logout", "--all"], check=True)
+    wait_until(lambda: not journey.masters() or None, timeout=5, what="the end of all masters")
+
+
+def answered(journey: Journey, url: str) -> bool | None:
+    """Tell whether the page comes; None where another one stands in for it."""
+    with contextlib.suppress(subprocess.SubprocessError, AssertionError):
+        return journey.fetch(url).startswith("page of") or None
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,20 @@ def test_a_killed_cluster_is_listed_as_stopped_with_the_reason(home: Home) -> No
         assert "killed" in str(found.reason) and found.path is None
     finally:
         cluster.stop()
+
+
+@pytest.mark.ci
+def test_a_cluster_without_its_sockets_is_listed_with_a_way_out(home: Home) -> None:
+    """What the row says is done, and helps."""
+    clusters.start("main", n_workers=1)
+    shutil.rmtree(home.runtime)  # somebody tidies /tmp
+    (row,) = (one for one in home.json("list") if one["managed"])
+    assert "removed its sockets" in row["reason"] and "does not answer yet" not in row["reason"]
+    for command in re.findall("`ports ([^`]+)`", row["reason"]):
+        done = home.ports(*command.split(), *(["--n-workers", "1"] if "start" in command else []))
+        assert done.returncode == 0, done.stderr
+    (row,) = (one for one in home.json("list") if one["managed"])
+    assert row["state"] == "running" and row["path"] and row["reason"] is None
 
 
 def test_another_machine_s_records_in_a_shared_home_are_not_listed(home: Home) -> None:

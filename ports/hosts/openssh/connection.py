@@ -132,6 +132,12 @@ class SSHConnection:
         """Cancel the forwards and end the exec channel; the master stays for later commands."""
         self._end_process()
         self.cancel(list(self._forwards))
+        if not self.master.users and not self.master.control.exists():  # no later command can use it
+            ends.end_orphans(hop.key for hop in self.route.hops)
+
+    def is_whole(self) -> bool:
+        """Tell whether its sockets on this machine are still there."""
+        return self.master.control.exists() and all(path.exists() for path in list(self._forwards.values()))
 
     def _end_process(self) -> None:
         process, self._process = self._process, None

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
+import subprocess
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,7 +141,10 @@ def serving(key: str) -> tuple[Path, Path]:
 
 def following(key: str) -> tuple[Path, Path]:
     """Return control socket and log of the master that is started next."""
-    number = max(_numbers(key), default=0) + 1
+    number = max(
+        [*_numbers(key), *(int(_number(one)) for one in started() if one.name.startswith(f"{key}."))], default=0
+    )
+    number += 1
     return _path(key, number), _log(key, number)
 
 
@@ -169,6 +175,55 @@ def kept() -> list[Path]:
     """Return the control sockets of all running masters of `ports`, to any host."""
     found = {path.with_suffix("") for path in directory().glob("*.*.*")}
     return [control for control in sorted(found) if is_running(control)]
+
+
+def started() -> dict[Path, int]:
+    """Return the control socket and the pid of each master of `ports` that lives, also where its socket was removed."""
+    ours = re.escape(str(directory()))
+    pattern = re.compile(
+        rf"(?:^|/)ssh\0(?:.*\0)?-M\0(?:.*\0)?-S\0({ours}/[0-9a-f]+\.[0-9]+)\0|^ssh: ({ours}/[0-9a-f]+\.[0-9]+) \[mux\]"
+    )
+    found = {}
+    for pid, command in _own_commands():
+        if told := pattern.search(command):
+            found[Path(told[1] or told[2])] = pid
+    return found
+
+
+def orphans(keys: Iterable[str] | None = None) -> dict[Path, int]:
+    """Return the masters, of some routes or of all, that nothing can reach: their control sockets were removed."""
+    wanted = None if keys is None else set(keys)
+    return {
+        control: pid
+        for control, pid in started().items()
+        if (wanted is None or control.name.partition(".")[0] in wanted)
+        and not is_running(control)
+        # one that starts at this moment has a fresh log, and no socket yet
+        and not _is_young(control.with_name(f"{control.name}.log"))
+    }
+
+
+def _is_young(log: Path) -> bool:
+    try:
+        return time.time() - log.stat().st_mtime < _LOG_SECONDS
+    except OSError:
+        return False
+
+
+def _own_commands() -> Iterator[tuple[int, str]]:
+    """Yield pid and command of this user's processes, with a NUL after each word."""
+    if not Path("/proc/self").is_dir():
+        with contextlib.suppress(OSError):
+            asked = ["ps", "-xww", "-o", "pid=,args="]
+            shown = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, check=False).stdout
+            for line in shown.decode(errors="replace").splitlines():
+                pid, _, command = line.strip().partition(" ")
+                yield int(pid), "\0".join(command.split()) + "\0"
+        return
+    for process in Path("/proc").glob("[1-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if process.stat().st_uid == os.getuid():
+                yield int(process.name), (process / "cmdline").read_bytes().decode(errors="replace")
 
 
 def siblings(control: Path) -> list[Path]:

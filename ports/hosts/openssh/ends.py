@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from ports.errors import TimedOutError
@@ -40,8 +43,24 @@ def close_all() -> int:
     ended = kept()
     for control in ended:
         _end(control)
+    lost = end_orphans()
     control_sockets.sweep_all()
-    return len(ended)
+    return len(ended) + lost
+
+
+def end_orphans(keys: Iterable[str] | None = None) -> int:
+    """End the masters of some routes, or all, whose control sockets were removed; return how many there were."""
+    found = control_sockets.orphans(keys)
+    for pid in found.values():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGTERM)
+    with contextlib.suppress(TimedOutError):
+        wait_until(
+            lambda: not set(found.values()) & set(control_sockets.started().values()) or None,
+            timeout=5,
+            what="the end of ssh",
+        )
+    return len(found)
 
 
 def end_master(master: Master) -> None:
@@ -50,6 +69,7 @@ def end_master(master: Master) -> None:
         return
     for control in control_sockets.siblings(master.control):
         _end(control)
+    end_orphans([master.hop.key])
 
 
 def _end(control: Path) -> None:

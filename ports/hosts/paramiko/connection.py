@@ -64,6 +64,10 @@ class ParamikoConnection:
         """Tell whether the connection exists."""
         return self.shared.is_there()
 
+    def is_whole(self) -> bool:
+        """Tell whether what it has on this machine is still there: it has nothing outside of this process."""
+        return True
+
     def cancel(self, remotes: Iterable[str]) -> None:
         """Do nothing: each channel belongs to one connection."""
 

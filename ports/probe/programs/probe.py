@@ -78,6 +78,8 @@ def unix_paths(sessions: "Json", uid: int) -> "Set[str]":
     for session in [one for found in sessions.values() for one in found]:
         if session["alive"] and session["running"] and session["running"].get("dashboard"):
             paths.add(session["running"]["dashboard"])
+            if not os.path.exists(session["running"]["dashboard"]):
+                session["gone"] = session["running"]["dashboard"]
     return paths
 
 
