@@ -166,6 +166,14 @@ def test_every_public_name_is_documented(name: str) -> None:
     assert re.search(rf"`ports\.{name}\b", read("python.md")) or name == "__version__"
 
 
+@pytest.mark.parametrize("start", ["README.md", "docs/index.md"])
+def test_every_page_for_users_is_linked_from_the_first_pages(start: str) -> None:
+    linked = {Path(name).name for name in re.findall(r"\]\(([^)#]+\.md)", (TOP / start).read_text())}
+    developers = {"architecture.md", "unix-comm.md", "benchmarks.md", "lab.md", "index.md"}
+    pages = {page.name for page in DOCS.glob("*.md")}
+    assert sorted(pages - linked - (developers if start == "docs/index.md" else set())) == []
+
+
 def test_every_page_is_in_the_navigation_and_every_page_of_it_exists() -> None:
     def pages(part: Any) -> Iterator[str]:
         for one in part.values() if isinstance(part, dict) else part:
