@@ -82,11 +82,14 @@ def read_session(directory: str, name: str) -> "Json":
 
 
 def read_sessions(folder: str) -> "List[Json]":
-    """Return what is recorded of all sessions in `folder`, ``"clusters"`` or ``"notebooks"``, on this machine."""
+    """Return what is recorded of all sessions in `folder`, ``"clusters"`` or ``"notebooks"``, on this machine.
+
+    Raises OSError where that cannot be read: nothing is known then, and not that there are none.
+    """
     directory = os.path.join(host_directory(), folder)
     try:
         names = sorted(name for name in os.listdir(directory) if NAME.match(name))
-    except OSError:
+    except FileNotFoundError:
         return []
     found = [read_session(os.path.join(directory, name), name) for name in names]
     return [one for one in found if "error" in one or one["record"] or one["running"] or one["exit"]]

@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ports._version import VERSION
-from ports.errors import BrokenRecordError, NameInUseError, PortsError, StartError, TimedOutError, warn
+from ports.errors import BrokenRecordError, NameInUseError, PortsError, StartError, StoreError, TimedOutError, warn
 from ports.sessions import _kinds, _tmux, processes, surroundings
 from ports.sessions._end import abandon, end, names_locked, retire
 from ports.sessions._find import find
-from ports.sessions._records import Found, S, SessionRecord, tail
+from ports.sessions._records import Found, S, SessionRecord, size, tail
 from ports.state import (
     ProcessId,
     locked,
@@ -89,6 +89,7 @@ def start(
     StartError
         The command ended or did not answer. The error has the last lines of its log.
     """
+    before = size(found.files.log)  # a log goes on over several starts
     try:
         started = _start(found, argv, environ=environ, cwd=cwd)
     except BaseException:
@@ -97,9 +98,9 @@ def start(
     try:
         if meanwhile is not None:
             meanwhile()
-        return wait_until(lambda: _is_up(started, what, announce), timeout=timeout, what=what)
+        return wait_until(lambda: _is_up(started, what, announce, before), timeout=timeout, what=what)
     except BaseException as error:
-        lines = tail(started.files.log, 20)  # before it is ended, which adds lines that explain nothing
+        lines = _last_lines(started, before)  # before it is ended, which adds lines that explain nothing
         end(started)
         abandon(started)
         if isinstance(error, TimedOutError):
@@ -109,7 +110,7 @@ def start(
         raise
 
 
-def _is_up(started: Found[S], what: str, announce: Callable[[Found[S]], None] | None) -> Found[S] | None:
+def _is_up(started: Found[S], what: str, announce: Callable[[Found[S]], None] | None, before: int) -> Found[S] | None:
     assert started.record is not None
     if announce is not None:
         announce(started)
@@ -118,8 +119,15 @@ def _is_up(started: Found[S], what: str, announce: Callable[[Found[S]], None] | 
         raise StartError(what, "it was stopped while it started", started.files.log)
     if found.state in ("stopped", "unknown"):
         reason = found.reason or "its state is unknown"
-        raise StartError(what, reason, found.files.log, tail(found.files.log, 20))
+        raise StartError(what, reason, found.files.log, _last_lines(found, before))
     return found if found.state == "running" else None
+
+
+def _last_lines(found: Found[S], before: int) -> tuple[str, ...]:
+    try:
+        return tail(found.files.log, 20, since=before)
+    except StoreError as error:
+        return (str(error),)
 
 
 def _start(found: Found[S], argv: Sequence[str], *, environ: Mapping[str, str], cwd: str) -> Found[S]:

@@ -28,7 +28,7 @@ from typing import Any
 
 from ports import probe
 from ports._version import VERSION
-from ports.errors import InvalidNameError, UsageError
+from ports.errors import InvalidNameError, StoreError, UsageError
 from ports.state import records
 from ports.state.private import make_private, not_mine
 
@@ -125,11 +125,14 @@ def here() -> HostPaths:
 
 
 def other_machines() -> list[HostPaths]:
-    """Return the paths of other machines on which this home was used; raises as `here`."""
+    """Return the paths of other machines on which this home was used; raises as `here`, and StoreError."""
     own = here().root
-    with contextlib.suppress(OSError):
+    try:
         return [HostPaths(path) for path in sorted(own.parent.iterdir()) if path != own and path.is_dir()]
-    return []
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(own.parent, error.strerror or str(error)) from error
 
 
 def make_state() -> HostPaths:

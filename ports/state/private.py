@@ -62,13 +62,13 @@ def exchangeable(directory: Path) -> str | None:
         return None
     given = directory.absolute()
     real = given.resolve()
-    for place in dict.fromkeys((given, *given.parents, real, *real.parents)):
+    for part in dict.fromkeys((given, *given.parents, real, *real.parents)):
         try:
-            found = place.lstat()
+            found = part.lstat()
         except OSError:
             continue
         if found.st_uid != os.getuid() and accounts.first_person() <= found.st_uid != accounts.NOBODY:
-            return f"{place} belongs to uid {found.st_uid}, who could replace what is in it"
+            return f"{part} belongs to uid {found.st_uid}, who could replace what is in it"
         if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-            return f"any user could replace what is in {place}, which has no sticky bit"
+            return f"any user could replace what is in {part}, which has no sticky bit"
     return None

@@ -64,6 +64,8 @@ def locked(name: str, *, timeout: float = 10.0) -> Iterator[None]:
     ------
     TimedOutError
         Another process held it for `timeout` seconds.
+    StoreError
+        The disk of the runtime directory has no locks.
     """
 
     def try_lock() -> int | None:
@@ -80,8 +82,11 @@ def locked(name: str, *, timeout: float = 10.0) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(descriptor), path.lstat()):
                 return descriptor
-        except OSError:
+        except (BlockingIOError, FileNotFoundError):
             pass  # another process holds it, or removed it meanwhile
+        except OSError as error:  # a disk without locks: nobody holds it, and no waiting helps
+            os.close(descriptor)
+            raise StoreError(path, f"it cannot be locked ({error.strerror or error})") from error
         os.close(descriptor)
         return None
 

@@ -116,8 +116,8 @@ def _check_files() -> None:
 def _documents(word: str) -> list[tuple[Path, dict[str, Any]]]:
     """Return the configuration files with the key `word`, parsed; the last one wins."""
     found = []
-    for place in paths.configuration_directories():
-        files = [*place.glob("*.yaml"), *place.glob("*.yml"), *place.glob("*.json")] if place.is_dir() else [place]
+    for folder in paths.configuration_directories():
+        files = [*folder.glob("*.yaml"), *folder.glob("*.yml"), *folder.glob("*.json")] if folder.is_dir() else [folder]
         found += [(file, data) for file in sorted(files) if (data := _read_yaml(file, word))]
     return found
 

@@ -220,6 +220,13 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(home: Home) -> None:
     assert "no_such_keyword" in told[-1] and caught.value.exit_code == 5
     assert clusters.list() == [] and home.files() in ([], ["cluster-main.log"])  # its launcher may not have begun yet
     gone(home)
+    with pytest.raises(errors.StartError) as again:
+        clusters.start("main", another_keyword=1)
+    assert "another_keyword" in str(again.value) and "no_such_keyword" not in str(again.value)
+    with pytest.raises(errors.StartError) as late:
+        clusters.start("main", timeout=0.05, **SMALL)
+    assert "keyword" not in str(late.value), "lines of earlier starts"
+    gone(home)
 
 
 def home_log(name: str) -> Path:

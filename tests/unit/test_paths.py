@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -241,3 +243,22 @@ def test_configuration_is_read_where_dask_reads_it(monkeypatch: pytest.MonkeyPat
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         theirs = list(dict.fromkeys(done.stdout.split()))
         assert list(dict.fromkeys(map(str, paths.configuration_directories()))) == theirs
+
+
+def test_a_disk_without_locks_is_not_a_lock_that_is_held(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="it cannot be locked"), locked("tmux"):
+        pass
+    assert time.monotonic() - began < 5
+
+
+def test_machines_that_cannot_be_listed_are_not_none(state: Path) -> None:
+    assert paths.other_machines() == []
+    paths.state_directory().mkdir(parents=True, exist_ok=True)
+    (paths.state_directory() / "hosts").write_text("no directory")
+    with pytest.raises(StoreError, match="Not a directory"):
+        paths.other_machines()

@@ -334,3 +334,13 @@ def test_byte_code_without_docstrings_does_the_same(python: Path) -> None:
 @pytest.mark.parametrize("do", sorted(set(piped.FILES) - {"agent"}))  # which is sent in pieces
 def test_what_is_piped_fits_into_a_pipe_with_room_to_spare(do: str) -> None:
     assert len(probe.script({"do": do, "marker": "m" * 40})) < 60 * 1024
+
+
+def test_records_that_cannot_be_listed_are_not_taken_for_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path))
+    folder = Path(probe.host_directory()) / "clusters"
+    folder.parent.mkdir(parents=True)
+    folder.write_text("no directory")
+    found = probe.probe({"ask_http": False})
+    assert found["clusters"] == [] and found["notebooks"] == []
+    assert f"the clusters of ports cannot be listed: {folder}: Not a directory" in found["warnings"]

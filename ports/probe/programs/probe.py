@@ -41,7 +41,11 @@ def probe(request: "Optional[Json]" = None) -> "Json":
     wanted = request or {}
     uid, warnings, sessions = own_uid(), [], {}  # type: int, List[str], Json
     for folder in SESSION_KINDS.values():
-        sessions[folder] = read_sessions(folder)
+        sessions[folder] = []
+        try:
+            sessions[folder] = read_sessions(folder)
+        except OSError as error:
+            warnings.append("the %s of ports cannot be listed: %s: %s" % (folder, error.filename, error.strerror))
     everybody = wanted.get("all") or wanted.get("port")
     rows = tcp_listeners(warnings, None if everybody else uid)
     if wanted.get("port"):
