@@ -72,11 +72,11 @@ class Output:
         else:
             click.echo("\n".join(lines))
 
-    def fail(self, place: str, reason: str) -> None:
+    def fail(self, target: str, reason: str) -> None:
         """Print on stderr that one of several failed, in the words of a single failure."""
-        host, _, name = place.partition(":")
-        named = reason.startswith(f"{host}: ") or place in reason or (name and repr(name) in reason)
-        self.say(f"ports: {reason if named else f'{place}: {reason}'}")
+        host, _, name = target.partition(":")
+        named = reason.startswith(f"{host}: ") or target in reason or (name and repr(name) in reason)
+        self.say(f"ports: {reason if named else f'{target}: {reason}'}")
 
     def warn_of(self, rows: Sequence[Row]) -> None:
         """Print on stderr which of my listeners other users can use, and how to close them."""

@@ -6,7 +6,7 @@ import builtins
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ports import clusters, machine, notebooks, sessions, tunnels
 from ports.errors import StoreError
@@ -15,7 +15,16 @@ from ports.probe import size
 from ports.state import paths, prune_runtime
 
 
-def prune(*, results: bool = False, adopt: str | None = None) -> builtins.list[dict[str, Any]]:
+class PrunedRow(TypedDict):
+    """The row of one thing that was removed, or of why it was not. `state` says what became of it."""
+
+    kind: str
+    name: str
+    state: str
+    host: str
+
+
+def prune(*, results: bool = False, adopt: str | None = None) -> builtins.list[PrunedRow]:
     """Remove it, and return a row for each; what runs, and what cannot be known, stays, and so do logs.
 
     A record that cannot be read is moved aside, to ``<name>.broken-<time>`` beside it.
@@ -90,5 +99,5 @@ def _move_broken_aside(kind: str) -> builtins.list[tuple[str, Path]]:
     return moved
 
 
-def _row(kind: str, name: str, what: str) -> dict[str, Any]:
+def _row(kind: str, name: str, what: str) -> PrunedRow:
     return {"kind": kind, "name": name, "state": what, "host": paths.host_name()}

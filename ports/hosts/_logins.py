@@ -9,7 +9,7 @@ from typing import Any
 from ports.errors import PortsError
 from ports.hosts import _connect, openssh
 from ports.hosts._resolve import resolve
-from ports.hosts._several import host_row
+from ports.hosts._several import HostRow, host_row
 
 
 def login(alias: str) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def login(alias: str) -> dict[str, Any]:
     return {**row, "note": "paramiko's connection lives as long as its command, so this one has ended"}
 
 
-def logout(*aliases: str) -> list[dict[str, Any]]:
+def logout(*aliases: str) -> list[HostRow]:
     """End connections that are kept for later commands, and return a row for each; the user's own ssh goes on.
 
     Connections that go through one of them, as through a jump host, end with it.

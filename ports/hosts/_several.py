@@ -5,12 +5,27 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from ports.errors import PortsError
 from ports.hosts import openssh
 
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
+
 T = TypeVar("T")
+
+
+class HostRow(TypedDict):
+    """The row of a host, in a listing of several. `state` is ``error``, ``nothing`` or ``disconnected``."""
+
+    host: str | None
+    kind: Literal["host"]
+    name: None
+    state: str
+    url: None
+    error: NotRequired[str]
+    exit_code: NotRequired[int]
 
 
 def on_each(
@@ -60,16 +75,18 @@ def call_into(results: queue.SimpleQueue[tuple[str, Any]], alias: str, function:
         results.put((alias, error))
 
 
-def failed_row(alias: str, error: PortsError) -> dict[str, Any]:
+def failed_row(alias: str, error: PortsError) -> HostRow:
     """Return the row of a host that failed, for a listing of several."""
-    return {**host_row(alias, "error"), "error": str(error), "exit_code": error.exit_code}
+    row = host_row(alias, "error")
+    row["error"], row["exit_code"] = str(error), error.exit_code
+    return row
 
 
-def nothing_rows(alias: str, hosts: Sequence[str]) -> list[dict[str, Any]]:
+def nothing_rows(alias: str, hosts: Sequence[str]) -> list[HostRow]:
     """Return the row of a host on which there is nothing, for a listing of several; for one, an empty list says so."""
     return [host_row(alias, "nothing")] if len(hosts) > 1 else []
 
 
-def host_row(alias: str | None, state: str) -> dict[str, Any]:
+def host_row(alias: str | None, state: str) -> HostRow:
     """Return the row of a host."""
     return {"host": alias, "kind": "host", "name": None, "state": state, "url": None}

@@ -82,7 +82,7 @@ class Poller:
             heapq.heappop(self.due)[2]()
 
 
-class Agent:
+class AgentProgram:
     """What home asked for, over one session."""
 
     def __init__(self, request: "Json", ends: "Tuple[int, int]", watcher: "Optional[Tuple[int, int, int]]") -> None:
@@ -199,7 +199,7 @@ def main(text: str) -> None:
     try:
         os.write(out, b"\n%s\n" % request["marker"].encode())
         stdin = sys.stdin.buffer  # type: Any
-        Agent(request, (0, out), watcher).run(stdin.peek())  # what came behind the line with this program
+        AgentProgram(request, (0, out), watcher).run(stdin.peek())  # what came behind the line with this program
     finally:
         if watcher is not None:
             os.kill(watcher[0], signal.SIGKILL)
