@@ -29,6 +29,7 @@ class Summary(TypedDict, total=False):
     n_clients: int
     guard: GuardShown | None
     gpu_ids: list[str]
+    n_asked: int
     asleep: int | None
     last_task: float
     ends_at: float | None

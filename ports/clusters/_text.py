@@ -36,6 +36,8 @@ def cluster_note(counts: Summary) -> str | None:
     notes = []
     if (guard := counts.get("guard")) is not None:
         notes.append(f"memory guard: {guard['reason']}")
+    if (n_asked := counts.get("n_asked", 0)) > (n_workers := counts.get("n_workers", 0)):
+        notes.append(f"{n_workers} of {n_asked} workers run; the others are starting")
     if counts.get("asleep"):
         notes.append(f"nobody uses it: {counts['asleep']} workers come back at the next task")
     if (ends := counts.get("ends_at")) is not None:

@@ -26,7 +26,6 @@ from pathlib import Path
 
 import dask
 import distributed
-from distributed import LocalCluster
 from distributed.security import Security
 
 from . import orphans, promise
@@ -35,6 +34,7 @@ from .policies import Policies
 from .record import read_record
 from .scheduler import PrivateScheduler
 from .workers import PrivateNanny, PrivateWorker, take_path
+from .workforce import KeptCluster
 
 IMPORTED_BY_WORKERS = (
     "distributed.http.health",
@@ -134,7 +134,7 @@ def new_cluster(record, directory, port):
     if record.sockets:  # a directory: each listener makes a socket of its own there
         listen_options = {"security": Security(), "protocol": "unix", "host": record.sockets}
         scheduler_kwargs["host"] = f"{record.sockets}/scheduler"  # the same when the owner starts again
-    cluster = LocalCluster(
+    cluster = KeptCluster(
         name=record.name,
         processes=record.processes,
         worker_class=PrivateNanny if record.processes else PrivateWorker,

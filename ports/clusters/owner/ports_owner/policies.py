@@ -1,4 +1,4 @@
-"""The policies of a running cluster: niceness, a guard of the machine's memory, and sleep when nobody uses it."""
+"""The policies of a running cluster: a guard of the memory, sleep when nobody uses it, and workers that come back."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .cluster import OwnedCluster
 from .guard import MemoryGuard
 from .idle import IdlePolicy
 from .record import Record
+from .workforce import Workforce
 
 
 class Policies:
@@ -22,7 +23,9 @@ class Policies:
         self.idle = IdlePolicy(cluster, record, directory, ended, self.guard)
         if record.guard != "off":
             self.guard.start()
-        self.watching = asyncio.get_running_loop().create_task(self.idle.run())
+        self.workforce = Workforce(cluster)
+        loop = asyncio.get_running_loop()
+        self.watching = [loop.create_task(one.run()) for one in (self.idle, self.workforce)]
 
     async def scale(self, n_workers: int, gpu_ids: tuple[str, ...] = ()) -> None:
         """Run `n_workers` workers, also where some sleep; new ones take the first free GPUs of `gpu_ids`."""
@@ -37,12 +40,14 @@ class Policies:
     def close(self) -> None:
         """Stop all watching, before the cluster ends."""
         self.guard.over.set()
-        self.watching.cancel()
+        for watching in self.watching:
+            watching.cancel()
 
     def summary(self) -> dict[str, Any]:
         """Return what is shown beside the counts of the cluster."""
         guard = self.guard.shown if self.guard.state.level else None
-        return {"guard": guard, "gpu_ids": self.gpu_ids(), **self.idle.summary()}
+        n_asked = len(self.cluster.worker_spec)
+        return {"guard": guard, "gpu_ids": self.gpu_ids(), "n_asked": n_asked, **self.idle.summary()}
 
     def gpu_ids(self) -> list[str]:
         """Return the GPUs that workers use, or will use when they come back."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ from tornado.netutil import bind_unix_socket
 from tornado.web import ErrorHandler, RequestHandler
 
 from . import dashboard_gate, peer_check
+
+TOLD_SECONDS = 1.0  # at most, until a restart has been sent to clients
+AFTER_TOLD_SECONDS = 0.05  # for a client to read it
 
 
 def is_local(name):
@@ -54,6 +59,22 @@ class PrivateScheduler(Scheduler):
         self.services["dashboard"] = self.http_server
         if self.gate is not None:
             self.gate_server, self.dashboard_port = dashboard_gate.open_gate(self.http_application, *self.gate)
+
+    async def restart(self, *args, timeout=30, wait_for_workers=True, **kwargs):
+        """Restart as Dask does, also where no worker is left; answer when all that were asked for are back.
+
+        A client learns of the restart on one connection and gets this answer on another. It drops all futures when it
+        learns of it, so this answer must not be first: the client would drop what it submits next.
+        """
+        until = time.monotonic() + timeout
+        answer = await super().restart(*args, timeout=timeout, wait_for_workers=wait_for_workers, **kwargs)
+        if wait_for_workers and self.policies is not None:
+            await self.policies.workforce.wait(max(1.0, until - time.monotonic()))
+        told = time.monotonic() + TOLD_SECONDS
+        while any(getattr(comm, "buffer", ()) for comm in self.client_comms.values()) and time.monotonic() < told:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(AFTER_TOLD_SECONDS)
+        return answer
 
     async def refuse_to_end(self, *args, **kwargs):
         """Refuse a client's `shutdown`: other notebooks use this cluster."""
