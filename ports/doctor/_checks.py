@@ -93,5 +93,9 @@ def from_error(name: str, error: PortsError, host: str, hint: str = "") -> Check
 
 def split(reason: str) -> tuple[str, str]:
     """Return cause and hint of an error: its sentence before and after the first semicolon or full stop."""
-    cause, _, hint = re.sub(r"; |\. (?=[A-Z])", "\0", reason, count=1).partition("\0")
-    return cause, hint
+    # what a host says is quoted, as by repr, and is no sentence of ours
+    quoted = r"the host says: (?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
+    for found in re.finditer(rf"{quoted}|(; |\. (?=[A-Z]))", reason):
+        if found[1]:
+            return reason[: found.start()], reason[found.end() :]
+    return reason, ""

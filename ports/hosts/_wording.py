@@ -40,6 +40,21 @@ def closed_before_login(command: str) -> str:
     )
 
 
+def quoted(said: str) -> str:
+    """Return a half sentence with the host's own words; empty where it said nothing."""
+    words = " ".join("".join(one if one.isprintable() else " " for one in said).split())
+    return f" (the host says: {words[:300]!r})" if words else ""
+
+
+def too_many_keys(host: str) -> str:
+    """Return the reason where the server hung up because the agent offered too many keys."""
+    return (
+        "refused the login after too many keys: the agent offers all of its keys, and the server accepts only a few "
+        "attempts; name the right one in the Host entry of ~/.ssh/config (`IdentityFile ~/.ssh/NAME` and "
+        f"`IdentitiesOnly yes`), then run `ports login {host}`"
+    )
+
+
 def unknown_key(key: str, accept: str) -> str:
     """Return the reason of a host key that known_hosts does not have; `accept` is the command that adds it."""
     shown = f" ({key})" if key else ""

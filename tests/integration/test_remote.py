@@ -160,6 +160,37 @@ def test_a_login_at_a_terminal_serves_the_commands_that_run_unattended(root_site
     assert probe_user(laptop, "server2") == {"result": "alice"}
 
 
+@pytest.mark.ci
+def test_a_banner_that_speaks_like_ssh_does_not_stop_the_login(root_site: NamespaceSite, laptop: Site) -> None:
+    host = laptop.host("login")
+    host.path("~/.ssh/authorized_keys").unlink()
+    text = "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!\nHost key verification failed.\n"
+    host.write("/etc/banner", text, user="root")
+    host.add_sshd_config("Banner /etc/banner\nPasswordAuthentication yes\nKbdInteractiveAuthentication no\n")
+    laptop.run("login", ["chpasswd", "-c", "SHA512"], user="root", input="alice:correct horse\n", check=True)
+    error = probe_user(laptop, "login")
+    assert error["type"] == "LoginNeededError", error
+    assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in error["message"] and "ports login login" in error["message"]
+    shown = at_a_terminal(laptop, "exec ports login login", {"password:": "correct horse\n"})
+    assert "connected to login as alice" in shown, shown
+
+
+@pytest.mark.ci
+def test_what_pam_says_when_it_ends_a_login_is_shown(root_site: NamespaceSite, laptop: Site) -> None:
+    host = laptop.host("server2")
+    host.write(
+        "/etc/pam.d/sshd",
+        "auth required pam_permit.so\n"
+        "account requisite pam_exec.so quiet stdout /etc/refuse\n"
+        "session required pam_permit.so\n",
+        user="root",
+    )
+    host.write("/etc/refuse", "#!/bin/sh\necho 'Access denied: no active jobs on this node'\nexit 1\n", mode=0o755)
+    host.add_sshd_config("UsePAM yes\n")
+    error = probe_user(laptop, "server2")
+    assert "Access denied: no active jobs on this node" in error["message"], error
+
+
 def at_a_terminal(site: Site, line: str, answers: dict[str, str]) -> str:
     """Type `line` at a terminal on the laptop, answer what is asked, and return all that was shown."""
     command, environment = site.shell_command("laptop")

@@ -72,7 +72,7 @@ SAID = [
     (
         "Received disconnect from 10.0.0.3 port 22:2: Too many authentication failures",
         errors.LoginNeededError,
-        "needs a login",
+        "IdentitiesOnly yes",
     ),
     ("channel 0: open failed: administratively prohibited: open failed\r", errors.ProhibitedError, "PermitOpen"),
     ("channel 0: open failed: unknown channel type: no\r", errors.ProhibitedError, "unknown channel type"),
@@ -160,6 +160,56 @@ def test_what_ssh_says_becomes_an_error_with_reason_and_way_out(
 
 # What may be tried again at once, and what would lock an account or lengthen a ban.
 NOT_THE_NETWORK = (errors.LoginNeededError, errors.HostKeyError, errors.ProhibitedError)
+
+
+BANNER = "@ REMOTE HOST IDENTIFICATION HAS CHANGED @\nHost key verification failed.\nConnection refused\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "stderr", "kind", "parts"),
+    [
+        (
+            "alice@login: Permission denied (password).",
+            BANNER,
+            errors.LoginNeededError,
+            ["ports login server1", "HAS CH"],
+        ),
+        (
+            "Connection closed by 10.0.0.3 port 22",
+            "Access denied for alice: you have no active jobs on this node\n",
+            errors.SSHError,
+            ["the host says: 'Access denied for alice: you have no active jobs on this node'"],
+        ),
+        (
+            "Received disconnect from 10.0.0.3 port 22:2: Host key verification failed.\n"
+            "Disconnected from 10.0.0.3 port 22",
+            "",
+            errors.SSHError,
+            ["the host says: 'Host key verification failed.'"],
+        ),
+        (
+            "kex_exchange_identification: Connection closed by remote host",
+            "ssh: connect to host login port 22: Connection refused\n",  # a ProxyCommand's
+            errors.NetworkError,
+            ["refuses connections"],
+        ),
+        ("alice@login: Permission denied (publickey).", "\x1b[2J\r\n", errors.LoginNeededError, ["ports login"]),
+    ],
+)
+def test_a_host_s_own_words_are_quoted_and_mean_nothing(
+    log: str, stderr: str, kind: type[errors.SSHError], parts: list[str]
+) -> None:
+    error = ssh_errors.explain("server1", log, stderr)
+    assert type(error) is kind
+    assert all(part in str(error) for part in parts), str(error)
+    assert "\x1b" not in str(error)
+
+
+def test_a_far_command_that_speaks_like_ssh_is_not_ssh() -> None:
+    said = "bash: Session open refused by peer\nmy mux_client_hello\n"
+    assert not ssh_errors.is_session_refused(said) and not ssh_errors.is_multiplexing_failure(said)
+    said += "mux_client_request_session: session request failed: Session open refused by peer\n"
+    assert ssh_errors.is_session_refused(said)
 
 
 @pytest.mark.parametrize(("said", "kind"), [row[:2] for row in SAID])

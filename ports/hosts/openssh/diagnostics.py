@@ -141,7 +141,7 @@ def execute(master: Master, *, timeout: float = _SECONDS) -> str:
         return f"it did not end within {timeout:g} s"
     finally:
         processes.end(process)
-    return explain(master.alias, said).reason if process.returncode == 255 else ""
+    return explain(master.alias, "", said).reason if process.returncode == 255 else ""
 
 
 def _output(arguments: list[str]) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ports.errors import (
     ConnectionLostError,
@@ -17,28 +18,81 @@ from ports.errors import (
 )
 from ports.hosts import _wording
 
+#: A line of ssh in which the server has the last word.
+_HANGS_UP = re.compile(r"Received disconnect from \S+(?: port \d+)?:\d+: ?(?P<text>.*)|Disconnected from (?P<by>.*)")
+#: Lines that ssh itself writes to stderr where there is no ``-E``: requests to a master, and a name or a route.
+_OF_SSH = re.compile(
+    r"mux_client_\w+: |muxclient: |Control socket connect\(|ControlSocket \S+ already exists|ssh: |"
+    r"channel \d+: open failed: |stdio forwarding failed|Connection closed by UNKNOWN|relay: "
+)
+
 Reason = Callable[[str, "re.Match[str]", str], str]
 
 _LOST = r"Timeout, server \S+ not responding|client_loop: .*|Connection to \S+ closed by remote host"
 
 
-def explain(host: str, stderr: str, *, asked: bool = False) -> SSHError:
-    """Return the error that the stderr of ssh means for `host`.
+@dataclass(frozen=True)
+class Voices:
+    """Who said what: `ssh` itself, and the `host` (its banner, PAM, the text with which it hangs up, start files)."""
+
+    ssh: str
+    host: str
+
+
+def split(log: str = "", stderr: str = "") -> Voices:
+    """Return what ssh itself says, and what the host says.
+
+    The file of ``-E`` has only what ssh logs. ssh prints the banner of a host, and what a command there writes, to
+    stderr. A line of ssh is known there by its form. What a server sends within a line of ssh is the server's.
 
     Parameters
     ----------
+    log : str
+        What ssh wrote to the file of its ``-E``.
+    stderr : str
+        What else came on stderr.
+    """
+    ssh: list[str] = []
+    host: list[str] = []
+    for line in log.splitlines():
+        found = _HANGS_UP.match(line)
+        (host if found else ssh).append((found["text"] or "").strip() if found else line)
+    if any(line.startswith("kex_exchange_identification") for line in ssh):
+        ssh = [*stderr.splitlines(), *ssh]  # no banner comes so early: it is a ProxyCommand that speaks
+    else:
+        for line in stderr.splitlines():
+            (ssh if _OF_SSH.match(line) else host).append(line)
+    return Voices("\n".join(ssh), "\n".join(host))
+
+
+def explain(host: str, log: str, stderr: str = "", *, asked: bool = False) -> SSHError:
+    """Return the error that the words of ssh mean for `host`; the host's own words are quoted.
+
+    Parameters
+    ----------
+    log, stderr : str
+        As in `split`.
     asked : bool
         A person was asked for a password or code. Then a denial is final, and `ports login` would not help.
     """
+    voices = split(log, stderr)
+    if re.search(r"^Too many authentication failures", voices.host, re.MULTILINE):
+        return LoginNeededError(host, _wording.too_many_keys(host))
     for pattern, kind, reason in _TABLE:
-        found = re.search(pattern, stderr)
-        if found:
-            if kind is LoginNeededError and asked:
-                return SSHError(
-                    host, f"the login was refused; {_unused_key(stderr)}check user and password in `ssh {host}`"
-                )
-            return kind(host, reason(host, found, stderr))
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+        found = re.search(pattern, voices.ssh, re.MULTILINE)
+        if found is None:
+            continue
+        if kind is LoginNeededError and asked:
+            return SSHError(
+                host, f"the login was refused; {_unused_key(voices.ssh)}check user and password in `ssh {host}`"
+            )
+        if reason is _closed:
+            return kind(host, _closed(host, found, voices.host))
+        said = _wording.quoted(voices.host) if kind is LoginNeededError else ""
+        return kind(host, reason(host, found, voices.ssh) + said)
+    if voices.host.strip():
+        return SSHError(host, f"it refuses the login{_wording.quoted(voices.host)}; `ssh -v {host}` shows more")
+    lines = [line.strip() for line in voices.ssh.splitlines() if line.strip()]
     return SSHError(host, f"ssh failed: {lines[-1] if lines else 'it said nothing'}; `ssh -v {host}` shows more")
 
 
@@ -76,14 +130,19 @@ def explain_forward(host: str, remote: str, stderr: str) -> SSHError | None:
 
 def is_multiplexing_failure(stderr: str) -> bool:
     """Tell whether ssh failed because the master did not take the request, before anything ran on the host."""
-    return bool(
-        re.search(r"Control socket connect|mux_client_hello|master hello|ControlSocket .* already exists", stderr)
-    )
+    pattern = r"Control socket connect|mux_client_hello|master hello|ControlSocket .* already exists"
+    return bool(re.search(pattern, split(stderr=stderr).ssh))
 
 
 def is_session_refused(stderr: str) -> bool:
     """Tell whether the server refused one more session on the connection."""
-    return "Session open refused by peer" in stderr
+    return "Session open refused by peer" in split(stderr=stderr).ssh
+
+
+def _closed(host: str, _: re.Match[str], said: str) -> str:
+    if said.strip():
+        return f"closed the connection at the login{_wording.quoted(said)}; `ssh -v {host}` shows more"
+    return _wording.closed_before_login(f"`ssh {host}`")
 
 
 def _changed_key(host: str, _: re.Match[str], text: str) -> str:
@@ -141,7 +200,7 @@ _TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
     ),
     (r"No \S+ host key is known for|Host key verification failed", HostKeyError, _unknown_key),
     (r"Permission denied \((?P<methods>[^)]*)\)", LoginNeededError, _denied),
-    (r"Too many authentication failures|Permission denied, please try again", LoginNeededError, _denied),
+    (r"Permission denied, please try again", LoginNeededError, _denied),
     (
         r"administratively prohibited",
         ProhibitedError,
@@ -224,6 +283,6 @@ _TABLE: tuple[tuple[str, type[SSHError], Reason], ...] = (
     (
         r"kex_exchange_identification|Connection (?:closed|reset) by|Connection to \S+ closed|Broken pipe",
         SSHError,
-        _say(_wording.closed_before_login("`ssh {host}`")),
+        _closed,
     ),
 )

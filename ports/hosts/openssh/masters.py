@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -247,16 +248,20 @@ def _start(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool
         until = time.monotonic() + limit
         jump = via
         doubted = (pause, lambda: liveness.doubt(jump, until - time.monotonic()))
-    with master.log.open("ab") as log:
-        before = log.tell()
+    before = master.said_bytes()
+    with tempfile.TemporaryFile() as stderr:  # ssh logs to `master.log`; what comes here, the host says
         try:
             status = processes.run_to_end(
-                arguments, stderr=None if asking else log, limit=limit, own_session=not asking, doubt=doubted
+                arguments, stderr=None if asking else stderr, limit=limit, own_session=not asking, doubt=doubted
             )
         except TimedOutError as error:
             raise SlowError(
-                master.alias, f"the login did not end within {error.timeout:.3g} s; is the host overloaded?"
+                master.alias,
+                f"the login did not end within {error.timeout:.3g} s; is the host overloaded, or does your key or its "
+                "agent wait to be touched or confirmed?",
             ) from error
+        stderr.seek(0)
+        host_said = stderr.read().decode(errors="replace")
     if status == 0 and is_running(master.control):
         return
     if via is not None and not via.is_there():
@@ -266,9 +271,9 @@ def _start(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool
         raise ConnectionLostError(master.alias, f"the connection ended at once: {said.strip()[-200:] or 'it idled'}")
     if via is not None and method == "forward" and ("tdio forwarding" in said or "Session open refused" in said):
         said = _reason_at(via, master.hop, attempt) or said
-    refusal = explain(master.alias, said, asked=asking)
+    refusal = explain(master.alias, said, host_said, asked=asking)
     if isinstance(refusal, HostKeyError) and "SHA256:" not in refusal.reason:
-        refusal = explain(master.alias, said + _verbose(arguments, attempt.left(20)))
+        refusal = explain(master.alias, said + _verbose(arguments, attempt.left(20)), host_said)
     raise refusal
 
 
