@@ -17,6 +17,9 @@ from ports.probe import sha256
 from ports.state import settings
 
 MOST_HOPS = 8
+#: What a shell changes in a ProxyCommand, so that the command is left to ssh; and what it leaves as it is, or we do.
+_FOR_A_SHELL = re.compile(r"[$`\\;&|<>()*?\[\]{}~#!\n]")
+_NOT_FOR_A_SHELL = re.compile(r"(?<=-W)\s*['\"]?\[%h\]:%p['\"]?(?=\s)|(?<=-F)\s*~/|\[[0-9A-Fa-f:.]+\](?=\s*$)")
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,28 @@ def read_hop(wanted: Destination, *, by_ssh: bool = True, timeout: float = 30.0)
         file = Path(chosen).expanduser() if chosen else None
         text = paramiko.read_config(file, wanted.host, user=wanted.user, port=wanted.port)
     hop, jump = parse_hop(text, alias=wanted.host, arguments=arguments)
-    jumps = tuple(parse_destination(one.strip()) for one in jump.split(",")) if jump else ()
-    return hop, jumps or recognise_proxy_command(hop.proxy_command, ssh_config.config_arguments())
+    if jump is None:
+        command = expand_tokens(hop, hop.proxy_command)
+        return hop, recognise_proxy_command(command, ssh_config.config_arguments())
+    try:
+        return hop, tuple(parse_destination(one.strip()) for one in (expand_tokens(hop, jump) or "").split(","))
+    except UnknownHostError:  # ssh may understand it: this is what it runs
+        *others, last = jump.split(",")
+        through = f"-J {','.join(others)} " if others else ""
+        return replace(hop, proxy_command=f"ssh {through}-W [%h]:%p {last}"), ()
+
+
+def expand_tokens(hop: Hop, text: str | None) -> str | None:
+    """Return a ProxyCommand or ProxyJump with its tokens expanded, except ``%h:%p`` and ``[%h]:%p``, which stay.
+
+    ssh_config(5) names the tokens: ``%%``, ``%h``, ``%n``, ``%p`` and ``%r``. None: ssh knows none of the tokens.
+    """
+    known = {"%": "%", "h": hop.hostname, "n": hop.alias, "p": str(hop.port), "r": hop.user}
+    found = re.split(r"((?:%h|\[%h\]):%p(?!\w)|%.?)", text or "", flags=re.DOTALL)
+    if text is None or any(token[1:] not in known for token in found[1::2] if ":" not in token):
+        return None
+    expanded = (known[token[1:]] if at % 2 and ":" not in token else token for at, token in enumerate(found))
+    return "".join(expanded)
 
 
 def parse_hop(text: str, *, alias: str, arguments: tuple[str, ...] = ()) -> tuple[Hop, str | None]:
@@ -144,9 +167,13 @@ def recognise_proxy_command(command: str | None, config: list[str]) -> tuple[Des
 
     Parameters
     ----------
+    command : str, optional
+        With its tokens expanded, as by `expand_tokens`.
     config : list of str
         The ``-F file`` in use: a command that names another file is another command.
     """
+    if _FOR_A_SHELL.search(_NOT_FOR_A_SHELL.sub(" ", command or "")):
+        return ()
     try:
         words = shlex.split(command or "")
     except ValueError:
@@ -169,7 +196,10 @@ def recognise_proxy_command(command: str | None, config: list[str]) -> tuple[Des
     others = "-F" in options and ["-F", str(Path(options["-F"]).expanduser())] != config
     if len(rest) != 1 or options.get("-W") not in ("%h:%p", "[%h]:%p") or others:
         return ()
-    jump = parse_destination(rest[0])
+    try:
+        jump = parse_destination(rest[0])
+    except UnknownHostError:
+        return ()
     port = options.get("-p", "")
     return (Destination(jump.host, options.get("-l", jump.user), int(port) if port.isdigit() else jump.port),)
 

@@ -305,6 +305,53 @@ def test_no_proxy_command_breaks_the_reading(command: str) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("lines", "jumps"),
+    [
+        ("ProxyCommand ssh -q -W %h:%p %r@login", [Destination("login", "alice")]),
+        ("ProxyCommand ssh -q -l %r -W [%h]:%p login", [Destination("login", "alice")]),
+        ("ProxyCommand ssh -W %h:%p gate-%n", [Destination("gate-s1")]),
+        ("ProxyCommand ssh -W %h:%p -p %p login", [Destination("login", None, 2222)]),
+        ("ProxyJump %r@login", [Destination("login", "alice")]),
+        ("ProxyJump %r@login,%h-gate", [Destination("login", "alice"), Destination("server1-gate")]),
+    ],
+)
+def test_tokens_of_ssh_are_expanded_in_a_jump(
+    lines: str, jumps: list[Destination], tmp_path: Path, set_here: Callable[[str, object], None]
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(f"Host s1\n  HostName server1\n  User alice\n  Port 2222\n  {lines}\n")
+    set_here("ssh.config", str(config))
+    assert list(read_hop(Destination("s1"))[1]) == jumps
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ssh -W %h:%p $GATE",
+        "ssh -W %h:%p `gate`",
+        "ssh -W %h:%p %r@login",  # of the user LAB\\alice a shell makes LABalice
+        "ssh -W %h:%p login | tee log",
+        "ssh -W %h:%p login; true",
+        "ssh -W %h:%p login 2>/dev/null",
+        "ssh -W %h:%p 'lo*gin'",
+        "ssh -W %h:%p ~/gate",
+        "ssh -W %h:%p login # the old one",
+        "ssh -W %h:%p lo/gin/x",
+        "ssh -W %h:%p %k",
+        "ssh -W %n:%p login",
+    ],
+)
+def test_what_a_shell_would_change_is_left_to_ssh_whole(
+    command: str, tmp_path: Path, set_here: Callable[[str, object], None]
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(f"Host s1\n  HostName server1\n  User LAB\\\\alice\n  ProxyCommand {command}\n")
+    set_here("ssh.config", str(config))
+    hop, jumps = read_hop(Destination("s1"))
+    assert (jumps, hop.proxy_command) == ((), command)
+
+
 def test_what_ssh_resolves_is_read() -> None:
     text = "user alice\nhostname 10.0.0.3\nport 2222\nproxyjump bob@login:22,gate\nstricthostkeychecking ask\n"
     hop, jump = parse_hop(text, alias="server1")
