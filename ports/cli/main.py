@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "browse": ("ports.cli.browse", "browse", "Show a page of this machine in the browser at home."),
     "who": ("ports.cli.who", "who", "Show who uses how much of this machine, and what is left."),
     "doctor": ("ports.cli.doctor", "doctor", "Check the connection to HOST step by step, with causes and fixes."),
+    "settings": ("ports.cli.settings", "settings", "Show each setting, its value and the file that it is from."),
     "prune": ("ports.cli.prune", "prune", "Remove the leftovers of stopped clusters and notebook servers."),
 }
 _HIDDEN = ("ls",)

@@ -125,7 +125,7 @@ def with_output(function: F) -> F:
     return command  # type: ignore[return-value]
 
 
-def with_host(show: Callable[..., None]) -> Callable[[F], F]:
+def with_host(show: Callable[..., Any]) -> Callable[[F], F]:
     """Give a command the option ``--host``.
 
     With it, the command runs on that host, and `show` gets an `Output` and the JSON document that it printed.

@@ -39,6 +39,7 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("DIRECTORY", "directory"),
         ("NOTE", "note"),
     ),
+    "setting": (("SETTING", "name"), ("VALUE", "value"), ("FROM", "from")),
     "pruned": (("KIND", "kind"), ("NAME", "name"), ("DONE", "state")),
     "tunnel": (
         ("HOST", "host"),
@@ -64,6 +65,7 @@ def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
         "what": _what(row),
         "received": size(row.get("received_bytes")),
         "note": _note(row),
+        "from": str(row.get("source") or row.get("state") or ""),
         "other": ""
         if row.get("name")
         else str(row.get("owner") or ""),  # nothing else is known of another user's listener
@@ -91,7 +93,7 @@ def plain(lines: Sequence[Sequence[str]]) -> str:
 def details(row: Mapping[str, Any], now: float) -> str:
     """Return one row as lines of ``key: value``, without empty values."""
     texts = cells(row, now)
-    hidden = ("where", "here", "what", "received", "note", "other", "started_at", "guard", "asleep", "ends_at")
+    hidden = ("where", "from", "here", "what", "received", "note", "other", "started_at", "guard", "asleep", "ends_at")
     shown = {key: text for key, text in texts.items() if text and key not in hidden and not key.endswith("_bytes")}
     if row.get("note"):  # the reason has a line of its own
         shown["note"] = str(row["note"])

@@ -69,6 +69,9 @@ def _records() -> Check:
 
 def _settings() -> Check:
     settings.load()
+    _, mistakes = settings.explain()
+    if mistakes:  # of the site: the defaults serve
+        return warning("settings", str(mistakes[0]), "ask who wrote the file; `ports settings` shows all mistakes")
     return ok("settings", "no wrong key or value")
 
 

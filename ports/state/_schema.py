@@ -6,7 +6,7 @@ import copy
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,16 @@ def check(name: str, values: Mapping[str, Any]) -> None:
             raise UsageError(f"{option} {wrong}")
 
 
-def problem(data: Any, node: Node, path: tuple[str, ...] = ()) -> tuple[tuple[str, ...], str] | None:
-    """Return where `data` differs from what `node` allows, and how; None where it does not."""
+def problem(data: Any, node: Node) -> tuple[tuple[str, ...], str] | None:
+    """Return where `data` first differs from what `node` allows, and how; None where it does not."""
+    return next(problems(data, node), None)
+
+
+def problems(data: Any, node: Node, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield each place where `data` differs from what `node` allows, and how."""
     if (wrong := mismatch(data, node, null=True)) is not None:
-        return path, f"it {wrong}"
+        yield path, f"it {wrong}"
+        return
     pairs: list[tuple[str, Any, Any]] = []
     if isinstance(data, Mapping):
         known, others = node.get("properties", {}), node.get("additionalProperties", True)
@@ -96,10 +102,9 @@ def problem(data: Any, node: Node, path: tuple[str, ...] = ()) -> tuple[tuple[st
         pairs = [(str(number), value, node.get("items", True)) for number, value in enumerate(data)]
     for key, value, inner in pairs:
         if inner is False:
-            return (*path, key), unknown(key, node)
-        if inner is not True and (found := problem(value, inner, (*path, key))) is not None:
-            return found
-    return None
+            yield (*path, key), unknown(key, node)
+        elif inner is not True:
+            yield from problems(value, inner, (*path, key))
 
 
 def unknown(key: str, node: Node) -> str:

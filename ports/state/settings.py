@@ -11,17 +11,18 @@ import functools
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ports.errors import SettingError
+from ports.errors import SettingError, warn
 from ports.state import paths
 from ports.state._schema import allowed as allowed
 from ports.state._schema import check as check
 from ports.state._schema import default_in_words as default_in_words
 from ports.state._schema import defaults as defaults
 from ports.state._schema import mismatch as mismatch
-from ports.state._schema import near, problem
+from ports.state._schema import near, problems
 from ports.state._schema import options as options
 from ports.state._schema import schema as schema
 from ports.state._schema import section as section
@@ -33,6 +34,9 @@ _overridden: dict[str, Any] = {}
 def load() -> dict[str, Any]:
     """Return all settings: the packaged defaults, then files, then the environment.
 
+    A mistake in a file of the site or of the environment is a warning, and the default serves: its user may be unable
+    to correct it.
+
     Raises
     ------
     SettingError
@@ -41,10 +45,49 @@ def load() -> dict[str, Any]:
     merged = defaults()
     for source, found in _sources():
         data = _as_words(found, schema())
-        _validate(source, data)
+        for path, reason in problems(data, schema()):
+            error = SettingError(source, ".".join(["ports", *path]), reason)
+            if not _is_of_the_site(source, path):
+                raise error
+            _warn_once(f"{error}; the default serves until it is corrected")
+            data = _without(data, path)
         _merge(merged, data)
     _merge(merged, _overridden)
     return merged
+
+
+def explain() -> tuple[list[dict[str, Any]], list[SettingError]]:
+    """Return each setting with its value and the file or variable that it is from, and all mistakes.
+
+    What Dask has read already is not looked at: this reads the files and variables again. The `source` of a default is
+    None.
+    """
+    mistakes: list[SettingError] = []
+    sources: dict[str, str] = {}
+    merged = defaults()
+    for source, found in [
+        *((str(file), _canonical(data["ports"])) for file, data in _documents("ports", mistakes) if data.get("ports")),
+        *_variables(),
+        *([("an option of this command", _overridden)] if _overridden else []),
+    ]:
+        data = _as_words(found, schema())
+        for path, reason in problems(data, schema()):
+            mistakes.append(SettingError(source, ".".join(["ports", *path]), reason))
+            data = _without(data, path)
+        sources |= {key: source for key, _ in _leaves(data, schema())}
+        _merge(merged, data)
+    rows = [{"name": key, "value": value, "source": sources.get(key)} for key, value in _leaves(merged, schema())]
+    return rows, mistakes
+
+
+def _leaves(data: Any, node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield the full name and the value of each setting in `data`."""
+    for key, value in data.items() if isinstance(data, dict) else ():
+        inner = node["properties"].get(key, {})
+        if "properties" in inner:
+            yield from _leaves(value, inner, (*path, key))
+        else:
+            yield ".".join([*path, key]), value
 
 
 def get(key: str) -> Any:
@@ -113,13 +156,62 @@ def _check_files() -> None:
     _documents("ports")
 
 
-def _documents(word: str) -> list[tuple[Path, dict[str, Any]]]:
-    """Return the configuration files with the key `word`, parsed; the last one wins."""
+def _documents(word: str, mistakes: list[SettingError] | None = None) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the configuration files with the key `word`, parsed; the last one wins.
+
+    A file that cannot be read is added to `mistakes`. Without `mistakes`, one of the site is a warning, and one of the
+    user raises SettingError.
+    """
     found = []
-    for folder in paths.configuration_directories():
-        files = [*folder.glob("*.yaml"), *folder.glob("*.yml"), *folder.glob("*.json")] if folder.is_dir() else [folder]
-        found += [(file, data) for file in sorted(files) if (data := _read_yaml(file, word))]
+    for place in paths.configuration_directories():
+        files = [*place.glob("*.yaml"), *place.glob("*.yml"), *place.glob("*.json")] if place.is_dir() else [place]
+        for file in sorted(files):
+            try:
+                data = _read_yaml(file, word)
+            except SettingError as error:
+                if mistakes is not None:
+                    mistakes.append(error)
+                elif _is_of_the_site(str(file)):
+                    _warn_once(f"{error}; the file is left out until it is corrected")
+                else:
+                    raise
+                continue
+            if data:
+                found.append((file, data))
     return found
+
+
+def _is_of_the_site(source: str, path: tuple[str, ...] = ()) -> bool:
+    """Tell whether a mistake is in a file of the site or of the environment, which its user may be unable to correct.
+
+    Where Dask has read the files, the one with a mistake at `path` is looked for.
+    """
+    places = paths.configuration_directories()[:2]
+    if source != "dask.config":
+        return any(place in (Path(source), Path(source).parent) for place in places)
+    wrong = [
+        str(file)
+        for file, data in _files()
+        if any(one == path for one, _ in problems(_as_words(_canonical(data), schema()), schema()))
+    ]
+    return bool(wrong) and all(_is_of_the_site(file) for file in wrong)
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    warn(text)
+
+
+def _without(data: Any, path: tuple[str, ...]) -> Any:
+    """Return `data` without what `path` leads to; of a list, without the whole list."""
+    if not path or not isinstance(data, dict):
+        return {}
+    key = next((one for one in data if str(one) == path[0]), None)
+    rest = {name: value for name, value in data.items() if name != key}
+    inner = data.get(key)
+    if len(path) > 1 and isinstance(inner, dict):
+        rest[key] = _without(inner, path[1:])
+    return rest
 
 
 def _read_yaml(file: Path, word: str) -> dict[str, Any]:
@@ -192,12 +284,6 @@ def _as_words(data: Any, node: dict[str, Any]) -> Any:
     if isinstance(data, dict) and "properties" in node:
         return {key: _as_words(value, node["properties"].get(key, {})) for key, value in data.items()}
     return "off" if data is False and "off" in node.get("enum", ()) else data
-
-
-def _validate(source: str, data: Any) -> None:
-    if (found := problem(data, schema())) is not None:
-        path, reason = found
-        raise SettingError(source, ".".join(["ports", *path]), reason)
 
 
 def _check_header(file: Path, data: dict[str, Any]) -> None:
