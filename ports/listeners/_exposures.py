@@ -49,7 +49,7 @@ def find(kind: str, rows: Sequence[Mapping[str, Any]], kernels: Iterable[Mapping
     elif "dashboard" in reasons:
         found.append(_exposure("dashboard", "anyone on this machine can read its dashboard", _PRIVATE_CLUSTER))
     if "token" in reasons:
-        what = "it asks for no token, so anyone on this machine can run code as you"
+        what = "it asks for no token or password, so anyone on this machine can run code as you"
         found.append(_exposure("token", what, f"{ending}, `ports notebook start` starts one that asks"))
     if "kernel" in reasons:
         what = "anyone on this machine can read what its kernels run and print"
@@ -84,11 +84,11 @@ def _ending(rows: Sequence[Mapping[str, Any]]) -> str:
     pids = [row["pid"] for row in rows if row.get("pid")]
     main = next((int(of[5:]) for row in rows if (of := str(row.get("of"))).startswith("dask:")), None)
     pid = main or (pids[0] if pids else None)
-    if any(row["kind"].startswith("dask-") for row in rows) and (inside := _jupyter(rows, pid)):
-        return (
-            f"close it where it was started (`cluster.close()`, SHUTDOWN in its pane): `kill {pid}` would end {inside}"
-        )
-    return f"`kill {pid}` ends it" if pid else "end it"
+    if any(row["kind"].startswith("dask-") for row in rows):
+        inside = _jupyter(rows, pid)
+        where = f", which is {inside}" if inside else ""
+        return f"close it where it was started (`cluster.close()`, SHUTDOWN in its pane; process {pid}{where})"
+    return f"stop it where it was started (process {pid})" if pid else "end it"
 
 
 def _jupyter(rows: Sequence[Mapping[str, Any]], pid: int | None) -> str | None:

@@ -168,11 +168,23 @@ def _of_group(
         http=row.get("http"),
         scheme=row.get("scheme", "http"),
         url_path=row.get("url_path", ""),
-        reason=f"a task of cluster '{row['task_of']}' opened it" if row.get("task_of") else None,
+        reason=_reason(row),
+        hub=bool(row.get("hub")),
         token=row.get("token") or None,
         # without a command line it is another user's: nothing is known of it
         exposed=tuple(_exposures.find(kind, group, its_own)) if "argv" in row else (),
     )
+
+
+def _reason(row: probe_rows.Listener) -> str | None:
+    """Return what a reader must know of a listener that `ports` did not start."""
+    if row.get("task_of"):
+        return f"a task of cluster '{row['task_of']}' opened it"
+    if row.get("hub"):
+        return "a JupyterHub started it: open it through the hub"
+    if row["kind"] == "notebook" and "token" in row and row["token"] is None:
+        return "Jupyter's record of it was not found: take the token from the link that it printed at its start"
+    return None
 
 
 def _preferred_name(row: probe_rows.Listener, kind: str) -> str | None:

@@ -18,8 +18,8 @@ class Listener:
     """One cluster, notebook server or other listener on one host, as it was seen at one moment.
 
     `state` is ``running``, ``starting``, ``stopped`` or ``unknown``; `reason` says more. `ports` started those that are
-    `managed`. `http` is True if it answers HTTP, False if it says something else, None if that is not known. Of another
-    user's listener only `port`, `address` and `owner` are known.
+    `managed`. `http` is True if it answers HTTP, False if it says something else, None if that is not known.
+    What a JupyterHub started is a `hub`'s. Of another user's listener only `port`, `address` and `owner` are known.
     """
 
     host: str
@@ -41,13 +41,14 @@ class Listener:
     scheme: str = "http"
     url_path: str = ""
     reason: str | None = None
+    hub: bool = False
     exposed: tuple[Exposure, ...] = ()
     token: str | None = field(default=None, repr=False)
 
     @property
     def url(self) -> str | None:
         """The link on its own machine, without the token; None if it speaks no HTTP, or on a Unix socket."""
-        if self.port is None or self.state != "running" or not self.http:
+        if self.hub or self.port is None or self.state != "running" or not self.http:
             return None
         return link(self.port, scheme=self.scheme, path=self.url_path)
 

@@ -101,6 +101,7 @@ class Notebook:
     path: str | None = None
     scheme: str = "http"
     open_to_network: bool = False
+    hub: bool = False
     warnings: tuple[str, ...] = ()
     _found: Found[NotebookRecord] | None = field(default=None, repr=False, compare=False)
     _token: str | None = field(default=None, repr=False, compare=False)
@@ -140,7 +141,7 @@ class Notebook:
         RecordError
             Its record cannot be read.
         """
-        found = self._managed("stopped", f"`jupyter server stop {self.port}` or `kill {self.pid}` stops it")
+        found = self._managed("stopped", "Shut Down in its page, or Ctrl-C where it was started, stops it")
         sessions.stop(found, force=force)
 
     def logs(self, lines: int = 0) -> tuple[str, ...]:
@@ -202,9 +203,9 @@ class Notebook:
         return f"<div><strong>Notebook server {html.escape(self.name)}</strong><table>{lines}</table></div>"
 
     def _plain_url(self) -> str | None:
-        if self.port is None or self.state == "stopped":
+        if self.port is None or self.state == "stopped" or self.hub:
             return None
-        return f"{self.scheme}://127.0.0.1:{self.port}/{self.url_path}"
+        return listeners.links.url(self.port, scheme=self.scheme, path=self.url_path)
 
     def _managed(self, doing: str, hint: str) -> Found[NotebookRecord]:
         if self._found is None:

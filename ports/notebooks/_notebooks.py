@@ -354,6 +354,7 @@ def _foreign(one: Listener) -> Notebook:
         started_at=one.started_at,
         managed=False,
         open_to_network=one.open_to_network,
+        hub=one.hub,
         warnings=one.warnings,
         _token=one.token,
     )

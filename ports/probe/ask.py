@@ -9,7 +9,7 @@ if __name__ != "__main__":  # piped, these names are there already
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, List
+    from typing import Any, Dict, List, Optional
 
     Json = Dict[str, Any]
 
@@ -138,6 +138,49 @@ def pair_dask(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
         row["of"] = "dask:%d" % (schedulers[0] if schedulers else chain[-1])  # in a task: its worker's
 
 
+def ask_notebooks(rows: "List[Json]", known: "Dict[int, bool]") -> None:
+    """Note which notebook servers among `rows` do something without a credential (``open``).
+
+    A record shows only what the server's own login of Jupyter would ask for. `known` are answers of before, by inode.
+    """
+    end = time.monotonic() + 0.5
+    for row in rows:
+        if row["kind"] == "notebook" and row["pid"] and not row.get("of"):
+            # a server that asks for a credential shows its login page without a line in its log
+            for page in ("login", "api/status?no_track_activity=1") if row["inode"] not in known else ():
+                status = status_of(row, "%s/%s" % (row.get("base", ""), page), end - time.monotonic())
+                if status is None:
+                    break  # it is not known
+                known[row["inode"]] = status == 200 and page != "login"
+                if status == 200:
+                    break
+            row["open"] = known.get(row["inode"])
+
+
+def status_of(row: "Json", path: str, seconds: float) -> "Optional[int]":
+    """Return the HTTP status of an own server's answer; None where none came."""
+    import socket
+
+    request = "GET /%s HTTP/1.0\r\nHost: localhost\r\nUser-Agent: ports\r\n\r\n" % path.lstrip("/").replace(" ", "%20")
+    families = {"unix": "AF_UNIX", "tcp6": "AF_INET6"}
+    connection = socket.socket(getattr(socket, families.get(row["family"], "AF_INET")))
+    try:
+        connection.settimeout(seconds)
+        connection.connect(row["path"] or (ANY.get(row["address"], row["address"]), row["port"]))
+        if row["scheme"] == "https":
+            import ssl
+
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            connection = context.wrap_socket(connection)
+        connection.sendall(request.encode())
+        return int(connection.recv(4096).split(None, 2)[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    finally:
+        connection.close()
+
+
 def find_exposed(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
     """Note why others can use a row (``exposed``), and for kernels, which server they belong to (``of``).
 
@@ -151,7 +194,8 @@ def find_exposed(rows: "List[Json]", ancestors: "Dict[int, List[int]]") -> None:
             found.append("dask")
         elif row["kind"].startswith("dask-") and row.get("http"):
             found.append("dashboard")
-        if row["kind"] == "notebook" and not row.get("token") and not row.get("password"):
+        row.pop("base", None)
+        if row.pop("open", None):
             found.append("token")
         if row["kind"] == "debugpy" and {str(row["port"]), "0"} & set(row["argv"]):  # not the other one
             found.append("debugger")

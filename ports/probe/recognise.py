@@ -13,7 +13,7 @@ if __name__ != "__main__":  # piped, these names are there already
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, List, Optional, Set, Tuple  # noqa: F401 - in comments
+    from typing import Any, Dict, List, Optional, Sequence, Set, Tuple  # noqa: F401 - in comments
 
     Json = Dict[str, Any]
 
@@ -46,6 +46,8 @@ KINDS = (
 )
 COMPILED = []  # type: List[Any]
 INTERPRETER = re.compile(r"(python|pypy)[\d.]*(\.exe)?$")
+HUB = re.compile(r"hub[-.]?singleuser|labhub|batchspawner-singleuser")
+RUNTIME = re.compile(r"--\w+\.runtime_dir=(.+)")
 WEB = {"notebook", "tensorboard", "mlflow", "bokeh", "panel", "streamlit", "code-server", "rstudio", "http-server"}
 SPAWNED = re.compile(r"multiprocessing\.(spawn|forkserver)")
 NEVER_ASKED = WEB | {"sshd", "tunnel", "kernel", "debugpy", "database", "cluster"}
@@ -126,13 +128,14 @@ def environ_of(pid: int) -> "Dict[str, str]":
     return dict(item.split("=", 1) for item in text.split("\0") if "=" in item)
 
 
-def runtime_directories(environ: "Dict[str, str]") -> "List[str]":
-    """Return the directories where a Jupyter server with this environment can keep its record, of any version."""
+def runtime_directories(environ: "Dict[str, str]", argv: "Sequence[str]" = ()) -> "List[str]":
+    """Return where a Jupyter server with this environment and command line can keep its record, of any version."""
     home = environ.get("HOME") or os.path.expanduser("~")
     data = environ.get("JUPYTER_DATA_DIR") or (environ.get("XDG_DATA_HOME") or home + "/.local/share") + "/jupyter"
     found = [environ.get("JUPYTER_RUNTIME_DIR", ""), data + "/runtime", home + "/Library/Jupyter/runtime"]
     if environ.get("XDG_RUNTIME_DIR"):
         found.append(environ["XDG_RUNTIME_DIR"] + "/jupyter")
+    found += [option.group(1) for option in map(RUNTIME.match, argv) if option]
     return [path for path in found if path]
 
 
@@ -157,16 +160,19 @@ def jupyter_records(directories: "Set[str]", uid: int, warnings: "List[str]") ->
 
 def fill_in_notebook(row: "Json", record: "Optional[Json]", environ: "Dict[str, str]") -> None:
     """Fill in root, token and path of a notebook server from the record of its process, if there is one."""
-    if record is None:  # a single-user server of a hub, which has no token of its own
-        row.update(kind="notebook", root=row["cwd"], token=None, password=True)
-        row["url_path"] = environ.get("JUPYTERHUB_SERVICE_PREFIX", "/").strip("/")
+    # The record of a single-user server holds its token for the hub's API, which opens no page.
+    hub = bool(environ.get("JUPYTERHUB_API_TOKEN")) or bool(HUB.search(" ".join(row["argv"][:3])))
+    row.update(kind="notebook", hub=hub)
+    if record is None:
+        prefix = environ.get("JUPYTERHUB_SERVICE_PREFIX", "/").strip("/")
+        row.update(root=row["cwd"], token=None, password=True, base=prefix, url_path=prefix)
         return
     words = words_of(row["argv"])
     tree = record["classic"] or re.match(r"(jupyter.)?(notebook|nbclassic)\b", words)
     page = "tree" if tree else "lab" if re.match(r"jupyter.?lab", words) else ""  # the server redirects ""
     base = str(record.get("base_url") or "/").strip("/")
-    row.update(kind="notebook", root=record.get("root_dir") or record.get("notebook_dir") or row["cwd"])
-    row.update(token=record.get("token") or "", password=bool(record.get("password")))
+    row.update(root=record.get("root_dir") or record.get("notebook_dir") or row["cwd"], base=base)
+    row.update(token=None if hub else record.get("token") or "", password=hub or bool(record.get("password")))
     row.update(scheme="https" if record.get("secure") else "http", url_path="/".join(filter(None, (base, page))))
 
 
@@ -174,14 +180,16 @@ def recognise_notebooks(rows: "List[Json]", uid: int, warnings: "List[str]") -> 
     """Fill in what is known about the notebook servers among `rows`."""
     environs = {row["pid"]: environ_of(row["pid"]) for row in rows if row["kind"] == "notebook" and row["pid"]}
     directories = set(runtime_directories(dict(os.environ)))
-    for environ in environs.values():
-        directories.update(runtime_directories(environ))
+    for row in rows:
+        if row["pid"] in environs:
+            directories.update(runtime_directories(environs[row["pid"]], row["argv"]))
     records = jupyter_records(directories, uid, warnings)
     for row in rows:
         key, value = ("sock", row["path"]) if row["path"] else ("port", row["port"])
         mine = [one for one in records if one["pid"] == row["pid"] and one.get(key) == value]
         if mine or row["kind"] == "notebook":
-            fill_in_notebook(row, mine[0] if mine else None, environs.get(row["pid"], {}))
+            environ = environs[row["pid"]] if row["pid"] in environs else environ_of(row["pid"] or 0)
+            fill_in_notebook(row, mine[0] if mine else None, environ)
 
 
 def is_own_port(row: "Json", running: "Json", ancestors: "List[int]") -> bool:

@@ -27,6 +27,7 @@ class _Recognised(TypedDict, total=False):
     root: str | None
     token: str | None
     password: bool
+    hub: bool  # a JupyterHub started it
 
 
 class Listener(OthersListener, _Recognised):

@@ -80,6 +80,8 @@ def choose(
     there = [one for one in wanted if one in running]
     if not there:
         raise _not_there(target, wanted, running)
+    if there[0].hub:
+        raise NotFoundError("page of its own", str(target), there[0].reason or "open it through its JupyterHub")
     return [_service(document, target.host, one) for one in there]
 
 
@@ -112,7 +114,8 @@ def _by_port(document: dict[str, Any], found: Sequence[Listener], target: Target
         raise ForeignListenerError(str(target), rows[0]["user"])
     row = sorted(own or theirs, key=lambda one: str(one["family"]))[0]  # tcp before tcp6
     known = [one for one in found if one.port == target.port] if own else []
-    note = None if own else f"belongs to {row['user']}; open because of --owner {row['user']}"
+    note = known[0].reason if known and known[0].hub else None
+    note = note if own else f"belongs to {row['user']}; open because of --owner {row['user']}"
     kind = known[0].kind if known else str(row["kind"])
     return Service(
         host=target.host,
@@ -152,7 +155,7 @@ def _service(document: dict[str, Any], host: str, one: Listener) -> Service:
 
 def _is_opened(one: Listener) -> bool:
     """Tell whether a target that names only the host opens this: sessions, and Dask clusters started by hand."""
-    return is_session(one.kind) or (one.kind == "dask-scheduler" and one.http is True)
+    return (is_session(one.kind) and not one.hub) or (one.kind == "dask-scheduler" and one.http is True)
 
 
 def _is_unread(one: Listener) -> bool:

@@ -23,6 +23,7 @@ import pytest
 import websocket
 
 from ports import errors, listeners, notebooks, probe, sessions
+from ports.listeners import Listener
 from ports.notebooks import _notebooks
 from ports.notebooks._notebook import Notebook
 from ports.state import paths, runtime_directory
@@ -391,7 +392,7 @@ def test_a_start_whose_starter_is_killed_is_found_running(root: Path) -> None:
 
 def test_of_two_starts_in_the_same_second_one_wins(root: Path) -> None:
     code = (
-        "from ports import errors, notebooks\n"
+        "from ports import errors, listeners, notebooks\n"
         "try:\n    print(notebooks.start('race', root='.').pid)\n"
         "except errors.NameInUseError as error:\n    print(error)\n"
     )
@@ -523,3 +524,108 @@ def test_bad_input_is_refused_before_anything_starts(root: Path, state: Path) ->
     with pytest.raises(errors.NotFoundError, match="no notebook 'bad'"):
         _notebooks.stop("bad")
     assert files_of(state) == before
+
+
+PROVIDERS = """
+from jupyter_server.auth import IdentityProvider, User
+
+class Anybody(IdentityProvider):
+    def get_user(self, handler):
+        return User("anybody")
+
+class BadgeHolders(IdentityProvider):
+    login_available = False
+
+    def get_user(self, handler):
+        return User("alice") if handler.request.headers.get("X-Badge") == "7" else None
+"""
+NO_TOKEN = "--IdentityProvider.token="
+PROVIDER = "--ServerApp.identity_provider_class=providers"
+#: What a server is started with, its environment, and whether it answers without a credential.
+ASKING: dict[str, tuple[list[str], dict[str, str], bool]] = {
+    "a token": ([], {}, False),
+    "a token of the environment": ([], {"JUPYTER_TOKEN": "sesame"}, False),
+    "a hashed password": ([NO_TOKEN, "--PasswordIdentityProvider.hashed_password=sha1:1:ab"], {}, False),
+    "a password that is required": (
+        [
+            NO_TOKEN,
+            "--PasswordIdentityProvider.hashed_password=sha1:1:ab",
+            "--PasswordIdentityProvider.password_required=1",
+        ],
+        {},
+        False,
+    ),
+    "a header": ([NO_TOKEN, PROVIDER + ".BadgeHolders"], {}, False),
+    "nothing": ([NO_TOKEN], {}, True),
+    "nothing, with unauthenticated access": ([NO_TOKEN, "--ServerApp.allow_unauthenticated_access=True"], {}, True),
+    "nothing, whatever its token": ([PROVIDER + ".Anybody"], {}, True),
+    "nothing, at a path": ([NO_TOKEN, "--ServerApp.base_url=/a/b"], {}, True),
+}
+
+
+@contextlib.contextmanager
+def servers(state: Path, wanted: dict[str, tuple[list[str], dict[str, str]]]) -> Iterator[dict[str, int]]:
+    """Start plain Jupyter servers by hand, all at once; yield their pids."""
+    (state / "providers.py").write_text(PROVIDERS)
+    (state / "jupyter" / "RUNTIME_DIR").mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        pids = {}
+        for what, (options, environ) in wanted.items():
+            command = [sys.executable, "-m", "jupyter_server", "--no-browser", "--ServerApp.port=0", *options]
+            command += ["--allow-root"] if os.getuid() == 0 else []
+            output = stack.enter_context((state / "asking.log").open("ab"))
+            environ = {**os.environ, "PYTHONPATH": str(state), **environ}
+            process = subprocess.Popen(command, cwd=state, env=environ, stdout=output, stderr=output)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            pids[what] = process.pid
+        yield pids
+
+
+def seen(pid: int) -> Listener | None:
+    return next((one for one in listeners.list() if one.pid == pid and one.kind == "notebook"), None)
+
+
+def test_one_request_tells_whether_a_server_asks_for_a_credential(state: Path) -> None:
+    with servers(state, {what: (options, environ) for what, (options, environ, _) in ASKING.items()}) as pids:
+
+        def all_there() -> bool | None:
+            files = {path.name for path in (state / "jupyter" / "RUNTIME_DIR").glob("jpserver-*.json")}
+            return {f"jpserver-{pid}.json" for pid in pids.values()} <= files or None
+
+        wait_until(all_there, timeout=60, what="the servers", every=0.3)
+
+        def exposed() -> dict[str, bool]:
+            rows = {one.pid: one for one in listeners.list()}
+            return {what: "token" in [one.reason for one in rows[pid].exposed] for what, pid in pids.items()}
+
+        expected = {what: is_open for what, (*_, is_open) in ASKING.items()}
+        wait_until(lambda: exposed() == expected or None, timeout=20, what=f"{expected}", every=0.3)
+        texts = [text for one in listeners.list() if one.pid in pids.values() for text in one.warnings]
+        assert not any("kill" in text for text in texts)
+
+
+def test_a_server_of_a_jupyterhub_has_no_link_and_no_token(state: Path) -> None:
+    hub = {"JUPYTERHUB_API_TOKEN": "its-api-token", "JUPYTERHUB_SERVICE_PREFIX": "/user/alice/"}
+    options = ["--IdentityProvider.token=its-api-token", "--ServerApp.base_url=/user/alice/"]
+    with servers(state, {"hub": (options, hub)}) as pids:
+        found = wait_until(lambda: seen(pids["hub"]), timeout=30, what="the server", every=0.2)
+        record = state / "jupyter" / "RUNTIME_DIR" / f"jpserver-{pids['hub']}.json"
+        assert wait_until(lambda: "its-api-token" in record.read_text() or None, timeout=20, what="its record")
+        found = seen(pids["hub"]) or found
+        assert (found.token, found.url) == (None, None)
+        assert found.reason == "a JupyterHub started it: open it through the hub"
+        by_hand = next(one for one in notebooks.list() if one.pid == pids["hub"])
+        assert (by_hand.token, by_hand.url) == (None, None)
+        assert "its-api-token" not in repr(by_hand.row()) + repr(found.row())
+
+
+def test_a_server_with_a_runtime_directory_of_its_own_is_found(state: Path) -> None:
+    options = [f"--ServerApp.runtime_dir={state / 'elsewhere'}", "--IdentityProvider.token=sesame"]
+    with servers(state, {"own": (options, {})}) as pids:
+
+        def with_token() -> Listener | None:
+            found = seen(pids["own"])
+            return found if found and found.token else None
+
+        assert wait_until(with_token, timeout=30, what="its token", every=0.2).token == "sesame"

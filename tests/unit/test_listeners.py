@@ -150,7 +150,9 @@ def test_a_token_is_neither_in_the_text_nor_in_the_row() -> None:
 
 def test_a_notebook_server_that_asks_for_nothing_is_warned_of() -> None:
     [warning] = one(notebook("/work", token="", exposed=["token"])).warnings
-    assert warning.startswith("it asks for no token, so anyone on this machine can run code as you; `kill 100` ends it")
+    assert warning.startswith(
+        "it asks for no token or password, so anyone on this machine can run code as you; stop it"
+    )
     assert one(notebook("/work", token="", password=True, exposed=[])).warnings == ()
 
 
@@ -160,7 +162,7 @@ def test_a_debugger_that_waits_is_warned_of() -> None:
         "while this debug port is open and no debugger is attached, anyone on this machine can run code as you; "
         "restart the kernel"
     )
-    assert warning.endswith("`kill 7` ends it")
+    assert warning.endswith("stop it where it was started (process 7)")
 
 
 def test_what_others_can_use_is_in_the_row_with_the_way_to_close_it() -> None:
@@ -171,16 +173,18 @@ def test_what_others_can_use_is_in_the_row_with_the_way_to_close_it() -> None:
         row(kind=kind, of=of, port=8787, http=True, address="0.0.0.0", open_to_network=True, exposed=["network"]),
     ).row()
     assert [one["reason"] for one in found["exposed"]] == ["dask", "network"]
-    assert found["exposed"][0]["way_out"].startswith("`kill 100` ends it, `ports.client()` starts a cluster")
+    assert found["exposed"][0]["way_out"].endswith(
+        "(`cluster.close()`, SHUTDOWN in its pane; process 100), `ports.client()` starts a cluster that is private"
+    )
     assert found["warnings"][1].startswith("open to the network (port 8787); ")
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["python", "-m", "ipykernel_launcher", "-f", "k.json"], "`kill 100` would end the kernel"),
-        (["python", "/opt/bin/jupyter-lab"], "`kill 100` would end the notebook server"),
-        (["python", "analysis.py"], "`kill 100` ends it"),
+        (["python", "-m", "ipykernel_launcher", "-f", "k.json"], "process 100, which is the kernel"),
+        (["python", "/opt/bin/jupyter-lab"], "process 100, which is the notebook server"),
+        (["python", "analysis.py"], "process 100)"),
     ],
 )
 def test_nobody_is_told_to_kill_a_kernel_or_server_for_the_cluster_in_it(argv: list[str], said: str) -> None:

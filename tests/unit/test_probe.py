@@ -150,9 +150,9 @@ def test_only_the_ports_of_its_connection_file_are_the_kernel_s(tmp_path: Path) 
         ({"kind": "dask-scheduler", "greets": True}, ["dask"]),
         ({"kind": "dask-scheduler", "http": True}, ["dashboard"]),
         ({"kind": "dask-scheduler", "http": False}, []),  # with TLS it does not greet
-        ({"kind": "notebook", "token": ""}, ["token"]),
+        ({"kind": "notebook", "token": "", "open": True}, ["token"]),
         ({"kind": "notebook", "token": "3f"}, []),
-        ({"kind": "notebook", "token": "", "password": True}, []),
+        ({"kind": "notebook", "token": "", "open": False}, []),
         ({"kind": "http-server", "open_to_network": True}, ["network"]),
         ({"kind": "kernel"}, ["kernel"]),
         ({"kind": "kernel", "greets": None}, []),  # the port that collects and tells nothing

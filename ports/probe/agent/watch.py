@@ -40,6 +40,7 @@ class Answers:
         self.known = {}  # type: Dict[int, Json]
         self.due = {}  # type: Dict[int, List[float]]
         self.seen = set()  # type: Set[int]
+        self.doors = {}  # type: Dict[int, bool]  # of notebook servers: whether they ask for nothing
 
     def unknown(self, rows: "List[Json]") -> "List[Json]":
         """Fill in what is known, and return the rows to ask."""

@@ -5,7 +5,7 @@ import sys
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ..ask import MOST_ASKED, Asking, find_exposed, pair_dask
+    from ..ask import MOST_ASKED, Asking, ask_notebooks, find_exposed, pair_dask
     from ..identity import FORMAT, boot_id, machine_id, node, own_uid, pid_namespace, user_name
     from ..nodes import elsewhere
     from ..own_host import host_directory, read_record
@@ -119,6 +119,8 @@ def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List
     asking.finish()
     if answers:
         answers.keep(asked)
+    if wanted.get("ask_http", True):
+        ask_notebooks(own, answers.doors if answers else {})
     pair_dask(own, ancestors)
     find_exposed(own, ancestors)
 
