@@ -41,6 +41,8 @@ def list(host: str | None = None, *, all_users: bool = False, port: int | None =
         document = probe_host(host, request)
     for warning in document["warnings"]:
         warn(f"{host or 'this machine'}: {warning}")
+    if host is None and not document["clusters"] and not document["notebooks"]:
+        _warn_of_a_former_name()
     found = builtins.list(from_probe(document, host))
     for node in document["elsewhere"]:
         try:
@@ -48,6 +50,20 @@ def list(host: str | None = None, *, all_users: bool = False, port: int | None =
         except PortsError as error:
             warn(str(error))
     return tuple(found)
+
+
+def _warn_of_a_former_name() -> None:
+    """Warn if this machine may have been called otherwise: its records are another machine's until they are adopted."""
+    there = {one["node"]: one["sessions"] for one in probe.left_running()}
+    if not there:
+        return
+    from ports import sessions  # few users pay for it
+
+    for name in sessions.other_names(same_id=True):
+        if name in there:
+            named = ", ".join(there[name]).replace(":", " ")
+            adopts = f"if {name} is gone, or was this machine's name, run `ports prune --adopt {name}`"
+            warn(f"this machine: {name}, which has the same machine id, started {named}; {adopts}")
 
 
 def rows(

@@ -55,6 +55,7 @@ if MYPY:
     from .living import is_locked as is_locked
     from .living import is_session_alive as is_session_alive
     from .logout import logout_ends as logout_ends
+    from .nodes import left_running as left_running
     from .nodes import nodes_of as nodes_of
     from .own_host import host_directory as host_directory
     from .own_host import own_names as own_names
@@ -101,7 +102,10 @@ else:
                 "is_session_alive",
             ),
             "logout": ("logout_ends",),
-            "nodes": ("nodes_of",),
+            "nodes": (
+                "left_running",
+                "nodes_of",
+            ),
             "piped": (
                 "read_answer",
                 "script",

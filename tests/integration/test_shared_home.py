@@ -134,6 +134,8 @@ def test_a_machine_keeps_its_records_whatever_it_is_called(servers: NamespaceSit
     servers.host("server2").power_off()
     servers.host("server2").power_on()
     assert ports(servers, "server2", "cluster", "list") == []
+    listed = servers.run("server2", [sys.executable, "-m", "ports", "list"], check=True)
+    assert "renamed, which has the same machine id, started cluster main; if renamed is gone" in listed.stderr
     told = ports(servers, "server2", "cluster", "stop", "main", code=3)["error"]["message"]
     assert "if renamed is gone, or was this machine's name, run `ports prune --adopt renamed`" in told
     rows = ports(servers, "server2", "prune", "--adopt", "renamed")
