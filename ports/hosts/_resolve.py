@@ -103,8 +103,8 @@ def read_hop(wanted: Destination, *, by_ssh: bool = True, timeout: float = 30.0)
         text = paramiko.read_config(file, wanted.host, user=wanted.user, port=wanted.port)
     hop, jump = parse_hop(text, alias=wanted.host, arguments=arguments)
     if jump is None:
-        command = expand_tokens(hop, hop.proxy_command)
-        return hop, recognise_proxy_command(command, ssh_config.config_arguments())
+        through_command = expand_tokens(hop, hop.proxy_command)
+        return hop, recognise_proxy_command(through_command, ssh_config.config_arguments())
     try:
         return hop, tuple(parse_destination(one.strip()) for one in (expand_tokens(hop, jump) or "").split(","))
     except UnknownHostError:  # ssh may understand it: this is what it runs
