@@ -26,7 +26,7 @@ def _begin(words: list[str]) -> None:
 
         who.begin()
     hosts = [word for word in words[1:] if word != "--json"]
-    if words[:1] in (["list"], ["ls"]) and hosts and not any(word.startswith("-") for word in hosts):
+    if words[:1] in (["list"], ["ls"]) and hosts and not any(word.startswith("-") or ":" in word for word in hosts):
         from ports.hosts import begin_probe
 
         begin_probe(hosts, {"all": False, "port": None})  # what `listeners.list` asks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -19,10 +20,52 @@ class Command(click.Command):
         super().__init__(name, context_settings={**_CONTEXT, **(context_settings or {})}, **options)
 
 
+# What is typed instead, and the commands that are meant.
+MEANT = {
+    "status": ("ports list", "ports who"),
+    "ps": ("ports list", "ports cluster list"),
+    "help": ("ports --help", "ports COMMAND --help"),
+    "config": ("ports settings",),
+    "ssh": ("ports shell", "ports login"),
+    "close": ("ports tunnel close",),
+    "kill": ("ports cluster stop", "ports notebook stop"),
+}
+
+
+def no_command(word: str, known: Iterable[str], group: str) -> str:
+    """Return that `group` has no command `word`, and which is meant."""
+    import difflib
+
+    from ports import sessions
+
+    meant = [f"ports {kind.name} {word}" for kind in sessions.KINDS.values() if word in kind.verbs]
+    if group != "ports":
+        meant = [f"{group} list", f"{group} show"] if word in ("status", "ps") else []
+    elif word == "stop":
+        meant.append("ports tunnel close")
+    if not meant:
+        near = difflib.get_close_matches(word, list(known), n=1)
+        meant = [*MEANT.get(word, ())] if group == "ports" and word in MEANT else [f"{group} {one}" for one in near]
+    return f"no command {word!r}" + (
+        f"; did you mean {', '.join(f'`{one}`' for one in meant[:-1])}{' or ' if meant[1:] else ''}`{meant[-1]}`?"
+        if meant
+        else ""
+    )
+
+
 class Group(click.Group):
     """A group that answers ``-h`` and ``--help``, and so do its commands."""
 
     command_class = Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command as click does; an unknown one is refused with the commands that are meant."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            known = [name for name in self.list_commands(ctx) if name != "ls"]
+            raise click.UsageError(no_command(args[0], known, ctx.command_path), ctx)
+        return super().resolve_command(ctx, args)
 
     def __init__(
         self, name: str | None = None, *, context_settings: dict[str, Any] | None = None, **options: Any

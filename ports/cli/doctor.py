@@ -9,8 +9,8 @@ from itertools import groupby
 import click
 
 from ports.cli.commands import Command
-from ports.cli.options import with_transport
-from ports.cli.output import Output, Row, with_output, write_json
+from ports.cli.options import Host, with_transport
+from ports.cli.output import Output, Row, styled, with_output, write_json
 
 SOMETHING_FAILED = 5
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
@@ -18,7 +18,7 @@ _MOMENT = 1.0  # seconds after which a running check is shown
 
 
 @click.command(cls=Command)
-@click.argument("hosts", metavar="[HOST]...", nargs=-1)
+@click.argument("hosts", metavar="[HOST]...", nargs=-1, type=Host())
 @with_transport
 @with_output
 def doctor(out: Output, hosts: tuple[str, ...]) -> int:
@@ -91,7 +91,7 @@ class Checklist:
         for row in rows:
             if self._heading != row["host"]:
                 self._print_skipped()
-                click.echo(("" if self._heading is None else "\n") + click.style(str(row["host"]), bold=True))
+                click.echo(("" if self._heading is None else "\n") + styled(str(row["host"]), bold=True))
                 self._heading = str(row["host"])
             if row["state"] == "skipped":
                 self._skipped.append(row)
@@ -110,7 +110,7 @@ class Checklist:
             self._line("skipped", first, f"{cause}" + (f" (and {len(others)} more checks)" if others else ""))
 
     def _line(self, state: str, name: str, told: str) -> None:
-        click.echo(f"  {click.style(f'{state:<8}', fg=_STYLES[state])}  {name:<22}  {told}")
+        click.echo(f"  {styled(f'{state:<8}', fg=_STYLES[state])}  {name:<22}  {told}")
 
     def __enter__(self) -> Checklist:
         return self

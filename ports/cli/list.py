@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from ports.cli.commands import Command
-from ports.cli.options import with_transport
+from ports.cli.options import Host, with_transport
 from ports.cli.output import Output, Row, on_host, with_output, write_json
 
 SOME_FAILED = 5
@@ -16,7 +16,7 @@ _MOMENT = 2.0  # seconds; most hosts answer within one
 
 
 @click.command("list", cls=Command)
-@click.argument("hosts", metavar="[HOST]...", nargs=-1)
+@click.argument("hosts", metavar="[HOST]...", nargs=-1, type=Host())
 @click.option("--all", "all_users", is_flag=True, help="Add other users' listeners, as port and user name only.")
 @with_transport
 @with_output

@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from ports.cli.commands import Command
-from ports.cli.options import with_transport
+from ports.cli.options import Host, with_transport
 from ports.cli.output import Output, Row, with_output
 
 NOTHING = 3
 
 
 @click.command(cls=Command)
-@click.argument("host")
+@click.argument("host", type=Host())
 @with_transport
 @with_output
 def login(out: Output, host: str) -> None:
@@ -24,7 +24,7 @@ def login(out: Output, host: str) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("hosts", metavar="[HOST]...", nargs=-1)
+@click.argument("hosts", metavar="[HOST]...", nargs=-1, type=Host())
 @click.option("--all", "everything", is_flag=True, help="End all.")
 @with_output
 def logout(out: Output, hosts: tuple[str, ...], everything: bool) -> int:

@@ -55,18 +55,6 @@ class Lazy(Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command as click does, but suggest a similar name for an unknown one."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
-
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise click.UsageError(f"no command {args[0]!r}{hint}", ctx)
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table above."""
         with formatter.section("Commands"):
@@ -118,6 +106,11 @@ def run(command: click.Command, arguments: list[str], name: str = "ports") -> in
     except _NO_ARGUMENTS as error:
         click.echo(error.format_message(), err=True)
         return 2
+    except click.NoSuchOption as error:
+        near = (
+            f"; did you mean {' or '.join(f'`{one}`' for one in error.possibilities)}?" if error.possibilities else ""
+        )
+        return _tell("UsageError", f"no option {error.option_name!r}{near}", 2, as_json, error.ctx)
     except click.ClickException as error:
         return _tell("UsageError", error.format_message(), 2, as_json, getattr(error, "ctx", None))
     except BrokenPipeError:  # `ports list | head`

@@ -43,6 +43,26 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
         return what if self.least is None else f"{what} of {self.least:g} or more"
 
 
+class Host(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """The name of a host, without what a target may have behind a colon."""
+
+    name = "host"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name; fails where a target was given."""
+        from ports.errors import PortsError
+        from ports.hosts import targets
+
+        with contextlib.suppress(PortsError):  # what is no name at all, the connection refuses in its own words
+            found = targets.parse(str(value))
+            if not str(value).startswith("ssh://") and (found.name is not None or found.port is not None):
+                command = ctx.command_path.split()[-1] if ctx is not None else "this command"
+                self.fail(
+                    f"{value!r} is more than a host; `ports open {value}` opens it, `{command}` takes {found.host}"
+                )
+        return value
+
+
 def from_settings(section: str, *, only: Iterable[str] | None = None, **special: dict[str, Any]) -> Callable[[F], F]:
     """Give a command the options of a section of the settings, or `only` some, as the schema describes them.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
+import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -26,6 +29,7 @@ STYLES = {
     "error": "red",
     "unknown": "yellow",
 }
+SILENT_SECONDS = 3.0  # a command that takes longer says what it waits for
 _STATE = re.compile(rf"\b({'|'.join(STYLES)})\b")
 
 
@@ -95,12 +99,12 @@ def write_json(document: Any) -> None:
 
 
 def write_table(rows: Sequence[Row], kind: str) -> None:
-    """Print a table, with colours if stdout is a terminal. Lines are never folded, so that links stay whole."""
+    """Print a table; in a terminal with colours, and fitted to its width. No link and no word is broken."""
     from ports.cli import tables
     from ports.state import settings
 
     lines = tables.table(rows, kind, time.time())
-    text = tables.plain(lines)
+    text = tables.plain(lines if not sys.stdout.isatty() else tables.fit(lines, shutil.get_terminal_size().columns))
     if not sys.stdout.isatty() or settings.variable("TERM") in ("dumb", "unknown"):
         click.echo(text)
         return
@@ -112,6 +116,27 @@ def write_table(rows: Sequence[Row], kind: str) -> None:
 
 def _coloured(found: re.Match[str]) -> str:
     return click.style(found[0], fg=STYLES[found[0]])
+
+
+def styled(text: str, *, fg: str | None = None, bold: bool = False) -> str:
+    """Return `text` in a colour or bold where the terminal shows that and the user wants it (``NO_COLOR``)."""
+    from ports.state import settings
+
+    if settings.variable("TERM") in ("dumb", "unknown"):
+        return text
+    return click.style(text, fg=None if settings.variable("NO_COLOR") else fg, bold=bold or None)
+
+
+@contextlib.contextmanager
+def waiting(out: Output, what: str) -> Iterator[None]:
+    """Say `what` is awaited once it takes 3 s."""
+    timer = threading.Timer(SILENT_SECONDS, out.say, (f"{what} …",))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def with_output(function: F) -> F:
@@ -142,7 +167,8 @@ def with_host(show: Callable[..., Any]) -> Callable[[F], F]:
 
             timeout = options.get("timeout")
             seconds = (60.0 if timeout is None else timeout) + 60.0  # the command there gives up first, and says why
-            document = hosts.run_ports(host, far_arguments(ctx), login=True, timeout=seconds)
+            with waiting(out, f"waiting for {host}, where `{ctx.command_path}` runs"):
+                document = hosts.run_ports(host, far_arguments(ctx), login=True, timeout=seconds)
             out.host = host
             return show(out, on_host(host, document))
 

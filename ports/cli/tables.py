@@ -54,6 +54,10 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
+_SHORTENED = ("WHERE", "DIRECTORY", "ROOT", "FROM")  # a path is known by its end
+_LEAST = 12  # columns that a shortened cell keeps
+
+
 def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
     """Return the texts of `row` for a table, including those that combine several values."""
     started = row.get("started_at") or row.get("since")
@@ -79,6 +83,47 @@ def table(rows: Sequence[Mapping[str, Any]], kind: str, now: float) -> list[list
     texts = [cells(row, now) for row in rows]
     used = [(heading, key) for heading, key in columns if any(text.get(key) for text in texts)]
     return [[heading for heading, _ in used], *([text.get(key, "") for _, key in used] for text in texts)]
+
+
+def fit(lines: Sequence[Sequence[str]], columns: int) -> list[list[str]]:
+    """Return a table for a terminal of `columns`: places are shortened first, then the last column goes on below.
+
+    Links and words stay whole, so a line can still be longer.
+    """
+    made = [list(line) for line in lines]
+    for heading in _SHORTENED:
+        if not made or heading not in made[0] or (excess := _width(made) - columns) <= 0:
+            continue
+        n = made[0].index(heading)
+        widest = max(len(heading), _LEAST, max(len(line[n]) for line in made) - excess)
+        for line in made:
+            line[n] = _shortened(line[n], widest)
+    if made and made[0] and made[0][-1] == "NOTE" and _width(made) > columns:
+        made = _folded(made, max(_LEAST, columns - _width([line[:-1] for line in made]) - 2))
+    return made
+
+
+def _width(lines: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True)) - 2
+
+
+def _shortened(text: str, width: int) -> str:
+    """Return the two ends of `text`, the greater part of them the last one."""
+    if len(text) <= width:
+        return text
+    begin = (width - 1) // 3
+    return f"{text[:begin]}…{text[len(text) - (width - 1 - begin) :]}"
+
+
+def _folded(lines: Sequence[Sequence[str]], width: int) -> list[list[str]]:
+    """Return lines whose last cell goes on, between words, in lines below."""
+    import textwrap
+
+    made = []
+    for *first, note in lines:
+        parts = textwrap.wrap(note, width, break_long_words=False, break_on_hyphens=False) or [""]
+        made += [[*first, parts[0]], *([*("" for _ in first), part] for part in parts[1:])]
+    return made
 
 
 def plain(lines: Sequence[Sequence[str]]) -> str:

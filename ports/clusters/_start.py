@@ -151,7 +151,10 @@ def _start(
     name = paths.check_name(name or defaults["name"])
     known = sessions.find(KIND, name, ClusterRecord)
     if known is not None and known.state in ("running", "starting"):  # before any warning about its size
-        raise NameInUseError(KIND, name, f"`ports cluster stop {name}` stops it")
+        hint = (
+            f"`ports cluster show {name}` shows it, `ports cluster scale {name} N` and `ports cluster restart {name}` "
+        )
+        raise NameInUseError(KIND, name, f"{hint}change it, `ports cluster stop {name}` stops it")
     record, environ = _plan.plan(name, _options.merge(defaults, asked))
     found = sessions.claim(record)
     try:

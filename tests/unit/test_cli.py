@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -113,8 +114,19 @@ def test_help_lists_the_commands_and_no_second_name(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["cluter"], "no command 'cluter'; did you mean 'cluster'?"),
+        (["cluter"], "no command 'cluter'; did you mean `ports cluster`?"),
         (["xyzzy"], "no command 'xyzzy'"),
+        (["start"], "did you mean `ports cluster start` or `ports notebook start`?"),
+        (["stop"], "did you mean `ports cluster stop`, `ports notebook stop` or `ports tunnel close`?"),
+        (["status"], "did you mean `ports list` or `ports who`?"),
+        (["help"], "did you mean `ports --help` or `ports COMMAND --help`?"),
+        (["cluster", "status"], "did you mean `ports cluster list` or `ports cluster show`?"),
+        (["cluster", "strat"], "no command 'strat'; did you mean `ports cluster start`?"),
+        (["tunnel", "clos"], "no command 'clos'; did you mean `ports tunnel close`?"),
+        (["cluster", "start", "--n-worker", "2"], "no option '--n-worker'; did you mean `--n-workers`"),
+        (["list", "server1:main"], "'server1:main' is more than a host; `ports open server1:main` opens it"),
+        (["doctor", "server1:6006"], "`ports open server1:6006` opens it"),
+        (["login", "alice@server1:22"], "`ports open alice@server1:22` opens it"),
         (["cluster", "start", "--n-wrkers", "2"], "--n-workers"),
         (["cluster", "scale", "main"], "main is not a whole number of 0 or more"),
         (["cluster", "scale", "main", "big", "3"], "main big are 2 names"),
@@ -261,6 +273,26 @@ def test_a_host_is_reported_once_and_a_service_by_its_name(
         "server1:lab: it has ended; no running notebook 'server1:lab'",
         "server1:lab: it is back, under the same link",
     ]
+
+
+def test_colours_are_left_out_where_nobody_wants_them() -> None:
+    code = "import click; from ports.cli.output import styled; click.echo(styled('failed', fg='red'))"
+    assert in_a_terminal(code, TERM="xterm") == b"\033[31mfailed\033[0m\n"
+    assert b"\033[31m" not in in_a_terminal(code, TERM="xterm", NO_COLOR="1")
+    assert in_a_terminal(code, TERM="dumb") == b"failed\n"
+
+
+def test_a_wait_is_said_once_it_takes_long(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(output, "SILENT_SECONDS", 0.05)
+    said = threading.Event()
+
+    def run(alias: str, argv: list[str], **options: Any) -> Any:
+        said.wait(0.5)
+        return {"name": "main", "kind": "cluster", "state": "stopped", "log": "/x"}
+
+    monkeypatch.setattr(_ask, "run_ports", run)  # a host that is slow
+    assert main.run(main.ports, ["cluster", "stop", "-H", "server1"]) == 0
+    assert capsys.readouterr().err == "waiting for server1, where `ports cluster stop` runs …\n"
 
 
 def raising(error: BaseException) -> click.Command:

@@ -56,6 +56,36 @@ def test_plain_text_keeps_every_cell_and_aligns_columns(lines: list[list[str]]) 
     assert lines == [] or len(shown.split("\n")) == len(lines)
 
 
+def test_a_table_fits_80_columns_and_breaks_no_word() -> None:
+    note = "the memory guard paused 2 workers for 20 s, as other users took 12.3 GiB of what was free"
+    row = {"host": "server1-from-home", "kind": "cluster", "name": "main", "state": "running", "pid": 12345,
+           "path": "/tmp/ports-4201/cluster-main-c41f07.sock", "directory": "/home/alice/projects/thesis/chapter-3",
+           "note": note, "started_at": 1000.0}  # fmt: skip
+    short = {**row, "host": "s2", "note": None, "name": "lab"}
+    fitted = tables.fit(tables.table([row, short], "listener", 1060.0), 80)
+    shown = tables.plain(fitted)
+    assert set(note.split()) <= set(shown.split()), "no word is broken"
+    assert "server1-from-home" in shown and "…" in shown and "07.sock" in shown, "the end of a path says most"
+    starts = {line.index(" cluster ") for line in shown.splitlines() if " cluster " in line}
+    assert len(starts) == 1, "long aliases are aligned"
+    wide = tables.table([row], "listener", 1060.0)
+    assert tables.fit(wide, 400) == wide
+
+
+def test_a_listing_of_common_width_has_80_columns() -> None:
+    row = {"host": "server1", "kind": "cluster", "name": "main", "state": "running", "pid": 12345,
+           "path": "/tmp/ports-4201/cluster-main-c41f07.sock", "directory": "/home/alice/projects/thesis/chapter-3",
+           "started_at": 1000.0}  # fmt: skip
+    shown = tables.plain(tables.fit(tables.table([row], "listener", 1060.0), 80))
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_no_link_is_shortened() -> None:
+    link = "http://localhost:21374/lab?token=285ae8734c39d173b7ad648837bf81a44c7f97c74ce9f31e"
+    row = {"host": "server1", "kind": "tunnel", "name": "lab", "state": "open", "local_url": link}
+    assert link in tables.plain(tables.fit(tables.table([row], "tunnel", 0.0), 40))
+
+
 @pytest.mark.parametrize("kind", sorted(tables.COLUMNS))
 def test_every_table_stands_what_is_missing(kind: str) -> None:
     assert tables.table([{}], kind, now=0) == [[], []]
