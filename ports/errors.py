@@ -187,19 +187,27 @@ class DifferentClusterError(ConflictError):
 class OverpromisedError(ConflictError):
     """The request needs more memory than the machine has.
 
-    Sizes are text. `taken` lists memory that is already promised or in use.
+    Sizes are text. `taken` lists memory that is already promised or in use. An empty `left` means that nothing is left.
+    `frees` names a command that frees some of it.
     """
 
-    def __init__(self, wanted: str, total: str, taken: tuple[str, ...], left: str) -> None:
-        super().__init__(wanted, total, taken, left)
-        self.wanted, self.total, self.taken, self.left = wanted, total, taken, left
+    def __init__(self, wanted: str, total: str, taken: tuple[str, ...], left: str, frees: str = "") -> None:
+        super().__init__(wanted, total, taken, left, frees)
+        self.wanted, self.total, self.taken, self.left, self.frees = wanted, total, taken, left, frees
 
     def __str__(self) -> str:
+        taken = f": {' and '.join(self.taken)}" if self.taken else ""
+        frees = f"; {self.frees}" if self.frees else ""
+        if not self.left:
+            return (
+                f"{self.wanted}, and nothing is left of the {self.total} that you can use here{taken}{frees}; "
+                "`ports who` shows who uses how much; force=True (--force) starts it all the same"
+            )
         taken = f", of which {' and '.join(self.taken)}" if self.taken else ""
         free_some = ", free some memory (`ports who` shows who uses how much)" if self.taken else ""
         return (
             f"{self.wanted}, more than the {self.total} that you can use here{taken}; ask for at most {self.left} "
-            f"(fewer workers, a smaller memory_limit){free_some}, or pass force=True (--force)"
+            f"(fewer workers, a smaller memory_limit){free_some}, or pass force=True (--force){frees}"
         )
 
 

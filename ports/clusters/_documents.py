@@ -14,6 +14,15 @@ class GuardShown(TypedDict):
     restarts: int
 
 
+class MemoryDeaths(TypedDict):
+    """Workers that ended at their memory limit: how many, the limit, when the last one did, and with which task."""
+
+    n_workers: int
+    limit_bytes: int
+    at: float
+    task: str | None
+
+
 class Summary(TypedDict, total=False):
     """What the owner of a running cluster answers on its dashboard's socket, at ``/ports.json``.
 
@@ -30,6 +39,7 @@ class Summary(TypedDict, total=False):
     guard: GuardShown | None
     gpu_ids: list[str]
     n_asked: int
+    memory_deaths: MemoryDeaths | None
     asleep: int | None
     last_task: float
     ends_at: float | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from ports.state import paths, settings
 
 if TYPE_CHECKING:
     import builtins
+
+_RECENT_SECONDS = 3600.0  # a death of a worker before that is no news to who connects now
 
 
 def list() -> builtins.list[Cluster]:
@@ -94,6 +97,9 @@ def reuse(found: Found[ClusterRecord], asked: Mapping[str, Any], how: str) -> Cl
         hint = f"pass name= for another, stop it (`ports cluster stop {record.name}`), or pass reuse='any'"
         warn(f"cluster {record.name!r} runs, but {'; '.join(different)}: {hint}")
     _warn_of_versions(now)
+    deaths = (now.summary or {}).get("memory_deaths")
+    if deaths is not None and time.time() - deaths["at"] < _RECENT_SECONDS:
+        warn(f"cluster {record.name!r}: {_text.memory_note(deaths, record.memory_typed)}")
     if (now.summary or {}).get("ends_at"):
         warn(f"cluster {record.name!r}: {_text.cluster_note(now.summary or {})}")
     return Cluster(now)
@@ -108,9 +114,10 @@ def _differences(record: ClusterRecord, asked: Mapping[str, Any]) -> tuple[str, 
         interpreter = record.interpreter
     if is_same_interpreter(record.interpreter, interpreter):
         interpreter = record.interpreter
+    typed = _options.typed(asked.get("memory_limit"))
     if "memory_limit" in asked:
         asked = {**asked, "memory_limit": _dask.parse_bytes(asked["memory_limit"])}
-    return _options.differences(record, asked, interpreter=interpreter, directory=str(Path.cwd()))
+    return _options.differences(record, asked, interpreter=interpreter, directory=str(Path.cwd()), typed=typed)
 
 
 def is_same_interpreter(one: str, other: str) -> bool:

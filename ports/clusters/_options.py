@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ports.errors import UsageError
 from ports.machine import fair_share
+from ports.probe import size
 from ports.sessions import Running, SessionRecord
 from ports.state import settings
 
@@ -53,14 +54,18 @@ class ClusterRunning(Running):
 class ClusterRecord(SessionRecord):
     """A cluster as it was started. None means Dask's own choice, in a record of an older `ports`.
 
-    `takes_all`: the whole machine was asked for. `explained`: how the size was decided. `promise`: the file in which
-    all users read what the cluster may use. `for_owner`: the options that only the owner obeys; in ``record.json`` they
-    are keys beside the others.
+    `memory_typed`: the limit as it was typed, ``1GB``. `divided_bytes`: what the workers divide if their number
+    changes, each of them getting `most_memory` at most; 0: their memory was asked for. `takes_all`: the whole machine
+    was asked for. `explained`: how the size was decided. `promise`: the file in which all users read what the cluster
+    may use. `for_owner`: the options that only the owner obeys; in ``record.json`` they are keys beside the others.
     """
 
     n_workers: int | None = None
     threads_per_worker: int | None = None
     memory_limit: int | float | str | None = None
+    memory_typed: str = ""
+    divided_bytes: int = 0
+    most_memory: int = 0
     force: bool = False
     takes_all: bool = False
     explained: str = ""
@@ -186,11 +191,11 @@ def _security(asked: str, opens: Mapping[str, str], have_sockets: bool) -> str:
 
 
 def differences(
-    running: ClusterRecord, asked: Mapping[str, Any], *, interpreter: str, directory: str
+    running: ClusterRecord, asked: Mapping[str, Any], *, interpreter: str, directory: str, typed: str = ""
 ) -> tuple[str, ...]:
     """Return how the running cluster differs from what is asked for, a phrase each.
 
-    Only what is asked for counts.
+    Only what is asked for counts. `typed` is the memory limit as it was asked for, ``2GB``.
     """
     found = []
     if running.interpreter != interpreter:
@@ -201,8 +206,23 @@ def differences(
         has = running.option(name)
         if (name, value) == ("n_workers", fair_share.ALL):
             found += [] if running.takes_all else [f"n_workers is {running.n_workers}, not the whole machine"]
+        elif name == "memory_limit" and value is not None and (name, value) not in _NEVER_DIFFER and has != value:
+            found.append(f"memory_limit is {_limit(has, running.memory_typed)}, not {_limit(value, typed)}")
         elif name == "environ":
             found += [f"${key} differs" for key, text in (value or {}).items() if running.environ.get(key) != str(text)]
         elif value is not None and has != value and name not in _NEVER_DIFFER and (name, value) not in _NEVER_DIFFER:
             found.append(f"{name} is {has}, not {value}")
     return tuple(found)
+
+
+def _limit(n_bytes: Any, typed: str) -> str:
+    """Return a memory limit as it was typed, else in words."""
+    return typed or (
+        size(n_bytes) if isinstance(n_bytes, int) and n_bytes else "no limit" if n_bytes == 0 else str(n_bytes)
+    )
+
+
+def typed(limit: Any) -> str:
+    """Return a memory limit that was typed as a size, ``1GB``; empty for numbers and words."""
+    text = limit.strip() if isinstance(limit, str) else ""
+    return text if text[:1].isdigit() and text[-1:] in ("b", "B") else ""

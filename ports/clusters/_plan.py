@@ -14,6 +14,7 @@ from typing import Any
 from ports import machine, sessions
 from ports.clusters import _dask, _gpus, _options, _scratch
 from ports.clusters._options import KIND, ClusterRecord
+from ports.clusters._snapshot import with_promises
 from ports.errors import UsageError, warn
 from ports.machine import fair_share
 from ports.probe import promises
@@ -63,16 +64,20 @@ def _check_interface(name: str) -> None:
 
 def _sized(record: ClusterRecord) -> ClusterRecord:
     """Return the record with its size in numbers: what is asked for, and else a fair share."""
-    room = machine.room()
+    room = replace(machine.room(), own_clusters=with_promises(record.name))
+    typed = _options.typed(record.memory_limit)
     asked = {"n_workers": record.n_workers, "threads_per_worker": record.threads_per_worker}
     limit = _bytes(record.memory_limit, room.may_have)
     size = fair_share.decide(
-        room, {**asked, "memory_limit": limit}, processes=record.processes, takes_all=record.takes_all
+        room,
+        {**asked, "memory_limit": limit, "memory_typed": typed},
+        processes=record.processes,
+        takes_all=record.takes_all,
     )
     # a size that nobody asked for has been reduced instead, down to one least worker, which always starts
     is_asked = limit is not None or size.n_workers > 1 or size.promised_bytes > room.may_have
     if is_asked and not record.force:
-        fair_share.check(room, size.n_workers, size.memory_limit)
+        fair_share.check(room, size.n_workers, size.memory_limit, typed)
     for warning in size.warnings:
         warn(warning)
     return replace(
@@ -80,6 +85,9 @@ def _sized(record: ClusterRecord) -> ClusterRecord:
         n_workers=size.n_workers,
         threads_per_worker=size.threads_per_worker,
         memory_limit=size.memory_limit,
+        memory_typed=typed,
+        divided_bytes=size.divided_bytes,
+        most_memory=size.memory_limit if size.divided_bytes else 0,
         explained=size.explained,
     )
 

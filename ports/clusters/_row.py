@@ -33,7 +33,7 @@ def row(now: Snapshot, *, with_token: bool = False) -> ClusterRow:
         "guard": counts.get("guard"),
         "asleep": counts.get("asleep"),
         "ends_at": counts.get("ends_at"),
-        "note": _text.cluster_note(counts),
+        "note": _text.cluster_note(counts, now.found.record.memory_typed if now.found.record else ""),
     }
     if now.found.record is not None:
         _add_record(made, now, with_token=with_token)

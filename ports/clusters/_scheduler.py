@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from ports import machine
 from ports.clusters import _dask, _gpus
 from ports.clusters._options import ClusterRecord
-from ports.clusters._snapshot import Snapshot
-from ports.errors import UsageError
+from ports.clusters._snapshot import Snapshot, with_promises
+from ports.errors import UsageError, warn
 from ports.machine import fair_share
 from ports.state import record_this_interpreter, records, settings, wait_until
 
@@ -24,12 +25,22 @@ def scale(now: Snapshot, n_workers: int, *, force: bool | None) -> None:
     now.refresh()
     record, limit = now.record, now.record.memory_limit
     forced = bool(settings.get("cluster.force") if force is None else force)
+    divides = bool(record.divided_bytes and limit)
+    if divides:
+        limit = fair_share.divide(n_workers, record.divided_bytes, record.most_memory)
     if isinstance(limit, int) and n_workers > (record.n_workers or 0) and not forced:
-        fair_share.check(machine.room(without=now.running.process.pid), n_workers, limit)
-    _call(now, "ports_scale", n_workers=n_workers, **_gpus.for_scale(now, n_workers, force=forced))
-    changed = {**record.to_json(), "n_workers": n_workers, "takes_all": False}
+        room = replace(machine.room(without=now.running.process.pid), own_clusters=with_promises(now.name))
+        fair_share.check(room, n_workers, limit, record.memory_typed)
+    arguments: dict[str, Any] = {"memory_limit": limit} if divides else {}
+    _call(now, "ports_scale", n_workers=n_workers, **arguments, **_gpus.for_scale(now, n_workers, force=forced))
+    changed = {**record.to_json(), "n_workers": n_workers, "memory_limit": limit, "takes_all": False}
     if isinstance(limit, int):
-        changed["explained"] = fair_share.describe(n_workers, record.threads_per_worker or 1, limit) + ", as scaled"
+        changed["explained"] = (
+            fair_share.describe(n_workers, record.threads_per_worker or 1, limit, record.memory_typed) + ", as scaled"
+        )
+    if isinstance(limit, int) and divides and limit != record.memory_limit:
+        changed["explained"] = fair_share.describe_division(n_workers, limit, record.divided_bytes)
+        warn(f"cluster {now.name!r} now has {changed['explained']}")
     records.write(now.found.files.record, ClusterRecord.from_json(changed))
     now.refresh()
 

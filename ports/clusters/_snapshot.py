@@ -14,6 +14,13 @@ from ports.errors import ForeignListenerError, NotFoundError
 from ports.sessions import Found
 
 
+def with_promises(own: str) -> tuple[str, ...]:
+    """Return the names of my running clusters on this machine that are promised memory, except `own`."""
+    found = [sessions.find(KIND, name, ClusterRecord) for name in sessions.names(KIND) if name != own]
+    running = [one for one in found if one is not None and one.record is not None and one.state == "running"]
+    return tuple(one.name for one in running if one.record and one.record.n_workers and one.record.memory_limit)
+
+
 class Snapshot:
     """A cluster as it was found; `refresh` looks again."""
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ports.clusters._documents import ClusterRow, Summary
+from ports.clusters._documents import ClusterRow, MemoryDeaths, Summary
 from ports.probe import memory_used, size
 
 
@@ -31,19 +31,35 @@ def cluster_state(row: Mapping[str, Any]) -> str:
     return f"runs: {n_workers} worker{'s' if n_workers > 1 else ''} with {threads}{' each' if n_workers > 1 else ''}"
 
 
-def cluster_note(counts: Summary) -> str | None:
-    """Return whether the memory guard acts, workers rest, or the end is near; None where none of these is so."""
+def cluster_note(counts: Summary, typed: str = "") -> str | None:
+    """Return whether the memory guard acts, workers are missing or rest, or the end is near; None where none is so.
+
+    `typed` is the memory limit as it was typed.
+    """
     notes = []
     if (guard := counts.get("guard")) is not None:
         notes.append(f"memory guard: {guard['reason']}")
     if (n_asked := counts.get("n_asked", 0)) > (n_workers := counts.get("n_workers", 0)):
         notes.append(f"{n_workers} of {n_asked} workers run; the others are starting")
+    if (deaths := counts.get("memory_deaths")) is not None:
+        notes.append(memory_note(deaths, typed))
     if counts.get("asleep"):
         notes.append(f"nobody uses it: {counts['asleep']} workers come back at the next task")
     if (ends := counts.get("ends_at")) is not None:
         last = _day(counts["last_task"])
         notes.append(f"ends at {_day(ends)}, because no task has run since {last}; any task keeps it running")
     return "; ".join(notes) or None
+
+
+def memory_note(deaths: MemoryDeaths, typed: str = "") -> str:
+    """Return that workers ended at their memory limit, when, with which task, and the way out."""
+    n_workers, at = deaths["n_workers"], time.strftime("%H:%M", time.localtime(deaths["at"]))
+    who = (
+        f"{n_workers} worker{'s' if n_workers > 1 else ''} ended at {'their' if n_workers > 1 else 'its'} memory limit"
+    )
+    ran = f", last with task {deaths['task']}" if deaths["task"] else ""
+    limit = typed or size(deaths["limit_bytes"])
+    return f"{who} of {limit} ({at}){ran}; more memory each: start it with fewer workers, or with a larger memory_limit"
 
 
 def cluster_html(row: ClusterRow, command: str) -> str:

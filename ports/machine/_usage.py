@@ -131,7 +131,7 @@ class Usage:
         promised = sum(one.promised_bytes for one in self.users)
         row |= {"promised_bytes": promised, "promised_threads": sum(one.promised_threads for one in self.users)}
         share = self.share
-        row["share"] = {key: value for key, value in vars(share).items() if key != "warnings"}
+        row["share"] = {key: value for key, value in vars(share).items() if key not in ("warnings", "divided_bytes")}
         return row
 
 

@@ -9,6 +9,7 @@ impossible.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -46,7 +47,7 @@ class Room:
     `unfilled_bytes` of these yet. `inside_bytes` of these count for the limit (None: all), because a cluster can run
     outside of a job's control group. `hidden`: the user cannot see others' processes. `unseen_bytes` and `unseen_cores`
     are in use by no visible process. `within` names the owner of the limits if it is not the user's process. `notes`
-    are further warnings.
+    are further warnings. `own_clusters` are the names of the user's clusters with these promises, where they are known.
     """
 
     cores: float
@@ -65,6 +66,7 @@ class Room:
     unseen_cores: float = 0.0
     within: str | None = None
     notes: tuple[str, ...] = ()
+    own_clusters: tuple[str, ...] = ()
 
     @property
     def may_have(self) -> int:
@@ -123,12 +125,16 @@ class Room:
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """The size of a cluster, and its explanation. `memory_limit` is for one worker, in bytes; 0: no limit."""
+    """The size of a cluster, and its explanation. `memory_limit` is for one worker, in bytes; 0: no limit.
+
+    `divided_bytes` are what workers divide if their number changes; 0 where their memory was asked for.
+    """
 
     n_workers: int
     threads_per_worker: int
     memory_limit: int
     explained: str
+    divided_bytes: int = 0
     warnings: tuple[str, ...] = field(default=())
 
     @property
@@ -177,7 +183,7 @@ def decide(room: Room, asked: Mapping[str, Any], *, processes: bool = True, take
     ----------
     asked : mapping
         ``n_workers`` (a number, ``"all"`` or None), ``threads_per_worker`` and ``memory_limit`` (bytes, 0 for none, or
-        None).
+        None); ``memory_typed`` is the limit as it was typed, if it was.
     processes : bool
         False: threads of one worker.
     takes_all : bool
@@ -194,13 +200,19 @@ def decide(room: Room, asked: Mapping[str, Any], *, processes: bool = True, take
             threads = max(threads, n_cores // fitting)
         n_workers = min(n_workers, fitting)
     is_share = limit is None or n_asked is None
+    divided = 0
     if limit is None:
+        divided = memory
         # a few requested workers do not get all the memory
         parts = n_workers if n_asked is None else max(n_asked, n_cores // threads, 1)
         limit = max(LEAST_WORKER, int(memory / parts) >> 20 << 20)
     reason += f", within {room.within}" if room.within else ""
-    said = describe(n_workers, threads, limit) + (f": {reason}" if is_share else ", as requested")
-    chosen = Size(n_workers=n_workers, threads_per_worker=threads, memory_limit=limit, explained=said)
+    said = describe(n_workers, threads, limit, asked.get("memory_typed", "")) + (
+        f": {reason}" if is_share else ", as requested"
+    )
+    chosen = Size(
+        n_workers=n_workers, threads_per_worker=threads, memory_limit=limit, explained=said, divided_bytes=divided
+    )
     return replace(chosen, warnings=_warnings(room, chosen, takes_all=takes_all))
 
 
@@ -214,18 +226,30 @@ def _shape(n_cores: int, n_workers: int | None, threads: int | None, *, processe
     return default_workers, default_threads
 
 
-def describe(n_workers: int, threads: int, limit: int) -> str:
-    """Return a size in words: ``8 workers × 1 thread, 4.0 GiB each``."""
+def describe(n_workers: int, threads: int, limit: int, typed: str = "") -> str:
+    """Return a size in words: ``8 workers × 1 thread, 4.0 GiB each``; the limit as it was `typed`."""
     workers = f"{n_workers} worker{'' if n_workers == 1 else 's'} × {threads} thread{'' if threads == 1 else 's'}"
     each = " each" if n_workers != 1 else ""
-    return f"{workers}, {size(limit)}{each}" if limit else f"{workers}, no memory limit"
+    return f"{workers}, {typed or size(limit)}{each}" if limit else f"{workers}, no memory limit"
 
 
-def check(room: Room, n_workers: int, memory_limit: int) -> None:
+def divide(n_workers: int, whole: int, most: int) -> int:
+    """Return the memory limit of each of `n_workers` that divide `whole` bytes: `most` bytes at most."""
+    return min(most, max(LEAST_WORKER, whole // max(1, n_workers) >> 20 << 20))
+
+
+def describe_division(n_workers: int, limit: int, whole: int) -> str:
+    """Return a divided size in words: ``10 workers × 2.0 GiB, of the 20.4 GiB of this cluster``."""
+    workers = f"{n_workers} worker{'' if n_workers == 1 else 's'}"
+    return f"{workers} × {size(limit)}, of the {size(whole)} of this cluster"
+
+
+def check(room: Room, n_workers: int, memory_limit: int, typed: str = "") -> None:
     """Check that `n_workers` of `memory_limit` bytes are not more than the machine has.
 
     Promises to this user's other clusters count as taken. Of others' promises, only the part that their clusters
-    already use counts, and never more than the kernel says is in use. So a false promise refuses nothing.
+    already use counts, and never more than the kernel says is in use. So a false promise refuses nothing. `typed` is
+    the limit as the user typed it, ``1GB``.
 
     Raises
     ------
@@ -234,13 +258,36 @@ def check(room: Room, n_workers: int, memory_limit: int) -> None:
     """
     (total, filled, promised), left = room.bound, room.left_bytes
     if n_workers * memory_limit > left:
-        wanted = f"1 worker of {size(memory_limit)}"
+        each = typed or size(memory_limit)
+        wanted = f"1 worker of {each}"
         if n_workers > 1:
-            wanted = f"{n_workers} workers of {size(memory_limit)} are {size(n_workers * memory_limit)}"
-        taken = [f"{size(promised)} are promised to your other clusters"] if promised else []
+            wanted = f"{n_workers} workers of {each} are {like(typed, n_workers * memory_limit)}"
+        taken = [f"{size(promised)} are promised to {_yours(room)}"] if promised else []
         taken += [f"{size(filled)} are used by clusters of others"] if filled else []
         within = f" ({room.within})" if room.within else ""
-        raise OverpromisedError(wanted, size(total) + within, tuple(taken), size(left))
+        raise OverpromisedError(wanted, size(total) + within, tuple(taken), size(left) if left else "", _frees(room))
+
+
+def like(typed: str, n_bytes: int) -> str:
+    """Return bytes in the unit of a size that a user typed: 2e9 bytes are ``2GB`` beside ``1GB``."""
+    found = re.fullmatch(r"\s*[0-9.]+\s*([kKMGTP])(i?)B\s*", typed)
+    if found is None:
+        return size(n_bytes)
+    unit = (1024 if found[2] else 1000) ** (1 + "KMGTP".index(found[1].upper()))
+    return f"{n_bytes / unit:g}{found[1]}{found[2]}B"
+
+
+def _yours(room: Room) -> str:
+    """Return this user's other clusters in words, by name where the names are known."""
+    names = room.own_clusters
+    if len(names) < 2:
+        return f"your cluster {names[0]}" if names else "your other clusters"
+    return f"your clusters {', '.join(names[:-1])} and {names[-1]}"
+
+
+def _frees(room: Room) -> str:
+    """Return the command that frees what this user's other clusters are promised; empty where none is known."""
+    return f"`ports cluster scale {room.own_clusters[0]} 0` frees what it is promised" if room.own_clusters else ""
 
 
 def who_is_active(room: Room) -> str:
@@ -262,7 +309,7 @@ def _share(room: Room) -> tuple[int, str]:
     (total, _, promised), left = room.bound, room.left_bytes
     if part <= left or not promised:
         return part, reason
-    mine = f"{size(promised)} are promised to your other clusters, {who_is_active(room)}"
+    mine = f"{size(promised)} are promised to {_yours(room)}, {who_is_active(room)}"
     if left < LEAST_WORKER:
         return LEAST_WORKER, f"the minimum, because {mine}"
     return left, f"the rest of {size(total)}, because {mine}"
@@ -310,7 +357,8 @@ def _own_warnings(room: Room, wants: int) -> tuple[str, ...]:
     total, _, promised = room.bound
     if wants <= room.left_bytes or not promised:
         return ()
+    way_out = _frees(room) or "stop or scale one (`ports cluster list`)"
     return (
-        f"of the {size(total)} that you can use, your other clusters are promised {size(promised)}, and with this one "
-        f"{size(promised + wants)}; stop or scale one (`ports cluster list`)",
+        f"of the {size(total)} that you can use, {_yours(room)} {'is' if len(room.own_clusters) == 1 else 'are'} "
+        f"promised {size(promised)}, and with this one {size(promised + wants)}; {way_out}",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from distributed import Client, Future
+from distributed import Client, Future, KilledWorker
 
 from ports import clusters
 from ports.clusters._cluster import Cluster
@@ -60,6 +61,35 @@ class Machine:
             return row if (row["guard"] or {}).get("level") == name else None
 
         return wait_until(there, timeout=30, what=f"level {name}", every=0.1)
+
+
+def takes_all(n_bytes: int) -> int:
+    import time
+
+    held = bytearray(b"x") * n_bytes
+    time.sleep(30)
+    return len(held)
+
+
+def test_an_end_at_the_memory_limit_is_told_in_plain_words(home: Home) -> None:
+    cluster = clusters.start("main", n_workers=1, threads_per_worker=1, memory_limit="300MB", force=True)
+    with cluster.get_client() as client:
+        with pytest.raises(KilledWorker):
+            client.submit(takes_all, 500_000_000, retries=0).result(timeout=120)
+        row = cluster.row()
+        words = (
+            r"[0-9] workers? ended at (its|their) memory limit of 300MB \([0-9:]{5}\), last with task takes_all; more"
+        )
+        assert re.match(words, str(row["note"]).partition("the others are starting; ")[2] or str(row["note"]))
+        shown = [home.ports("cluster", verb).stdout for verb in ("list", "show")]
+        shown += [repr(cluster), cluster._repr_html_()]
+        assert ["memory limit of 300MB" in text for text in shown] == [True] * 4
+        with pytest.warns(match="ended at their memory limit of 300MB"):
+            clusters.cluster("main")
+        assert any("ended at its memory limit of 286.1 MiB with task takes_all" in line for line in cluster.logs())
+        client.restart()
+        assert cluster.row()["note"] is None
+    cluster.stop()
 
 
 @pytest.fixture

@@ -143,13 +143,41 @@ def test_my_own_clusters_count_when_another_one_starts(home: Home) -> None:
     much = int((room.memory_bytes - room.promised_bytes) * 0.6)
     first = clusters.start("first", memory_limit=much, **SMALL)
     assert first.explained.endswith(", as requested")
-    with pytest.raises(OverpromisedError, match="are promised to your other clusters"):
+    with pytest.raises(
+        OverpromisedError, match=r"are promised to your cluster first.*`ports cluster scale first 0` frees"
+    ):
         clusters.start("second", memory_limit=much, **SMALL)
     second = clusters.start("second", **SMALL)
     assert isinstance(second.record.memory_limit, int) and second.record.memory_limit < much
     first.scale(0)
     wait_until(lambda: (promise_of(first) or {})["bytes"] == 0 or None, timeout=10, what="its new promise")
     first.scale(1)  # what it was promised itself is not in its way
+
+
+@pytest.mark.parametrize("way", ["command line", "python"])
+def test_a_cluster_of_default_size_divides_what_it_has(home: Home, way: str) -> None:
+    started = clusters.start("main", n_workers=1, threads_per_worker=4)
+    whole = started.record.memory_limit
+    assert isinstance(whole, int)
+    with started.get_client() as client:
+        held = client.submit(bytes, 10_000_000)
+        held.result(timeout=30)
+        (first,) = client.run(os.getpid).values()
+        if way == "python":
+            with pytest.warns(match="3 workers × "):
+                started.scale(3)
+        else:
+            done = home.ports("cluster", "scale", "main", "3")
+            assert done.returncode == 0 and "3 workers × " in done.stderr, done.stderr
+        client.wait_for_workers(3, timeout=60)
+        each = whole // 3 >> 20 << 20
+        limits = client.run(lambda dask_worker: (os.getpid(), dask_worker.memory_manager.memory_limit))
+        assert {limit for _, limit in limits.values()} == {each}
+        assert first in {pid for pid, _ in limits.values()} and len(held.result()) == 10_000_000  # it was not restarted
+    row = clusters.get("main").row()
+    assert "of this cluster" in str(row["explained"]) and row["memory_limit_bytes"] == 3 * each
+    promised = wait_until(lambda: promise_of(started), timeout=10, what="the promise")
+    assert promised["bytes"] <= whole
 
 
 @pytest.mark.parametrize("way", ["command line", "python", "setting"])

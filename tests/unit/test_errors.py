@@ -23,6 +23,7 @@ EXAMPLES: dict[str, Any] = {
     "where": "127.0.0.1:8786", "differences": ("n_workers is 2, not 4",), "path": Path("/tmp/x"), "tool": "tmux",
     "host": "server1", "what": "cluster 'main'", "log": Path("/tmp/log"), "output": ("one", "two"), "timeout": 3.5,
     "wanted": "4 workers of 9.0 GiB are 36.0 GiB", "total": "24.0 GiB", "taken": ("8.0 GiB are promised",),
+    "frees": "`ports cluster scale main 0` frees what it is promised",
     "left": "16.0 GiB", "found": 2, "known": 1, "message": "it failed",
 }  # fmt: skip
 

@@ -54,6 +54,18 @@ def test_each_level_comes_at_its_part_of_the_mark() -> None:
     assert found == ["calm", "spill", "pause", "restart"]
 
 
+def test_a_shortage_with_much_left_says_what_it_reckons_with() -> None:
+    state = guard.State()
+    for sample in (at(0.0, 1.9 * GiB), at(0.5, 1.2 * GiB)):
+        state = guard.step(state, sample, share=0.1, pressure=20)
+    assert state.level == guard.RESTART and state.where.available > 0.5 * state.where.total
+    assert guard.why_worse(state, 0.1, 20) == ", falling fast: 0 B will be left in about a second"
+    waits = guard.step(guard.State(), at(0.0, 0.9 * GiB, pressure=45.0), share=0.1, pressure=20)
+    assert guard.why_worse(waits, 0.1, 20) == ", and processes wait for memory 45 % of the time"
+    short = guard.step(guard.State(), at(0.0, 0.05 * GiB), share=0.1, pressure=20)
+    assert guard.why_worse(short, 0.1, 20) == ""
+
+
 def test_memory_that_falls_fast_is_acted_on_a_second_before_it_is_gone() -> None:
     falling = [at(n * 0.2, 1200 * MiB - n * 0.2 * 200e6) for n in range(30)]
     levels = run(falling)
@@ -380,6 +392,7 @@ class Seen:
 def told(before: Seen, now: Seen) -> str:
     """Return the line that a guard shows when it gets worse."""
     watching = ports_watch.MemoryGuard.__new__(ports_watch.MemoryGuard)
+    watching.marks = {"share": 0.1, "pressure": 20}
     watching.meter = before
     watching.before = watching.users()
     watching.meter = now

@@ -174,7 +174,7 @@ def test_what_is_not_asked_for_differs_from_nothing(asked: dict[str, Any]) -> No
     ("asked", "phrase"),
     [
         ({"n_workers": 8}, "n_workers is 4, not 8"),
-        ({"memory_limit": 100}, "memory_limit is None, not 100"),
+        ({"memory_limit": 2_000_000_000}, "memory_limit is None, not 1.9 GiB"),
         ({"n_workers": "all"}, "n_workers is 4, not the whole machine"),
         ({"daemon": True}, "daemon is False, not True"),
         ({"nice": 7}, "nice is 5, not 7"),
@@ -322,3 +322,17 @@ def test_every_key_of_a_cluster_in_json_is_documented() -> None:
     keys = _documents.ClusterRow.__required_keys__ | _documents.ClusterRow.__optional_keys__
     missing = [key for key in sorted(keys) if not re.search(rf"`{key}`", page)]
     assert missing == []
+
+
+def test_another_memory_limit_is_told_as_it_was_typed() -> None:
+    running = replace(RUNNING, memory_limit=5453643776)
+    told = _options.differences(running, {"memory_limit": 2_000_000_000}, **SAME, typed="2GB")
+    assert told == ("memory_limit is 5.1 GiB, not 2GB",)
+    assert [_options.typed(one) for one in ("1GB", " 512MiB ", "auto", "0.5", 7, None)] == [
+        "1GB",
+        "512MiB",
+        "",
+        "",
+        "",
+        "",
+    ]

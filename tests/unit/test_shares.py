@@ -273,6 +273,52 @@ def test_my_clusters_count_whole_and_those_of_others_as_far_as_filled() -> None:
     fair_share.check(filled, 1, 20 * GIB)
 
 
+def test_where_nothing_is_left_no_size_is_offered() -> None:
+    room = Room(cores=2, memory_bytes=int(23.5 * GIB), available_bytes=20 * GIB, promised_bytes=int(203.5 * GIB))
+    with pytest.raises(OverpromisedError) as caught:
+        fair_share.check(replace(room, own_clusters=("main",)), 2, 10**9, "1GB")
+    assert str(caught.value) == (
+        "2 workers of 1GB are 2GB, and nothing is left of the 23.5 GiB that you can use here: 203.5 GiB are promised "
+        "to your cluster main; `ports cluster scale main 0` frees what it is promised; `ports who` shows who uses how "
+        "much; force=True (--force) starts it all the same"
+    )
+
+
+def test_own_promises_are_called_own_by_the_names_of_their_clusters() -> None:
+    room = Room(cores=2, memory_bytes=32 * GIB, available_bytes=31 * GIB, promised_bytes=31 * GIB)
+    named = [
+        fair_share.decide(replace(room, own_clusters=names), asked()).explained for names in ((), ("a",), ("a", "b"))
+    ]
+    assert [
+        "to your other clusters," in named[0],
+        "to your cluster a," in named[1],
+        "your clusters a and b," in named[2],
+    ] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "n_bytes", "shown"),
+    [("1GB", 2 * 10**9, "2GB"), ("512MiB", 2**30, "1024MiB"), ("1.5GB", 3 * 10**9, "3GB"), ("", 2**30, "1.0 GiB")],
+)
+def test_a_sum_is_shown_in_the_unit_that_was_typed(typed: str, n_bytes: int, shown: str) -> None:
+    assert fair_share.like(typed, n_bytes) == shown
+
+
+def test_a_size_is_described_as_it_was_typed() -> None:
+    chosen = fair_share.decide(ALONE, asked(n_workers=2, memory_limit=10**9, memory_typed="1GB"))
+    assert "2 workers" in chosen.explained and "1GB each" in chosen.explained and chosen.divided_bytes == 0
+
+
+def test_workers_divide_what_a_default_cluster_has() -> None:
+    whole, most = int(20.4 * GIB), int(20.4 * GIB)
+    assert [fair_share.divide(n, whole, most) >> 20 for n in (1, 2, 10)] == [20889, 10444, 2088]
+    assert fair_share.divide(1, whole, 2 * GIB) == 2 * GIB  # a few workers do not get all
+    assert fair_share.divide(1000, whole, most) == fair_share.LEAST_WORKER
+    assert (
+        fair_share.describe_division(10, 2088 << 20, whole) == "10 workers × 2.0 GiB, of the 20.4 GiB of this cluster"
+    )
+
+
 @given(others=OTHERS, wants=st.integers(0, 64 * GIB))
 def test_no_promise_refuses_what_the_kernel_says_is_not_in_use(others: tuple[Other, ...], wants: int) -> None:
     room = Room(cores=8, memory_bytes=64 * GIB, available_bytes=64 * GIB, others=others)

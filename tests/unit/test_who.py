@@ -93,7 +93,7 @@ def test_each_user_has_a_bar_of_what_is_used_and_what_is_promised_beyond() -> No
 
 def test_what_is_left_and_what_i_would_get_stand_last() -> None:
     left, mine = who.lines(seen())[-2:]
-    assert left == "left: 58.8 cores, 212.0 GiB, 54.0 GiB promised to clusters and not used yet"
+    assert left == "left: 58.8 cores, 212.0 GiB, of which 54.0 GiB are promised to clusters and not used yet"
     assert mine == (
         "a cluster of yours would get 9 workers × 7 threads, 8.8 GiB each: "
         "half of 158.0 GiB available and not promised, one other active"
@@ -122,7 +122,7 @@ def test_what_hidden_clusters_fill_is_reckoned_from_the_totals() -> None:
     assert "half of 212.0 GiB available, two others active as far as can be seen" in filled[-1]
     half = who.lines(hidden(promised=300))
     assert words(half[3]) == "bob ▒▒▒················· 0 B 0.0 300.0 GiB, 4 threads"
-    assert "212.0 GiB, 80.0 GiB promised to clusters and not used yet" in half[-2]
+    assert "212.0 GiB, of which 80.0 GiB are promised to clusters and not used yet" in half[-2]
     room = hidden(promised=200, busy_cores=40.0).room
     assert (room.unseen_bytes, room.unseen_cores) == (220 * GIB, 24.0)
 

@@ -151,6 +151,7 @@ class MemoryGuard(threading.Thread):
         left = f"{probe.size(where.available)} of {probe.size(where.total)} of {name} are available"
         if not is_worse:
             return f"{left} again"
+        left += guard_rules.why_worse(self.state, self.marks["share"], self.marks["pressure"])
         grown = guard_rules.grower(self.before, self.users())
         if grown is None or grown[1] < where.total * guard_rules.ACTIVE_SHARE:
             return left

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .ground import probe
 from .memory import MACHINE, Domain
 
 CALM, SPILL, PAUSE, RESTART = range(4)
@@ -113,6 +114,18 @@ def step(state: State, sample: Sample, *, share: float, pressure: float, most: i
     if sample.time - since < (CALM_SECONDS_AFTER_RESTART if recent else CALM_SECONDS):
         return replace(state, easing_since=since)
     return replace(state, level=target, easing_since=None)
+
+
+def why_worse(state: State, share: float, pressure: float) -> str:
+    """Return why there is a shortage although much is left: it falls fast, or everybody waits. Else empty."""
+    where = state.where
+    if not state.samples or where.available < mark_of(where.total, share) * FRACTIONS[max(0, state.level - 1)]:
+        return ""
+    now = state.samples[-1]
+    soon = expected(where, state.samples[:-1], now.time)
+    if soon < mark_of(where.total, share):
+        return f", falling fast: {probe.size(max(0, int(soon)))} will be left in about a second"
+    return f", and processes wait for memory {now.pressure:.0f} % of the time" if now.pressure >= pressure else ""
 
 
 def may_restart(state: State, now: float, share: float) -> bool:

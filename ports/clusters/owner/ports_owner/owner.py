@@ -89,6 +89,8 @@ def configure(record):
             "temporary-directory": record.scratch,  # the scheduler's too: Dask's default is open to all users
             "distributed.worker.multiprocessing-method": method,
             "distributed.worker.daemon": record.daemon,
+            # what Dask logs; by itself it names port 0, where nothing listens
+            "distributed.dashboard.link": "a private socket; `ports open` shows it at home",
         }
     )
     if method == "forkserver":

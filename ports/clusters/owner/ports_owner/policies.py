@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
-from . import memory, workers
+from . import memory, memory_deaths, resize, workers
 from .cluster import OwnedCluster
 from .guard import MemoryGuard
 from .idle import IdlePolicy
@@ -27,8 +28,14 @@ class Policies:
         loop = asyncio.get_running_loop()
         self.watching = [loop.create_task(one.run()) for one in (self.idle, self.workforce)]
 
-    async def scale(self, n_workers: int, gpu_ids: tuple[str, ...] = ()) -> None:
-        """Run `n_workers` workers, also where some sleep; new ones take the first free GPUs of `gpu_ids`."""
+    async def scale(self, n_workers: int, gpu_ids: tuple[str, ...] = (), memory_limit: int | None = None) -> None:
+        """Run `n_workers` workers, also where some sleep; new ones take the first free GPUs of `gpu_ids`.
+
+        With `memory_limit`, each has that many bytes from now on, running ones included. Raises ValueError where one of
+        them uses too much of it already.
+        """
+        if memory_limit is not None:
+            resize.limit_workers(self.cluster, memory_limit)
         if gpu_ids:
             self.cluster.new_spec["options"]["gpu_ids"] = tuple(gpu_ids)
         self.idle.forget_sleepers()
@@ -47,7 +54,9 @@ class Policies:
         """Return what is shown beside the counts of the cluster."""
         guard = self.guard.shown if self.guard.state.level else None
         n_asked = len(self.cluster.worker_spec)
-        return {"guard": guard, "gpu_ids": self.gpu_ids(), "n_asked": n_asked, **self.idle.summary()}
+        deaths = memory_deaths.summary(memory_deaths.DEATHS, time.time())
+        own = {"guard": guard, "gpu_ids": self.gpu_ids(), "n_asked": n_asked, "memory_deaths": deaths}
+        return {**own, **self.idle.summary()}
 
     def gpu_ids(self) -> list[str]:
         """Return the GPUs that workers use, or will use when they come back."""

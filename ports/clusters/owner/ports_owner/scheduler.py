@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from distributed.http.routing import RoutingApplication
 from tornado.netutil import bind_unix_socket
 from tornado.web import ErrorHandler, RequestHandler
 
-from . import dashboard_gate, peer_check
+from . import dashboard_gate, memory_deaths, peer_check
 
 TOLD_SECONDS = 1.0  # at most, until a restart has been sent to clients
 AFTER_TOLD_SECONDS = 0.05  # for a client to read it
@@ -46,6 +47,7 @@ class PrivateScheduler(Scheduler):
         self.dashboard_socket = dashboard_socket
         self.gate, self.gate_server, self.dashboard_port = gate, None, None
         self.policies = None
+        self.last_tasks = {}  # address of a worker that was removed → a task that it ran
         super().__init__(*args, **kwargs)
         self.handlers["terminate"] = self.refuse_to_end
 
@@ -60,6 +62,17 @@ class PrivateScheduler(Scheduler):
         if self.gate is not None:
             self.gate_server, self.dashboard_port = dashboard_gate.open_gate(self.http_application, *self.gate)
 
+    @functools.wraps(Scheduler.remove_worker)  # others look at its signature
+    async def remove_worker(self, address, *args, **kwargs):
+        """Remember what a worker ran, then remove it."""
+        worker = self.workers.get(address)
+        running = [*(getattr(worker, "executing", None) or ()), *(worker.processing if worker else ())]
+        if running:
+            self.last_tasks[address] = running[0].prefix.name
+            if len(self.last_tasks) > memory_deaths.MOST:
+                del self.last_tasks[next(iter(self.last_tasks))]
+        return await super().remove_worker(address, *args, **kwargs)
+
     async def restart(self, *args, timeout=30, wait_for_workers=True, **kwargs):
         """Restart as Dask does, also where no worker is left; answer when all that were asked for are back.
 
@@ -67,6 +80,7 @@ class PrivateScheduler(Scheduler):
         learns of it, so this answer must not be first: the client would drop what it submits next.
         """
         until = time.monotonic() + timeout
+        memory_deaths.DEATHS.clear()
         answer = await super().restart(*args, timeout=timeout, wait_for_workers=wait_for_workers, **kwargs)
         if wait_for_workers and self.policies is not None:
             await self.policies.workforce.wait(max(1.0, until - time.monotonic()))

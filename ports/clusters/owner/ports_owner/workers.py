@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from distributed.core import Status
 from distributed.http.routing import RoutingApplication
 from tornado.httpserver import HTTPServer
 
-from . import comm, guard_rules, orphans, peer_check
+from . import comm, guard_rules, memory_deaths, orphans, peer_check
+from .ground import probe
+from .log import say
 
 # in the owner, and in each worker process, which imports this module for the classes below
 comm.register()
@@ -71,6 +74,7 @@ class PrivateWorker(Worker):
         manager = self.memory_manager
         self.own_fractions = [getattr(manager, name, False) for name in FRACTIONS]
         self.stream_handlers["ports-guard"] = self.give_way
+        self.stream_handlers["ports-memory-limit"] = self.limit_memory
         self.handlers["ports_keep_results"] = self.keep_results
 
     def start_http_server(self, routes, dashboard_address, default_port=0, ssl_options=None):
@@ -94,6 +98,15 @@ class PrivateWorker(Worker):
             self.status = Status.running
         if manager.memory_limit and "memory_monitor" not in self.periodic_callbacks and level >= guard_rules.SPILL:
             self.loop.add_callback(manager.memory_monitor, self)  # the user has switched the thresholds off
+
+    def limit_memory(self, limit, **_):
+        """Have another memory limit from now on; results beyond its target go to the disk."""
+        self.memory_manager.memory_limit = limit
+        fast: Any = getattr(self.data, "fast", None)
+        target = self.own_fractions[0]
+        if target and hasattr(fast, "n"):
+            fast.n = int(limit * target)
+            fast.evict_until_below_target()
 
     def is_over(self, fraction):
         """Say whether this worker is over its own limit, so that Dask itself would pause it."""
@@ -164,10 +177,29 @@ class PrivateNanny(Nanny):
 
     def __init__(self, *args, gpu_ids=(), gpus=0, env=None, **kwargs):
         self.mark = orphans.new_mark()
+        self.counted_pid = -1
         self.gpus = take_gpus(gpu_ids, gpus)
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if gpus else {}
         env = {**visible, **(env or {})}
         super().__init__(*args, worker_class=PrivateWorker, mark=self.mark, env=env, **kwargs)
+
+    async def _on_worker_exit(self, exitcode):
+        pid = getattr(self.memory_manager, "_last_terminated_pid", -1)
+        if pid not in (-1, self.counted_pid):  # Dask ended it at its limit
+            self.counted_pid = pid
+            await self.count_memory_death()
+        await super()._on_worker_exit(exitcode)
+
+    async def count_memory_death(self):
+        """Log that the worker ended at its memory limit, and count it for `ports cluster list`."""
+        scheduler, task = getattr(getattr(self, "_cluster", lambda: None)(), "scheduler", None), None
+        if scheduler is not None and self.worker_address is not None:
+            await scheduler.remove_worker(self.worker_address, stimulus_id=f"ports-memory-{time.time()}")
+            task = scheduler.last_tasks.get(self.worker_address)
+        death = memory_deaths.Death(time.time(), self.memory_manager.memory_limit or 0, task)
+        memory_deaths.DEATHS.append(death)
+        ran = f" with task {task}" if task else ""
+        say(f"warning: worker {self.name} ended at its memory limit of {probe.size(death.limit)}{ran}")
 
     async def end_orphans(self):
         """End what tasks of the last worker have started."""
