@@ -1,8 +1,10 @@
-"""tmux, by its program: sessions on a server of our own.
+"""tmux, by libtmux: sessions on a server of our own.
 
 The server has its own socket, because another user may have created ``/tmp/tmux-<uid>``. It also has its own
 configuration. It starts with a clean environment, because it passes that on to every session. Only `attach_command`
 draws on a terminal: all other commands get none, because tmux refuses each command on a terminal that it does not know.
+libtmux passes on this process's terminal and environment, so it gets ``tmux_quiet.sh`` as its tmux, and the server is
+started without it.
 """
 
 from __future__ import annotations
@@ -14,12 +16,17 @@ import socket as socketlib
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ports.errors import TimedOutError, TmuxError, UnsafePathError
 from ports.probe import peer
 from ports.sessions import surroundings
 from ports.state import is_private, wait_until
 
+if TYPE_CHECKING:
+    from libtmux.common import tmux_cmd
+
+_QUIET = Path(__file__).with_name("tmux_quiet.sh")
 _CONFIGURATION = Path(__file__).with_name("tmux.conf")
 _SECONDS = 20.0  # that a command of tmux may take
 _NO_LIBRARY = 127  # of the dynamic loader
@@ -61,9 +68,10 @@ def start_session(socket: Path, session: str, argv: Sequence[str], *, cwd: str) 
         # tmux itself runs several arguments. A single one would go through the user's login shell, which may be any
         # program: fish, tcsh, /usr/sbin/nologin.
         created = _on(socket, "new-session", "-d", "-P", "-F#{pane_pid}", "-s", session, "-c", cwd, *size, *argv)
-        if created.returncode or not created.stdout.strip():
-            raise TmuxError(f"tmux could not start session {session!r}: {_words_of(created)}")
-        return int(created.stdout.split()[0])
+        if created.returncode or not created.stdout:
+            why = " ".join(created.stderr) or f"it gave no reason (exit status {created.returncode})"
+            raise TmuxError(f"tmux could not start session {session!r}: {why}")
+        return int(created.stdout[0])
     finally:
         _on(socket, "set-option", "-s", "exit-empty", "on")  # a server without a session ends now
 
@@ -161,9 +169,15 @@ def _knows(socket: Path, term: str) -> bool:
         return True  # tmux itself says what is wrong
 
 
-def _on(socket: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def _on(socket: Path, *words: str) -> tmux_cmd:
     """Give a command to the server on `socket`."""
-    return _run("-S", str(socket), *words)
+    from libtmux import Server
+    from libtmux.exc import LibTmuxException
+
+    try:
+        return Server(socket_path=socket, tmux_bin=_QUIET).cmd(*words)
+    except (LibTmuxException, OSError) as error:
+        raise TmuxError(f"tmux could not run {words[0]}: {error}") from error
 
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:

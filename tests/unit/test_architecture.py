@@ -63,6 +63,7 @@ ASYNC = (
 )
 # Where each tool is used; nothing of it leaves.
 TOOLS = {
+    "libtmux": ("sessions/_tmux.py",),
     "psutil": ("sessions/processes.py", "machine/_people.py", "clusters/_dask.py"),  # the last: what workers run
     "cryptography": ("clusters/_certificates.py",),
     "distributed": ("clusters/_dask.py",),
@@ -304,7 +305,7 @@ def loaded(code: str) -> set[str]:
 
 
 def test_importing_ports_imports_no_tool() -> None:
-    assert not loaded("import ports") & {"dask", "distributed", "psutil", "click", "yaml", "jupyter"}
+    assert not loaded("import ports") & {"dask", "distributed", "libtmux", "psutil", "click", "yaml", "jupyter"}
 
 
 def test_importing_ports_reads_no_file() -> None:
@@ -325,6 +326,7 @@ def test_the_command_line_starts_without_heavy_tools(words: list[str], tmp_path:
     assert not loaded(script) & {
         "dask",
         "distributed",
+        "libtmux",
         "psutil",
         "cryptography",
         "jupyter_server",
