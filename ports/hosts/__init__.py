@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from ports.hosts._several import failed_row as failed_row
     from ports.hosts._several import nothing_rows as nothing_rows
     from ports.hosts._several import on_each as on_each
+    from ports.hosts._this_machine import HERE as HERE
+    from ports.hosts._this_machine import here as here
+    from ports.hosts._this_machine import is_here as is_here
     from ports.hosts.targets import Target as Target
 else:
     __getattr__, __dir__, __all__ = face(
@@ -68,6 +71,7 @@ else:
             "_resolve": ("choose_transport", "resolve"),
             "_route": ("Hop", "Route"),
             "_several": ("failed_row", "nothing_rows", "on_each"),
+            "_this_machine": ("HERE", "here", "is_here"),
             "targets": ("Target",),
         },
         modules=("openssh", "targets"),

@@ -238,7 +238,7 @@ def named_python(alias: str) -> str | None:
 
 def probe_names(route: Route) -> dict[str, Any]:
     """Return what a request to the probe names: the name that leads to the host, and the nodes of the settings."""
-    if "/" in route.alias:  # it is a node
+    if "/" in route.alias or route.transport == "none":  # it is a node, or this machine
         return {}
     return {"called": route.end.hostname, "nodes": settings.host(route.alias).get("nodes")}
 

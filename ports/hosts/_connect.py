@@ -31,6 +31,10 @@ def connect(route: Route, *, batch: bool | None = None, timeout: float | None = 
         from ports.hosts import openssh
 
         return openssh.SSHConnection(route, openssh.start(route, batch=batch, timeout=timeout, warm=warm))
+    if route.transport == "none":
+        from ports.hosts import _this_machine
+
+        return _this_machine.LocalConnection(route)
     from ports.hosts import paramiko
 
     return paramiko.ParamikoConnection(route, paramiko.connect(route, batch=batch, timeout=timeout))
@@ -71,6 +75,8 @@ def is_connected(route: Route) -> bool:
         from ports.hosts import openssh
 
         return openssh.running(route.end) is not None
+    if route.transport == "none":
+        return True
     from ports.hosts import paramiko
 
     return paramiko.is_connected(route)
@@ -81,7 +87,7 @@ def login_keys(route: Route) -> frozenset[object] | None:
 
     What paramiko connects lives in one process: nobody can log in for another, but a key can be loaded.
     """
-    if route.transport == "ssh":
+    if route.transport in ("ssh", "none"):
         return None
     from ports.hosts import paramiko
 

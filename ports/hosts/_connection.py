@@ -126,6 +126,31 @@ def to_unix_socket(path: Path) -> Dial:
     return dial
 
 
+def to_port(remote: str) -> Dial:
+    """Return what connects to ``host:port`` from this machine."""
+    import asyncio
+
+    async def dial() -> socket.socket:
+        host, port = address_of(remote)
+        connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(connection, (host, port))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    return dial
+
+
+def address_of(remote: str) -> tuple[str, int]:
+    """Return host and port of ``host:port`` or ``[::1]:port``."""
+    host, _, port = remote.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 def by_thread(start: Callable[[], Future[socket.socket]]) -> Dial:
     """Return what waits for a socket that `start` lets a thread connect."""
     import asyncio

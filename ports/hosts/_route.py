@@ -51,7 +51,7 @@ class Route:
     Attributes
     ----------
     transport : str
-        ``ssh`` or ``paramiko``.
+        ``ssh`` or ``paramiko``; ``none`` for this machine itself.
     """
 
     alias: str

@@ -62,7 +62,7 @@ def open_in_background(
     by_host = check_targets(wanted, chosen, owner)
     if chosen.socket is not None:  # relative to the directory of this process
         chosen = replace(chosen, socket=str(Path(chosen.socket).expanduser().absolute()))
-    reached = hosts.on_each(by_host, hosts.login)
+    reached = hosts.on_each(by_host, lambda alias: None if hosts.is_here(alias) else hosts.login(alias))
     rows: list[Mapping[str, Any]] = []
     for alias, error in reached.items():
         if isinstance(error, PortsError):

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
+from ports import hosts
 from ports.errors import ConflictError, NotFoundError, PortsError, UsageError
 from ports.hosts import Target, choose_transport, on_each, targets
 from ports.sessions import processes
-from ports.state import runtime_directory, settings
+from ports.state import paths, runtime_directory, settings
 from ports.tunnels import _browse_request, _browser, _everywhere
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import Reach, Relay
@@ -342,7 +343,7 @@ def check_targets(wanted: Iterable[str], local: LocalAddress, owner: str | None)
     named = [*wanted] or settings.hosts()
     if not named:
         raise UsageError("no target: name HOST, HOST:NAME or HOST:PORT, or list your hosts in the setting ports.hosts")
-    parsed = list(dict.fromkeys(map(targets.parse, named)))
+    parsed = list(dict.fromkeys(_here_or_there(targets.parse(one)) for one in named))
     local.check()
     if local.is_one and (len(parsed) != 1 or parsed[0] == Target(parsed[0].host)):
         given = f"local port {local.port}" if local.socket is None else f"local socket {local.socket}"
@@ -353,6 +354,15 @@ def check_targets(wanted: Iterable[str], local: LocalAddress, owner: str | None)
     for target in parsed:
         by_host.setdefault(target.host, []).append(target)
     return by_host
+
+
+def _here_or_there(target: Target) -> Target:
+    """Return `target`; a name alone is what runs on this machine under it, unless it is a Host of the configuration."""
+    here = Target(hosts.HERE, target.host)
+    if target != Target(target.host) or not paths.NAME.fullmatch(target.host) or not hosts.is_here(here.host):
+        return target
+    is_known = any((paths.here().root / f"{kind}s" / target.host).is_dir() for kind in ("cluster", "notebook"))
+    return here if is_known and target.host not in hosts.openssh.aliases() else target
 
 
 def _as_open_already(tunnel: Tunnel, local: LocalAddress) -> TunnelRow:
