@@ -64,7 +64,7 @@ class Listener:
             "kind": _printable(self.kind),
             "name": _printable(self.name),
             "state": self.state,
-            "url": self.url,
+            "url": f"unix:{_printable(self.path)}" if self.kind == "cluster" and self.path else self.url,
             "reason": _printable(self.reason),
             "owner": _printable(self.owner),
             "managed": self.managed,

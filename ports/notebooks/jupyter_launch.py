@@ -22,7 +22,9 @@ import os
 import sys
 import uuid
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 _V1 = "v1.kernel.websocket.jupyter.org"
 # It starts nothing. JupyterLab sends it whenever a notebook is opened.
@@ -128,11 +130,38 @@ def keep_debugger_off(version: str) -> None:
     offered.kernelspec_model = without_debugger
 
 
+def is_outside(preferred: str, root: str) -> bool:
+    """Tell whether Jupyter refuses to start with this `preferred_dir`: it must be in `root`, or relative to it."""
+    if (Path(root) / preferred.strip("/")).is_dir():
+        return False
+    return not Path(preferred).resolve().is_relative_to(Path(root).resolve())
+
+
+def fit_configuration() -> None:
+    """Change what the user's configuration says for another root, and what Jupyter itself does not quote in its URL."""
+    server = importlib.import_module("jupyter_server.serverapp").ServerApp
+    begin = server.init_configurables
+
+    def init_configurables(self: Any) -> Any:
+        self.base_url = quote(self.base_url, safe="/%:@!$&'()*+,;=~")
+        for section in [name for name in self.config if "preferred_dir" in self.config[name]]:
+            preferred = str(self.config[section]["preferred_dir"])
+            if is_outside(preferred, self.root_dir):
+                self.log.warning("preferred_dir %s is left out: it is outside of %s", preferred, self.root_dir)
+                del self.config[section]["preferred_dir"]
+                if section == "ServerApp":
+                    self.preferred_dir = self.root_dir
+        return begin(self)
+
+    server.init_configurables = init_configurables
+
+
 def main(kind: str, token_file: str, runtime_directory: str, debugger: str, arguments: list[str]) -> None:
     """Start the server and serve until it is stopped. `kind` is ``lab`` or ``server``, `debugger` ``on`` or ``off``."""
     os.umask(0o077)
     if debugger == "off":
         keep_debugger_off(importlib.import_module("jupyter_server").__version__)
+    fit_configuration()
     hidden, key = secrets(read_token(token_file))
     own: dict[str, Any] = {"runtime_dir": runtime_directory, "cookie_secret": key}
     if kind == "lab":

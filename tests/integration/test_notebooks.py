@@ -172,7 +172,7 @@ def test_it_listens_on_loopback_only(shared: Notebook) -> None:
 
 @pytest.mark.quick
 def test_its_link_opens_lab_without_news_or_updates(shared: Notebook) -> None:
-    assert shared.url == f"http://127.0.0.1:{shared.port}/lab?token={shared.token}"
+    assert shared.url == f"http://localhost:{shared.port}/lab?token={shared.token}"
     status, page, _ = ask(shared, "GET", f"/lab?token={shared.token}", token=None)
     assert status == 200
     assert '"news": {"disabled": true}' in page
@@ -181,7 +181,7 @@ def test_its_link_opens_lab_without_news_or_updates(shared: Notebook) -> None:
 @pytest.mark.quick
 def test_a_row_holds_no_token(shared: Notebook) -> None:
     row = notebooks.get("shared").row()
-    assert row["url"] == f"http://127.0.0.1:{shared.port}/lab"
+    assert row["url"] == f"http://localhost:{shared.port}/lab"
     assert (row["kind"], row["name"], row["state"], row["pid"]) == ("notebook", "shared", "running", shared.pid)
     assert str(shared.token) not in json.dumps(row) + repr(shared) + shared._repr_html_()
 
@@ -306,12 +306,31 @@ def test_the_users_own_configuration_cannot_make_it_public(
     monkeypatch.setenv("JUPYTER_TOKEN", "known-to-all")
     found = notebooks.start("own", root=root)
     try:
-        assert found.url == f"http://127.0.0.1:{found.port}/mine/lab?token={found.token}"
+        assert found.url == f"http://localhost:{found.port}/mine/lab?token={found.token}"
         assert ask(found, "GET", "/mine/api/status", token=None)[0] == 403
         assert ask(found, "GET", "/mine/api/status", token="known-to-all")[0] == 403
         assert ask(found, "GET", "/mine/api/status")[0] == 200
         listeners = [one for one in probe.probe({"ask_http": False})["listeners"] if one.get("pid") == found.pid]
         assert [one["address"] for one in listeners] == ["127.0.0.1"]
+    finally:
+        found.stop()
+
+
+@pytest.mark.parametrize("section", ["ServerApp", "FileContentsManager"])
+def test_a_preferred_directory_outside_and_a_path_with_blanks_start(
+    state: Path, root: Path, monkeypatch: pytest.MonkeyPatch, section: str
+) -> None:
+    own = state / f"preferred-{section}"
+    own.mkdir()
+    (own / "jupyter_server_config.py").write_text(
+        f"c.{section}.preferred_dir = {str(own)!r}\nc.ServerApp.base_url = '/my lab/'\n"
+    )
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(own))
+    found = notebooks.start("preferred", root=root)
+    try:
+        assert found.url == f"http://localhost:{found.port}/my%20lab/lab?token={found.token}"
+        assert ask(found, "GET", "/my%20lab/api/status")[0] == 200
+        assert any("is left out: it is outside of" in line for line in found.logs())
     finally:
         found.stop()
 
@@ -476,7 +495,7 @@ def test_a_plain_server_runs_in_another_activated_environment(plain: Path, root:
     try:
         assert said.splitlines()[0].endswith(f"serves {root}, without JupyterLab: it is not in that environment")
         assert found.row()["server"] == "server"
-        assert found.url == f"http://127.0.0.1:{found.port}/?token={found.token}"
+        assert found.url == f"http://localhost:{found.port}/?token={found.token}"
         assert ask(found, "GET", "/")[0] in (200, 302)
         kernel = ask(found, "POST", "/api/kernels")[1]["id"]
         code = "import os, sys; print(sys.prefix); print(os.environ['GDAL_DATA']); print(os.getcwd())"

@@ -296,7 +296,9 @@ def test_alice_is_told_what_of_hers_is_open(alice: AtWork, control: AtWork) -> N
     of_dask = {("dask-scheduler", "dask"), ("dask-scheduler", "network")}
     assert reasons == {*of_dask, ("notebook", "kernel"), ("debugpy", "debugger")}
     assert exposed["server2", "debugpy", "debugger"].startswith("restart the kernel")
-    assert "`kill " in exposed["server2", "dask-scheduler", "dask"] and "ports.client()" in str(exposed)
+    assert "close it where it was started" in exposed["server2", "dask-scheduler", "dask"] and "ports.client()" in str(
+        exposed
+    )
     shown = alice.site.run("laptop", [alice.python, "-m", "ports", "list", "server2"], timeout=60)
     assert "anyone on this machine can run code as you" in shown.stdout
     assert "ports: warning: dask-scheduler 'dask-scheduler' on server2: anyone on this machine" in shown.stderr

@@ -244,3 +244,8 @@ def test_each_listener_has_a_name_of_its_own(servers: list[tuple[int, str, str, 
 @given(text=st.text(max_size=60))
 def test_any_text_becomes_a_name(text: str) -> None:
     assert NAME.fullmatch(slug(text, "notebook"))
+
+
+def test_the_url_of_a_cluster_in_a_row_is_its_socket() -> None:
+    known = {"host": "s1", "machine": "m", "name": "main", "state": "running", "owner": "alice"}
+    assert Listener(kind="cluster", path="/tmp/x.sock", http=True, **known).row()["url"] == "unix:/tmp/x.sock"
