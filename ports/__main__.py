@@ -21,7 +21,7 @@ def main() -> NoReturn:
 
 def _begin(words: list[str]) -> None:
     """Begin what can run while the rest is imported: ask the hosts of ``ports list HOST …``, or measure for ``who``."""
-    if words[:1] == ["who"] and sys.platform == "linux" and not any(word.startswith(("-H", "--h")) for word in words):
+    if words[:1] == ["who"] and sys.platform == "linux" and all(word in ("--json", "--watch") for word in words[1:]):
         from ports.probe import who
 
         who.begin()

@@ -39,6 +39,7 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self.host: str | None = None  # where the command acts, as it was typed
+        self.several = False  # rows are of several hosts
 
     def there(self) -> str:
         """Return `` on HOST`` if the command runs on another host; it follows a path."""
@@ -49,7 +50,7 @@ class Output:
         if self.as_json:
             write_json(list(rows))
         elif rows:
-            write_table(rows, kind)
+            write_table(rows, kind, with_host=self.several)
         elif empty:
             self.say(empty)
 
@@ -98,12 +99,12 @@ def write_json(document: Any) -> None:
     click.echo(json.dumps(document, default=str))
 
 
-def write_table(rows: Sequence[Row], kind: str) -> None:
+def write_table(rows: Sequence[Row], kind: str, *, with_host: bool = False) -> None:
     """Print a table; in a terminal with colours, and fitted to its width. No link and no word is broken."""
     from ports.cli import tables
     from ports.state import settings
 
-    lines = tables.table(rows, kind, time.time())
+    lines = tables.table(rows, kind, time.time(), with_host=with_host)
     text = tables.plain(lines if not sys.stdout.isatty() else tables.fit(lines, shutil.get_terminal_size().columns))
     if not sys.stdout.isatty() or settings.variable("TERM") in ("dumb", "unknown"):
         click.echo(text)
@@ -150,31 +151,81 @@ def with_output(function: F) -> F:
     return command  # type: ignore[return-value]
 
 
-def with_host(show: Callable[..., Any]) -> Callable[[F], F]:
-    """Give a command the option ``--host``.
+def with_host(show: Callable[..., Any], *, several: bool = False) -> Callable[[F], F]:
+    """Give a command the option ``--host``, and where it lists something (`several`) hosts as arguments, too.
 
     With it, the command runs on that host, and `show` gets an `Output` and the JSON document that it printed.
     """
+    from ports.cli.options import Host
 
     def decorate(function: F) -> F:
-        @click.option("-H", "--host", metavar="ALIAS", help="Run the command on this host of ~/.ssh/config.")
+        @click.option(
+            "-H", "--host", metavar="ALIAS", type=Host(), help="Run the command on this host of ~/.ssh/config."
+        )
         @click.pass_context
         @functools.wraps(function)
         def command(ctx: click.Context, /, out: Output, host: str | None, **options: Any) -> Any:
-            if host is None:
+            named = list(dict.fromkeys([*options.pop("hosts", ()), *([host] if host else [])]))
+            if not named:
+                refuse_host_as_name(ctx, options)
                 return function(out, **options)
-            from ports import hosts
+            if len(named) > 1:
+                return _on_several(ctx, out, named, show)
+            document = _run_there(ctx, out, named[0], options.get("timeout"))
+            out.host = named[0]
+            return show(out, on_host(named[0], document))
 
-            timeout = options.get("timeout")
-            seconds = (60.0 if timeout is None else timeout) + 60.0  # the command there gives up first, and says why
-            with waiting(out, f"waiting for {host}, where `{ctx.command_path}` runs"):
-                document = hosts.run_ports(host, far_arguments(ctx), login=True, timeout=seconds)
-            out.host = host
-            return show(out, on_host(host, document))
-
+        if several:
+            return click.argument("hosts", metavar="[HOST]...", nargs=-1, type=Host())(command)  # type: ignore[return-value]
         return command  # type: ignore[return-value]
 
     return decorate
+
+
+def _run_there(ctx: click.Context, out: Output, host: str, timeout: float | None) -> Any:
+    from ports import hosts
+
+    seconds = (60.0 if timeout is None else timeout) + 60.0  # the command there gives up first, and says why
+    with waiting(out, f"waiting for {host}, where `{ctx.command_path}` runs"):
+        return hosts.run_ports(host, far_arguments(ctx), login=True, timeout=seconds)
+
+
+def _on_several(ctx: click.Context, out: Output, names: Sequence[str], show: Callable[..., Any]) -> int:
+    """Run a command that lists something on several hosts at once; return 5 if one of them failed."""
+    from ports.errors import PortsError
+    from ports.hosts import failed_row, on_each
+
+    found = on_each(names, lambda name: on_host(name, _run_there(ctx, out, name, None)))
+    failed = [failed_row(name, one) for name, one in found.items() if isinstance(one, PortsError)]
+    rows = [row for one in found.values() if not isinstance(one, PortsError) for row in one]
+    out.several = True
+    if out.as_json:
+        write_json([*rows, *failed])
+    else:
+        show(out, rows)
+    for row in () if out.as_json else failed:
+        out.fail(str(row["host"]), row["error"])
+    return 5 if failed else 0
+
+
+def refuse_host_as_name(ctx: click.Context, options: Mapping[str, Any]) -> None:
+    """Refuse a NAME that is a host of the ssh configuration, unless something here has it or it is the default.
+
+    Raises
+    ------
+    UsageError
+        With the command that is meant.
+    """
+    kind = ctx.command_path.split()[1]
+    for name in [options.get("name"), *(options.get("names") or ())]:
+        if name is None or kind not in ("cluster", "notebook"):
+            continue
+        from ports import sessions
+        from ports.hosts import openssh
+        from ports.state import settings
+
+        if name != settings.get(f"{kind}.name") and name in openssh.aliases() and name not in sessions.names(kind):
+            raise click.UsageError(f"{name!r} is a host of ~/.ssh/config; did you mean `{ctx.command_path} -H {name}`?")
 
 
 def far_arguments(ctx: click.Context) -> list[str]:
@@ -184,7 +235,7 @@ def far_arguments(ctx: click.Context) -> list[str]:
     for parameter in ctx.command.params:
         value = ctx.params.get(parameter.name or "")
         typed = ctx.get_parameter_source(parameter.name or "") == click.core.ParameterSource.COMMANDLINE
-        if not typed or parameter.name in ("host", "as_json") or value is None:
+        if not typed or parameter.name in ("host", "hosts", "as_json") or value is None:
             continue
         many = value if isinstance(value, tuple) else (value,)
         if isinstance(parameter, click.Argument):

@@ -19,7 +19,7 @@ def show_pruned(out: Output, rows: Sequence[Row]) -> None:
 @with_output
 @click.option("--held", is_flag=True, help="Also remove the results that clusters held when they expired.")
 @click.option("--adopt", metavar="MACHINE", help="First take over the records of a machine that is gone or renamed.")
-@with_host(show_pruned)
+@with_host(show_pruned, several=True)
 def prune(out: Output, held: bool, adopt: str | None) -> None:
     """Remove the leftovers of stopped clusters and notebook servers; logs and results that clusters held stay."""
     from ports import doctor

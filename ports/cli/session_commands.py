@@ -11,7 +11,7 @@ import click
 from ports import sessions
 from ports.cli.commands import Group
 from ports.cli.options import Number
-from ports.cli.output import Output, Row, with_host, with_output
+from ports.cli.output import Output, Row, refuse_host_as_name, with_host, with_output
 
 _DETACH = "Ctrl-b d detaches it."
 NAME = click.argument("name", required=False)
@@ -63,7 +63,7 @@ def _add_list(group: Group, noun: ModuleType, text: str, empty: str) -> None:
 
     @group.command("list", help=text)
     @with_output
-    @with_host(show_list)
+    @with_host(show_list, several=True)
     def command(out: Output) -> None:
         show_list(out, [one.row() for one in noun.list()])
 
@@ -96,8 +96,11 @@ def _add_attach(group: Group, noun: ModuleType, text: str) -> None:
     @group.command("attach", help=text)
     @NAME
     @click.option("-H", "--host", metavar="ALIAS", help="Attach on this host of ~/.ssh/config.")
-    def command(name: str | None, host: str | None) -> None:
-        if host is not None:
+    @click.pass_context
+    def command(ctx: click.Context, /, name: str | None, host: str | None) -> None:
+        if host is None:
+            refuse_host_as_name(ctx, {"name": name})
+        else:
             from ports import hosts
 
             hosts.interactive(host, [str(group.name), "attach", *([name] if name else [])])

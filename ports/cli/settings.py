@@ -21,7 +21,7 @@ def show_settings(out: Output, rows: list[Row]) -> int:
 
 @click.command(cls=Command)
 @with_output
-@with_host(show_settings)
+@with_host(show_settings, several=True)
 def settings(out: Output) -> int:
     """Show each setting, its value and the file that it is from, and all mistakes in these files."""
     from ports.state import paths

@@ -77,9 +77,9 @@ def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
     return {key: _text(value) for key, value in row.items()} | made
 
 
-def table(rows: Sequence[Mapping[str, Any]], kind: str, now: float) -> list[list[str]]:
-    """Return the heading and the lines of a table, without empty columns."""
-    columns = COLUMNS[kind]
+def table(rows: Sequence[Mapping[str, Any]], kind: str, now: float, *, with_host: bool = False) -> list[list[str]]:
+    """Return the heading and the lines of a table, without empty columns; `with_host` names the host of each row."""
+    columns = COLUMNS[kind] if not with_host else (("HOST", "host"), *COLUMNS[kind])
     texts = [cells(row, now) for row in rows]
     used = [(heading, key) for heading, key in columns if any(text.get(key) for text in texts)]
     return [[heading for heading, _ in used], *([text.get(key, "") for _, key in used] for text in texts)]

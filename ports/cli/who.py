@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ports.cli.commands import Command
-from ports.cli.output import write_json
+from ports.cli.options import Host
+from ports.cli.output import Output, waiting, write_json
 
 if TYPE_CHECKING:
     from ports.machine import Usage, User
@@ -24,16 +25,23 @@ _HOME_AND_CLEAR = "\033[H\033[J"
 
 
 @click.command(cls=Command)
-@click.option("-H", "--host", metavar="ALIAS", help="Look at this host of ~/.ssh/config, which needs only python3.")
+@click.argument("named", metavar="[HOST]", required=False, type=Host())
+@click.option(
+    "-H", "--host", metavar="ALIAS", type=Host(), help="Look at this host of ~/.ssh/config, which needs only python3."
+)
 @click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-def who(host: str | None, watch: bool, as_json: bool) -> None:
+def who(named: str | None, host: str | None, watch: bool, as_json: bool) -> None:
     """Show who uses how much of this machine, and what is left; what clusters are promised counts as taken."""
     from ports import machine
 
     if watch and as_json:
         raise click.UsageError("--watch has no end, but --json prints one document; leave one of them out")
-    found = machine.usage(host)
+    if named and host:
+        raise click.UsageError(f"{named} and {host} are two hosts; name one")
+    host = host or named
+    with waiting(Output(as_json), f"waiting for {host or 'the measurement'}"):
+        found = machine.usage(host)
     if as_json:
         write_json(found.row())
         return

@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -273,6 +274,89 @@ def test_a_host_is_reported_once_and_a_service_by_its_name(
         "server1:lab: it has ended; no running notebook 'server1:lab'",
         "server1:lab: it is back, under the same link",
     ]
+
+
+@pytest.fixture
+def two_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """An ssh configuration with two hosts; what would run there is noted."""
+    file = tmp_path / "config"
+    file.write_text("Host server1 main\n  HostName s1.example\nHost server2\n")
+    monkeypatch.delitem(sys.modules, "dask.config", raising=False)  # it has read the variables already
+    monkeypatch.setenv("DASK_PORTS__SSH__CONFIG", str(file))
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "home"))
+    ran: list[tuple[str, list[str]]] = []
+
+    def run(alias: str, argv: list[str], **_: Any) -> Any:
+        ran.append((alias, argv))
+        if alias == "server2":
+            raise errors.NetworkError(alias, "does not answer")
+        return [{"host": "box", "kind": "cluster", "name": "main", "state": "running"}]
+
+    monkeypatch.setattr(_ask, "run_ports", run)  # what runs there is tested on the site
+    return ran
+
+
+@pytest.mark.parametrize(
+    "words", [["cluster", "list"], ["notebook", "list"], ["prune"], ["settings"]], ids=lambda words: " ".join(words)
+)
+def test_what_lists_takes_hosts_as_arguments_and_by_option(
+    words: list[str], two_hosts: list[tuple[str, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for typed in (["server1"], ["-H", "server1"], ["server1", "-H", "server1"]):
+        assert main.run(main.ports, [*words, *typed, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["host"] == "server1"
+    assert two_hosts == [("server1", words)] * 3
+
+
+def test_one_of_several_hosts_that_fails_hides_no_other(
+    two_hosts: list[tuple[str, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(main.ports, ["cluster", "list", "server1", "server2"]) == 5
+    shown = capsys.readouterr()
+    assert [line.split() for line in shown.out.splitlines()] == [
+        ["HOST", "NAME", "STATE"],
+        ["server1", "main", "running"],
+    ]
+    assert shown.err == "ports: server2: does not answer\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["cluster", "stop"], ["cluster", "start"], ["cluster", "show"], ["cluster", "attach"], ["notebook", "logs"]],
+    ids=lambda words: " ".join(words),
+)
+def test_a_name_that_is_a_host_is_refused_with_what_is_meant(
+    words: list[str], two_hosts: list[tuple[str, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(main.ports, [*words, "server1"]) == 2
+    assert f"did you mean `ports {' '.join(words)} -H server1`?" in capsys.readouterr().err
+    assert two_hosts == []
+
+
+def test_the_default_name_may_be_a_host_too(
+    two_hosts: list[tuple[str, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(main.ports, ["cluster", "show", "main"]) == 3
+    assert "no cluster 'main'" in capsys.readouterr().err
+
+
+def test_who_takes_a_host_as_argument_or_by_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ports import machine
+
+    asked: list[str | None] = []
+
+    def usage(host: str | None = None, **_: Any) -> Any:
+        asked.append(host)
+        raise errors.NetworkError(str(host), "does not answer")
+
+    monkeypatch.setattr(machine, "usage", usage)  # a host that is away
+    for typed in (["server1"], ["-H", "server1"]):
+        assert main.run(main.ports, ["who", *typed]) == 5
+        assert capsys.readouterr().err == "ports: server1: does not answer\n"
+    assert asked == ["server1"] * 2
+    assert main.run(main.ports, ["who", "server1", "-H", "server2"]) == 2
 
 
 def test_colours_are_left_out_where_nobody_wants_them() -> None:
