@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ports import machine
 from ports.clusters import _dask, _gpus
 from ports.clusters._options import ClusterRecord
 from ports.clusters._snapshot import Snapshot, with_promises
-from ports.errors import UsageError, warn
+from ports.errors import DaskError, UsageError, warn
 from ports.machine import fair_share
+from ports.probe import promises
 from ports.state import record_this_interpreter, records, settings, wait_until
 
 _CALL_SECONDS = 60.0
+_CLOCK_SECONDS = 0.02  # the times of files come from a coarser clock
 
 
 def scale(now: Snapshot, n_workers: int, *, force: bool | None) -> None:
@@ -43,6 +47,57 @@ def scale(now: Snapshot, n_workers: int, *, force: bool | None) -> None:
         warn(f"cluster {now.name!r} now has {changed['explained']}")
     records.write(now.found.files.record, ClusterRecord.from_json(changed))
     now.refresh()
+
+
+def look_again(now: Snapshot, n_asked: int | str | None) -> Snapshot:
+    """Reduce a cluster that has just started if somebody else's start was first, and its size did not know of it.
+
+    What was asked for stays: `n_asked` workers, or their memory. It is the cluster whose promise was published later.
+    """
+    record = now.record
+    is_share = bool(record.divided_bytes) or n_asked is None
+    if is_share and not (record.force or record.takes_all) and record.promise and _came_second(record):
+        _reduce(now, n_asked)
+    return now
+
+
+def _reduce(now: Snapshot, n_asked: int | str | None) -> None:
+    """Give a cluster the size that it gets now, if that is less."""
+    now.refresh()
+    record = now.record
+    room = replace(machine.room(without=now.running.process.pid), own_clusters=with_promises(now.name))
+    limit = None if record.divided_bytes else record.memory_limit
+    asked = {"n_workers": n_asked, "threads_per_worker": record.threads_per_worker, "memory_limit": limit}
+    size = fair_share.decide(room, {**asked, "memory_typed": record.memory_typed}, processes=record.processes)
+    before = (record.n_workers or 0) * int(record.memory_limit or 0)
+    if size.promised_bytes >= before or size.n_workers > (record.n_workers or 0):
+        return
+    arguments: dict[str, Any] = {"memory_limit": size.memory_limit} if record.divided_bytes else {}
+    try:
+        gpus = _gpus.for_scale(now, size.n_workers, force=True)
+        _call(now, "ports_scale", n_workers=size.n_workers, **arguments, **gpus)
+    except DaskError as error:
+        warn(f"another cluster started at the same time, and cluster {now.name!r} was not reduced: {error}")
+        return
+    changed = {"n_workers": size.n_workers, "memory_limit": size.memory_limit, "explained": size.explained}
+    most = size.memory_limit if size.divided_bytes else 0
+    changed |= {"divided_bytes": size.divided_bytes, "most_memory": most}
+    records.write(now.found.files.record, ClusterRecord.from_json({**record.to_json(), **changed}))
+    warn(f"another cluster started at the same time and was first; cluster {now.name!r} now has {size.explained}")
+    now.refresh()
+
+
+def _came_second(record: ClusterRecord) -> bool:
+    """Say whether another cluster's promise appeared since the size of this one was decided, and before its own."""
+    others, mine = [], None
+    for path, _ in promises.candidates(promises.DIRECTORY):
+        with contextlib.suppress(OSError):
+            at = Path(path).lstat().st_mtime
+            if path == record.promise:
+                mine = at
+            else:
+                others.append(at)
+    return mine is not None and fair_share.came_second(mine, others, record.created_at - _CLOCK_SECONDS)
 
 
 def restart(now: Snapshot) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ports import machine, sessions, state
-from ports.clusters import _certificates, _dask, _find, _options, _owner, _plan, _scratch
+from ports.clusters import _certificates, _dask, _find, _options, _owner, _plan, _scheduler, _scratch
 from ports.clusters._cluster import Cluster
 from ports.clusters._options import KIND, ClusterRecord
 from ports.clusters._snapshot import Snapshot
@@ -155,7 +155,8 @@ def _start(
             f"`ports cluster show {name}` shows it, `ports cluster scale {name} N` and `ports cluster restart {name}` "
         )
         raise NameInUseError(KIND, name, f"{hint}change it, `ports cluster stop {name}` stops it")
-    record, environ = _plan.plan(name, _options.merge(defaults, asked))
+    options = _options.merge(defaults, asked)
+    record, environ = _plan.plan(name, options)
     found = sessions.claim(record)
     try:
         _scratch.create(Path(record.scratch))
@@ -181,7 +182,7 @@ def _start(
         raise
     if (warning := machine.logout_warning()) is not None:
         warn(warning)
-    return Cluster(Snapshot(found), just_started=True)
+    return Cluster(_scheduler.look_again(Snapshot(found), options["n_workers"]), just_started=True)
 
 
 def _wait_for_other_start(name: str, timeout: float) -> Found[ClusterRecord] | None:

@@ -244,6 +244,14 @@ def describe_division(n_workers: int, limit: int, whole: int) -> str:
     return f"{workers} × {size(limit)}, of the {size(whole)} of this cluster"
 
 
+def came_second(mine: float, others: Sequence[float], decided_at: float) -> bool:
+    """Say whether another promise was published after the size of a cluster was decided, and before its own.
+
+    Arguments are seconds since 1970. Of two clusters that start in the same second, this holds for one.
+    """
+    return any(decided_at <= one <= mine for one in others)
+
+
 def check(room: Room, n_workers: int, memory_limit: int, typed: str = "") -> None:
     """Check that `n_workers` of `memory_limit` bytes are not more than the machine has.
 

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_a_promise_follows_its_cluster_and_ends_with_it(home: Home) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o644 and path.parent == Path("/tmp")
     started.scale(2)
     wait_until(lambda: (promise_of(started) or {})["bytes"] == 10**9 or None, timeout=10, what="its new promise")
-    assert started.explained == "2 workers × 1 thread, 476.8 MiB each, as scaled"
+    assert started.explained == "2 workers × 1 thread, 500MB each, as scaled"
     usage = machine.usage()
     [me] = [one for one in usage.users if one.is_me]
     assert me.promised_bytes >= 10**9 and me.dask_bytes > 0 and usage.room.promised_bytes >= 10**9
@@ -152,6 +153,18 @@ def test_my_own_clusters_count_when_another_one_starts(home: Home) -> None:
     first.scale(0)
     wait_until(lambda: (promise_of(first) or {})["bytes"] == 0 or None, timeout=10, what="its new promise")
     first.scale(1)  # what it was promised itself is not in its way
+
+
+def test_of_two_clusters_that_start_at_once_one_is_reduced(home: Home) -> None:
+    room = machine.room()
+    code = "import sys; from ports import clusters; clusters.start(sys.argv[1], n_workers=1, threads_per_worker=64)"
+    with ThreadPoolExecutor(2) as pool:
+        done = [*pool.map(lambda name: home.python(code, name), ("first", "second"))]
+    assert [one.returncode for one in done] == [0, 0], done
+    said = [one for one in done if "started at the same time and was first" in one.stderr]
+    promised = sum(int(clusters.get(name).record.memory_limit or 0) for name in ("first", "second"))
+    assert promised < 1.1 * room.can_have, (promised, room, done)  # not nine tenths each; an eighth is always given
+    assert len(said) == 1 or "are promised to your cluster" in done[0].stderr + done[1].stderr
 
 
 @pytest.mark.parametrize("way", ["command line", "python"])

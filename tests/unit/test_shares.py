@@ -273,6 +273,13 @@ def test_my_clusters_count_whole_and_those_of_others_as_far_as_filled() -> None:
     fair_share.check(filled, 1, 20 * GIB)
 
 
+def test_of_two_starts_in_one_second_the_later_promise_yields() -> None:
+    alice, bob = 100.4, 100.6  # both sizes were decided at 100.0
+    assert [fair_share.came_second(alice, [bob], 100.0), fair_share.came_second(bob, [alice], 100.0)] == [False, True]
+    assert not fair_share.came_second(bob, [99.0], 100.0)  # its size knew of that one
+    assert not fair_share.came_second(bob, [], 100.0)
+
+
 def test_where_nothing_is_left_no_size_is_offered() -> None:
     room = Room(cores=2, memory_bytes=int(23.5 * GIB), available_bytes=20 * GIB, promised_bytes=int(203.5 * GIB))
     with pytest.raises(OverpromisedError) as caught:
