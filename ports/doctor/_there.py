@@ -13,6 +13,8 @@ from ports.state import settings
 
 SERVER_CHECKS = ("python", "shell", "ports", "tmux", "logout", "state-directory", "memory", "clock")
 
+_SCOPE = "with `systemd-run --user --scope` before the command"
+
 PATIENCE = 60.0  # start files of a loaded server, and programs that say their version
 
 
@@ -39,7 +41,9 @@ def judge_answer(alias: str, answer: Answer) -> Iterator[Check]:
     yield _judge.shell(answer.printed, answer.complaints, max(0.0, sum(took)))
     yield _judge.installed(facts["ports"], VERSION, alias)
     yield _judge.tmux(facts["tmux"])
-    yield _judge.logout(facts["logout_ends"], f"run `ssh {alias} loginctl enable-linger` once to keep them")
+    yield _judge.logout(
+        facts["logout_ends"], f"run `ssh {alias} loginctl enable-linger` once, then start there {_SCOPE}"
+    )
     yield _judge.state_directory(facts["state"])
     yield _judge.memory(facts["memory"])
     yield _judge.clock(facts["time"] - answer.received, facts["began"] - answer.sent)

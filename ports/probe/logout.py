@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 
 MYPY = False
 if MYPY:
@@ -73,8 +74,20 @@ def text_of(path: str) -> "Optional[str]":
         return None
 
 
-def logout_ends(user: str) -> bool:
-    """Tell whether the processes of `user` end at logout: logind is configured so, and the user does not linger."""
+def in_session(cgroups: str) -> bool:
+    """Tell whether a process is in the scope of a login, by the text of its ``/proc/PID/cgroup``.
+
+    logind ends such a scope with the login, also if the user lingers. Lingering keeps the user's own manager, and what
+    `systemd-run --user --scope` started below it.
+    """
+    return re.search(r"/session-[^/\n]+\.scope(/|$)", cgroups, re.MULTILINE) is not None
+
+
+def logout_ends(user: str, cgroups: str = "") -> bool:
+    """Tell whether the processes of `user` end at logout: logind is configured so, and the user does not linger.
+
+    With the cgroups of a process: whether it ends, and what it starts.
+    """
     if not os.path.exists("/run/systemd/system") or not kills(logind_settings(logind_files()), user):
         return False
-    return not os.path.exists(os.path.join("/var/lib/systemd/linger", user))
+    return in_session(cgroups) or not os.path.exists(os.path.join("/var/lib/systemd/linger", user))

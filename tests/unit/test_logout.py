@@ -62,3 +62,17 @@ def test_an_excluded_user_is_not_warned_of_logout(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(logout.os.path, "exists", lambda path: path == "/run/systemd/system")
     monkeypatch.setattr(logout, "logind_files", lambda: [YES + "KillExcludeUsers=root alice\n"])
     assert not logout.logout_ends("alice") and logout.logout_ends("bob")
+
+
+@pytest.mark.parametrize(
+    ("cgroups", "ends"),
+    [
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", True),
+        ("12:memory:/user.slice\n1:name=systemd:/user.slice/user-1000.slice/session-c2.scope\n", True),
+        ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/run-r1.scope\n", False),
+        ("0::/user.slice/user-1000.slice/user@1000.service/session-3.scope-like.service\n", False),
+        ("", False),
+    ],
+)
+def test_what_is_in_the_scope_of_a_login_ends_with_it(cgroups: str, ends: bool) -> None:
+    assert logout.in_session(cgroups) is ends
