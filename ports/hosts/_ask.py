@@ -25,7 +25,8 @@ from ports.state import settings
 CALLED = "PORTS_CALLED"
 # Understood by bash, zsh, tcsh and fish alike; -I keeps PYTHON* variables and the user's own modules out of it,
 # -S saves 5 to 30 ms.
-_PYTHON = "exec {python} -I -S -"
+# No `exec`: a restricted shell (rbash) refuses it.
+_PYTHON = "{python} -I -S -"
 _NO_PYTHON = re.compile(
     r"python.*(not found|No such file|unknown command|permission denied)|(not found|unknown command).*python",
     re.IGNORECASE,

@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ports.errors import SSHError, UnknownHostError
+from ports.errors import SSHError, UnknownHostError, UsageError
 from ports.hosts import targets
 from ports.hosts._route import Hop, Route
 from ports.hosts.openssh import ssh_config
@@ -45,9 +45,12 @@ def resolve(alias: str, *, timeout: float = 30.0) -> Route:
     ------
     SSHError
         The configuration cannot be read, or `alias` is invalid.
+    UsageError
+        It names a thing on a host, as in ``login:22``.
     ToolMissingError
         There is no ssh program, and the setting ``ssh.transport`` asks for it.
     """
+    _refuse_a_thing(alias)
     name, slash, node = alias.partition("/") if not alias.startswith("ssh://") else (alias, "", "")
     wanted, transport = parse_destination(name), choose_transport()
     hops: list[Hop] = []
@@ -202,6 +205,16 @@ def recognise_proxy_command(command: str | None, config: list[str]) -> tuple[Des
         return ()
     port = options.get("-p", "")
     return (Destination(jump.host, options.get("-l", jump.user), int(port) if port.isdigit() else jump.port),)
+
+
+def _refuse_a_thing(alias: str) -> None:
+    found = targets.HOST.fullmatch(alias)
+    thing = None if found is None or alias.startswith("ssh://") else found["thing"]
+    if found is not None and thing is not None and not thing.startswith("//"):
+        raise UsageError(
+            f"{alias!r} names a thing on a host, and this takes a host only: pass {found['whole']}, or open it with "
+            f"`ports open {shlex.quote(alias)}`; the port of sshd is named as in ssh://{found['whole']}:22"
+        )
 
 
 def _node(host: Hop, node: str) -> Hop:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass
 
 from ports.errors import SSHError, UnknownHostError
@@ -39,6 +41,13 @@ class Hop:
     key: str = ""
     options: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def spelled(self) -> str:
+        """What a person passes to ssh for it: with the user and the port that were named."""
+        given = dict(zip(self.arguments, self.arguments[1:], strict=False))
+        port = f"-p {given['-p']} " if "-p" in given else ""
+        return port + shlex.quote(f"{given['-l']}@{self.alias}" if "-l" in given else self.alias)
+
     def values(self, key: str) -> list[str]:
         """Return all values of an option."""
         return [value for name, value in self.options if name == key]
@@ -65,9 +74,11 @@ class Route:
 
     def at_hop(self, error: SSHError, hop: Hop) -> SSHError:
         """Return an error of one hop as an error of the whole route, which names the hop."""
-        reason = error.reason + (ssh_config.suggest(hop.alias) if isinstance(error, UnknownHostError) else "")
+        is_unresolved = isinstance(error, UnknownHostError) or "cannot be resolved" in error.reason
+        reason = error.reason + (ssh_config.suggest(hop.alias) if is_unresolved else "")
         # the user may have named another user or port; and a login to the last hop asks for each hop before it
-        reason = reason.replace(f"`ports login {hop.alias}`", f"`ports login {self.alias}`")
+        reason = reason.replace(f"`ports login {hop.alias}`", f"`ports login {shlex.quote(self.alias)}`")
+        reason = re.sub(rf"`(ssh(?: -v)?) {re.escape(hop.alias)}`", lambda one: f"`{one[1]} {hop.spelled}`", reason)
         if hop is self.hops[-1]:
             return type(error)(self.alias, reason)
         return type(error)(self.alias, f"the jump host {hop.alias}: {reason}")

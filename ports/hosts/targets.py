@@ -35,6 +35,8 @@ class Target:
 def parse(text: str) -> Target:
     """Return the target that `text` says; a HOST may be ``ALIAS/NODE``, a node of a name that leads to several.
 
+    ``login:22`` is what listens at port 22 of `login`; ``ssh://login:22`` is `login`, whose sshd listens at port 22.
+
     Raises
     ------
     InvalidTargetError
@@ -44,6 +46,8 @@ def parse(text: str) -> Target:
     if found is None:
         raise InvalidTargetError(text, NO_HOST)
     host, thing = found["whole"], found["thing"]
+    if text.startswith("ssh://") and (port := re.fullmatch(r"([0-9]+)(?::(.*))?", thing or "", re.DOTALL)):
+        host, thing = f"ssh://{host}:{port[1]}", port[2]  # of a URI of ssh, it is the port of sshd
     if thing is None:
         return Target(host)
     if thing.startswith("//"):

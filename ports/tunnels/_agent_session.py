@@ -22,7 +22,7 @@ from ports.hosts import why_no_answer
 from ports.probe import mux as protocol
 
 # Understood by bash, zsh, tcsh and fish alike. The program is the first line of its input, frames follow.
-PYTHON = 'exec {python} -I -S -c "import sys;exec(sys.stdin.buffer.readline())"'
+PYTHON = '{python} -I -S -c "import sys;exec(sys.stdin.buffer.readline())"'
 _TOO_OLD = "too-old:"
 _LOADER = (
     "import os,sys,zlib,binascii\n"

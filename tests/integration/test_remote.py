@@ -191,6 +191,18 @@ def test_what_pam_says_when_it_ends_a_login_is_shown(root_site: NamespaceSite, l
     assert "Access denied: no active jobs on this node" in error["message"], error
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize("line", ["StdinNull yes", "SessionType none"])
+def test_a_terminal_is_had_whatever_the_configuration_says(laptop: Site, line: str) -> None:
+    config = laptop.host("laptop").path("~/.ssh/config")
+    config.write_text(f"Host server1\n  {line}\n" + config.read_text())
+    code = "from ports import hosts; "
+    code += "hosts.connect(hosts.resolve('server1')).interactive('stty size; read x; echo got \\$x')"
+    answers = {"24 80": "typed\n", "0 0": "typed\n"}
+    shown = at_a_terminal(laptop, f'{laptop.python} -c "{code}"; exit', answers)
+    assert "got typed" in shown, shown
+
+
 def at_a_terminal(site: Site, line: str, answers: dict[str, str]) -> str:
     """Type `line` at a terminal on the laptop, answer what is asked, and return all that was shown."""
     command, environment = site.shell_command("laptop")
@@ -232,7 +244,7 @@ def test_what_the_configuration_adds_to_a_connection_is_not_done(laptop: Site) -
     assert not control.exists()
 
 
-@pytest.mark.parametrize("shell", ["/usr/bin/tcsh", "/usr/bin/fish", "/bin/bash"])
+@pytest.mark.parametrize("shell", ["/usr/bin/tcsh", "/usr/bin/fish", "/bin/bash", "/bin/rbash"])
 def test_any_login_shell_and_noisy_start_files_do_not_disturb(laptop: Site, shell: str) -> None:
     server = laptop.host("server2")
     server.set_login_shell(laptop.users[0], shell)

@@ -79,6 +79,9 @@ def test_what_is_no_target_is_told_with_what_to_write(text: str) -> None:
 
 def test_ssh_before_a_target_is_left_out() -> None:
     assert targets.parse("ssh://alice@server1:lab") == Target("alice@server1", "lab")
+    assert targets.parse("ssh://alice@server1:2222") == Target("ssh://alice@server1:2222")
+    assert targets.parse("ssh://alice@server1:2222:lab") == Target("ssh://alice@server1:2222", "lab")
+    assert targets.parse("server1:22") == Target("server1", port=22)
 
 
 @given(st.text())

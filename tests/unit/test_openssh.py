@@ -446,7 +446,7 @@ def test_a_login_to_a_host_answers_what_its_jump_host_asks() -> None:
     assert "`ports login me@login`" in str(Route("me@login", (login,), "ssh").at_hop(asks, login))
 
 
-HOST_ALIASES = ["server1", "alice@server1", "ssh://alice@server1:2222", "alice@[fe80::1]:2222", "::1"]
+HOST_ALIASES = ["server1", "alice@server1", "ssh://alice@server1:2222", "ssh://alice@[fe80::1]:2222", "::1"]
 
 
 @pytest.mark.parametrize("alias", [*HOST_ALIASES, "server1/node7", "alice@server1/10.0.0.9"])
@@ -465,7 +465,41 @@ def test_an_alias_is_resolved_once_with_all_that_a_connection_needs(
         assert (node.alias, node.user) == (f"server1/{name}", route.hops[0].user)
 
 
-@pytest.mark.parametrize("alias", ["", "-oProxyCommand=x", "a b", "$(x)", "http://x/", "a/-x", "a/b/c", "server1:lab"])
+@pytest.mark.parametrize("alias", ["", "-oProxyCommand=x", "a b", "$(x)", "http://x/", "a/-x", "a/b/c"])
 def test_an_alias_that_is_invalid_is_an_error_before_ssh_sees_it(alias: str) -> None:
     with pytest.raises(errors.UnknownHostError, match="not the name of a host"):
         resolve(alias)
+
+
+@pytest.mark.parametrize("alias", ["login:22", "[::1]:22", "bob@login:lab"])
+def test_a_command_that_takes_a_host_refuses_a_thing_on_it(alias: str) -> None:
+    with pytest.raises(errors.UsageError) as told:
+        resolve(alias)
+    host = alias.rpartition(":")[0]
+    assert f"pass {host}" in str(told.value) and f"ssh://{host}:22" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("alias", "said", "parts"),
+    [
+        ("bob@login", "alice@login: Permission denied (publickey).", ["`ports login bob@login`"]),
+        ("ssh://bob@login:2222", "Host key verification failed.", ["`ssh -p 2222 bob@login`"]),
+        ("bob@login", "ssh failed for a reason", ["`ssh -v bob@login`"]),
+        (r"LAB\alice@login", "alice@login: Permission denied (publickey).", [r"`ports login 'LAB\alice@login'`"]),
+    ],
+)
+def test_a_hint_names_the_user_and_the_port_that_were_given(alias: str, said: str, parts: list[str]) -> None:
+    route = resolve(alias)
+    error = route.at_hop(ssh_errors.explain(route.end.alias, said), route.end)
+    assert all(part in str(error) for part in parts), str(error)
+
+
+@pytest.mark.parametrize("asked", ["server1", "server1.example.org", "server1-from-hom", "serverl"])
+def test_an_alias_is_suggested_by_its_host_name_too(
+    asked: str, tmp_path: Path, set_here: Callable[[str, object], None]
+) -> None:
+    config = tmp_path / "config"
+    config.write_text("Host server1-from-home\n  HostName server1\nHost other\n  HostName %h.example.org\n")
+    set_here("ssh.config", str(config))
+    assert ssh_config.suggest(asked) == "; did you mean server1-from-home?"
+    assert "did you mean other" in ssh_config.suggest("other.example.com")

@@ -22,6 +22,8 @@ from ports.hosts.openssh.ssh_config import config_arguments, program
 from ports.state import runtime_directory
 
 _SILENT_SECONDS = 2.0
+#: What a command at a terminal needs, whatever the configuration says.
+_OF_A_TERMINAL = {"stdinnull": "no", "sessiontype": "default", "forkafterauthentication": "no"}
 
 
 class SSHConnection:
@@ -55,6 +57,9 @@ class SSHConnection:
     def interactive(self, command: str | None) -> NoReturn:
         """Replace this process by ssh at this terminal."""
         plain = ["-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes", "-o", "ControlMaster=no"]
+        for key, value in _OF_A_TERMINAL.items():
+            if self.master.hop.values(key):  # an ssh before 8.7 refuses to hear of it
+                plain += ["-o", f"{key}={value}"]
         arguments = [program(), *config_arguments(), "-S", str(self.master.control), *plain, "-q", "-t"]
         arguments += [*self.master.hop.arguments, *([command] if command else [])]
         try:

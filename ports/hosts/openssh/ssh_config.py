@@ -62,20 +62,41 @@ def ask(command: list[str], *, timeout: float = 30.0) -> str:
 
 def aliases() -> list[str]:
     """Return the hosts that the user's configuration names, without patterns, as they stand there."""
-    chosen = settings.get("ssh.config")
-    file = Path(chosen).expanduser() if chosen else Path.home() / ".ssh" / "config"
-    return list(dict.fromkeys(_aliases_in(file, depth=0)))
+    return list(dict.fromkeys(alias for alias, _ in _hosts()))
 
 
 def suggest(alias: str) -> str:
-    """Return a half sentence with the aliases that resemble `alias`; empty where none does."""
+    """Return a half sentence with the aliases that resemble `alias`, or whose HostName does; empty where none does."""
     import difflib
 
-    near = difflib.get_close_matches(alias, [one for one in aliases() if one != alias], n=3, cutoff=0.6)
+    named = [one for one in _hosts() if one[0] != alias]
+    short = alias.partition(".")[0].lower()
+    same = [one for one, name in named if name and short in (name.lower(), name.partition(".")[0].lower())]
+    close = difflib.get_close_matches(alias, [word for one in named for word in one if word], n=3, cutoff=0.6)
+    near = list(dict.fromkeys(same or [one for word in close for one, name in named if word in (one, name)]))[:3]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def _aliases_in(file: Path, depth: int) -> Iterator[str]:
+def _hosts() -> list[tuple[str, str]]:
+    """Return each alias with the HostName that stands below it; an empty text where none does."""
+    chosen = settings.get("ssh.config")
+    file = Path(chosen).expanduser() if chosen else Path.home() / ".ssh" / "config"
+    found: dict[str, str] = {}
+    current: list[str] = []
+    for key, words in _lines_of(file, depth=0):
+        if key == "host":
+            current = [word for word in words if not set(word) & set("*?!")]
+            for alias in current:
+                found.setdefault(alias, "")
+        elif key == "match":
+            current = []
+        elif words:
+            found.update((alias, words[0].replace("%h", alias)) for alias in current if not found[alias])
+    return list(found.items())
+
+
+def _lines_of(file: Path, depth: int) -> Iterator[tuple[str, list[str]]]:
+    """Yield the lines ``Host``, ``Match`` and ``HostName`` of a configuration and of what it includes."""
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if depth < 16 else []
     except OSError:
@@ -86,11 +107,11 @@ def _aliases_in(file: Path, depth: int) -> Iterator[str]:
             words = shlex.split(value, comments=True)
         except ValueError:
             continue
-        if key.lower() == "host":
-            yield from (word for word in words if not set(word) & set("*?!"))
+        if key.lower() in ("host", "match", "hostname"):
+            yield key.lower(), words
         elif key.lower() == "include":
             for word in words:
                 pattern = Path(word).expanduser()
                 base = Path("/") if pattern.is_absolute() else Path.home() / ".ssh"
                 for included in sorted(base.glob(str(pattern).lstrip("/"))):
-                    yield from _aliases_in(included, depth + 1)
+                    yield from _lines_of(included, depth + 1)
