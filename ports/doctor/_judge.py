@@ -45,8 +45,14 @@ def python(version: str, executable: str | None) -> Check:
     return ok("python", f"{version} ({executable})" if executable else version)
 
 
-def shell(printed: str, complaints: str, seconds: float) -> Check:
-    """Judge what the start files of a shell print where nobody looks, and how long they take."""
+def shell(printed: str, complaints: str, seconds: float, start_files: str | None = None) -> Check:
+    """Judge what the start files of a shell print where nobody looks, how long they take, and whether they end."""
+    if start_files is not None:
+        return warning(
+            "shell",
+            f"{start_files}; clusters and notebooks start without the environment of your login shell",
+            "mend ~/.profile or its like there: put `[ -t 0 ] || return` before a line that execs, exits or waits",
+        )
     lines = [line.strip() for line in (printed + "\n" + complaints).splitlines() if line.strip()]
     if lines:
         return warning(

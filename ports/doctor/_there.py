@@ -29,7 +29,7 @@ def judge_answer(alias: str, answer: Answer) -> Iterator[Check]:
     """Yield the checks that the answer allows."""
     facts = answer.found
     if facts is None:
-        yield failed("python", *hosts.why_no_answer(alias, answer.printed, answer.complaints, answer.status))
+        yield failed("python", *answer.why_none(alias))
         yield from (skipped(name, f"needs python on {alias}") for name in SERVER_CHECKS[1:])
         return
     if "error" in facts:
@@ -38,7 +38,7 @@ def judge_answer(alias: str, answer: Answer) -> Iterator[Check]:
         return
     yield _judge.python(facts["python"], facts["executable"])
     took = facts["began"] - answer.sent, answer.received - facts["time"]
-    yield _judge.shell(answer.printed, answer.complaints, max(0.0, sum(took)))
+    yield _judge.shell(answer.printed, answer.complaints, max(0.0, sum(took)), facts.get("start_files"))
     yield _judge.installed(facts["ports"], VERSION, alias)
     yield _judge.tmux(facts["tmux"])
     yield _judge.logout(

@@ -10,10 +10,10 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ports.errors import FarSideError, warn
+from ports.errors import FarSideError, PortsError, warn
 from ports.hosts import _connect, _far_errors, targets
 from ports.hosts._resolve import resolve
 from ports.hosts._route import Route
@@ -31,6 +31,7 @@ _NO_PYTHON = re.compile(
     r"python.*(not found|No such file|unknown command|permission denied)|(not found|unknown command).*python",
     re.IGNORECASE,
 )
+_PASSWORD = re.compile(r"^(WARNING: )?Your password has expired|^Password change required", re.MULTILINE)
 _ASKED_SECONDS = 0.1  # over a connection that stands, a host has been asked after 10 to 30 ms
 _begun: dict[tuple[str, str], queue.SimpleQueue[tuple[str, Any]]] = {}
 
@@ -47,6 +48,8 @@ class Answer:
         What the start files of the shell there, or the shell itself, wrote to stdout and stderr.
     sent, received : float
         When, by the clock here.
+    runs_commands : bool, optional
+        Whether the shell there runs a command without input; asked where python3 did not answer.
     """
 
     found: dict[str, Any] | None
@@ -55,11 +58,22 @@ class Answer:
     status: int
     sent: float
     received: float
+    runs_commands: bool | None = None
 
     @property
     def has_no_python(self) -> bool:
         """No python3 was found there."""
-        return self.found is None and bool(_NO_PYTHON.search(self.complaints + self.printed))
+        return self.found is None and self.status != 0 and bool(_NO_PYTHON.search(self.complaints + self.printed))
+
+    def why_none(self, alias: str) -> tuple[str, str]:
+        """Return why python3 did not answer, and a hint."""
+        mend = "put `[ -t 0 ] || return` before such a line in ~/.bashrc or its like there"
+        told = why_no_answer(alias, self.printed, self.complaints, self.status)
+        if self.runs_commands is None or "python3 there is older" in told[0] or self.has_no_python:
+            return told
+        if self.runs_commands:
+            return "your start files there read the input of the command (`read`, `cat`)", mend
+        return f"your start files there ended the shell (exit or exec), with status {self.status}", mend
 
 
 def probe(
@@ -214,14 +228,27 @@ def ask(
         found = read_answer(done.output, marker)
         printed = done.output.partition(f"\n{marker}")[0] if found is not None else done.output
         answer = Answer(found, printed, done.stderr, done.status, sent, time.time())
-        if not answer.has_no_python or not pythons:
+        if found is not None:
             return answer
+        if not answer.has_no_python or not pythons:
+            return answer if _PASSWORD.search(done.stderr) else replace(answer, runs_commands=_runs_commands(route))
+
+
+def _runs_commands(route: Route) -> bool | None:
+    """Tell whether the shell there comes through its start files to a command that has no input."""
+    word = f"ports-{os.urandom(8).hex()}"
+    try:
+        return word in _connect.run(route, f"echo {word}", timeout=10, batch=True).output
+    except PortsError:
+        return None
 
 
 def why_no_answer(alias: str, printed: str, complaints: str = "", status: int | None = None) -> tuple[str, str]:
     """Return why python3 on `alias` did not answer, and a hint, from what the shell there wrote."""
     lines = [line.strip() for line in (complaints + "\n" + printed).splitlines() if line.strip()]
-    if "SyntaxError" in complaints:
+    if _PASSWORD.search(complaints):
+        return "your password there has expired", f"change it in `ssh -t {alias}`"
+    if "SyntaxError" in complaints and 'File "<stdin>"' in complaints:
         return "python3 there is older than 3.6", "load a newer one in the start file of your shell there"
     if missing := [line for line in lines if _NO_PYTHON.search(line)]:
         hint = "load one in the start file of your shell there, or name an environment by its path as "
@@ -259,9 +286,10 @@ def _found(
     only_looks = request["do"] in ("probe", "who")
     answer = ask(route, request, timeout=timeout, batch=batch, repeatable=only_looks, on_start=on_start)
     if answer.found is None:
-        why = why_no_answer(route.alias, answer.printed, answer.complaints, answer.status)
-        raise FarSideError(route.alias, "; ".join(why))
+        raise FarSideError(route.alias, "; ".join(answer.why_none(route.alias)))
     if "error" in answer.found:
         message = str(answer.found.get("message") or answer.found["error"])
         raise FarSideError(route.alias, message.replace("hosts.<alias>", f"hosts.{route.alias}"))
+    if answer.found.get("warning"):
+        warn(f"{route.alias}: {answer.found['warning']}; `ports doctor {route.alias}` shows more")
     return {**answer.found, "stderr": answer.complaints}

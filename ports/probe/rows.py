@@ -201,6 +201,7 @@ class Facts(TypedDict, total=False):
     python: str
     executable: str
     logout_ends: bool
+    start_files: str | None
     state: dict[str, Any]
     memory: dict[str, Any]
     tmux: str | None

@@ -261,6 +261,34 @@ def test_start_files_that_print_are_told_in_any_shell(laptop: Site, shell: str) 
     assert rows["server2 shell"]["state"] == "warning" and "'welcome'" in rows["server2 shell"]["cause"]
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        ("exit 0", "ended the shell"),
+        ("exec cat", "ended the shell"),
+        ("exec sh -c 'exit 3'", "ended the shell (exit or exec), with status 3"),
+        ("cat > /dev/null", "read the input"),
+        ("while read -r line; do :; done", "read the input"),
+    ],
+)
+def test_start_files_of_each_command_that_end_or_read_are_told(laptop: Site, lines: str, cause: str) -> None:
+    laptop.host("server2").set_login_shell(laptop.users[0], "/bin/bash")
+    laptop.host("server2").write("~/.bashrc", f"{lines}\n")
+    row = examine(laptop, "server2", code=5)["server2 python"]
+    assert f"your start files there {cause}" in row["cause"] and "[ -t 0 ]" in row["way_out"]
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("lines", ["exit 0", "exec cat", "exec true"])
+def test_start_files_of_a_login_that_end_the_shell_are_told(laptop: Site, lines: str) -> None:
+    server = laptop.host("server2")
+    server.set_login_shell(laptop.users[0], "/bin/bash")
+    server.write("~/.bash_profile", f"{lines}\n")
+    row = examine(laptop, "server2", code=0)["server2 shell"]
+    assert "your start files there ended the shell" in row["cause"] and row["state"] == "warning"
+
+
 def test_a_host_without_tmux_is_told(laptop: Site) -> None:
     server = laptop.host("server2")
     server.set_login_shell(laptop.users[0], "/bin/bash")

@@ -344,3 +344,18 @@ def test_records_that_cannot_be_listed_are_not_taken_for_none(monkeypatch: pytes
     found = probe.probe({"ask_http": False})
     assert found["clusters"] == [] and found["notebooks"] == []
     assert f"the clusters of ports cannot be listed: {folder}: Not a directory" in found["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"), [("exit 0", "ended the shell"), ("exec cat", "ended the shell"), ("sleep 9", "more than 0.5 s")]
+)
+def test_a_login_environment_that_is_not_shown_is_not_empty(
+    lines: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ports.probe.programs import run
+
+    (tmp_path / ".bash_profile").write_text(f"{lines}\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    with pytest.raises(run.StartFilesError, match=said):
+        run.login_environment(timeout=0.5 if "sleep" in lines else 20)

@@ -11,7 +11,7 @@ if __name__ != "__main__":  # piped, these names are there already
     from ..logout import logout_ends
     from ..memory import limits
     from ..own_host import state_directory
-    from ..programs.run import find_command, login_environment
+    from ..programs.run import StartFilesError, find_command, login_environment
 
 MYPY = False
 if MYPY:
@@ -36,8 +36,12 @@ def examine(request: "Optional[Json]" = None) -> "Json":
     user = user_name(os.getuid())
     facts.update(user=user, python="%d.%d.%d" % sys.version_info[:3], executable=sys.executable)
     facts.update(logout_ends=logout_ends(user), state=space(state_directory()), memory=memory_left())
+    try:
+        login, facts["start_files"] = login_environment(), None
+    except StartFilesError as error:
+        login, facts["start_files"] = {}, str(error)
     if not shutil.which("tmux", path=environ.get("PATH")):
-        environ.update(login_environment(PATIENCE))
+        environ.update(login)
     facts["tmux"] = first_line([shutil.which("tmux", path=environ.get("PATH")), "-V"], environ)
     if wanted.get("ports"):
         facts["ports"] = installed(wanted.get("env"), environ)

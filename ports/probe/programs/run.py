@@ -60,8 +60,12 @@ def environment_python(env: str) -> "Optional[str]":
     return None
 
 
+class StartFilesError(Exception):
+    """The start files of the login shell do not come to their end; the text says what they do."""
+
+
 def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
-    """Return the environment that this user's login shell makes; empty if the shell fails.
+    """Return the environment that this user's login shell makes; raises StartFilesError where it shows none.
 
     The shell runs ``env``, which every shell understands, even tcsh and fish. What its start files print comes before
     the first variable or after the last.
@@ -82,16 +86,21 @@ def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-    except OSError:
-        return {}
+    except OSError as error:
+        raise StartFilesError("your login shell %s does not start there (%s)" % (shell, error.strerror)) from None
     try:
         output = child.communicate(timeout=timeout)[0].decode("utf-8", "surrogateescape")
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         child.communicate()
-        return {}
+        raise StartFilesError("your start files there took more than %g s" % timeout) from None
     items = [item.rpartition("\n")[2] if i == 0 else item for i, item in enumerate(output.split("\0")[:-1])]
-    return dict(item.split("=", 1) for item in items if re.match(r"\w+=", item))
+    found = dict(item.split("=", 1) for item in items if re.match(r"\w+=", item))
+    if not found:
+        raise StartFilesError(
+            "your start files there ended the shell (exit or exec), with status %d" % child.returncode
+        )
+    return found
 
 
 def find_command(env: "Optional[str]", environ: "Dict[str, str]") -> "List[str]":
@@ -108,11 +117,17 @@ def find_command(env: "Optional[str]", environ: "Dict[str, str]") -> "List[str]"
         recorded = None
     if recorded and os.access(recorded, os.X_OK):
         return [recorded, "-m", "ports"]
-    environ.update(login_environment())
+    unknown = ""
+    try:
+        environ.update(login_environment())
+    except StartFilesError as error:
+        unknown = "%s, so the PATH of your login shell is unknown; " % error
     for directory in environ.get("PATH", "").split(os.pathsep):
         program = os.path.join(directory, "ports")
         if os.path.isfile(program) and os.access(program, os.X_OK):
             return [program]
+    if unknown:
+        raise LookupError("%smend them (`[ -t 0 ] || return` before such a line), or %s" % (unknown, hint))
     raise LookupError("ports is not installed there, or not on the login shell's PATH; install it, or %s" % hint)
 
 
@@ -132,8 +147,12 @@ def run(request: "Json") -> "Json":
         ``environ``, variables to set; ``login`` (False) takes the whole environment of the login shell first.
     """
     environ = dict(os.environ)
+    warning = None
     if request.get("login"):
-        environ.update(login_environment())
+        try:
+            environ.update(login_environment())
+        except StartFilesError as error:
+            warning = "%s: it runs without the environment of your login shell" % error
     environ.update(request.get("environ") or {})
     cwd = os.path.expanduser(request.get("cwd") or "~")
     try:
@@ -150,7 +169,8 @@ def run(request: "Json") -> "Json":
     if child.returncode == 1 and not output and command[1:] and not has_ports(command):
         message = "%s has no ports; install it there, or name another environment" % command[0]
         return {"error": "no-ports", "message": message}
-    return {"status": child.returncode, "stdout": output.decode("utf-8", "replace"), "command": command[0]}
+    text = output.decode("utf-8", "replace")
+    return {"status": child.returncode, "stdout": text, "command": command[0], "warning": warning}
 
 
 def attend(child: "Any", text: bytes) -> bytes:
