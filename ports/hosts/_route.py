@@ -6,7 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from ports.errors import SSHError, UnknownHostError
+from ports.errors import HostKeyError, SSHError, UnknownHostError
 from ports.hosts.openssh import ssh_config
 
 
@@ -79,6 +79,12 @@ class Route:
         # the user may have named another user or port; and a login to the last hop asks for each hop before it
         reason = reason.replace(f"`ports login {hop.alias}`", f"`ports login {shlex.quote(self.alias)}`")
         reason = re.sub(rf"`(ssh(?: -v)?) {re.escape(hop.alias)}`", lambda one: f"`{one[1]} {hop.spelled}`", reason)
+        if isinstance(error, HostKeyError) and hop.values("userknownhostsfile") == ["/dev/null"]:
+            reason = reason.partition("; ")[0] + (
+                f"; `UserKnownHostsFile /dev/null`, which ~/.ssh/config says for {hop.alias}, keeps no key: "
+                "remove that line, then accept the key by running "
+                f"`ssh {hop.spelled}` once"
+            )
         if hop is self.hops[-1]:
             return type(error)(self.alias, reason)
         return type(error)(self.alias, f"the jump host {hop.alias}: {reason}")

@@ -203,6 +203,19 @@ def test_a_terminal_is_had_whatever_the_configuration_says(laptop: Site, line: s
     assert "got typed" in shown, shown
 
 
+@pytest.mark.ci
+def test_a_key_that_waits_to_be_confirmed_is_waited_for_and_said(root_site: NamespaceSite, laptop: Site) -> None:
+    here = laptop.host("laptop")
+    here.write("~/ask", "#!/bin/sh\nsleep 3\n", mode=0o700)
+    line = (
+        "export SSH_ASKPASS=$HOME/ask SSH_ASKPASS_REQUIRE=force DISPLAY=:9; eval $(ssh-agent); "
+        "for key in ~/.ssh/id_*; do case $key in *.pub) ;; *) ssh-add -c $key && mv $key ~/gone;; esac; done; "
+        "ports list login; ssh-agent -k; exit"
+    )
+    shown = at_a_terminal(laptop, line, {})
+    assert "waiting for the login to login: does your key" in shown, shown
+
+
 def at_a_terminal(site: Site, line: str, answers: dict[str, str]) -> str:
     """Type `line` at a terminal on the laptop, answer what is asked, and return all that was shown."""
     command, environment = site.shell_command("laptop")

@@ -503,3 +503,14 @@ def test_an_alias_is_suggested_by_its_host_name_too(
     set_here("ssh.config", str(config))
     assert ssh_config.suggest(asked) == "; did you mean server1-from-home?"
     assert "did you mean other" in ssh_config.suggest("other.example.com")
+
+
+def test_known_hosts_that_keep_nothing_are_named_as_the_line_to_change(
+    tmp_path: Path, set_here: Callable[[str, object], None]
+) -> None:
+    config = tmp_path / "config"
+    config.write_text("Host s1\n  HostName server1\n  UserKnownHostsFile /dev/null\n")
+    set_here("ssh.config", str(config))
+    route = resolve("bob@s1")
+    error = str(route.at_hop(ssh_errors.explain("s1", UNKNOWN), route.end))
+    assert "`UserKnownHostsFile /dev/null`" in error and error.endswith("`ssh bob@s1` once")

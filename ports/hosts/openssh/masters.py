@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from ports.errors import (
     StoreError,
     TimedOutError,
 )
-from ports.hosts._prompts import LOGIN_TIMEOUT, announce, can_ask
+from ports.hosts._prompts import LOGIN_TIMEOUT, announce, can_ask, say
 from ports.hosts._route import Hop, Route
 from ports.hosts.openssh import control_sockets, jumps, liveness, processes
 from ports.hosts.openssh.control_sockets import Master, client_arguments, is_running
@@ -239,15 +238,11 @@ def _both(first: SSHError | None, second: SSHError) -> SSHError:
 
 def _start(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool) -> None:
     via = attempt.via
-    limit = LOGIN_TIMEOUT if asking else 2 * float(settings.get("ssh.connect_timeout")) + 10
+    # a person may have to touch a key, or to confirm its use, without being asked by ssh
+    limit = LOGIN_TIMEOUT if attempt.asking else 2 * float(settings.get("ssh.connect_timeout")) + 10
     limit = attempt.left(limit)
     arguments = _arguments(method, master, attempt, asking=asking)
-    doubted: tuple[float, Callable[[], None]] | None = None
-    if via is not None and not via.fresh and not asking:
-        pause = min(_DOUBT_SECONDS, limit / 3)
-        until = time.monotonic() + limit
-        jump = via
-        doubted = (pause, lambda: liveness.doubt(jump, until - time.monotonic()))
+    doubted = None if asking else (min(_DOUBT_SECONDS, limit / 3), partial(_doubt, master.hop, attempt, limit))
     before = master.said_bytes()
     with tempfile.TemporaryFile() as stderr:  # ssh logs to `master.log`; what comes here, the host says
         try:
@@ -275,6 +270,14 @@ def _start(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool
     if isinstance(refusal, HostKeyError) and "SHA256:" not in refusal.reason:
         refusal = explain(master.alias, said + _verbose(arguments, attempt.left(20)), host_said)
     raise refusal
+
+
+def _doubt(hop: Hop, attempt: Attempt, limit: float) -> None:
+    """Look at the jump host's connection when a login is silent; then say what a person may have to do."""
+    if attempt.via is not None and not attempt.via.fresh:
+        liveness.doubt(attempt.via, limit - _DOUBT_SECONDS)
+    if attempt.asking:
+        say(f"waiting for the login to {hop.alias}: does your key or its agent want to be touched or confirmed?\n")
 
 
 def _arguments(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool) -> list[str]:
