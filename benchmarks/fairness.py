@@ -17,37 +17,48 @@ from benchmarks.measure import RUNS, Aim, Result, Samples
 from tests.lab import hog as lab
 
 N_WORKERS = 32
+FEW_WORKERS = 8
 IDLE_SECONDS = 60.0
 SETTLE_SECONDS = 5.0  # until the rest of the start is done
 MOST_RUNS = 3  # runs of the idle cluster; each takes more than two minutes
 HOG_RUNS = 20
-THEIRS = f"""
+THEIRS = """
 import sys
 from distributed import LocalCluster
 if __name__ == "__main__":
-    cluster = LocalCluster(n_workers={N_WORKERS}, threads_per_worker=1)
+    cluster = LocalCluster(n_workers=int(sys.argv[1]), threads_per_worker=1)
     print("ready", flush=True)
     sys.stdin.read()
 """
 
 
+def idle_few(runs: int) -> Iterator[Result]:
+    """Measure the CPU seconds of an idle cluster of 8 workers in a minute."""
+    yield next(_idle(FEW_WORKERS, runs))
+
+
 def idle(runs: int) -> Iterator[Result]:
+    """Measure the CPU seconds of an idle cluster of 32 workers in a minute, and its memory scaled to zero."""
+    return _idle(N_WORKERS, runs)
+
+
+def _idle(n: int, runs: int) -> Iterator[Result]:
     """Measure the CPU seconds of an idle cluster in a minute, and its memory scaled to zero, without clients."""
     ours: list[tuple[float, int]] = []
     theirs: list[tuple[float, int]] = []
     for _ in range(min(runs, MOST_RUNS)):
         with home() as env:
-            with _ours(env) as top:
+            with _ours(env, n=n) as top:
                 used = _cpu_of_a_minute(top)
                 seconds([*PORTS, "cluster", "scale", "main", "0"], env=env)
                 time.sleep(SETTLE_SECONDS)
                 ours.append((used, _memory(top)))
-            with until_ready([sys.executable, "-c", THEIRS], env=env) as (_, pid):
+            with until_ready([sys.executable, "-c", THEIRS, str(n)], env=env) as (_, pid):
                 top = psutil.Process(pid)
                 theirs.append((_cpu_of_a_minute(top), _memory(top)))
-    what, peer = f"ports cluster start, {N_WORKERS} workers", f"LocalCluster(n_workers={N_WORKERS})"
+    what, peer = f"ports cluster start, {n} workers", f"LocalCluster(n_workers={n})"
     cpu = Samples(tuple(one[0] for one in ours), tuple(one[0] for one in theirs))
-    yield Result(f"idle-{N_WORKERS}", f"{what}, CPU in a minute", peer, "s", Aim("ratio", 1.0), cpu)
+    yield Result(f"idle-{n}", f"{what}, CPU in a minute", peer, "s", Aim("ratio", 0.1), cpu)
     memory = Samples(tuple(one[1] for one in ours), tuple(one[1] for one in theirs))
     yield Result("scaled-to-0", f"{what}, then 0", f"{peer}, idle", "MB", Aim("ratio", 0.1), memory)
 
@@ -80,14 +91,14 @@ def wake(runs: int) -> Iterator[Result]:
 
 
 @contextmanager
-def _ours(env: dict[str, str], *options: str) -> Iterator[psutil.Process]:
+def _ours(env: dict[str, str], *options: str, n: int = N_WORKERS) -> Iterator[psutil.Process]:
     """Start a cluster and yield its tmux server, the ancestor of all its processes."""
-    start = ["cluster", "start", "main", "--n-workers", str(N_WORKERS), "--threads-per-worker", "1"]
+    start = ["cluster", "start", "main", "--n-workers", str(n), "--threads-per-worker", "1"]
     seconds([*PORTS, *start, "--memory-limit", "400MB", "--force", *options], env=env)
     try:
         while True:
             shown = json.loads(subprocess.check_output([*PORTS, "cluster", "show", "main", "--json"], env=env))
-            if shown["n_workers"] == N_WORKERS:
+            if shown["n_workers"] == n:
                 break
             time.sleep(0.2)
         parents = psutil.Process(shown["pid"]).parents()
@@ -142,4 +153,9 @@ def hog(runs: int) -> Iterator[Result]:
     yield Result("hog", what, "LocalCluster, 1 run: killed", "n", Aim("alone", 0), samples)
 
 
-BENCHMARKS: dict[str, Callable[[int], Iterator[Result]]] = {"idle-32": idle, "wake-32": wake, "hog": hog}
+BENCHMARKS: dict[str, Callable[[int], Iterator[Result]]] = {
+    "idle-8": idle_few,
+    "idle-32": idle,
+    "wake-32": wake,
+    "hog": hog,
+}

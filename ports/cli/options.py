@@ -115,7 +115,9 @@ class _Value(click.ParamType):  # type: ignore[type-arg]
         """Return the number or word; fails with what is allowed."""
         from ports.state import settings
 
-        for kind in (int, float):
+        if value == "false" and "boolean" in self.node["type"]:
+            value = False
+        for kind in (int, float) if value is not False else ():
             with contextlib.suppress(ValueError):
                 value = kind(value)
                 break

@@ -124,6 +124,9 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
         Hours without tasks or results in memory until workers end, to return at the next task; 0: never. Default: 12.
     expire : float, optional
         Days without tasks until the cluster ends; 0: never. Default: 14.
+    calm_after : float or bool, optional
+        Seconds without work until workers stop their timers, so that an idle cluster costs next to nothing; false:
+        never. Default: 2.
     gpus : int, optional
         Number of GPUs of each worker, which sees only these. Default: 0.
     **asked

@@ -124,7 +124,9 @@ def near(word: str, known: list[str]) -> str:
 def mismatch(value: Any, node: Node, *, null: bool = False) -> str | None:
     """Return ``is 42; it must be …``; None where `node` allows the value. With `null`, null is named where allowed."""
     types = tuple(_PYTHON[kind] for kind in _types(node))
-    if "enum" in node:
+    if "not" in node and value is node["not"]["const"]:
+        fits = False
+    elif "enum" in node:
         fits = value in node["enum"]
     elif types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
         fits = False

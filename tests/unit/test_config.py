@@ -96,7 +96,7 @@ def test_hosts_may_be_a_plain_list(place: Path, monkeypatch: pytest.MonkeyPatch)
         (
             "cluster: {n_wrokers: 4}",
             "ports.cluster.n_wrokers",
-            "no such setting; did you mean n_workers? there are daemon,",
+            "no such setting; did you mean n_workers? there are calm_after,",
         ),
         (
             "clusters: {}",

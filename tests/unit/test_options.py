@@ -115,6 +115,8 @@ def test_no_keyword_takes_the_privacy_away(name: str, place: str) -> None:
         ({"guard_pressure": 0}, "guard_pressure is 0; it must be a percentage from 0.1 to 100"),
         ({"idle": -1}, "idle is -1; it must be a number of hours from 0 (never) to 1000000"),
         ({"expire": float("nan")}, "expire is nan; it must be a number of days from 0 (never) to 1000000"),
+        ({"calm_after": True}, "calm_after is True; it must be a number of seconds from 0.1 to 3600, or false (never)"),
+        ({"calm_after": 0}, "calm_after is 0; it must be a number of seconds from 0.1"),
         ({"gpus": -1}, "gpus is -1; it must be a whole number of at least 0"),
         ({"gpus": 1, "processes": False}, "gpus is 1, but with processes=False all workers are one process"),
         ({"local_directory": 7}, "local_directory is 7; it must be a text"),

@@ -25,10 +25,11 @@ import traceback
 from pathlib import Path
 
 import dask
+import dask.utils
 import distributed
 from distributed.security import Security
 
-from . import orphans, promise
+from . import calm_rules, orphans, promise
 from .ground import probe
 from .policies import Policies
 from .record import read_record
@@ -47,6 +48,7 @@ IMPORTED_BY_WORKERS = (
     "prometheus_client",
     "tornado.platform.asyncio",
 )
+SYNC = {"scheduler_sync_interval": 60}  # seconds: nobody reads what LocalCluster asks its scheduler for
 FORKSERVER_FROM = 4  # workers; with fewer, spawn is quicker (2 workers: 1.1 against 1.6 s with TLS)
 
 
@@ -146,11 +148,18 @@ def new_cluster(record, directory, port):
         silence_logs=False,
         starter_path=record.sys_path,
         nice=record.nice,
+        calm_after=(record.calm_after, calm_rules.slow_heartbeat(worker_ttl(scheduler_kwargs))),
         **({"gpus": record.gpus, "gpu_ids": record.gpu_ids} if record.processes else {}),
-        **{"dashboard_address": "unix", **options, **listen_options},
+        **{"dashboard_address": "unix", **SYNC, **options, **listen_options},
     )
     cluster.scheduler_spec["cls"] = PrivateScheduler
     return cluster
+
+
+def worker_ttl(scheduler_kwargs):
+    """Return the seconds after which the scheduler gives a silent worker up; None: never."""
+    default = dask.config.get("distributed.scheduler.worker-ttl", None)
+    return dask.utils.parse_timedelta(scheduler_kwargs.get("worker_ttl", default))
 
 
 def add_commands(cluster, ended):

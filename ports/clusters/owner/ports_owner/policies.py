@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import memory, memory_deaths, resize, workers
+from . import memory, memory_deaths, memory_watch, resize, workers
+from .calm import CalmScheduler
 from .cluster import OwnedCluster
 from .guard import MemoryGuard
 from .idle import IdlePolicy
@@ -22,6 +23,8 @@ class Policies:
         self.cluster = cluster
         self.guard = MemoryGuard(cluster, record, memory.Meter())
         self.idle = IdlePolicy(cluster, record, directory, ended, self.guard)
+        self.calm = CalmScheduler(cluster.scheduler, record.calm_after)
+        memory_watch.WATCH.scheduler = cluster.scheduler
         if record.guard != "off":
             self.guard.start()
         self.workforce = Workforce(cluster)

@@ -20,15 +20,17 @@ from typing import Any
 from distributed import Nanny, Worker
 from distributed.core import Status
 from distributed.http.routing import RoutingApplication
+from distributed.worker_state_machine import FindMissingEvent
 from tornado.httpserver import HTTPServer
 
-from . import comm, guard_rules, memory_deaths, orphans, peer_check
+from . import calm, calm_rules, comm, guard_rules, memory_deaths, memory_watch, orphans, peer_check
 from .ground import probe
 from .log import say
 
 # in the owner, and in each worker process, which imports this module for the classes below
 comm.register()
 peer_check.register()
+calm.let_the_profiler_rest()
 
 NOTHING = 1e-9  # of the memory limit: any memory is more
 
@@ -60,7 +62,7 @@ class PrivateWorker(Worker):
 
     status: Any  # Dask's property
 
-    def __init__(self, *args, starter_path=(), nice=0, mark=None, **kwargs):
+    def __init__(self, *args, starter_path=(), nice=0, mark=None, calm_after=(False, 0.0), watched=False, **kwargs):
         take_path(starter_path)
         orphans.wear(mark)
         has_process = multiprocessing.parent_process() is not None  # else scheduler and guard share it with its tasks
@@ -75,7 +77,9 @@ class PrivateWorker(Worker):
         self.own_fractions = [getattr(manager, name, False) for name in FRACTIONS]
         self.stream_handlers["ports-guard"] = self.give_way
         self.stream_handlers["ports-memory-limit"] = self.limit_memory
+        self.stream_handlers["ports-stir"] = self.stir
         self.handlers["ports_keep_results"] = self.keep_results
+        self.calm = calm.CalmWorker(self, *calm_after, watched=watched)
 
     def start_http_server(self, routes, dashboard_address, default_port=0, ssl_options=None):
         """Make the application that other code expects; nothing listens."""
@@ -85,6 +89,8 @@ class PrivateWorker(Worker):
     def give_way(self, level, **_):
         """Spill results, start no further task, or go back to normal, as the guard's `level` says."""
         manager = self.memory_manager
+        self.calm.is_held = level > guard_rules.CALM
+        self.calm.stir()
         target, spill, pause = self.own_fractions
         if level >= guard_rules.SPILL and manager.memory_limit:
             target = spill = NOTHING
@@ -101,6 +107,7 @@ class PrivateWorker(Worker):
 
     def limit_memory(self, limit, **_):
         """Have another memory limit from now on; results beyond its target go to the disk."""
+        self.calm.stir()  # a smaller limit may be reached already
         self.memory_manager.memory_limit = limit
         fast: Any = getattr(self.data, "fast", None)
         target = self.own_fractions[0]
@@ -113,8 +120,27 @@ class PrivateWorker(Worker):
         limit = self.memory_manager.memory_limit
         return bool(limit and fraction and self.monitor.get_process_memory() > fraction * limit)
 
+    def is_over_any(self):
+        """Say whether Dask itself would spill or pause, so that it has to go on looking at the memory."""
+        return any(self.is_over(fraction) for fraction in self.own_fractions[1:])
+
+    def stir(self, **_):
+        """Start the timers again: this process has grown while it was calm."""
+        self.calm.stir()
+
+    def handle_stimulus(self, *stims):
+        """Do as Dask does, with all timers running: something happens."""
+        if not (len(stims) == 1 and isinstance(stims[0], FindMissingEvent)):  # a timer's
+            self.calm.stir()
+        return super().handle_stimulus(*stims)
+
+    async def heartbeat(self):
+        """Send a heartbeat, less often while calm."""
+        await self.calm.beat(super().heartbeat)
+
     async def actor_execute(self, *args, **kwargs):
         """Call an actor's method, and count the call, which the scheduler does not see."""
+        self.calm.stir()
         self.actor_calls += 1
         self.actors_running += 1
         try:
@@ -175,13 +201,17 @@ def gpus_taken():
 class PrivateNanny(Nanny):
     """A nanny that ends what its worker left behind, before the next worker starts and when the nanny itself ends."""
 
-    def __init__(self, *args, gpu_ids=(), gpus=0, env=None, **kwargs):
+    def __init__(self, *args, gpu_ids=(), gpus=0, env=None, calm_after=(False, 0.0), **kwargs):
         self.mark = orphans.new_mark()
         self.counted_pid = -1
         self.gpus = take_gpus(gpu_ids, gpus)
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if gpus else {}
         env = {**visible, **(env or {})}
         super().__init__(*args, worker_class=PrivateWorker, mark=self.mark, env=env, **kwargs)
+        self.is_watched = calm_after[0] is not False and memory_watch.is_possible(self)
+        self.worker_kwargs.update(calm_after=calm_after, watched=self.is_watched)
+        for name in calm_rules.NANNY_TIMERS if self.is_watched else ():
+            self.periodic_callbacks.pop(name, None)
 
     async def _on_worker_exit(self, exitcode):
         pid = getattr(self.memory_manager, "_last_terminated_pid", -1)
@@ -208,6 +238,8 @@ class PrivateNanny(Nanny):
     async def instantiate(self, *args, **kwargs):
         """Start the worker once nothing of the last one runs."""
         await self.end_orphans()
+        if self.is_watched:
+            memory_watch.WATCH.add(self)
         return await super().instantiate(*args, **kwargs)
 
     async def kill(self, *args, **kwargs):
@@ -218,6 +250,7 @@ class PrivateNanny(Nanny):
     async def close(self, *args, **kwargs):
         """End the nanny, its worker and what tasks started."""
         answer = await super().close(*args, **kwargs)
+        memory_watch.WATCH.remove(self)
         GPUS_TAKEN.subtract(self.gpus)
         self.gpus = []
         await self.end_orphans()
