@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import re
 import shlex
 import signal
@@ -19,6 +20,7 @@ from tests.lab.loopback import LoopbackSite
 from tests.lab.site import LabError, Running
 
 STEP_SECONDS = 90.0
+WANTED = ("cluster main", "notebook lab")  # what the demo started; a page of something else proves nothing
 SILENT_SECONDS = 3.0
 
 
@@ -94,17 +96,17 @@ def run(site: LoopbackSite, wait: bool) -> None:
     opened = typed(site, "open", "server1")
     try:
         with doing("`ports open` connects"):
-            links = read_links(opened, n_links=2)
+            links = read_links(opened, WANTED)
         tell("\nBoth pages, as a browser on the laptop gets them:")
-        for link in links:
+        for what, link in links.items():
             with doing("the page loads"):
-                tell(f"  {fetch(link)}  {link.partition('?')[0]}")
+                tell(f"  {what}: {fetch(link)}  {link.partition('?')[0]}")
         if wait:
             tell("\nOpen the links in a browser on this machine. Enter ends the demo.")
             input()
     finally:
         opened.send_signal(signal.SIGINT)
-        opened.communicate(timeout=STEP_SECONDS)
+        opened.wait(timeout=STEP_SECONDS)
 
 
 def typed(site: LoopbackSite, *words: str) -> Running:
@@ -126,16 +128,34 @@ def ports(site: LoopbackSite, *words: str) -> None:
         raise DemoError(f"`{line}` ended with {running.returncode}")
 
 
-def read_links(opened: Running, *, n_links: int) -> list[str]:
-    """Return the links that `ports open` prints, having shown its lines."""
+def read_links(opened: Running, wanted: Sequence[str], *, seconds: float = STEP_SECONDS) -> dict[str, str]:
+    """Return the link of each of `wanted` that `ports open` prints, having shown its lines.
+
+    Raises DemoError where one of them did not come within `seconds`, or `ports open` ended before.
+    """
     assert opened.stdout is not None
-    links: list[str] = []
-    while len(links) < n_links:
-        line = opened.stdout.readline()
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    stdout = opened.stdout
+
+    def read() -> None:
+        for line in stdout:
+            lines.put(line)
+        lines.put("")
+
+    threading.Thread(target=read, daemon=True).start()
+    links: dict[str, str] = {}
+    until = time.monotonic() + seconds
+    while missing := [what for what in wanted if what not in links]:
+        try:
+            line = lines.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            raise DemoError(f"`ports open` did not open {' and '.join(missing)} within {seconds:.0f} s") from None
         if not line:
-            raise DemoError(f"`ports open` ended with {opened.wait(timeout=STEP_SECONDS)}")
+            raise DemoError(f"`ports open` ended without opening {' and '.join(missing)}")
         tell(line.rstrip())
-        links += re.findall(r"http://\S+", line)
+        for what in missing:
+            if (found := re.search(rf"\b{re.escape(what)}\s+(http://\S+)", line)) is not None:
+                links[what] = found[1]
     return links
 
 

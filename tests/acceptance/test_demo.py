@@ -57,8 +57,8 @@ def test_the_demo_opens_both_pages_over_two_hops_and_leaves_nothing(demo: subpro
     shown, _ = demo.communicate(timeout=170)
     assert demo.returncode == 0, shown
     assert re.search(r"laptop\$ ports open server1\n", shown)
-    assert re.search(r"200 '\S.*'  http://localhost:\d+/lab", shown), shown
-    assert re.search(r"200 '\S.*'  http://localhost:\d+/status", shown), shown
+    assert re.search(r"notebook lab: 200 '\S.*'  http://localhost:\d+/lab", shown), shown
+    assert re.search(r"cluster main: 200 '\S.*'  http://localhost:\d+/status", shown), shown
     top = re.search(r"serves (/tmp/lab-[^/]+)/", shown)
     assert top is not None
     assert not left(top.group(1))
@@ -106,6 +106,28 @@ with demo.doing("`ports list` runs"):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert 2 <= len(lines) <= 11 and all(re.fullmatch(r"  ... `ports list` runs, for \d s now", one) for one in lines)
+
+
+@pytest.mark.parametrize(
+    ("printed", "then"),
+    [("server1  notebook other  http://localhost:1/", "time.sleep(60)"), ("server1  cluster main  http://x/", "")],
+)
+def test_a_page_that_was_not_opened_ends_the_demo_within_its_limit(printed: str, then: str) -> None:
+    code = f"""
+import subprocess, sys, demo
+code = "import time; print({printed!r}, flush=True); {then}"
+child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+try:
+    demo.read_links(child, demo.WANTED, seconds=3)
+except demo.DemoError as error:
+    print("refused:", error)
+finally:
+    child.kill()
+"""
+    environ = {**os.environ, "PYTHONPATH": f"{DEMO.parent}:{DEMO.parents[1]}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, text=True, capture_output=True, timeout=30)
+    refused = [line for line in done.stdout.splitlines() if line.startswith("refused:")]
+    assert refused and "notebook lab" in refused[0], done.stdout + done.stderr
 
 
 def test_a_word_that_the_demo_does_not_know_is_answered_with_its_usage() -> None:
