@@ -88,8 +88,11 @@ def is_meant(target: Target, row: Mapping[str, Any]) -> bool:
 def port_of(service: Service, first: int, last: int) -> int:
     """Return the local port of `service`: the one that it had before, else one derived for it.
 
-    If two services of the user would get the same port, the later one gets the next free port, and keeps it.
+    A page that compares the Origin of websockets with its own port gets that. If two services of the user would get
+    the same port, the later one gets the next free port, and keeps it.
     """
+    if service.own_port is not None:
+        return service.own_port
     name = f"{service.machine} {service.user} {service.key}"
     path = directory() / "links.json"
     with contextlib.suppress(PortsError), locked("links", timeout=5):  # without the record: the derived port

@@ -10,6 +10,9 @@ from ports.errors import ForeignListenerError, NotFoundError, PortsError, Record
 from ports.hosts import Target
 from ports.listeners import Listener, is_asked, is_session, links
 
+#: bokeh allows websockets from ``localhost:<its port>`` only; panel is built on it.
+_COMPARES_ORIGIN = ("bokeh", "panel")
+
 
 @dataclass(frozen=True)
 class Service:
@@ -37,6 +40,11 @@ class Service:
     def is_unix(self) -> bool:
         """It listens on a Unix socket."""
         return self.remote.startswith("/")
+
+    @property
+    def own_port(self) -> int | None:
+        """The port that its link must have: its page compares the Origin of websockets with its own port."""
+        return self.port if self.kind in _COMPARES_ORIGIN and (self.port or 0) >= 1024 else None
 
     def derived_port(self, first: int, last: int) -> int:
         """Return the local port that is derived for this service: always the same."""

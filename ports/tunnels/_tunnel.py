@@ -87,6 +87,15 @@ class Tunnel:
         )
 
     @property
+    def origin_note(self) -> str | None:
+        """What to do where a page stays empty, because its websockets are refused at another port than its own."""
+        wanted = self.service.own_port if self.service is not None else None
+        if wanted is None or self.local_port in (None, 0, wanted):
+            return None
+        allow = f"--allow-websocket-origin=localhost:{self.local_port}"
+        return f"its page stays empty unless it is started with {allow}, or port {wanted} is free here"
+
+    @property
     def leads(self) -> bool:
         """It is open, and nothing has shut its port since."""
         return self.state == "open" and self.forward is not None and self.forward.dial is not None
@@ -102,7 +111,10 @@ class Tunnel:
             "local_port": self.local_port,
             "local_socket": self.where if isinstance(self.where, str) else None,
             "since": self.since,
-            "note": "; ".join(filter(None, (self.note, self.port_note if self.state in LINKED else None))) or None,
+            "note": "; ".join(
+                filter(None, (self.note, *((self.port_note, self.origin_note) if self.state in LINKED else ())))
+            )
+            or None,
             "error": None if self.error is None else str(self.error),
             "last_error": self.last_error,
             "reconnects": self.reconnects,

@@ -114,6 +114,16 @@ def test_two_services_that_would_get_the_same_port_get_two_and_keep_them() -> No
     assert tunnel_records.port_of(service("a"), 21000, 31000) == service("a").derived_port(21000, 31000)
 
 
+def test_a_page_that_compares_origins_gets_its_own_port_or_a_note() -> None:
+    far = Service("s", "bokeh", "app", "port-5006", "m", "alice", "127.0.0.1:5006", port=5006)
+    assert tunnel_records.port_of(far, 20000, 30000) == 5006
+    assert tunnel_records.port_of(replace(far, kind="mlflow"), 20000, 30000) >= 20000
+    tunnel = Tunnel("s", "bokeh", "app", state="open", service=far, local_port=5006)
+    assert tunnel.row()["note"] is None
+    tunnel.local_port = 5007
+    assert "--allow-websocket-origin=localhost:5007, or port 5006 is free" in str(tunnel.row()["note"])
+
+
 def test_without_a_record_of_links_a_service_gets_its_derived_port() -> None:
     record, _ = tunnel_records.new_paths(1, 0)
     (record.parent / "links.json").write_text("{")
