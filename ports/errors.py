@@ -46,11 +46,13 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
+_PYTHON = str(Path(os.__file__).parent) + os.sep
 
 
 class PortsError(Exception):
@@ -59,6 +61,11 @@ class PortsError(Exception):
     exit_code = 5
     #: The host on which it was raised; None if it was this one.
     where: str | None = None
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython and notebooks show: the lines of the user's own code, and the message."""
+        frames = [one for one in traceback.extract_tb(self.__traceback__) if not _is_foreign(one.filename)]
+        return [f"{type(self).__name__}: {self}", *(f"  line {one.lineno}: {one.line}" for one in frames)]
 
 
 class UsageError(PortsError):
@@ -75,7 +82,9 @@ class InvalidNameError(UsageError):
         self.name = name
 
     def __str__(self) -> str:
-        return f"{self.name!r} is not a name; use a letter a-z, then up to 30 of a-z, 0-9 and '-'"
+        text = f"{self.name!r} is not a name; use a letter a-z, then up to 30 of a-z, 0-9 and '-'"
+        is_number = str(self.name).isdecimal()
+        return f"{text}; for {self.name} workers pass n_workers={self.name}" if is_number else text
 
 
 class InvalidTargetError(UsageError):
@@ -339,8 +348,8 @@ class StoreError(PortsError):
         return f"cannot use {self.path}: {self.reason}; free space there, or set PORTS_HOME to a directory of yours"
 
 
-class TimedOutError(PortsError):
-    """A wait timed out."""
+class TimedOutError(PortsError, TimeoutError):
+    """A wait timed out. It is Python's `TimeoutError`, too."""
 
     exit_code = 6
 
@@ -398,6 +407,11 @@ def say(text: str) -> None:
     """Print `text` for the user's own program, whose stdout stays as it is; see `escape` for what cannot be written."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def _is_foreign(file: str) -> bool:
+    """Say whether a frame in `file` is none of the user's: of `ports`, of Python, or of an installed package."""
+    return file.startswith((_PACKAGE, _PYTHON, "<frozen")) or "-packages" in file
 
 
 def warn(text: str) -> None:

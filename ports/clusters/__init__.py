@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ports.clusters._find import list as list
     from ports.clusters._find import logs as logs
     from ports.clusters._find import prune as prune
+    from ports.clusters._find import stop as stop
     from ports.clusters._kept_results import KeptResults as KeptResults
     from ports.clusters._kept_results import list_kept as list_kept
     from ports.clusters._kept_results import remove_kept as remove_kept
@@ -40,6 +41,7 @@ else:
                 "list",
                 "logs",
                 "prune",
+                "stop",
             ),
             "_kept_results": (
                 "KeptResults",

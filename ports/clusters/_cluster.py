@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ports import listeners, sessions
-from ports.clusters import _dask, _row, _scheduler, _text
+from ports.clusters import _dask, _options, _row, _scheduler, _text
 from ports.clusters._documents import ClusterRow, Summary
 from ports.clusters._options import ClusterRecord
 from ports.clusters._snapshot import Snapshot
-from ports.errors import warn
+from ports.errors import UsageError, warn
 from ports.state import record_this_interpreter
 
 if TYPE_CHECKING:
     from distributed import Client
     from distributed.security import Security
+
+
+T = TypeVar("T")
+_ELSEWHERE = {  # attributes of LocalCluster that need the process of the cluster
+    "scheduler": "client.run_on_scheduler(function) or cluster.scheduler_info",
+    "scheduler_comm": "client.run_on_scheduler(function)",
+    "worker_spec": "cluster.workers",
+    "plan": "cluster.workers",
+    "requested": "cluster.workers",
+    "observed": "cluster.workers",
+    "sync": "client.sync",
+    "adapt": "cluster.scale(n); workers of an unused cluster end and come back by themselves (idle=)",
+}
 
 
 class Cluster:
@@ -32,6 +45,7 @@ class Cluster:
     def __init__(self, now: Snapshot, *, just_started: bool = False) -> None:
         self._now = now
         self._started = time.monotonic() if just_started else None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # --- what it is ---
 
@@ -54,6 +68,7 @@ class Cluster:
     @property
     def state(self) -> str:
         """``"running"``, ``"starting"``, ``"stopped"``, or ``"unknown"``: no answer, or another machine's cluster."""
+        self._now.refresh()
         return self._now.state
 
     @property
@@ -99,6 +114,7 @@ class Cluster:
     @property
     def status(self) -> str:
         """Dask's word for the state: ``"running"`` or ``"closed"``."""
+        self._now.refresh()
         return "running" if self._now.found.state == "running" else "closed"
 
     @property
@@ -126,13 +142,49 @@ class Cluster:
     ) -> None:
         return None
 
-    def get_client(self, *, timeout: float = 10.0) -> Client:
+    # --- in an event loop ---
+
+    def __await__(self) -> Generator[Any, None, Cluster]:
+        """Note the event loop of an asynchronous client, in which nothing may block; the cluster runs already."""
+        self._loop = asyncio.get_running_loop()
+        return self
+        yield
+
+    async def __aenter__(self) -> Cluster:
+        return await self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def _run(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Run `function`; in the event loop of an asynchronous client, return a future of it instead."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return function(*args, **options)
+        if loop is not self._loop:
+            return function(*args, **options)
+        later: Any = asyncio.ensure_future(asyncio.to_thread(function, *args, **options))
+        return cast(T, later)
+
+    def __getattr__(self, name: str) -> Any:
+        way = _ELSEWHERE.get(name)
+        hint = f": it is in another process; use {way}" if way else ""
+        raise AttributeError(f"a cluster of ports has no attribute {name!r}{hint}")
+
+    def get_client(self, *, timeout: float = 10.0, asynchronous: bool = False, **options: Any) -> Client:
         """Return a connected `distributed.Client`; warns where workers imported an older version of a module.
 
         Parameters
         ----------
         timeout : float
             Seconds to wait for the scheduler's answer.
+        asynchronous : bool
+            Return something to await, which gives a client of the running event loop.
+        **options
+            Keywords of `distributed.Client`.
 
         Raises
         ------
@@ -143,10 +195,12 @@ class Cluster:
         """
         self._now.refresh()
         record_this_interpreter()
-        client = _dask.connect(self, timeout=timeout)
+        if asynchronous:
+            return cast("Client", _dask.connect_async(self, timeout=timeout, **options))
+        client = _dask.connect(self, timeout=timeout, **options)
         # workers that started a second ago have imported nothing older
         is_new = self._started is not None and time.monotonic() - self._started < 1
-        stale = {} if is_new else _dask.stale_modules(client, timeout=1.0)
+        stale = {} if is_new else _dask.stale_modules(client, scratch=self.record.scratch, timeout=1.0)
         if stale:
             warn(
                 f"workers of cluster {self.name!r} imported older versions of {', '.join(sorted(stale))}; "
@@ -154,28 +208,42 @@ class Cluster:
             )
         return client
 
-    def wait_for_workers(self, n_workers: int, timeout: float | None = None) -> None:
+    def wait_for_workers(self, n_workers: int, timeout: float | str | None = None) -> None:
         """Wait until there are `n_workers`; `Client.wait_for_workers` calls this. A resting cluster wakes up.
 
         Parameters
         ----------
-        timeout : float, optional
-            Seconds; None: no limit.
+        timeout : float or str, optional
+            Seconds, or a text such as ``"1s"``; None: no limit.
 
         Raises
         ------
         TimedOutError
             There were fewer in time.
         """
-        _scheduler.wait_for_workers(self._now, n_workers, timeout)
+        return self._run(_scheduler.wait_for_workers, self._now, n_workers, _dask.parse_seconds(timeout))
 
     # --- what it does ---
 
-    def scale(self, n_workers: int, *, force: bool | None = None) -> None:
+    def scale(
+        self,
+        n: int | None = None,
+        *,
+        n_workers: int | None = None,
+        cores: int | None = None,
+        memory: int | str | None = None,
+        force: bool | None = None,
+    ) -> None:
         """Set the number of workers, from any process of mine.
 
         Parameters
         ----------
+        n, n_workers : int
+            The number of workers.
+        cores : int
+            As many workers as have that many threads.
+        memory : int or str
+            As many workers as have that much memory: bytes, or ``"16GB"``.
         force : bool, optional
             Scale even if workers may then use more memory than the machine has. Default: the setting
             ``cluster.force``.
@@ -189,7 +257,35 @@ class Cluster:
         DaskError
             The scheduler did not do it.
         """
-        _scheduler.scale(self._now, n_workers, force=force)
+        n = n_workers if n is None else n
+        if cores is not None or memory is not None:
+            size = None if memory is None else int(_dask.parse_bytes(memory))
+            n = _options.how_many(self.record, n, cores, size)
+        if n is None:
+            raise UsageError("scale needs a number of workers n, or cores=, or memory=")
+        return self._run(_scheduler.scale, self._now, n, force=force)
+
+    @property
+    def scheduler_info(self) -> dict[str, Any]:
+        """What the scheduler says of itself and of its workers, as `LocalCluster.scheduler_info`."""
+        return dict(_scheduler.ask(self._now, "identity"))
+
+    @property
+    def workers(self) -> dict[Any, dict[str, Any]]:
+        """What the scheduler says of each worker, by its name."""
+        return {one["name"]: one for one in self.scheduler_info["workers"].values()}
+
+    def get_logs(self, cluster: bool = True, scheduler: bool = True, workers: bool = True) -> dict[str, str]:
+        """Return logs by name, as `LocalCluster.get_logs`: of the cluster, its scheduler, and each worker."""
+        return self._run(self._get_logs, cluster, scheduler, workers)
+
+    def _get_logs(self, cluster: bool, scheduler: bool, workers: bool) -> dict[str, str]:
+        found = {"Cluster": "\n".join(self.logs())} if cluster else {}
+        if scheduler:
+            found["Scheduler"] = _joined(_scheduler.ask(self._now, "logs"))
+        if workers:
+            found |= {name: _joined(lines) for name, lines in _scheduler.ask(self._now, "worker_logs").items()}
+        return found
 
     def restart(self) -> None:
         """Restart all workers, so that they import changed modules. Results in their memory are lost; links stay.
@@ -199,7 +295,7 @@ class Cluster:
         DaskError
             The scheduler did not do it.
         """
-        _scheduler.restart(self._now)
+        return self._run(_scheduler.restart, self._now)
 
     def stop(self, *, force: bool = False) -> None:
         """End the cluster: its workers, what their tasks started, and the tmux session. Only the log stays.
@@ -220,6 +316,8 @@ class Cluster:
         RecordError
             Its record cannot be read.
         """
+        if self._now.found.running is not None:
+            _dask.close_clients(self._now.running.address)
         sessions.stop(self._now.found, force=force)
 
     def logs(self, lines: int = 0) -> tuple[str, ...]:
@@ -245,6 +343,10 @@ class Cluster:
 
     def _repr_html_(self) -> str:
         return _text.cluster_html(self.row(), listeners.open_command(self.name))
+
+
+def _joined(lines: Any) -> str:
+    return "\n".join(f"{level} - {text}" for level, text in lines)
 
 
 class _Nothing:

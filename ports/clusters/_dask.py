@@ -14,6 +14,7 @@ import json
 import platform
 import re
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module, metadata
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ports import probe
+from ports.clusters import _options
 from ports.errors import DaskError, UsageError
 from ports.listeners import socket_user
 
@@ -55,7 +57,8 @@ def parse_bytes(text: str | float) -> int | str | float:
     with contextlib.suppress(ValueError, OverflowError):
         if 0 <= (found := int(parse_bytes(text))) < _LARGEST:
             return found
-    raise UsageError(f"memory_limit {text!r} is not a size; write bytes, 4GB or 2GiB")
+    sizes = "bytes, 4GB, 2GiB, a fraction of the machine's memory (0.25), or 0 for no limit"
+    raise UsageError(f"memory_limit {text!r} is not a size; write {sizes}")
 
 
 def security(address: str, credentials: Path) -> Security:
@@ -104,7 +107,7 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
     prepare()
     client = Client.__new__(Client)
     try:
-        with _no_collection():
+        with _no_collection(), _limited(client, timeout):
             client.__init__(cluster, timeout=timeout, **options)
     except BaseException as error:
         _discard(client)
@@ -136,6 +139,80 @@ def _wait_for_first_word(address: str, timeout: float) -> None:
             raise DaskError(f"the scheduler did not answer within {timeout:g} s") from error
         except OSError:
             pass  # Dask says why
+
+
+async def connect_async(cluster: object, *, timeout: float, **options: Any) -> Client:
+    """Return a client of the running event loop, connected to `cluster`; raises as `connect`."""
+    address = str(getattr(cluster, "scheduler_address", ""))
+    _check_owner(address)
+    await asyncio.to_thread(_wait_for_first_word, address, timeout)
+    from distributed import Client
+
+    prepare()
+    client = Client(cluster, asynchronous=True, timeout=timeout, **options)
+    try:
+        await asyncio.wait_for(client, timeout)
+    except (OSError, asyncio.TimeoutError, TimeoutError) as error:
+        with contextlib.suppress(Exception):
+            await client.close(timeout=1)
+        raise DaskError(f"the scheduler did not answer within {timeout:g} s ({error})") from error
+    return client
+
+
+@contextlib.contextmanager
+def _limited(client: Client, timeout: float) -> Iterator[None]:
+    """Limit the whole start of `client`: Dask limits its first connection only, not the answers that follow."""
+    start = client._start
+
+    async def limited(**options: Any) -> Any:
+        return await asyncio.wait_for(start(**options), 2 * timeout)
+
+    client._start = limited
+    try:
+        yield
+    finally:
+        del client._start
+
+
+def close_clients(address: str) -> None:
+    """Close the clients of this process that are connected to `address`, before its scheduler ends.
+
+    A client that loses its scheduler tries to connect for 10 seconds and logs an error.
+    """
+    distributed = sys.modules.get("distributed")
+    for client in list(distributed.Client._instances) if distributed is not None else ():
+        if client.status not in ("running", "connecting") or getattr(client.scheduler, "address", None) != address:
+            continue
+        with contextlib.suppress(Exception):
+            if client.asynchronous:
+                client.loop.add_callback(client.close)
+            else:
+                client.close(timeout=2)
+
+
+def changed_config() -> dict[str, Any]:
+    """Return what this process has set in Dask's configuration, key → value: files and variables say something else.
+
+    The owner of a cluster reads the same files and variables itself. Left out are credentials, what `ports` decides,
+    and what JSON cannot hold.
+    """
+    config = sys.modules.get("dask.config")
+    if config is None:
+        return {}
+    written = config.merge(*config.defaults, config.collect())
+    return _options.changed(config.config, written)
+
+
+def parse_seconds(text: float | str | None) -> float | None:
+    """Return a length of time as Dask writes it, ``"500ms"``, in seconds; raises UsageError."""
+    if not isinstance(text, str):
+        return text
+    from dask.utils import parse_timedelta
+
+    try:
+        return float(parse_timedelta(text))
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"timeout {text!r} is not a length of time; write seconds, 500ms or 2m") from error
 
 
 @contextlib.contextmanager
@@ -264,15 +341,15 @@ class _UnixConnection(http.client.HTTPConnection):
         socket_user.check_connection(self.sock, path, _NOT_MINE)
 
 
-def stale_modules(client: Client, *, timeout: float) -> dict[str, float]:
+def stale_modules(client: Client, *, scratch: str, timeout: float) -> dict[str, float]:
     """Return the modules that changed after workers imported them: file → time of the change, epoch.
 
     Only the workers know what they imported, so they are asked, for at most `timeout` seconds. Modules of installed
-    packages are left out.
+    packages are left out, and those below `scratch`, which `client.upload_file` put there and reloads itself.
     """
     found: dict[str, float] = {}
     try:
-        answers = client.sync(_ask_workers, client, _changed_modules(), timeout)
+        answers = client.sync(_ask_workers, client, _changed_modules(scratch), timeout)
     except Exception:  # noqa: BLE001 - a warning that fails must not fail the call
         return found
     for answer in answers.values():
@@ -289,10 +366,11 @@ async def _ask_workers(client: Client, function: Callable[[], dict[str, float]],
     return dict(answers)
 
 
-def _changed_modules() -> Callable[[], dict[str, float]]:
+def _changed_modules(scratch: str) -> Callable[[], dict[str, float]]:
     """Return a function that is pickled by value: the workers' environment can lack `ports`."""
 
     def changed() -> dict[str, float]:
+        import os
         import pathlib
         import sys
         import sysconfig
@@ -302,11 +380,15 @@ def _changed_modules() -> Callable[[], dict[str, float]]:
 
         paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
         started = psutil.Process().create_time()
+        if sys.platform == "linux":  # psutil reckons from the boot in whole seconds; Python takes 0.1 s to start
+            ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+            age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+            started = time.time() - age + 0.1
         found: dict[str, float] = {}
         for module in list(sys.modules.values()):
             file = getattr(module, "__file__", None)
             ours = getattr(module, "__name__", "").startswith("ports_")
-            if not file or ours or "-packages" in file or file.startswith(tuple(paths)):
+            if not file or ours or "-packages" in file or file.startswith((scratch, *paths)):
                 continue
             try:
                 changed = pathlib.Path(file).stat().st_mtime

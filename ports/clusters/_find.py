@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import builtins
 
 _RECENT_SECONDS = 3600.0  # a death of a worker before that is no news to who connects now
+_TOLD: set[tuple[str, float, str]] = set()  # clusters and directories whose difference was reported in this process
 
 
 def list() -> builtins.list[Cluster]:
@@ -62,6 +63,11 @@ def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
     if not log.exists():
         raise NotFoundError(KIND, name, _hint(name))
     return sessions.tail(log, lines)
+
+
+def stop(name: str | None = None) -> None:
+    """Stop my cluster `name` on this machine; raises what `get` and `Cluster.stop` do."""
+    get(name).stop()
 
 
 def prune() -> builtins.list[str]:
@@ -117,7 +123,17 @@ def _differences(record: ClusterRecord, asked: Mapping[str, Any]) -> tuple[str, 
     typed = _options.typed(asked.get("memory_limit"))
     if "memory_limit" in asked:
         asked = {**asked, "memory_limit": _dask.parse_bytes(asked["memory_limit"])}
-    return _options.differences(record, asked, interpreter=interpreter, directory=str(Path.cwd()), typed=typed)
+    directory = str(Path.cwd())
+    files = [str(getattr(module, "__file__", None) or "") for module in [*sys.modules.values()]]
+    seen = (record.name, record.created_at, directory)
+    if seen in _TOLD or not _options.directory_matters(record, directory, files):
+        directory = record.directory
+    else:
+        _TOLD.add(seen)
+    config = _dask.changed_config()
+    return _options.differences(
+        record, asked, interpreter=interpreter, directory=directory, dask_config=config, typed=typed
+    )
 
 
 def is_same_interpreter(one: str, other: str) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -34,6 +35,32 @@ OURS = {
     "scheduler_port": "the address can change; clients find the cluster by its name",
 }
 
+
+# Keys of Dask's configuration that stay in the process that sets them: credentials, and what `ports` decides.
+NOT_TRAVELLING = (
+    "ports",
+    "get",  # this and three others say where this process computes; a client sets them
+    "scheduler",
+    "shuffle",
+    "pool",
+    "temporary-directory",
+    "scheduler-address",
+    "distributed.client",
+    "distributed.comm.tls",
+    "distributed.comm.require-encryption",
+    "distributed.comm.default-scheme",
+    "distributed.worker.daemon",
+    "distributed.worker.multiprocessing-method",
+)
+CLIENT_KEYWORDS = (
+    "connection_limit",
+    "deserializers",
+    "direct_to_workers",
+    "extensions",
+    "heartbeat_interval",
+    "serializers",
+    "set_as_default",
+)
 
 R = TypeVar("R", bound="ClusterRecord")
 KIND = "cluster"
@@ -80,6 +107,7 @@ class ClusterRecord(SessionRecord):
     gpu_ids: tuple[str, ...] = ()
     for_owner: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)  # keywords of LocalCluster
+    dask_config: dict[str, Any] = field(default_factory=dict, repr=False)  # what the starter has set, a.b.c → value
     sys_path: tuple[str, ...] = ()
     scratch: str = ""
     dashboard: str = ""
@@ -179,6 +207,55 @@ def _check_keywords(keywords: Mapping[str, Any]) -> None:
             raise UsageError(f"option {name} is {value!r}; it must be a value that JSON can hold") from error
 
 
+def changed(config: Mapping[str, Any], written: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return the keys of Dask's `config` that differ from what is `written` in files, ``a.b.c`` → value. Pure."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        path = f"{before}{key}".replace("_", "-")
+        other = written.get(key, written.get(str(key).replace("_", "-")))
+        if value == other or any(path == one or path.startswith(f"{one}.") for one in NOT_TRAVELLING):
+            continue
+        if isinstance(value, Mapping) and (isinstance(other, Mapping) or (other is None and value)):
+            found.update(changed(value, other or {}, f"{path}."))
+        elif _is_json(value):
+            found[path] = value
+    return found
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return bool(json.loads(json.dumps(value)) == value)
+    except (TypeError, ValueError):
+        return False
+
+
+def how_many(record: ClusterRecord, n: int | None, cores: int | None, memory_bytes: int | None) -> int:
+    """Return the number of workers that `scale` asks for: the most of a number, of cores and of memory, as Dask. Pure.
+
+    Raises
+    ------
+    UsageError
+        None is given, or the workers have no limit of memory.
+    """
+    numbers = [] if n is None else [n]
+    if cores is not None:
+        numbers.append(-(-cores // (record.threads_per_worker or 1)))
+    if memory_bytes is not None:
+        if not isinstance(record.memory_limit, int) or not record.memory_limit:
+            raise UsageError(f"memory is {memory_bytes}, but these workers have no limit of memory; pass a number n")
+        numbers.append(-(-memory_bytes // record.memory_limit))
+    if not numbers:
+        raise UsageError("scale needs a number of workers n, or cores=, or memory=")
+    return max(numbers)
+
+
+def directory_matters(running: ClusterRecord, directory: str, files: Iterable[str]) -> bool:
+    """Say whether tasks miss the directory: modules of it are in use, and workers do not look there. Pure."""
+    if directory in (running.directory, *running.sys_path):
+        return False
+    return any(file.rpartition(os.sep)[0] == directory for file in files)
+
+
 def _security(asked: str, opens: Mapping[str, str], have_sockets: bool) -> str:
     """Return how other users are kept out, ``"sockets"`` or ``"tls"``; `opens` are options that open a port."""
     if asked == "auto":
@@ -191,7 +268,13 @@ def _security(asked: str, opens: Mapping[str, str], have_sockets: bool) -> str:
 
 
 def differences(
-    running: ClusterRecord, asked: Mapping[str, Any], *, interpreter: str, directory: str, typed: str = ""
+    running: ClusterRecord,
+    asked: Mapping[str, Any],
+    *,
+    interpreter: str,
+    directory: str,
+    dask_config: Mapping[str, Any] | None = None,
+    typed: str = "",
 ) -> tuple[str, ...]:
     """Return how the running cluster differs from what is asked for, a phrase each.
 
@@ -202,6 +285,11 @@ def differences(
         found.append(f"its interpreter is {running.interpreter}, not {interpreter}")
     if running.directory != directory:
         found.append(f"its directory is {running.directory}, not {directory}")
+    for key, value in (dask_config or {}).items():
+        if key not in running.dask_config:
+            found.append(f"dask's {key} is not {value!r} there")
+        elif running.dask_config[key] != value:
+            found.append(f"dask's {key} is {running.dask_config[key]!r}, not {value!r}")
     for name, value in asked.items():
         has = running.option(name)
         if (name, value) == ("n_workers", fair_share.ALL):

@@ -42,6 +42,7 @@ def plan(name: str, options: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
         interpreter=interpreter,
         directory=str(Path.cwd()),
         started_by=mine,
+        dask_config=_dask.changed_config(),
         sys_path=sys_path,
         scratch=str(_scratch.choose(name, options["local_directory"])),
         dashboard=str(runtime_directory() / f"{own}.sock"),

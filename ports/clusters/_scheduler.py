@@ -134,6 +134,11 @@ def address(now: Snapshot) -> str:
     return now.running.address
 
 
-def _call(now: Snapshot, operation: str, **arguments: Any) -> None:
+def ask(now: Snapshot, question: str) -> Any:
+    """Return the scheduler's answer to one of Dask's own questions; raises DaskError."""
+    return _call(now, question)
+
+
+def _call(now: Snapshot, operation: str, **arguments: Any) -> Any:
     record_this_interpreter()
-    _dask.call(address(now), now.found.files.credentials, operation, timeout=_CALL_SECONDS, **arguments)
+    return _dask.call(address(now), now.found.files.credentials, operation, timeout=_CALL_SECONDS, **arguments)

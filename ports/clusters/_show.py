@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import shlex
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ports import listeners
 from ports.clusters._text import html_table
 from ports.errors import say
+
+PATIENCE = 3.0
 
 
 def show(cluster_or_client: object, local_port: int | None = None) -> None:
@@ -32,6 +36,25 @@ def show(cluster_or_client: object, local_port: int | None = None) -> None:
             display(Shown(shown))
             return
     say(shown_text(shown))
+
+
+def tell(text: str) -> None:
+    """Print a line where a person looks on: in a notebook, in ipython, in a terminal. A script prints its own."""
+    ipython = sys.modules.get("IPython")
+    if (ipython is not None and ipython.get_ipython() is not None) or hasattr(sys, "ps1") or sys.stdout.isatty():
+        say(text)
+
+
+@contextlib.contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Tell what is awaited, once it has taken `PATIENCE` seconds."""
+    timer = threading.Timer(PATIENCE, tell, (f"waiting for {what}",))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def describe(cluster_or_client: object, local_port: int | None = None) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ports import machine, sessions, state
-from ports.clusters import _certificates, _dask, _find, _options, _owner, _plan, _scheduler, _scratch
+from ports.clusters import _certificates, _dask, _find, _options, _owner, _plan, _scheduler, _scratch, _show
 from ports.clusters._cluster import Cluster
 from ports.clusters._options import KIND, ClusterRecord
 from ports.clusters._snapshot import Snapshot
@@ -22,9 +23,36 @@ if TYPE_CHECKING:
 def client(name: str | None = None, *, reuse: str | None = None, **asked: Any) -> Client:
     """Return a `distributed.Client` of my cluster `name` on this machine; start the cluster if there is none.
 
-    Takes and raises what `cluster` does. Warns of modules that have changed since workers imported them.
+    Parameters
+    ----------
+    name : str, optional
+        Default: the setting ``cluster.name``, ``"main"``.
+    reuse : {"warn", "any", "exact"}, optional
+        What to do when it runs and differs from what is asked for. Default: ``"warn"``.
+    asynchronous : bool, optional
+        ``await ports.client(asynchronous=True)`` gives a client of the running event loop, which nothing blocks.
+    **asked
+        Options of a start, among them ``n_workers``, ``threads_per_worker``, ``memory_limit``, ``env``, ``gpus`` and
+        ``timeout``; ``help(ports.clusters.start)`` describes each. Keywords of `distributed.Client`, such as
+        ``direct_to_workers`` and ``set_as_default``, reach the client.
+
+    Raises
+    ------
+    PortsError
+        As `cluster`; `DaskError` if the scheduler does not answer.
     """
-    return cluster(name, reuse=reuse, **asked).get_client()
+    is_asynchronous = bool(asked.pop("asynchronous", False))
+    options = {key: asked.pop(key) for key in _options.CLIENT_KEYWORDS if key in asked}
+    if is_asynchronous:
+        return cast("Client", _client_of_loop(name, reuse, asked, options))
+    return cluster(name, reuse=reuse, **asked).get_client(**options)
+
+
+async def _client_of_loop(
+    name: str | None, reuse: str | None, asked: Mapping[str, Any], options: Mapping[str, Any]
+) -> Client:
+    found = await asyncio.to_thread(cluster, name, reuse=reuse, **asked)
+    return await cast("Awaitable[Client]", found.get_client(asynchronous=True, **options))
 
 
 def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) -> Cluster:
@@ -57,7 +85,8 @@ def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) 
     settings.check(KIND, {"reuse": reuse, **known})  # an invalid option is an error if a cluster runs, too
     timeout = asked.pop("timeout", None) or defaults["start_timeout"]
     while True:
-        found = _wait_for_other_start(name, timeout)
+        with _show.telling(f"cluster {name!r}, which another process is starting"):
+            found = _wait_for_other_start(name, timeout)
         if found is not None and found.state == "running":
             return _find.reuse(found, asked, reuse)
         if found is not None and found.state == "unknown":
@@ -66,7 +95,10 @@ def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) 
             warn(f"cluster {name!r} had stopped ({found.reason}); a new one starts")
         try:
             # this process makes a client next: it imports Dask (0.3 s) while the owner does the same
-            return _start(name, timeout, asked, meanwhile=_dask.import_client)
+            with _show.telling(f"the start of cluster {name!r}; log: {sessions.files(KIND, name).log}"):
+                started = _start(name, timeout, asked, meanwhile=_dask.import_client)
+            _show.tell(f"started {name!r}: {started.explained}")
+            return started
         except NameInUseError:
             continue  # another process has just claimed the name: wait for its start
 

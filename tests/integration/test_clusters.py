@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import json
 import os
 import subprocess
@@ -14,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
+import dask
 import distributed
 import pytest
 from distributed import Client
@@ -155,9 +158,57 @@ def test_what_is_the_same_is_taken_in_silence(main: Cluster, asked: dict[str, ob
 
 
 def test_another_directory_is_a_difference(main: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of_here.py").write_text("")
     monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ports.cluster()  # no module of it is in use
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("of_here")
     with pytest.warns(UserWarning, match=f"directory is {main.record.directory}, not {tmp_path}"):
         ports.cluster()
+
+
+# --- code that was written for LocalCluster ---
+
+
+def test_a_client_of_an_event_loop_is_awaited(main: Cluster) -> None:
+    async def use() -> tuple[int, int, int]:
+        client = await ports.client(asynchronous=True)  # type: ignore[misc]
+        async with client, Client(ports.cluster(), asynchronous=True) as other, ports.cluster() as cluster:
+            await other.wait_for_workers(1)
+            await cluster.wait_for_workers(1, timeout="20s")  # type: ignore[func-returns-value]
+            return await client.submit(sum, [1, 2]), await other.submit(sum, [3]), len(cluster.workers)
+
+    assert asyncio.run(use()) == (3, 3, 1)
+
+
+def test_it_has_the_surface_of_local_cluster(main: Cluster) -> None:
+    assert set(main.get_logs()) >= {"Cluster", "Scheduler"} and "runs at" in main.get_logs()["Cluster"]
+    assert [one["nthreads"] for one in main.workers.values()] == [1]
+    assert main.scheduler_info["address"] == main.scheduler_address
+    main.wait_for_workers(1, timeout="20s")
+    main.scale(n=1)
+    main.scale(cores=1)
+    main.scale(memory="1GB")
+    with pytest.raises(TimeoutError):
+        main.wait_for_workers(9, timeout="100ms")
+    with pytest.raises(AttributeError, match=r"client\.run_on_scheduler"):
+        main.scheduler.workers  # noqa: B018
+
+
+def test_keywords_of_client_reach_the_client(main: Cluster) -> None:
+    with ports.client(set_as_default=False, heartbeat_interval="7s", direct_to_workers=True) as client:
+        assert distributed.client._get_global_client() is not client and client.direct_to_workers is True
+
+
+def test_an_uploaded_module_is_not_called_old(main: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "uploaded.py").write_text("WORD = 'here'\n")
+    with ports.client() as client, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        client.upload_file(str(tmp_path / "uploaded.py"))
+        assert client.submit(lambda: importlib.import_module("uploaded").WORD, pure=False).result() == "here"
+        ports.client().close()
 
 
 def test_reuse_decides_what_a_difference_means(main: Cluster) -> None:
@@ -255,6 +306,21 @@ def test_stop_leaves_nothing_but_the_log(home: Home) -> None:
         clusters.get("main")
     with pytest.raises(errors.NotFoundError):
         clusters.logs("never")
+
+
+def test_what_dask_config_set_says_reaches_owner_and_workers(home: Home) -> None:
+    given = {"distributed.scheduler.allowed-failures": 100, "distributed.worker.memory.pause": 0.77}
+    with dask.config.set(given):
+        client = ports.client(**SMALL)
+        assert client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.allowed_failures) == 100
+        paused = client.run(lambda dask_worker: dask_worker.memory_manager.memory_pause_fraction)
+        assert [*paused.values()] == [0.77]
+    told = pytest.warns(UserWarning, match=r"dask's distributed.worker.memory.pause is 0.77, not 0.5")
+    with dask.config.set({"distributed.worker.memory.pause": 0.5}), told:
+        ports.client().close()
+    held = clusters.get("main")
+    clusters.stop("main")
+    assert (held.state, held.status, client.status) == ("stopped", "closed", "closed")
 
 
 def test_stop_ends_what_tasks_started(home: Home) -> None:

@@ -52,7 +52,9 @@ READ_THE_ENVIRONMENT = (
     OWNER,
 )
 ASYNC = (
+    "clusters/_cluster.py",
     "clusters/_dask.py",
+    "clusters/_start.py",
     OWNER,
     "web/",
     "hosts/_connection.py",

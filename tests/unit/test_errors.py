@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import ports
 from ports import errors
 from ports.errors import PortsError
 from ports.hosts import _far_errors
@@ -26,6 +27,25 @@ EXAMPLES: dict[str, Any] = {
     "frees": "`ports cluster scale main 0` frees what it is promised",
     "left": "16.0 GiB", "found": 2, "known": 1, "message": "it failed",
 }  # fmt: skip
+
+
+def test_a_wait_that_timed_out_is_pythons_timeout_error() -> None:
+    error = errors.TimedOutError("a worker", 3.0)
+    assert isinstance(error, TimeoutError) and isinstance(error, errors.PortsError)
+    assert str(pickle.loads(pickle.dumps(error))) == "timed out after 3 s waiting for a worker"
+
+
+def test_a_number_instead_of_a_name_hints_at_n_workers() -> None:
+    with pytest.raises(errors.InvalidNameError, match=r"'4' is not a name.*for 4 workers pass n_workers=4"):
+        ports.cluster(4)  # type: ignore[arg-type]
+
+
+def test_a_notebook_shows_the_users_line_and_the_message() -> None:
+    with pytest.raises(errors.InvalidNameError) as caught:
+        ports.clusters.get("A B")
+    shown = caught.value._render_traceback_()
+    assert len(shown) == 2 and shown[0].startswith("InvalidNameError: 'A B' is not a name")
+    assert shown[1].endswith('ports.clusters.get("A B")')
 
 
 def tree(cls: type[PortsError] = PortsError) -> list[type[PortsError]]:

@@ -57,7 +57,9 @@ def test_keywords_of_dask_are_passed_on_beside_those_of_the_settings() -> None:
 
 @pytest.mark.parametrize("text", ["much", "-5", "-1GB", "9e30GB", "1e999"])
 def test_a_text_that_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=f"memory_limit '{text}' is not a size; write bytes, 4GB or 2GiB"):
+    with pytest.raises(
+        UsageError, match=f"memory_limit '{text}' is not a size; write bytes, 4GB, 2GiB, a fraction.*or 0 for no"
+    ):
         _dask.parse_bytes(text)
 
 

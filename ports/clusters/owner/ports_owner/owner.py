@@ -85,6 +85,7 @@ def worker_start(record):
 
 def configure(record):
     """Set what Dask reads from its configuration."""
+    dask.config.set(record.dask_config)  # what the starter has set; nannies pass it on to workers
     method = worker_start(record)
     dask.config.set(
         {

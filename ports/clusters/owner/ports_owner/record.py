@@ -36,6 +36,7 @@ class Record:
     gpus: int = 0
     gpu_ids: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    dask_config: dict[str, Any] = field(default_factory=dict)
     sys_path: tuple[str, ...] = ()
     explained: str = ""
     scratch: str = ""
