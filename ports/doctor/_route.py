@@ -48,7 +48,8 @@ def configuration(alias: str) -> tuple[Check, Route | None]:
         try:
             within(_patience(), lambda: socket.getaddrinfo(host.hostname, host.port, type=socket.SOCK_STREAM))
         except (OSError, TimedOutError, UnicodeError):
-            near, entry = openssh.suggest(alias).removeprefix("; "), "write a Host entry for it, see ssh_config.example"
+            near = openssh.suggest(alias).removeprefix("; ")
+            entry = f"write an entry for it into ~/.ssh/config: a line `Host {alias}`, a line `HostName ADDRESS`"
             cause = f"{alias!r} is neither a Host of ~/.ssh/config nor a name that can be resolved (read: {read})"
             return failed("configuration", cause, f"{near} else {entry}" if near else entry), None
     return ok("configuration", f"{where} (no Host entry names it; read: {read})"), route
