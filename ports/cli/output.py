@@ -171,6 +171,10 @@ def with_host(show: Callable[..., Any], *, several: bool = False) -> Callable[[F
                 return function(out, **options)
             if len(named) > 1:
                 return _on_several(ctx, out, named, show)
+            from ports import hosts
+
+            if options.get("follow") and not out.as_json:
+                hosts.interactive(named[0], far_arguments(ctx))
             document = _run_there(ctx, out, named[0], options.get("timeout"))
             out.host = named[0]
             return show(out, on_host(named[0], document))

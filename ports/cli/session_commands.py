@@ -12,6 +12,7 @@ from ports import sessions
 from ports.cli.commands import Group
 from ports.cli.options import Number
 from ports.cli.output import Output, Row, refuse_host_as_name, with_host, with_output
+from ports.state import settings
 
 _DETACH = "Ctrl-b d detaches it."
 NAME = click.argument("name", required=False)
@@ -86,10 +87,20 @@ def _add_logs(group: Group, noun: ModuleType, text: str) -> None:
     @click.option(
         "-n", "--lines", type=Number(0), default=50, show_default=True, help="Number of last lines; 0 for all."
     )
+    @click.option("--warnings", is_flag=True, help="Only warnings and errors, with the lines that continue them.")
+    @click.option("-f", "--follow", is_flag=True, help="Go on with each line that comes, until Ctrl-C.")
     @with_output
     @with_host(show_lines)
-    def command(out: Output, name: str | None, lines: int) -> None:
-        out.lines(noun.logs(name, lines))
+    def command(out: Output, name: str | None, lines: int, warnings: bool, follow: bool) -> None:
+        if follow and out.as_json:
+            raise click.UsageError("--follow has no end, but --json prints one document; leave one of them out")
+        found = noun.logs(name, lines, warnings=warnings)
+        if not follow:
+            out.lines(found)
+            return
+        log = sessions.files(str(group.name), name or str(settings.get(f"{group.name}.name"))).log
+        for line in sessions.follow(log, lines, warnings=warnings):
+            click.echo(line)
 
 
 def _add_attach(group: Group, noun: ModuleType, text: str) -> None:

@@ -320,9 +320,9 @@ class Cluster:
             _dask.close_clients(self._now.running.address)
         sessions.stop(self._now.found, force=force)
 
-    def logs(self, lines: int = 0) -> tuple[str, ...]:
-        """Return the last `lines` lines of its log; 0: all."""
-        return sessions.tail(self.log, lines)
+    def logs(self, lines: int = 0, *, warnings: bool = False) -> tuple[str, ...]:
+        """Return the last `lines` lines of its log, with `warnings` of warning level or worse only; 0: all."""
+        return sessions.tail(self.log, lines, warnings=warnings)
 
     def attach(self) -> None:
         """Replace this process by tmux, attached to the cluster's session; raises TmuxError where there is none."""

@@ -50,8 +50,10 @@ def get(name: str | None = None) -> Cluster:
     return Cluster(Snapshot(found))
 
 
-def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
+def logs(name: str | None = None, lines: int = 0, *, warnings: bool = False) -> tuple[str, ...]:
     """Return the last `lines` lines of the log of cluster `name`, even if it is stopped and removed; 0: all.
+
+    With `warnings`, only lines of warning level or worse, with the lines that continue them.
 
     Raises
     ------
@@ -62,7 +64,7 @@ def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
     log = sessions.files(KIND, name).log
     if not log.exists():
         raise NotFoundError(KIND, name, _hint(name))
-    return sessions.tail(log, lines)
+    return sessions.tail(log, lines, warnings=warnings)
 
 
 def stop(name: str | None = None) -> None:

@@ -144,10 +144,13 @@ class Notebook:
         found = self._managed("stopped", "Shut Down in its page, or Ctrl-C where it was started, stops it")
         sessions.stop(found, force=force)
 
-    def logs(self, lines: int = 0) -> tuple[str, ...]:
-        """Return the last `lines` lines of its log; 0 for all. Raises UsageError if it was started by hand."""
+    def logs(self, lines: int = 0, *, warnings: bool = False) -> tuple[str, ...]:
+        """Return the last `lines` lines of its log, with `warnings` of warning level or worse only; 0 for all.
+
+        Raises UsageError if it was started by hand.
+        """
         hint = "its output is in the terminal where it was started"
-        return sessions.tail(self._managed("asked for its log", hint).files.log, lines)
+        return sessions.tail(self._managed("asked for its log", hint).files.log, lines, warnings=warnings)
 
     def attach(self) -> None:
         """Replace this process by tmux, attached to the server's session.

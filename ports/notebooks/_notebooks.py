@@ -150,8 +150,10 @@ def stop(name: str | None = None) -> None:
     get(name).stop()
 
 
-def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
+def logs(name: str | None = None, lines: int = 0, *, warnings: bool = False) -> tuple[str, ...]:
     """Return the last `lines` lines of the log of my notebook server `name`, even if it is gone; 0 for all.
+
+    With `warnings`, only lines of warning level or worse, with the lines that continue them.
 
     Raises
     ------
@@ -162,8 +164,8 @@ def logs(name: str | None = None, lines: int = 0) -> tuple[str, ...]:
     """
     name = name or str(settings.get("notebook.name"))
     if paths.NAME.fullmatch(name) and (log := sessions.files(KIND, name).log).exists():
-        return sessions.tail(log, lines)
-    return get(name).logs(lines)
+        return sessions.tail(log, lines, warnings=warnings)
+    return get(name).logs(lines, warnings=warnings)
 
 
 def prune() -> builtins.list[str]:

@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from ports.sessions._kinds import SessionPaths as SessionPaths
     from ports.sessions._kinds import files as files
     from ports.sessions._kinds import folder as folder
+    from ports.sessions._log_lines import follow as follow
+    from ports.sessions._log_lines import tail as tail
     from ports.sessions._records import Exit as Exit
     from ports.sessions._records import Found as Found
     from ports.sessions._records import Running as Running
     from ports.sessions._records import SessionRecord as SessionRecord
-    from ports.sessions._records import tail as tail
     from ports.sessions._records import verdict as verdict
     from ports.sessions._records import way_out as way_out
     from ports.sessions._shells import open_shell as open_shell
@@ -78,12 +79,15 @@ else:
                 "files",
                 "folder",
             ),
+            "_log_lines": (
+                "follow",
+                "tail",
+            ),
             "_records": (
                 "Exit",
                 "Found",
                 "Running",
                 "SessionRecord",
-                "tail",
                 "verdict",
                 "way_out",
             ),

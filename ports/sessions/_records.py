@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
-from ports.errors import RecordError, StoreError
+from ports.errors import RecordError
 from ports.sessions import _kinds
 from ports.sessions._kinds import SessionPaths
 from ports.state import ProcessId, Record
@@ -123,34 +122,3 @@ def verdict(
 def way_out(kind: str, name: str) -> str:
     """Return what follows the reason why a session's state is unknown: there is always a command that leads on."""
     return f"if that is gone, `ports {kind} stop {name} --force` forgets it"
-
-
-def tail(log: Path, lines: int, *, since: int = 0) -> tuple[str, ...]:
-    """Return the last `lines` lines of a log; 0 for all. Empty if there is no log.
-
-    Parameters
-    ----------
-    since : int
-        The size that the log had: only what was written after that counts. A log that is shorter now was rotated.
-
-    Raises
-    ------
-    StoreError
-        There is a log, but it cannot be read.
-    """
-    try:
-        data = log.read_bytes()
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise StoreError(log, error.strerror or str(error)) from error
-    found = data[since if since <= len(data) else 0 :].decode("utf-8", "replace").splitlines()
-    return tuple(found[-lines:] if lines else found)
-
-
-def size(log: Path) -> int:
-    """Return the size of a log; 0 if there is none."""
-    try:
-        return log.stat().st_size
-    except OSError:
-        return 0

@@ -18,7 +18,8 @@ from ports.errors import BrokenRecordError, NameInUseError, PortsError, StartErr
 from ports.sessions import _kinds, _tmux, processes, surroundings
 from ports.sessions._end import abandon, end, names_locked, retire
 from ports.sessions._find import find
-from ports.sessions._records import Found, S, SessionRecord, size, tail
+from ports.sessions._log_lines import size, tail
+from ports.sessions._records import Found, S, SessionRecord
 from ports.state import (
     ProcessId,
     locked,

@@ -64,6 +64,12 @@ def test_logs_shows_the_last_lines(shared_home: Home, main: str) -> None:
     assert "runs at unix://" in shared_home.ports("cluster", "logs", "main").stdout
     assert len(shared_home.ports("cluster", "logs", "-n", "2").stdout.splitlines()) == 2
     assert len(shared_home.json("cluster", "logs", "main", "-n", "3")["lines"]) == 3
+    assert not [
+        line for line in shared_home.json("cluster", "logs", "--warnings")["lines"] if "runs at unix://" in line
+    ]
+    assert "http://127.0.0.1:0" not in shared_home.ports("cluster", "logs", "-n", "0").stdout  # nothing listens there
+    refused = shared_home.ports("cluster", "logs", "-f", "--json")
+    assert refused.returncode == 2 and "--follow has no end" in refused.stderr + refused.stdout
 
 
 @pytest.mark.quick

@@ -20,7 +20,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from . import guard_rules, memory, orphans, promise
 from .cluster import is_own
 from .ground import probe
-from .log import say
+from .log import say, warn
 from .memory import MACHINE
 
 PERIOD = 0.2  # seconds: a hog that grows by 200 MB/s takes 40 MB meanwhile
@@ -117,7 +117,7 @@ class MemoryGuard(threading.Thread):
             try:
                 self.look(time.monotonic())
             except Exception as error:  # noqa: BLE001 - a guard that dies protects nobody
-                say(f"guard: {type(error).__name__}: {error}")
+                warn(f"guard: {type(error).__name__}: {error}")
                 self.over.wait(10)
 
     def look(self, now):

@@ -25,7 +25,7 @@ from .cluster import OwnedCluster, is_own
 from .ground import probe
 from .guard import MemoryGuard
 from .keep_results import KeptResults
-from .log import hours, say
+from .log import hours, say, warn
 from .record import Record
 
 REAP_SECONDS = 5.0
@@ -92,7 +92,7 @@ class IdlePolicy:
                     reaped = time.monotonic()
                     orphans.reap()
             except Exception as error:  # noqa: BLE001 - a policy that fails once must look again
-                say(f"idle: {type(error).__name__}: {error}")
+                warn(f"idle: {type(error).__name__}: {error}")
 
     async def look(self, now: float) -> None:
         """Look once, and do what is due."""
@@ -178,10 +178,10 @@ class IdlePolicy:
                 await self.start_workers(n_workers, turn)
                 return
             except Exception as error:  # noqa: BLE001 - whatever keeps a worker from starting may pass
-                say(f"idle: workers do not come back: {type(error).__name__}: {error}; again in {pause:g} seconds")
+                warn(f"idle: workers do not come back: {type(error).__name__}: {error}; again in {pause:g} seconds")
             finally:
                 if self.turn == turn:
-                    self.waking = 0
+                    self.waking, self.busy_at = 0, time.monotonic()  # `look` can have waited as long as this
             await asyncio.sleep(pause)
             pause = min(60.0, 2 * pause)
 
@@ -286,7 +286,7 @@ class IdlePolicy:
             self.kept.drop()
             pause = min(PUT_OFF_SECONDS, self.limits.expire / 20)
             self.try_at = now + pause
-            say(f"idle: results cannot be kept: {type(error).__name__}: {error}; again in {hours(pause)}")
+            warn(f"idle: results cannot be kept: {type(error).__name__}: {error}; again in {hours(pause)}")
             return
         if self.has_tasks(time.monotonic()) or self.task_at != last:
             self.kept.drop()

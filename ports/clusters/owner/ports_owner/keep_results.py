@@ -18,7 +18,7 @@ from typing import Any
 
 from . import idle_rules
 from .cluster import OwnedCluster
-from .log import say
+from .log import say, warn
 from .record import Record
 
 MOST_SECONDS = 3600.0  # for one result: a worker that hangs delays the end by this
@@ -48,7 +48,7 @@ class KeptResults:
             key = task.key
             kept, reason = await self.keep_one(task, idle_rules.file_name(str(key), number))
             n_kept += kept
-            say(f"idle: held result {key}: {reason}")
+            (say if kept else warn)(f"idle: held result {key}: {reason}")
         if not n_kept:
             self.drop()
             return f"{idle_rules.results(len(tasks))} held, and could not be kept: the log says why"
@@ -80,7 +80,7 @@ class KeptResults:
         try:
             self.directory = new_directory(self.scratch.parent, f"{self.scratch.name}-held")
         except OSError as error:
-            say(f"idle: {self.scratch.parent}: {error.strerror}; results go to {self.notes}")
+            warn(f"idle: {self.scratch.parent}: {error.strerror}; results go to {self.notes}")
             self.directory = new_directory(self.notes, f"{self.scratch.name}-held")
         self.note = self.notes / f"{self.directory.name}.json"
         data = {"format": 1, "cluster": self.name, "path": str(self.directory), "kept_at": time.time()}

@@ -10,6 +10,11 @@ def say(text):
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
 
 
+def warn(text):
+    """Write a line to the cluster's log that `ports cluster logs --warnings` shows."""
+    say(f"warning: {text}")
+
+
 def hours(seconds):
     """Return a length of time in words."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):

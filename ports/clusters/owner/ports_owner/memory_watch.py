@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import calm_rules
-from .log import say
+from .log import warn
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PERIOD = 0.1  # seconds, where Dask's configuration has no other
@@ -66,7 +66,7 @@ class MemoryWatch:
                 try:
                     self.look(nanny)
                 except Exception as error:  # noqa: BLE001 - the other workers must be watched
-                    say(f"memory of worker {nanny.name}: {type(error).__name__}: {error}")
+                    warn(f"memory of worker {nanny.name}: {type(error).__name__}: {error}")
 
     def look(self, nanny: Any) -> None:
         """Look at one worker, and do what is due."""

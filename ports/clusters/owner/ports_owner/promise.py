@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from .ground import probe
+from .log import warn
 
 WIDTH = 120  # bytes of the line: it is written over in one piece
 FRESH_SECONDS = 3600.0  # between two touches: systemd-tmpfiles removes what has been left alone for days
@@ -59,7 +60,7 @@ class Promise:
             self.make()
             self.tell(numbers)
         except OSError as error:
-            print(f"other users do not see what this cluster is promised: {error}", flush=True)
+            warn(f"other users do not see what this cluster is promised: {error}")
 
     def make(self):
         """Create the file and lock it before anybody else can open it: a lock of another user would be in the way."""
@@ -87,7 +88,7 @@ class Promise:
             try:
                 self.tell(numbers_of(cluster))
             except OSError as error:
-                print(f"other users do not see what this cluster is promised now: {error}", flush=True)
+                warn(f"other users do not see what this cluster is promised now: {error}")
             await asyncio.sleep(LOOK_SECONDS)
 
     def close(self):

@@ -25,7 +25,7 @@ from tornado.httpserver import HTTPServer
 
 from . import calm, calm_rules, comm, guard_rules, memory_deaths, memory_watch, orphans, peer_check
 from .ground import probe
-from .log import say
+from .log import warn
 
 # in the owner, and in each worker process, which imports this module for the classes below
 comm.register()
@@ -229,7 +229,7 @@ class PrivateNanny(Nanny):
         death = memory_deaths.Death(time.time(), self.memory_manager.memory_limit or 0, task)
         memory_deaths.DEATHS.append(death)
         ran = f" with task {task}" if task else ""
-        say(f"warning: worker {self.name} ended at its memory limit of {probe.size(death.limit)}{ran}")
+        warn(f"worker {self.name} ended at its memory limit of {probe.size(death.limit)}{ran}")
 
     async def end_orphans(self):
         """End what tasks of the last worker have started."""

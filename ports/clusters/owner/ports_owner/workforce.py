@@ -17,7 +17,7 @@ from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 
 from .cluster import OwnedCluster
-from .log import say
+from .log import warn
 
 LOOK_SECONDS = 1.0
 LOST_SECONDS = 60.0  # a busy machine takes long to start a worker, which is no reason to start it again
@@ -77,7 +77,7 @@ class Workforce:
                 self.pause = LOOK_SECONDS
             except Exception as error:  # noqa: BLE001 - whatever keeps a worker from starting may pass
                 self.pause = min(LONGEST_PAUSE, 2 * self.pause)
-                say(f"a worker did not start: {type(error).__name__}: {error}; again in {self.pause:g} seconds")
+                warn(f"a worker did not start: {type(error).__name__}: {error}; again in {self.pause:g} seconds")
 
     def hurry(self) -> None:
         """Look at once, however often workers failed to start."""
@@ -90,7 +90,7 @@ class Workforce:
         self.away = absent(seen, self.away, now)
         closing = []
         for name in lost(seen, self.away, now):
-            say(f"worker {name} {'has ended' if seen[name].has_ended else 'does not come back'}: another one starts")
+            warn(f"worker {name} {'has ended' if seen[name].has_ended else 'does not come back'}: another one starts")
             closing.append(self.cluster.workers.pop(name))
             self.away.pop(name, None)
         if closing:
