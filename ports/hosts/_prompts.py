@@ -53,6 +53,11 @@ def say(text: str) -> None:
         terminal.write(text)
 
 
+def say_waiting(hop: Hop) -> None:
+    """Write why a login may be silent: a person may have to do something that nobody asks for."""
+    say(f"waiting for the login to {hop.alias}: does your key or its agent want to be touched or confirmed?\n")
+
+
 def announce(hop: Hop) -> None:
     """Write which host the next prompt belongs to: several may ask in turn, and ssh names the address only."""
     say(f"login to {hop.alias} ({hop.user}@{hop.hostname}):\n")

@@ -14,6 +14,8 @@ HOP_PROHIBITED = (
     "forwarding to it is prohibited (AllowTcpForwarding or PermitOpen in the sshd_config of the host before it)"
 )
 DEAD = "the connection was lost: it no longer answers; run the command again"
+SLOW_LOGIN = "is the host overloaded, or does your key or its agent wait to be touched or confirmed?"
+SLOW_ANSWER = "it is overloaded, your start files there take as long, or the connection is down"
 CHECK_LOGIN = "check user, key and password"
 
 

@@ -432,13 +432,22 @@ def wait_for(condition: Any) -> None:
 class CutOff:
     """A transport on which a login ends as an error says; a real network cannot be told to be cut in that moment."""
 
-    def __init__(self, error: Exception, *, active: bool, dismissed: bool = False) -> None:
-        self.error, self.active, self.is_dismissed = error, active, dismissed
+    def __init__(
+        self, error: Exception, *, active: bool, dismissed: bool = False, banners: str = "|", last: str = ""
+    ) -> None:
+        self.error, self.active, self.is_dismissed, self.last_words = error, active, dismissed, last
+        self.at_first, self.later = (text.encode() or None for text in banners.split("|"))
+        self.banner = None
+
+    def get_banner(self) -> bytes | None:
+        return self.banner
 
     def auth_none(self, user: str) -> None:
+        self.banner = self.at_first
         raise paramiko.BadAuthenticationType("", ["publickey"])
 
     def auth_publickey(self, user: str, key: object) -> None:
+        self.banner = self.later
         raise self.error
 
     def is_active(self) -> bool:
@@ -465,3 +474,31 @@ def test_a_login_that_the_network_cuts_is_no_refusal(transport: Any, kind: type[
     with pytest.raises(SSHError) as told:
         auth.log_in(transport, options, asking=False)
     assert type(told.value) is kind
+
+
+DENIED = paramiko.AuthenticationException("Authentication failed.")
+
+
+@pytest.mark.parametrize(
+    ("transport", "kind", "text"),
+    [
+        (CutOff(DENIED, active=True, banners="Welcome|"), LoginNeededError, "(the host says: 'Welcome')"),
+        (CutOff(ENDED, active=False, banners="Welcome|"), ConnectionLostError, "the connection was lost"),
+        (CutOff(ENDED, active=False, banners="Hi|no active jobs\n"), SSHError, "(the host says: 'no active jobs')"),
+        (CutOff(ENDED, active=False, dismissed=True, last="bye"), LoginNeededError, "(the host says: 'bye')"),
+        (
+            CutOff(ENDED, active=False, dismissed=True, last="Too many authentication failures"),
+            LoginNeededError,
+            "`IdentitiesOnly yes`",
+        ),
+    ],
+)
+def test_the_words_of_a_host_are_quoted_without_ssh_too(
+    transport: Any, kind: type[SSHError], text: str, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, timeout=20)
+    options = LoginOptions(Hop("server1", "10.0.0.1", "alice", 22), identity_files=(str(key),), identity_agent="none")
+    with pytest.raises(SSHError) as told:
+        auth.log_in(transport, options, asking=False)
+    assert type(told.value) is kind and text in str(told.value), str(told.value)

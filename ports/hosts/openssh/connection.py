@@ -158,7 +158,7 @@ class SSHConnection:
                 on_start()
             output, stderr = self._communicate(process, rest, timeout)
         except subprocess.TimeoutExpired as error:
-            reason = f"did not answer within {timeout:g} s; it is overloaded, or the connection is down"
+            reason = f"did not answer within {timeout:g} s; {_wording.SLOW_ANSWER}"
             raise SSHError(self.route.alias, reason) from error
         finally:
             processes.end(process)

@@ -26,7 +26,8 @@ from ports.errors import (
     StoreError,
     TimedOutError,
 )
-from ports.hosts._prompts import LOGIN_TIMEOUT, announce, can_ask, say
+from ports.hosts import _wording
+from ports.hosts._prompts import LOGIN_TIMEOUT, announce, can_ask, say_waiting
 from ports.hosts._route import Hop, Route
 from ports.hosts.openssh import control_sockets, jumps, liveness, processes
 from ports.hosts.openssh.control_sockets import Master, client_arguments, is_running
@@ -252,8 +253,7 @@ def _start(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool
         except TimedOutError as error:
             raise SlowError(
                 master.alias,
-                f"the login did not end within {error.timeout:.3g} s; is the host overloaded, or does your key or its "
-                "agent wait to be touched or confirmed?",
+                f"the login did not end within {error.timeout:.3g} s; {_wording.SLOW_LOGIN}",
             ) from error
         stderr.seek(0)
         host_said = stderr.read().decode(errors="replace")
@@ -277,7 +277,7 @@ def _doubt(hop: Hop, attempt: Attempt, limit: float) -> None:
     if attempt.via is not None and not attempt.via.fresh:
         liveness.doubt(attempt.via, limit - _DOUBT_SECONDS)
     if attempt.asking:
-        say(f"waiting for the login to {hop.alias}: does your key or its agent want to be touched or confirmed?\n")
+        say_waiting(hop)
 
 
 def _arguments(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool) -> list[str]:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ports.hosts.paramiko.login_options import LoginOptions, login_options
 from ports.hosts.paramiko.transport import Transport
 from ports.state import locked
 
+_DOUBT_SECONDS = 2.0
 _KINDS: tuple[type[paramiko.PKey], ...] = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
 
 
@@ -64,6 +66,7 @@ class Login:
         self.accepted: tuple[str, ...] = ()
         self.notes: list[str] = []
         self._asked = False
+        self._banner = ""
 
     def run(self) -> None:
         """Log in, or raise."""
@@ -72,16 +75,36 @@ class Login:
             return
         except paramiko.BadAuthenticationType as error:
             self.accepted = tuple(error.allowed_types)
-        if self._by("publickey"):
+        self._banner = self._said_now()
+        if self._by_keys():
             return
         typed = [name for name in self.options.methods if name in self.accepted and name != "publickey"]
         if self.asking and (typed or self._encrypted()):
             with locked("login", timeout=LOGIN_TIMEOUT), self._patience():
+                if self._banner.strip():
+                    prompts.say(f"{self._banner.strip()}\n")
                 prompts.announce(self.hop)
                 self._asked = True
                 if self._by("publickey") or any(self._by(name) for name in typed):
                     return
         raise self._refusal()
+
+    def _by_keys(self) -> bool:
+        """Try the keys. A person may have to touch one, or to confirm its use, and is told so."""
+        if not self.asking:
+            return self._by("publickey")
+        waiting = threading.Timer(_DOUBT_SECONDS, prompts.say_waiting, [self.hop])
+        waiting.daemon = True
+        waiting.start()
+        try:
+            with self._patience():
+                return self._by("publickey")
+        finally:
+            waiting.cancel()
+
+    def _said_now(self) -> str:
+        """Return what the host said since the last method was begun: its banner, or what PAM says."""
+        return (self.transport.get_banner() or b"").decode(errors="replace")
 
     @contextlib.contextmanager
     def _patience(self) -> Iterator[None]:
@@ -123,10 +146,13 @@ class Login:
     def _check_transport(self, error: Exception) -> None:
         """Raise where the login did not fail, but ended: by the server, which had enough of it, or by the network."""
         if "timeout" in str(error).lower():
-            raise SlowError(self.hop.alias, "the login did not end in its time; is the host overloaded?") from error
+            raise SlowError(self.hop.alias, f"the login did not end in its time; {_wording.SLOW_LOGIN}") from error
         if not self.transport.is_active():
             if self.transport.is_dismissed:
                 raise self._refusal() from None
+            if said := self._said_now():
+                reason = f"closed the connection at the login{_wording.quoted(said)}; ask its administrator"
+                raise SSHError(self.hop.alias, reason) from None
             raise ConnectionLostError(self.hop.alias, "the connection was lost during the login") from error
 
     def _public_keys(self) -> Iterator[Any]:
@@ -205,10 +231,13 @@ class Login:
     def _refusal(self) -> SSHError:
         accepted = f" ({','.join(self.accepted)})" if self.accepted else ""
         notes = "".join(f"{note}; " for note in self.notes)
+        if self.transport.last_words.startswith("Too many authentication failures"):
+            return LoginNeededError(self.hop.alias, _wording.too_many_keys(self.hop.alias))
+        said = _wording.quoted(f"{self._banner}\n{self.transport.last_words}")
         if self._asked:
             return SSHError(self.hop.alias, f"the login was refused{accepted}; {notes}{_wording.CHECK_LOGIN}")
         hint = "load your key into an agent with `ssh-add`, or run the command in a terminal"
-        return LoginNeededError(self.hop.alias, f"needs a login{accepted}; {notes}{hint}")
+        return LoginNeededError(self.hop.alias, f"needs a login{accepted}; {notes}{hint}{said}")
 
 
 def _read_key(file: Path, passphrase: str | None) -> paramiko.PKey | None:

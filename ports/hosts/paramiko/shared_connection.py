@@ -153,7 +153,7 @@ class SharedConnection:
             while True:
                 patience = min(pause, end - time.monotonic())
                 if patience <= 0:
-                    reason = "did not answer within its time; it is overloaded, or the connection is down"
+                    reason = f"did not answer within its time; {_wording.SLOW_ANSWER}"
                     raise SSHError(self.alias, reason)
                 events = selector.select(patience)
                 if not events:

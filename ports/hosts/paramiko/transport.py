@@ -101,6 +101,8 @@ class Transport(_Transport):  # type: ignore[misc]
         self._asked = self._answers = 0
         #: The server said good-bye, as after too many attempts to log in; without, it was the network.
         self.is_dismissed = False
+        #: What it said then.
+        self.last_words = ""
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:
@@ -200,8 +202,8 @@ class Transport(_Transport):  # type: ignore[misc]
         self._note_answer()
 
     def _parse_disconnect(self, m: Any) -> None:
-        self.is_dismissed = True
-        super()._parse_disconnect(m)
+        m.get_int()
+        self.is_dismissed, self.last_words = True, m.get_text()
 
     def _parse_channel_open_failure(self, m: Any) -> None:
         chanid, code, reason = m.get_int(), m.get_int(), m.get_text()
