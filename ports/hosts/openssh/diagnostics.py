@@ -15,7 +15,7 @@ from ports.errors import TimedOutError, ToolMissingError
 from ports.hosts._route import Hop
 from ports.hosts.openssh import processes
 from ports.hosts.openssh.control_sockets import Master, client_arguments
-from ports.hosts.openssh.errors import explain
+from ports.hosts.openssh.errors import explain, readable
 from ports.hosts.openssh.ssh_config import config_arguments, program
 
 _SECONDS = 10.0
@@ -77,6 +77,7 @@ def examine_program() -> Program:
 def configuration(hop: Hop) -> Configuration:
     """Return what ssh reads for `hop`; raises SSHError or ToolMissingError."""
     output, said = _output([program(), *config_arguments(), "-G", "-v", *hop.arguments])
+    said = readable(said)
     values: dict[str, list[str]] = {}
     for line in output.splitlines():
         key, _, value = line.partition(" ")

@@ -54,15 +54,28 @@ def split(log: str = "", stderr: str = "") -> Voices:
     """
     ssh: list[str] = []
     host: list[str] = []
-    for line in log.splitlines():
+    for line in readable(log).splitlines():
         found = _HANGS_UP.match(line)
         (host if found else ssh).append((found["text"] or "").strip() if found else line)
     if any(line.startswith("kex_exchange_identification") for line in ssh):
         ssh = [*stderr.splitlines(), *ssh]  # no banner comes so early: it is a ProxyCommand that speaks
     else:
         for line in stderr.splitlines():
-            (ssh if _OF_SSH.match(line) else host).append(line)
+            ssh.append(readable(line)) if _OF_SSH.match(line) else host.append(line)
     return Voices("\n".join(ssh), "\n".join(host))
+
+
+def readable(log: str) -> str:
+    """Return what ssh logs with the letters that it writes as octal numbers: ``/home/\\303\\274``."""
+
+    def letters(found: re.Match[str]) -> str:
+        octal = re.findall(r"\\([0-7]{3})", found[0])
+        try:
+            return bytes(int(one, 8) for one in octal).decode()
+        except ValueError:  # not UTF-8
+            return found[0]
+
+    return re.sub(r"(?<!\\)(?:\\[23][0-7]{2})+", letters, log)
 
 
 def explain(host: str, log: str, stderr: str = "", *, asked: bool = False) -> SSHError:
@@ -147,7 +160,7 @@ def _closed(host: str, _: re.Match[str], said: str) -> str:
 
 def _changed_key(host: str, _: re.Match[str], text: str) -> str:
     remove = _first(r"(ssh-keygen -f .*?)\s*$", text) or f"ssh-keygen -R {host}"
-    known = _first(r"Offending \S+ key in (\S+)", text)
+    known = _first(r"Offending \S+ key in (.+?)\s*$", text)
     return _wording.changed_key(_first(r"(SHA256:[\w+/=]+)", text), known, f"`{remove}`")
 
 
