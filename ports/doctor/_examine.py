@@ -118,7 +118,7 @@ def _checks(alias: str, unmet: list[str], tell: OnStep) -> Iterator[Check]:
     else:
         yield from _there.judge_answer(alias, answer)
         tell(alias, "trying what can be forwarded")
-        yield from _forwarding.forwards(route, (answer.found or {}).get("executable"))
+        yield from _forwarding.forwards(route, answer.command if (answer.found or {}).get("executable") else None)
 
 
 class _Reached:

@@ -9,7 +9,6 @@ from ports._version import VERSION
 from ports.doctor import _judge
 from ports.doctor._checks import Check, failed, skipped
 from ports.hosts import Answer, Route
-from ports.state import settings
 
 SERVER_CHECKS = ("python", "shell", "ports", "tmux", "logout", "state-directory", "memory", "clock")
 
@@ -21,7 +20,7 @@ PATIENCE = 60.0  # start files of a loaded server, and programs that say their v
 def ask(route: Route) -> Answer:
     """Examine the far side by one program, piped to its python3; raises SSHError where there is no connection to it."""
     hosts.connect(route, batch=True).close()  # first, so that the clock is not asked while a login takes its time
-    request = {"do": "examine", "ports": True, "env": settings.host(route.alias).get("env")}
+    request = {"do": "examine", "ports": True, **hosts.start_request(route.alias)}
     return hosts.ask(route, request, timeout=PATIENCE, batch=True, repeatable=True)
 
 

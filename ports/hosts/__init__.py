@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from ports.hosts._ask import ask_who as ask_who
     from ports.hosts._ask import begin_probe as begin_probe
     from ports.hosts._ask import interactive as interactive
-    from ports.hosts._ask import named_python as named_python
+    from ports.hosts._ask import named_pythons as named_pythons
     from ports.hosts._ask import probe as probe
     from ports.hosts._ask import probe_names as probe_names
     from ports.hosts._ask import run_ports as run_ports
+    from ports.hosts._ask import start_request as start_request
     from ports.hosts._ask import why_no_answer as why_no_answer
     from ports.hosts._connect import connect as connect
     from ports.hosts._connect import is_connected as is_connected
@@ -58,10 +59,11 @@ else:
                 "ask_who",
                 "begin_probe",
                 "interactive",
-                "named_python",
+                "named_pythons",
                 "probe",
                 "probe_names",
                 "run_ports",
+                "start_request",
                 "why_no_answer",
             ),
             "_connect": ("connect", "is_connected", "login_keys"),

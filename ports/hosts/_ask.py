@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import re
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ports.errors import FarSideError, PortsError, warn
-from ports.hosts import _connect, _far_errors, targets
+from ports.hosts import _connect, _far_errors, _shell_words, targets
 from ports.hosts._resolve import resolve
 from ports.hosts._route import Route
 from ports.hosts._several import call_into
@@ -26,9 +27,10 @@ CALLED = "PORTS_CALLED"
 # Understood by bash, zsh, tcsh and fish alike; -I keeps PYTHON* variables and the user's own modules out of it,
 # -S saves 5 to 30 ms.
 # No `exec`: a restricted shell (rbash) refuses it.
-_PYTHON = "{python} -I -S -"
+_READ_PROGRAM = "{python} -I -S -"
 _NO_PYTHON = re.compile(
-    r"python.*(not found|No such file|unknown command|permission denied)|(not found|unknown command).*python",
+    r"python.*(not found|No such file|unknown command|permission denied|restricted)|"
+    r"(not found|unknown command).*python",
     re.IGNORECASE,
 )
 _PASSWORD = re.compile(r"^(WARNING: )?Your password has expired|^Password change required", re.MULTILINE)
@@ -48,6 +50,8 @@ class Answer:
         What the start files of the shell there, or the shell itself, wrote to stdout and stderr.
     sent, received : float
         When, by the clock here.
+    command : str
+        The line of the shell there that ran python3 for a program on its standard input.
     runs_commands : bool, optional
         Whether the shell there runs a command without input; asked where python3 did not answer.
     """
@@ -58,6 +62,7 @@ class Answer:
     status: int
     sent: float
     received: float
+    command: str = _READ_PROGRAM.format(python="python3")
     runs_commands: bool | None = None
 
     @property
@@ -155,7 +160,7 @@ def run_ports(
     far_argv = json.dumps([*argv, *([] if "--json" in argv else ["--json"])])
     # not as arguments: all users there see those, and one may contain a key
     request: dict[str, Any] = {"do": "run", "argv": ["--arguments-from-stdin"], "stdin": f"{far_argv}\n{stdin}"}
-    request |= {"env": settings.host(route.alias).get("env"), "login": login}
+    request |= {**start_request(alias), "login": login}
     if cwd:
         request["cwd"] = cwd
     answer = _found(route, request, timeout=timeout, batch=batch)
@@ -184,15 +189,11 @@ def run_ports(
 def interactive(alias: str, argv: list[str]) -> None:
     """Replace this process by ``ports <argv>`` on `alias`, at this terminal; raises as `run_ports`."""
     route = resolve(alias)
-    request = {"do": "run", "argv": ["--version"], "env": settings.host(alias).get("env")}
+    request = {"do": "run", "argv": ["--version"], **start_request(alias)}
     command = str(_found(route, request, timeout=60)["command"])
-    names = ["env", f"{CALLED}={alias}"] if "attach" in argv[1:2] else []  # a shell would pass it on
+    names = [f"{CALLED}={alias}"] if "attach" in argv[1:2] else []  # a shell would pass it on
     words = [*names, command, *([] if command.endswith("/ports") else ["-m", "ports"]), *argv]
-    for word in words:
-        if not re.fullmatch(r"[\w@%+=:,./-]+", word):  # it is not known which shell would read it there
-            reason = f"{word!r} cannot be passed to the shell there; use letters, digits, '-' and '/'"
-            raise FarSideError(alias, reason)
-    _connect.connect(route).interactive(" ".join(words))
+    _connect.connect(route).interactive(_shell_words.line(words))
 
 
 def ask(
@@ -213,12 +214,12 @@ def ask(
     """
     marker = f"ports-{os.urandom(8).hex()}:"  # start files of the shell there may print, before and after
     text = script({**request, "marker": marker}).encode()
-    pythons = ["python3", *filter(None, [named_python(route.alias)])]
+    pythons = ["python3", *named_pythons(route.alias)]
     while True:
-        sent = time.time()
+        sent, command = time.time(), _READ_PROGRAM.format(python=pythons.pop(0))
         done = _connect.run(
             route,
-            _PYTHON.format(python=pythons.pop(0)),
+            command,
             input=text,
             timeout=timeout,
             batch=batch,
@@ -227,7 +228,7 @@ def ask(
         )
         found = read_answer(done.output, marker)
         printed = done.output.partition(f"\n{marker}")[0] if found is not None else done.output
-        answer = Answer(found, printed, done.stderr, done.status, sent, time.time())
+        answer = Answer(found, printed, done.stderr, done.status, sent, time.time(), command)
         if found is not None:
             return answer
         if not answer.has_no_python or not pythons:
@@ -247,7 +248,7 @@ def why_no_answer(alias: str, printed: str, complaints: str = "", status: int | 
     """Return why python3 on `alias` did not answer, and a hint, from what the shell there wrote."""
     lines = [line.strip() for line in (complaints + "\n" + printed).splitlines() if line.strip()]
     if _PASSWORD.search(complaints):
-        return "your password there has expired", f"change it in `ssh -t {alias}`"
+        return "your password there has expired", f"change it in `ssh -t {shlex.quote(alias)}`"
     if "SyntaxError" in complaints and 'File "<stdin>"' in complaints:
         return "python3 there is older than 3.6", "load a newer one in the start file of your shell there"
     if missing := [line for line in lines if _NO_PYTHON.search(line)]:
@@ -255,13 +256,24 @@ def why_no_answer(alias: str, printed: str, complaints: str = "", status: int | 
         return f"there is no python3 ({missing[-1]})", f"{hint}ports.hosts.{alias}.env in the settings"
     last = f": {lines[-1][:200]}" if lines else ""
     ended = "ended" if status is None else f"ended with status {status}"
-    return f"the shell there {ended} before python3 answered{last}", f"try `ssh {alias} python3 -V`"
+    return f"the shell there {ended} before python3 answered{last}", f"try `ssh {shlex.quote(alias)} python3 -V`"
 
 
-def named_python(alias: str) -> str | None:
-    """Return the interpreter of the environment that the settings name by its path, where that needs no quoting."""
+def named_pythons(alias: str) -> list[str]:
+    """Return the words that start the interpreter of the environment that the settings name by its path.
+
+    The second are for a restricted shell; the first need no PATH.
+    """
     env = str(settings.host(alias).get("env") or "")
-    return f"{env.rstrip('/')}/bin/python" if re.fullmatch(r"[~/][\w@%+=:,./-]*", env) else None
+    if env[:1] not in ("~", "/"):
+        return []
+    python = _shell_words.path(env.rstrip("/") + "/bin/python")
+    return [python, f"env {python}"]
+
+
+def start_request(alias: str) -> dict[str, Any]:
+    """Return what the settings say of a program that runs `ports` there: where it is, how long a shell may take."""
+    return {"env": settings.host(alias).get("env"), "patience": settings.get("ssh.shell_timeout")}
 
 
 def probe_names(route: Route) -> dict[str, Any]:

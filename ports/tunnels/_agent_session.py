@@ -101,7 +101,9 @@ class Agent:
         except BaseException as error:
             self.close()
             if isinstance(error, asyncio.TimeoutError):
-                raise SlowError(self.host, f"no answer of python3 there within {timeout:g} s") from error
+                reason = f"no answer of python3 there within {timeout:g} s"
+                hint = "it is overloaded, or your start files there take as long or read the input"
+                raise SlowError(self.host, f"{reason}; {hint}") from error
             raise
         return self.hello
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ports import hosts
-from ports.errors import FarSideError, PortsError, SSHError
+from ports.errors import FarSideError, PortsError, SlowError, SSHError
 from ports.hosts import Connection, Dial, Route
 from ports.tunnels import _agent_session
 from ports.tunnels._agent_session import Agent
@@ -211,15 +211,24 @@ class HostConnection:
         return document
 
     def _start_agent(self, connection: Connection, timeout: float) -> dict[str, Any]:
-        named = hosts.named_python(self.alias)
+        pythons = ["python3", *hosts.named_pythons(self.alias)]
+        while True:
+            try:
+                return self._start_agent_in(pythons.pop(0), connection, timeout)
+            except (FarSideError, SlowError):
+                self._drop_agent()
+                if not pythons:
+                    self._ask_why(connection.route, timeout)
+                    raise
+
+    def _ask_why(self, route: Route, timeout: float) -> None:
+        """Ask a question, whose error says what start files or a missing python3 do to each program there."""
         try:
-            return self._start_agent_in("python3", connection, timeout)
+            hosts.probe(route, batch=True, timeout=timeout)
         except FarSideError:
-            self._drop_agent()
-            if named is None:
-                hosts.probe(connection.route, batch=True, timeout=timeout)  # it says what to do without a python3
-                raise
-        return self._start_agent_in(named, connection, timeout)
+            raise
+        except PortsError:  # it is as silent, which the first error says
+            return
 
     def _start_agent_in(self, python: str, connection: Connection, timeout: float) -> dict[str, Any]:
         agent = self.agent = Agent(self.alias)

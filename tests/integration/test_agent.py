@@ -30,7 +30,7 @@ from tests.integration.conftest import Home
 
 OLD_PYTHONS = [*Path.home().glob(".pyenv/versions/3.6.*/bin/python"), Path("/usr/bin/python3.6")]
 OLD_PYTHON = next((str(path) for path in OLD_PYTHONS if path.exists()), None)
-HERE = PYTHON.format(python=sys.executable)
+HERE = "exec " + PYTHON.format(python=sys.executable)  # signals go to the program, not to the shell
 NOT_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root may listen as another user")
 PATIENCE = 15.0
 

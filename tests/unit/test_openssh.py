@@ -514,3 +514,27 @@ def test_known_hosts_that_keep_nothing_are_named_as_the_line_to_change(
     route = resolve("bob@s1")
     error = str(route.at_hop(ssh_errors.explain("s1", UNKNOWN), route.end))
     assert "`UserKnownHostsFile /dev/null`" in error and error.endswith("`ssh bob@s1` once")
+
+
+@pytest.mark.parametrize(
+    ("log", "shown"),
+    [
+        (r"Bad owner or permissions on /home/al ice \303\274/.ssh/config", "/home/al ice ü/.ssh/config"),
+        (r"Permissions 0644 for '/home/\344\270\255/id' are too open.", "'/home/中/id'"),
+        (r"a backslash: \\303 and bytes: \303\050 \377", r"\\303 and bytes: \303\050 \377"),
+    ],
+)
+def test_letters_that_ssh_logs_as_octal_numbers_are_read(log: str, shown: str) -> None:
+    assert shown in ssh_errors.readable(log) and shown in ssh_errors.split(log).ssh
+
+
+def test_a_file_of_known_keys_may_have_a_blank_in_its_path() -> None:
+    log = "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!\r\nOffending ED25519 key in /home/al ice/known_hosts:3\r\n"
+    assert "/home/al ice/known_hosts:3" in str(ssh_errors.explain("server1", log))
+
+
+def test_the_way_out_of_an_expired_password_can_be_pasted() -> None:
+    from ports.hosts import why_no_answer
+
+    _, hint = why_no_answer(r"LAB\alice@server1", "", "WARNING: Your password has expired.\n", 1)
+    assert hint == r"change it in `ssh -t 'LAB\alice@server1'`"

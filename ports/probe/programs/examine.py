@@ -11,7 +11,7 @@ if __name__ != "__main__":  # piped, these names are there already
     from ..logout import logout_ends
     from ..memory import limits
     from ..own_host import state_directory
-    from ..programs.run import StartFilesError, find_command, login_environment
+    from ..programs.run import LoginShell, StartFilesError, find_command
 
 MYPY = False
 if MYPY:
@@ -28,7 +28,8 @@ def examine(request: "Optional[Json]" = None) -> "Json":
     Parameters
     ----------
     request : dict
-        With ``ports`` (False) it also looks for `ports`, in the environment ``env`` if given, as `run` does.
+        With ``ports`` (False) it also looks for `ports`, in the environment ``env`` if given, as `run` does;
+        ``patience`` is `run`'s.
     """
     wanted = request or {}
     environ = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
@@ -36,23 +37,24 @@ def examine(request: "Optional[Json]" = None) -> "Json":
     user = user_name(os.getuid())
     facts.update(user=user, python="%d.%d.%d" % sys.version_info[:3], executable=sys.executable)
     facts.update(logout_ends=logout_ends(user), state=space(state_directory()), memory=memory_left())
+    shell = LoginShell(wanted.get("patience"))
     try:
-        login, facts["start_files"] = login_environment(), None
+        login, facts["start_files"] = shell.environment(), None
     except StartFilesError as error:
         login, facts["start_files"] = {}, str(error)
     if not shutil.which("tmux", path=environ.get("PATH")):
         environ.update(login)
     facts["tmux"] = first_line([shutil.which("tmux", path=environ.get("PATH")), "-V"], environ)
     if wanted.get("ports"):
-        facts["ports"] = installed(wanted.get("env"), environ)
+        facts["ports"] = installed(wanted.get("env"), environ, shell)
     facts["time"] = time.time()
     return facts
 
 
-def installed(env: "Optional[str]", environ: "Dict[str, str]") -> "Json":
+def installed(env: "Optional[str]", environ: "Dict[str, str]", shell: LoginShell) -> "Json":
     """Return version and interpreter of the `ports` that `run` would start, or the ``error``."""
     try:
-        command = find_command(env, environ)
+        command = find_command(env, environ, shell)
     except LookupError as error:
         return {"error": str(error)}
     line = first_line([*command, "--version"], environ)

@@ -103,7 +103,26 @@ def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
     return found
 
 
-def find_command(env: "Optional[str]", environ: "Dict[str, str]") -> "List[str]":
+class LoginShell:
+    """This user's login shell, which is asked once for its environment, and may take `timeout` seconds."""
+
+    def __init__(self, timeout: "Optional[float]") -> None:
+        self._timeout = timeout or 20.0
+        self._found = None  # type: Any
+
+    def environment(self) -> "Dict[str, str]":
+        """Return what `login_environment` returns, or raise what it raises."""
+        if self._found is None:
+            try:
+                self._found = login_environment(self._timeout)
+            except StartFilesError as error:
+                self._found = error
+        if isinstance(self._found, StartFilesError):
+            raise self._found
+        return dict(self._found)
+
+
+def find_command(env: "Optional[str]", environ: "Dict[str, str]", shell: LoginShell) -> "List[str]":
     """Return the command that starts `ports` here; raises LookupError with a sentence that says what to do."""
     hint = "name the environment that has it as ports.hosts.<alias>.env in the settings at home"
     if env:
@@ -119,7 +138,7 @@ def find_command(env: "Optional[str]", environ: "Dict[str, str]") -> "List[str]"
         return [recorded, "-m", "ports"]
     unknown = ""
     try:
-        environ.update(login_environment())
+        environ.update(shell.environment())
     except StartFilesError as error:
         unknown = "%s, so the PATH of your login shell is unknown; " % error
     for directory in environ.get("PATH", "").split(os.pathsep):
@@ -144,19 +163,20 @@ def run(request: "Json") -> "Json":
     ----------
     request : dict
         ``argv``; ``env``, a conda environment's name or path, or a venv's path; ``cwd`` (the home); ``stdin``, a text;
-        ``environ``, variables to set; ``login`` (False) takes the whole environment of the login shell first.
+        ``environ``, variables to set; ``login`` (False) takes the whole environment of the login shell first;
+        ``patience`` (20), the seconds that its start files may take.
     """
     environ = dict(os.environ)
-    warning = None
+    warning, shell = None, LoginShell(request.get("patience"))
     if request.get("login"):
         try:
-            environ.update(login_environment())
+            environ.update(shell.environment())
         except StartFilesError as error:
             warning = "%s: it runs without the environment of your login shell" % error
     environ.update(request.get("environ") or {})
     cwd = os.path.expanduser(request.get("cwd") or "~")
     try:
-        command = find_command(request.get("env"), environ)
+        command = find_command(request.get("env"), environ, shell)
     except LookupError as error:
         return {"error": "no-ports", "message": str(error)}
     try:
