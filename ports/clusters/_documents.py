@@ -23,6 +23,13 @@ class MemoryDeaths(TypedDict):
     task: str | None
 
 
+class Reduced(TypedDict):
+    """Workers with a smaller memory limit than they had, because others use what the cluster lent. Sizes of each."""
+
+    limit_bytes: int
+    full_bytes: int
+
+
 class Summary(TypedDict, total=False):
     """What the owner of a running cluster answers on its dashboard's socket, at ``/ports.json``.
 
@@ -41,6 +48,8 @@ class Summary(TypedDict, total=False):
     n_asked: int
     memory_deaths: MemoryDeaths | None
     asleep: int | None
+    lent_bytes: int | None
+    reduced: Reduced | None
     last_task: float
     ends_at: float | None
 

@@ -159,6 +159,9 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
     calm_after : float or bool, optional
         Seconds without work until workers stop their timers, so that an idle cluster costs next to nothing; false:
         never. Default: 2.
+    lend_after : float or bool, optional
+        Minutes without tasks until the memory that a cluster does not use counts as free for others; 0 or false: never.
+        Default: 30.
     gpus : int, optional
         Number of GPUs of each worker, which sees only these. Default: 0.
     **asked

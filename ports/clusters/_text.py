@@ -45,6 +45,11 @@ def cluster_note(counts: Summary, typed: str = "") -> str | None:
         notes.append(memory_note(deaths, typed))
     if counts.get("asleep"):
         notes.append(f"nobody uses it: {counts['asleep']} workers come back at the next task")
+    if lent := counts.get("lent_bytes"):
+        notes.append(f"without tasks it lends {size(lent)} of its memory to others until tasks come")
+    if (reduced := counts.get("reduced")) is not None:
+        each = f"{size(reduced['limit_bytes'])} instead of {size(reduced['full_bytes'])} each"
+        notes.append(f"others use memory that it lent, so its workers have {each}")
     if (ends := counts.get("ends_at")) is not None:
         last = _day(counts["last_task"])
         notes.append(f"ends at {_day(ends)}, because no task has run since {last}; any task keeps it running")

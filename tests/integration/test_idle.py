@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import os
 import pickle
 import re
 import shutil
+import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,8 +20,13 @@ from distributed import Client, Scheduler
 import ports
 from ports import clusters
 from ports.clusters._cluster import Cluster
+from ports.probe import promises
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
+
+sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
+
+from ports_owner import promise
 
 pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("machine")]
 
@@ -157,3 +165,39 @@ def test_a_cluster_without_tasks_for_days_ends_and_keeps_held_results(home: Home
         clusters.get("main").stop()
     assert kept.exists()
     shutil.rmtree(kept.parent)
+
+
+def test_memory_that_is_not_used_is_lent_and_taken_back_where_free(home: Home) -> None:
+    whole = int(psutil.virtual_memory().total * 0.9)
+    cluster = clusters.start(
+        "main", n_workers=1, threads_per_worker=1, memory_limit=whole, force=True, lend_after=2 / 60
+    )
+    own = cluster.record.promise
+
+    def becomes(fits: Callable[[int, int], bool]) -> int:
+        def look() -> int | None:
+            found = promises.read_promise(own, os.getuid())
+            return found["bytes"] if found and fits(found["n_threads"], found["bytes"]) else None
+
+        return wait_until(look, timeout=20, what="another promise", every=0.05)
+
+    log_has(cluster, "promise: no task for 2 seconds: .* are free for others until tasks come")
+    n_bytes = becomes(lambda n_threads, n_bytes: n_threads == 0 and 0 < n_bytes < whole / 4)
+    assert "of its memory to others until tasks come" in str(cluster.row()["note"])
+    with cluster.get_client() as client:
+        client.submit(sum, [1, 2]).result()
+        log_has(cluster, "promise: tasks came")
+        before = becomes(lambda n_threads, now: n_threads == 1 and now > n_bytes)  # what is free on this machine
+        becomes(lambda n_threads, now: n_threads == 0 and now < before)
+        other = promise.Promise(own[:-16] + "0123456789abcdef", (1, 1, 1 << 50))  # takes all that there is
+        try:
+            client.submit(sum, [1, 3]).result()
+            log_has(cluster, "warning: promise: tasks came, and others use .* instead of .* each")
+            now = becomes(lambda n_threads, now: n_threads == 1 and now < min(before, whole / 2))
+            note = str(cluster.row()["note"])
+            assert "others use memory that it lent, so its workers have " in note
+            limits = client.run(lambda dask_worker: dask_worker.memory_manager.memory_limit)
+            assert set(limits.values()) == {now}
+        finally:
+            other.close()
+    cluster.stop()

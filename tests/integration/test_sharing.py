@@ -298,6 +298,14 @@ def test_what_alice_is_promised_makes_bobs_default_smaller_only(shared: Namespac
     start(shared, "bob", "big", memory_limit=int(machine.usage().memory_bytes * 0.4), **SMALL)
 
 
+def test_of_two_accounts_that_start_at_once_one_is_reduced(shared: NamespaceSite) -> None:
+    alone = who(shared, "bob")["share"]
+    with ThreadPoolExecutor(2) as pool:
+        found = [*pool.map(lambda user: start(shared, user, n_workers=1, threads_per_worker=64), ("alice", "bob"))]
+    promised = sum(n_workers * limit for _, n_workers, limit, _ in found)
+    assert promised < 1.4 * alone["n_workers"] * alone["memory_limit"], found  # nine tenths each would be twice as much
+
+
 def test_where_processes_are_hidden_promises_and_totals_are_seen(shared: NamespaceSite) -> None:
     shared.run("server1", ["mount", "-o", "remount,hidepid=2", "/proc"], user="root", check=True)
     try:

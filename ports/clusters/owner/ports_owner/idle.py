@@ -61,7 +61,8 @@ class IdlePolicy:
     ) -> None:
         self.cluster, self.directory, self.ended, self.guard = cluster, directory, ended, guard
         self.kept = KeptResults(cluster, record, directory)
-        self.limits = idle_rules.Limits(record.idle * idle_rules.HOUR, record.expire * idle_rules.DAY)
+        limits = record.idle * idle_rules.HOUR, record.expire * idle_rules.DAY, record.lend_after * 60.0
+        self.limits = idle_rules.Limits(*limits)
         self.asleep = self.waking = self.turn = 0  # numbers of workers; a turn ends when a user sets another number
         self.woken: asyncio.Task[None] | None = None
         self.spilling: asyncio.Task[None] | None = None

@@ -22,6 +22,7 @@ class Limits:
 
     idle: float
     expire: float
+    lend: float = 0.0
 
     @property
     def notice(self) -> float:
@@ -31,7 +32,7 @@ class Limits:
     @property
     def look_every(self) -> float:
         """Seconds between two looks."""
-        return max(0.1, min([20.0, *(limit / 20 for limit in (self.idle, self.expire) if limit)]))
+        return max(0.1, min([20.0, *(limit / 20 for limit in (self.idle, self.expire, self.lend) if limit)]))
 
 
 @dataclass(frozen=True)

@@ -210,8 +210,8 @@ async def own(record, directory, port):
     promised = promise.of(record)
     cluster = new_cluster(record, directory, port)
     await cluster
-    following = loop.create_task(promised.follow(cluster))
     cluster.scheduler.policies = Policies(cluster, record, directory, ended)
+    following = loop.create_task(promised.follow(cluster.scheduler.policies.lending.numbers))
     add_commands(cluster, ended)
     announce(cluster, record, directory)
     port = 0 if record.sockets else cluster.scheduler.port

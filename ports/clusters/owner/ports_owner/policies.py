@@ -12,6 +12,7 @@ from .calm import CalmScheduler
 from .cluster import OwnedCluster
 from .guard import MemoryGuard
 from .idle import IdlePolicy
+from .lending import Lending
 from .record import Record
 from .workforce import Workforce
 
@@ -23,6 +24,7 @@ class Policies:
         self.cluster = cluster
         self.guard = MemoryGuard(cluster, record, memory.Meter())
         self.idle = IdlePolicy(cluster, record, directory, ended, self.guard)
+        self.lending = Lending(cluster, record, self.idle)
         self.calm = CalmScheduler(cluster.scheduler, record.calm_after)
         memory_watch.WATCH.scheduler = cluster.scheduler
         if record.guard != "off":
@@ -59,7 +61,7 @@ class Policies:
         n_asked = len(self.cluster.worker_spec)
         deaths = memory_deaths.summary(memory_deaths.DEATHS, time.time())
         own = {"guard": guard, "gpu_ids": self.gpu_ids(), "n_asked": n_asked, "memory_deaths": deaths}
-        return {**own, **self.idle.summary()}
+        return {**own, **self.idle.summary(), **self.lending.summary()}
 
     def gpu_ids(self) -> list[str]:
         """Return the GPUs that workers use, or will use when they come back."""

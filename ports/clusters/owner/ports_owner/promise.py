@@ -82,12 +82,12 @@ class Promise:
             os.fchmod(self.descriptor, 0o644)
         self.numbers, self.touched = numbers, now
 
-    async def follow(self, cluster):
-        """Keep the promise of `cluster` up to date while it runs and its workers come and go."""
+    async def follow(self, numbers):
+        """Keep the promise up to date while the cluster runs; `numbers` returns what it is promised at the moment."""
         while True:
             try:
-                self.tell(numbers_of(cluster))
-            except OSError as error:
+                self.tell(await numbers())
+            except Exception as error:  # noqa: BLE001 - whatever it is, the promise must be looked after again
                 warn(f"other users do not see what this cluster is promised now: {error}")
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -116,6 +116,14 @@ def others(directory=None):
         if uid not in uids and (reader.read_promise(path, uid) or {"bytes": 0})["bytes"]:
             uids.add(uid)
     return len(uids)
+
+
+def of_others(own):
+    """Return the live promises except the one at `own`, which is not opened: closing it would give up its lock."""
+    reader = probe.promises
+    found = [(path, uid) for path, uid in reader.candidates(reader.DIRECTORY) if path != own]
+    read = [reader.read_promise(path, uid) for path, uid in found[: reader.MOST_FILES]]
+    return [one for one in read if one is not None]
 
 
 def sweep(path):

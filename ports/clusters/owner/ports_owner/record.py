@@ -33,6 +33,7 @@ class Record:
     idle: int | float = 0
     expire: int | float = 0
     calm_after: int | float | bool = False
+    lend_after: int | float | bool = False
     gpus: int = 0
     gpu_ids: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)

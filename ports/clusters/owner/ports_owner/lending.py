@@ -1,0 +1,98 @@
+"""The promise of a cluster without tasks: others can have what it does not use, until tasks come.
+
+`lending_rules` decides how much. Memory that others took meanwhile stays theirs, so workers can get a smaller limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from . import guard, lending_rules, memory, promise, resize
+from .cluster import OwnedCluster, is_own
+from .ground import probe
+from .idle import IdlePolicy
+from .log import hours, say, warn
+from .record import Record
+
+MINUTE = 60.0
+
+
+class Lending:
+    """Decides what one cluster is promised at each moment."""
+
+    def __init__(self, cluster: OwnedCluster, record: Record, idle: IdlePolicy) -> None:
+        self.cluster, self.idle, self.meter, self.path = cluster, idle, memory.Meter(), record.promise
+        self.after = float(record.lend_after) * MINUTE
+        self.lent = 0  # bytes
+        self.is_lending = False
+        self.full: int | None = None  # the limit of each worker, where a smaller one was set here
+        self.reduced_to = 0
+
+    async def numbers(self) -> lending_rules.Numbers:
+        """Return the workers, threads and bytes that the cluster is promised now."""
+        whole, held = promise.numbers_of(self.cluster), self.held()
+        is_idle = bool(self.after) and time.monotonic() - self.idle.task_at >= self.after
+        if self.is_lending and not is_idle:
+            await self.take_back(held)
+            whole = promise.numbers_of(self.cluster)
+        elif is_idle and not self.is_lending and (lending_rules.is_worth(whole, held) or self.is_reduced):
+            self.is_lending = True
+            n_bytes = whole[2] - lending_rules.kept(whole, held)[2]
+            say(f"promise: no task for {hours(self.after)}: {probe.size(n_bytes)} are free for others until tasks come")
+        found = lending_rules.kept(whole, held) if self.is_lending else whole
+        self.lent = whole[2] - found[2]
+        return found
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether workers have a smaller limit because others use what was lent."""
+        return self.full is not None and self.reduced_to < self.full
+
+    def held(self) -> int:
+        """Return the bytes that the workers use, as they last said."""
+        workers = self.cluster.scheduler.workers.values()
+        return sum(one.metrics.get("memory", 0) for one in workers if is_own(self.cluster, one.name))
+
+    async def take_back(self, held: int) -> None:
+        """Take back what was lent, as far as it is free now; workers get a smaller limit where it is not."""
+        n_workers = len(self.cluster.worker_spec)
+        if not n_workers:
+            return  # they come back first
+        self.is_lending = False
+        now = promise.numbers_of(self.cluster)[2] // n_workers
+        if self.full is None or now != self.reduced_to:
+            self.full = now  # a user has set it
+        free = await asyncio.to_thread(self.free)
+        limit = lending_rules.limit_of_each(n_workers, self.full, held, free)
+        if limit != now:
+            try:
+                resize.limit_workers(self.cluster, limit)
+            except ValueError as error:
+                warn(f"promise: others use memory that this cluster lent, but its limits stay: {error}")
+                self.full = None
+                return
+            self.reduced_to = limit
+        if limit < self.full:
+            each = f"{probe.size(limit)} instead of {probe.size(self.full)} each"
+            warn(f"promise: tasks came, and others use memory that this cluster lent: its workers have {each}")
+        else:
+            self.full = None
+            say(f"promise: tasks came: {probe.size(n_workers * limit)} are promised to this cluster again")
+
+    def free(self) -> int:
+        """Return the bytes that are available and not promised to other clusters; in a thread, as it reads /proc."""
+        available = min((one.available for one in self.meter.domains()), default=0)
+        return lending_rules.free(available, [unfilled(one) for one in promise.of_others(self.path)])
+
+    def summary(self) -> dict[str, Any]:
+        """Return what is shown to users."""
+        reduced = {"limit_bytes": self.reduced_to, "full_bytes": self.full} if self.is_reduced else None
+        return {"lent_bytes": (self.lent if self.is_lending else 0) or None, "reduced": reduced}
+
+
+def unfilled(one: dict[str, Any]) -> int:
+    """Return the bytes of another cluster's promise that it does not use yet; all of it where it is hidden."""
+    in_use: int = guard.weight(one["pid"]) if one["pid"] else 0
+    return max(0, int(one["bytes"]) - in_use)
