@@ -1,5 +1,6 @@
 """Ask own ports what they are: the only file of the probe that connects to anything."""
 
+import os
 import re
 import time
 
@@ -146,6 +147,8 @@ def ask_notebooks(rows: "List[Json]", known: "Dict[int, bool]") -> None:
     end = time.monotonic() + 0.5
     for row in rows:
         if row["kind"] == "notebook" and row["pid"] and not row.get("of"):
+            if row["path"] and not is_for_others(row["path"]):
+                continue
             # a server that asks for a credential shows its login page without a line in its log
             for page in ("login", "api/status?no_track_activity=1") if row["inode"] not in known else ():
                 status = status_of(row, "%s/%s" % (row.get("base", ""), page), end - time.monotonic())
@@ -155,6 +158,14 @@ def ask_notebooks(rows: "List[Json]", known: "Dict[int, bool]") -> None:
                 if status == 200:
                     break
             row["open"] = known.get(row["inode"])
+
+
+def is_for_others(path: str) -> bool:
+    """Tell whether the mode of a Unix socket lets others connect to it."""
+    try:
+        return bool(os.stat(path).st_mode & 0o022)
+    except OSError:
+        return False
 
 
 def status_of(row: "Json", path: str, seconds: float) -> "Optional[int]":

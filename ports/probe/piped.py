@@ -73,7 +73,7 @@ def packed(data: bytes) -> bytes:
     import binascii
     import zlib
 
-    return binascii.b2a_base64(zlib.compress(data, 6), newline=False)
+    return binascii.b2a_base64(zlib.compress(data, 7), newline=False)
 
 
 def compiled(files: "List[Tuple[str, str]]", lines: bool = True) -> "Tuple[bytes, bytes]":

@@ -10,6 +10,7 @@ if __name__ != "__main__":  # piped, these names are there already
     from .files import own_text
     from .identity import link_of, read_bytes, stat_of
     from .records import SESSION_KINDS
+    from .sockets import is_socket_of
 
 MYPY = False
 if MYPY:
@@ -113,13 +114,34 @@ def describe(rows: "List[Json]") -> "Dict[int, List[int]]":
             ancestors[pid] = chain[1:]
         if "argv" not in row:
             started = stats.get(pid)
-            row["argv"] = (
-                read_bytes("/proc/%d/cmdline" % pid, once=True).decode("utf-8", "surrogateescape").split("\0")[:-1]
-            )
+            row["argv"] = argv_of(pid)
             row["started_at"] = round(booted + started[2] / ticks, 1) if started else None
             row["cwd"] = link_of("/proc/%d/cwd" % pid)
         row["kind"] = kind_of(row["argv"], row["port"])
     return ancestors
+
+
+def argv_of(pid: int) -> "List[str]":
+    """Return the command line of a process."""
+    return read_bytes("/proc/%d/cmdline" % pid, once=True).decode("utf-8", "surrogateescape").split("\0")[:-1]
+
+
+def without_other_sockets(rows: "List[Json]", known: "Set[str]", uid: int) -> "List[Json]":
+    """Return the rows without Unix sockets that are neither `known` pages nor held by a notebook server."""
+    kept, kinds = [], {None: ""}  # type: List[Json], Dict[Optional[int], str]
+    for row in rows:
+        if row["path"] and row["path"] not in known:
+            pid = row["pid"]
+            if pid not in kinds:
+                kinds[pid] = kind_of(argv_of(pid), None)
+            if kinds[pid] != "notebook":
+                continue
+            if row["path"][0] != "/":
+                row["path"] = row["address"] = os.path.join(link_of("/proc/%d/cwd" % pid) or "", row["path"])
+                if not is_socket_of(row["path"], uid):
+                    continue
+        kept.append(row)
+    return kept
 
 
 def environ_of(pid: int) -> "Dict[str, str]":
@@ -185,11 +207,22 @@ def recognise_notebooks(rows: "List[Json]", uid: int, warnings: "List[str]") -> 
             directories.update(runtime_directories(environs[row["pid"]], row["argv"]))
     records = jupyter_records(directories, uid, warnings)
     for row in rows:
-        key, value = ("sock", row["path"]) if row["path"] else ("port", row["port"])
-        mine = [one for one in records if one["pid"] == row["pid"] and one.get(key) == value]
+        mine = [one for one in records if one["pid"] == row["pid"] and is_about(one, row)]
         if mine or row["kind"] == "notebook":
             environ = environs[row["pid"]] if row["pid"] in environs else environ_of(row["pid"] or 0)
             fill_in_notebook(row, mine[0] if mine else None, environ)
+
+
+def is_about(record: "Json", row: "Json") -> bool:
+    """Tell whether the record of a notebook server names the socket of `row`; a path can be relative to its process."""
+    if row["path"]:
+        return bool(record.get("sock")) and os.path.join(row["cwd"] or "", record["sock"]) == row["path"]
+    return bool(record.get("port") == row["port"])
+
+
+def is_page(row: "Json", known: "Set[str]", with_port: "Set[int]") -> bool:
+    """Tell whether a row can be a page: what extensions of a server on a port open on Unix sockets is none."""
+    return not row["path"] or row["path"] in known or row["pid"] not in with_port or row.get("token") is not None
 
 
 def is_own_port(row: "Json", running: "Json", ancestors: "List[int]") -> bool:

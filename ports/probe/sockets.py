@@ -144,17 +144,21 @@ def tcp_listeners(warnings: "List[str]", only: "Optional[int]" = None) -> "List[
 
 
 def unix_listeners(wanted: "Set[str]", uid: int) -> "List[Json]":
-    """Return this user's listening Unix sockets whose path is `wanted`; a machine has many that are no pages."""
+    """Return this user's listening Unix sockets; those whose path is relative can be another's.
+
+    Where the kernel shows no table, these are the ones whose path is `wanted`.
+    """
     if sys.platform != "linux":  # there is no table, but the file, and records tell whether its process lives
         return [new_row("unix", path, None, uid, 0) for path in sorted(wanted) if is_socket_of(path, uid)]
-    rows = []
-    table = read_bytes("/proc/net/unix") if wanted else b""
-    for line in table.decode("utf-8", "surrogateescape").splitlines()[1:]:
-        fields = line.split(None, 7)
-        if len(fields) == 8 and fields[7] in wanted:
-            if int(fields[3], 16) & 0x10000 and is_socket_of(fields[7], uid):  # __SO_ACCEPTCON: it listens
-                rows.append(new_row("unix", fields[7], None, uid, int(fields[6])))
-    return rows
+    found = [(path, inode) for path, inode in unix_table() if path[0] != "/" or is_socket_of(path, uid)]
+    return [new_row("unix", path, None, uid, inode) for path, inode in found]
+
+
+def unix_table() -> "List[Tuple[str, int]]":
+    """Return path and inode of each listening Unix socket of this network namespace, whose user it does not tell."""
+    lines = read_bytes("/proc/net/unix").decode("utf-8", "surrogateescape").split("\n")
+    fields = [line.split(None, 7) for line in lines if " 00010000 " in line]  # __SO_ACCEPTCON: it listens
+    return [(one[7], int(one[6])) for one in fields if len(one) == 8]
 
 
 def is_socket_of(path: str, uid: int) -> bool:

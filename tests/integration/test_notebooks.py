@@ -590,7 +590,8 @@ def servers(state: Path, wanted: dict[str, tuple[list[str], dict[str, str]]]) ->
     with contextlib.ExitStack() as stack:
         pids = {}
         for what, (options, environ) in wanted.items():
-            command = [sys.executable, "-m", "jupyter_server", "--no-browser", "--ServerApp.port=0", *options]
+            command = [sys.executable, "-m", "jupyter_server", "--no-browser", *options]
+            command += [] if any("sock" in option for option in options) else ["--ServerApp.port=0"]
             command += ["--allow-root"] if os.getuid() == 0 else []
             output = stack.enter_context((state / "asking.log").open("ab"))
             environ = {**os.environ, "PYTHONPATH": str(state), **environ}
@@ -648,3 +649,69 @@ def test_a_server_with_a_runtime_directory_of_its_own_is_found(state: Path) -> N
             return found if found and found.token else None
 
         assert wait_until(with_token, timeout=30, what="its token", every=0.2).token == "sesame"
+
+
+def test_servers_on_unix_sockets_of_their_own_are_found_anywhere(state: Path) -> None:
+    """The socket listens, so the kernel's table has it, whatever directory holds the record of the server."""
+    (state / "deep" / "er").mkdir(parents=True)
+    (state / "config").mkdir()
+    text = f"c.ServerApp.runtime_dir = {str(state / 'hidden')!r}; c.ServerApp.sock = {str(state / 'c.sock')!r}"
+    (state / "config" / "jupyter_server_config.py").write_text(text)
+    elsewhere = f"--ServerApp.runtime_dir={state / 'runtime of its own'}"
+    wanted: dict[str, tuple[list[str], dict[str, str]]] = {
+        "option": ([f"--sock={state / 'deep' / 'er' / 'a b.sock'}", elsewhere], {}),
+        "environment": (
+            [f"--ServerApp.sock={state / 'e.sock'}"],
+            {"JUPYTER_RUNTIME_DIR": str(state / "by environment")},
+        ),
+        "relative": (["--ServerApp.sock=deep/r.sock", elsewhere], {}),
+        "open": ([f"--ServerApp.sock={state / 'open.sock'}", "--ServerApp.sock_mode=0666", NO_TOKEN, elsewhere], {}),
+        "private": ([f"--ServerApp.sock={state / 'private.sock'}", NO_TOKEN, elsewhere], {}),
+        "file": (
+            ["--ServerApp.sock_mode=0600"],
+            {"JUPYTER_CONFIG_DIR": str(state / "config")},
+        ),
+    }
+    expected = {
+        "option": (str(state / "deep" / "er" / "a b.sock"), True, None, []),
+        "environment": (str(state / "e.sock"), True, None, []),
+        "relative": (str(state / "deep" / "r.sock"), True, None, []),
+        "open": (str(state / "open.sock"), False, None, ["token"]),
+        "private": (str(state / "private.sock"), False, None, []),
+        "file": (str(state / "c.sock"), True, None, []),
+    }
+    with servers(state, wanted) as pids:
+
+        def found() -> dict[str, tuple[str | None, bool, str | None, list[str]]]:
+            rows = {one.pid: one for one in listeners.list() if one.kind == "notebook" and one.path}
+            return {
+                what: (
+                    rows[pid].path,
+                    bool(rows[pid].token),
+                    (rows[pid].reason or "").partition(":")[0] or None,
+                    [one.reason for one in rows[pid].exposed],
+                )
+                for what, pid in pids.items()
+                if pid in rows
+            }
+
+        try:
+            wait_until(lambda: found() == expected or None, timeout=60, what="the servers", every=0.5)
+        finally:
+            assert found() == expected
+        rows = [one for one in listeners.list() if one.pid in pids.values()]
+        assert sorted(one.path or "" for one in rows) == sorted(path for path, *_ in expected.values())
+
+
+def test_what_else_a_notebook_server_opens_is_no_page(state: Path) -> None:
+    """An extension's own Unix sockets, those of kernels, and those of other programs are not listed."""
+    (state / "extra.py").write_text(
+        "import socket\ndef _jupyter_server_extension_points(): return [{'module': 'extra'}]\n"
+        "def _load_jupyter_server_extension(server):\n"
+        "    server.extra = socket.socket(socket.AF_UNIX); server.extra.bind('extra.sock'); server.extra.listen()\n"
+    )
+    with servers(state, {"one": (["--ServerApp.jpserver_extensions={'extra': True}"], {})}) as pids:
+        found = wait_until(lambda: seen(pids["one"]), timeout=30, what="the server", every=0.2)
+        wait_until(lambda: (state / "extra.sock").exists() or None, timeout=10, what="the extension's socket")
+        assert [one.port for one in listeners.list() if one.pid == pids["one"]] == [found.port]
+        assert not [one for one in listeners.list() if one.path and one.kind != "notebook"]

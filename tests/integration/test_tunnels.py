@@ -756,3 +756,31 @@ def test_a_host_without_ports_gets_no_hint_to_start_a_cluster(laptop: Site) -> N
     (row,) = ports(laptop, "open", "server2")[1]
     assert "cluster start" not in row["note"] and "`ports list server2`" in row["note"]
     assert ports(laptop, "list", "server2")[0] == 0  # what the hint says works
+
+
+def test_a_notebook_server_on_a_unix_socket_opens_by_its_name(laptop: Site) -> None:
+    """Its record is in a directory of its own, so only the kernel's table of sockets shows it."""
+    command = [
+        laptop.notebook_python,
+        "-m",
+        "jupyter_server",
+        "--no-browser",
+        "--allow-root",
+        "--sock=/tmp/alice-nb.sock",
+    ]
+    command += ["--ServerApp.root_dir=/tmp", "--ServerApp.runtime_dir=/tmp/alice-nb-runtime"]
+    running = laptop.popen("server2", command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+
+        def opened() -> dict[str, Any] | None:
+            code, rows = ports(laptop, "open", "server2:tmp", "--background")
+            return rows[0] if code == 0 else None
+
+        row = wait_until(opened, timeout=60, what="the link", every=0.5)
+        assert (row["kind"], row["name"], row["state"]) == ("notebook", "tmp", "open")
+        assert "token=" in row["local_url"]
+        assert '"version"' in fetch(laptop, row["local_url"].replace("/?", "/api?"))
+    finally:
+        running.terminate()
+        running.communicate()
+        ports(laptop, "tunnel", "close", "--all")

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ports import probe
-from ports.probe import piped
+from ports.probe import piped, recognise
+from ports.probe.agent import watch
 from ports.probe.ask import find_exposed
 from ports.probe.recognise import kind_of, recognise_sessions, runtime_directories, words_of
 from ports.probe.records import read_sessions
@@ -359,3 +360,36 @@ def test_a_login_environment_that_is_not_shown_is_not_empty(
     monkeypatch.setenv("SHELL", "/bin/bash")
     with pytest.raises(run.StartFilesError, match=said):
         run.login_environment(timeout=0.5 if "sleep" in lines else 20)
+
+
+def test_a_look_notices_a_new_unix_socket_of_this_user(tmp_path: Path) -> None:
+    document = probe.probe({"ask_http": False})
+    before = watch.glance({}, document)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        assert watch.glance({}, document)[1] == before[1]
+        listener.listen()
+        assert [path for path, _ in watch.glance({}, document)[1] if path.startswith(str(tmp_path))] == [
+            f"{tmp_path}/s"
+        ]
+    assert [row["path"] for row in probe.probe({"ask_http": False})["listeners"] if row["path"]] == []
+
+
+RECORD = {"pid": 7, "port": 0, "sock": "work/r.sock"}
+
+
+@pytest.mark.parametrize(
+    ("path", "cwd", "is_its"),
+    [("/a/work/r.sock", "/a", True), ("/b/work/r.sock", "/a", False), ("work/r.sock", None, True), (None, "/a", False)],
+)
+def test_a_record_of_jupyter_names_a_socket_relative_to_its_process(path: str, cwd: str, is_its: bool) -> None:
+    assert recognise.is_about(RECORD, {"path": path, "cwd": cwd, "port": 8888}) is is_its
+
+
+def test_sockets_beside_a_port_are_no_pages_without_a_record() -> None:
+    beside = {"path": "/tmp/x", "pid": 7, "token": None}
+    assert not recognise.is_page(beside, set(), {7})
+    assert recognise.is_page(beside, {"/tmp/x"}, {7})
+    assert recognise.is_page(beside, set(), {8})
+    assert recognise.is_page({**beside, "token": ""}, set(), {7})
+    assert recognise.is_page({**beside, "path": None}, set(), {7})

@@ -18,6 +18,7 @@ if __name__ != "__main__":  # piped, these names are there already
     from ..recognise import runtime_directories
     from ..records import SESSION_KINDS
     from ..socket_users import holder_of, listening
+    from ..sockets import is_socket_of, unix_table
 
 MYPY = False
 if MYPY:
@@ -114,7 +115,8 @@ def glance(request: "Json", document: "Json") -> "Any":
     found = [stamp(path) for path in paths + watched_directories()]
     processes = [(stat_of(pid) or ("", 0, 0))[2] for pid in pids]
     others = left_running() if wanted.get("called") else []
-    return listening(os.getuid(), bool(wanted.get("all"))), processes, found, others
+    own = [one for one in unix_table() if is_socket_of(one[0], os.getuid())]
+    return listening(os.getuid(), bool(wanted.get("all"))), own, processes, found, others
 
 
 def watched_directories() -> "List[str]":

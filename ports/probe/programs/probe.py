@@ -13,10 +13,12 @@ if __name__ != "__main__":  # piped, these names are there already
         NEVER_ASKED,
         WEB,
         describe,
+        is_page,
         jupyter_records,
         recognise_notebooks,
         recognise_sessions,
         runtime_directories,
+        without_other_sockets,
     )
     from ..records import SESSION_KINDS, read_sessions
     from ..sockets import owners_of, tcp_listeners, unix_listeners
@@ -47,13 +49,14 @@ def probe(request: "Optional[Json]" = None) -> "Json":
         except OSError as error:
             warnings.append("the %s of ports cannot be listed: %s: %s" % (folder, error.filename, error.strerror))
     everybody = wanted.get("all") or wanted.get("port")
-    rows = tcp_listeners(warnings, None if everybody else uid)
+    rows, known = tcp_listeners(warnings, None if everybody else uid), set()  # type: List[Json], Set[str]
     if wanted.get("port"):
         rows = [row for row in rows if row["port"] == wanted["port"]]
     own = [row for row in rows if row["uid"] == uid]
     if not wanted.get("port"):
-        own += unix_listeners(unix_paths(sessions, uid), uid)
-    look_at(own, sessions, wanted, warnings)
+        known = unix_paths(sessions, uid)
+        own += unix_listeners(known, uid)
+    own = look_at(own, sessions, wanted, warnings, known)
     names = {uid: user_name(uid)}
     for row in own:
         row["user"] = names[uid]
@@ -77,7 +80,7 @@ def unix_paths(sessions: "Json", uid: int) -> "Set[str]":
     """Return the Unix sockets that records name."""
     paths = set()  # type: Set[str]
     for record in jupyter_records(set(runtime_directories(dict(os.environ))), uid, []):
-        if record.get("sock"):
+        if str(record.get("sock")).startswith("/"):
             paths.add(record["sock"])
     for session in [one for found in sessions.values() for one in found]:
         if session["alive"] and session["running"] and session["running"].get("dashboard"):
@@ -87,8 +90,10 @@ def unix_paths(sessions: "Json", uid: int) -> "Set[str]":
     return paths
 
 
-def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List[str]") -> None:
-    """Find out what this user's listeners are.
+def look_at(
+    own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List[str]", known: "Set[str]"
+) -> "List[Json]":
+    """Find out what this user's listeners are; return them without the Unix sockets that are no pages.
 
     The newest are recognised first: while the probe waits for what they say, there is time for the others.
     """
@@ -97,6 +102,7 @@ def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List
     for row in own:
         row["pid"] = row["pid"] or holders.get(row["inode"])
         row.update(http=None, scheme="http", url_path="", greets=False)
+    own = without_other_sockets(own, known, uid)
     newest = sorted(own, key=lambda row: (-row["inode"], -(row.get("started_at") or 0)))
     asking = Asking(wanted.get("silence", 0.02), wanted.get("patience", 0.02))
     answers = wanted.get("answers")  # the agent keeps them, because it looks again and again
@@ -117,12 +123,15 @@ def look_at(own: "List[Json]", sessions: "Json", wanted: "Json", warnings: "List
             asked += unknown
         asking.step()
     asking.finish()
+    with_port = {row["pid"] for row in own if row["port"]}
+    own = [row for row in own if is_page(row, known, with_port)]
     if answers:
         answers.keep(asked)
     if wanted.get("ask_http", True):
         ask_notebooks(own, answers.doors if answers else {})
     pair_dask(own, ancestors)
     find_exposed(own, ancestors)
+    return own
 
 
 def installed(warnings: "List[str]") -> "Optional[Json]":
