@@ -117,8 +117,8 @@ def down() -> str:
     page = tunnel.page("A new connection is being tried.")
     request = b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\n\r\n"
     text = answer(page, request).decode().partition("\r\n\r\n")[2]
-    # it reloads itself, and lies in the middle of a large window
     text = re.sub(r"Since \d\d:\d\d:\d\d", "Since 14:02:31", text)  # here it depends on the time zone
+    # it reloads itself, and lies in the middle of a large window
     return text.partition("<script>")[0].replace("margin:15vh auto", "margin:0;padding:14px 20px;width")
 
 

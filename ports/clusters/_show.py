@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from ports import listeners
 from ports.clusters._text import html_table
@@ -58,7 +59,10 @@ def telling(what: str) -> Iterator[None]:
 
 
 def describe(cluster_or_client: object, local_port: int | None = None) -> dict[str, Any]:
-    """Return what `show` shows: ``command``, ``link``, and ``by_hand``, the plain ssh command."""
+    """Return what `show` shows: ``command``, ``link``, and ``by_hand``, the plain ssh command.
+
+    In a kernel of a Jupyter server with the route of `ports`, also ``here``, the path there.
+    """
     cluster: Any = getattr(cluster_or_client, "cluster", None) or cluster_or_client
     row = getattr(cluster, "row", None)
     if callable(row) and hasattr(cluster, "record"):
@@ -66,6 +70,8 @@ def describe(cluster_or_client: object, local_port: int | None = None) -> dict[s
         link = listeners.cluster_link(name, local_port)
         by_hand = ["ssh", "-N", "-L", f"{_port(link)}:{socket_path}", listeners.alias()]
         shown = {"command": listeners.open_command(name, local_port), "link": link, "by_hand": shlex.join(by_hand)}
+        if here := listeners.route(name):
+            shown["here"] = here
         if port := _port(row().get("tcp_link") or ""):  # without its token, because notebooks save what they display
             shown["forward"] = f"port {port}; `ports cluster show {name}` shows its link and token"
         return shown
@@ -98,7 +104,11 @@ class Shown:
 
     def _repr_html_(self) -> str:
         link = html.escape(str(self._shown["link"]), quote=True)
-        facts = [
+        facts = []
+        if here := str(self._shown.get("here", "")):
+            link_here = quote(here, safe="/%")
+            facts.append(("In this Jupyter", f'<a href="{link_here}" target="_blank">{html.escape(here)}</a>'))
+        facts += [
             ("At home, type", f"<code>{html.escape(self._shown['command'])}</code>"),
             ("then open", f'<a href="{link}" target="_blank" rel="noopener">{link}</a>'),
             ("without ports there", f"<code>{html.escape(self._shown['by_hand'])}</code>"),
@@ -111,7 +121,8 @@ class Shown:
 def shown_text(shown: Mapping[str, Any]) -> str:
     """Return what `ports.show` prints."""
     return (
-        f"at home, type:        {shown['command']}\n"
+        (f"in this Jupyter:      {shown['here']}\n" if "here" in shown else "")
+        + f"at home, type:        {shown['command']}\n"
         f"then open:            {shown['link']}\n"
         f"without ports there:  {shown['by_hand']}"
         + (f"\nor forward:           {shown['forward']}" if "forward" in shown else "")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ports.listeners._at_home import cluster_link as cluster_link
     from ports.listeners._at_home import open_command as open_command
     from ports.listeners._from_probe import from_probe as from_probe
+    from ports.listeners._in_jupyter import announcement as announcement
+    from ports.listeners._in_jupyter import route as route
     from ports.listeners._kinds import is_asked as is_asked
     from ports.listeners._kinds import is_session as is_session
     from ports.listeners._list import list as list
@@ -36,6 +38,7 @@ else:
                 "open_command",
             ),
             "_from_probe": ("from_probe",),
+            "_in_jupyter": ("announcement", "route"),
             "_kinds": ("is_asked", "is_session"),
             "_list": ("list", "rows"),
             "_listener": ("Listener",),

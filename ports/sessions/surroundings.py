@@ -32,7 +32,7 @@ _TERMINAL = re.compile(
 _CONNECTION = re.compile(r"SSH_CONNECTION|SSH_CLIENT|SSH_ORIGINAL_COMMAND|SSH_USER_AUTH|XDG_(SESSION_.*|SEAT.*|VTNR)")
 #: The starter as a kernel of Jupyter, or as one process of a parallel run: a child that reads these joins that run.
 _PROCESS = re.compile(
-    r"JPY_.*|PMI_.*|PMIX_.*|OMPI_(COMM|MCA_ess|MCA_orte).*|MPI_LOCAL.*|HYDRA_.*|FLUX_TASK_.*"
+    r"JPY_.*|PORTS_JUPYTER_ROUTE|PMI_.*|PMIX_.*|OMPI_(COMM|MCA_ess|MCA_orte).*|MPI_LOCAL.*|HYDRA_.*|FLUX_TASK_.*"
     r"|SLURM_(PROCID|LOCALID|NODEID|GTIDS|TASK_PID|STEP.*|SRUN_.*|PTY_.*|LAUNCH_NODE_IPADDR)"
 )
 #: A person looks at these. What nobody looks at would fail on a display that is gone.

@@ -18,6 +18,11 @@ def _jupyter_server_extension_points() -> list[dict[str, str]]:
 
 
 def _load_jupyter_server_extension(server: Any) -> None:
+    import os
+
+    from ports.listeners import announcement
     from ports.web import _dashboard_route
 
-    server.web_app.add_handlers(".*$", _dashboard_route.handlers(server.web_app.settings["base_url"]))
+    base_url = server.web_app.settings["base_url"]
+    server.web_app.add_handlers(".*$", _dashboard_route.handlers(base_url))
+    os.environ |= announcement(base_url)

@@ -17,7 +17,9 @@ from ports import clusters, notebooks
 from ports.clusters._cluster import Cluster
 from ports.notebooks import _notebooks
 from ports.notebooks._notebook import Notebook
+from ports.state import wait_until
 from tests.integration.conftest import Home
+from tests.integration.test_notebooks import by_hand, run_in_kernel
 
 TOKEN = re.compile(r'"token":"([^"]+)"')  # of a page's websocket
 
@@ -86,6 +88,40 @@ def test_links_lead_to_the_first_page_and_a_page_names_all_clusters(lab: Noteboo
     status, _, page = ask(lab, "/ports/nope/status")
     assert status == 404 and "no cluster" in page and 'href="/ports/main/status"' in page
     assert ask(lab, "/ports/main/no/such/page")[0] == 404
+
+
+SHOWN = "import ports; ports.show(ports.clusters.get('main'))"
+
+
+def shown_in_a_kernel(lab: Notebook, code: str) -> str:
+    """Return what `code` prints in a new kernel of the server; IPython's display is a message of another type."""
+    kernel = json.loads(ask(lab, "/api/kernels", "POST")[2])["id"]
+    try:
+        return run_in_kernel(lab, kernel, "import IPython.display as d; d.display = print\n" + code)
+    finally:
+        ask(lab, f"/api/kernels/{kernel}", "DELETE")
+
+
+def test_show_names_the_path_in_jupyter_first(lab: Notebook, main: Cluster) -> None:
+    printed = shown_in_a_kernel(lab, SHOWN)
+    assert printed.splitlines()[0] == "in this Jupyter:      /ports/main"
+    assert printed.splitlines()[1].startswith("at home, type:  ")
+    outside = (
+        f"import subprocess, sys, os; env = dict(os.environ); del env['JPY_PARENT_PID']\n"
+        f"print(subprocess.run([sys.executable, '-c', {SHOWN!r}], env=env, capture_output=True, text=True).stdout)"
+    )
+    assert shown_in_a_kernel(lab, outside).startswith("at home, type:  ")
+
+
+def test_show_names_no_path_where_the_route_is_disabled(shared_home: Home, main: Cluster) -> None:
+    options = ("--ServerApp.jpserver_extensions={'ports.web': False}",)
+    with by_hand(shared_home.work, shared_home.work / "by-hand.log", *options) as process:
+
+        def listed() -> Notebook | None:
+            return next((one for one in notebooks.list() if one.pid == process.pid and one.token), None)
+
+        found = wait_until(listed, timeout=40, what="the server in the list", every=0.2)
+        assert shown_in_a_kernel(found, SHOWN).startswith("at home, type:  ")
 
 
 def test_its_websocket_goes_through(lab: Notebook, main: Cluster) -> None:

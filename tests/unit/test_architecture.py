@@ -45,6 +45,7 @@ OWNER = "clusters/owner/ports_owner/"
 READ_THE_ENVIRONMENT = (
     "state/settings.py",
     "state/paths.py",
+    "listeners/_in_jupyter.py",
     "sessions/surroundings.py",
     "sessions/_attach.py",
     "sessions/launch.py",
