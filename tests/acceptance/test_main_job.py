@@ -88,7 +88,7 @@ def test_background_tunnels_keep_their_links_and_are_listed_and_closed(at_work: 
     assert (len(links), {row["local_url"] for row in listed}) == (3, links)
     assert {row["state"] for row in listed} == {"open"}
     twice = at_work.json("open", "server1", "server2", "--background")
-    assert {row["local_url"]: row["note"] for row in twice} == dict.fromkeys(links, "open already")
+    assert {row["local_url"]: row["note"] for row in twice} == dict.fromkeys(links, "already open")
     assert len(at_work.json("tunnel", "list")) == 3
     closed = at_work.json("tunnel", "close", "server1:main")
     assert [(row["name"], row["state"]) for row in closed] == [("main", "closed")]

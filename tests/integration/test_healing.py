@@ -316,11 +316,12 @@ def test_where_a_person_must_answer_nothing_is_tried_until_a_login(journey: Jour
 
 def test_a_new_service_on_an_open_host_is_forwarded_shown_and_followed(journey: Journey) -> None:
     site = journey.site
-    _, port = journey.serve("server1")
     site.host("laptop").write("~/browser", '#!/bin/sh\nexec curl -s -o "$HOME/seen" -L "$1"\n', mode=0o755)
     home = site.run("laptop", ["sh", "-c", "echo $HOME"]).stdout.strip()
     told = {
-        setting: Told(site, ["server1", f"server1:{port}"], {"cluster": setting}, f"{home}/browser")
+        setting: Told(
+            site, ["server1", f"server1:{journey.serve('server1')[1]}"], {"cluster": setting}, f"{home}/browser"
+        )
         for setting in ("notify", "open", "silent", "ignore")
     }
     for one in told.values():
