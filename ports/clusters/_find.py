@@ -98,7 +98,7 @@ def reuse(found: Found[ClusterRecord], asked: Mapping[str, Any], how: str) -> Cl
     """
     now = Snapshot(found)
     record = now.record
-    different = () if how == "any" else _differences(record, asked)
+    different = () if how == "any" else _differences(record, asked, is_told_once=how == "warn")
     if different and how == "exact":
         raise DifferentClusterError(record.name, different)
     if different:
@@ -113,7 +113,7 @@ def reuse(found: Found[ClusterRecord], asked: Mapping[str, Any], how: str) -> Cl
     return Cluster(now)
 
 
-def _differences(record: ClusterRecord, asked: Mapping[str, Any]) -> tuple[str, ...]:
+def _differences(record: ClusterRecord, asked: Mapping[str, Any], *, is_told_once: bool) -> tuple[str, ...]:
     interpreter = sys.executable
     if asked.get("env") is not None:
         environment = environments.find(asked["env"], Path.cwd(), environ=sessions.surroundings.of_a_session())
@@ -128,9 +128,10 @@ def _differences(record: ClusterRecord, asked: Mapping[str, Any]) -> tuple[str, 
     directory = str(Path.cwd())
     files = [str(getattr(module, "__file__", None) or "") for module in [*sys.modules.values()]]
     seen = (record.name, record.created_at, directory)
-    if seen in _TOLD or not _options.directory_matters(record, directory, files):
+    is_told = is_told_once and seen in _TOLD
+    if is_told or not _options.directory_matters(record, directory, files):
         directory = record.directory
-    else:
+    elif is_told_once:
         _TOLD.add(seen)
     config = _dask.changed_config()
     return _options.differences(

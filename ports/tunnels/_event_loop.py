@@ -152,6 +152,8 @@ class Relay:
             self._loop.call_soon_threadsafe(self._control.close)
         try:
             server = self._control = self.call(start())
+        except TimeoutError:  # an OSError, too, and no fault of the disk
+            raise
         except OSError as error:
             raise StoreError(path, error.strerror or str(error)) from error
         return Reach(str(path) if unix else f"{LOOPBACK[0]}:{server.sockets[0].getsockname()[1]}", token)
@@ -202,6 +204,8 @@ class Relay:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result(timeout)
+        except PortsError:  # a `TimedOutError` of the coroutine's own, which is a `TimeoutError`, too
+            raise
         except (TimeoutError, concurrent.futures.TimeoutError) as error:
             future.cancel()
             raise TimeoutError(f"no result within {timeout:g} s") from error

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ports.errors import TimedOutError
 from ports.hosts._connection import to_unix_socket
 from ports.tunnels._event_loop import Relay, bind
 from ports.tunnels._local_forward import LocalForward
@@ -85,3 +86,14 @@ def test_a_request_that_is_not_understood_is_answered_at_once(tmp_path: Path) ->
                 assert answer.readline() == b""
     finally:
         relay.close()
+
+
+def test_a_wait_that_ends_in_the_relay_keeps_its_own_words() -> None:
+    relay = Relay()
+
+    async def wait() -> None:
+        raise TimedOutError("heartbeat of server1", 3.0)
+
+    with pytest.raises(TimedOutError, match="waiting for heartbeat of server1"):
+        relay.call(wait())
+    relay.close()
