@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -31,7 +32,6 @@ _ELSEWHERE = {  # attributes of LocalCluster that need the process of the cluste
     "requested": "cluster.workers",
     "observed": "cluster.workers",
     "sync": "client.sync",
-    "adapt": "cluster.scale(n); workers of an unused cluster end and come back by themselves (idle=)",
 }
 
 
@@ -42,10 +42,15 @@ class Cluster:
     `stop` ends it.
     """
 
-    def __init__(self, now: Snapshot, *, just_started: bool = False) -> None:
-        self._now = now
+    def __init__(self, now: Snapshot | Future[Cluster], *, just_started: bool = False) -> None:
+        self._found = now
         self._started = time.monotonic() if just_started else None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def _now(self) -> Snapshot:
+        """What was found; waits for a start that goes on in a thread."""
+        return self._found if isinstance(self._found, Snapshot) else self._found.result()._now
 
     # --- what it is ---
 
@@ -145,10 +150,11 @@ class Cluster:
     # --- in an event loop ---
 
     def __await__(self) -> Generator[Any, None, Cluster]:
-        """Note the event loop of an asynchronous client, in which nothing may block; the cluster runs already."""
+        """Note the event loop of an asynchronous client, in which nothing may block, and wait for a start."""
         self._loop = asyncio.get_running_loop()
+        if not isinstance(self._found, Snapshot):
+            yield from asyncio.wrap_future(self._found).__await__()
         return self
-        yield
 
     async def __aenter__(self) -> Cluster:
         return await self
@@ -264,6 +270,54 @@ class Cluster:
         if n is None:
             raise UsageError("scale needs a number of workers n, or cores=, or memory=")
         return self._run(_scheduler.scale, self._now, n, force=force)
+
+    def adapt(
+        self,
+        *,
+        minimum: int = 0,
+        maximum: float | None = None,
+        minimum_cores: int | None = None,
+        maximum_cores: int | None = None,
+        minimum_memory: int | str | None = None,
+        maximum_memory: int | str | None = None,
+        interval: float | str = 1.0,
+        target_duration: float | str = 5.0,
+        wait_count: int = 3,
+    ) -> None:
+        """Let the number of workers follow the tasks, until `scale` sets it. It goes on when this process ends.
+
+        Parameters
+        ----------
+        minimum, maximum : int
+            The fewest and the most workers. Default: 0, and the number that the cluster has now.
+        minimum_cores, maximum_cores : int, optional
+            The same, as threads of all workers.
+        minimum_memory, maximum_memory : int or str, optional
+            The same, as memory of all workers: bytes, or ``"16GB"``.
+        interval : float or str
+            Seconds between two looks.
+        target_duration : float or str
+            Seconds in which all tasks should end; the scheduler wants more workers where they would take longer.
+        wait_count : int
+            How often in a row fewer workers must be wanted until some end.
+
+        Raises
+        ------
+        UsageError
+            A bound is invalid.
+        OverpromisedError
+            The most workers may use more memory than the machine has.
+        DaskError
+            The scheduler did not do it.
+        """
+        sizes = {"minimum_memory": minimum_memory, "maximum_memory": maximum_memory}
+        bounds: dict[str, Any] = {
+            name: int(_dask.parse_bytes(size)) for name, size in sizes.items() if size is not None
+        }
+        bounds |= {"minimum": minimum, "maximum": maximum}
+        bounds |= {"minimum_cores": minimum_cores, "maximum_cores": maximum_cores}
+        seconds = [_dask.parse_seconds(one) or 1.0 for one in (interval, target_duration)]
+        return self._run(_scheduler.adapt, self._now, bounds, *seconds, wait_count)
 
     @property
     def scheduler_info(self) -> dict[str, Any]:

@@ -14,6 +14,13 @@ class GuardShown(TypedDict):
     restarts: int
 
 
+class Adapts(TypedDict):
+    """Between which numbers of workers a cluster adapts."""
+
+    minimum: int
+    maximum: int
+
+
 class MemoryDeaths(TypedDict):
     """Workers that ended at their memory limit: how many, the limit, when the last one did, and with which task."""
 
@@ -43,6 +50,7 @@ class Summary(TypedDict, total=False):
     memory_limit_bytes: int
     n_tasks: int
     n_clients: int
+    adapts: Adapts | None
     guard: GuardShown | None
     gpu_ids: list[str]
     n_asked: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import math
 import os
 import socket
 import sys
@@ -247,6 +248,35 @@ def how_many(record: ClusterRecord, n: int | None, cores: int | None, memory_byt
     if not numbers:
         raise UsageError("scale needs a number of workers n, or cores=, or memory=")
     return max(numbers)
+
+
+def adapt_bounds(record: ClusterRecord, asked: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the fewest and the most workers that `adapt` asks for, as Dask reckons; by default what it has. Pure.
+
+    Raises
+    ------
+    UsageError
+        A bound is no number of workers, or the fewest are more than the most.
+    """
+    lows = [asked.get("minimum") or 0]
+    for cores, memory in [(asked.get("minimum_cores"), None), (None, asked.get("minimum_memory"))]:
+        if cores is not None or memory is not None:
+            lows.append(how_many(record, None, cores, memory))
+    most = asked.get("maximum")
+    highs = [] if most is None or most == math.inf else [most]
+    if (cores := asked.get("maximum_cores")) is not None:
+        highs.append(max(1, cores // (record.threads_per_worker or 1)))
+    if (memory := asked.get("maximum_memory")) is not None:
+        each = record.memory_limit if isinstance(record.memory_limit, int) else 0
+        highs.append(max(1, memory // each if each else how_many(record, None, None, memory)))
+    low = max(lows)
+    high = min(highs) if highs else max(record.n_workers or 1, low)
+    for name, value in (("minimum", low), ("maximum", high)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise UsageError(f"{name} is {value!r}; pass a number of workers")
+    if low > high:
+        raise UsageError(f"minimum is {low}, more than maximum, which is {high}")
+    return low, high
 
 
 def directory_matters(running: ClusterRecord, directory: str, files: Iterable[str]) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ports import machine
-from ports.clusters import _dask, _gpus
+from ports.clusters import _dask, _gpus, _options
 from ports.clusters._options import ClusterRecord
 from ports.clusters._snapshot import Snapshot, with_promises
 from ports.errors import DaskError, UsageError, warn
@@ -46,6 +47,27 @@ def scale(now: Snapshot, n_workers: int, *, force: bool | None) -> None:
         changed["explained"] = fair_share.describe_division(n_workers, limit, record.divided_bytes)
         warn(f"cluster {now.name!r} now has {changed['explained']}")
     records.write(now.found.files.record, ClusterRecord.from_json(changed))
+    now.refresh()
+
+
+def adapt(now: Snapshot, bounds: Mapping[str, Any], interval: float, target_duration: float, wait_count: int) -> None:
+    """Let the number of workers follow the tasks; raises as `Cluster.adapt`."""
+    now.refresh()
+    record, limit = now.record, now.record.memory_limit
+    minimum, maximum = _options.adapt_bounds(record, bounds)
+    arguments: dict[str, Any] = {}
+    if record.divided_bytes and limit:
+        limit = arguments["memory_limit"] = fair_share.divide(maximum, record.divided_bytes, record.most_memory)
+    elif isinstance(limit, int) and maximum > (record.n_workers or 0) and not settings.get("cluster.force"):
+        room = replace(machine.room(without=now.running.process.pid), own_clusters=with_promises(now.name))
+        fair_share.check(room, maximum, limit, record.memory_typed)
+    arguments |= _gpus.for_scale(now, maximum, force=False)
+    how = {"bounds": (minimum, maximum, wait_count), "interval": interval, "target_duration": target_duration}
+    _call(now, "ports_adapt", **how, **arguments)
+    if isinstance(limit, int) and limit != record.memory_limit:
+        changed = {**record.to_json(), "memory_limit": limit}
+        changed["explained"] = fair_share.describe_division(maximum, limit, record.divided_bytes)
+        records.write(now.found.files.record, ClusterRecord.from_json(changed))
     now.refresh()
 
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import functools
+import inspect
+import sys
+import threading
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -44,21 +50,39 @@ def client(name: str | None = None, *, reuse: str | None = None, **asked: Any) -
     is_asynchronous = bool(asked.pop("asynchronous", False))
     options = {key: asked.pop(key) for key in _options.CLIENT_KEYWORDS if key in asked}
     if is_asynchronous:
-        return cast("Client", _client_of_loop(name, reuse, asked, options))
-    return cluster(name, reuse=reuse, **asked).get_client(**options)
+        return cast("Client", _Later(_client_of_loop(name, reuse, asked, options)))
+    return _find_or_start(name, reuse, asked).get_client(**options)
+
+
+class _Later:
+    """A client of an event loop, for ``await`` and for ``async with``, as `distributed.Client` itself."""
+
+    def __init__(self, coming: Coroutine[Any, Any, Client]) -> None:
+        self._coming = coming
+
+    def __await__(self) -> Generator[Any, None, Client]:
+        return self._coming.__await__()
+
+    async def __aenter__(self) -> Client:
+        self._client = await self
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        await cast("Any", self._client).close()
 
 
 async def _client_of_loop(
     name: str | None, reuse: str | None, asked: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Client:
-    found = await asyncio.to_thread(cluster, name, reuse=reuse, **asked)
+    found = await asyncio.to_thread(_find_or_start, name, reuse, dict(asked))
     return await cast("Awaitable[Client]", found.get_client(asynchronous=True, **options))
 
 
 def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) -> Cluster:
     """Return my cluster `name` on this machine; start it if there is none.
 
-    Several processes that ask at the same time get the same cluster.
+    Several processes that ask at the same time get the same cluster. In a coroutine, ``async with ports.cluster():``
+    and ``await ports.cluster()`` start it in a thread, and the event loop goes on.
 
     Parameters
     ----------
@@ -79,6 +103,32 @@ def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) 
     StartError
         It did not start; says why.
     """
+    is_asynchronous = asked.pop("asynchronous", None)
+    if is_asynchronous or (is_asynchronous is None and _is_coroutine(sys._getframe(1))):
+        return Cluster(_in_thread(functools.partial(_find_or_start, name, reuse, asked)))
+    return _find_or_start(name, reuse, asked)
+
+
+def _is_coroutine(frame: types.FrameType) -> bool:
+    """Say whether a coroutine calls: a cell of a notebook runs in an event loop, too, but needs its cluster now."""
+    return bool(frame.f_code.co_flags & inspect.CO_COROUTINE)
+
+
+def _in_thread(function: Callable[[], Cluster]) -> Future[Cluster]:
+    future: Future[Cluster] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - whoever awaits it gets it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="ports-cluster").start()
+    return future
+
+
+def _find_or_start(name: str | None, reuse: str | None, asked: dict[str, Any]) -> Cluster:
+    """Do what `cluster` says, in any thread."""
     defaults = settings.get("cluster")
     name, reuse = paths.check_name(name or defaults["name"]), reuse or defaults["reuse"]
     known = {option: value for option, value in asked.items() if option in settings.options(KIND)}

@@ -41,6 +41,8 @@ def cluster_note(counts: Summary, typed: str = "") -> str | None:
         notes.append(f"memory guard: {guard['reason']}")
     if (n_asked := counts.get("n_asked", 0)) > (n_workers := counts.get("n_workers", 0)):
         notes.append(f"{n_workers} of {n_asked} workers run; the others are starting")
+    if (adapts := counts.get("adapts")) is not None:
+        notes.append(f"adapts between {adapts['minimum']} and {adapts['maximum']} workers, until it is scaled")
     if (deaths := counts.get("memory_deaths")) is not None:
         notes.append(memory_note(deaths, typed))
     if counts.get("asleep"):

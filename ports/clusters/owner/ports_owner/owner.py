@@ -172,7 +172,8 @@ def add_commands(cluster, ended):
         elif not ended.done():
             ended.set_result("restart")  # workers are threads here: only a new process imports modules again
 
-    cluster.scheduler.handlers.update(ports_scale=cluster.scheduler.policies.scale, ports_restart=restart)
+    policies = cluster.scheduler.policies
+    cluster.scheduler.handlers.update(ports_scale=policies.scale, ports_adapt=policies.adapt, ports_restart=restart)
 
 
 def own_identity(record):

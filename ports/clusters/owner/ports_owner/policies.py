@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from . import memory, memory_deaths, memory_watch, resize, workers
+from .adapt import Adaptive
+from .adapt_rules import Bounds
 from .calm import CalmScheduler
 from .cluster import OwnedCluster
 from .guard import MemoryGuard
@@ -30,6 +32,7 @@ class Policies:
         if record.guard != "off":
             self.guard.start()
         self.workforce = Workforce(cluster)
+        self.adaptive = Adaptive(cluster, self.idle, self.workforce)
         loop = asyncio.get_running_loop()
         self.watching = [loop.create_task(one.run()) for one in (self.idle, self.workforce)]
 
@@ -39,18 +42,39 @@ class Policies:
         With `memory_limit`, each has that many bytes from now on, running ones included. Raises ValueError where one of
         them uses too much of it already.
         """
-        if memory_limit is not None:
-            resize.limit_workers(self.cluster, memory_limit)
-        if gpu_ids:
-            self.cluster.new_spec["options"]["gpu_ids"] = tuple(gpu_ids)
+        self.adaptive.stop()
+        self.resize(gpu_ids, memory_limit)
         self.idle.forget_sleepers()
         async with self.idle.scaling:
             self.cluster.scale(n_workers)
         await self.cluster
         await self.idle.give_memory_back()
 
+    def resize(self, gpu_ids: tuple[str, ...], memory_limit: int | None) -> None:
+        """Set the memory of each worker, and the GPUs that new ones take."""
+        if memory_limit is not None:
+            resize.limit_workers(self.cluster, memory_limit)
+        if gpu_ids:
+            self.cluster.new_spec["options"]["gpu_ids"] = tuple(gpu_ids)
+
+    async def adapt(
+        self,
+        bounds: tuple[int, int, int],
+        interval: float,
+        target_duration: float,
+        *,
+        gpu_ids: tuple[str, ...] = (),
+        memory_limit: int | None = None,
+    ) -> None:
+        """Let the number of workers follow the tasks, until `scale`; raises as `scale`."""
+        self.resize(gpu_ids, memory_limit)
+        if self.idle.asleep:
+            self.idle.wake("somebody who lets it adapt")
+        self.adaptive.start(Bounds(*bounds), interval, target_duration)
+
     def close(self) -> None:
         """Stop all watching, before the cluster ends."""
+        self.adaptive.stop()
         self.guard.over.set()
         for watching in self.watching:
             watching.cancel()
@@ -60,7 +84,9 @@ class Policies:
         guard = self.guard.shown if self.guard.state.level else None
         n_asked = len(self.cluster.worker_spec)
         deaths = memory_deaths.summary(memory_deaths.DEATHS, time.time())
-        own = {"guard": guard, "gpu_ids": self.gpu_ids(), "n_asked": n_asked, "memory_deaths": deaths}
+        bounds = self.adaptive.bounds
+        adapts = None if bounds is None else {"minimum": bounds.minimum, "maximum": bounds.maximum}
+        own = {"adapts": adapts, "guard": guard, "gpu_ids": self.gpu_ids(), "n_asked": n_asked, "memory_deaths": deaths}
         return {**own, **self.idle.summary(), **self.lending.summary()}
 
     def gpu_ids(self) -> list[str]:

@@ -1,0 +1,80 @@
+"""A cluster that adapts: it follows what its scheduler wants, between two bounds, whether or not a client is there.
+
+`adapt_rules` decides. Dask's own `Adaptive` lives in the process of a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from .adapt_rules import Bounds, step
+from .cluster import OwnedCluster
+from .idle import IdlePolicy
+from .log import say
+from .workforce import Workforce
+
+
+class Adaptive:
+    """Sets the number of workers at intervals, from `start` to `stop`."""
+
+    def __init__(self, cluster: OwnedCluster, idle: IdlePolicy, workforce: Workforce) -> None:
+        self.cluster, self.idle, self.workforce = cluster, idle, workforce
+        self.bounds: Bounds | None = None
+        self.running: asyncio.Task[None] | None = None
+
+    def start(self, bounds: Bounds, interval: float, target_duration: float) -> None:
+        """Adapt from now on, every `interval` seconds, so that all tasks end within `target_duration` seconds."""
+        self.stop()
+        self.bounds = bounds
+        say(f"adapts between {bounds.minimum} and {bounds.maximum} workers")
+        self.running = asyncio.get_running_loop().create_task(self.run(bounds, interval, target_duration))
+
+    def stop(self) -> None:
+        """Leave the number of workers as it is."""
+        self.bounds = None
+        if self.running is not None:
+            self.running.cancel()
+            self.running = None
+
+    async def run(self, bounds: Bounds, interval: float, target_duration: float) -> None:
+        """Look at intervals until `stop`."""
+        n_low = 0
+        while True:
+            try:
+                n_low = await self.look(bounds, target_duration, n_low)
+            except Exception as error:  # noqa: BLE001 - a policy that fails once must look again
+                say(f"adapt: {type(error).__name__}: {error}")
+            await asyncio.sleep(interval)
+
+    async def look(self, bounds: Bounds, target_duration: float, n_low: int) -> int:
+        """Look once; return how often in a row fewer workers were wanted."""
+        if self.idle.asleep or self.idle.waking:
+            return 0  # a resting cluster keeps no minimum
+        scheduler, n_workers = self.cluster.scheduler, len(self.cluster.worker_spec)
+        wanted = scheduler.adaptive_target(target_duration=target_duration)
+        target, n_low = step(wanted, n_workers, bounds, n_low)
+        if target > n_workers:
+            say(f"adapt: {n_workers} → {target} workers")
+            async with self.idle.scaling:
+                self.cluster.scale(target)
+        elif target < n_workers:
+            say(f"adapt: {n_workers} → {target} workers")
+            await self.retire(target)
+        if target != n_workers:
+            await asyncio.shield(self._settled())
+        return n_low
+
+    async def retire(self, target: int) -> None:
+        """Let those workers end that have least to do, after their results went to others."""
+        names: list[Any] = self.cluster.scheduler.workers_to_close(target=target, attribute="name")
+        async with self.idle.scaling:
+            if names:
+                await self.workforce.retire(names=names, close_workers=True)
+            if len(self.cluster.worker_spec) > target and not self.cluster.scheduler.workers:
+                self.cluster.scale(target)  # they have not started yet
+
+    async def _settled(self) -> None:
+        """Wait for workers that start or end; not cancelled, as Dask would forget a worker that is starting."""
+        await self.cluster
+        await self.idle.give_memory_back()

@@ -1,0 +1,70 @@
+"""A cluster that adapts: its bounds, and each step."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ports
+from ports.clusters import _options, _text
+from ports.errors import UsageError
+from tests.unit.test_owner import recorded
+
+sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))
+
+from ports_owner.adapt_rules import Bounds, step
+
+
+@pytest.mark.parametrize(
+    ("wanted", "n_workers", "n_low", "found"),
+    [
+        (3, 1, 0, (3, 0)),  # more at once
+        (9, 1, 0, (4, 0)),  # no more than the maximum
+        (0, 3, 0, (3, 1)),  # fewer only after three looks in a row
+        (0, 3, 1, (3, 2)),
+        (0, 3, 2, (1, 0)),
+        (3, 3, 2, (3, 0)),
+        (0, 1, 2, (1, 0)),
+        (0, 9, 0, (4, 1)),  # more than the maximum are never kept
+    ],
+)
+def test_more_workers_come_at_once_and_fewer_stay_later(
+    wanted: int, n_workers: int, n_low: int, found: tuple[int, int]
+) -> None:
+    assert step(wanted, n_workers, Bounds(1, 4, 3), n_low) == found
+
+
+def test_a_cluster_that_adapts_between_0_and_0_keeps_no_worker() -> None:
+    assert step(5, 0, Bounds(0, 0), 0) == (0, 0) and step(5, 2, Bounds(0, 0, 1), 0) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({}, (0, 3)),
+        ({"maximum": math.inf}, (0, 3)),
+        ({"minimum": 1, "maximum": 5}, (1, 5)),
+        ({"minimum": 0, "maximum": 0}, (0, 0)),
+        ({"minimum": 7}, (7, 7)),
+        ({"minimum_cores": 3, "maximum_cores": 9}, (2, 4)),
+        ({"minimum_memory": 1500, "maximum_memory": 4500}, (2, 4)),
+    ],
+)
+def test_bounds_are_those_of_local_cluster(asked: dict[str, Any], found: tuple[int, int]) -> None:
+    record = recorded(n_workers=3, threads_per_worker=2, memory_limit=1000)
+    assert _options.adapt_bounds(record, asked) == found
+
+
+@pytest.mark.parametrize("asked", [{"minimum": -1}, {"minimum": 3, "maximum": 2}, {"maximum": 1.5}])
+def test_bounds_that_are_no_numbers_of_workers_are_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"minimum|maximum"):
+        _options.adapt_bounds(recorded(n_workers=3), asked)
+
+
+def test_show_says_between_which_numbers_a_cluster_adapts() -> None:
+    told = _text.cluster_note({"adapts": {"minimum": 0, "maximum": 4}})
+    assert told == "adapts between 0 and 4 workers, until it is scaled"
