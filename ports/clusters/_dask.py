@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ports import probe
 from ports.clusters import _options
-from ports.errors import DaskError, UsageError
+from ports.errors import DaskError, UsageError, warn
 from ports.listeners import socket_user
 
 if TYPE_CHECKING:
@@ -117,7 +117,32 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
             raise DaskError(f"the scheduler did not answer within {timeout:g} s ({error})") from error
         # a Unix socket that is missing, dead or another user's
         raise DaskError(f"{error}; {_NOT_MINE}") from error
+    _explain_deaths(client, str(getattr(cluster, "name", "")))
     return client
+
+
+def _explain_deaths(client: Client, name: str) -> None:
+    """Let a `KilledWorker` that reaches `client` say which command shows why: workers print to the cluster's log."""
+    from distributed import KilledWorker
+
+    handler = client._stream_handlers.get("task-erred")
+    if handler is None:
+        return  # another version of Dask
+    text = (
+        f"`ports cluster logs {name}` shows what the workers said last, and `ports cluster show {name}` why they ended"
+    )
+
+    def task_erred(key: Any = None, **said: Any) -> Any:
+        answer = handler(key=key, **said)
+        error = getattr(client.futures.get(key), "exception", None)
+        if isinstance(error, KilledWorker):
+            if hasattr(error, "add_note"):
+                error.add_note(text)
+            else:  # Python 3.10
+                warn(f"a worker was killed: {text}")
+        return answer
+
+    client._stream_handlers["task-erred"] = task_erred
 
 
 def _wait_for_first_word(address: str, timeout: float) -> None:
@@ -156,6 +181,7 @@ async def connect_async(cluster: object, *, timeout: float, **options: Any) -> C
         with contextlib.suppress(Exception):
             await client.close(timeout=1)
         raise DaskError(f"the scheduler did not answer within {timeout:g} s ({error})") from error
+    _explain_deaths(client, str(getattr(cluster, "name", "")))
     return client
 
 
@@ -265,7 +291,8 @@ def call(address: str, credentials: Path, operation: str, *, timeout: float, **a
         with ThreadPoolExecutor(1) as thread:  # a notebook's own thread runs an event loop already
             return thread.submit(asyncio.run, ask()).result()
     except (asyncio.TimeoutError, TimeoutError) as error:
-        raise DaskError(f"{operation.removeprefix('ports_')} took longer than {timeout:g} s") from error
+        why = f"failed: {error}" if str(error) else f"took longer than {timeout:g} s"  # with words: the scheduler's own
+        raise DaskError(f"{operation.removeprefix('ports_')} {why}") from error
     except Exception as error:
         raise DaskError(f"{operation.removeprefix('ports_')} failed: {error}") from error
 

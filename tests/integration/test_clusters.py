@@ -167,6 +167,9 @@ def test_another_directory_is_a_difference(main: Cluster, tmp_path: Path, monkey
     importlib.import_module("of_here")
     with pytest.warns(UserWarning, match=f"directory is {main.record.directory}, not {tmp_path}"):
         ports.cluster()
+    for _ in range(2):  # the warning is shown once; what must be exact is compared each time
+        with pytest.raises(errors.DifferentClusterError, match="its directory is"):
+            ports.cluster(reuse="exact")
 
 
 # --- code that was written for LocalCluster ---
@@ -178,9 +181,83 @@ def test_a_client_of_an_event_loop_is_awaited(main: Cluster) -> None:
         async with client, Client(ports.cluster(), asynchronous=True) as other, ports.cluster() as cluster:
             await other.wait_for_workers(1)
             await cluster.wait_for_workers(1, timeout="20s")  # type: ignore[func-returns-value]
+            async with ports.client(asynchronous=True) as third:
+                assert await third.submit(sum, [4]) == 4
             return await client.submit(sum, [1, 2]), await other.submit(sum, [3]), len(cluster.workers)
 
     assert asyncio.run(use()) == (3, 3, 1)
+
+
+@pytest.mark.ci
+def test_a_cluster_starts_while_the_event_loop_goes_on(home: Home) -> None:
+    async def use() -> tuple[int, float]:
+        longest, last, done = 0.0, time.monotonic(), False
+
+        async def watch() -> None:
+            nonlocal longest, last
+            while not done:
+                await asyncio.sleep(0.01)
+                longest, last = max(longest, time.monotonic() - last), time.monotonic()
+
+        watching = asyncio.ensure_future(watch())
+        async with ports.cluster("loop", **SMALL) as cluster:
+            n_workers = len(await asyncio.to_thread(lambda: cluster.workers))
+        done = True
+        await watching
+        return n_workers, longest
+
+    n_workers, longest = asyncio.run(use())
+    clusters.stop("loop")
+    assert n_workers == 1 and longest < 0.5  # a start takes longer
+
+
+@pytest.mark.ci
+def test_a_person_reads_one_line_about_what_was_started(home: Home) -> None:
+    program = "import sys; sys.ps1 = '>'; import ports; ports.client(n_workers=1, threads_per_worker=1).close()"
+
+    def run() -> str:
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+        return ended.stdout
+
+    assert run().startswith("started 'main': 1 worker × 1 thread, ")
+    assert run() == ""  # it was found
+    clusters.stop("main")
+
+
+@pytest.mark.ci
+def test_a_killed_worker_names_the_command_that_shows_why(home: Home) -> None:
+    program = (
+        "import dask, os, ports\n"
+        "dask.config.set({'distributed.scheduler.allowed-failures': 0})\n"
+        "client = ports.client('main', n_workers=1, threads_per_worker=1)\n"
+        "client.submit(os._exit, 3).result()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert "KilledWorker" in ended.stderr and "`ports cluster logs main` shows what" in ended.stderr
+    assert "main runs at" in "\n".join(clusters.logs("main"))
+    clusters.stop("main")
+
+
+@pytest.mark.ci
+def test_a_cluster_adapts_by_itself_until_it_is_scaled(home: Home) -> None:
+    cluster = clusters.start("main", memory_limit="300MB", **SMALL)
+    program = "import ports; ports.clusters.get('main').adapt(maximum=2, interval='200ms', wait_count=2)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)  # it goes on when this has ended
+
+    def has(n_workers: int) -> bool | None:
+        return True if cluster.row()["n_workers"] == n_workers else None
+
+    wait_until(lambda: has(0), timeout=30, what="no worker")
+    assert "adapts between 0 and 2 workers" in str(cluster.row()["note"])
+    with cluster.get_client() as client:
+        futures = client.map(time.sleep, [1.5] * 8, pure=False)
+        wait_until(lambda: has(2), timeout=30, what="two workers")
+        assert client.gather(futures) == [None] * 8
+    with pytest.raises(errors.UsageError, match="minimum is 3, more than maximum, which is 2"):
+        cluster.adapt(minimum=3, maximum=2)
+    cluster.scale(1)
+    wait_until(lambda: has(1), timeout=30, what="one worker")
+    assert cluster.row()["note"] is None
 
 
 def test_it_has_the_surface_of_local_cluster(main: Cluster) -> None:
@@ -230,7 +307,9 @@ def test_an_option_of_dask_that_runs_otherwise_is_a_difference(main: Cluster) ->
 
 
 def test_a_name_in_use_is_not_started_again(main: Cluster) -> None:
-    with pytest.raises(errors.NameInUseError, match="cluster 'main' exists already; `ports cluster stop main`"):
+    with pytest.raises(
+        errors.NameInUseError, match=r"cluster 'main' exists already;.*`ports cluster stop main` stops it"
+    ):
         clusters.start("main")
 
 

@@ -1,0 +1,84 @@
+"""What a person sees while a cluster starts and a client connects, and how long that can take."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ports.clusters import _dask, _show
+from ports.errors import DaskError
+from ports.state import wait_until
+
+
+def test_a_wait_of_some_seconds_says_what_it_waits_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    monkeypatch.setattr(_show, "PATIENCE", 0.01)
+    seen = ""
+
+    def is_told() -> bool | None:
+        nonlocal seen
+        seen += capsys.readouterr().out
+        return True if "waiting for the start of cluster 'main'" in seen else None
+
+    with _show.telling("the start of cluster 'main'"):
+        wait_until(is_told, timeout=10, what="the line")
+
+
+def test_a_short_wait_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    before = threading.active_count()
+    with _show.telling("the start of cluster 'main'"):
+        pass
+    wait_until(lambda: True if threading.active_count() <= before else None, timeout=10, what="end of the timer")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_script_prints_only_its_own_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    _show.tell("started 'main'")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_scheduler_that_says_nothing_is_left_in_time(tmp_path: Path) -> None:
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(tmp_path / "silent"))
+        listener.listen()
+        began = time.monotonic()
+        with pytest.raises(DaskError, match=r"did not answer within 0\.1 s"):
+            _dask._wait_for_first_word(f"unix://{tmp_path}/silent", 0.1)
+        assert time.monotonic() - began < 5
+
+
+def test_a_scheduler_that_stops_in_the_handshake_is_left_in_time() -> None:
+    async def never(**_: Any) -> None:
+        await asyncio.sleep(60)
+
+    client: Any = SimpleNamespace()
+    client._start = never
+    with _dask._limited(client, 0.05), pytest.raises((TimeoutError, asyncio.TimeoutError)):
+        asyncio.run(client._start())
+
+
+def test_only_modules_that_changed_after_the_start_are_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(scratch))
+    for folder, name in ((tmp_path, "as_it_was"), (tmp_path, "was_changed"), (scratch, "was_uploaded")):
+        (folder / f"{name}_here.py").write_text("")
+        importlib.import_module(f"{name}_here")
+    os.utime(tmp_path / "as_it_was_here.py", (1e9, 1e9))
+    found = [Path(file).name for file in _dask._changed_modules(str(scratch))() if file.startswith(str(tmp_path))]
+    assert found == ["was_changed_here.py"]
