@@ -12,14 +12,13 @@ from .adapt_rules import Bounds, step
 from .cluster import OwnedCluster
 from .idle import IdlePolicy
 from .log import say
-from .workforce import Workforce
 
 
 class Adaptive:
     """Sets the number of workers at intervals, from `start` to `stop`."""
 
-    def __init__(self, cluster: OwnedCluster, idle: IdlePolicy, workforce: Workforce) -> None:
-        self.cluster, self.idle, self.workforce = cluster, idle, workforce
+    def __init__(self, cluster: OwnedCluster, idle: IdlePolicy) -> None:
+        self.cluster, self.idle = cluster, idle
         self.bounds: Bounds | None = None
         self.running: asyncio.Task[None] | None = None
 
@@ -69,8 +68,10 @@ class Adaptive:
         """Let those workers end that have least to do, after their results went to others."""
         names: list[Any] = self.cluster.scheduler.workers_to_close(target=target, attribute="name")
         async with self.idle.scaling:
-            if names:
-                await self.workforce.retire(names=names, close_workers=True)
+            if names:  # the cluster closes them: closed by the scheduler too, a nanny would log an error
+                await self.cluster.scheduler.retire_workers(names=names, close_workers=False, remove=False)
+            for name in {*names} & {*self.cluster.worker_spec}:
+                del self.cluster.worker_spec[name]  # type: ignore[attr-defined]
             if len(self.cluster.worker_spec) > target and not self.cluster.scheduler.workers:
                 self.cluster.scale(target)  # they have not started yet
 

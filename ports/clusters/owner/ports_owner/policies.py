@@ -32,7 +32,7 @@ class Policies:
         if record.guard != "off":
             self.guard.start()
         self.workforce = Workforce(cluster)
-        self.adaptive = Adaptive(cluster, self.idle, self.workforce)
+        self.adaptive = Adaptive(cluster, self.idle)
         loop = asyncio.get_running_loop()
         self.watching = [loop.create_task(one.run()) for one in (self.idle, self.workforce)]
 
