@@ -144,6 +144,8 @@ def cells_of(name: str, users: Sequence[User], found: Usage, width: int) -> list
     dask, threads = sum(one.dask_bytes for one in users), sum(one.promised_threads for one in users)
     cores = f"{sum(one.cores for one in users):.1f}"
     told = f"{size(promised)}, {threads} thread{'' if threads == 1 else 's'}" if promised or threads else ""
+    if lent := sum(one.lent_bytes for one in users):
+        told = f"{told.removesuffix(', 0 threads') or size(0)} (lends {size(lent)})"
     return [
         name,
         bar(memory, unfilled, found.memory_bytes, width),

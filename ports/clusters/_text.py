@@ -51,7 +51,7 @@ def cluster_note(counts: Summary, typed: str = "") -> str | None:
         notes.append(f"without tasks it lends {size(lent)} of its memory to others until tasks come")
     if (reduced := counts.get("reduced")) is not None:
         each = f"{size(reduced['limit_bytes'])} instead of {size(reduced['full_bytes'])} each"
-        notes.append(f"others use memory that it lent, so its workers have {each}")
+        notes.append(f"what it lent is not all free, so its workers have {each}")
     if (ends := counts.get("ends_at")) is not None:
         last = _day(counts["last_task"])
         notes.append(f"ends at {_day(ends)}, because no task has run since {last}; any task keeps it running")

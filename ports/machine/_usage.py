@@ -33,6 +33,7 @@ class User:
 
     `memory_bytes` is what their processes have for themselves (anonymous pages); `dask_bytes` and `dask_cores` are
     Dask's part of it. `held_bytes` is what their clusters use of `promised_bytes`; None if this user cannot see it.
+    Clusters without tasks lend `lent_bytes` to others until tasks come.
     """
 
     user: str
@@ -47,6 +48,7 @@ class User:
     promised_bytes: int
     promised_threads: int
     held_bytes: int | None
+    lent_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +264,7 @@ def _user(found: probe_rows.UserOfMachine, promises: list[probe_rows.PromiseOfCl
         promised_bytes=sum(one["bytes"] for one in own),
         promised_threads=sum(one["n_threads"] for one in own),
         held_bytes=None if None in held else sum(one for one in held if one is not None),
+        lent_bytes=sum(one.get("lent_bytes", 0) for one in own),
     )
 
 

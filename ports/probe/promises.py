@@ -1,8 +1,9 @@
 """What clusters of `ports` are promised on this machine, for all users: files of numbers that anybody can read.
 
-``/tmp/ports-promise-<uid>-<random>`` has one line, ``1 WORKERS THREADS BYTES``. It counts while a process of that user
-holds a write lock (fcntl) on it. Others can make such files too, of any kind and number. So only a short regular file
-of the user in its name is opened, and at most `MOST` of one user are read.
+``/tmp/ports-promise-<uid>-<random>`` has one line, ``1 WORKERS THREADS BYTES``, and the bytes that a cluster lends to
+others while it has no tasks. It counts while a process of that user holds a write lock (fcntl) on it. Others can make
+such files too, of any kind and number. So only a short regular file of the user in its name is opened, and at most
+`MOST` of one user are read.
 """
 
 import os
@@ -19,7 +20,7 @@ if MYPY:
 
 DIRECTORY = "/tmp"
 PROMISE = re.compile(r"ports-promise-(\d{1,10})-[0-9a-f]{16}$")
-LINE = re.compile(rb"1 (\d{1,9}) (\d{1,9}) (\d{1,18})( \d{1,18}){0,8} *\n")
+LINE = re.compile(rb"1 (\d{1,9}) (\d{1,9}) (\d{1,18})(?: (\d{1,18}))?( \d{1,18}){0,7} *\n")
 LARGEST = 4096  # bytes of a file
 MOST = 16  # files of one user
 MOST_NAMES = 20000  # looked at in the directory, which belongs to everybody
@@ -88,8 +89,9 @@ def read_promise(path: str, uid: int) -> "Optional[Json]":
         os.close(fd)
     if match is None:
         return None
-    numbers = [int(text) for text in match.groups()[:3]]
-    return {"uid": uid, "pid": pid, "n_workers": numbers[0], "n_threads": numbers[1], "bytes": numbers[2]}
+    numbers = [int(text or 0) for text in match.groups()[:4]]
+    keys = ("n_workers", "n_threads", "bytes", "lent_bytes")
+    return dict(zip(keys, numbers), uid=uid, pid=pid)
 
 
 def is_void(path: str) -> bool:

@@ -157,6 +157,7 @@ class PromiseOfCluster(TypedDict):
     n_workers: int
     n_threads: int
     bytes: int
+    lent_bytes: int
     held_bytes: int | None
 
 

@@ -17,9 +17,9 @@ WHOLE = (4, 8, 8 * GiB)
 
 
 def test_a_cluster_without_tasks_is_promised_what_it_holds() -> None:
-    assert rules.kept(WHOLE, 700 * MiB) == (4, 0, 704 * MiB)
-    assert rules.kept(WHOLE, 9 * GiB) == (4, 0, 8 * GiB)  # never more than before
-    assert rules.kept((0, 0, 0), 0) == (0, 0, 0)
+    assert rules.kept(WHOLE, 700 * MiB) == (4, 0, 704 * MiB, 8 * GiB - 704 * MiB)
+    assert rules.kept(WHOLE, 9 * GiB) == (4, 0, 8 * GiB, 0)  # never more than before
+    assert rules.kept((0, 0, 0), 0) == (0, 0, 0, 0)
 
 
 def test_a_full_cluster_has_nothing_to_lend() -> None:
@@ -44,5 +44,5 @@ def test_lent_memory_and_smaller_limits_are_shown() -> None:
         "without tasks it lends 3.0 GiB of its memory to others until tasks come"
     )
     assert _text.cluster_note({"reduced": {"limit_bytes": GiB, "full_bytes": 2 * GiB}}) == (
-        "others use memory that it lent, so its workers have 1.0 GiB instead of 2.0 GiB each"
+        "what it lent is not all free, so its workers have 1.0 GiB instead of 2.0 GiB each"
     )

@@ -82,7 +82,8 @@ def numbers(place: Path) -> list[tuple[int, int, int]]:
 def test_a_promise_lives_as_long_as_its_owner(tmp_path: Path) -> None:
     with owner(tmp_path / name()) as one:
         [found] = promises.promises(str(tmp_path))
-        assert found == {"uid": UID, "pid": one.process.pid, "n_workers": 8, "n_threads": 16, "bytes": 1 << 33}
+        promised = {"n_workers": 8, "n_threads": 16, "bytes": 1 << 33, "lent_bytes": 0}
+        assert found == {"uid": UID, "pid": one.process.pid, **promised}
         one.kill()
         assert (tmp_path / name()).exists() and numbers(tmp_path) == []
 
@@ -93,6 +94,8 @@ def test_it_says_numbers_only_and_everybody_may_read_them(tmp_path: Path) -> Non
         assert path.read_text().split() == ["1", "8", "16", str(1 << 33)] and path.stat().st_mode & 0o777 == 0o644
         one.do("1 2 3")
         assert numbers(tmp_path) == [(1, 2, 3)]
+        one.do("1 0 3 4")
+        assert promises.promises(str(tmp_path))[0]["lent_bytes"] == 4
         one.do("close")
         assert not path.exists()
 

@@ -255,3 +255,12 @@ def test_what_is_piped_to_another_host_answers_as_it_does_here(python: str | Non
     there, here = _usage.from_probe(answer, "server1"), machine.usage(interval=0.01)
     assert there.host == "server1" and there.n_cores == here.n_cores and there.memory_bytes == here.memory_bytes
     assert [one.user for one in there.users if one.is_me] == [one.user for one in here.users if one.is_me]
+
+
+def test_a_user_whose_cluster_lends_memory_has_it_in_the_table() -> None:
+    lending = {"uid": 1002, "pid": 9, "n_workers": 2, "n_threads": 0, "bytes": 2 * GIB, "held_bytes": GIB}
+    seen = {**SEEN, "users": USERS, "promises": [{**lending, "lent_bytes": 30 * GIB}]}
+    found = _usage.from_probe(seen)
+    [bob] = [line for line in who.lines(found) if line.startswith("bob")]
+    assert bob.endswith("2.0 GiB (lends 30.0 GiB)")
+    assert [one["lent_bytes"] for one in found.row()["users"] if one["user"] == "bob"] == [30 * GIB]

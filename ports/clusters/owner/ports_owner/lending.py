@@ -31,7 +31,7 @@ class Lending:
         self.reduced_to = 0
 
     async def numbers(self) -> lending_rules.Numbers:
-        """Return the workers, threads and bytes that the cluster is promised now."""
+        """Return the workers, threads and bytes that the cluster is promised now, and what it lends."""
         whole, held = promise.numbers_of(self.cluster), self.held()
         is_idle = bool(self.after) and time.monotonic() - self.idle.task_at >= self.after
         if self.is_lending and not is_idle:
@@ -39,7 +39,7 @@ class Lending:
             whole = promise.numbers_of(self.cluster)
         elif is_idle and not self.is_lending and (lending_rules.is_worth(whole, held) or self.is_reduced):
             self.is_lending = True
-            n_bytes = whole[2] - lending_rules.kept(whole, held)[2]
+            n_bytes = lending_rules.kept(whole, held)[3]
             say(f"promise: no task for {hours(self.after)}: {probe.size(n_bytes)} are free for others until tasks come")
         found = lending_rules.kept(whole, held) if self.is_lending else whole
         self.lent = whole[2] - found[2]
@@ -70,19 +70,20 @@ class Lending:
             try:
                 resize.limit_workers(self.cluster, limit)
             except ValueError as error:
-                warn(f"promise: others use memory that this cluster lent, but its limits stay: {error}")
+                warn(f"promise: not all that this cluster lent is free, but its limits stay: {error}")
                 self.full = None
                 return
             self.reduced_to = limit
         if limit < self.full:
             each = f"{probe.size(limit)} instead of {probe.size(self.full)} each"
-            warn(f"promise: tasks came, and others use memory that this cluster lent: its workers have {each}")
+            warn(f"promise: tasks came, and not all that this cluster lent is free: its workers have {each}")
         else:
             self.full = None
             say(f"promise: tasks came: {probe.size(n_workers * limit)} are promised to this cluster again")
 
     def free(self) -> int:
         """Return the bytes that are available and not promised to other clusters; in a thread, as it reads /proc."""
+        self.meter.refresh()
         available = min((one.available for one in self.meter.domains()), default=0)
         return lending_rules.free(available, [unfilled(one) for one in promise.of_others(self.path)])
 

@@ -9,18 +9,19 @@ LITTLE = 1 / 8  # of a promise: less is not worth lending
 LEAST = 1 / 8  # of the available memory, whatever others are promised
 LEAST_WORKER = 256 << 20  # bytes
 
-Numbers = tuple[int, int, int]  # workers, threads, bytes
+Numbers = tuple[int, ...]  # workers, threads, bytes, and the bytes that are lent while some are
 
 
 def kept(whole: Numbers, held: int) -> Numbers:
     """Return what a cluster is promised while it lends: what it holds, and no threads."""
     n_workers, _, n_bytes = whole
-    return n_workers, 0, min(n_bytes, -(-held // STEP) * STEP)
+    found = min(n_bytes, -(-held // STEP) * STEP)
+    return n_workers, 0, found, n_bytes - found
 
 
 def is_worth(whole: Numbers, held: int) -> bool:
     """Say whether a cluster that holds so many bytes has something to lend."""
-    return whole[2] - kept(whole, held)[2] > LITTLE * whole[2]
+    return kept(whole, held)[3] > LITTLE * whole[2]
 
 
 def free(available: int, unfilled: Iterable[int]) -> int:
