@@ -161,11 +161,16 @@ def ask_notebooks(rows: "List[Json]", known: "Dict[int, bool]") -> None:
 
 
 def is_for_others(path: str) -> bool:
-    """Tell whether the mode of a Unix socket lets others connect to it."""
+    """Tell whether the modes of a Unix socket and of the directories above it let others connect to it."""
+    wanted = 0o022
     try:
-        return bool(os.stat(path).st_mode & 0o022)
+        while os.stat(path).st_mode & wanted:
+            if path == "/":
+                return True
+            path, wanted = os.path.dirname(path), 0o011
     except OSError:
-        return False
+        pass
+    return False
 
 
 def status_of(row: "Json", path: str, seconds: float) -> "Optional[int]":

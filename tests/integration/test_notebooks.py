@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -651,7 +652,15 @@ def test_a_server_with_a_runtime_directory_of_its_own_is_found(state: Path) -> N
         assert wait_until(with_token, timeout=30, what="its token", every=0.2).token == "sesame"
 
 
-def test_servers_on_unix_sockets_of_their_own_are_found_anywhere(state: Path) -> None:
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that all users of the machine can look into."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        os.chmod(made, 0o755)
+        yield Path(made)
+
+
+def test_servers_on_unix_sockets_of_their_own_are_found_anywhere(state: Path, public: Path) -> None:
     """The socket listens, so the kernel's table has it, whatever directory holds the record of the server."""
     (state / "deep" / "er").mkdir(parents=True)
     (state / "config").mkdir()
@@ -665,7 +674,8 @@ def test_servers_on_unix_sockets_of_their_own_are_found_anywhere(state: Path) ->
             {"JUPYTER_RUNTIME_DIR": str(state / "by environment")},
         ),
         "relative": (["--ServerApp.sock=deep/r.sock", elsewhere], {}),
-        "open": ([f"--ServerApp.sock={state / 'open.sock'}", "--ServerApp.sock_mode=0666", NO_TOKEN, elsewhere], {}),
+        "open": ([f"--ServerApp.sock={public / 'open.sock'}", "--ServerApp.sock_mode=0666", NO_TOKEN, elsewhere], {}),
+        "enclosed": ([f"--ServerApp.sock={state / 'in.sock'}", "--ServerApp.sock_mode=0666", NO_TOKEN, elsewhere], {}),
         "private": ([f"--ServerApp.sock={state / 'private.sock'}", NO_TOKEN, elsewhere], {}),
         "file": (
             ["--ServerApp.sock_mode=0600"],
@@ -676,7 +686,8 @@ def test_servers_on_unix_sockets_of_their_own_are_found_anywhere(state: Path) ->
         "option": (str(state / "deep" / "er" / "a b.sock"), True, None, []),
         "environment": (str(state / "e.sock"), True, None, []),
         "relative": (str(state / "deep" / "r.sock"), True, None, []),
-        "open": (str(state / "open.sock"), False, None, ["token"]),
+        "open": (str(public / "open.sock"), False, None, ["token"]),
+        "enclosed": (str(state / "in.sock"), False, None, []),
         "private": (str(state / "private.sock"), False, None, []),
         "file": (str(state / "c.sock"), True, None, []),
     }

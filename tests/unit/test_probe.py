@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from ports import probe
 from ports.probe import piped, recognise
 from ports.probe.agent import watch
-from ports.probe.ask import find_exposed
+from ports.probe.ask import find_exposed, is_for_others
 from ports.probe.recognise import kind_of, recognise_sessions, runtime_directories, words_of
 from ports.probe.records import read_sessions
 from ports.probe.sockets import new_row, parse_netlink, parse_proc_net
@@ -391,3 +392,16 @@ def test_sockets_beside_a_port_are_no_pages_without_a_record() -> None:
     assert recognise.is_page(beside, set(), {8})
     assert recognise.is_page({**beside, "token": ""}, set(), {7})
     assert recognise.is_page({**beside, "path": None}, set(), {7})
+
+
+@pytest.mark.parametrize(
+    ("socket_mode", "directory_mode", "is_open"), [(0o600, 0o755, False), (0o666, 0o755, True), (0o666, 0o700, False)]
+)
+def test_a_socket_is_for_others_if_they_can_reach_it(socket_mode: int, directory_mode: int, is_open: bool) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory, socket.socket(socket.AF_UNIX) as listener:
+        path = Path(directory) / "s"
+        listener.bind(str(path))
+        path.chmod(socket_mode)
+        Path(directory).chmod(directory_mode)
+        assert is_for_others(str(path)) is is_open
+    assert not is_for_others(str(path))
