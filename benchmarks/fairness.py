@@ -134,6 +134,38 @@ def _memory(top: psutil.Process) -> int:
     return sum(pss(process.pid) for process in _tree(top))
 
 
+TINY = """
+import json, sys, time
+import ports
+options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "400MB", "force": True}
+found = []
+started = [ports.cluster("calm", **options), ports.cluster("lively", calm_after=False, **options)]
+clients = [one.get_client() for one in started]
+for _ in range(int(sys.argv[1])):
+    time.sleep(4)  # the first is calm then
+    for client in clients:
+        start = time.perf_counter()
+        client.gather(client.map(abs, range(int(sys.argv[2])), pure=False))
+        found.append(time.perf_counter() - start)
+for client, one in zip(clients, started):
+    client.close()
+    one.stop()
+print(json.dumps(found))
+"""
+TINY_TASKS = 2_000
+
+
+def calm_tiny(runs: int) -> Iterator[Result]:
+    """Time tiny tasks on a calm cluster, beside one that keeps its timers."""
+    with home() as env:
+        argv = [sys.executable, "-c", TINY, str(runs + 1), str(TINY_TASKS)]
+        found = json.loads(subprocess.check_output(argv, env=env).splitlines()[-1])
+    samples = Samples(tuple(found[2::2]), tuple(found[3::2]))
+    yield Result(
+        "calm-tiny", f"{TINY_TASKS:,} tiny tasks after calm", "calm_after=False", "s", Aim("ratio", 1.05), samples
+    )
+
+
 def hog(runs: int) -> Iterator[Result]:
     """Count processes that the kernel kills when another account's process takes 60 % of the cluster's memory.
 
@@ -156,6 +188,7 @@ def hog(runs: int) -> Iterator[Result]:
 BENCHMARKS: dict[str, Callable[[int], Iterator[Result]]] = {
     "idle-8": idle_few,
     "idle-32": idle,
+    "calm-tiny": calm_tiny,
     "wake-32": wake,
     "hog": hog,
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import statistics
 import time
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +24,10 @@ from tests.integration.test_rest import Counter
 pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("machine")]
 
 SOON = 0.2  # seconds of quiet, here
+LEASE = {
+    "DASK_DISTRIBUTED__SCHEDULER__LOCKS__LEASE_TIMEOUT": "3s",
+    "DASK_DISTRIBUTED__SCHEDULER__LOCKS__LEASE_VALIDATION_INTERVAL": "1s",
+}
 
 
 def is_calm(dask_worker: Any) -> bool:
@@ -44,28 +51,39 @@ def calm(client: Client) -> None:
 def cpu(cluster: Cluster, seconds: float) -> float:
     """Return the CPU seconds that owner and workers take meanwhile."""
     owner = psutil.Process(cluster.row()["pid"])
-
-    def used() -> float:
-        times = [one.cpu_times() for one in (owner, *owner.children(recursive=True))]
-        return sum(one.user + one.system for one in times)
-
-    before = used()
+    before = used_by(owner)
     time.sleep(seconds)
-    return used() - before
+    return used_by(owner) - before
 
 
-def grow(n_bytes: int, began: str) -> None:
-    """Leave a thread behind that takes memory once the worker is calm."""
+def used_by(process: psutil.Process) -> float:
+    """Return the CPU seconds of a process and what it started."""
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
+
+
+def grow(mark: int, beyond: int, passed: str) -> None:
+    """Leave a thread behind that takes memory once the worker is calm, and writes when it passed `mark`."""
     import threading
 
     def eat() -> None:
+        me = psutil.Process()
         time.sleep(2)
-        Path(began).write_text(str(time.time()))
-        kept.append(b"1" * n_bytes)
+        while me.memory_info().rss <= mark:
+            kept.append(b"1" * 2_000_000)
+            time.sleep(0.005)
+        Path(passed).write_text(str(time.time()))
+        kept.append(b"1" * beyond)
         time.sleep(600)
 
     kept: list[bytes] = []
     threading.Thread(target=eat, daemon=True).start()
+
+
+def spin(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
 
 
 @pytest.mark.parametrize("security", ["sockets", "tls"])
@@ -96,13 +114,51 @@ def test_a_thread_left_behind_that_eats_memory_pauses_its_calm_worker(home: Home
     options = {**SMALL, "memory_limit": "400MB"}
     cluster = clusters.start("main", n_workers=1, calm_after=SOON, **options)
     with cluster.get_client() as client:
-        client.submit(grow, 285_000_000, str(home.work / "began")).result()  # with the 65 MB of a worker: 87 %
+        client.submit(grow, 320_000_000, 20_000_000, str(home.work / "passed")).result()  # the mark: 80 %
         calm(client)
         line = log_has(cluster, "Pausing worker", within=20)
         paused = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
-        assert paused - float((home.work / "began").read_text()) < 1.5  # 0.3 on a quiet machine
+        assert paused - float((home.work / "passed").read_text()) < 0.5
         workers(cluster, 1)
         assert client.run(lambda dask_worker: dask_worker.status.name).popitem()[1] == "paused"
+    cluster.stop()
+
+
+def test_a_worker_that_wakes_for_bursts_of_tasks_has_just_reported(home: Home) -> None:
+    cluster = clusters.start("main", n_workers=1, calm_after=SOON, **SMALL)
+    with cluster.get_client() as client:
+        for _ in range(5):
+            calm(client)
+            time.sleep(1)
+            client.gather(client.map(spin, [0.02] * 10, pure=False))
+            ages = client.run_on_scheduler(
+                lambda dask_scheduler: [time.time() - one.last_seen for one in dask_scheduler.workers.values()]
+            )
+            assert len(ages) == 1 and ages[0] < 1
+    cluster.stop()
+
+
+def test_the_profile_has_work_that_is_shorter_than_its_cycle(home: Home) -> None:
+    cluster = clusters.start("main", n_workers=1, calm_after=SOON, **SMALL)
+    with cluster.get_client() as client:
+        counts = []
+        for _ in range(3):
+            client.submit(spin, 0.5, pure=False).result()
+            calm(client)
+            counts.append(client.profile()["count"])
+        assert 0 < counts[0] < counts[1] < counts[2]
+    cluster.stop()
+
+
+def test_a_calm_worker_steals_the_tasks_of_a_busy_one(home: Home) -> None:
+    cluster = clusters.start("main", n_workers=2, calm_after=SOON, **SMALL)
+    with cluster.get_client() as client:
+        one, other = client.scheduler_info()["workers"]
+        calm(client)
+        tasks = client.map(time.sleep, [0.2] * 20, workers=[one], allow_other_workers=True, pure=False)
+        wait(tasks)
+        ran = [key for key, place in client.who_has(tasks).items() if place == (other,)]
+        assert len(ran) >= 3
     cluster.stop()
 
 
@@ -167,8 +223,7 @@ def test_an_idle_cluster_takes_a_tenth_of_what_dask_takes(home: Home, security: 
         time.sleep(5)
         found = []
         for wait_for in (30, 0):
-            times = [one.cpu_times() for one in (me, *me.children(recursive=True))]
-            found.append(sum(one.user + one.system for one in times))
+            found.append(used_by(me))
             time.sleep(wait_for)
     assert ours <= 0.1 * (found[1] - found[0])
 
@@ -229,7 +284,69 @@ def test_the_lease_of_a_dead_worker_is_released_while_all_is_calm(home: Home) ->
     cluster.stop()
 
 
-LEASE = {
-    "DASK_DISTRIBUTED__SCHEDULER__LOCKS__LEASE_TIMEOUT": "3s",
-    "DASK_DISTRIBUTED__SCHEDULER__LOCKS__LEASE_VALIDATION_INTERVAL": "1s",
-}
+def hog() -> None:
+    """Take about 200 MB a second."""
+    kept = []
+    while True:
+        kept.append(b"1" * 2_000_000)
+        time.sleep(0.01)
+
+
+def fate_of_a_hog(client: Client, limit: int) -> tuple[int, float]:
+    """Return the most bytes that its worker had, and the seconds from 95 % of `limit` to the end of the worker."""
+    pid, passed, most = client.run(os.getpid).popitem()[1], None, 0
+    file = os.open(f"/proc/{pid}/statm", os.O_RDONLY)
+    hogging = client.submit(hog, pure=False)
+    with contextlib.suppress(ProcessLookupError):
+        while n_bytes := int(os.pread(file, 100, 0).split()[1]) * os.sysconf("SC_PAGE_SIZE"):
+            most = max(most, n_bytes)
+            if passed is None and n_bytes > 0.95 * limit:
+                passed = time.monotonic()
+            time.sleep(0.002)
+    ended = time.monotonic()
+    os.close(file)
+    hogging.cancel()
+    assert passed is not None
+    return most, ended - passed
+
+
+@pytest.mark.long
+def test_a_hog_right_after_calm_ends_as_soon_as_one_without_calm(home: Home) -> None:
+    limit = 300_000_000
+    options = {**SMALL, "memory_limit": limit, "n_workers": 1}
+    found: dict[str, list[tuple[int, float]]] = {"calm": [], "control": []}
+    started = {"calm": clusters.start("calm", calm_after=SOON, **options)}
+    started["control"] = clusters.start("control", calm_after=False, **options)
+    with started["calm"].get_client() as one, started["control"].get_client() as other:
+        for _ in range(8):
+            for name, client in (("calm", one), ("control", other)):
+                client.wait_for_workers(1)
+                calm(one)
+                found[name].append(fate_of_a_hog(client, limit))
+                workers(started[name], 1)
+    for cluster in started.values():
+        cluster.stop()
+    peaks = {name: statistics.median(most for most, _ in all_) for name, all_ in found.items()}
+    took = {name: statistics.median(seconds for _, seconds in all_) for name, all_ in found.items()}
+    print(peaks, took, found)
+    assert peaks["calm"] <= 1.05 * peaks["control"] and took["calm"] <= took["control"] + 0.1
+
+
+@pytest.mark.long
+def test_tiny_tasks_take_no_more_cpu_than_without_calm(home: Home) -> None:
+    found: dict[str, list[float]] = {"calm": [], "control": []}
+    started = {"calm": clusters.start("calm", n_workers=2, **SMALL)}
+    started["control"] = clusters.start("control", n_workers=2, calm_after=False, **SMALL)
+    owners = {name: psutil.Process(one.row()["pid"]) for name, one in started.items()}
+    with started["calm"].get_client() as one, started["control"].get_client() as other:
+        for _ in range(16):
+            for name, client in (("calm", one), ("control", other)):
+                before = used_by(owners[name])
+                client.gather(client.map(abs, range(2000), pure=False))
+                found[name].append(used_by(owners[name]) - before)
+            time.sleep(3)
+    for cluster in started.values():
+        cluster.stop()
+    least = {name: statistics.median(all_[1:]) for name, all_ in found.items()}
+    print(least, found)
+    assert least["calm"] <= 1.05 * least["control"]

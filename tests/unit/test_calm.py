@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from distributed import profile
 from distributed.core import Status
-from tornado.ioloop import PeriodicCallback
+from tornado.ioloop import IOLoop, PeriodicCallback
 
 import ports
 
@@ -109,6 +109,7 @@ class Worker(Server):
 
     def __init__(self) -> None:
         self.beats = 0
+        self.loop = IOLoop.current()
         self.monitor = SimpleNamespace(update=lambda: None)
         super().__init__(heartbeat=PeriodicCallback(self.heartbeat, 20))
         self.calm = calm.CalmWorker(self, 0.01, 5.0, watched=False)
@@ -153,6 +154,39 @@ def test_a_calm_worker_beats_slowly_and_a_stirred_one_as_before() -> None:
         assert worker.calm.is_on
         worker.calm.stir()
         assert worker.periodic_callbacks["heartbeat"].callback_time == 20
+        for timer in worker.periodic_callbacks.values():
+            timer.stop()
+
+    asyncio.run(check())
+
+
+def test_a_worker_that_wakes_reports_at_once_after_a_long_silence() -> None:
+    async def check() -> None:
+        worker = Worker()
+        while not worker.calm.is_on:
+            await asyncio.sleep(0.001)
+        worker.calm.lively = 3000
+        for silent, beats in ((2.0, 0), (4.0, 1)):
+            worker.calm.is_on, worker.beats = True, 0
+            worker.calm.beat_at = time.monotonic() - silent
+            worker.calm.stir()
+            await asyncio.sleep(0.05)
+            assert worker.beats == beats
+        for timer in worker.periodic_callbacks.values():
+            timer.stop()
+
+    asyncio.run(check())
+
+
+def test_a_worker_that_becomes_calm_files_its_profile() -> None:
+    async def check() -> None:
+        filed: list[bool] = []
+        worker = Worker()
+        cycle = PeriodicCallback(lambda: filed.append(worker.calm.is_on), 60_000)
+        worker.periodic_callbacks["profile-cycle"] = cycle
+        while not worker.calm.is_on:
+            await asyncio.sleep(0.001)
+        assert filed == [True]
         for timer in worker.periodic_callbacks.values():
             timer.stop()
 

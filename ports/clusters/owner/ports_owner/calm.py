@@ -73,6 +73,7 @@ class CalmWorker:
         self.worker, self.slow = worker, heartbeat * 1000
         self.is_on, self.is_stirred, self.is_held = False, True, False
         self.lively = worker.periodic_callbacks["heartbeat"].callback_time
+        self.beat_at = time.monotonic()
         self.gate = GATE if watched else threading.Event()
         self.timers = Timers(worker, [n for n in calm_rules.WORKER_TIMERS if watched or n != "memory_monitor"])
         if after is not False:
@@ -87,6 +88,9 @@ class CalmWorker:
         busy, self.is_stirred = busy or calm_rules.has_work(worker.state), False
         if self.quiet.is_reached(time.monotonic(), busy=bool(busy)) and not worker.is_over_any():
             self.is_on = True
+            cycle = worker.periodic_callbacks.get("profile-cycle")
+            if cycle is not None:  # Dask shows no profile before its first cycle, which short work does not reach
+                cycle.callback()
             self.timers.stop()
             self.gate.clear()
 
@@ -98,9 +102,12 @@ class CalmWorker:
             self.gate.set()
             self.timers.start()
             renew(self.worker, "heartbeat", self.lively)
+            if time.monotonic() - self.beat_at > self.lively / 1000:  # the scheduler has waited for longer than usual
+                self.worker.loop.add_callback(self.worker.heartbeat)
 
     async def beat(self, heartbeat: Callable[[], Any]) -> None:
         """Send a heartbeat and choose when the next one follows; the scheduler's answer names a time for all."""
+        self.beat_at = time.monotonic()
         if self.is_on:
             self.worker.monitor.update()
         with contextlib.suppress(KeyError):
