@@ -118,6 +118,7 @@ def test_a_thread_left_behind_that_eats_memory_pauses_its_calm_worker(home: Home
         calm(client)
         line = log_has(cluster, "Pausing worker", within=20)
         paused = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+        # 0.07 to 0.27 s in six measurements beside other work, and 0.01 to 0.24 with calm_after=False
         assert paused - float((home.work / "passed").read_text()) < 0.5
         workers(cluster, 1)
         assert client.run(lambda dask_worker: dask_worker.status.name).popitem()[1] == "paused"
@@ -306,6 +307,12 @@ def fate_of_a_hog(client: Client, limit: int) -> tuple[int, float]:
     ended = time.monotonic()
     os.close(file)
     hogging.cancel()
+    wait_until(
+        lambda: ({*client.run(os.getpid, on_error="ignore").values()} - {pid, None}) or None,
+        timeout=30,
+        what="the next worker",
+        every=0.2,
+    )
     assert passed is not None
     return most, ended - passed
 
@@ -323,12 +330,11 @@ def test_a_hog_right_after_calm_ends_as_soon_as_one_without_calm(home: Home) -> 
                 client.wait_for_workers(1)
                 calm(one)
                 found[name].append(fate_of_a_hog(client, limit))
-                workers(started[name], 1)
     for cluster in started.values():
         cluster.stop()
     peaks = {name: statistics.median(most for most, _ in all_) for name, all_ in found.items()}
     took = {name: statistics.median(seconds for _, seconds in all_) for name, all_ in found.items()}
-    print(peaks, took, found)
+    print(peaks, took, found)  # 292 against 294 MB, 0.05 against 0.05 s
     assert peaks["calm"] <= 1.05 * peaks["control"] and took["calm"] <= took["control"] + 0.1
 
 
@@ -339,14 +345,16 @@ def test_tiny_tasks_take_no_more_cpu_than_without_calm(home: Home) -> None:
     started["control"] = clusters.start("control", n_workers=2, calm_after=False, **SMALL)
     owners = {name: psutil.Process(one.row()["pid"]) for name, one in started.items()}
     with started["calm"].get_client() as one, started["control"].get_client() as other:
+        pair = [("calm", one), ("control", other)]
         for _ in range(16):
-            for name, client in (("calm", one), ("control", other)):
+            pair.reverse()
+            for name, client in pair:
                 before = used_by(owners[name])
                 client.gather(client.map(abs, range(2000), pure=False))
                 found[name].append(used_by(owners[name]) - before)
             time.sleep(3)
     for cluster in started.values():
         cluster.stop()
-    least = {name: statistics.median(all_[1:]) for name, all_ in found.items()}
+    least = {name: min(all_) for name, all_ in found.items()}  # what runs beside the test can only add
     print(least, found)
     assert least["calm"] <= 1.05 * least["control"]
