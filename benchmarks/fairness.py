@@ -138,19 +138,19 @@ TINY = """
 import json, sys, time
 import ports
 options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "400MB", "force": True}
-found = []
+found = {True: [], False: []}
 started = [ports.cluster("calm", **options), ports.cluster("lively", calm_after=False, **options)]
-clients = [one.get_client() for one in started]
-for _ in range(int(sys.argv[1])):
+clients = {True: started[0].get_client(), False: started[1].get_client()}
+for number in range(int(sys.argv[1])):
     time.sleep(4)  # the first is calm then
-    for client in clients:
+    for is_calm in (True, False) if number % 2 else (False, True):
         start = time.perf_counter()
-        client.gather(client.map(abs, range(int(sys.argv[2])), pure=False))
-        found.append(time.perf_counter() - start)
-for client, one in zip(clients, started):
+        clients[is_calm].gather(clients[is_calm].map(abs, range(int(sys.argv[2])), pure=False))
+        found[is_calm].append(time.perf_counter() - start)
+for client, one in zip(clients.values(), started):
     client.close()
     one.stop()
-print(json.dumps(found))
+print(json.dumps([found[True][1:], found[False][1:]]))
 """
 TINY_TASKS = 2_000
 
@@ -159,8 +159,8 @@ def calm_tiny(runs: int) -> Iterator[Result]:
     """Time tiny tasks on a calm cluster, beside one that keeps its timers."""
     with home() as env:
         argv = [sys.executable, "-c", TINY, str(runs + 1), str(TINY_TASKS)]
-        found = json.loads(subprocess.check_output(argv, env=env).splitlines()[-1])
-    samples = Samples(tuple(found[2::2]), tuple(found[3::2]))
+        ours, theirs = json.loads(subprocess.check_output(argv, env=env).splitlines()[-1])
+    samples = Samples(tuple(ours), tuple(theirs))
     yield Result(
         "calm-tiny", f"{TINY_TASKS:,} tiny tasks after calm", "calm_after=False", "s", Aim("ratio", 1.05), samples
     )
