@@ -58,7 +58,7 @@ def adapt(now: Snapshot, bounds: Mapping[str, Any], interval: float, target_dura
     arguments: dict[str, Any] = {}
     if record.divided_bytes and limit:
         limit = arguments["memory_limit"] = fair_share.divide(maximum, record.divided_bytes, record.most_memory)
-    elif isinstance(limit, int) and maximum > (record.n_workers or 0) and not settings.get("cluster.force"):
+    if isinstance(limit, int) and maximum > (record.n_workers or 0) and not settings.get("cluster.force"):
         room = replace(machine.room(without=now.running.process.pid), own_clusters=with_promises(now.name))
         fair_share.check(room, maximum, limit, record.memory_typed)
     arguments |= _gpus.for_scale(now, maximum, force=False)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import ports
-from ports.clusters import _options, _text
-from ports.errors import UsageError
+from ports.clusters import _options, _scheduler, _text
+from ports.errors import OverpromisedError, UsageError
+from ports.machine import fair_share
 from tests.unit.test_owner import recorded
 
 sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))
 
 from ports_owner.adapt_rules import Bounds, step
+
+GIB = 1 << 30
 
 
 @pytest.mark.parametrize(
@@ -68,3 +72,17 @@ def test_bounds_that_are_no_numbers_of_workers_are_refused(asked: dict[str, Any]
 def test_show_says_between_which_numbers_a_cluster_adapts() -> None:
     told = _text.cluster_note({"adapts": {"minimum": 0, "maximum": 4}})
     assert told == "adapts between 0 and 4 workers, until it is scaled"
+
+
+def test_a_cluster_that_divides_its_memory_adapts_to_no_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = recorded(n_workers=2, threads_per_worker=1, memory_limit=GIB, divided_bytes=2 * GIB, most_memory=GIB)
+    running = SimpleNamespace(process=SimpleNamespace(pid=1))
+    now: Any = SimpleNamespace(refresh=lambda: None, record=record, name="main", running=running)
+    room = fair_share.Room(cores=8, memory_bytes=32 * GIB, available_bytes=30 * GIB)
+    monkeypatch.setattr(_scheduler.machine, "room", lambda **_: room)
+    monkeypatch.setattr(_scheduler, "with_promises", lambda _: ())
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(_scheduler, "_call", lambda *_, **arguments: asked.append(arguments))
+    with pytest.raises(OverpromisedError, match="1000 workers"):
+        _scheduler.adapt(now, {"maximum": 1000}, 1.0, 5.0, 3)
+    assert asked == []
