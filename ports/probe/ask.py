@@ -154,8 +154,8 @@ def ask_notebooks(rows: "List[Json]", known: "Dict[int, bool]") -> None:
                 status = status_of(row, "%s/%s" % (row.get("base", ""), page), end - time.monotonic())
                 if status is None:
                     break  # it is not known
-                known[row["inode"]] = status == 200 and page != "login"
-                if status == 200:
+                if status == 200 or page != "login":
+                    known[row["inode"]] = status == 200 and page != "login"
                     break
             row["open"] = known.get(row["inode"])
 
@@ -186,7 +186,7 @@ def status_of(row: "Json", path: str, seconds: float) -> "Optional[int]":
         if row["scheme"] == "https":
             import ssl
 
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             connection = context.wrap_socket(connection)
         connection.sendall(request.encode())

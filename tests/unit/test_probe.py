@@ -6,12 +6,16 @@ import ast
 import ipaddress
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,7 +24,7 @@ from hypothesis import strategies as st
 from ports import probe
 from ports.probe import piped, recognise
 from ports.probe.agent import watch
-from ports.probe.ask import find_exposed, is_for_others
+from ports.probe.ask import ask_notebooks, find_exposed, is_for_others
 from ports.probe.recognise import kind_of, recognise_sessions, runtime_directories, words_of
 from ports.probe.records import read_sessions
 from ports.probe.sockets import new_row, parse_netlink, parse_proc_net
@@ -405,3 +409,52 @@ def test_a_socket_is_for_others_if_they_can_reach_it(socket_mode: int, directory
         Path(directory).chmod(directory_mode)
         assert is_for_others(str(path)) is is_open
     assert not is_for_others(str(path))
+
+
+def test_a_login_environment_comes_although_a_daemon_keeps_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ports.probe.programs import run
+
+    (tmp_path / ".bash_profile").write_text("setsid sleep 9 & echo $! > pid; export OF_THE_PROFILE=1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    before = time.monotonic()
+    assert run.login_environment(timeout=5)["OF_THE_PROFILE"] == "1"
+    assert time.monotonic() - before < 5
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+
+
+def notebook_row(port: int, scheme: str = "http") -> dict[str, Any]:
+    row = {"kind": "notebook", "pid": 1, "inode": 7, "family": "tcp", "path": None, "address": "127.0.0.1"}
+    return {**row, "port": port, "scheme": scheme, "base": ""}
+
+
+def test_a_notebook_server_that_answers_half_is_not_called_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer_once() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(999)
+                connection.sendall(b"HTTP/1.1 302 Found\r\n\r\n")
+
+        thread = threading.Thread(target=answer_once)
+        thread.start()
+        known: dict[int, bool] = {}
+        row = notebook_row(server.getsockname()[1])
+        ask_notebooks([row], known)
+        thread.join()
+    assert row["open"] is None and known == {}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_server_with_https_is_asked_without_a_warning_of_python() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=lambda: server.accept()[0].close())
+        thread.start()
+        row = notebook_row(server.getsockname()[1], "https")
+        ask_notebooks([row], {})
+        thread.join()
+    assert row["open"] is None
