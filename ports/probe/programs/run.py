@@ -2,8 +2,10 @@
 
 import os
 import re
+import select
 import signal
 import subprocess
+import time
 
 if __name__ != "__main__":  # piped, these names are there already
     from ..own_host import host_directory, read_record
@@ -89,10 +91,8 @@ def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
     except OSError as error:
         raise StartFilesError("your login shell %s does not start there (%s)" % (shell, error.strerror)) from None
     try:
-        output = child.communicate(timeout=timeout)[0].decode("utf-8", "surrogateescape")
+        output = output_of(child, timeout).decode("utf-8", "surrogateescape")
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
         raise StartFilesError("your start files there took more than %g s" % timeout) from None
     items = [item.rpartition("\n")[2] if i == 0 else item for i, item in enumerate(output.split("\0")[:-1])]
     found = dict(item.split("=", 1) for item in items if re.match(r"\w+=", item))
@@ -101,6 +101,30 @@ def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
             "your start files there ended the shell (exit or exec), with status %d" % child.returncode
         )
     return found
+
+
+def output_of(child: "Any", timeout: float) -> bytes:
+    """Return what a process that leads its own session wrote; raises subprocess.TimeoutExpired, and then it is ended.
+
+    A daemon that it started can keep its stdout open, so the end of the process counts, not that of its output.
+    """
+    chunks, until = [], time.monotonic() + timeout  # type: List[bytes], float
+    with child.stdout as pipe:
+        while time.monotonic() < until:
+            has_ended = child.poll() is not None  # before the look: what it wrote is in the pipe by now
+            if select.select([pipe], [], [], 0 if has_ended else 0.05)[0]:
+                chunks.append(os.read(pipe.fileno(), 65536))
+                if not chunks[-1]:
+                    break
+            elif has_ended:
+                break
+    try:
+        child.wait(max(0.0, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        raise
+    return b"".join(chunks)
 
 
 class LoginShell:
