@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+_COMING = "unix://"  # the address of a cluster that is starting: a `Client` wants some text
 _ELSEWHERE = {  # attributes of LocalCluster that need the process of the cluster
     "scheduler": "client.run_on_scheduler(function) or cluster.scheduler_info",
     "scheduler_comm": "client.run_on_scheduler(function)",
@@ -42,8 +43,11 @@ class Cluster:
     `stop` ends it.
     """
 
-    def __init__(self, now: Snapshot | Future[Cluster], *, just_started: bool = False) -> None:
+    def __init__(
+        self, now: Snapshot | Future[Cluster], *, just_started: bool = False, over_sockets: bool = False
+    ) -> None:
         self._found = now
+        self._over_sockets = over_sockets  # known while the start goes on
         self._started = time.monotonic() if just_started else None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -51,6 +55,11 @@ class Cluster:
     def _now(self) -> Snapshot:
         """What was found; waits for a start that goes on in a thread."""
         return self._found if isinstance(self._found, Snapshot) else self._found.result()._now
+
+    @property
+    def _is_coming(self) -> bool:
+        """Whether its start goes on in a thread: a `Client` that is made in an event loop awaits it later."""
+        return self._over_sockets and isinstance(self._found, Future) and not self._found.done() and _is_in_loop()
 
     # --- what it is ---
 
@@ -109,16 +118,20 @@ class Cluster:
         DaskError
             The record has an address that `ports` never writes.
         """
-        return _scheduler.address(self._now)
+        return _COMING if self._is_coming else _scheduler.address(self._now)
 
     @property
     def security(self) -> Security:
         """Credentials for its scheduler; empty where the scheduler listens on a Unix socket."""
-        return _dask.security(self.scheduler_address, self._now.found.files.credentials)
+        if (address := self.scheduler_address) == _COMING:
+            return _dask.security(address, Path())
+        return _dask.security(address, self._now.found.files.credentials)
 
     @property
     def status(self) -> str:
-        """Dask's word for the state: ``"running"`` or ``"closed"``."""
+        """Dask's word for the state: ``"running"`` or ``"closed"``; ``"starting"`` in an event loop that starts it."""
+        if self._is_coming:
+            return "starting"
         self._now.refresh()
         return "running" if self._now.found.state == "running" else "closed"
 
@@ -316,7 +329,10 @@ class Cluster:
         }
         bounds |= {"minimum": minimum, "maximum": maximum}
         bounds |= {"minimum_cores": minimum_cores, "maximum_cores": maximum_cores}
-        seconds = [_dask.parse_seconds(one) or 1.0 for one in (interval, target_duration)]
+        seconds = [_dask.parse_seconds(one) or 0.0 for one in (interval, target_duration)]
+        for name, value in zip(("interval", "target_duration"), seconds, strict=True):
+            if value <= 0:
+                raise UsageError(f"{name} is {value:g} s; pass a longer time, such as '1s'")
         return self._run(_scheduler.adapt, self._now, bounds, *seconds, wait_count)
 
     @property
@@ -397,6 +413,14 @@ class Cluster:
 
     def _repr_html_(self) -> str:
         return _text.cluster_html(self.row(), listeners.open_command(self.name))
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _joined(lines: Any) -> str:

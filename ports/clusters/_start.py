@@ -105,8 +105,20 @@ def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) 
     """
     is_asynchronous = asked.pop("asynchronous", None)
     if is_asynchronous or (is_asynchronous is None and _is_coroutine(sys._getframe(1))):
-        return Cluster(_in_thread(functools.partial(_find_or_start, name, reuse, asked)))
+        over_sockets = _is_over_sockets(name, asked)
+        coming = _in_thread(functools.partial(_find_or_start, name, reuse, asked))
+        return Cluster(coming, over_sockets=over_sockets)
     return _find_or_start(name, reuse, asked)
+
+
+def _is_over_sockets(name: str | None, asked: Mapping[str, Any]) -> bool:
+    """Say whether the cluster that `cluster` would return has its scheduler on a Unix socket."""
+    defaults = settings.get("cluster")
+    found = sessions.find(KIND, paths.check_name(name or defaults["name"]), ClusterRecord)
+    if found is not None and found.record is not None and found.state in ("running", "starting"):
+        return bool(found.record.sockets)
+    options = {option: value for option, value in asked.items() if option != "timeout"}
+    return bool(_options.merge(defaults, options)["security"] == "sockets")
 
 
 def _is_coroutine(frame: types.FrameType) -> bool:

@@ -206,8 +206,15 @@ def test_a_cluster_starts_while_the_event_loop_goes_on(home: Home) -> None:
         await watching
         return n_workers, longest
 
+    async def use_client() -> None:
+        async with Client(ports.cluster("other", **SMALL), asynchronous=True) as client:
+            await client.wait_for_workers(1)
+            assert await client.submit(sum, [1, 2]) == 3
+
     n_workers, longest = asyncio.run(use())
+    asyncio.run(use_client())
     clusters.stop("loop")
+    clusters.stop("other")
     assert n_workers == 1 and longest < 0.5  # a start takes longer
 
 
@@ -255,6 +262,8 @@ def test_a_cluster_adapts_by_itself_until_it_is_scaled(home: Home) -> None:
         assert client.gather(futures) == [None] * 8
     with pytest.raises(errors.UsageError, match="minimum is 3, more than maximum, which is 2"):
         cluster.adapt(minimum=3, maximum=2)
+    with pytest.raises(errors.UsageError, match="interval is 0 s; pass a longer time"):
+        cluster.adapt(interval=0)
     cluster.scale(1)
     wait_until(lambda: has(1), timeout=30, what="one worker")
     assert cluster.row()["note"] is None and "Traceback" not in "\n".join(cluster.logs())
