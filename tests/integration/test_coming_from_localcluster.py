@@ -8,6 +8,7 @@ import copy
 import inspect
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import dask
@@ -21,8 +22,16 @@ pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("machine")]
 PAGE = Path(__file__).parents[2] / "docs/coming-from-localcluster.md"
 
 
-def test_every_python_line_of_the_page_runs(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask.config, "config", copy.deepcopy(dask.config.config))
+@pytest.fixture
+def own_config() -> Iterator[None]:
+    """Undo what the page sets in Dask's configuration."""
+    before = copy.deepcopy(dask.config.config)
+    yield
+    dask.config.config.clear()
+    dask.config.config.update(before)
+
+
+def test_every_python_line_of_the_page_runs(home: Home, own_config: None) -> None:
     text = PAGE.read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     known: dict[str, object] = {}
