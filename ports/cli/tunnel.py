@@ -86,13 +86,16 @@ class Links:
 
     def event(self, row: Row) -> None:
         """Show the row of a tunnel that changed: a link on stdout, everything else on stderr."""
+        from ports.hosts import is_here
+
         key, state, link = (row["host"], row["kind"], row["name"]), str(row["state"]), _link(row)
         before, now = self._shown.get(key), f"{state} {link}"
         if state == "connecting" or before == now:
             return
         self._shown[key] = now
         if state == "error":
-            self.out.fail(_target(row), targets.hints_at(row["host"], str(row["error"])))
+            far = None if is_here(row["host"]) else row["host"]
+            self.out.fail(_target(row), targets.hints_at(far, str(row["error"])))
         elif before is None and link is not None and row.get("notice") != "silent":
             self._link(row, str(link))
             if row.get("error"):  # it was open before, and is not now

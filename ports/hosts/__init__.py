@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ports.hosts._several import on_each as on_each
     from ports.hosts._this_machine import HERE as HERE
     from ports.hosts._this_machine import here as here
+    from ports.hosts._this_machine import host_option as host_option
     from ports.hosts._this_machine import is_here as is_here
     from ports.hosts.targets import Target as Target
 else:
@@ -73,7 +74,7 @@ else:
             "_resolve": ("choose_transport", "resolve"),
             "_route": ("Hop", "Route"),
             "_several": ("failed_row", "nothing_rows", "on_each"),
-            "_this_machine": ("HERE", "here", "is_here"),
+            "_this_machine": ("HERE", "here", "host_option", "is_here"),
             "targets": ("Target",),
         },
         modules=("openssh", "targets"),

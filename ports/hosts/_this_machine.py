@@ -26,6 +26,11 @@ def is_here(alias: str) -> bool:
     return alias == HERE and os.name != "nt" and HERE not in openssh.aliases()
 
 
+def host_option(alias: str) -> str:
+    """Return what lets a command of `ports` run on `alias`: `` -H alias``, and nothing for this machine itself."""
+    return "" if is_here(alias) else f" -H {alias}"
+
+
 def here() -> Route:
     """Return the route to this machine."""
     return Route(HERE, (Hop(HERE, HERE, "", 0, key=HERE),), "none")

@@ -235,7 +235,7 @@ class HostTunnels:
     def _add_nothing(self, *, can_start: bool) -> None:
         """Report that there is nothing to open; `can_start`: `ports` ran there before."""
         tunnel = Tunnel(self.alias, "host")
-        start = f"`ports cluster start -H {self.alias}` starts one"
+        start = f"`ports cluster start{hosts.host_option(self.alias)}` starts one"
         look = f"`ports list {self.alias}` shows what else listens, and `ports open {self.alias}:PORT` opens it"
         tunnel.note = f"no cluster or notebook server of yours runs there; {start if can_start else look}"
         self.tunnels.add_result(tunnel, None)

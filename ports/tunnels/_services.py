@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ports.errors import ForeignListenerError, NotFoundError, PortsError, RecordError
-from ports.hosts import Target
+from ports.hosts import Target, host_option
 from ports.listeners import Listener, is_asked, is_session, links
 
 #: bokeh allows websockets from ``localhost:<its port>`` only; panel is built on it.
@@ -108,7 +108,7 @@ def ended(service: Service, failed: Mapping[Target, PortsError], found: Sequence
         return NotFoundError("listener", f"{service.host}:{service.port}", "the service there has ended")
     named = [one for one in found if one.mine and one.kind == service.kind and one.name == service.name]
     why = f"{named[0].reason}; " if named and named[0].state == "stopped" and named[0].reason else ""
-    start = f"`ports {service.kind} start {service.name} -H {service.host}` starts it, under the same link"
+    start = f"`ports {service.kind} start {service.name}{host_option(service.host)}` starts it, under the same link"
     return NotFoundError(f"running {service.kind}", f"{service.host}:{service.name}", why + start)
 
 
@@ -191,8 +191,11 @@ def _not_there(target: Target, wanted: Sequence[Listener], running: Sequence[Lis
     if wanted:
         kind, state = wanted[0].kind, wanted[0].state
         why = f" ({wanted[0].reason})" if wanted[0].reason else ""
-        start = f"`ports {kind} start {target.name} -H {target.host}` starts it"
+        start = f"`ports {kind} start {target.name}{host_option(target.host)}` starts it"
         return NotFoundError(f"running {kind}", str(target), f"it is {state}{why}; {start}")
-    names = ", ".join(sorted({str(one.name) for one in running if _is_opened(one)}))
-    there = f"there are {names}" if names else f"no cluster or notebook server of yours runs on {target.host}"
+    names = sorted({str(one.name) for one in running if _is_opened(one)})
+    are = "is" if len(names) == 1 else "are"
+    there = (
+        f"there {are} {', '.join(names)}" if names else f"no cluster or notebook server of yours runs on {target.host}"
+    )
     return NotFoundError("cluster or notebook", str(target), there)

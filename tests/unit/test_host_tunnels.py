@@ -152,6 +152,13 @@ def test_a_port_shut_while_its_service_was_found_open_leads_there_again(
     assert (tunnel.state, tunnel.forward.dial is None) == ("open", False)
 
 
+@pytest.mark.parametrize(("alias", "start"), [("localhost", "cluster start"), ("server1", "cluster start -H server1")])
+def test_nothing_to_open_is_told_with_a_command_that_works(host: HostTunnels, alias: str, start: str) -> None:
+    host.alias = alias
+    host._add_nothing(can_start=True)
+    assert f"`ports {start}` starts one" in str([one.note for one in host.tunnels][-1])
+
+
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Return a list that gets what a probe is asked; each fails."""
     seen: list[tuple[Any, ...]] = []

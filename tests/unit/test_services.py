@@ -84,12 +84,26 @@ def test_what_takes_a_request_for_something_else_is_not_asked() -> None:
 
 
 def test_what_is_not_there_is_told_with_what_is() -> None:
-    with pytest.raises(NotFoundError, match="there are thesis"):
+    with pytest.raises(NotFoundError, match="there is thesis"):
         choose("far:other", LAB)
     with pytest.raises(NotFoundError, match="no cluster or notebook server of yours runs on far"):
         choose("far:other")
     with pytest.raises(NotFoundError, match="`ports list far --all`"):
         choose("far:1", LAB)
+
+
+def test_what_is_there_beside_a_wrong_name_is_counted() -> None:
+    with pytest.raises(NotFoundError, match=r"there is thesis$"):
+        choose("far:other", LAB)
+    with pytest.raises(NotFoundError, match=r"there are atlas, thesis$"):
+        choose("far:other", LAB, {**LAB, "port": 8889, "root": "/home/alice/atlas"})
+
+
+def test_a_hint_for_this_machine_names_no_host() -> None:
+    lost = _services.ended(Service("localhost", "cluster", "main", "cluster-main", "m", "alice", "/x"), {}, [])
+    assert "`ports cluster start main` starts it" in str(lost)
+    far = _services.ended(Service("far", "cluster", "main", "cluster-main", "m", "alice", "/x"), {}, [])
+    assert "`ports cluster start main -H far` starts it" in str(far)
 
 
 def test_a_stopped_cluster_is_told_with_the_command_that_starts_it() -> None:
