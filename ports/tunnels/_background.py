@@ -91,7 +91,7 @@ def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> list[Mapping
         if "settled" in answer:
             rows: list[Mapping[str, Any]] = answer["settled"]
             for row in rows if on_event is not None else ():
-                if row.get("note") == "already open":
+                if str(row.get("note")).startswith("already open"):
                     on_event(row)  # type: ignore[misc]
             _everywhere.forget_stopped(rows)
             return rows

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ports.errors import ConnectionLostError, PortInUseError, PortsError, RefusedError, SSHError
 from ports.hosts import Dial
@@ -15,7 +16,7 @@ from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import LOOPBACK, Relay, bind
 from ports.tunnels._host_connection import HostConnection
 from ports.tunnels._local_forward import LocalForward
-from ports.tunnels._records import ForwardMethod
+from ports.tunnels._records import ForwardMethod, GroupRecord
 from ports.tunnels._tunnel import Tunnel
 from ports.tunnels._tunnel_list import TunnelList
 from ports.tunnels._watch import Watch
@@ -80,6 +81,12 @@ class TunnelOpener:
             tunnel.local_port, tunnel.where = port, (tunnel.local.address_here, port)
         self._tunnels.change(tunnel, tunnel.state)
 
+    def share(self, tunnel: Tunnel) -> None:
+        """Let other users of this machine use the link from now on; a Unix socket stays its owner's."""
+        if tunnel.forward is not None and tunnel.local.socket is None and not tunnel.local.share:
+            tunnel.local, tunnel.forward.visitors = replace(tunnel.local, share=True), None
+            self._tunnels.change(tunnel, tunnel.state)
+
     def shut(self, tunnel: Tunnel, state: str, *, cut: bool = False) -> None:
         """Let a page answer at the tunnel's ports, which says why; `cut` ends connections that stand."""
         since = tunnel.since if tunnel.state == state else time.time()
@@ -126,6 +133,8 @@ class TunnelOpener:
             tunnel.port_note = None
             return False
         record, row = found
+        if tunnel.local.share and not _is_shared_by(record, row):
+            return False  # an older `ports` keeps it: another port is shared
         keeps = "the background process" if record.background else f"`ports open` in process {record.process.pid}"
         tunnel.local_port, tunnel.port_note = row["local_port"], f"already open; {keeps} keeps it"
         self._tunnels.change(tunnel, str(row["state"]))
@@ -199,3 +208,10 @@ class TunnelOpener:
             self._tunnels.change(tunnel, "error")
         elif self._watch.is_up:
             self.shut(tunnel, "ended")
+
+
+def _is_shared_by(record: GroupRecord, row: Mapping[str, Any]) -> bool:
+    """Let the process that keeps the tunnel of `row` share it; return whether it did."""
+    with contextlib.suppress(PortsError):
+        return row["number"] in tunnel_records.ask(record, {"share": [row["number"]]}).get("shared", ())
+    return False

@@ -55,7 +55,7 @@ def answer(page: Page, request: bytes) -> bytes:
 
 
 def _text(page: Page) -> str:
-    return "; ".join(part for part in (page.title, page.reason, page.doing) if part) + "\n"
+    return "; ".join(part.rstrip(".") for part in (page.title, page.reason, page.doing) if part) + "\n"
 
 
 def _html(page: Page, *, reloads: bool) -> str:

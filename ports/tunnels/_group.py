@@ -228,10 +228,13 @@ class TunnelGroup:
     # --- other processes ---
 
     def _answer(self, request: dict[str, Any], say: Event) -> dict[str, Any]:
-        """Answer another process: ``{"close": [number, …]}``, ``{"rows": true}`` or ``{"open": {…}}``."""
+        """Answer another process: ``{"close": [number, …]}``, also ``share``; ``{"rows": true}``; ``{"open": {…}}``."""
         if "close" in request:
             wanted = set(request["close"])
             return {"closed": self.close_tunnels([one for one in self.tunnels if one.number in wanted])}
+        if "share" in request:
+            meant = [one for one in self.tunnels if one.number in set(request["share"])]
+            return {"shared": [one.number for host in list(self._hosts.values()) for one in host.share(meant)]}
         if "open" in request:
             return self._open_for_another(request["open"], say)
         return {"rows": [tunnel.record_row() for tunnel in self.tunnels if tunnel.ports]}
@@ -367,10 +370,16 @@ def _here_or_there(target: Target) -> Target:
 
 def _as_open_already(tunnel: Tunnel, local: LocalAddress) -> TunnelRow:
     """Return the row of a tunnel that was open before: an error if another local port or socket was requested."""
-    row: TunnelRow = {**tunnel.row(), "note": "already open"}
+    row: TunnelRow = {**tunnel.row(), "note": "already open; shared" if tunnel.local.share else "already open"}
     now, serves = tunnel.local, tunnel.local.socket or f"port {tunnel.local_port}"
     other_port = local.port is not None and (now.socket is not None or local.port not in (0, tunnel.local_port))
-    if other_port or (local.socket or now.socket) != now.socket or (local.address or now.address) != now.address:
+    is_private = local.share and local.socket is None and now.socket is not None  # a Unix socket is its owner's
+    if (
+        is_private
+        or other_port
+        or (local.socket or now.socket) != now.socket
+        or (local.address or now.address) != now.address
+    ):
         target = f"{tunnel.host}:{tunnel.name}"
         error = ConflictError(f"{target} is already open at {serves}; `ports tunnel close {target}` first")
         row["state"], row["error"], row["exit_code"] = "error", str(error), error.exit_code

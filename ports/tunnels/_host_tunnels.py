@@ -149,6 +149,13 @@ class HostTunnels:
             self.tunnels.change(tunnel, "closed")
         return mine
 
+    def share(self, wanted: Iterable[Tunnel]) -> list[Tunnel]:
+        """Let other users of this machine use some; return those that are shared."""
+        mine = [one for one in wanted if one in self.tunnels]
+        for tunnel in mine:
+            self._opener.share(tunnel)
+        return [one for one in mine if one.local.share]
+
     def reclaim(self) -> None:
         """Go back to usual ports that are free again."""
         for tunnel in self.tunnels:
@@ -217,6 +224,7 @@ class HostTunnels:
             known = {one.key[1]: one for one in self.tunnels if one.service is not None}
             if is_first:
                 self._add_results(failed)
+                self.share(one for key, one in known.items() if key in wanted and wanted[key][1].local.share)
                 if not wanted and not on_nodes and not failed:
                     self._add_nothing(can_start=bool(document.get("ports")))
             else:
@@ -253,7 +261,7 @@ class HostTunnels:
             return None
         made = Tunnel(self.alias, service.kind, service.name, service=service, note=service.note, notice=notice)
         made.local, made.owner = request.local, request.owner
-        made.reuse = request.reuse and request.local == LocalAddress()
+        made.reuse = request.reuse and replace(request.local, share=False) == LocalAddress()
         return made
 
     def _follow(self, tunnel: Tunnel, service: Service) -> bool:

@@ -134,7 +134,7 @@ def visitors(local: LocalAddress, service: Service) -> Visitors | None:
     """Return what decides which connections the link of `service` lets in; None: all that reach it."""
     if local.share or local.public or local.socket or settings.get("open.share"):
         return None
-    return Visitors(asks_for_password=bool(service.token))
+    return Visitors(f"{service.host}:{service.name}", asks_for_password=bool(service.token))
 
 
 def _seen_by_others(local: LocalAddress, bound: list[socket.socket]) -> str | None:

@@ -22,11 +22,14 @@ class Visitors:
 
     Parameters
     ----------
+    target : str
+        What the link leads to, as `ports open` names it.
     asks_for_password : bool
         The service itself asks for a credential, so an unknown connection can pass.
     """
 
-    def __init__(self, *, asks_for_password: bool = False) -> None:
+    def __init__(self, target: str, *, asks_for_password: bool = False) -> None:
+        self._target = target
         self._asks_for_password = asks_for_password
         self._others: tuple[str, ...] = ()
         self._looked_at = float("-inf")
@@ -38,8 +41,8 @@ class Visitors:
             return None
         if uid == callers.UNKNOWN:
             others = () if self._asks_for_password else self._others_here()
-            return _others_page(others) if others else None
-        return _GONE if uid == callers.NO_PROCESS else _own_page()
+            return _others_page(self._target, others) if others else None
+        return _GONE if uid == callers.NO_PROCESS else _own_page(self._target)
 
     def _others_here(self) -> tuple[str, ...]:
         """Return who else uses this machine, as of a few seconds ago at most."""
@@ -48,21 +51,21 @@ class Visitors:
         return self._others
 
 
-def _own_page() -> Page:
+def _own_page(target: str) -> Page:
     owner = user_name(os.geteuid())
     return Page(
         f"This link belongs to {owner}",
         f"`ports open` of {owner} serves it on this machine, and lets no other user in.",
-        f"{owner} can open it for all users of this machine with `ports open --share`.",
+        f"{owner} can open it for all users of this machine with `ports open --share {target}`.",
         status="403 Forbidden",
         passes=False,
     )
 
 
-def _others_page(others: tuple[str, ...]) -> Page:
+def _others_page(target: str, others: tuple[str, ...]) -> Page:
     return Page(
         "Other users are on this machine",
         f"This system does not show which user a connection comes from, and {', '.join(others)} could use this link.",
-        "`ports open --share` opens it for all users of this machine.",
+        f"`ports open --share {target}` opens it for all users of this machine.",
         status="403 Forbidden",
     )

@@ -26,6 +26,7 @@ from ports.tunnels._local_forward import Dial
 from ports.tunnels._requests import OpenRequest
 from ports.tunnels._services import Service
 from ports.tunnels._tunnel import Tunnel
+from ports.tunnels._visitors import Visitors
 
 SERVICE = Service("server1", "listener", "8888", "port-8888", "m", "alice", "127.0.0.1:8888", port=8888)
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -157,6 +158,22 @@ def test_nothing_to_open_is_told_with_a_command_that_works(host: HostTunnels, al
     host.alias = alias
     host._add_nothing(can_start=True)
     assert f"`ports {start}` starts one" in str([one.note for one in host.tunnels][-1])
+
+
+def test_a_link_that_is_open_becomes_shared_once_share_is_given(
+    host: HostTunnels, tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tunnel.forward is not None
+    tunnel.local, tunnel.forward.visitors = LocalAddress(), Visitors("server1:8888")
+    host._connection.forwarded = says(ANSWER)  # type: ignore[attr-defined]
+    monkeypatch.setattr(_from_probe, "from_probe", lambda document, host: [])
+    for share in (False, True, False):  # what is shared stays so
+        request = OpenRequest((), local=LocalAddress(share=share))
+        monkeypatch.setattr(_requests, "choose", lambda *_, one=request: ({"port-8888": (SERVICE, one)}, {}))
+        host._take({}, [request], is_first=True)
+        if not share and not tunnel.local.share:
+            assert tunnel.forward.visitors is not None
+    assert tunnel.forward.visitors is None and tunnel.local.share and len(list(host.tunnels)) == 1
 
 
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:

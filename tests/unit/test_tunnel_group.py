@@ -25,6 +25,7 @@ from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._local_forward import LocalForward
 from ports.tunnels._services import Service
 from ports.tunnels._tunnel import Tunnel
+from ports.tunnels._visitors import Visitors
 
 TIMES = 100
 
@@ -253,3 +254,20 @@ def test_a_failure_to_open_is_an_error_there_and_does_not_end_the_process(
         asked = {"open": {"targets": ["server1"], "local": local, "owner": None}}
         with pytest.raises(PortsError, match=reason):
             tunnel_records.ask(record, asked, timeout=5)
+
+
+def test_what_another_process_holds_is_shared_when_it_is_asked(group: TunnelGroup) -> None:
+    tunnel = group.tunnels[0]
+    assert tunnel.forward is not None
+    tunnel.forward.visitors = Visitors("server1:main")
+    group.serve()
+    group._changed(tunnel)
+    [(_, record, _)] = tunnel_records.read_all_records()
+    assert tunnel_records.ask(record, {"share": [tunnel.number, 999]}) == {"shared": [tunnel.number]}
+    assert tunnel.forward.visitors is None and tunnel.local.share
+
+
+def test_a_link_at_a_unix_socket_cannot_be_shared() -> None:
+    tunnel = Tunnel("s1", "cluster", "main", state="open", local=LocalAddress(socket="/x"), forward=LocalForward())
+    row = _as_open_already(tunnel, LocalAddress(share=True))
+    assert row["error"] == "s1:main is already open at /x; `ports tunnel close s1:main` first"

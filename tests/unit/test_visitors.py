@@ -17,7 +17,7 @@ import pytest
 from ports import machine
 from ports.hosts._connection import to_unix_socket
 from ports.probe import callers
-from ports.tunnels import _local_address, _visitors
+from ports.tunnels import _down_page, _local_address, _visitors
 from ports.tunnels._event_loop import Relay, bind
 from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._local_forward import LocalForward
@@ -86,18 +86,24 @@ def serve(tmp_path: Path, asked: list[bytes]) -> Iterator[Open]:
 @root
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_another_user_gets_a_page_that_says_whose_link_it_is(serve: Open, asked: list[bytes], address: str) -> None:
-    port = serve(visitors=Visitors())
+    port = serve(visitors=Visitors("s1:main"))
     told = ask(port, uid=STRANGER, address=address)
-    assert told.startswith("HTTP/1.1 403 Forbidden") and "This link belongs to root" in told and "--share" in told
+    assert told.startswith("HTTP/1.1 403 Forbidden") and "This link belongs to root" in told
+    assert "`ports open --share s1:main`" in told
     assert not asked and "Retry-After" not in told
     assert "secret" in ask(port, address=address)
     assert "secret" in ask(serve(visitors=None), uid=STRANGER, address=address)  # shared, the attack succeeds
 
 
+def test_the_page_for_a_program_is_one_line_without_full_stops() -> None:
+    told = _down_page.answer(_visitors._own_page("s1:main"), b"GET / HTTP/1.1\r\n\r\n").decode()
+    assert "; " in told and ".;" not in told and not told.endswith(".\n")
+
+
 @linux
 @root
 def test_another_user_of_what_speaks_no_http_is_hung_up(serve: Open, asked: list[bytes]) -> None:
-    told = ask(serve(http=False, visitors=Visitors()), uid=STRANGER)
+    told = ask(serve(http=False, visitors=Visitors("s1:main")), uid=STRANGER)
     assert told.strip() in ("", "closed") and not asked
 
 
@@ -112,7 +118,7 @@ def test_a_connection_that_was_reset_at_once_is_nobody_s() -> None:
         client.close()
         with accepted:
             assert callers.caller_of(accepted) == callers.NO_PROCESS
-            page = Visitors().refusal(accepted)
+            page = Visitors("s1:main").refusal(accepted)
     assert page is not None and page.passes and page.status.startswith("503")
 
 
@@ -134,13 +140,14 @@ def test_where_the_kernel_does_not_tell_others_are_looked_for_again(monkeypatch:
     monkeypatch.setattr(callers, "caller_of", lambda connection: callers.UNKNOWN)
     monkeypatch.setattr(machine, "other_users", lambda: tuple(here))
     monkeypatch.setattr(_visitors.time, "monotonic", lambda: now[0])
-    visitors = Visitors()
+    visitors = Visitors("s1:main")
     assert visitors.refusal(None) is None
     here.append("bob")
     now[0] += 6
     page = visitors.refusal(None)
     assert page is not None and "bob could use this link" in page.reason and page.passes
-    assert Visitors(asks_for_password=True).refusal(None) is None
+    assert "`ports open --share s1:main`" in page.doing
+    assert Visitors("s1:main", asks_for_password=True).refusal(None) is None
     here.clear()
     now[0] += 6
     assert visitors.refusal(None) is None
