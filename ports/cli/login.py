@@ -6,7 +6,7 @@ import click
 
 from ports.cli.commands import Command
 from ports.cli.options import Host, with_transport
-from ports.cli.output import Output, Row, with_output
+from ports.cli.output import Output, with_output
 
 NOTHING = 3
 
@@ -33,7 +33,7 @@ def logout(out: Output, hosts: tuple[str, ...], everything: bool) -> int:
     Ending the connection to a jump host also ends those that go through it.
     """
     from ports import tunnels
-    from ports.hosts import logout
+    from ports.hosts import logout, reached_through
 
     if bool(hosts) == everything:
         raise click.UsageError("name each HOST as in `ports login`, or pass --all")
@@ -45,19 +45,13 @@ def logout(out: Output, hosts: tuple[str, ...], everything: bool) -> int:
     if everything and not rows:
         out.say("no connections were kept")
     ended = {row["host"] for row in rows if row["state"] != "nothing"}
-    if still := sorted(
-        {str(row["host"]) for row in tunnels.list() if _alias(row) in ended and row["state"] != "stopped"}
-    ):
+    held = {str(row["host"]) for row in tunnels.list() if row["host"] and row["state"] != "stopped"} if ended else ()
+    if still := sorted(reached_through(held, ended)):
         what = ", ".join(still)
         out.say(
             f"tunnels to {what} are still open and will reconnect; `ports tunnel close {' '.join(still)}` closes them"
         )
     return NOTHING if rows and all(row["state"] == "nothing" for row in rows) else 0
-
-
-def _alias(row: Row) -> str:
-    """Return the alias of a tunnel's host, without the name of its node."""
-    return str(row["host"]).partition("/")[0]
 
 
 def show_ended(out: Output, host: str, nothing: bool) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ports.hosts._far_errors import describe_error as describe_error
     from ports.hosts._logins import login as login
     from ports.hosts._logins import logout as logout
+    from ports.hosts._logins import reached_through as reached_through
     from ports.hosts._resolve import choose_transport as choose_transport
     from ports.hosts._resolve import resolve as resolve
     from ports.hosts._route import Hop as Hop
@@ -70,7 +71,7 @@ else:
             "_connect": ("connect", "is_connected", "login_keys"),
             "_connection": ("Connection", "Dial"),
             "_far_errors": ("describe_error",),
-            "_logins": ("login", "logout"),
+            "_logins": ("login", "logout", "reached_through"),
             "_resolve": ("choose_transport", "resolve"),
             "_route": ("Hop", "Route"),
             "_several": ("failed_row", "nothing_rows", "on_each"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ports.errors import PortsError
 from ports.hosts import _connect, openssh
 from ports.hosts._resolve import resolve
 from ports.hosts._several import HostRow, host_row
+from ports.hosts._this_machine import is_here
 
 
 def login(alias: str) -> dict[str, Any]:
@@ -52,6 +54,30 @@ def logout(*aliases: str) -> list[HostRow]:
         return rows + [host_row(None, "disconnected") for _ in range(openssh.close_all())]
     there = {chain[-1].control for chain in ended}
     return rows + [host_row(alias, "nothing") for alias, chain in named.items() if chain[-1].control not in there]
+
+
+def reached_through(aliases: Iterable[str], ended: Iterable[str | None]) -> list[str]:
+    """Return those of `aliases` that lead to one of the hosts `ended` or through it, whatever each is called.
+
+    Parameters
+    ----------
+    ended : iterable of str or None
+        Hosts of the rows of `logout`; None is one that is in no configuration, and any of `aliases` may mean it.
+    """
+    names = set(ended)
+    keys = {key for name in names if name is not None for key in _keys(name)[-1:]}
+    return [
+        alias
+        for alias in aliases
+        if not is_here(alias) and (None in names or alias.partition("/")[0] in names or keys.intersection(_keys(alias)))
+    ]
+
+
+def _keys(alias: str) -> list[str]:
+    """Return what tells the hops to `alias` apart; empty where it cannot be read, or leads through none."""
+    with contextlib.suppress(PortsError):
+        return [hop.key for hop in resolve(alias).hops]
+    return []
 
 
 def _kept(named: dict[str, list[openssh.Master]]) -> list[list[openssh.Master]]:

@@ -1,0 +1,55 @@
+"""Which tunnels a logout concerns: hosts are compared by the hops that lead to them."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from ports import hosts, tunnels
+from ports.cli import login
+from ports.errors import SSHError
+from ports.hosts import Hop, Route, _logins
+
+GATEWAY, SERVER = Hop("gateway", "gw.example", "alice", 22, key="g"), Hop("s", "10.0.0.5", "alice", 22, key="g s")
+ROUTES = {
+    "gateway": (GATEWAY,),
+    "gw.example": (GATEWAY,),
+    "server1": (GATEWAY, SERVER),
+    "10.0.0.5": (GATEWAY, SERVER),
+    "other": (Hop("other", "other", "alice", 22, key="o"),),
+}
+HELD = ["gateway", "localhost", "other", "server1", "server1/node2", "unread"]
+
+
+@pytest.fixture(autouse=True)
+def routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(alias: str) -> Route:
+        if alias not in ROUTES:
+            raise SSHError(alias, "cannot be read")
+        return Route(alias, ROUTES[alias], "ssh")
+
+    monkeypatch.setattr(_logins, "resolve", resolve)
+
+
+@pytest.mark.parametrize(
+    ("ended", "concerned"),
+    [
+        (["10.0.0.5"], ["server1"]),
+        (["server1"], ["server1", "server1/node2"]),
+        (["gw.example"], ["gateway", "server1"]),
+        (["other"], ["other"]),
+        ([None], ["gateway", "other", "server1", "server1/node2", "unread"]),
+        ([], []),
+    ],
+)
+def test_a_logout_concerns_tunnels_by_the_hops_of_their_routes(ended: list[str | None], concerned: list[str]) -> None:
+    assert _logins.reached_through(HELD, ended) == concerned
+
+
+@pytest.mark.parametrize("words", [["10.0.0.5"], ["gw.example"], ["--all"]])
+def test_a_logout_by_another_name_tells_which_tunnels_stay(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    named = [word for word in words if word != "--all"] or ["10.0.0.5", "gw.example"]
+    monkeypatch.setattr(hosts, "logout", lambda *_: [{"host": one, "state": "disconnected"} for one in named])
+    monkeypatch.setattr(tunnels, "list", lambda: [{"host": "server1", "state": "open"}, {"host": None, "state": "?"}])
+    told = CliRunner().invoke(login.logout, words)
+    assert "tunnels to server1 are still open and will reconnect; `ports tunnel close server1`" in told.output
