@@ -783,4 +783,5 @@ def test_a_notebook_server_on_a_unix_socket_opens_by_its_name(laptop: Site) -> N
     finally:
         running.terminate()
         running.communicate()
+        laptop.run("server2", ["rm", "-rf", "/tmp/alice-nb.sock", "/tmp/alice-nb-runtime"])  # Jupyter leaves its socket
         ports(laptop, "tunnel", "close", "--all")
