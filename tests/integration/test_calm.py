@@ -156,6 +156,7 @@ def test_a_calm_worker_steals_the_tasks_of_a_busy_one(home: Home) -> None:
     with cluster.get_client() as client:
         one, other = client.scheduler_info()["workers"]
         calm(client)
+        assert client.run_on_scheduler(timers)["stealing"]
         tasks = client.map(time.sleep, [0.2] * 20, workers=[one], allow_other_workers=True, pure=False)
         wait(tasks)
         ran = [key for key, place in client.who_has(tasks).items() if place == (other,)]

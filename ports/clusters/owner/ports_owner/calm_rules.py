@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 # Names of Dask's own in `Server.periodic_callbacks`, the same from 2024.4.0 to 2026.8.0. Each that is missing is passed
-# over. Timers with other names run on: `semaphore-lease-timeout` and the active memory manager have to.
+# over. Timers with other names run on: `semaphore-lease-timeout` and the active memory manager have to. So does
+# `stealing`, once a second: begun again with a task, it would come half a second later than in the middle without.
 SERVER_TIMERS = ("tick", "ticks", "monitor", "shift_counters")
 WORKER_TIMERS = (*SERVER_TIMERS, "profile", "profile-cycle", "find-missing", "memory_monitor", "ports-calm")
-SCHEDULER_TIMERS = (*SERVER_TIMERS, "stealing")
+SCHEDULER_TIMERS = SERVER_TIMERS
 NANNY_TIMERS = (*SERVER_TIMERS, "memory_monitor")
 
 SLOWEST_HEARTBEAT = 5.0  # seconds
