@@ -19,6 +19,7 @@ from ports.sessions import processes
 from ports.state import ProcessId, Record, locked, make_private, paths, records, runtime_directory, settings, wait_until
 from ports.tunnels._services import Service
 
+_OWN_SECONDS = 3.0
 _BACK_SECONDS = 8.0  # a process looks every three seconds whether its socket is there
 #: How connections reach a service: sshd forwards them, or our program on the host connects.
 ForwardMethod = Literal["forward", "agent"]
@@ -134,18 +135,34 @@ def _methods_file() -> Path:
 
 def port_user(port: int, what: tuple[str, str | None, str | None]) -> str:
     """Return who uses the local `port`: a `ports open` of `what` or of something else, a process, or a user."""
-    for _, record, alive in read_all_records():
-        for row in record.rows if alive else ():
-            if port in row.get("ports", ()):
-                same = (row["host"], row["kind"], row["name"]) == what
-                target = "the same target" if same else row["host"]
-                return f"another `ports open` (process {record.process.pid}) for {target}"
+    if link := _link_at(port, what):
+        return link
     rows = probe.probe({"port": port, "ask_http": False})["listeners"]
     if not rows:
         return "an unknown process"
     row = rows[0]
+    if row.get("pid") == os.getpid():  # another alias in the same command: it is recorded once it has answered
+        with contextlib.suppress(TimedOutError):
+            return wait_until(lambda: _link_at(port, what), timeout=_OWN_SECONDS, what="record of a link")
+        return "another link of this process"
     argv = row.get("argv") or []
     return f"{row['user']} ({Path(argv[0]).name}, process {row['pid']})" if argv else str(row["user"])
+
+
+def _link_at(port: int, what: tuple[str, str | None, str | None]) -> str | None:
+    """Return which `ports open` has the local `port`, and for what; None where no record says so."""
+    for _, record, alive in read_all_records():
+        for row in record.rows if alive else ():
+            if port not in row.get("ports", ()):
+                continue
+            named = f"{row['host']}:{row['name']}"
+            if record.process.pid != os.getpid():
+                target = "the same target" if (row["host"], row["kind"], row["name"]) == what else row["host"]
+                return f"another `ports open` (process {record.process.pid}) for {target}"
+            # a page at its own port: the same number on another host is another page
+            is_same = (row["kind"], row["name"]) == what[1:] and row.get("port") != port
+            return f"the link to the same service, open already as {named}" if is_same else f"the link to {named}"
+    return None
 
 
 def open_elsewhere(service: Service, host: str) -> tuple[GroupRecord, dict[str, Any]] | None:

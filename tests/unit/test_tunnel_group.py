@@ -271,3 +271,27 @@ def test_a_link_at_a_unix_socket_cannot_be_shared() -> None:
     tunnel = Tunnel("s1", "cluster", "main", state="open", local=LocalAddress(socket="/x"), forward=LocalForward())
     row = _as_open_already(tunnel, LocalAddress(share=True))
     assert row["error"] == "s1:main is already open at /x; `ports tunnel close s1:main` first"
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize(
+    ("what", "port", "told"),
+    [
+        (("other", "cluster", "main"), None, "the link to the same service, open already as server1:main"),
+        (("other", "cluster", "lab"), None, "the link to server1:main"),
+        (("other", "cluster", "main"), "local", "the link to server1:main"),  # its own port on each of two hosts
+    ],
+)
+def test_a_port_taken_by_another_alias_of_the_same_command_is_told(
+    group: TunnelGroup, what: tuple[str, str, str], port: str | None, told: str, is_late: bool
+) -> None:
+    tunnel = group.tunnels[0]
+    assert tunnel.local_port is not None
+    if port is not None:
+        tunnel.service = Service("server1", "bokeh", "main", "k", "m", "alice", "/x", port=tunnel.local_port)
+    group.serve()
+    if is_late:  # the link is recorded once it has answered
+        threading.Timer(0.3, group._changed, (tunnel,)).start()
+    else:
+        group._changed(tunnel)
+    assert tunnel_records.port_user(tunnel.local_port, what) == told
