@@ -10,7 +10,7 @@ import click
 from ports import clusters
 from ports.cli.commands import Group
 from ports.cli.options import Number, from_settings
-from ports.cli.output import Output, Row, with_host, with_output
+from ports.cli.output import Output, Row, undone_if_interrupted, with_host, with_output
 from ports.cli.session_commands import NAME, add_session_commands
 
 _ENVIRON_HELP = (
@@ -62,13 +62,15 @@ def cluster() -> None:
 )
 @click.option("--timeout", type=Number(0, whole=False), help="Seconds to wait for the start.")
 @with_output
-@with_host(show_started)
+@with_host(show_started, starts=True)
 def start(out: Output, name: str | None, environ: tuple[str, ...], option: tuple[str, ...], **options: Any) -> None:
     """Start a Dask cluster that outlives this shell."""
     if environ:
         options["environ"] = dict(_pair(text) for text in environ)
     options |= {key: _value(value) for key, value in map(_pair, option)}
-    show_started(out, clusters.start(name, **options).row())
+    started = clusters.start(name, **options)
+    with undone_if_interrupted(started):
+        show_started(out, started.row())
 
 
 @cluster.command()

@@ -9,7 +9,7 @@ import click
 from ports import notebooks
 from ports.cli.commands import Group
 from ports.cli.options import Number, from_settings
-from ports.cli.output import Output, Row, with_host, with_output
+from ports.cli.output import Output, Row, undone_if_interrupted, with_host, with_output
 from ports.cli.session_commands import NAME, add_session_commands
 
 
@@ -29,10 +29,12 @@ def notebook() -> None:
 @from_settings("notebook")
 @click.option("--timeout", type=Number(0, whole=False), help="Seconds to wait for the start.")
 @with_output
-@with_host(show_one)
+@with_host(show_one, starts=True)
 def start(out: Output, name: str | None, **options: Any) -> None:
     """Start JupyterLab, or the plain Jupyter server where Lab is not installed."""
-    show_one(out, notebooks.start(name, **options).row())
+    started = notebooks.start(name, **options)
+    with undone_if_interrupted(started):
+        show_one(out, started.row())
 
 
 add_session_commands(

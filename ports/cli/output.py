@@ -151,10 +151,11 @@ def with_output(function: F) -> F:
     return command  # type: ignore[return-value]
 
 
-def with_host(show: Callable[..., Any], *, several: bool = False) -> Callable[[F], F]:
+def with_host(show: Callable[..., Any], *, several: bool = False, starts: bool = False) -> Callable[[F], F]:
     """Give a command the option ``--host``, and where it lists something (`several`) hosts as arguments, too.
 
-    With it, the command runs on that host, and `show` gets an `Output` and the JSON document that it printed.
+    With it, the command runs on that host, and `show` gets an `Output` and the JSON document that it printed. Where it
+    `starts` a session, Ctrl-C ends that there.
     """
     from ports.cli.options import Host
 
@@ -175,9 +176,11 @@ def with_host(show: Callable[..., Any], *, several: bool = False) -> Callable[[F
 
             if options.get("follow") and not out.as_json:
                 hosts.interactive(named[0], far_arguments(ctx))
-            document = _run_there(ctx, out, named[0], options.get("timeout"))
-            out.host = named[0]
-            return show(out, on_host(named[0], document))
+            with _interruptible(ctx, out, named[0], starts) as started:
+                document = _run_there(ctx, out, named[0], options.get("timeout"), starts)
+                started.update(document if starts else {})
+                out.host = named[0]
+                return show(out, on_host(named[0], document))
 
         if several:
             return click.argument("hosts", metavar="[HOST]...", nargs=-1, type=Host())(command)  # type: ignore[return-value]
@@ -186,12 +189,39 @@ def with_host(show: Callable[..., Any], *, several: bool = False) -> Callable[[F
     return decorate
 
 
-def _run_there(ctx: click.Context, out: Output, host: str, timeout: float | None) -> Any:
+@contextlib.contextmanager
+def _interruptible(ctx: click.Context, out: Output, host: str, starts: bool) -> Iterator[dict[str, Any]]:
+    """After Ctrl-C, say what becomes of a start on another host; what it started is put into the dictionary."""
+    started: dict[str, Any] = {}
+    try:
+        yield started
+    except KeyboardInterrupt:
+        kind, out.host = ctx.command_path.split()[1], host
+        if not starts:
+            pass
+        elif started:
+            out.say(f"{kind} {started['name']!r} runs{out.there()}; `ports {kind} stop {started['name']}` stops it")
+        else:
+            out.say(f"the start{out.there()} is being undone; `ports {kind} list` shows whether it was")
+        raise
+
+
+@contextlib.contextmanager
+def undone_if_interrupted(session: Any) -> Iterator[None]:
+    """Stop a session that was just started, unless its row is shown: nobody would know that it runs."""
+    try:
+        yield
+    except BaseException:
+        session.stop()
+        raise
+
+
+def _run_there(ctx: click.Context, out: Output, host: str, timeout: float | None, starts: bool = False) -> Any:
     from ports import hosts
 
     seconds = (60.0 if timeout is None else timeout) + 60.0  # the command there gives up first, and says why
     with waiting(out, f"waiting for {host}, where `{ctx.command_path}` runs"):
-        return hosts.run_ports(host, far_arguments(ctx), login=True, timeout=seconds)
+        return hosts.run_ports(host, far_arguments(ctx), login=True, timeout=seconds, starts=starts)
 
 
 def _on_several(ctx: click.Context, out: Output, names: Sequence[str], show: Callable[..., Any]) -> int:

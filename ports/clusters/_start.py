@@ -258,7 +258,7 @@ def _start(
     options = _options.merge(defaults, asked)
     record, environ = _plan.plan(name, options)
     found = sessions.claim(record)
-    try:
+    with sessions.undone(found):
         _scratch.create(Path(record.scratch))
         if record.sockets:
             _scratch.create(Path(record.sockets))
@@ -277,12 +277,9 @@ def _start(
             what=f"cluster {name!r}",
             meanwhile=meanwhile,
         )
-    except BaseException:
-        sessions.abandon(found)
-        raise
-    if (warning := machine.logout_warning()) is not None:
-        warn(warning)
-    return Cluster(_scheduler.look_again(Snapshot(found), options["n_workers"]), just_started=True)
+        if (warning := machine.logout_warning()) is not None:
+            warn(warning)
+        return Cluster(_scheduler.look_again(Snapshot(found), options["n_workers"]), just_started=True)
 
 
 def _wait_for_other_start(name: str, timeout: float) -> Found[ClusterRecord] | None:

@@ -135,6 +135,7 @@ def run_ports(
     timeout: float = 120.0,
     batch: bool | None = None,
     login: bool = False,
+    starts: bool = False,
 ) -> Any:
     """Run ``ports <argv> --json`` on `host` and return the JSON document that it printed.
 
@@ -145,6 +146,8 @@ def run_ports(
     ----------
     login : bool
         Take the environment of the login shell there, as a command typed there would.
+    starts : bool
+        The command starts a session. It is stopped again where its answer comes back to nobody (Ctrl-C here).
 
     Raises
     ------
@@ -160,7 +163,7 @@ def run_ports(
     far_argv = json.dumps([*argv, *([] if "--json" in argv else ["--json"])])
     # not as arguments: all users there see those, and one may contain a key
     request: dict[str, Any] = {"do": "run", "argv": ["--arguments-from-stdin"], "stdin": f"{far_argv}\n{stdin}"}
-    request |= {**start_request(alias), "login": login}
+    request |= {**start_request(alias), "login": login, "starts": starts}
     if cwd:
         request["cwd"] = cwd
     answer = _found(route, request, timeout=timeout, batch=batch)

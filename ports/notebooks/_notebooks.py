@@ -101,20 +101,17 @@ def start(
     token_file = paths.here().token(KIND, name)
     record = replace(_plan(name, served, environment, kind, token_file), idle=idle, expire=expire, debugger=debugger)
     found = _claim(record)
-    try:
+    with sessions.undone(found):
         ensure_token(token_file)
         _fresh(Path(record.runtime))
-    except BaseException:
-        sessions.abandon(found)
-        raise
-    port = links.local_port(paths.machine(), str(os.getuid()), f"{KIND}-{name}", *_PORTS)
-    argv = _command(record, port)
-    limit = timeout or defaults["start_timeout"]
-    what = f"notebook {name!r}"
-    found = sessions.start(found, argv, environ=environ, cwd=str(served), timeout=limit, what=what, announce=_announce)
-    if (warning := machine.logout_warning()) is not None:
-        warn(warning)
-    return _notebook(found)
+        port = links.local_port(paths.machine(), str(os.getuid()), f"{KIND}-{name}", *_PORTS)
+        argv, limit = _command(record, port), timeout or defaults["start_timeout"]
+        found = sessions.start(
+            found, argv, environ=environ, cwd=str(served), timeout=limit, what=f"notebook {name!r}", announce=_announce
+        )
+        if (warning := machine.logout_warning()) is not None:
+            warn(warning)
+        return _notebook(found)
 
 
 def list() -> builtins.list[Notebook]:

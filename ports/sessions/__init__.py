@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ports.sessions._end import abandon as abandon
     from ports.sessions._end import names_locked as names_locked
     from ports.sessions._end import stop as stop
+    from ports.sessions._end import undone as undone
     from ports.sessions._find import elsewhere as elsewhere
     from ports.sessions._find import find as find
     from ports.sessions._find import is_broken as is_broken
@@ -65,6 +66,7 @@ else:
                 "abandon",
                 "names_locked",
                 "stop",
+                "undone",
             ),
             "_find": (
                 "elsewhere",

@@ -6,10 +6,19 @@ import contextlib
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ports.errors import BrokenRecordError, NameInUseError, StopError, StoreError, TimedOutError, UsageError
+from ports.errors import (
+    BrokenRecordError,
+    NameInUseError,
+    PortsError,
+    StopError,
+    StoreError,
+    TimedOutError,
+    UsageError,
+)
 from ports.sessions import _tmux, processes
 from ports.sessions._find import find, is_alive, is_in_another_container
 from ports.sessions._records import Found, S, SessionRecord
@@ -116,6 +125,20 @@ def abandon(found: Found[Any]) -> None:
         latest = find(record.kind, found.name, type(record))
         if latest is None or not _is_other_start(latest, record):
             retire(found)
+
+
+@contextlib.contextmanager
+def undone(found: Found[Any]) -> Iterator[None]:
+    """Stop the session that `found` has claimed a name for, if its start fails or is interrupted in this block.
+
+    Ctrl-C also comes in the moment in which it has just become ready.
+    """
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(PortsError):  # the error that is raised says why
+            stop(found)
+        raise
 
 
 def names_locked(kind: str) -> contextlib.AbstractContextManager[None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from ports.probe.programs import run
 from ports.sessions import environments
 from ports.sessions.environments import Environment, EnvironmentNotFoundError, activated, find, is_active
+from ports.state import wait_until
 
 
 def make_conda(prefix: Path) -> Path:
@@ -196,3 +199,40 @@ def test_variables_that_conda_keeps_for_an_environment_come_and_go(alone: dict[s
     assert (inside["PROJ"], inside["GDAL"], "OFF" in inside) == ("data", "1", False)
     outside = activated(find("other", "/", alone), inside)
     assert not {"PROJ", "GDAL"} & set(outside)
+
+
+THERE = """#!/bin/sh
+trap '' INT
+read words
+echo "$words" >>{seen}
+sleep 0.3
+echo '{{"kind": "cluster", "name": "main", "state": "running"}}'
+"""
+
+
+@pytest.mark.parametrize(
+    ("reads", "starts", "seen"),
+    [
+        (True, True, ['["cluster", "start"]']),
+        (False, False, ['["cluster", "start"]']),
+        (False, True, ['["cluster", "start"]', '["cluster", "stop", "main", "--json"]']),
+    ],
+    ids=["read", "no start", "gone"],
+)
+def test_a_start_whose_answer_nobody_takes_is_undone(
+    tmp_path: Path, reads: bool, starts: bool, seen: list[str]
+) -> None:
+    there, log = tmp_path / "python", tmp_path / "seen"
+    there.write_text(THERE.format(seen=log))  # Ctrl-C comes too late for it
+    there.chmod(0o755)
+    request = {"argv": ["x"], "stdin": '["cluster", "start"]\n', "env": str(there), "starts": starts}
+    code = f"from ports.probe.programs import run; run.run({request!r})"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    if reads:
+        assert b'"status": 0' in child.stdout.read()
+    else:
+        wait_until(lambda: log.exists() or None, timeout=20, what="the command")
+        child.stdout.close()
+    child.wait(20)
+    assert log.read_text().splitlines() == seen

@@ -1,5 +1,6 @@
 """Run `ports` on this machine for a user on another one: find the interpreter, then run it."""
 
+import json
 import os
 import re
 import select
@@ -8,6 +9,7 @@ import subprocess
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
+    from ..answer import send
     from ..own_host import host_directory, read_record
 
 MYPY = False
@@ -180,15 +182,18 @@ def has_ports(command: "List[str]") -> bool:
     return subprocess.call([command[0], "-c", code], stdin=subprocess.DEVNULL) == 0
 
 
-def run(request: "Json") -> "Json":
+def run(request: "Json") -> "Optional[Json]":
     """Run ``ports <argv>`` in the right interpreter, its stderr passed through, its stdout in the answer.
+
+    The answer is sent here, because a start whose answer nobody took is undone. None: that was done.
 
     Parameters
     ----------
     request : dict
         ``argv``; ``env``, a conda environment's name or path, or a venv's path; ``cwd`` (the home); ``stdin``, a text;
         ``environ``, variables to set; ``login`` (False) takes the whole environment of the login shell first;
-        ``patience`` (20), the seconds that its start files may take.
+        ``patience`` (20), the seconds that its start files may take; ``starts`` (False): it starts a session, which is
+        stopped again where nobody reads the answer.
     """
     environ = dict(os.environ)
     warning, shell = None, LoginShell(request.get("patience"))
@@ -214,7 +219,46 @@ def run(request: "Json") -> "Json":
         message = "%s has no ports; install it there, or name another environment" % command[0]
         return {"error": "no-ports", "message": message}
     text = output.decode("utf-8", "replace")
-    return {"status": child.returncode, "stdout": text, "command": command[0], "warning": warning}
+    answer = {"status": child.returncode, "stdout": text, "command": command[0], "warning": warning}
+    started = read_started(text) if request.get("starts") else None
+    if started is None:
+        return answer
+    if not deliver(request, answer):
+        words = json.dumps([started["kind"], "stop", started["name"], "--json"]) + "\n"
+        undo = subprocess.Popen(
+            command + request["argv"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=cwd, env=environ
+        )
+        undo.communicate(words.encode())
+    return None
+
+
+def read_started(text: str) -> "Optional[Json]":
+    """Return the row of the session that a command started; None where it printed an error, or nothing."""
+    try:
+        row = json.loads(text)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "error" not in row and {"kind", "name"} <= set(row) else None
+
+
+def deliver(request: "Json", answer: "Json") -> bool:
+    """Send the answer; return whether somebody was there to read it."""
+    if is_asker_gone():
+        return False
+    try:
+        send(request, answer)
+    except OSError:
+        return False
+    return not is_asker_gone()
+
+
+def is_asker_gone() -> bool:
+    """Tell whether nobody reads what this process prints (Ctrl-C at home, or the connection is gone)."""
+    from select import POLLERR, POLLHUP, poll
+
+    poller = poll()
+    poller.register(1, 0)
+    return any(event & (POLLERR | POLLHUP) for _, event in poller.poll(0))
 
 
 def attend(child: "Any", text: bytes) -> bytes:
@@ -222,7 +266,7 @@ def attend(child: "Any", text: bytes) -> bytes:
     from select import POLLERR, POLLHUP, poll
     from threading import Thread
 
-    poller, chunks, interrupted = poll(), [], False  # type: Any, List[bytes], bool
+    poller, chunks = poll(), []  # type: Any, List[bytes]
     poller.register(child.stdout, 1)
     poller.register(1, 0)
 
@@ -237,15 +281,14 @@ def attend(child: "Any", text: bytes) -> bytes:
     while True:
         ready = poller.poll(200)
         if not ready and child.poll() is not None:  # a process that it left running still has its stdout
-            return b"" if interrupted else b"".join(chunks)
+            return b"".join(chunks)
         for fd, event in ready:
             if fd == 1 and event & (POLLERR | POLLHUP):
                 poller.unregister(1)
                 child.send_signal(signal.SIGINT)
-                interrupted = True
             elif fd != 1:
                 chunk = os.read(fd, 65536)
                 chunks.append(chunk)
                 if not chunk:
                     child.wait()
-                    return b"" if interrupted else b"".join(chunks)
+                    return b"".join(chunks)
