@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ports
+from ports.cli import main
 from ports.hosts import targets
 
 COMMANDS = st.sampled_from(["cluster start", "cluster stop x", "notebook logs lab", "prune"])
@@ -39,3 +48,54 @@ def test_only_commands_change_and_each_once(before: str, command: str, after: st
     told = targets.hints_at("s1", f"{before}`ports {command}`{after}")
     assert told == f"{before}`ports {command} -H s1`{after}"
     assert targets.hints_at("s1", told) == told
+
+
+def texts(tree: ast.Module) -> Iterator[str]:
+    """Yield all texts of a module that are no docstrings; what an f-string inserts stands in braces."""
+    bodies = [one.body[0] for one in ast.walk(tree) if isinstance(getattr(one, "body", None), list) and one.body]
+    docstrings = {id(one.value) for one in bodies if isinstance(one, ast.Expr)}
+    inside: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            inside |= {id(part) for part in node.values}
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else "{" + ast.unparse(part.value) + "}"
+                for part in node.values
+                if isinstance(part, (ast.Constant, ast.FormattedValue))
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and not {id(node)} & (docstrings | inside):
+            yield node.value
+
+
+def named_commands() -> list[tuple[str, str]]:
+    """Return each command that a message names, with the file that says it."""
+    root = Path(ports.__file__).parent
+    found = {
+        (command, str(path.relative_to(root)))
+        for path in root.rglob("*.py")
+        for text in texts(ast.parse(path.read_text()))
+        for command in re.findall(r"`(ports [^`]*)`", text)
+    }
+    return sorted(found)
+
+
+#: What stands for a value in a message, and one of the values.
+VALUES = {r"\{[\w.]*kind[\w.]*\}": "cluster", r"\{[^}]*\}": "main", r"\bN$": "1", r"\b(HOST|PORT|NAME|ALIAS)\b": "22"}
+
+
+@pytest.mark.parametrize(("command", "file"), named_commands())
+def test_a_command_that_a_message_names_exists(command: str, file: str) -> None:
+    if command.startswith(("ports COMMAND", "ports {' '.join(", "ports {one")):
+        pytest.skip("the command that was typed")
+    for pattern, value in VALUES.items():
+        command = re.sub(pattern, value, command)
+    words, found, context = shlex.split(command)[1:], main.ports, click.Context(main.ports, info_name="ports")
+    while isinstance(found, click.Group) and words and not words[0].startswith("-"):
+        name, child, words = found.resolve_command(context, words)
+        assert child is not None, file
+        found, context = child, click.Context(child, info_name=name, parent=context)  # type: ignore[assignment]
+    try:
+        if not isinstance(found, click.Group) or words:
+            found.make_context(context.info_name, words, parent=context.parent)
+    except (click.MissingParameter, click.exceptions.Exit):
+        pass  # only the command is named; or --help
