@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -96,3 +98,18 @@ def test_a_command_that_never_ran_runs_once_more_and_then_it_is_lost(
         _connect.run(Route("server1", (HOP,), "ssh"), "true")
     # its name stands in the JSON of a failure, and `ports` at home knows those of `ports.errors`
     assert (type(raised.value), ran) == (ConnectionLostError, ["true", "true"])
+
+
+@pytest.mark.parametrize(("words", "answer"), [("sleep 0.15; echo done", b"done\n"), ("sleep 9", None)])
+def test_an_answer_that_comes_at_the_moment_of_ctrl_c_is_taken(
+    own_master: SSHConnection, words: str, answer: bytes | None
+) -> None:
+    process = subprocess.Popen(["sh", "-c", words], stdin=-1, stdout=-1, stderr=-1, start_new_session=True)
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        found = own_master._communicate(process, b"", 20)[0]
+    except KeyboardInterrupt:
+        found = None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert found == answer

@@ -175,6 +175,10 @@ class SSHConnection:
             except subprocess.TimeoutExpired:
                 if left <= pause:
                     raise
+            except KeyboardInterrupt:
+                if process.poll() == 0:  # Popen waits 0.25 s after Ctrl-C: what was answered meanwhile was done there
+                    return process.communicate(timeout=1)
+                raise
             given, pause = None, min(2 * pause, 30.0)
             if not liveness.carries(self.master):
                 raise ConnectionLostError(self.route.alias, _wording.DEAD)
