@@ -9,7 +9,7 @@ from itertools import groupby
 import click
 
 from ports.cli.commands import Command
-from ports.cli.options import Host, with_transport
+from ports.cli.options import with_hosts, with_transport
 from ports.cli.output import Output, Row, styled, with_output, write_json
 
 SOMETHING_FAILED = 5
@@ -18,7 +18,7 @@ _MOMENT = 1.0  # seconds after which a running check is shown
 
 
 @click.command(cls=Command)
-@click.argument("hosts", metavar="[HOST]...", nargs=-1, type=Host())
+@with_hosts
 @with_transport
 @with_output
 def doctor(out: Output, hosts: tuple[str, ...]) -> int:

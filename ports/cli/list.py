@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from ports.cli.commands import Command
-from ports.cli.options import Host, with_transport
+from ports.cli.options import with_hosts, with_transport
 from ports.cli.output import Output, Row, on_host, with_output, write_json
 
 SOME_FAILED = 5
@@ -16,32 +16,61 @@ _MOMENT = 2.0  # seconds; most hosts answer within one
 
 
 @click.command("list", cls=Command)
-@click.argument("hosts", metavar="[HOST]...", nargs=-1, type=Host())
+@with_hosts
 @click.option("--all", "all_users", is_flag=True, help="Add other users' listeners, as port and user name only.")
 @with_transport
 @with_output
 def list_(out: Output, hosts: tuple[str, ...], all_users: bool) -> int:
     """List my clusters, notebooks and other listeners.
 
-    HOST is an alias of ~/.ssh/config; the host needs only python3. Without HOST: this machine.
+    HOST is an alias of ~/.ssh/config; the host needs only python3. Without HOST: this machine, then the hosts of the
+    setting ports.hosts. With --json: this machine only.
     """
+    if hosts:
+        return show_hosts(out, hosts, all_users)
+    show_this_machine(out, all_users)
+    known = () if out.as_json else known_hosts()
+    return show_hosts(out, known, all_users, alone=False) if known else 0
+
+
+def known_hosts() -> tuple[str, ...]:
+    """Return the hosts of the settings."""
+    from ports.state import settings
+
+    return tuple(settings.get("hosts") or ())
+
+
+def show_this_machine(out: Output, all_users: bool) -> None:
+    """Show what is here. It never waits for a host."""
     from ports import listeners
 
-    with Arriving(out, hosts) as arriving:
-        rows = listeners.rows(hosts, all_users=all_users, on_host=arriving.take)
-    if hosts:
-        rows = [on_host(row["host"], row) for row in rows]
-    elif any(row["kind"] == "tunnel" for row in rows):
+    rows = listeners.rows(all_users=all_users)
+    if any(row["kind"] == "tunnel" for row in rows):
         from ports import tunnels
 
         rows = tunnels.with_targets(rows)
+    show_rows(out, rows, rows, ())
+
+
+def show_hosts(out: Output, hosts: Sequence[str], all_users: bool, *, alone: bool = True) -> int:
+    """Show what is on hosts; where this machine was shown before (not `alone`), a single host that fails has a row."""
+    from ports import listeners
+
+    with Arriving(out, hosts, always=not alone) as arriving:
+        rows = listeners.rows(hosts, all_users=all_users, on_host=arriving.take, raising=alone)
+    rows = [on_host(row["host"], row) for row in rows]
+    show_rows(out, rows, arriving.left([row for row in rows if is_there(row)]), hosts)
+    return SOME_FAILED if any(row.get("error") for row in rows) else 0
+
+
+def show_rows(out: Output, rows: Sequence[Row], left: Sequence[Row], hosts: Sequence[str]) -> None:
+    """Show all rows as JSON, or those that are `left` to be shown as a table, and what failed."""
     if out.as_json:
         write_json(rows)
-    else:
-        out.table(arriving.left([row for row in rows if is_there(row)]), "listener", empty="")
-        out.warn_of([row for row in rows if is_there(row)])
-        show_missing(out, rows, hosts)
-    return SOME_FAILED if any(row.get("error") for row in rows) else 0
+        return
+    out.table([row for row in left if is_there(row)], "listener", empty="")
+    out.warn_of([row for row in rows if is_there(row)])
+    show_missing(out, rows, hosts)
 
 
 def is_there(row: Row) -> bool:
@@ -63,8 +92,8 @@ def show_missing(out: Output, rows: Sequence[Row], hosts: Sequence[str]) -> None
 class Arriving:
     """Shows what arrived after a moment, and which hosts are awaited: one that is down must not hide the others."""
 
-    def __init__(self, out: Output, hosts: Sequence[str]) -> None:
-        self.out, self.missing = out, dict.fromkeys(hosts)
+    def __init__(self, out: Output, hosts: Sequence[str], *, always: bool = False) -> None:
+        self.out, self.missing, self.always = out, dict.fromkeys(hosts), always
         self.arrived: list[Row] = []
         self.shown: list[Row] = []
         self._lock = threading.Lock()
@@ -90,7 +119,7 @@ class Arriving:
                 self.out.say(f"waiting for {', '.join(self.missing)}")
 
     def __enter__(self) -> Arriving:
-        if len(self.missing) > 1 and not self.out.as_json:
+        if (len(self.missing) > 1 or self.always) and not self.out.as_json:
             self._timer.start()
         return self
 

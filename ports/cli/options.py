@@ -63,6 +63,18 @@ class Host(click.ParamType):  # type: ignore[type-arg]  # generic in newer versi
         return value
 
 
+def with_hosts(function: F) -> F:
+    """Give a command hosts as arguments, and by the option ``--host`` that all other commands have."""
+
+    @click.argument("hosts", metavar="[HOST]...", nargs=-1, type=Host())
+    @click.option("-H", "--host", "more", metavar="ALIAS", multiple=True, type=Host(), help="The same as HOST.")
+    @functools.wraps(function)
+    def command(*arguments: Any, hosts: tuple[str, ...], more: tuple[str, ...], **options: Any) -> Any:
+        return function(*arguments, hosts=tuple(dict.fromkeys([*hosts, *more])), **options)
+
+    return command  # type: ignore[return-value]
+
+
 def from_settings(section: str, *, only: Iterable[str] | None = None, **special: dict[str, Any]) -> Callable[[F], F]:
     """Give a command the options of a section of the settings, or `only` some, as the schema describes them.
 

@@ -71,6 +71,7 @@ def rows(
     *,
     all_users: bool = False,
     on_host: Callable[[str, Sequence[Mapping[str, Any]]], None] | None = None,
+    raising: bool = True,
 ) -> Sequence[Mapping[str, Any]]:
     """Return the rows of `list` for all `hosts` at once; without any, of this machine.
 
@@ -81,6 +82,8 @@ def rows(
     ----------
     on_host : callable, optional
         Called with each host and its rows as soon as they are there.
+    raising : bool
+        Raise the error of the only host. False: it has a row, as if it were one of several.
 
     Raises
     ------
@@ -96,7 +99,7 @@ def rows(
     def take(alias: str, result: tuple[Listener, ...] | PortsError) -> None:
         if not isinstance(result, PortsError):
             found[alias] = [one.row() for one in result] or nothing_rows(alias, hosts)
-        elif len(hosts) == 1:
+        elif len(hosts) == 1 and raising:
             raise result
         else:
             found[alias] = [failed_row(alias, result)]

@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ports import errors
 from ports.cli import cluster, main, output, tunnel
 from ports.cli.output import Output
 from ports.hosts import _ask
+from ports.listeners import _list
 
 TERMINAL = {"attach", "shell", "login"}  # they take over the terminal: there is nothing to print as JSON
 HOME = {
@@ -318,6 +320,60 @@ def test_one_of_several_hosts_that_fails_hides_no_other(
         ["server1", "main", "running"],
     ]
     assert shown.err == "ports: server2: does not answer\n"
+
+
+@dataclass
+class Listed:
+    """What a listing has of one listener."""
+
+    host: str
+
+    def row(self) -> dict[str, Any]:
+        return {"host": self.host, "kind": "cluster", "name": f"on-{self.host}", "state": "running", "url": None}
+
+
+@pytest.fixture
+def listing(two_hosts: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Two hosts of the settings, of which one fails; return what was on the screen when they were asked."""
+    shown: list[str] = []
+    monkeypatch.setenv("DASK_PORTS__HOSTS", '["server1", "server2"]')
+
+    def look(host: str | None = None, **_: Any) -> tuple[Listed, ...]:
+        if host is not None:
+            shown.append(capsys.readouterr().out)
+        if host == "server2":
+            raise errors.NetworkError(host, "does not answer")
+        return (Listed(host or "here"),)
+
+    monkeypatch.setattr(_list, "list", look)
+    return shown
+
+
+def test_a_listing_without_host_shows_this_machine_then_the_hosts(
+    listing: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(main.ports, ["list"]) == 5
+    last = capsys.readouterr()
+    assert "on-here" in "".join(listing), "it waited for a host"
+    assert "on-server1" in last.out and "on-here" not in last.out
+    assert "server2: does not answer" in last.err
+
+
+def test_json_without_host_is_this_machine_only(listing: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(main.ports, ["list", "--json"]) == 0
+    assert [row["host"] for row in json.loads(capsys.readouterr().out)] == ["here"]
+    assert listing == []
+
+
+def test_the_only_host_of_the_settings_that_fails_hides_nothing(
+    listing: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DASK_PORTS__HOSTS", '["server2"]')
+    assert main.run(main.ports, ["list"]) == 5
+    assert "on-here" in "".join(listing)
+    assert "server2: does not answer" in capsys.readouterr().err
+    assert main.run(main.ports, ["list", "-H", "server1", "--json"]) == 0
+    assert [row["host"] for row in json.loads(capsys.readouterr().out)] == ["server1"]
 
 
 @pytest.mark.parametrize(
