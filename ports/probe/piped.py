@@ -41,7 +41,7 @@ SURVEY = (
 )
 FILES = {
     "probe": ("answer", *SURVEY),
-    "run": ("answer", "identity", "files", "own_host", "programs/run"),
+    "run": ("answer", "identity", "files", "own_host", "delivery", "programs/run"),
     "examine": ("answer", "identity", "files", "own_host", "memory", "programs/run", "logout", "programs/examine"),
     "who": ("answer", "identity", "processes", "memory", "promises", "programs/who"),
     "echo": ("answer", "programs/echo"),

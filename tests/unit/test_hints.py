@@ -80,7 +80,13 @@ def named_commands() -> list[tuple[str, str]]:
 
 
 #: What stands for a value in a message, and one of the values.
-VALUES = {r"\{[\w.]*kind[\w.]*\}": "cluster", r"\{[^}]*\}": "main", r"\bN$": "1", r"\b(HOST|PORT|NAME|ALIAS)\b": "22"}
+VALUES = {
+    r"\{[^}]*host_option[^}]*\}": "",
+    r"\{[\w.]*kind[\w.]*\}": "cluster",
+    r"\{[^}]*\}": "main",
+    r"\bN$": "1",
+    r"\b(HOST|PORT|NAME|ALIAS)\b": "22",
+}
 
 
 @pytest.mark.parametrize(("command", "file"), named_commands())

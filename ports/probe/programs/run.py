@@ -1,6 +1,5 @@
 """Run `ports` on this machine for a user on another one: find the interpreter, then run it."""
 
-import json
 import os
 import re
 import select
@@ -9,7 +8,7 @@ import subprocess
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
-    from ..answer import send
+    from ..delivery import attend, deliver, is_start
     from ..own_host import host_directory, read_record
 
 MYPY = False
@@ -220,75 +219,7 @@ def run(request: "Json") -> "Optional[Json]":
         return {"error": "no-ports", "message": message}
     text = output.decode("utf-8", "replace")
     answer = {"status": child.returncode, "stdout": text, "command": command[0], "warning": warning}
-    started = read_started(text) if request.get("starts") else None
-    if started is None:
-        return answer
-    if not deliver(request, answer):
-        words = json.dumps([started["kind"], "stop", started["name"], "--json"]) + "\n"
-        undo = subprocess.Popen(
-            command + request["argv"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=cwd, env=environ
-        )
-        undo.communicate(words.encode())
-    return None
-
-
-def read_started(text: str) -> "Optional[Json]":
-    """Return the row of the session that a command started; None where it printed an error, or nothing."""
-    try:
-        row = json.loads(text)
-    except ValueError:
+    if request.get("starts") and is_start(text):
+        deliver(request, answer, command, environ, cwd)
         return None
-    return row if isinstance(row, dict) and "error" not in row and {"kind", "name"} <= set(row) else None
-
-
-def deliver(request: "Json", answer: "Json") -> bool:
-    """Send the answer; return whether somebody was there to read it."""
-    if is_asker_gone():
-        return False
-    try:
-        send(request, answer)
-    except OSError:
-        return False
-    return not is_asker_gone()
-
-
-def is_asker_gone() -> bool:
-    """Tell whether nobody reads what this process prints (Ctrl-C at home, or the connection is gone)."""
-    from select import POLLERR, POLLHUP, poll
-
-    poller = poll()
-    poller.register(1, 0)
-    return any(event & (POLLERR | POLLHUP) for _, event in poller.poll(0))
-
-
-def attend(child: "Any", text: bytes) -> bytes:
-    """Return all that the child prints; interrupt it when nobody reads the answer any more (Ctrl-C at home)."""
-    from select import POLLERR, POLLHUP, poll
-    from threading import Thread
-
-    poller, chunks = poll(), []  # type: Any, List[bytes]
-    poller.register(child.stdout, 1)
-    poller.register(1, 0)
-
-    def feed() -> None:
-        try:
-            child.stdin.write(text)
-            child.stdin.close()
-        except OSError:  # it does not read any more
-            pass
-
-    Thread(target=feed, daemon=True).start()
-    while True:
-        ready = poller.poll(200)
-        if not ready and child.poll() is not None:  # a process that it left running still has its stdout
-            return b"".join(chunks)
-        for fd, event in ready:
-            if fd == 1 and event & (POLLERR | POLLHUP):
-                poller.unregister(1)
-                child.send_signal(signal.SIGINT)
-            elif fd != 1:
-                chunk = os.read(fd, 65536)
-                chunks.append(chunk)
-                if not chunk:
-                    child.wait()
-                    return b"".join(chunks)
+    return answer
