@@ -67,7 +67,7 @@ def python_type(node: dict[str, Any]) -> str:
         return "{" + ", ".join(f'"{one}"' for one in node["enum"]) + "}"
     kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
     names = [TYPES[kind] for kind in kinds if kind != "null"]
-    if "pattern" in node:
+    if "pattern" in node and "expects" not in node:
         names = ['"' + node["pattern"].strip("^$") + '"' if name == "str" else name for name in names]
     return " or ".join(names)
 

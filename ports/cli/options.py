@@ -110,7 +110,8 @@ def _type(node: dict[str, Any]) -> click.ParamType | None:  # type: ignore[type-
     if "enum" in node:
         return click.Choice(node["enum"])
     kinds = {node["type"]} if isinstance(node["type"], str) else {*node["type"]}
-    if kinds & {"integer", "number"} and ("string" not in kinds or "pattern" in node):  # else a text may be a size
+    is_size = "string" in kinds and ("pattern" not in node or "expects" in node)
+    if kinds & {"integer", "number"} and not is_size:
         return _Value(node)
     return click.Path() if node.get("format") == "path" else None
 

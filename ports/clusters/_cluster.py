@@ -433,3 +433,6 @@ class _Nothing:
     def __await__(self) -> Generator[None, None, None]:
         return
         yield
+
+    def _ipython_display_(self) -> None:
+        """Show nothing where a cell ends with `cluster.close()`."""

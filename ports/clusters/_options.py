@@ -177,7 +177,7 @@ def merge(
     """
     options = {name: defaults[name] if asked.get(name) is None else asked[name] for name in settings.options(KIND)}
     keywords = {**defaults["options"], **{name: asked[name] for name in asked if name not in settings.options(KIND)}}
-    _check_keywords(keywords)
+    check_keywords(keywords)
     settings.check(KIND, options)
     if options["gpus"] and not options["processes"]:
         raise UsageError(
@@ -190,7 +190,7 @@ def merge(
     return {**options, "options": keywords}
 
 
-def _check_keywords(keywords: Mapping[str, Any]) -> None:
+def check_keywords(keywords: Mapping[str, Any]) -> None:
     """Raise UsageError for a keyword of Dask's that is misspelt, not Dask's, decided by `ports`, or not JSON."""
     within = keywords.get("scheduler_kwargs")
     for name, value in [*keywords.items(), *(within.items() if isinstance(within, dict) else ())]:

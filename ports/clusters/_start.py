@@ -146,6 +146,7 @@ def _find_or_start(name: str | None, reuse: str | None, asked: dict[str, Any]) -
     known = {option: value for option, value in asked.items() if option in settings.options(KIND)}
     settings.check(KIND, {"reuse": reuse, **known})  # an invalid option is an error if a cluster runs, too
     timeout = asked.pop("timeout", None) or defaults["start_timeout"]
+    _options.check_keywords({option: value for option, value in asked.items() if option not in known})
     while True:
         with _show.telling(f"cluster {name!r}, which another process is starting"):
             found = _wait_for_other_start(name, timeout)

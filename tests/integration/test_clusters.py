@@ -306,6 +306,8 @@ def test_reuse_decides_what_a_difference_means(main: Cluster) -> None:
     assert caught.value.exit_code == 4
     with pytest.raises(errors.UsageError, match=r"n_workers is 0.5; it must be a whole number"):
         ports.cluster(n_workers=0.5, reuse="any")
+    with pytest.raises(errors.UsageError, match="there is no option 'n_worker'; did you mean 'n_workers'"):
+        ports.cluster(n_worker=1, reuse="any")
     with pytest.raises(errors.UsageError, match="reuse is 'maybe'; it must be one of warn, any, exact"):
         ports.cluster(reuse="maybe")
 

@@ -63,6 +63,13 @@ def test_a_text_that_is_no_size_is_refused(text: str) -> None:
         _dask.parse_bytes(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "fits"), [("3GBB", False), ("much", False), ("2 GiB", True), (".5gb", True), ("1e9", True), ("auto", True)]
+)
+def test_a_setting_that_is_no_size_is_a_mistake_of_its_file(text: str, fits: bool) -> None:
+    assert (config.mismatch(text, config.section("cluster")["memory_limit"]) is None) == fits
+
+
 @pytest.mark.parametrize("port", [{"dashboard": "tcp"}, {"interface": "eth0"}])
 def test_what_opens_a_port_is_with_tls(port: dict[str, str]) -> None:
     assert _options.merge(SETTINGS, port, have_sockets=True)["security"] == "tls"
@@ -258,7 +265,7 @@ KINDS = {"boolean": "bool", "integer": "int", "number": "int | float", "string":
 def types_of(node: dict[str, Any]) -> set[str]:
     """Return the types of an option in Python, without those of a word such as ``all``."""
     kinds = node["type"] if isinstance(node.get("type", "string"), list) else [node.get("type", "string")]
-    kinds = [kind for kind in kinds if kind != "string" or "pattern" not in node]
+    kinds = [kind for kind in kinds if kind != "string" or "pattern" not in node or "expects" in node]
     return set(" | ".join(KINDS.get(kind, "dict[str, str]") for kind in kinds).split(" | "))
 
 
