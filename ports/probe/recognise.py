@@ -183,7 +183,10 @@ def jupyter_records(directories: "Set[str]", uid: int, warnings: "List[str]") ->
 def fill_in_notebook(row: "Json", record: "Optional[Json]", environ: "Dict[str, str]") -> None:
     """Fill in root, token and path of a notebook server from the record of its process, if there is one."""
     # The record of a single-user server holds its token for the hub's API, which opens no page.
-    hub = bool(environ.get("JUPYTERHUB_API_TOKEN")) or bool(HUB.search(" ".join(row["argv"][:3])))
+    # A server that somebody starts in a terminal of the hub has the variable, too, and a token of its own.
+    of_hub = environ.get("JUPYTERHUB_API_TOKEN")
+    hub = bool(HUB.search(" ".join(row["argv"][:3])))
+    hub = hub or bool(of_hub and (record is None or record.get("token") == of_hub))
     row.update(kind="notebook", hub=hub)
     if record is None:
         prefix = environ.get("JUPYTERHUB_SERVICE_PREFIX", "/").strip("/")

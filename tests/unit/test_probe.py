@@ -458,3 +458,13 @@ def test_a_server_with_https_is_asked_without_a_warning_of_python() -> None:
         ask_notebooks([row], {})
         thread.join()
     assert row["open"] is None
+
+
+@pytest.mark.parametrize(
+    ("token", "program", "hub"), [("own", "lab", False), ("api", "lab", True), ("own", "labhub", True)]
+)
+def test_a_server_started_in_a_terminal_of_a_hub_has_its_own_token(token: str, program: str, hub: bool) -> None:
+    row: dict[str, Any] = {"argv": ["/usr/bin/python3", f"/usr/bin/jupyter-{program}"], "cwd": "/", "path": None}
+    record = {"classic": False, "token": token, "base_url": "/", "root_dir": "/"}
+    recognise.fill_in_notebook(row, record, {"JUPYTERHUB_API_TOKEN": "api"})
+    assert (row["hub"], row["token"]) == (hub, None if hub else token)
