@@ -84,7 +84,7 @@ def test_restart_keeps_name_and_link(shared_home: Home, main: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "kind", "message"),
     [
-        (["start", "main"], 4, "NameInUseError", "cluster 'main' exists already; `ports cluster stop main` stops it"),
+        (["start", "main"], 4, "NameInUseError", "change it, `ports cluster stop main` stops it"),
         (["show", "nobody"], 3, "NotFoundError", "no cluster 'nobody'; there is main"),
         (["stop", "nobody"], 3, "NotFoundError", "no cluster 'nobody'; there is main"),
         (["logs", "nobody"], 3, "NotFoundError", "no cluster 'nobody'; there is main"),
