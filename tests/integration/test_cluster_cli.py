@@ -94,7 +94,7 @@ def test_restart_keeps_name_and_link(shared_home: Home, main: str) -> None:
             ["start", "x", "--memory-limit", "much"],
             2,
             "UsageError",
-            "memory_limit 'much' is not a size; write bytes, 4GB",
+            "memory_limit is 'much'; it must be bytes, 4GB",
         ),
         (["start", "x", "--option", "host=0.0.0.0"], 2, "UsageError", "option host='0.0.0.0' cannot be given"),
         (["start", "x", "--option", "novalue"], 2, "UsageError", "'novalue' is not NAME=VALUE"),

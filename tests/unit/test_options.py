@@ -130,9 +130,12 @@ def test_no_keyword_takes_the_privacy_away(name: str, place: str) -> None:
         ({"gpus": 1, "processes": False}, "gpus is 1, but with processes=False all workers are one process"),
         ({"local_directory": 7}, "local_directory is 7; it must be a text"),
         ({"env": 3}, "env is 3; it must be a text"),
-        ({"memory_limit": [1]}, "memory_limit is [1]; it must be bytes, a fraction of the machine's memory, or a"),
-        ({"memory_limit": -1}, "memory_limit is -1; it must be bytes, a fraction of the machine's memory, or a"),
-        ({"memory_limit": float("inf")}, "memory_limit is inf; it must be bytes, a fraction of the machine's"),
+        ({"memory_limit": [1]}, "memory_limit is [1]; it must be bytes, 4GB, 2GiB, a fraction of the machine's memory"),
+        ({"memory_limit": -1}, "memory_limit is -1; it must be bytes, 4GB, 2GiB, a fraction of the machine's memory"),
+        (
+            {"memory_limit": float("inf")},
+            "memory_limit is inf; it must be bytes, 4GB, 2GiB, a fraction of the machine's",
+        ),
         ({"resources": object}, "option resources is <class 'object'>; it must be a value that JSON can hold"),
     ],
 )
