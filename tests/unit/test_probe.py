@@ -468,3 +468,18 @@ def test_a_server_started_in_a_terminal_of_a_hub_has_its_own_token(token: str, p
     record = {"classic": False, "token": token, "base_url": "/", "root_dir": "/"}
     recognise.fill_in_notebook(row, record, {"JUPYTERHUB_API_TOKEN": "api"})
     assert (row["hub"], row["token"]) == (hub, None if hub else token)
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash", "/bin/rbash", "/usr/bin/tcsh", "/usr/bin/fish"])
+def test_the_environment_of_a_login_is_had_from_any_shell(
+    shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ports.probe.programs import run
+
+    if not Path(shell).exists():
+        pytest.skip(f"there is no {shell} here")
+    home = tmp_path / "al ice ü"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("SHELL", shell)
+    assert run.LoginShell(None).environment()["HOME"] == str(home)

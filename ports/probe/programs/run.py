@@ -81,7 +81,7 @@ def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
             [
                 "-" + os.path.basename(shell),
                 "-c",
-                "/usr/bin/env -0",
+                "env -0" if "rbash" in shell else "/usr/bin/env -0",
             ],  # a leading "-" makes a login shell, in all of them
             executable=shell,
             stdin=subprocess.DEVNULL,
