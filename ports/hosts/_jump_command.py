@@ -15,9 +15,9 @@ _PYTHON = (
     "threading.Thread(target=lambda:(any(c.sendall(b) for b in r),c.shutdown(1)),daemon=True).start();"
     "any(os.write(1,b)<0 for b in iter(lambda:c.recv(65536),bytes()))"
 )
-# One line for any login shell. The single quotes contain neither ', \, ! nor a newline: fish, tcsh and others each read
-# these differently. `kill 0` ends the whole process group when either end has gone. Without it, nc would stay while it
-# connects, and some versions of nc would stay always.
+# One line for any login shell, without `exec`: a restricted shell refuses it. The single quotes contain neither ', \,
+# ! nor a newline: fish, tcsh and others each read these differently. `kill 0` ends the whole process group when either
+# end has gone. Without it, nc would stay while it connects, and some versions of nc would stay always.
 _SCRIPT = (
     "(cat; kill 0) | ("
     'if command -v nc >/dev/null 2>&1; then w=nc; nc "$0" "$1"; '
@@ -41,4 +41,4 @@ def jump_command(hop: Hop) -> str:
         reason = f"the name {hop.hostname!r} cannot be passed to a shell safely; use another name of the host"
         raise SSHError(hop.alias, reason)
     assert not set(_SCRIPT) & set("'\\!\n")
-    return f"exec sh -c '{_SCRIPT}' {hop.hostname} {hop.port}"
+    return f"sh -c '{_SCRIPT}' {hop.hostname} {hop.port}"

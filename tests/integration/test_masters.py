@@ -359,6 +359,7 @@ def programs(site: Site, *names: str) -> str:
     ("program", "shell"),
     [
         ("nc", "/bin/bash"),
+        ("nc", "/bin/rbash"),
         ("python3", "/usr/bin/tcsh"),
         ("python3", "/usr/bin/fish"),
         ("bash", "/bin/bash"),

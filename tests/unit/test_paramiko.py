@@ -283,7 +283,7 @@ def test_a_refusal_says_whether_sshd_prohibits_or_nothing_listens() -> None:
 
 # --- the hop by a command, in real shells ---
 
-SHELLS = [path for name in ("sh", "bash", "tcsh", "fish", "zsh") if (path := shutil.which(name))]
+SHELLS = [path for name in ("sh", "bash", "rbash", "tcsh", "fish", "zsh") if (path := shutil.which(name))]
 
 
 @pytest.fixture
