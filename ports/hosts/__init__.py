@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ports.hosts._ask import ask as ask
     from ports.hosts._ask import ask_who as ask_who
     from ports.hosts._ask import begin_probe as begin_probe
+    from ports.hosts._ask import explain_silence as explain_silence
     from ports.hosts._ask import interactive as interactive
     from ports.hosts._ask import named_pythons as named_pythons
     from ports.hosts._ask import probe as probe
@@ -60,6 +61,7 @@ else:
                 "ask",
                 "ask_who",
                 "begin_probe",
+                "explain_silence",
                 "interactive",
                 "named_pythons",
                 "probe",

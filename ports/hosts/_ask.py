@@ -34,6 +34,9 @@ _NO_PYTHON = re.compile(
     re.IGNORECASE,
 )
 _PASSWORD = re.compile(r"^(WARNING: )?Your password has expired|^Password change required", re.MULTILINE)
+#: Why a program there does not get what is sent to it.
+READS_INPUT = "your start files there read the input of the command (`read`, `cat`)"
+_MEND = "put `[ -t 0 ] || return` before such a line in ~/.bashrc or its like there"
 _ASKED_SECONDS = 0.1  # over a connection that stands, a host has been asked after 10 to 30 ms
 _begun: dict[tuple[str, str], queue.SimpleQueue[tuple[str, Any]]] = {}
 
@@ -72,13 +75,12 @@ class Answer:
 
     def why_none(self, alias: str) -> tuple[str, str]:
         """Return why python3 did not answer, and a hint."""
-        mend = "put `[ -t 0 ] || return` before such a line in ~/.bashrc or its like there"
         told = why_no_answer(alias, self.printed, self.complaints, self.status)
         if self.runs_commands is None or "python3 there is older" in told[0] or self.has_no_python:
             return told
         if self.runs_commands:
-            return "your start files there read the input of the command (`read`, `cat`)", mend
-        return f"your start files there ended the shell (exit or exec), with status {self.status}", mend
+            return READS_INPUT, _MEND
+        return f"your start files there ended the shell (exit or exec), with status {self.status}", _MEND
 
 
 def probe(
@@ -277,6 +279,30 @@ def named_pythons(alias: str) -> list[str]:
 def start_request(alias: str) -> dict[str, Any]:
     """Return what the settings say of a program that runs `ports` there: where it is, how long a shell may take."""
     return {"env": settings.host(alias).get("env"), "patience": settings.get("ssh.shell_timeout")}
+
+
+def explain_silence(route: Route, *, timeout: float, quick: float) -> None:
+    """Raise what keeps a program on a host from answering, where another question shows it.
+
+    Parameters
+    ----------
+    quick : float
+        Seconds. Where this question is answered so soon, the start files there took the input of that program.
+
+    Raises
+    ------
+    FarSideError
+        There is no python3, or start files read the input, or end the shell.
+    """
+    began = time.monotonic()
+    try:
+        probe(route, batch=True, timeout=timeout)
+    except FarSideError:
+        raise
+    except PortsError:  # it is as silent
+        return
+    if time.monotonic() - began < quick:
+        raise FarSideError(route.alias, f"{READS_INPUT}; {_MEND}")
 
 
 def probe_names(route: Route) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ports import probe
-from ports.errors import ConnectionLostError, FarSideError, RefusedError, SlowError, TimedOutError
+from ports.errors import ConnectionLostError, FarSideError, PortsError, RefusedError, SlowError, TimedOutError
 from ports.hosts import why_no_answer
 from ports.probe import mux as protocol
 
@@ -40,6 +40,8 @@ class Agent:
     ----------
     last_heard : float
         When the last byte came, as `time.monotonic` counts.
+    abandoned : PortsError, optional
+        The reason with which `abandon` ended the wait for a greeting.
     """
 
     def __init__(self, host: str) -> None:
@@ -52,6 +54,8 @@ class Agent:
         self._pings: dict[bytes, asyncio.Future[float]] = {}
         self._greeted: asyncio.Future[dict[str, Any]] | None = None
         self._closed = False
+        self._beginning: asyncio.Task[dict[str, Any]] | None = None
+        self.abandoned: PortsError | None = None
 
     async def start(
         self,
@@ -97,15 +101,24 @@ class Agent:
         loop = asyncio.get_running_loop()
         self._on_message, self._on_lost = on_message, on_lost
         try:
-            self.hello = await asyncio.wait_for(self._begin(loop, session, request), timeout)
+            self._beginning = loop.create_task(self._begin(loop, session, request))
+            self.hello = await asyncio.wait_for(self._beginning, timeout)
         except BaseException as error:
             self.close()
+            if self.abandoned is not None:
+                raise self.abandoned from None
             if isinstance(error, asyncio.TimeoutError):
                 reason = f"no answer of python3 there within {timeout:g} s"
                 hint = "it is overloaded, or your start files there take as long or read the input"
                 raise SlowError(self.host, f"{reason}; {hint}") from error
             raise
         return self.hello
+
+    def abandon(self, reason: PortsError) -> None:
+        """Let `start` raise `reason`, if it still waits."""
+        if self._beginning is not None and not self._beginning.done():
+            self.abandoned = reason
+            self._beginning.cancel()
 
     @property
     def last_heard(self) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ports import hosts
-from ports.errors import FarSideError, PortsError, SlowError, SSHError
+from ports.errors import FarSideError, PortsError, SSHError
 from ports.hosts import Connection, Dial, Route
 from ports.tunnels import _agent_session
 from ports.tunnels._agent_session import Agent
@@ -22,6 +22,8 @@ from ports.tunnels._event_loop import Relay
 
 _DOCUMENT_SECONDS = 30.0
 _TICK = 0.5
+_DOUBT_SECONDS = 5.0  # of silence, after which another question shows what start files do
+_QUICK_SECONDS = 1.0  # of a host that is not overloaded
 
 
 def route_to(alias: str, *, timeout: float = 30.0) -> Route:
@@ -215,20 +217,23 @@ class HostConnection:
         while True:
             try:
                 return self._start_agent_in(pythons.pop(0), connection, timeout)
-            except (FarSideError, SlowError):
+            except FarSideError:
+                is_explained = self.agent is not None and self.agent.abandoned is not None
                 self._drop_agent()
+                if is_explained:
+                    raise
                 if not pythons:
-                    self._ask_why(connection.route, timeout)
+                    hosts.explain_silence(connection.route, timeout=timeout, quick=0.0)
                     raise
 
-    def _ask_why(self, route: Route, timeout: float) -> None:
-        """Ask a question, whose error says what start files or a missing python3 do to each program there."""
+    def _doubt(self, agent: Agent, route: Route, timeout: float) -> None:
+        """Ask another question when our program is silent, and end the wait where that shows the reason."""
         try:
-            hosts.probe(route, batch=True, timeout=timeout)
-        except FarSideError:
-            raise
-        except PortsError:  # it is as silent, which the first error says
-            return
+            hosts.explain_silence(route, timeout=timeout, quick=_QUICK_SECONDS)
+        except FarSideError as error:
+            reason = error  # of an `except` the name is gone afterwards
+            self.closing.wait(_DOUBT_SECONDS / 2)  # it may just have been about to answer
+            self._relay.soon(lambda: agent.abandon(reason))
 
     def _start_agent_in(self, python: str, connection: Connection, timeout: float) -> dict[str, Any]:
         agent = self.agent = Agent(self.alias)
@@ -239,10 +244,15 @@ class HostConnection:
             on_lost=lambda reason: self.messages.put((agent, {"type": "lost", "reason": reason})),
             timeout=timeout,
         )
+        doubt = threading.Timer(_DOUBT_SECONDS, self._doubt, [agent, connection.route, timeout])
+        doubt.daemon = True
+        doubt.start()
         try:
             self._relay.call(start, timeout=timeout + 5)
         except RuntimeError as error:  # the relay was closed: Ctrl-C
             raise SSHError(self.alias, "it was closed while it opened") from error
+        finally:
+            doubt.cancel()
         return self._first_document(agent)
 
     def _first_document(self, agent: Agent) -> dict[str, Any]:

@@ -580,3 +580,18 @@ def test_browse_without_a_connection_from_home_says_so_and_clears_up(small_home:
 def test_browse_refuses_what_is_no_page(small_home: Home, what: str, code: int, reason: str) -> None:
     done = small_home.ports("browse", what)
     assert (done.returncode, reason in done.stderr) == (code, True), done.stderr
+
+
+def test_a_wait_for_a_greeting_ends_with_the_reason_that_was_found() -> None:
+    async def test() -> None:
+        mine, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(["sh", "-c", "cat >/dev/null"], stdin=theirs, stdout=theirs)
+        agent, reason = Agent("server1"), FarSideError("server1", "your start files there read the input")
+        asyncio.get_running_loop().call_later(0.3, agent.abandon, reason)
+        with pytest.raises(FarSideError, match="read the input"):
+            await agent.start(mine, {}, on_message=lambda _: None, on_lost=lambda _: None, timeout=30)
+        assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+        agent.abandon(reason)  # too late: nothing happens
+
+    run(test)
