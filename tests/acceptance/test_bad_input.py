@@ -77,7 +77,7 @@ def test_an_unknown_host_is_told_with_the_names_that_are_near(laptop: Laptop) ->
         (["lits"], 2, "no command 'lits'; did you mean `ports list`?"),
         (["cluster", "start", "--n-workers", "-1"], 2, "--n-workers"),
         (["cluster", "start", "--n-workers", "many"], 2, "many"),
-        (["cluster", "start", "--memory-limit", "much"], 2, "memory_limit 'much' is not a size; write bytes, 4GB"),
+        (["cluster", "start", "--memory-limit", "much"], 2, "memory_limit is 'much'; it must be bytes, 4GB"),
         (["cluster", "start", "--local-directory", "/none"], 2, "local_directory /none is missing or not writable"),
         (["cluster", "start", "--environ", "A"], 2, "'A' is not NAME=VALUE"),
         (["cluster", "start", "--env", "none"], 3, "no environment 'none'; looked for"),

@@ -142,7 +142,7 @@ def test_a_machine_keeps_its_records_whatever_it_is_called(servers: NamespaceSit
     assert [(row["kind"], row["name"]) for row in rows] == [("machine", "renamed"), ("cluster", "main")]
     start(servers, "server2", n_workers=0)
     ports(servers, "server2", "cluster", "stop", "main")
-    assert "records of server1" in ports(servers, "server2", "prune", "--adopt", "nobody", code=3)["error"]["message"]
+    assert "no machine 'nobody'" in ports(servers, "server2", "prune", "--adopt", "nobody", code=3)["error"]["message"]
 
 
 # Of a stranger: without credentials, or with a certificate of one's own. One try for each process: what a refused
