@@ -8,9 +8,9 @@ import json
 import re
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import click
@@ -128,16 +128,11 @@ def styled(text: str, *, fg: str | None = None, bold: bool = False) -> str:
     return click.style(text, fg=None if settings.variable("NO_COLOR") else fg, bold=bold or None)
 
 
-@contextlib.contextmanager
-def waiting(out: Output, what: str) -> Iterator[None]:
+def waiting(out: Output, what: str) -> AbstractContextManager[None]:
     """Say `what` is awaited once it takes 3 s."""
-    timer = threading.Timer(SILENT_SECONDS, out.say, (f"{what} …",))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    from ports.state import said_when_slow
+
+    return said_when_slow(out.say, f"{what} …", after=SILENT_SECONDS)
 
 
 def with_output(function: F) -> F:

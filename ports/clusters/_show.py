@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 import shlex
 import sys
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import quote
 
 from ports import listeners
 from ports.clusters._text import html_table
 from ports.errors import say
+from ports.state import said_when_slow
 
 PATIENCE = 3.0
 
@@ -46,16 +46,9 @@ def tell(text: str) -> None:
         say(text)
 
 
-@contextlib.contextmanager
-def telling(what: str) -> Iterator[None]:
+def telling(what: str) -> AbstractContextManager[None]:
     """Tell what is awaited, once it has taken `PATIENCE` seconds."""
-    timer = threading.Timer(PATIENCE, tell, (f"waiting for {what}",))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    return said_when_slow(tell, f"waiting for {what}", after=PATIENCE)
 
 
 def describe(cluster_or_client: object, local_port: int | None = None) -> dict[str, Any]:

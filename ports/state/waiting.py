@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ports.errors import TimedOutError
@@ -37,3 +39,15 @@ def wait_until(poll: Callable[[], T | None], *, timeout: float, what: str, every
         if left <= 0:
             raise TimedOutError(what, timeout)
         time.sleep(min(every, left))
+
+
+@contextlib.contextmanager
+def said_when_slow(say: Callable[[str], object], text: str, *, after: float) -> Iterator[None]:
+    """Call `say` with `text` in a thread if the block takes longer than `after` seconds."""
+    timer = threading.Timer(after, say, (text,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
