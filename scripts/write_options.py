@@ -84,7 +84,7 @@ def written() -> dict[Path, str]:
     """Return the files that follow from the schema, as they should be."""
     top = settings.schema()["properties"]
     page = TOP / "docs" / "settings.md"
-    text = table(page.read_text("utf-8"), r"\| `ports\.\w+` ", [*settings_rows("ports", {k: v for k, v in top.items()})])
+    text = table(page.read_text("utf-8"), r"\| `ports\.\w+` ", [*settings_rows("ports", dict(top))])
     text = table(
         text,
         r"\| `ports\.hosts\.<alias>",
@@ -113,7 +113,9 @@ def with_flags(text: str, kind: str) -> str:
         if option.name in settings.options(kind) and option.name != "environ":
             names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
             line = textwrap.fill(f"- {names}: {option.help}", 120, subsequent_indent="  ", break_on_hyphens=False)
-            body, n_found = re.subn(rf"^- `{option.opts[0]}`.*\n(?:  .*\n)*", lambda _: f"{line}\n", body, flags=re.M)
+            body, n_found = re.subn(
+                rf"^- `{option.opts[0]}`.*\n(?:  .*\n)*", f"{line}\n".replace("\\", r"\\"), body, flags=re.M
+            )
             if not n_found:  # a new option: behind the others
                 body = body.replace(last, f"{line}\n{last}")
     return f"{head}{heading}{body}{mark}{tail}"
