@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ports.hosts._connect import login_keys as login_keys
     from ports.hosts._connection import Connection as Connection
     from ports.hosts._connection import Dial as Dial
+    from ports.hosts._connection import to_unix_socket as to_unix_socket
     from ports.hosts._far_errors import describe_error as describe_error
     from ports.hosts._logins import login as login
     from ports.hosts._logins import logout as logout
@@ -71,7 +72,7 @@ else:
                 "why_no_answer",
             ),
             "_connect": ("connect", "is_connected", "login_keys"),
-            "_connection": ("Connection", "Dial"),
+            "_connection": ("Connection", "Dial", "to_unix_socket"),
             "_far_errors": ("describe_error",),
             "_logins": ("login", "logout", "reached_through"),
             "_resolve": ("choose_transport", "resolve"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,9 @@ from ports.hosts._route import Route
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+_PATIENCE = 15.0  # seconds in which a socket with a full queue must take a connection
+_AGAIN = 0.005
 
 #: Returns a connected, non-blocking socket that leads to the service, or raises OSError or PortsError.
 Dial = Callable[[], Awaitable[socket.socket]]
@@ -110,14 +116,19 @@ class Connection(Protocol):
 
 
 def to_unix_socket(path: Path) -> Dial:
-    """Return what connects to the Unix socket `path`."""
+    """Return what connects to the Unix socket `path`, and waits while too many others do so."""
     import asyncio  # 15 ms, which a command that only asks a host does not need
 
     async def dial() -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(connection, str(path))
+            end = time.monotonic() + _PATIENCE
+            # not by the loop's own connect: it takes a full queue (EAGAIN) for a connection
+            while (code := connection.connect_ex(str(path))) == errno.EAGAIN and time.monotonic() < end:
+                await asyncio.sleep(_AGAIN)
+            if code:
+                raise OSError(code, f"{os.strerror(code)}: {path}")
         except BaseException:
             connection.close()
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import html
-import socket
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -28,7 +28,7 @@ from tornado.httputil import (
 )
 from tornado.iostream import IOStream, StreamClosedError
 
-from ports import sessions
+from ports import hosts, sessions
 from ports.clusters import ClusterRecord, ClusterRunning
 from ports.errors import PortsError
 from ports.listeners import socket_user
@@ -231,11 +231,9 @@ async def _connect(name: str) -> IOStream:
     if not isinstance(found.running, ClusterRunning) or found.state != "running":
         raise PortsError(f"cluster {name!r} is {found.state}" + (f": {found.reason}" if found.reason else ""))
     socket_user.check_socket(found.running.dashboard, _HINT)
-    connection = socket.socket(socket.AF_UNIX)
-    connection.setblocking(False)
+    connection = await hosts.to_unix_socket(Path(found.running.dashboard))()
     stream = IOStream(connection)
     try:
-        await stream.connect(found.running.dashboard)
         socket_user.check_connection(connection, found.running.dashboard, _HINT)
     except BaseException:
         stream.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -53,6 +54,36 @@ def test_an_answer_in_two_parts_does_not_wait_for_an_acknowledgement(tmp_path: P
         finally:
             relay.close()
     assert took < ROUNDS * 0.03  # without TCP_NODELAY 0.04 s a round
+
+
+def serve_slowly(listener: socket.socket) -> None:
+    time.sleep(0.3)  # the first connections fill the queue, and the others find it full
+    with contextlib.suppress(OSError):  # the listener is closed
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(connection.recv(100))
+
+
+def test_more_connections_than_a_socket_has_room_for_all_get_through(tmp_path: Path) -> None:
+    relay, answers = Relay(), list[bytes]()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "far.sock"))
+        listener.listen(2)
+        threading.Thread(target=serve_slowly, args=(listener,), daemon=True).start()
+        try:
+            forward = LocalForward(http=True)
+            relay.call(forward.lead(to_unix_socket(tmp_path / "far.sock")))
+            port = relay.listen(bind(0), forward)
+            callers = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(20)]
+            for caller in callers:
+                caller.sendall(b"request")
+            answers += [caller.recv(100) for caller in callers]
+        finally:
+            relay.close()
+            for caller in callers:
+                caller.close()
+    assert answers == [b"request"] * 20
 
 
 def test_a_process_with_too_many_open_files_does_not_blame_another_user() -> None:
