@@ -121,6 +121,11 @@ class ClusterRecord(SessionRecord):
         """Its scratch, the dashboard's socket, the directory of all others, and its promise."""
         return (self.scratch, self.dashboard, *(one for one in (self.sockets, self.promise) if one))
 
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Remove what workers spilled: an owner that is killed leaves it, and others lack that disk space."""
+        return ("rm", "-rf", "--", f"{self.scratch}/dask-scratch-space") if self.scratch else ()
+
     def option(self, name: str) -> Any:
         """Return the value of an option, or of a keyword of `LocalCluster`; None where it has none."""
         if name == "dashboard":

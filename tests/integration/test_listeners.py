@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -112,12 +113,16 @@ def test_what_a_task_opens_is_listed_with_what_others_can_do_with_it(home: Home,
 
 def test_a_killed_cluster_is_listed_as_stopped_with_the_reason(home: Home) -> None:
     cluster = clusters.start("main", n_workers=1)
+    spilled = Path(cluster.record.scratch, "dask-scratch-space", "storage")
+    spilled.write_bytes(b"data that a worker spilled")
     try:
         os.kill(managed()["main"].pid or 0, signal.SIGKILL)
         found = wait_until(
             lambda: managed()["main"] if managed()["main"].state == "stopped" else None, timeout=10, what="its end"
         )
         assert "killed" in str(found.reason) and found.path is None
+        left = Path(cluster.record.scratch)
+        wait_until(lambda: [*left.iterdir()] == [] or None, timeout=20, what="the end of what its workers wrote there")
     finally:
         cluster.stop()
 
