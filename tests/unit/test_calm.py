@@ -163,7 +163,7 @@ def test_a_calm_worker_beats_slowly_and_a_stirred_one_as_before() -> None:
 def test_a_worker_that_wakes_reports_at_once_after_a_long_silence() -> None:
     async def check() -> None:
         worker = Worker()
-        while not worker.calm.is_on:
+        while worker.periodic_callbacks["heartbeat"].callback_time != 5000:  # no heartbeat is under way
             await asyncio.sleep(0.001)
         worker.calm.lively = 3000
         for silent, beats in ((2.0, 0), (4.0, 1)):
