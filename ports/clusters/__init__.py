@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ports.clusters._kept_results import remove_kept as remove_kept
     from ports.clusters._options import ClusterRecord as ClusterRecord
     from ports.clusters._options import ClusterRunning as ClusterRunning
+    from ports.clusters._scratch import scratch_parent as scratch_parent
     from ports.clusters._show import show as show
     from ports.clusters._start import client as client
     from ports.clusters._start import cluster as cluster
@@ -52,6 +53,7 @@ else:
                 "ClusterRecord",
                 "ClusterRunning",
             ),
+            "_scratch": ("scratch_parent",),
             "_show": ("show",),
             "_start": (
                 "client",

@@ -23,12 +23,24 @@ _IN_MEMORY = ("tmpfs", "ramfs")
 def choose(name: str, asked: str | None) -> Path:
     """Return the path of a new directory for the workers of cluster `name`; `create` makes it, once it is recorded.
 
+    Parameters
+    ----------
+    asked : str or None
+        Its parent, as `scratch_parent` takes it. Raises what that does.
+    """
+    user = paths.user_name().replace(" ", "-")  # without an account it is "uid 1000"
+    return scratch_parent(asked) / f"ports-{user}-{name}-{secrets.token_hex(4)}"
+
+
+def scratch_parent(asked: str | None) -> Path:
+    """Return the directory in which workers get their scratch.
+
     The path contains no link: a user who can change one could exchange what workers import, long after this check.
 
     Parameters
     ----------
     asked : str or None
-        Its parent. None: Dask's ``temporary-directory``, else the largest of `USUAL`, by free space.
+        None: Dask's ``temporary-directory``, else the largest of `USUAL`, by free space.
 
     Raises
     ------
@@ -47,8 +59,7 @@ def choose(name: str, asked: str | None) -> Path:
         raise UsageError(f"local_directory {place} is missing or not writable; name a directory of yours")
     if given and (why := exchangeable(parent)) is not None:
         raise UsageError(f"local_directory {place} is not safe: {why}; name a directory of yours")
-    user = paths.user_name().replace(" ", "-")  # without an account it is "uid 1000"
-    return parent / f"ports-{user}-{name}-{secrets.token_hex(4)}"
+    return parent
 
 
 def create(path: Path) -> None:

@@ -92,10 +92,12 @@ def from_error(name: str, error: PortsError, host: str, hint: str = "") -> Check
 
 
 def split(reason: str) -> tuple[str, str]:
-    """Return cause and hint of an error: its sentence before and after the first semicolon or full stop."""
-    # what a host says is quoted, as by repr, and is no sentence of ours
-    quoted = r"the host says: (?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
-    for found in re.finditer(rf"{quoted}|(; |\. (?=[A-Z]))", reason):
+    """Return cause and hint of an error: its sentence before and after the first semicolon or full stop.
+
+    What is quoted, in backticks or in parentheses is no end of a sentence.
+    """
+    quoted = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`[^`]*`|\([^()]*\)"
+    for found in re.finditer(rf"(?<!\w)(?:{quoted})|(; |\. (?=[A-Z]))", reason):
         if found[1]:
             return reason[: found.start()], reason[found.end() :]
     return reason, ""

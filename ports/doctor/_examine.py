@@ -6,8 +6,8 @@
     _judge    facts → checks; pure
     _wsl      Linux on Windows
     _here     this machine            _route   the hops to a host
-                                     _there   the host itself
-                                     _forwarding   what it lets be forwarded, and how fast that is
+    _environment   its Python         _there   the host itself
+                                      _forwarding   what it lets be forwarded, and how fast that is
 
 Nothing is changed on either side except the connections to hosts, which later commands use. Every step ends by itself.
 """
@@ -117,6 +117,8 @@ def _checks(alias: str, unmet: list[str], tell: OnStep) -> Iterator[Check]:
         yield from _skip(_AT_THE_END[1:], f"needs python on {alias}")
     else:
         yield from _there.judge_answer(alias, answer)
+        tell(alias, "asking ports there for its scratch, its environment and its records")
+        yield from _there.own_checks(alias, answer)
         tell(alias, "trying what can be forwarded")
         yield from _forwarding.forwards(route, answer.command if (answer.found or {}).get("executable") else None)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from ports import hosts, machine, sessions
+from ports import hosts, machine, sessions, tunnels
 from ports._version import VERSION
-from ports.doctor import _judge, _wsl
-from ports.doctor._checks import FAILED, Check, failed, from_error, ok, skipped, warning
+from ports.doctor import _environment, _judge, _wsl
+from ports.doctor._checks import FAILED, Check, failed, from_error, ok, skipped, split, warning
 from ports.errors import PortsError, ToolMissingError
 from ports.hosts.openssh import diagnostics as ssh
 from ports.probe import examine, space
@@ -44,15 +45,23 @@ def as_server() -> Iterator[Check]:
     yield _judge.tmux(facts["tmux"])
     yield _judge.logout(facts["logout_ends"], machine.LOGOUT_HINT)
     yield _judge.memory(facts["memory"])
+    yield _guarded("scratch", _environment.scratch)
+    yield _guarded("environment", _environment.environment)
     yield _guarded("records", _records)
 
 
 def _records() -> Check:
     """Return whether something is recorded of which nothing can be known, or that can be this machine's own."""
-    unknown = []
+    unknown: list[tuple[str, Any]] = []
     for kind in sessions.FOLDERS:
         found = [sessions.find(kind, name, sessions.KINDS[kind].record_class()) for name in sessions.names(kind)]
         unknown += [(kind, one) for one in found if one is not None and one.state == "unknown"]
+    errors = [str(one.error) for _, one in unknown if one.error is not None]
+    errors += [str(error) for error in tunnels.unreadable_records()]
+    if errors:
+        cause, told = split(errors[0])
+        more = f" (and {len(errors) - 1} more)" if errors[1:] else ""
+        return warning("records", cause + more, told)
     if unknown:
         first = unknown[0][1]
         named = ", ".join(f"{of} {one.name!r}" for of, one in unknown)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from ports.doctor._checks import Check, failed, ok, skipped, warning
+from ports.doctor._checks import Check, failed, ok, skipped, split, warning
 from ports.probe import duration, size
 
 Facts = Mapping[str, Any]
@@ -17,6 +17,7 @@ LITTLE_SPACE, NO_SPACE = 1 << 30, 16 << 20
 FEW_FILES, NO_FILES = 10_000, 100
 LITTLE_MEMORY = 1 << 30
 SKEW_SECONDS = 5.0
+_OTHER_SCRATCH = "name a directory on another disk by the setting ports.cluster.local_directory"
 SLOW_SHELL_SECONDS = 3.0
 SLOW_ANSWER_SECONDS = 0.5
 STALL_SECONDS = 0.03  # a delayed acknowledgement takes 40 ms
@@ -102,15 +103,70 @@ def state_directory(facts: Facts) -> Check:
     if not facts["writable"]:
         cause = f"{facts['place']} is not writable"
         return failed(name, cause, "set PORTS_HOME to a directory of yours, or ask the administrator")
+    hint = f"free some (`du -xh ~ | sort -h | tail` shows what is large), or set PORTS_HOME; it is {path}"
+    return _room(name, facts, hint)
+
+
+def scratch(facts: Facts) -> Check:
+    """Judge the disk on which workers keep what does not fit in memory."""
+    if facts.get("error"):
+        return failed("scratch", f"{facts['place']}: {facts['error']}", _OTHER_SCRATCH)
+    return _room("scratch", facts, f"remove what is yours there (`ports prune` finds leftovers), or {_OTHER_SCRATCH}")
+
+
+def _room(name: str, facts: Facts, hint: str) -> Check:
+    """Judge by the space and the inodes that are left on the disk of a path."""
     space, files = facts["free_bytes"], facts["free_files"]
     counted = facts["total_files"] > 0
     left = f"{size(space)} of {size(facts['total_bytes'])} free" + (f", {files} inodes" if counted else "")
-    hint = f"free some (`du -xh ~ | sort -h | tail` shows what is large), or set PORTS_HOME; it is {path}"
     if space < NO_SPACE or (counted and files < NO_FILES):
         return failed(name, f"the disk of {facts['place']} is full: {left}", hint)
     if space < LITTLE_SPACE or (counted and files < FEW_FILES):
         return warning(name, f"the disk of {facts['place']} is nearly full: {left}", hint)
-    return ok(name, f"{path}: {left}")
+    return ok(name, f"{facts['path']}: {left}")
+
+
+def environment(
+    executable: str,
+    versions: Mapping[str, str | None],
+    *,
+    prefix: str,
+    active: str | None = None,
+    recorded: str | None = None,
+    gone: Sequence[str] = (),
+) -> Check:
+    """Judge the interpreter in which clusters and notebook servers start.
+
+    Parameters
+    ----------
+    versions : mapping
+        Of dask, distributed, jupyterlab and jupyter_server; None where one is missing.
+    prefix, active : str
+        The environment of the interpreter, and the one that is activated in the shell, if any.
+    recorded : str, optional
+        The interpreter in which commands from other machines run.
+    gone : sequence of str
+        What runs in an interpreter that was removed.
+    """
+    name, dask, distributed = "environment", versions["dask"], versions["distributed"]
+    install = f"`{executable} -m pip install --upgrade dask distributed`"
+    if dask is None or distributed is None:
+        return failed(name, f"{'dask' if dask is None else 'distributed'} is missing in {prefix}", install)
+    if dask != distributed:
+        cause = f"dask is {dask} and distributed {distributed} in {prefix}, but both must have the same version"
+        return warning(name, cause, install)
+    if gone:
+        cause = f"the interpreter was removed of what runs: {', '.join(gone)}"
+        return warning(name, cause, "stop that, and start it again in an environment that is there")
+    if active is not None and active != prefix:
+        cause = f"{active} is activated, but this `ports` is in {prefix}, where clusters and notebooks start"
+        return warning(name, cause, f"install ports there (`{active}/bin/python -m pip install ports`), or pass --env")
+    if versions["jupyterlab"] is None and versions["jupyter_server"] is None:
+        cause = f"there is no Jupyter in {prefix}, so `ports notebook start` needs another environment"
+        return warning(name, cause, f"`{executable} -m pip install jupyterlab`, or pass --env to it")
+    found = ", ".join(f"{package} {version}" for package, version in versions.items() if version is not None)
+    others = f"; commands from other machines run in {recorded}" if recorded not in (None, executable) else ""
+    return ok(name, f"{prefix}: {found}{others}")
 
 
 def memory(facts: Facts) -> Check:
@@ -143,11 +199,12 @@ def installed(found: Facts, here: str, alias: str) -> Check:
     """Judge the `ports` there by the version `here`."""
     upgrade = "`pip install --upgrade ports`"
     if "error" in found:
-        cause = str(found["error"]).partition(";")[0]
+        cause, told = split(str(found["error"]).replace("<alias>", alias))
+        otherwise = f"install it there, or name the environment that has it as ports.hosts.{alias}.env in the settings"
         return warning(
             "ports",
             f"{cause}; `ports list` and `ports open` work without it, `-H {alias}` and `ports shell` do not",
-            f"install it there, or name the environment that has it as ports.hosts.{alias}.env in the settings",
+            told or otherwise,
         )
     if found["version"] != here:
         return warning(

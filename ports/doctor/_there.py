@@ -8,9 +8,12 @@ from ports import hosts
 from ports._version import VERSION
 from ports.doctor import _judge
 from ports.doctor._checks import Check, failed, skipped
-from ports.hosts import Answer, Route
+from ports.errors import PortsError
+from ports.hosts import Answer, Route, targets
 
-SERVER_CHECKS = ("python", "shell", "ports", "tmux", "logout", "state-directory", "memory", "clock")
+# What `ports` there finds of its own machine.
+OWN_CHECKS = ("scratch", "environment", "records")
+SERVER_CHECKS = ("python", "shell", "ports", "tmux", "logout", "state-directory", "memory", "clock", *OWN_CHECKS)
 
 _SCOPE = "with `systemd-run --user --scope` before the command"
 
@@ -46,3 +49,25 @@ def judge_answer(alias: str, answer: Answer) -> Iterator[Check]:
     yield _judge.state_directory(facts["state"])
     yield _judge.memory(facts["memory"])
     yield _judge.clock(facts["time"] - answer.received, facts["began"] - answer.sent)
+
+
+def own_checks(alias: str, answer: Answer) -> Iterator[Check]:
+    """Yield the checks that `ports` there makes of its own machine: they are the same as here."""
+    facts = answer.found or {}
+    if "error" in facts or "error" in facts.get("ports", {"error": ""}):
+        cause = "needs python" if "error" in facts else "needs ports"
+        yield from (skipped(name, f"{cause} on {alias}") for name in (() if "error" in facts else OWN_CHECKS))
+        return
+    try:
+        found = hosts.run_ports(alias, ["doctor"], login=True, batch=True, timeout=PATIENCE)
+        rows = {row["name"]: row for row in found}
+    except (PortsError, TypeError, KeyError) as error:
+        yield from (skipped(name, f"`ports doctor` does not work there: {error}") for name in OWN_CHECKS)
+        return
+    for name in OWN_CHECKS:
+        row = rows.get(name)
+        if row is None:
+            yield skipped(name, f"ports {facts['ports']['version']} there does not look at it")
+            continue
+        texts = [targets.hints_at(alias, str(row[key] or "")) for key in ("found", "cause", "way_out")]
+        yield Check(name, str(row["state"]), *texts)

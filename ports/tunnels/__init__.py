@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ports.tunnels._open import open as open
     from ports.tunnels._open import open_many as open_many
     from ports.tunnels._records import read_all_records as read_all_records
+    from ports.tunnels._records import unreadable_records as unreadable_records
 else:
     __getattr__, __dir__, __all__ = face(
         __name__,
@@ -38,7 +39,7 @@ else:
             "_group": ("TunnelGroup",),
             "_local_address": ("LocalAddress",),
             "_open": ("open", "open_many"),
-            "_records": ("read_all_records",),
+            "_records": ("read_all_records", "unreadable_records"),
         },
         modules=("keeper",),
     )

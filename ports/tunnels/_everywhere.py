@@ -30,7 +30,7 @@ def list() -> Sequence[Mapping[str, Any]]:
     again = {_linked(row) for row in rows if row["state"] not in ("stopped", "unknown")}
     rows = [row for row in rows if row["state"] != "stopped" or _linked(row) not in again]
     unknown = {"host": None, "kind": "tunnel", "name": None, "state": "unknown", "local_url": None, "local_port": None}
-    return [*rows, *({**unknown, "error": str(error)} for error in tunnel_records.unreadable())]
+    return [*rows, *({**unknown, "error": str(error)} for error in tunnel_records.unreadable_records())]
 
 
 def with_targets(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -116,7 +116,7 @@ def _close(is_meant: Callable[[dict[str, Any]], bool]) -> builtins.list[ListedTu
 
 
 def _tell_unreadable() -> None:
-    for error in tunnel_records.unreadable():
+    for error in tunnel_records.unreadable_records():
         raise error
 
 

@@ -61,7 +61,7 @@ def read_all_records() -> list[tuple[Path, GroupRecord, bool | None]]:
     return found
 
 
-def unreadable() -> list[RecordError]:
+def unreadable_records() -> list[RecordError]:
     """Return the errors of records that cannot be read: a newer `ports` may keep tunnels."""
     errors = []
     for path in sorted(directory().glob("[0-9]*.json")):

@@ -8,6 +8,7 @@ import select
 import socket
 import sys
 import threading
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ports.errors import HostKeyError, SSHError, TimedOutError
 from ports.hosts import Answer, Route
 from ports.probe.logout import logout_ends
 from ports.probe.programs.examine import examine, memory_left, space
+from ports.state import paths
 
 
 @pytest.fixture
@@ -107,6 +109,10 @@ def test_what_start_files_print_is_shown_and_slow_ones_are_told() -> None:
         (_judge.installed({"version": "1.0", "command": "/x"}, "1.0", "server1"), "ok"),
         (_judge.installed({"version": "0.9", "command": "/x"}, "1.0", "server1"), "warning"),
         (_judge.installed({"error": "ports is not installed there; name it"}, "1.0", "server1"), "warning"),
+        (_judge.scratch(SPACE), "ok"),
+        (_judge.scratch({**SPACE, "free_bytes": 500 << 20}), "warning"),
+        (_judge.scratch({**SPACE, "free_bytes": 0}), "failed"),
+        (_judge.scratch({**SPACE, "error": "Stale file handle"}), "failed"),
     ],
 )
 def test_facts_are_judged_by_whether_the_main_job_can_be_done(check: _checks.Check, state: str) -> None:
@@ -135,6 +141,67 @@ def test_all_rows_have_the_same_keys() -> None:
     keys = {"host", "kind", "name", "hop", "state", "found", "cause", "way_out"}
     assert all(set(row) == keys and row["kind"] == "check" for row in rows)
     assert [doctor.is_well([row]) for row in rows] == [True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "cause", "way_out"),
+    [
+        ("they end it (`[ -t 0 ] || return; x`); mend them", "they end it (`[ -t 0 ] || return; x`)", "mend them"),
+        ("it says 'go away; come back'. Ask", "it says 'go away; come back'", "Ask"),
+        ("needs a login (publickey; password); run it", "needs a login (publickey; password)", "run it"),
+        ("the user's shell; ends", "the user's shell", "ends"),
+        ("there is no environment 'x' there; name the environment", "there is no environment 'x' there",
+         "name the environment"),
+    ],
+)  # fmt: skip
+def test_a_sentence_is_not_cut_in_what_it_quotes(sentence: str, cause: str, way_out: str) -> None:
+    assert _checks.split(sentence) == (cause, way_out)
+
+
+def test_all_that_ports_there_says_of_a_missing_ports_is_shown() -> None:
+    said = (
+        "your start files there ended the shell (exit); mend them (`[ -t 0 ] || return`), or name the environment as "
+    )
+    check = _judge.installed({"error": f"{said}ports.hosts.<alias>.env in the settings"}, "1.0", "server1")
+    assert (
+        check.hint
+        == "mend them (`[ -t 0 ] || return`), or name the environment as ports.hosts.server1.env in the settings"
+    )
+    assert check.cause.startswith("your start files there ended the shell (exit); `ports list`")
+
+
+VERSIONS: dict[str, str | None] = {
+    "dask": "2026.8.0",
+    "distributed": "2026.8.0",
+    "jupyterlab": "4",
+    "jupyter_server": "2",
+}
+
+
+@pytest.mark.parametrize(
+    ("versions", "others", "state", "word"),
+    [
+        ({}, {}, "ok", "/env: dask 2026.8.0, distributed 2026.8.0, jupyterlab 4, jupyter_server 2"),
+        ({}, {"active": "/env", "recorded": "/env/bin/python"}, "ok", "/env: dask"),
+        ({}, {"recorded": "/old/bin/python"}, "ok", "commands from other machines run in /old/bin/python"),
+        ({"dask": None}, {}, "failed", "dask is missing in /env"),
+        ({"distributed": "2024.4.0"}, {}, "warning", "dask is 2026.8.0 and distributed 2024.4.0 in /env"),
+        (
+            {},
+            {"active": "/conda/envs/thesis"},
+            "warning",
+            "/conda/envs/thesis is activated, but this `ports` is in /env",
+        ),
+        ({}, {"gone": ["cluster 'main' (/gone/bin/python)"]}, "warning", "cluster 'main' (/gone/bin/python)"),
+        ({"jupyterlab": None, "jupyter_server": None}, {}, "warning", "there is no Jupyter in /env"),
+    ],
+)
+def test_an_environment_is_judged_by_its_packages_and_what_is_activated(
+    versions: dict[str, str | None], others: dict[str, Any], state: str, word: str
+) -> None:
+    check = _judge.environment("/env/bin/python", VERSIONS | versions, prefix="/env", **others)
+    assert check.state == state and word in check.found + check.cause
+    assert bool(check.hint) == (state != "ok")
 
 
 def test_a_resolver_that_hangs_is_given_up_and_its_error_comes_through() -> None:
@@ -286,8 +353,73 @@ def test_without_a_host_this_machine_is_examined_as_client_and_as_server(
     tmp_path: Path, fresh: pytest.MonkeyPatch
 ) -> None:
     names = [check.name for check in _here.as_both()]
-    assert names == ["ports", "state-directory", "settings", "ssh", "tmux", "logout", "memory", "records"]
+    own = ["scratch", "environment", "records"]
+    assert names == ["ports", "state-directory", "settings", "ssh", "tmux", "logout", "memory", *own]
     assert not (tmp_path / "state").exists()  # looking makes nothing
+
+
+@pytest.mark.parametrize(
+    ("setting", "word", "way_out"),
+    [
+        ("/dev/shm", "is in memory (tmpfs)", "name a directory on a disk"),
+        ("/nowhere", "is missing or not writable", "name a directory of yours"),
+        ("{open}", "is not safe: any user could replace what is in", "name a directory of yours"),
+    ],
+)
+def test_a_scratch_that_no_cluster_would_take_is_found(
+    setting: str, word: str, way_out: str, tmp_path: Path, fresh: pytest.MonkeyPatch
+) -> None:
+    if setting == "/dev/shm" and "tmpfs /dev/shm" not in Path("/proc/self/mounts").read_text(encoding="utf-8"):
+        pytest.skip("/dev/shm is no tmpfs here")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    place = setting.format(open=tmp_path / "open")
+    fresh.setenv("DASK_PORTS__CLUSTER__LOCAL_DIRECTORY", place)
+    found = {check.name: check for check in _here.as_both()}["scratch"]
+    assert found.state == "failed" and place in found.cause and word in found.cause and way_out in found.hint
+
+
+def test_a_good_scratch_and_this_interpreter_are_shown(tmp_path: Path, fresh: pytest.MonkeyPatch) -> None:
+    fresh.setenv("DASK_PORTS__CLUSTER__LOCAL_DIRECTORY", str(tmp_path))
+    fresh.delenv("VIRTUAL_ENV", raising=False)
+    fresh.delenv("CONDA_PREFIX", raising=False)
+    found = {check.name: check for check in _here.as_both()}
+    assert found["scratch"].found.startswith(f"{tmp_path}: ") or found["scratch"].state == "warning"
+    assert found["environment"].state == "ok" and f"dask {metadata.version('dask')}" in found["environment"].found
+    fresh.setenv("CONDA_PREFIX", str(tmp_path / "envs" / "thesis"))
+    other = {check.name: check for check in _here.as_both()}["environment"]
+    assert other.state == "warning" and "envs/thesis is activated" in other.cause
+
+
+@pytest.mark.parametrize(
+    ("text", "cause", "way_out"),
+    [
+        ("{broken", "cannot be read", "`ports prune` moves it aside"),
+        ('{"format": 99}', "has format 99, but this version of ports reads formats up to", "upgrade ports"),
+    ],
+)
+@pytest.mark.parametrize("place", ["clusters/main/record.json", "tunnels/17-1.json"])
+def test_a_record_that_cannot_be_read_is_named_with_the_way_out(
+    place: str, text: str, cause: str, way_out: str, tmp_path: Path, fresh: pytest.MonkeyPatch
+) -> None:
+    path = paths.here().root / place
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    check = {check.name: check for check in _here.as_both()}["records"]
+    assert check.state == "warning" and str(path) in check.cause and cause in check.cause and way_out in check.hint
+
+
+def test_what_a_host_finds_of_itself_is_shown_with_hints_for_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Answer({"ports": {"version": "0.1", "command": "/x"}}, "", "", 0, 0.0, 1.0)
+    broken = _checks.warning("records", "record /r cannot be read", "`ports prune` moves it aside").row("box")
+    rows = [_checks.ok("scratch", "/var/tmp: 3.0 GiB free").row("box"), broken]
+    monkeypatch.setattr(hosts, "run_ports", lambda *_, **__: rows)  # an older ports, which looks at less
+    found = {check.name: check for check in _there.own_checks("server1", answer)}
+    assert list(found) == list(_there.OWN_CHECKS)
+    assert (found["scratch"].state, found["environment"].state) == ("ok", "skipped")
+    assert found["records"].hint == "`ports prune -H server1` moves it aside"
+    without = Answer({"ports": {"error": "ports is not installed there"}}, "", "", 0, 0.0, 1.0)
+    assert {check.cause for check in _there.own_checks("server1", without)} == {"needs ports on server1"}
 
 
 def test_without_ssh_no_host_can_be_reached_and_a_server_misses_nothing(
