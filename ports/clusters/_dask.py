@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import gc
 import http.client
+import inspect
 import json
 import platform
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module, metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ from ports import probe
 from ports.clusters import _options
 from ports.errors import DaskError, UsageError, warn
 from ports.listeners import socket_user
+from ports.state import settings
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -81,6 +83,35 @@ def prepare() -> None:
     import_module("ports.clusters.owner.ports_owner.comm").register()
     if dask.config.get("distributed.client.security-loader", default=None) is None:
         dask.config.set({"distributed.client.security-loader": "ports.clusters.credentials.load"})
+
+
+def check_keywords(keywords: Mapping[str, Any]) -> None:
+    """Raise UsageError for a keyword of `LocalCluster` that Dask here does not take: a start would fail after seconds.
+
+    It passes those that it does not know to its workers, and these pass theirs to their server.
+    """
+    if not keywords:
+        return
+    from distributed import LocalCluster, Nanny, Scheduler, Worker
+    from distributed.core import Server
+
+    own = _parameters(LocalCluster, Nanny, Worker, Server)
+    for name, value in keywords.items():
+        if name not in own:
+            known = [*settings.options(_options.KIND), *own]
+            raise UsageError(_options.no_option(name, value, known, of="ports, or of Dask's LocalCluster and Worker"))
+    within, theirs = keywords.get("scheduler_kwargs"), _parameters(Scheduler, Server)
+    for name, value in within.items() if isinstance(within, Mapping) else ():
+        if name not in theirs:
+            raise UsageError(_options.no_option(name, value, theirs, of="Dask's Scheduler (scheduler_kwargs)"))
+
+
+def _parameters(*classes: type) -> list[str]:
+    """Return the keywords that the constructors of `classes` name."""
+    named = [one for cls in classes for one in inspect.signature(cls.__init__).parameters.values()]  # type: ignore[misc]
+    return [
+        one.name for one in named if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) and one.name != "self"
+    ]
 
 
 def import_client() -> None:

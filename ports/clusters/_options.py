@@ -213,6 +213,13 @@ def check_keywords(keywords: Mapping[str, Any]) -> None:
             raise UsageError(f"option {name} is {value!r}; it must be a value that JSON can hold") from error
 
 
+def no_option(name: str, value: Any, known: Iterable[str], *, of: str) -> str:
+    """Return the sentence that refuses a keyword that is none of `known`, with the nearest name. Pure."""
+    near = difflib.get_close_matches(name, [*known], n=1)
+    shown = "`ports cluster start --help` shows those of ports"
+    return f"there is no option {name}={value!r} of {of}; {shown}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
 def changed(config: Mapping[str, Any], written: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Return the keys of Dask's `config` that differ from what is `written` in files, ``a.b.c`` → value. Pure."""
     found: dict[str, Any] = {}

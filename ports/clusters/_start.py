@@ -146,7 +146,10 @@ def _find_or_start(name: str | None, reuse: str | None, asked: dict[str, Any]) -
     known = {option: value for option, value in asked.items() if option in settings.options(KIND)}
     settings.check(KIND, {"reuse": reuse, **known})  # an invalid option is an error if a cluster runs, too
     timeout = asked.pop("timeout", None) or defaults["start_timeout"]
-    _options.check_keywords({option: value for option, value in asked.items() if option not in known})
+    keywords = {option: value for option, value in asked.items() if option not in known}
+    _options.check_keywords(keywords)
+    if asked.get("env", defaults["env"]) is None:
+        _dask.check_keywords(keywords)
     while True:
         with _show.telling(f"cluster {name!r}, which another process is starting"):
             found = _wait_for_other_start(name, timeout)
@@ -257,6 +260,8 @@ def _start(
         )
         raise NameInUseError(KIND, name, f"{hint}change it, `ports cluster stop {name}` stops it")
     options = _options.merge(defaults, asked)
+    if options["env"] is None:  # another environment can have another Dask
+        _dask.check_keywords(options["options"])
     record, environ = _plan.plan(name, options)
     found = sessions.claim(record)
     with sessions.undone(found):

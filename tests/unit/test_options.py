@@ -231,6 +231,32 @@ def test_a_mistyped_option_is_named_with_the_right_one() -> None:
         _options.merge(config.defaults()["cluster"], {"n_worker": 3})
 
 
+@pytest.mark.parametrize(
+    ("keywords", "sentence"),
+    [
+        (
+            {"foo": 1},
+            "no option foo=1 of ports, or of Dask's LocalCluster and Worker; `ports cluster start --help` shows",
+        ),
+        ({"resource": {"GPU": 1}}, "did you mean 'resources'?"),
+        ({"n_work": 3}, "did you mean 'n_workers'?"),
+        ({"scheduler_kwargs": {"alowed_failures": 3}}, "of Dask's Scheduler (scheduler_kwargs)"),
+        ({"scheduler_kwargs": {"idle_timeot": 3}}, "did you mean 'idle_timeout'?"),
+    ],
+    ids=str,
+)
+def test_a_keyword_that_dask_does_not_take_is_refused_in_a_sentence(keywords: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        _dask.check_keywords(keywords)
+    assert sentence in str(refused.value) and "\n" not in str(refused.value) and len(str(refused.value)) < 200
+
+
+def test_keywords_of_each_of_dasks_classes_are_let_through() -> None:
+    taken = {"resources": {"GPU": 1}, "lifetime": "1h", "preload": ["x"], "blocked_handlers": ["run"], "validate": True}
+    _dask.check_keywords({**taken, "scheduler_kwargs": {"idle_timeout": "1h", "validate": True}})
+    _dask.check_keywords({})
+
+
 def test_two_names_of_one_interpreter_are_one(tmp_path: Path) -> None:
     for name in ("python", "python3"):
         (tmp_path / name).symlink_to(sys.executable)
