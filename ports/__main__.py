@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
+from ports.cli import ctrl_c
+
 
 def main() -> NoReturn:
     """Run the command line. Ctrl-C ends it without a traceback even while it is still being imported."""
     try:
+        ctrl_c.end_its_line()
         _begin(sys.argv[1:])
         from ports.cli.main import main as command
     except KeyboardInterrupt:
