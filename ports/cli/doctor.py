@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterable
 from itertools import groupby
@@ -10,11 +11,12 @@ import click
 
 from ports.cli.commands import Command
 from ports.cli.options import with_hosts, with_transport
-from ports.cli.output import Output, Row, styled, with_output, write_json
+from ports.cli.output import Output, Row, styled, terminal_columns, with_output, write_json
 
 SOMETHING_FAILED = 5
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
 _MOMENT = 1.0  # seconds after which a running check is shown
+_NARROW, _INDENT = 24, 12  # columns that a text has at least behind the name of its check, and before it elsewhere
 
 
 @click.command(cls=Command)
@@ -100,7 +102,7 @@ class Checklist:
             told = str(row["found"] or row["cause"])
             self._line(str(row["state"]), _name(row), told)
             if row["way_out"]:
-                click.echo(f"{'':12}{'':22}  -> {row['way_out']}")
+                self._fold(f"{'':12}{'':22}  ", f"-> {row['way_out']}", "   ")
 
     def _print_skipped(self) -> None:
         """Print one line for all checks that were skipped for the same reason."""
@@ -110,7 +112,20 @@ class Checklist:
             self._line("skipped", first, f"{cause}" + (f" (and {len(others)} more checks)" if others else ""))
 
     def _line(self, state: str, name: str, told: str) -> None:
-        click.echo(f"  {styled(f'{state:<8}', fg=_STYLES[state])}  {name:<22}  {told}")
+        self._fold(f"  {styled(f'{state:<8}', fg=_STYLES[state])}  {name:<22}  ", told)
+
+    def _fold(self, before: str, text: str, indent: str = "") -> None:
+        """Print a text behind what stands `before` it; in a terminal, it goes on below its own beginning."""
+        from ports.cli import tables
+
+        begins = tables.width(click.unstyle(before))
+        columns = terminal_columns(sys.stdout) if sys.stdout.isatty() else begins + tables.width(text)
+        if columns - begins < min(_NARROW, tables.width(text)):
+            if before.strip():
+                click.echo(before.rstrip())
+            begins, before = _INDENT, " " * _INDENT
+        lines = tables.wrap(text, columns - begins, indent)
+        click.echo(("\n" + " " * begins).join([before + lines[0], *lines[1:]]))
 
     def __enter__(self) -> Checklist:
         return self

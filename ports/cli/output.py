@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
@@ -68,7 +68,7 @@ class Output:
         if self.as_json:
             write_json(row)
         else:
-            click.echo(targets.hints_at(self.host, text))
+            click.echo(folded(targets.hints_at(self.host, text), sys.stdout))
 
     def lines(self, lines: Sequence[str]) -> None:
         """Show lines of a log."""
@@ -91,7 +91,34 @@ class Output:
 
     def say(self, text: str) -> None:
         """Print progress on stderr, because stdout is for results only."""
-        click.echo(targets.hints_at(self.host, text), err=True)
+        tell(targets.hints_at(self.host, text))
+
+
+def tell(text: str) -> None:
+    """Print a message on stderr."""
+    click.echo(folded(text, sys.stderr), err=True)
+
+
+def folded(text: str, stream: TextIO) -> str:
+    """Return `text` with lines that fit the terminal `stream`, so that it breaks no word; else as it is."""
+    if not stream.isatty():
+        return text
+    from ports.cli import tables
+
+    columns = terminal_columns(stream)
+    return "\n".join(part for line in text.split("\n") for part in tables.wrap(line, columns, "  "))
+
+
+def terminal_columns(stream: TextIO) -> int:
+    """Return the width of the terminal that `stream` is; 80 where it does not say."""
+    from ports.state import settings
+
+    with contextlib.suppress(ValueError):
+        if columns := int(settings.variable("COLUMNS") or 0):
+            return columns
+    with contextlib.suppress(OSError, ValueError):
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    return 80
 
 
 def write_json(document: Any) -> None:
@@ -105,7 +132,7 @@ def write_table(rows: Sequence[Row], kind: str, *, with_host: bool = False) -> N
     from ports.state import settings
 
     lines = tables.table(rows, kind, time.time(), with_host=with_host)
-    text = tables.plain(lines if not sys.stdout.isatty() else tables.fit(lines, shutil.get_terminal_size().columns))
+    text = tables.plain(lines if not sys.stdout.isatty() else tables.fit(lines, terminal_columns(sys.stdout)))
     if not sys.stdout.isatty() or settings.variable("TERM") in ("dumb", "unknown"):
         click.echo(text)
         return

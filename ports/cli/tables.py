@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,7 +56,10 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 _SHORTENED = ("WHERE", "DIRECTORY", "ROOT", "FROM")  # a path is known by its end
+_BELOW = ("NOTE", "LINK AT HOME", "LINK", "DIRECTORY", "ROOT", "FROM")  # what goes on below its row, in this order
+_WORD = re.compile(r"(?:`[^`]*`|\S)+")  # a command in backticks is one
 _LEAST = 12  # columns that a shortened cell keeps
+_FOLDED = {"NOTE": 28, "VALUE": 20}  # columns that a cell of sentences has at least, if it stays in its row
 
 
 def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
@@ -86,52 +90,132 @@ def table(rows: Sequence[Mapping[str, Any]], kind: str, now: float, *, with_host
 
 
 def fit(lines: Sequence[Sequence[str]], columns: int) -> list[list[str]]:
-    """Return a table for a terminal of `columns`: places are shortened first, then the last column goes on below.
+    """Return a table for a terminal of `columns`: places are shortened first, then sentences are folded in their row.
 
-    Links and words stay whole, so a line can still be longer.
+    What still has no room goes on below its row, in a line of one cell. Links and words stay whole, so a line can still
+    be longer.
     """
-    made = [list(line) for line in lines]
+    whole = [list(line) for line in lines]
+    if not whole or _width(whole) <= columns:
+        return whole
+    movable = [heading for heading in _BELOW if heading in whole[0]]
+    movable += sorted((one for one in reversed(whole[0][2:]) if one not in movable), key="STATE".__eq__)
+    for n in range(len(movable) + 1):
+        beside = [index for index, heading in enumerate(whole[0]) if heading not in movable[:n]]
+        made = _folded(_with_short_places([[line[index] for index in beside] for line in whole], columns), columns)
+        if _width([line for row in made for line in row]) <= columns:
+            break
+    return [
+        line
+        for row, cells in zip(made, whole, strict=True)
+        for line in [*row, *_below(cells, whole[0], beside, columns)]
+    ]
+
+
+def _with_short_places(lines: list[list[str]], columns: int) -> list[list[str]]:
+    """Return lines whose places are as short as they must be, where a folded cell takes as little as it can."""
     for heading in _SHORTENED:
-        if not made or heading not in made[0] or (excess := _width(made) - columns) <= 0:
+        least = [[_least(text, name) for text, name in zip(line, lines[0], strict=True)] for line in lines]
+        if heading not in lines[0] or (excess := _width(least) - columns) <= 0:
             continue
-        n = made[0].index(heading)
-        widest = max(len(heading), _LEAST, max(len(line[n]) for line in made) - excess)
-        for line in made:
-            line[n] = _shortened(line[n], widest)
-    if made and made[0] and made[0][-1] == "NOTE" and _width(made) > columns:
-        made = _folded(made, max(_LEAST, columns - _width([line[:-1] for line in made]) - 2))
-    return made
+        n = lines[0].index(heading)
+        widest = max(len(heading), _LEAST, max(width(line[n]) for line in lines) - excess)
+        lines = [[_shortened(text, widest) if n == i else text for i, text in enumerate(line)] for line in lines]
+    return lines
+
+
+def _least(text: str, heading: str) -> str:
+    """Return a text as wide as the cell `text` has to be at least: no word and no command in it is broken."""
+    if heading not in _FOLDED:
+        return text
+    return "x" * min(width(text), max([_FOLDED[heading], *map(width, _WORD.findall(text))]))
+
+
+def _folded(lines: list[list[str]], columns: int) -> list[list[list[str]]]:
+    """Return the lines of each row; where there is no room beside the others, sentences go on in lines below."""
+    rows = [[line] for line in lines]
+    for heading in _FOLDED:
+        if heading not in lines[0] or (excess := _width(lines) - columns) <= 0:
+            continue
+        n = lines[0].index(heading)
+        least = max(width(_least(line[n], heading)) for line in lines)
+        room = max(least, max(width(line[n]) for line in lines) - excess)
+        parts = [wrap(line[n], room) for line in lines]
+        rows = [
+            [
+                [*line[:n], some[0], *line[n + 1 :]],
+                *([*[""] * n, part, *[""] * (len(line) - n - 1)] for part in some[1:]),
+            ]
+            for line, some in zip(lines, parts, strict=True)
+        ]
+        lines = [row[0] for row in rows]
+    return rows
+
+
+def _below(cells: Sequence[str], headings: Sequence[str], beside: Sequence[int], columns: int) -> list[list[str]]:
+    """Return what goes on below a row: a line of one cell for each text, or several."""
+    if list(cells) == list(headings):
+        return []
+    moved = [(headings[index], text) for index, text in enumerate(cells) if text and index not in beside]
+    short = [f"{heading.lower()} {text}" for heading, text in moved if heading not in (*_BELOW, *_SHORTENED)]
+    places = [f"{heading.lower()} {text}" for heading, text in moved if heading in _SHORTENED]
+    spoken = [text for heading, text in moved if heading in _BELOW and heading not in _SHORTENED]
+    return [
+        [f"    {line}"]
+        for text in (", ".join(short), *places, *spoken)
+        if text
+        for line in wrap(text, max(_LEAST, columns - 4))
+    ]
 
 
 def _width(lines: Sequence[Sequence[str]]) -> int:
-    return sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True)) - 2
+    return sum(max(map(width, column)) + 2 for column in zip(*lines, strict=True)) - 2
 
 
-def _shortened(text: str, width: int) -> str:
+def width(text: str) -> int:
+    """Return how many columns of a terminal `text` takes: a Chinese character takes two."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(one) else 2 if east_asian_width(one) in "WF" else 1 for one in text)
+
+
+def wrap(text: str, columns: int, indent: str = "") -> list[str]:
+    """Return `text` as lines of at most `columns`; no word is broken, and no command in backticks that fits a line."""
+    if width(text) <= columns:
+        return [text]
+    lines = [re.match(" *", text)[0]]  # type: ignore[index]
+    for word in _WORD.findall(text):
+        for part in [word] if width(word) <= columns - len(indent) else word.split():
+            if lines[-1].strip() and width(f"{lines[-1]} {part}") > columns:
+                lines.append(indent + part)
+            else:
+                lines[-1] += f" {part}" if lines[-1].strip() else part
+    return lines
+
+
+def _shortened(text: str, columns: int) -> str:
     """Return the two ends of `text`, the greater part of them the last one."""
-    if len(text) <= width:
+    if width(text) <= columns:
         return text
-    begin = (width - 1) // 3
-    return f"{text[:begin]}…{text[len(text) - (width - 1 - begin) :]}"
-
-
-def _folded(lines: Sequence[Sequence[str]], width: int) -> list[list[str]]:
-    """Return lines whose last cell goes on, between words, in lines below."""
-    import textwrap
-
-    made = []
-    for *first, note in lines:
-        parts = textwrap.wrap(note, width, break_long_words=False, break_on_hyphens=False) or [""]
-        made += [[*first, parts[0]], *([*("" for _ in first), part] for part in parts[1:])]
-    return made
+    begin, end = text, text
+    while width(begin) > (columns - 1) // 3:
+        begin = begin[:-1]
+    while width(end) > columns - 1 - width(begin):
+        end = end[1:]
+    return f"{begin}…{end}"
 
 
 def plain(lines: Sequence[Sequence[str]]) -> str:
-    """Return a table as text, its columns aligned, without colours."""
+    """Return a table as text, its columns aligned, without colours; a line of one cell stays as it is."""
     if not lines:
         return ""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    padded = ("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
+    rows = [line for line in lines if len(line) == len(lines[0])]
+    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    padded = (
+        "  ".join(text + " " * (most - width(text)) for text, most in zip(line, widths, strict=False)) for line in lines
+    )
     return "\n".join(line.rstrip() for line in padded)
 
 

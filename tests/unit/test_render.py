@@ -163,3 +163,63 @@ def test_a_tunnel_at_a_unix_socket_has_its_path_as_its_link() -> None:
         ["HOST", "WHAT", "STATE", "LINK"],
         ["s", "main", "open", "unix:/h/x"],
     ]
+
+
+LONG = {
+    "host": "alice@compute-17.cluster.example.org",
+    "name": "a-name-of-exactly-31-characters",
+    "link": "http://localhost:20001/status?token=285ae8734c39d173b7ad648837bf81a4",
+    "note": "4 workers ended at their memory limit of 381 MiB (21:05); `ports cluster logs main --warnings` shows more",
+    "directory": "/home/alice/projects/thesis/a-long-chapter/with-notebooks",
+}
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("kind", sorted(tables.COLUMNS))
+def test_every_table_fits_with_long_names_and_many_columns(kind: str, columns: int) -> None:
+    row: dict[str, Any] = {
+        "host": LONG["host"], "kind": "notebook", "name": LONG["name"], "state": "running", "n_workers": 128,
+        "n_threads": 512, "memory_bytes": 3 << 40, "memory_limit_bytes": 4 << 40, "started_at": 0.0, "port": 20001,
+        "address": "127.0.0.1", "link": LONG["link"], "local_url": LONG["link"], "note": LONG["note"], "pid": 4194304,
+        "root": LONG["directory"], "directory": LONG["directory"], "value": LONG["note"], "source": LONG["directory"],
+        "received_bytes": 12345678, "reconnects": 14,
+    }  # fmt: skip
+    short = {"host": "s2", "kind": "cluster", "name": "x", "state": "stopped"}
+    whole = tables.table([row, short], kind, 86400.0 * 100, with_host=kind != "listener")
+    shown = tables.plain(tables.fit(whole, columns))
+    for text in {text for line in whole[1:] for text in line} - {LONG["directory"], "127.0.0.1:20001"}:
+        assert set(text.split()) <= set(shown.replace(",", " ").split()) | {""}, "no word and no link is broken"
+    if "`" in "".join(text for line in whole for text in line):
+        assert "`ports cluster logs main --warnings`" in shown, "a command can be copied"
+    first_two = max(sum(map(tables.width, line[:2])) + 2 for line in whole)
+    assert max(tables.width(line) for line in shown.splitlines() if "/" not in line) <= max(columns, first_two)
+
+
+def test_a_note_has_28_columns_or_a_line_of_its_own() -> None:
+    row = {"kind": "cluster", "name": "main", "state": "running", "n_workers": 4, "n_threads": 8, "started_at": 1.0,
+           "memory_bytes": 3 << 30, "memory_limit_bytes": 16 << 30, "link": "http://localhost:20001/"}  # fmt: skip
+    note = "the memory guard paused 2 workers for 20 s, as other users took 12.3 GiB of what was free"
+    lines = tables.plain(tables.fit(tables.table([{**row, "note": note}], "cluster", 61.0), 80)).splitlines()
+    assert max(map(len, lines)) <= 80 and "NOTE" not in lines[0]
+    assert " ".join(" ".join(lines[2:]).split()).endswith(note) and lines[2].startswith("    ")
+    few = tables.plain(
+        tables.fit(tables.table([{"name": "old", "state": "stopped", "note": note}], "cluster", 1.0), 60)
+    )
+    assert few.splitlines()[0].split() == ["NAME", "STATE", "NOTE"] and max(map(len, few.splitlines())) <= 60
+
+
+def test_characters_of_two_columns_are_counted_as_two() -> None:
+    assert (tables.width("论文"), tables.width("e\u0301"), tables.width("abc")) == (4, 1, 3)
+    rows = [
+        {"name": "a", "state": "running", "root": "/home/alice/论文/第一章/笔记本和数据"},
+        {"name": "b", "root": "/x"},
+    ]
+    fitted = tables.fit(tables.table(rows, "notebook", 1.0), 30)
+    assert max(tables.width(line) for line in tables.plain(fitted).splitlines()) <= 30
+
+
+def test_a_command_in_backticks_moves_to_the_next_line_whole() -> None:
+    text = "it is kept (`ports cluster scale main 0` frees it); `ports list` shows `it"
+    assert tables.wrap(text, 34) == ["it is kept", "(`ports cluster scale main 0`", "frees it); `ports list` shows `it"]
+    assert tables.wrap("one two", 80) == ["one two"] and tables.wrap("", 5) == [""]
+    assert tables.wrap("`a b c d`", 5) == ["`a b", "c d`"]
