@@ -247,7 +247,7 @@ def _run_there(ctx: click.Context, out: Output, host: str, timeout: float | None
 
 
 def _on_several(ctx: click.Context, out: Output, names: Sequence[str], show: Callable[..., Any]) -> int:
-    """Run a command that lists something on several hosts at once; return 5 if one of them failed."""
+    """Run a command that lists something on several hosts at once; return 5 if one failed, else what `show` returns."""
     from ports.errors import PortsError
     from ports.hosts import failed_row, on_each
 
@@ -255,13 +255,11 @@ def _on_several(ctx: click.Context, out: Output, names: Sequence[str], show: Cal
     failed = [failed_row(name, one) for name, one in found.items() if isinstance(one, PortsError)]
     rows = [row for one in found.values() if not isinstance(one, PortsError) for row in one]
     out.several = True
-    if out.as_json:
-        write_json([*rows, *failed])
-    else:
-        show(out, rows)
+    shown = [*rows, *failed] if out.as_json else rows
+    code = show(out, shown) if shown or not failed else 0
     for row in () if out.as_json else failed:
         out.fail(str(row["host"]), row["error"])
-    return 5 if failed else 0
+    return 5 if failed else int(code or 0)
 
 
 def refuse_host_as_name(ctx: click.Context, options: Mapping[str, Any]) -> None:

@@ -15,7 +15,10 @@ def show_settings(out: Output, rows: list[Row]) -> int:
     wrong = [row for row in rows if row["state"] == "error"]
     out.table(rows if out.as_json else [row for row in rows if row not in wrong], "setting", empty="")
     for row in () if out.as_json else wrong:
-        out.say(f"ports: {row['error']}")
+        if out.several:
+            out.fail(str(row["host"]), str(row["error"]))
+        else:
+            out.say(f"ports: {row['error']}")
     return MISTAKES if wrong else 0
 
 
