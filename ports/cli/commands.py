@@ -19,6 +19,17 @@ class Command(click.Command):
     ) -> None:
         super().__init__(name, context_settings={**_CONTEXT, **(context_settings or {})}, **options)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does; an argument too many is refused with what the command takes."""
+        may_have_more, ctx.allow_extra_args = ctx.allow_extra_args, True
+        extra = super().parse_args(ctx, args)
+        ctx.allow_extra_args = may_have_more
+        if extra and not may_have_more and not ctx.resilient_parsing:
+            from ports.cli import usage
+
+            raise click.UsageError(usage.too_many(ctx, extra), ctx)
+        return extra
+
 
 # What is typed instead, and the commands that are meant.
 MEANT = {

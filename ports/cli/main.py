@@ -106,13 +106,10 @@ def run(command: click.Command, arguments: list[str], name: str = "ports") -> in
     except _NO_ARGUMENTS as error:
         click.echo(error.format_message(), err=True)
         return 2
-    except click.NoSuchOption as error:
-        near = (
-            f"; did you mean {' or '.join(f'`{one}`' for one in error.possibilities)}?" if error.possibilities else ""
-        )
-        return _tell("UsageError", f"no option {error.option_name!r}{near}", 2, as_json, error.ctx)
     except click.ClickException as error:
-        return _tell("UsageError", error.format_message(), 2, as_json, getattr(error, "ctx", None))
+        from ports.cli import usage
+
+        return _tell("UsageError", usage.message(error), 2, as_json, getattr(error, "ctx", None))
     except BrokenPipeError:  # `ports list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
@@ -128,26 +125,29 @@ def run(command: click.Command, arguments: list[str], name: str = "ports") -> in
 
 def _fail(error: Any, as_json: bool) -> int:
     from ports import hosts
-    from ports.cli.output import write_json
+    from ports.cli.output import session_called, tell, write_json
+    from ports.errors import UnknownHostError
     from ports.hosts import targets
     from ports.state import settings
 
     host = error.where or settings.variable(hosts.CALLED)
     text = targets.hints_at(host, str(error))
+    if isinstance(error, UnknownHostError):
+        text += session_called(error.host)
     if as_json:
         write_json({"error": {**hosts.describe_error(error), "message": text}})
     there = f"{host}: " if host and not text.startswith((f"{host}: ", f"{host} ")) else ""
-    click.echo(f"ports: {there}{text}", err=True)
+    tell(f"ports: {there}{text}")
     return int(error.exit_code)
 
 
 def _tell(kind: str, message: str, code: int, as_json: bool, ctx: click.Context | None) -> int:
-    from ports.cli.output import write_json
+    from ports.cli.output import tell, write_json
 
     if as_json:
         write_json({"error": {"type": kind, "message": message, "exit_code": code, "args": [message]}})
     hint = f" (see `{ctx.command_path} --help`)" if ctx is not None else ""
-    click.echo(f"ports: {message}{hint}", err=True)
+    tell(f"ports: {message}{hint}")
     return code
 
 
@@ -161,4 +161,6 @@ def _interrupted() -> int:
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """Print a warning as one line, without the line of source, which is of no use on the command line."""
     if issubclass(category, UserWarning):
-        click.echo(f"ports: {message}", err=True)
+        from ports.cli.output import tell
+
+        tell(f"ports: {message}")

@@ -16,7 +16,7 @@ _TRANSPORT_HELP = (
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
-    """A number of at least `least` and at most `most`: ``-1 is not a whole number of 0 or more``."""
+    """A number of at least `least` and at most `most`: ``it is -1; it must be a whole number of 0 or more``."""
 
     name = "number"
 
@@ -32,7 +32,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
         too_small = number is not None and self.least is not None and not number >= self.least  # nan is neither
         too_large = number is not None and self.most is not None and not number <= self.most
         if number is None or too_small or too_large:
-            self.fail(f"{value} is not {self.allowed()}", param, ctx)
+            self.fail(f"it is {value}; it must be {self.allowed()}", param, ctx)
         return number
 
     def allowed(self) -> str:
@@ -41,6 +41,18 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
         if self.most is not None:
             return f"{what} from {self.least:g} to {self.most:g}"
         return what if self.least is None else f"{what} of {self.least:g} or more"
+
+
+class OneOf(click.Choice):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """One of several words, refused as the settings refuse another: ``it is 'fork'; it must be one of …``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word; fails with those that are allowed."""
+        from ports.state import settings
+
+        if (wrong := settings.mismatch(value, {"enum": list(self.choices)})) is not None:
+            self.fail(f"it {wrong}", param, ctx)
+        return value
 
 
 class Host(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
@@ -108,7 +120,7 @@ def _option(name: str, node: dict[str, Any], special: dict[str, Any]) -> Callabl
 def _type(node: dict[str, Any]) -> click.ParamType | None:  # type: ignore[type-arg]
     """Return the type that click converts the text of an option to."""
     if "enum" in node:
-        return click.Choice(node["enum"])
+        return OneOf(node["enum"])
     kinds = {node["type"]} if isinstance(node["type"], str) else {*node["type"]}
     is_size = "string" in kinds and ("pattern" not in node or "expects" in node)
     if kinds & {"integer", "number"} and not is_size:
@@ -142,7 +154,7 @@ class _Value(click.ParamType):  # type: ignore[type-arg]
 def with_transport(function: F) -> F:
     """Give a command the option ``--transport``, which overrides the setting."""
 
-    @click.option("--transport", type=click.Choice(["auto", "ssh", "paramiko"]), help=_TRANSPORT_HELP)
+    @click.option("--transport", type=OneOf(["auto", "ssh", "paramiko"]), help=_TRANSPORT_HELP)
     @functools.wraps(function)
     def command(*arguments: Any, transport: str | None, **options: Any) -> Any:
         if transport is not None:

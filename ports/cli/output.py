@@ -188,7 +188,9 @@ def with_host(show: Callable[..., Any], *, several: bool = False, starts: bool =
         @click.pass_context
         @functools.wraps(function)
         def command(ctx: click.Context, /, out: Output, host: str | None, **options: Any) -> Any:
-            named = list(dict.fromkeys([*options.pop("hosts", ()), *([host] if host else [])]))
+            typed = options.pop("hosts", ())
+            refuse_name_as_host(ctx, typed)
+            named = list(dict.fromkeys([*typed, *([host] if host else [])]))
             if not named:
                 refuse_host_as_name(ctx, options)
                 return function(out, **options)
@@ -280,6 +282,40 @@ def refuse_host_as_name(ctx: click.Context, options: Mapping[str, Any]) -> None:
 
         if name != settings.get(f"{kind}.name") and name in openssh.aliases() and name not in sessions.names(kind):
             raise click.UsageError(f"{name!r} is a host of ~/.ssh/config; did you mean `{ctx.command_path} -H {name}`?")
+
+
+def refuse_name_as_host(ctx: click.Context, typed: Sequence[str]) -> None:
+    """Refuse a HOST of `list` that is no host of the ssh configuration, but what a cluster or a notebook is called.
+
+    Raises
+    ------
+    UsageError
+        With the command that is meant.
+    """
+    kind = ctx.command_path.split()[1]
+    if not typed or kind not in ("cluster", "notebook"):
+        return
+    from ports import sessions
+    from ports.hosts import openssh
+    from ports.state import settings
+
+    known = {settings.get(f"{kind}.name"), *sessions.names(kind)} - set(openssh.aliases())
+    for name in typed:
+        if name in known:
+            raise click.UsageError(f"{name!r} is no host of ~/.ssh/config; did you mean `ports {kind} show {name}`?")
+
+
+def session_called(name: str) -> str:
+    """Return `` (cluster 'main' is here: …)`` if a session here is called `name`; else nothing."""
+    from ports import sessions
+    from ports.errors import PortsError
+
+    found = ""
+    with contextlib.suppress(PortsError):
+        for kind in ("cluster", "notebook"):
+            if name in sessions.names(kind):
+                found += f" ({kind} {name!r} is here: `ports {kind} show {name}`)"
+    return found
 
 
 def far_arguments(ctx: click.Context) -> list[str]:

@@ -31,6 +31,8 @@ _WORDS = {
     "null": "null",
 }
 
+_FEW = 9  # names that a sentence can list
+
 
 @functools.cache
 def schema() -> Node:
@@ -110,15 +112,16 @@ def problems(data: Any, node: Node, path: tuple[str, ...] = ()) -> Iterator[tupl
 def unknown(key: str, node: Node) -> str:
     """Return that there is no setting `key`, with the ones that there are."""
     known = sorted(node.get("properties", {}))
-    return f"no such setting; {near(key, known)}there are {', '.join(known)}"
+    there = f"there are {', '.join(known)}" if len(known) <= _FEW else "`ports settings` lists all"
+    return f"no such setting; {there}{near(key, known)}"
 
 
 def near(word: str, known: list[str]) -> str:
-    """Return ``did you mean …? ``; empty where nothing resembles `word`."""
+    """Return ``; did you mean …?``; empty where nothing resembles `word`."""
     import difflib
 
     found = difflib.get_close_matches(word.lower().replace("-", "_"), known, n=1)
-    return f"did you mean {found[0]}? " if found else ""
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def mismatch(value: Any, node: Node, *, null: bool = False) -> str | None:
@@ -141,7 +144,8 @@ def mismatch(value: Any, node: Node, *, null: bool = False) -> str | None:
     for key in value if fits and names else ():
         if not isinstance(key, str) or not re.fullmatch(names["pattern"], key):
             return f"has {key!r}; each name must be {names['expects']}"
-    return None if fits else f"is {value!r}; it must be {allowed(node, null=null)}"
+    meant = near(value, node["enum"]) if isinstance(value, str) and "enum" in node else ""
+    return None if fits else f"is {value!r}; it must be {allowed(node, null=null)}{meant}"
 
 
 def _types(node: Node) -> list[str]:

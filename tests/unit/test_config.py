@@ -96,12 +96,13 @@ def test_hosts_may_be_a_plain_list(place: Path, monkeypatch: pytest.MonkeyPatch)
         (
             "cluster: {n_wrokers: 4}",
             "ports.cluster.n_wrokers",
-            "no such setting; did you mean n_workers? there are calm_after,",
+            "no such setting; `ports settings` lists all; did you mean n_workers?",
         ),
         (
             "clusters: {}",
             "ports.clusters",
-            "no such setting; did you mean cluster? there are alias, cluster, core_files, hosts,",
+            "no such setting; there are alias, cluster, core_files, hosts, log_bytes, notebook, open, ssh; did you "
+            "mean cluster?",
         ),
         ("xyzzy: {}", "ports.xyzzy", "no such setting; there are alias, cluster, core_files, hosts,"),
         (
@@ -116,12 +117,13 @@ def test_hosts_may_be_a_plain_list(place: Path, monkeypatch: pytest.MonkeyPatch)
         ),
         ("cluster: {name: My Cluster}", "ports.cluster.name", "it is 'My Cluster'; it must be a letter a-z, then"),
         ("cluster: {reuse: maybe}", "ports.cluster.reuse", "it is 'maybe'; it must be one of warn, any, exact"),
+        ("cluster: {guard: puase}", "ports.cluster.guard", "one of off, pause, restart; did you mean pause?"),
         ("cluster: {daemon: 1}", "ports.cluster.daemon", "it is 1; it must be True or False"),
         ("cluster: 4", "ports.cluster", "it is 4; it must be a mapping of names to values"),
         (
             "hosts: {server1: {envv: x}}",
             "ports.hosts.server1.envv",
-            "no such setting; did you mean env? there are env,",
+            "no such setting; there are env, nodes, notebook_env; did you mean env?",
         ),
         ("hosts: {server1: 3}", "ports.hosts.server1", "it is 3; it must be a mapping of names to values, or null"),
         ("log_bytes: 10", "ports.log_bytes", "it is 10; it must be a whole number of bytes of at least 1000"),

@@ -1,0 +1,256 @@
+"""What the command line says of a wrong word: one whole sentence, in its own words, that a terminal does not cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from ports import errors
+from ports.cli import main
+from ports.cli.commands import Group
+from ports.hosts import _ask
+from ports.state.waiting import wait_until
+
+# The words of click, of Python and of a program that was cut.
+NOT_OURS = re.compile(
+    r"Error:|No such|Missing|unexpected|Invalid value|requires an argument|does not take|\.[. ]*\(see"
+)
+
+
+def contexts(group: click.Group, path: list[str]) -> list[tuple[list[str], click.Command]]:
+    found: list[tuple[list[str], click.Command]] = []
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        found += contexts(command, [*path, name]) if isinstance(command, Group) else [([*path, name], command)]
+    return found
+
+
+ALL = contexts(main.ports, [])  # type: ignore[arg-type]
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the sentence with which the command line refuses `words`, which reach no command."""
+    assert main.run(main.ports, words) == 2, words
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.startswith("ports: ") and shown.err.count("\n") == 1, shown
+    assert not NOT_OURS.search(shown.err), shown.err
+    return shown.err.removeprefix("ports: ")
+
+
+@pytest.mark.parametrize(("words", "command"), ALL, ids=[" ".join(words) for words, _ in ALL])
+def test_each_command_refuses_a_wrong_option_in_a_sentence(
+    words: list[str], command: click.Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused([*words, "--no-such-option"], capsys).startswith("no option '--no-such-option'")
+    for parameter in command.params:
+        if not isinstance(parameter, click.Option) or parameter.name in ("help",):
+            continue
+        option = max(parameter.opts, key=len)
+        if parameter.is_flag:
+            assert refused([*words, f"{option}=x"], capsys).startswith(f"option {option} takes no value")
+        else:
+            assert refused([*words, option], capsys).startswith(f"option {option} needs a value")
+
+
+@pytest.mark.parametrize(("words", "command"), ALL, ids=[" ".join(words) for words, _ in ALL])
+def test_each_command_refuses_an_argument_too_many_or_missing(
+    words: list[str], command: click.Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [one for one in command.params if isinstance(one, click.Argument)]
+    if any(one.required and one.nargs == 1 for one in arguments):
+        assert f" is missing; write `ports {' '.join(words)} " in refused(words, capsys)
+    if all(one.nargs == 1 for one in arguments) and not command.context_settings.get("allow_extra_args"):
+        given = ["1" if one.name == "n_workers" else "x" for one in arguments]
+        told = refused([*words, *given, "extra"], capsys)
+        assert "'extra' is more than `ports" in told or "takes no argument" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["cluster", "scale"], "N_WORKERS is missing; write `ports cluster scale [NAME] N_WORKERS`"),
+        (["login"], "HOST is missing; write `ports login HOST`"),
+        (["cluster", "show", "main", "more"], "'more' is more than `ports cluster show [NAME]` takes"),
+        (["cluster", "start", "a", "b"], "'b' is more than `ports cluster start [NAME]` takes"),
+        (["tunnel", "list", "x"], "`ports tunnel list` takes no argument; it lists all; `ports open x` opens a tunnel"),
+        (["cluster", "scale", "main", "-1"], "-1 begins like an option; a number here is never negative"),
+        (["--all", "list"], "no option '--all' before a command; options of a command are written behind it"),
+        (
+            ["open", "x", "--transport", "shh"],
+            "--transport is 'shh'; it must be one of auto, ssh, paramiko; did you mean",
+        ),
+        (
+            ["cluster", "start", "--guard", "puase"],
+            "--guard is 'puase'; it must be one of off, pause, restart; did you",
+        ),
+        (["who", "a", "b"], "'b' is more than `ports who [HOST]` takes"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_usage_error_names_the_word_and_what_is_meant(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(words, capsys).startswith(sentence)
+
+
+@pytest.fixture
+def main_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of records in which a cluster 'thesis' has left something, and an ssh configuration."""
+    file = tmp_path / "config"
+    file.write_text("Host server1 thesis2\n")
+    monkeypatch.delitem(sys.modules, "dask.config", raising=False)
+    monkeypatch.setenv("DASK_PORTS__SSH__CONFIG", str(file))
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "home"))
+    from ports.state import paths
+
+    (paths.here().root / "clusters" / "thesis").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["cluster", "list", "main"], "ports cluster show main"),
+        (["cluster", "list", "thesis"], "ports cluster show thesis"),
+        (["notebook", "list", "lab"], "ports notebook show lab"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_listing_of_a_name_is_refused_with_show(
+    words: list[str], meant: str, main_here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"{words[2]!r} is no host of ~/.ssh/config; did you mean `{meant}`?" in refused(words, capsys)
+
+
+def test_an_unknown_host_that_is_a_cluster_here_is_said(
+    main_here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ports import machine
+
+    def usage(host: str | None = None, **_: Any) -> Any:
+        raise errors.UnknownHostError(str(host), "the name cannot be resolved")
+
+    monkeypatch.setattr(machine, "usage", usage)  # the answer of a name server
+    assert main.run(main.ports, ["who", "thesis"]) == 5
+    assert "(cluster 'thesis' is here: `ports cluster show thesis`)" in capsys.readouterr().err
+
+
+# --- several hosts: the code of each counts ---
+
+
+@pytest.fixture
+def hosts_with_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
+    """What `ports settings` answers on hosts; a missing one is away."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    right = {"host": "box", "kind": "setting", "name": "alias", "value": "s1", "source": "/f", "state": "set"}
+    found["server1"] = [right]
+    wrong = {**right, "name": "ports.x", "state": "error", "error": "setting ports.x in /f: no such setting"}
+    found["server2"] = [right, {**wrong, "exit_code": 2}]
+
+    def run(alias: str, argv: list[str], **_: Any) -> Any:
+        if alias not in found:
+            raise errors.NetworkError(alias, "does not answer")
+        return found[alias]
+
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path))
+    monkeypatch.setattr(_ask, "run_ports", run)  # what runs there is tested on the site
+    return found
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
+@pytest.mark.parametrize(
+    ("hosts", "code"),
+    [(["server1"], 0), (["server2"], 2), (["server1", "server2"], 2), (["server2", "server1"], 2),
+     (["server1", "server2", "away"], 5)],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_mistake_on_one_of_several_hosts_is_the_exit_code(
+    hosts: list[str],
+    code: int,
+    form: list[str],
+    hosts_with_settings: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main.run(main.ports, ["settings", *hosts, *form]) == code
+    shown = capsys.readouterr()
+    if form:
+        assert {row["host"] for row in json.loads(shown.out)} == set(hosts)
+    elif hosts[1:]:
+        assert "ports: server2: setting ports.x in /f" in shown.err
+
+
+def test_hosts_that_are_all_away_are_not_called_empty(
+    hosts_with_settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(main.ports, ["cluster", "list", "away", "gone"]) == 5
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err == "ports: away: does not answer\nports: gone: does not answer\n"
+
+
+# --- in a terminal ---
+
+
+class Terminal:
+    """A command that has a terminal of its own, whose screen keeps all that was written."""
+
+    def __init__(self, words: list[str], **environ: str) -> None:
+        ours, theirs = os.openpty()
+        self.screen, self.text = ours, b""
+        self.process = subprocess.Popen(
+            words, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, **environ}, start_new_session=True
+        )
+        os.close(theirs)
+
+    def read(self) -> bool:
+        """Read what comes soon; return whether more can come."""
+        try:
+            more = os.read(self.screen, 65536) if select.select([self.screen], [], [], 0.1)[0] else None
+        except OSError:  # the last one that wrote to it has ended
+            return False
+        self.text += more or b""
+        return more != b""
+
+    def lines(self) -> list[str]:
+        """Return all lines, once the command has ended."""
+        while self.read():
+            pass
+        self.process.wait(20)
+        os.close(self.screen)
+        return self.text.decode().replace("\r\n", "\n").splitlines()
+
+
+@pytest.mark.parametrize("columns", ["80", "60"])
+def test_a_message_in_a_terminal_is_broken_between_words(columns: str) -> None:
+    words = ["cluster", "start", "--calm-after", "never", "--memory-limit", "2GB"]
+    shown = Terminal([sys.executable, "-m", "ports", *words], COLUMNS=columns, TERM="xterm").lines()
+    assert len(shown) > 1 and max(map(len, shown)) <= int(columns)
+    plain = subprocess.run([sys.executable, "-m", "ports", *words], capture_output=True, text=True, timeout=30)
+    assert " ".join(" ".join(shown).split()) == plain.stderr.strip() and plain.returncode == 2
+    assert "`ports cluster start --help`" in "\n".join(shown), "a command in backticks stays in one line"
+
+
+def test_ctrl_c_ends_the_line_of_the_terminal_first() -> None:
+    terminal = Terminal([sys.executable, "-m", "ports", "who", "--watch"], TERM="xterm", COLUMNS="80")
+    try:
+        wait_until(
+            lambda: True if terminal.read() and b"a cluster of yours" in terminal.text else None,
+            timeout=30,
+            what="the first table",
+        )
+        terminal.process.send_signal(signal.SIGINT)
+        lines = terminal.lines()
+    finally:
+        terminal.process.kill()
+    assert terminal.process.returncode == 130
+    assert lines[-1] == "ports: interrupted" and lines[-2] == "", lines[-3:]
