@@ -133,7 +133,6 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
     _check_owner(address)
     _wait_for_first_word(address, timeout)
     from distributed import Client
-    from distributed.comm.core import FatalCommClosedError
 
     prepare()
     client = Client.__new__(Client)
@@ -144,12 +143,18 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
         _discard(client)
         if not isinstance(error, OSError | TimeoutError):
             raise
-        if not isinstance(error, FatalCommClosedError):
-            raise DaskError(f"the scheduler did not answer within {timeout:g} s ({error})") from error
-        # a Unix socket that is missing, dead or another user's
-        raise DaskError(f"{error}; {_NOT_MINE}") from error
+        raise _refusal(error, timeout) from error
     _explain_deaths(client, str(getattr(cluster, "name", "")))
     return client
+
+
+def _refusal(error: BaseException, timeout: float) -> DaskError:
+    """Return why there is no connection: a Unix socket that is missing, dead or another user's has not timed out."""
+    from distributed.comm.core import FatalCommClosedError
+
+    if isinstance(error, FatalCommClosedError):
+        return DaskError(f"{error}; {_NOT_MINE}")
+    return DaskError(f"the scheduler did not answer within {timeout:g} s ({error})")
 
 
 def _explain_deaths(client: Client, name: str) -> None:
@@ -211,7 +216,7 @@ async def connect_async(cluster: object, *, timeout: float, **options: Any) -> C
     except (OSError, asyncio.TimeoutError, TimeoutError) as error:
         with contextlib.suppress(Exception):
             await client.close(timeout=1)
-        raise DaskError(f"the scheduler did not answer within {timeout:g} s ({error})") from error
+        raise _refusal(error, timeout) from error
     _explain_deaths(client, str(getattr(cluster, "name", "")))
     return client
 

@@ -208,8 +208,8 @@ def ask(
     TimedOutError
         It does not answer.
     PortsError
-        Its socket is gone, and did not come back. Or it cannot do that; another version of `ports` may not know the
-        request.
+        Its socket is gone, and did not come back, or the connection failed. Or it cannot do that; another version of
+        `ports` may not know the request.
     """
     what = f"answer of process {record.process.pid}, which keeps the tunnel,"
     told = request if record.token is None else {**request, "token": record.token}
@@ -224,10 +224,12 @@ def ask(
                     if last is not None and on_line is not None:
                         on_line(last)
                     last = json.loads(line)
-        except (OSError, ValueError) as error:
+        except TimeoutError as error:
             raise TimedOutError(what, timeout) from error
+        except (OSError, ValueError) as error:
+            raise _cannot_be_asked(record, getattr(error, "strerror", None) or str(error)) from error
     if not isinstance(last, dict):
-        raise TimedOutError(what, timeout)
+        raise _cannot_be_asked(record, "it ended without an answer")
     if "error" in last and not last.get("closing"):
         raise PortsError(f"process {record.process.pid}, which keeps the tunnel: {last['error']}")
     return last
@@ -252,8 +254,12 @@ def _connect(connection: socket.socket, record: GroupRecord, limit: float) -> No
     with contextlib.suppress(TimedOutError):
         wait_until(is_over, timeout=limit, what="socket", every=0.1)
     if (error := failed[-1]) is not None:
-        why = f"{record.control}: {error.strerror or error}"
-        raise PortsError(f"process {record.process.pid}, which keeps the tunnel, cannot be asked ({why})") from error
+        raise _cannot_be_asked(record, error.strerror or str(error)) from error
+
+
+def _cannot_be_asked(record: GroupRecord, why: str) -> PortsError:
+    who = f"process {record.process.pid}, which keeps the tunnel,"
+    return PortsError(f"{who} cannot be asked ({record.control}: {why})")
 
 
 def _socket_for(record: GroupRecord) -> socket.socket:

@@ -61,6 +61,18 @@ def test_a_scheduler_that_says_nothing_is_left_in_time(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_scheduler_whose_socket_is_gone_is_not_called_slow(asynchronous: bool, tmp_path: Path) -> None:
+    cluster: Any = SimpleNamespace(scheduler_address=f"unix://{tmp_path}/gone", security=None, status="running")
+    began = time.monotonic()
+    with pytest.raises(DaskError) as told:
+        if asynchronous:
+            asyncio.run(_dask.connect_async(cluster, timeout=20))
+        else:
+            _dask.connect(cluster, timeout=20)
+    assert "did not answer within" not in str(told.value) and time.monotonic() - began < 10
+
+
 def test_a_scheduler_that_stops_in_the_handshake_is_left_in_time() -> None:
     async def never(**_: Any) -> None:
         await asyncio.sleep(60)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ports import tunnels
 from ports.cli import main
 from ports.errors import NotFoundError, PortsError, SSHError, StoreError
 from ports.hosts import Target
-from ports.sessions import processes
+from ports.sessions import new_identity, processes
 from ports.state import runtime_directory
 from ports.state.waiting import wait_until
 from ports.tunnels import _background, _browser
@@ -101,6 +102,42 @@ def test_the_background_process_imports_nothing_from_the_directory(
     processes.end([record.process], timeout=10)
     assert not (tmp_path / "ran").exists() and tunnel_records.keeper() is None
     wait_until(lambda: not Path(record.control).exists() or None, timeout=10, what="end of the keeper")
+
+
+def removed(path: Path) -> None:
+    """Leave no socket at all."""
+
+
+def dead(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+
+
+def no_socket(path: Path) -> None:
+    path.write_text("a file")
+
+
+def closing(path: Path) -> None:
+    """Take each request, and close the connection without an answer."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def close() -> None:
+        with listener, listener.accept()[0] as connection:
+            connection.recv(999)
+
+    threading.Thread(target=close, daemon=True).start()
+
+
+@pytest.mark.parametrize("make", [removed, dead, no_socket, closing])
+def test_a_process_that_refuses_the_connection_is_not_called_slow(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "s")
+    mine, now = new_identity()
+    record = tunnel_records.GroupRecord(process=mine, control=str(tmp_path / "s"), started_at=now)
+    with pytest.raises(PortsError, match=r"cannot be asked \(.*/s: ") as told:
+        tunnel_records.ask(record, {"rows": True}, timeout=0.3)
+    assert not isinstance(told.value, TimeoutError), told.value
 
 
 def service(key: str, machine: str = "m") -> Service:
