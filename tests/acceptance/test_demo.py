@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 from ports.state.waiting import wait_until
+from tests.lab.leaks import LeakCheck
+from tests.lab.namespaces import NamespaceSite
 
 DEMO = Path(__file__).resolve().parents[2] / "scripts" / "demo"
 
@@ -62,6 +64,17 @@ def test_the_demo_opens_both_pages_over_two_hops_and_leaves_nothing(demo: subpro
     top = re.search(r"serves (/tmp/lab-[^/]+)/", shown)
     assert top is not None
     assert not left(top.group(1))
+
+
+@pytest.mark.long
+def test_an_ordinary_user_beside_others_gets_both_pages_without_a_terminal(
+    root_site: NamespaceSite, fresh_home: NamespaceSite, nothing_left: LeakCheck
+) -> None:
+    assert fresh_home.users[:2] == ("alice", "bob")
+    command, environ = [root_site.python, str(DEMO.with_name("demo.py"))], {"PYTHONPATH": str(DEMO.parents[1])}
+    done = root_site.run("laptop", command, env=environ, timeout=170)
+    assert done.returncode == 0 and "All of that worked" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count(": 200 '") == 2, done.stdout
 
 
 def until_it_lists(demo: subprocess.Popen[str]) -> str:

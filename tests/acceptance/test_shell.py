@@ -99,6 +99,39 @@ def test_a_cluster_is_attached_to_and_left_from_home(laptop: Laptop, terminal: T
     laptop.json("cluster", "stop", "main", "-H", "server1")
 
 
+@pytest.fixture
+def odd_home(laptop: Laptop, root_site: NamespaceSite) -> Iterator[str]:
+    """Alice's home on server1 has a blank and an umlaut in its path."""
+    accounts, home = root_site.host("server1").path("/etc/passwd"), "/home/al ice ü"
+    before = accounts.read_text()
+    root_site.run("server1", ["cp", "-a", "/home/alice", home], user="root", check=True)
+    accounts.write_text(before.replace(":/home/alice:", f":{home}:"))
+    yield home
+    accounts.write_text(before)
+    root_site.run("server1", ["rm", "-rf", home], user="root", check=True)
+
+
+def test_a_home_with_a_blank_and_an_umlaut_has_shell_and_attach(
+    laptop: Laptop, root_site: NamespaceSite, odd_home: str, terminal: Terminal
+) -> None:
+    text = "ports:\n  hosts:\n    server1:\n      env: ~/my env\n"
+    root_site.host("laptop").write("~/.config/dask/ports.yaml", text)
+    root_site.run("server1", ["ln", "-s", sys.prefix, f"{odd_home}/my env"], user="root", check=True)
+    shell = terminal("shell", "server1:work", "--bash")
+    shell.expect(r"\$ ")
+    assert answer(shell, "echo home-is-$HOME.", r"(home-is-/[^.]*)\.") == f"home-is-{odd_home}"
+    shell.sendline("exit")
+    shell.expect(pexpect.EOF)
+    laptop.json("cluster", "start", "-H", "server1", "--n-workers", "0")
+    pane = terminal("cluster", "attach", "main", "-H", "server1")
+    pane.expect("cluster main runs at")
+    pane.send(LEAVE)
+    pane.expect(pexpect.EOF)
+    laptop.json("cluster", "stop", "main", "-H", "server1")
+    told = laptop.type("doctor", "server1")
+    assert not re.search(r"\\[23][0-7]{2}", told.stdout + told.stderr), told.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

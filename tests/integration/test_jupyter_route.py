@@ -113,6 +113,23 @@ def test_show_names_the_path_in_jupyter_first(lab: Notebook, main: Cluster) -> N
     assert shown_in_a_kernel(lab, outside).startswith("at home, type:  ")
 
 
+@pytest.mark.ci
+def test_an_error_in_a_notebook_is_the_user_s_line_and_the_message(lab: Notebook) -> None:
+    code = "shell = get_ipython(); shell._showtraceback = lambda kind, error, shown: print('\\n'.join(shown))\n"
+    code += """shell.run_cell("import ports\\nports.clusters.get('A B')")"""
+    message, line = shown_in_a_kernel(lab, code).splitlines()
+    assert message.startswith("InvalidNameError: 'A B' is not a name")
+    assert line == "  line 2: ports.clusters.get('A B')"
+
+
+@pytest.mark.ci
+def test_a_kernel_says_what_a_slow_start_waits_for_and_what_started(lab: Notebook) -> None:
+    code = "from ports.clusters import _show; _show.PATIENCE = 0.1\nimport ports; ports.client('slow', n_workers=1)"
+    said = shown_in_a_kernel(lab, code)
+    assert "waiting for the start of cluster 'slow'" in said and "started 'slow': 1 worker × " in said, said
+    clusters.stop("slow")
+
+
 def test_show_names_no_path_where_the_route_is_disabled(shared_home: Home, main: Cluster) -> None:
     options = ("--ServerApp.jpserver_extensions={'ports.web': False}",)
     with by_hand(shared_home.work, shared_home.work / "by-hand.log", *options) as process:

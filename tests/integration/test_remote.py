@@ -203,26 +203,55 @@ def test_a_terminal_is_had_whatever_the_configuration_says(laptop: Site, line: s
     assert "got typed" in shown, shown
 
 
-@pytest.mark.ci
-def test_a_key_that_waits_to_be_confirmed_is_waited_for_and_said(root_site: NamespaceSite, laptop: Site) -> None:
+@pytest.mark.parametrize("seconds", [pytest.param(3, marks=pytest.mark.ci), pytest.param(45, marks=pytest.mark.long)])
+def test_a_key_that_waits_to_be_confirmed_is_waited_for_and_said(
+    root_site: NamespaceSite, laptop: Site, seconds: int
+) -> None:
     here = laptop.host("laptop")
-    here.write("~/ask", "#!/bin/sh\nsleep 3\n", mode=0o700)
+    here.write("~/ask", f"#!/bin/sh\nsleep {seconds}\n", mode=0o700)
     line = (
         "export SSH_ASKPASS=$HOME/ask SSH_ASKPASS_REQUIRE=force DISPLAY=:9; eval $(ssh-agent); "
         "for key in ~/.ssh/id_*; do case $key in *.pub) ;; *) ssh-add -c $key && mv $key ~/gone;; esac; done; "
-        "ports list login; ssh-agent -k; exit"
+        "ports list login; echo exit code $?; ssh-agent -k; exit"
+    )
+    shown = at_a_terminal(laptop, line, {}, seconds=seconds + 40)
+    assert "waiting for the login to login: does your key" in shown, shown
+    assert "exit code 0" in shown, shown
+
+
+@pytest.mark.ci
+def test_after_too_many_keys_of_an_agent_the_two_lines_help(root_site: NamespaceSite, laptop: Site) -> None:
+    laptop.host("laptop").write("~/lines", "Host login\n  IdentityFile ~/.ssh/id_ed25519\n  IdentitiesOnly yes\n")
+    line = (
+        "eval $(ssh-agent); for n in 1 2 3 4 5 6 7; do ssh-keygen -q -t ed25519 -N '' -f k$n; ssh-add -q k$n; done; "
+        "ports list login; echo first exit code $?; cat ~/lines ~/.ssh/config >new; cat new >~/.ssh/config; "
+        "ports login login; echo second exit code $?; ssh-agent -k; exit"
     )
     shown = at_a_terminal(laptop, line, {})
-    assert "waiting for the login to login: does your key" in shown, shown
+    told, _, then = shown.partition("first exit code 5")
+    assert "`IdentityFile ~/.ssh/NAME` and `IdentitiesOnly yes`" in told and "ssh-add`" not in told, shown
+    assert "connected to login as alice" in then and "second exit code 0" in then, shown
 
 
-def at_a_terminal(site: Site, line: str, answers: dict[str, str]) -> str:
+@pytest.mark.ci
+@pytest.mark.parametrize("line", ["ProxyCommand ssh -q -W %h:%p %r@login", "ProxyJump %r@login"])
+def test_a_jump_that_names_the_user_by_a_token_of_ssh_leads_on(
+    root_site: NamespaceSite, laptop: Site, line: str
+) -> None:
+    config = laptop.host("laptop").path("~/.ssh/config")
+    config.write_text(f"Host s1\n  HostName server1\n  {line}\n" + config.read_text())
+    assert laptop.run("laptop", [*laptop.ssh, "s1", "true"]).returncode == 0  # plain ssh gets there
+    assert probe_user(laptop, "s1") == {"result": "alice"}
+    assert "%r" not in laptop.host("login").log()
+
+
+def at_a_terminal(site: Site, line: str, answers: dict[str, str], *, seconds: float = 40) -> str:
     """Type `line` at a terminal on the laptop, answer what is asked, and return all that was shown."""
     command, environment = site.shell_command("laptop")
     child, terminal = pty.fork()
     if child == 0:
         os.execvpe(command[0], command, {**os.environ, **environment})
-    shown, waiting, end = "", dict(answers), time.monotonic() + 40
+    shown, waiting, end = "", dict(answers), time.monotonic() + seconds
     os.write(terminal, f"{line}\n".encode())
     try:
         while time.monotonic() < end:

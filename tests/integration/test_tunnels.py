@@ -69,6 +69,12 @@ while chunk := connection.recv(4096): text += chunk
 print(text.decode())
 """
 
+ASK_PAGE = """
+import sys, urllib.request, urllib.error
+try: print(urllib.request.urlopen(sys.argv[1]).read().decode())
+except urllib.error.HTTPError as error: print(error.code, error.read().decode())
+"""
+
 Serve = Callable[..., int]
 
 
@@ -284,6 +290,42 @@ def test_another_users_listener_is_refused_unless_the_owner_is_named(
     assert page == "page of bob" and "belongs to bob" in rows[0]["note"]
 
 
+def test_a_page_of_another_owner_is_served_to_who_opened_it_alone(
+    root_site: NamespaceSite, laptop: Site, serve: Serve
+) -> None:
+    port = serve("server1", user="bob", text="page of bob")
+    running, (row,) = open_in_foreground(laptop, f"server1:{port}", "--owner", "bob")
+    assert fetch(laptop, row["local_url"]) == "page of bob"
+    ask = ["/usr/bin/python3", "-c", ASK_PAGE, row["local_url"]]
+    assert laptop.run("laptop", ask, user="bob").stdout.startswith("403 This link belongs to alice")
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=10)
+
+
+def test_a_server_with_a_password_of_jupyter_opens(laptop: Site) -> None:
+    """`jupyter lab password` notes a hash; the record of the server has an empty token."""
+    python, code = laptop.notebook_python, "from jupyter_server.auth import security; security.set_password('sesame')"
+    laptop.run("server2", [python, "-c", code], check=True, timeout=60)
+    command = [python, "-m", "jupyter_server", "--no-browser", "--ServerApp.root_dir=/var", "--ServerApp.port=0"]
+    running = laptop.popen("server2", command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+
+        def opened() -> dict[str, Any] | None:
+            code, rows = ports(laptop, "open", "server2:var", "--background")
+            assert code in (0, 3), rows  # 3: it is not there yet
+            return rows[0] if code == 0 else None
+
+        row = wait_until(opened, timeout=60, what="the link", every=0.5)
+        assert (row["kind"], row["state"], row["error"]) == ("notebook", "open", None)
+        assert "<strong>Password:</strong>" in fetch(laptop, f"{row['local_url']}login")
+        told = laptop.run("laptop", [laptop.python, "-m", "ports", "list", "server2"], check=True, timeout=60)
+        assert "kill" not in told.stdout + told.stderr and "anyone on this machine" not in told.stdout + told.stderr
+    finally:
+        running.terminate()
+        running.communicate()
+        ports(laptop, "tunnel", "close", "--all")
+
+
 def test_what_keeps_tunnels_by_ssh_opens_none_by_paramiko(laptop: Site, serve: Serve) -> None:
     one, other = serve("server1"), serve("server2")
     ports(laptop, "open", "--background", f"server1:{one}")
@@ -489,11 +531,7 @@ def test_beside_other_users_a_link_lets_its_owner_in_and_nobody_else(
     port, path = serve("server1"), "/tmp/alice-link.sock"
     running, rows = open_in_foreground(laptop, f"server1:{port}")
     assert fetch(laptop, rows[0]["local_url"]) == "page of server1"
-    status = (
-        "import sys, urllib.request, urllib.error\ntry: print(urllib.request.urlopen(sys.argv[1]).read().decode())\n"
-    )
-    status += "except urllib.error.HTTPError as error: print(error.code, error.read().decode())"
-    ask = ["/usr/bin/python3", "-c", status, rows[0]["local_url"]]
+    ask = ["/usr/bin/python3", "-c", ASK_PAGE, rows[0]["local_url"]]
     assert laptop.run("laptop", ask, user="bob").stdout.startswith("403 This link belongs to alice")
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=10)

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ports import hosts
 from ports.errors import InvalidTargetError
 from ports.hosts import targets
 from ports.hosts.targets import Target
 from ports.listeners import links
+from ports.tunnels._group import check_targets
+from ports.tunnels._local_address import LocalAddress
 
 TEXTS = st.text(max_size=40)
 
@@ -75,6 +78,15 @@ def test_a_target_is_a_host_a_name_or_a_port(text: str, target: Target) -> None:
 def test_what_is_no_target_is_told_with_what_to_write(text: str) -> None:
     with pytest.raises(InvalidTargetError, match="write HOST, HOST:NAME or HOST:PORT"):
         targets.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", [r"LAB\alice@server1", "::1", "alice@[::1]", "ssh://alice@login", "ssh://alice@[fe80::1]:2222"]
+)
+def test_open_takes_each_host_that_list_takes(text: str) -> None:
+    ((alias, wanted),) = check_targets([text], LocalAddress(), None).items()
+    assert [(one.name, one.port) for one in wanted] == [(None, None)]
+    assert hosts.resolve(alias).end.key == hosts.resolve(text).end.key
 
 
 def test_ssh_before_a_target_is_left_out() -> None:

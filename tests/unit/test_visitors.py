@@ -95,6 +95,17 @@ def test_another_user_gets_a_page_that_says_whose_link_it_is(serve: Open, asked:
     assert "secret" in ask(serve(visitors=None), uid=STRANGER, address=address)  # shared, the attack succeeds
 
 
+@linux
+@root
+def test_root_gets_through_a_link_of_another_user(
+    serve: Open, asked: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = serve(visitors=Visitors("s1:main"))
+    monkeypatch.setattr(os, "geteuid", lambda: STRANGER)  # whose link it is
+    assert "secret" in ask(port, uid=0) and "secret" in ask(port, uid=STRANGER)
+    assert "403 Forbidden" in ask(port, uid=STRANGER + 1) and len(asked) == 2
+
+
 def test_the_page_for_a_program_is_one_line_without_full_stops() -> None:
     told = _down_page.answer(_visitors._own_page("s1:main"), b"GET / HTTP/1.1\r\n\r\n").decode()
     assert "; " in told and ".;" not in told and not told.endswith(".\n")
