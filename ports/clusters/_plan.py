@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ports import machine, sessions
 from ports.clusters import _dask, _gpus, _options, _scratch
@@ -22,8 +22,26 @@ from ports.sessions import environments
 from ports.state import paths, runtime_directory
 
 
-def plan(name: str, options: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str, str]]:
-    """Return the record of a cluster that is about to start, with its size, and its environment variables."""
+class Plan(NamedTuple):
+    """A cluster that is about to start.
+
+    Attributes
+    ----------
+    record : ClusterRecord
+        With its size.
+    environ : dict
+        Its environment variables.
+    known : frozenset
+        Files of the promises that its size reckons with.
+    """
+
+    record: ClusterRecord
+    environ: dict[str, str]
+    known: frozenset[str]
+
+
+def plan(name: str, options: Mapping[str, Any]) -> Plan:
+    """Return the plan of a cluster that is about to start."""
     mine, now = sessions.new_identity()
     environ = sessions.surroundings.of_a_session()
     interpreter, sys_path = sys.executable, _own_path()
@@ -53,7 +71,8 @@ def plan(name: str, options: Mapping[str, Any]) -> tuple[ClusterRecord, dict[str
     )
     if record.gpus:
         record = _gpus.for_start(record, environ)
-    return _sized(record), environ
+    room = replace(machine.room(), own_clusters=with_promises(name))
+    return Plan(_sized(record, room), environ, room.promises)
 
 
 def _check_interface(name: str) -> None:
@@ -63,9 +82,8 @@ def _check_interface(name: str) -> None:
         raise UsageError(f"interface is {name!r}; it must be one of this machine's with an IPv4 address: {known}")
 
 
-def _sized(record: ClusterRecord) -> ClusterRecord:
+def _sized(record: ClusterRecord, room: fair_share.Room) -> ClusterRecord:
     """Return the record with its size in numbers: what is asked for, and else a fair share."""
-    room = replace(machine.room(), own_clusters=with_promises(record.name))
     typed = _options.typed(record.memory_limit)
     asked = {"n_workers": record.n_workers, "threads_per_worker": record.threads_per_worker}
     limit = _bytes(record.memory_limit, room.may_have)

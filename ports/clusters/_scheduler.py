@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ports import machine
 from ports.clusters import _dask, _gpus, _options
 from ports.clusters._options import ClusterRecord
 from ports.clusters._snapshot import Snapshot, with_promises
-from ports.errors import DaskError, UsageError, warn
+from ports.errors import UsageError, warn
 from ports.machine import fair_share
 from ports.probe import promises
 from ports.state import record_this_interpreter, records, settings, wait_until
 
 _CALL_SECONDS = 60.0
-_CLOCK_SECONDS = 0.02  # the times of files come from a coarser clock
 
 
 def scale(now: Snapshot, n_workers: int, *, force: bool | None) -> None:
@@ -71,20 +68,26 @@ def adapt(now: Snapshot, bounds: Mapping[str, Any], interval: float, target_dura
     now.refresh()
 
 
-def look_again(now: Snapshot, n_asked: int | str | None) -> Snapshot:
+def look_again(now: Snapshot, n_asked: int | str | None, known: Collection[str]) -> tuple[Snapshot, str | None]:
     """Reduce a cluster that has just started if somebody else's start was first, and its size did not know of it.
 
     What was asked for stays: `n_asked` workers, or their memory. It is the cluster whose promise was published later.
+    `known` are the promises that its size reckons with. Return what to warn of, too; nothing here ends the start.
     """
-    record = now.record
-    is_share = bool(record.divided_bytes) or n_asked is None
-    if is_share and not (record.force or record.takes_all) and record.promise and _came_second(record):
-        _reduce(now, n_asked)
-    return now
+    said = None
+    try:
+        record = now.record
+        is_share = bool(record.divided_bytes) or n_asked is None
+        if is_share and not (record.force or record.takes_all) and _came_second(record, known):
+            said = _reduce(now, n_asked)
+    except Exception as error:  # noqa: BLE001 - the cluster runs, whatever kept this process from looking again
+        why = f"{type(error).__name__}: {error}"
+        said = f"another cluster started at the same time, and cluster {now.name!r} was not reduced: {why}"
+    return now, said
 
 
-def _reduce(now: Snapshot, n_asked: int | str | None) -> None:
-    """Give a cluster the size that it gets now, if that is less."""
+def _reduce(now: Snapshot, n_asked: int | str | None) -> str | None:
+    """Give a cluster the size that it gets now, if that is less, and return what to say about it."""
     now.refresh()
     record = now.record
     room = replace(machine.room(without=now.running.process.pid), own_clusters=with_promises(now.name))
@@ -93,33 +96,24 @@ def _reduce(now: Snapshot, n_asked: int | str | None) -> None:
     size = fair_share.decide(room, {**asked, "memory_typed": record.memory_typed}, processes=record.processes)
     before = (record.n_workers or 0) * int(record.memory_limit or 0)
     if size.promised_bytes >= before or size.n_workers > (record.n_workers or 0):
-        return
+        return None
     arguments: dict[str, Any] = {"memory_limit": size.memory_limit} if record.divided_bytes else {}
-    try:
-        gpus = _gpus.for_scale(now, size.n_workers, force=True)
-        _call(now, "ports_scale", n_workers=size.n_workers, **arguments, **gpus)
-    except DaskError as error:
-        warn(f"another cluster started at the same time, and cluster {now.name!r} was not reduced: {error}")
-        return
+    gpus = _gpus.for_scale(now, size.n_workers, force=True)
+    _call(now, "ports_scale", n_workers=size.n_workers, **arguments, **gpus)
     changed = {"n_workers": size.n_workers, "memory_limit": size.memory_limit, "explained": size.explained}
     most = size.memory_limit if size.divided_bytes else 0
     changed |= {"divided_bytes": size.divided_bytes, "most_memory": most}
     records.write(now.found.files.record, ClusterRecord.from_json({**record.to_json(), **changed}))
-    warn(f"another cluster started at the same time and was first; cluster {now.name!r} now has {size.explained}")
     now.refresh()
+    return f"another cluster started at the same time and was first; cluster {now.name!r} now has {size.explained}"
 
 
-def _came_second(record: ClusterRecord) -> bool:
-    """Say whether another cluster's promise appeared since the size of this one was decided, and before its own."""
-    others, mine = [], None
-    for path, _ in promises.candidates(promises.DIRECTORY):
-        with contextlib.suppress(OSError):
-            at = Path(path).lstat().st_mtime
-            if path == record.promise:
-                mine = at
-            else:
-                others.append(at)
-    return mine is not None and fair_share.came_second(mine, others, record.created_at - _CLOCK_SECONDS)
+def _came_second(record: ClusterRecord, known: Collection[str]) -> bool:
+    """Say whether another cluster's promise was published before this one's, and is none of the `known` ones."""
+    there = [one for one in promises.candidates(promises.DIRECTORY) if one[0] not in known]
+    read = [promises.read_promise(path, uid) for path, uid in there]
+    published = {one["path"]: one["published"] for one in read if one is not None}
+    return fair_share.came_second(record.promise, published, known)
 
 
 def restart(now: Snapshot) -> None:

@@ -262,7 +262,7 @@ def _start(
     options = _options.merge(defaults, asked)
     if options["env"] is None:  # another environment can have another Dask
         _dask.check_keywords(options["options"])
-    record, environ = _plan.plan(name, options)
+    record, environ, known = _plan.plan(name, options)
     found = sessions.claim(record)
     with sessions.undone(found):
         _scratch.create(Path(record.scratch))
@@ -283,9 +283,11 @@ def _start(
             what=f"cluster {name!r}",
             meanwhile=meanwhile,
         )
-        if (warning := machine.logout_warning()) is not None:
+        now, said = _scheduler.look_again(Snapshot(found), options["n_workers"], known)
+    for warning in (machine.logout_warning(), said):
+        if warning is not None:
             warn(warning)
-        return Cluster(_scheduler.look_again(Snapshot(found), options["n_workers"]), just_started=True)
+    return Cluster(now, just_started=True)
 
 
 def _wait_for_other_start(name: str, timeout: float) -> Found[ClusterRecord] | None:

@@ -175,7 +175,8 @@ def room(*, without: int | None = None) -> Room:
     document["promises"] = [
         one for one in document["promises"] if one["pid"] != without or one["uid"] != document["uid"]
     ]
-    found = within_server(from_probe(document).room, sessions.tmux_server_pid(runtime_directory() / "tmux.sock"))
+    there = replace(from_probe(document).room, promises=frozenset(one["path"] for one in document["promises"]))
+    found = within_server(there, sessions.tmux_server_pid(runtime_directory() / "tmux.sock"))
     if found.may_have == found.memory_bytes:
         return found
     own = [one for one in document["promises"] if one["uid"] == document["uid"]]

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ports.errors import OverpromisedError
-from ports.probe import size
+from ports.probe import promises, size
 
 ALL = "all"
-LEAST_WORKER = 256 << 20  # bytes: a worker that has imported numpy and pandas takes half of it
+LEAST_WORKER = promises.LEAST_WORKER
 GOOD_WORKER = 1 << 30  # bytes: below it, fewer workers are better than smaller ones
 _ALONE = 0.9  # of the free memory, if nobody else is active
-_LEAST = 1 / 8  # of the available memory, whatever others are promised
+_LEAST = promises.LEAST_PART
 _MINIMAL = 0.02  # of the machine's memory: a user who uses less and computes nothing is not active
 _WORDS = ("nobody else", "one other", "two others", "three others", "four others", "five others", "six others")
 
@@ -48,6 +48,7 @@ class Room:
     outside of a job's control group. `hidden`: the user cannot see others' processes. `unseen_bytes` and `unseen_cores`
     are in use by no visible process. `within` names the owner of the limits if it is not the user's process. `notes`
     are further warnings. `own_clusters` are the names of the user's clusters with these promises, where they are known.
+    `promises` are the files of all promises that count here.
     """
 
     cores: float
@@ -67,6 +68,7 @@ class Room:
     within: str | None = None
     notes: tuple[str, ...] = ()
     own_clusters: tuple[str, ...] = ()
+    promises: frozenset[str] = frozenset()
 
     @property
     def may_have(self) -> int:
@@ -244,12 +246,16 @@ def describe_division(n_workers: int, limit: int, whole: int) -> str:
     return f"{workers} × {size(limit)}, of the {size(whole)} of this cluster"
 
 
-def came_second(mine: float, others: Sequence[float], decided_at: float) -> bool:
-    """Say whether another promise was published after the size of a cluster was decided, and before its own.
+def came_second(own: str, published: Mapping[str, int], known: Collection[str]) -> bool:
+    """Say whether another promise was published before a cluster's `own`, and its size did not know of it.
 
-    Arguments are seconds since 1970. Of two clusters that start in the same second, this holds for one.
+    `published` says when each promise was published, by its path; `known` are those that the size reckoned with. Of
+    two clusters that start at the same moment, this holds for one.
     """
-    return any(decided_at <= one <= mine for one in others)
+    if own not in published:
+        return False
+    mine = (published[own], own)
+    return any((at, path) < mine for path, at in published.items() if path not in known)
 
 
 def check(room: Room, n_workers: int, memory_limit: int, typed: str = "") -> None:

@@ -1,9 +1,9 @@
 """What clusters of `ports` are promised on this machine, for all users: files of numbers that anybody can read.
 
-``/tmp/ports-promise-<uid>-<random>`` has one line, ``1 WORKERS THREADS BYTES``, and the bytes that a cluster lends to
-others while it has no tasks. It counts while a process of that user holds a write lock (fcntl) on it. Others can make
-such files too, of any kind and number. So only a short regular file of the user in its name is opened, and at most
-`MOST` of one user are read.
+``/tmp/ports-promise-<uid>-<random>`` has one line, ``1 WORKERS THREADS BYTES LENT PUBLISHED``: LENT are bytes that a
+cluster lends to others while it has no tasks, PUBLISHED is when the file was made, in microseconds since 1970. The file
+counts while a process of that user holds a write lock (fcntl) on it. Others can make such files too, of any kind and
+number. So only a short regular file of the user in its name is opened, and at most `MOST` of one user are read.
 """
 
 import os
@@ -20,7 +20,9 @@ if MYPY:
 
 DIRECTORY = "/tmp"
 PROMISE = re.compile(r"ports-promise-(\d{1,10})-[0-9a-f]{16}$")
-LINE = re.compile(rb"1 (\d{1,9}) (\d{1,9}) (\d{1,18})(?: (\d{1,18}))?( \d{1,18}){0,7} *\n")
+LINE = re.compile(rb"1 (\d{1,9}) (\d{1,9}) (\d{1,18})(?: (\d{1,18})(?: (\d{1,18}))?)?( \d{1,18}){0,6} *\n")
+LEAST_WORKER = 256 << 20  # bytes: a worker that has imported numpy and pandas takes half of it
+LEAST_PART = 1 / 8  # of the available memory: the least that a cluster gets, whatever others are promised
 LARGEST = 4096  # bytes of a file
 MOST = 16  # files of one user
 MOST_NAMES = 20000  # looked at in the directory, which belongs to everybody
@@ -30,7 +32,7 @@ LINUX, BSD = ("hhqqi4x", (0, 4)), ("qqihh", (3, 2))
 
 
 def promises(directory: str = DIRECTORY) -> "List[Json]":
-    """Return the live promises: ``uid``, ``pid`` of the owner (0 if it is hidden), workers, threads, bytes."""
+    """Return the live promises: ``path``, ``uid``, ``pid`` of the owner (0 if hidden), and the numbers of its line."""
     counts = {}  # type: Dict[int, int]
     found = []
     for path, uid in candidates(directory):
@@ -89,9 +91,9 @@ def read_promise(path: str, uid: int) -> "Optional[Json]":
         os.close(fd)
     if match is None:
         return None
-    numbers = [int(text or 0) for text in match.groups()[:4]]
-    keys = ("n_workers", "n_threads", "bytes", "lent_bytes")
-    return dict(zip(keys, numbers), uid=uid, pid=pid)
+    numbers = [int(text or 0) for text in match.groups()[:5]]
+    keys = ("n_workers", "n_threads", "bytes", "lent_bytes", "published")
+    return dict(zip(keys, numbers), path=path, uid=uid, pid=pid)
 
 
 def is_void(path: str) -> bool:

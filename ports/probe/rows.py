@@ -152,6 +152,8 @@ class UserOfMachine(TypedDict):
 class PromiseOfCluster(TypedDict):
     """What one cluster was promised; `held_bytes` is what it has of that, None where its owner is not seen."""
 
+    path: str
+    published: int
     uid: int
     pid: int
     n_workers: int

@@ -274,10 +274,17 @@ def test_my_clusters_count_whole_and_those_of_others_as_far_as_filled() -> None:
 
 
 def test_of_two_starts_in_one_second_the_later_promise_yields() -> None:
-    alice, bob = 100.4, 100.6  # both sizes were decided at 100.0
-    assert [fair_share.came_second(alice, [bob], 100.0), fair_share.came_second(bob, [alice], 100.0)] == [False, True]
-    assert not fair_share.came_second(bob, [99.0], 100.0)  # its size knew of that one
-    assert not fair_share.came_second(bob, [], 100.0)
+    published = {"/tmp/alice": 100, "/tmp/bob": 101}
+    assert [fair_share.came_second(own, published, ()) for own in published] == [False, True]
+    same = dict.fromkeys(published, 100)
+    assert [fair_share.came_second(own, same, ()) for own in same] == [False, True]
+    assert not fair_share.came_second("/tmp/bob", {"/tmp/bob": 101}, ())
+    assert not fair_share.came_second("/tmp/bob", {"/tmp/alice": 100}, ())  # its own could not be published
+
+
+def test_a_promise_that_the_size_reckoned_with_was_not_made_at_once() -> None:
+    published = {"/tmp/alice": 100, "/tmp/bob": 101}
+    assert not fair_share.came_second("/tmp/bob", published, {"/tmp/alice"})
 
 
 def test_where_nothing_is_left_no_size_is_offered() -> None:

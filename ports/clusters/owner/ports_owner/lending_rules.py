@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .ground import probe
+
 STEP = 64 << 20  # bytes: what is held is rounded up, so that a promise is steady
 LITTLE = 1 / 8  # of a promise: less is not worth lending
-LEAST = 1 / 8  # of the available memory, whatever others are promised
-LEAST_WORKER = 256 << 20  # bytes
 
 Numbers = tuple[int, ...]  # workers, threads, bytes, and the bytes that are lent while some are
 
@@ -26,10 +26,10 @@ def is_worth(whole: Numbers, held: int) -> bool:
 
 def free(available: int, unfilled: Iterable[int]) -> int:
     """Return the bytes that are available and not promised to other clusters, which do not use `unfilled` of theirs."""
-    return max(available - sum(unfilled), int(available * LEAST), 0)
+    return max(available - sum(unfilled), int(available * probe.promises.LEAST_PART), 0)
 
 
 def limit_of_each(n_workers: int, full: int, held: int, free_bytes: int) -> int:
     """Return the memory limit of each worker once tasks come: `full`, else what it holds and what is free then."""
     part = (held + free_bytes) // max(1, n_workers) >> 20 << 20
-    return min(full, max(LEAST_WORKER, part))
+    return min(full, max(probe.promises.LEAST_WORKER, part))

@@ -23,9 +23,10 @@ LOOK_SECONDS = 1.0
 YOUNG_SECONDS = 10.0  # another owner can be about to lock what it has just made
 
 
-def line(numbers):
-    """Return the line with the numbers of workers, threads and bytes."""
-    return ("1 " + " ".join(str(max(0, int(number))) for number in numbers)).ljust(WIDTH - 1).encode() + b"\n"
+def line(numbers, published):
+    """Return the line with the numbers of workers, threads, bytes and bytes lent, and when it was `published`."""
+    whole = (*(*numbers, 0)[:4], published)
+    return ("1 " + " ".join(str(max(0, int(number))) for number in whole)).ljust(WIDTH - 1).encode() + b"\n"
 
 
 def numbers_of(cluster):
@@ -51,7 +52,7 @@ class Promise:
     """The promise of one cluster; if it cannot be written, nothing else fails."""
 
     def __init__(self, path, numbers):
-        self.numbers, self.descriptor, self.touched = None, None, 0.0
+        self.numbers, self.descriptor, self.touched, self.published = None, None, 0.0, 0
         if not path:  # of an older ports
             return
         self.path = Path(path)
@@ -67,6 +68,7 @@ class Promise:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self.descriptor = os.open(self.path, flags, 0o600)
         fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.published = time.time_ns() // 1000  # it stays: the times of the file change with each look after it
 
     def tell(self, numbers):
         """Write `numbers` if they changed, keep the file locked, and keep tmpfiles from removing it."""
@@ -77,7 +79,7 @@ class Promise:
         fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if numbers == self.numbers and now - self.touched < FRESH_SECONDS:
             return
-        os.pwrite(self.descriptor, line(numbers), 0)
+        os.pwrite(self.descriptor, line(numbers, self.published), 0)
         if self.numbers is None:
             os.fchmod(self.descriptor, 0o644)
         self.numbers, self.touched = numbers, now
