@@ -14,11 +14,24 @@ class GuardShown(TypedDict):
     restarts: int
 
 
-class Adapts(TypedDict):
-    """Between which numbers of workers a cluster adapts."""
+class Short(TypedDict):
+    """How many workers are wanted, how many fit in the memory that is free, the limit of each, and the free bytes."""
 
+    wanted: int
+    fitting: int
+    limit_bytes: int
+    free_bytes: int
+
+
+class _Bounds(TypedDict):
     minimum: int
     maximum: int
+
+
+class Adapts(_Bounds, total=False):
+    """Between which numbers of workers a cluster adapts; `short` where there is no memory for all that are wanted."""
+
+    short: Short | None
 
 
 class MemoryDeaths(TypedDict):
@@ -31,7 +44,7 @@ class MemoryDeaths(TypedDict):
 
 
 class Reduced(TypedDict):
-    """Workers with a smaller memory limit than they had, because others use what the cluster lent. Sizes of each."""
+    """Workers with a smaller memory limit than they had, because others use what they had. Sizes of each."""
 
     limit_bytes: int
     full_bytes: int
@@ -41,7 +54,8 @@ class Summary(TypedDict, total=False):
     """What the owner of a running cluster answers on its dashboard's socket, at ``/ports.json``.
 
     Sizes are bytes, times seconds since 1970. `asleep` workers come back at the first task; `ends_at` is known once
-    the end is near. An owner that is just starting leaves out what comes after `n_clients`.
+    the end is near. `waiting` says why tasks wait in vain, `failure` why workers do not start. An owner that is just
+    starting leaves out what comes after `n_clients`.
     """
 
     n_workers: int
@@ -54,10 +68,12 @@ class Summary(TypedDict, total=False):
     guard: GuardShown | None
     gpu_ids: list[str]
     n_asked: int
+    failure: str | None
     memory_deaths: MemoryDeaths | None
     asleep: int | None
     lent_bytes: int | None
     reduced: Reduced | None
+    waiting: str | None
     last_task: float
     ends_at: float | None
 
@@ -73,6 +89,7 @@ class _Always(TypedDict):
     command: str
     log: str
     n_workers: int | None
+    n_asked: int | None
     n_threads: int | None
     memory_bytes: int | None
     memory_limit_bytes: int | None

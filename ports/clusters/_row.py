@@ -25,6 +25,7 @@ def row(now: Snapshot, *, with_token: bool = False) -> ClusterRow:
         "command": listeners.open_command(now.name),
         "log": str(now.log),
         "n_workers": counts.get("n_workers"),
+        "n_asked": counts.get("n_asked"),
         "n_threads": counts.get("n_threads"),
         "memory_bytes": counts.get("memory_bytes"),
         "memory_limit_bytes": counts.get("memory_limit_bytes"),

@@ -25,16 +25,17 @@ def scale(now: Snapshot, n_workers: int, *, force: bool | None) -> None:
     if not isinstance(n_workers, int):  # "all" belongs to a start
         raise UsageError(f"n_workers is {n_workers!r}; scale to a number of workers")
     now.refresh()
-    record, limit = now.record, now.record.memory_limit
+    record = now.record
     forced = bool(settings.get("cluster.force") if force is None else force)
+    limit = _limit(now, n_workers, forced=forced)
     divides = bool(record.divided_bytes and limit)
-    if divides:
-        limit = fair_share.divide(n_workers, record.divided_bytes, record.most_memory)
-    if isinstance(limit, int) and n_workers > (record.n_workers or 0) and not forced:
-        room = replace(machine.room(without=now.running.process.pid), own_clusters=with_promises(now.name))
-        fair_share.check(room, n_workers, limit, record.memory_typed)
     arguments: dict[str, Any] = {"memory_limit": limit} if divides else {}
-    _call(now, "ports_scale", n_workers=n_workers, **arguments, **_gpus.for_scale(now, n_workers, force=forced))
+    gpus = _gpus.for_scale(now, n_workers, force=forced)
+    is_last = _call(now, "ports_scale", n_workers=n_workers, **arguments, **gpus)
+    if is_last is False:
+        warn(f"cluster {now.name!r} was scaled again before {n_workers} workers had started, and keeps to that")
+        now.refresh()
+        return
     changed = {**record.to_json(), "n_workers": n_workers, "memory_limit": limit, "takes_all": False}
     if isinstance(limit, int):
         changed["explained"] = (
@@ -47,17 +48,43 @@ def scale(now: Snapshot, n_workers: int, *, force: bool | None) -> None:
     now.refresh()
 
 
+def _limit(now: Snapshot, n_workers: int, *, forced: bool, adapts: bool = False) -> Any:
+    """Return the memory limit of each of so many workers: as asked for, else a part of what the cluster can have now.
+
+    Raises OverpromisedError where the machine has less, and warns where others have left less. A cluster that adapts
+    looks itself at what is left.
+    """
+    record = now.record
+    limit = record.memory_limit
+    if not isinstance(limit, int) or not limit:
+        return limit
+    counts = now.summary or {}
+    has, held = counts.get("memory_limit_bytes", 0), counts.get("memory_bytes", 0)
+    if record.divided_bytes:
+        limit = fair_share.divide(n_workers, record.divided_bytes, record.most_memory)
+    if n_workers * limit <= has:
+        return limit
+    room = replace(machine.room(without=now.running.process.pid), own_clusters=with_promises(now.name))
+    if record.divided_bytes and not forced:
+        whole = min(record.divided_bytes, max(has, fair_share.can_grow_to(room, held)))
+        limit = fair_share.divide(n_workers, whole, record.most_memory)
+    is_more = n_workers > (record.n_workers or 0)
+    if is_more and not forced:
+        fair_share.check(room, n_workers, limit, record.memory_typed)
+    if is_more and not adapts and not record.divided_bytes:
+        for warning in fair_share.warnings_of_growth(room, held, n_workers * limit):
+            warn(warning)
+    return limit
+
+
 def adapt(now: Snapshot, bounds: Mapping[str, Any], interval: float, target_duration: float, wait_count: int) -> None:
     """Let the number of workers follow the tasks; raises as `Cluster.adapt`."""
     now.refresh()
-    record, limit = now.record, now.record.memory_limit
+    record = now.record
     minimum, maximum = _options.adapt_bounds(record, bounds)
-    arguments: dict[str, Any] = {}
-    if record.divided_bytes and limit:
-        limit = arguments["memory_limit"] = fair_share.divide(maximum, record.divided_bytes, record.most_memory)
-    if isinstance(limit, int) and maximum > (record.n_workers or 0) and not settings.get("cluster.force"):
-        room = replace(machine.room(without=now.running.process.pid), own_clusters=with_promises(now.name))
-        fair_share.check(room, maximum, limit, record.memory_typed)
+    forced = bool(settings.get("cluster.force"))
+    limit = _limit(now, maximum, forced=forced, adapts=True)
+    arguments: dict[str, Any] = {"memory_limit": limit} if record.divided_bytes and limit else {}
     arguments |= _gpus.for_scale(now, maximum, force=False)
     how = {"bounds": (minimum, maximum, wait_count), "interval": interval, "target_duration": target_duration}
     _call(now, "ports_adapt", **how, **arguments)

@@ -260,9 +260,7 @@ def _start(
         )
         raise NameInUseError(KIND, name, f"{hint}change it, `ports cluster stop {name}` stops it")
     options = _options.merge(defaults, asked)
-    if options["env"] is None:  # another environment can have another Dask
-        _dask.check_keywords(options["options"])
-    record, environ, known = _plan.plan(name, options)
+    record, environ, reckoned = _plan.plan(name, options)
     found = sessions.claim(record)
     with sessions.undone(found):
         _scratch.create(Path(record.scratch))
@@ -283,7 +281,7 @@ def _start(
             what=f"cluster {name!r}",
             meanwhile=meanwhile,
         )
-        now, said = _scheduler.look_again(Snapshot(found), options["n_workers"], known)
+        now, said = _scheduler.look_again(Snapshot(found), options["n_workers"], reckoned)
     for warning in (machine.logout_warning(), said):
         if warning is not None:
             warn(warning)

@@ -26,7 +26,7 @@ def cluster_state(row: Mapping[str, Any]) -> str:
         return f"is {row['state']}" + (f": {row['reason']}" if row.get("reason") else "")
     n_workers, n_threads = row.get("n_workers") or 0, row.get("n_threads") or 0
     if not n_workers:
-        return "rests" if row.get("asleep") else "runs without workers yet"
+        return "rests" if row.get("asleep") else "runs without workers" + ("" if row.get("n_asked") == 0 else " yet")
     threads = f"{n_threads / n_workers:g} thread" + ("" if n_threads == n_workers else "s")
     return f"runs: {n_workers} worker{'s' if n_workers > 1 else ''} with {threads}{' each' if n_workers > 1 else ''}"
 
@@ -40,9 +40,16 @@ def cluster_note(counts: Summary, typed: str = "") -> str | None:
     if (guard := counts.get("guard")) is not None:
         notes.append(f"memory guard: {guard['reason']}")
     if (n_asked := counts.get("n_asked", 0)) > (n_workers := counts.get("n_workers", 0)):
-        notes.append(f"{n_workers} of {n_asked} workers run; the others are starting")
+        failed = f"; the last start failed: {counts['failure']}" if counts.get("failure") else ""
+        notes.append(f"{n_workers} of {n_asked} workers run; the others are starting{failed}")
+    if waiting := counts.get("waiting"):
+        notes.append(waiting)
     if (adapts := counts.get("adapts")) is not None:
         notes.append(f"adapts between {adapts['minimum']} and {adapts['maximum']} workers, until it is scaled")
+        if short := adapts.get("short"):
+            each, free = size(short["limit_bytes"]), size(short["free_bytes"])
+            wanted = f"{short['wanted']} workers of {each} are wanted"
+            notes.append(f"{wanted}, and {free} are free, so there are {short['fitting']}")
     if (deaths := counts.get("memory_deaths")) is not None:
         notes.append(memory_note(deaths, typed))
     if counts.get("asleep"):
@@ -51,7 +58,7 @@ def cluster_note(counts: Summary, typed: str = "") -> str | None:
         notes.append(f"without tasks it lends {size(lent)} of its memory to others until tasks come")
     if (reduced := counts.get("reduced")) is not None:
         each = f"{size(reduced['limit_bytes'])} instead of {size(reduced['full_bytes'])} each"
-        notes.append(f"what it lent is not all free, so its workers have {each}")
+        notes.append(f"not all of its memory is free, so its workers have {each}")
     if (ends := counts.get("ends_at")) is not None:
         last = _day(counts["last_task"])
         notes.append(f"ends at {_day(ends)}, because no task has run since {last}; any task keeps it running")

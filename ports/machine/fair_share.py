@@ -282,6 +282,21 @@ def check(room: Room, n_workers: int, memory_limit: int, typed: str = "") -> Non
         raise OverpromisedError(wanted, size(total) + within, tuple(taken), size(left) if left else "", _frees(room))
 
 
+def can_grow_to(room: Room, held: int) -> int:
+    """Return the bytes that a cluster can have without the memory of others; its workers hold `held` of them already.
+
+    `room` is without this cluster. As at a start, promises of others leave an eighth of what is available.
+    """
+    return held + max(free(room), int(room.can_have * _LEAST))
+
+
+def warnings_of_growth(room: Room, held: int, wants: int) -> tuple[str, ...]:
+    """Warn, as at a start, how a cluster that wants so many bytes, and has `held` of them, affects others."""
+    left = None if room.limit_left_bytes is None else room.limit_left_bytes + held
+    whole = replace(room, available_bytes=room.available_bytes + held, limit_left_bytes=left)
+    return _warnings(whole, Size(n_workers=1, threads_per_worker=1, memory_limit=wants, explained=""), takes_all=False)
+
+
 def like(typed: str, n_bytes: int) -> str:
     """Return bytes in the unit of a size that a user typed: 2e9 bytes are ``2GB`` beside ``1GB``."""
     found = re.fullmatch(r"\s*[0-9.]+\s*([kKMGTP])(i?)B\s*", typed)

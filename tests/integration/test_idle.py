@@ -195,7 +195,7 @@ def test_memory_that_is_not_used_is_lent_and_taken_back_where_free(home: Home) -
             log_has(cluster, "warning: promise: tasks came, and not all .* instead of .* each")
             now = becomes(lambda n_threads, now: n_threads == 1 and now < min(before, whole / 2))
             note = str(cluster.row()["note"])
-            assert "what it lent is not all free, so its workers have " in note
+            assert "not all of its memory is free, so its workers have " in note
             limits = client.run(lambda dask_worker: dask_worker.memory_manager.memory_limit)
             assert set(limits.values()) == {now}
         finally:

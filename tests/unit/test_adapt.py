@@ -18,7 +18,7 @@ from tests.unit.test_owner import recorded
 
 sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))
 
-from ports_owner.adapt_rules import Bounds, step
+from ports_owner.adapt_rules import Bounds, Memory, fitting, step
 
 GIB = 1 << 30
 
@@ -40,6 +40,31 @@ def test_more_workers_come_at_once_and_fewer_stay_later(
     wanted: int, n_workers: int, n_low: int, found: tuple[int, int]
 ) -> None:
     assert step(wanted, n_workers, Bounds(1, 4, 3), n_low) == found
+
+
+@pytest.mark.parametrize(
+    ("target", "n_workers", "memory", "found"),
+    [
+        (4, 0, Memory(GIB, 0, 9 * GIB, 9 * GIB), 4),
+        (4, 0, Memory(GIB, 0, 2 * GIB, 9 * GIB), 2),  # no more than is free
+        (4, 2, Memory(GIB, GIB, 2 * GIB, 2 * GIB), 3),  # the two that run will fill theirs
+        (4, 3, Memory(GIB, GIB, 0, 0), 3),  # what runs stays
+        (4, 0, Memory(GIB, 0, 0, 2 * GIB), 1),  # promised to others, and not used: one worker always comes
+        (4, 0, Memory(GIB, 0, 0, GIB // 2), 0),
+        (4, 0, Memory(0, 0, 0, 0), 4),  # without a limit nothing can be reckoned
+        (1, 3, Memory(GIB, 0, 0, 0), 1),  # fewer need no memory
+    ],
+)
+def test_a_cluster_that_adapts_grows_into_free_memory_only(
+    target: int, n_workers: int, memory: Memory, found: int
+) -> None:
+    assert fitting(target, n_workers, memory) == found
+
+
+def test_show_says_why_an_adapting_cluster_has_fewer_workers() -> None:
+    short = {"wanted": 4, "fitting": 2, "limit_bytes": GIB, "free_bytes": 2 * GIB + 1}
+    told = _text.cluster_note({"adapts": {"minimum": 0, "maximum": 4, "short": short}})  # type: ignore[typeddict-item]
+    assert str(told).endswith("; 4 workers of 1.0 GiB are wanted, and 2.0 GiB are free, so there are 2")
 
 
 def test_a_cluster_that_adapts_between_0_and_0_keeps_no_worker() -> None:
@@ -77,7 +102,7 @@ def test_show_says_between_which_numbers_a_cluster_adapts() -> None:
 def test_a_cluster_that_divides_its_memory_adapts_to_no_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     record = recorded(n_workers=2, threads_per_worker=1, memory_limit=GIB, divided_bytes=2 * GIB, most_memory=GIB)
     running = SimpleNamespace(process=SimpleNamespace(pid=1))
-    now: Any = SimpleNamespace(refresh=lambda: None, record=record, name="main", running=running)
+    now: Any = SimpleNamespace(refresh=lambda: None, record=record, name="main", running=running, summary=None)
     room = fair_share.Room(cores=8, memory_bytes=32 * GIB, available_bytes=30 * GIB)
     monkeypatch.setattr(_scheduler.machine, "room", lambda **_: room)
     monkeypatch.setattr(_scheduler, "with_promises", lambda _: ())

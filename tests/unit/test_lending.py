@@ -44,5 +44,5 @@ def test_lent_memory_and_smaller_limits_are_shown() -> None:
         "without tasks it lends 3.0 GiB of its memory to others until tasks come"
     )
     assert _text.cluster_note({"reduced": {"limit_bytes": GiB, "full_bytes": 2 * GiB}}) == (
-        "what it lent is not all free, so its workers have 1.0 GiB instead of 2.0 GiB each"
+        "not all of its memory is free, so its workers have 1.0 GiB instead of 2.0 GiB each"
     )

@@ -8,18 +8,21 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from .adapt_rules import Bounds, step
+from .adapt_rules import Bounds, fitting, step
 from .cluster import OwnedCluster
+from .ground import probe
 from .idle import IdlePolicy
-from .log import say
+from .lending import Lending
+from .log import say, warn
 
 
 class Adaptive:
     """Sets the number of workers at intervals, from `start` to `stop`."""
 
-    def __init__(self, cluster: OwnedCluster, idle: IdlePolicy) -> None:
-        self.cluster, self.idle = cluster, idle
+    def __init__(self, cluster: OwnedCluster, idle: IdlePolicy, lending: Lending) -> None:
+        self.cluster, self.idle, self.lending = cluster, idle, lending
         self.bounds: Bounds | None = None
+        self.short: dict[str, int] | None = None  # where fewer workers fit than are wanted
         self.running: asyncio.Task[None] | None = None
 
     def start(self, bounds: Bounds, interval: float, target_duration: float) -> None:
@@ -31,7 +34,7 @@ class Adaptive:
 
     def stop(self) -> None:
         """Leave the number of workers as it is."""
-        self.bounds = None
+        self.bounds = self.short = None
         if self.running is not None:
             self.running.cancel()
             self.running = None
@@ -53,16 +56,32 @@ class Adaptive:
         scheduler, n_workers = self.cluster.scheduler, len(self.cluster.worker_spec)
         wanted = scheduler.adaptive_target(target_duration=target_duration)
         target, n_low = step(wanted, n_workers, bounds, n_low)
+        target = await self.fit(target, n_workers)
         if target > n_workers:
             say(f"adapt: {n_workers} → {target} workers")
             async with self.idle.scaling:
                 self.cluster.scale(target)
         elif target < n_workers:
             say(f"adapt: {n_workers} → {target} workers")
-            await self.retire(target)
+            await asyncio.shield(self.retire(target))  # half done, workers would neither end nor get tasks
         if target != n_workers:
             await asyncio.shield(self._settled())
         return n_low
+
+    async def fit(self, target: int, n_workers: int) -> int:
+        """Return how many of `target` workers fit in what is free now, and say so where that is fewer."""
+        short = None
+        if target > n_workers:
+            memory = await self.lending.memory()
+            found = fitting(target, n_workers, memory)
+            if found < target:
+                short = {"wanted": target, "fitting": found, "limit_bytes": memory.limit, "free_bytes": memory.free}
+            target = found
+        if short and (self.short or {}).get("wanted") != short["wanted"]:
+            free, each = probe.size(short["free_bytes"]), probe.size(short["limit_bytes"])
+            warn(f"adapt: {short['wanted']} workers of {each} are wanted; {free} are free, so there are {target}")
+        self.short = short
+        return target
 
     async def retire(self, target: int) -> None:
         """Let those workers end that have least to do, after their results went to others."""

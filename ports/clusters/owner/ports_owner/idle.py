@@ -12,6 +12,7 @@ import gc
 import inspect
 import os
 import time
+from collections.abc import Awaitable, Callable
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class IdlePolicy:
         self.woken: asyncio.Task[None] | None = None
         self.spilling: asyncio.Task[None] | None = None
         self.scaling = asyncio.Lock()
+        self.fit: Callable[[int], Awaitable[None]] | None = None  # lets workers that come back fit in what is free
         self.counter = -1
         self.calls: dict[str, tuple[int, int]] = {}
         self.uses: dict[object, float] = {}
@@ -176,6 +178,8 @@ class IdlePolicy:
             self.cluster._i = 0  # of SpecCluster, which numbers workers from here: they get their names back
         while self.turn == turn:
             try:
+                if self.fit is not None:
+                    await self.fit(n_workers)
                 await self.start_workers(n_workers, turn)
                 return
             except Exception as error:  # noqa: BLE001 - whatever keeps a worker from starting may pass

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from . import guard, lending_rules, memory, promise, resize
+from .adapt_rules import Memory
 from .cluster import OwnedCluster, is_own
 from .ground import probe
 from .idle import IdlePolicy
@@ -29,6 +30,7 @@ class Lending:
         self.is_lending = False
         self.full: int | None = None  # the limit of each worker, where a smaller one was set here
         self.reduced_to = 0
+        idle.fit = self.fit
 
     async def numbers(self) -> lending_rules.Numbers:
         """Return the workers, threads and bytes that the cluster is promised now, and what it lends."""
@@ -57,35 +59,56 @@ class Lending:
 
     async def take_back(self, held: int) -> None:
         """Take back what was lent, as far as it is free now; workers get a smaller limit where it is not."""
-        n_workers = len(self.cluster.worker_spec)
-        if not n_workers:
-            return  # they come back first
-        self.is_lending = False
-        now = promise.numbers_of(self.cluster)[2] // n_workers
+        n_workers = max(len(self.cluster.worker_spec), self.idle.waking)
+        if n_workers:  # else they come back first
+            self.is_lending = False
+            await self.limit(n_workers, held, "tasks came")
+
+    async def fit(self, n_workers: int) -> None:
+        """Give workers that are about to come back what is free now: others can have taken what they had."""
+        await self.limit(n_workers, self.held(), "workers come back")
+
+    async def limit(self, n_workers: int, held: int, why: str) -> None:
+        """Set the limit of each of `n_workers`: the full one, as far as that is free now."""
+        now = self.limit_now()
+        if not now:
+            return
         if self.full is None or now != self.reduced_to:
             self.full = now  # a user has set it
-        free = await asyncio.to_thread(self.free)
+        free = (await asyncio.to_thread(self.left))[1]
         limit = lending_rules.limit_of_each(n_workers, self.full, held, free)
         if limit != now:
             try:
                 resize.limit_workers(self.cluster, limit)
             except ValueError as error:
-                warn(f"promise: not all that this cluster lent is free, but its limits stay: {error}")
+                warn(f"promise: {why}, and not all memory of this cluster is free, but its limits stay: {error}")
                 self.full = None
                 return
             self.reduced_to = limit
         if limit < self.full:
             each = f"{probe.size(limit)} instead of {probe.size(self.full)} each"
-            warn(f"promise: tasks came, and not all that this cluster lent is free: its workers have {each}")
+            warn(f"promise: {why}, and not all memory of this cluster is free: its workers have {each}")
         else:
             self.full = None
-            say(f"promise: tasks came: {probe.size(n_workers * limit)} are promised to this cluster again")
+            say(f"promise: {why}: {probe.size(n_workers * limit)} are promised to this cluster again")
 
-    def free(self) -> int:
-        """Return the bytes that are available and not promised to other clusters; in a thread, as it reads /proc."""
+    def limit_now(self) -> int:
+        """Return the bytes that each worker is promised; 0: no limit."""
+        return int(promise.bytes_of(self.cluster.new_spec["options"].get("memory_limit")))
+
+    async def memory(self) -> Memory:
+        """Return what counts for further workers."""
+        available, free = await asyncio.to_thread(self.left)
+        return Memory(self.limit_now(), self.held(), free, available)
+
+    def left(self) -> tuple[int, int]:
+        """Return the bytes that are available, and those of them that are not promised to other clusters.
+
+        It reads /proc, so it runs in a thread.
+        """
         self.meter.refresh()
         available = min((one.available for one in self.meter.domains()), default=0)
-        return lending_rules.free(available, [unfilled(one) for one in promise.of_others(self.path)])
+        return available, lending_rules.free(available, [unfilled(one) for one in promise.of_others(self.path)])
 
     def summary(self) -> dict[str, Any]:
         """Return what is shown to users."""

@@ -32,4 +32,5 @@ def free(available: int, unfilled: Iterable[int]) -> int:
 def limit_of_each(n_workers: int, full: int, held: int, free_bytes: int) -> int:
     """Return the memory limit of each worker once tasks come: `full`, else what it holds and what is free then."""
     part = (held + free_bytes) // max(1, n_workers) >> 20 << 20
-    return min(full, max(probe.promises.LEAST_WORKER, part))
+    least: int = probe.promises.LEAST_WORKER
+    return min(full, max(least, part))

@@ -16,6 +16,7 @@ from .guard import MemoryGuard
 from .idle import IdlePolicy
 from .lending import Lending
 from .record import Record
+from .waiting import Waiting
 from .workforce import Workforce
 
 
@@ -32,23 +33,29 @@ class Policies:
         if record.guard != "off":
             self.guard.start()
         self.workforce = Workforce(cluster)
-        self.adaptive = Adaptive(cluster, self.idle)
+        self.adaptive = Adaptive(cluster, self.idle, self.lending)
+        self.wishes = 0  # how often the number or the size of workers was set
+        resize.follow(cluster)
+        self.waiting = Waiting(cluster, self.idle, self.workforce, self.adaptive)
         loop = asyncio.get_running_loop()
-        self.watching = [loop.create_task(one.run()) for one in (self.idle, self.workforce)]
+        self.watching = [loop.create_task(one.run()) for one in (self.idle, self.workforce, self.waiting)]
 
-    async def scale(self, n_workers: int, gpu_ids: tuple[str, ...] = (), memory_limit: int | None = None) -> None:
+    async def scale(self, n_workers: int, gpu_ids: tuple[str, ...] = (), memory_limit: int | None = None) -> bool:
         """Run `n_workers` workers, also where some sleep; new ones take the first free GPUs of `gpu_ids`.
 
         With `memory_limit`, each has that many bytes from now on, running ones included. Raises ValueError where one of
-        them uses too much of it already.
+        them uses too much of it already. Return whether nobody has set another number while workers started.
         """
-        self.adaptive.stop()
         self.resize(gpu_ids, memory_limit)
+        self.adaptive.stop()
         self.idle.forget_sleepers()
+        self.wishes += 1
+        wish = self.wishes
         async with self.idle.scaling:
             self.cluster.scale(n_workers)
         await self.cluster
         await self.idle.give_memory_back()
+        return self.wishes == wish
 
     def resize(self, gpu_ids: tuple[str, ...], memory_limit: int | None) -> None:
         """Set the memory of each worker, and the GPUs that new ones take."""
@@ -68,6 +75,7 @@ class Policies:
     ) -> None:
         """Let the number of workers follow the tasks, until `scale`; raises as `scale`."""
         self.resize(gpu_ids, memory_limit)
+        self.wishes += 1
         if self.idle.asleep:
             self.idle.wake("somebody who lets it adapt")
         self.adaptive.start(Bounds(*bounds), interval, target_duration)
@@ -85,9 +93,11 @@ class Policies:
         n_asked = len(self.cluster.worker_spec)
         deaths = memory_deaths.summary(memory_deaths.DEATHS, time.time())
         bounds = self.adaptive.bounds
-        adapts = None if bounds is None else {"minimum": bounds.minimum, "maximum": bounds.maximum}
+        numbers: dict[str, Any] = {"short": self.adaptive.short}
+        adapts = bounds and {**numbers, "minimum": bounds.minimum, "maximum": bounds.maximum}
         own = {"adapts": adapts, "guard": guard, "gpu_ids": self.gpu_ids(), "n_asked": n_asked, "memory_deaths": deaths}
-        return {**own, **self.idle.summary(), **self.lending.summary()}
+        own["failure"] = self.workforce.failure
+        return {**own, **self.idle.summary(), **self.lending.summary(), **self.waiting.summary()}
 
     def gpu_ids(self) -> list[str]:
         """Return the GPUs that workers use, or will use when they come back."""

@@ -62,6 +62,7 @@ class Workforce:
         self.cluster = cluster
         self.away: dict[Any, tuple[int | None, float]] = {}
         self.pause = LOOK_SECONDS
+        self.failure: str | None = None  # why the last start of workers failed
         self.now = asyncio.Event()
         cluster.scheduler.handlers["retire_workers"] = self.retire
 
@@ -74,10 +75,11 @@ class Workforce:
             try:
                 # not cancelled with this task: Dask would forget a worker that is starting, and fail at the end
                 await asyncio.shield(asyncio.ensure_future(self.look(time.monotonic())))
-                self.pause = LOOK_SECONDS
+                self.pause, self.failure = LOOK_SECONDS, None
             except Exception as error:  # noqa: BLE001 - whatever keeps a worker from starting may pass
                 self.pause = min(LONGEST_PAUSE, 2 * self.pause)
-                warn(f"a worker did not start: {type(error).__name__}: {error}; again in {self.pause:g} seconds")
+                self.failure = f"{type(error).__name__}: {error}"
+                warn(f"a worker did not start: {self.failure}; again in {self.pause:g} seconds")
 
     def hurry(self) -> None:
         """Look at once, however often workers failed to start."""
