@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,15 +56,19 @@ def _folder(directory: Path) -> Path:
 
 
 def _files(source: Path) -> Iterator[Path]:
-    """Yield the modules right in `source` and their byte code, of whatever Python made it.
+    """Yield the modules right in `source` and their byte code, if this Python's and not another user's.
 
-    Python can do without byte code. What another user's Python made in a shared environment may be for that user alone.
+    Python can do without byte code. Another Python, and one with ``-O``, makes its own in the copy. What another user
+    made in a shared environment is neither trusted nor needed.
     """
-    names = {path.stem for path in source.glob("*.py")}
-    yield from source.glob("*.py")
-    for path in source.glob("__pycache__/*.pyc"):
-        if path.stem.partition(".")[0] in names and os.access(path, os.R_OK):
-            yield path
+    for module in source.glob("*.py"):
+        yield module
+        compiled = Path(importlib.util.cache_from_source(str(module), optimization=""))
+        compiled = source / "__pycache__" / compiled.name  # also where PYTHONPYCACHEPREFIX names another place
+        with contextlib.suppress(OSError):
+            owners = (os.getuid(), module.stat().st_uid)
+            if compiled.stat().st_uid in owners and os.access(compiled, os.R_OK):
+                yield compiled
 
 
 def _copy(source: Path, target: Path) -> None:
