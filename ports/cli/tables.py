@@ -67,7 +67,7 @@ def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
     started = row.get("started_at") or row.get("since")
     made = {
         "since": duration(now - started) if isinstance(started, int | float) else "",
-        "memory": memory_used(row.get("memory_bytes"), row.get("memory_limit_bytes")),
+        "memory": memory_used(row.get("memory_bytes"), row.get("memory_limit_bytes"), row.get("memory_typed") or ""),
         "where": _where(row),
         "here": link_here(row) or "",
         "what": _what(row),

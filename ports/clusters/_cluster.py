@@ -279,7 +279,7 @@ class Cluster:
         n = n_workers if n is None else n
         if cores is not None or memory is not None:
             size = None if memory is None else int(_dask.parse_bytes(memory))
-            n = _options.how_many(self.record, n, cores, size)
+            n = _options.how_many(self.record, n, cores, size, memory)
         if n is None:
             raise UsageError("scale needs a number of workers n, or cores=, or memory=")
         return self._run(_scheduler.scale, self._now, n, force=force)

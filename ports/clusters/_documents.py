@@ -113,6 +113,7 @@ class ClusterRow(_Always, total=False):
     directory: str
     interpreter: str
     scratch: str
+    memory_typed: str | None
     explained: str | None
     tmux: str | None
     versions: dict[str, str] | None

@@ -242,8 +242,12 @@ def _is_json(value: Any) -> bool:
         return False
 
 
-def how_many(record: ClusterRecord, n: int | None, cores: int | None, memory_bytes: int | None) -> int:
+def how_many(
+    record: ClusterRecord, n: int | None, cores: int | None, memory_bytes: int | None, asked: object = None
+) -> int:
     """Return the number of workers that `scale` asks for: the most of a number, of cores and of memory, as Dask. Pure.
+
+    `asked` is the memory as it was asked for, ``"16GB"``.
 
     Raises
     ------
@@ -255,7 +259,9 @@ def how_many(record: ClusterRecord, n: int | None, cores: int | None, memory_byt
         numbers.append(-(-cores // (record.threads_per_worker or 1)))
     if memory_bytes is not None:
         if not isinstance(record.memory_limit, int) or not record.memory_limit:
-            raise UsageError(f"memory is {memory_bytes}, but these workers have no limit of memory; pass a number n")
+            raise UsageError(
+                f"memory is {asked or memory_bytes}, but these workers have no memory limit; pass a number n"
+            )
         numbers.append(-(-memory_bytes // record.memory_limit))
     if not numbers:
         raise UsageError("scale needs a number of workers n, or cores=, or memory=")
@@ -355,4 +361,4 @@ def _limit(n_bytes: Any, typed: str) -> str:
 def typed(limit: Any) -> str:
     """Return a memory limit that was typed as a size, ``1GB``; empty for numbers and words."""
     text = limit.strip() if isinstance(limit, str) else ""
-    return text if text[:1].isdigit() and text[-1:] in ("b", "B") else ""
+    return text if text[:1] in tuple("0123456789.") and text[-1:].isalpha() else ""

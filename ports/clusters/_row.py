@@ -53,6 +53,7 @@ def _add_record(made: ClusterRow, now: Snapshot, *, with_token: bool) -> None:
         "directory": record.directory,
         "interpreter": record.interpreter,
         "scratch": record.scratch,
+        "memory_typed": record.memory_typed or None,
         "explained": record.explained or None,
         "tmux": sessions.attach_line(record),
         "versions": running.versions if running else None,

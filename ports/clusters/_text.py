@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ports.clusters._documents import ClusterRow, MemoryDeaths, Summary
-from ports.probe import memory_used, size
+from ports.probe import as_typed, memory_used
 
 
 def cluster_line(row: ClusterRow, now: float) -> str:
     """Return the line of a cluster in a terminal: state, workers, memory, and its link at home."""
-    memory = memory_used(row.get("memory_bytes"), row.get("memory_limit_bytes"))
+    memory = memory_used(row.get("memory_bytes"), row.get("memory_limit_bytes"), row.get("memory_typed") or "")
     parts = [f"cluster {row['name']!r} {cluster_state(row)}", memory]
     if row["state"] == "running":
         parts += [str(row.get("note") or ""), str(row.get("link"))]
@@ -47,7 +47,7 @@ def cluster_note(counts: Summary, typed: str = "") -> str | None:
     if (adapts := counts.get("adapts")) is not None:
         notes.append(f"adapts between {adapts['minimum']} and {adapts['maximum']} workers, until it is scaled")
         if short := adapts.get("short"):
-            each, free = size(short["limit_bytes"]), size(short["free_bytes"])
+            each, free = as_typed(typed, short["limit_bytes"]), as_typed(typed, short["free_bytes"])
             wanted = f"{short['wanted']} workers of {each} are wanted"
             notes.append(f"{wanted}, and {free} are free, so there are {short['fitting']}")
     if (deaths := counts.get("memory_deaths")) is not None:
@@ -55,10 +55,10 @@ def cluster_note(counts: Summary, typed: str = "") -> str | None:
     if counts.get("asleep"):
         notes.append(f"nobody uses it: {counts['asleep']} workers come back at the next task")
     if lent := counts.get("lent_bytes"):
-        notes.append(f"without tasks it lends {size(lent)} of its memory to others until tasks come")
+        notes.append(f"without tasks it lends {as_typed(typed, lent)} of its memory to others until tasks come")
     if (reduced := counts.get("reduced")) is not None:
-        each = f"{size(reduced['limit_bytes'])} instead of {size(reduced['full_bytes'])} each"
-        notes.append(f"not all of its memory is free, so its workers have {each}")
+        each, full = as_typed(typed, reduced["limit_bytes"]), as_typed(typed, reduced["full_bytes"])
+        notes.append(f"not all of its memory is free, so its workers have {each} instead of {full} each")
     if (ends := counts.get("ends_at")) is not None:
         last = _day(counts["last_task"])
         notes.append(f"ends at {_day(ends)}, because no task has run since {last}; any task keeps it running")
@@ -72,17 +72,18 @@ def memory_note(deaths: MemoryDeaths, typed: str = "") -> str:
         f"{n_workers} worker{'s' if n_workers > 1 else ''} ended at {'their' if n_workers > 1 else 'its'} memory limit"
     )
     ran = f", last with task {deaths['task']}" if deaths["task"] else ""
-    limit = typed or size(deaths["limit_bytes"])
+    limit = as_typed(typed, deaths["limit_bytes"])
     return f"{who} of {limit} ({at}){ran}; more memory each: start it with fewer workers, or with a larger memory_limit"
 
 
 def cluster_html(row: ClusterRow, command: str) -> str:
     """Return the HTML of a cluster in a notebook: state, workers, memory, dashboard link, what to type at home."""
-    memory = size(row.get("memory_limit_bytes"))
+    typed = row.get("memory_typed") or ""
+    memory = memory_used(row.get("memory_bytes"), row.get("memory_limit_bytes"), typed)
     facts: list[tuple[str, str]] = [("State", html.escape(str(row["state"])))]
     if row.get("n_workers") is not None:
         facts.append(("Workers", f"{row['n_workers']} with {row['n_threads']} threads"))
-        facts.append(("Memory", f"{size(row.get('memory_bytes'))} used of {memory}" if memory else "no limit"))
+        facts.append(("Memory", memory.replace(" of ", " used of ") if row.get("memory_limit_bytes") else "no limit"))
     told = [(word, row.get(key)) for word, key in (("Size", "explained"), ("Reason", "reason"), ("Note", "note"))]
     facts += [(word, html.escape(str(text))) for word, text in told if text]
     if row["state"] == "running":

@@ -9,13 +9,12 @@ impossible.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ports.errors import OverpromisedError
-from ports.probe import promises, size
+from ports.probe import as_typed, promises, size
 
 ALL = "all"
 LEAST_WORKER = promises.LEAST_WORKER
@@ -232,7 +231,7 @@ def describe(n_workers: int, threads: int, limit: int, typed: str = "") -> str:
     """Return a size in words: ``8 workers × 1 thread, 4.0 GiB each``; the limit as it was `typed`."""
     workers = f"{n_workers} worker{'' if n_workers == 1 else 's'} × {threads} thread{'' if threads == 1 else 's'}"
     each = " each" if n_workers != 1 else ""
-    return f"{workers}, {typed or size(limit)}{each}" if limit else f"{workers}, no memory limit"
+    return f"{workers}, {as_typed(typed, limit)}{each}" if limit else f"{workers}, no memory limit"
 
 
 def divide(n_workers: int, whole: int, most: int) -> int:
@@ -272,10 +271,10 @@ def check(room: Room, n_workers: int, memory_limit: int, typed: str = "") -> Non
     """
     (total, filled, promised), left = room.bound, room.left_bytes
     if n_workers * memory_limit > left:
-        each = typed or size(memory_limit)
+        each = as_typed(typed, memory_limit)
         wanted = f"1 worker of {each}"
         if n_workers > 1:
-            wanted = f"{n_workers} workers of {each} are {like(typed, n_workers * memory_limit)}"
+            wanted = f"{n_workers} workers of {each} are {as_typed(typed, n_workers * memory_limit)}"
         taken = [f"{size(promised)} are promised to {_yours(room)}"] if promised else []
         taken += [f"{size(filled)} are used by clusters of others"] if filled else []
         within = f" ({room.within})" if room.within else ""
@@ -295,15 +294,6 @@ def warnings_of_growth(room: Room, held: int, wants: int) -> tuple[str, ...]:
     left = None if room.limit_left_bytes is None else room.limit_left_bytes + held
     whole = replace(room, available_bytes=room.available_bytes + held, limit_left_bytes=left)
     return _warnings(whole, Size(n_workers=1, threads_per_worker=1, memory_limit=wants, explained=""), takes_all=False)
-
-
-def like(typed: str, n_bytes: int) -> str:
-    """Return bytes in the unit of a size that a user typed: 2e9 bytes are ``2GB`` beside ``1GB``."""
-    found = re.fullmatch(r"\s*[0-9.]+\s*([kKMGTP])(i?)B\s*", typed)
-    if found is None:
-        return size(n_bytes)
-    unit = (1024 if found[2] else 1000) ** (1 + "KMGTP".index(found[1].upper()))
-    return f"{n_bytes / unit:g}{found[1]}{found[2]}B"
 
 
 def _yours(room: Room) -> str:

@@ -74,6 +74,7 @@ if MYPY:
     from .socket_users import holder_of as holder_of
     from .socket_users import peer as peer
     from .socket_users import peer_uid as peer_uid
+    from .units import as_typed as as_typed
     from .units import duration as duration
     from .units import memory_used as memory_used
     from .units import size as size
@@ -131,6 +132,7 @@ else:
                 "peer_uid",
             ),
             "units": (
+                "as_typed",
                 "duration",
                 "memory_used",
                 "size",

@@ -28,7 +28,8 @@ def test_four_ends_at_the_limit_are_one_sentence() -> None:
         "4 workers ended at their memory limit of 381.0 MiB (21:05), last with task hog; more memory each: start it "
         "with fewer workers, or with a larger memory_limit"
     )
-    assert _text.memory_note(told, "400MB").startswith("4 workers ended at their memory limit of 400MB (21:05)")
+    exact: MemoryDeaths = {**told, "limit_bytes": 400_000_000}
+    assert _text.memory_note(exact, "400MB").startswith("4 workers ended at their memory limit of 400MB (21:05)")
 
 
 def test_an_end_of_yesterday_is_no_longer_told() -> None:

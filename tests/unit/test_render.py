@@ -104,6 +104,7 @@ def test_details_leave_out_what_is_empty() -> None:
         ({"n_workers": 1, "n_threads": 1}, "<cluster 'main' runs: 1 worker with 1 thread, "),
         ({"n_workers": 2, "n_threads": 2}, "<cluster 'main' runs: 2 workers with 1 thread each, "),
         ({"n_workers": 0, "n_threads": 0, "memory_bytes": 0}, "<cluster 'main' runs without workers yet, "),
+        ({"n_workers": 0, "n_threads": 0, "n_asked": 0}, "<cluster 'main' runs without workers, "),
         ({"state": "stopped", "reason": "killed by signal 9", "memory_bytes": None, "memory_limit_bytes": None},
          "<cluster 'main' is stopped: killed by signal 9>"),
     ],
@@ -135,6 +136,22 @@ def test_a_cluster_in_a_notebook_shows_state_size_link_and_command() -> None:
     for text in ("Cluster main", "running", "2 with 8 threads", "3.0 GiB used of 16.0 GiB", "ports open server1:main"):
         assert text in page.texts
     assert page.links == [ROW["link"]]
+
+
+@pytest.mark.parametrize("kind", ["list", "line", "box", "note", "lent", "reduced"])
+def test_a_memory_limit_is_shown_as_it_was_typed(kind: str) -> None:
+    row: Any = {**ROW, "memory_bytes": 120 * 10**6, "memory_limit_bytes": 12 * 10**8, "memory_typed": "600MB"}
+    deaths: Any = {"memory_deaths": {"n_workers": 1, "limit_bytes": 6 * 10**8, "at": 0.0, "task": None}}
+    reduced: Any = {"reduced": {"limit_bytes": 3 * 10**8, "full_bytes": 6 * 10**8}}
+    shown, told = {
+        "list": (tables.cells(row, 0.0)["memory"], "120MB of 1.2GB"),
+        "line": (_text.cluster_line(row, 0.0), "120MB of 1.2GB"),
+        "box": (_text.cluster_html(row, "ports open"), "120MB used of 1.2GB"),
+        "note": (_text.cluster_note(deaths, "600MB"), "limit of 600MB"),
+        "lent": (_text.cluster_note({"lent_bytes": 9 * 10**8}, "600MB"), "lends 900MB"),
+        "reduced": (_text.cluster_note(reduced, "600MB"), "300MB instead of 600MB each"),
+    }[kind]
+    assert told in str(shown) and "iB" not in str(shown)
 
 
 @settings(max_examples=50)

@@ -62,6 +62,7 @@ def test_the_answer_of_who_has_the_fields_that_are_written_down(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     promise = {"uid": os.getuid(), "pid": os.getpid(), "n_workers": 1, "n_threads": 1, "bytes": 7, "lent_bytes": 0}
+    promise |= {"path": "/tmp/ports-promise", "published": 1}
     monkeypatch.setattr("ports.probe.programs.who.promises", lambda: [promise])  # real ones lie in /tmp, for all to see
     document = probe.who.who({"interval": 0.0})
     check(document, rows.Use)

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ports import probe
+from ports.clusters import _options
 from ports.errors import OverpromisedError
 from ports.machine import fair_share
 from ports.machine.fair_share import Other, Room, Size
@@ -312,10 +314,35 @@ def test_own_promises_are_called_own_by_the_names_of_their_clusters() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "n_bytes", "shown"),
-    [("1GB", 2 * 10**9, "2GB"), ("512MiB", 2**30, "1024MiB"), ("1.5GB", 3 * 10**9, "3GB"), ("", 2**30, "1.0 GiB")],
+    [
+        ("600MB", 600 * 10**6, "600MB"),
+        ("600MB", 1000 * 600 * 10**6, "600GB"),
+        ("600MB", 126_400_000, "126.4MB"),
+        ("600MB", 0, "0B"),
+        ("600 mb", 600 * 10**6, "600 mb"),
+        ("600 mb", 2 * 600 * 10**6, "1.2 GB"),
+        ("600M", 2 * 600 * 10**6, "1.2G"),
+        ("0.5GB", 5 * 10**8, "0.5GB"),
+        (".5GB", 4 * 5 * 10**8, "2GB"),
+        ("1GB", 2 * 10**9, "2GB"),
+        ("512MiB", 2**29, "512MiB"),
+        ("512MiB", 2**30, "1GiB"),
+        ("1Gi", 10 * 2**30, "10Gi"),
+        ("2e9B", 4 * 10**9, "4GB"),
+        ("1500MB", 15 * 10**8, "1500MB"),
+        ("100kB", 2 * 10**5, "200kB"),
+        ("64KiB", 2**17, "128KiB"),
+        ("", 2**30, "1.0 GiB"),
+    ],
 )
-def test_a_sum_is_shown_in_the_unit_that_was_typed(typed: str, n_bytes: int, shown: str) -> None:
-    assert fair_share.like(typed, n_bytes) == shown
+def test_a_size_is_shown_in_the_unit_that_was_typed(typed: str, n_bytes: int, shown: str) -> None:
+    assert probe.as_typed(typed, n_bytes) == shown
+
+
+@pytest.mark.parametrize("typed", ["600MB", "600M", "2Gi", " 1.5 gb", ".5GB", "100B"])
+def test_each_size_with_a_unit_counts_as_typed(typed: str) -> None:
+    assert _options.typed(typed) == typed.strip()
+    assert [_options.typed(other) for other in ("auto", "0.25", 600, 0.25, None)] == [""] * 5
 
 
 def test_a_size_is_described_as_it_was_typed() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from .adapt_rules import Bounds, fitting, step
 from .cluster import OwnedCluster
-from .ground import probe
 from .idle import IdlePolicy
 from .lending import Lending
 from .log import say, warn
@@ -78,7 +77,7 @@ class Adaptive:
                 short = {"wanted": target, "fitting": found, "limit_bytes": memory.limit, "free_bytes": memory.free}
             target = found
         if short and (self.short or {}).get("wanted") != short["wanted"]:
-            free, each = probe.size(short["free_bytes"]), probe.size(short["limit_bytes"])
+            free, each = self.lending.said(short["free_bytes"]), self.lending.said(short["limit_bytes"])
             warn(f"adapt: {short['wanted']} workers of {each} are wanted; {free} are free, so there are {target}")
         self.short = short
         return target

@@ -25,6 +25,7 @@ class Lending:
 
     def __init__(self, cluster: OwnedCluster, record: Record, idle: IdlePolicy) -> None:
         self.cluster, self.idle, self.meter, self.path = cluster, idle, memory.Meter(), record.promise
+        self.typed = record.memory_typed
         self.after = float(record.lend_after) * MINUTE
         self.lent = 0  # bytes
         self.is_lending = False
@@ -42,7 +43,7 @@ class Lending:
         elif is_idle and not self.is_lending and (lending_rules.is_worth(whole, held) or self.is_reduced):
             self.is_lending = True
             n_bytes = lending_rules.kept(whole, held)[3]
-            say(f"promise: no task for {hours(self.after)}: {probe.size(n_bytes)} are free for others until tasks come")
+            say(f"promise: no task for {hours(self.after)}: {self.said(n_bytes)} are free for others until tasks come")
         found = lending_rules.kept(whole, held) if self.is_lending else whole
         self.lent = whole[2] - found[2]
         return found
@@ -79,18 +80,22 @@ class Lending:
         limit = lending_rules.limit_of_each(n_workers, self.full, held, free)
         if limit != now:
             try:
-                resize.limit_workers(self.cluster, limit)
+                resize.limit_workers(self.cluster, limit, self.typed)
             except ValueError as error:
                 warn(f"promise: {why}, and not all memory of this cluster is free, but its limits stay: {error}")
                 self.full = None
                 return
             self.reduced_to = limit
         if limit < self.full:
-            each = f"{probe.size(limit)} instead of {probe.size(self.full)} each"
+            each = f"{self.said(limit)} instead of {self.said(self.full)} each"
             warn(f"promise: {why}, and not all memory of this cluster is free: its workers have {each}")
         else:
             self.full = None
-            say(f"promise: {why}: {probe.size(n_workers * limit)} are promised to this cluster again")
+            say(f"promise: {why}: {self.said(n_workers * limit)} are promised to this cluster again")
+
+    def said(self, n_bytes: int) -> str:
+        """Return bytes in the unit in which the memory limit was typed."""
+        return str(probe.as_typed(self.typed, n_bytes))
 
     def limit_now(self) -> int:
         """Return the bytes that each worker is promised; 0: no limit."""

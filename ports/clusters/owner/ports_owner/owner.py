@@ -154,6 +154,7 @@ def new_cluster(record, directory, port):
         **{"dashboard_address": "unix", **SYNC, **options, **listen_options},
     )
     cluster.scheduler_spec["cls"] = PrivateScheduler
+    cluster.memory_typed = record.memory_typed
     return cluster
 
 

@@ -22,6 +22,7 @@ class Record:
     n_workers: int | None = None
     threads_per_worker: int | None = None
     memory_limit: int | float | str | None = None
+    memory_typed: str = ""
     processes: bool = True
     daemon: bool = False
     worker_start: str = "auto"

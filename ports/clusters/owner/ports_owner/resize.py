@@ -15,22 +15,22 @@ from .ground import probe
 FULL = 0.7  # of the new limit: a worker that uses more would soon end
 
 
-def too_large(used: Mapping[Any, int], limit: int) -> str | None:
+def too_large(used: Mapping[Any, int], limit: int, typed: str = "") -> str | None:
     """Return why workers that use so many bytes cannot get this limit; None where they can. Pure."""
     name = max(used, key=lambda one: used[one], default=None)
     if name is None or used[name] <= FULL * limit:
         return None
     return (
-        f"worker {name} uses {probe.size(used[name])}, too much for a limit of {probe.size(limit)}; scale to fewer "
-        "workers, or release results first"
+        f"worker {name} uses {probe.as_typed(typed, used[name])}, too much for a limit of "
+        f"{probe.as_typed(typed, limit)}; scale to fewer workers, or release results first"
     )
 
 
-def limit_workers(cluster: OwnedCluster, limit: int) -> None:
+def limit_workers(cluster: OwnedCluster, limit: int, typed: str = "") -> None:
     """Set the memory limit of all own workers, running and future ones; raises ValueError where one uses too much."""
     scheduler = cluster.scheduler
     own = {address: worker for address, worker in scheduler.workers.items() if is_own(cluster, worker.name)}
-    reason = too_large({one.name: one.metrics.get("memory", 0) for one in own.values()}, limit)
+    reason = too_large({one.name: one.metrics.get("memory", 0) for one in own.values()}, limit, typed)
     if reason is not None:
         raise ValueError(reason)
     for spec in (*cluster.worker_spec.values(), {"options": cluster.new_spec["options"]}):

@@ -29,6 +29,7 @@ class Seen(NamedTuple):
     maximum: int | None = None
     short: dict[str, int] | None = None
     is_coming_back: bool = False
+    typed: str = ""
 
 
 def reason(seen: Seen, name: str) -> str | None:
@@ -45,7 +46,7 @@ def reason(seen: Seen, name: str) -> str | None:
         return f"it adapts to 0 workers at most; {way_out}"
     if seen.short is None:
         return None
-    each, free = probe.size(seen.short["limit_bytes"]), probe.size(seen.short["free_bytes"])
+    each, free = (probe.as_typed(seen.typed, seen.short[key]) for key in ("limit_bytes", "free_bytes"))
     return f"it adapts, and a worker needs {each}, of which {free} are free; `ports who` shows who uses how much"
 
 
@@ -95,7 +96,8 @@ class Waiting:
         bounds, is_back = self.adaptive.bounds, bool(self.idle.asleep or self.idle.waking)
         maximum = None if bounds is None else bounds.maximum
         n_asked = len(self.cluster.worker_spec)
-        return Seen(n_asked, self.workforce.failure, maximum, self.adaptive.short, is_back)
+        typed = self.adaptive.lending.typed
+        return Seen(n_asked, self.workforce.failure, maximum, self.adaptive.short, is_back, typed)
 
     def tell(self) -> None:
         """Write to the log, and let clients warn: as text, Dask's own handler of this topic takes it as it is."""

@@ -222,14 +222,16 @@ class PrivateNanny(Nanny):
 
     async def count_memory_death(self):
         """Log that the worker ended at its memory limit, and count it for `ports cluster list`."""
-        scheduler, task = getattr(getattr(self, "_cluster", lambda: None)(), "scheduler", None), None
+        cluster = getattr(self, "_cluster", lambda: None)()
+        scheduler, task = getattr(cluster, "scheduler", None), None
         if scheduler is not None and self.worker_address is not None:
             await scheduler.remove_worker(self.worker_address, stimulus_id=f"ports-memory-{time.time()}")
             task = scheduler.last_tasks.get(self.worker_address)
         death = memory_deaths.Death(time.time(), self.memory_manager.memory_limit or 0, task)
         memory_deaths.DEATHS.append(death)
         ran = f" with task {task}" if task else ""
-        warn(f"worker {self.name} ended at its memory limit of {probe.size(death.limit)}{ran}")
+        limit = probe.as_typed(getattr(cluster, "memory_typed", ""), death.limit)
+        warn(f"worker {self.name} ended at its memory limit of {limit}{ran}")
 
     async def end_orphans(self):
         """End what tasks of the last worker have started."""
