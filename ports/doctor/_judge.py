@@ -84,8 +84,11 @@ def tmux(line: str | None) -> Check:
     return ok("tmux", line)
 
 
-def logout(ends: bool, hint: str) -> Check:
+def logout(ends: bool | None, hint: str) -> Check:
     """Judge whether clusters outlive the logout."""
+    if ends is None:
+        cause = "nothing shows whether your processes are killed when you log out: logind.conf cannot be read"
+        return warning("logout", cause, f"ask the administrator whether KillUserProcesses is on; if it is: {hint}")
     if ends:
         return failed(
             "logout",

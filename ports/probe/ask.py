@@ -161,15 +161,20 @@ def ask_notebooks(rows: "List[Json]", known: "Dict[int, bool]") -> None:
 
 
 def is_for_others(path: str) -> bool:
-    """Tell whether the modes of a Unix socket and of the directories above it let others connect to it."""
+    """Tell whether the modes of a Unix socket and of the directories above it let others connect to it.
+
+    A mode that cannot be read does not close it: its server is asked, then.
+    """
     wanted = 0o022
     try:
         while os.stat(path).st_mode & wanted:
             if path == "/":
                 return True
             path, wanted = os.path.dirname(path), 0o011
-    except OSError:
+    except FileNotFoundError:  # nobody else can connect to it, either
         pass
+    except OSError:
+        return True
     return False
 
 

@@ -160,4 +160,6 @@ def is_same_process_alive(identity: "Json") -> "Optional[bool]":
     if identity["pid_namespace"] != pid_namespace():
         return None
     found = stat_of(int(identity["pid"]))
+    if found is None and os.path.exists("/proc/%d/stat" % identity["pid"]):
+        return None  # it is there, and cannot be read: this process has too many files open, say
     return found is not None and found[0] not in "ZXx" and found[2] == identity["start_ticks"]

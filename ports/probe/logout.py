@@ -1,6 +1,5 @@
 """What logout does to processes that should outlive it: what systemd-logind is configured to end, and lingering."""
 
-import glob
 import os
 import re
 
@@ -54,23 +53,28 @@ def kills(settings: "Json", user: str) -> bool:
 
 
 def logind_files(root: str = "") -> "List[str]":
-    """Return the texts of logind's configuration: the file, then the drop-ins by name, wherever they are."""
+    """Return the texts of logind's configuration: the file, then the drop-ins by name, wherever they are.
+
+    Raises OSError where one of them cannot be read.
+    """
     main = [root + os.path.join(top, LOGIND) for top in TOPS]
     dropins = {}  # type: Dict[str, str]
     for top in reversed(TOPS):
-        for path in glob.glob(root + os.path.join(top, LOGIND + ".d", "*.conf")):
-            dropins[os.path.basename(path)] = path  # one of /etc hides one of /usr/lib, also as a link to /dev/null
+        directory = root + os.path.join(top, LOGIND + ".d")
+        for name in os.listdir(directory) if os.path.exists(directory) else ():
+            if name.endswith(".conf") and name[0] != ".":
+                dropins[name] = os.path.join(directory, name)  # one of /etc hides another, also as a link to /dev/null
     texts = [next((text for text in map(text_of, main) if text is not None), None)]
     texts += [text_of(dropins[name]) for name in sorted(dropins)]
     return [text for text in texts if text]
 
 
 def text_of(path: str) -> "Optional[str]":
-    """Return the text of a file; None if it cannot be read."""
+    """Return the text of a file; None if there is none. Raises OSError where it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
-    except OSError:
+    except FileNotFoundError:
         return None
 
 
@@ -83,11 +87,16 @@ def in_session(cgroups: str) -> bool:
     return re.search(r"/session-[^/\n]+\.scope(/|$)", cgroups, re.MULTILINE) is not None
 
 
-def logout_ends(user: str, cgroups: str = "") -> bool:
+def logout_ends(user: str, cgroups: str = "") -> "Optional[bool]":
     """Tell whether the processes of `user` end at logout: logind is configured so, and the user does not linger.
 
-    With the cgroups of a process: whether it ends, and what it starts.
+    With the cgroups of a process: whether it ends, and what it starts. None where the configuration cannot be read.
     """
-    if not os.path.exists("/run/systemd/system") or not kills(logind_settings(logind_files()), user):
+    if not os.path.exists("/run/systemd/system"):
         return False
-    return in_session(cgroups) or not os.path.exists(os.path.join("/var/lib/systemd/linger", user))
+    if not in_session(cgroups) and os.path.exists(os.path.join("/var/lib/systemd/linger", user)):
+        return False
+    try:
+        return kills(logind_settings(logind_files()), user)
+    except OSError:
+        return None

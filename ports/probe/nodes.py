@@ -54,7 +54,10 @@ def sessions_of(host: str) -> "List[str]":
 
 def elsewhere(called: str, chosen: "List[str]") -> "List[Json]":
     """Return those of `left_running` that are on nodes with the name `called`, or on `chosen` ones."""
-    found = left_running()
+    try:
+        found = left_running()
+    except OSError:  # the probe warns of what it cannot list of this machine
+        return []
     unknown = [one["node"] for one in found if one["node"] not in chosen]
     addresses = look_up([called, *unknown]) if unknown else {}
     own = addresses.get(called, set())

@@ -28,11 +28,14 @@ def host_directory() -> str:
 
 
 def host_records(hosts: str) -> "Dict[str, Json]":
-    """Return the directories of this machine id, with what ``host.json`` says in each; empty if it says nothing."""
+    """Return the directories of this machine id, with what ``host.json`` says in each; empty if it says nothing.
+
+    Raises OSError where they cannot be listed: another machine of this id may have one of them.
+    """
     found, own = {}, machine_id()  # type: Dict[str, Json], str
     try:
         names = sorted(name for name in os.listdir(hosts) if name.partition("-")[0] == own)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return found
     for name in names:
         try:
@@ -62,7 +65,7 @@ def own_names() -> "List[str]":
     """Return the names that this machine has had, as its ``host.json`` says."""
     try:
         host = read_record(os.path.join(host_directory(), "host.json")) or {}
-    except ValueError:
+    except (OSError, ValueError):  # no name is known: what another boot started is neither dead nor alive, then
         return []
     names = host.get("names")
     return [str(name) for name in [*(names if isinstance(names, list) else ()), host.get("name")] if name]

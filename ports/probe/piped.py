@@ -65,7 +65,15 @@ def script(request: "Json") -> str:
         with open(path, "rb") as file:
             texts.append(file.read())
     magic, codes = compiled(files, lines=request["do"] != "probe")
-    return PROGRAM % (magic, codes, packed(b"\n".join(texts)), json.dumps(request))
+    return PROGRAM % (magic, codes, packed(without_words(b"\n".join(texts))), json.dumps(request))
+
+
+def without_words(text: bytes) -> bytes:
+    """Return source code without its docstrings and without the comments that have a line of their own."""
+    import re
+
+    text = re.sub(rb'^( *)(""".*?""")', rb"\g<1>0", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(rb"(\n *#[^\n]*)+(?=\n)|\n+(?=\n)", b"", text)
 
 
 def packed(data: bytes) -> bytes:

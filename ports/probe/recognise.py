@@ -1,5 +1,6 @@
 """What a listener is, from command lines, Jupyter's records and those of `ports`."""
 
+import errno
 import json
 import os
 import re
@@ -167,7 +168,11 @@ def jupyter_records(directories: "Set[str]", uid: int, warnings: "List[str]") ->
     for directory in sorted(directories):
         try:
             names = [name for name in os.listdir(directory) if re.match(r"(jp|nb)server-\d+\.json$", name)]
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            if error.errno != errno.EACCES:  # a variable that leads to another user's: no server of this one is there
+                warnings.append("the Jupyter records in %s cannot be listed: %s" % (directory, error.strerror))
             continue
         for name in names:
             path = os.path.join(directory, name)

@@ -203,7 +203,7 @@ class Facts(TypedDict, total=False):
     user: str
     python: str
     executable: str
-    logout_ends: bool
+    logout_ends: bool | None
     start_files: str | None
     state: dict[str, Any]
     memory: dict[str, Any]

@@ -148,15 +148,22 @@ def unix_listeners(wanted: "Set[str]", uid: int) -> "List[Json]":
 
     Where the kernel shows no table, these are the ones whose path is `wanted`.
     """
-    if sys.platform != "linux":  # there is no table, but the file, and records tell whether its process lives
-        return [new_row("unix", path, None, uid, 0) for path in sorted(wanted) if is_socket_of(path, uid)]
-    found = [(path, inode) for path, inode in unix_table() if path[0] != "/" or is_socket_of(path, uid)]
+    table = unix_table()
+    if table is None:  # the file itself is there, and records tell whether its process lives
+        table = [(path, 0) for path in sorted(wanted)]
+    found = [(path, inode) for path, inode in table if path[0] != "/" or is_socket_of(path, uid)]
     return [new_row("unix", path, None, uid, inode) for path, inode in found]
 
 
-def unix_table() -> "List[Tuple[str, int]]":
-    """Return path and inode of each listening Unix socket of this network namespace, whose user it does not tell."""
-    lines = read_bytes("/proc/net/unix").decode("utf-8", "surrogateescape").split("\n")
+def unix_table() -> "Optional[List[Tuple[str, int]]]":
+    """Return path and inode of each listening Unix socket of this network namespace, whose user it does not tell.
+
+    None where the kernel shows none, as in some containers, and on other systems than Linux.
+    """
+    text = read_bytes("/proc/net/unix")
+    if not text:  # without a socket it has its first line
+        return None
+    lines = text.decode("utf-8", "surrogateescape").split("\n")
     fields = [line.split(None, 7) for line in lines if " 00010000 " in line]  # __SO_ACCEPTCON: it listens
     return [(one[7], int(one[6])) for one in fields if len(one) == 8]
 

@@ -116,12 +116,17 @@ def here() -> HostPaths:
     ------
     UnsafePathError
         Another user owns the state directory, so its records cannot be trusted.
+    StoreError
+        It cannot be looked through, so nothing shows which of its directories is this machine's.
     """
     state = state_directory()
     with contextlib.suppress(OSError):
         if os.name != "nt" and state.lstat().st_uid not in (os.getuid(), 0):
             raise not_mine(state)
-    return HostPaths(Path(probe.host_directory()))
+    try:
+        return HostPaths(Path(probe.host_directory()))
+    except OSError as error:
+        raise StoreError(Path(error.filename or state), error.strerror or str(error)) from error
 
 
 def other_machines() -> list[HostPaths]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ports.doctor import _judge
 from ports.probe import logout
 
 YES = "[Login]\nKillUserProcesses=yes\n"
@@ -76,3 +77,16 @@ def test_an_excluded_user_is_not_warned_of_logout(monkeypatch: pytest.MonkeyPatc
 )
 def test_what_is_in_the_scope_of_a_login_ends_with_it(cgroups: str, ends: bool) -> None:
     assert logout.in_session(cgroups) is ends
+
+
+def test_a_configuration_that_cannot_be_read_is_not_called_no(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "etc/systemd/logind.conf.d").mkdir(parents=True)
+    (tmp_path / "etc/systemd/logind.conf.d/loop.conf").symlink_to("loop.conf")
+    with pytest.raises(OSError, match="symbolic links"):
+        logout.logind_files(str(tmp_path))
+    read = logout.logind_files
+    monkeypatch.setattr(logout.os.path, "exists", lambda path: path == "/run/systemd/system" or "/etc/" in path)
+    monkeypatch.setattr(logout, "logind_files", lambda: read(str(tmp_path)))
+    assert logout.logout_ends("alice") is None
+    check = _judge.logout(None, "keep them so")
+    assert check.state == "warning" and "cannot be read" in str(check.cause) and "keep them so" in str(check.hint)

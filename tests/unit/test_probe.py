@@ -22,15 +22,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ports import probe
-from ports.probe import piped, recognise
+from ports.probe import identity, piped, recognise, sockets
 from ports.probe.agent import watch
 from ports.probe.ask import ask_notebooks, find_exposed, is_for_others
+from ports.probe.programs.examine import first_line
 from ports.probe.recognise import kind_of, recognise_sessions, runtime_directories, words_of
 from ports.probe.records import read_sessions
 from ports.probe.sockets import new_row, parse_netlink, parse_proc_net
 from ports.state.waiting import wait_until
 
-FILES = [Path(piped.__file__).parent / f"{name}.py" for names in piped.FILES.values() for name in names]
+FILES_OF = Path(piped.__file__).parent
+FILES = [FILES_OF / f"{name}.py" for names in piped.FILES.values() for name in names]
 # `code.replace` is Python 3.8's: older ones have the text only
 INTERPRETERS = [Path(sys.executable), *sorted(Path.home().glob(".pyenv/versions/3.[1-9][0-9]*/bin/python"))]
 ROWS = st.lists(
@@ -483,3 +485,85 @@ def test_the_environment_of_a_login_is_had_from_any_shell(
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("SHELL", shell)
     assert run.LoginShell(None).environment()["HOME"] == str(home)
+
+
+@pytest.mark.parametrize("do", sorted(piped.FILES))
+def test_what_is_piped_is_the_program_without_its_docstrings(do: str) -> None:
+    text = b"\n".join(file.read_bytes() for file in (FILES_OF / f"{name}.py" for name in piped.FILES[do]))
+
+    def bare(source: bytes) -> str:
+        tree = ast.parse(source)
+        for node in ast.walk(tree):
+            body = [one for one in getattr(node, "body", None) or () if not is_constant(one)] if has_body(node) else ()
+            if has_body(node):
+                node.body = body
+        return ast.dump(tree)
+
+    def has_body(node: ast.AST) -> bool:
+        return isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+
+    def is_constant(node: ast.AST) -> bool:
+        return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+    short = piped.without_words(text)
+    assert bare(short) == bare(text) and len(short) < 0.9 * len(text) and b'"""' not in short
+
+
+def test_a_socket_whose_modes_cannot_be_read_is_not_called_closed(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert is_for_others(str(tmp_path / "loop" / "s"))
+    assert not is_for_others(str(tmp_path / "gone"))
+
+
+def test_directories_of_machines_that_cannot_be_listed_are_not_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from ports.errors import StoreError
+    from ports.state import paths
+
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path))
+    (tmp_path / "hosts").symlink_to("hosts")
+    with pytest.raises(StoreError, match="symbolic links"):
+        paths.here()
+    assert any("cannot be listed" in one for one in probe.probe({"ask_http": False})["warnings"])
+
+
+def test_where_the_kernel_shows_no_unix_sockets_records_show_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sockets, "read_bytes", lambda path, once=False: b"")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        wanted = {str(tmp_path / "s"), str(tmp_path / "gone")}
+        assert [row["path"] for row in sockets.unix_listeners(wanted, os.getuid())] == [str(tmp_path / "s")]
+
+
+def test_jupyter_s_records_that_cannot_be_listed_are_told(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    warnings: list[str] = []
+    assert recognise.jupyter_records({str(tmp_path / "loop"), str(tmp_path / "none")}, os.getuid(), warnings) == []
+    assert len(warnings) == 1 and "cannot be listed" in warnings[0]
+
+
+def test_a_process_that_cannot_be_read_is_not_called_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    who = probe.process_identity(os.getpid())
+    monkeypatch.setattr(identity, "stat_of", lambda pid: None)  # too many open files, say
+    assert probe.is_same_process_alive(who) is None
+    assert probe.is_same_process_alive({**who, "pid": 2**22 + 1}) is False
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"\x7fELF of another machine", "it does not start (Exec format error)"),
+        (b"#!/bin/sh\nexit 127\n", "it ended with status 127 and said nothing"),
+        (b"#!/bin/sh\necho cannot load libevent >&2\nexit 127\n", "cannot load libevent"),
+        (b"#!/bin/sh\necho tmux 3.3a\n", "tmux 3.3a"),
+    ],
+)
+def test_a_program_that_does_not_run_is_not_called_missing(text: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "tmux").write_bytes(text)
+    (tmp_path / "tmux").chmod(0o700)
+    assert first_line([str(tmp_path / "tmux"), "-V"], dict(os.environ)) == told
+    assert first_line([None, "-V"], {}) is None

@@ -115,7 +115,7 @@ def glance(request: "Json", document: "Json") -> "Any":
     found = [stamp(path) for path in paths + watched_directories()]
     processes = [(stat_of(pid) or ("", 0, 0))[2] for pid in pids]
     others = left_running() if wanted.get("called") else []
-    own = [one for one in unix_table() if is_socket_of(one[0], os.getuid())]
+    own = [one for one in unix_table() or () if is_socket_of(one[0], os.getuid())]
     return listening(os.getuid(), bool(wanted.get("all"))), own, processes, found, others
 
 

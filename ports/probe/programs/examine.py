@@ -59,27 +59,27 @@ def installed(env: "Optional[str]", environ: "Dict[str, str]", shell: LoginShell
         return {"error": str(error)}
     line = first_line([*command, "--version"], environ)
     if line is None or "version" not in line:
-        return {"error": "%s has no ports that works (%s)" % (command[0], line or "it says nothing")}
+        return {"error": "%s has no ports that works (%s)" % (command[0], line)}
     return {"version": line.split()[-1], "command": command[0]}
 
 
 def first_line(command: "List[Any]", environ: "Dict[str, str]") -> "Optional[str]":
-    """Return the last line that a program prints; None if there is no such program, or it says nothing."""
+    """Return the last line that a program prints, or why there is none; None if there is no such program."""
     if not command[0]:
         return None
     try:
         child = subprocess.Popen(
             command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-    except OSError:
-        return None
+    except OSError as error:
+        return "it does not start (%s)" % error.strerror
     try:
         lines = child.communicate(timeout=PATIENCE)[0].decode("utf-8", "replace").strip().splitlines()
     except subprocess.TimeoutExpired:
         child.kill()
         child.communicate()
         return "it did not answer within %d s" % PATIENCE
-    return lines[-1].strip() if lines else None
+    return lines[-1].strip() if lines else "it ended with status %d and said nothing" % child.returncode
 
 
 def space(path: str) -> "Json":

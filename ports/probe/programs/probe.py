@@ -138,6 +138,6 @@ def installed(warnings: "List[str]") -> "Optional[Json]":
     """Return interpreter and version of the `ports` that last ran here."""
     try:
         return read_record(os.path.join(host_directory(), "host.json"))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         warnings.append(str(error).replace("newer: ", "", 1))
         return None

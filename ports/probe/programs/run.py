@@ -157,7 +157,7 @@ def find_command(env: "Optional[str]", environ: "Dict[str, str]", shell: LoginSh
         return [python, "-m", "ports"]
     try:
         recorded = (read_record(os.path.join(host_directory(), "host.json")) or {}).get("python")
-    except ValueError:  # newer, or broken: the program itself says so
+    except (OSError, ValueError):  # newer, or broken: the program itself says so
         recorded = None
     if recorded and os.access(recorded, os.X_OK):
         return [recorded, "-m", "ports"]

@@ -62,8 +62,9 @@ def who(request: "Optional[Json]" = None) -> "Json":
     passed = measure(found, began)
     document = {"format": FORMAT, "host": node(), "uid": own_uid(), "time": time.time()}  # type: Json
     document.update(limits(), hidden=is_proc_hidden(), seconds=passed, busy_cores=None)
-    if busy is not None:
-        document["busy_cores"] = ((busy_ticks() or 0) - busy) / os.sysconf("SC_CLK_TCK") / passed
+    later = busy_ticks()
+    if busy is not None and later is not None:
+        document["busy_cores"] = (later - busy) / os.sysconf("SC_CLK_TCK") / passed
     document["load"] = os.getloadavg()
     recognise(found)
     live = promises()
