@@ -12,7 +12,7 @@ from pathlib import Path
 from ports.errors import SSHError, UnknownHostError, UsageError
 from ports.hosts import targets
 from ports.hosts._route import Hop, Route
-from ports.hosts.openssh import ssh_config
+from ports.hosts.openssh import jumps, ssh_config
 from ports.probe import sha256
 from ports.state import settings
 
@@ -104,16 +104,33 @@ def read_hop(wanted: Destination, *, by_ssh: bool = True, timeout: float = 30.0)
         chosen = settings.get("ssh.config")
         file = Path(chosen).expanduser() if chosen else None
         text = paramiko.read_config(file, wanted.host, user=wanted.user, port=wanted.port)
+    return read_hop_of(text, wanted, arguments)
+
+
+def read_hop_of(text: str, wanted: Destination, arguments: tuple[str, ...] = ()) -> tuple[Hop, tuple[Destination, ...]]:
+    """Return the same from what ``ssh -G`` says; `arguments` name the host on a command line of ssh."""
     hop, jump = parse_hop(text, alias=wanted.host, arguments=arguments)
     if jump is None:
         through_command = expand_tokens(hop, hop.proxy_command)
         return hop, recognise_proxy_command(through_command, ssh_config.config_arguments())
+    expanded = expand_tokens(hop, jump)
+    if expanded is None:
+        reason = f"its ProxyJump {jump} has a token that ssh does not know; it knows %%, %h, %n, %p and %r"
+        raise SSHError(hop.alias, reason)
     try:
-        return hop, tuple(parse_destination(one.strip()) for one in (expand_tokens(hop, jump) or "").split(","))
-    except UnknownHostError:  # ssh may understand it: this is what it runs
-        *others, last = jump.split(",")
-        through = f"-J {','.join(others)} " if others else ""
-        return replace(hop, proxy_command=f"ssh {through}-W [%h]:%p {last}"), ()
+        return hop, tuple(parse_destination(one.strip()) for one in expanded.split(","))
+    except UnknownHostError:  # ssh may understand it
+        return replace(hop, proxy_command=command_of_jump(expanded)), ()
+
+
+def command_of_jump(jump: str) -> str:
+    """Return the ProxyCommand that does what ssh does for a ProxyJump; each of its words reaches ssh as it stands."""
+    *others, last = (one.strip() for one in jump.split(","))
+    through = ["-J", ",".join(others)] if others else []
+    # as a URI, because ssh reads a port behind a colon in nothing else; it may be a name of /etc/services
+    end = last if last.startswith("ssh://") else f"ssh://{last}"
+    words = [ssh_config.program(), *ssh_config.config_arguments(), *through, "-W", "[%h]:%p", "--", end]
+    return " ".join(jumps.quote(word) for word in words)
 
 
 def expand_tokens(hop: Hop, text: str | None) -> str | None:

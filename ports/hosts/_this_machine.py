@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from ports.errors import PortsError, SSHError
 from ports.hosts import openssh
 from ports.hosts._connection import Completed, Dial, address_of, to_port, to_unix_socket
 from ports.hosts._route import Hop, Route
+from ports.hosts.openssh import processes
 from ports.state import settings
 
 #: What this machine is called in rows and targets, unless the ssh configuration has a Host of that name.
@@ -53,6 +53,8 @@ class LocalConnection:
             done = subprocess.run(_shell(command), input=input, capture_output=True, timeout=timeout, check=False)
         except subprocess.TimeoutExpired as error:
             raise SSHError(self.route.alias, f"did not answer within {timeout:g} s") from error
+        except OSError as error:
+            raise self._no_shell(error) from error
         return Completed(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
     def interactive(self, command: str | None) -> NoReturn:
@@ -61,15 +63,22 @@ class LocalConnection:
 
     def exec_channel(self, command: str) -> socket.socket:
         """Start a line of a shell here, and return its standard input and output."""
-        mine, theirs = socket.socketpair()
+        try:
+            mine, theirs = socket.socketpair()
+        except OSError as error:
+            raise self._no_shell(error) from error
         with theirs:
-            self._process = subprocess.Popen(
-                _shell(command),
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    _shell(command),
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                mine.close()
+                raise self._no_shell(error) from error
         return mine
 
     def forward(self, remotes: Iterable[str]) -> dict[str, Dial]:
@@ -81,8 +90,12 @@ class LocalConnection:
         if not remote.startswith("/"):
             return socket.create_connection(address_of(remote), timeout)
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(timeout)
-        connection.connect(remote)
+        try:
+            connection.settimeout(timeout)
+            connection.connect(remote)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def refusal(self, remote: str) -> PortsError | None:
@@ -108,9 +121,10 @@ class LocalConnection:
         """End the program that was started."""
         process, self._process = self._process, None
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            process.wait()
+            processes.end(process)
+
+    def _no_shell(self, error: OSError) -> SSHError:
+        return SSHError(self.route.alias, f"no shell can be started on this machine ({error.strerror or error})")
 
 
 def _shell(command: str) -> list[str]:
