@@ -8,7 +8,7 @@ from ports.cli.commands import Command
 from ports.cli.options import Host, with_transport
 from ports.cli.output import Output, with_output
 
-NOTHING = 3
+NOTHING, IN_USE = 3, 4
 
 
 @click.command(cls=Command)
@@ -41,22 +41,26 @@ def logout(out: Output, hosts: tuple[str, ...], everything: bool) -> int:
     if out.as_json:
         out.table(rows, "host", empty="")
     for row in rows if not out.as_json else ():
-        show_ended(out, str(row["host"] or "a host that is in no ssh configuration"), bool(row["state"] == "nothing"))
+        show_ended(out, str(row["host"] or "a host that is in no ssh configuration"), str(row["state"]))
     if everything and not rows:
         out.say("no connections were kept")
-    ended = {row["host"] for row in rows if row["state"] != "nothing"}
+    ended = {row["host"] for row in rows if row["state"] == "disconnected"}
     held = {str(row["host"]) for row in tunnels.list() if row["host"] and row["state"] != "stopped"} if ended else ()
     if still := sorted(reached_through(held, ended)):
         what = ", ".join(still)
         out.say(
             f"tunnels to {what} are still open and will reconnect; `ports tunnel close {' '.join(still)}` closes them"
         )
+    if any(row["state"] == "connected" for row in rows):
+        return IN_USE
     return NOTHING if rows and all(row["state"] == "nothing" for row in rows) else 0
 
 
-def show_ended(out: Output, host: str, nothing: bool) -> None:
-    """Show that a connection was ended, or that there was none."""
-    if nothing:
+def show_ended(out: Output, host: str, state: str) -> None:
+    """Show that a connection was ended, or that there was none, or why it stays."""
+    if state == "nothing":
         out.say(f"ports: no connection to {host} was kept")
+    elif state == "connected":
+        out.say(f"ports: {host} stays connected, because a login through it waits for a person; log out again then")
     else:
         click.echo(f"disconnected from {host}")

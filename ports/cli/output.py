@@ -156,10 +156,15 @@ def styled(text: str, *, fg: str | None = None, bold: bool = False) -> str:
 
 
 def waiting(out: Output, what: str) -> AbstractContextManager[None]:
-    """Say `what` is awaited once it takes 3 s."""
+    """Say `what` is awaited once it takes 3 s, and nobody is asked for a password at this moment."""
     from ports.state import said_when_slow
 
-    return said_when_slow(out.say, f"{what} …", after=SILENT_SECONDS)
+    def is_asking() -> bool:
+        from ports import hosts  # only who waits needs it
+
+        return hosts.is_asking()
+
+    return said_when_slow(out.say, f"{what} …", after=SILENT_SECONDS, unless=is_asking)
 
 
 def with_output(function: F) -> F:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ports.hosts._logins import login as login
     from ports.hosts._logins import logout as logout
     from ports.hosts._logins import reached_through as reached_through
+    from ports.hosts._prompts import is_asking as is_asking
     from ports.hosts._resolve import choose_transport as choose_transport
     from ports.hosts._resolve import resolve as resolve
     from ports.hosts._route import Hop as Hop
@@ -75,6 +76,7 @@ else:
             "_connection": ("Connection", "Dial", "to_unix_socket"),
             "_far_errors": ("describe_error",),
             "_logins": ("login", "logout", "reached_through"),
+            "_prompts": ("is_asking",),
             "_resolve": ("choose_transport", "resolve"),
             "_route": ("Hop", "Route"),
             "_several": ("failed_row", "nothing_rows", "on_each"),

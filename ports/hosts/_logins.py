@@ -36,7 +36,8 @@ def login(alias: str) -> dict[str, Any]:
 def logout(*aliases: str) -> list[HostRow]:
     """End connections that are kept for later commands, and return a row for each; the user's own ssh goes on.
 
-    Connections that go through one of them, as through a jump host, end with it.
+    Connections that go through one of them, as through a jump host, end with it. One stays that a login goes through at
+    which a person is asked at this moment: its row has the state ``connected``.
 
     Parameters
     ----------
@@ -47,9 +48,12 @@ def logout(*aliases: str) -> list[HostRow]:
     kept = _kept(named)
     wanted = {chain[-1].control for chain in (named.values() if aliases else kept)}
     ended = [chain for chain in kept if any(master.control in wanted for master in chain)]
+    needed = openssh.needed_by_logins() if ended else set()
     for chain in sorted(ended, key=len, reverse=True):  # a jump host's last
-        openssh.end_master(chain[-1])
-    rows = [host_row(chain[-1].alias, "disconnected") for chain in ended]
+        if chain[-1].control not in needed:
+            openssh.end_master(chain[-1])
+    states = ["connected" if chain[-1].control in needed else "disconnected" for chain in ended]
+    rows = [host_row(chain[-1].alias, state) for chain, state in zip(ended, states, strict=True)]
     if not aliases:
         return rows + [host_row(None, "disconnected") for _ in range(openssh.close_all())]
     there = {chain[-1].control for chain in ended}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from ports.hosts._route import Hop
 
 LOGIN_TIMEOUT = 300.0  # seconds: a person looks for the phone with the second factor
+_terminal = threading.Lock()  # held while a person is asked: what else is written would stand in the prompt
 _IN, _OUT = ("CONIN$", "CONOUT$") if os.name == "nt" else ("/dev/tty", "/dev/tty")
 
 
@@ -53,8 +56,23 @@ def say(text: str) -> None:
         terminal.write(text)
 
 
+@contextlib.contextmanager
+def asking_at_terminal(hop: Hop) -> Iterator[None]:
+    """Keep the terminal for the prompts of one login, and say first whose they are."""
+    with _terminal:
+        announce(hop)
+        yield
+
+
+def is_asking() -> bool:
+    """Tell whether a person is asked for something at the terminal: another line would land in the prompt."""
+    return _terminal.locked()
+
+
 def say_waiting(hop: Hop) -> None:
     """Write why a login may be silent: a person may have to do something that nobody asks for."""
+    if is_asking():  # for another host
+        return
     say(f"waiting for the login to {hop.alias}: does your key or its agent want to be touched or confirmed?\n")
 
 

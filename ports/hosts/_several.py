@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class HostRow(TypedDict):
-    """The row of a host, in a listing of several. `state` is ``error``, ``nothing`` or ``disconnected``."""
+    """The row of a host, in a listing. `state` is ``error``, ``nothing``, ``connected`` or ``disconnected``."""
 
     host: str | None
     kind: Literal["host"]

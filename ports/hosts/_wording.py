@@ -57,6 +57,15 @@ def too_many_keys(host: str) -> str:
     )
 
 
+def only_keys(host: str) -> str:
+    """Return the reason where the server takes keys only, and none of the person's."""
+    return (
+        "the server takes keys only, and accepted none of yours; name the right one in the Host entry of "
+        "~/.ssh/config (`IdentityFile ~/.ssh/NAME`), or add your public key to ~/.ssh/authorized_keys there; "
+        f"`ssh -v {host}` shows more"
+    )
+
+
 def unknown_key(key: str, accept: str) -> str:
     """Return the reason of a host key that known_hosts does not have; `accept` is the command that adds it."""
     shown = f" ({key})" if key else ""

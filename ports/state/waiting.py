@@ -42,12 +42,26 @@ def wait_until(poll: Callable[[], T | None], *, timeout: float, what: str, every
 
 
 @contextlib.contextmanager
-def said_when_slow(say: Callable[[str], object], text: str, *, after: float) -> Iterator[None]:
-    """Call `say` with `text` in a thread if the block takes longer than `after` seconds."""
-    timer = threading.Timer(after, say, (text,))
-    timer.daemon = True
-    timer.start()
+def said_when_slow(
+    say: Callable[[str], object], text: str, *, after: float, unless: Callable[[], bool] | None = None
+) -> Iterator[None]:
+    """Call `say` with `text` in a thread if the block takes longer than `after` seconds.
+
+    Parameters
+    ----------
+    unless : callable, optional
+        Tells whether the moment is bad; then `after` seconds pass again.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(after):
+            if unless is None or not unless():
+                say(text)
+                return
+
+    threading.Thread(target=watch, name="slow", daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        ended.set()

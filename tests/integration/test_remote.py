@@ -11,6 +11,7 @@ import select
 import signal
 import textwrap
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -149,11 +150,16 @@ def test_a_host_that_wants_a_password_is_tried_once_until_a_login(laptop: Site) 
     assert server.log().count("Connection closed by authenticating") == logged
 
 
+def let_passwords_in(site: Site, name: str) -> None:
+    """Let alice log in by her password only."""
+    host = site.host(name)
+    host.path("~/.ssh/authorized_keys").unlink()
+    host.add_sshd_config("PasswordAuthentication yes\nKbdInteractiveAuthentication no\n")
+    site.run(name, ["chpasswd", "-c", "SHA512"], user="root", input="alice:correct horse\n", check=True)
+
+
 def test_a_login_at_a_terminal_serves_the_commands_that_run_unattended(root_site: NamespaceSite, laptop: Site) -> None:
-    server = laptop.host("server2")
-    server.path("~/.ssh/authorized_keys").unlink()
-    server.add_sshd_config("PasswordAuthentication yes\nKbdInteractiveAuthentication no\n")
-    laptop.run("server2", ["chpasswd", "-c", "SHA512"], user="root", input="alice:correct horse\n", check=True)
+    let_passwords_in(laptop, "server2")
     assert probe_user(laptop, "server2")["type"] == "LoginNeededError"
     shown = at_a_terminal(laptop, "exec ports login server2", {"password:": "correct horse\n"})
     assert "login to server2 (alice@" in shown and "connected to server2 as alice" in shown, shown
@@ -161,13 +167,71 @@ def test_a_login_at_a_terminal_serves_the_commands_that_run_unattended(root_site
 
 
 @pytest.mark.ci
+def test_a_logout_does_not_end_what_a_person_types_into(root_site: NamespaceSite, laptop: Site) -> None:
+    let_passwords_in(laptop, "server2")
+    later = laptop.host("laptop").temporary_directory
+
+    def hang_up() -> str:
+        """Log out while the prompt has stood for more than a minute, and answer it."""
+        for log in later.glob("ports-*/ssh/*.log"):
+            os.utime(log, (0, 0))
+        done = laptop.run("laptop", [laptop.python, "-m", "ports", "logout", "--all"], timeout=60)
+        assert (done.returncode, done.stdout) == (4, "") and "login stays connected" in done.stderr, done
+        return "correct horse\n"
+
+    shown = at_a_terminal(laptop, "exec ports login server2", {"password:": hang_up})
+    assert "connected to server2 as alice" in shown, shown
+
+
+@pytest.mark.ci
+def test_no_line_of_ours_lands_in_a_prompt(root_site: NamespaceSite, laptop: Site) -> None:
+    let_passwords_in(laptop, "server2")
+
+    def wait() -> str:
+        time.sleep(4)  # a person types slowly; `ports` speaks after 3 s of silence
+        return "correct horse\n"
+
+    shown = at_a_terminal(laptop, "ports who server2; exit", {"password:": wait})
+    prompt = shown[shown.index("password:") :].partition("\n")[0]
+    assert "waiting" not in prompt and "USER" in shown, shown
+
+
+@pytest.mark.ci
+def test_nobody_is_asked_where_the_server_takes_keys_only(root_site: NamespaceSite, laptop: Site) -> None:
+    laptop.host("server2").path("~/.ssh/authorized_keys").unlink()
+    laptop.host("server2").add_sshd_config("PasswordAuthentication no\nKbdInteractiveAuthentication no\n")
+    shown = at_a_terminal(laptop, "ports login server2; ports login server2; exit", {})
+    assert shown.count("the server takes keys only, and accepted none of yours") == 2, shown
+    assert "login to server2 (" not in shown and "IdentityFile" in shown
+    key = laptop.host("laptop").path("~/.ssh/id_rsa")
+    locked = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "open sesame", "-f", "/home/alice/.ssh/id_rsa"]
+    laptop.run("laptop", locked, check=True)
+    public = key.with_suffix(".pub")
+    laptop.host("server2").write("~/.ssh/authorized_keys", public.read_text(), mode=0o600)
+    shown = at_a_terminal(laptop, "exec ports login server2", {"Enter passphrase": "open sesame\n"})
+    key.unlink()
+    public.unlink()
+    assert "login to server2 (alice@" in shown and "connected to server2 as alice" in shown, shown
+
+
+@pytest.mark.ci
+def test_a_key_that_was_loaded_meanwhile_logs_in_without_a_word(root_site: NamespaceSite, laptop: Site) -> None:
+    authorized = laptop.host("server2").path("~/.ssh/authorized_keys")
+    kept = authorized.read_text()
+    authorized.write_text("")
+    assert probe_user(laptop, "server2")["type"] == "LoginNeededError"
+    authorized.write_text(kept)
+    shown = at_a_terminal(laptop, "exec ports login server2", {})
+    assert "connected to server2 as alice" in shown and "login to server2 (" not in shown, shown
+
+
+@pytest.mark.ci
 def test_a_banner_that_speaks_like_ssh_does_not_stop_the_login(root_site: NamespaceSite, laptop: Site) -> None:
     host = laptop.host("login")
-    host.path("~/.ssh/authorized_keys").unlink()
+    let_passwords_in(laptop, "login")
     text = "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!\nHost key verification failed.\n"
     host.write("/etc/banner", text, user="root")
-    host.add_sshd_config("Banner /etc/banner\nPasswordAuthentication yes\nKbdInteractiveAuthentication no\n")
-    laptop.run("login", ["chpasswd", "-c", "SHA512"], user="root", input="alice:correct horse\n", check=True)
+    host.add_sshd_config("Banner /etc/banner\n")
     error = probe_user(laptop, "login")
     assert error["type"] == "LoginNeededError", error
     assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in error["message"] and "ports login login" in error["message"]
@@ -245,8 +309,11 @@ def test_a_jump_that_names_the_user_by_a_token_of_ssh_leads_on(
     assert "%r" not in laptop.host("login").log()
 
 
-def at_a_terminal(site: Site, line: str, answers: dict[str, str], *, seconds: float = 40) -> str:
-    """Type `line` at a terminal on the laptop, answer what is asked, and return all that was shown."""
+def at_a_terminal(site: Site, line: str, answers: Mapping[str, str | Callable[[], str]], *, seconds: float = 40) -> str:
+    """Type `line` at a terminal on the laptop, answer what is asked, and return all that was shown.
+
+    An answer can be a function that returns it, once it is asked for.
+    """
     command, environment = site.shell_command("laptop")
     child, terminal = pty.fork()
     if child == 0:
@@ -261,7 +328,8 @@ def at_a_terminal(site: Site, line: str, answers: dict[str, str], *, seconds: fl
                 except OSError:
                     break
             for asked in [one for one in waiting if one in shown]:
-                os.write(terminal, waiting.pop(asked).encode())
+                answer = waiting.pop(asked)
+                os.write(terminal, (answer if isinstance(answer, str) else answer()).encode())
     finally:
         os.close(terminal)
         os.kill(child, signal.SIGKILL) if os.waitpid(child, os.WNOHANG) == (0, 0) else None

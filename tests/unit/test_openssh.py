@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ports import errors
-from ports.hosts import Hop, Route, resolve
+from ports.hosts import Hop, Route, _resolve, _this_machine, resolve
 from ports.hosts._resolve import Destination, parse_destination, parse_hop, read_hop, recognise_proxy_command
+from ports.hosts.openssh import control_sockets, ssh_config
 from ports.hosts.openssh import errors as ssh_errors
-from ports.hosts.openssh import ssh_config
+from ports.hosts.openssh.errors import takes_more_than_keys
 
 
 @pytest.fixture
@@ -538,3 +545,80 @@ def test_the_way_out_of_an_expired_password_can_be_pasted() -> None:
 
     _, hint = why_no_answer(r"LAB\alice@server1", "", "WARNING: Your password has expired.\n", 1)
     assert hint == r"change it in `ssh -t 'LAB\alice@server1'`"
+
+
+@pytest.mark.parametrize(
+    ("jump", "through", "end"),
+    [
+        ("al$HOME*@login", [], "ssh://al$HOME*@login"),
+        ("al;ice@login:2200", [], "ssh://al;ice@login:2200"),
+        ("gate, o'neil@login", ["-J", "gate"], "ssh://o'neil@login"),
+        ("100%%@lo'gin", [], "ssh://100%@lo'gin"),
+    ],
+)
+def test_each_word_of_an_odd_jump_reaches_ssh_as_it_stands(
+    jump: str, through: list[str], end: str, tmp_path: Path, set_here: Callable[[str, object], None]
+) -> None:
+    config = tmp_path / "my config"
+    shows = tmp_path / "shows"
+    shows.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    shows.chmod(0o700)
+    set_here("ssh.config", str(config))
+    set_here("ssh.program", str(shows))
+    hop, none = _resolve.read_hop_of(f"hostname server1\nuser alice\nproxyjump {jump}\n", Destination("s1"))
+    assert none == () and hop.proxy_command is not None
+    # as ssh does, and paramiko's transport
+    line = hop.proxy_command.replace("[%h]:%p", "[server1]:22").replace("%%", "%")
+    done = subprocess.run(["sh", "-c", f"exec {line}"], capture_output=True, text=True, check=True, timeout=10)
+    assert json.loads(done.stdout) == ["-F", str(config), *through, "-W", "[server1]:22", "--", end]
+
+
+def test_a_jump_with_an_unknown_token_logs_in_as_nobody(set_here: Callable[[str, object], None]) -> None:
+    with pytest.raises(errors.SSHError, match="%k@login has a token that ssh does not know"):
+        _resolve.read_hop_of("hostname server1\nproxyjump %k@login\n", Destination("s1"))
+
+
+def test_a_control_socket_with_a_full_queue_is_not_called_dead(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(tmp_path / "c"))
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(str(tmp_path / "c"))
+        assert control_sockets.is_running(tmp_path / "c")
+    assert not control_sockets.is_running(tmp_path / "c") and not control_sockets.is_running(tmp_path / "none")
+    assert not control_sockets.is_running(tmp_path / ("long" * 40))
+
+
+def test_a_shell_of_this_machine_that_does_not_start_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = _this_machine.LocalConnection(_this_machine.here())
+    monkeypatch.setattr(_this_machine, "_shell", lambda command: ["/nowhere/env", command])
+    before = set(os.listdir("/proc/self/fd"))
+    for call in (here.run, here.exec_channel):
+        with pytest.raises(errors.SSHError, match="no shell can be started on this machine"):
+            call("true")
+    with pytest.raises(FileNotFoundError):
+        here.dial("/nowhere/socket")
+    gc.disable()
+    try:
+        assert set(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("log", "asks"),
+    [
+        ("alice@h: Permission denied (publickey).\n", False),
+        ("alice@h: Permission denied (publickey,gssapi-keyex,gssapi-with-mic).\n", False),
+        ("alice@h: Permission denied (publickey,password).\n", True),
+        ("alice@h: Permission denied (publickey,keyboard-interactive).\n", True),
+        ("alice@h: Permission denied (some-new-method).\n", True),
+        ("Received disconnect from 1.2.3.4 port 22:2: Permission denied (publickey)\n", True),
+    ],
+)
+def test_only_a_server_that_takes_more_than_keys_lets_ssh_ask(log: str, asks: bool) -> None:
+    assert takes_more_than_keys(log) is asks

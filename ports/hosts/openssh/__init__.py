@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ports.hosts.openssh.control_sockets import Master as Master
     from ports.hosts.openssh.control_sockets import is_running as is_running
     from ports.hosts.openssh.control_sockets import kept as kept
+    from ports.hosts.openssh.control_sockets import needed_by_logins as needed_by_logins
     from ports.hosts.openssh.control_sockets import sweep_all as sweep_all
     from ports.hosts.openssh.ends import close_all as close_all
     from ports.hosts.openssh.ends import end_master as end_master
@@ -43,7 +44,7 @@ else:
         __name__,
         {
             "connection": ("SSHConnection",),
-            "control_sockets": ("Master", "is_running", "kept", "sweep_all"),
+            "control_sockets": ("Master", "is_running", "kept", "needed_by_logins", "sweep_all"),
             "errors": ("explain",),
             "ends": ("close_all", "end_master", "masters_of"),
             "masters": ("running", "start"),

@@ -13,6 +13,7 @@ A path is never used again while its first ssh may be alive: ssh removes its con
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -22,10 +23,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ports.errors import PortsError
 from ports.hosts._route import Hop
 from ports.hosts.openssh.ssh_config import program
-from ports.state import make_private, runtime_directory
+from ports.state import locked, make_private, runtime_directory
 
+#: Of a connect to a control socket that fails: an ssh listens, with as many waiting as may (the first), or this process
+#: cannot know, as it has too many files open. What may listen is neither removed nor ended.
+_MAY_LISTEN = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _LOG_SECONDS = 60.0  # a process that just lost its connection still reads there why
 
 
@@ -120,10 +125,8 @@ def is_running(control: Path) -> bool:
     """Tell whether an ssh listens on the control socket; a socket file that was left behind is not enough."""
     try:
         MasterHold(control)
-    except TimeoutError:
-        return True  # it listens, but is stopped
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, TimeoutError) or error.errno in _MAY_LISTEN
     return True
 
 
@@ -179,6 +182,11 @@ def kept() -> list[Path]:
 
 def started() -> dict[Path, int]:
     """Return the control socket and the pid of each master of `ports` that lives, also where its socket was removed."""
+    return {control: pid for control, (pid, _) in _started().items()}
+
+
+def _started() -> dict[Path, tuple[int, str]]:
+    """Return the same with the command of each."""
     ours = re.escape(str(directory()))
     pattern = re.compile(
         rf"(?:^|/)ssh\0(?:.*\0)?-M\0(?:.*\0)?-S\0({ours}/[0-9a-f]+\.[0-9]+)\0|^ssh: ({ours}/[0-9a-f]+\.[0-9]+) \[mux\]"
@@ -186,28 +194,54 @@ def started() -> dict[Path, int]:
     found = {}
     for pid, command in _own_commands():
         if told := pattern.search(command):
-            found[Path(told[1] or told[2])] = pid
+            found[Path(told[1] or told[2])] = pid, command
     return found
+
+
+def needed_by_logins() -> set[Path]:
+    """Return the control sockets of masters that logins go through at which a person is asked at this moment."""
+    commands = _started()
+    asking = [
+        control
+        for control, (_, command) in commands.items()
+        if "\0BatchMode=no\0" in command and not is_running(control) and _logs_in(control.name.partition(".")[0])
+    ]
+    needed: set[Path] = set()
+    while asking:
+        _, command = commands.get(asking.pop(), (0, ""))
+        # of its ProxyCommand; its own control socket stands behind a NUL
+        through = {Path(one) for one in re.findall(r" -S (\S+/[0-9a-f]+\.[0-9]+) ", command)}
+        asking += through - needed
+        needed |= through
+    return needed
 
 
 def orphans(keys: Iterable[str] | None = None) -> dict[Path, int]:
     """Return the masters, of some routes or of all, that nothing can reach: their control sockets were removed."""
     wanted = None if keys is None else set(keys)
-    return {
-        control: pid
-        for control, pid in started().items()
-        if (wanted is None or control.name.partition(".")[0] in wanted)
-        and not is_running(control)
-        # one that starts at this moment has a fresh log, and no socket yet
-        and not _is_young(control.with_name(f"{control.name}.log"))
-    }
+    found: dict[Path, int] = {}
+    for control, pid in started().items():
+        key = control.name.partition(".")[0]
+        if (wanted is None or key in wanted) and not is_running(control) and not _logs_in(key):
+            found[control] = pid
+    return found
 
 
-def _is_young(log: Path) -> bool:
+def _logs_in(key: str) -> bool:
+    """Tell whether a process of `ports` logs in on a route: a person may be typing a password, and takes their time.
+
+    Until the login has ended, its ssh has no control socket, and looks like one that nothing can reach.
+    """
     try:
-        return time.time() - log.stat().st_mtime < _LOG_SECONDS
-    except OSError:
-        return False
+        with locked(login_lock(key), timeout=0):
+            return False
+    except PortsError:
+        return True
+
+
+def login_lock(key: str) -> str:
+    """Return the name of the lock that a login on a route holds until its control socket is there."""
+    return f"ssh-{key}"
 
 
 def _own_commands() -> Iterator[tuple[int, str]]:

@@ -51,11 +51,20 @@ class Banner:
 
 @dataclass(frozen=True)
 class Keys:
-    """What there is to log in with: keys in the agent (None: no agent), key files, and those with a passphrase."""
+    """What there is to log in with.
+
+    Attributes
+    ----------
+    in_agent : int, optional
+        Keys in the agent; None: no agent.
+    files, locked, on_token : tuple of str
+        Key files; those with a passphrase; and those whose key is on a token, which may ask for a PIN.
+    """
 
     in_agent: int | None
     files: tuple[str, ...]
     locked: tuple[str, ...]
+    on_token: tuple[str, ...] = ()
 
 
 def examine_program() -> Program:
@@ -98,12 +107,13 @@ def keys(identity_files: list[str]) -> Keys:
         if "Could not open" not in said and "Error connecting" not in said:
             held = sum(1 for line in listed.splitlines() if re.match(r"\d+ ", line))
     files = [name for name in identity_files if Path(name).expanduser().is_file()]
-    locked = []
+    locked, on_token = [], []
     for name in files:
         with contextlib.suppress(ToolMissingError):
-            said = _output(["ssh-keygen", "-y", "-P", "", "-f", str(Path(name).expanduser())])[1]
+            public, said = _output(["ssh-keygen", "-y", "-P", "", "-f", str(Path(name).expanduser())])
             locked += [name] if "incorrect passphrase" in said else []
-    return Keys(held, tuple(files), tuple(locked))
+            on_token += [name] if public.startswith("sk-") else []
+    return Keys(held, tuple(files), tuple(locked), tuple(on_token))
 
 
 def knock(via: Master, host: str, port: int, *, timeout: float) -> Banner:

@@ -39,8 +39,12 @@ def retire(route: Route) -> None:
 
 
 def close_all() -> int:
-    """End all masters of `ports`, and return how many there were; the user's own ssh processes are not touched."""
-    ended = kept()
+    """End all masters of `ports`, and return how many there were; the user's own ssh processes are not touched.
+
+    Those stay that a login goes through at which a person is asked.
+    """
+    needed = control_sockets.needed_by_logins()
+    ended = [control for control in kept() if control not in needed]
     for control in ended:
         _end(control)
     lost = end_orphans()

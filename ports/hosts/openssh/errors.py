@@ -109,6 +109,12 @@ def explain(host: str, log: str, stderr: str = "", *, asked: bool = False) -> SS
     return SSHError(host, f"ssh failed: {lines[-1] if lines else 'it said nothing'}; `ssh -v {host}` shows more")
 
 
+def takes_more_than_keys(log: str) -> bool:
+    """Tell whether the server takes a password or a code, for which ssh asks a person; True where it does not say."""
+    found = re.findall(r"Permission denied \(([^)]*)\)", split(log).ssh)
+    return not found or not set(found[-1].split(",")) <= {"publickey", "hostbased", "gssapi-with-mic", "gssapi-keyex"}
+
+
 def explain_forward(host: str, remote: str, stderr: str) -> SSHError | None:
     """Return why connections to `remote` on `host` were refused; None where the master wrote no reason.
 

@@ -27,11 +27,11 @@ from ports.errors import (
     TimedOutError,
 )
 from ports.hosts import _wording
-from ports.hosts._prompts import LOGIN_TIMEOUT, announce, can_ask, say_waiting
+from ports.hosts._prompts import LOGIN_TIMEOUT, asking_at_terminal, can_ask, say_waiting
 from ports.hosts._route import Hop, Route
-from ports.hosts.openssh import control_sockets, jumps, liveness, processes
+from ports.hosts.openssh import control_sockets, diagnostics, jumps, liveness, processes
 from ports.hosts.openssh.control_sockets import Master, client_arguments, is_running
-from ports.hosts.openssh.errors import explain
+from ports.hosts.openssh.errors import explain, takes_more_than_keys
 from ports.hosts.openssh.jumps import JumpMethod
 from ports.hosts.openssh.ssh_config import config_arguments, program
 from ports.state import locked, make_private, paths, records, settings
@@ -152,7 +152,7 @@ def _ensure(hop: Hop, attempt: Attempt) -> Master:
     limit = attempt.left(limit)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(f"ssh-{hop.key}", timeout=limit))
+            stack.enter_context(locked(control_sockets.login_lock(hop.key), timeout=limit))
         except TimedOutError as error:
             reason = f"another process is still connecting to it after {limit:.3g} s; try again"
             raise BusyError(hop.alias, reason) from error
@@ -188,24 +188,33 @@ def _log_in(master: Master, attempt: Attempt) -> None:
     """
     note = _note(master.hop.key)
     start = partial(_start, "forward") if attempt.via is None else partial(_start_through, attempt.via)
-    if records.read_json(note) is None:
-        try:
-            return start(master, attempt, asking=False)
-        except LoginNeededError as error:
-            noted = {"format": records.FORMAT, "host": master.alias, "reason": error.reason, "since": time.time()}
-            with contextlib.suppress(StoreError):  # the refusal is what counts
-                make_private(note.parent)
-                records.write_json(note, noted)
-            if not attempt.asking:
-                raise
-    if not attempt.asking:
+    if not attempt.asking and records.read_json(note) is not None:
         raise LoginNeededError(
             master.alias,
             f"waits for a login and is not tried again until then; run `ports login {master.alias}` in a terminal",
         )
-    with locked("login", timeout=attempt.left(LOGIN_TIMEOUT)):
-        announce(master.hop)
+    try:
+        return start(master, attempt, asking=False)
+    except LoginNeededError as error:
+        noted = {"format": records.FORMAT, "host": master.alias, "reason": error.reason, "since": time.time()}
+        with contextlib.suppress(StoreError):  # the refusal is what counts
+            make_private(note.parent)
+            records.write_json(note, noted)
+        if not attempt.asking:
+            raise
+    if not _can_be_asked(master):
+        raise LoginNeededError(master.alias, _wording.only_keys(master.alias))
+    with locked("login", timeout=attempt.left(LOGIN_TIMEOUT)), asking_at_terminal(master.hop):
         start(master, attempt, asking=True)
+
+
+def _can_be_asked(master: Master) -> bool:
+    """Tell whether ssh asks a person for anything at a login that was refused: a password, a code or a passphrase."""
+    options = dict(reversed(master.hop.options))
+    if takes_more_than_keys(master.said()) or options.get("pkcs11provider", "none") != "none":
+        return True
+    keys = diagnostics.keys(master.hop.values("identityfile"))
+    return bool(keys.locked or keys.on_token)
 
 
 def _start_through(via: Master, master: Master, attempt: Attempt, *, asking: bool) -> None:

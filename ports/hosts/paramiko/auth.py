@@ -80,10 +80,9 @@ class Login:
             return
         typed = [name for name in self.options.methods if name in self.accepted and name != "publickey"]
         if self.asking and (typed or self._encrypted()):
-            with locked("login", timeout=LOGIN_TIMEOUT), self._patience():
+            with locked("login", timeout=LOGIN_TIMEOUT), prompts.asking_at_terminal(self.hop), self._patience():
                 if self._banner.strip():
                     prompts.say(f"{self._banner.strip()}\n")
-                prompts.announce(self.hop)
                 self._asked = True
                 if self._by("publickey") or any(self._by(name) for name in typed):
                     return
