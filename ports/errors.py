@@ -147,7 +147,8 @@ class PortInUseError(ConflictError):
         self.port, self.owner = port, owner
 
     def __str__(self) -> str:
-        return f"port {self.port} is in use by {self.owner or 'another user'}; pass port=0 to pick a free one"
+        who = self.owner or "another user"
+        return f"port {self.port} is in use by {who}; pass --local-port 0 (local_port=0) for a free one"
 
 
 class ForeignListenerError(ConflictError):
@@ -338,14 +339,19 @@ class StopError(PortsError):
 
 
 class StoreError(PortsError):
-    """The disk is full, or a path cannot be read or written."""
+    """The disk is full, or a path cannot be read or written.
 
-    def __init__(self, path: Path | str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
+    `hint` is the way out besides more space. Default: that of a record, which is where ``PORTS_HOME`` says.
+    """
+
+    def __init__(self, path: Path | str, reason: str, hint: str = "set PORTS_HOME to a directory of yours") -> None:
+        super().__init__(path, reason, hint)
+        self.path, self.reason, self.hint = path, reason, hint
 
     def __str__(self) -> str:
-        return f"cannot use {self.path}: {self.reason}; free space there, or set PORTS_HOME to a directory of yours"
+        is_full = "space" in self.reason or "quota" in self.reason
+        ways = ", or ".join(way for way in ("free space there" if is_full else "", self.hint) if way)
+        return f"cannot use {self.path}: {self.reason}" + (f"; {ways}" if ways else "")
 
 
 class TimedOutError(PortsError, TimeoutError):

@@ -119,7 +119,7 @@ def run(command: click.Command, arguments: list[str], name: str = "ports") -> in
         if isinstance(error, PortsError):
             return _fail(error, as_json)
         if isinstance(error, OSError) and error.filename is not None:
-            return _fail(StoreError(str(error.filename), error.strerror or str(error)), as_json)
+            return _fail(StoreError(str(error.filename), error.strerror or str(error), ""), as_json)
         raise
 
 

@@ -67,7 +67,7 @@ def create(path: Path) -> None:
     try:
         path.mkdir(mode=0o700)
     except OSError as error:
-        raise StoreError(path, error.strerror or str(error)) from error
+        raise StoreError(path, error.strerror or str(error), "pass another local_directory=") from error
 
 
 def _dask_directory() -> str | None:
@@ -84,7 +84,7 @@ def _largest() -> Path:
                 disks.append((shutil.disk_usage(real).free, real))
     usable = [place for _, place in sorted(disks, key=lambda found: -found[0]) if _is_writable(place)]
     if not usable:
-        raise StoreError(" or ".join(USUAL), "none of them is on a disk, writable and safe; pass local_directory=")
+        raise StoreError(" or ".join(USUAL), "none of them is on a disk, writable and safe", "pass local_directory=")
     return usable[0]
 
 

@@ -49,7 +49,7 @@ def _first_private(usual: Path) -> Path:
 
         path = Path(tempfile.mkdtemp(prefix=f"ports-{os.getuid()}-", dir="/tmp"))
     except OSError as error:
-        raise StoreError(usual, error.strerror or str(error)) from error
+        raise StoreError(usual, error.strerror or str(error), "") from error
     records.write_json(make_state().runtime, {"format": 1, "path": str(path)})
     return path
 
@@ -86,7 +86,7 @@ def locked(name: str, *, timeout: float = 10.0) -> Iterator[None]:
             pass  # another process holds it, or removed it meanwhile
         except OSError as error:  # a disk without locks: nobody holds it, and no waiting helps
             os.close(descriptor)
-            raise StoreError(path, f"it cannot be locked ({error.strerror or error})") from error
+            raise StoreError(path, f"it cannot be locked ({error.strerror or error})", "") from error
         os.close(descriptor)
         return None
 

@@ -155,7 +155,7 @@ class Relay:
         except TimeoutError:  # an OSError, too, and no fault of the disk
             raise
         except OSError as error:
-            raise StoreError(path, error.strerror or str(error)) from error
+            raise StoreError(path, error.strerror or str(error), "") from error
         return Reach(str(path) if unix else f"{LOOPBACK[0]}:{server.sockets[0].getsockname()[1]}", token)
 
     def close(self) -> None:

@@ -450,7 +450,11 @@ def raising(error: BaseException) -> click.Command:
     ("error", "code", "text"),
     [
         (errors.NotFoundError("cluster", "x", "start it"), 3, "ports: no cluster 'x'; start it\n"),
-        (errors.PortInUseError(1, "alice"), 4, "ports: port 1 is in use by alice; pass port=0 to pick a free one\n"),
+        (
+            errors.PortInUseError(1, "alice"),
+            4,
+            "ports: port 1 is in use by alice; pass --local-port 0 (local_port=0) for a free one\n",
+        ),
         (errors.DaskError("it failed"), 5, "ports: it failed\n"),
         (errors.TimedOutError("it", 2), 6, "ports: timed out after 2 s waiting for it\n"),
         (

@@ -136,7 +136,10 @@ def test_a_start_that_failed_shows_log_and_last_lines() -> None:
 
 
 def test_a_port_of_an_unknown_owner_is_another_users() -> None:
-    assert str(errors.PortInUseError(80, None)) == "port 80 is in use by another user; pass port=0 to pick a free one"
+    assert (
+        str(errors.PortInUseError(80, None))
+        == "port 80 is in use by another user; pass --local-port 0 (local_port=0) for a free one"
+    )
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "utf-8"])
