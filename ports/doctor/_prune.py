@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
 from ports import clusters, machine, notebooks, sessions, tunnels
-from ports.errors import StoreError
+from ports.errors import BrokenRecordError, NewerRecordError, StoreError
 from ports.hosts import openssh
 from ports.probe import size
-from ports.state import paths, prune_runtime
+from ports.state import paths, prune_runtime, records
+
+_FOLDERS = ("", "tunnels/", "logins/", "jump-methods/", "held/")  # of records, below the directory of this machine
 
 
 class PrunedRow(TypedDict):
@@ -27,7 +31,8 @@ class PrunedRow(TypedDict):
 def prune(*, results: bool = False, adopt: str | None = None) -> builtins.list[PrunedRow]:
     """Remove it, and return a row for each; what runs, and what cannot be known, stays, and so do logs.
 
-    A record that cannot be read is moved aside, to ``<name>.broken-<time>`` beside it.
+    A record that cannot be read is moved aside, to ``<name>.broken-<time>`` beside it. If its session runs, the row
+    names the command that stops it.
 
     Parameters
     ----------
@@ -44,12 +49,15 @@ def prune(*, results: bool = False, adopt: str | None = None) -> builtins.list[P
     UsageError
         One of its sessions runs.
     """
-    rows = [_row("machine", adopt, f"adopted; sessions: {', '.join(sessions.adopt(adopt)) or 'none'}")] if adopt else []
+    # the first, because all else reads these records
+    rows = [_row("record", path.name, f"moved aside to {aside}") for path, aside in _move_broken_files_aside()]
+    if adopt:
+        rows += [_row("machine", adopt, f"adopted; sessions: {', '.join(sessions.adopt(adopt)) or 'none'}")]
     rows += [_row(kind, name, "removed") for kind, names in _stopped().items() for name in names]
     rows += [_row("tunnel", name, "removed") for name in _prune_tunnels()]
     for kind in sessions.FOLDERS:
         rows += [_row(kind, name, "removed") for name in _remove_halves(kind)]
-        rows += [_row(kind, name, f"moved aside to {aside}") for name, aside in _move_broken_aside(kind)]
+        rows += [_row(kind, name, what) for name, what in _move_broken_aside(kind)]
     rows += [_row("connection", path.name, "removed") for path in openssh.sweep_all()]
     rows += [_row("promise", name, "removed") for name in machine.prune()]
     rows += [_row("results", one.cluster, _kept(one, remove=results)) for one in clusters.list_kept()]
@@ -84,19 +92,36 @@ def _stopped() -> dict[str, builtins.list[str]]:
     return {"cluster": clusters.prune(), "notebook": notebooks.prune()}
 
 
-def _move_broken_aside(kind: str) -> builtins.list[tuple[str, Path]]:
+def _move_broken_files_aside() -> Iterator[tuple[Path, Path]]:
+    """Rename the records that are of no session and that no version of `ports` can read."""
+    root = paths.here().root
+    for path in sorted(path for folder in _FOLDERS for path in root.glob(f"{folder}*.json")):
+        with contextlib.suppress(NewerRecordError):
+            try:
+                records.read_json(path)
+            except BrokenRecordError:
+                yield path, _move_aside(path)
+
+
+def _move_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.broken-{int(time.time())}")
+    try:
+        return path.rename(aside)
+    except OSError as error:
+        raise StoreError(path, error.strerror or str(error)) from error
+
+
+def _move_broken_aside(kind: str) -> Iterator[tuple[str, str]]:
     """Rename the directories whose record no version of `ports` can read; a newer format is left alone."""
-    moved = []
     for name in sessions.names(kind):
         found = sessions.find(kind, name, sessions.KINDS[kind].record_class())
-        if found is not None and sessions.is_broken(found):
-            aside = found.files.directory.with_name(f"{name}.broken-{int(time.time())}")
-            try:
-                found.files.directory.rename(aside)
-            except OSError as error:
-                raise StoreError(found.files.directory, error.strerror or str(error)) from error
-            moved.append((name, aside))
-    return moved
+        if found is None or not isinstance(found.error, BrokenRecordError):
+            continue
+        if sessions.is_broken(found):
+            yield name, f"moved aside to {_move_aside(found.files.directory)}"
+        else:
+            force = "" if sessions.is_alive(found) else " --force"
+            yield name, f"not moved, because it can run: `ports {kind} stop {name}{force}` ends it"
 
 
 def _row(kind: str, name: str, what: str) -> PrunedRow:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ports.sessions._end import undone as undone
     from ports.sessions._find import elsewhere as elsewhere
     from ports.sessions._find import find as find
+    from ports.sessions._find import is_alive as is_alive
     from ports.sessions._find import is_broken as is_broken
     from ports.sessions._find import names as names
     from ports.sessions._kinds import FOLDERS as FOLDERS
@@ -71,6 +72,7 @@ else:
             "_find": (
                 "elsewhere",
                 "find",
+                "is_alive",
                 "is_broken",
                 "names",
             ),
