@@ -220,7 +220,8 @@ def _call(hop: Hop, addresses: list[str], patience: float) -> Check:
         if line.startswith("SSH-"):
             return ok("connect", f"{line.removeprefix('SSH-2.0-')} in {_ms(took)}")
         said = f"the listener at {address} port {hop.port} is not an ssh server" + (f": {line[:40]!r}" if line else "")
-    hint = "check that the network, the VPN and the host are up; a firewall may be in between"
+    hint = openssh.suggest(hop.alias, alike=False).removeprefix("; ")
+    hint = hint or "check that the network, the VPN and the host are up; a firewall may be in between"
     return failed("connect", said, "check the Port in ~/.ssh/config" if "not an ssh server" in said else hint)
 
 

@@ -6,7 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from ports.errors import HostKeyError, SSHError, UnknownHostError
+from ports.errors import HostKeyError, NetworkError, SSHError, UnknownHostError
 from ports.hosts.openssh import ssh_config
 
 
@@ -75,7 +75,9 @@ class Route:
     def at_hop(self, error: SSHError, hop: Hop) -> SSHError:
         """Return an error of one hop as an error of the whole route, which names the hop."""
         is_unresolved = isinstance(error, UnknownHostError) or "cannot be resolved" in error.reason
-        reason = error.reason + (ssh_config.suggest(hop.alias) if is_unresolved else "")
+        is_silent = isinstance(error, NetworkError)  # the address is right, but another entry leads there
+        near = ssh_config.suggest(hop.alias, alike=is_unresolved) if is_unresolved or is_silent else ""
+        reason = f"{error.reason}{near}".replace("?; did you", ", or did you")
         # the user may have named another user or port; and a login to the last hop asks for each hop before it
         reason = reason.replace(f"`ports login {hop.alias}`", f"`ports login {shlex.quote(self.alias)}`")
         reason = re.sub(rf"`(ssh(?: -v)?) {re.escape(hop.alias)}`", lambda one: f"`{one[1]} {hop.spelled}`", reason)

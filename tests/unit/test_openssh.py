@@ -512,6 +512,28 @@ def test_an_alias_is_suggested_by_its_host_name_too(
     assert "did you mean other" in ssh_config.suggest("other.example.com")
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"), [("server1", "did you mean home?"), ("server1.site", "did you mean home?"), ("home", "is down?")]
+)
+def test_a_host_that_is_silent_has_another_entry_that_leads_there(
+    asked: str, said: str, tmp_path: Path, set_here: Callable[[str, object], None]
+) -> None:
+    config = tmp_path / "config"
+    config.write_text("Host home\n  HostName server1.site\n  ProxyJump login\n")
+    set_here("ssh.config", str(config))
+    route = resolve(asked)
+    error = route.at_hop(errors.NetworkError(asked, "is it down?"), route.end)
+    assert said.replace("is down", "is it down") in str(error) and ("mean" in str(error)) == ("mean" in said)
+
+
+def test_an_address_is_no_other_address_of_its_network(tmp_path: Path, set_here: Callable[[str, object], None]) -> None:
+    config = tmp_path / "config"
+    config.write_text("Host far\n  HostName 10.0.0.9\nHost near\n  HostName 10.0.0.1\n")
+    set_here("ssh.config", str(config))
+    assert ssh_config.suggest("10.0.0.9", alike=False) == "; did you mean far?"
+    assert ssh_config.suggest("10.0.0.7", alike=False) == ""
+
+
 def test_known_hosts_that_keep_nothing_are_named_as_the_line_to_change(
     tmp_path: Path, set_here: Callable[[str, object], None]
 ) -> None:

@@ -65,16 +65,32 @@ def aliases() -> list[str]:
     return list(dict.fromkeys(alias for alias, _ in _hosts()))
 
 
-def suggest(alias: str) -> str:
-    """Return a half sentence with the aliases that resemble `alias`, or whose HostName does; empty where none does."""
+def suggest(alias: str, *, alike: bool = True) -> str:
+    """Return a half sentence with the aliases that are meant by `alias`; empty where none is.
+
+    Parameters
+    ----------
+    alike : bool
+        Also those that resemble it, or whose HostName does; else only those whose HostName it is, if it is no alias.
+    """
     import difflib
 
-    named = [one for one in _hosts() if one[0] != alias]
-    short = alias.partition(".")[0].lower()
-    same = [one for one, name in named if name and short in (name.lower(), name.partition(".")[0].lower())]
+    found = _hosts()
+    if not alike and alias in dict(found):
+        return ""
+    named = [one for one in found if one[0] != alias]
+    same = [one for one, name in named if name and _short(name) in (_short(alias), alias.lower())]
+    if not alike:
+        return f"; did you mean {' or '.join(dict.fromkeys(same[:3]))}?" if same else ""
     close = difflib.get_close_matches(alias, [word for one in named for word in one if word], n=3, cutoff=0.6)
     near = list(dict.fromkeys(same or [one for word in close for one, name in named if word in (one, name)]))[:3]
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _short(name: str) -> str:
+    """Return a name without its domain; an address stays whole."""
+    first = name.partition(".")[0]
+    return (name if first.isdigit() else first).lower()
 
 
 def _hosts() -> list[tuple[str, str]]:
