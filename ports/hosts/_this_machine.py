@@ -31,6 +31,11 @@ def host_option(alias: str) -> str:
     return "" if is_here(alias) else f" -H {alias}"
 
 
+def host_argument(alias: str) -> str:
+    """Return what lets ``ports list`` show `alias`: `` alias``, and nothing for this machine itself."""
+    return "" if is_here(alias) else f" {alias}"
+
+
 def here() -> Route:
     """Return the route to this machine."""
     return Route(HERE, (Hop(HERE, HERE, "", 0, key=HERE),), "none")

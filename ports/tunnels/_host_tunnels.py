@@ -244,7 +244,8 @@ class HostTunnels:
         """Report that there is nothing to open; `can_start`: `ports` ran there before."""
         tunnel = Tunnel(self.alias, "host")
         start = f"`ports cluster start{hosts.host_option(self.alias)}` starts one"
-        look = f"`ports list {self.alias}` shows what else listens, and `ports open {self.alias}:PORT` opens it"
+        listed = f"`ports list{hosts.host_argument(self.alias)}` shows what else listens"
+        look = f"{listed}, and `ports open {self.alias}:PORT` opens it"
         tunnel.note = f"no cluster or notebook server of yours runs there; {start if can_start else look}"
         self.tunnels.add_result(tunnel, None)
 

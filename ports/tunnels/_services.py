@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ports.errors import ForeignListenerError, NotFoundError, PortsError, RecordError
-from ports.hosts import Target, host_option
+from ports.hosts import Target, host_argument, host_option
 from ports.listeners import Listener, is_asked, is_session, links
 
 #: bokeh allows websockets from ``localhost:<its port>`` only; panel is built on it.
@@ -117,7 +117,9 @@ def _by_port(document: dict[str, Any], found: Sequence[Listener], target: Target
     own = [row for row in rows if row["uid"] == document["uid"]]
     theirs = [row for row in rows if row["user"] == owner]
     if not rows:
-        raise NotFoundError("listener", str(target), f"`ports list {target.host} --all` shows what listens there")
+        raise NotFoundError(
+            "listener", str(target), f"`ports list{host_argument(target.host)} --all` shows what listens there"
+        )
     if not own and not theirs:
         raise ForeignListenerError(str(target), rows[0]["user"])
     row = sorted(own or theirs, key=lambda one: str(one["family"]))[0]  # tcp before tcp6

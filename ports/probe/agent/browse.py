@@ -137,7 +137,7 @@ def runtime_directory(made: "List[str]") -> str:
         except FileExistsError:
             pass
         if not is_private(one):
-            raise OSError("%s is not private; `ports list` there chooses another directory" % one)
+            raise OSError("%s is not private; `ports prune` there chooses another directory" % one)
     return own_runtime_directory(directory)
 
 
