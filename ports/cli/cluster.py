@@ -10,7 +10,7 @@ import click
 from ports import clusters
 from ports.cli.commands import Group
 from ports.cli.options import Number, from_settings
-from ports.cli.output import Output, Row, undone_if_interrupted, with_host, with_output
+from ports.cli.output import Output, Row, at_home, undone_if_interrupted, with_host, with_output
 from ports.cli.session_commands import NAME, add_session_commands
 
 _ENVIRON_HELP = (
@@ -23,7 +23,7 @@ def show_one(out: Output, row: Row) -> None:
     """Show a cluster that was started or changed."""
     text = f"cluster {row['name']!r} {clusters.cluster_state(row)}"
     if row["state"] == "running":
-        text += f"\nat home:  {row['command']}\nthen:     {row['link']}"
+        text += f"\n{at_home(row)}\nthen:     {row['link']}"
     out.result(row, text)
 
 

@@ -9,14 +9,14 @@ import click
 from ports import notebooks
 from ports.cli.commands import Group
 from ports.cli.options import Number, from_settings
-from ports.cli.output import Output, Row, undone_if_interrupted, with_host, with_output
+from ports.cli.output import Output, Row, at_home, undone_if_interrupted, with_host, with_output
 from ports.cli.session_commands import NAME, add_session_commands
 
 
 def show_one(out: Output, row: Row) -> None:
     """Show a notebook server that was started."""
     plain = ", without JupyterLab: it is not in that environment" if row["server"] == "server" else ""
-    out.result(row, f"notebook {row['name']!r} serves {row['root']}{plain}\nat home:  {row['command']}")
+    out.result(row, f"notebook {row['name']!r} serves {row['root']}{plain}\n{at_home(row)}")
 
 
 @click.group(cls=Group)

@@ -121,6 +121,12 @@ def terminal_columns(stream: TextIO) -> int:
     return 80
 
 
+def at_home(row: Row) -> str:
+    """Return the line that says what to type at home; where the alias in it is a guess, it says so."""
+    note = row.get("command_note")
+    return f"at home:  {row['command']}" + (f"  ({note})" if note else "")
+
+
 def write_json(document: Any) -> None:
     """Print one JSON document, on a line of its own."""
     click.echo(json.dumps(document, default=str))
@@ -357,4 +363,4 @@ def on_host(host: str, document: Any) -> Any:
     )  # the host itself can only guess its alias
     hints = {key: document[key] for key in ("reason", "note", "error") if isinstance(document.get(key), str)}
     told = {key: targets.hints_at(host, text) for key, text in hints.items()}
-    return {**document, **told, "host": host} | ({"command": command} if command else {})
+    return {**document, **told, "host": host} | ({"command": command, "command_note": None} if command else {})

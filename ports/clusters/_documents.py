@@ -87,6 +87,7 @@ class _Always(TypedDict):
     url: str | None
     link: str
     command: str
+    command_note: str | None
     log: str
     n_workers: int | None
     n_asked: int | None

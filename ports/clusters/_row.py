@@ -23,6 +23,7 @@ def row(now: Snapshot, *, with_token: bool = False) -> ClusterRow:
         "url": f"unix:{now.running.dashboard}" if now.found.running else None,
         "link": listeners.cluster_link(now.name),
         "command": listeners.open_command(now.name),
+        "command_note": listeners.guess_note(),
         "log": str(now.log),
         "n_workers": counts.get("n_workers"),
         "n_asked": counts.get("n_asked"),

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ports import listeners
-from ports.clusters._text import html_table
+from ports.clusters._text import command_html, html_table
 from ports.errors import say
 from ports.state import said_when_slow
 
@@ -54,7 +54,8 @@ def telling(what: str) -> AbstractContextManager[None]:
 def describe(cluster_or_client: object, local_port: int | None = None) -> dict[str, Any]:
     """Return what `show` shows: ``command``, ``link``, and ``by_hand``, the plain ssh command.
 
-    In a kernel of a Jupyter server with the route of `ports`, also ``here``, the path there.
+    ``command_note`` is there where the alias in them is a guess. In a kernel of a Jupyter server with the route of
+    `ports`, also ``here``, the path there.
     """
     cluster: Any = getattr(cluster_or_client, "cluster", None) or cluster_or_client
     row = getattr(cluster, "row", None)
@@ -63,6 +64,7 @@ def describe(cluster_or_client: object, local_port: int | None = None) -> dict[s
         link = listeners.cluster_link(name, local_port)
         by_hand = ["ssh", "-N", "-L", f"{_port(link)}:{socket_path}", listeners.alias()]
         shown = {"command": listeners.open_command(name, local_port), "link": link, "by_hand": shlex.join(by_hand)}
+        shown |= _guess()
         if here := listeners.route(name):
             shown["here"] = here
         if port := _port(row().get("tcp_link") or ""):  # without its token, because notebooks save what they display
@@ -77,7 +79,11 @@ def describe(cluster_or_client: object, local_port: int | None = None) -> dict[s
     command = ["ports", "open", f"{listeners.alias()}:{far_port}", "--local-port", str(near)]
     by_hand = ["ssh", "-N", "-L", f"{near}:127.0.0.1:{far_port}", listeners.alias()]
     link = f"http://localhost:{near}/status"
-    return {"command": shlex.join(command), "link": link, "by_hand": shlex.join(by_hand)}
+    return {"command": shlex.join(command), "link": link, "by_hand": shlex.join(by_hand), **_guess()}
+
+
+def _guess() -> dict[str, str]:
+    return {"command_note": note} if (note := listeners.guess_note()) else {}
 
 
 def _port(link: str) -> int | None:
@@ -102,7 +108,7 @@ class Shown:
             link_here = quote(here, safe="/%")
             facts.append(("In this Jupyter", f'<a href="{link_here}" target="_blank">{html.escape(here)}</a>'))
         facts += [
-            ("At home, type", f"<code>{html.escape(self._shown['command'])}</code>"),
+            ("At home, type", command_html(self._shown["command"], self._shown.get("command_note"))),
             ("then open", f'<a href="{link}" target="_blank" rel="noopener">{link}</a>'),
             ("without ports there", f"<code>{html.escape(self._shown['by_hand'])}</code>"),
         ]
@@ -116,7 +122,8 @@ def shown_text(shown: Mapping[str, Any]) -> str:
     return (
         (f"in this Jupyter:      {shown['here']}\n" if "here" in shown else "")
         + f"at home, type:        {shown['command']}\n"
-        f"then open:            {shown['link']}\n"
+        + (f"                      ({shown['command_note']})\n" if "command_note" in shown else "")
+        + f"then open:            {shown['link']}\n"
         f"without ports there:  {shown['by_hand']}"
         + (f"\nor forward:           {shown['forward']}" if "forward" in shown else "")
     )

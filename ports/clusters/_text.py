@@ -88,9 +88,14 @@ def cluster_html(row: ClusterRow, command: str) -> str:
     facts += [(word, html.escape(str(text))) for word, text in told if text]
     if row["state"] == "running":
         link = html.escape(str(row["link"]), quote=True)
-        facts.append(("At home, type", f"<code>{html.escape(command)}</code>"))
+        facts.append(("At home, type", command_html(command, row.get("command_note"))))
         facts.append(("Dashboard there", f'<a href="{link}" target="_blank" rel="noopener">{link}</a>'))
     return html_table(f"Cluster {row['name']}", facts)
+
+
+def command_html(command: str, note: str | None) -> str:
+    """Return the HTML of what to type at home, with a note."""
+    return f"<code>{html.escape(command)}</code>" + (f" ({html.escape(note)})" if note else "")
 
 
 def html_table(title: str, facts: Iterable[tuple[str, str]]) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ports.hosts._ask import ask as ask
     from ports.hosts._ask import ask_who as ask_who
     from ports.hosts._ask import begin_probe as begin_probe
+    from ports.hosts._ask import came_by as came_by
     from ports.hosts._ask import explain_silence as explain_silence
     from ports.hosts._ask import interactive as interactive
     from ports.hosts._ask import named_pythons as named_pythons
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from ports.hosts._several import on_each as on_each
     from ports.hosts._this_machine import HERE as HERE
     from ports.hosts._this_machine import here as here
+    from ports.hosts._this_machine import host_argument as host_argument
     from ports.hosts._this_machine import host_option as host_option
     from ports.hosts._this_machine import is_here as is_here
     from ports.hosts.targets import Target as Target
@@ -63,6 +65,7 @@ else:
                 "ask",
                 "ask_who",
                 "begin_probe",
+                "came_by",
                 "explain_silence",
                 "interactive",
                 "named_pythons",
@@ -80,7 +83,7 @@ else:
             "_resolve": ("choose_transport", "resolve"),
             "_route": ("Hop", "Route"),
             "_several": ("failed_row", "nothing_rows", "on_each"),
-            "_this_machine": ("HERE", "here", "host_option", "is_here"),
+            "_this_machine": ("HERE", "here", "host_argument", "host_option", "is_here"),
             "targets": ("Target",),
         },
         modules=("openssh", "targets"),

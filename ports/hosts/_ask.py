@@ -19,7 +19,7 @@ from ports.hosts import _connect, _far_errors, _shell_words, targets
 from ports.hosts._resolve import resolve
 from ports.hosts._route import Route
 from ports.hosts._several import call_into
-from ports.probe import read_answer, script
+from ports.probe import machine_id, own_uid, read_answer, script, sha256, user_name
 from ports.state import settings
 
 #: The variable that names a host to its own `ports attach` as it is called where the command was typed.
@@ -165,7 +165,7 @@ def run_ports(
     far_argv = json.dumps([*argv, *([] if "--json" in argv else ["--json"])])
     # not as arguments: all users there see those, and one may contain a key
     request: dict[str, Any] = {"do": "run", "argv": ["--arguments-from-stdin"], "stdin": f"{far_argv}\n{stdin}"}
-    request |= {**start_request(alias), "login": login, "starts": starts}
+    request |= {**start_request(alias), "login": login, "starts": starts, "came": came_by(route)}
     if cwd:
         request["cwd"] = cwd
     answer = _found(route, request, timeout=timeout, batch=batch)
@@ -194,7 +194,8 @@ def run_ports(
 def interactive(alias: str, argv: list[str]) -> None:
     """Replace this process by ``ports <argv>`` on `alias`, at this terminal; raises as `run_ports`."""
     route = resolve(alias)
-    request = {"do": "run", "argv": ["--version"], **start_request(alias)}
+    request = {"do": "run", "argv": ["--version"], **start_request(alias), "came": came_by(route)}
+    request["shell"] = argv[:1] == ["shell"]
     command = str(_found(route, request, timeout=60)["command"])
     names = [f"{CALLED}={alias}"] if "attach" in argv[1:2] else []  # a shell would pass it on
     words = [*names, command, *([] if command.endswith("/ports") else ["-m", "ports"]), *argv]
@@ -279,6 +280,14 @@ def named_pythons(alias: str) -> list[str]:
 def start_request(alias: str) -> dict[str, Any]:
     """Return what the settings say of a program that runs `ports` there: where it is, how long a shell may take."""
     return {"env": settings.host(alias).get("env"), "patience": settings.get("ssh.shell_timeout")}
+
+
+def came_by(route: Route) -> dict[str, str] | None:
+    """Return the alias by which this user comes to a host, which it prints for those at home; None for this machine."""
+    if route.transport == "none":
+        return None
+    client = sha256(f"{machine_id()}:{user_name(own_uid())}".encode())[:16]
+    return {"client": client, "alias": targets.before_colon(route.alias)}
 
 
 def explain_silence(route: Route, *, timeout: float, quick: float) -> None:

@@ -61,13 +61,30 @@ def parse(text: str) -> Target:
     return Target(host, name=thing)
 
 
+def before_colon(host: str) -> str:
+    """Return a host without its node, as it stands before ``:NAME``: an IPv6 address in brackets."""
+    found = HOST.fullmatch(host)
+    if found is None or host.startswith("ssh://"):
+        return host
+    address = found["ipv6"]
+    return host.partition("/")[0] if address is None else host.replace(address, f"[{address}]")
+
+
+def guess(alias: str) -> str:
+    """Return in words that the alias of a machine at home is a guess, made from its name."""
+    return f"replace {alias} by your own alias for this machine"
+
+
 def hints_at(host: str | None, text: str) -> str:
     """Return what `ports` on `host` said, its hints as they are to be typed here: ``-H`` added, the alias of here.
+
+    Where it calls its alias a guess, that is left out.
 
     ``None`` is this machine, whose text stays as it is.
     """
     if host is None:
         return text
+    text = re.sub(rf" \({guess(r'[^ ]+')}\)", "", text)
 
     def here(found: re.Match[str]) -> str:
         command = found[1]

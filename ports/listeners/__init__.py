@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from ports.listeners import socket_user as socket_user
     from ports.listeners._at_home import alias as alias
     from ports.listeners._at_home import cluster_link as cluster_link
+    from ports.listeners._at_home import guess_in_brackets as guess_in_brackets
+    from ports.listeners._at_home import guess_note as guess_note
     from ports.listeners._at_home import open_command as open_command
+    from ports.listeners._at_home import short_name as short_name
     from ports.listeners._from_probe import from_probe as from_probe
     from ports.listeners._in_jupyter import announcement as announcement
     from ports.listeners._in_jupyter import route as route
@@ -35,7 +38,10 @@ else:
             "_at_home": (
                 "alias",
                 "cluster_link",
+                "guess_in_brackets",
+                "guess_note",
                 "open_command",
+                "short_name",
             ),
             "_from_probe": ("from_probe",),
             "_in_jupyter": ("announcement", "route"),

@@ -77,6 +77,7 @@ class NotebookRow(TypedDict):
     open_to_network: bool
     warnings: list[str]
     command: str
+    command_note: str | None
     tmux: str | None
 
 
@@ -193,13 +194,15 @@ class Notebook:
             "open_to_network": self.open_to_network,
             "warnings": [*self.warnings],
             "command": listeners.open_command(self.name),
+            "command_note": listeners.guess_note(),
             "tmux": sessions.attach_line(record) if record else None,
         }
 
     def _repr_html_(self) -> str:
         facts = {"State": self.state, "Reason": self.reason, "Directory": self.root}
         if self.state == "running":
-            facts["At home, type"] = listeners.open_command(self.name)  # no token: outputs are saved with notebooks
+            command = listeners.open_command(self.name)  # no token: outputs are saved with notebooks
+            facts["At home, type"] = command + listeners.guess_in_brackets()
         lines = "".join(
             f"<tr><th>{label}</th><td>{html.escape(text)}</td></tr>" for label, text in facts.items() if text
         )

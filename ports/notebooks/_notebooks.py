@@ -188,7 +188,8 @@ def _environment(env: str | None) -> tuple[Environment, dict[str, str]]:
     """Return the environment that a server runs in, and the variables with that environment activated."""
     given = sessions.surroundings.of_a_session()
     environ = {name: value for name, value in given.items() if not name.startswith(_DROPPED)}
-    env = env or settings.host(listeners.alias()).get("notebook_env") or settings.get("notebook.env")
+    own = str(settings.get("alias") or listeners.short_name())  # what a client calls this machine decides nothing
+    env = env or settings.host(own).get("notebook_env") or settings.get("notebook.env")
     found = environments.find(env, Path.cwd(), environ)
     if env is None and found.kind == "system":
         return found, environ  # nothing to activate or deactivate
@@ -241,7 +242,8 @@ def _claim(record: NotebookRecord) -> Found[NotebookRecord]:
         return sessions.claim(record)
     except NameInUseError as error:
         name = record.name
-        hint = f"`{listeners.open_command(name)}` opens it at home, `ports notebook stop {name}` stops it"
+        guess = listeners.guess_in_brackets()
+        hint = f"`{listeners.open_command(name)}` opens it at home{guess}, `ports notebook stop {name}` stops it"
         raise NameInUseError(KIND, name, hint) from error
 
 

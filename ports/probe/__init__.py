@@ -31,6 +31,7 @@ MYPY = False
 if MYPY:
     from . import accounts as accounts
     from . import callers as callers
+    from . import clients as clients
     from . import files as files
     from . import living as living
     from . import memory as memory
@@ -142,6 +143,7 @@ else:
             "accounts",
             "agent.mux",
             "callers",
+            "clients",
             "files",
             "living",
             "memory",

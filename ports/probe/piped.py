@@ -41,11 +41,20 @@ SURVEY = (
 )
 FILES = {
     "probe": ("answer", *SURVEY),
-    "run": ("answer", "identity", "files", "own_host", "delivery", "programs/run"),
+    "run": ("answer", "identity", "files", "own_host", "clients", "delivery", "programs/run"),
     "examine": ("answer", "identity", "files", "own_host", "memory", "programs/run", "logout", "programs/examine"),
     "who": ("answer", "identity", "processes", "memory", "promises", "programs/who"),
     "echo": ("answer", "programs/echo"),
-    "agent": (*SURVEY, "agent/mux", "socket_users", "agent/dial", "agent/watch", "agent/browse", "programs/agent"),
+    "agent": (
+        *SURVEY,
+        "clients",
+        "agent/mux",
+        "socket_users",
+        "agent/dial",
+        "agent/watch",
+        "agent/browse",
+        "programs/agent",
+    ),
 }
 
 

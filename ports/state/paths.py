@@ -4,6 +4,7 @@
 
     <state>/hosts/<machine>/             $PORTS_HOME, $XDG_STATE_HOME/ports or ~/.local/state/ports; 0700
         host.json                        boot, names, interpreter and version of `ports` that last ran here
+        clients.json                     by which alias `ports` at home came here
         runtime.json                     where the runtime directory is, if /tmp/ports-<uid> was taken
         clusters/<name>/ notebooks/<name>/   record.json running.json exit.json launch.json …
         logs/<kind>-<name>.log           survives `stop`

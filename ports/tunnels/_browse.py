@@ -49,7 +49,8 @@ def browse(what: str, *, timeout: float = _ANSWER_SECONDS) -> dict[str, Any]:
             refusal = refusal or str(answer.get("error") or "it was not opened")
     if refusal is not None:
         raise PortsError(f"at home: {refusal}")
-    hint = f"no `ports open` at home is connected to this machine; there, run `ports open {listeners.alias()}`"
+    command = f"`ports open {listeners.alias()}`{listeners.guess_in_brackets()}"
+    hint = f"no `ports open` at home is connected to this machine; there, run {command}"
     raise NotFoundError("connection from home for", what, hint)
 
 

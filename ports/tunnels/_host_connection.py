@@ -239,7 +239,7 @@ class HostConnection:
         agent = self.agent = Agent(self.alias)
         start = agent.start(
             connection.exec_channel(_agent_session.PYTHON.format(python=python)),
-            {"probe": self._request},
+            {"probe": self._request, "came": hosts.came_by(connection.route)},
             on_message=lambda message: self.messages.put((agent, message)),
             on_lost=lambda reason: self.messages.put((agent, {"type": "lost", "reason": reason})),
             timeout=timeout,

@@ -15,6 +15,7 @@ from tests.lab.site import Host, LabError, Site
 #: makes links the same tomorrow.
 MAY_STAY = (
     "file */hosts/*/host.json",
+    "file */hosts/*/clients.json",
     "file */hosts/*/runtime.json",
     "file */hosts/*/logs/*",
     "file */links/*",

@@ -14,8 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ports
+from ports import listeners, probe
 from ports.cli import main
 from ports.hosts import targets
+from ports.listeners import _at_home
+from ports.state import paths
 
 COMMANDS = st.sampled_from(["cluster start", "cluster stop x", "notebook logs lab", "prune"])
 WORDS = st.text("abc ;'.", max_size=9)
@@ -36,6 +39,7 @@ WORDS = st.text("abc ;'.", max_size=9)
         ("`ports cluster start -H s2`", "`ports cluster start -H s2`"),
         ("`ports list s1 --all` shows it", "`ports list s1 --all` shows it"),
         ("`ports login s1`, `pip install ports`", "`ports login s1`, `pip install ports`"),
+        ("`ports open b:x` (replace b by your own alias for this machine) opens it", "`ports open s1:x` opens it"),
     ],
 )
 def test_a_hint_of_a_host_is_told_as_it_is_to_be_typed_at_home(said: str, told: str) -> None:
@@ -48,6 +52,78 @@ def test_only_commands_change_and_each_once(before: str, command: str, after: st
     told = targets.hints_at("s1", f"{before}`ports {command}`{after}")
     assert told == f"{before}`ports {command} -H s1`{after}"
     assert targets.hints_at("s1", told) == told
+
+
+CAME = [
+    {"client": "1", "alias": "old", "address": "10.0.0.9"},
+    {"client": "2", "alias": "server1-from-home", "address": "10.0.0.1"},
+    {"client": "3", "alias": "bob@desk", "address": "10.0.0.2"},
+    {"client": "4", "alias": "$(x)", "address": "10.0.0.2"},
+]
+
+
+@pytest.mark.parametrize(
+    ("address", "alias"),
+    [("10.0.0.1", "server1-from-home"), ("10.0.0.2", "bob@desk"), ("10.0.0.7", "bob@desk"), ("", "bob@desk")],
+)
+def test_the_alias_is_that_of_the_client_of_this_session_else_the_last(address: str, alias: str) -> None:
+    assert _at_home.last_alias(CAME, address) == alias
+    assert _at_home.last_alias([], address) is None
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine that is not called by name in the settings; return the directory of its records, which is not there."""
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    return Path(probe.host_directory())
+
+
+def test_a_client_is_noted_only_where_records_are_already(server: Path) -> None:
+    came = {"client": "1", "alias": "server1-from-home"}
+    probe.clients.note_client(came)
+    assert not server.exists()
+    assert listeners.guess_note() == f"replace {listeners.short_name()} by your own alias for this machine"
+    paths.make_state()
+    probe.clients.note_client(came)
+    assert listeners.open_command("main") == "ports open server1-from-home:main"
+    assert listeners.guess_note() is None
+    assert (server / "clients.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"format": 1}', '{"format": 1, "clients": 7}', '{"format": 1, "clients": [{"alias": 1}]}', "\udcff"],
+)
+def test_no_record_of_clients_changes_more_than_the_guess(content: str, server: Path) -> None:
+    paths.make_state()
+    (server / "clients.json").write_bytes(content.encode(errors="surrogateescape"))
+    assert listeners.alias() == listeners.short_name() and listeners.guess_note()
+    probe.clients.note_client({"client": "1", "alias": "s1"})
+    assert (listeners.alias(), listeners.guess_note()) == ("s1", None)
+
+
+def test_a_record_of_clients_from_a_newer_version_is_left_alone(server: Path) -> None:
+    paths.make_state()
+    (server / "clients.json").write_text(newer := '{"format": 99}')
+    probe.clients.note_client({"client": "1", "alias": "s1"})
+    assert (server / "clients.json").read_text() == newer
+
+
+@pytest.mark.parametrize("alias", ["a b", "-x", "$(x)", "h:22", "a`b", "x" * 300, "a\nb", "", None, 7])
+def test_what_is_no_alias_is_not_printed(alias: object, server: Path) -> None:
+    paths.make_state()
+    probe.clients.note_client({"client": "1", "alias": alias})
+    assert listeners.alias() == listeners.short_name()
+
+
+@pytest.mark.parametrize(
+    ("typed", "printed"),
+    [("s1", "s1"), ("bob@s1", "bob@s1"), ("::1", "[::1]"), ("ssh://bob@s1:22", "ssh://bob@s1:22"), ("s/node1", "s")],
+)
+def test_an_alias_is_told_as_it_stands_before_a_name(typed: str, printed: str) -> None:
+    assert targets.before_colon(typed) == printed
+    assert targets.parse(f"{printed}:main").name == "main"
 
 
 def texts(tree: ast.Module) -> Iterator[str]:
@@ -81,7 +157,7 @@ def named_commands() -> list[tuple[str, str]]:
 
 #: What stands for a value in a message, and one of the values.
 VALUES = {
-    r"\{[^}]*host_option[^}]*\}": "",
+    r"\{[^}]*host_(option|argument)[^}]*\}": "",
     r"\{[\w.]*kind[\w.]*\}": "cluster",
     r"\{[^}]*\}": "main",
     r"\bN$": "1",

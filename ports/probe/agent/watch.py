@@ -11,6 +11,7 @@ import time
 import zlib
 
 if __name__ != "__main__":  # piped, these names are there already
+    from ..clients import note_client
     from ..identity import stat_of, user_name
     from ..nodes import left_running
     from ..own_host import host_directory
@@ -99,6 +100,7 @@ def watch(request: "Json", out: int, control: int) -> None:
         if told is not None:
             blob = zlib.compress(json.dumps(told).encode("utf-8", "surrogateescape"), 1)
             write_all(out, LENGTH.pack(len(blob)) + blob)
+            note_client(request.get("came"))  # also where the directory of records has come since
         ready, _, _ = select.select([control], [], [], pause)
         if ready:
             if not os.read(control, 100):

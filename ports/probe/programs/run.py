@@ -8,6 +8,7 @@ import subprocess
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
+    from ..clients import note_client
     from ..delivery import attend, deliver, is_start
     from ..own_host import host_directory, read_record
 
@@ -192,7 +193,8 @@ def run(request: "Json") -> "Optional[Json]":
         ``argv``; ``env``, a conda environment's name or path, or a venv's path; ``cwd`` (the home); ``stdin``, a text;
         ``environ``, variables to set; ``login`` (False) takes the whole environment of the login shell first;
         ``patience`` (20), the seconds that its start files may take; ``starts`` (False): it starts a session, which is
-        stopped again where nobody reads the answer.
+        stopped again where nobody reads the answer; ``came`` is the client, see `note_client`; ``shell`` (False): a
+        shell of `ports` follows.
     """
     environ = dict(os.environ)
     warning, shell = None, LoginShell(request.get("patience"))
@@ -207,6 +209,8 @@ def run(request: "Json") -> "Optional[Json]":
         command = find_command(request.get("env"), environ, shell)
     except LookupError as error:
         return {"error": "no-ports", "message": str(error)}
+    os.environ.update((name, environ[name]) for name in ("PORTS_HOME", "XDG_STATE_HOME") if name in environ)
+    note_client(request.get("came"))  # the command may print the alias
     try:
         child = subprocess.Popen(
             command + request["argv"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=cwd, env=environ
@@ -214,6 +218,8 @@ def run(request: "Json") -> "Optional[Json]":
     except OSError as error:
         return {"error": "failed", "message": "%s: %s" % (error.filename or command[0], error.strerror)}
     output = attend(child, (request.get("stdin") or "").encode())
+    if child.returncode == 0:
+        note_client(request.get("came"), make=bool(request.get("shell")))  # the first start here makes the directory
     if child.returncode == 1 and not output and command[1:] and not has_ports(command):
         message = "%s has no ports; install it there, or name another environment" % command[0]
         return {"error": "no-ports", "message": message}
