@@ -15,6 +15,7 @@ from .cluster import OwnedCluster
 from .guard import MemoryGuard
 from .idle import IdlePolicy
 from .lending import Lending
+from .notes import Notes
 from .record import Record
 from .waiting import Waiting
 from .workforce import Workforce
@@ -29,6 +30,7 @@ class Policies:
         self.idle = IdlePolicy(cluster, record, directory, ended, self.guard)
         self.lending = Lending(cluster, record, self.idle)
         self.calm = CalmScheduler(cluster.scheduler, record.calm_after)
+        self.notes = Notes(cluster.scheduler, record.name)
         memory_watch.WATCH.scheduler = cluster.scheduler
         if record.guard != "off":
             self.guard.start()

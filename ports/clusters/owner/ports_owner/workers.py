@@ -23,7 +23,7 @@ from distributed.http.routing import RoutingApplication
 from distributed.worker_state_machine import FindMissingEvent
 from tornado.httpserver import HTTPServer
 
-from . import calm, calm_rules, comm, guard_rules, memory_deaths, memory_watch, orphans, peer_check
+from . import calm, calm_rules, comm, guard_rules, memory_deaths, memory_watch, notes, orphans, peer_check
 from .ground import probe
 from .log import warn
 
@@ -78,8 +78,10 @@ class PrivateWorker(Worker):
         self.stream_handlers["ports-guard"] = self.give_way
         self.stream_handlers["ports-memory-limit"] = self.limit_memory
         self.stream_handlers["ports-stir"] = self.stir
+        self.stream_handlers["ports-listen"] = self.notice_prints
         self.handlers["ports_keep_results"] = self.keep_results
         self.calm = calm.CalmWorker(self, *calm_after, watched=watched)
+        notes.LISTENER.start()
 
     def start_http_server(self, routes, dashboard_address, default_port=0, ssl_options=None):
         """Make the application that other code expects; nothing listens."""
@@ -127,6 +129,10 @@ class PrivateWorker(Worker):
     def stir(self, **_):
         """Start the timers again: this process has grown while it was calm."""
         self.calm.stir()
+
+    def notice_prints(self, **_):
+        """Tell the scheduler when a task prints, once more."""
+        notes.LISTENER.start()
 
     def handle_stimulus(self, *stims):
         """Do as Dask does, with all timers running: something happens."""
@@ -231,7 +237,10 @@ class PrivateNanny(Nanny):
         memory_deaths.DEATHS.append(death)
         ran = f" with task {task}" if task else ""
         limit = probe.as_typed(getattr(cluster, "memory_typed", ""), death.limit)
-        warn(f"worker {self.name} ended at its memory limit of {limit}{ran}")
+        text = f"worker {self.name} ended at its memory limit of {limit}{ran}"
+        warn(text)
+        if scheduler is not None and scheduler.policies is not None:
+            scheduler.policies.notes.tell_of_death(text)
 
     async def end_orphans(self):
         """End what tasks of the last worker have started."""

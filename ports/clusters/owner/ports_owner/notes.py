@@ -1,0 +1,153 @@
+"""What a notebook reads beyond Dask's own answers: where the output of tasks is, and why a worker was killed.
+
+The output of tasks goes to the cluster's log. Dask's own clients print what comes under the topic ``print``, so each of
+them gets these lines, whatever made it. The lines of one kind reach one process once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import sys
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from distributed import KilledWorker, Scheduler
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.worker import thread_state
+
+AGAIN_SECONDS = 1.0  # until a worker whose task printed listens again, while a notebook has not read the line
+MOST_TASKS = 1000  # to look at, until it is known who wants a task
+NO_NOTEBOOK = ("fire-and-forget", "Client-worker-")  # the starts of ids of clients that nobody reads
+
+
+class Listener:
+    """Notices in a worker's process that a task writes to stdout or stderr, says so once, and then costs nothing."""
+
+    def __init__(self) -> None:
+        self.streams: list[Any] = []
+
+    def start(self) -> None:
+        """Listen until a task writes something."""
+        self.stop()
+        streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
+        for stream in streams:
+            with contextlib.suppress(AttributeError):  # a stream of somebody's own
+                stream.write = functools.partial(self.write, stream)
+                self.streams.append(stream)
+
+    def stop(self) -> None:
+        """Leave both streams as they were."""
+        streams, self.streams = self.streams, []  # two tasks can print at once
+        for stream in streams:
+            with contextlib.suppress(AttributeError):
+                del stream.write
+
+    def write(self, stream: Any, text: str) -> Any:
+        """Write, and tell the scheduler if a task does."""
+        key = getattr(thread_state, "key", None)
+        # `distributed.print` reaches the notebook by itself
+        if key is not None and sys._getframe(1).f_globals.get("__name__") != "distributed.worker":
+            self.stop()
+            worker = thread_state.execution_state["worker"]
+            worker.loop.add_callback(worker.batched_send, {"op": "ports-printed", "key": key})
+        return type(stream).write(stream, text)
+
+
+LISTENER = Listener()  # one for each process, however many workers it holds
+
+
+class Notes(SchedulerPlugin):
+    """The lines that the clients of one cluster get."""
+
+    name = "ports-notes"
+
+    def __init__(self, scheduler: Scheduler, cluster: str) -> None:
+        self.scheduler, self.cluster = scheduler, cluster
+        self.told: set[tuple[str, str]] = set()  # kind of line, process
+        self.deaf: set[str] = set()  # workers that have told that a task printed
+        scheduler.stream_handlers["ports-printed"] = self.printed
+        scheduler.add_plugin(self, name=self.name)
+        self.explain_killed_workers()
+
+    def printed(self, key: Any, worker: str = "", **_: Any) -> None:
+        """Say where the output is to whoever waits for the task `key`."""
+        self.deaf.add(worker)
+        text = f"what tasks print is in the log: `ports cluster logs {self.cluster} -f`; distributed.print prints here"
+        self.tell("printed", text, clients_of(self.scheduler, key) or self.scheduler.client_comms)
+        if any(("printed", process_of(one)) not in self.told for one in self.readers()):
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.listen)
+
+    def tell_of_death(self, text: str) -> None:
+        """Say that a worker ended at its memory limit, and what shows more."""
+        self.tell("death", f"{text}; `ports cluster logs {self.cluster} --warnings` shows more")
+
+    def listen(self) -> None:
+        """Let the workers that have told something listen again."""
+        self.scheduler.send_all({}, {one: [{"op": "ports-listen"}] for one in self.deaf})
+        self.deaf.clear()
+
+    def add_client(self, scheduler: Scheduler, client: str) -> None:
+        """Let workers listen for the tasks of a new notebook."""
+        if self.deaf and ("printed", process_of(client)) not in self.told:
+            self.listen()
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:
+        """Forget a worker."""
+        self.deaf.discard(worker)
+
+    def readers(self) -> list[str]:
+        """Return the clients that a person may read."""
+        return [one for one in self.scheduler.client_comms if not one.startswith(NO_NOTEBOOK)]
+
+    def tell(self, kind: str, text: str, clients: Iterable[str] | None = None) -> None:
+        """Print a line at `clients`, by default at all of them, once for each process."""
+        message = {"op": "event", "topic": "print", "event": (time.time(), {"args": (text,), "file": 2})}
+        wanted = set(self.scheduler.client_comms if clients is None else clients)
+        for client in self.readers():
+            process = process_of(client)
+            if client in wanted and (kind, process) not in self.told:
+                self.told.add((kind, process))
+                self.scheduler.send_all({client: [message]}, {})
+
+    def explain_killed_workers(self) -> None:
+        """Let each `KilledWorker` of this scheduler name the commands that show why."""
+        name = self.cluster
+        text = (
+            f"`ports cluster logs {name}` shows what the workers said last, "
+            f"and `ports cluster show {name}` why they ended"
+        )
+        start = KilledWorker.__init__
+
+        def explained(error: Any, *args: Any, **kwargs: Any) -> None:
+            start(error, *args, **kwargs)
+            error.__notes__ = [text]  # travels to the client with the error
+            if sys.version_info < (3, 11):  # which shows no notes
+                self.tell("killed", f"a worker was killed: {text}")
+
+        KilledWorker.__init__ = explained
+
+
+def process_of(client: str) -> str:
+    """Return what clients of one process have in common: Dask puts the process id into the id of a client. Pure."""
+    try:
+        return str(uuid.UUID(client[-36:]).clock_seq)
+    except ValueError:
+        return client
+
+
+def clients_of(scheduler: Scheduler, key: Any) -> set[str]:
+    """Return the clients that wait for the task `key`, or for the nearest tasks that need it."""
+    todo, seen = [scheduler.tasks.get(key)], set[Any]()
+    while todo and len(seen) < MOST_TASKS:
+        task = todo.pop(0)
+        if task is None or task in seen:
+            continue
+        seen.add(task)
+        if task.who_wants:
+            return {client.client_key for client in task.who_wants}
+        todo.extend(task.dependents)
+    return set()
