@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from ports import listeners, sessions
 from ports.clusters import _dask, _options, _row, _scheduler, _text
 from ports.clusters._documents import ClusterRow, Summary
-from ports.clusters._options import ClusterRecord
+from ports.clusters._options import KIND, ClusterRecord, ClusterRunning
 from ports.clusters._snapshot import Snapshot
-from ports.errors import UsageError, warn
+from ports.errors import PortsError, UsageError, warn
+from ports.sessions import Found
 from ports.state import record_this_interpreter
 
 if TYPE_CHECKING:
@@ -43,13 +45,25 @@ class Cluster:
     `stop` ends it.
     """
 
-    def __init__(
-        self, now: Snapshot | Future[Cluster], *, just_started: bool = False, over_sockets: bool = False
-    ) -> None:
+    def __init__(self, now: Snapshot | Future[Cluster], *, name: str = "", just_started: bool = False) -> None:
         self._found = now
-        self._over_sockets = over_sockets  # known while the start goes on
+        self._name = name  # of one that a thread finds or starts
         self._started = time.monotonic() if just_started else None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._security: Any = None  # what a `Client` got while the start went on
+
+    def __reduce__(self) -> tuple[Callable[[str], Cluster], tuple[str]]:
+        """Pickle the name. In another process it is the cluster of that name, as it is then.
+
+        A function that is sent to a task often takes a handle along, because it is a global of the notebook.
+        """
+        return _of_name, (self.name,)
+
+    def __copy__(self) -> Cluster:
+        return Cluster(self._found, name=self._name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Cluster:
+        return self.__copy__()
 
     @property
     def _now(self) -> Snapshot:
@@ -58,15 +72,15 @@ class Cluster:
 
     @property
     def _is_coming(self) -> bool:
-        """Whether its start goes on in a thread: a `Client` that is made in an event loop awaits it later."""
-        return self._over_sockets and isinstance(self._found, Future) and not self._found.done() and _is_in_loop()
+        """Whether a thread still finds or starts it: a `Client` that is made in an event loop awaits it later."""
+        return isinstance(self._found, Future) and not self._found.done() and _is_in_loop()
 
     # --- what it is ---
 
     @property
     def name(self) -> str:
         """Its name, ``"main"``."""
-        return self._now.name
+        return self._name or self._now.name
 
     @property
     def record(self) -> ClusterRecord:
@@ -123,9 +137,17 @@ class Cluster:
     @property
     def security(self) -> Security:
         """Credentials for its scheduler; empty where the scheduler listens on a Unix socket."""
-        if (address := self.scheduler_address) == _COMING:
-            return _dask.security(address, Path())
-        return _dask.security(address, self._now.found.files.credentials)
+        if self._is_coming and isinstance(self._found, Future):
+            if self._security is None:
+                self._security = _dask.coming_security()
+                self._found.add_done_callback(self._settle)
+            return cast("Security", self._security)
+        return _dask.security(self.scheduler_address, self._now.found.files.credentials)
+
+    def _settle(self, done: Future[Cluster]) -> None:
+        if done.exception() is None:
+            with contextlib.suppress(PortsError):  # `scheduler_address` raises it again
+                self._security.become(done.result().security)
 
     @property
     def status(self) -> str:
@@ -177,15 +199,16 @@ class Cluster:
     ) -> None:
         return None
 
-    def _run(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
+    def _run(self, function: Callable[[], T]) -> T:
         """Run `function`; in the event loop of an asynchronous client, return a future of it instead."""
+        is_coming = self._is_coming
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return function(*args, **options)
-        if loop is not self._loop:
-            return function(*args, **options)
-        later: Any = asyncio.ensure_future(asyncio.to_thread(function, *args, **options))
+            return function()
+        if loop is not self._loop and not is_coming:
+            return function()
+        later: Any = asyncio.ensure_future(asyncio.to_thread(function))
         return cast(T, later)
 
     def __getattr__(self, name: str) -> Any:
@@ -212,11 +235,23 @@ class Cluster:
         NotFoundError
             The cluster does not run.
         """
+        if asynchronous:
+            return cast("Client", _dask.Later(self._client_of_loop(timeout, options)))
+        self._look_before_connecting()
+        client = _dask.connect(self, timeout=timeout, **options)
+        with _dask.closed_on_error(client):
+            self._warn_of_old_modules(client)
+        return client
+
+    async def _client_of_loop(self, timeout: float, options: Mapping[str, Any]) -> Client:
+        await asyncio.to_thread(self._look_before_connecting)
+        return await _dask.connect_async(self, timeout=timeout, **options)
+
+    def _look_before_connecting(self) -> None:
         self._now.refresh()
         record_this_interpreter()
-        if asynchronous:
-            return cast("Client", _dask.connect_async(self, timeout=timeout, **options))
-        client = _dask.connect(self, timeout=timeout, **options)
+
+    def _warn_of_old_modules(self, client: Client) -> None:
         # workers that started a second ago have imported nothing older
         is_new = self._started is not None and time.monotonic() - self._started < 1
         stale = {} if is_new else _dask.stale_modules(client, scratch=self.record.scratch, timeout=1.0)
@@ -225,7 +260,6 @@ class Cluster:
                 f"workers of cluster {self.name!r} imported older versions of {', '.join(sorted(stale))}; "
                 f"run `ports cluster restart {self.name}` to reload them"
             )
-        return client
 
     def wait_for_workers(self, n_workers: int, timeout: float | str | None = None) -> None:
         """Wait until there are `n_workers`; `Client.wait_for_workers` calls this. A resting cluster wakes up.
@@ -240,7 +274,8 @@ class Cluster:
         TimedOutError
             There were fewer in time.
         """
-        return self._run(_scheduler.wait_for_workers, self._now, n_workers, _dask.parse_seconds(timeout))
+        seconds = _dask.parse_seconds(timeout)
+        return self._run(lambda: _scheduler.wait_for_workers(self._now, n_workers, seconds))
 
     # --- what it does ---
 
@@ -277,12 +312,16 @@ class Cluster:
             The scheduler did not do it.
         """
         n = n_workers if n is None else n
-        if cores is not None or memory is not None:
-            size = None if memory is None else int(_dask.parse_bytes(memory))
-            n = _options.how_many(self.record, n, cores, size, memory)
-        if n is None:
+        size = None if memory is None else int(_dask.parse_bytes(memory))
+        if n is None and cores is None and size is None:
             raise UsageError("scale needs a number of workers n, or cores=, or memory=")
-        return self._run(_scheduler.scale, self._now, n, force=force)
+
+        def scale() -> None:
+            is_number = n is not None and cores is None and size is None
+            number = n if is_number else _options.how_many(self.record, n, cores, size, memory)
+            _scheduler.scale(self._now, cast(int, number), force=force)
+
+        return self._run(scale)
 
     def adapt(
         self,
@@ -329,11 +368,11 @@ class Cluster:
         }
         bounds |= {"minimum": minimum, "maximum": maximum}
         bounds |= {"minimum_cores": minimum_cores, "maximum_cores": maximum_cores}
-        seconds = [_dask.parse_seconds(one) or 0.0 for one in (interval, target_duration)]
-        for name, value in zip(("interval", "target_duration"), seconds, strict=True):
+        every, target = [_dask.parse_seconds(one) or 0.0 for one in (interval, target_duration)]
+        for name, value in (("interval", every), ("target_duration", target)):
             if value <= 0:
                 raise UsageError(f"{name} is {value:g} s; pass a longer time, such as '1s'")
-        return self._run(_scheduler.adapt, self._now, bounds, *seconds, wait_count)
+        return self._run(lambda: _scheduler.adapt(self._now, bounds, every, target, wait_count))
 
     @property
     def scheduler_info(self) -> dict[str, Any]:
@@ -347,7 +386,7 @@ class Cluster:
 
     def get_logs(self, cluster: bool = True, scheduler: bool = True, workers: bool = True) -> dict[str, str]:
         """Return logs by name, as `LocalCluster.get_logs`: of the cluster, its scheduler, and each worker."""
-        return self._run(self._get_logs, cluster, scheduler, workers)
+        return self._run(lambda: self._get_logs(cluster, scheduler, workers))
 
     def _get_logs(self, cluster: bool, scheduler: bool, workers: bool) -> dict[str, str]:
         found = {"Cluster": "\n".join(self.logs())} if cluster else {}
@@ -365,7 +404,7 @@ class Cluster:
         DaskError
             The scheduler did not do it.
         """
-        return self._run(_scheduler.restart, self._now)
+        return self._run(lambda: _scheduler.restart(self._now))
 
     def stop(self, *, force: bool = False) -> None:
         """End the cluster: its workers, what their tasks started, and the tmux session. Only the log stays.
@@ -386,9 +425,12 @@ class Cluster:
         RecordError
             Its record cannot be read.
         """
-        if self._now.found.running is not None:
-            _dask.close_clients(self._now.running.address)
-        sessions.stop(self._now.found, force=force)
+        return self._run(lambda: sessions.stop(self._now.found, force=force, before_the_end=self._close_clients))
+
+    def _close_clients(self) -> None:
+        running = self._now.found.running
+        if isinstance(running, ClusterRunning):
+            _dask.close_clients(running.address)
 
     def logs(self, lines: int = 0, *, warnings: bool = False) -> tuple[str, ...]:
         """Return the last `lines` lines of its log, with `warnings` of warning level or worse only; 0: all."""
@@ -409,10 +451,21 @@ class Cluster:
         return _row.row(self._now, with_token=with_token)
 
     def __repr__(self) -> str:
+        if self._is_coming:
+            return f"<ports cluster {self._name}: starting; await it>"
         return _text.cluster_line(self.row(), time.time())
 
     def _repr_html_(self) -> str:
         return _text.cluster_html(self.row(), listeners.open_command(self.name))
+
+
+def _of_name(name: str) -> Cluster:
+    """Return the handle that was pickled. Where there is no such cluster, it is a stopped one, and says so in use."""
+    found = sessions.find(KIND, name, ClusterRecord)
+    if found is None:
+        why = sessions.elsewhere(KIND, name) or "this machine has none of that name"
+        found = Found(name, sessions.files(KIND, name), "stopped", reason=why)
+    return Cluster(Snapshot(found))
 
 
 def _is_in_loop() -> bool:

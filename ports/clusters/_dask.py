@@ -16,15 +16,15 @@ import platform
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ports import probe
 from ports.clusters import _options
-from ports.errors import DaskError, UsageError, warn
+from ports.errors import DaskError, UsageError
 from ports.listeners import socket_user
 from ports.state import settings
 
@@ -71,6 +71,29 @@ def security(address: str, credentials: Path) -> Security:
         return Security(require_encryption=False)
     file = str(credentials)
     return Security(tls_ca_file=file, tls_client_cert=file, tls_client_key=file, require_encryption=True)
+
+
+def coming_security() -> Any:
+    """Return credentials of a cluster that is starting; its method ``become`` takes the real ones.
+
+    A client reads its credentials when it is made. It connects later, when it has awaited its cluster.
+    """
+    from distributed.security import Security
+
+    class Coming(Security):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(require_encryption=True)
+            self.arguments: dict[str, Any] = {"require_encryption": True}  # until then, nothing is sent in the clear
+
+        def get_connection_args(self, role: str) -> dict[str, Any]:
+            return self.arguments  # the client and its connections share this
+
+        def become(self, real: Security) -> None:
+            for name in Security.__slots__:
+                setattr(self, name, getattr(real, name))
+            self.arguments.update(real.get_connection_args("client"))
+
+    return Coming()
 
 
 def prepare() -> None:
@@ -141,44 +164,21 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
             client.__init__(cluster, timeout=timeout, **options)
     except BaseException as error:
         _discard(client)
-        if not isinstance(error, OSError | TimeoutError):
+        if (explained := _explained(error, timeout)) is None:
             raise
-        raise _refusal(error, timeout) from error
-    _explain_deaths(client, str(getattr(cluster, "name", "")))
+        raise explained from error
     return client
 
 
-def _refusal(error: BaseException, timeout: float) -> DaskError:
-    """Return why there is no connection: a Unix socket that is missing, dead or another user's has not timed out."""
+def _explained(error: BaseException, timeout: float) -> DaskError | None:
+    """Return what is raised where a client did not connect because of `error`; None: `error` itself."""
     from distributed.comm.core import FatalCommClosedError
 
-    if isinstance(error, FatalCommClosedError):
+    if not isinstance(error, OSError | TimeoutError | asyncio.TimeoutError):
+        return None
+    if isinstance(error, FatalCommClosedError):  # a Unix socket that is missing, dead or another user's
         return DaskError(f"{error}; {_NOT_MINE}")
     return DaskError(f"the scheduler did not answer within {timeout:g} s ({error})")
-
-
-def _explain_deaths(client: Client, name: str) -> None:
-    """Let a `KilledWorker` that reaches `client` say which command shows why: workers print to the cluster's log."""
-    from distributed import KilledWorker
-
-    handler = client._stream_handlers.get("task-erred")
-    if handler is None:
-        return  # another version of Dask
-    text = (
-        f"`ports cluster logs {name}` shows what the workers said last, and `ports cluster show {name}` why they ended"
-    )
-
-    def task_erred(key: Any = None, **said: Any) -> Any:
-        answer = handler(key=key, **said)
-        error = getattr(client.futures.get(key), "exception", None)
-        if isinstance(error, KilledWorker):
-            if hasattr(error, "add_note"):
-                error.add_note(text)
-            else:  # Python 3.10
-                warn(f"a worker was killed: {text}")
-        return answer
-
-    client._stream_handlers["task-erred"] = task_erred
 
 
 def _wait_for_first_word(address: str, timeout: float) -> None:
@@ -202,22 +202,42 @@ def _wait_for_first_word(address: str, timeout: float) -> None:
             pass  # Dask says why
 
 
+class Later:
+    """A client of an event loop, for ``await`` and for ``async with``, as `distributed.Client` itself."""
+
+    def __init__(self, coming: Coroutine[Any, Any, Client]) -> None:
+        self._coming = coming
+
+    def __await__(self) -> Generator[Any, None, Client]:
+        return self._coming.__await__()
+
+    async def __aenter__(self) -> Client:
+        self._client = await self
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        await cast("Any", self._client).close()
+
+
 async def connect_async(cluster: object, *, timeout: float, **options: Any) -> Client:
     """Return a client of the running event loop, connected to `cluster`; raises as `connect`."""
+    await asyncio.to_thread(import_client)  # takes 0.4 s
     address = str(getattr(cluster, "scheduler_address", ""))
     _check_owner(address)
     await asyncio.to_thread(_wait_for_first_word, address, timeout)
     from distributed import Client
 
     prepare()
-    client = Client(cluster, asynchronous=True, timeout=timeout, **options)
+    client = Client.__new__(Client)
     try:
+        with _no_collection():
+            client.__init__(cluster, asynchronous=True, timeout=timeout, **options)
         await asyncio.wait_for(client, timeout)
-    except (OSError, asyncio.TimeoutError, TimeoutError) as error:
-        with contextlib.suppress(Exception):
-            await client.close(timeout=1)
-        raise _refusal(error, timeout) from error
-    _explain_deaths(client, str(getattr(cluster, "name", "")))
+    except BaseException as error:
+        await _discard_async(client)
+        if (explained := _explained(error, timeout)) is None:
+            raise
+        raise explained from error
     return client
 
 
@@ -265,6 +285,17 @@ def changed_config() -> dict[str, Any]:
     return _options.changed(config.config, written)
 
 
+def configured(keys: Iterable[str]) -> dict[str, Any]:
+    """Return the values that `keys` have in Dask's configuration of this process; None where it has none."""
+    names = list(keys)
+    if not names:
+        return {}
+    import dask
+    import distributed  # noqa: F401 - its defaults are part of the configuration
+
+    return {name: dask.config.get(name, default=None) for name in names}
+
+
 def parse_seconds(text: float | str | None) -> float | None:
     """Return a length of time as Dask writes it, ``"500ms"``, in seconds; raises UsageError."""
     if not isinstance(text, str):
@@ -297,10 +328,41 @@ def _discard(client: Client) -> None:
     """Close a client that did not connect and end its thread: `Client.__del__` has nothing left to do."""
     with contextlib.suppress(Exception):
         client.close(timeout=1)
+    _forget(client)
+
+
+async def _discard_async(client: Client) -> None:
+    """Close a client of the running event loop that did not connect."""
+    started = getattr(client, "_started", None)
+    if started is not None:
+        started.cancel()
+        with contextlib.suppress(Exception, asyncio.CancelledError):
+            await started
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        await client.close(timeout=1)
+    _forget(client)
+
+
+def _forget(client: Client) -> None:
+    """Undo what Dask's `close` leaves of a client that stopped in the middle of its start."""
     runner = getattr(client, "_loop_runner", None)
     if runner is not None:
         with contextlib.suppress(Exception):
             runner.stop()  # `close` leaves it running if the connection had failed already
+    if getattr(client, "status", None) == "newly-created" and hasattr(client, "_set_config"):
+        with client._set_config:  # it is Dask's default scheduler already
+            pass
+
+
+@contextlib.contextmanager
+def closed_on_error(client: Client) -> Iterator[None]:
+    """Close `client` if the block fails: nobody has it yet."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):
+            client.close(timeout=2)
+        raise
 
 
 def call(address: str, credentials: Path, operation: str, *, timeout: float, **arguments: Any) -> Any:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import builtins
 
 _RECENT_SECONDS = 3600.0  # a death of a worker before that is no news to who connects now
-_TOLD: set[tuple[str, float, str]] = set()  # clusters and directories whose difference was reported in this process
+_TOLD: set[tuple[str, float, str]] = set()  # clusters, and differences that were reported in this process
 
 
 def list() -> builtins.list[Cluster]:
@@ -127,16 +127,25 @@ def _differences(record: ClusterRecord, asked: Mapping[str, Any], *, is_told_onc
         asked = {**asked, "memory_limit": _dask.parse_bytes(asked["memory_limit"])}
     directory = str(Path.cwd())
     files = [str(getattr(module, "__file__", None) or "") for module in [*sys.modules.values()]]
-    seen = (record.name, record.created_at, directory)
-    is_told = is_told_once and seen in _TOLD
-    if is_told or not _options.directory_matters(record, directory, files):
+    if not (_options.directory_matters(record, directory, files) and _is_news(record, directory, is_told_once)):
         directory = record.directory
-    elif is_told_once:
-        _TOLD.add(seen)
     config = _dask.changed_config()
+    # A value that equals Dask's default looks like one that nobody has set.
+    for key, value in _dask.configured(set(record.dask_config) - set(config)).items():
+        if value != record.dask_config[key] and _is_news(record, f"{key}: {value!r}", is_told_once):
+            config[key] = value
     return _options.differences(
         record, asked, interpreter=interpreter, directory=directory, dask_config=config, typed=typed
     )
+
+
+def _is_news(record: ClusterRecord, what: str, is_told_once: bool) -> bool:
+    """Say whether a difference counts: one that a person may not mean is reported once in a process."""
+    seen = (record.name, record.created_at, what)
+    is_told = is_told_once and seen in _TOLD
+    if is_told_once:
+        _TOLD.add(seen)
+    return not is_told
 
 
 def is_same_interpreter(one: str, other: str) -> bool:

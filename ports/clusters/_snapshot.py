@@ -31,8 +31,8 @@ class Snapshot:
     def refresh(self) -> None:
         """Look again."""
         now = sessions.find(KIND, self.name, ClusterRecord)
-        removed = Found(self.name, self.found.files, "stopped", self.found.record, reason="it was stopped and removed")
-        self.found = now or removed
+        reason = "it was stopped and removed" if self.found.record is not None else self.found.reason
+        self.found = now or Found(self.name, self.found.files, "stopped", self.found.record, reason=reason)
         self.__dict__.pop("summary", None)
 
     @property

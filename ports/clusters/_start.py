@@ -8,7 +8,7 @@ import inspect
 import sys
 import threading
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -50,25 +50,8 @@ def client(name: str | None = None, *, reuse: str | None = None, **asked: Any) -
     is_asynchronous = bool(asked.pop("asynchronous", False))
     options = {key: asked.pop(key) for key in _options.CLIENT_KEYWORDS if key in asked}
     if is_asynchronous:
-        return cast("Client", _Later(_client_of_loop(name, reuse, asked, options)))
+        return cast("Client", _dask.Later(_client_of_loop(name, reuse, asked, options)))
     return _find_or_start(name, reuse, asked).get_client(**options)
-
-
-class _Later:
-    """A client of an event loop, for ``await`` and for ``async with``, as `distributed.Client` itself."""
-
-    def __init__(self, coming: Coroutine[Any, Any, Client]) -> None:
-        self._coming = coming
-
-    def __await__(self) -> Generator[Any, None, Client]:
-        return self._coming.__await__()
-
-    async def __aenter__(self) -> Client:
-        self._client = await self
-        return self._client
-
-    async def __aexit__(self, *_: object) -> None:
-        await cast("Any", self._client).close()
 
 
 async def _client_of_loop(
@@ -105,20 +88,9 @@ def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) 
     """
     is_asynchronous = asked.pop("asynchronous", None)
     if is_asynchronous or (is_asynchronous is None and _is_coroutine(sys._getframe(1))):
-        over_sockets = _is_over_sockets(name, asked)
-        coming = _in_thread(functools.partial(_find_or_start, name, reuse, asked))
-        return Cluster(coming, over_sockets=over_sockets)
+        name = paths.check_name(name or settings.get("cluster.name"))
+        return Cluster(_in_thread(functools.partial(_find_or_start, name, reuse, asked)), name=name)
     return _find_or_start(name, reuse, asked)
-
-
-def _is_over_sockets(name: str | None, asked: Mapping[str, Any]) -> bool:
-    """Say whether the cluster that `cluster` would return has its scheduler on a Unix socket."""
-    defaults = settings.get("cluster")
-    found = sessions.find(KIND, paths.check_name(name or defaults["name"]), ClusterRecord)
-    if found is not None and found.record is not None and found.state in ("running", "starting"):
-        return bool(found.record.sockets)
-    options = {option: value for option, value in asked.items() if option != "timeout"}
-    return bool(_options.merge(defaults, options)["security"] == "sockets")
 
 
 def _is_coroutine(frame: types.FrameType) -> bool:

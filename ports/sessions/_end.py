@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
             _tmux.remove_dead_socket(socket)
 
 
-def stop(found: Found[Any], *, force: bool = False) -> None:
+def stop(found: Found[Any], *, force: bool = False, before_the_end: Callable[[], None] = lambda: None) -> None:
     """End a session, and remove its records and what belongs to it elsewhere. The log stays.
 
     Of a session that has stopped by itself, whatever it left behind is ended and removed.
@@ -66,6 +66,8 @@ def stop(found: Found[Any], *, force: bool = False) -> None:
     force : bool
         Also forget a session of which nothing can be known, because it was started on another machine or in another
         container. Only its records are removed.
+    before_the_end : callable
+        Called once nothing refuses the stop, before the first process ends.
 
     Raises
     ------
@@ -83,6 +85,7 @@ def stop(found: Found[Any], *, force: bool = False) -> None:
     with names_locked(record.kind):
         latest = find(record.kind, found.name, type(record))
         if latest is None:
+            before_the_end()
             return  # somebody else was quicker
         if _is_other_start(latest, record):
             raise NameInUseError(
@@ -94,18 +97,20 @@ def stop(found: Found[Any], *, force: bool = False) -> None:
             retire(latest, outside=False)
             return
         if is_in_another_container(latest):
-            _end_in_its_container(latest)
+            _end_in_its_container(latest, before_the_end)
         else:
+            before_the_end()
             end(latest)  # even of one that has stopped: its launcher may still be ending what its command left
         retire(latest)
 
 
-def _end_in_its_container(found: Found[Any]) -> None:
+def _end_in_its_container(found: Found[Any], before_the_end: Callable[[], None]) -> None:
     """End a session whose processes have no pid here, by its tmux server; raises UsageError where none is in reach."""
     record = found.record
     assert record is not None
     socket = Path(record.tmux_socket or "")
     if record.tmux_socket and _tmux.has_session(socket, record.tmux_session):
+        before_the_end()
         _tmux.kill_session(socket, record.tmux_session)
         with contextlib.suppress(TimedOutError):
             wait_until(lambda: not is_alive(found) or None, timeout=2 * _STOP_SECONDS, what="its end")

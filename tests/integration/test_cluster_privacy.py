@@ -329,6 +329,47 @@ def test_a_refused_client_is_closed_and_does_not_hang_the_next_one(shared_home: 
     assert done.stdout.splitlines() == ["refused"] * 3 + ["{'closed'}", "42", "[]"], done.stderr
 
 
+REFUSED_IN_A_LOOP = """
+import asyncio, gc
+import dask.config
+import distributed
+from distributed.security import Security
+import ports
+from ports.clusters import _dask
+gc.set_threshold(1)
+found = ports.clusters.get("private")
+async def main():
+    for bad in ({"security": Security(require_encryption=False)}, {"extensions": 5}, {"heartbeat_interval": "often"}):
+        try:
+            await _dask.connect_async(found, timeout=2, **bad)
+        except Exception as error:
+            print(type(error).__name__)
+    connecting = asyncio.ensure_future(_dask.connect_async(found, timeout=5))
+    await asyncio.sleep(0)
+    while not any(isinstance(one, distributed.Client) and one.status == "connecting" for one in gc.get_objects()):
+        await asyncio.sleep(0)
+    connecting.cancel()
+    try:
+        await connecting
+    except asyncio.CancelledError:
+        print("cancelled")
+    found_left = {one.status for one in gc.get_objects() if isinstance(one, distributed.Client)}
+    print(found_left <= {"closed", "newly-created"}, dask.config.get("scheduler", None))
+    async with found.get_client(asynchronous=True) as client:
+        print(await client.submit(sum, [40, 2]))
+asyncio.run(main(), debug=False)
+"""
+
+
+def test_a_refused_client_of_an_event_loop_is_closed(shared_home: Home, private: Cluster) -> None:
+    done = shared_home.python(REFUSED_IN_A_LOOP, timeout=40)
+    assert done.stdout.splitlines() == [
+        *("TypeError", "AttributeError", "KeyError", "cancelled"),
+        *("True None", "42"),
+    ], done.stderr
+    assert "never awaited" not in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_stock_client_is_not_led_to_another_user_s_listener(
     private: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

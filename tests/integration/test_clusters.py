@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import importlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -16,13 +18,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
+import cloudpickle
 import dask
 import distributed
 import pytest
 from distributed import Client
 
 import ports
-from ports import clusters, errors
+from ports import clusters, errors, sessions
 from ports.clusters import _dask, _documents
 from ports.clusters._cluster import Cluster
 from ports.clusters._options import ClusterRunning
@@ -188,34 +191,62 @@ def test_a_client_of_an_event_loop_is_awaited(main: Cluster) -> None:
     assert asyncio.run(use()) == (3, 3, 1)
 
 
+class Ticker:
+    """Looks how long the event loop did nothing else at most."""
+
+    async def __aenter__(self) -> Ticker:
+        self.longest, self.began = 0.0, time.monotonic()
+        self.task = asyncio.ensure_future(self.watch())
+        return self
+
+    async def watch(self) -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.01)
+            self.longest, last = max(self.longest, time.monotonic() - last), time.monotonic()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.task.cancel()
+        self.seconds = time.monotonic() - self.began
+
+    def check(self) -> None:
+        """A start, or a stop, would block for nearly all of the time."""
+        assert self.longest < max(0.5, self.seconds / 3)
+
+
 @pytest.mark.ci
-def test_a_cluster_starts_while_the_event_loop_goes_on(home: Home) -> None:
-    async def use() -> tuple[int, float]:
-        longest, last, done = 0.0, time.monotonic(), False
+@pytest.mark.parametrize("security", ["sockets", "tls"])
+def test_a_cluster_starts_while_the_event_loop_goes_on(home: Home, security: str) -> None:
+    async def use() -> None:
+        async with Ticker() as ticker:
+            coming = ports.cluster("loop", security=security, **SMALL)
+            assert repr(coming) == "<ports cluster loop: starting; await it>"
+            assert copy.deepcopy(coming).name == pickle.loads(cloudpickle.dumps(coming)).name == "loop"
+            async with Client(coming, asynchronous=True) as client:
+                await client.wait_for_workers(1)
+                assert await client.submit(sum, [1, 2]) == 3
+                assert pickle.loads(pickle.dumps(client.cluster)).record == coming.record
+        ticker.check()
+        async with Ticker() as ticker, ports.cluster("loop") as cluster:
+            async with cluster.get_client(asynchronous=True) as client:  # type: ignore[attr-defined]
+                assert await client.submit(sum, [3, 4]) == 7
+            await cluster.stop()  # type: ignore[func-returns-value]
+        ticker.check()
 
-        async def watch() -> None:
-            nonlocal longest, last
-            while not done:
-                await asyncio.sleep(0.01)
-                longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    asyncio.run(use())
+    assert clusters.list() == []
 
-        watching = asyncio.ensure_future(watch())
-        async with ports.cluster("loop", **SMALL) as cluster:
-            n_workers = len(await asyncio.to_thread(lambda: cluster.workers))
-        done = True
-        await watching
-        return n_workers, longest
 
-    async def use_client() -> None:
-        async with Client(ports.cluster("other", **SMALL), asynchronous=True) as client:
-            await client.wait_for_workers(1)
-            assert await client.submit(sum, [1, 2]) == 3
+@pytest.mark.ci
+def test_a_start_that_fails_reaches_whoever_awaits_it(home: Home) -> None:
+    async def use() -> None:
+        with pytest.raises(errors.UsageError, match="n_workers"):
+            async with ports.cluster("loop", n_workers=-1):
+                pass
+        with pytest.raises(errors.UsageError, match="n_workers"):
+            await ports.client("loop", n_workers=-1, asynchronous=True)  # type: ignore[misc]
 
-    n_workers, longest = asyncio.run(use())
-    asyncio.run(use_client())
-    clusters.stop("loop")
-    clusters.stop("other")
-    assert n_workers == 1 and longest < 0.5  # a start takes longer
+    asyncio.run(use())
 
 
 @pytest.mark.ci
@@ -236,13 +267,72 @@ def test_a_killed_worker_names_the_command_that_shows_why(home: Home) -> None:
     program = (
         "import dask, os, ports\n"
         "dask.config.set({'distributed.scheduler.allowed-failures': 0})\n"
-        "client = ports.client('main', n_workers=1, threads_per_worker=1)\n"
+        "from dask.distributed import Client\n"
+        "client = Client(ports.cluster('main', n_workers=1, threads_per_worker=1))\n"
         "client.submit(os._exit, 3).result()\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert "KilledWorker" in ended.stderr and "`ports cluster logs main` shows what" in ended.stderr
     assert "main runs at" in "\n".join(clusters.logs("main"))
     clusters.stop("main")
+
+
+PRINTS = """
+import dask, ports
+from dask.distributed import Client, print as print_here
+def say(text):
+    print(text)
+with Client(ports.cluster()) as client:
+    client.submit(print_here, "in the notebook").result()
+    print("first", flush=True)
+    client.submit(say, "one").result()
+    dask.delayed(sum)([dask.delayed(lambda: print("two") or 2)()]).compute()
+with ports.client() as client:
+    client.submit(say, "three").result()
+"""
+
+
+def test_the_first_print_of_a_task_names_the_log_once(shared_home: Home, main: Cluster) -> None:
+    for _ in range(2):  # another process is told, too
+        done = shared_home.python(PRINTS)
+        assert done.stdout == "in the notebook\nfirst\n", done.stderr
+        assert done.stderr.count("`ports cluster logs main -f`") == 1, done.stderr
+    assert [line for line in clusters.logs("main") if line in ("one", "two", "three")] == ["one", "two", "three"] * 2
+
+
+def test_a_handle_in_a_task_is_the_cluster_of_its_name(main: Cluster, client: Client) -> None:
+    assert client.submit(lambda: (main.name, main.state)).result(timeout=30) == ("main", "running")
+    for other in (copy.copy(main), copy.deepcopy(main), pickle.loads(pickle.dumps(main))):
+        assert other.record == main.record and other.scheduler_address == main.scheduler_address
+
+
+def test_a_pickled_handle_of_no_cluster_says_so_when_it_is_used(main: Cluster) -> None:
+    gone = pickle.loads(pickle.dumps(main).replace(b"main", b"mine"))
+    assert (gone.state, gone.reason) == ("stopped", "this machine has none of that name")
+    with pytest.raises(errors.NotFoundError, match="`ports cluster start mine` starts it"):
+        Client(gone)
+
+
+def test_a_stop_that_is_refused_leaves_clients_connected(main: Cluster, client: Client) -> None:
+    held, path = clusters.get("main"), sessions.files("cluster", "main").record
+    as_it_was = path.read_text()
+    other = {**json.loads(as_it_was), "created_at": main.record.created_at + 1}
+    try:
+        path.write_text(json.dumps(other))
+        with pytest.raises(errors.NameInUseError):
+            held.stop()
+    finally:
+        path.write_text(as_it_was)
+    assert client.status == "running" and client.submit(sum, [5, 6]).result(timeout=30) == 11
+
+
+def test_a_client_is_closed_if_a_warning_about_it_is_an_error(main: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dask, "stale_modules", lambda client, **_: {"old.py": 1.0})
+    before = {id(one) for one in Client._instances}
+    with warnings.catch_warnings(), pytest.raises(UserWarning, match="imported older versions"):
+        warnings.simplefilter("error")
+        ports.client()
+    assert {one.status for one in Client._instances if id(one) not in before} <= {"closed"}
 
 
 @pytest.mark.ci
@@ -408,6 +498,12 @@ def test_what_dask_config_set_says_reaches_owner_and_workers(home: Home) -> None
     told = pytest.warns(UserWarning, match=r"dask's distributed.worker.memory.pause is 0.77, not 0.5")
     with dask.config.set({"distributed.worker.memory.pause": 0.5}), told:
         ports.client().close()
+    told = pytest.warns(UserWarning, match=r"dask's distributed.worker.memory.pause is 0.77, not 0.8")
+    with dask.config.set({"distributed.worker.memory.pause": 0.8}), told:  # Dask's default
+        ports.client().close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ports.client().close()  # once in a process: nobody may mean it
     held = clusters.get("main")
     clusters.stop("main")
     assert (held.state, held.status, client.status) == ("stopped", "closed", "closed")
