@@ -232,17 +232,12 @@ def _start(
         )
         raise NameInUseError(KIND, name, f"{hint}change it, `ports cluster stop {name}` stops it")
     options = _options.merge(defaults, asked)
+    if options["env"] is None:  # another environment can have another Dask
+        _dask.check_keywords(options["options"])
     record, environ, reckoned = _plan.plan(name, options)
     found = sessions.claim(record)
     with sessions.undone(found):
-        _scratch.create(Path(record.scratch))
-        if record.sockets:
-            _scratch.create(Path(record.sockets))
-        else:
-            _certificates.write_self_signed(found.files.credentials)
-        if record.token_file:
-            state.ensure_token(Path(record.token_file))
-        _owner.copy_code(found.files.directory)
+        _make_places(record, found.files)
         argv = [record.interpreter, *_owner.command(found.files.directory)]
         found = sessions.start(
             found,
@@ -258,6 +253,18 @@ def _start(
         if warning is not None:
             warn(warning)
     return Cluster(now, just_started=True)
+
+
+def _make_places(record: ClusterRecord, files: sessions.SessionPaths) -> None:
+    """Make the directories of a cluster, its credentials, and the copy of its owner's code."""
+    _scratch.create(Path(record.scratch))
+    if record.sockets:
+        _scratch.create(Path(record.sockets))
+    else:
+        _certificates.write_self_signed(files.credentials)
+    if record.token_file:
+        state.ensure_token(Path(record.token_file))
+    _owner.copy_code(files.directory)
 
 
 def _wait_for_other_start(name: str, timeout: float) -> Found[ClusterRecord] | None:
