@@ -30,6 +30,13 @@ class Command(click.Command):
             raise click.UsageError(usage.too_many(ctx, extra), ctx)
         return extra
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command; click would print an empty line after Ctrl-C, wherever stderr leads."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.Abort from None
+
 
 # What is typed instead, and the commands that are meant.
 MEANT = {

@@ -61,7 +61,8 @@ class Output:
         else:
             from ports.cli import tables
 
-            click.echo(tables.details(row, time.time()))
+            columns = terminal_columns(sys.stdout) if sys.stdout.isatty() else None
+            click.echo(tables.details(row, time.time(), columns))
 
     def result(self, row: Row, text: str) -> None:
         """Show the result of a command that changed something: `text`, or the row as JSON."""

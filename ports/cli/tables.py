@@ -219,15 +219,19 @@ def plain(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in padded)
 
 
-def details(row: Mapping[str, Any], now: float) -> str:
-    """Return one row as lines of ``key: value``, without empty values."""
+def details(row: Mapping[str, Any], now: float, columns: int | None = None) -> str:
+    """Return one row as lines of ``key: value``, without empty values; in a terminal of `columns`, folded behind it."""
     texts = cells(row, now)
     hidden = ("where", "from", "here", "what", "received", "note", "other", "started_at", "guard", "asleep", "ends_at")
     shown = {key: text for key, text in texts.items() if text and key not in hidden and not key.endswith("_bytes")}
     if row.get("note"):  # the reason has a line of its own
         shown["note"] = str(row["note"])
-    width = max((len(key) for key in shown), default=0) + 1
-    return "\n".join(f"{key + ':':<{width}} {text}" for key, text in shown.items())
+    begins = max((len(key) for key in shown), default=0) + 2
+    lines = []
+    for key, text in shown.items():
+        parts = [text] if columns is None else wrap(text, max(_LEAST, columns - begins))
+        lines += [f"{key + ':':<{begins}}{parts[0]}", *(" " * begins + part for part in parts[1:])]
+    return "\n".join(lines)
 
 
 def link_here(row: Mapping[str, Any]) -> str | None:

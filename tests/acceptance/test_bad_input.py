@@ -283,13 +283,16 @@ def test_a_local_port_of_another_user_is_named_and_the_next_one_is_used(
 
 
 def test_a_cluster_that_dies_while_it_starts_tells_why_and_frees_its_name(laptop: Laptop) -> None:
-    done = laptop.type(*START, "--option", "nonsense=1")
+    refused = laptop.type(*START, "--option", "nonsense=1")
+    assert refused.returncode == 2 and "no option nonsense=1 of ports, or of Dask's" in refused.stderr, refused.stderr
+    dies = ("--option", 'scheduler_kwargs={"idle_timeout": "soon"}')
+    done = laptop.type(*START, *dies)
     first, log, *lines = without_waits(done.stderr).splitlines()
     assert (done.returncode, first) == (5, "ports: server1: cluster 'main' did not start: exit status 1")
     assert log.startswith("log: /")
     assert 0 < len(lines) <= 20
-    assert "unexpected keyword argument 'nonsense'" in lines[-1]
-    error = laptop.json(*START, "--option", "nonsense=1", code=5)["error"]
+    assert "Invalid time unit: soon" in "\n".join(lines)
+    error = laptop.json(*START, *dies, code=5)["error"]
     assert (error["type"], error["exit_code"]) == ("StartError", 5)
     slow = laptop.type(*START, "--timeout", "0.3")
     said = without_waits(slow.stderr)
