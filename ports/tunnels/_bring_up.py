@@ -7,11 +7,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from ports import hosts
 from ports.errors import ConnectionLostError, PortInUseError, PortsError, RefusedError, SSHError
 from ports.hosts import Dial
-from ports.tunnels import _local_address, _verify
+from ports.state import settings
+from ports.tunnels import _local_address, _origins, _verify
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import LOOPBACK, Relay, bind
 from ports.tunnels._host_connection import HostConnection
@@ -24,6 +27,7 @@ from ports.tunnels._watch import Watch
 _FIRST_SECONDS, _LATER_SECONDS = 10.0, 3.0  # for an answer; except at first, news of the host wait meanwhile
 _CLOSED = "it was closed while it opened"
 _NO_ANSWER = "it closes connections without an answer"
+_ORIGIN_SECONDS = 2.0
 _PATIENCE = 0.05  # seconds for which a service that may not be a web server can speak first
 
 
@@ -65,7 +69,7 @@ class TunnelOpener:
     def reclaim(self, tunnel: Tunnel) -> None:
         """Serve `tunnel` at its usual port, too, if that port is free by now."""
         usual = tunnel.usual_port
-        if usual is None or tunnel.forward is None:
+        if usual is None or tunnel.forward is None or not tunnel.local_port:
             return
         with self._tunnels.lock:  # it may be closed at this moment
             if not self._tunnels.may_open(tunnel) or not tunnel.ports or usual in tunnel.ports:
@@ -77,7 +81,8 @@ class TunnelOpener:
                 return
             # the other port stays: a page may be open there
             tunnel.ports.add(port)
-            tunnel.port_note = f"port {usual} is free again; {tunnel.local_port} works as well"
+            works = f"; {tunnel.local_port} works as well" if tunnel.origin_note is None else ""
+            tunnel.port_note, tunnel.origin_note = f"port {usual} is free again{works}", None
             tunnel.local_port, tunnel.where = port, (tunnel.local.address_here, port)
         self._tunnels.change(tunnel, tunnel.state)
 
@@ -110,7 +115,7 @@ class TunnelOpener:
     def _connect(self, tunnel: Tunnel, is_first: bool) -> None:
         try:
             if not tunnel.ports:
-                if tunnel.reuse and self._is_open_elsewhere(tunnel):
+                if tunnel.reuse and self.is_open_elsewhere(tunnel):
                     return
                 self._listen(tunnel)
             state = self._prove(tunnel, _FIRST_SECONDS if is_first else _LATER_SECONDS)
@@ -125,19 +130,22 @@ class TunnelOpener:
                     tunnel.drop_note(_NO_ANSWER)
                 self._tunnels.change(tunnel, state)
 
-    def _is_open_elsewhere(self, tunnel: Tunnel) -> bool:
+    def is_open_elsewhere(self, tunnel: Tunnel) -> bool:
         """Tell whether another process has it open; the tunnel then shows that link, and gets no port."""
         assert tunnel.service is not None
         found = tunnel_records.open_elsewhere(tunnel.service, tunnel.host)
+        tunnel.is_elsewhere = False
         if found is None:
             tunnel.port_note = None
             return False
         record, row = found
         if tunnel.local.share and not _is_shared_by(record, row):
             return False  # an older `ports` keeps it: another port is shared
-        keeps = "the background process" if record.background else f"`ports open` in process {record.process.pid}"
-        tunnel.local_port, tunnel.port_note = row["local_port"], f"already open; {keeps} keeps it"
-        self._tunnels.change(tunnel, str(row["state"]))
+        shown = tunnel.state, tunnel.local_port
+        tunnel.is_elsewhere = True
+        tunnel.local_port, tunnel.port_note = row["local_port"], f"already open; {_keeps(record)} keeps it"
+        if shown != (row["state"], row["local_port"]):
+            self._tunnels.change(tunnel, str(row["state"]))
         return True
 
     def _listen(self, tunnel: Tunnel) -> None:
@@ -176,6 +184,8 @@ class TunnelOpener:
             )
             if found.state != "refused":
                 tunnel_records.remember_forward_method(tunnel.host, service.is_unix, method)
+                if found.state == "open":
+                    self._settle_origin(tunnel, found.answer)
                 return found.state
             reason = tunnel.forward.refusal
             if reason is None and method == "forward":  # the agent reports its own refusals
@@ -187,6 +197,37 @@ class TunnelOpener:
         if not self._tunnels.is_halted and self._watch.is_up:
             tunnel.add_note(_NO_ANSWER)
         return "silent"
+
+    def _settle_origin(self, tunnel: Tunnel, answer: bytes) -> None:
+        """Serve the tunnel where its page can open websockets; if that is impossible, note what to do."""
+        service, where, at = tunnel.service, tunnel.where, tunnel.local_port
+        assert service is not None and where is not None
+        tunnel.origin_note = None
+        ask = partial(_verify.first_answer, where, timeout=_ORIGIN_SECONDS)
+        asked = _origins.of(service, answer, ask, tunnel.local.host)
+        if asked is None or not at:
+            return
+        accepted = asked.accepts(at)
+        if accepted is None and service.compares_origin and at != service.own_port:
+            tunnel.origin_note = _origins.doubt(at)
+        if accepted is not False:
+            if tunnel.usual_port not in (None, at) and asked.accepts(tunnel.usual_port) is False:
+                tunnel.usual_port = tunnel.port_note = None  # its page would stay empty there
+            return
+        limits = settings.get("open")
+        others = (service.own_port, tunnel_records.remembered_port(service, limits["first_port"], limits["last_port"]))
+        better = next((one for one in others if one not in (None, at) and asked.accepts(one)), None)
+        if better is not None and hosts.is_here(tunnel.host):
+            tunnel.origin_note = f"its page stays empty here; it works at http://localhost:{better}/ itself"
+            return
+        tunnel.origin_note = _origins.note(service, at, better)
+        if tunnel.local.port is None and better is not None:
+            tunnel.usual_port = better
+            self.reclaim(tunnel)
+            if tunnel.local_port == better and tunnel.forward is not None:
+                tunnel.port_note = None
+                tunnel.ports.discard(at)  # a page that works there may want it
+                self._relay.call(tunnel.forward.leave(at))
 
     def _dial(self, tunnel: Tunnel, method: ForwardMethod) -> Dial:
         if method == "agent":
@@ -208,6 +249,10 @@ class TunnelOpener:
             self._tunnels.change(tunnel, "error")
         elif self._watch.is_up:
             self.shut(tunnel, "ended")
+
+
+def _keeps(record: GroupRecord) -> str:
+    return "the background process" if record.background else f"`ports open` in process {record.process.pid}"
 
 
 def _is_shared_by(record: GroupRecord, row: Mapping[str, Any]) -> bool:

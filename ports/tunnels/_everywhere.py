@@ -168,7 +168,7 @@ def _rows_of(record: GroupRecord, alive: bool | None) -> builtins.list[ListedTun
 
 
 def _listed(record: GroupRecord, alive: bool | None, row: Mapping[str, Any]) -> ListedTunnelRow:
-    shown = {key: value for key, value in row.items() if key not in ("ports", "port", "number")}
+    shown = {key: value for key, value in row.items() if key not in ("machine", "number", "port", "ports")}
     shown.update(kind="tunnel", service=row["kind"], pid=record.process.pid, background=record.background)
     shown.update(log=record.log)
     if not alive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 from dataclasses import dataclass
@@ -124,7 +125,9 @@ def take(local: LocalAddress, service: Service, what: tuple[str, str | None, str
         user = tunnel_records.port_user(usual, what)
         if local.port is not None:
             raise PortInUseError(usual, user) from error
-    bound = bind_first(links.next_ports(usual, first, last), addresses)
+    later = tunnel_records.remembered_port(service, first, last)  # another one where `usual` is the service's own
+    candidates = itertools.chain([later] if later != usual else [], links.next_ports(later, first, last))
+    bound = bind_first(candidates, addresses)
     port = bound[0].getsockname()[1]
     note = f"port {usual} is used by {user}; using {port} until {usual} is free"
     return Bound(bound, usual, "; ".join(filter(None, (note, _seen_by_others(local, bound)))))

@@ -64,6 +64,12 @@ class LocalForward:
             else:
                 self._servers.append(await loop.create_server(lambda: _Near(self), sock=half, backlog=BACKLOG))
 
+    async def leave(self, port: int) -> None:
+        """Accept no more connections at the local `port`; those that stand go on."""
+        for server in [one for one in self._servers if any(half.getsockname()[1] == port for half in one.sockets)]:
+            server.close()
+            self._servers.remove(server)
+
     async def lead(self, dial: Dial) -> None:
         """Let new connections, and new requests on others, go to `dial`."""
         self.dial, self.generation, self.refusal = dial, self.generation + 1, None

@@ -16,7 +16,7 @@ from ports.errors import PortsError, RecordError, TimedOutError
 from ports.hosts import Target
 from ports.listeners import links
 from ports.sessions import processes
-from ports.state import ProcessId, Record, locked, make_private, paths, records, runtime_directory, settings, wait_until
+from ports.state import ProcessId, Record, locked, make_private, paths, records, runtime_directory, wait_until
 from ports.tunnels._services import Service
 
 _OWN_SECONDS = 3.0
@@ -87,13 +87,19 @@ def is_meant(target: Target, row: Mapping[str, Any]) -> bool:
 
 
 def port_of(service: Service, first: int, last: int) -> int:
-    """Return the local port of `service`: the one that it had before, else one derived for it.
+    """Return the usual local port of `service`, see `remembered_port`.
 
-    A page that compares the Origin of websockets with its own port gets that. If two services of the user would get
-    the same port, the later one gets the next free port, and keeps it.
+    A page that can compare the Origin of websockets with its own port gets that.
     """
-    if service.own_port is not None:
-        return service.own_port
+    own = service.own_port if service.compares_origin else None
+    return remembered_port(service, first, last) if own is None else own
+
+
+def remembered_port(service: Service, first: int, last: int) -> int:
+    """Return the local port of `service` of the range: the one that it had before, else one derived for it.
+
+    If two services of the user would get the same port, the later one gets the next free port, and keeps it.
+    """
     name = f"{service.machine} {service.user} {service.key}"
     path = directory() / "links.json"
     with contextlib.suppress(PortsError), locked("links", timeout=5):  # without the record: the derived port
@@ -166,17 +172,12 @@ def _link_at(port: int, what: tuple[str, str | None, str | None]) -> str | None:
 
 
 def open_elsewhere(service: Service, host: str) -> tuple[GroupRecord, dict[str, Any]] | None:
-    """Return the process that has a link to `service` at the loopback, and that tunnel's row; None where none has.
-
-    Another alias of the same host is recognised by the usual port.
-    """
-    limits = settings.get("open")
-    usual = port_of(service, int(limits["first_port"]), int(limits["last_port"]))
+    """Return the process that has a link to `service` at the loopback, and that tunnel's row; None where none has."""
     for _, record, alive in read_all_records():
         if not alive or record.process.pid == os.getpid():
             continue
         for row in record.rows:
-            same_host = row["host"] == host or usual in row.get("ports", ())
+            same_host = row["host"] == host or row.get("machine") == service.machine_of_boot  # another alias of it
             if (row["kind"], row["name"]) != (service.kind, service.name) or not same_host:
                 continue
             with contextlib.suppress(PortsError):  # it does not answer, so its link leads nowhere

@@ -33,6 +33,7 @@ class HeldTunnelRow(TunnelRow):
     """A tunnel as the process that keeps it tells others: what they need to find and close it comes with it."""
 
     number: int
+    machine: str | None
     ports: list[int]
     port: int | None
 

@@ -35,6 +35,8 @@ class Service:
     asked: bool = True
     known_web: bool = True
     note: str | None = None
+    #: Id of the boot of its machine: nodes made from one image have one machine id.
+    boot: str = ""
 
     @property
     def is_unix(self) -> bool:
@@ -42,9 +44,19 @@ class Service:
         return self.remote.startswith("/")
 
     @property
+    def machine_of_boot(self) -> str:
+        """The machine, as no other that runs now."""
+        return f"{self.machine} {self.boot}"
+
+    @property
+    def compares_origin(self) -> bool:
+        """Its page can compare the Origin of websockets with its own port."""
+        return self.kind in _COMPARES_ORIGIN
+
+    @property
     def own_port(self) -> int | None:
-        """The port that its link must have: its page compares the Origin of websockets with its own port."""
-        return self.port if self.kind in _COMPARES_ORIGIN and (self.port or 0) >= 1024 else None
+        """Its port there, where this user can have the same one here."""
+        return self.port if (self.port or 0) >= 1024 else None
 
     def derived_port(self, first: int, last: int) -> int:
         """Return the local port that is derived for this service: always the same."""
@@ -142,6 +154,7 @@ def _by_port(document: dict[str, Any], found: Sequence[Listener], target: Target
         asked=is_asked(kind, row.get("http")),
         known_web=row.get("http") is True,
         note=note,
+        boot=str(document.get("boot_id") or ""),
     )
 
 
@@ -160,6 +173,7 @@ def _service(document: dict[str, Any], host: str, one: Listener) -> Service:
         token=one.token,
         asked=is_asked(one.kind, one.http),
         known_web=one.http is True,
+        boot=str(document.get("boot_id") or ""),
     )
 
 

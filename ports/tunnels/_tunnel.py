@@ -43,6 +43,8 @@ class Tunnel:
     owner: str | None = None
     #: Where another process has it open, no second port is opened.
     reuse: bool = False
+    #: Another process keeps the link.
+    is_elsewhere: bool = False
     #: The service is not there any more; else an ``ended`` tunnel did not answer, and is asked again.
     gone: bool = False
     since: float = field(default_factory=time.time)
@@ -50,6 +52,8 @@ class Tunnel:
     note: str | None = None
     #: What is to be known of its local ports, for as long as it has them.
     port_note: str | None = None
+    #: What to do where its page stays empty, because websockets are refused at its local port.
+    origin_note: str | None = None
     #: What to do when it appears while others are open: ``notify``, ``open`` (the browser), ``silent``; None at first.
     notice: str | None = None
     last_error: str | None = None
@@ -87,15 +91,6 @@ class Tunnel:
         )
 
     @property
-    def origin_note(self) -> str | None:
-        """What to do where a page stays empty, because its websockets are refused at another port than its own."""
-        wanted = self.service.own_port if self.service is not None else None
-        if wanted is None or self.local_port in (None, 0, wanted):
-            return None
-        allow = f"--allow-websocket-origin=localhost:{self.local_port}"
-        return f"its page stays empty unless it is started with {allow}, or port {wanted} is free here"
-
-    @property
     def leads(self) -> bool:
         """It is open, and nothing has shut its port since."""
         return self.state == "open" and self.forward is not None and self.forward.dial is not None
@@ -129,7 +124,8 @@ class Tunnel:
     def record_row(self) -> HeldTunnelRow:
         """Return the row with what other processes of the user need to find and close the tunnel."""
         port = self.service.port if self.service else None
-        return {**self.row(), "number": self.number, "ports": sorted(self.ports), "port": port}
+        machine = self.service.machine_of_boot if self.service else None
+        return {**self.row(), "number": self.number, "machine": machine, "ports": sorted(self.ports), "port": port}
 
     def add_note(self, note: str) -> None:
         """Tell one thing more, once."""

@@ -60,6 +60,16 @@ def prove(
         return Proof("refused")
 
 
+def first_answer(where: tuple[str, int] | str, request: bytes, *, timeout: float) -> bytes:
+    """Return what comes back first for `request`, sent to `where` as by `prove`; nothing where nothing comes."""
+    try:
+        with _connect(where, timeout) as connection:
+            connection.sendall(request)
+            return _listen(connection, timeout).answer
+    except OSError:
+        return b""
+
+
 def _connect(where: tuple[str, int] | str, timeout: float) -> socket.socket:
     if not isinstance(where, str):
         return socket.create_connection(where, timeout)
@@ -76,7 +86,7 @@ def _connect(where: tuple[str, int] | str, timeout: float) -> socket.socket:
 def _listen(connection: socket.socket, limit: float) -> Proof:
     connection.settimeout(limit)
     try:
-        answer = connection.recv(4096)
+        answer = connection.recv(65536)  # a page that names its applications is read whole
     except TimeoutError:
         return Proof("silent")
     return Proof("open", answer) if answer and MARK not in answer else Proof("refused")
