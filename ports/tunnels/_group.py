@@ -47,7 +47,8 @@ class TunnelGroup:
         self._hosts: dict[str, HostTunnels] = {}
         self._lock = threading.RLock()
         self._closing, self._ended, self._closer = threading.Event(), threading.Event(), 0
-        self._busy = 0  # requests to open that are under way
+        self._busy = 0  # requests to open that are under way: no host is dropped meanwhile
+        self._asked: list[list[Target]] = []  # what other processes want, until their answer
         self._started_at = time.time()
         self._record, self._control = tunnel_records.new_paths(os.getpid(), next(_numbers))
         self._events = Events(*([] if on_event is None else [on_event]))
@@ -194,12 +195,16 @@ class TunnelGroup:
             if self._closing.is_set() or (not is_first and node in self._hosts):
                 return
             links = self._host(node)
+            self._busy += 1
 
         def open_() -> None:
             try:
                 links.open(request, batch=batch)
             except PortsError as error:
                 links.fail(error)
+            finally:
+                with self._lock:
+                    self._busy -= 1
 
         if is_first:
             open_()
@@ -245,8 +250,16 @@ class TunnelGroup:
         transport = choose_transport()
         if request.get("transport", transport) != transport:
             return {"transport": transport}
-        before = set(map(id, self.tunnels))
         parsed = [targets.parse(one) for one in request["targets"]]
+        with self._lock:
+            self._asked.append(parsed)
+        try:
+            return self._answer_with_links(request, parsed, say)
+        finally:
+            self._withdraw(parsed)
+
+    def _answer_with_links(self, request: dict[str, Any], parsed: list[Target], say: Event) -> dict[str, Any]:
+        before = {one.number for one in self.tunnels}
         named = {target.host for target in parsed}
 
         def tell(row: Mapping[str, Any]) -> None:
@@ -259,19 +272,29 @@ class TunnelGroup:
                 self.open(request["targets"], local=local, owner=request["owner"], batch=True, reuse=True)
         except (PortsError, RuntimeError) as error:
             return {"closing": self._closing.is_set(), "error": str(error)}
-        meant = [one for one in self.tunnels if id(one) not in before or (one.ports and _is_meant(one, parsed))]
-        rows = [_as_open_already(one, local) if id(one) in before else one.row() for one in meant]
+        found = [one for one in self.tunnels if _is_answer(one, parsed)]
+        meant = [one for one in found if one.ports or one.number not in before]
+        rows = [_as_open_already(one, local) if one.number in before else one.row() for one in meant]
         for tunnel in meant:
-            if not tunnel.ports:  # a failure is reported once
-                self._hosts[tunnel.host].forget(tunnel)
-        self._withdraw(parsed)
+            if not tunnel.ports:
+                self._forget(tunnel)
         return {"settled": rows}
 
-    def _withdraw(self, wanted: Iterable[Target]) -> None:
-        """Follow no target for which nothing was opened: the process that asked has reported that as final."""
-        linked = [one for one in self.tunnels if one.ports]
-        unserved = [target for target in wanted if not any(_is_meant(one, [target]) for one in linked)]
+    def _forget(self, tunnel: Tunnel) -> None:
+        """Report a failure no more; its host may be dropped by now."""
+        if (host := self._hosts.get(tunnel.host)) is not None:
+            host.forget(tunnel)
+
+    def _withdraw(self, answered: list[Target]) -> None:
+        """Follow no target for which nothing was opened: the process that asked has reported that as final.
+
+        What another process asks for at this moment is followed until its answer.
+        """
         with self._lock:
+            self._asked.remove(answered)
+            linked = [one for one in self.tunnels if one.ports]
+            wanted = [one for one in answered if not any(one in others for others in self._asked)]
+            unserved = [target for target in wanted if not any(_is_meant(one, [target]) for one in linked)]
             for alias, host in list(self._hosts.items()):
                 host.withdraw(target for target in unserved if target.host in (alias, alias.partition("/")[0]))
                 if self._busy or not host.is_idle:
@@ -304,7 +327,7 @@ class TunnelGroup:
                 self.open([str(target)], batch=True)
         failed = [one for one in self.tunnels if one.host == target.host and one.error is not None and not one.ports]
         for one in failed:  # a failure is reported once
-            self._hosts[target.host].forget(one)
+            self._forget(one)
         errors = [one.error for one in failed if one.error is not None]
         raise errors[-1] if errors else NotFoundError("listener", str(target), "nothing of yours listens there")
 
@@ -385,6 +408,13 @@ def _as_open_already(tunnel: Tunnel, local: LocalAddress) -> TunnelRow:
         row["state"], row["error"], row["exit_code"] = "error", str(error), error.exit_code
         row["local_url"] = None
     return row
+
+
+def _is_answer(tunnel: Tunnel, wanted: Iterable[Target]) -> bool:
+    """Tell whether a tunnel answers a request for `wanted`; others can be opened at the same moment."""
+    if tunnel.kind == "host":
+        return any(target.host in (tunnel.host, tunnel.host.partition("/")[0]) for target in wanted)
+    return _is_meant(tunnel, wanted)
 
 
 def _is_meant(tunnel: Tunnel, wanted: Iterable[Target]) -> bool:

@@ -61,7 +61,8 @@ class HostTunnels:
     ) -> None:
         self.alias, self._on_node = alias, on_node
         self.tunnels = TunnelList(on_change)
-        self._requests: list[OpenRequest] = []
+        self._requests: list[OpenRequest] = []  # replaced, never changed, with the lock held
+        self._requests_lock = threading.Lock()
         self._document: dict[str, Any] = {}  # the last one
         self._turn = threading.Lock()  # one document at a time
         self._starting = threading.Lock()
@@ -128,11 +129,12 @@ class HostTunnels:
     def withdraw(self, wanted: Iterable[Target]) -> None:
         """Open these targets no more, whatever appears there later."""
         things = {(target.name, target.port) for target in wanted}
-        kept = [
-            replace(request, targets=tuple(one for one in request.targets if (one.name, one.port) not in things))
-            for request in self._requests
-        ]
-        self._requests[:] = [request for request in kept if request.targets]
+        with self._requests_lock:
+            kept = [
+                replace(request, targets=tuple(one for one in request.targets if (one.name, one.port) not in things))
+                for request in self._requests
+            ]
+            self._requests = [request for request in kept if request.targets]
 
     @property
     def is_idle(self) -> bool:
@@ -143,7 +145,8 @@ class HostTunnels:
         """Close some, for good; return those that were there."""
         mine = self.tunnels.remove(wanted)
         closed = frozenset((str(one.kind), str(one.name)) for one in mine)
-        self._requests[:] = [replace(one, skip=one.skip | closed) for one in self._requests]
+        with self._requests_lock:
+            self._requests = [replace(one, skip=one.skip | closed) for one in self._requests]
         for tunnel in mine:
             self._opener.release(tunnel)
             self.tunnels.change(tunnel, "closed")
@@ -170,11 +173,16 @@ class HostTunnels:
             self._connection.check_whole()
 
     def retry(self) -> None:
-        """Ask again what did not answer before."""
+        """Ask again what did not answer before, and open here what the process that kept it has closed."""
         waiting = [one for one in self.tunnels if one.is_due(time.time())]
-        if waiting and self._watch.is_up:
+        left = [one for one in self.tunnels if one.is_elsewhere and not self._opener.is_open_elsewhere(one)]
+        condition = self._watch.condition
+        for tunnel in left:
+            tunnel.error = condition.error
+            self.tunnels.change(tunnel, "connecting" if condition.state == "up" else condition.state)
+        if (waiting or left) and condition.state == "up":
             with self._turn:
-                self._opener.open([], waiting)
+                self._opener.open([], [*waiting, *left])
 
     def fail(self, error: PortsError) -> None:
         """Report that the host itself failed."""
@@ -204,7 +212,8 @@ class HostTunnels:
 
     def _add_request(self, request: OpenRequest) -> None:
         """Follow `request` from now on, also for what was closed before."""
-        self._requests[:] = [*(one for one in self._requests if replace(one, skip=frozenset()) != request), request]
+        with self._requests_lock:
+            self._requests = [*(one for one in self._requests if replace(one, skip=frozenset()) != request), request]
 
     # --- what listens there, at first and when it has changed ---
 

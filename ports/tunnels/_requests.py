@@ -33,9 +33,11 @@ def choose(
 ) -> tuple[dict[str, tuple[Service, OpenRequest]], dict[Target, PortsError]]:
     """Return the services that are asked for, by their key, and the targets that cannot be opened, with the reason.
 
-    Services on another node of the host's name are in neither, see `on_nodes`.
+    Of several requests for a service, the one that names it goes first, then the last one; what one of them shares is
+    shared. Services on another node of the host's name are in neither, see `on_nodes`.
     """
-    wanted: dict[str, tuple[Service, OpenRequest]] = {}
+    services: dict[str, Service] = {}
+    asked: dict[str, list[tuple[bool, OpenRequest]]] = {}
     failed: dict[Target, PortsError] = {}
     for request in requests:
         for target in request.targets:
@@ -47,8 +49,17 @@ def choose(
                 continue
             for service in chosen:
                 if (service.kind, service.name) not in request.skip:
-                    wanted.setdefault(service.key, (service, request))
-    return wanted, failed
+                    services.setdefault(service.key, service)
+                    asked.setdefault(service.key, []).append((target != Target(target.host), request))
+    return {key: (services[key], _chosen(asked[key])) for key in services}, failed
+
+
+def _chosen(asked: Sequence[tuple[bool, OpenRequest]]) -> OpenRequest:
+    """Return the request whose options hold, of several for one service and whether they name it."""
+    named = [request for is_named, request in asked if is_named]
+    chosen = named[-1] if named else asked[-1][1]
+    is_shared = chosen.local.socket is None and any(request.local.share for _, request in asked)
+    return replace(chosen, local=replace(chosen.local, share=True)) if is_shared else chosen
 
 
 def on_nodes(document: dict[str, Any], requests: Sequence[OpenRequest]) -> list[tuple[str, OpenRequest]]:

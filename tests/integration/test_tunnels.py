@@ -778,6 +778,28 @@ def test_a_target_that_is_open_already_gets_no_second_port(laptop: Site, serve: 
     assert ports(laptop, "tunnel", "close", "--all")[0] == 0
 
 
+def test_what_another_process_kept_is_opened_here_once_it_closes_it(laptop: Site, serve: Serve) -> None:
+    kept, own = serve("server1"), serve("server1")
+    first, (row,) = open_in_foreground(laptop, f"server1:{kept}")
+    second, rows = open_in_foreground(laptop, f"server1:{kept}", f"server1:{own}")
+    try:
+        (again,) = [one for one in rows if one["local_url"] == row["local_url"]]
+        assert again["note"].startswith("already open; ") and len(rows) == 2
+        first.send_signal(signal.SIGINT)
+        assert first.wait(10) == 0
+
+        def keeps() -> int | None:
+            found = [one for one in ports(laptop, "tunnel", "list")[1] if one["local_url"] == row["local_url"]]
+            return found[0]["pid"] if found and found[0]["state"] == "open" else None
+
+        assert wait_until(keeps, timeout=30, what="the link", every=0.5)
+        assert fetch(laptop, row["local_url"]) == "page of server1"
+    finally:
+        for running in (first, second):
+            running.send_signal(signal.SIGINT)
+            running.communicate(timeout=10)
+
+
 def test_links_are_shown_in_the_order_of_the_targets(laptop: Site, serve: Serve) -> None:
     found = [serve(host) for host in ("server1", "server2", "server1")]
     wanted = [f"server2:{found[1]}", f"server1:{found[2]}", f"server1:{found[0]}"]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from ports import hosts
+from ports import hosts, listeners
 from ports.errors import NetworkError, ProhibitedError, SSHError
 from ports.hosts import Hop, Route, Target
+from ports.hosts.targets import parse
 from ports.listeners import _from_probe
 from ports.state import runtime_directory
-from ports.tunnels import _records, _requests
+from ports.tunnels import _bring_up, _records, _requests
 from ports.tunnels._event_loop import Relay
 from ports.tunnels._host_tunnels import HostTunnels
 from ports.tunnels._local_address import LocalAddress
@@ -27,6 +29,8 @@ from ports.tunnels._requests import OpenRequest
 from ports.tunnels._services import Service
 from ports.tunnels._tunnel import Tunnel
 from ports.tunnels._visitors import Visitors
+from ports.tunnels._watch import Condition
+from tests.unit.test_services import document, row
 
 SERVICE = Service("server1", "listener", "8888", "port-8888", "m", "alice", "127.0.0.1:8888", port=8888)
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -214,3 +218,75 @@ def test_a_node_is_asked_for_the_other_nodes_of_its_name_too(
     with pytest.raises(NetworkError):
         connection.probe(everybody=True, batch=True)
     assert seen == [("login/login1", {**names, "all": True})]
+
+
+def test_a_request_that_is_added_while_another_is_withdrawn_stays(host: HostTunnels) -> None:
+    """Several processes ask one that keeps tunnels at the same moment."""
+    other = OpenRequest((Target("server1", port=6666),))
+    adds = threading.Thread(target=host._add_request, args=(other,))
+
+    class Targets(tuple[Target, ...]):
+        """Lets the other process ask while these are looked at."""
+
+        def __iter__(self) -> Iterator[Target]:
+            if not adds.is_alive() and other not in host._requests:
+                adds.start()
+                adds.join(0.2)
+            return super().__iter__()
+
+    host._requests = [OpenRequest(Targets((Target("server1", port=5555),)))]
+    host.withdraw([Target("server1", port=5555)])
+    adds.join(10)
+    assert host._requests == [other]
+
+
+@pytest.mark.parametrize("condition", ["up", "down", "needs login"])
+def test_a_link_that_another_process_closed_is_no_longer_called_open(
+    host: HostTunnels, monkeypatch: pytest.MonkeyPatch, condition: str
+) -> None:
+    tunnel = Tunnel("server1", "listener", "8888", "open", SERVICE, 1234, reuse=True, is_elsewhere=True)
+    tunnel.local = LocalAddress(share=True)
+    host.tunnels.add([tunnel])
+    host._connection.forwarded = says(ANSWER)  # type: ignore[attr-defined]
+    kept = [(object(), {"state": "open", "local_port": 1234})]
+    monkeypatch.setattr(_records, "open_elsewhere", lambda *_: kept[0] if kept else None)
+    monkeypatch.setattr(_bring_up, "_is_shared_by", lambda *_: True)
+    monkeypatch.setattr(_bring_up, "_keeps", lambda record: "process 1")
+    host.retry()
+    assert (tunnel.state, tunnel.local_port, tunnel.is_elsewhere) == ("open", 1234, True)
+    kept.clear()
+    host._watch.condition = Condition(condition, time.time(), None if condition == "up" else SSHError("server1", "no"))
+    host.retry()
+    is_up = condition == "up"
+    assert (tunnel.state, bool(tunnel.ports)) == (("open", True) if is_up else (condition, False))
+    assert not tunnel.is_elsewhere and tunnel.local_port != 1234 if is_up else tunnel.error is not None
+
+
+def asks(*requests: tuple[str, LocalAddress]) -> LocalAddress:
+    """Return where the service at port 8888 is served, of several requests for it, once it is there."""
+    asked = [OpenRequest((parse(target),), local=local) for target, local in requests]
+    there = document(row(8888, kind="notebook", http=True, root="/home/alice/lab", token="t", url_path="lab"))
+    wanted, _ = _requests.choose(there, listeners.from_probe(there, "far"), asked)
+    ((_, chosen),) = wanted.values()
+    return chosen.local
+
+
+PRIVATE, SHARED = LocalAddress(), LocalAddress(share=True)
+
+
+@pytest.mark.parametrize(
+    ("requests", "local"),
+    [
+        ([("far", PRIVATE), ("far", SHARED)], SHARED),
+        ([("far", SHARED), ("far", PRIVATE)], SHARED),
+        ([("far", PRIVATE), ("far:lab", SHARED)], SHARED),
+        ([("far", PRIVATE), ("far:8888", LocalAddress(port=7000))], LocalAddress(port=7000)),
+        ([("far:lab", LocalAddress(port=7000)), ("far", PRIVATE)], LocalAddress(port=7000)),
+        ([("far:lab", LocalAddress(port=7000)), ("far", SHARED)], LocalAddress(port=7000, share=True)),
+        ([("far:lab", LocalAddress(socket="/s")), ("far", SHARED)], LocalAddress(socket="/s")),
+    ],
+)
+def test_what_starts_later_is_opened_with_the_options_of_its_request(
+    requests: list[tuple[str, LocalAddress]], local: LocalAddress
+) -> None:
+    assert asks(*requests) == local

@@ -24,6 +24,7 @@ from ports.tunnels._event_loop import bind
 from ports.tunnels._group import TunnelGroup, _as_open_already, check_targets
 from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._local_forward import LocalForward
+from ports.tunnels._requests import OpenRequest
 from ports.tunnels._services import Service
 from ports.tunnels._tunnel import Tunnel
 from ports.tunnels._visitors import Visitors
@@ -152,14 +153,11 @@ def test_two_services_that_would_get_the_same_port_get_two_and_keep_them() -> No
     assert tunnel_records.port_of(service("a"), 21000, 31000) == service("a").derived_port(21000, 31000)
 
 
-def test_a_page_that_compares_origins_gets_its_own_port_or_a_note() -> None:
+def test_a_page_that_compares_origins_gets_its_own_port() -> None:
     far = Service("s", "bokeh", "app", "port-5006", "m", "alice", "127.0.0.1:5006", port=5006)
     assert tunnel_records.port_of(far, 20000, 30000) == 5006
     assert tunnel_records.port_of(replace(far, kind="mlflow"), 20000, 30000) >= 20000
-    tunnel = Tunnel("s", "bokeh", "app", state="open", service=far, local_port=5006)
-    assert tunnel.row()["note"] is None
-    tunnel.local_port = 5007
-    assert "--allow-websocket-origin=localhost:5007, or port 5006 is free" in str(tunnel.row()["note"])
+    assert tunnel_records.remembered_port(far, 20000, 30000) >= 20000  # where that one is taken
 
 
 def test_without_a_record_of_links_a_service_gets_its_derived_port() -> None:
@@ -332,3 +330,65 @@ def test_a_port_taken_by_another_alias_of_the_same_command_is_told(
     else:
         group._changed(tunnel)
     assert tunnel_records.port_user(tunnel.local_port, what) == told
+
+
+def test_what_another_process_asks_for_at_this_moment_is_still_followed(group: TunnelGroup) -> None:
+    """Its request is withdrawn with its own answer, and not with that of a process that asked for the same."""
+    wanted, host = [Target("server1", port=5555)], group._host("server1")
+    host._add_request(OpenRequest(tuple(wanted)))
+    group._asked += [list(wanted), list(wanted)]
+    group._withdraw(wanted)
+    assert host._requests
+    group._withdraw(wanted)
+    assert not host._requests
+
+
+def test_a_failure_on_a_host_that_was_dropped_meanwhile_ends_nothing(
+    group: TunnelGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes ask for the same at once: the first to be answered drops the host."""
+
+    def fail(wanted: list[str], **_: object) -> None:
+        group._host("server9").tunnels.add_result(Tunnel("server9", None, "5555"), NotFoundError("listener", "9", "no"))
+        monkeypatch.setattr(group, "_hosts", {**group._hosts})
+        rows = group.tunnels
+        monkeypatch.setattr(TunnelGroup, "tunnels", property(lambda _: rows))
+        del group._hosts["server9"]
+
+    monkeypatch.setattr(group, "open", fail)
+    asked = {"targets": ["server9:5555"], "local": {}, "owner": None}
+    answer = group._open_for_another(asked, lambda row: None)
+    assert [row["exit_code"] for row in answer["settled"]] == [3]
+
+
+def test_an_answer_holds_no_rows_of_what_another_process_asked_for(
+    group: TunnelGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_both(wanted: list[str], **_: object) -> None:
+        tunnels = group._host("server1").tunnels
+        for name in ("5555", "6666"):
+            tunnels.add_result(Tunnel("server1", None, name), NotFoundError("listener", name, "none"))
+
+    monkeypatch.setattr(group, "open", open_both)
+    asked = {"targets": ["server1:5555"], "local": {}, "owner": None}
+    answer = group._open_for_another(asked, lambda row: None)
+    assert [row["name"] for row in answer["settled"]] == ["5555"]
+    assert [one.name for one in group.tunnels if one.error] == ["6666"], "the other process has its own failure yet"
+
+
+@pytest.mark.parametrize(
+    ("machine", "boot", "is_same"), [("m", "b", True), ("m", "other", False), ("other", "b", False)]
+)
+def test_another_alias_of_a_host_is_told_from_a_node_of_one_image(
+    group: TunnelGroup, monkeypatch: pytest.MonkeyPatch, machine: str, boot: str, is_same: bool
+) -> None:
+    """Nodes made from one image have one machine id, and services on them the same usual port."""
+    tunnel = group.tunnels[0]
+    tunnel.service = replace(service("main"), boot="b")
+    tunnel.ports.add(tunnel_records.remembered_port(tunnel.service, 20000, 32000))
+    group.serve()
+    group._changed(tunnel)
+    monkeypatch.setattr(tunnel_records.os, "getpid", lambda: 1)  # this is the other process
+    there = replace(service("main", machine), host="server2", boot=boot)
+    assert (tunnel_records.open_elsewhere(there, "server2") is not None) is is_same
+    assert tunnel_records.open_elsewhere(there, "server1") is not None
