@@ -5,12 +5,18 @@ from __future__ import annotations
 import click
 
 from ports.cli.commands import Command
-from ports.cli.output import Output, with_output
+from ports.cli.output import Output, Row, with_host, with_output
+
+
+def show_browsed(out: Output, row: Row) -> None:
+    """Show which page was opened at home."""
+    out.result(row, f"opened at home: {row['local_url']}")
 
 
 @click.command(cls=Command)
 @click.argument("what", metavar="URL|NAME")
 @with_output
+@with_host(show_browsed)
 def browse(out: Output, what: str) -> None:
     """Show a page of this machine in the browser at home, where `ports open` is connected.
 
@@ -18,5 +24,4 @@ def browse(out: Output, what: str) -> None:
     """
     from ports import tunnels
 
-    row = tunnels.browse(what)
-    out.result(row, f"opened at home: {row['local_url']}")
+    show_browsed(out, tunnels.browse(what))

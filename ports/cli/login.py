@@ -5,26 +5,32 @@ from __future__ import annotations
 import click
 
 from ports.cli.commands import Command
-from ports.cli.options import Host, with_transport
+from ports.cli.options import Host, with_hosts, with_transport
 from ports.cli.output import Output, with_output
 
 NOTHING, IN_USE = 3, 4
 
 
 @click.command(cls=Command)
-@click.argument("host", type=Host())
+@click.argument("named", metavar="HOST", required=False, type=Host())
+@click.option("-H", "--host", metavar="ALIAS", type=Host(), help="The same as HOST.")
 @with_transport
 @with_output
-def login(out: Output, host: str) -> None:
+def login(out: Output, named: str | None, host: str | None) -> None:
     """Connect to HOST and answer its prompts once; later commands use the connection."""
     from ports.hosts import login
 
+    if named is None and host is None:
+        raise click.UsageError("HOST is missing; write `ports login HOST`")
+    if named is not None and host is not None:
+        raise click.UsageError(f"{named} and {host} are two hosts; name one")
+    host = str(named or host)
     row = login(host)
     out.result(row, f"connected to {host} as {row['user']}; {row.get('note') or 'later commands use this connection'}")
 
 
 @click.command(cls=Command)
-@click.argument("hosts", metavar="[HOST]...", nargs=-1, type=Host())
+@with_hosts
 @click.option("--all", "everything", is_flag=True, help="End all.")
 @with_output
 def logout(out: Output, hosts: tuple[str, ...], everything: bool) -> int:

@@ -185,11 +185,13 @@ def with_output(function: F) -> F:
     return command  # type: ignore[return-value]
 
 
-def with_host(show: Callable[..., Any], *, several: bool = False, starts: bool = False) -> Callable[[F], F]:
+def with_host(
+    show: Callable[..., Any], *, several: bool = False, starts: bool = False, renamed: bool = True
+) -> Callable[[F], F]:
     """Give a command the option ``--host``, and where it lists something (`several`) hosts as arguments, too.
 
     With it, the command runs on that host, and `show` gets an `Output` and the JSON document that it printed. Where it
-    `starts` a session, Ctrl-C ends that there.
+    `starts` a session, Ctrl-C ends that there. In rows that are `renamed`, the host is that one.
     """
     from ports.cli.options import Host
 
@@ -203,7 +205,7 @@ def with_host(show: Callable[..., Any], *, several: bool = False, starts: bool =
             typed = options.pop("hosts", ())
             refuse_name_as_host(ctx, typed)
             named = list(dict.fromkeys([*typed, *([host] if host else [])]))
-            if not named:
+            if not named or (len(named) == 1 and _is_here(named[0])):
                 refuse_host_as_name(ctx, options)
                 return function(out, **options)
             if len(named) > 1:
@@ -216,13 +218,19 @@ def with_host(show: Callable[..., Any], *, several: bool = False, starts: bool =
                 document = _run_there(ctx, out, named[0], options.get("timeout"), starts)
                 started.update(document if starts else {})
                 out.host = named[0]
-                return show(out, on_host(named[0], document))
+                return show(out, on_host(named[0], document) if renamed else document)
 
         if several:
             return click.argument("hosts", metavar="[HOST]...", nargs=-1, type=Host())(command)  # type: ignore[return-value]
         return command  # type: ignore[return-value]
 
     return decorate
+
+
+def _is_here(host: str) -> bool:
+    from ports.hosts import is_here  # 12 ms, which a command without a host does not pay
+
+    return is_here(host)
 
 
 @contextlib.contextmanager
@@ -257,7 +265,8 @@ def _run_there(ctx: click.Context, out: Output, host: str, timeout: float | None
 
     seconds = (60.0 if timeout is None else timeout) + 60.0  # the command there gives up first, and says why
     with waiting(out, f"waiting for {host}, where `{ctx.command_path}` runs"):
-        return hosts.run_ports(host, far_arguments(ctx), login=True, timeout=seconds, starts=starts)
+        there = hosts.here() if hosts.is_here(host) else host
+        return hosts.run_ports(there, far_arguments(ctx), login=True, timeout=seconds, starts=starts)
 
 
 def _on_several(ctx: click.Context, out: Output, names: Sequence[str], show: Callable[..., Any]) -> int:

@@ -109,11 +109,11 @@ def _add_attach(group: Group, noun: ModuleType, text: str) -> None:
     @click.option("-H", "--host", metavar="ALIAS", help="Attach on this host of ~/.ssh/config.")
     @click.pass_context
     def command(ctx: click.Context, /, name: str | None, host: str | None) -> None:
-        if host is None:
+        from ports import hosts
+
+        if host is None or hosts.is_here(host):
             refuse_host_as_name(ctx, {"name": name})
         else:
-            from ports import hosts
-
             hosts.interactive(host, [str(group.name), "attach", *([name] if name else [])])
         noun.get(name).attach()
 

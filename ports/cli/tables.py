@@ -195,6 +195,24 @@ def wrap(text: str, columns: int, indent: str = "") -> list[str]:
     return lines
 
 
+def link_lines(cells: tuple[str, str, str], note: str, *, widths: tuple[int, int], columns: int | None) -> list[str]:
+    """Return the lines of a link of `ports open`: host, what it is, the link, and its note.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        Those of host and what, so that lines align.
+    columns : int, optional
+        Width of the terminal: what does not fit goes on below. Default: no limit.
+    """
+    begin = "  ".join(text + " " * (room - width(text)) for text, room in zip(cells, widths, strict=False))
+    line, said = f"{begin}  {cells[2]}", f"  ({note})" if note else ""
+    if columns is None or width(line + said) <= columns:
+        return [line + said]
+    first = [line] if width(line) <= columns else [begin.rstrip(), f"    {cells[2]}"]
+    return [*first, *(wrap(f"    ({note})", columns, "    ") if note else [])]
+
+
 def _shortened(text: str, columns: int) -> str:
     """Return the two ends of `text`, the greater part of them the last one."""
     if width(text) <= columns:

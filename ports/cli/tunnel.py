@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +11,13 @@ from typing import Any
 import click
 
 from ports.cli.commands import Command, Group
-from ports.cli.options import Number, with_transport
-from ports.cli.output import Output, Row, on_host, with_output, write_json
+from ports.cli.options import Host, Number, targets_on, with_transport
+from ports.cli.output import Output, Row, on_host, with_host, with_output, write_json
 from ports.hosts import targets
 
 NOTHING, SOME_FAILED = 3, 5
 _MOMENT = 1.0  # seconds for which links wait for each other, to be shown in order
-_LINE = "{:<12}  {:<24}  {}"
+_WIDTHS = (12, 24)  # of host and what, unless a host is longer
 
 
 @click.command("open", cls=Command)
@@ -28,9 +30,12 @@ _LINE = "{:<12}  {:<24}  {}"
 @click.option("--bind", metavar="ADDRESS", help="Listen on this address instead of the loopback; needs --public.")
 @click.option("--public", is_flag=True, help="Let others on the network use the links.")
 @click.option("--owner", metavar="USER", help="Open a port that belongs to USER; TARGET is HOST:PORT.")
+@click.option("-H", "--host", metavar="ALIAS", type=Host(), help="HOST of all TARGETs, which are NAME or PORT then.")
 @with_transport
 @with_output
-def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool | None, **options: Any) -> int:
+def open_(
+    out: Output, wanted: tuple[str, ...], host: str | None, background: bool, browse: bool | None, **options: Any
+) -> int:
     """Open services of other hosts here: tunnels, and links that work.
 
     TARGET is HOST (all my clusters and notebooks there), HOST:NAME or HOST:PORT; HOST is an alias of ~/.ssh/config.
@@ -39,6 +44,7 @@ def open_(out: Output, wanted: tuple[str, ...], background: bool, browse: bool |
     from ports import tunnels
     from ports.tunnels import LocalAddress, keeper
 
+    wanted = targets_on(host, wanted)
     show, owner = Links(out, browse, hosts=wanted), options["owner"]
     local = LocalAddress(
         port=options["local_port"],
@@ -78,6 +84,7 @@ class Links:
         self._lock = threading.RLock()
 
         self.out, self.browse = out, settings.get("open.browse") if browse is None else browse
+        self.never_browse = browse is False
         self._shown: dict[tuple[Any, ...], str] = {}
         self.lost: dict[str, str] = {}  # hosts whose connection is down, or needs a login
         self.browsed: set[tuple[Any, ...]] = set()
@@ -103,6 +110,7 @@ class Links:
         elif link is None or row.get("notice") != "silent":
             self._show_change(row, before or "")
         browses = self.browse if row.get("notice") in (None, "notify") else row["notice"] == "open"
+        browses = browses and not self.never_browse  # the option goes before the setting for new services
         if browses and state == "open" and key not in self.browsed:  # it may have been silent at first
             self.browsed.add(key)
             self._show(str(link))
@@ -169,13 +177,17 @@ class Links:
         return self._order.get(host, len(self._order)), host, str(row["kind"]), str(row["name"])
 
     def _print(self, row: Row, link: str) -> None:
-        if self.heading:
-            click.echo(_LINE.format("HOST", "WHAT", "LINK"))
-            self.heading = False
+        from ports.cli import tables
+
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        widths = (max(_WIDTHS[0], *map(len, self._order)) if self._order else _WIDTHS[0], _WIDTHS[1])
         what = " ".join(str(row[part]) for part in ("kind", "name") if row[part])
         said = "; ".join(filter(None, ("new" if row.get("notice") else "", row.get("note"))))
-        note = f"  ({said})" if said else ""
-        click.echo(_LINE.format(row["host"], what, link) + note)
+        lines = tables.link_lines((str(row["host"]), what, link), said, widths=widths, columns=columns)
+        if self.heading:
+            lines = [*tables.link_lines(("HOST", "WHAT", "LINK"), "", widths=widths, columns=None), *lines]
+            self.heading = False
+        click.echo("\n".join(lines))
 
     def _progress(self, row: Row) -> None:
         if not self.out.as_json:
@@ -211,24 +223,35 @@ def tunnel() -> None:
     """Tunnels that are open, here and in other terminals."""
 
 
+def show_tunnels(out: Output, rows: Sequence[Row]) -> None:
+    """Show tunnels that are open."""
+    out.table(rows, "tunnel", empty="no tunnels; `ports open HOST` opens some")
+
+
+def show_closed(out: Output, rows: Sequence[Row]) -> None:
+    """Show tunnels that were closed."""
+    out.table(rows, "tunnel", empty="no tunnels were open")
+
+
 @tunnel.command("list")
 @with_output
+@with_host(show_tunnels, renamed=False)
 def list_(out: Output) -> None:
     """List the tunnels that are open, here and in other terminals."""
     from ports import tunnels
 
-    out.table(tunnels.list(), "tunnel", empty="no tunnels; `ports open HOST` opens some")
+    show_tunnels(out, tunnels.list())
 
 
 @tunnel.command()
 @click.argument("wanted", metavar="[TARGET]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Close all.")
 @with_output
+@with_host(show_closed, renamed=False)
 def close(out: Output, wanted: tuple[str, ...], everything: bool) -> None:
     """Close tunnels; connections to hosts stay for later commands."""
     from ports import tunnels
 
     if bool(wanted) == everything:
         raise click.UsageError("name each TARGET as in `ports open`, or pass --all")
-    rows = tunnels.close_all() if everything else tunnels.close(*wanted)
-    out.table(rows, "tunnel", empty="no tunnels were open")
+    show_closed(out, tunnels.close_all() if everything else tunnels.close(*wanted))

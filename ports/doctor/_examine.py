@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ports.doctor import _forwarding, _here, _route, _there
 from ports.doctor._checks import FAILED, Check, CheckRow, failed, from_error, skipped
 from ports.errors import PortsError
-from ports.hosts import Answer, Route, on_each
+from ports.hosts import Answer, Route, is_here, on_each
 from ports.state import paths
 
 OnRow = Callable[[CheckRow], None]
@@ -48,7 +48,7 @@ def examine(
     on_host : callable, optional
         Called with a host once all of its rows are there, this machine first.
     """
-    names = list(dict.fromkeys(hosts))
+    names = [one for one in dict.fromkeys(hosts) if not is_here(one)]  # this machine is examined anyway
     tell_row, tell_step = on_row or (lambda row: None), on_step or (lambda host, text: None)
     tell_end = on_host or (lambda host: None)
     rows: list[CheckRow] = []

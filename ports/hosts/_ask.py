@@ -19,6 +19,7 @@ from ports.hosts import _connect, _far_errors, _shell_words, targets
 from ports.hosts._resolve import resolve
 from ports.hosts._route import Route
 from ports.hosts._several import call_into
+from ports.hosts._this_machine import is_here
 from ports.probe import machine_id, own_uid, read_answer, script, sha256, user_name
 from ports.state import settings
 
@@ -117,7 +118,7 @@ def begin_probe(aliases: Iterable[str], request: dict[str, Any]) -> None:
     other work.
     """
     asked = []
-    for alias in dict.fromkeys(aliases):
+    for alias in (one for one in dict.fromkeys(aliases) if not is_here(one)):
         begun = _begun[alias, json.dumps(request)] = queue.SimpleQueue()
         asked.append(threading.Event())
         found = functools.partial(_found, timeout=30.0, on_start=asked[-1].set)

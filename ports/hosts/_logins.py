@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ports.hosts import _connect, openssh
 from ports.hosts._resolve import resolve
 from ports.hosts._several import HostRow, host_row
 from ports.hosts._this_machine import is_here
+from ports.probe import user_name
 
 
 def login(alias: str) -> dict[str, Any]:
@@ -24,6 +26,9 @@ def login(alias: str) -> dict[str, Any]:
     SSHError
         There is no connection to the host.
     """
+    if is_here(alias):
+        row = {"host": alias, "kind": "host", "state": "connected", "user": user_name(os.geteuid()), "address": alias}
+        return {**row, "note": "it is this machine, which needs no connection"}
     route = resolve(alias)
     connection = _connect.connect(route, warm=True)
     row = {"host": alias, "kind": "host", "state": "connected", "user": route.end.user, "address": route.end.hostname}

@@ -22,8 +22,13 @@ HERE = "localhost"
 
 
 def is_here(alias: str) -> bool:
-    """Tell whether `alias` means this machine, to be reached without ssh."""
-    return alias == HERE and os.name != "nt" and HERE not in openssh.aliases()
+    """Tell whether `alias` means this machine, to be reached without ssh.
+
+    It is ``localhost``, an address of the loopback or this machine's own name. A Host of the configuration goes first.
+    """
+    own = socket.gethostname()
+    names = (HERE, "127.0.0.1", "::1", "[::1]", own, own.partition(".")[0])
+    return alias in names and os.name != "nt" and alias not in openssh.aliases()
 
 
 def host_option(alias: str) -> str:

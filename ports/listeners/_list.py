@@ -33,12 +33,7 @@ def list(host: str | None = None, *, all_users: bool = False, port: int | None =
         The host cannot be reached, or the probe failed there.
     """
     request = {"all": all_users, "port": port}
-    if host is None:
-        document = probe.probe(request)
-    else:
-        from ports.hosts import probe as probe_host  # 12 ms, needed for other hosts only
-
-        document = probe_host(host, request)
+    document = probe.probe(request) if host is None else _ask(host, request)
     for warning in document["warnings"]:
         warn(f"{host or 'this machine'}: {warning}")
     if host is None and not document["clusters"] and not document["notebooks"]:
@@ -50,6 +45,12 @@ def list(host: str | None = None, *, all_users: bool = False, port: int | None =
         except PortsError as error:
             warn(str(error))
     return tuple(found)
+
+
+def _ask(host: str, request: dict[str, Any]) -> Mapping[str, Any]:
+    from ports import hosts  # 12 ms, needed for other hosts only
+
+    return probe.probe(request) if hosts.is_here(host) else hosts.probe(host, request)
 
 
 def _warn_of_a_former_name() -> None:

@@ -156,11 +156,12 @@ def usage(host: str | None = None, *, interval: float | None = None) -> Usage:
     if host is not None:
         from ports import hosts  # 12 ms, needed for other hosts only
 
-        return from_probe(hosts.ask_who(host, "who", request), host)
+        if not hosts.is_here(host):
+            return from_probe(hosts.ask_who(host, "who", request), host)
     paths.check_serves("looks at processes")
     from ports.machine import gpus
 
-    return replace(from_probe(looking.who(request)), gpus=tuple(gpus.rows()))
+    return replace(from_probe(looking.who(request), host), gpus=tuple(gpus.rows()))
 
 
 def room(*, without: int | None = None) -> Room:

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -27,17 +28,6 @@ from ports.hosts import _ask
 from ports.listeners import _list
 
 TERMINAL = {"attach", "shell", "login"}  # they take over the terminal: there is nothing to print as JSON
-HOME = {
-    "open",
-    "browse",
-    "tunnel list",
-    "tunnel close",
-    "list",
-    "doctor",
-    "login",
-    "logout",
-    "shell",
-}  # act here, or name hosts themselves
 
 
 def commands(group: click.Group = main.ports, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -102,9 +92,7 @@ def test_every_command_prints_json_on_request() -> None:
 
 
 def test_every_command_acts_on_another_host_on_request() -> None:
-    without = {name for name, command in ALL.items() if "--host" not in options(command)}
-    assert without <= HOME | {"ls"}, without - HOME
-    assert all("-H" in options(ALL[name]) for name in set(ALL) - without)
+    assert [name for name, command in ALL.items() if not {"-H", "--host"} <= options(command)] == []
 
 
 def test_help_lists_the_commands_and_no_second_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,6 +298,144 @@ def test_what_lists_takes_hosts_as_arguments_and_by_option(
         assert main.run(main.ports, [*words, *typed, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)[0]["host"] == "server1"
     assert two_hosts == [("server1", words)] * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "targets"),
+    [
+        (["-H", "server1"], ["server1"]),
+        (["-H", "server1", "main", "6006"], ["server1:main", "server1:6006"]),
+        (["main", "--host", "alice@::1"], ["alice@[::1]:main"]),
+        (["-H", "ssh://alice@server1", "main"], ["ssh://alice@server1:main"]),
+    ],
+)
+def test_open_takes_the_host_of_its_targets_by_option(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], targets: list[str]
+) -> None:
+    from ports import tunnels
+
+    asked: list[str] = []
+
+    def opened(wanted: list[str], **_: Any) -> list[Any]:
+        asked.extend(wanted)
+        return [{"host": "server1", "state": "nothing"}]
+
+    monkeypatch.setattr(tunnels, "open_in_background", opened)
+    assert main.run(main.ports, ["open", "--background", *words]) == 3
+    assert asked == targets
+
+
+@pytest.mark.parametrize("words", [["open", "-H", "server1", "server2:main"], ["shell", "-H", "server1", "server1"]])
+def test_a_host_that_is_named_twice_is_refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main.run(main.ports, words) == 2
+    assert f"{words[3]!r} names a host, and so does -H server1; leave out one of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (["-H", "server1"], ("server1", ["shell", "--name", "main"])),
+        (["-H", "server1", "data", "--bash"], ("server1", ["shell", "--name", "data", "--bash"])),
+        (["-H", "server1", "--name", "data"], ("server1", ["shell", "--name", "data"])),
+        (["-H", "localhost", "data"], ("here", "data")),
+        (["localhost:data"], ("here", "data")),
+    ],
+)
+def test_a_shell_takes_its_host_by_option(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], asked: tuple[str, Any]
+) -> None:
+    from ports import hosts, sessions
+
+    seen: list[tuple[str, Any]] = []
+    monkeypatch.setattr(hosts, "interactive", lambda host, words: seen.append((host, words)))
+    monkeypatch.setattr(sessions, "open_shell", lambda name, **_: seen.append(("here", name)))
+    assert main.run(main.ports, ["shell", *words]) == 0
+    assert seen == [asked]
+
+
+@pytest.mark.parametrize("words", [["tunnel", "list"], ["tunnel", "close", "s:main"], ["browse", "main"]])
+def test_tunnels_of_another_machine_keep_the_hosts_that_they_lead_to(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"host": "far", "kind": "tunnel", "name": "main", "state": "open", "local_url": "http://localhost:1/"}
+    asked: list[tuple[str, list[str]]] = []
+
+    def run(host: str, argv: list[str], **_: Any) -> Any:
+        asked.append((host, argv))
+        return row if words[0] == "browse" else [row]
+
+    monkeypatch.setattr(_ask, "run_ports", run)
+    assert main.run(main.ports, [*words, "-H", "server1"]) == 0
+    assert asked == [("server1", words)] and "http://localhost:1/" in capsys.readouterr().out
+    assert main.run(main.ports, [*words, "-H", "server1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {**row, "host": "server1"} if words[0] == "browse" else [row]
+
+
+def test_login_takes_one_host_as_argument_or_by_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ports import hosts
+
+    monkeypatch.setattr(hosts, "login", lambda host: {"host": host, "user": "alice"})
+    for typed in (["server1"], ["-H", "server1"]):
+        assert main.run(main.ports, ["login", *typed]) == 0
+        assert "connected to server1 as alice" in capsys.readouterr().out
+    for typed in ([], ["server1", "-H", "server2"]):
+        assert main.run(main.ports, ["login", *typed]) == 2
+
+
+# --- this machine by name ---
+
+
+@pytest.fixture
+def no_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ssh program that fails the test when it runs."""
+    program = tmp_path / "bin/ssh"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho ran >> {tmp_path}/ssh-ran\nexit 255\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "::1", socket.gethostname()])
+def test_this_machine_by_name_needs_no_ssh_unless_it_is_a_host(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ports import hosts
+
+    file = tmp_path / "config"
+    file.write_text("Host *\n  User alice\n")
+    monkeypatch.delitem(sys.modules, "dask.config", raising=False)
+    monkeypatch.setenv("DASK_PORTS__SSH__CONFIG", str(file))
+    assert hosts.is_here(name) and not hosts.is_here(f"bob@{name}") and not hosts.is_here(f"{name}x")
+    file.write_text(f"Host {name}\n  HostName server1\n")
+    assert not hosts.is_here(name)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["list", "localhost"],
+        ["list", "-H", "127.0.0.1"],
+        ["who", "localhost"],
+        ["cluster", "list", "localhost"],
+        ["notebook", "list", "-H", "::1"],
+        ["settings", "localhost"],
+        ["login", "localhost"],
+    ],
+    ids=" ".join,
+)
+def test_no_command_asks_this_machine_by_ssh(words: list[str], no_ssh: None, tmp_path: Path) -> None:
+    environ = {**os.environ, "PORTS_HOME": str(tmp_path / "home"), "DASK_PORTS__SSH__CONFIG": os.devnull}
+    done = subprocess.run(
+        [sys.executable, "-m", "ports", *words, "--json"], env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    rows = found if isinstance(found, list) else [found]
+    assert not (tmp_path / "ssh-ran").exists()
+    assert all(row["host"] == words[-1] for row in rows if words[0] in ("list", "who", "login"))
 
 
 def test_one_of_several_hosts_that_fails_hides_no_other(

@@ -240,3 +240,20 @@ def test_a_command_in_backticks_moves_to_the_next_line_whole() -> None:
     assert tables.wrap(text, 34) == ["it is kept", "(`ports cluster scale main 0`", "frees it); `ports list` shows `it"]
     assert tables.wrap("one two", 80) == ["one two"] and tables.wrap("", 5) == [""]
     assert tables.wrap("`a b c d`", 5) == ["`a b", "c d`"]
+
+
+@pytest.mark.parametrize("columns", [80, 120, None])
+def test_lines_of_links_align_and_break_no_word_at_any_width(columns: int | None) -> None:
+    widths, token = (28, 24), "285ae8734c39d173b7ad648837bf81a44c7f97c74ce9f31e"
+    links = [f"http://localhost:21374/lab?token={token}", "http://localhost:21375/status"]
+    note = "port 21375 is used by bob; using 21376 until 21375 is free"
+    lines = [
+        line
+        for host, link in zip(("server1-from-home-by-the-vpn", "s2"), links, strict=True)
+        for line in tables.link_lines((host, "notebook lab", link), note, widths=widths, columns=columns)
+    ]
+    assert all(link in "\n".join(lines) for link in links)
+    assert set(f"({note})".split()) <= {word for line in lines for word in line.split()}
+    assert len({line.index("notebook lab") for line in lines if "notebook lab" in line}) == 1
+    assert columns is None or max(len(line) for line in lines if token not in line) <= columns
+    assert columns is not None or len(lines) == 2
