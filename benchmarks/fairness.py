@@ -65,14 +65,22 @@ def _idle(n: int, runs: int) -> Iterator[Result]:
 
 WAKE = """
 import json, sys, time
+import psutil
 import ports
 cluster = ports.cluster()
+owner = psutil.Process(cluster.row()["pid"])
 took = []
+def has_fork_server():
+    try:
+        return any("forkserver" in " ".join(one.cmdline()) for one in owner.children())
+    except psutil.NoSuchProcess:  # it ends now
+        return True
 with cluster.get_client() as client:
     for _ in range(int(sys.argv[1])):
         while cluster.row()["n_workers"]:
             time.sleep(0.2)
-        time.sleep(2)  # until the fork server has ended
+        while has_fork_server():
+            time.sleep(0.2)
         start = time.perf_counter()
         client.submit(sum, [1, 2], pure=False).result()
         took.append(time.perf_counter() - start)
@@ -141,8 +149,13 @@ options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "400MB", "fo
 found = {True: [], False: []}
 started = [ports.cluster("calm", **options), ports.cluster("lively", calm_after=False, **options)]
 clients = {True: started[0].get_client(), False: started[1].get_client()}
+def is_lively():
+    workers = clients[True].run(lambda dask_worker: not dask_worker.calm.is_on)
+    tick = clients[True].run_on_scheduler(lambda dask_scheduler: dask_scheduler.periodic_callbacks["tick"].is_running())
+    return tick or any(workers.values())  # neither question stirs them
 for number in range(int(sys.argv[1])):
-    time.sleep(4)  # the first is calm then
+    while is_lively():
+        time.sleep(0.05)
     for is_calm in (True, False) if number % 2 else (False, True):
         start = time.perf_counter()
         clients[is_calm].gather(clients[is_calm].map(abs, range(int(sys.argv[2])), pure=False))

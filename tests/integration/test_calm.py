@@ -48,6 +48,13 @@ def calm(client: Client) -> None:
     wait_until(there, timeout=20, what="calm workers and a calm scheduler", every=0.05)
 
 
+def silent_for(client: Client) -> list[float]:
+    """Return the seconds since each worker's last word."""
+    return client.run_on_scheduler(  # type: ignore[no-any-return]
+        lambda dask_scheduler: [time.time() - one.last_seen for one in dask_scheduler.workers.values()]
+    )
+
+
 def cpu(cluster: Cluster, seconds: float) -> float:
     """Return the CPU seconds that owner and workers take meanwhile."""
     owner = psutil.Process(cluster.row()["pid"])
@@ -130,11 +137,9 @@ def test_a_worker_that_wakes_for_bursts_of_tasks_has_just_reported(home: Home) -
     with cluster.get_client() as client:
         for _ in range(5):
             calm(client)
-            time.sleep(1)
+            wait_until(lambda: min(silent_for(client)) > 1 or None, timeout=20, what="a second's silence", every=0.05)
             client.gather(client.map(spin, [0.02] * 10, pure=False))
-            ages = client.run_on_scheduler(
-                lambda dask_scheduler: [time.time() - one.last_seen for one in dask_scheduler.workers.values()]
-            )
+            ages = silent_for(client)
             assert len(ages) == 1 and ages[0] < 1
     cluster.stop()
 
@@ -196,20 +201,20 @@ def test_a_silent_heartbeat_of_a_calm_worker_stays_within_its_limit(home: Home) 
         calm(client)
         until = time.monotonic() + 5
         while time.monotonic() < until:
-            ages = client.run_on_scheduler(
-                lambda dask_scheduler: [time.time() - one.last_seen for one in dask_scheduler.workers.values()]
-            )
+            ages = silent_for(client)
             assert len(ages) == 1 and ages[0] < 3
             time.sleep(0.2)
     cluster.stop()
 
 
 def test_false_keeps_all_timers_running(home: Home) -> None:
-    cluster = clusters.start("main", n_workers=1, calm_after=False, **SMALL)
-    with cluster.get_client() as client:
-        time.sleep(3)
+    lively = clusters.start("lively", n_workers=1, calm_after=False, **SMALL)
+    control = clusters.start("control", n_workers=1, calm_after=SOON, **SMALL)  # started later, and calm at last
+    with lively.get_client() as client, control.get_client() as other:
+        calm(other)
         assert not any(client.run(is_calm).values()) and client.run_on_scheduler(timers)["tick"]
-    cluster.stop()
+    for cluster in (lively, control):
+        cluster.stop()
 
 
 @pytest.mark.long
@@ -217,12 +222,13 @@ def test_false_keeps_all_timers_running(home: Home) -> None:
 def test_an_idle_cluster_takes_a_tenth_of_what_dask_takes(home: Home, security: str) -> None:
     cluster = clusters.start("main", n_workers=4, security=security, **SMALL)
     workers(cluster, 4)
-    time.sleep(5)
+    with cluster.get_client() as client:
+        calm(client)
     ours = cpu(cluster, 30)
     cluster.stop()
     me = psutil.Process()
     with LocalCluster(n_workers=4, threads_per_worker=1, memory_limit="500MB", dashboard_address=":0"):
-        time.sleep(5)
+        time.sleep(5)  # the rest of its start; it never becomes calm
         found = []
         for wait_for in (30, 0):
             found.append(used_by(me))
@@ -353,7 +359,7 @@ def test_tiny_tasks_take_no_more_cpu_than_without_calm(home: Home) -> None:
                 before = used_by(owners[name])
                 client.gather(client.map(abs, range(2000), pure=False))
                 found[name].append(used_by(owners[name]) - before)
-            time.sleep(3)
+            calm(one)
     for cluster in started.values():
         cluster.stop()
     least = {name: min(all_) for name, all_ in found.items()}  # what runs beside the test can only add
