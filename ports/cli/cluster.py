@@ -73,9 +73,23 @@ def start(out: Output, name: str | None, environ: tuple[str, ...], option: tuple
         show_started(out, started.row())
 
 
+class NWorkers(Number):
+    """The last word of ``scale``: a number, where a name alone is the most frequent mistake."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; fails with what to write."""
+        if value == "all":
+            told = "scale takes a number of workers; `ports cluster start --n-workers all` takes the whole machine"
+            raise click.UsageError(told, ctx)
+        if str(value)[:1].isalpha():
+            told = f"the last word is a number of workers, not {value}; write `ports cluster scale {value} 4`"
+            raise click.UsageError(told, ctx)
+        return super().convert(value, param, ctx)
+
+
 @cluster.command()
 @click.argument("names", metavar="[NAME]", nargs=-1)
-@click.argument("n_workers", type=Number(0))
+@click.argument("n_workers", type=NWorkers(0))
 @from_settings("cluster", only=["force"], force={"is_flag": True})
 @with_output
 @with_host(show_one)

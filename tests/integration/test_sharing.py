@@ -134,6 +134,17 @@ def test_more_than_the_machine_has_is_refused_unless_it_is_forced(home: Home) ->
     assert done.returncode == 0, done.stderr
 
 
+def test_sizes_are_shown_as_they_were_typed(home: Home) -> None:
+    done = home.ports("cluster", "start", "--n-workers=1", "--threads-per-worker=1", "--memory-limit=600MB")
+    assert done.returncode == 0 and "600MB" in done.stderr, done.stderr
+    wait_until(lambda: clusters.get("main").row()["n_workers"] or None, timeout=30, what="the worker")
+    for shown in (home.ports("cluster", "list").stdout, repr(clusters.get("main"))):
+        assert "MB of 600MB" in shown and "MiB" not in shown
+    assert home.json("cluster", "show")["memory_typed"] == "600MB"
+    done = home.ports("cluster", "scale", "1000")
+    assert done.returncode == 4 and "1000 workers of 600MB are 600GB" in done.stderr
+
+
 def test_the_setting_force_goes_ahead(home: Home) -> None:
     with dask.config.set({"ports.cluster.force": True}):
         clusters.start("main", memory_limit=machine.usage().memory_bytes * 2, **SMALL)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -121,3 +123,36 @@ def test_a_worker_that_a_client_retires_stays_away(main: tuple[Cluster, Client])
     cluster, client = main
     client.retire_workers([next(iter(client.scheduler_info()["workers"]))])
     all_back(cluster, 1)
+
+
+def test_tasks_that_wait_for_no_worker_are_told_with_a_way_out(home: Home, main: tuple[Cluster, Client]) -> None:
+    cluster, client = main
+    cluster.scale(0)
+    with pytest.warns(UserWarning, match="1 task waits, because cluster 'main' has no workers: it has 0") as seen:
+        future = client.submit(sum, [1, 2])
+        wait_until(lambda: len(seen) or None, timeout=20, what="the warning", every=0.1)
+    for told in (str(seen[0].message), home.ports("cluster", "show").stdout, home.ports("cluster", "list").stdout):
+        assert "1 task waits, because cluster 'main' has no workers" in " ".join(told.split())
+    assert "runs without workers," in repr(cluster)
+    (command,) = re.findall("`ports (cluster scale .*?)`", str(seen[0].message))
+    done = home.ports(*command.split())
+    assert done.returncode == 0, done.stderr
+    assert future.result(timeout=30) == 3
+    all_back(cluster, 1)
+
+
+def test_the_last_of_two_scales_counts_for_number_and_memory(home: Home) -> None:
+    cluster = clusters.start("main", n_workers=1, threads_per_worker=1)
+    with ThreadPoolExecutor(1) as pool, pytest.warns(match="cluster 'main'"):
+        first = pool.submit(clusters.get("main").scale, 6)
+        asked = clusters.get("main")
+        wait_until(lambda: asked.row()["n_asked"] == 6 or None, timeout=20, what="the first wish", every=0.02)
+        clusters.get("main").scale(2)
+        first.result()
+    all_back(cluster)
+    record = clusters.get("main").record
+    assert record.n_workers == 2
+    with cluster.get_client() as client:
+        found = client.run(lambda dask_worker: dask_worker.memory_manager.memory_limit)
+    assert set(found.values()) == {record.memory_limit}
+    assert record.memory_limit == cluster.row()["memory_limit_bytes"] // 2

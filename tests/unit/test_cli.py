@@ -119,7 +119,16 @@ def test_help_lists_the_commands_and_no_second_name(capsys: pytest.CaptureFixtur
         (["doctor", "server1:6006"], "`ports open server1:6006` opens it"),
         (["login", "alice@server1:22"], "`ports open alice@server1:22` opens it"),
         (["cluster", "start", "--n-wrkers", "2"], "--n-workers"),
-        (["cluster", "scale", "main"], "N_WORKERS is main; it must be a whole number of 0 or more"),
+        (
+            ["cluster", "scale", "main"],
+            "the last word is a number of workers, not main; write `ports cluster scale main 4`",
+        ),
+        (["cluster", "scale", "ip"], "the last word is a number of workers, not ip; write `ports cluster scale ip 4`"),
+        (
+            ["cluster", "scale", "2", "main"],
+            "the last word is a number of workers, not main; write `ports cluster scale main 4`",
+        ),
+        (["cluster", "scale", "main", "all"], "scale takes a number of workers; `ports cluster start --n-workers all`"),
         (["cluster", "scale", "main", "big", "3"], "main big are 2 names"),
     ],
 )
