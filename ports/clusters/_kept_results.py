@@ -29,14 +29,18 @@ class KeptResults:
 
 
 def list_kept() -> builtins.list[KeptResults]:
-    """Return all kept results on this machine, the oldest first. The note of files that are gone is removed."""
+    """Return all kept results on this machine, the oldest first. The note of files that are gone is removed.
+
+    Where the disk that held them is not mounted, or their place cannot be looked at, the note stays.
+    """
     found = []
     for note in paths.here().held.glob("*-held.json"):
         with contextlib.suppress(RecordError, OSError):
             data = records.read_json(note) or {}
             path, kept_at = Path(str(data.get("path", ""))), data.get("kept_at")
             if not _is_there(path):
-                note.unlink()
+                if _is_gone(path):
+                    note.unlink()
                 continue
             sizes = [file.lstat().st_size for file in path.iterdir()]
             kept = KeptResults(str(data.get("cluster")), path, len(sizes), sum(sizes), note)
@@ -52,6 +56,17 @@ def remove_kept(kept: KeptResults) -> bool:
     if gone:
         kept.note.unlink(missing_ok=True)
     return gone
+
+
+def _is_gone(path: Path) -> bool:
+    """Say whether nothing is there for certain; a disk can be away for now."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return path.parent.is_dir()
+    except OSError:
+        return False
+    return False
 
 
 def _is_there(path: Path) -> bool:

@@ -157,7 +157,7 @@ def retire(found: Found[Any], *, outside: bool = True) -> None:
     Without `outside`, what belongs to it elsewhere stays: it may be in use.
     """
     for path in map(Path, found.record.outside if outside and found.record is not None else ()):
-        _remove_outside(path)
+        remove_outside(path)
     aside = found.files.directory.with_name(f".{found.name}.{secrets.token_hex(4)}")
     try:
         found.files.directory.rename(aside)
@@ -168,7 +168,8 @@ def retire(found: Found[Any], *, outside: bool = True) -> None:
         raise StoreError(found.files.directory, error.strerror or str(error)) from error
 
 
-def _remove_outside(path: Path) -> None:
+def remove_outside(path: Path) -> None:
+    """Remove a file or directory that belonged to one session alone, if it is this user's and named like that."""
     if not (path.is_absolute() and path.name.startswith(_NAMES_OUTSIDE)):
         return  # the start did not get that far, or the record was edited by hand
     with contextlib.suppress(OSError):
