@@ -52,6 +52,7 @@ if MYPY:
     from .identity import sha256 as sha256
     from .identity import stat_of as stat_of
     from .identity import user_name as user_name
+    from .installations import usual_roots as usual_roots
     from .living import LOCK as LOCK
     from .living import is_locked as is_locked
     from .living import is_session_alive as is_session_alive
@@ -68,7 +69,6 @@ if MYPY:
     from .programs.examine import examine as examine
     from .programs.examine import space as space
     from .programs.probe import probe as probe
-    from .programs.run import usual_roots as usual_roots
     from .recognise import words_of as words_of
     from .records import read_token as read_token
     from .safe_path import SAFE_PATH as SAFE_PATH
@@ -97,6 +97,7 @@ else:
                 "stat_of",
                 "user_name",
             ),
+            "installations": ("usual_roots",),
             "lazy": ("face",),
             "living": (
                 "LOCK",
@@ -116,7 +117,6 @@ else:
                 "examine",
                 "space",
             ),
-            "programs.run": ("usual_roots",),
             "programs.probe": ("probe",),
             "recognise": ("words_of",),
             "own_host": (

@@ -41,8 +41,11 @@ SURVEY = (
 )
 FILES = {
     "probe": ("answer", *SURVEY),
-    "run": ("answer", "identity", "files", "own_host", "clients", "delivery", "programs/run"),
-    "examine": ("answer", "identity", "files", "own_host", "memory", "programs/run", "logout", "programs/examine"),
+    "run": ("answer", "identity", "files", "own_host", "clients", "delivery", "installations", "programs/run"),
+    "examine": (
+        *("answer", "identity", "files", "own_host", "memory", "installations"),
+        *("programs/run", "logout", "programs/examine"),
+    ),
     "who": ("answer", "identity", "processes", "memory", "promises", "programs/who"),
     "echo": ("answer", "programs/echo"),
     "agent": (
@@ -73,7 +76,7 @@ def script(request: "Json") -> str:
     for _, path in files:
         with open(path, "rb") as file:
             texts.append(file.read())
-    magic, codes = compiled(files, lines=request["do"] != "probe")
+    magic, codes = compiled(files, lines=request["do"] not in ("probe", "examine"))
     return PROGRAM % (magic, codes, packed(without_words(b"\n".join(texts))), json.dumps(request))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ports.probe.programs import run
+from ports.probe import installations
 from ports.sessions import environments
 from ports.sessions.environments import Environment, EnvironmentNotFoundError, activated, find, is_active
 from ports.state import wait_until
@@ -57,7 +57,7 @@ def test_a_conda_environment_is_found_by_name_where_conda_keeps_it(alone: dict[s
     assert find("base", "/", alone).prefix == tmp_path / "miniforge3"
 
 
-PLACES = [path for path in run.usual_roots("~") if path.startswith("~")]
+PLACES = [path for path in installations.usual_roots("~") if path.startswith("~")]
 
 
 @pytest.mark.parametrize("place", [*PLACES, "MAMBA_ROOT_PREFIX", "CONDA_EXE", "CONDA_ENVS_PATH", "environments.txt"])
@@ -76,7 +76,9 @@ def test_commands_from_home_find_the_same_environments_as_those_here(
         monkeypatch.delenv(name)
     for name, value in alone.items():
         monkeypatch.setenv(name, value)
-    assert str(find("geo", "/", alone).python) == run.environment_python("geo") == str(made / "bin" / "python")
+    assert (
+        str(find("geo", "/", alone).python) == installations.environment_python("geo") == str(made / "bin" / "python")
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 if __name__ != "__main__":  # piped, these names are there already
     from ..clients import note_client
     from ..delivery import attend, deliver, is_start
+    from ..installations import environment_python, way_to_ports
     from ..own_host import host_directory, read_record
 
 MYPY = False
@@ -18,54 +19,16 @@ if MYPY:
 
     Json = Dict[str, Any]
 
-INSTALLATIONS = "miniforge3 mambaforge miniconda3 anaconda3 miniconda anaconda micromamba conda mamba".split()
-PLACES = "/opt /usr/local /opt/homebrew /opt/homebrew/Caskroom /usr/share".split()
-
-
-def usual_roots(home: str) -> "List[str]":
-    """Return where conda, mamba and micromamba can be installed, or keep environments, for the user of this home."""
-    own = [os.path.join(home, name) for name in (".local/share/mamba", ".micromamba", ".conda")]
-    places = [home, os.path.join(home, "opt"), *PLACES]
-    return own + [os.path.join(place, name) for place in places for name in INSTALLATIONS]
-
-
-def conda_prefixes(name: str) -> "List[str]":
-    """Return where a conda environment called `name` can be, for conda, mamba and micromamba."""
-    home = os.path.expanduser("~")
-    roots = [os.environ.get(key, "") for key in ("MAMBA_ROOT_PREFIX", "CONDA_ROOT", "CONDA_PREFIX")]
-    if os.environ.get("CONDA_EXE"):
-        roots.append(os.path.dirname(os.path.dirname(os.environ["CONDA_EXE"])))
-    roots += usual_roots(home)
-    found = [os.path.join(path, name) for path in os.environ.get("CONDA_ENVS_PATH", "").split(os.pathsep) if path]
-    found += [root if name == "base" else os.path.join(root, "envs", name) for root in roots if root]
-    try:
-        with open(os.path.join(home, ".conda", "environments.txt"), encoding="utf-8") as file:
-            listed = [line.strip() for line in file]
-    except (OSError, ValueError):
-        listed = []
-    return found + [prefix for prefix in listed if os.path.basename(prefix) == name]
-
-
-def environment_python(env: str) -> "Optional[str]":
-    """Return the interpreter of a conda environment, by name or path, or of a venv, by path; None if there is none.
-
-    The path of an interpreter is returned as it is.
-    """
-    path = os.path.expanduser(env)
-    if os.sep not in env and os.path.isdir(os.path.join(path, "bin")):
-        path = os.path.abspath(path)  # ".venv" in the directory at hand
-    for prefix in [path] if os.sep in path else conda_prefixes(env):
-        if os.path.isfile(prefix) and os.access(prefix, os.X_OK):
-            return prefix
-        for program in ("bin/python", "bin/python3"):
-            python = os.path.join(prefix, program)
-            if os.access(python, os.X_OK):
-                return python
-    return None
-
 
 class StartFilesError(Exception):
     """The start files of the login shell do not come to their end; the text says what they do."""
+
+
+def login_shell() -> str:
+    """Return this user's login shell."""
+    import pwd  # home, where this does not run, may be Windows
+
+    return os.environ.get("SHELL") or pwd.getpwuid(os.getuid()).pw_shell or "/bin/sh"
 
 
 def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
@@ -74,9 +37,7 @@ def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
     The shell runs ``env``, which every shell understands, even tcsh and fish. What its start files print comes before
     the first variable or after the last.
     """
-    import pwd  # home, where this does not run, may be Windows
-
-    shell = os.environ.get("SHELL") or pwd.getpwuid(os.getuid()).pw_shell or "/bin/sh"
+    shell = login_shell()
     try:
         child = subprocess.Popen(
             [
@@ -154,7 +115,7 @@ def find_command(env: "Optional[str]", environ: "Dict[str, str]", shell: LoginSh
     if env:
         python = environment_python(env)
         if python is None:
-            raise LookupError("there is no environment %r there; %s" % (env, hint))
+            raise LookupError("there is no environment %r there; %s" % (env, way_to_ports() or hint))
         return [python, "-m", "ports"]
     try:
         recorded = (read_record(os.path.join(host_directory(), "host.json")) or {}).get("python")
@@ -172,7 +133,11 @@ def find_command(env: "Optional[str]", environ: "Dict[str, str]", shell: LoginSh
         if os.path.isfile(program) and os.access(program, os.X_OK):
             return [program]
     if unknown:
-        raise LookupError("%smend them (`[ -t 0 ] || return` before such a line), or %s" % (unknown, hint))
+        mend = "%smend them (`[ -t 0 ] || return` before such a line), or %s"
+        raise LookupError(mend % (unknown, way_to_ports() or hint))
+    way = way_to_ports(login_shell())
+    if way:
+        raise LookupError("ports is not on the PATH of your login shell there; %s" % way)
     raise LookupError("ports is not installed there, or not on the login shell's PATH; install it, or %s" % hint)
 
 
@@ -221,8 +186,8 @@ def run(request: "Json") -> "Optional[Json]":
     if child.returncode == 0:
         note_client(request.get("came"), make=bool(request.get("shell")))  # the first start here makes the directory
     if child.returncode == 1 and not output and command[1:] and not has_ports(command):
-        message = "%s has no ports; install it there, or name another environment" % command[0]
-        return {"error": "no-ports", "message": message}
+        other = way_to_ports() or "install it there, or name another environment"
+        return {"error": "no-ports", "message": "%s has no ports; %s" % (command[0], other)}
     text = output.decode("utf-8", "replace")
     answer = {"status": child.returncode, "stdout": text, "command": command[0], "warning": warning}
     if request.get("starts") and is_start(text):
