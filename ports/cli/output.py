@@ -207,6 +207,8 @@ def with_host(
             named = list(dict.fromkeys([*typed, *([host] if host else [])]))
             if not named or (len(named) == 1 and _is_here(named[0])):
                 refuse_host_as_name(ctx, options)
+                if starts:
+                    _activate()
                 return function(out, **options)
             if len(named) > 1:
                 return _on_several(ctx, out, named, show)
@@ -231,6 +233,12 @@ def _is_here(host: str) -> bool:
     from ports.hosts import is_here  # 12 ms, which a command without a host does not pay
 
     return is_here(host)
+
+
+def _activate() -> None:
+    from ports.sessions import environments
+
+    environments.activate_own()
 
 
 @contextlib.contextmanager

@@ -46,8 +46,8 @@ def plan(name: str, options: Mapping[str, Any]) -> Plan:
     environ = sessions.surroundings.of_a_session()
     interpreter, sys_path = sys.executable, _own_path()
     if options["env"] is not None:
-        found = environments.find(options["env"], Path.cwd(), environ=environ)
-        interpreter, environ = str(found.python), environments.activated(found, environ)
+        found, environ = environments.of_a_start(options["env"], environ)
+        interpreter = str(found.python)
         sys_path = _foreign_path(sys_path)
     environ.update(options["environ"])
     if options["interface"] is not None:

@@ -19,7 +19,7 @@ from ports.clusters._cluster import Cluster
 from ports.clusters._options import KIND, ClusterRecord
 from ports.clusters._snapshot import Snapshot
 from ports.errors import NameInUseError, NotFoundError, StartError, warn
-from ports.sessions import Found
+from ports.sessions import Found, environments
 from ports.state import paths, settings, wait_until
 
 if TYPE_CHECKING:
@@ -236,7 +236,8 @@ def _start(
         _dask.check_keywords(options["options"])
     record, environ, reckoned = _plan.plan(name, options)
     found = sessions.claim(record)
-    with sessions.undone(found):
+    needs = ("dask", "distributed")
+    with sessions.undone(found), environments.missing_named(record.interpreter, environ, needs=needs):
         _make_places(record, found.files)
         argv = [record.interpreter, *_owner.command(found.files.directory)]
         found = sessions.start(
@@ -276,10 +277,9 @@ def _wait_for_other_start(name: str, timeout: float) -> Found[ClusterRecord] | N
     def settled() -> Found[ClusterRecord] | None:
         now = sessions.find(KIND, name, ClusterRecord)
         if now is None:
-            log = found.files.log
-            raise StartError(
-                f"cluster {name!r}", "another process was starting it, and it is gone", log, sessions.tail(log, 20)
-            )
+            log, began = found.files.log, found.record.created_at if found.record is not None else 0.0
+            lines = sessions.tail_of_start(log, 20, began=began)
+            raise StartError(f"cluster {name!r}", "another process was starting it, and it is gone", log, lines)
         return now if now.state != "starting" else None
 
     return wait_until(settled, timeout=timeout, what=f"cluster {name!r}, which another process is starting")

@@ -21,7 +21,6 @@ from ports.errors import (
     NotFoundError,
     PortsError,
     StartError,
-    ToolMissingError,
     UsageError,
     warn,
 )
@@ -101,7 +100,7 @@ def start(
     token_file = paths.here().token(KIND, name)
     record = replace(_plan(name, served, environment, kind, token_file), idle=idle, expire=expire, debugger=debugger)
     found = _claim(record)
-    with sessions.undone(found):
+    with sessions.undone(found), environments.missing_named(record.interpreter, environ, needs=("jupyter_server",)):
         ensure_token(token_file)
         _fresh(Path(record.runtime))
         port = links.local_port(paths.machine(), str(os.getuid()), f"{KIND}-{name}", *_PORTS)
@@ -190,17 +189,13 @@ def _environment(env: str | None) -> tuple[Environment, dict[str, str]]:
     environ = {name: value for name, value in given.items() if not name.startswith(_DROPPED)}
     own = str(settings.get("alias") or listeners.short_name())  # what a client calls this machine decides nothing
     env = env or settings.host(own).get("notebook_env") or settings.get("notebook.env")
-    found = environments.find(env, Path.cwd(), environ)
-    if env is None and found.kind == "system":
-        return found, environ  # nothing to activate or deactivate
-    return found, environments.activated(found, environ)
+    return environments.of_a_start(env, environ)
 
 
 def _server_in(environment: Environment, environ: Mapping[str, str]) -> Literal["lab", "server"]:
     there = _jupyter.installed(environment.python, environ)
     if there.server is None:
-        hint = f"install it there with `{environment.python} -m pip install jupyterlab`, or pass env="
-        raise ToolMissingError(f"Jupyter in environment {environment.name!r}", hint)
+        raise environments.missing("Jupyter", environment, "jupyterlab", "pass env=")
     return "lab" if there.lab else "server"
 
 
@@ -318,8 +313,9 @@ def _notebook(found: Found[NotebookRecord]) -> Notebook:
 
 def _why_ended(found: Found[NotebookRecord]) -> str | None:
     """Return why it does not run. If it ended by itself, the reason is only in its log."""
-    expired = "No kernels for"
-    if found.reason != "exit status 0" or not any(expired in line for line in sessions.tail(found.files.log, 20)):
+    expired, began = "No kernels for", found.record.created_at if found.record else 0.0
+    lines = sessions.tail_of_start(found.files.log, 20, began=began) if found.reason == "exit status 0" else ()
+    if not any(expired in line for line in lines):
         return found.reason
     return f"it expired: no kernel ran for {found.record.expire:g} days" if found.record else found.reason
 

@@ -39,13 +39,17 @@ if TYPE_CHECKING:
     from ports.sessions._kinds import folder as folder
     from ports.sessions._log_lines import follow as follow
     from ports.sessions._log_lines import tail as tail
+    from ports.sessions._log_lines import tail_of_start as tail_of_start
     from ports.sessions._records import Exit as Exit
     from ports.sessions._records import Found as Found
     from ports.sessions._records import Running as Running
     from ports.sessions._records import SessionRecord as SessionRecord
     from ports.sessions._records import verdict as verdict
     from ports.sessions._records import way_out as way_out
+    from ports.sessions._shells import list_shells as list_shells
     from ports.sessions._shells import open_shell as open_shell
+    from ports.sessions._shells import prune_shells as prune_shells
+    from ports.sessions._shells import stop_shell as stop_shell
     from ports.sessions._start import claim as claim
     from ports.sessions._start import new_identity as new_identity
     from ports.sessions._start import start as start
@@ -86,6 +90,7 @@ else:
             "_log_lines": (
                 "follow",
                 "tail",
+                "tail_of_start",
             ),
             "_records": (
                 "Exit",
@@ -95,7 +100,12 @@ else:
                 "verdict",
                 "way_out",
             ),
-            "_shells": ("open_shell",),
+            "_shells": (
+                "list_shells",
+                "open_shell",
+                "prune_shells",
+                "stop_shell",
+            ),
             "_start": (
                 "claim",
                 "new_identity",

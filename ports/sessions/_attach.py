@@ -55,4 +55,9 @@ def attach_line(record: SessionRecord) -> str | None:
     """Return the plain tmux command that attaches to the session; None if it has no terminal."""
     if record.tmux_socket is None:
         return None
-    return shlex.join(_tmux.attach_command(Path(record.tmux_socket), record.tmux_session))
+    return line_of(Path(record.tmux_socket), record.tmux_session)
+
+
+def line_of(socket: Path, session: str) -> str:
+    """Return the plain tmux command that attaches to `session`."""
+    return shlex.join(_tmux.attach_command(socket, session))

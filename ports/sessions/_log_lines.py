@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -22,6 +23,8 @@ _WARNS = re.compile(
     r"|(?:warning|error|cause): "
     r"|\S.*:\d+: \w*Warning: "
 )
+#: What the launcher writes at a start.
+_BEGINS = re.compile(rf"--- {_TIME} [+-]\d{{4}} \w+ [a-z][a-z0-9-]*, by ports ")
 _TRACEBACK = "Traceback (most recent call last):"
 #: What Dask writes below "Compute Failed", and what Python writes between two tracebacks.
 _CONTINUES = re.compile(
@@ -76,6 +79,19 @@ def tail(log: Path, lines: int, *, since: int = 0, warnings: bool = False) -> tu
     if warnings:
         found = list(filter(Warnings().wants, found))
     return tuple(found[-lines:] if lines else found)
+
+
+def tail_of_start(log: Path, lines: int, *, began: float) -> tuple[str, ...]:
+    """Return the last `lines` lines of the start that began then, in seconds since 1970; a log goes on over several.
+
+    Raises as `tail`.
+    """
+    with contextlib.suppress(OSError):
+        if log.stat().st_mtime < began:
+            return ()
+    found = tail(log, 0)
+    first = max((n for n, line in enumerate(found) if _BEGINS.match(line)), default=0)
+    return found[first:][-lines:]
 
 
 def follow(log: Path, lines: int, *, warnings: bool = False, every: float = 0.2) -> Iterator[str]:

@@ -1,20 +1,44 @@
-"""Shells: ipython or bash in a named tmux session that stays when the terminal is closed."""
+"""Shells: ipython or bash in a named tmux session that stays when the terminal is closed.
+
+A shell has no records: tmux alone knows of it.
+"""
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import shutil
 import subprocess
-import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypedDict
 
-from ports.errors import TmuxError, ToolMissingError
+from ports.errors import NotFoundError, StopError, TimedOutError, TmuxError, ToolMissingError
 from ports.probe import SAFE_PATH
-from ports.sessions import _attach, _kinds, _tmux, environments, surroundings
+from ports.sessions import _attach, _kinds, _tmux, environments, processes, surroundings
 from ports.sessions._end import names_locked
-from ports.state import paths, runtime_directory
+from ports.state import ProcessId, paths, runtime_directory, wait_until
 
 _KIND = "shell"
+_STOP_SECONDS = 5.0
+_YOUNG_SECONDS = 60.0
+_ENTERS = Path(__file__).with_name("shell.bash")
+
+
+class ShellRow(TypedDict):
+    """A shell as ``--json`` shows it. `terminals` counts those that are attached to it; 0: it waits for you."""
+
+    host: str
+    kind: str
+    name: str
+    state: str
+    pid: int
+    program: str
+    started_at: float
+    directory: str | None
+    terminals: int
+    tmux: str
 
 
 def open_shell(name: str = "main", *, bash: bool = False, env: str | None = None) -> None:
@@ -25,8 +49,8 @@ def open_shell(name: str = "main", *, bash: bool = False, env: str | None = None
     bash : bool
         Start bash instead of ipython. Ignored if the shell runs already.
     env : str, optional
-        A conda environment's name or path, or a venv's path. Default: this interpreter's. Ignored if the shell runs
-        already.
+        A conda environment's name or path, or a venv's path, which is activated. Default: this interpreter's; a bash
+        gets what a login gets. Ignored if the shell runs already.
 
     Raises
     ------
@@ -44,29 +68,128 @@ def open_shell(name: str = "main", *, bash: bool = False, env: str | None = None
         raise ToolMissingError("tmux", f"install it on {paths.host_name()}, or work in a plain ssh session")
     if (why := _tmux.why_not()) is not None:
         raise TmuxError(f"tmux does not run on {paths.host_name()}: {why}; repair it, or work in a plain ssh session")
-    session = _kinds.tmux_session(_KIND, paths.check_name(name))
-    socket = runtime_directory() / "tmux.sock"
+    session, socket = _kinds.tmux_session(_KIND, paths.check_name(name)), _socket()
     with names_locked(_KIND):
         if not _tmux.has_session(socket, session):
             _start_shell(socket, session, bash=bash, env=env)
     _attach.attach_to(socket, session)
 
 
+def list_shells() -> builtins.list[ShellRow]:
+    """Return the rows of my shells on this machine, by name."""
+    return [_row(one) for one in _running()]
+
+
+def stop_shell(name: str = "main") -> None:
+    """End the shell `name` and what runs in it, as closing its terminal does. A command under ``nohup`` goes on.
+
+    Raises
+    ------
+    NotFoundError
+        No shell of that name runs here.
+    StopError
+        Its process does not end.
+    """
+    name, socket = paths.check_name(name), _socket()
+    with names_locked(_KIND):
+        there = _running()
+        found = next((one for one in there if _name(one) == name), None)
+        if found is None:
+            running = ", ".join(map(_name, there))
+            raise NotFoundError(
+                _KIND, name, f"there is {running}" if running else f"`ports shell --name {name}` starts one"
+            )
+        who = processes.identity(found.pid)
+        _tmux.kill_session(socket, found.session)  # which hangs up
+        if who is not None and not _ends(who):
+            raise StopError(f"{_KIND} {name!r}", f"process {who.pid} does not end", socket)
+        _tmux.remove_dead_socket(socket)
+
+
+def prune_shells() -> builtins.list[Path]:
+    """Remove what shells left whose start was interrupted, and the socket of a tmux that has ended; return both."""
+    socket = _socket()
+    with names_locked(_KIND):
+        old = [one for one in socket.parent.glob(f"{_KIND}-*.launch") if _is_old(one)]
+        for file in old:  # it contains an environment
+            file.unlink(missing_ok=True)
+        had_socket = socket.exists()
+        if _tmux.is_installed():
+            _tmux.remove_dead_socket(socket)
+        return old + ([socket] if had_socket and not socket.exists() else [])
+
+
+def _socket() -> Path:
+    return runtime_directory() / "tmux.sock"
+
+
+def _running() -> builtins.list[_tmux.Pane]:
+    """Return the first pane of each shell, by name."""
+    found: dict[str, _tmux.Pane] = {}
+    for pane in _tmux.panes(_socket()):
+        if pane.session.startswith(_kinds.tmux_session(_KIND, "")):
+            found.setdefault(pane.session, pane)
+    return [found[session] for session in sorted(found)]
+
+
+def _name(pane: _tmux.Pane) -> str:
+    return pane.session.removeprefix(_kinds.tmux_session(_KIND, ""))
+
+
+def _row(pane: _tmux.Pane) -> ShellRow:
+    return {
+        "host": paths.host_name(),
+        "kind": _KIND,
+        "name": _name(pane),
+        "state": "running",
+        "pid": pane.pid,
+        "program": pane.program,
+        "started_at": pane.created_at,
+        "directory": processes.directory(pane.pid),
+        "terminals": pane.n_attached,
+        "tmux": _attach.line_of(_socket(), pane.session),
+    }
+
+
+def _ends(who: ProcessId) -> bool:
+    """Say whether a process ends after it was hung up; one that ignores that is ended."""
+    with contextlib.suppress(TimedOutError):
+        wait_until(lambda: processes.is_alive(who) is False or None, timeout=_STOP_SECONDS, what="its end")
+        return True
+    return processes.end([who], timeout=_STOP_SECONDS)
+
+
+def _is_old(file: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return time.time() - file.lstat().st_mtime > _YOUNG_SECONDS
+    return False
+
+
 def _start_shell(socket: Path, session: str, *, bash: bool, env: str | None) -> None:
-    environ, python = surroundings.of_a_session(person=True), sys.executable
-    if env is not None:
-        found = environments.find(env, Path.cwd(), environ)
-        environ, python = environments.activated(found, environ), str(found.python)
-    login = (
-        "-l" if env is None else "-i"
-    )  # -l as `ssh HOST` does; with an environment -i, because login files could undo it
-    argv = [shutil.which("bash") or "/bin/sh", login] if bash else _ipython(python, environ)
+    environ = surroundings.of_a_session(person=True)
+    if bash and env is None:
+        argv = [_bash(), "-l"]  # as `ssh HOST` does
+    else:
+        found, environ = environments.of_a_start(env, environ)
+        argv = _bash_in(found, environ) if bash else _ipython(found, environ)
     _attach.start_terminal(socket, session, argv, environ=environ, cwd=str(Path.cwd()))
 
 
-def _ipython(python: str, environ: Mapping[str, str]) -> list[str]:
+def _bash() -> str:
+    return shutil.which("bash") or "/bin/sh"
+
+
+def _bash_in(found: environments.Environment, environ: dict[str, str]) -> builtins.list[str]:
+    """Return the command of a bash that reads the files of a login, and then enters the environment `found`."""
+    if (program := _bash()) == "/bin/sh":
+        return [program, "-i"]  # it reads no file that could undo the activation
+    environ["PORTS_SHELL_PREFIX"] = str(found.prefix)
+    return [program, "--rcfile", str(_ENTERS), "-i"]
+
+
+def _ipython(found: environments.Environment, environ: Mapping[str, str]) -> builtins.list[str]:
     code = f"{SAFE_PATH}; import importlib.util as u; sys.exit(u.find_spec('IPython') is None)"
-    null = subprocess.DEVNULL
-    if subprocess.run([python, "-c", code], env=environ, stdin=null, capture_output=True, check=False).returncode:
-        raise ToolMissingError(f"ipython in {python}", "`pip install ipython` there, or pass --bash")
-    return [python, "-m", "IPython"]
+    command, null = [str(found.python), "-c", code], subprocess.DEVNULL
+    if subprocess.run(command, env=environ, stdin=null, capture_output=True, check=False).returncode:
+        raise environments.missing("ipython", found, "ipython", "pass --bash")
+    return [str(found.python), "-m", "IPython"]

@@ -15,6 +15,7 @@ import shutil
 import socket as socketlib
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,27 @@ def tmux_server_pid(socket: Path) -> int | None:
         found = peer(connection)
         return found and found[0]
     return None
+
+
+@dataclass(frozen=True)
+class Pane:
+    """One pane: its session, the pid of what was started in it, and the name of the program in the foreground."""
+
+    session: str
+    created_at: float
+    n_attached: int
+    pid: int
+    program: str
+
+
+def panes(socket: Path) -> list[Pane]:
+    """Return the panes of all sessions of the server on `socket`; none if there is no server."""
+    if not is_mine(socket) or not is_installed():
+        return []
+    asked = "#{session_name} #{session_created} #{session_attached} #{pane_pid} #{pane_current_command}"
+    listed = _on(socket, "list-panes", "-a", "-F", asked).stdout
+    found = [line.split(" ", 4) for line in listed]
+    return [Pane(one[0], float(one[1]), int(one[2]), int(one[3]), one[4]) for one in found if len(one) == 5]
 
 
 def has_session(socket: Path, session: str) -> bool:

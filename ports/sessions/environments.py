@@ -17,13 +17,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ports.errors import NotFoundError, ToolError
-from ports.probe import usual_roots
+from ports.errors import NotFoundError, StartError, ToolError, ToolMissingError
+from ports.probe import SAFE_PATH, usual_roots
+from ports.sessions import surroundings
 
 _ACTIVATION = re.compile(
     r"VIRTUAL_ENV|VIRTUAL_ENV_PROMPT|PYTHONHOME|__PYVENV_LAUNCHER__|_CE_CONDA|_CE_M"
@@ -80,6 +81,110 @@ def at(prefix: Path, environ: Mapping[str, str]) -> Environment:
         hint = f"there is no {prefix}/bin/python" + (f"; `conda install -p {prefix} python` adds it" if conda else "")
         raise EnvironmentNotFoundError("Python in environment", str(prefix), hint)
     return Environment(prefix, python, _kind(prefix) or "system", _name(prefix, environ))
+
+
+def of_a_start(env: str | None, environ: Mapping[str, str]) -> tuple[Environment, dict[str, str]]:
+    """Return the environment in which a session starts, and `environ` with that environment activated.
+
+    Every start of a cluster, a notebook server or a shell takes this way. Without `env` it is the environment of this
+    interpreter; one of the system needs no activation. Raises as `find` and `activated`.
+    """
+    found = find(env, Path.cwd(), environ)
+    if env is None and found.kind == "system":
+        return found, dict(environ)
+    return found, activated(found, environ)
+
+
+def activate_own() -> None:
+    """Activate the environment of this interpreter in this process: a program whose environment is not active yet.
+
+    A command line names the interpreter alone, ``~/envs/geo/bin/ports`` or the setting ``hosts.<alias>.env``. Python
+    code keeps the variables that it has. Raises as `activated`.
+    """
+    surroundings.become(of_a_start(None, surroundings.of_this_process())[1])
+
+
+def missing(what: str, env: Environment, packages: str, instead: str) -> ToolMissingError:
+    """Return the error that `what` is not in the environment `env`, where pip installs it as `packages`."""
+    install = f"`{shlex.quote(str(env.python))} -m pip install {packages}`"
+    return ToolMissingError(f"{what} in environment {env.name!r}", f"install it there with {install}, or {instead}")
+
+
+@contextlib.contextmanager
+def missing_named(python: str, environ: Mapping[str, str], *, needs: Sequence[str]) -> Iterator[None]:
+    """Name the packages that a start in this block failed for: those of `needs`, and what these require.
+
+    Only a start whose last words are about an import asks the interpreter `python`, so one that succeeds loses no time.
+
+    Raises
+    ------
+    ToolMissingError
+        In place of the StartError: one of `needs` is not installed.
+    StartError
+        With a package that is missing, or too old, as the reason.
+    """
+    try:
+        yield
+    except StartError as error:
+        if not any(re.match(r"(ModuleNotFound|Import|Attribute)Error\b", line) for line in error.output[-3:]):
+            raise
+        prefix = Path(python).parent.parent
+        env = Environment(prefix, Path(python), _kind(prefix) or "system", _name(prefix, environ))
+        absent, unmet = _ask_for(python, environ, needs)
+        if absent:
+            raise missing(absent[0], env, " ".join(needs), "pass env=") from error
+        if not unmet:
+            raise
+        said = f"in environment {env.name!r} {'; '.join(told for told, _ in unmet)}"
+        install = shlex.join([python, "-m", "pip", "install", *(wanted for _, wanted in unmet)])
+        raise StartError(error.what, f"{said}; run `{install}`", error.log, error.output) from error
+
+
+def _ask_for(python: str, environ: Mapping[str, str], needs: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Return which of `needs` an interpreter cannot import, and what is wrong with their requirements; else nothing."""
+    command, null = [python, "-c", f"{SAFE_PATH}\n{_REQUIRES}", *needs], subprocess.DEVNULL
+    try:
+        done = subprocess.run(
+            command, env=dict(environ), cwd="/", stdin=null, capture_output=True, timeout=60, check=True
+        )
+        absent, unmet = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return [], []
+    return absent, unmet
+
+
+#: Which packages an interpreter lacks, and for which of their requirements it has nothing, or nothing new enough.
+_REQUIRES = """
+import importlib.util, json, sys
+try:
+    from importlib.metadata import PackageNotFoundError, requires, version
+    from packaging.requirements import Requirement
+except ImportError:
+    requires = None
+absent = [name for name in sys.argv[1:] if importlib.util.find_spec(name) is None]
+unmet, seen, left = [], set(), [] if requires is None else list(sys.argv[1:])
+while left:
+    by = left.pop(0)
+    seen.add(by)
+    try:
+        texts = requires(by) or []
+    except PackageNotFoundError:
+        continue
+    for one in map(Requirement, texts):
+        if one.marker is not None and not one.marker.evaluate({"extra": ""}):
+            continue
+        wanted = f"{one.name}{one.specifier}"
+        try:
+            found = version(one.name)
+            if not one.specifier.contains(found, prereleases=True):
+                unmet.append([f"{one.name} is {found}, and {by} needs {wanted}", wanted])
+        except PackageNotFoundError:
+            if importlib.util.find_spec(one.name.replace("-", "_")) is None:
+                unmet.append([f"{one.name} is not installed, and {by} needs it", wanted])
+        if one.name not in seen:
+            left.append(one.name)
+print("\\n" + json.dumps([absent, unmet]))
+"""
 
 
 def known(environ: Mapping[str, str]) -> dict[str, Path]:

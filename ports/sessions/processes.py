@@ -29,6 +29,15 @@ def is_alive(who: ProcessId) -> bool | None:
     return probe.is_same_process_alive(who.to_json())
 
 
+def directory(pid: int) -> str | None:
+    """Return the working directory of a process of this user; None where the system does not say."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        return psutil.Process(pid).cwd()
+    return None
+
+
 def with_argument(argument: str) -> list[ProcessId]:
     """Return the processes of this user that have `argument` on their command line."""
     import psutil

@@ -57,6 +57,18 @@ def of_a_session(*, person: bool = False, environ: Mapping[str, str] | None = No
     return kept
 
 
+def of_this_process() -> dict[str, str]:
+    """Return all variables of this process."""
+    return dict(os.environ)
+
+
+def become(environ: Mapping[str, str]) -> None:
+    """Give this process the variables `environ`, and no other."""
+    for name in set(os.environ) - set(environ):
+        del os.environ[name]
+    os.environ.update(environ)
+
+
 def of_a_tool(*, libraries: bool = False) -> dict[str, str]:
     """Return the variables of this process that tmux and the launcher get.
 

@@ -7,12 +7,14 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
 import stat
 import subprocess
 import sys
+import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -236,9 +238,26 @@ def home_log(name: str) -> Path:
 def test_an_interpreter_without_dask_says_so(home: Home, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True, timeout=60)
-    with pytest.raises(errors.StartError, match="No module named 'dask'"):
+    told = f"dask in environment 'bare' is not installed; install it there with `{bare}/bin/python -m pip install dask"
+    with pytest.raises(errors.ToolMissingError, match=re.escape(f"{told} distributed`, or pass env=")):
         clusters.start("main", env=str(bare), **SMALL)
     assert home.files() == ["cluster-main.log"]
+
+
+def test_a_requirement_that_is_too_old_is_named_with_what_installs_it(home: Home, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(old)], check=True, timeout=60)
+    [packages] = old.glob("lib/python3*/site-packages")
+    (packages / "tornado").mkdir()
+    (packages / "tornado" / "__init__.py").write_text("version_info = (4, 0, 0, 0)\n")
+    (packages / "tornado-4.0.dist-info").mkdir()
+    (packages / "tornado-4.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: tornado\nVersion: 4.0\n")
+    (packages / "rest.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    with pytest.raises(errors.StartError) as caught:
+        clusters.start("main", env=str(old), **SMALL)
+    told = str(caught.value).splitlines()[0]
+    assert "in environment 'old' tornado is 4.0, and distributed needs tornado>=" in told
+    assert f"run `{old}/bin/python -m pip install 'tornado>=" in told
 
 
 def test_a_start_that_takes_too_long_is_given_up(home: Home) -> None:
