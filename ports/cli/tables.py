@@ -40,6 +40,14 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("DIRECTORY", "directory"),
         ("NOTE", "note"),
     ),
+    "shell": (
+        ("NAME", "name"),
+        ("STATE", "state"),
+        ("RUNS", "program"),
+        ("SINCE", "since"),
+        ("TERMINALS", "terminals"),
+        ("DIRECTORY", "directory"),
+    ),
     "setting": (("SETTING", "name"), ("VALUE", "value"), ("FROM", "from")),
     "pruned": (("KIND", "kind"), ("NAME", "name"), ("DONE", "state")),
     "tunnel": (

@@ -58,6 +58,7 @@ def prune(*, results: bool = False, adopt: str | None = None) -> builtins.list[P
     for kind in sessions.FOLDERS:
         rows += [_row(kind, name, "removed") for name in _remove_halves(kind)]
         rows += [_row(kind, name, what) for name, what in _move_broken_aside(kind)]
+    rows += [_row(kind, name, "removed") for kind, name in _prune_shells()]
     rows += [_row("connection", path.name, "removed") for path in openssh.sweep_all()]
     rows += [_row("promise", name, "removed") for name in machine.prune()]
     rows += [_row("results", one.cluster, _kept(one, remove=results)) for one in clusters.list_kept()]
@@ -77,6 +78,12 @@ def _prune_tunnels() -> builtins.list[str]:
     left = tunnels.prune()
     named = [":".join(filter(None, (row["host"], row["name"]))) for record in dead for row in record.rows]
     return named or [path.stem for path in left if path.suffix == ".json"]
+
+
+def _prune_shells() -> builtins.list[tuple[str, str]]:
+    """Remove what shells left whose start was interrupted, and the socket of a tmux that has ended."""
+    left = sessions.prune_shells() if paths.can_serve() else []
+    return [("shell" if path.suffix == ".launch" else "sockets", path.name) for path in left]
 
 
 def _remove_halves(kind: str) -> builtins.list[str]:

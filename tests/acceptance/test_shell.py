@@ -6,11 +6,14 @@ import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pexpect
 import pytest
 
+from ports.state.waiting import wait_until
 from tests.acceptance.conftest import Laptop
+from tests.lab import prefixes
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 
@@ -149,3 +152,51 @@ def test_a_shell_that_cannot_be_says_why(laptop: Laptop, root_site: NamespaceSit
     assert told in done.stderr + done.stdout
     assert len([line for line in (done.stderr + done.stdout).splitlines() if line.strip()]) == 1
     assert not re.search("Traceback", done.stderr)
+
+
+@pytest.mark.parametrize("conda", [True, False], ids=["conda", "venv"])
+def test_a_bash_of_a_host_enters_the_environment_of_the_setting(
+    laptop: Laptop, terminal: Terminal, conda: bool
+) -> None:
+    prefixes.make(laptop.site, "server1", "envs/geo", conda=conda)
+    server, prefix = laptop.site.host("server1"), "/home/alice/envs/geo"
+    # what a login reads comes first, and must not undo it: `conda init` enters the base environment there
+    server.write("~/.bash_profile", "export PATH=/usr/local/bin:/usr/bin:/bin CONDA_PREFIX=/opt/base READ=profile\n")
+    laptop.site.host("laptop").write("~/.config/dask/ports.yaml", "ports: {hosts: {server1: {env: ~/envs/geo}}}\n")
+    shell = terminal("shell", "server1", "--bash")
+    shell.expect(r"\(geo\).*\$ ")
+    told = answer(shell, "echo in-$READ-$(command -v python).", r"(in-profile-\S+\.)")
+    assert told == f"in-profile-{prefix}/bin/python."
+    named = "CONDA_PREFIX" if conda else "VIRTUAL_ENV"
+    assert answer(shell, f"echo it-is-${named}.", r"(it-is-/\S+\.)") == f"it-is-{prefix}."
+    if conda:
+        assert answer(shell, "echo has-$GDAL_DATA.", r"(has-/\S+\.)") == f"has-{prefix}/share/gdal."
+    shell.sendline("exit")
+    shell.expect(pexpect.EOF)
+
+
+def test_a_shell_is_listed_and_stopped_from_home_as_on_its_host(laptop: Laptop, terminal: Terminal) -> None:
+    first = terminal("shell", "server1:data", "--bash")
+    first.expect(r"\$ ")
+    first.sendline("cd /tmp; sleep 1000")
+    found = wait_until(lambda: listed_program(laptop, "sleep"), timeout=20, what="the shell in the list", every=0.3)
+    assert (found["kind"], found["name"], found["state"], found["host"]) == ("shell", "data", "running", "server1")
+    assert (found["directory"], found["terminals"]) == ("/tmp", 1) and "attach-session" in found["tmux"]
+    first.send(LEAVE)
+    first.expect(pexpect.EOF)
+    assert "data" in laptop.type("shell", "--list", "-H", "server1").stdout
+    missing = laptop.json("shell", "server1:none", "--stop", code=3)["error"]["message"]
+    assert missing == "no shell 'none'; there is data"
+    told = laptop.type("shell", "server1:data", "--stop")
+    assert told.stdout == "shell 'data' is stopped on server1\n", told.stderr
+    assert not [one for one in laptop.site.host("server1").processes() if "sleep" in one.command]
+    assert laptop.json("shell", "server1", "--list") == []
+    told = laptop.type("shell", "server1", "--list")
+    assert told.stderr == "no shells on server1; `ports shell server1` starts one\n"
+    assert laptop.json("shell", "--list") == []  # none is on the laptop
+
+
+def listed_program(laptop: Laptop, program: str) -> dict[str, Any] | None:
+    """Return the row of the shell in which `program` is in the foreground."""
+    rows = laptop.json("shell", "server1", "--list")
+    return next((row for row in rows if row["program"] == program), None)

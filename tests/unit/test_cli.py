@@ -27,7 +27,7 @@ from ports.cli.output import Output
 from ports.hosts import _ask
 from ports.listeners import _list
 
-TERMINAL = {"attach", "shell", "login"}  # they take over the terminal: there is nothing to print as JSON
+TERMINAL = {"attach", "login"}  # they take over the terminal: there is nothing to print as JSON
 
 
 def commands(group: click.Group = main.ports, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -160,6 +160,11 @@ def test_a_wrong_word_is_exit_code_2_with_the_way_out(
         (["cluster", "start", "--timeout", "nan"], "--timeout is nan; it must be a number of 0 or more"),
         (["shell", "server1", "data"], "write `ports shell server1:data`"),
         (["shell", "server1", "data", "more"], "write `ports shell HOST:NAME`"),
+        (["shell", "list"], "no host 'list'; did you mean `ports shell --list`?"),
+        (["shell", "stop"], "did you mean `ports shell --stop`?"),
+        (["shell", "server1:data", "--list"], "--list shows all shells; leave 'data' out"),
+        (["shell", "--list", "--stop"], "two commands; leave one of them out"),
+        (["shell", "--json"], "--json goes with --list and --stop"),
     ],
 )
 def test_a_number_or_target_that_cannot_be_is_told_in_words(

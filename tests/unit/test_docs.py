@@ -101,7 +101,7 @@ def test_the_options_that_many_commands_share_are_documented_once() -> None:
 
 def test_the_page_says_which_commands_take_the_shared_options() -> None:
     without_json = {words for words, command in ALL.items() if "--json" not in options(command)}
-    assert without_json == {"ports shell", "ports cluster attach", "ports notebook attach"}
+    assert without_json == {"ports cluster attach", "ports notebook attach"}
     assert all("--host" in options(command) for command in ALL.values())
 
 

@@ -36,6 +36,8 @@ WORDS = st.text("abc ;'.", max_size=9)
             "`ports open box:lab` opens it, `ports notebook stop lab` ends it",
             "`ports open s1:lab` opens it, `ports notebook stop lab -H s1` ends it",
         ),
+        ("`ports shell --list` lists them", "`ports shell --list -H s1` lists them"),
+        ("name a host by `ports shell HOST`", "name a host by `ports shell HOST`"),
         ("`ports cluster start -H s2`", "`ports cluster start -H s2`"),
         ("`ports list s1 --all` shows it", "`ports list s1 --all` shows it"),
         ("`ports login s1`, `pip install ports`", "`ports login s1`, `pip install ports`"),
