@@ -43,6 +43,8 @@ def scale(now: Snapshot, n_workers: int, *, force: bool | None) -> None:
         )
     if isinstance(limit, int) and divides and limit != record.memory_limit:
         changed["explained"] = fair_share.describe_division(n_workers, limit, record.divided_bytes)
+        if limit < fair_share.divide(n_workers, record.divided_bytes, record.most_memory):
+            changed["explained"] += "; others have taken the rest"
         warn(f"cluster {now.name!r} now has {changed['explained']}")
     records.write(now.found.files.record, ClusterRecord.from_json(changed))
     now.refresh()
@@ -108,8 +110,8 @@ def look_again(now: Snapshot, n_asked: int | str | None, known: Collection[str])
         if is_share and not (record.force or record.takes_all) and _came_second(record, known):
             said = _reduce(now, n_asked)
     except Exception as error:  # noqa: BLE001 - the cluster runs, whatever kept this process from looking again
-        why = f"{type(error).__name__}: {error}"
-        said = f"another cluster started at the same time, and cluster {now.name!r} was not reduced: {why}"
+        what = f"cluster {now.name!r} runs, but whether another one started at the same time is unknown"
+        said = f"{what}: {type(error).__name__}: {error}"
     return now, said
 
 

@@ -60,4 +60,4 @@ def test_a_second_look_that_fails_ends_no_start(
     monkeypatch.setattr(_scheduler.machine, "room", fails)
     now = cluster(tmp_path / name(1))
     found, said = _scheduler.look_again(now, None, ())
-    assert found is now and said is not None and "was not reduced" in said and str(error) in said
+    assert found is now and said is not None and "cluster 'main' runs, but" in said and str(error) in said

@@ -45,7 +45,7 @@ class Adaptive:
             try:
                 n_low = await self.look(bounds, target_duration, n_low)
             except Exception as error:  # noqa: BLE001 - a policy that fails once must look again
-                say(f"adapt: {type(error).__name__}: {error}")
+                warn(f"adapt: {type(error).__name__}: {error}")
             await asyncio.sleep(interval)
 
     async def look(self, bounds: Bounds, target_duration: float, n_low: int) -> int:
