@@ -440,7 +440,7 @@ def test_another_version_of_dask_is_warned_of(main: Cluster, monkeypatch: pytest
 
 def test_any_process_of_mine_scales_it(shared_home: Home, main: Cluster) -> None:
     done = shared_home.ports("cluster", "scale", "0")
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "cluster 'main' runs without workers yet")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "cluster 'main' runs without workers")
     with ports.client() as client:
         waiting = client.submit(sum, [1, 2], pure=False)
         clusters.get("main").scale(1)
