@@ -9,7 +9,7 @@ import click
 
 from ports.cli.commands import Command
 from ports.cli.options import with_hosts, with_transport
-from ports.cli.output import Output, Row, on_host, with_output, write_json
+from ports.cli.output import SILENT_SECONDS, Output, Row, is_asking, on_host, with_output, write_json
 
 SOME_FAILED = 5
 _MOMENT = 2.0  # seconds; most hosts answer within one
@@ -93,11 +93,11 @@ class Arriving:
     """Shows what arrived after a moment, and which hosts are awaited: one that is down must not hide the others."""
 
     def __init__(self, out: Output, hosts: Sequence[str], *, always: bool = False) -> None:
-        self.out, self.missing, self.always = out, dict.fromkeys(hosts), always
+        self.out, self.missing = out, dict.fromkeys(hosts)
         self.arrived: list[Row] = []
         self.shown: list[Row] = []
         self._lock = threading.Lock()
-        self._timer = threading.Timer(_MOMENT, self._show)
+        self._timer = threading.Timer(_MOMENT if hosts[1:] or always else SILENT_SECONDS, self._show)
         self._timer.daemon = True
 
     def take(self, host: str, rows: Sequence[Row]) -> None:
@@ -115,11 +115,11 @@ class Arriving:
             if self.missing and self.arrived:
                 self.shown = list(self.arrived)
                 self.out.table(self.shown, "listener", empty="")
-            if self.missing:
+            if self.missing and not is_asking():
                 self.out.say(f"waiting for {', '.join(self.missing)}")
 
     def __enter__(self) -> Arriving:
-        if (len(self.missing) > 1 or self.always) and not self.out.as_json:
+        if not self.out.as_json:
             self._timer.start()
         return self
 

@@ -162,16 +162,45 @@ def styled(text: str, *, fg: str | None = None, bold: bool = False) -> str:
     return click.style(text, fg=None if settings.variable("NO_COLOR") else fg, bold=bold or None)
 
 
+def is_asking() -> bool:
+    """Tell whether a person is asked for a password at this moment, where nothing else may be printed."""
+    from ports import hosts  # only who waits needs it
+
+    return hosts.is_asking()
+
+
 def waiting(out: Output, what: str) -> AbstractContextManager[None]:
     """Say `what` is awaited once it takes 3 s, and nobody is asked for a password at this moment."""
     from ports.state import said_when_slow
 
-    def is_asking() -> bool:
-        from ports import hosts  # only who waits needs it
-
-        return hosts.is_asking()
-
     return said_when_slow(out.say, f"{what} …", after=SILENT_SECONDS, unless=is_asking)
+
+
+def waiting_here(ctx: click.Context, out: Output) -> AbstractContextManager[None]:
+    """Say what a command on this machine waits for; one that follows a log is never late."""
+    return contextlib.nullcontext() if ctx.params.get("follow") else waiting(out, f"waiting for {awaited(ctx)}")
+
+
+# What a command waits for that acts on one session here.
+_AWAITED = {
+    "start": "the start of",
+    "stop": "the end of",
+    "scale": "the scheduler of",
+    "restart": "the workers of",
+    "show": "an answer of",
+}
+
+
+def awaited(ctx: click.Context) -> str:
+    """Return what a command on this machine waits for when it takes long."""
+    from ports import sessions
+    from ports.state import settings
+
+    kind, _, verb = ctx.command_path.partition(" ")[2].partition(" ")
+    if kind not in sessions.FOLDERS or verb not in _AWAITED:
+        return "an answer of what runs here"
+    given = [ctx.params.get("name"), *(ctx.params.get("names") or ()), settings.get(f"{kind}.name")]
+    return f"{_AWAITED[verb]} {kind} {next(name for name in given if name)!r}"
 
 
 def with_output(function: F) -> F:
@@ -209,13 +238,15 @@ def with_host(
                 refuse_host_as_name(ctx, options)
                 if starts:
                     _activate()
-                return function(out, **options)
+                with waiting_here(ctx, out):
+                    return function(out, **options)
             if len(named) > 1:
                 return _on_several(ctx, out, named, show)
             from ports import hosts
 
             if options.get("follow") and not out.as_json:
-                hosts.interactive(named[0], far_arguments(ctx))
+                with waiting(out, f"waiting for {named[0]}"):
+                    hosts.interactive(named[0], far_arguments(ctx))
             with _interruptible(ctx, out, named[0], starts) as started:
                 document = _run_there(ctx, out, named[0], options.get("timeout"), starts)
                 started.update(document if starts else {})

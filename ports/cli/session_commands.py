@@ -11,7 +11,7 @@ import click
 from ports import sessions
 from ports.cli.commands import Group
 from ports.cli.options import Number
-from ports.cli.output import Output, Row, refuse_host_as_name, with_host, with_output
+from ports.cli.output import Output, Row, refuse_host_as_name, waiting, with_host, with_output
 from ports.state import settings
 
 _DETACH = "Ctrl-b d detaches it."
@@ -114,7 +114,8 @@ def _add_attach(group: Group, noun: ModuleType, text: str) -> None:
         if host is None or hosts.is_here(host):
             refuse_host_as_name(ctx, {"name": name})
         else:
-            hosts.interactive(host, [str(group.name), "attach", *([name] if name else [])])
+            with waiting(Output(as_json=False), f"waiting for {host}"):
+                hosts.interactive(host, [str(group.name), "attach", *([name] if name else [])])
         noun.get(name).attach()
 
 

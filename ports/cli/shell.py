@@ -111,4 +111,5 @@ def _open(there: Target, *, bash: bool, env: str | None) -> None:
         return
     env = env or settings.host(there.host).get("env")  # activated as one that is typed
     words = ["shell", "--name", there.name or "main", *(["--bash"] if bash else []), *(["--env", env] if env else [])]
-    hosts.interactive(there.host, words)
+    with waiting(Output(as_json=False), f"waiting for {there.host}"):
+        hosts.interactive(there.host, words)

@@ -6,14 +6,17 @@ import shutil
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import click
 
 from ports.cli.commands import Command, Group
 from ports.cli.options import Host, Number, targets_on, with_transport
-from ports.cli.output import Output, Row, on_host, with_host, with_output, write_json
+from ports.cli.output import SILENT_SECONDS, Output, Row, is_asking, on_host, with_host, with_output, write_json
+from ports.errors import InvalidTargetError
 from ports.hosts import targets
+from ports.state import said_when_slow
 
 NOTHING, SOME_FAILED = 3, 5
 _MOMENT = 1.0  # seconds for which links wait for each other, to be shown in order
@@ -54,7 +57,8 @@ def open_(
         share=options["share"],
     )
     if background:
-        rows: Sequence[Row] = tunnels.open_in_background(wanted, on_event=show.event, local=local, owner=owner)
+        with show.waiting():
+            rows: Sequence[Row] = tunnels.open_in_background(wanted, on_event=show.event, local=local, owner=owner)
         show.settled(rows, "`ports tunnel list` shows them, `ports tunnel close --all` closes them")
         show.wait_for_browser()
         return exit_code(rows)
@@ -62,7 +66,8 @@ def open_(
     keeper.share_turns()
     keeper.allow_many_files()
     with tunnels.TunnelGroup(on_event=show.event) as group:
-        group.open(wanted, local=local, owner=owner, reuse=True)
+        with show.waiting():
+            group.open(wanted, local=local, owner=owner, reuse=True)
         rows, is_held = group.rows(), any(tunnel.ports for tunnel in group.tunnels)
         show.settled(rows, "Ctrl-C closes them" if is_held else "`ports tunnel list` shows which process keeps them")
         if is_held:
@@ -78,7 +83,7 @@ class Links:
         from ports.state import settings
 
         named = list(enumerate(hosts or ()))
-        self._order = {target.partition(":")[0]: place for place, target in reversed(named)}
+        self._order = {_host_of(target): place for place, target in reversed(named)}
         # links that are up, until all are or a second has passed
         self._early: list[Row] | None = None if hosts is None else []
         self._lock = threading.RLock()
@@ -90,6 +95,16 @@ class Links:
         self.browsed: set[tuple[Any, ...]] = set()
         self.heading = True
         self.browsers: list[threading.Thread] = []
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Say which hosts have not answered once it takes 3 s."""
+        return said_when_slow(self._say_awaited, "", after=SILENT_SECONDS, unless=is_asking)
+
+    def _say_awaited(self, _: str) -> None:
+        answered = {key[0] for key in list(self._shown)}
+        left = [host for host in self._order if host not in answered]
+        if left or not answered:
+            self.out.say(f"waiting for {', '.join(left) or 'the hosts of the setting ports.hosts'} …")
 
     def event(self, row: Row) -> None:
         """Show the row of a tunnel that changed: a link on stdout, everything else on stderr."""
@@ -194,6 +209,13 @@ class Links:
             # a note of the link does not say why it was closed
             said = "closed" if row["state"] == "closed" else row.get("note") or row["state"]
             self.out.say(f"{_target(row)}: {said}")
+
+
+def _host_of(target: str) -> str:
+    try:
+        return targets.parse(target).host
+    except InvalidTargetError:
+        return target
 
 
 def _link(row: Row) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import re
@@ -15,10 +17,13 @@ import click
 import pytest
 
 from ports import errors
-from ports.cli import main
+from ports.cli import main, output, tunnel
 from ports.cli.commands import Group
+from ports.cli.output import Output
 from ports.hosts import _ask
 from ports.state.waiting import wait_until
+
+list_command = importlib.import_module("ports.cli.list")  # the package has the command by that name
 
 # The words of click, of Python and of a program that was cut.
 NOT_OURS = re.compile(
@@ -261,3 +266,77 @@ def test_ctrl_c_ends_the_line_of_the_terminal_first() -> None:
         terminal.process.kill()
     assert terminal.process.returncode == 130
     assert lines[-2:] == ["^C", "ports: interrupted"], lines[-3:]
+
+
+# --- a command that is silent for 3 s says what it waits for ---
+
+
+@pytest.mark.parametrize(
+    ("words", "awaited"),
+    [
+        (["cluster", "start"], "the start of cluster 'main'"),
+        (["cluster", "stop", "big"], "the end of cluster 'big'"),
+        (["cluster", "scale", "big", "3"], "the scheduler of cluster 'big'"),
+        (["cluster", "restart"], "the workers of cluster 'main'"),
+        (["notebook", "start"], "the start of notebook 'lab'"),
+        (["cluster", "list"], "an answer of what runs here"),
+        (["prune"], "an answer of what runs here"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_a_slow_command_waits_for_here_is_named(words: list[str], awaited: str, main_here: Path) -> None:
+    command = main.ports
+    with click.Context(main.ports, info_name="ports") as context:
+        for word in words:
+            if not isinstance(command, click.Group):
+                break
+            command = command.get_command(context, word)  # type: ignore[assignment]
+            rest = words[words.index(word) + 1 :]
+            args = rest if not isinstance(command, click.Group) else []
+            context = command.make_context(word, list(args), parent=context, resilient_parsing=not args and bool(rest))
+        assert output.awaited(context) == awaited
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["cluster", "list"], ["cluster", "stop"], ["cluster", "show"], ["notebook", "list"], ["prune"], ["settings"]],
+    ids=" ".join,
+)
+def test_a_slow_command_on_this_machine_says_that_it_waits(
+    words: list[str], main_here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+
+    def slow(_: Output, text: str) -> None:
+        said.append(text)
+
+    def at_once(say: Any, text: str, *, after: float, **_: Any) -> Any:
+        assert after == output.SILENT_SECONDS
+        say(text)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(Output, "say", slow)
+    monkeypatch.setattr("ports.state.said_when_slow", at_once, raising=False)  # as after three seconds
+    main.run(main.ports, words)
+    assert said and said[0].startswith("waiting for ") and said[0].endswith(" …")
+
+
+@pytest.mark.parametrize("hosts", [["server1"], ["server1", "server2"]], ids="+".join)
+def test_a_listing_says_which_hosts_are_awaited(
+    hosts: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("SILENT_SECONDS", "_MOMENT"):
+        monkeypatch.setattr(list_command, name, 0.01)
+    with list_command.Arriving(Output(as_json=False), hosts):
+        told = wait_until(lambda: capsys.readouterr().err or None, timeout=10, what="word of it")
+    assert told == f"waiting for {', '.join(hosts)}\n"
+    with list_command.Arriving(Output(as_json=True), hosts) as quiet:
+        assert not quiet._timer.is_alive()
+
+
+def test_an_open_says_which_hosts_have_not_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    links = tunnel.Links(Output(as_json=False), browse=False, hosts=["server1:lab", "ssh://alice@login:22", "server2"])
+    links.event({"host": "server2", "kind": "host", "name": None, "state": "nothing", "local_url": None, "note": "x"})
+    capsys.readouterr()
+    links._say_awaited("")
+    assert capsys.readouterr().err == "waiting for ssh://alice@login:22, server1 …\n"
