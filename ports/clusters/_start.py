@@ -227,10 +227,10 @@ def _start(
     name = paths.check_name(name or defaults["name"])
     known = sessions.find(KIND, name, ClusterRecord)
     if known is not None and known.state in ("running", "starting"):  # before any warning about its size
-        hint = (
-            f"`ports cluster show {name}` shows it, `ports cluster scale {name} N` and `ports cluster restart {name}` "
-        )
-        raise NameInUseError(KIND, name, f"{hint}change it, `ports cluster stop {name}` stops it")
+        shows, stops = f"`ports cluster show {name}` shows", f"`ports cluster stop {name}` stops it"
+        ways = f"{shows} it, `ports cluster scale {name} N` and `ports cluster restart {name}` change it"
+        ways = ways if known.state == "running" else f"it is starting: {shows} when it runs"
+        raise NameInUseError(KIND, name, f"{ways}, {stops}")
     options = _options.merge(defaults, asked)
     if options["env"] is None:  # another environment can have another Dask
         _dask.check_keywords(options["options"])

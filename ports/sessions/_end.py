@@ -41,7 +41,7 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
     latest = find(record.kind, record.name, type(record)) or found
     # A starter that was killed may have started a launcher without recording its pid.
     who = [record.launcher] if record.launcher else processes.with_argument(str(found.files.launch))
-    replaced = _is_other_start(latest, record)
+    replaced = is_other_start(latest, record)
     if latest.running and not replaced:
         who.append(latest.running.process)
     from ports.sessions.launch import AFTER_SECONDS, is_launcher  # it needs what Windows lacks, where no session runs
@@ -87,7 +87,7 @@ def stop(found: Found[Any], *, force: bool = False, before_the_end: Callable[[],
         if latest is None:
             before_the_end()
             return  # somebody else was quicker
-        if _is_other_start(latest, record):
+        if is_other_start(latest, record):
             raise NameInUseError(
                 record.kind, found.name, "it was started again meanwhile; look it up again to stop the new one"
             )
@@ -128,7 +128,7 @@ def abandon(found: Found[Any]) -> None:
     assert record is not None
     with names_locked(record.kind):
         latest = find(record.kind, found.name, type(record))
-        if latest is None or not _is_other_start(latest, record):
+        if latest is None or not is_other_start(latest, record):
             retire(found)
 
 
@@ -181,7 +181,7 @@ def remove_outside(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _is_other_start(latest: Found[Any], record: SessionRecord) -> bool:
+def is_other_start(latest: Found[Any], record: SessionRecord) -> bool:
     """Say whether that session was stopped meanwhile, and another one was started under its name."""
     now = latest.record
     return now is not None and (now.created_at, now.started_by) != (record.created_at, record.started_by)

@@ -16,7 +16,7 @@ from pathlib import Path
 from ports._version import VERSION
 from ports.errors import BrokenRecordError, NameInUseError, PortsError, StartError, StoreError, TimedOutError, warn
 from ports.sessions import _kinds, _tmux, processes, surroundings
-from ports.sessions._end import abandon, end, names_locked, retire
+from ports.sessions._end import abandon, end, is_other_start, names_locked, retire
 from ports.sessions._find import find
 from ports.sessions._log_lines import size, tail
 from ports.sessions._records import Found, S, SessionRecord
@@ -54,6 +54,7 @@ def claim(record: S) -> Found[S]:
                 raise found.error
             if found.state != "stopped":
                 stops = f"`ports {record.kind} stop {record.name}` stops it"
+                stops = f"it is starting; {stops}" if found.state == "starting" else stops
                 hint = f"its state is unknown: {found.reason}" if found.state == "unknown" else stops
                 raise NameInUseError(record.kind, record.name, f"{hint}; or choose another name")
             end(found)  # its launcher may still be ending what its command left
@@ -90,6 +91,8 @@ def start(
     StartError
         The command ended or did not answer. The error has the last lines of its log.
     """
+    if not _is_still_claimed(found):
+        raise StartError(what, "it was stopped while it started", found.files.log)
     before = size(found.files.log)  # a log goes on over several starts
     try:
         started = _start(found, argv, environ=environ, cwd=cwd)
@@ -109,6 +112,13 @@ def start(
         if isinstance(error, PortsError) and not isinstance(error, StartError):
             raise StartError(what, str(error), started.files.log, lines) from error
         raise
+
+
+def _is_still_claimed(found: Found[S]) -> bool:
+    """Say whether the name is still that of this start: the claim can be stopped, and the name claimed again."""
+    assert found.record is not None
+    latest = find(found.record.kind, found.name, type(found.record))
+    return latest is not None and not is_other_start(latest, found.record)
 
 
 def _is_up(started: Found[S], what: str, announce: Callable[[Found[S]], None] | None, before: int) -> Found[S] | None:
