@@ -128,11 +128,11 @@ def test_a_worker_that_a_client_retires_stays_away(main: tuple[Cluster, Client])
 def test_tasks_that_wait_for_no_worker_are_told_with_a_way_out(home: Home, main: tuple[Cluster, Client]) -> None:
     cluster, client = main
     cluster.scale(0)
-    with pytest.warns(UserWarning, match="1 task waits, because cluster 'main' has no workers: it has 0") as seen:
+    with pytest.warns(UserWarning, match="1 task waits in cluster 'main', because it has 0") as seen:
         future = client.submit(sum, [1, 2])
         wait_until(lambda: len(seen) or None, timeout=20, what="the warning", every=0.1)
     for told in (str(seen[0].message), home.ports("cluster", "show").stdout, home.ports("cluster", "list").stdout):
-        assert "1 task waits, because cluster 'main' has no workers" in " ".join(told.split())
+        assert "1 task waits in cluster 'main', because it has 0 workers" in " ".join(told.split())
     assert "runs without workers," in repr(cluster)
     (command,) = re.findall("`ports (cluster scale .*?)`", str(seen[0].message))
     done = home.ports(*command.split())

@@ -17,7 +17,7 @@ from tests.unit.test_owner import HOUR, until
 
 sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
 
-from ports_owner import waiting
+from ports_owner import guard_rules, waiting
 from ports_owner.adapt_rules import Bounds
 from ports_owner.policies import Policies
 from ports_owner.record import Record
@@ -131,7 +131,7 @@ def test_a_client_is_told_that_tasks_wait_without_workers(tmp_path: Path, monkey
 
     async def test(cluster: Any, policies: Policies, client: Client) -> None:
         await policies.scale(0)
-        told = r"1 task waits, because cluster 'main' has no workers: .*scale main 1`"
+        told = r"1 task waits in cluster 'main', because it has 0 workers; `ports cluster scale main 1` starts one"
         with pytest.warns(UserWarning, match=told) as seen:
             future = client.submit(sum, [1, 2])
             await until(lambda: len(seen))
@@ -139,6 +139,23 @@ def test_a_client_is_told_that_tasks_wait_without_workers(tmp_path: Path, monkey
         await policies.scale(1)
         assert await future == 3
         await until(lambda: policies.summary()["waiting"] is None)
+
+    within(tmp_path, test)
+
+
+def test_a_client_is_told_that_tasks_wait_for_paused_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("LOOK_SECONDS", 0.02), ("PAUSED_PATIENCE", 0.1)):
+        monkeypatch.setattr(waiting, name, seconds)
+
+    async def test(cluster: Any, policies: Policies, client: Client) -> None:
+        (worker,) = cluster.workers.values()
+        worker.give_way(guard_rules.PAUSE)
+        await until(lambda: not cluster.scheduler.running)
+        with pytest.warns(UserWarning, match="1 task waits in cluster 'main', because its workers are paused") as seen:
+            future = client.submit(sum, [1, 2])
+            await until(lambda: len(seen))
+        worker.give_way(guard_rules.CALM)
+        assert await future == 3
 
     within(tmp_path, test)
 
@@ -159,6 +176,14 @@ def test_a_client_is_told_that_tasks_wait_without_workers(tmp_path: Path, monkey
             "its workers do not start (OSError: no memory); `ports cluster logs main --warnings` shows more",
         ),
         (Seen(0, is_coming_back=True), None),
+        (
+            Seen(2, is_paused=True, guard="1.0 GiB are available: workers are paused"),
+            "its workers are paused: 1.0 GiB are available: workers are paused; `ports who` shows who uses how much",
+        ),
+        (
+            Seen(2, is_paused=True),
+            "its workers are paused, as their memory is full; release results, or `ports cluster restart main`",
+        ),
     ],
 )
 def test_it_is_said_why_no_worker_comes(seen: Seen, told: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Tasks that wait while a cluster has no workers and gets none by itself: every client gets a line about it.
+"""Tasks that wait while no worker runs, and none comes by itself: every client gets a line about it.
 
 A cluster that was scaled to 0 looks like one that works for long. Workers that are starting are worth no line.
 """
@@ -10,6 +10,8 @@ import time
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+from distributed.core import Status
+
 from .adapt import Adaptive
 from .cluster import OwnedCluster
 from .ground import probe
@@ -19,16 +21,22 @@ from .workforce import Workforce
 
 LOOK_SECONDS = 1.0
 PATIENCE = 3.0  # seconds that tasks wait before it is told
+PAUSED_PATIENCE = 15.0  # a pause often ends by itself, once results are on the disk
 
 
 class Seen(NamedTuple):
-    """A cluster that has no workers: how many were asked for, why they do not start, and how it adapts."""
+    """A cluster of which no worker runs: how many were asked for, why they do not start, and how it adapts.
+
+    `is_paused`: they are there, and all of them are paused. `guard` is what the memory guard says while it acts.
+    """
 
     n_asked: int
     failure: str | None = None
     maximum: int | None = None
     short: dict[str, int] | None = None
     is_coming_back: bool = False
+    is_paused: bool = False
+    guard: str | None = None
     typed: str = ""
 
 
@@ -36,6 +44,10 @@ def reason(seen: Seen, name: str) -> str | None:
     """Return why no worker comes, and the way out; None where one is about to come. Pure."""
     if seen.is_coming_back:
         return None
+    if seen.is_paused and seen.guard is not None:
+        return f"its workers are paused: {seen.guard}; `ports who` shows who uses how much"
+    if seen.is_paused:
+        return f"its workers are paused, as their memory is full; release results, or `ports cluster restart {name}`"
     if seen.n_asked:
         failed = f"its workers do not start ({seen.failure}); `ports cluster logs {name} --warnings` shows more"
         return failed if seen.failure else None
@@ -55,6 +67,7 @@ class Waiting:
 
     def __init__(self, cluster: OwnedCluster, idle: IdlePolicy, workforce: Workforce, adaptive: Adaptive) -> None:
         self.cluster, self.idle, self.workforce, self.adaptive = cluster, idle, workforce, adaptive
+        self.guard = idle.guard
         self.since: float | None = None  # epoch
         self.why: str | None = None
         self.told: frozenset[str] = frozenset()  # clients that have had the line
@@ -76,7 +89,8 @@ class Waiting:
             return
         self.since = self.since or now
         clients = frozenset(self.cluster.scheduler.clients)
-        if abs(now - self.since) >= PATIENCE and not clients <= self.told:
+        patience = PAUSED_PATIENCE if self.cluster.scheduler.workers else PATIENCE
+        if abs(now - self.since) >= patience and not clients <= self.told:
             self.told = clients
             self.tell()
 
@@ -86,18 +100,21 @@ class Waiting:
         return str(getattr(self.cluster, "name", ""))
 
     def n_waiting(self) -> int:
-        """Return how many tasks wait for a worker while there is none."""
+        """Return how many tasks wait for a worker while none runs."""
         scheduler: Any = self.cluster.scheduler
         waiting: list[Collection[Any]] = [scheduler.unrunnable, getattr(scheduler, "queued", ())]
-        return 0 if scheduler.workers else sum(map(len, waiting))
+        return 0 if scheduler.running else sum(map(len, waiting))
 
     def seen(self) -> Seen:
         """Return what decides whether a worker is about to come."""
         bounds, is_back = self.adaptive.bounds, bool(self.idle.asleep or self.idle.waking)
         maximum = None if bounds is None else bounds.maximum
         n_asked = len(self.cluster.worker_spec)
-        typed = self.adaptive.lending.typed
-        return Seen(n_asked, self.workforce.failure, maximum, self.adaptive.short, is_back, typed)
+        workers = self.cluster.scheduler.workers.values()
+        is_paused = bool(workers) and all(one.status == Status.paused for one in workers)
+        guard = self.guard.shown["reason"] if self.guard.state.level and self.guard.shown else None
+        found = Seen(n_asked, self.workforce.failure, maximum, self.adaptive.short, is_back, is_paused, guard)
+        return found._replace(typed=self.adaptive.lending.typed)
 
     def tell(self) -> None:
         """Write to the log, and let clients warn: as text, Dask's own handler of this topic takes it as it is."""
@@ -109,7 +126,7 @@ class Waiting:
         """Return how many tasks wait for what, and the way out."""
         n_tasks = self.n_waiting()
         tasks = "1 task waits" if n_tasks == 1 else f"{n_tasks} tasks wait"
-        return f"{tasks}, because cluster {self.name!r} has no workers: {self.why}"
+        return f"{tasks} in cluster {self.name!r}, because {self.why}"
 
     def summary(self) -> dict[str, Any]:
         """Return what is shown to users."""
