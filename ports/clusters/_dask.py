@@ -16,8 +16,9 @@ import platform
 import re
 import socket
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -386,13 +387,29 @@ def call(address: str, credentials: Path, operation: str, *, timeout: float, **a
             return await asyncio.wait_for(getattr(scheduler, operation)(**arguments), timeout)
 
     try:
-        with ThreadPoolExecutor(1) as thread:  # a notebook's own thread runs an event loop already
-            return thread.submit(asyncio.run, ask()).result()
+        return _run_apart(ask)
     except (asyncio.TimeoutError, TimeoutError) as error:
         why = f"failed: {error}" if str(error) else f"took longer than {timeout:g} s"  # with words: the scheduler's own
         raise DaskError(f"{operation.removeprefix('ports_')} {why}") from error
     except Exception as error:
         raise DaskError(f"{operation.removeprefix('ports_')} failed: {error}") from error
+
+
+def _run_apart(function: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Return what a coroutine returns, in a thread of its own: a notebook's own thread runs an event loop already.
+
+    Ctrl-C does not wait for the thread.
+    """
+    found: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(asyncio.run(function()))
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="ports-call", daemon=True).start()
+    return found.result()
 
 
 def interfaces() -> dict[str, str]:

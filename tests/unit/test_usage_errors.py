@@ -8,6 +8,8 @@ import json
 import os
 import re
 import select
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -340,3 +342,28 @@ def test_an_open_says_which_hosts_have_not_answered(capsys: pytest.CaptureFixtur
     capsys.readouterr()
     links._say_awaited("")
     assert capsys.readouterr().err == "waiting for ssh://alice@login:22, server1 …\n"
+
+
+SCALE = """
+from pathlib import Path
+from ports.clusters import _dask
+print("asks", flush=True)
+_dask.call("unix://{path}", Path("/none"), "identity", timeout=60)
+"""
+
+
+def test_ctrl_c_does_not_wait_for_a_scheduler_that_is_silent(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(60)
+        asks = subprocess.Popen([sys.executable, "-c", SCALE.format(path=path)], stderr=subprocess.PIPE, text=True)
+        try:
+            connection, _ = listener.accept()
+            with connection:
+                asks.send_signal(signal.SIGINT)
+                _, said = asks.communicate(timeout=30)
+        finally:
+            asks.kill()
+    assert said.splitlines()[-1] == "KeyboardInterrupt"
