@@ -66,8 +66,8 @@ def cluster() -> None:
 def start(out: Output, name: str | None, environ: tuple[str, ...], option: tuple[str, ...], **options: Any) -> None:
     """Start a Dask cluster that outlives this shell."""
     if environ:
-        options["environ"] = dict(_pair(text) for text in environ)
-    options |= {key: _value(value) for key, value in map(_pair, option)}
+        options["environ"] = dict(_pair("--environ", text) for text in environ)
+    options |= {key: _value(value) for key, value in (_pair("--option", text) for text in option)}
     started = clusters.start(name, **options)
     with undone_if_interrupted(started):
         show_started(out, started.row())
@@ -124,10 +124,10 @@ add_session_commands(
 )
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _pair(option: str, text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise click.UsageError(f"{text!r} is not NAME=VALUE")
+        raise click.UsageError(f"{option} {text!r} is not NAME=VALUE")
     return key, value
 
 

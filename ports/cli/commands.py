@@ -56,14 +56,14 @@ def no_command(word: str, known: Iterable[str], group: str) -> str:
 
     from ports import sessions
 
-    meant = [f"ports {kind.name} {word}" for kind in sessions.KINDS.values() if word in kind.verbs]
-    if group != "ports":
-        meant = [f"{group} list", f"{group} show"] if word in ("status", "ps") else []
-    elif word == "stop":
-        meant.append("ports tunnel close")
-    if not meant:
-        near = difflib.get_close_matches(word, list(known), n=1)
-        meant = [*MEANT.get(word, ())] if group == "ports" and word in MEANT else [f"{group} {one}" for one in near]
+    verbs = {verb for kind in sessions.KINDS.values() for verb in kind.verbs} if group == "ports" else set()
+    others = MEANT if group == "ports" else dict.fromkeys(("status", "ps"), (f"{group} list", f"{group} show"))
+    near = difflib.get_close_matches(word, [*known, *verbs, *others], n=1)
+    meant: list[str] = []
+    for one in [word] if word in {*verbs, *others} else near:
+        meant = [f"ports {kind.name} {one}" for kind in sessions.KINDS.values() if one in verbs and one in kind.verbs]
+        meant += ["ports tunnel close"] if (group, one) == ("ports", "stop") else []
+        meant = [f"{group} {one}"] if one in known else meant or [*others[one]]
     return f"no command {word!r}" + (
         f"; did you mean {', '.join(f'`{one}`' for one in meant[:-1])}{' or ' if meant[1:] else ''}`{meant[-1]}`?"
         if meant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 
@@ -60,5 +61,6 @@ def _no_option(error: click.NoSuchOption, ctx: click.Context | None) -> str:
         return f"{name} begins like an option; a number here is never negative"
     if ctx is not None and isinstance(ctx.command, click.Group):
         return f"no option {name!r} before a command; options of a command are written behind it"
-    near = [f"`{one}`" for one in error.possibilities or ()]
+    known = list(error.possibilities or ())
+    near = [f"`{one}`" for one in difflib.get_close_matches(name, known, n=2, cutoff=0.75) or known[:1]]
     return f"no option {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else "")

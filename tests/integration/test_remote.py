@@ -390,7 +390,7 @@ def test_what_is_typed_for_a_host_stands_in_no_command_line_there(laptop: Site) 
     words = ["cluster", "start", "-H", "server1", "--environ", "MY_KEY", "--environ", "=secret"]
     command = [laptop.python, "-m", "ports", *words]
     done = laptop.run("laptop", command, env={"MY_KEY": "secret", "DASK_PORTS__HOSTS__SERVER1__ENV": "~/spy"})
-    assert (done.returncode, done.stderr) == (2, "ports: server1: '=secret' is not NAME=VALUE\n")
+    assert (done.returncode, done.stderr) == (2, "ports: server1: --environ '=secret' is not NAME=VALUE\n")
     seen = laptop.run("server1", ["sh", "-c", "cat ~/seen"], check=True).stdout
     assert "-m ports" in seen and "secret" not in seen
 
