@@ -120,7 +120,7 @@ class Checklist:
 
         begins = tables.width(click.unstyle(before))
         columns = terminal_columns(sys.stdout) if sys.stdout.isatty() else begins + tables.width(text)
-        if columns - begins < min(_NARROW, tables.width(text)):
+        if columns - begins < max(min(_NARROW, tables.width(text)), len(indent) + tables.longest_word(text)):
             if before.strip():
                 click.echo(before.rstrip())
             begins, before = _INDENT, " " * _INDENT

@@ -136,7 +136,7 @@ def _least(text: str, heading: str) -> str:
     """Return a text as wide as the cell `text` has to be at least: no word and no command in it is broken."""
     if heading not in _FOLDED:
         return text
-    return "x" * min(width(text), max([_FOLDED[heading], *map(width, _WORD.findall(text))]))
+    return "x" * min(width(text), max(_FOLDED[heading], longest_word(text)))
 
 
 def _folded(lines: list[list[str]], columns: int) -> list[list[list[str]]]:
@@ -187,6 +187,11 @@ def width(text: str) -> int:
     from unicodedata import combining, east_asian_width
 
     return sum(0 if combining(one) else 2 if east_asian_width(one) in "WF" else 1 for one in text)
+
+
+def longest_word(text: str) -> int:
+    """Return the columns of what `wrap` keeps whole in `text`."""
+    return max(map(width, _WORD.findall(text)), default=0)
 
 
 def wrap(text: str, columns: int, indent: str = "") -> list[str]:

@@ -76,6 +76,8 @@ def lines(found: Usage, columns: int | None = None) -> list[str]:
     rows = table(found, _WIDTH)
     if columns is not None and (excess := max(map(len, rows)) - columns) > 0:
         rows = table(found, max(_NARROWEST, _WIDTH - excess))
+        if max(map(len, rows)) > columns:
+            rows = table(found, 0)
     hidden = [hidden_line(found)] if found.hidden else []
     said = [*hidden, *gpu_lines(found), *left_lines(found)]
     return [*fold([heading(found)], columns), *rows, *fold(said, columns)]
@@ -91,7 +93,7 @@ def fold(sentences: Sequence[str], columns: int | None) -> list[str]:
 
 
 def table(found: Usage, width: int) -> list[str]:
-    """Return a row for each user, with a bar of `width`."""
+    """Return a row for each user, with a bar of `width`; without bars if that is 0."""
     people = sorted((one for one in found.users if one.is_person), key=lambda one: (-one.memory_bytes, one.user))
     named = [one for one in people if one.is_me or is_much(one, found)]
     cells = [["USER", "MEMORY", "", "CORES", "DASK", "PROMISED"]]
@@ -102,8 +104,11 @@ def table(found: Usage, width: int) -> list[str]:
     system = [one for one in found.users if not one.is_person]
     if system:
         cells.append(cells_of("system", system, found, width))
+    right: tuple[bool, ...] = (False, False, True, True, True, False)
+    if not width:
+        cells = [[line[0], line[2] or line[1], *line[3:]] for line in cells]
+        right = (False, True, True, True, False)
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    right = (False, False, True, True, True, False)
     rows = [
         "  ".join(
             text.rjust(n) if is_right else text.ljust(n) for text, n, is_right in zip(line, widths, right, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import select
@@ -12,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -468,6 +470,23 @@ def test_each_of_several_hosts_is_shown_in_one_piece(
     assert lines[5].split(None, 3) == ["failed", "login:", "connect", "is down"]
     assert lines[6].strip() == "-> wait"
     assert lines[7].endswith("needs connect of login (and 2 more checks)")
+
+
+@pytest.mark.parametrize("columns", ["80", "60", "50"])
+def test_a_checklist_breaks_no_word_in_a_terminal(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "stdout", screen := Screen())
+    path, hint = "/home/alice/.local/state/ports", "write `ports login server1`, or load your key with `ssh-add`"
+    with cli.Checklist(Output(False), alone=True) as shown:
+        shown.take(_checks.ok("state-directory", f"{path}: 11.8 GiB of 11.8 GiB free, 3085251 inodes").row("server1"))
+        shown.take(_checks.failed("authentication", "needs a login (publickey,password)", hint).at("login").row("s"))
+    lines = click.unstyle(screen.getvalue()).splitlines()
+    assert max(map(len, lines)) <= int(columns)
+    assert f"{path}:" in screen.getvalue() and "`ports login server1`" in screen.getvalue()
 
 
 class EchoHost:

@@ -100,7 +100,7 @@ def test_what_is_left_and_what_i_would_get_stand_last() -> None:
     )
 
 
-@pytest.mark.parametrize("columns", [79, 80, 100])
+@pytest.mark.parametrize("columns", [66, 70, 79, 80, 100])
 def test_on_a_narrow_terminal_bars_shrink_and_sentences_wrap(columns: int) -> None:
     narrow, wide = who.lines(seen(), columns), who.lines(seen())
     assert max(map(len, narrow)) <= columns < max(map(len, wide))
