@@ -86,7 +86,7 @@ def test_an_end_at_the_memory_limit_is_told_in_plain_words(home: Home) -> None:
         assert ["memory limit of 300MB" in text for text in shown] == [True] * 4
         with pytest.warns(match="ended at their memory limit of 300MB"):
             clusters.cluster("main")
-        assert any("ended at its memory limit of 286.1 MiB with task takes_all" in line for line in cluster.logs())
+        assert any("ended at its memory limit of 300MB with task takes_all" in line for line in cluster.logs())
         client.restart()
         assert cluster.row()["note"] is None
     cluster.stop()
