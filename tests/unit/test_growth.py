@@ -42,7 +42,7 @@ def within(directory: Path, test: Test, n_workers: int = 1, **options: Any) -> N
     async def run() -> None:
         limits = {"nthreads": 1, "memory_limit": GIB, "local_directory": str(directory)}
         worker = {"cls": options.pop("cls", PrivateWorker), "options": limits}
-        scheduler = {"cls": Scheduler, "options": {"protocol": "inproc", "dashboard": False}}
+        scheduler = {"cls": Scheduler, "options": {"protocol": "inproc", "dashboard": False, "dashboard_address": ":0"}}
         record = Record("main", {}, scratch=str(directory / "scratch"), dashboard=str(directory / "dashboard.sock"))
         record = dataclasses.replace(record, **options)
         specs = dict.fromkeys(range(n_workers), worker)
