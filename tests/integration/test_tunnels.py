@@ -819,7 +819,7 @@ def test_a_host_without_ports_gets_no_hint_to_start_a_cluster(laptop: Site) -> N
 
 
 def test_a_notebook_server_on_a_unix_socket_opens_by_its_name(laptop: Site) -> None:
-    """Its record is in a directory of its own, so only the kernel's table of sockets shows it."""
+    """Its record is in a directory that only its environment names, so the kernel's table of sockets leads there."""
     command = [
         laptop.notebook_python,
         "-m",
@@ -828,8 +828,9 @@ def test_a_notebook_server_on_a_unix_socket_opens_by_its_name(laptop: Site) -> N
         "--allow-root",
         "--sock=/tmp/alice-nb.sock",
     ]
-    command += ["--ServerApp.root_dir=/tmp", "--ServerApp.runtime_dir=/tmp/alice-nb-runtime"]
-    running = laptop.popen("server2", command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command += ["--ServerApp.root_dir=/tmp"]
+    env = {"JUPYTER_RUNTIME_DIR": "/tmp/alice-nb-runtime"}
+    running = laptop.popen("server2", command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
 
         def opened() -> dict[str, Any] | None:
