@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
+import socket
 import threading
+
+from ports.probe import callers
 
 
 def open_once(url: str, *, timeout: float = 20.0) -> bool:
@@ -32,7 +33,7 @@ def open_once(url: str, *, timeout: float = 20.0) -> bool:
 
         def do_GET(self) -> None:
             """Redirect, and let the browser send this link to no page as a referrer."""
-            known = self.path == path and not fetched.is_set() and _may_see(self.client_address[1], port)
+            known = self.path == path and not fetched.is_set() and _may_see(self.connection)
             self.send_response(302 if known else 404)
             if known:
                 fetched.set()
@@ -53,17 +54,11 @@ def open_once(url: str, *, timeout: float = 20.0) -> bool:
     return opened
 
 
-def _may_see(port: int, server_port: int) -> bool:
-    """Tell whether the client at the local `port` is this user's or root's; True if the kernel does not say.
+def _may_see(connection: socket.socket) -> bool:
+    """Tell whether a connection is this user's or root's; True where this machine does not show which user it is from.
 
-    Other users can read the browser's arguments, so they know the path, and could be faster than the browser.
+    On Linux other users can read the browser's arguments, so they know the path, and could be faster than the browser.
+    macOS and Windows show nobody's arguments, and a browser of Windows beside WSL has no user here.
     """
-    asked = False
-    # a browser can reach 127.0.0.1 from an IPv6 socket
-    for table in ("/proc/net/tcp", "/proc/net/tcp6") if sys.platform == "linux" else ():
-        with contextlib.suppress(OSError), open(table, encoding="ascii") as file:
-            asked = True
-            for fields in map(str.split, file):
-                if fields[1].endswith(f":{port:04X}") and fields[2].endswith(f":{server_port:04X}"):
-                    return int(fields[7]) in (os.getuid(), 0)
-    return not asked
+    own = os.geteuid() if hasattr(os, "geteuid") else callers.UNKNOWN
+    return callers.caller_of(connection) in (own, 0, callers.UNKNOWN)

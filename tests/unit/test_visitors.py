@@ -17,7 +17,7 @@ import pytest
 from ports import machine
 from ports.hosts._connection import to_unix_socket
 from ports.probe import callers
-from ports.tunnels import _down_page, _local_address, _visitors
+from ports.tunnels import _browser, _down_page, _local_address, _visitors
 from ports.tunnels._event_loop import Relay, bind
 from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._local_forward import LocalForward
@@ -162,6 +162,46 @@ def test_where_the_kernel_does_not_tell_others_are_looked_for_again(monkeypatch:
     here.clear()
     now[0] += 6
     assert visitors.refusal(None) is None
+
+
+@pytest.mark.parametrize("speaks_http", [True, False])
+def test_a_link_that_was_open_answers_with_a_page_once_somebody_logs_in(
+    serve: Open, monkeypatch: pytest.MonkeyPatch, speaks_http: bool
+) -> None:
+    """Where the kernel does not tell, as on macOS: each new connection is judged by who is here by now."""
+    here: list[str] = []
+    monkeypatch.setattr(callers, "caller_of", lambda connection: callers.UNKNOWN)
+    monkeypatch.setattr(machine, "other_users", lambda: tuple(here))
+    monkeypatch.setattr(_visitors, "_OLD_SECONDS", 0.0)
+    port = serve(http=speaks_http, visitors=Visitors("s1:main"))
+    assert "secret" in ask(port)
+    here.append("bob")
+    refused = ask(port)
+    assert "secret" not in refused and ("bob could use this link" in refused) is speaks_http
+    here.clear()
+    assert "secret" in ask(port)
+
+
+def test_pages_of_other_users_and_notebooks_are_kept_to_their_opener_too() -> None:
+    """The local end does not depend on how a service is reached, nor on whose it is."""
+    theirs = Service("s1", "listener", "6006", "port-6006", "m", "alice", "127.0.0.1:6006", note="belongs to bob")
+    lab = Service("s1", "notebook", "lab", "notebook-lab", "m", "alice", "127.0.0.1:8888", token="t")
+    for service in (theirs, lab):
+        assert _local_address.visitors(LocalAddress(), service) is not None
+
+
+@linux
+def test_the_link_for_the_browser_asks_the_kernel_as_links_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert _browser._may_see(accepted)
+        seen = [(os.getuid() + 1, False), (0, True), (callers.NO_PROCESS, False), (callers.UNKNOWN, True)]
+        for uid, may in seen:
+            monkeypatch.setattr(callers, "caller_of", lambda connection, uid=uid: uid)
+            assert _browser._may_see(accepted) is may
 
 
 def test_a_link_is_refused_only_where_the_kernel_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
