@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
+import pty
 import queue
 import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 import urllib.request
@@ -35,14 +40,14 @@ class Told:
 
 
 @contextlib.contextmanager
-def doing(what: str) -> Iterator[None]:
-    """Say that `what` goes on, whenever nothing was printed for `SILENT_SECONDS`."""
-    begun, over = time.monotonic(), threading.Event()
+def doing(what: str, silent: float | None = None) -> Iterator[None]:
+    """Say that `what` goes on, whenever nothing was printed for `silent` seconds, by default `SILENT_SECONDS`."""
+    begun, over, silent = time.monotonic(), threading.Event(), silent or SILENT_SECONDS
 
     def remind() -> None:
         while not over.wait(SILENT_SECONDS / 10):
             now = time.monotonic()
-            if now - max(begun, Told.last) >= SILENT_SECONDS:
+            if now - max(begun, Told.last) >= silent:
                 tell(f"  ... {what}, for {now - begun:.0f} s now")
 
     reminder = threading.Thread(target=remind, daemon=True)
@@ -70,8 +75,8 @@ def main(arguments: Sequence[str]) -> int:
             tell(f"  {name}: {address.hostname}:{address.port}")
         # Here all hosts have one hostname; on real ones the short hostname is the guess for the alias.
         site.host("server1").write("~/.config/dask/ports.yaml", "ports:\n  alias: server1\n")
-        run(site, wait)
-        tell(f"\nAll of that worked, in {time.monotonic() - started:.0f} s.")
+        waited = run(site, wait)
+        tell(f"\nAll of that worked, in {time.monotonic() - started - waited:.0f} s.")
         return 0
     except KeyboardInterrupt:
         tell("\ninterrupted")
@@ -85,12 +90,14 @@ def main(arguments: Sequence[str]) -> int:
         end(site)
 
 
-def run(site: LoopbackSite, wait: bool) -> None:
-    """Type the commands."""
-    tell("\nThe laptop starts a cluster and a notebook server on server1; they run in tmux there and stay:")
+def run(site: LoopbackSite, wait: bool) -> float:
+    """Type the commands; return the seconds that a person took to press Enter."""
+    tell("\nThe laptop starts a cluster and a notebook server on server1.")
+    tell("They run in tmux there and stay:")
     ports(site, "cluster", "start", "main", "-H", "server1", "--n-workers", "2", "--threads-per-worker", "1")
     ports(site, "notebook", "start", "lab", "-H", "server1")
-    tell("\nIt finds them, over two SSH hops; for this, server1 needs nothing but python3:")
+    tell("\nIt finds them, over two SSH hops; for this, server1 needs nothing but python3.")
+    tell("Here, server1 is this machine, so the list has all that is yours on it:")
     ports(site, "list", "server1")
     tell("\nAnd it opens them:")
     opened = typed(site, "open", "server1")
@@ -101,62 +108,93 @@ def run(site: LoopbackSite, wait: bool) -> None:
         for what, link in links.items():
             with doing("the page loads"):
                 tell(f"  {what}: {fetch(link)}  {link.partition('?')[0]}")
+        begun = time.monotonic()
         if wait:
             tell("\nOpen the links in a browser on this machine. Enter ends the demo.")
-            input()
+            with contextlib.suppress(EOFError):  # Ctrl-D, or the terminal was closed
+                input()
+        return time.monotonic() - begun
     finally:
         opened.send_signal(signal.SIGINT)
         opened.wait(timeout=STEP_SECONDS)
 
 
 def typed(site: LoopbackSite, *words: str) -> Running:
-    """Start a `ports` command on the laptop, and show it."""
+    """Start a `ports` command on the laptop, and show it; in a terminal it writes for one of that width."""
     tell(f"\nlaptop$ {shlex.join(['ports', *words])}")
-    return site.popen("laptop", [sys.executable, "-u", "-m", "ports", *words], stderr=None)
+    argv = [sys.executable, "-u", "-m", "ports", *words]
+    if not sys.stdout.isatty():
+        return site.popen("laptop", argv, stderr=subprocess.STDOUT)
+    shown, terminal = pty.openpty()
+    size = os.get_terminal_size()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", size.lines, size.columns, 0, 0))
+    environ = {"TERM": os.environ.get("TERM", "dumb")}
+    running = site.popen("laptop", argv, env=environ, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    running.stdout = os.fdopen(shown, encoding="utf-8", errors="replace")
+    return running
 
 
 def ports(site: LoopbackSite, *words: str) -> None:
     """Run a `ports` command on the laptop, and show what it prints."""
     line = shlex.join(["ports", *words])
-    with typed(site, *words) as running, doing(f"`{line}` runs"):
+    with (
+        typed(site, *words) as running,
+        doing(f"`{line}` runs", 2 * SILENT_SECONDS),
+    ):  # it says itself what it waits for
         try:
-            shown = running.communicate(timeout=STEP_SECONDS)[0]
-        except subprocess.TimeoutExpired:
+            for _ in lines_of(running, STEP_SECONDS):
+                pass
+        except TimeoutError:
             raise DemoError(f"`{line}` did not end within {STEP_SECONDS:.0f} s") from None
-    tell(shown.rstrip())
     if running.returncode:
         raise DemoError(f"`{line}` ended with {running.returncode}")
 
 
-def read_links(opened: Running, wanted: Sequence[str], *, seconds: float = STEP_SECONDS) -> dict[str, str]:
-    """Return the link of each of `wanted` that `ports open` prints, having shown its lines.
-
-    Raises DemoError where one of them did not come within `seconds`, or `ports open` ended before.
-    """
-    assert opened.stdout is not None
+def lines_of(running: Running, seconds: float) -> Iterator[str]:
+    """Yield the lines that a command prints, each shown as it comes; TimeoutError once `seconds` have passed."""
+    assert running.stdout is not None
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    stdout = opened.stdout
+    stdout = running.stdout
 
     def read() -> None:
-        for line in stdout:
-            lines.put(line)
+        with contextlib.suppress(OSError):  # of a terminal whose other end is closed
+            for line in stdout:
+                lines.put(line)
         lines.put("")
 
     threading.Thread(target=read, daemon=True).start()
-    links: dict[str, str] = {}
     until = time.monotonic() + seconds
-    while missing := [what for what in wanted if what not in links]:
+    while True:
         try:
             line = lines.get(timeout=max(0.0, until - time.monotonic()))
         except queue.Empty:
-            raise DemoError(f"`ports open` did not open {' and '.join(missing)} within {seconds:.0f} s") from None
+            raise TimeoutError from None
         if not line:
-            raise DemoError(f"`ports open` ended without opening {' and '.join(missing)}")
+            return
         tell(line.rstrip())
-        for what in missing:
-            if (found := re.search(rf"\b{re.escape(what)}\s+(http://\S+)", line)) is not None:
-                links[what] = found[1]
-    return links
+        yield line
+
+
+def read_links(opened: Running, wanted: Sequence[str], *, seconds: float = STEP_SECONDS) -> dict[str, str]:
+    """Return the link of each of `wanted` that `ports open` prints, once it has said that all are open.
+
+    Raises DemoError where one of them did not come within `seconds`, or `ports open` ended before.
+    """
+    links: dict[str, str] = {}
+    missing, printed = list(wanted), ""
+    try:
+        for line in lines_of(opened, seconds):
+            printed += line  # a long link stands below its line
+            for what in missing:
+                if (found := re.search(rf"\b{re.escape(what)}\s+(http://\S+)", printed)) is not None:
+                    links[what] = found[1]
+            missing = [what for what in wanted if what not in links]
+            if not missing and line.startswith("open; "):
+                return links
+    except TimeoutError:
+        raise DemoError(f"`ports open` did not open {' and '.join(missing or wanted)} within {seconds:.0f} s") from None
+    raise DemoError(f"`ports open` ended without opening {' and '.join(missing or wanted)}")
 
 
 def fetch(link: str) -> str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +70,36 @@ def test_the_demo_opens_both_pages_over_two_hops_and_leaves_nothing(demo: subpro
     top = re.search(r"serves (/tmp/lab-[^/]+)/", shown)
     assert top is not None
     assert not left(top.group(1))
+
+
+@pytest.mark.long
+def test_the_demo_in_a_terminal_fits_it_and_counts_no_wait_for_enter() -> None:
+    """It waits for Enter there, and what a command says comes in its place."""
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 80, 0, 0))
+    running = subprocess.Popen(["bash", str(DEMO)], stdin=terminal, stdout=terminal, stderr=terminal, close_fds=True)
+    os.close(terminal)
+    shown, waited, begun, entered = "", 8.0, time.monotonic(), 0.0
+    with os.fdopen(master, "r+b", buffering=0) as screen:
+        while running.poll() is None or select.select([screen], [], [], 0)[0]:
+            assert time.monotonic() - begun < 170, shown
+            if select.select([screen], [], [], 0.2)[0]:
+                try:
+                    shown += screen.read(4096).decode(errors="replace")
+                except OSError:
+                    break
+            if "Enter ends the demo" in shown and not entered:
+                entered = time.monotonic() + waited
+            if entered and time.monotonic() > entered:
+                screen.write(b"\n")
+                entered = float("inf")
+    took = time.monotonic() - begun
+    told = re.search(r"All of that worked, in (\d+) s", shown)
+    assert running.wait(10) == 0 and told is not None, shown
+    assert int(told[1]) <= took - waited + 1
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in shown.splitlines()]
+    assert lines.index("open; Ctrl-C closes them") < lines.index("Both pages, as a browser on the laptop gets them:")
+    assert [line for line in lines if len(line) > 80 and "http://" not in line and "laptop$" not in line] == []
 
 
 @pytest.mark.long
