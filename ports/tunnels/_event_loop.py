@@ -67,7 +67,7 @@ def bind_first(candidates: Iterable[int], addresses: tuple[str, ...] = LOOPBACK)
     for port in candidates:
         with contextlib.suppress(PortInUseError):
             return bind(port, addresses)
-    raise PortsError("all local ports for links are taken; widen open.first_port and open.last_port in the settings")
+    raise PortsError("all local ports for links are taken; widen the settings ports.open.first_port and last_port")
 
 
 def has_unix_sockets() -> bool:

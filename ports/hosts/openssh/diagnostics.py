@@ -17,6 +17,8 @@ from ports.hosts.openssh import processes
 from ports.hosts.openssh.control_sockets import Master, client_arguments
 from ports.hosts.openssh.errors import explain, readable
 from ports.hosts.openssh.ssh_config import config_arguments, program
+from ports.probe import sha256
+from ports.state import settings
 
 _SECONDS = 10.0
 
@@ -114,6 +116,23 @@ def keys(identity_files: list[str]) -> Keys:
             locked += [name] if "incorrect passphrase" in said else []
             on_token += [name] if public.startswith("sk-") else []
     return Keys(held, tuple(files), tuple(locked), tuple(on_token))
+
+
+def credentials(hop: Hop) -> str:
+    """Return a text that changes when a key, the agent's keys, a ticket or what the configuration says changes."""
+    named = [*hop.values("identityfile"), *hop.values("certificatefile")]
+    ticket = settings.variable("KRB5CCNAME") or (f"/tmp/krb5cc_{os.getuid()}" if hasattr(os, "getuid") else "")
+    stamps = []
+    for path in [Path(name).expanduser() for name in named] + [Path(ticket.removeprefix("FILE:"))]:
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            stamps.append((str(path), found.st_ctime_ns, found.st_mode))
+    agent = next(iter(hop.values("identityagent")), "SSH_AUTH_SOCK")
+    held = ""
+    with contextlib.suppress(ToolMissingError, TimedOutError):
+        where = [] if agent in ("SSH_AUTH_SOCK", "none") else ["env", f"SSH_AUTH_SOCK={Path(agent).expanduser()}"]
+        held = _output([*where, "ssh-add", "-L"])[0]
+    return sha256(repr((stamps, held, hop.options)).encode())
 
 
 def knock(via: Master, host: str, port: int, *, timeout: float) -> Banner:

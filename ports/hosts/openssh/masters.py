@@ -172,7 +172,8 @@ def _ensure(hop: Hop, attempt: Attempt) -> Master:
         started = running(hop)
     _note(hop.key).unlink(missing_ok=True)  # unattended commands may try again: the host was reached
     if started is None:
-        raise ConnectionLostError(hop.alias, "the connection ended at once; is `ssh.persist` very short?")
+        why = "the connection ended at once; is the setting ports.ssh.persist very short?"
+        raise ConnectionLostError(hop.alias, why)
     return replace(started, fresh=True)
 
 
@@ -182,13 +183,15 @@ def _log_in(master: Master, attempt: Attempt) -> None:
     Raises
     ------
     LoginNeededError
-        A person must answer a prompt and nobody can; no new attempt is made until somebody has logged in.
+        A person must answer a prompt and nobody can. No new attempt is made until somebody has logged in, or until a
+        key, the agent or the configuration has changed.
     SSHError
         The host cannot be reached, or refuses.
     """
     note = _note(master.hop.key)
     start = partial(_start, "forward") if attempt.via is None else partial(_start_through, attempt.via)
-    if not attempt.asking and records.read_json(note) is not None:
+    refused = None if attempt.asking else records.read_json(note)
+    if refused is not None and refused.get("credentials") == diagnostics.credentials(master.hop):
         raise LoginNeededError(
             master.alias,
             f"waits for a login and is not tried again until then; run `ports login {master.alias}` in a terminal",
@@ -197,6 +200,7 @@ def _log_in(master: Master, attempt: Attempt) -> None:
         return start(master, attempt, asking=False)
     except LoginNeededError as error:
         noted = {"format": records.FORMAT, "host": master.alias, "reason": error.reason, "since": time.time()}
+        noted["credentials"] = diagnostics.credentials(master.hop)
         with contextlib.suppress(StoreError):  # the refusal is what counts
             make_private(note.parent)
             records.write_json(note, noted)
