@@ -102,9 +102,7 @@ def test_a_host_key_that_changed_is_forgotten_and_accepted_as_is_said(laptop: La
     root_site.host("laptop").path("~/.ssh/known_hosts.old").unlink()  # of ssh-keygen
 
 
-def test_known_hosts_that_keep_nothing_are_mended_by_the_named_line(
-    laptop: Laptop, root_site: NamespaceSite
-) -> None:
+def test_known_hosts_that_keep_nothing_are_mended_by_the_named_line(laptop: Laptop, root_site: NamespaceSite) -> None:
     config = root_site.host("laptop").path("~/.ssh/config")
     before, line = config.read_text(), "UserKnownHostsFile /dev/null"
     config.write_text(before.replace("Host server2\n", f"Host server2\n    {line}\n"))

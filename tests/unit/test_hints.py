@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import shlex
 from collections.abc import Iterator
@@ -145,16 +146,17 @@ def texts(tree: ast.Module) -> Iterator[str]:
             yield node.value
 
 
+@functools.cache
+def all_texts() -> list[tuple[str, str]]:
+    """Return the texts of all files of the package that are no docstrings, each with its file."""
+    root = Path(ports.__file__).parent
+    files = sorted(root.rglob("*.py"))
+    return [(str(path.relative_to(root)), text) for path in files for text in texts(ast.parse(path.read_text()))]
+
+
 def named_commands() -> list[tuple[str, str]]:
     """Return each command that a message names, with the file that says it."""
-    root = Path(ports.__file__).parent
-    found = {
-        (command, str(path.relative_to(root)))
-        for path in root.rglob("*.py")
-        for text in texts(ast.parse(path.read_text()))
-        for command in re.findall(r"`(ports [^`]*)`", text)
-    }
-    return sorted(found)
+    return sorted({(command, file) for file, text in all_texts() for command in re.findall(r"`(ports [^`]*)`", text)})
 
 
 #: What stands for a value in a message, and one of the values.
