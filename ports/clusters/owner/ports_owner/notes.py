@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from distributed import KilledWorker, Scheduler
-from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.worker import thread_state
 
 AGAIN_SECONDS = 1.0  # until a worker whose task printed listens again, while a notebook has not read the line
@@ -60,17 +59,14 @@ class Listener:
 LISTENER = Listener()  # one for each process, however many workers it holds
 
 
-class Notes(SchedulerPlugin):
-    """The lines that the clients of one cluster get."""
-
-    name = "ports-notes"
+class Notes:
+    """The lines that the clients of one cluster get. A plugin of the scheduler would cost something for each task."""
 
     def __init__(self, scheduler: Scheduler, cluster: str) -> None:
         self.scheduler, self.cluster = scheduler, cluster
         self.told: set[tuple[str, str]] = set()  # kind of line, process
         self.deaf: set[str] = set()  # workers that have told that a task printed
         scheduler.stream_handlers["ports-printed"] = self.printed
-        scheduler.add_plugin(self, name=self.name)
         self.explain_killed_workers()
 
     def printed(self, key: Any, worker: str = "", **_: Any) -> None:
@@ -90,14 +86,10 @@ class Notes(SchedulerPlugin):
         self.scheduler.send_all({}, {one: [{"op": "ports-listen"}] for one in self.deaf})
         self.deaf.clear()
 
-    def add_client(self, scheduler: Scheduler, client: str) -> None:
+    def joined(self, client: str) -> None:
         """Let workers listen for the tasks of a new notebook."""
         if self.deaf and ("printed", process_of(client)) not in self.told:
             self.listen()
-
-    def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:
-        """Forget a worker."""
-        self.deaf.discard(worker)
 
     def readers(self) -> list[str]:
         """Return the clients that a person may read."""

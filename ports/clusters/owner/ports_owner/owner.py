@@ -173,8 +173,12 @@ def add_commands(cluster, ended):
         elif not ended.done():
             ended.set_result("restart")  # workers are threads here: only a new process imports modules again
 
+    async def plan():
+        return list(cluster.worker_spec)
+
     policies = cluster.scheduler.policies
-    cluster.scheduler.handlers.update(ports_scale=policies.scale, ports_adapt=policies.adapt, ports_restart=restart)
+    cluster.scheduler.handlers.update(ports_scale=policies.scale, ports_adapt=policies.adapt)
+    cluster.scheduler.handlers.update(ports_restart=restart, ports_plan=plan)
 
 
 def own_identity(record):

@@ -73,6 +73,13 @@ class PrivateScheduler(Scheduler):
                 del self.last_tasks[next(iter(self.last_tasks))]
         return await super().remove_worker(address, *args, **kwargs)
 
+    @functools.wraps(Scheduler.add_client)
+    async def add_client(self, *args, client, **kwargs):
+        """Serve a client as Dask does, and let workers notice what its tasks print."""
+        if self.policies is not None:
+            self.policies.notes.joined(client)
+        await super().add_client(*args, client=client, **kwargs)
+
     async def restart(self, *args, timeout=30, wait_for_workers=True, **kwargs):
         """Restart as Dask does, also where no worker is left; answer when all that were asked for are back.
 
