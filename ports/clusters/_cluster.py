@@ -31,9 +31,7 @@ _ELSEWHERE = {  # attributes of LocalCluster that need the process of the cluste
     "scheduler": "client.run_on_scheduler(function) or cluster.scheduler_info",
     "scheduler_comm": "client.run_on_scheduler(function)",
     "worker_spec": "cluster.workers",
-    "plan": "cluster.workers",
-    "requested": "cluster.workers",
-    "observed": "cluster.workers",
+    "loop": "client.loop",
     "sync": "client.sync",
 }
 
@@ -188,7 +186,11 @@ class Cluster:
         """Note the event loop of an asynchronous client, in which nothing may block, and wait for a start."""
         self._loop = asyncio.get_running_loop()
         if not isinstance(self._found, Snapshot):
-            yield from asyncio.wrap_future(self._found).__await__()
+            try:
+                yield from asyncio.wrap_future(self._found).__await__()
+            except BaseException:
+                _dask.close_waiting(self)
+                raise
         return self
 
     async def __aenter__(self) -> Cluster:
@@ -383,6 +385,21 @@ class Cluster:
     def workers(self) -> dict[Any, dict[str, Any]]:
         """What the scheduler says of each worker, by its name."""
         return {one["name"]: one for one in self.scheduler_info["workers"].values()}
+
+    @property
+    def observed(self) -> set[Any]:
+        """The names of the workers that the scheduler knows."""
+        return set(self.workers)
+
+    @property
+    def plan(self) -> set[Any]:
+        """The names of the workers that should run."""
+        return set(_scheduler.ask(self._now, "ports_plan"))
+
+    @property
+    def requested(self) -> set[Any]:
+        """The names of the workers that were started, or that start by themselves: all of `plan`."""
+        return self.plan
 
     def get_logs(self, cluster: bool = True, scheduler: bool = True, workers: bool = True) -> dict[str, str]:
         """Return logs by name, as `LocalCluster.get_logs`: of the cluster, its scheduler, and each worker."""

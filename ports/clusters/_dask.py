@@ -273,6 +273,17 @@ def close_clients(address: str) -> None:
                 client.close(timeout=2)
 
 
+def close_waiting(cluster: object) -> None:
+    """Close the clients of the running event loop that wait for `cluster`, which does not start.
+
+    Dask leaves them half made: the collector would find coroutines that nobody awaited.
+    """
+    distributed = sys.modules.get("distributed")
+    for client in list(distributed.Client._instances) if distributed is not None else ():
+        if client.cluster is cluster and client.status == "connecting" and client.asynchronous:
+            client.loop.add_callback(client._close)
+
+
 def changed_config() -> dict[str, Any]:
     """Return what this process has set in Dask's configuration, key → value: files and variables say something else.
 

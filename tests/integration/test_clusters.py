@@ -115,7 +115,7 @@ def test_it_shows_itself_in_a_terminal_and_in_a_notebook(main: Cluster) -> None:
     assert repr(found).startswith("<cluster 'main' runs: 1 worker with 1 thread, ")
     assert found.dashboard_link in repr(found)
     page = found._repr_html_()
-    assert "<td" in page and "1 with 1 thread" in page and " of 1GB" in page
+    assert "<td" in page and "1 with 1 thread" in page and "953.7 MiB" in page
     assert found.explained in page and f'href="{found.dashboard_link}"' in page and "ports open " in page
 
 
@@ -245,6 +245,15 @@ def test_a_start_that_fails_reaches_whoever_awaits_it(home: Home) -> None:
                 pass
         with pytest.raises(errors.UsageError, match="n_workers"):
             await ports.client("loop", n_workers=-1, asynchronous=True)  # type: ignore[misc]
+        before = {id(one) for one in Client._instances}
+        with pytest.raises(errors.UsageError, match="n_workers"):
+            async with Client(ports.cluster("loop", n_workers=-1), asynchronous=True):
+                pass
+        for _ in range(500):
+            if not (left := {one.status for one in Client._instances if id(one) not in before} - {"closed"}):
+                break
+            await asyncio.sleep(0.01)
+        assert left == set()
 
     asyncio.run(use())
 
@@ -363,6 +372,7 @@ def test_it_has_the_surface_of_local_cluster(main: Cluster) -> None:
     assert set(main.get_logs()) >= {"Cluster", "Scheduler"} and "runs at" in main.get_logs()["Cluster"]
     assert [one["nthreads"] for one in main.workers.values()] == [1]
     assert main.scheduler_info["address"] == main.scheduler_address
+    assert main.plan == main.requested == main.observed == set(main.workers)
     main.wait_for_workers(1, timeout="20s")
     main.scale(n=1)
     main.scale(cores=1)

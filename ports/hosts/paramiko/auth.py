@@ -51,8 +51,7 @@ def keys(route: Route) -> frozenset[object]:
     """Return a set that changes when the agent has other keys, or a file of a key is another one."""
     found: set[object] = set()
     for options in map(login_options, route.hops):
-        with contextlib.suppress(paramiko.SSHException, OSError):
-            found.update(key.asbytes() for key in _agent_keys(options))
+        found.update(key.asbytes() for key in _agent_keys(options))
         for file in options.identity_files:
             with contextlib.suppress(OSError):
                 found.add((file, Path(file).stat().st_mtime_ns))
@@ -159,7 +158,7 @@ class Login:
         """Yield attempts with keys: the agent's that a file names, the agent's others, then the files'."""
         files = [Path(file) for file in self.options.identity_files if Path(file).is_file()]
         named = {file: _public_half(file) for file in self.options.identity_files}
-        held = [] if self._asked else self._held_keys()
+        held = [] if self._asked else _agent_keys(self.options)
         first = [key for blob in named.values() if blob for key in held if key.asbytes() == blob]
         rest = [] if self.options.identities_only else [key for key in held if key not in first]
         for key in (*first, *rest):
@@ -171,14 +170,6 @@ class Login:
                 if key is not None and key.asbytes() not in in_agent:
                     yield lambda key=key: self.transport.auth_publickey(self.hop.user, key)
 
-    def _held_keys(self) -> list[Any]:
-        """Return the keys of the agent; none where it cannot be used, which a note says."""
-        try:
-            return _agent_keys(self.options)
-        except (paramiko.SSHException, OSError) as error:
-            self._note(f"the agent at {self.options.identity_agent} cannot be used ({error})")
-            return []
-
     def _load(self, file: Path) -> paramiko.PKey | None:
         """Return the key in `file`; None where it cannot be used, which a note says."""
         if os.name != "nt" and stat.S_IMODE(file.stat().st_mode) & 0o077:
@@ -188,9 +179,6 @@ class Login:
             key = None if self._asked else _read_key(file, None)
         except paramiko.PasswordRequiredException:
             self._note(f"the key {file} is encrypted (`ssh-add {file}` loads it into an agent)")
-            return None
-        except OSError as error:
-            self._note(f"the key {file} cannot be read ({error.strerror or error})")
             return None
         if self._asked and self._is_encrypted(file):
             for _ in range(self.options.prompts):
@@ -233,8 +221,6 @@ class Login:
             _read_key(file, None)
         except paramiko.PasswordRequiredException:
             return True
-        except OSError:  # nothing to ask for
-            return False
         return False
 
     def _note(self, text: str) -> None:
@@ -254,13 +240,13 @@ class Login:
 
 
 def _read_key(file: Path, passphrase: str | None) -> paramiko.PKey | None:
-    """Return the key in `file`; None where it is none, or the passphrase is wrong. Raises OSError."""
+    """Return the key in `file`, whatever its kind; None where it is none, or the passphrase is wrong."""
     for kind in _KINDS:
         try:
             return kind.from_private_key_file(str(file), passphrase)
         except paramiko.PasswordRequiredException:
             raise
-        except (paramiko.SSHException, ValueError, TypeError):
+        except (paramiko.SSHException, ValueError, TypeError, OSError):
             continue
     return None
 
@@ -274,18 +260,15 @@ def _public_half(file: str) -> bytes | None:
 
 
 def _agent_keys(options: LoginOptions) -> list[Any]:
-    """Return the keys that the agent of a hop holds; none where there is no agent.
-
-    Raises
-    ------
-    paramiko.SSHException, OSError
-        The agent does not answer.
-    """
+    """Return the keys that the agent of a hop holds; none where there is no agent."""
     if options.identity_agent == "none":
         return []
-    if options.identity_agent is None:
-        return list(paramiko.Agent().get_keys())
-    return list(_AgentAt(options.identity_agent).get_keys())
+    try:
+        if options.identity_agent is None:
+            return list(paramiko.Agent().get_keys())
+        return list(_AgentAt(options.identity_agent).get_keys())
+    except (paramiko.SSHException, OSError):
+        return []
 
 
 class _AgentAt(paramiko.Agent):
