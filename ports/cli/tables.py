@@ -254,7 +254,8 @@ def details(row: Mapping[str, Any], now: float, columns: int | None = None) -> s
     """Return one row as lines of ``key: value``, without empty values; in a terminal of `columns`, folded behind it."""
     texts = cells(row, now)
     hidden = ("where", "from", "here", "what", "received", "note", "other", "started_at", "guard", "asleep", "ends_at")
-    shown = {key: text for key, text in texts.items() if text and key not in hidden and not key.endswith("_bytes")}
+    told = {key: text for key, text in texts.items() if not key.endswith(("_bytes", "_typed"))}  # in the cell "memory"
+    shown = {key: text for key, text in told.items() if text and key not in hidden}
     if row.get("note"):  # the reason has a line of its own
         shown["note"] = str(row["note"])
     begins = max((len(key) for key in shown), default=0) + 2

@@ -33,7 +33,7 @@ def scale(now: Snapshot, n_workers: int, *, force: bool | None) -> None:
     gpus = _gpus.for_scale(now, n_workers, force=forced)
     is_last = _call(now, "ports_scale", n_workers=n_workers, **arguments, **gpus)
     if is_last is False:
-        warn(f"cluster {now.name!r} was scaled again before {n_workers} workers had started, and keeps to that")
+        warn(f"somebody set another size of cluster {now.name!r} before {n_workers} workers had started: that counts")
         now.refresh()
         return
     changed = {**record.to_json(), "n_workers": n_workers, "memory_limit": limit, "takes_all": False}
@@ -62,6 +62,7 @@ def _limit(now: Snapshot, n_workers: int, *, forced: bool, adapts: bool = False)
         return limit
     counts = now.summary or {}
     has, held = counts.get("memory_limit_bytes", 0), counts.get("memory_bytes", 0)
+    has = min(has, counts.get("n_asked", 0) * limit)  # workers of other machines count in the sum
     if record.divided_bytes:
         limit = fair_share.divide(n_workers, record.divided_bytes, record.most_memory)
     if n_workers * limit <= has:
@@ -128,7 +129,8 @@ def _reduce(now: Snapshot, n_asked: int | str | None) -> str | None:
         return None
     arguments: dict[str, Any] = {"memory_limit": size.memory_limit} if record.divided_bytes else {}
     gpus = _gpus.for_scale(now, size.n_workers, force=True)
-    _call(now, "ports_scale", n_workers=size.n_workers, **arguments, **gpus)
+    if _call(now, "ports_scale", n_workers=size.n_workers, **arguments, **gpus) is False:
+        return None  # somebody has scaled it meanwhile
     changed = {"n_workers": size.n_workers, "memory_limit": size.memory_limit, "explained": size.explained}
     most = size.memory_limit if size.divided_bytes else 0
     changed |= {"divided_bytes": size.divided_bytes, "most_memory": most}

@@ -55,10 +55,15 @@ class Snapshot:
         if self.found.running is None:
             reason = f"it is {self.found.state}" + (f" ({self.found.reason})" if self.found.reason else "")
             is_starting = self.found.state == "starting"
-            reason += "; wait for it" if is_starting else f"; `ports cluster start {self.name}` starts it"
+            reason += "; wait for it" if is_starting else f"; `{self._start_line}` starts it"
             raise NotFoundError("running cluster", self.name, reason)
         assert isinstance(self.found.running, ClusterRunning)
         return self.found.running
+
+    @property
+    def _start_line(self) -> str:
+        record = self.found.record
+        return sessions.start_line(KIND, self.name, record.asked if record is not None else ())
 
     @property
     def state(self) -> str:

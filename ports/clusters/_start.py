@@ -10,6 +10,7 @@ import threading
 import types
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -235,6 +236,7 @@ def _start(
     if options["env"] is None:  # another environment can have another Dask
         _dask.check_keywords(options["options"])
     record, environ, reckoned = _plan.plan(name, options)
+    record = replace(record, asked=sessions.words(KIND, asked))
     found = sessions.claim(record)
     needs = ("dask", "distributed")
     with sessions.undone(found), environments.missing_named(record.interpreter, environ, needs=needs):

@@ -59,7 +59,9 @@ def own_checks(alias: str, answer: Answer) -> Iterator[Check]:
         yield from (skipped(name, f"{cause} on {alias}") for name in (() if "error" in facts else OWN_CHECKS))
         return
     try:
-        found = hosts.run_ports(alias, ["doctor"], login=True, batch=True, timeout=PATIENCE)
+        # start files that do not come to their end are not waited for twice
+        has_login = facts.get("start_files") is None
+        found = hosts.run_ports(alias, ["doctor"], login=has_login, batch=True, timeout=PATIENCE)
         rows = {row["name"]: row for row in found}
     except (PortsError, TypeError, KeyError) as error:
         yield from (skipped(name, f"`ports doctor` does not work there: {error}") for name in OWN_CHECKS)

@@ -197,8 +197,10 @@ def interactive(alias: str, argv: list[str]) -> None:
     route = resolve(alias)
     request = {"do": "run", "argv": ["--version"], **start_request(alias), "came": came_by(route)}
     request["shell"] = argv[:1] == ["shell"]
-    command = str(_found(route, request, timeout=60)["command"])
+    found = _found(route, request, timeout=60)
+    command, home = str(found["command"]), str(found["home"])
     names = [f"{CALLED}={alias}"] if "attach" in argv[1:2] else []  # a shell would pass it on
+    names += [] if home.isascii() else [f"HOME={home}"]  # fish without a locale garbles its letters
     words = [*names, command, *([] if command.endswith("/ports") else ["-m", "ports"]), *argv]
     _connect.connect(route).interactive(_shell_words.line(words))
 

@@ -75,6 +75,7 @@ def _session(kind: str, session: probe_rows.Session, document: probe_rows.Docume
         known,
         directory=record.get("root") or record.get("directory"),
         started_at=running.get("started_at") or record.get("created_at"),
+        asked=_asked(record),
     )
     if state != "running":
         return known
@@ -95,11 +96,19 @@ def _session(kind: str, session: probe_rows.Session, document: probe_rows.Docume
     )
 
 
+def _asked(record: probe_rows.RecordDocument) -> tuple[str, ...]:
+    """Return what a session was started with; a record of another version, or one edited by hand, can say anything."""
+    found = record.get("asked")
+    return tuple(found) if isinstance(found, list) and all(isinstance(one, str) for one in found) else ()
+
+
 def _why_no_page(kind: str, name: str, session: probe_rows.Session) -> str:
+    from ports.sessions import start_line  # 1.5 ms, which a machine without sessions does not pay
+
     if not session.get("gone"):
         return "its process runs, but its page does not answer yet"
     removed = PurePosixPath(str(session["gone"])).parent
-    again = f"`ports {kind} stop {name}`, then `ports {kind} start {name}`"
+    again = f"`ports {kind} stop {name}`, then `{start_line(kind, name, _asked(session['record'] or {}))}`"
     return f"somebody removed its sockets in {removed} (a clean-up of /tmp?), so nothing can connect to it; {again}"
 
 

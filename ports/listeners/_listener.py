@@ -43,6 +43,7 @@ class Listener:
     reason: str | None = None
     hub: bool = False
     exposed: tuple[Exposure, ...] = ()
+    asked: tuple[str, ...] = ()  # the words of the command line that start it again as it was
     token: str | None = field(default=None, repr=False)
 
     @property

@@ -87,6 +87,7 @@ def command(
     idle: float = 0,
     expire: float = 0,
     debugger: bool = False,
+    again: str = "",
 ) -> list[str]:
     """Return the command that serves `root` on 127.0.0.1, at `port` or, if that is taken, at another port.
 
@@ -101,6 +102,8 @@ def command(
         Days without kernels, terminals and requests after which the server ends. 0: as Jupyter is configured.
     debugger : bool
         Allow the debugger of kernels, which listens on a port that any user of the machine can use.
+    again : str
+        The command that starts this server with the debugger, for the message that refuses it.
     """
     arguments = {
         "ServerApp.ip": "127.0.0.1",
@@ -114,6 +117,20 @@ def command(
         "ServerApp.allow_remote_access": False,
         "KernelManager.transport": "ipc",  # any user of the machine can read a kernel's TCP ports
     }
+    arguments |= _limits(idle, expire)
+    if os.getuid() == 0:
+        arguments["ServerApp.allow_root"] = True
+    if kind == "lab":
+        arguments["LabApp.news_url"] = None
+        arguments["LabApp.check_for_updates_class"] = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
+    options = [f"--{name}={value}" for name, value in arguments.items()]
+    allows = "on" if debugger else f"off {again}".strip()
+    return [str(python), str(_LAUNCHER), kind, str(token_file), str(runtime), allows, *options]
+
+
+def _limits(idle: float, expire: float) -> dict[str, object]:
+    """Return the arguments for the hours of a kernel without activity, and the days of a server without use."""
+    arguments: dict[str, object] = {}
     if idle:
         seconds = max(1, round(idle * 3600))
         arguments["MappingKernelManager.cull_idle_timeout"] = seconds
@@ -121,13 +138,7 @@ def command(
         arguments["MappingKernelManager.cull_connected"] = True
     if expire:
         arguments["ServerApp.shutdown_no_activity_timeout"] = max(1, round(expire * 86400))
-    if os.getuid() == 0:
-        arguments["ServerApp.allow_root"] = True
-    if kind == "lab":
-        arguments["LabApp.news_url"] = None
-        arguments["LabApp.check_for_updates_class"] = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
-    options = [f"--{name}={value}" for name, value in arguments.items()]
-    return [str(python), str(_LAUNCHER), kind, str(token_file), str(runtime), "on" if debugger else "off", *options]
+    return arguments
 
 
 def read_record(runtime: Path) -> Served | None:

@@ -91,6 +91,7 @@ def start(
     defaults = settings.get("notebook")
     name = paths.check_name(name or defaults["name"])
     served = _directory(root or defaults["root"])
+    asked = {"root": served, "env": env, "idle": idle, "expire": expire, "debugger": debugger}
     idle = defaults["idle"] if idle is None else idle
     expire = defaults["expire"] if expire is None else expire
     debugger = defaults["debugger"] if debugger is None else debugger
@@ -99,6 +100,7 @@ def start(
     kind = _server_in(environment, environ)
     token_file = paths.here().token(KIND, name)
     record = replace(_plan(name, served, environment, kind, token_file), idle=idle, expire=expire, debugger=debugger)
+    record = replace(record, asked=sessions.words(KIND, asked))
     found = _claim(record)
     with sessions.undone(found), environments.missing_named(record.interpreter, environ, needs=("jupyter_server",)):
         ensure_token(token_file)
@@ -229,6 +231,7 @@ def _command(record: NotebookRecord, port: int) -> builtins.list[str]:
         idle=record.idle,
         expire=record.expire,
         debugger=record.debugger,
+        again=sessions.start_line(KIND, record.name, [*record.asked, "--debugger"]),
     )
 
 

@@ -31,8 +31,15 @@ _V1 = "v1.kernel.websocket.jupyter.org"
 _HARMLESS = "debugInfo"
 REFUSAL = (
     "`ports` keeps the debugger off because every user of this machine could run code as you through its port; if you "
-    "trust them all, `ports notebook stop` and `ports notebook start --debugger` start a server with it"
+    "trust them all, `{stop}` and `{start}` start a server with it"
 )
+
+
+def refusal(start: str) -> str:
+    """Return why the debugger is off, with the command `start`, which starts this server with it."""
+    start = start or "ports notebook start --debugger"
+    stop = " ".join(start.replace(" start", " stop", 1).split()[:4])
+    return REFUSAL.format(stop=stop.removesuffix(" --debugger"), start=start)
 
 
 def read_token(path: str) -> str:
@@ -72,7 +79,7 @@ def write_message(message: dict[str, Any], protocol: str | None) -> str | bytes:
     return b"".join([*(number.to_bytes(8, "little") for number in (len(starts), *starts)), *parts])
 
 
-def refusals(message: dict[str, Any]) -> list[dict[str, Any]]:
+def refusals(message: dict[str, Any], why: str) -> list[dict[str, Any]]:
     """Return the answers to `message` that replace the kernel's; empty if the kernel should get the message."""
     header, content = message.get("header") or {}, message.get("content") or {}
     if header.get("msg_type") != "debug_request" or content.get("command") == _HARMLESS:
@@ -80,7 +87,7 @@ def refusals(message: dict[str, Any]) -> list[dict[str, Any]]:
     reply = {"type": "response", "seq": 1, "request_seq": content.get("seq"), "command": content.get("command")}
     told = [
         ("iopub", "status", {"execution_state": "busy"}),
-        (message.get("channel"), "debug_reply", {**reply, "success": False, "message": REFUSAL}),
+        (message.get("channel"), "debug_reply", {**reply, "success": False, "message": why}),
         ("iopub", "status", {"execution_state": "idle"}),  # a client waits for both
     ]
     now = datetime.now(timezone.utc).isoformat()
@@ -97,9 +104,9 @@ def refusals(message: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def keep_debugger_off(version: str) -> None:
+def keep_debugger_off(version: str, start: str = "") -> None:
     """Make the websockets of kernels refuse what switches the debugger on, and report kernels as having none."""
-    services = "jupyter_server.services.kernels"
+    services, why = "jupyter_server.services.kernels", refusal(start)
     if version.startswith("1."):
         handler = importlib.import_module(f"{services}.handlers").ZMQChannelsHandler
     else:
@@ -108,9 +115,9 @@ def keep_debugger_off(version: str) -> None:
 
     def on_message(self: Any, data: Any) -> Any:
         protocol = self.selected_subprotocol
-        answers = refusals(read_message(data, protocol))
+        answers = refusals(read_message(data, protocol), why)
         if answers:
-            self.log.warning("%s", REFUSAL)
+            self.log.warning("%s", why)
         for answer in answers:
             written = write_message(answer, protocol)
             self.write_message(written, binary=isinstance(written, bytes))
@@ -157,10 +164,18 @@ def fit_configuration() -> None:
 
 
 def main(kind: str, token_file: str, runtime_directory: str, debugger: str, arguments: list[str]) -> None:
-    """Start the server and serve until it is stopped. `kind` is ``lab`` or ``server``, `debugger` ``on`` or ``off``."""
+    """Start the server and serve until it is stopped.
+
+    Parameters
+    ----------
+    kind : str
+        ``lab`` or ``server``.
+    debugger : str
+        ``on``, or ``off`` and, behind a blank, the command that starts this server with it.
+    """
     os.umask(0o077)
-    if debugger == "off":
-        keep_debugger_off(importlib.import_module("jupyter_server").__version__)
+    if debugger != "on":
+        keep_debugger_off(importlib.import_module("jupyter_server").__version__, debugger[4:])
     fit_configuration()
     hidden, key = secrets(read_token(token_file))
     own: dict[str, Any] = {"runtime_dir": runtime_directory, "cookie_secret": key}

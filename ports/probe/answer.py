@@ -3,6 +3,9 @@
 import json
 import sys
 
+if __name__ != "__main__":  # piped, these names are there already
+    from .identity import mend_home
+
 MYPY = False
 if MYPY:
     from typing import Any, Dict
@@ -13,6 +16,7 @@ if MYPY:
 def main(text: str) -> None:
     """Call the function whose name the request in `text` has as ``do``, and send its answer, if it returns one."""
     request = json.loads(text)
+    mend_home()
     try:
         answer = globals()[request["do"]](request)
     except Exception as error:  # noqa: BLE001 - whatever it is, the other side wants one line

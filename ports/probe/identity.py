@@ -134,6 +134,19 @@ def user_name(uid: int) -> str:
         return "uid %d" % uid
 
 
+def mend_home() -> None:
+    """Set HOME to the account's home where it leads nowhere: fish without a locale garbles letters of variables."""
+    if not os.path.isdir(os.environ.get("HOME") or "/"):
+        import pwd
+
+        try:
+            home = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:
+            return
+        if os.path.isdir(home):
+            os.environ["HOME"] = home
+
+
 def process_identity(pid: int) -> "Json":
     """Return what identifies this process, even when a later one gets its pid.
 

@@ -47,7 +47,7 @@ FILES = {
         *("programs/run", "logout", "programs/examine"),
     ),
     "who": ("answer", "identity", "processes", "memory", "promises", "programs/who"),
-    "echo": ("answer", "programs/echo"),
+    "echo": ("answer", "identity", "programs/echo"),
     "agent": (
         *SURVEY,
         "clients",

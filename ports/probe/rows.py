@@ -62,6 +62,7 @@ class RecordDocument(TypedDict, total=False):
     directory: str
     root: str
     token_file: str
+    asked: list[str]
 
 
 class RunningDocument(TypedDict, total=False):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ports.sessions import surroundings as surroundings
     from ports.sessions._adopt import adopt as adopt
     from ports.sessions._adopt import other_names as other_names
+    from ports.sessions._asked import start_line as start_line
+    from ports.sessions._asked import words as words
     from ports.sessions._attach import attach as attach
     from ports.sessions._attach import attach_line as attach_line
     from ports.sessions._end import abandon as abandon
@@ -62,6 +64,10 @@ else:
             "_adopt": (
                 "adopt",
                 "other_names",
+            ),
+            "_asked": (
+                "start_line",
+                "words",
             ),
             "_attach": (
                 "attach",

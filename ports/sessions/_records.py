@@ -37,7 +37,10 @@ class Exit(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class SessionRecord(Record):
-    """``record.json``: what was asked for, by whom, and where it was launched. Each kind adds fields."""
+    """``record.json``: what was asked for, by whom, and where it was launched. Each kind adds fields.
+
+    `asked` are the words of the command line that ask for the same again.
+    """
 
     kind: str
     name: str
@@ -47,6 +50,7 @@ class SessionRecord(Record):
     started_by: ProcessId = field(metadata={"record": ProcessId})
     launcher: ProcessId | None = field(default=None, metadata={"record": ProcessId})
     tmux_socket: str | None = None
+    asked: tuple[str, ...] = ()
 
     answers: ClassVar[type[Running]] = Running  # the class of its ``running.json``
 

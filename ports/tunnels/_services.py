@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ports import sessions
 from ports.errors import ForeignListenerError, NotFoundError, PortsError, RecordError
 from ports.hosts import Target, host_argument, host_option
 from ports.listeners import Listener, is_asked, is_session, links
@@ -120,7 +121,8 @@ def ended(service: Service, failed: Mapping[Target, PortsError], found: Sequence
         return NotFoundError("listener", f"{service.host}:{service.port}", "the service there has ended")
     named = [one for one in found if one.mine and one.kind == service.kind and one.name == service.name]
     why = f"{named[0].reason}; " if named and named[0].state == "stopped" and named[0].reason else ""
-    start = f"`ports {service.kind} start {service.name}{host_option(service.host)}` starts it, under the same link"
+    line = sessions.start_line(service.kind, service.name, named[0].asked if named else ())
+    start = f"`{line}{host_option(service.host)}` starts it, under the same link"
     return NotFoundError(f"running {service.kind}", f"{service.host}:{service.name}", why + start)
 
 
@@ -207,7 +209,8 @@ def _not_there(target: Target, wanted: Sequence[Listener], running: Sequence[Lis
     if wanted:
         kind, state = wanted[0].kind, wanted[0].state
         why = f" ({wanted[0].reason})" if wanted[0].reason else ""
-        start = f"`ports {kind} start {target.name}{host_option(target.host)}` starts it"
+        line = sessions.start_line(kind, target.name, wanted[0].asked)
+        start = f"`{line}{host_option(target.host)}` starts it"
         return NotFoundError(f"running {kind}", str(target), f"it is {state}{why}; {start}")
     names = sorted({str(one.name) for one in running if _is_opened(one)})
     are = "is" if len(names) == 1 else "are"

@@ -340,6 +340,7 @@ def fate_of_a_hog(client: Client, limit: int) -> tuple[int, float]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_hog_right_after_calm_ends_as_soon_as_one_without_calm(home: Home) -> None:
     limit = 300_000_000
     options = {**SMALL, "memory_limit": limit, "n_workers": 1}
@@ -361,6 +362,7 @@ def test_a_hog_right_after_calm_ends_as_soon_as_one_without_calm(home: Home) -> 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_tiny_tasks_take_no_more_cpu_than_without_calm(home: Home) -> None:
     found: dict[str, list[float]] = {"calm": [], "control": []}
     started = {"calm": clusters.start("calm", n_workers=2, **SMALL)}

@@ -115,7 +115,7 @@ def test_it_shows_itself_in_a_terminal_and_in_a_notebook(main: Cluster) -> None:
     assert repr(found).startswith("<cluster 'main' runs: 1 worker with 1 thread, ")
     assert found.dashboard_link in repr(found)
     page = found._repr_html_()
-    assert "<td" in page and "1 with 1 thread" in page and "953.7 MiB" in page
+    assert "<td" in page and "1 with 1 thread" in page and " of 1GB" in page
     assert found.explained in page and f'href="{found.dashboard_link}"' in page and "ports open " in page
 
 

@@ -85,7 +85,7 @@ def test_the_debugger_is_switched_on_only_where_that_is_allowed(home: Home, debu
     answer = asyncio.run(asked())
     assert answer["success"] is bool(debugger)
     if not debugger:
-        assert "ports notebook start --debugger" in answer["message"]
+        assert "--debugger` start a server with it" in answer["message"]
         assert any(answer["message"] in line for line in found.logs())
     found.stop()
 

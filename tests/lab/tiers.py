@@ -47,6 +47,7 @@ PARTS = {
         "integration/test_connection.py",
         "integration/test_doctor.py",
         "integration/test_lab.py",
+        "integration/test_odd_accounts.py",
         "integration/test_masters.py",
         "integration/test_paramiko.py",
         "integration/test_probe.py",

@@ -185,7 +185,7 @@ def test_bob_runs_no_code_through_the_debugger_that_alice_used(alice: AtWork, co
     found = alice.bob("debug")
     assert found["fell"] == [] and found["tried"] > 1
     for answer in refused:
-        assert not answer["success"] and "ports notebook start --debugger" in answer["message"]
+        assert not answer["success"] and "--debugger` start a server with it" in answer["message"]
 
 
 def debugged(scene: AtWork) -> list[dict[str, Any]]:

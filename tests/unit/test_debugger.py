@@ -14,7 +14,7 @@ from jupyter_server.services.kernels.connection.base import (
 )
 
 from ports.notebooks import _jupyter, jupyter_launch
-from ports.notebooks.jupyter_launch import REFUSAL, read_message, refusals, write_message
+from ports.notebooks.jupyter_launch import read_message, refusal, refusals, write_message
 
 V1 = "v1.kernel.websocket.jupyter.org"
 
@@ -48,7 +48,7 @@ def test_a_message_is_read_in_each_form_in_which_one_comes() -> None:
 
 @pytest.mark.parametrize("protocol", [V1, None, ""])
 def test_who_switches_the_debugger_on_is_told_why_it_is_off(protocol: str | None) -> None:
-    written = [write_message(one, protocol) for one in refusals(asked())]
+    written = [write_message(one, protocol) for one in refusals(asked(), refusal(""))]
     if protocol == V1:
         pairs = [deserialize_msg_from_ws_v1(one) for one in written]
         parts = [(channel, *map(json.loads, (parts[0], parts[1], parts[3]))) for channel, parts in pairs]
@@ -66,14 +66,14 @@ def test_who_switches_the_debugger_on_is_told_why_it_is_off(protocol: str | None
         False,
         3,
         "initialize",
-        REFUSAL,
+        refusal(""),
     )
     assert [one[3].get("execution_state") for one in parts] == ["busy", None, "idle"]
 
 
 @pytest.mark.parametrize("message", [asked("debugInfo"), asked(kind="execute_request"), {}, {"header": None}])
 def test_all_else_is_the_kernel_s(message: dict[str, Any]) -> None:
-    assert refusals(message) == []
+    assert refusals(message, "") == []
 
 
 @pytest.mark.parametrize("version", ["1.24.0", "2.14.0"])

@@ -42,7 +42,7 @@ def within(directory: Path, test: Test, n_workers: int = 1, **options: Any) -> N
     async def run() -> None:
         limits = {"nthreads": 1, "memory_limit": GIB, "local_directory": str(directory)}
         worker = {"cls": options.pop("cls", PrivateWorker), "options": limits}
-        scheduler = {"cls": Scheduler, "options": {"protocol": "inproc", "dashboard": False}}
+        scheduler = {"cls": Scheduler, "options": {"protocol": "inproc", "dashboard": False, "dashboard_address": ":0"}}
         record = Record("main", {}, scratch=str(directory / "scratch"), dashboard=str(directory / "dashboard.sock"))
         record = dataclasses.replace(record, **options)
         specs = dict.fromkeys(range(n_workers), worker)
@@ -110,6 +110,7 @@ def test_the_last_wish_counts_while_workers_of_the_first_start(tmp_path: Path) -
     within(tmp_path, test, n_workers=0, cls=SlowWorker)
 
 
+@pytest.mark.ci
 def test_a_worker_that_comes_with_an_old_limit_gets_the_last_one(tmp_path: Path) -> None:
     async def test(cluster: Any, policies: Policies, client: Client) -> None:
         async with PrivateWorker(
@@ -143,6 +144,7 @@ def test_a_client_is_told_that_tasks_wait_without_workers(tmp_path: Path, monkey
     within(tmp_path, test)
 
 
+@pytest.mark.ci
 def test_a_client_is_told_that_tasks_wait_for_paused_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("LOOK_SECONDS", 0.02), ("PAUSED_PATIENCE", 0.1)):
         monkeypatch.setattr(waiting, name, seconds)

@@ -68,7 +68,7 @@ async def until(condition: Any) -> None:
 def test_the_policies_serve_a_cluster_of_another_kind(tmp_path: Path) -> None:
     async def run() -> None:
         worker = {"cls": PrivateWorker, "options": {"nthreads": 1, "local_directory": str(tmp_path)}}
-        scheduler = {"cls": Scheduler, "options": {"protocol": "inproc", "dashboard": False}}
+        scheduler = {"cls": Scheduler, "options": {"protocol": "inproc", "dashboard": False, "dashboard_address": ":0"}}
         record = Record("main", {}, guard="pause", idle=0.3 / HOUR, scratch=str(tmp_path / "scratch"))
         record = dataclasses.replace(record, dashboard=str(tmp_path / "dashboard.sock"))
         async with SpecCluster({0: worker}, scheduler, worker, asynchronous=True) as cluster:

@@ -14,7 +14,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import paramiko
 import pytest
@@ -502,3 +502,14 @@ def test_the_words_of_a_host_are_quoted_without_ssh_too(
     with pytest.raises(SSHError) as told:
         auth.log_in(transport, options, asking=False)
     assert type(told.value) is kind and text in str(told.value), str(told.value)
+
+
+def test_a_key_and_an_agent_that_cannot_be_read_are_said() -> None:
+    key = "/proc/self/mem"  # a file of this user's own, 0600, that nobody can read from its start
+    options = LoginOptions(
+        Hop("server1", "10.0.0.1", "alice", 22), identity_files=(key,), identity_agent="/nowhere/agent"
+    )
+    with pytest.raises(LoginNeededError) as told:
+        auth.log_in(cast(Any, CutOff(DENIED, active=True)), options, asking=False)
+    assert f"the key {key} cannot be read (Input/output error)" in str(told.value)
+    assert "the agent at /nowhere/agent cannot be used" in str(told.value)

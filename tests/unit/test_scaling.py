@@ -52,10 +52,10 @@ def test_a_scaled_cluster_divides_what_is_free_now(tmp_path: Path, monkeypatch: 
     with pytest.warns(match="4 workers × 768.0 MiB, of the 8.0 GiB of this cluster; others have taken the rest"):
         _scheduler.scale(resting, 4, force=None)
     assert asked.arguments == {"n_workers": 4, "memory_limit": 768 << 20}
-    holding = asked.cluster(DIVIDES, memory_limit_bytes=2 * GIB, memory_bytes=GIB)
+    holding = asked.cluster(DIVIDES, n_asked=1, memory_limit_bytes=2 * GIB, memory_bytes=GIB)
     with pytest.warns(match="4 workers × 1.0 GiB"):
         _scheduler.scale(holding, 4, force=None)  # what it holds is not free, and its own
-    whole = asked.cluster(DIVIDES, memory_limit_bytes=8 * GIB, memory_bytes=GIB)
+    whole = asked.cluster(DIVIDES, n_asked=1, memory_limit_bytes=8 * GIB, memory_bytes=GIB)
     with pytest.warns(match="4 workers × 2.0 GiB, of the 8.0 GiB of this cluster$"):
         _scheduler.scale(whole, 4, force=None)  # what it is promised already is not taken from it
     with pytest.warns(match="4 workers × 2.0 GiB"):
@@ -70,7 +70,7 @@ def test_a_cluster_that_is_let_adapt_divides_what_is_free_now(tmp_path: Path, mo
 
 def test_a_number_of_workers_beyond_what_is_free_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Asked(tmp_path, monkeypatch, available=3 * GIB)
-    cluster = asked.cluster(ASKED, memory_limit_bytes=GIB, memory_bytes=GIB // 2)
+    cluster = asked.cluster(ASKED, n_asked=1, memory_limit_bytes=GIB, memory_bytes=GIB // 2)
     with pytest.warns(match=r"this cluster may use 8.0 GiB; 3.5 GiB are available and not promised \(active: bob\)"):
         _scheduler.scale(cluster, 8, force=None)
     assert asked.arguments == {"n_workers": 8} and asked.written().n_workers == 8
@@ -80,6 +80,6 @@ def test_a_number_of_workers_beyond_what_is_free_is_warned_of(tmp_path: Path, mo
 
 def test_a_scale_that_was_overtaken_writes_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Asked(tmp_path, monkeypatch, available=30 * GIB, answer=False)
-    with pytest.warns(match="cluster 'main' was scaled again before 3 workers had started, and keeps to that"):
+    with pytest.warns(match="another size of cluster 'main' before 3 workers had started: that counts"):
         _scheduler.scale(asked.cluster(ASKED, memory_limit_bytes=GIB), 3, force=None)
     assert not (tmp_path / "record.json").exists()

@@ -107,6 +107,8 @@ def as_the_probe_says(hint: Any) -> tuple[type, ...]:
     """Return the types in JSON of what a field of the type `hint` holds, as `TYPES` of the probe names them."""
     if get_origin(hint) is UnionType:
         return tuple(one for part in get_args(hint) if part is not type(None) for one in as_the_probe_says(part))
+    if get_origin(hint) in (tuple, list):
+        return (list,)
     if hint is rows.ProcessDocument or (isinstance(hint, type) and issubclass(hint, Record)):
         return (dict,)
     return (int, float) if hint is float else (hint,)

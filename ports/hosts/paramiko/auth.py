@@ -51,7 +51,8 @@ def keys(route: Route) -> frozenset[object]:
     """Return a set that changes when the agent has other keys, or a file of a key is another one."""
     found: set[object] = set()
     for options in map(login_options, route.hops):
-        found.update(key.asbytes() for key in _agent_keys(options))
+        with contextlib.suppress(paramiko.SSHException, OSError):
+            found.update(key.asbytes() for key in _agent_keys(options))
         for file in options.identity_files:
             with contextlib.suppress(OSError):
                 found.add((file, Path(file).stat().st_mtime_ns))
@@ -158,7 +159,7 @@ class Login:
         """Yield attempts with keys: the agent's that a file names, the agent's others, then the files'."""
         files = [Path(file) for file in self.options.identity_files if Path(file).is_file()]
         named = {file: _public_half(file) for file in self.options.identity_files}
-        held = [] if self._asked else _agent_keys(self.options)
+        held = [] if self._asked else self._held_keys()
         first = [key for blob in named.values() if blob for key in held if key.asbytes() == blob]
         rest = [] if self.options.identities_only else [key for key in held if key not in first]
         for key in (*first, *rest):
@@ -170,6 +171,14 @@ class Login:
                 if key is not None and key.asbytes() not in in_agent:
                     yield lambda key=key: self.transport.auth_publickey(self.hop.user, key)
 
+    def _held_keys(self) -> list[Any]:
+        """Return the keys of the agent; none where it cannot be used, which a note says."""
+        try:
+            return _agent_keys(self.options)
+        except (paramiko.SSHException, OSError) as error:
+            self._note(f"the agent at {self.options.identity_agent} cannot be used ({error})")
+            return []
+
     def _load(self, file: Path) -> paramiko.PKey | None:
         """Return the key in `file`; None where it cannot be used, which a note says."""
         if os.name != "nt" and stat.S_IMODE(file.stat().st_mode) & 0o077:
@@ -179,6 +188,9 @@ class Login:
             key = None if self._asked else _read_key(file, None)
         except paramiko.PasswordRequiredException:
             self._note(f"the key {file} is encrypted (`ssh-add {file}` loads it into an agent)")
+            return None
+        except OSError as error:
+            self._note(f"the key {file} cannot be read ({error.strerror or error})")
             return None
         if self._asked and self._is_encrypted(file):
             for _ in range(self.options.prompts):
@@ -221,6 +233,8 @@ class Login:
             _read_key(file, None)
         except paramiko.PasswordRequiredException:
             return True
+        except OSError:  # nothing to ask for
+            return False
         return False
 
     def _note(self, text: str) -> None:
@@ -240,13 +254,13 @@ class Login:
 
 
 def _read_key(file: Path, passphrase: str | None) -> paramiko.PKey | None:
-    """Return the key in `file`, whatever its kind; None where it is none, or the passphrase is wrong."""
+    """Return the key in `file`; None where it is none, or the passphrase is wrong. Raises OSError."""
     for kind in _KINDS:
         try:
             return kind.from_private_key_file(str(file), passphrase)
         except paramiko.PasswordRequiredException:
             raise
-        except (paramiko.SSHException, ValueError, TypeError, OSError):
+        except (paramiko.SSHException, ValueError, TypeError):
             continue
     return None
 
@@ -260,15 +274,18 @@ def _public_half(file: str) -> bytes | None:
 
 
 def _agent_keys(options: LoginOptions) -> list[Any]:
-    """Return the keys that the agent of a hop holds; none where there is no agent."""
+    """Return the keys that the agent of a hop holds; none where there is no agent.
+
+    Raises
+    ------
+    paramiko.SSHException, OSError
+        The agent does not answer.
+    """
     if options.identity_agent == "none":
         return []
-    try:
-        if options.identity_agent is None:
-            return list(paramiko.Agent().get_keys())
-        return list(_AgentAt(options.identity_agent).get_keys())
-    except (paramiko.SSHException, OSError):
-        return []
+    if options.identity_agent is None:
+        return list(paramiko.Agent().get_keys())
+    return list(_AgentAt(options.identity_agent).get_keys())
 
 
 class _AgentAt(paramiko.Agent):

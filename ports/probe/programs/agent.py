@@ -16,7 +16,7 @@ if __name__ != "__main__":  # piped, these names are there already
     from ..agent.dial import Dialer
     from ..agent.mux import CLOSE, CONTROL, DOCUMENT, OPEN, Mux
     from ..agent.watch import LENGTH, SocketUserWatch, start_watching
-    from ..identity import boot_id, machine_id, user_name
+    from ..identity import boot_id, machine_id, mend_home, user_name
 
 MYPY = False
 if MYPY:
@@ -186,6 +186,7 @@ class AgentProgram:
 
 def main(text: str) -> None:
     """Serve the session at standard input and output; `text` is the request."""
+    mend_home()
     request = json.loads(text)
     out = os.dup(1)
     os.dup2(2, 1)  # nothing else may be printed among the frames

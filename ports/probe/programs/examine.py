@@ -28,8 +28,8 @@ def examine(request: "Optional[Json]" = None) -> "Json":
     Parameters
     ----------
     request : dict
-        With ``ports`` (False) it also looks for `ports`, in the environment ``env`` if given, as `run` does;
-        ``patience`` is `run`'s.
+        With ``ports`` (False) it also looks at the login shell, and for `ports`, in the environment ``env`` if given,
+        as `run` does; ``patience`` is `run`'s.
     """
     wanted = request or {}
     environ = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
@@ -37,12 +37,15 @@ def examine(request: "Optional[Json]" = None) -> "Json":
     user = user_name(os.getuid())
     facts.update(user=user, python="%d.%d.%d" % sys.version_info[:3], executable=sys.executable)
     facts.update(logout_ends=logout_ends(user), state=space(state_directory()), memory=memory_left())
-    shell = LoginShell(wanted.get("patience"))
-    try:
-        login, facts["start_files"] = shell.environment(), None
-    except StartFilesError as error:
-        login, facts["start_files"] = {}, str(error)
-    if not shutil.which("tmux", path=environ.get("PATH")):
+    shell, login = LoginShell(wanted.get("patience")), {}  # type: LoginShell, Dict[str, str]
+    facts["start_files"] = None
+    there = shutil.which("tmux", path=environ.get("PATH"))
+    if wanted.get("ports") or not there:  # its start files may take long
+        try:
+            login = shell.environment()
+        except StartFilesError as error:
+            facts["start_files"] = str(error)
+    if not there:
         environ.update(login)
     facts["tmux"] = first_line([shutil.which("tmux", path=environ.get("PATH")), "-V"], environ)
     if wanted.get("ports"):

@@ -38,6 +38,8 @@ def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
     the first variable or after the last.
     """
     shell = login_shell()
+    # without a locale, fish garbles letters of variables
+    letters = {} if any(map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))) else {"LC_CTYPE": "C.UTF-8"}
     try:
         child = subprocess.Popen(
             [
@@ -46,6 +48,7 @@ def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
                 "env -0" if "rbash" in shell else "/usr/bin/env -0",
             ],  # a leading "-" makes a login shell, in all of them
             executable=shell,
+            env=dict(os.environ, **letters),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -58,7 +61,8 @@ def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
     except subprocess.TimeoutExpired:
         raise StartFilesError("your start files there took more than %g s" % timeout) from None
     items = [item.rpartition("\n")[2] if i == 0 else item for i, item in enumerate(output.split("\0")[:-1])]
-    found = dict(item.split("=", 1) for item in items if re.match(r"\w+=", item))
+    pairs = [item.split("=", 1) for item in items if re.match(r"\w+=", item)]
+    found = {key: value for key, value in pairs if letters.get(key) != value}
     if not found:
         raise StartFilesError(
             "your start files there ended the shell (exit or exec), with status %d" % child.returncode
@@ -167,7 +171,7 @@ def run(request: "Json") -> "Optional[Json]":
         try:
             environ.update(shell.environment())
         except StartFilesError as error:
-            warning = "%s: it runs without the environment of your login shell" % error
+            warning = "%s; the command runs without the environment of your login shell" % error
     environ.update(request.get("environ") or {})
     cwd = os.path.expanduser(request.get("cwd") or "~")
     try:
@@ -189,7 +193,8 @@ def run(request: "Json") -> "Optional[Json]":
         other = way_to_ports() or "install it there, or name another environment"
         return {"error": "no-ports", "message": "%s has no ports; %s" % (command[0], other)}
     text = output.decode("utf-8", "replace")
-    answer = {"status": child.returncode, "stdout": text, "command": command[0], "warning": warning}
+    answer = {"status": child.returncode, "stdout": text, "command": command[0], "warning": warning}  # type: Json
+    answer["home"] = os.path.expanduser("~")
     if request.get("starts") and is_start(text):
         deliver(request, answer, command, environ, cwd)
         return None

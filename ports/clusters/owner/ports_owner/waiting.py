@@ -130,4 +130,4 @@ class Waiting:
 
     def summary(self) -> dict[str, Any]:
         """Return what is shown to users."""
-        return {"waiting": self.words() if self.why is not None else None}
+        return {"waiting": self.words() if self.why is not None and self.n_waiting() else None}
