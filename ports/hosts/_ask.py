@@ -8,6 +8,7 @@ import os
 import queue
 import re
 import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -282,7 +283,8 @@ def named_pythons(alias: str) -> list[str]:
 
 def start_request(alias: str) -> dict[str, Any]:
     """Return what the settings say of a program that runs `ports` there: where it is, how long a shell may take."""
-    return {"env": settings.host(alias).get("env"), "patience": settings.get("ssh.shell_timeout")}
+    own = sys.prefix if is_here(alias) else None  # this very `ports`
+    return {"env": settings.host(alias).get("env") or own, "patience": settings.get("ssh.shell_timeout")}
 
 
 def came_by(route: Route) -> dict[str, str] | None:

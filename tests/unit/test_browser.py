@@ -83,3 +83,15 @@ def test_a_browser_that_does_not_come_keeps_no_link_from_being_told(
     (tmp_path / "end").touch()
     shown.wait_for_browser()
     assert took < 1
+
+
+@pytest.mark.parametrize(("browse", "opens"), [(None, True), (True, True), (False, False)])
+def test_no_browser_holds_for_what_the_settings_would_open(
+    monkeypatch: pytest.MonkeyPatch, browse: bool | None, opens: bool
+) -> None:
+    shown = Links(Output(as_json=True), browse=browse)
+    seen: list[str] = []
+    monkeypatch.setattr(shown, "_show", seen.append)
+    row = {"host": "server1", "kind": "cluster", "name": "main", "state": "open", "local_url": URL}
+    shown.event({**row, "notice": "open"})  # it came up later, and the setting open.new says: open
+    assert bool(seen) is opens

@@ -440,6 +440,7 @@ def test_this_machine_by_name_needs_no_ssh_unless_it_is_a_host(
         ["who", "localhost"],
         ["cluster", "list", "localhost"],
         ["notebook", "list", "-H", "::1"],
+        ["cluster", "list", "::1", "127.0.0.1"],
         ["settings", "localhost"],
         ["login", "localhost"],
     ],

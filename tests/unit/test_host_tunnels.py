@@ -290,3 +290,15 @@ def test_what_starts_later_is_opened_with_the_options_of_its_request(
     requests: list[tuple[str, LocalAddress]], local: LocalAddress
 ) -> None:
     assert asks(*requests) == local
+
+
+def test_a_notebook_that_starts_later_is_shared_if_its_request_was(host: HostTunnels) -> None:
+    """Two requests of other processes, and then the service comes up."""
+    host._add_request(OpenRequest((Target("server1"),)))
+    host._add_request(OpenRequest((Target("server1", "lab"),), local=SHARED, reuse=True))
+    host._connection.forwarded = says(ANSWER)  # type: ignore[attr-defined]
+    lab = row(8888, kind="notebook", http=True, root="/home/alice/lab", token="t", url_path="lab")
+    host._take(document(lab), host._requests)
+    (tunnel,) = host.tunnels
+    assert tunnel.state == "open" and tunnel.forward is not None
+    assert tunnel.forward.visitors is None and tunnel.local.share and tunnel.reuse
