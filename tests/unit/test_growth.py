@@ -97,11 +97,16 @@ def test_workers_come_back_into_what_is_free_and_it_is_shown(tmp_path: Path, len
     within(tmp_path, test, n_workers=2, idle=0.2 / HOUR, lend_after=lend_after)
 
 
-def test_the_last_wish_counts_while_workers_of_the_first_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["scale", pytest.param("adapt", marks=pytest.mark.ci)])
+def test_the_last_wish_counts_while_workers_of_the_first_start(tmp_path: Path, way: str) -> None:
     async def test(cluster: Any, policies: Policies, client: Client) -> None:
+        free(policies, 9 * GIB)
         first = asyncio.ensure_future(policies.scale(3, memory_limit=GIB // 2))
         await until(lambda: len(cluster._created) == 3)
-        assert await policies.scale(2, memory_limit=GIB // 4) is True
+        if way == "scale":
+            assert await policies.scale(2, memory_limit=GIB // 4) is True
+        else:
+            await policies.adapt((2, 2, 1), 0.05, 5.0, memory_limit=GIB // 4)
         assert await first is False
         await until(lambda: len(cluster.scheduler.workers) == 2)
         assert limits(cluster) == [GIB // 4] * 2
