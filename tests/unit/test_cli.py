@@ -26,6 +26,7 @@ from ports.cli import cluster, main, output, tunnel
 from ports.cli.output import Output
 from ports.hosts import _ask
 from ports.listeners import _list
+from ports.state import paths
 
 TERMINAL = {"attach", "login"}  # they take over the terminal: there is nothing to print as JSON
 
@@ -542,6 +543,14 @@ def test_the_default_name_may_be_a_host_too(
 ) -> None:
     assert main.run(main.ports, ["cluster", "show", "main"]) == 3
     assert "no cluster 'main'" in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_here_may_be_called_as_a_host(
+    two_hosts: list[tuple[str, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (paths.here().root / "clusters" / "server1").mkdir(parents=True)
+    assert main.run(main.ports, ["cluster", "show", "server1"]) != 2
+    assert "did you mean" not in capsys.readouterr().err
 
 
 def test_who_takes_a_host_as_argument_or_by_option(

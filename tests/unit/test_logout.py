@@ -90,3 +90,11 @@ def test_a_configuration_that_cannot_be_read_is_not_called_no(monkeypatch: pytes
     assert logout.logout_ends("alice") is None
     check = _judge.logout(None, "keep them so")
     assert check.state == "warning" and "cannot be read" in str(check.cause) and "keep them so" in str(check.hint)
+
+
+def test_lingering_keeps_what_is_outside_of_the_scope_of_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logout.os.path, "exists", lambda path: True)  # systemd runs, and everybody lingers
+    monkeypatch.setattr(logout, "logind_files", lambda: [YES])
+    slice_ = "0::/user.slice/user-1000.slice"
+    ends = [f"{slice_}/session-3.scope\n", f"{slice_}/user@1000.service/app.slice/run-r1.scope\n", ""]
+    assert [logout.logout_ends("alice", cgroups) for cgroups in ends] == [True, False, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import socket
 import threading
@@ -118,20 +119,24 @@ def no_socket(path: Path) -> None:
     path.write_text("a file")
 
 
-def closing(path: Path) -> None:
-    """Take each request, and close the connection without an answer."""
+def ending(path: Path, *, answer: bytes = b"", reads: bool = True) -> None:
+    """Take one connection, and end it with that answer; with what was sent unread, the kernel resets it."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
 
-    def close() -> None:
+    def end() -> None:
         with listener, listener.accept()[0] as connection:
-            connection.recv(999)
+            connection.recv(999 if reads else 1)
+            connection.sendall(answer)
 
-    threading.Thread(target=close, daemon=True).start()
+    threading.Thread(target=end, daemon=True).start()
 
 
-@pytest.mark.parametrize("make", [removed, dead, no_socket, closing])
+resetting, talking = functools.partial(ending, reads=False), functools.partial(ending, answer=b"no JSON\n")
+
+
+@pytest.mark.parametrize("make", [removed, dead, no_socket, ending, resetting, talking])
 def test_a_process_that_refuses_the_connection_is_not_called_slow(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "s")
     mine, now = new_identity()
