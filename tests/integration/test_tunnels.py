@@ -525,6 +525,21 @@ def test_a_server_shows_its_page_in_the_browser_at_home(laptop: Site, serve: Ser
     running.communicate(timeout=10)
 
 
+def test_a_link_opens_for_its_owner_while_another_user_is_active(
+    root_site: NamespaceSite, laptop: Site, serve: Serve
+) -> None:
+    port, bob = serve("server1"), laptop.popen("laptop", ["sleep", "100"], user="bob")
+    running, rows = open_in_foreground(laptop, f"server1:{port}")
+    assert [(row["state"], row["error"]) for row in rows] == [("open", None)]
+    assert fetch(laptop, rows[0]["local_url"]) == "page of server1"
+    ask = ["/usr/bin/python3", "-c", ASK_PAGE, rows[0]["local_url"]]
+    assert laptop.run("laptop", ask, user="bob").stdout.startswith("403 This link belongs to alice")
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=10)
+    bob.kill()
+    bob.communicate()
+
+
 def test_beside_other_users_a_link_lets_its_owner_in_and_nobody_else(
     root_site: NamespaceSite, laptop: Site, serve: Serve
 ) -> None:
