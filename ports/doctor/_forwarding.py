@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from ports import hosts, probe
 from ports.doctor import _judge
 from ports.doctor._checks import Check, failed, from_error, ok, skipped, warning
-from ports.errors import PortsError, ProhibitedError, SSHError
+from ports.errors import PortsError, ProhibitedError, RefusedError, SSHError
 from ports.hosts import Connection, Route
 
 FORWARD_CHECKS = ("forward-port", "forward-socket", "latency")
@@ -107,9 +107,11 @@ def _try_all(connection: Connection, remotes: dict[str, str], secret: bytes) -> 
 def _refused(name: str, alias: str, reason: PortsError) -> Check:
     found = from_error(name, reason, alias)
     # of a Unix socket sshd does not say that it is prohibited; that it is there we know
-    if name == "forward-port" and not isinstance(reason, ProhibitedError):
+    if name == "forward-port" and not isinstance(reason, (ProhibitedError, RefusedError)):
         return failed(name, found.cause, found.hint or f"`ssh -v {alias}` tells more")
     told = reason.reason if isinstance(reason, SSHError) else str(reason)
+    if isinstance(reason, RefusedError):  # by the server, as our own program listens there
+        told = f"its SSH server forwards nothing to ports ({told.partition('(')[2].partition(')')[0] or 'refused'})"
     if "SSH server forwards nothing" in told:  # dropbear, or an sshd in Go: it has no such option
         return warning(
             name, f"{told}; `ports open` goes through a session of its own instead", "it works; OpenSSH there is faster"

@@ -187,10 +187,13 @@ class TunnelOpener:
                 if found.state == "open":
                     self._settle_origin(tunnel, found.answer)
                 return found.state
-            reason = tunnel.forward.refusal
-            if reason is None and method == "forward":  # the agent reports its own refusals
-                reason = self._connection.refusal(service.remote)
-            if reason is None or isinstance(reason, (RefusedError, ConnectionLostError)):
+            told = tunnel.forward.refusal
+            if told is None and method == "forward":  # the agent reports its own refusals
+                told = self._connection.refusal(service.remote)
+            is_answer = isinstance(told, RefusedError)
+            reason = reason if is_answer and isinstance(reason, RefusedError) else told
+            # Some SSH servers say "Connection refused" of what they forward nothing to: the agent knows what listens.
+            if told is None or (is_answer and method == "agent") or isinstance(told, ConnectionLostError):
                 break  # the service's own answer, or the end of the connection; any other refusal leads on
         if reason is not None or not self._connection.is_there():
             raise reason or SSHError(tunnel.host, "the connection was lost; try again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,20 +71,7 @@ def test_behind_dropbear_a_port_and_a_unix_socket_open(dropbear: NamespaceSite) 
     at_socket, _ = started(dropbear, "server2", UNIX_PAGE, "/home/alice/page.sock")
     code, (row,) = ports(dropbear, "open", "--background", f"drop:{port}")
     assert (code, row["state"], row["error"]) == (0, "open", None)
-    code = """
-import json
-from ports import tunnels
-from ports.tunnels import _services as services
-def choose(document, found, target, *, owner=None):
-    return [services.Service("drop", "cluster", "main", "cluster-main", "m", "u", "/home/alice/page.sock")]
-services.choose = choose
-with tunnels.open("drop:main") as group:
-    import urllib.request
-    print(json.dumps([group.tunnels[0].state, urllib.request.urlopen(group.url).read().decode()]))
-"""
-    done = dropbear.run("laptop", [dropbear.python, "-c", code], timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == ["open", "unix"]
+    assert open_unix_page(dropbear, "drop") == ["open", "unix"]
     checks = ports(dropbear, "doctor", "drop")[1]
     (socket_check,) = [one for one in rows_of(checks) if one["name"] == "forward-socket"]
     assert "AllowStreamLocalForwarding" not in json.dumps(socket_check), socket_check
@@ -92,6 +80,24 @@ with tunnels.open("drop:main") as group:
         one.kill()
         one.communicate()
     dropbear.host("server2").path("/home/alice/page.sock").unlink()
+
+
+def open_unix_page(site: NamespaceSite, host: str) -> list[str]:
+    """Open the page at the socket in alice's home on a host, as a cluster's; return its state and its text."""
+    code = f"""
+import json
+from ports import tunnels
+from ports.tunnels import _services as services
+def choose(document, found, target, *, owner=None):
+    return [services.Service("{host}", "cluster", "main", "cluster-main", "m", "u", "/home/alice/page.sock")]
+services.choose = choose
+with tunnels.open("{host}:main") as group:
+    import urllib.request
+    print(json.dumps([group.tunnels[0].state, urllib.request.urlopen(group.url).read().decode()]))
+"""
+    done = site.run("laptop", [site.python, "-c", code], timeout=60)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout))
 
 
 def rows_of(document: Any) -> list[dict[str, Any]]:
@@ -122,3 +128,51 @@ def tunnels_to(site: NamespaceSite, port: int) -> list[dict[str, Any]]:
     """Return the recorded tunnels to a port, which only the record names."""
     shown = site.run("laptop", ["sh", "-c", "cat ~/.local/state/ports/hosts/*/tunnels/[0-9]*.json"], check=True).stdout
     return [row for row in json.loads(shown)["rows"] if str(row["port"]) == port]
+
+
+RARE = [pytest.param(one, marks=pytest.mark.long) for one in ("prohibited", "shortage")]
+
+
+@pytest.fixture(params=["refused", "unknown", *RARE])
+def other(
+    request: pytest.FixtureRequest, root_site: NamespaceSite, laptop: NamespaceSite, nothing_left: LeakCheck
+) -> Iterator[NamespaceSite]:
+    """An SSH server on server1 that forwards nothing, under the alias ``other``; each has other words for that."""
+    pytest.importorskip("asyncssh")
+    nothing_left.allow("file */tunnels/forward-methods.json")
+    laptop.host("login").add_sshd_config("PermitOpen server1:22 server2:22 server1:2222\n")
+    made = "rm -f other.key*; ssh-keygen -q -t ed25519 -N '' -f other.key; cat other.key.pub"
+    public = laptop.run("server1", ["sh", "-c", f"cd /root; {made}"], user="root", check=True).stdout
+    config, known = (laptop.host("laptop").path(f"~/.ssh/{name}") for name in ("config", "known_hosts"))
+    entry = "Host other\n    HostName server1\n    Port 2222\n    ProxyJump login\n"
+    config.write_text(entry + config.read_text())
+    known.write_text(known.read_text() + f"[server1]:2222 {' '.join(public.split()[:2])}\n")
+    program = str(Path(__file__).resolve().parents[1] / "lab" / "asyncssh_host.py")
+    running = laptop.popen(
+        "server1", [laptop.python, program, "2222", "/root/other.key", "alice", request.param], user="root"
+    )
+    wait_until(
+        lambda: any(one.where.endswith(":2222") for one in laptop.host("server1").listeners()) or None,
+        timeout=30,
+        what="the server",
+    )
+    yield laptop
+    running.end()
+    running.communicate()
+
+
+def test_whatever_a_server_says_that_forwards_nothing_links_open(other: NamespaceSite) -> None:
+    page, port = started(other, "server1", PAGE, "0")
+    at_socket, _ = started(other, "server1", UNIX_PAGE, "/home/alice/page.sock")
+    code, (row,) = ports(other, "open", "--background", f"other:{port}")
+    assert (code, row["state"], row["error"]) == (0, "open", None)
+    assert open_unix_page(other, "other") == ["open", "unix"]
+    assert [row["port"] for row in ports(other, "list", "other")[1] if row["port"]] == [int(port)]
+    checks = {one["name"]: one for one in rows_of(ports(other, "doctor", "other")[1])}
+    assert checks["forward-port"]["state"] == checks["forward-socket"]["state"] == "warning", checks
+    assert "nothing answers" not in json.dumps(checks["forward-port"]), checks
+    assert ports(other, "tunnel", "close", "--all")[0] == 0
+    for one in (page, at_socket):
+        one.kill()
+        one.communicate()
+    other.host("server1").path("/home/alice/page.sock").unlink()

@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from ports import hosts, tunnels
 from ports.cli import login
 from ports.errors import SSHError
-from ports.hosts import Hop, Route, _logins
+from ports.hosts import Hop, Route, _logins, _prompts
+from ports.state import said_when_slow, wait_until
 
 GATEWAY, SERVER = Hop("gateway", "gw.example", "alice", 22, key="g"), Hop("s", "10.0.0.5", "alice", 22, key="g s")
 ROUTES = {
@@ -53,3 +54,20 @@ def test_a_logout_by_another_name_tells_which_tunnels_stay(words: list[str], mon
     monkeypatch.setattr(tunnels, "list", lambda: [{"host": "server1", "state": "open"}, {"host": None, "state": "?"}])
     told = CliRunner().invoke(login.logout, words)
     assert "tunnels to server1 are still open and will reconnect; `ports tunnel close server1`" in told.output
+
+
+def test_a_notice_of_slowness_waits_while_a_person_is_asked() -> None:
+    said: list[str] = []
+    looked = []
+    hop = Hop("server1", "server1", "alice", 22)
+
+    def is_asking() -> bool:
+        looked.append(_prompts.is_asking())
+        return looked[-1]
+
+    with said_when_slow(said.append, "waiting for server1", after=0.01, unless=is_asking):
+        with _prompts.asking_at_terminal(hop):
+            wait_until(lambda: len(looked) > 2 or None, timeout=10, what="three looks")
+            assert said == []
+        wait_until(lambda: said or None, timeout=10, what="the notice")
+    assert said == ["waiting for server1"] and looked[:3] == [True] * 3
