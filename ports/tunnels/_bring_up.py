@@ -208,19 +208,19 @@ class TunnelOpener:
         tunnel.origin_note = None
         ask = partial(_verify.first_answer, where, timeout=_ORIGIN_SECONDS)
         asked = _origins.of(service, answer, ask, tunnel.local.host)
-        if asked is None or not at:
+        if not at or (asked is None and not service.compares_origin):
             return
-        accepted = asked.accepts(at)
+        accepted = None if asked is None else asked.accepts(at)
         if accepted is None and service.compares_origin and at != service.own_port:
             tunnel.origin_note = _origins.doubt(at)
-        if accepted is not False:
-            if tunnel.usual_port not in (None, at) and asked.accepts(tunnel.usual_port) is False:
+        if asked is None or accepted is not False:
+            if asked is not None and tunnel.usual_port not in (None, at) and asked.accepts(tunnel.usual_port) is False:
                 tunnel.usual_port = tunnel.port_note = None  # its page would stay empty there
             return
         limits = settings.get("open")
         others = (service.own_port, tunnel_records.remembered_port(service, limits["first_port"], limits["last_port"]))
         better = next((one for one in others if one not in (None, at) and asked.accepts(one)), None)
-        if better is not None and hosts.is_here(tunnel.host):
+        if better is not None and better == service.own_port and hosts.is_here(tunnel.host):
             tunnel.origin_note = f"its page stays empty here; it works at http://localhost:{better}/ itself"
             return
         tunnel.origin_note = _origins.note(service, at, better)
@@ -228,8 +228,9 @@ class TunnelOpener:
             tunnel.usual_port = better
             self.reclaim(tunnel)
             if tunnel.local_port == better and tunnel.forward is not None:
-                tunnel.port_note = None
-                tunnel.ports.discard(at)  # a page that works there may want it
+                with self._tunnels.lock:
+                    tunnel.port_note = None
+                    tunnel.ports.discard(at)  # a page that works there may want it
                 self._relay.call(tunnel.forward.leave(at))
 
     def _dial(self, tunnel: Tunnel, method: ForwardMethod) -> Dial:

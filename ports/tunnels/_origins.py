@@ -52,6 +52,8 @@ class Origins:
             status = self._status(path, host, f"Origin: http://{host}\r\n")
             if status in _ACCEPTED:
                 return True
+            if not status:  # it says nothing, and would say nothing for the other pages either
+                return None
             # refused for another reason, it is refused without an Origin, too
             if status == 403 and self._status(path, host, "") in _ACCEPTED:
                 return False

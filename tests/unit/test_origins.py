@@ -169,6 +169,20 @@ def test_where_no_websocket_is_found_the_row_says_what_may_help(host: HostTunnel
     )
 
 
+def test_a_page_over_https_says_what_may_help_where_its_port_is_taken(host: HostTunnels, serve: Serve) -> None:
+    tunnel = opened(host, serve({0}))
+    assert tunnel.service is not None
+    tunnel.service, tunnel.local_port = replace(tunnel.service, scheme="https"), free_port()
+    host._opener._settle_origin(tunnel, b"TLSv1.3")
+    assert "if its page stays empty" in str(tunnel.row()["note"])
+
+
+def test_a_server_that_says_nothing_is_asked_once() -> None:
+    asked: list[bytes] = []
+    assert _origins.Origins(lambda request: asked.append(request) or b"", "localhost", ["/a", "/b"]).accepts(1) is None
+    assert len(asked) == 1
+
+
 def test_what_is_refused_without_an_origin_too_is_no_matter_of_origins(serve: Serve) -> None:
     answers = iter([b"HTTP/1.1 403 Forbidden\r\n\r\n"] * 2)
     assert _origins.Origins(lambda request: next(answers), "localhost", ["/app"]).accepts(5006) is None
