@@ -47,12 +47,19 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import types
 import warnings
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _PYTHON = str(Path(os.__file__).parent) + os.sep
+# In a thread that works for a line of the user's: that line, as file and number.
+_LINE: ContextVar[tuple[str, int] | None] = ContextVar("line", default=None)
 
 
 class PortsError(Exception):
@@ -422,7 +429,28 @@ def _is_foreign(file: str) -> bool:
 
 def warn(text: str) -> None:
     """Issue the warning `text` with the line of the user's own code, not with a line of `ports`."""
-    level, frame = 2, sys._getframe(1)
+    if (line := _LINE.get()) is not None:
+        warnings.warn_explicit(text, UserWarning, *line)
+        return
+    level, _ = _first_foreign_frame()
+    warnings.warn(text, stacklevel=level)
+
+
+def with_this_line(function: Callable[[], T]) -> Callable[[], T]:
+    """Return `function` for another thread, in which a warning names the user's line that runs now."""
+    _, frame = _first_foreign_frame()
+    line = frame.f_code.co_filename, frame.f_lineno
+
+    def run() -> T:
+        _LINE.set(line)
+        return function()
+
+    return run
+
+
+def _first_foreign_frame() -> tuple[int, types.FrameType]:
+    """Return the first frame that is not of `ports`, and its level for `warnings.warn` in the caller."""
+    level, frame = 2, sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, stacklevel=level)
+    return level, frame

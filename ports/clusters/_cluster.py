@@ -16,7 +16,7 @@ from ports.clusters import _dask, _options, _row, _scheduler, _text
 from ports.clusters._documents import ClusterRow, Summary
 from ports.clusters._options import KIND, ClusterRecord, ClusterRunning
 from ports.clusters._snapshot import Snapshot
-from ports.errors import PortsError, UsageError, warn
+from ports.errors import PortsError, UsageError, warn, with_this_line
 from ports.sessions import Found
 from ports.state import record_this_interpreter
 
@@ -210,7 +210,7 @@ class Cluster:
             return function()
         if loop is not self._loop and not is_coming:
             return function()
-        later: Any = asyncio.ensure_future(asyncio.to_thread(function))
+        later: Any = asyncio.ensure_future(asyncio.to_thread(with_this_line(function)))
         return cast(T, later)
 
     def __getattr__(self, name: str) -> Any:

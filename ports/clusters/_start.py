@@ -19,7 +19,7 @@ from ports.clusters import _certificates, _dask, _find, _options, _owner, _plan,
 from ports.clusters._cluster import Cluster
 from ports.clusters._options import KIND, ClusterRecord
 from ports.clusters._snapshot import Snapshot
-from ports.errors import NameInUseError, NotFoundError, StartError, warn
+from ports.errors import NameInUseError, NotFoundError, StartError, warn, with_this_line
 from ports.sessions import Found, environments
 from ports.state import paths, settings, wait_until
 
@@ -58,7 +58,8 @@ def client(name: str | None = None, *, reuse: str | None = None, **asked: Any) -
 async def _client_of_loop(
     name: str | None, reuse: str | None, asked: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Client:
-    found = await asyncio.to_thread(_find_or_start, name, reuse, dict(asked))
+    find = functools.partial(_find_or_start, name, reuse, dict(asked))
+    found = await asyncio.to_thread(with_this_line(find))
     return await cast("Awaitable[Client]", found.get_client(asynchronous=True, **options))
 
 
@@ -101,6 +102,7 @@ def _is_coroutine(frame: types.FrameType) -> bool:
 
 def _in_thread(function: Callable[[], Cluster]) -> Future[Cluster]:
     future: Future[Cluster] = Future()
+    function = with_this_line(function)
 
     def run() -> None:
         try:

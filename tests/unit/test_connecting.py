@@ -10,12 +10,14 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ports import errors
 from ports.clusters import _dask, _show
 from ports.errors import DaskError
 from ports.state import wait_until
@@ -94,3 +96,16 @@ def test_only_modules_that_changed_after_the_start_are_old(tmp_path: Path, monke
     os.utime(tmp_path / "as_it_was_here.py", (1e9, 1e9))
     found = [Path(file).name for file in _dask._changed_modules(str(scratch))() if file.startswith(str(tmp_path))]
     assert found == ["was_changed_here.py"]
+
+
+def test_a_warning_of_a_thread_names_the_users_line() -> None:
+    async def use() -> None:
+        await asyncio.to_thread(errors.with_this_line(lambda: errors.warn("in a thread")))
+        errors.warn("here")  # the thread's line is not this one's
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asyncio.run(use())
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    assert [one.filename for one in caught] == [__file__] * 2
+    assert ["with_this_line(" in lines[one.lineno - 1] for one in caught] == [True, False]
