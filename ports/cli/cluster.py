@@ -118,7 +118,7 @@ add_session_commands(
     clusters,
     what="a cluster",
     list_help="List my clusters: running, stopped (with the reason) or unknown.",
-    show_help="Show everything about a cluster, including the tmux command that attaches to it.",
+    show_help="Show everything about a cluster. That includes the tmux command that attaches to it.",
     stop_help="Stop a cluster, its workers and what their tasks started. Its log stays.",
     details=lambda found: found.row(with_token=True),
 )

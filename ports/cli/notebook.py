@@ -31,7 +31,7 @@ def notebook() -> None:
 @with_output
 @with_host(show_one, starts=True)
 def start(out: Output, name: str | None, **options: Any) -> None:
-    """Start JupyterLab, or the plain Jupyter server where Lab is not installed."""
+    """Start JupyterLab, or the Jupyter server where there is no Lab."""
     started = notebooks.start(name, **options)
     with undone_if_interrupted(started):
         show_one(out, started.row())
@@ -41,7 +41,7 @@ add_session_commands(
     notebook,
     notebooks,
     what="a notebook server",
-    list_help="List my notebook servers, including those that were started by hand.",
+    list_help="List my notebook servers, also those that were started by hand.",
     show_help="Show everything about a notebook server except its token.",
     stop_help="Stop a notebook server, its kernels and what they started. Its log and its token stay.",
 )

@@ -17,7 +17,7 @@ from ports import probe
 from ports._version import VERSION
 from ports.doctor._forwarding import FORWARD_CHECKS
 from ports.doctor._route import HOP_CHECKS, JUMP_CHECKS
-from ports.doctor._there import SERVER_CHECKS
+from ports.doctor._there import OWN_CHECKS, SERVER_CHECKS
 from ports.state.waiting import wait_until
 from tests.lab import Site
 from tests.lab.namespaces import NamespaceSite
@@ -406,3 +406,25 @@ def test_the_users_own_connection_serves_is_told_and_goes_on(root_site: Namespac
     assert rows["server2 forward-port"]["state"] == "warning"  # `ports open` goes round
     assert "a session of its own" in rows["server2 forward-port"]["cause"]
     assert laptop.run("laptop", ["ssh", "-O", "exit", "server2"]).returncode == 0
+
+
+def test_what_ails_a_server_itself_is_found_and_its_way_out_helps(laptop: Site) -> None:
+    server = laptop.host("server1")
+    laptop.run("laptop", [laptop.python, "-m", "ports", "cluster", "stop", "no", "-H", "server1"], timeout=60)
+    find = 'from ports import sessions; print(sessions.files("cluster", "half").directory)'
+    directory = laptop.run("server1", [laptop.python, "-c", find], check=True).stdout.strip()
+    server.write(f"{directory}/record.json", "{half a record", user="alice", mode=0o600)
+    server.write("~/.config/dask/ports.yaml", "ports: {cluster: {local_directory: /nowhere}}\n", user="alice")
+    try:
+        rows = examine(laptop, "server1", code=5)
+        found = {name: rows[f"server1 {name}"] for name in OWN_CHECKS}
+        assert found["scratch"]["state"] == "failed" and "/nowhere is missing" in found["scratch"]["cause"]
+        assert found["environment"]["state"] == "ok" and "distributed" in found["environment"]["found"]
+        assert found["records"]["state"] == "warning" and f"{directory}/record.json" in found["records"]["cause"]
+        assert found["records"]["way_out"] == "`ports prune -H server1` moves it aside"
+        server.path("~/.config/dask/ports.yaml", user="alice").unlink()
+        laptop.run("laptop", [laptop.python, "-m", "ports", "prune", "-H", "server1"], check=True, timeout=60)
+        rows = examine(laptop, "server1", code=0)
+        assert {rows[f"server1 {name}"]["state"] for name in OWN_CHECKS} == {"ok"}
+    finally:
+        server.path("~/.config/dask/ports.yaml", user="alice").unlink(missing_ok=True)

@@ -65,6 +65,13 @@ def test_every_command_and_option_has_a_help_text() -> None:
                 assert parameter.help, f"{name} {parameter.opts}"
 
 
+def test_no_help_of_a_command_is_cut_in_the_list_of_its_group(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, _ in groups():
+        assert main.run(main.ports, [*name.split()[name == "ports" :], "-h"]) == 0
+        listed = capsys.readouterr().out.partition("Commands:")[2]
+        assert listed and "..." not in listed, listed
+
+
 def test_every_command_keeps_its_help_options_for_itself() -> None:
     for name, command in [*ALL.items(), *((name, found) for name, found in groups())]:
         assert command.context_settings["help_option_names"] == ["-h", "--help"], name
