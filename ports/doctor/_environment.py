@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,13 @@ def scratch() -> Check:
     PortsError
         No cluster would start with it; says why.
     """
-    return _judge.scratch(space(str(clusters.scratch_parent(settings.get("cluster.local_directory")))))
+    gone = [
+        f"cluster {record.name!r} ({record.scratch})"
+        for record in _running()
+        if isinstance(record, clusters.ClusterRecord) and record.scratch and not Path(record.scratch).exists()
+    ]
+    place = clusters.scratch_parent(settings.get("cluster.local_directory"))
+    return _judge.scratch(space(str(place)), gone)
 
 
 def _version(package: str) -> str | None:
@@ -65,11 +72,17 @@ def _recorded() -> str | None:
 
 def _gone() -> list[str]:
     """Return what runs here in an interpreter that was removed: it can start no further process."""
-    found = []
+    return [
+        f"{record.kind} {record.name!r} ({record.interpreter})"
+        for record in _running()
+        if not Path(record.interpreter).exists()
+    ]
+
+
+def _running() -> Iterator[sessions.SessionRecord]:
+    """Yield the records of what runs here."""
     for kind in sessions.FOLDERS:
         for name in sessions.names(kind):
             one = sessions.find(kind, name, sessions.KINDS[kind].record_class())
-            python = one.record.interpreter if one is not None and one.record is not None else None
-            if one is not None and one.state == "running" and python and not Path(python).exists():
-                found.append(f"{kind} {name!r} ({python})")
-    return found
+            if one is not None and one.state == "running" and one.record is not None:
+                yield one.record

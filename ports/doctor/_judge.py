@@ -110,8 +110,11 @@ def state_directory(facts: Facts) -> Check:
     return _room(name, facts, hint)
 
 
-def scratch(facts: Facts) -> Check:
-    """Judge the disk on which workers keep what does not fit in memory."""
+def scratch(facts: Facts, gone: Sequence[str] = ()) -> Check:
+    """Judge the disk on which workers keep what does not fit in memory; `gone` lost their scratch."""
+    if gone:
+        cause = f"the scratch was removed of what runs: {', '.join(gone)}; its workers cannot write what does not fit"
+        return warning("scratch", cause, "stop that, and start it again; a cleaner of old files may have removed it")
     if facts.get("error"):
         return failed("scratch", f"{facts['place']}: {facts['error']}", _OTHER_SCRATCH)
     return _room("scratch", facts, f"remove what is yours there (`ports prune` finds leftovers), or {_OTHER_SCRATCH}")

@@ -6,6 +6,7 @@ import ast
 import doctest
 import functools
 import importlib
+import inspect
 import re
 import shlex
 import socket
@@ -250,7 +251,8 @@ def test_the_example_of_a_face_runs(name: str) -> None:
 
 @pytest.mark.parametrize("name", config.options("cluster"))
 def test_the_docstring_of_a_start_tells_every_option_with_its_default(name: str) -> None:
-    found = re.search(rf"^    {name} : .*, optional\n((        .*\n)+)", clusters.start.__doc__ or "", re.MULTILINE)
+    text = inspect.getdoc(clusters.start) or ""  # Python 3.13 takes the indentation away itself
+    found = re.search(rf"^{name} : .*, optional\n((    .*\n)+)", text, re.MULTILINE)
     assert found is not None, f"ports.clusters.start does not tell {name}"
     default = config.defaults()["cluster"][name]
     told = " ".join(found.group(1).split())

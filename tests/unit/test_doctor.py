@@ -114,6 +114,7 @@ def test_what_start_files_print_is_shown_and_slow_ones_are_told() -> None:
         (_judge.scratch(SPACE), "ok"),
         (_judge.scratch({**SPACE, "free_bytes": 500 << 20}), "warning"),
         (_judge.scratch({**SPACE, "free_bytes": 0}), "failed"),
+        (_judge.scratch(SPACE, ["cluster 'main' (/var/tmp/x)"]), "warning"),
         (_judge.scratch({**SPACE, "error": "Stale file handle"}), "failed"),
     ],
 )
