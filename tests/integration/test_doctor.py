@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -428,3 +429,5 @@ def test_what_ails_a_server_itself_is_found_and_its_way_out_helps(laptop: Site) 
         assert {rows[f"server1 {name}"]["state"] for name in OWN_CHECKS} == {"ok"}
     finally:
         server.path("~/.config/dask/ports.yaml", user="alice").unlink(missing_ok=True)
+        for aside in server.path(directory).parent.glob("half*"):
+            shutil.rmtree(aside)
