@@ -35,6 +35,13 @@ def tell(function, *arguments, **options):
         row = {**far_errors.describe_error(error), "network": getattr(error, "is_network", None)}
         return {**row, "seconds": time.monotonic() - started}
 """
+
+
+def without_waits(stderr: str) -> str:
+    """Return `stderr` without the lines that a slow command prints while it waits, as it does on a busy machine."""
+    return "".join(line for line in stderr.splitlines(keepends=True) if not line.startswith("waiting for "))
+
+
 #: What `ports` keeps on purpose, for later commands.
 KEPT = ("file */ssh/*.log", "file */logins/*", "file */jump-methods/*")
 
