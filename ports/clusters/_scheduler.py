@@ -75,7 +75,7 @@ def _limit(now: Snapshot, n_workers: int, *, forced: bool, adapts: bool = False)
     if is_more and not forced:
         fair_share.check(room, n_workers, limit, record.memory_typed)
     if is_more and not adapts and not record.divided_bytes:
-        for warning in fair_share.warnings_of_growth(room, held, n_workers * limit):
+        for warning in fair_share.warnings_of_growth(room, held, n_workers * limit, record.memory_typed):
             warn(warning)
     return limit
 

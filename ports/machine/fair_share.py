@@ -214,7 +214,7 @@ def decide(room: Room, asked: Mapping[str, Any], *, processes: bool = True, take
     chosen = Size(
         n_workers=n_workers, threads_per_worker=threads, memory_limit=limit, explained=said, divided_bytes=divided
     )
-    return replace(chosen, warnings=_warnings(room, chosen, takes_all=takes_all))
+    return replace(chosen, warnings=_warnings(room, chosen, takes_all=takes_all, typed=asked.get("memory_typed", "")))
 
 
 def _shape(n_cores: int, n_workers: int | None, threads: int | None, *, processes: bool) -> tuple[int, int]:
@@ -289,11 +289,12 @@ def can_grow_to(room: Room, held: int) -> int:
     return held + max(free(room), int(room.can_have * _LEAST))
 
 
-def warnings_of_growth(room: Room, held: int, wants: int) -> tuple[str, ...]:
+def warnings_of_growth(room: Room, held: int, wants: int, typed: str) -> tuple[str, ...]:
     """Warn, as at a start, how a cluster that wants so many bytes, and has `held` of them, affects others."""
     left = None if room.limit_left_bytes is None else room.limit_left_bytes + held
     whole = replace(room, available_bytes=room.available_bytes + held, limit_left_bytes=left)
-    return _warnings(whole, Size(n_workers=1, threads_per_worker=1, memory_limit=wants, explained=""), takes_all=False)
+    chosen = Size(n_workers=1, threads_per_worker=1, memory_limit=wants, explained="")
+    return _warnings(whole, chosen, takes_all=False, typed=typed)
 
 
 def _yours(room: Room) -> str:
@@ -354,8 +355,8 @@ def _all(room: Room) -> tuple[int, str]:
     return left, f"all of this machine{less}, {who_is_active(room)}"
 
 
-def _warnings(room: Room, chosen: Size, *, takes_all: bool) -> tuple[str, ...]:
-    """Warn how a cluster that takes more than is left affects others."""
+def _warnings(room: Room, chosen: Size, *, takes_all: bool, typed: str) -> tuple[str, ...]:
+    """Warn how a cluster that takes more than is left affects others; `typed` is a worker's memory as it was typed."""
     wants, left = chosen.promised_bytes, free(room)
     mine = (*_own_warnings(room, wants), *room.notes)
     names = [one.user for one in room.active]
@@ -363,7 +364,9 @@ def _warnings(room: Room, chosen: Size, *, takes_all: bool) -> tuple[str, ...]:
         return mine
     listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     theirs = sum(max(one.memory_bytes, one.promised_bytes) for one in room.active)
-    said = f"this cluster may use {size(wants)}; {size(left)} are available and not promised (active: {listed})"
+    said = (
+        f"this cluster may use {as_typed(typed, wants)}; {size(left)} are available and not promised (active: {listed})"
+    )
     if (taken := min(wants - left, theirs)) > 0:
         said += f": once full, it takes {size(taken)} that others use or were promised"
     if takes_all:

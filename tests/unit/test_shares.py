@@ -350,6 +350,11 @@ def test_a_size_is_described_as_it_was_typed() -> None:
     assert "2 workers" in chosen.explained and "1GB each" in chosen.explained and chosen.divided_bytes == 0
 
 
+def test_a_warning_shows_the_size_in_the_unit_that_was_typed() -> None:
+    chosen = fair_share.decide(SHARED, asked(n_workers=400, memory_limit=4 * 10**8, memory_typed="400MB"))
+    assert chosen.warnings[0].startswith("this cluster may use 160GB; ")
+
+
 def test_workers_divide_what_a_default_cluster_has() -> None:
     whole, most = int(20.4 * GIB), int(20.4 * GIB)
     assert [fair_share.divide(n, whole, most) >> 20 for n in (1, 2, 10)] == [20889, 10444, 2088]
