@@ -59,6 +59,8 @@ def main() -> None:
             preexec_fn=become,
         )
         await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
+        await process.stdout.drain()  # all that the command wrote has been sent
+        await process.stderr.drain()
         process.exit(await child.wait())
 
     async def serve() -> None:
