@@ -388,6 +388,7 @@ def test_it_has_the_surface_of_local_cluster(main: Cluster) -> None:
 def test_keywords_of_client_reach_the_client(main: Cluster) -> None:
     with ports.client(set_as_default=False, heartbeat_interval="7s", direct_to_workers=True) as client:
         assert distributed.client._get_global_client() is not client and client.direct_to_workers is True
+        assert client._periodic_callbacks["heartbeat"].callback_time == 7000
 
 
 def test_an_uploaded_module_is_not_called_old(main: Cluster, tmp_path: Path) -> None:
