@@ -94,6 +94,12 @@ def test_a_client_is_noted_only_where_records_are_already(server: Path) -> None:
     assert (server / "clients.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_shell_from_home_is_noted_before_anything_started(server: Path) -> None:
+    probe.clients.note_client({"client": "1", "alias": "s1"}, make=True)
+    assert [path.stat().st_mode & 0o777 for path in (server, server.parents[1])] == [0o700] * 2
+    assert paths.make_state().root == server and listeners.alias() == "s1"
+
+
 @pytest.mark.parametrize(
     "content",
     ["{", "[]", '{"format": 1}', '{"format": 1, "clients": 7}', '{"format": 1, "clients": [{"alias": 1}]}', "\udcff"],
