@@ -71,7 +71,7 @@ def takes_all(n_bytes: int) -> int:
     return len(held)
 
 
-def test_an_end_at_the_memory_limit_is_told_in_plain_words(home: Home) -> None:
+def test_an_end_at_the_memory_limit_is_told_in_plain_words(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     cluster = clusters.start("main", n_workers=1, threads_per_worker=1, memory_limit="300MB", force=True)
     with cluster.get_client() as client:
         with pytest.raises(KilledWorker):
@@ -89,6 +89,7 @@ def test_an_end_at_the_memory_limit_is_told_in_plain_words(home: Home) -> None:
         assert any("ended at its memory limit of 300MB with task takes_all" in line for line in cluster.logs())
         client.restart()
         assert cluster.row()["note"] is None
+    assert capsys.readouterr().err.count("`ports cluster logs main --warnings` shows more") == 1
     cluster.stop()
 
 
