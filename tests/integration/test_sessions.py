@@ -214,20 +214,20 @@ def test_the_next_cell_starts_a_new_one_and_says_so(home: Home) -> None:
 @pytest.mark.quick
 def test_a_start_that_fails_says_why_and_leaves_nothing(home: Home) -> None:
     with pytest.raises(errors.StartError) as caught:
-        clusters.start("main", no_such_keyword=1)
+        clusters.start("main", scheduler_kwargs={"preload": ["no_such_module"]})
     told = str(caught.value).splitlines()
     assert told[0] == "cluster 'main' did not start: exit status 1"
     assert told[1] == f"log: {home_log('main')}; its last lines:"
     assert 10 < len(told) <= 22
-    assert "no_such_keyword" in told[-1] and caught.value.exit_code == 5
+    assert "no_such_module" in told[-1] and caught.value.exit_code == 5
     assert clusters.list() == [] and home.files() in ([], ["cluster-main.log"])  # its launcher may not have begun yet
     gone(home)
     with pytest.raises(errors.StartError) as again:
-        clusters.start("main", another_keyword=1)
-    assert "another_keyword" in str(again.value) and "no_such_keyword" not in str(again.value)
+        clusters.start("main", scheduler_kwargs={"preload": ["another_module"]})
+    assert "another_module" in str(again.value) and "no_such_module" not in str(again.value)
     with pytest.raises(errors.StartError) as late:
         clusters.start("main", timeout=0.05, **SMALL)
-    assert "keyword" not in str(late.value), "lines of earlier starts"
+    assert "_module" not in str(late.value), "lines of earlier starts"
     gone(home)
 
 

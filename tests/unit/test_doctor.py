@@ -8,7 +8,9 @@ import re
 import select
 import socket
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -361,6 +363,13 @@ def test_without_a_host_this_machine_is_examined_as_client_and_as_server(
     assert not (tmp_path / "state").exists()  # looking makes nothing
 
 
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """Make a directory on a disk: /tmp of a test run is in memory."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as made:
+        yield Path(made)
+
+
 @pytest.mark.parametrize(
     ("setting", "word", "way_out"),
     [
@@ -370,24 +379,26 @@ def test_without_a_host_this_machine_is_examined_as_client_and_as_server(
     ],
 )
 def test_a_scratch_that_no_cluster_would_take_is_found(
-    setting: str, word: str, way_out: str, tmp_path: Path, fresh: pytest.MonkeyPatch
+    setting: str, word: str, way_out: str, on_disk: Path, fresh: pytest.MonkeyPatch
 ) -> None:
     if setting == "/dev/shm" and "tmpfs /dev/shm" not in Path("/proc/self/mounts").read_text(encoding="utf-8"):
         pytest.skip("/dev/shm is no tmpfs here")
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open").chmod(0o777)
-    place = setting.format(open=tmp_path / "open")
+    (on_disk / "open").mkdir()
+    (on_disk / "open").chmod(0o777)
+    place = setting.format(open=on_disk / "open")
     fresh.setenv("DASK_PORTS__CLUSTER__LOCAL_DIRECTORY", place)
     found = {check.name: check for check in _here.as_both()}["scratch"]
     assert found.state == "failed" and place in found.cause and word in found.cause and way_out in found.hint
 
 
-def test_a_good_scratch_and_this_interpreter_are_shown(tmp_path: Path, fresh: pytest.MonkeyPatch) -> None:
-    fresh.setenv("DASK_PORTS__CLUSTER__LOCAL_DIRECTORY", str(tmp_path))
+def test_a_good_scratch_and_this_interpreter_are_shown(
+    tmp_path: Path, on_disk: Path, fresh: pytest.MonkeyPatch
+) -> None:
+    fresh.setenv("DASK_PORTS__CLUSTER__LOCAL_DIRECTORY", str(on_disk))
     fresh.delenv("VIRTUAL_ENV", raising=False)
     fresh.delenv("CONDA_PREFIX", raising=False)
     found = {check.name: check for check in _here.as_both()}
-    assert found["scratch"].found.startswith(f"{tmp_path}: ") or found["scratch"].state == "warning"
+    assert found["scratch"].found.startswith(f"{on_disk}: ") or found["scratch"].state == "warning"
     assert found["environment"].state == "ok" and f"dask {metadata.version('dask')}" in found["environment"].found
     fresh.setenv("CONDA_PREFIX", str(tmp_path / "envs" / "thesis"))
     other = {check.name: check for check in _here.as_both()}["environment"]
