@@ -231,9 +231,9 @@ class HostTunnels:
             found = listeners.from_probe(document, host=self.alias)
             wanted, failed = _requests.choose(document, found, requests)
             known = {one.key[1]: one for one in self.tunnels if one.service is not None}
+            self.share(one for key, one in known.items() if key in wanted and wanted[key][1].local.share)
             if is_first:
                 self._add_results(failed)
-                self.share(one for key, one in known.items() if key in wanted and wanted[key][1].local.share)
                 if not wanted and not on_nodes and not failed:
                     self._add_nothing(can_start=bool(document.get("ports")))
             else:

@@ -292,6 +292,21 @@ def test_what_starts_later_is_opened_with_the_options_of_its_request(
     assert asks(*requests) == local
 
 
+def test_an_ended_link_is_shared_when_it_is_back_if_that_was_asked_for(host: HostTunnels) -> None:
+    """Another process asks for it with --share while its service is gone."""
+    host._connection.forwarded = says(ANSWER)  # type: ignore[attr-defined]
+    lab = row(8888, kind="notebook", http=True, root="/home/alice/lab", token="t", url_path="lab")
+    host._add_request(OpenRequest((Target("server1", "lab"),)))
+    host._take(document(lab), host._requests)
+    host._take(document(), host._requests)
+    (tunnel,) = host.tunnels
+    assert (tunnel.state, tunnel.local.share) == ("ended", False)
+    host._add_request(OpenRequest((Target("server1", "lab"),), local=SHARED))
+    host._take(document(lab), host._requests)
+    assert tunnel.forward is not None
+    assert (tunnel.state, tunnel.local.share, tunnel.forward.visitors) == ("open", True, None)
+
+
 def test_a_notebook_that_starts_later_is_shared_if_its_request_was(host: HostTunnels) -> None:
     """Two requests of other processes, and then the service comes up."""
     host._add_request(OpenRequest((Target("server1"),)))
