@@ -66,6 +66,9 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
 _SHORTENED = ("WHERE", "DIRECTORY", "ROOT", "FROM")  # a path is known by its end
 _BELOW = ("NOTE", "LINK AT HOME", "LINK", "DIRECTORY", "ROOT", "FROM")  # what goes on below its row, in this order
 _WORD = re.compile(r"(?:`[^`]*`|\S)+")  # a command in backticks is one
+# What `show` says in other words, or not at all.
+_HIDDEN = {"where", "from", "here", "what", "received", "note", "other", "started_at", "guard", "asleep", "ends_at"}
+_LIMITS = {"idle": "hours without work", "expire": "days without use"}
 _LEAST = 12  # columns that a shortened cell keeps
 _FOLDED = {"NOTE": 28, "VALUE": 20}  # columns that a cell of sentences has at least, if it stays in its row
 
@@ -252,10 +255,10 @@ def plain(lines: Sequence[Sequence[str]]) -> str:
 
 def details(row: Mapping[str, Any], now: float, columns: int | None = None) -> str:
     """Return one row as lines of ``key: value``, without empty values; in a terminal of `columns`, folded behind it."""
-    texts = cells(row, now)
-    hidden = ("where", "from", "here", "what", "received", "note", "other", "started_at", "guard", "asleep", "ends_at")
+    texts = cells(row, now) | {key: _in_words(key, value) for key, value in row.items()}
     told = {key: text for key, text in texts.items() if not key.endswith(("_bytes", "_typed"))}  # in the cell "memory"
-    shown = {key: text for key, text in told.items() if text and key not in hidden}
+    found = {key: text for key, text in told.items() if text and key not in _HIDDEN}
+    shown = {key.removeprefix("n_").replace("_", " "): text for key, text in found.items()}
     if row.get("note"):  # the reason has a line of its own
         shown["note"] = str(row["note"])
     begins = max((len(key) for key in shown), default=0) + 2
@@ -279,6 +282,17 @@ def _where(row: Mapping[str, Any]) -> str:
         address = str(row.get("address") or "")
         return f"[{address}]:{row['port']}" if ":" in address else f"{address}:{row['port']}"
     return ""
+
+
+def _in_words(key: str, value: Any) -> str:
+    """Return a value as ``show`` tells it to people; ``--json`` has it as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key in _LIMITS and isinstance(value, int | float):
+        return f"after {value:g} {_LIMITS[key]}" if value else "never"
+    if isinstance(value, list | tuple):
+        return "; ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else _text(value)
 
 
 def _text(value: Any) -> str:

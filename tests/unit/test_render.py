@@ -97,6 +97,21 @@ def test_details_leave_out_what_is_empty() -> None:
     assert "name:" in shown and "url" not in shown and "_bytes" not in shown and "reason" not in shown
 
 
+def test_show_tells_people_in_words_what_json_has_as_it_is() -> None:
+    row = {"kind": "notebook", "name": "lab", "idle": 0, "expire": 14.0, "debugger": False, "managed": True}
+    row |= {"open_to_network": False, "warnings": ["one; close it", "two"], "n_tasks": 3, "reason": None, "path": None}
+    row |= {"started_at": 1000.0, "memory_bytes": 2**30, "memory_limit_bytes": 2**31, "memory_typed": "2GiB"}
+    parts = [line.partition(":") for line in tables.details(row, now=1060.0).splitlines()]
+    shown = {key: text.strip() for key, _, text in parts}
+    assert (shown["idle"], shown["expire"]) == ("never", "after 14 days without use")
+    assert (shown["debugger"], shown["managed"], shown["open to network"]) == ("no", "yes", "no")
+    assert (shown["tasks"], shown["warnings"], shown["since"]) == ("3", "one; close it; two", "1 min")
+    assert shown["memory"].endswith(" of 2GiB")
+    told = tables.details({**row, "warnings": [], "idle": 2.5, "expire": None}, now=1060.0)
+    assert not any(raw in told for raw in ("None", "True", "False", "[", "{", "_", "1000")), told
+    assert "after 2.5 hours without work" in told
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
