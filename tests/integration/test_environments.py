@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ports.errors import ToolError
-from ports.sessions import environments
+from ports.errors import StartError, ToolError, ToolMissingError
+from ports.sessions import _shells, environments
 from ports.sessions.environments import Environment, activated, find
 from ports.state.waiting import wait_until
 
@@ -110,3 +111,29 @@ def test_python_of_the_activated_environment_is_the_first_on_the_path(env: Envir
         env=activated(env, base()), capture_output=True, text=True, check=True, timeout=30,
     )  # fmt: skip
     assert found.stdout.strip() == str(env.prefix)
+
+
+def test_a_shell_in_an_environment_without_ipython_says_how_to_add_it(env: Environment) -> None:
+    install = f"install it there with `{env.python} -m pip install ipython`, or pass --bash"
+    with pytest.raises(ToolMissingError, match=re.escape(f"ipython in environment 'geo' is not installed; {install}")):
+        _shells._ipython(env, base())
+
+
+@pytest.mark.parametrize("last", ["ModuleNotFoundError: No module named 'jupyter_server'", "ImportError: no such name"])
+def test_a_start_that_ends_in_an_import_names_what_is_missing(env: Environment, last: str) -> None:
+    failed = StartError("notebook 'lab'", "exit status 1", "/log", ("Traceback …", last))
+    told = f"`{env.python} -m pip install jupyter_server`"
+    with (
+        pytest.raises(ToolMissingError, match=re.escape(told)),
+        environments.missing_named(str(env.python), base(), needs=("jupyter_server",)),
+    ):
+        raise failed
+
+
+def test_a_start_that_fails_for_another_reason_keeps_its_error(env: Environment) -> None:
+    failed = StartError("notebook 'lab'", "exit status 1", "/log", ("OSError: no space left on device",))
+    with (
+        pytest.raises(StartError, match="did not start: exit status 1"),
+        environments.missing_named(str(env.python), base(), needs=("jupyter_server",)),
+    ):
+        raise failed

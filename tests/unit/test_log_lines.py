@@ -68,3 +68,14 @@ def test_a_log_is_followed_beyond_its_rotation_and_by_whole_lines(tmp_path: Path
     log.rename(tmp_path / "log.1")
     log.write_text("four\nfive\n")
     assert list(itertools.islice(lines, 2)) == ["four", "five"]
+
+
+def test_of_a_log_that_goes_on_only_the_last_start_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "cluster-main.log"
+    begins = "--- 2026-01-0{} 10:00:00 +0000 cluster main, by ports 1"
+    log.write_text("\n".join([begins.format(1), "old one", begins.format(2), "first", "--- a line of its own", "last"]))
+    began = log.stat().st_mtime - 1
+    assert sessions.tail_of_start(log, 20, began=began) == (begins.format(2), "first", "--- a line of its own", "last")
+    assert sessions.tail_of_start(log, 2, began=began) == ("--- a line of its own", "last")
+    assert sessions.tail_of_start(log, 20, began=began + 3600) == ()  # that start wrote nothing yet
+    assert sessions.tail_of_start(tmp_path / "none", 20, began=began) == ()
