@@ -109,6 +109,7 @@ class _Near(asyncio.Protocol):
         self.asks = False  # bytes went out, and none has come back since
         self.raw = not forward.http  # no page may stand in: another protocol, or a websocket
         self.is_answered = False  # a page was sent, so nothing else will be
+        self.is_finished = False  # the service sends no more, and the browser knows
         self.refusal: Page | None = None  # another user's connection: it gets this page, and nothing of the service
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -210,6 +211,7 @@ class _Near(asyncio.Protocol):
             self.transport.close()
             self._leave_far(flushing=True)
         elif not self.transport.is_closing():
+            self.is_finished = True
             with contextlib.suppress(OSError):
                 self.transport.write_eof()
 
@@ -280,9 +282,11 @@ class _Near(asyncio.Protocol):
     def _answer(self, page: Page) -> None:
         """Send the page and close; what speaks no HTTP is cut."""
         assert self.transport is not None
+        if self.is_answered:
+            return
         request = b"".join(self.early) or self.request
         self._leave_far()
-        if self.raw or self.transport.is_closing() or not _down_page.is_request(request):
+        if self.raw or self.is_finished or self.transport.is_closing() or not _down_page.is_request(request):
             self.transport.abort()
             return
         self.early.clear()

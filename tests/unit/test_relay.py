@@ -17,6 +17,7 @@ import pytest
 
 from ports.errors import TimedOutError
 from ports.hosts._connection import to_unix_socket
+from ports.state.waiting import wait_until
 from ports.tunnels._event_loop import Relay, bind
 from ports.tunnels._local_forward import LocalForward
 
@@ -84,6 +85,43 @@ def test_more_connections_than_a_socket_has_room_for_all_get_through(tmp_path: P
             for caller in callers:
                 caller.close()
     assert answers == [b"request"] * 20
+
+
+def end_after_the_first_answer(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(100)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(100)
+
+
+def test_a_request_after_the_end_of_a_service_is_no_error_of_ours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    relay = Relay()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "far.sock"))
+        listener.listen()
+        threading.Thread(target=end_after_the_first_answer, args=(listener,), daemon=True).start()
+        try:
+            forward = LocalForward(http=True)
+            relay.call(forward.lead(to_unix_socket(tmp_path / "far.sock")))
+            port = relay.listen(bind(0), forward)
+            with socket.create_connection(("127.0.0.1", port), 10) as connection:
+                connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                while connection.recv(100):
+                    pass
+
+                def is_cut() -> bool | None:
+                    with contextlib.suppress(OSError):
+                        connection.sendall(b"GET /again HTTP/1.1\r\n\r\n")
+                    return not forward.connections or None
+
+                wait_until(is_cut, timeout=10, what="the end of the connection")
+        finally:
+            relay.close()
+    assert not caplog.records, caplog.text
 
 
 def test_a_process_with_too_many_open_files_does_not_blame_another_user() -> None:
