@@ -17,15 +17,18 @@ _PYTHON = (
 )
 # One line for any login shell, without `exec`: a restricted shell refuses it. The single quotes contain neither ', \,
 # ! nor a newline: fish, tcsh and others each read these differently. `kill 0` ends the whole process group when either
-# end has gone. Without it, nc would stay while it connects, and some versions of nc would stay always.
+# end has gone. Without it, nc would stay while it connects, and some versions of nc would stay always. An SSH server
+# that is not OpenSSH's may run commands in its own group, which is seen by its leader: then this shell alone is ended.
 _SCRIPT = (
-    "(cat; kill 0) | ("
+    "k=0; if read a b c d g h </proc/$$/stat && v=$(cat /proc/$g/cmdline); then "
+    "case $v in *relay:*) ;; *) k=$$;; esac; fi 2>/dev/null; "
+    "(cat; kill $k 2>/dev/null) | ("
     'if command -v nc >/dev/null 2>&1; then w=nc; nc "$0" "$1"; '
     'elif command -v python3 >/dev/null 2>&1; then w=python3; python3 -I -S -c "' + _PYTHON + '" "$0" "$1"; '
     "elif command -v bash >/dev/null 2>&1; then w=bash; "
-    'bash -c "exec 3<>/dev/tcp/$0/$1 || exit 1; (cat <&3; kill 0) & cat >&3"; '
+    'bash -c "exec 3<>/dev/tcp/$0/$1 || exit 1; cat <&0 >&3 & cat <&3"; '
     'else echo "relay: no nc, python3 or bash there" >&2; fi '
-    '|| echo "relay: connect failed: by $w to $0 port $1" >&2; kill 0)'
+    '|| echo "relay: connect failed: by $w to $0 port $1" >&2; kill $k 2>/dev/null)'
 )
 
 

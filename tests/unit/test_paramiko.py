@@ -335,6 +335,21 @@ def test_a_port_is_reached_by_a_command_in_any_shell(tmp_path: Path, echo: int, 
                 process.wait(10)  # by itself: it would stay on the jump host
 
 
+def test_a_command_does_not_end_a_server_of_the_same_process_group() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    server = (
+        "import subprocess, sys\n"
+        "line = sys.stdin.read()\n"
+        "ended = subprocess.run(['sh', '-c', line], input=b'hello', stdout=subprocess.PIPE, timeout=20)\n"
+        "print('still here', flush=True)\n"
+    )
+    line = jump_command(Hop("server1", "127.0.0.1", "alice", port))
+    argv = [sys.executable, "-c", server]
+    process = subprocess.run(argv, input=line, capture_output=True, text=True, timeout=30, start_new_session=True)
+    assert process.stdout == "still here\n", process
+
+
 @pytest.mark.parametrize("name", ["a;b", "$(x)", "-x", "a b", "a'b"])
 def test_a_name_that_a_shell_might_read_is_not_put_into_a_command(name: str) -> None:
     with pytest.raises(SSHError, match=re.escape(repr(name))):
