@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ports.notebooks._notebooks import logs as logs
     from ports.notebooks._notebooks import prune as prune
     from ports.notebooks._notebooks import start as start
+    from ports.notebooks._notebooks import stop as stop
 else:
     __getattr__, __dir__, __all__ = face(
         __name__,
@@ -35,6 +36,7 @@ else:
                 "logs",
                 "prune",
                 "start",
+                "stop",
             ),
         },
     )

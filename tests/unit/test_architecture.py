@@ -341,3 +341,9 @@ def test_the_command_line_starts_without_heavy_tools(words: list[str], tmp_path:
 def test_a_question_to_a_host_imports_no_event_loop() -> None:
     code = "from ports.hosts import begin_probe, connect, openssh, resolve\nopenssh.SSHConnection"
     assert not loaded(code) & {"asyncio", "ssl", "hashlib", "getpass", "concurrent", "paramiko", "click", "dask"}
+
+
+@pytest.mark.parametrize("noun", ["clusters", "notebooks"])
+def test_a_noun_has_the_verbs_of_the_contract(noun: str) -> None:
+    face = importlib.import_module(f"ports.{noun}")
+    assert {"start", "list", "get", "stop"} <= set(face.__all__)
