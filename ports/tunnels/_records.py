@@ -177,7 +177,7 @@ def open_elsewhere(service: Service, host: str) -> tuple[GroupRecord, dict[str, 
         if not alive or record.process.pid == os.getpid():
             continue
         for row in record.rows:
-            same_host = row["host"] == host or row.get("machine") == service.machine_of_boot  # another alias of it
+            same_host = row["host"] == host or row.get("machine") == service.account_of_boot  # another alias of it
             if (row["kind"], row["name"]) != (service.kind, service.name) or not same_host:
                 continue
             with contextlib.suppress(PortsError):  # it does not answer, so its link leads nowhere

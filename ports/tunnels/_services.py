@@ -45,9 +45,9 @@ class Service:
         return self.remote.startswith("/")
 
     @property
-    def machine_of_boot(self) -> str:
-        """The machine, as no other that runs now."""
-        return f"{self.machine} {self.boot}"
+    def account_of_boot(self) -> str:
+        """The machine, as no other that runs now, and whose the service is there."""
+        return f"{self.machine} {self.boot} {self.user}"
 
     @property
     def compares_origin(self) -> bool:

@@ -124,7 +124,7 @@ class Tunnel:
     def record_row(self) -> HeldTunnelRow:
         """Return the row with what other processes of the user need to find and close the tunnel."""
         port = self.service.port if self.service else None
-        machine = self.service.machine_of_boot if self.service else None
+        machine = self.service.account_of_boot if self.service else None
         return {**self.row(), "number": self.number, "machine": machine, "ports": sorted(self.ports), "port": port}
 
     def add_note(self, note: str) -> None:

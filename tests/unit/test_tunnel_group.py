@@ -382,18 +382,24 @@ def test_an_answer_holds_no_rows_of_what_another_process_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("machine", "boot", "is_same"), [("m", "b", True), ("m", "other", False), ("other", "b", False)]
+    ("machine", "boot", "user", "is_same"),
+    [
+        ("m", "b", "alice", True),
+        ("m", "other", "alice", False),
+        ("other", "b", "alice", False),
+        ("m", "b", "bob", False),
+    ],
 )
 def test_another_alias_of_a_host_is_told_from_a_node_of_one_image(
-    group: TunnelGroup, monkeypatch: pytest.MonkeyPatch, machine: str, boot: str, is_same: bool
+    group: TunnelGroup, monkeypatch: pytest.MonkeyPatch, machine: str, boot: str, user: str, is_same: bool
 ) -> None:
-    """Nodes made from one image have one machine id, and services on them the same usual port."""
+    """Nodes made from one image have one machine id, and services on them the same usual port. So have accounts."""
     tunnel = group.tunnels[0]
-    tunnel.service = replace(service("main"), boot="b")
+    tunnel.service = replace(service("main"), boot="b", user="alice")
     tunnel.ports.add(tunnel_records.remembered_port(tunnel.service, 20000, 32000))
     group.serve()
     group._changed(tunnel)
     monkeypatch.setattr(tunnel_records.os, "getpid", lambda: 1)  # this is the other process
-    there = replace(service("main", machine), host="server2", boot=boot)
+    there = replace(service("main", machine), host="server2", boot=boot, user=user)
     assert (tunnel_records.open_elsewhere(there, "server2") is not None) is is_same
     assert tunnel_records.open_elsewhere(there, "server1") is not None
