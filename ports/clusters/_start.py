@@ -102,6 +102,7 @@ def _is_coroutine(frame: types.FrameType) -> bool:
 
 def _in_thread(function: Callable[[], Cluster]) -> Future[Cluster]:
     future: Future[Cluster] = Future()
+    future.set_running_or_notify_cancel()  # a start goes on, also where nobody waits for it any more
     function = with_this_line(function)
 
     def run() -> None:

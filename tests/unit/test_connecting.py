@@ -13,12 +13,12 @@ import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from ports import errors
-from ports.clusters import _dask, _show
+from ports.clusters import Cluster, _dask, _show, _start
 from ports.errors import DaskError
 from ports.state import wait_until
 
@@ -109,3 +109,20 @@ def test_a_warning_of_a_thread_names_the_users_line() -> None:
     lines = Path(__file__).read_text(encoding="utf-8").splitlines()
     assert [one.filename for one in caught] == [__file__] * 2
     assert ["with_this_line(" in lines[one.lineno - 1] for one in caught] == [True, False]
+
+
+def test_a_start_goes_on_where_nobody_waits_for_it_any_more() -> None:
+    go_on = threading.Event()
+
+    def start() -> Cluster:
+        go_on.wait(10)
+        return cast("Cluster", "the cluster")
+
+    async def give_up() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(coming), 0.01)
+
+    coming = _start._in_thread(start)
+    asyncio.run(give_up())
+    go_on.set()
+    assert coming.result(10) == "the cluster"
