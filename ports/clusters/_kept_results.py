@@ -39,7 +39,7 @@ def list_kept() -> builtins.list[KeptResults]:
             data = records.read_json(note) or {}
             path, kept_at = Path(str(data.get("path", ""))), data.get("kept_at")
             if not _is_there(path):
-                if _is_gone(path):
+                if _is_gone(path, str(data.get("mount") or "/")):
                     note.unlink()
                 continue
             sizes = [file.lstat().st_size for file in path.iterdir()]
@@ -58,12 +58,12 @@ def remove_kept(kept: KeptResults) -> bool:
     return gone
 
 
-def _is_gone(path: Path) -> bool:
-    """Say whether nothing is there for certain; a disk can be away for now."""
+def _is_gone(path: Path, mount: str) -> bool:
+    """Say whether nothing is there for certain; the disk that was mounted at `mount` can be away for now."""
     try:
         path.lstat()
     except FileNotFoundError:
-        return path.parent.is_dir()
+        return path.parent.is_dir() and os.path.ismount(mount)
     except OSError:
         return False
     return False

@@ -84,6 +84,7 @@ class KeptResults:
             self.directory = new_directory(self.notes, f"{self.scratch.name}-held")
         self.note = self.notes / f"{self.directory.name}.json"
         data = {"format": 1, "cluster": self.name, "path": str(self.directory), "kept_at": time.time()}
+        data["mount"] = next(str(one) for one in self.directory.parents if os.path.ismount(one))
         with os.fdopen(os.open(self.note, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump(data, file, indent=2, sort_keys=True)
 
