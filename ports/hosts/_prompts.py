@@ -64,6 +64,13 @@ def asking_at_terminal(hop: Hop) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def taking_terminal() -> Iterator[None]:
+    """Keep the terminal for a program of another host: no line of this process may land in its screen."""
+    with _terminal:
+        yield
+
+
 def is_asking() -> bool:
     """Tell whether a person is asked for something at the terminal: another line would land in the prompt."""
     return _terminal.locked()

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from ports.errors import ConnectionLostError, PortsError
 from ports.hosts._connection import Completed, Dial, by_thread
+from ports.hosts._prompts import taking_terminal
 from ports.hosts._route import Route
 from ports.hosts.paramiko.connect import close_all
 from ports.hosts.paramiko.shared_connection import SharedConnection
@@ -39,7 +40,8 @@ class ParamikoConnection:
 
     def interactive(self, command: str | None) -> NoReturn:
         """Relay between this terminal and a command there, and end this process with its status."""
-        status = interact(self.shared, command, kind=settings.variable("TERM") or "xterm")
+        with taking_terminal():
+            status = interact(self.shared, command, kind=settings.variable("TERM") or "xterm")
         close_all()
         raise SystemExit(status)
 
