@@ -236,9 +236,9 @@ def with_host(
             named = list(dict.fromkeys([*typed, *([host] if host else [])]))
             if not named or (len(named) == 1 and _is_here(named[0])):
                 refuse_host_as_name(ctx, options)
-                if starts:
-                    _activate()
                 with waiting_here(ctx, out):
+                    if starts and not options.get("env"):
+                        _activate()
                     return function(out, **options)
             if len(named) > 1:
                 return _on_several(ctx, out, named, show)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ports.errors import NotFoundError, StartError, ToolError, ToolMissingError
+from ports.errors import NotFoundError, StartError, ToolError, ToolMissingError, warn
 from ports.probe import SAFE_PATH, usual_roots
 from ports.sessions import surroundings
 
@@ -99,9 +99,13 @@ def activate_own() -> None:
     """Activate the environment of this interpreter in this process: a program whose environment is not active yet.
 
     A command line names the interpreter alone, ``~/envs/geo/bin/ports`` or the setting ``hosts.<alias>.env``. Python
-    code keeps the variables that it has. Raises as `activated`.
+    code keeps the variables that it has. Warns where a script of the environment fails or hangs.
     """
-    surroundings.become(of_a_start(None, surroundings.of_this_process())[1])
+    try:
+        environ = of_a_start(None, surroundings.of_this_process())[1]
+    except ToolError as error:
+        return warn(f"{error}; the command runs without the variables of that environment")
+    surroundings.become(environ)
 
 
 def missing(what: str, env: Environment, packages: str, instead: str) -> ToolMissingError:
