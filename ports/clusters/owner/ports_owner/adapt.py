@@ -62,7 +62,7 @@ class Adaptive:
                 self.cluster.scale(target)
         elif target < n_workers:
             say(f"adapt: {n_workers} → {target} workers")
-            await asyncio.shield(self.retire(target))  # half done, workers would neither end nor get tasks
+            await asyncio.shield(self.retire(target, bounds))  # half done, workers would neither end nor get tasks
         if target != n_workers:
             await asyncio.shield(self._settled())
         return n_low
@@ -78,14 +78,17 @@ class Adaptive:
             target = found
         if short and (self.short or {}).get("wanted") != short["wanted"]:
             free, each = self.lending.said(short["free_bytes"]), self.lending.said(short["limit_bytes"])
-            warn(f"adapt: {short['wanted']} workers of {each} are wanted; {free} are free, so there are {target}")
+            wanted = f"{short['wanted']} workers of {each} are wanted"
+            warn(f"adapt: {wanted}, but only {free} are free, so there are {target}")
         self.short = short
         return target
 
-    async def retire(self, target: int) -> None:
-        """Let those workers end that have least to do, after their results went to others."""
-        names: list[Any] = self.cluster.scheduler.workers_to_close(target=target, attribute="name")
+    async def retire(self, target: int, bounds: Bounds) -> None:
+        """Let those workers end that have least to do, after their results went to others; a later size counts more."""
         async with self.idle.scaling:
+            if self.bounds is not bounds:
+                return
+            names: list[Any] = self.cluster.scheduler.workers_to_close(target=target, attribute="name")
             if names:  # the cluster closes them: closed by the scheduler too, a nanny would log an error
                 await self.cluster.scheduler.retire_workers(names=names, close_workers=False, remove=False)
             for name in {*names} & {*self.cluster.worker_spec}:
