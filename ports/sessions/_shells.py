@@ -99,10 +99,10 @@ def stop_shell(name: str = "main") -> None:
             raise NotFoundError(
                 _KIND, name, f"there is {running}" if running else f"`ports shell --name {name}` starts one"
             )
-        who = processes.identity(found.pid)
+        inside = [processes.identity(pane.pid) for pane in _tmux.panes(socket) if pane.session == found.session]
         _tmux.kill_session(socket, found.session)  # which hangs up
-        if who is not None and not _ends(who):
-            raise StopError(f"{_KIND} {name!r}", f"process {who.pid} does not end", socket)
+        if left := [who for who in inside if who is not None and not _ends(who)]:
+            raise StopError(f"{_KIND} {name!r}", f"process {left[0].pid} does not end", socket)
         _tmux.remove_dead_socket(socket)
 
 
