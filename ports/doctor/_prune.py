@@ -123,8 +123,8 @@ def _move_broken_aside(kind: str) -> Iterator[tuple[str, str]]:
     """Rename the directories whose record no version of `ports` can read; a newer format is left alone."""
     for name in sessions.names(kind):
         found = sessions.find(kind, name, sessions.KINDS[kind].record_class())
-        if found is None and (held := _without_record(kind, name)) is not None:
-            yield name, f"moved aside to {_move_aside(held)}"
+        if found is None and (moved := _freed(kind, name)) is not None:
+            yield name, f"moved aside to {moved}"
         if found is None or not isinstance(found.error, BrokenRecordError):
             continue
         if sessions.is_broken(found):
@@ -134,11 +134,13 @@ def _move_broken_aside(kind: str) -> Iterator[tuple[str, str]]:
             yield name, f"not moved, because it can run: `ports {kind} stop {name}{force}` ends it"
 
 
-def _without_record(kind: str, name: str) -> Path | None:
-    """Return what holds a name and is no session: a claim is renamed to its name with its record already in it."""
+def _freed(kind: str, name: str) -> Path | None:
+    """Move aside what holds a name and is no session: a claim is renamed to its name with its record already in it."""
     files = sessions.files(kind, name)
     with sessions.names_locked(kind):
-        return files.directory if os.path.lexists(files.directory) and not os.path.lexists(files.record) else None
+        if os.path.lexists(files.directory) and not os.path.lexists(files.record):
+            return _move_aside(files.directory)
+    return None
 
 
 def _row(kind: str, name: str, what: str) -> PrunedRow:
