@@ -137,6 +137,9 @@ class _Near(asyncio.Protocol):
             return
         self.forward.sent += len(data)
         if self.far is not None and self._is_stale(data):
+            if self.is_finished:  # a browser asks again on another connection
+                self.abort()
+                return
             self._leave_far()
         if self.far is None and self.joining is None:
             self._join()
