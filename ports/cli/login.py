@@ -67,6 +67,8 @@ def show_ended(out: Output, host: str, state: str) -> None:
     if state == "nothing":
         out.say(f"ports: no connection to {host} was kept")
     elif state == "connected":
-        out.say(f"ports: {host} stays connected, because a login through it waits for a person; log out again then")
+        out.say(
+            f"ports: {host} stays connected, because somebody is logging in through it; log out again after that login"
+        )
     else:
         click.echo(f"disconnected from {host}")

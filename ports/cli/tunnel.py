@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import threading
 from collections.abc import Sequence
@@ -13,7 +12,17 @@ import click
 
 from ports.cli.commands import Command, Group
 from ports.cli.options import Host, Number, targets_on, with_transport
-from ports.cli.output import SILENT_SECONDS, Output, Row, is_asking, on_host, with_host, with_output, write_json
+from ports.cli.output import (
+    SILENT_SECONDS,
+    Output,
+    Row,
+    is_asking,
+    on_host,
+    terminal_columns,
+    with_host,
+    with_output,
+    write_json,
+)
 from ports.errors import InvalidTargetError
 from ports.hosts import targets
 from ports.state import said_when_slow
@@ -194,8 +203,8 @@ class Links:
     def _print(self, row: Row, link: str) -> None:
         from ports.cli import tables
 
-        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        widths = (max(_WIDTHS[0], *map(len, self._order)) if self._order else _WIDTHS[0], _WIDTHS[1])
+        columns = terminal_columns(sys.stdout) if sys.stdout.isatty() else None
+        widths = (max(_WIDTHS[0], *map(tables.width, self._order)) if self._order else _WIDTHS[0], _WIDTHS[1])
         what = " ".join(str(row[part]) for part in ("kind", "name") if row[part])
         said = "; ".join(filter(None, ("new" if row.get("notice") else "", row.get("note"))))
         lines = tables.link_lines((str(row["host"]), what, link), said, widths=widths, columns=columns)

@@ -33,7 +33,7 @@ def scale(now: Snapshot, n_workers: int, *, force: bool | None) -> None:
     gpus = _gpus.for_scale(now, n_workers, force=forced)
     is_last = _call(now, "ports_scale", n_workers=n_workers, **arguments, **gpus)
     if is_last is False:
-        warn(f"somebody set another size of cluster {now.name!r} before {n_workers} workers had started: that counts")
+        warn(f"cluster {now.name!r} was scaled again before {n_workers} workers had started; it has the later size")
         now.refresh()
         return
     changed = {**record.to_json(), "n_workers": n_workers, "memory_limit": limit, "takes_all": False}

@@ -49,7 +49,7 @@ def cluster_note(counts: Summary, typed: str = "") -> str | None:
         if short := adapts.get("short"):
             each, free = as_typed(typed, short["limit_bytes"]), as_typed(typed, short["free_bytes"])
             wanted = f"{short['wanted']} workers of {each} are wanted"
-            notes.append(f"{wanted}, and {free} are free, so there are {short['fitting']}")
+            notes.append(f"{wanted}, but only {free} are free, so there are {short['fitting']}")
     if (deaths := counts.get("memory_deaths")) is not None:
         notes.append(memory_note(deaths, typed))
     if counts.get("asleep"):

@@ -113,8 +113,9 @@ def state_directory(facts: Facts) -> Check:
 def scratch(facts: Facts, gone: Sequence[str] = ()) -> Check:
     """Judge the disk on which workers keep what does not fit in memory; `gone` lost their scratch."""
     if gone:
-        cause = f"the scratch was removed of what runs: {', '.join(gone)}; its workers cannot write what does not fit"
-        return warning("scratch", cause, "stop that, and start it again; a cleaner of old files may have removed it")
+        cause = f"these run, but their scratch was removed: {', '.join(gone)}; their workers can write nothing to disk"
+        hint = "stop them and start them again; a cleaner of old files may have removed it"
+        return warning("scratch", cause, hint)
     if facts.get("error"):
         return failed("scratch", f"{facts['place']}: {facts['error']}", _OTHER_SCRATCH)
     return _room("scratch", facts, f"remove what is yours there (`ports prune` finds leftovers), or {_OTHER_SCRATCH}")
@@ -162,8 +163,8 @@ def environment(
         cause = f"dask is {dask} and distributed {distributed} in {prefix}, but both must have the same version"
         return warning(name, cause, install)
     if gone:
-        cause = f"the interpreter was removed of what runs: {', '.join(gone)}"
-        return warning(name, cause, "stop that, and start it again in an environment that is there")
+        cause = f"these run, but their interpreter was removed: {', '.join(gone)}"
+        return warning(name, cause, "stop them and start them again in an environment that is there")
     if active is not None and active != prefix:
         cause = f"{active} is activated, but this `ports` is in {prefix}, where clusters and notebooks start"
         return warning(name, cause, f"install ports there (`{active}/bin/python -m pip install ports`), or pass --env")

@@ -64,7 +64,7 @@ def test_a_cluster_that_adapts_grows_into_free_memory_only(
 def test_show_says_why_an_adapting_cluster_has_fewer_workers() -> None:
     short = {"wanted": 4, "fitting": 2, "limit_bytes": GIB, "free_bytes": 2 * GIB + 1}
     told = _text.cluster_note({"adapts": {"minimum": 0, "maximum": 4, "short": short}})  # type: ignore[typeddict-item]
-    assert str(told).endswith("; 4 workers of 1.0 GiB are wanted, and 2.0 GiB are free, so there are 2")
+    assert str(told).endswith("; 4 workers of 1.0 GiB are wanted, but only 2.0 GiB are free, so there are 2")
 
 
 def test_a_cluster_that_adapts_between_0_and_0_keeps_no_worker() -> None:

@@ -175,7 +175,7 @@ def test_a_client_is_told_that_tasks_wait_for_paused_workers(tmp_path: Path, mon
         (Seen(0, maximum=2), None),
         (
             Seen(0, maximum=2, short={"limit_bytes": GIB, "free_bytes": GIB // 2}),
-            "it adapts, and a worker needs 1.0 GiB, of which 512.0 MiB are free; `ports who` shows who uses how much",
+            "it adapts, and a worker needs 1.0 GiB, but only 512.0 MiB are free; `ports who` shows who uses how much",
         ),
         (Seen(2), None),  # they are starting
         (

@@ -80,6 +80,6 @@ def test_a_number_of_workers_beyond_what_is_free_is_warned_of(tmp_path: Path, mo
 
 def test_a_scale_that_was_overtaken_writes_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Asked(tmp_path, monkeypatch, available=30 * GIB, answer=False)
-    with pytest.warns(match="another size of cluster 'main' before 3 workers had started: that counts"):
+    with pytest.warns(match="cluster 'main' was scaled again before 3 workers had started"):
         _scheduler.scale(asked.cluster(ASKED, memory_limit_bytes=GIB), 3, force=None)
     assert not (tmp_path / "record.json").exists()

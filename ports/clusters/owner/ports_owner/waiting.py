@@ -59,7 +59,7 @@ def reason(seen: Seen, name: str) -> str | None:
     if seen.short is None:
         return None
     each, free = (probe.as_typed(seen.typed, seen.short[key]) for key in ("limit_bytes", "free_bytes"))
-    return f"it adapts, and a worker needs {each}, of which {free} are free; `ports who` shows who uses how much"
+    return f"it adapts, and a worker needs {each}, but only {free} are free; `ports who` shows who uses how much"
 
 
 class Waiting:
