@@ -88,11 +88,11 @@ class Waiting:
             self.since, self.told = None, frozenset()
             return
         self.since = self.since or now
-        clients = frozenset(self.cluster.scheduler.clients)
+        clients = frozenset(self.cluster.scheduler.client_comms)
         patience = PAUSED_PATIENCE if self.cluster.scheduler.workers else PATIENCE
         if abs(now - self.since) >= patience and not clients <= self.told:
-            self.told = clients
-            self.tell()
+            self.tell(clients - self.told, is_new=not self.told)
+            self.told |= clients
 
     @property
     def name(self) -> str:
@@ -116,11 +116,13 @@ class Waiting:
         found = Seen(n_asked, self.workforce.failure, maximum, self.adaptive.short, is_back, is_paused, guard)
         return found._replace(typed=self.adaptive.lending.typed)
 
-    def tell(self) -> None:
-        """Write to the log, and let clients warn: as text, Dask's own handler of this topic takes it as it is."""
+    def tell(self, clients: Collection[str], *, is_new: bool) -> None:
+        """Let clients warn, as Dask's own handler of this topic does with a text; write it to the log if it is new."""
         text = f"{self.words()} (since {time.strftime('%H:%M:%S', time.localtime(self.since))})"
-        warn(text)
-        self.cluster.scheduler.log_event("warn", text)
+        if is_new:
+            warn(text)
+        message = {"op": "event", "topic": "warn", "event": (time.time(), text)}
+        self.cluster.scheduler.send_all({client: [message] for client in clients}, {})
 
     def words(self) -> str:
         """Return how many tasks wait for what, and the way out."""
