@@ -229,5 +229,5 @@ def test_a_directory_that_cannot_be_used_is_left_by_the_way_that_is_named(place:
     done = place.ports("cluster", "list", env={**os.environ, "PORTS_HOME": str(tmp_path / "file")})
     made = place.ports("cluster", "start", "x", env={**os.environ, "PORTS_HOME": str(tmp_path / "file")})
     assert "set PORTS_HOME to a directory of yours" in made.stderr, (done, made)
-    missing = said(place, "cluster", "start", "x", "--local-directory", str(tmp_path / "none"), code=2)
+    missing = said(place, "cluster", "start", "x", "--local-directory", str(place.disk / "none"), code=2)
     assert "name a directory of yours" in missing and "PORTS_HOME" not in missing
