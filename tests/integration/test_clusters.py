@@ -284,7 +284,7 @@ def test_a_killed_worker_names_the_command_that_shows_why(home: Home) -> None:
         "client.submit(os._exit, 3).result()\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert "KilledWorker" in ended.stderr and "`ports cluster logs main` shows what" in ended.stderr
+    assert "KilledWorker" in ended.stderr and "`ports cluster logs main --warnings` shows what" in ended.stderr
     assert "main runs at" in "\n".join(clusters.logs("main"))
     clusters.stop("main")
 
@@ -310,6 +310,11 @@ def test_the_first_print_of_a_task_names_the_log_once(shared_home: Home, main: C
         assert done.stdout == "in the notebook\nfirst\n", done.stderr
         assert done.stderr.count("`ports cluster logs main -f`") == 1, done.stderr
     assert [line for line in clusters.logs("main") if line in ("one", "two", "three")] == ["one", "two", "three"] * 2
+
+
+def test_what_a_task_prints_is_in_the_log_at_once(main: Cluster, client: Client) -> None:
+    client.submit(print, "from a task", pure=False).result(timeout=30)
+    wait_until(lambda: "from a task" in clusters.logs("main") or None, timeout=10, what="the line in the log")
 
 
 def test_a_handle_in_a_task_is_the_cluster_of_its_name(main: Cluster, client: Client) -> None:

@@ -56,6 +56,13 @@ class Listener:
         return type(stream).write(stream, text)
 
 
+def write_line_by_line() -> None:
+    """Let each line that a task prints reach the log at once: a worker that is killed would take its buffer along."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # a stream of somebody's own, or a closed one
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
 LISTENER = Listener()  # one for each process, however many workers it holds
 
 
@@ -109,7 +116,7 @@ class Notes:
         """Let each `KilledWorker` of this scheduler name the commands that show why."""
         name = self.cluster
         text = (
-            f"`ports cluster logs {name}` shows what the workers said last, "
+            f"`ports cluster logs {name} --warnings` shows what the workers said last, "
             f"and `ports cluster show {name}` why they ended"
         )
         start = KilledWorker.__init__

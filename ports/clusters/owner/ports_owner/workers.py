@@ -81,6 +81,7 @@ class PrivateWorker(Worker):
         self.stream_handlers["ports-listen"] = self.notice_prints
         self.handlers["ports_keep_results"] = self.keep_results
         self.calm = calm.CalmWorker(self, *calm_after, watched=watched)
+        notes.write_line_by_line()
         notes.LISTENER.start()
 
     def start_http_server(self, routes, dashboard_address, default_port=0, ssl_options=None):
