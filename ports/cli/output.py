@@ -75,7 +75,7 @@ class Output:
         """Show lines of a log."""
         if self.as_json:
             write_json({"lines": list(lines)})
-        else:
+        elif lines:
             click.echo("\n".join(lines))
 
     def fail(self, target: str, reason: str) -> None:
@@ -362,7 +362,8 @@ def refuse_name_as_host(ctx: click.Context, typed: Sequence[str]) -> None:
     known = {settings.get(f"{kind}.name"), *sessions.names(kind)} - set(openssh.aliases())
     for name in typed:
         if name in known:
-            raise click.UsageError(f"{name!r} is no host of ~/.ssh/config; did you mean `ports {kind} show {name}`?")
+            told = f"{name!r} is no host of ~/.ssh/config; did you mean `ports {kind} show {name}`?"
+            raise click.UsageError(targets.hints_at(ctx.params.get("host"), told))
 
 
 def session_called(name: str) -> str:

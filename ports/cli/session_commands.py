@@ -87,7 +87,11 @@ def _add_logs(group: Group, noun: ModuleType, text: str) -> None:
     @click.option(
         "-n", "--lines", type=Number(0), default=50, show_default=True, help="Number of last lines; 0 for all."
     )
-    @click.option("--warnings", is_flag=True, help="Only warnings and errors, with the lines that continue them.")
+    @click.option(
+        "--warnings",
+        is_flag=True,
+        help="Only warnings and errors since the last start, with the lines that continue them.",
+    )
     @click.option("-f", "--follow", is_flag=True, help="Go on with each line that comes, until Ctrl-C.")
     @with_output
     @with_host(show_lines)
@@ -96,6 +100,8 @@ def _add_logs(group: Group, noun: ModuleType, text: str) -> None:
             raise click.UsageError("--follow has no end, but --json prints one document; leave one of them out")
         found = noun.logs(name, lines, warnings=warnings)
         if not follow:
+            if warnings and not found and not out.as_json:
+                out.say("ports: no warnings and no errors since the last start")
             out.lines(found)
             return
         log = sessions.files(str(group.name), name or str(settings.get(f"{group.name}.name"))).log

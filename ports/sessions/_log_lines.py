@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,7 +62,7 @@ def tail(log: Path, lines: int, *, since: int = 0, warnings: bool = False) -> tu
     since : int
         The size that the log had: only what was written after that counts. A log that is shorter now was rotated.
     warnings : bool
-        Only lines of warning level or worse, with the lines that continue them.
+        Only lines of warning level or worse since the last start, with the lines that continue them.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def tail(log: Path, lines: int, *, since: int = 0, warnings: bool = False) -> tu
         raise StoreError(log, error.strerror or str(error)) from error
     found = data[since if since <= len(data) else 0 :].decode("utf-8", "replace").splitlines()
     if warnings:
-        found = list(filter(Warnings().wants, found))
+        found = list(filter(Warnings().wants, _since_start(found)))
     return tuple(found[-lines:] if lines else found)
 
 
@@ -89,9 +89,12 @@ def tail_of_start(log: Path, lines: int, *, began: float) -> tuple[str, ...]:
     with contextlib.suppress(OSError):
         if log.stat().st_mtime < began:
             return ()
-    found = tail(log, 0)
-    first = max((n for n, line in enumerate(found) if _BEGINS.match(line)), default=0)
-    return found[first:][-lines:]
+    return tuple(_since_start(tail(log, 0))[-lines:])
+
+
+def _since_start(lines: Sequence[str]) -> Sequence[str]:
+    """Return the lines of the last start in a log; all, if none begins in it."""
+    return lines[max((n for n, line in enumerate(lines) if _BEGINS.match(line)), default=0) :]
 
 
 def follow(log: Path, lines: int, *, warnings: bool = False, every: float = 0.2) -> Iterator[str]:
@@ -112,7 +115,8 @@ def follow(log: Path, lines: int, *, warnings: bool = False, every: float = 0.2)
     wants: Callable[[str], bool] = Warnings().wants if warnings else lambda line: True
     file = _open(log)
     try:
-        found = list(filter(wants, _whole_lines(file)))
+        first = _whole_lines(file)
+        found = list(filter(wants, _since_start(first) if warnings else first))
         yield from found[-lines:] if lines else found
         while True:
             if found := _whole_lines(file):

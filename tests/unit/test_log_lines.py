@@ -79,3 +79,13 @@ def test_of_a_log_that_goes_on_only_the_last_start_is_told(tmp_path: Path) -> No
     assert sessions.tail_of_start(log, 2, began=began) == ("--- a line of its own", "last")
     assert sessions.tail_of_start(log, 20, began=began + 3600) == ()  # that start wrote nothing yet
     assert sessions.tail_of_start(tmp_path / "none", 20, began=began) == ()
+
+
+def test_warnings_are_those_since_the_last_start(tmp_path: Path) -> None:
+    log, begins = tmp_path / "log", "--- 2026-01-0{} 10:00:00 +0000 cluster main, by ports 1\n"
+    log.write_text(f"{begins.format(1)}ERROR: of another cluster\n{begins.format(2)}all is well\n")
+    assert sessions.tail(log, 50, warnings=True) == ()
+    with log.open("a") as file:
+        file.write("ERROR: of this one\n")
+    assert sessions.tail(log, 50, warnings=True) == ("ERROR: of this one",)
+    assert next(sessions.follow(log, 50, warnings=True)) == "ERROR: of this one"
