@@ -12,6 +12,7 @@ from ports.cli.commands import Group
 from ports.cli.options import Number, from_settings
 from ports.cli.output import Output, Row, at_home, undone_if_interrupted, with_host, with_output
 from ports.cli.session_commands import NAME, add_session_commands
+from ports.hosts import targets
 
 _ENVIRON_HELP = (
     "Variable for the cluster, in addition to yours. NAME alone: with the value that it has here, which no command "
@@ -82,8 +83,10 @@ class NWorkers(Number):
             told = "scale takes a number of workers; `ports cluster start --n-workers all` takes the whole machine"
             raise click.UsageError(told, ctx)
         if str(value)[:1].isalpha():
-            told = f"the last word is a number of workers, not {value}; write `ports cluster scale {value} 4`"
-            raise click.UsageError(told, ctx)
+            given = ctx.params if ctx is not None else {}
+            name = next((one for one in given.get("names") or () if one[:1].isalpha()), value)
+            told = f"the last word is a number of workers, not {value}; write `ports cluster scale {name} 4`"
+            raise click.UsageError(targets.hints_at(given.get("host"), told), ctx)
         return super().convert(value, param, ctx)
 
 

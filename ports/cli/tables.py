@@ -264,7 +264,8 @@ def details(row: Mapping[str, Any], now: float, columns: int | None = None) -> s
     begins = max((len(key) for key in shown), default=0) + 2
     lines = []
     for key, text in shown.items():
-        parts = [text] if columns is None else wrap(text, max(_LEAST, columns - begins))
+        is_whole = columns is None or text.startswith("tmux ")  # a command that is copied
+        parts = [text] if is_whole else wrap(text, max(_LEAST, (columns or 0) - begins))
         lines += [f"{key + ':':<{begins}}{parts[0]}", *(" " * begins + part for part in parts[1:])]
     return "\n".join(lines)
 

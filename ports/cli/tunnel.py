@@ -78,7 +78,10 @@ def open_(
         with show.waiting():
             group.open(wanted, local=local, owner=owner, reuse=True)
         rows, is_held = group.rows(), any(tunnel.ports for tunnel in group.tunnels)
-        show.settled(rows, "Ctrl-C closes them" if is_held else "`ports tunnel list` shows which process keeps them")
+        show.settled(
+            rows,
+            "Ctrl-C closes them" if is_held else "`ports tunnel list` shows them, `ports tunnel close` closes them",
+        )
         if is_held:
             keeper.keep(group)
         show.wait_for_browser()

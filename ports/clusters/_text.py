@@ -73,7 +73,7 @@ def memory_note(deaths: MemoryDeaths, typed: str = "") -> str:
     )
     ran = f", last with task {deaths['task']}" if deaths["task"] else ""
     limit = as_typed(typed, deaths["limit_bytes"])
-    return f"{who} of {limit} ({at}){ran}; more memory each: start it with fewer workers, or with a larger memory_limit"
+    return f"{who} of {limit} ({at}){ran}; more memory each: start it with a larger memory_limit, or with fewer workers"
 
 
 def cluster_html(row: ClusterRow, command: str) -> str:

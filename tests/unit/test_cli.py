@@ -136,6 +136,7 @@ def test_help_lists_the_commands_and_no_second_name(capsys: pytest.CaptureFixtur
             ["cluster", "scale", "main"],
             "the last word is a number of workers, not main; write `ports cluster scale main 4`",
         ),
+        (["cluster", "scale", "main", "two", "-H", "s1"], "not two; write `ports cluster scale main 4 -H s1`"),
         (["cluster", "scale", "ip"], "the last word is a number of workers, not ip; write `ports cluster scale ip 4`"),
         (
             ["cluster", "scale", "2", "main"],

@@ -26,7 +26,7 @@ def test_four_ends_at_the_limit_are_one_sentence() -> None:
     assert found == told
     assert _text.cluster_note({"memory_deaths": told}) == (
         "4 workers ended at their memory limit of 381.0 MiB (21:05), last with task hog; more memory each: start it "
-        "with fewer workers, or with a larger memory_limit"
+        "with a larger memory_limit, or with fewer workers"
     )
     exact: MemoryDeaths = {**told, "limit_bytes": 400_000_000}
     assert _text.memory_note(exact, "400MB").startswith("4 workers ended at their memory limit of 400MB (21:05)")

@@ -130,6 +130,7 @@ def main_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["cluster", "list", "main"], "ports cluster show main"),
         (["cluster", "list", "thesis"], "ports cluster show thesis"),
         (["notebook", "list", "lab"], "ports notebook show lab"),
+        (["cluster", "list", "main", "-H", "s1"], "ports cluster show main -H s1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -170,7 +170,7 @@ EXEMPT = {
         "`ports tunnel list` shows",
         "`ssh -v",
         "`ssh -G",
-        "`ports cluster logs {name}` shows",
+        "`ports cluster logs {name} --warnings` shows",
         "--help` shows those of ports",
         "`ports cluster list` shows what",
         "`ports who` shows",
@@ -207,7 +207,7 @@ EXEMPT = {
     ),
     "a usage error names the words that are meant, and test_usage_errors.py types those": (
         "`ports cluster start --n-workers all` takes",
-        "write `ports cluster scale {value} 4`",
+        "write `ports cluster scale {name} 4`",
         "write `ports login HOST`",
         "--list and --stop are two commands",
         "--list shows all shells",
