@@ -198,8 +198,8 @@ def left_lines(found: Usage) -> list[str]:
     unfilled = found.unfilled_bytes(found.users)
     idle = max(0.0, found.n_cores - (found.busy_cores or 0.0))
     parts = [f"left: {idle:.1f} cores, {size(found.available_bytes)}"]
-    if unfilled:
-        parts.append(f"of which {size(unfilled)} are promised to clusters and not used yet")
+    if unfilled:  # several promises can go beyond what is there
+        parts.append(f"of which {size(min(unfilled, found.available_bytes))} are promised to clusters and not used yet")
     if found.usable_cores < found.n_cores or found.limit_bytes < found.memory_bytes:
         limit = f"you may have {found.usable_cores:g} cores and {size(found.limit_bytes)}"
         parts.append(limit + f", of which {size(found.limit_available_bytes)} are left")

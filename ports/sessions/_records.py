@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar
 
@@ -32,6 +33,8 @@ class Exit(Record):
     def __str__(self) -> str:
         if self.reason:
             return self.reason
+        if self.signal == signal.SIGTERM:  # nothing went wrong
+            return "ended by SIGTERM, which a stop sends"
         return f"killed by signal {self.signal}" if self.signal else f"exit status {self.status}"
 
 

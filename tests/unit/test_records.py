@@ -197,6 +197,7 @@ def test_one_of_many_gets_the_name(tmp_path: Path) -> None:
     [
         (Exit(status=3), "exit status 3"),
         (Exit(signal=9), "killed by signal 9"),
+        (Exit(signal=15), "ended by SIGTERM, which a stop sends"),
         (Exit(status=0, reason="it was restarted"), "it was restarted"),
     ],
 )
