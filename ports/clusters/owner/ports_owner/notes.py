@@ -104,7 +104,7 @@ class Notes:
 
     def tell(self, kind: str, text: str, clients: Iterable[str] | None = None) -> None:
         """Print a line at `clients`, by default at all of them, once for each process."""
-        message = {"op": "event", "topic": "print", "event": (time.time(), {"args": (text,), "file": 2})}
+        message = event("print", {"args": (text,), "file": 2})
         wanted = set(self.scheduler.client_comms if clients is None else clients)
         for client in self.readers():
             process = process_of(client)
@@ -128,6 +128,11 @@ class Notes:
                 self.tell("killed", f"a worker was killed: {text}")
 
         KilledWorker.__init__ = explained
+
+
+def event(topic: str, what: Any) -> dict[str, Any]:
+    """Return the message by which one client hears of `what`: an event of Dask's would go to all of them."""
+    return {"op": "event", "topic": topic, "event": (time.time(), what)}
 
 
 def process_of(client: str) -> str:

@@ -17,6 +17,7 @@ from .cluster import OwnedCluster
 from .ground import probe
 from .idle import IdlePolicy
 from .log import warn
+from .notes import event
 from .workforce import Workforce
 
 LOOK_SECONDS = 1.0
@@ -121,8 +122,7 @@ class Waiting:
         text = f"{self.words()} (since {time.strftime('%H:%M:%S', time.localtime(self.since))})"
         if is_new:
             warn(text)
-        message = {"op": "event", "topic": "warn", "event": (time.time(), text)}
-        self.cluster.scheduler.send_all({client: [message] for client in clients}, {})
+        self.cluster.scheduler.send_all({client: [event("warn", text)] for client in clients}, {})
 
     def words(self) -> str:
         """Return how many tasks wait for what, and the way out."""
