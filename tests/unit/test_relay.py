@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +34,34 @@ def answer_in_two_parts(listener: socket.socket) -> None:
             connection.sendall(b"body")
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_an_answer_in_two_parts_does_not_wait_for_an_acknowledgement(tmp_path: Path, address: str) -> None:
-    relay = Relay()
+@contextlib.contextmanager
+def forwarded(
+    to: Path, serve: Callable[[socket.socket], None], *, http: bool = False, backlog: int = 128
+) -> Iterator[tuple[int, LocalForward]]:
+    """Let `serve` answer at the Unix socket `to`, and yield a local port that leads there, with its forward."""
+    relay, forward = Relay(), LocalForward(http=http)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "far.sock"))
-        listener.listen()
-        threading.Thread(target=answer_in_two_parts, args=(listener,), daemon=True).start()
+        listener.bind(str(to))
+        listener.listen(backlog)
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
         try:
-            forward = LocalForward()
-            relay.call(forward.lead(to_unix_socket(tmp_path / "far.sock")))
-            port = relay.listen(bind(0), forward)
-            start = time.monotonic()
-            with socket.create_connection((address, port), 10) as connection:
-                for _ in range(ROUNDS):
-                    connection.sendall(b"request")
-                    got = b""
-                    while len(got) < 8:
-                        got += connection.recv(8)
-            took = time.monotonic() - start
+            relay.call(forward.lead(to_unix_socket(to)))
+            yield relay.listen(bind(0), forward), forward
         finally:
             relay.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_an_answer_in_two_parts_does_not_wait_for_an_acknowledgement(tmp_path: Path, address: str) -> None:
+    with forwarded(tmp_path / "far.sock", answer_in_two_parts) as (port, _):
+        start = time.monotonic()
+        with socket.create_connection((address, port), 10) as connection:
+            for _ in range(ROUNDS):
+                connection.sendall(b"request")
+                got = b""
+                while len(got) < 8:
+                    got += connection.recv(8)
+        took = time.monotonic() - start
     assert took < ROUNDS * 0.03  # without TCP_NODELAY 0.04 s a round
 
 
@@ -67,23 +75,14 @@ def serve_slowly(listener: socket.socket) -> None:
 
 
 def test_more_connections_than_a_socket_has_room_for_all_get_through(tmp_path: Path) -> None:
-    relay, answers = Relay(), list[bytes]()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "far.sock"))
-        listener.listen(2)
-        threading.Thread(target=serve_slowly, args=(listener,), daemon=True).start()
-        try:
-            forward = LocalForward(http=True)
-            relay.call(forward.lead(to_unix_socket(tmp_path / "far.sock")))
-            port = relay.listen(bind(0), forward)
-            callers = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(20)]
-            for caller in callers:
-                caller.sendall(b"request")
-            answers += [caller.recv(100) for caller in callers]
-        finally:
-            relay.close()
-            for caller in callers:
-                caller.close()
+    with (
+        forwarded(tmp_path / "far.sock", serve_slowly, http=True, backlog=2) as (port, _),
+        contextlib.ExitStack() as all_,
+    ):
+        callers = [all_.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(20)]
+        for caller in callers:
+            caller.sendall(b"request")
+        answers = [caller.recv(100) for caller in callers]
     assert answers == [b"request"] * 20
 
 
@@ -99,28 +98,20 @@ def end_after_the_first_answer(listener: socket.socket) -> None:
 def test_a_request_after_the_end_of_a_service_is_no_error_of_ours(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    relay = Relay()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "far.sock"))
-        listener.listen()
-        threading.Thread(target=end_after_the_first_answer, args=(listener,), daemon=True).start()
-        try:
-            forward = LocalForward(http=True)
-            relay.call(forward.lead(to_unix_socket(tmp_path / "far.sock")))
-            port = relay.listen(bind(0), forward)
-            with socket.create_connection(("127.0.0.1", port), 10) as connection:
-                connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
-                while connection.recv(100):
-                    pass
+    with (
+        forwarded(tmp_path / "far.sock", end_after_the_first_answer, http=True) as (port, forward),
+        socket.create_connection(("127.0.0.1", port), 10) as connection,
+    ):
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        while connection.recv(100):
+            pass
 
-                def is_cut() -> bool | None:
-                    with contextlib.suppress(OSError):
-                        connection.sendall(b"GET /again HTTP/1.1\r\n\r\n")
-                    return not forward.connections or None
+        def is_cut() -> bool | None:
+            with contextlib.suppress(OSError):
+                connection.sendall(b"GET /again HTTP/1.1\r\n\r\n")
+            return not forward.connections or None
 
-                wait_until(is_cut, timeout=10, what="the end of the connection")
-        finally:
-            relay.close()
+        wait_until(is_cut, timeout=10, what="the end of the connection")
     assert not caplog.records, caplog.text
 
 
