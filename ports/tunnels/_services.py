@@ -10,6 +10,7 @@ from ports import sessions
 from ports.errors import ForeignListenerError, NotFoundError, PortsError, RecordError
 from ports.hosts import Target, host_argument, host_option
 from ports.listeners import Listener, is_asked, is_session, links
+from ports.state import paths
 
 #: bokeh allows websockets from ``localhost:<its port>`` only; panel is built on it.
 _COMPARES_ORIGIN = ("bokeh", "panel")
@@ -38,6 +39,8 @@ class Service:
     note: str | None = None
     #: Id of the boot of its machine: nodes made from one image have one machine id.
     boot: str = ""
+    #: The words of the command line that start it again as it was: its record goes when it is stopped.
+    start_words: tuple[str, ...] = ()
 
     @property
     def is_unix(self) -> bool:
@@ -94,13 +97,13 @@ def choose(
         opened = [_service(document, target.host, one) for one in running if _is_opened(one)]
         unread = [one for one in found if one.mine and _is_unread(one)]
         if unread and not opened:
-            raise _not_there(target, unread, running)
+            raise _not_there(target, unread, running, document)
         return opened
     named = [one for one in found if one.mine and one.name == target.name]
     wanted = [one for one in named if is_session(one.kind)] or named
     there = [one for one in wanted if one in running]
     if not there:
-        raise _not_there(target, wanted, running)
+        raise _not_there(target, wanted, running, document)
     if there[0].hub:
         raise NotFoundError("page of its own", str(target), there[0].reason or "open it through its JupyterHub")
     return [_service(document, target.host, one) for one in there]
@@ -121,7 +124,7 @@ def ended(service: Service, failed: Mapping[Target, PortsError], found: Sequence
         return NotFoundError("listener", f"{service.host}:{service.port}", "the service there has ended")
     named = [one for one in found if one.mine and one.kind == service.kind and one.name == service.name]
     why = f"{named[0].reason}; " if named and named[0].state == "stopped" and named[0].reason else ""
-    line = sessions.start_line(service.kind, service.name, named[0].asked if named else ())
+    line = sessions.start_line(service.kind, service.name, named[0].asked if named else service.start_words)
     start = f"`{line}{host_option(service.host)}` starts it, under the same link"
     return NotFoundError(f"running {service.kind}", f"{service.host}:{service.name}", why + start)
 
@@ -157,6 +160,7 @@ def _by_port(document: dict[str, Any], found: Sequence[Listener], target: Target
         known_web=row.get("http") is True,
         note=note,
         boot=str(document.get("boot_id") or ""),
+        start_words=known[0].asked if known else (),
     )
 
 
@@ -176,6 +180,7 @@ def _service(document: dict[str, Any], host: str, one: Listener) -> Service:
         asked=is_asked(one.kind, one.http),
         known_web=one.http is True,
         boot=str(document.get("boot_id") or ""),
+        start_words=one.asked,
     )
 
 
@@ -199,7 +204,9 @@ def _address(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _not_there(target: Target, wanted: Sequence[Listener], running: Sequence[Listener]) -> PortsError:
+def _not_there(
+    target: Target, wanted: Sequence[Listener], running: Sequence[Listener], document: Mapping[str, Any]
+) -> PortsError:
     if wanted and wanted[0].state == "running":
         return NotFoundError(
             "page", str(target), f"{wanted[0].reason or 'it does not answer yet'}; try again in a moment"
@@ -217,4 +224,7 @@ def _not_there(target: Target, wanted: Sequence[Listener], running: Sequence[Lis
     there = (
         f"there {are} {', '.join(names)}" if names else f"no cluster or notebook server of yours runs on {target.host}"
     )
+    if document.get("ports") and paths.NAME.fullmatch(target.name or ""):  # `ports` ran there before
+        line = sessions.start_line("cluster", target.name)
+        there += f"; `{line}{host_option(target.host)}` starts a cluster of that name"
     return NotFoundError("cluster or notebook", str(target), there)

@@ -99,6 +99,25 @@ def test_what_is_there_beside_a_wrong_name_is_counted() -> None:
         choose("far:other", LAB, {**LAB, "port": 8889, "root": "/home/alice/atlas"})
 
 
+def test_a_name_that_was_stopped_is_told_with_a_start_of_it() -> None:
+    found = {**document(LAB), "ports": {"version": "1"}}  # `ports cluster stop` has removed its record
+    named = listeners.from_probe(found, "far")
+    with pytest.raises(NotFoundError, match="there is thesis; `ports cluster start main -H far` starts a cluster"):
+        _services.choose(found, named, Target("far", "main"))
+    with pytest.raises(NotFoundError, match=r"there is thesis$"):  # no name for a start
+        _services.choose(found, named, Target("far", "My Thesis"))
+
+
+def test_a_link_whose_record_went_starts_again_with_the_same_options() -> None:
+    who = {"machine": "m", "boot_id": "b", "pid_namespace": "n", "pid": 7, "start_ticks": 1}
+    record = {"started_by": who, "created_at": 1.0, "root": "/data", "token_file": "/t", "asked": ["--root=/data"]}
+    running = {"process": who, "port": 8888, "base_url": "/", "url_path": "lab", "token_file": "/t"}
+    lab = {"name": "lab", "record": record, "running": running, "exit": None, "alive": True}
+    there = {**document({**LAB, "of": "notebook:lab", "pid": 7}), "notebooks": [lab], "pid_namespace": "n"}
+    [open_] = _services.choose(there, listeners.from_probe(there, "far"), Target("far", "lab"))
+    assert "`ports notebook start lab --root=/data -H far` starts it" in str(_services.ended(open_, {}, []))
+
+
 def test_a_hint_for_this_machine_names_no_host() -> None:
     lost = _services.ended(Service("localhost", "cluster", "main", "cluster-main", "m", "alice", "/x"), {}, [])
     assert "`ports cluster start main` starts it" in str(lost)
