@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -64,11 +65,14 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 _SHORTENED = ("WHERE", "DIRECTORY", "ROOT", "FROM")  # a path is known by its end
+_PORT_HERE = re.compile(r"(?:127\.0\.0\.1|\[::1\])(:\d+)")
 _BELOW = ("NOTE", "LINK AT HOME", "LINK", "DIRECTORY", "ROOT", "FROM")  # what goes on below its row, in this order
 _WORD = re.compile(r"(?:`[^`]*`|\S)+")  # a command in backticks is one
 # What `show` says in other words, or not at all.
 _HIDDEN = {"where", "from", "here", "what", "received", "note", "other", "started_at", "guard", "asleep", "ends_at"}
 _LIMITS = {"idle": "hours without work", "expire": "days without use"}
+_PLAIN = re.compile(r"[A-Za-z/~.][\w/.+-]*")  # a string that YAML reads as one without quotes, unless it is among these
+_NO_STRINGS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n", "~", ".inf", ".nan")
 _LEAST = 12  # columns that a shortened cell keeps
 _FOLDED = {"NOTE": 28, "VALUE": 20}  # columns that a cell of sentences has at least, if it stays in its row
 
@@ -89,6 +93,8 @@ def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
         if row.get("name")
         else str(row.get("owner") or ""),  # nothing else is known of another user's listener
     }
+    if row.get("kind") == "setting":
+        made["value"] = as_yaml(row.get("value"))
     return {key: _text(value) for key, value in row.items()} | made
 
 
@@ -130,6 +136,10 @@ def _with_short_places(lines: list[list[str]], columns: int) -> list[list[str]]:
         if heading not in lines[0] or (excess := _width(least) - columns) <= 0:
             continue
         n = lines[0].index(heading)
+        if heading == "WHERE":  # before a part of a port is lost
+            lines = [[_PORT_HERE.sub(r"\1", text) if n == i else text for i, text in enumerate(line)] for line in lines]
+            least = [[*some[:n], line[n], *some[n + 1 :]] for some, line in zip(least, lines, strict=True)]
+            excess = _width(least) - columns
         widest = max(len(heading), _LEAST, max(width(line[n]) for line in lines) - excess)
         lines = [[_shortened(text, widest) if n == i else text for i, text in enumerate(line)] for line in lines]
     return lines
@@ -300,6 +310,22 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
     return "" if value is None else str(value)
+
+
+def as_yaml(value: Any) -> str:
+    """Return a value of a setting as it is typed into a file of settings, in one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{as_yaml(str(key))}: {as_yaml(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(as_yaml, value)) + "]"
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _NO_STRINGS:
+        return value
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return (
+            '"' + "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in escaped) + '"'
+        )
+    return json.dumps(value, default=str)
 
 
 def _what(row: Mapping[str, Any]) -> str:

@@ -80,6 +80,15 @@ def test_a_listing_of_common_width_has_80_columns() -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_a_port_of_this_machine_is_never_cut() -> None:
+    row = {"host": "localhost", "kind": "tensorboard", "name": "board", "state": "open", "pid": 41943}
+    row |= {"started_at": 0.0, "directory": "/home/alice/thesis/runs/of/yesterday"}
+    rows = [{**row, "address": one, "port": 13709} for one in ("127.0.0.1", "::1")]
+    shown = tables.plain(tables.fit(tables.table(rows, "listener", now=1e6), 80))
+    assert shown.count(" :13709 ") == 2 and "127." not in shown
+    assert " 127.0.0.1:13709 " in tables.plain(tables.fit(tables.table(rows, "listener", now=1e6), 200))
+
+
 def test_no_link_is_shortened() -> None:
     link = "http://localhost:21374/lab?token=285ae8734c39d173b7ad648837bf81a44c7f97c74ce9f31e"
     row = {"host": "server1", "kind": "tunnel", "name": "lab", "state": "open", "local_url": link}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ports.cli import main
+from ports.cli import main, tables
 from ports.errors import SettingError
 from ports.state import settings as config
 
@@ -96,3 +100,26 @@ def test_a_mistake_of_the_site_stops_no_notebook_either(place: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "5 3\n", done.stderr
     assert "it is 77" in done.stderr
+
+
+def test_each_value_is_shown_as_it_is_typed_in_yaml(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "user" / "ports.yaml").write_text(
+        "ports:\n  hosts: [s1, s2]\n  alias: 'yes'\n  open: {new: {lab: open}}\n"
+        "  cluster: {environ: {A: '1: x', B: '07'}}\n"
+    )
+    _, rows = listed(capsys)
+    assert main.run(main.ports, ["settings"]) == 0
+    shown = dict(re.split(r" {2,}", line)[:2] for line in capsys.readouterr().out.splitlines()[1:])
+    assert shown["cluster.n_workers"] == "null" and shown["cluster.processes"] == "true"
+    assert shown["cluster.options"] == "{}" and shown["open.new"] == "{lab: open}"
+    assert {name: yaml.safe_load(text) for name, text in shown.items()} == {k: row["value"] for k, row in rows.items()}
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda one: st.lists(one) | st.dictionaries(st.text(), one),
+    )
+)
+def test_a_value_that_is_typed_as_it_is_shown_is_the_same(value: Any) -> None:
+    assert yaml.safe_load(tables.as_yaml(value)) == value
