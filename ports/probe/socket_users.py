@@ -41,7 +41,8 @@ def address_of(remote: str) -> "Address":
 def holder_of(remote: str) -> "Optional[Holder]":
     """Return uid and inode of the listener that a connection to `remote` would reach; None where nothing listens.
 
-    Raises ValueError where `remote` is no address, OSError where a path is closed to this user.
+    Raises ValueError where `remote` is no address, OSError where a path is closed to this user, or where no socket can
+    be seen.
     """
     if remote.startswith("/"):
         try:
@@ -56,7 +57,10 @@ def holder_of(remote: str) -> "Optional[Holder]":
         except OSError:  # the kernel knows none, or answers no such questions: look through all
             pass
     name = "tcp6" if family == socket.AF_INET6 else "tcp"
-    rows = [row for row in tcp_listeners([]) if row["port"] == port]
+    unseen = []  # type: List[str]
+    rows = [row for row in tcp_listeners(unseen) if row["port"] == port]
+    if unseen:
+        raise OSError(unseen[0])
     for wanted in ((name, (address,)), (name, ANYWHERE[name]), ("tcp6", ANYWHERE["tcp6"])):
         for row in rows:
             if row["family"] == wanted[0] and row["address"] in wanted[1]:

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ports import probe
-from ports.probe import identity, piped, recognise, sockets
+from ports.probe import identity, piped, recognise, socket_users, sockets
 from ports.probe.agent import watch
 from ports.probe.ask import ask_notebooks, find_exposed, is_for_others
 from ports.probe.programs.examine import first_line
@@ -567,3 +567,36 @@ def test_a_program_that_does_not_run_is_not_called_missing(text: bytes, told: st
     (tmp_path / "tmux").chmod(0o700)
     assert first_line([str(tmp_path / "tmux"), "-V"], dict(os.environ)) == told
     assert first_line([None, "-V"], {}) is None
+
+
+def test_a_listener_that_cannot_be_seen_for_a_while_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    seen: list[Any] = [OSError("too many files"), (os.getuid(), 5), OSError("too many files"), (os.getuid(), 5), None]
+
+    def holder_of(_: str) -> Any:
+        found = seen.pop(0)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    monkeypatch.setattr(watch, "holder_of", holder_of)
+    users = watch.SocketUserWatch(told.append)
+    users.set(["127.0.0.1:8888"])
+    for _ in range(3):
+        users.look()
+    assert told == [], "nobody can say that it has gone"
+    users.look()
+    assert [(one["uid"], one["before"]) for one in told] == [(None, {"uid": os.getuid(), "inode": 5})]
+
+
+def test_a_machine_that_shows_no_sockets_has_no_answer_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blind(warnings: list[str]) -> list[Any]:
+        warnings.append("listening sockets cannot be seen here")
+        return []
+
+    monkeypatch.setattr(socket_users, "listener_at", lambda *_: (_ for _ in ()).throw(OSError("closed")))
+    monkeypatch.setattr(socket_users, "tcp_listeners", blind)
+    with pytest.raises(OSError, match="cannot be seen here"):
+        probe.holder_of("127.0.0.1:8888")
+    monkeypatch.setattr(socket_users, "tcp_listeners", lambda _: [])
+    assert probe.holder_of("127.0.0.1:8888") is None

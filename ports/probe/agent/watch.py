@@ -32,6 +32,7 @@ if MYPY:
 LENGTH = struct.Struct(">I")
 ASKED_AGAIN = (1.0, 6.0, 25.0)  # seconds after which a silent port is asked again
 SHARE = 10.0  # time between two full looks, in multiples of the time that one takes
+UNSEEN = (-1, 0)  # in the place of a holder: nobody has looked yet
 ANSWER = ("http", "scheme", "kind", "greets")
 
 
@@ -156,7 +157,10 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 class SocketUserWatch:
-    """Watches the listeners that home has tunnels to, and reports when another user takes one of them."""
+    """Watches the listeners that home has tunnels to, and reports when another user takes one of them.
+
+    What cannot be seen for a while counts as it was seen last: a failure is no news of anybody.
+    """
 
     def __init__(self, tell: "Callable[[Json], None]") -> None:
         self.tell = tell
@@ -164,21 +168,23 @@ class SocketUserWatch:
 
     def set(self, remotes: "List[str]") -> None:
         """Watch these from now on; one that is nobody's or another's is reported at once."""
-        mine = os.getuid()
-        for remote in remotes:
-            if remote not in self.holders:
-                self.holders[remote] = holder = look(remote)
-                if holder is None or holder[0] != mine:
-                    self.report(remote, None, holder)
-        self.holders = {remote: self.holders[remote] for remote in remotes}
+        self.holders = {remote: self.holders.get(remote, UNSEEN) for remote in remotes}
+        self.look()
 
     def look(self) -> None:
         """Report what has changed since the last look."""
-        for remote, before in self.holders.items():
-            now = look(remote)
-            if now != before:
-                self.holders[remote] = now
+        for remote, before in list(self.holders.items()):
+            try:
+                now = holder_of(remote)
+            except (OSError, ValueError):
+                continue
+            if now == before:
+                continue
+            self.holders[remote] = now
+            if before != UNSEEN:
                 self.report(remote, before, now)
+            elif now is None or now[0] != os.getuid():
+                self.report(remote, None, now)
 
     def report(self, remote: str, before: "Optional[Holder]", now: "Optional[Holder]") -> None:
         """Tell home about one."""
@@ -188,14 +194,6 @@ class SocketUserWatch:
             told.update(uid=now[0], inode=now[1], user=user_name(now[0]))
         told["mine"] = now is not None and now[0] == os.getuid()
         self.tell(told)
-
-
-def look(remote: str) -> "Optional[Holder]":
-    """Return uid and inode of a listener; None if there is none, or if it cannot be seen."""
-    try:
-        return holder_of(remote)
-    except (OSError, ValueError):
-        return None
 
 
 def start_watching(request: "Json", closed: "List[int]") -> "Tuple[int, int, int]":
