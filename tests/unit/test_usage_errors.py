@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
@@ -301,27 +300,30 @@ def test_what_a_slow_command_waits_for_here_is_named(words: list[str], awaited: 
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["cluster", "list"], ["cluster", "stop"], ["cluster", "show"], ["notebook", "list"], ["prune"], ["settings"]],
-    ids=" ".join,
+    ("words", "slow"),
+    [
+        ("cluster list", "ports.clusters.list"),
+        ("cluster stop", "ports.clusters.get"),
+        ("cluster show", "ports.clusters.get"),
+        ("notebook list", "ports.notebooks.list"),
+        ("prune", "ports.doctor.prune"),
+        ("settings", "ports.state.settings.explain"),
+    ],
 )
 def test_a_slow_command_on_this_machine_says_that_it_waits(
-    words: list[str], main_here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: str, slow: str, main_here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
 
-    def slow(_: Output, text: str) -> None:
-        said.append(text)
+    def until_it_is_said(*_: Any, **__: Any) -> Any:
+        """Take as long as the command is silent."""
+        said.append(wait_until(lambda: capsys.readouterr().err or None, timeout=10, what="word of what is awaited"))
+        raise errors.UsageError("that is all")
 
-    def at_once(say: Any, text: str, *, after: float, **_: Any) -> Any:
-        assert after == output.SILENT_SECONDS
-        say(text)
-        return contextlib.nullcontext()
-
-    monkeypatch.setattr(Output, "say", slow)
-    monkeypatch.setattr("ports.state.said_when_slow", at_once, raising=False)  # as after three seconds
-    main.run(main.ports, words)
-    assert said and said[0].startswith("waiting for ") and said[0].endswith(" …")
+    monkeypatch.setattr(output, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(slow, until_it_is_said)
+    main.run(main.ports, words.split())
+    assert [one.startswith("waiting for ") and one.endswith(" …\n") for one in said] == [True], said
 
 
 @pytest.mark.parametrize("hosts", [["server1"], ["server1", "server2"]], ids="+".join)
