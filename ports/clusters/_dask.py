@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from distributed import Client
     from distributed.security import Security
 
-_NOT_MINE = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it again"
-
 _OURS = re.compile(r"unix:///.+|tls://([0-9]{1,3}(?:\.[0-9]{1,3}){3}):[0-9]{1,5}")
 _LARGEST = 2**62  # larger sizes fit no type of the operating system
 
@@ -154,8 +152,8 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
         Another user listens at its address: nothing is sent there, and nothing of it is unpickled.
     """
     address = str(getattr(cluster, "scheduler_address", ""))
-    _check_owner(address)
-    _wait_for_first_word(address, timeout)
+    _check_owner(address, cluster)
+    _wait_for_first_word(address, timeout, cluster)
     from distributed import Client
 
     prepare()
@@ -165,24 +163,31 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
             client.__init__(cluster, timeout=timeout, **options)
     except BaseException as error:
         _discard(client)
-        if (explained := _explained(error, timeout)) is None:
+        if (explained := _explained(error, timeout, cluster)) is None:
             raise
         raise explained from error
     return client
 
 
-def _explained(error: BaseException, timeout: float) -> DaskError | None:
+def _not_mine(cluster: object) -> str:
+    """Return what to do where somebody else, or nobody, is at an address of `cluster`, an object or its name."""
+    name = cluster if isinstance(cluster, str) else getattr(cluster, "name", None) or "NAME"
+    again = f"`ports cluster start {name}` starts it again"
+    return f"`ports cluster stop {name}` ends what is left of the cluster, and {again}"
+
+
+def _explained(error: BaseException, timeout: float, cluster: object) -> DaskError | None:
     """Return what is raised where a client did not connect because of `error`; None: `error` itself."""
     from distributed.comm.core import FatalCommClosedError
 
     if not isinstance(error, OSError | TimeoutError | asyncio.TimeoutError):
         return None
     if isinstance(error, FatalCommClosedError):  # a Unix socket that is missing, dead or another user's
-        return DaskError(f"{error}; {_NOT_MINE}")
+        return DaskError(f"{error}; {_not_mine(cluster)}")
     return DaskError(f"the scheduler did not answer within {timeout:g} s ({error})")
 
 
-def _wait_for_first_word(address: str, timeout: float) -> None:
+def _wait_for_first_word(address: str, timeout: float, cluster: object) -> None:
     """Wait until the scheduler at a Unix socket greets; raise DaskError if it does not within `timeout` seconds.
 
     A stopped process accepts connections and says nothing. Dask limits the time of a connection and of TLS, but not of
@@ -195,7 +200,7 @@ def _wait_for_first_word(address: str, timeout: float) -> None:
         try:
             connection.connect(address.removeprefix("unix://"))
             if (uid := probe.peer_uid(connection)) != probe.own_uid():
-                raise DaskError(f"{address} is not listened on by this user, but by uid {uid}; {_NOT_MINE}")
+                raise DaskError(f"{address} is not listened on by this user, but by uid {uid}; {_not_mine(cluster)}")
             connection.recv(1)
         except TimeoutError as error:
             raise DaskError(f"the scheduler did not answer within {timeout:g} s") from error
@@ -224,8 +229,8 @@ async def connect_async(cluster: object, *, timeout: float, **options: Any) -> C
     """Return a client of the running event loop, connected to `cluster`; raises as `connect`."""
     await asyncio.to_thread(import_client)  # takes 0.4 s
     address = str(getattr(cluster, "scheduler_address", ""))
-    _check_owner(address)
-    await asyncio.to_thread(_wait_for_first_word, address, timeout)
+    _check_owner(address, cluster)
+    await asyncio.to_thread(_wait_for_first_word, address, timeout, cluster)
     from distributed import Client
 
     prepare()
@@ -236,7 +241,7 @@ async def connect_async(cluster: object, *, timeout: float, **options: Any) -> C
         await asyncio.wait_for(client, timeout)
     except BaseException as error:
         await _discard_async(client)
-        if (explained := _explained(error, timeout)) is None:
+        if (explained := _explained(error, timeout, cluster)) is None:
             raise
         raise explained from error
     return client
@@ -387,7 +392,7 @@ def call(address: str, credentials: Path, operation: str, *, timeout: float, **a
     ForeignListenerError
         Another user listens at that address.
     """
-    _check_owner(address)
+    _check_owner(address, "NAME")
     from distributed.core import rpc
 
     prepare()
@@ -435,8 +440,8 @@ def interfaces() -> dict[str, str]:
     }
 
 
-def check_address(address: str) -> bool | None:
-    """Raise if `address` is not one that the owner of a cluster writes, or if another user listens there.
+def check_address(address: str, cluster: object) -> bool | None:
+    """Raise if `address` of `cluster` is not one that an owner writes, or if another user listens there.
 
     Returns
     -------
@@ -450,20 +455,21 @@ def check_address(address: str) -> bool | None:
     ForeignListenerError
         Another user listens there.
     """
-    found, written = socket_user.check(address, _NOT_MINE), _OURS.fullmatch(address)
+    found, written = socket_user.check(address, _not_mine(cluster)), _OURS.fullmatch(address)
     if written is None or not (written[1] in (None, "127.0.0.1") or socket_user.is_own_address(written[1])):
-        raise DaskError(f"{address!r} is not an address of a cluster of ports, so nothing is sent there; {_NOT_MINE}")
+        why = f"{address!r} is not an address of a cluster of ports, so nothing is sent there"
+        raise DaskError(f"{why}; {_not_mine(cluster)}")
     return found
 
 
-def _check_owner(address: str) -> None:
+def _check_owner(address: str, cluster: object) -> None:
     """Raise if no process of this user listens at `address`: another user can have taken a port that was freed."""
-    if check_address(address) is False:
-        raise DaskError(f"nothing listens at {address}; {_NOT_MINE}")
+    if check_address(address, cluster) is False:
+        raise DaskError(f"nothing listens at {address}; {_not_mine(cluster)}")
 
 
-def summary(dashboard: str, *, timeout: float = 2.0) -> dict[str, Any] | None:
-    """Return the counts that the process at the socket `dashboard` answers; None where it does not.
+def summary(dashboard: str, name: str, *, timeout: float = 2.0) -> dict[str, Any] | None:
+    """Return the counts that the process at the socket `dashboard` of cluster `name` answers; None where it does not.
 
     Raises
     ------
@@ -472,7 +478,7 @@ def summary(dashboard: str, *, timeout: float = 2.0) -> dict[str, Any] | None:
     """
     connection = _UnixConnection("localhost", timeout=timeout)
     try:
-        connection.connect_to(dashboard)
+        connection.connect_to(dashboard, _not_mine(name))
         connection.request("GET", "/ports.json")
         answer = connection.getresponse()
         found = json.loads(answer.read()) if answer.status == 200 else None
@@ -486,12 +492,12 @@ def summary(dashboard: str, *, timeout: float = 2.0) -> dict[str, Any] | None:
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP to a Unix socket on which this user listens."""
 
-    def connect_to(self, path: str) -> None:
-        socket_user.check_socket(path, _NOT_MINE)
+    def connect_to(self, path: str, hint: str) -> None:
+        socket_user.check_socket(path, hint)
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(path)
-        socket_user.check_connection(self.sock, path, _NOT_MINE)
+        socket_user.check_connection(self.sock, path, hint)
 
 
 def stale_modules(client: Client, *, scratch: str, timeout: float) -> dict[str, float]:

@@ -177,7 +177,7 @@ def wait_for_workers(now: Snapshot, n_workers: int, timeout: float | None) -> No
 def address(now: Snapshot) -> str:
     """Return the scheduler's address, once it is known to be this user's; raises as `Cluster.scheduler_address`."""
     _dask.prepare()
-    _dask.check_address(now.running.address)  # 0.1 ms; `Client(ports.cluster())` asks nothing else
+    _dask.check_address(now.running.address, now.name)  # 0.1 ms; `Client(ports.cluster())` asks nothing else
     return now.running.address
 
 

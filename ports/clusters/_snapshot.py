@@ -92,7 +92,7 @@ class Snapshot:
         if self.found.running is None or self.found.state != "running":
             return None  # once it has ended, another user may have taken the socket's name
         try:
-            return cast("Summary | None", _dask.summary(self.running.dashboard))
+            return cast("Summary | None", _dask.summary(self.running.dashboard, self.name))
         except ForeignListenerError as error:
             self._other_owner = f"{error.listener} belongs to {error.owner}"
             return None

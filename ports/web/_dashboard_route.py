@@ -55,7 +55,6 @@ _PASSED_BACK: tuple[str, ...] = (
 )
 _PASSED_BACK += ("Accept-Ranges", "Cache-Control", "Etag", "Expires", "Last-Modified", "Vary")
 _LONGEST_HEAD = 65_536
-_HINT = "`ports cluster stop` ends what is left of the cluster, and `ports cluster start` starts it again"
 _PAGE = """<!DOCTYPE html>
 <html><head><meta charset="utf-8"><title>{title}</title>{refresh}</head>
 <body style="font-family: sans-serif; margin: 2em"><h1 style="font-size: 1.2em">{title}</h1>{body}</body></html>
@@ -230,11 +229,13 @@ async def _connect(name: str) -> IOStream:
         raise found.error
     if not isinstance(found.running, ClusterRunning) or found.state != "running":
         raise PortsError(f"cluster {name!r} is {found.state}" + (f": {found.reason}" if found.reason else ""))
-    socket_user.check_socket(found.running.dashboard, _HINT)
+    again = f"`ports cluster start {name}` starts it again"
+    hint = f"`ports cluster stop {name}` ends what is left of the cluster, and {again}"
+    socket_user.check_socket(found.running.dashboard, hint)
     connection = await hosts.to_unix_socket(Path(found.running.dashboard))()
     stream = IOStream(connection)
     try:
-        socket_user.check_connection(connection, found.running.dashboard, _HINT)
+        socket_user.check_connection(connection, found.running.dashboard, hint)
     except BaseException:
         stream.close()
         raise

@@ -150,7 +150,7 @@ def test_a_listener_of_somebody_else_gets_nothing(tmp_path: Path, monkeypatch: p
         listener.listen()
         monkeypatch.setattr(os, "getuid", lambda: 4242)
         with pytest.raises(ForeignListenerError):
-            _dask.summary(where)
+            _dask.summary(where, "private")
 
 
 def test_scratch_goes_to_a_disk_and_never_into_memory(home: Home) -> None:
@@ -374,7 +374,7 @@ def test_a_stock_client_is_not_led_to_another_user_s_listener(
     private: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 4242)
-    with pytest.raises(ForeignListenerError, match="not to you; `ports cluster stop` ends what is left"):
+    with pytest.raises(ForeignListenerError, match="not to you; `ports cluster stop private` ends what is left"):
         Client(private, timeout=5)
 
 

@@ -137,7 +137,7 @@ def is_a(value: object, hint: Any) -> bool:
 def test_what_is_sent_about_a_cluster_is_as_typed(shared_home: Home, main: Cluster) -> None:
     running = json.loads(main._now.found.files.running.read_text())
     assert set(running) == {one.name for one in fields(ClusterRunning)}
-    [row], answer = shared_home.json("cluster", "list"), _dask.summary(main.record.dashboard)
+    [row], answer = shared_home.json("cluster", "list"), _dask.summary(main.record.dashboard, main.name)
     for document, kind in ((row, _documents.ClusterRow), (answer, _documents.Summary)):
         hints = get_type_hints(kind)
         assert set(document or ()) == set(hints)

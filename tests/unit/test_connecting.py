@@ -59,7 +59,7 @@ def test_a_scheduler_that_says_nothing_is_left_in_time(tmp_path: Path) -> None:
         listener.listen()
         began = time.monotonic()
         with pytest.raises(DaskError, match=r"did not answer within 0\.1 s"):
-            _dask._wait_for_first_word(f"unix://{tmp_path}/silent", 0.1)
+            _dask._wait_for_first_word(f"unix://{tmp_path}/silent", 0.1, "main")
         assert time.monotonic() - began < 5
 
 

@@ -57,9 +57,9 @@ def test_what_is_no_address_of_the_internet_is_not_judged() -> None:
 @linux
 def test_a_client_says_nothing_to_another_user_s_scheduler(listener: socket.socket, another: None) -> None:
     class Recorded:
-        scheduler_address = f"tls://{address(listener)}"
+        name, scheduler_address = "atlas", f"tls://{address(listener)}"
 
-    with pytest.raises(ForeignListenerError, match="not to you; `ports cluster stop` ends what is left"):
+    with pytest.raises(ForeignListenerError, match="not to you; `ports cluster stop atlas` ends what is left"):
         _dask.connect(Recorded(), timeout=1)
     with pytest.raises(ForeignListenerError):
         _dask.call(Recorded.scheduler_address, Path("/nowhere"), "identity", timeout=1)
