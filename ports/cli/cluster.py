@@ -11,7 +11,7 @@ from ports import clusters
 from ports.cli.commands import Group
 from ports.cli.options import Number, from_settings
 from ports.cli.output import Output, Row, at_home, undone_if_interrupted, with_host, with_output
-from ports.cli.session_commands import NAME, add_session_commands
+from ports.cli.session_commands import NAME, add_session_commands, ended_tasks
 from ports.hosts import targets
 
 _ENVIRON_HELP = (
@@ -22,7 +22,7 @@ _ENVIRON_HELP = (
 
 def show_one(out: Output, row: Row) -> None:
     """Show a cluster that was started or changed."""
-    text = f"cluster {row['name']!r} {clusters.cluster_state(row)}"
+    text = f"cluster {row['name']!r} {clusters.cluster_state(row)}{ended_tasks(row)}"
     if row["state"] == "running":
         text += f"\n{at_home(row)}\nthen:     {row['link']}"
     out.result(row, text)
@@ -112,8 +112,13 @@ def scale(out: Output, names: tuple[str, ...], n_workers: int, force: bool | Non
 def restart(out: Output, name: str | None) -> None:
     """Restart all workers, so that they import changed modules. Links stay."""
     found = clusters.get(name)
+    running = _running_tasks(found)
     found.restart()
-    show_one(out, found.row())
+    show_one(out, {**found.row(), **running})
+
+
+def _running_tasks(found: clusters.Cluster) -> Row:
+    return {"n_ended_tasks": (found.summary or {}).get("n_running", 0)}
 
 
 add_session_commands(
@@ -124,6 +129,7 @@ add_session_commands(
     show_help="Show everything about a cluster. That includes the tmux command that attaches to it.",
     stop_help="Stop a cluster, its workers and what their tasks started. Its log stays.",
     details=lambda found: found.row(with_token=True),
+    before_stop=_running_tasks,
 )
 
 

@@ -27,6 +27,7 @@ def add_session_commands(
     show_help: str,
     stop_help: str,
     details: Callable[[Any], Row] = lambda session: session.row(),
+    before_stop: Callable[[Any], Row] = lambda session: {},
 ) -> None:
     """Give the group of a kind of session those of the shared commands that the kind has.
 
@@ -42,6 +43,8 @@ def add_session_commands(
         The help of these commands.
     details : callable, optional
         Returns what ``show`` shows of a session. Default: its row.
+    before_stop : callable, optional
+        Returns what the answer of ``stop`` has besides: called before the stop. Default: nothing.
     """
     kind = sessions.KINDS[str(group.name)]
     several = f"{what.partition(' ')[2]}s"
@@ -50,7 +53,7 @@ def add_session_commands(
         "show": lambda: _add_show(group, noun, show_help, details),
         "logs": lambda: _add_logs(group, noun, f"Show what {what} printed."),
         "attach": lambda: _add_attach(group, noun, f"Attach this terminal to the tmux session of {what}. {_DETACH}"),
-        "stop": lambda: _add_stop(group, noun, stop_help),
+        "stop": lambda: _add_stop(group, noun, stop_help, before_stop),
     }
     for verb in kind.verbs:
         if verb in add:
@@ -125,9 +128,17 @@ def _add_attach(group: Group, noun: ModuleType, text: str) -> None:
         noun.get(name).attach()
 
 
-def _add_stop(group: Group, noun: ModuleType, text: str) -> None:
+def ended_tasks(row: Row) -> str:
+    """Return how many tasks ran when a cluster was stopped or restarted; empty if none did, or none can."""
+    number = row.get("n_ended_tasks") or 0
+    return f"; {number} running {'task' if number == 1 else 'tasks'} ended" if number else ""
+
+
+def _add_stop(group: Group, noun: ModuleType, text: str, before_stop: Callable[[Any], Row]) -> None:
     def show_stopped(out: Output, row: Row) -> None:
-        out.result(row, f"{row['kind']} {row['name']!r} is stopped; its log stays{out.there()}: {row['log']}")
+        out.result(
+            row, f"{row['kind']} {row['name']!r} is stopped{ended_tasks(row)}; its log stays{out.there()}: {row['log']}"
+        )
 
     @group.command("stop", help=text)
     @NAME
@@ -136,5 +147,6 @@ def _add_stop(group: Group, noun: ModuleType, text: str) -> None:
     @with_host(show_stopped)
     def command(out: Output, name: str | None, force: bool) -> None:
         found = noun.get(name)
+        more = before_stop(found)
         found.stop(force=force)
-        show_stopped(out, {"kind": group.name, "name": found.name, "state": "stopped", "log": str(found.log)})
+        show_stopped(out, {"kind": group.name, "name": found.name, "state": "stopped", "log": str(found.log), **more})

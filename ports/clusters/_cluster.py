@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _COMING = "unix://"  # the address of a cluster that is starting: a `Client` wants some text
+_DASK_WORDS = {"running": "running", "starting": "starting", "stopped": "closed", "unknown": "undefined"}
 _ELSEWHERE = {  # attributes of LocalCluster that need the process of the cluster
     "scheduler": "client.run_on_scheduler(function) or cluster.scheduler_info",
     "scheduler_comm": "client.run_on_scheduler(function)",
@@ -149,11 +150,14 @@ class Cluster:
 
     @property
     def status(self) -> str:
-        """Dask's word for the state: ``"running"`` or ``"closed"``; ``"starting"`` in an event loop that starts it."""
+        """Dask's word for the state: ``"running"``, ``"starting"`` or ``"closed"``; ``"undefined"`` if it is unknown.
+
+        It equals Dask's own `Status`, too: a client of a cluster that has ended closes at once.
+        """
         if self._is_coming:
             return "starting"
         self._now.refresh()
-        return "running" if self._now.found.state == "running" else "closed"
+        return _Status("closed" if self._now.is_ending else _DASK_WORDS[self._now.found.state])
 
     @property
     def dashboard_link(self) -> str:
@@ -442,12 +446,13 @@ class Cluster:
         RecordError
             Its record cannot be read.
         """
-        return self._run(lambda: sessions.stop(self._now.found, force=force, before_the_end=self._close_clients))
+        return self._run(lambda: sessions.stop(self._now.found, force=force, before_the_end=self._say_goodbye))
 
-    def _close_clients(self) -> None:
+    def _say_goodbye(self) -> None:
         running = self._now.found.running
         if isinstance(running, ClusterRunning):
             _dask.close_clients(running.address)
+            self._now.note_end("it was stopped, by `ports cluster stop` or by stop() in Python")
 
     def logs(self, lines: int = 0, *, warnings: bool = False) -> tuple[str, ...]:
         """Return the last `lines` lines of its log, with `warnings` of warning level or worse only; 0: all."""
@@ -495,6 +500,20 @@ def _is_in_loop() -> bool:
 
 def _joined(lines: Any) -> str:
     return "\n".join(f"{level} - {text}" for level, text in lines)
+
+
+class _Status(str):
+    """A word that equals the member of Dask's `Status` with that value, which is no text."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return str(self) == getattr(other, "value", other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
 
 
 class _Nothing:

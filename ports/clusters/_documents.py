@@ -63,6 +63,7 @@ class Summary(TypedDict, total=False):
     memory_bytes: int
     memory_limit_bytes: int
     n_tasks: int
+    n_running: int
     n_clients: int
     adapts: Adapts | None
     guard: GuardShown | None
@@ -95,6 +96,7 @@ class _Always(TypedDict):
     memory_bytes: int | None
     memory_limit_bytes: int | None
     n_tasks: int | None
+    n_running: int | None
     n_clients: int | None
     guard: GuardShown | None
     asleep: int | None

@@ -31,6 +31,7 @@ def row(now: Snapshot, *, with_token: bool = False) -> ClusterRow:
         "memory_bytes": counts.get("memory_bytes"),
         "memory_limit_bytes": counts.get("memory_limit_bytes"),
         "n_tasks": counts.get("n_tasks"),
+        "n_running": counts.get("n_running"),
         "n_clients": counts.get("n_clients"),
         "guard": counts.get("guard"),
         "asleep": counts.get("asleep"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import cast
@@ -12,6 +13,8 @@ from ports.clusters._documents import Summary
 from ports.clusters._options import KIND, ClusterRecord, ClusterRunning
 from ports.errors import ForeignListenerError, NotFoundError
 from ports.sessions import Found
+
+_WHY = "why"  # which `sessions.launch` reads, too
 
 
 def with_promises(own: str) -> tuple[str, ...]:
@@ -76,6 +79,16 @@ class Snapshot:
         if self._is_silent:
             return f"its process is alive, but {self._other_owner or 'does not answer'}; log: {self.log}"
         return self.found.reason
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether somebody has noted why it ends: its processes end in the next seconds."""
+        return (self.found.files.directory / _WHY).exists()
+
+    def note_end(self, why: str) -> None:
+        """Leave word for its owner, which tells its clients, and for its launcher, which notes it."""
+        with contextlib.suppress(OSError):  # another process was quicker
+            (self.found.files.directory / _WHY).write_text(why)
 
     @property
     def _is_silent(self) -> bool:

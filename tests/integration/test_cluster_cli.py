@@ -145,6 +145,53 @@ def test_stop_says_where_the_log_stays(home: Home) -> None:
     assert home.json("cluster", "list") == []
 
 
+NOTEBOOK = """
+import sys, time, ports
+client = ports.client()
+held = client.submit(sum, [1, 2])
+held.result()
+for _ in range(2):
+    waiting = client.submit(time.sleep, 120, pure=False)
+    print("waits", flush=True)
+    try:
+        waiting.result()
+    except Exception as error:
+        print(str(error).replace("\\n", " "), flush=True)
+while client.status != "closed":
+    time.sleep(0.05)
+print("closed", client.cluster.status)
+"""
+
+
+@pytest.mark.ci
+def test_a_stop_from_elsewhere_says_so_at_once_and_in_quiet(home: Home) -> None:
+    home.ports("cluster", "start", *SMALL)
+    with subprocess.Popen(
+        [sys.executable, "-c", NOTEBOOK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home.work
+    ) as notebook:
+        assert notebook.stdout is not None and notebook.stderr is not None
+        assert notebook.stdout.readline() == "waits\n"
+        wait_until(lambda: clusters.get().row()["n_running"] or None, timeout=20, what="a task that runs")
+        restarted = home.ports("cluster", "restart")
+        assert restarted.stdout.splitlines()[0].endswith("; 1 running task ended"), restarted
+        assert "scheduler-restart" in notebook.stdout.readline()
+        assert notebook.stdout.readline() == "waits\n"
+        wait_until(lambda: clusters.get().row()["n_running"] or None, timeout=20, what="a task that runs")
+        stopped = home.ports("cluster", "stop")
+        assert "'main' is stopped; 1 running task ended; its log stays: " in stopped.stdout
+        why = "it was stopped, by `ports cluster stop` or by stop() in Python; ports.client('main') starts it again"
+        reason, status = notebook.stdout.read().splitlines()
+        assert "cancelled for reason: cluster-stopped. cluster 'main' ended at " in reason and reason.endswith(why)
+        assert status == "closed closed"
+        said = notebook.stderr.read().splitlines()
+        assert [line for line in said if line.endswith(why)] != []
+        assert [line for line in said if "Failed to reconnect" in line] == []  # which takes 10 s
+    logged = home.ports("cluster", "logs", "-n", "0").stdout
+    assert "cluster main: stop" in logged and "Traceback" not in logged
+    after = logged.partition("cluster main: stop")[2].splitlines()
+    assert [line for line in after if "WARNING" in line or "ERROR" in line] == []
+
+
 # --- options: on the command line, in Python, and in the settings ---
 
 EXPECTED = {

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import logging
 import sys
 import typing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from distributed import Client, Scheduler, SpecCluster, Worker
 
 import ports
@@ -19,7 +22,7 @@ from ports.state import settings
 
 sys.path.append(str(Path(ports.__file__).parent / "clusters/owner"))  # last, as in a cluster
 
-from ports_owner import guard_rules
+from ports_owner import guard_rules, log, owner, scheduler
 from ports_owner.policies import Policies
 from ports_owner.record import Record, read_record
 from ports_owner.workers import PrivateWorker
@@ -85,3 +88,32 @@ def test_the_policies_serve_a_cluster_of_another_kind(tmp_path: Path) -> None:
             policies.close()
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("distributed.worker", "Failed to communicate with scheduler during heartbeat.", False),
+        ("distributed.worker.state_machine", "Async instruction for <Task> ended with CancelledError", False),
+        ("distributed.scheduler", "Removing worker 'x' caused the cluster to lose already computed task(s)", False),
+        ("distributed.nanny", "Worker process still alive after 4.0 seconds, killing", False),
+        ("distributed.nanny", "Failed to start process", True),
+        ("mine", "Removing worker", True),
+    ],
+)
+def test_what_dask_warns_of_at_each_end_is_no_news(name: str, text: str, expected: bool) -> None:
+    record = logging.LogRecord(name, logging.WARNING, "", 0, text, (), None)
+    assert log.is_news(record) is expected
+
+
+def test_clients_learn_who_ended_their_cluster(tmp_path: Path) -> None:
+    assert "ended at" in (told := owner.why_it_ends("main", tmp_path))
+    assert told.endswith(": it got SIGTERM; ports.client('main') starts it again")
+    (tmp_path / "why").write_text("no task came for 14 days: it expired")
+    assert ": no task came for 14 days: it expired; ports.client(" in owner.why_it_ends("main", tmp_path)
+
+
+def test_a_worker_runs_no_more_tasks_than_it_has_threads() -> None:
+    seen = [({1, 2, 3}, set(), 2), ({1, 2, 3, 4}, {4}, 2), ({4}, {4}, 2), (set(), set(), 1)]
+    workers = [SimpleNamespace(processing=busy, long_running=left, nthreads=n) for busy, left, n in seen]
+    assert [*map(scheduler.n_running, workers)] == [2, 3, 1, 0]

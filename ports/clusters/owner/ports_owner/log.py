@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
+
+#: How warnings begin that Dask logs of each orderly end, by logger: nothing is wrong, and nothing is to be done.
+AT_AN_END = {
+    "distributed.worker": ("Failed to communicate with scheduler during heartbeat",),
+    "distributed.worker.state_machine": ("Async instruction for ",),
+    "distributed.scheduler": ("Removing worker ",),
+    "distributed.nanny": ("Worker process still alive after ",),
+}
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Say whether a line of Dask's belongs in the log of a process that ends because it was told to. Pure."""
+    return not str(record.msg).startswith(AT_AN_END.get(record.name, ()) or ("\0",))
+
+
+def expect_the_end() -> None:
+    """Leave out of the log, from now on, what Dask warns of at each orderly end of this process."""
+    for name in AT_AN_END:
+        logging.getLogger(name).addFilter(is_news)
 
 
 def say(text):

@@ -88,6 +88,14 @@ class Notes:
         """Say that a worker ended at its memory limit, and what shows more."""
         self.tell("death", f"{text}; `ports cluster logs {self.cluster} --warnings` shows more")
 
+    def tell_of_end(self, text: str) -> None:
+        """Say that the cluster ends, and cancel what clients wait for: each wait ends at once and says why."""
+        self.tell("end", text)
+        for client in self.readers():
+            keys = [task.key for task in self.scheduler.clients[client].wants_what]
+            cancelled = {"op": "cancelled-keys", "keys": keys, "reason": "cluster-stopped", "msg": text}
+            self.scheduler.send_all({client: [cancelled]}, {})
+
     def listen(self) -> None:
         """Let the workers that have told something listen again."""
         self.scheduler.send_all({}, {one: [{"op": "ports-listen"}] for one in self.deaf})

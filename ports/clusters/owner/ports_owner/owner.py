@@ -31,6 +31,7 @@ from distributed.security import Security
 
 from . import calm_rules, orphans, promise
 from .ground import probe
+from .log import expect_the_end
 from .policies import Policies
 from .record import read_record
 from .scheduler import PrivateScheduler
@@ -224,12 +225,25 @@ async def own(record, directory, port):
     print(f"cluster {record.name} runs at {cluster.scheduler_address}: {record.explained}", flush=True)
     what = await ended
     print(f"cluster {record.name}: {what}", flush=True)
+    expect_the_end()
+    if what == "stop":
+        cluster.scheduler.policies.notes.tell_of_end(why_it_ends(record.name, directory))
+        await cluster.scheduler.told()
     cluster.scheduler.policies.close()
     cluster.scheduler.handlers["terminate"] = cluster.scheduler.close  # LocalCluster ends its scheduler by this
     await cluster.close()
     following.cancel()
     promised.close()
     return what, port
+
+
+def why_it_ends(name, directory):
+    """Return what clients read about the end of the cluster: who stops it writes the file ``why``, before SIGTERM."""
+    try:
+        why = (directory / "why").read_text().strip()
+    except OSError:
+        why = "it got SIGTERM"
+    return f"cluster {name!r} ended at {time.strftime('%H:%M')}: {why}; ports.client({name!r}) starts it again"
 
 
 def main(directory, port=0):

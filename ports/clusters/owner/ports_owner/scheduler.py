@@ -15,7 +15,7 @@ from tornado.web import ErrorHandler, RequestHandler
 
 from . import dashboard_gate, memory_deaths, peer_check
 
-TOLD_SECONDS = 1.0  # at most, until a restart has been sent to clients
+TOLD_SECONDS = 1.0  # at most, until what clients must know has been sent to them
 AFTER_TOLD_SECONDS = 0.05  # for a client to read it
 
 
@@ -91,15 +91,25 @@ class PrivateScheduler(Scheduler):
         answer = await super().restart(*args, timeout=timeout, wait_for_workers=wait_for_workers, **kwargs)
         if wait_for_workers and self.policies is not None:
             await self.policies.workforce.wait(max(1.0, until - time.monotonic()))
-        told = time.monotonic() + TOLD_SECONDS
-        while any(getattr(comm, "buffer", ()) for comm in self.client_comms.values()) and time.monotonic() < told:
+        await self.told()
+        return answer
+
+    async def told(self):
+        """Wait until clients have read what was sent to them."""
+        until = time.monotonic() + TOLD_SECONDS
+        while any(getattr(comm, "buffer", ()) for comm in self.client_comms.values()) and time.monotonic() < until:
             await asyncio.sleep(0.005)
         await asyncio.sleep(AFTER_TOLD_SECONDS)
-        return answer
 
     async def refuse_to_end(self, *args, **kwargs):
         """Refuse a client's `shutdown`: other notebooks use this cluster."""
         raise RuntimeError("a client cannot end this cluster, as others use it; `ports cluster stop` ends it")
+
+
+def n_running(worker):
+    """Return how many tasks a worker runs: it has got some more, which wait for a thread of it. Pure."""
+    long_running = len(worker.long_running)
+    return long_running + min(worker.nthreads, len(worker.processing) - long_running)
 
 
 class Summary(RequestHandler):
@@ -119,6 +129,7 @@ class Summary(RequestHandler):
                 "memory_bytes": sum(worker.metrics.get("memory", 0) for worker in workers),
                 "memory_limit_bytes": sum(worker.memory_limit or 0 for worker in workers),
                 "n_tasks": len(self.scheduler.tasks),
+                "n_running": sum(map(n_running, workers)),
                 "n_clients": len([key for key in self.scheduler.clients if key != "fire-and-forget"]),
                 **(self.scheduler.policies.summary() if self.scheduler.policies else {}),
             }

@@ -25,7 +25,7 @@ from tornado.httpserver import HTTPServer
 
 from . import calm, calm_rules, comm, guard_rules, memory_deaths, memory_watch, notes, orphans, peer_check
 from .ground import probe
-from .log import warn
+from .log import expect_the_end, warn
 
 # in the owner, and in each worker process, which imports this module for the classes below
 comm.register()
@@ -65,12 +65,14 @@ class PrivateWorker(Worker):
     def __init__(self, *args, starter_path=(), nice=0, mark=None, calm_after=(False, 0.0), watched=False, **kwargs):
         take_path(starter_path)
         orphans.wear(mark)
-        has_process = multiprocessing.parent_process() is not None  # else scheduler and guard share it with its tasks
-        if has_process:
+        self.has_process = (
+            multiprocessing.parent_process() is not None
+        )  # else scheduler and guard share it with its tasks
+        if self.has_process:
             be_nice(nice)
         self.actor_calls = self.actors_running = 0
         super().__init__(*args, **kwargs)
-        for name in () if has_process else ("default", "actor"):
+        for name in () if self.has_process else ("default", "actor"):
             make_nice(self.executors[name], nice)
         self.metrics["ports_actors"] = lambda worker: (worker.actor_calls, worker.actors_running)
         manager = self.memory_manager
@@ -140,6 +142,12 @@ class PrivateWorker(Worker):
         if not (len(stims) == 1 and isinstance(stims[0], FindMissingEvent)):  # a timer's
             self.calm.stir()
         return super().handle_stimulus(*stims)
+
+    async def close(self, *args, **kwargs):
+        """Close as Dask does; a heartbeat that is on its way then fails, and so do tasks that run."""
+        if self.has_process:
+            expect_the_end()
+        return await super().close(*args, **kwargs)
 
     async def heartbeat(self):
         """Send a heartbeat, less often while calm."""
