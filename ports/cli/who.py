@@ -33,15 +33,13 @@ _HOME_AND_CLEAR = "\033[H\033[J"
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def who(named: str | None, host: str | None, watch: bool, as_json: bool) -> None:
     """Show who uses how much of this machine, and what is left; what clusters are promised counts as taken."""
-    from ports import machine
-
     if watch and as_json:
         raise click.UsageError("--watch has no end, but --json prints one document; leave one of them out")
     if named and host:
         raise click.UsageError(f"{named} and {host} are two hosts; name one")
     host = host or named
     with waiting(Output(as_json), f"waiting for {host or 'the measurement'}"):
-        found = machine.usage(host)
+        found = look(host)
     if as_json:
         write_json(found.row())
         return
@@ -49,9 +47,19 @@ def who(named: str | None, host: str | None, watch: bool, as_json: bool) -> None
     show(found, before=clear)
     while watch:
         began = time.monotonic()
-        found = machine.usage(host, interval=_EVERY)
+        found = look(host, interval=_EVERY)
         time.sleep(max(0.0, began + _EVERY - time.monotonic()))
         show(found, before=clear or "\n")
+
+
+def look(host: str | None, *, interval: float | None = None) -> Usage:
+    """Return what there is of a machine; of this one, with the names of my clusters."""
+    from dataclasses import replace
+
+    from ports import clusters, hosts, machine
+
+    found = machine.usage(host, interval=interval)
+    return replace(found, own_clusters=clusters.with_promises()) if host is None or hosts.is_here(host) else found
 
 
 def show(found: Usage, *, before: str = "") -> None:

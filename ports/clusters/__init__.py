@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ports.clusters._options import ClusterRunning as ClusterRunning
     from ports.clusters._scratch import scratch_parent as scratch_parent
     from ports.clusters._show import show as show
+    from ports.clusters._snapshot import with_promises as with_promises
     from ports.clusters._start import client as client
     from ports.clusters._start import cluster as cluster
     from ports.clusters._start import start as start
@@ -55,6 +56,7 @@ else:
             ),
             "_scratch": ("scratch_parent",),
             "_show": ("show",),
+            "_snapshot": ("with_promises",),
             "_start": (
                 "client",
                 "cluster",

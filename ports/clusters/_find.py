@@ -102,14 +102,17 @@ def reuse(found: Found[ClusterRecord], asked: Mapping[str, Any], how: str) -> Cl
     if different and how == "exact":
         raise DifferentClusterError(record.name, different)
     if different:
-        hint = f"pass name= for another, stop it (`ports cluster stop {record.name}`), or pass reuse='any'"
+        hint = _options.way_to(record, asked.get("n_workers"))
+        hint += f"pass name= for another, stop it (`ports cluster stop {record.name}`), or pass reuse='any'"
         warn(f"cluster {record.name!r} runs, but {'; '.join(different)}: {hint}")
     _warn_of_versions(now)
-    deaths = (now.summary or {}).get("memory_deaths")
+    counts = now.summary or {}
+    deaths = counts.get("memory_deaths")
     if deaths is not None and time.time() - deaths["at"] < _RECENT_SECONDS:
-        warn(f"cluster {record.name!r}: {_text.memory_note(deaths, record.memory_typed)}")
-    if (now.summary or {}).get("ends_at"):
-        warn(f"cluster {record.name!r}: {_text.cluster_note(now.summary or {})}")
+        note = _text.memory_note(deaths, record.memory_typed, counts.get("n_asked"))
+        warn(f"cluster {record.name!r}: {note}")
+    if counts.get("ends_at"):
+        warn(f"cluster {record.name!r}: {_text.cluster_note(counts)}")
     return Cluster(now)
 
 

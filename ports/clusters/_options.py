@@ -351,6 +351,14 @@ def differences(
     return tuple(found)
 
 
+def way_to(running: ClusterRecord, n_workers: Any) -> str:
+    """Return the commands that give a running cluster another number of workers; empty if it has that, or none is."""
+    if not isinstance(n_workers, int) or n_workers == running.n_workers:
+        return ""
+    command = f"`ports cluster scale {running.name} {n_workers}`"
+    return f"{command} or client.cluster.scale({n_workers}) changes the number of workers; else "
+
+
 def _limit(n_bytes: Any, typed: str) -> str:
     """Return a memory limit as it was typed, else in words."""
     return typed or (

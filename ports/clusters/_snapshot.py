@@ -17,8 +17,8 @@ from ports.sessions import Found
 _WHY = "why"  # which `sessions.launch` reads, too
 
 
-def with_promises(own: str) -> tuple[str, ...]:
-    """Return the names of my running clusters on this machine that are promised memory, except `own`."""
+def with_promises(own: str = "") -> tuple[str, ...]:
+    """Return the names of my running clusters on this machine that are promised memory; not the one called `own`."""
     found = [sessions.find(KIND, name, ClusterRecord) for name in sessions.names(KIND) if name != own]
     running = [one for one in found if one is not None and one.record is not None and one.state == "running"]
     return tuple(one.name for one in running if one.record and one.record.n_workers and one.record.memory_limit)

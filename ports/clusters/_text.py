@@ -51,7 +51,7 @@ def cluster_note(counts: Summary, typed: str = "") -> str | None:
             wanted = f"{short['wanted']} workers of {each} are wanted"
             notes.append(f"{wanted}, but only {free} are free, so there are {short['fitting']}")
     if (deaths := counts.get("memory_deaths")) is not None:
-        notes.append(memory_note(deaths, typed))
+        notes.append(memory_note(deaths, typed, counts.get("n_asked")))
     if counts.get("asleep"):
         notes.append(f"nobody uses it: {counts['asleep']} workers come back at the next task")
     if lent := counts.get("lent_bytes"):
@@ -65,14 +65,21 @@ def cluster_note(counts: Summary, typed: str = "") -> str | None:
     return "; ".join(notes) or None
 
 
-def memory_note(deaths: MemoryDeaths, typed: str = "") -> str:
-    """Return that workers ended at their memory limit, when, with which task, and the way out."""
-    n_workers, at = deaths["n_workers"], time.strftime("%H:%M", time.localtime(deaths["at"]))
-    who = (
-        f"{n_workers} worker{'s' if n_workers > 1 else ''} ended at {'their' if n_workers > 1 else 'its'} memory limit"
-    )
+def memory_note(deaths: MemoryDeaths, typed: str = "", n_asked: int | None = None) -> str:
+    """Return that workers ended at their memory limit, when, with which task, and the way out.
+
+    `n_asked` is how many workers the cluster should have: the only one can end several times.
+    """
+    n_ends, at = deaths["n_workers"], time.strftime("%H:%M", time.localtime(deaths["at"]))
+    who, often = f"{n_ends} workers ended at their memory limit", ""
+    if n_ends == 1:
+        who = "1 worker ended at its memory limit"
+    if n_asked == 1:
+        who, often = "its worker ended at its memory limit", f" {n_ends} times" if n_ends > 1 else ""
     ran = f", last with task {deaths['task']}" if deaths["task"] else ""
     limit = as_typed(typed, deaths["limit_bytes"])
+    if n_asked == 1:
+        return f"{who} of {limit}{often} ({at}){ran}; for more memory, start it with a larger memory_limit"
     return f"{who} of {limit} ({at}){ran}; more memory each: start it with a larger memory_limit, or with fewer workers"
 
 

@@ -57,7 +57,8 @@ class Usage:
 
     `limit_bytes` and `limit_available_bytes` are what the control groups around this user leave of the memory,
     `usable_cores` what affinity and quotas leave of the cores. `hidden`: this user sees only own processes.
-    `gpus` are rows of `ports.machine.gpus.rows`; None for another host, which is not asked.
+    `gpus` are rows of `ports.machine.gpus.rows`; None for another host, which is not asked. `own_clusters` are the
+    names of this user's clusters with promises, where they are known.
     """
 
     host: str
@@ -76,6 +77,7 @@ class Usage:
     hidden: bool
     users: tuple[User, ...]
     gpus: tuple[dict[str, Any], ...] | None = None
+    own_clusters: tuple[str, ...] = ()
 
     @property
     def unseen_bytes(self) -> int:
@@ -114,6 +116,7 @@ class Usage:
             hidden=self.hidden,
             unseen_bytes=self.unseen_bytes,
             unseen_cores=max(0.0, (self.busy_cores or 0.0) - sum(one.cores for one in self.users)),
+            own_clusters=self.own_clusters,
         )
 
     @property
@@ -124,7 +127,7 @@ class Usage:
     def row(self) -> dict[str, Any]:
         """Return it as JSON-able data: the machine, and under ``users`` a row for each user."""
         row: dict[str, Any] = {"host": self.host, "kind": "machine", "name": self.host, "state": "running", "url": None}
-        row |= {key: value for key, value in vars(self).items() if key not in ("host", "users")}
+        row |= {key: value for key, value in vars(self).items() if key not in ("host", "users", "own_clusters")}
         row |= {
             "load": [*self.load],
             "gpus": None if self.gpus is None else [*self.gpus],

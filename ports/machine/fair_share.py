@@ -310,6 +310,22 @@ def _frees(room: Room) -> str:
     return f"`ports cluster scale {room.own_clusters[0]} 0` frees what it is promised" if room.own_clusters else ""
 
 
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def _whose(room: Room) -> str:
+    """Return whose promises leave little of the memory: this user's clusters with what frees them, and other users."""
+    own = f"{size(room.unfilled_bytes)} to {_yours(room)}{_in_brackets(_frees(room))}" if room.unfilled_bytes else ""
+    equal = level(room.memory_bytes, [one.promised_bytes for one in room.others])
+    left = {one.user: int(min(one.promised_bytes, equal)) - (one.held_bytes or 0) for one in room.others}
+    names = [user for user, n_bytes in left.items() if n_bytes > 0]
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    others = f"{size(sum(left[user] for user in names))} to {listed}" if names else ""
+    told = " and ".join(one for one in (own, others) if one)
+    return f": {told}" if told else ""
+
+
 def who_is_active(room: Room) -> str:
     """Return the number of other active users in words: ``two others active``."""
     n = len(room.active)
@@ -329,7 +345,7 @@ def _share(room: Room) -> tuple[int, str]:
     (total, _, promised), left = room.bound, room.left_bytes
     if part <= left or not promised:
         return part, reason
-    mine = f"{size(promised)} are promised to {_yours(room)}, {who_is_active(room)}"
+    mine = f"{size(promised)} are promised to {_yours(room)}{_in_brackets(_frees(room))}, {who_is_active(room)}"
     if left < LEAST_WORKER:
         return LEAST_WORKER, f"the minimum, because {mine}"
     return left, f"the rest of {size(total)}, because {mine}"
@@ -342,7 +358,10 @@ def _part(room: Room) -> tuple[int, str]:
     least = int(room.can_have * _LEAST)
     part, told = (left // 2, "half") if room.active else (int(left * _ALONE), "nine tenths")
     if part < least:
-        return least, f"an eighth of {size(room.can_have)} available, because most of it is promised, {who}"
+        return (
+            least,
+            f"an eighth of {size(room.can_have)} available, because most of it is promised{_whose(room)}, {who}",
+        )
     return part, f"{told} of {what}, {who}"
 
 

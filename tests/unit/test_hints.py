@@ -168,6 +168,7 @@ def named_commands() -> list[tuple[str, str]]:
 #: What stands for a value in a message, and one of the values.
 VALUES = {
     r"\{[^}]*host_(option|argument)[^}]*\}": "",
+    r"\{n_workers\}": "4",
     r"\{[\w.]*kind[\w.]*\}": "cluster",
     r"\{[^}]*\}": "main",
     r"\bN$": "1",

@@ -376,3 +376,9 @@ def test_another_memory_limit_is_told_as_it_was_typed() -> None:
         "",
         "",
     ]
+
+
+@pytest.mark.parametrize(("n_workers", "is_told"), [(9, True), (4, False), ("all", False), (None, False)])
+def test_another_number_of_workers_is_offered_by_its_command(n_workers: Any, is_told: bool) -> None:
+    way = "`ports cluster scale main 9` or client.cluster.scale(9) changes the number of workers; else "
+    assert _options.way_to(RUNNING, n_workers) == (way if is_told else "")

@@ -289,6 +289,19 @@ def test_a_promise_that_the_size_reckoned_with_was_not_made_at_once() -> None:
     assert not fair_share.came_second("/tmp/bob", published, {"/tmp/alice"})
 
 
+def test_whose_promises_leave_an_eighth_is_said_by_name() -> None:
+    bob, carol = other("bob", promised_bytes=20, held_bytes=2), other("carol", promised_bytes=4, held_bytes=4)
+    mine = {"promised_bytes": 16 * GIB, "unfilled_bytes": 16 * GIB, "own_clusters": ("main",)}
+    told = fair_share.decide(replace(ALONE, others=(bob, carol), **mine), asked()).explained
+    assert told.endswith(
+        ": an eighth of 30.0 GiB available, because most of it is promised: 16.0 GiB to your cluster main "
+        "(`ports cluster scale main 0` frees what it is promised) and 12.0 GiB to bob, two others active"
+    )
+    little = replace(ALONE, available_bytes=16 * GIB, others=(replace(bob, promised_bytes=40 * GIB),))
+    told = fair_share.decide(little, asked()).explained
+    assert told.endswith("most of it is promised: 14.0 GiB to bob, one other active")
+
+
 def test_where_nothing_is_left_no_size_is_offered() -> None:
     room = Room(cores=2, memory_bytes=int(23.5 * GIB), available_bytes=20 * GIB, promised_bytes=int(203.5 * GIB))
     with pytest.raises(OverpromisedError) as caught:
@@ -307,8 +320,8 @@ def test_own_promises_are_called_own_by_the_names_of_their_clusters() -> None:
     ]
     assert [
         "to your other clusters," in named[0],
-        "to your cluster a," in named[1],
-        "your clusters a and b," in named[2],
+        "to your cluster a (`ports cluster scale a 0` frees what it is promised)," in named[1],
+        "your clusters a and b (`ports" in named[2],
     ] == [True] * 3
 
 

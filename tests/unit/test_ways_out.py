@@ -29,6 +29,7 @@ NO_WAY_OUT = (
     "`ports tunnel` does not show this", "`ports open` of {owner} serves it",
     "waiting for {host}, where", "the hosts of the setting ports.hosts", "distributed.print prints here",
     "`ports open` goes through a session", "about 15 s after its last terminal",
+    "it was stopped, by `ports cluster stop`",
 )  # fmt: skip
 
 #: Test → pieces of the messages that it walks. A fixture counts, because tests stand on it.
@@ -134,6 +135,9 @@ WALKED = {
         "run `ports prune --adopt", "`ports prune --adopt {others[0]}`",
     ),
     "integration/test_other_sshds.py::test_with_one_session_links_open_and_doctor_s_way_out_helps": ("(MaxSessions)",),
+    "integration/test_clusters.py::test_any_process_of_mine_scales_it": (
+        "`ports cluster scale {running.name} {n_workers}`",
+    ),
     "integration/test_clusters.py::test_a_changed_module_is_warned_of_and_restart_brings_it": (
         "run `ports cluster restart {self.name}`",
     ),

@@ -264,3 +264,11 @@ def test_a_user_whose_cluster_lends_memory_has_it_in_the_table() -> None:
     [bob] = [line for line in who.lines(found) if line.startswith("bob")]
     assert bob.endswith("2.0 GiB (lends 30.0 GiB)")
     assert [one["lent_bytes"] for one in found.row()["users"] if one["user"] == "bob"] == [30 * GIB]
+
+
+def test_own_promises_are_called_own_where_they_leave_little() -> None:
+    from dataclasses import replace
+
+    mine = {"uid": SEEN["uid"], "pid": 0, "n_workers": 9, "n_threads": 9, "bytes": 400 * GIB, "held_bytes": 0}
+    found = replace(seen(promises=[mine]), own_clusters=("main",))
+    assert "to your cluster main (`ports cluster scale main 0` frees what it is promised)" in who.lines(found)[-1]
