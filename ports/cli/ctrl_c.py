@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import Any
 
 
@@ -14,6 +15,8 @@ def end_its_line() -> None:
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    if os.isatty(2):
+    prompts = sys.modules.get("ports.hosts._prompts")
+    ends_its_line = prompts is not None and prompts.ask_no_more()
+    if os.isatty(2) and not ends_its_line:
         os.write(2, b"\n")
     signal.default_int_handler(number, frame)

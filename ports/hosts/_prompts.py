@@ -12,6 +12,8 @@ from ports.hosts._route import Hop
 
 LOGIN_TIMEOUT = 300.0  # seconds: a person looks for the phone with the second factor
 _terminal = threading.Lock()  # held while a person is asked: what else is written would stand in the prompt
+_program = False  # the ssh program asks, which ends its line itself
+_is_over = False  # Ctrl-C was pressed, and this process ends
 _IN, _OUT = ("CONIN$", "CONOUT$") if os.name == "nt" else ("/dev/tty", "/dev/tty")
 
 
@@ -57,11 +59,36 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def asking_at_terminal(hop: Hop) -> Iterator[None]:
-    """Keep the terminal for the prompts of one login, and say first whose they are."""
+def asking_at_terminal(hop: Hop, *, program: bool = False) -> Iterator[None]:
+    """Keep the terminal for the prompts of one login, and say first whose they are.
+
+    Parameters
+    ----------
+    program : bool
+        The ssh program asks.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Ctrl-C has ended the prompts of another login: this process ends.
+    """
+    global _program
     with _terminal:
+        if _is_over:
+            raise KeyboardInterrupt
         announce(hop)
-        yield
+        _program = program
+        try:
+            yield
+        finally:
+            _program = False
+
+
+def ask_no_more() -> bool:
+    """Begin no prompt from now on; return whether the ssh program is at one, which ends its own line at Ctrl-C."""
+    global _is_over
+    _is_over = True
+    return _program
 
 
 @contextlib.contextmanager

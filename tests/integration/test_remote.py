@@ -197,6 +197,26 @@ def test_no_line_of_ours_lands_in_a_prompt(root_site: NamespaceSite, laptop: Sit
 
 
 @pytest.mark.ci
+@pytest.mark.parametrize("words", ["ports list server2", "ports open server2 server1"])
+def test_ctrl_c_at_a_prompt_ends_the_command_in_one_line(root_site: NamespaceSite, laptop: Site, words: str) -> None:
+    let_passwords_in(laptop, "server2")
+    shown = at_a_terminal(laptop, f"{words}; echo exit code $?; exit", {"password:": "\x03"})
+    assert shown.count("password:") == 1, shown
+    lines = [line.strip() for line in shown.partition("password:")[2].splitlines()]
+    assert lines[:3] == ["", "ports: interrupted", "exit code 130"], shown
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ["login", "server1"])
+def test_a_host_that_is_cut_off_is_not_a_key_to_be_touched(root_site: NamespaceSite, laptop: Site, name: str) -> None:
+    laptop.host(name).cut()
+    line = "export DASK_PORTS__SSH__CONNECT_TIMEOUT=4; ports list server1; echo exit code $?; exit"
+    shown = at_a_terminal(laptop, line, {})
+    laptop.host(name).mend()
+    assert "exit code 5" in shown and "does your key" not in shown, shown
+
+
+@pytest.mark.ci
 def test_nobody_is_asked_where_the_server_takes_keys_only(root_site: NamespaceSite, laptop: Site) -> None:
     laptop.host("server2").path("~/.ssh/authorized_keys").unlink()
     laptop.host("server2").add_sshd_config("PasswordAuthentication no\nKbdInteractiveAuthentication no\n")

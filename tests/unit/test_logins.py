@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+
 import pytest
 from click.testing import CliRunner
 
@@ -9,6 +13,7 @@ from ports import hosts, tunnels
 from ports.cli import login
 from ports.errors import SSHError
 from ports.hosts import Hop, Route, _logins, _prompts
+from ports.hosts.openssh import liveness
 from ports.state import said_when_slow, wait_until
 
 GATEWAY, SERVER = Hop("gateway", "gw.example", "alice", 22, key="g"), Hop("s", "10.0.0.5", "alice", 22, key="g s")
@@ -71,3 +76,32 @@ def test_a_notice_of_slowness_waits_while_a_person_is_asked() -> None:
             assert said == []
         wait_until(lambda: said or None, timeout=10, what="the notice")
     assert said == ["waiting for server1"] and looked[:3] == [True] * 3
+
+
+def test_after_ctrl_c_no_other_host_begins_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_prompts, "_is_over", False)
+    hop = Hop("server1", "server1", "alice", 22)
+    with _prompts.asking_at_terminal(hop, program=True):
+        assert _prompts.ask_no_more() is True, "ssh ends its own line"
+    with pytest.raises(KeyboardInterrupt), _prompts.asking_at_terminal(hop):
+        pass
+    assert _prompts.ask_no_more() is False
+
+
+HOLDS = "import socket, sys; a, b = socket.socketpair(); print('ready', flush=True); sys.stdin.read()"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the sockets of a process")
+def test_an_ssh_without_an_answer_waits_for_no_person() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = str(silent.getsockname()[1])
+        command = ["ssh", "-F", "none", "-p", port, "-o", "BatchMode=yes", "127.0.0.1", "true"]
+        with subprocess.Popen(command, stdin=-3, stdout=-3, stderr=-3) as ssh:
+            silent.accept()[0].recv(3)  # its greeting: it stands, and nothing comes back
+            assert liveness.is_logging_in(ssh.pid) is False
+            ssh.kill()
+    with subprocess.Popen([sys.executable, "-c", HOLDS], stdin=-1, stdout=-1, text=True) as agent:
+        assert agent.stdout is not None and agent.stdout.readline() == "ready\n"
+        assert liveness.is_logging_in(agent.pid) is True, "it holds the connection to an agent"
+        agent.kill()
+    assert liveness.is_logging_in(agent.pid) is None

@@ -208,7 +208,7 @@ def _log_in(master: Master, attempt: Attempt) -> None:
             raise
     if not _can_be_asked(master):
         raise LoginNeededError(master.alias, _wording.only_keys(master.alias))
-    with locked("login", timeout=attempt.left(LOGIN_TIMEOUT)), asking_at_terminal(master.hop):
+    with locked("login", timeout=attempt.left(LOGIN_TIMEOUT)), asking_at_terminal(master.hop, program=True):
         start(master, attempt, asking=True)
 
 
@@ -285,11 +285,11 @@ def _start(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool
     raise refusal
 
 
-def _doubt(hop: Hop, attempt: Attempt, limit: float) -> None:
+def _doubt(hop: Hop, attempt: Attempt, limit: float, pid: int) -> None:
     """Look at the jump host's connection when a login is silent; then say what a person may have to do."""
     if attempt.via is not None and not attempt.via.fresh:
         liveness.doubt(attempt.via, limit - _DOUBT_SECONDS)
-    if attempt.asking:
+    if attempt.asking and liveness.is_logging_in(pid) is not False:
         say_waiting(hop)
 
 

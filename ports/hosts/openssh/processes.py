@@ -81,7 +81,7 @@ def run_to_end(
     stderr: IO[bytes] | None,
     limit: float,
     own_session: bool = True,
-    doubt: tuple[float, Callable[[], None]] | None = None,
+    doubt: tuple[float, Callable[[int], None]] | None = None,
 ) -> int:
     """Run a process without input and output, and return its status; raises TimedOutError, the process being ended.
 
@@ -90,7 +90,8 @@ def run_to_end(
     stderr : file, optional
         Where its stderr goes; without one, to the terminal unless it has its `own_session`, then nowhere.
     doubt : (float, callable), optional
-        What is called, once, when the process has not ended after that many seconds; it may raise, which ends it.
+        What is called with its pid, once, when the process has not ended after that many seconds; it may raise, which
+        ends it.
     """
     target = stderr if stderr is not None else (subprocess.DEVNULL if own_session else None)
     process = start(arguments, stderr=target, own_session=own_session)
@@ -99,7 +100,7 @@ def run_to_end(
         if doubt is not None and doubt[0] < limit:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(doubt[0])
-            doubt[1]()
+            doubt[1](process.pid)
         return process.wait(max(0.0, until - time.monotonic()))
     except subprocess.TimeoutExpired:
         raise TimedOutError(arguments[0], limit) from None
