@@ -304,8 +304,7 @@ def _run_there(ctx: click.Context, out: Output, host: str, timeout: float | None
 
     seconds = (60.0 if timeout is None else timeout) + 60.0  # the command there gives up first, and says why
     with waiting(out, f"waiting for {host}, where `{ctx.command_path}` runs"):
-        there = hosts.here() if hosts.is_here(host) else host
-        return hosts.run_ports(there, far_arguments(ctx), login=True, timeout=seconds, starts=starts)
+        return hosts.run_ports(host, far_arguments(ctx), login=True, timeout=seconds, starts=starts)
 
 
 def _on_several(ctx: click.Context, out: Output, names: Sequence[str], show: Callable[..., Any]) -> int:

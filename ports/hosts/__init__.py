@@ -42,18 +42,18 @@ if TYPE_CHECKING:
     from ports.hosts._logins import logout as logout
     from ports.hosts._logins import reached_through as reached_through
     from ports.hosts._prompts import is_asking as is_asking
+    from ports.hosts._resolve import HERE as HERE
     from ports.hosts._resolve import choose_transport as choose_transport
+    from ports.hosts._resolve import here as here
+    from ports.hosts._resolve import is_here as is_here
     from ports.hosts._resolve import resolve as resolve
     from ports.hosts._route import Hop as Hop
     from ports.hosts._route import Route as Route
     from ports.hosts._several import failed_row as failed_row
     from ports.hosts._several import nothing_rows as nothing_rows
     from ports.hosts._several import on_each as on_each
-    from ports.hosts._this_machine import HERE as HERE
-    from ports.hosts._this_machine import here as here
     from ports.hosts._this_machine import host_argument as host_argument
     from ports.hosts._this_machine import host_option as host_option
-    from ports.hosts._this_machine import is_here as is_here
     from ports.hosts.targets import Target as Target
 else:
     __getattr__, __dir__, __all__ = face(
@@ -80,10 +80,10 @@ else:
             "_far_errors": ("describe_error",),
             "_logins": ("login", "logout", "reached_through"),
             "_prompts": ("is_asking",),
-            "_resolve": ("choose_transport", "resolve"),
+            "_resolve": ("HERE", "choose_transport", "here", "is_here", "resolve"),
             "_route": ("Hop", "Route"),
             "_several": ("failed_row", "nothing_rows", "on_each"),
-            "_this_machine": ("HERE", "here", "host_argument", "host_option", "is_here"),
+            "_this_machine": ("host_argument", "host_option"),
             "targets": ("Target",),
         },
         modules=("openssh", "targets"),

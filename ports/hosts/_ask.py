@@ -17,10 +17,9 @@ from typing import Any
 
 from ports.errors import FarSideError, PortsError, warn
 from ports.hosts import _connect, _far_errors, _shell_words, targets
-from ports.hosts._resolve import resolve
+from ports.hosts._resolve import is_here, resolve
 from ports.hosts._route import Route
 from ports.hosts._several import call_into
-from ports.hosts._this_machine import is_here
 from ports.probe import machine_id, own_uid, read_answer, script, sha256, user_name
 from ports.state import settings
 

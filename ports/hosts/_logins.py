@@ -10,9 +10,8 @@ from typing import Any
 
 from ports.errors import PortsError
 from ports.hosts import _connect, openssh
-from ports.hosts._resolve import resolve
+from ports.hosts._resolve import is_here, resolve
 from ports.hosts._several import HostRow, host_row
-from ports.hosts._this_machine import is_here
 from ports.probe import user_name
 
 

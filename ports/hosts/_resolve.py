@@ -1,4 +1,4 @@
-"""From an alias to the route that leads to the host, as the user's ssh configuration says."""
+"""From an alias to the route that leads to the host: this machine, or as the user's ssh configuration says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from ports.probe import sha256
 from ports.state import settings
 
 MOST_HOPS = 8
+#: What this machine is called in rows and targets, unless the ssh configuration has a Host of that name.
+HERE = "localhost"
 #: What a shell changes in a ProxyCommand, so that the command is left to ssh; and what it leaves as it is, or we do.
 _FOR_A_SHELL = re.compile(r"[$`\\;&|<>()*?\[\]{}~#!\n]")
 _NOT_FOR_A_SHELL = re.compile(r"(?<=-W)\s*['\"]?\[%h\]:%p['\"]?(?=\s)|(?<=-F)\s*~/|\[[0-9A-Fa-f:.]+\](?=\s*$)")
@@ -24,15 +27,31 @@ _NOT_FOR_A_SHELL = re.compile(r"(?<=-W)\s*['\"]?\[%h\]:%p['\"]?(?=\s)|(?<=-F)\s*
 
 @dataclass(frozen=True)
 class Destination:
-    """A host or alias as a ProxyJump names it, with a user and port or without."""
+    """A host or alias as a person or a ProxyJump names it, with a user, a port and a node of that name or without."""
 
     host: str
     user: str | None = None
     port: int | None = None
+    node: str | None = None
+
+
+def is_here(alias: str) -> bool:
+    """Tell whether `alias` means this machine, to be reached without ssh.
+
+    It is ``localhost``, an address of the loopback or this machine's own name. A Host of the configuration goes first.
+    """
+    own = socket.gethostname()
+    names = (HERE, "127.0.0.1", "::1", "[::1]", own, own.partition(".")[0])
+    return alias in names and os.name != "nt" and alias not in ssh_config.aliases()
+
+
+def here() -> Route:
+    """Return the route to this machine."""
+    return Route(HERE, (Hop(HERE, HERE, "", 0, key=HERE),), "none")
 
 
 def resolve(alias: str, *, timeout: float = 30.0) -> Route:
-    """Return the route to `alias`; nothing is connected, but ssh may look up names.
+    """Return the route to `alias`, which can be this machine; nothing is connected, but ssh may look up names.
 
     Of ``alias/node`` the last hop is a node of the name `alias`, which leads to several. Any of them leads on to it.
 
@@ -50,9 +69,10 @@ def resolve(alias: str, *, timeout: float = 30.0) -> Route:
     ToolMissingError
         There is no ssh program, and the setting ``ssh.transport`` asks for it.
     """
-    _refuse_a_thing(alias)
-    name, slash, node = alias.partition("/") if not alias.startswith("ssh://") else (alias, "", "")
-    wanted, transport = parse_destination(name), choose_transport()
+    if is_here(alias):
+        return here()
+    wanted, transport = parse_destination(alias, is_alias=True), choose_transport()
+    node = wanted.node
     hops: list[Hop] = []
     before: tuple[Destination, ...] = ()
     while True:
@@ -65,8 +85,8 @@ def resolve(alias: str, *, timeout: float = 30.0) -> Route:
         if not before:
             break
         wanted, before = before[-1], before[:-1]
-    if slash:
-        hops.append(_node(hops[-1], parse_destination(node).host))
+    if node is not None:
+        hops.append(_node(hops[-1], node))
     keyed: list[Hop] = []
     for hop in hops:
         reached_by = keyed[-1].key if keyed else hop.proxy_command or ""
@@ -104,12 +124,13 @@ def read_hop(wanted: Destination, *, by_ssh: bool = True, timeout: float = 30.0)
         chosen = settings.get("ssh.config")
         file = Path(chosen).expanduser() if chosen else None
         text = paramiko.read_config(file, wanted.host, user=wanted.user, port=wanted.port)
-    return read_hop_of(text, wanted, arguments)
-
-
-def read_hop_of(text: str, wanted: Destination, arguments: tuple[str, ...] = ()) -> tuple[Hop, tuple[Destination, ...]]:
-    """Return the same from what ``ssh -G`` says; `arguments` name the host on a command line of ssh."""
     hop, jump = parse_hop(text, alias=wanted.host, arguments=arguments)
+    is_direct = jump is None and hop.proxy_command is None
+    return (hop, ()) if is_direct else read_jumps(hop, jump)
+
+
+def read_jumps(hop: Hop, jump: str | None) -> tuple[Hop, tuple[Destination, ...]]:
+    """Return the hop and the hosts that its ProxyJump `jump` names; without one, those that its ProxyCommand means."""
     if jump is None:
         through_command = expand_tokens(hop, hop.proxy_command)
         return hop, recognise_proxy_command(through_command, ssh_config.config_arguments())
@@ -166,20 +187,34 @@ def parse_hop(text: str, *, alias: str, arguments: tuple[str, ...] = ()) -> tupl
     return hop, jump
 
 
-def parse_destination(text: str) -> Destination:
+def parse_destination(text: str, *, is_alias: bool = False) -> Destination:
     """Return what ``[ssh://][user@]host[:port]`` says.
+
+    Parameters
+    ----------
+    is_alias : bool
+        A person names the host: it can be ``host/node``, and it has a port as ``ssh://host:port`` only.
 
     Raises
     ------
     UnknownHostError
         It is not the name of a host.
+    UsageError
+        A person named a thing on a host, as in ``login:22``.
     """
     found = targets.HOST.fullmatch(text)
-    port = None if found is None else found["thing"]
-    if found is None or found["node"] or not (port is None or re.fullmatch(r"[0-9]+", port)):
+    thing = None if found is None else found["thing"]
+    is_word = is_alias and not text.startswith("ssh://")
+    if found is not None and is_word and thing is not None and not thing.startswith("//"):
+        raise UsageError(
+            f"{text!r} names a thing on a host, and this takes a host only: pass {found['whole']}, or open it with "
+            f"`ports open {shlex.quote(text)}`; the port of sshd is named as in ssh://{found['whole']}:22"
+        )
+    is_port = thing is None or re.fullmatch(r"[0-9]+", thing)
+    if found is None or not is_port or (found["node"] and not is_word):
         raise UnknownHostError(text, "that is not the name of a host")
     host = found["host"] or found["ipv6"] or found["bracketed"]
-    return Destination(host, found["user"], None if port is None else int(port))
+    return Destination(host, found["user"], None if thing is None else int(thing), found["node"])
 
 
 def recognise_proxy_command(command: str | None, config: list[str]) -> tuple[Destination, ...]:
@@ -222,16 +257,6 @@ def recognise_proxy_command(command: str | None, config: list[str]) -> tuple[Des
         return ()
     port = options.get("-p", "")
     return (Destination(jump.host, options.get("-l", jump.user), int(port) if port.isdigit() else jump.port),)
-
-
-def _refuse_a_thing(alias: str) -> None:
-    found = targets.HOST.fullmatch(alias)
-    thing = None if found is None or alias.startswith("ssh://") else found["thing"]
-    if found is not None and thing is not None and not thing.startswith("//"):
-        raise UsageError(
-            f"{alias!r} names a thing on a host, and this takes a host only: pass {found['whole']}, or open it with "
-            f"`ports open {shlex.quote(alias)}`; the port of sshd is named as in ssh://{found['whole']}:22"
-        )
 
 
 def _node(host: Hop, node: str) -> Hop:

@@ -11,24 +11,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from ports.errors import PortsError, SSHError
-from ports.hosts import openssh
 from ports.hosts._connection import Completed, Dial, address_of, to_port, to_unix_socket
-from ports.hosts._route import Hop, Route
+from ports.hosts._resolve import is_here
+from ports.hosts._route import Route
 from ports.hosts.openssh import processes
 from ports.state import settings
-
-#: What this machine is called in rows and targets, unless the ssh configuration has a Host of that name.
-HERE = "localhost"
-
-
-def is_here(alias: str) -> bool:
-    """Tell whether `alias` means this machine, to be reached without ssh.
-
-    It is ``localhost``, an address of the loopback or this machine's own name. A Host of the configuration goes first.
-    """
-    own = socket.gethostname()
-    names = (HERE, "127.0.0.1", "::1", "[::1]", own, own.partition(".")[0])
-    return alias in names and os.name != "nt" and alias not in openssh.aliases()
 
 
 def host_option(alias: str) -> str:
@@ -39,11 +26,6 @@ def host_option(alias: str) -> str:
 def host_argument(alias: str) -> str:
     """Return what lets ``ports list`` show `alias`: `` alias``, and nothing for this machine itself."""
     return "" if is_here(alias) else f" {alias}"
-
-
-def here() -> Route:
-    """Return the route to this machine."""
-    return Route(HERE, (Hop(HERE, HERE, "", 0, key=HERE),), "none")
 
 
 class LocalConnection:

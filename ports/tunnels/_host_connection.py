@@ -26,11 +26,6 @@ _DOUBT_SECONDS = 5.0  # of silence, after which another question shows what star
 _QUICK_SECONDS = 1.0  # of a host that is not overloaded
 
 
-def route_to(alias: str, *, timeout: float = 30.0) -> Route:
-    """Return the route to `alias`, which can be this machine itself; raises as `ports.hosts.resolve`."""
-    return hosts.here() if hosts.is_here(alias) else hosts.resolve(alias, timeout=timeout)
-
-
 class HostConnection:
     """The connection to one host, made again by `reconnect`; `close` leaves it to later commands.
 
@@ -88,7 +83,7 @@ class HostConnection:
             There is no python3.
         """
         self.alias = alias
-        route = route_to(alias, timeout=timeout)  # in another network it may be another route
+        route = hosts.resolve(alias, timeout=timeout)  # in another network it may be another route
         self._request.update(hosts.probe_names(route))
         document = self._connect_to(route, timeout)
         if self._machine not in ("", document["machine_id"]) and "/" not in alias:
@@ -111,9 +106,7 @@ class HostConnection:
     def probe(self, *, everybody: bool, batch: bool | None) -> dict[str, Any]:
         """Return what listens there now; raises as `reconnect`."""
         alias = self._route.alias if self._route else self.alias  # in another network it may be another route
-        return hosts.probe(
-            hosts.here() if hosts.is_here(alias) else alias, {**self._request, "all": everybody}, batch=batch
-        )
+        return hosts.probe(alias, {**self._request, "all": everybody}, batch=batch)
 
     def report_everybody(self) -> None:
         """Let other users' listeners be reported, too, from now on."""

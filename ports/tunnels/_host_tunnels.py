@@ -24,7 +24,7 @@ from ports.state import settings, wait_until
 from ports.tunnels import _requests, _services
 from ports.tunnels._bring_up import TunnelOpener
 from ports.tunnels._event_loop import Relay
-from ports.tunnels._host_connection import HostConnection, route_to
+from ports.tunnels._host_connection import HostConnection
 from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._requests import OpenRequest
 from ports.tunnels._services import Service
@@ -192,7 +192,7 @@ class HostTunnels:
         if everybody:
             self._connection.report_everybody()
         try:
-            document = self._connection.start(hosts.connect(route_to(self.alias), batch=batch))
+            document = self._connection.start(hosts.connect(hosts.resolve(self.alias), batch=batch))
         except PortsError as error:
             # a host that may come back is waited for, while something else keeps this process
             if isinstance(error, LoginNeededError) or (isinstance(error, SSHError) and error.is_network):

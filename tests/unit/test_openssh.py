@@ -453,7 +453,7 @@ def test_a_login_to_a_host_answers_what_its_jump_host_asks() -> None:
     assert "`ports login me@login`" in str(Route("me@login", (login,), "ssh").at_hop(asks, login))
 
 
-HOST_ALIASES = ["server1", "alice@server1", "ssh://alice@server1:2222", "ssh://alice@[fe80::1]:2222", "::1"]
+HOST_ALIASES = ["server1", "alice@server1", "ssh://alice@server1:2222", "ssh://alice@[fe80::1]:2222", "fe80::1"]
 
 
 @pytest.mark.parametrize("alias", [*HOST_ALIASES, "server1/node7", "alice@server1/10.0.0.9"])
@@ -587,7 +587,7 @@ def test_each_word_of_an_odd_jump_reaches_ssh_as_it_stands(
     shows.chmod(0o700)
     set_here("ssh.config", str(config))
     set_here("ssh.program", str(shows))
-    hop, none = _resolve.read_hop_of(f"hostname server1\nuser alice\nproxyjump {jump}\n", Destination("s1"))
+    hop, none = _resolve.read_jumps(*parse_hop(f"hostname server1\nuser alice\nproxyjump {jump}\n", alias="s1"))
     assert none == () and hop.proxy_command is not None
     # as ssh does, and paramiko's transport
     line = hop.proxy_command.replace("[%h]:%p", "[server1]:22").replace("%%", "%")
@@ -597,7 +597,7 @@ def test_each_word_of_an_odd_jump_reaches_ssh_as_it_stands(
 
 def test_a_jump_with_an_unknown_token_logs_in_as_nobody(set_here: Callable[[str, object], None]) -> None:
     with pytest.raises(errors.SSHError, match="%k@login has a token that ssh does not know"):
-        _resolve.read_hop_of("hostname server1\nproxyjump %k@login\n", Destination("s1"))
+        _resolve.read_jumps(*parse_hop("hostname server1\nproxyjump %k@login\n", alias="s1"))
 
 
 def test_a_control_socket_with_a_full_queue_is_not_called_dead(tmp_path: Path) -> None:
@@ -616,7 +616,7 @@ def test_a_control_socket_with_a_full_queue_is_not_called_dead(tmp_path: Path) -
 
 
 def test_a_shell_of_this_machine_that_does_not_start_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = _this_machine.LocalConnection(_this_machine.here())
+    here = _this_machine.LocalConnection(resolve("localhost"))
     monkeypatch.setattr(_this_machine, "_shell", lambda command: ["/nowhere/env", command])
     before = set(os.listdir("/proc/self/fd"))
     for call in (here.run, here.exec_channel):

@@ -107,7 +107,8 @@ def _hosts() -> list[tuple[str, str]]:
         elif key == "match":
             current = []
         elif words:
-            found.update((alias, words[0].replace("%h", alias)) for alias in current if not found[alias])
+            for alias in current:
+                found[alias] = found[alias] or words[0].replace("%h", alias)
     return list(found.items())
 
 
