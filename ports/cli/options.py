@@ -75,17 +75,11 @@ class Host(click.ParamType):  # type: ignore[type-arg]  # generic in newer versi
         return value
 
 
-def targets_on(host: str | None, wanted: Iterable[str]) -> tuple[str, ...]:
-    """Return targets on `host`, which `wanted` names without it: NAME or PORT. Without a host, return `wanted`."""
-    named = tuple(wanted)
-    if host is None:
-        return named
-    for one in named:
+def refuse_second_host(host: str, words: Iterable[str]) -> None:
+    """Fail where one of the `words` that go with ``-H host`` names a host too; each is the NAME or PORT of a thing."""
+    for one in words:
         if ":" in one or one == host:
             raise click.UsageError(f"{one!r} names a host, and so does -H {host}; leave out one of them")
-    user, at, name = host.rpartition("@")
-    bare = name.count(":") > 1 and not name.startswith("[") and "://" not in host  # an IPv6 address
-    return tuple(f"{user}{at}[{name}]:{one}" if bare else f"{host}:{one}" for one in named) or (host,)
 
 
 def with_hosts(function: F) -> F:

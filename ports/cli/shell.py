@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from ports.cli.commands import Command
-from ports.cli.options import Host, targets_on
+from ports.cli.options import Host, refuse_second_host
 from ports.cli.output import Output, Row, on_host, waiting, with_output
 from ports.hosts import Target
 
@@ -75,13 +75,13 @@ def _meant(ctx: click.Context, target: str | None, host: str | None, name: str |
     if ctx.args:
         meant = f"{target}:{ctx.args[0]}" if len(ctx.args) == 1 and ":" not in str(target) else "HOST:NAME"
         raise click.UsageError(f"too many targets: {' '.join(ctx.args)!r}; write `ports shell {meant}`", ctx)
-    if host is not None:
-        target = targets_on(host, () if target is None else (target,))[0]
-    elif target is None:
+    if host is None and target is None:
         return Target("", name)
-    elif target in _VERBS and target not in openssh.aliases():
+    if host is None and target in _VERBS and target not in openssh.aliases():
         raise click.UsageError(f"no host {target!r}; did you mean `ports shell {_VERBS[target]}`?", ctx)
-    found = targets.parse(target)
+    if host is not None and target is not None:
+        refuse_second_host(host, [target])
+    found = targets.parse(str(host)) if target is None else targets.parse(target, on=host)
     return Target("" if hosts.is_here(found.host) else found.host, found.name or name)
 
 

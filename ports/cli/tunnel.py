@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ports.cli.commands import Command, Group
-from ports.cli.options import Host, Number, targets_on, with_transport
+from ports.cli.options import Host, Number, refuse_second_host, with_transport
 from ports.cli.output import (
     SILENT_SECONDS,
     Output,
@@ -23,8 +23,7 @@ from ports.cli.output import (
     with_output,
     write_json,
 )
-from ports.errors import InvalidTargetError
-from ports.hosts import targets
+from ports.hosts import Target, targets
 from ports.state import said_when_slow
 
 NOTHING, SOME_FAILED = 3, 5
@@ -56,8 +55,12 @@ def open_(
     from ports import tunnels
     from ports.tunnels import LocalAddress, keeper
 
-    wanted = targets_on(host, wanted)
-    show, owner = Links(out, browse, hosts=wanted), options["owner"]
+    if host is not None:
+        refuse_second_host(host, wanted)
+    named = [targets.parse(one, on=host) for one in wanted]
+    if host is not None and not wanted:
+        named = [targets.parse(host)]
+    show, owner = Links(out, browse, named=named), options["owner"]
     local = LocalAddress(
         port=options["local_port"],
         socket=options["local_socket"],
@@ -67,7 +70,7 @@ def open_(
     )
     if background:
         with show.waiting():
-            rows: Sequence[Row] = tunnels.open_in_background(wanted, on_event=show.event, local=local, owner=owner)
+            rows: Sequence[Row] = tunnels.open_in_background(named, on_event=show.event, local=local, owner=owner)
         show.settled(rows, "`ports tunnel list` shows them, `ports tunnel close --all` closes them")
         show.wait_for_browser()
         return exit_code(rows)
@@ -76,7 +79,7 @@ def open_(
     keeper.allow_many_files()
     with tunnels.TunnelGroup(on_event=show.event) as group:
         with show.waiting():
-            group.open(wanted, local=local, owner=owner, reuse=True)
+            group.open(named, local=local, owner=owner, reuse=True)
         rows, is_held = group.rows(), any(tunnel.ports for tunnel in group.tunnels)
         show.settled(
             rows,
@@ -89,15 +92,14 @@ def open_(
 
 
 class Links:
-    """Shows links as they come up, a line each, and opens the browser."""
+    """Shows links as they come up, a line each, the first in the order of `named`, and opens the browser."""
 
-    def __init__(self, out: Output, browse: bool | None, *, hosts: Sequence[str] | None = None) -> None:
+    def __init__(self, out: Output, browse: bool | None, *, named: Sequence[Target] | None = None) -> None:
         from ports.state import settings
 
-        named = list(enumerate(hosts or ()))
-        self._order = {_host_of(target): place for place, target in reversed(named)}
+        self._order = {target.host: place for place, target in reversed([*enumerate(named or ())])}
         # links that are up, until all are or a second has passed
-        self._early: list[Row] | None = None if hosts is None else []
+        self._early: list[Row] | None = None if named is None else []
         self._lock = threading.RLock()
 
         self.out, self.browse = out, settings.get("open.browse") if browse is None else browse
@@ -221,13 +223,6 @@ class Links:
             # a note of the link does not say why it was closed
             said = "closed" if row["state"] == "closed" else row.get("note") or row["state"]
             self.out.say(f"{_target(row)}: {said}")
-
-
-def _host_of(target: str) -> str:
-    try:
-        return targets.parse(target).host
-    except InvalidTargetError:
-        return target
 
 
 def _link(row: Row) -> str | None:

@@ -32,16 +32,23 @@ class Target:
         return self.host if thing is None else f"{self.host}:{thing}"
 
 
-def parse(text: str) -> Target:
+def parse(text: str, *, on: str | None = None) -> Target:
     """Return the target that `text` says; a HOST may be ``ALIAS/NODE``, a node of a name that leads to several.
 
     ``login:22`` is what listens at port 22 of `login`; ``ssh://login:22`` is `login`, whose sshd listens at port 22.
+
+    Parameters
+    ----------
+    on : str, optional
+        The HOST that another word names, as the option ``-H`` does: `text` is a NAME or PORT there.
 
     Raises
     ------
     InvalidTargetError
         There is no host, the name is empty, or the port is not in 1 to 65535.
     """
+    if on is not None:
+        text = f"{in_brackets(on)}:{text}"
     found = HOST.fullmatch(text)
     if found is None:
         raise InvalidTargetError(text, NO_HOST)
@@ -63,11 +70,15 @@ def parse(text: str) -> Target:
 
 def before_colon(host: str) -> str:
     """Return a host without its node, as it stands before ``:NAME``: an IPv6 address in brackets."""
+    bare = in_brackets(host)
+    return bare if bare != host or host.startswith("ssh://") else host.partition("/")[0]
+
+
+def in_brackets(host: str) -> str:
+    """Return a host with an IPv6 address in brackets; a URI and every other host as it is."""
     found = HOST.fullmatch(host)
-    if found is None or host.startswith("ssh://"):
-        return host
-    address = found["ipv6"]
-    return host.partition("/")[0] if address is None else host.replace(address, f"[{address}]")
+    address = None if found is None or host.startswith("ssh://") else found["ipv6"]
+    return host if address is None else host.replace(address, f"[{address}]")
 
 
 def guess(alias: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ports import hosts
 from ports.errors import ConflictError, PortsError, StartError
+from ports.hosts import Target
 from ports.probe import SAFE_PATH
 from ports.sessions import processes
 from ports.state import locked, paths, wait_until
@@ -35,7 +36,7 @@ _DETACHED = int(getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess,
 
 
 def open_in_background(
-    wanted: Iterable[str],
+    wanted: Iterable[str | Target],
     *,
     on_event: Event | None = None,
     local: LocalAddress | None = None,

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
-from ports import hosts
+from ports import hosts, sessions
 from ports.errors import ConflictError, NotFoundError, PortsError, UsageError
 from ports.hosts import Target, choose_transport, on_each, targets
 from ports.sessions import processes
-from ports.state import paths, runtime_directory, settings
+from ports.state import runtime_directory, settings
 from ports.tunnels import _browse_request, _browser, _everywhere
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import Reach, Relay
@@ -75,14 +75,14 @@ class TunnelGroup:
 
     def open(
         self,
-        wanted: Iterable[str],
+        wanted: Iterable[str | Target],
         *,
         local: LocalAddress | None = None,
         owner: str | None = None,
         batch: bool | None = None,
         reuse: bool = False,
     ) -> None:
-        """Open all targets at once; what fails stays in `tunnels`, with its error.
+        """Open all targets at once, of words or parsed; what fails stays in `tunnels`, with its error.
 
         May be called more than once. After the first call, call `close` (also on Ctrl-C) to remove what it opened. With
         `reuse`, a link that another process has open is shown, and not opened at a second port.
@@ -269,7 +269,7 @@ class TunnelGroup:
         try:
             local = LocalAddress(**request["local"])
             with self._events.listener(tell):
-                self.open(request["targets"], local=local, owner=request["owner"], batch=True, reuse=True)
+                self.open(parsed, local=local, owner=request["owner"], batch=True, reuse=True)
         except (PortsError, RuntimeError) as error:
             return {"closing": self._closing.is_set(), "error": str(error)}
         found = [one for one in self.tunnels if _is_answer(one, parsed)]
@@ -324,7 +324,7 @@ class TunnelGroup:
                 if tunnel.host == target.host and url is not None and _is_meant(tunnel, [target]):
                     return tunnel, url
             if attempt == 1:
-                self.open([str(target)], batch=True)
+                self.open([target], batch=True)
         failed = [one for one in self.tunnels if one.host == target.host and one.error is not None and not one.ports]
         for one in failed:  # a failure is reported once
             self._forget(one)
@@ -358,18 +358,21 @@ class TunnelGroup:
             )
 
 
-def check_targets(wanted: Iterable[str], local: LocalAddress, owner: str | None) -> dict[str, list[Target]]:
+def check_targets(wanted: Iterable[str | Target], local: LocalAddress, owner: str | None) -> dict[str, list[Target]]:
     """Return the targets of each host that `wanted` names, by default the hosts of the settings.
+
+    A name alone is what runs on this machine under it, unless it is a Host of the configuration.
 
     Raises
     ------
     UsageError
         There is no target, one is invalid, or `local` or `owner` does not fit them.
     """
-    named = [*wanted] or settings.hosts()
+    named = [targets.parse(one) if isinstance(one, str) else one for one in [*wanted] or settings.hosts()]
     if not named:
         raise UsageError("no target: name HOST, HOST:NAME or HOST:PORT, or list your hosts in the setting ports.hosts")
-    parsed = list(dict.fromkeys(_here_or_there(targets.parse(one)) for one in named))
+    here = _by_name_here()
+    parsed = list(dict.fromkeys(Target(hosts.HERE, one.host) if one in here else one for one in named))
     local.check()
     if local.is_one and (len(parsed) != 1 or parsed[0] == Target(parsed[0].host)):
         given = f"local port {local.port}" if local.socket is None else f"local socket {local.socket}"
@@ -382,13 +385,13 @@ def check_targets(wanted: Iterable[str], local: LocalAddress, owner: str | None)
     return by_host
 
 
-def _here_or_there(target: Target) -> Target:
-    """Return `target`; a name alone is what runs on this machine under it, unless it is a Host of the configuration."""
-    here = Target(hosts.HERE, target.host)
-    if target != Target(target.host) or not paths.NAME.fullmatch(target.host) or not hosts.is_here(here.host):
-        return target
-    is_known = any((paths.here().root / f"{kind}s" / target.host).is_dir() for kind in ("cluster", "notebook"))
-    return here if is_known and target.host not in hosts.openssh.aliases() else target
+def _by_name_here() -> set[Target]:
+    """Return the targets that name a cluster or notebook server of this machine, and no Host of the configuration."""
+    if not hosts.is_here(hosts.HERE):
+        return set()
+    return {Target(name) for kind in ("cluster", "notebook") for name in sessions.names(kind)} - {
+        Target(alias) for alias in hosts.openssh.aliases()
+    }
 
 
 def _as_open_already(tunnel: Tunnel, local: LocalAddress) -> TunnelRow:

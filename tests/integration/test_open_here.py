@@ -14,6 +14,7 @@ import pytest
 from ports import clusters, tunnels
 from ports.errors import NotFoundError
 from ports.hosts import Target
+from ports.state import paths
 from ports.tunnels import _group
 from ports.tunnels._local_address import LocalAddress
 from tests.integration.conftest import Home
@@ -72,7 +73,7 @@ def test_a_name_that_runs_nowhere_here_stays_a_host(home: Home, monkeypatch: pyt
     (home.work / ".ssh/config").write_text("Host lab\n    HostName 127.0.0.1\n")
     monkeypatch.setattr(Path, "home", lambda: home.work)
     for name in ("main", "lab"):
-        (_group.paths.here().root / "clusters" / name).mkdir(parents=True)
+        (paths.here().root / "clusters" / name).mkdir(parents=True)
     found = _group.check_targets(["main", "lab", "server1", "server1:main"], LocalAddress(), None)
     assert found == {
         "localhost": [Target("localhost", "main")],
@@ -80,7 +81,7 @@ def test_a_name_that_runs_nowhere_here_stays_a_host(home: Home, monkeypatch: pyt
         "server1": [Target("server1"), Target("server1", "main")],
     }
     for name in ("main", "lab"):
-        (_group.paths.here().root / "clusters" / name).rmdir()
+        (paths.here().root / "clusters" / name).rmdir()
 
 
 def test_a_port_here_that_nobody_serves_is_not_found(home: Home) -> None:

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from ports import errors
 from ports.cli import cluster, main, output, tunnel
 from ports.cli.output import Output
-from ports.hosts import _ask
+from ports.hosts import Target, _ask
+from ports.hosts.targets import parse
 from ports.listeners import _list
 from ports.state import paths
 
@@ -342,15 +343,15 @@ def test_open_takes_the_host_of_its_targets_by_option(
 ) -> None:
     from ports import tunnels
 
-    asked: list[str] = []
+    asked: list[Target] = []
 
-    def opened(wanted: list[str], **_: Any) -> list[Any]:
+    def opened(wanted: list[Target], **_: Any) -> list[Any]:
         asked.extend(wanted)
         return [{"host": "server1", "state": "nothing"}]
 
     monkeypatch.setattr(tunnels, "open_in_background", opened)
     assert main.run(main.ports, ["open", "--background", *words]) == 3
-    assert asked == targets
+    assert asked == [parse(one) for one in targets]
 
 
 @pytest.mark.parametrize("words", [["open", "-H", "server1", "server2:main"], ["shell", "-H", "server1", "server1"]])
@@ -437,8 +438,9 @@ def test_this_machine_by_name_needs_no_ssh_unless_it_is_a_host(
     monkeypatch.delitem(sys.modules, "dask.config", raising=False)
     monkeypatch.setenv("DASK_PORTS__SSH__CONFIG", str(file))
     assert hosts.is_here(name) and not hosts.is_here(f"bob@{name}") and not hosts.is_here(f"{name}x")
+    assert hosts.resolve(name) == hosts.here() and hosts.resolve(f"bob@{name}").transport == "ssh"
     file.write_text(f"Host {name}\n  HostName server1\n")
-    assert not hosts.is_here(name)
+    assert not hosts.is_here(name) and hosts.resolve(name).transport == "ssh"
 
 
 @pytest.mark.parametrize(

@@ -195,9 +195,10 @@ def test_a_link_that_is_none_of_a_page_is_not_opened_whoever_asks(
 
 
 def test_what_cannot_be_browsed_is_told_once_and_forgotten(group: TunnelGroup, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(wanted: list[str], **_: object) -> None:
-        for host, _, port in (one.partition(":") for one in wanted):
-            group._host(host).tunnels.add_result(Tunnel(host, None, port), NotFoundError("listener", "9", "none"))
+    def fail(wanted: list[Target], **_: object) -> None:
+        for one in wanted:
+            tunnel = Tunnel(one.host, None, str(one.port))
+            group._host(one.host).tunnels.add_result(tunnel, NotFoundError("listener", "9", "none"))
 
     monkeypatch.setattr(group, "open", fail)
     before = group.tunnels

@@ -21,7 +21,7 @@ from ports import errors
 from ports.cli import main, output, tunnel
 from ports.cli.commands import Group
 from ports.cli.output import Output
-from ports.hosts import _ask
+from ports.hosts import _ask, targets
 from ports.state.waiting import wait_until
 
 list_command = importlib.import_module("ports.cli.list")  # the package has the command by that name
@@ -340,7 +340,8 @@ def test_a_listing_says_which_hosts_are_awaited(
 
 
 def test_an_open_says_which_hosts_have_not_answered(capsys: pytest.CaptureFixture[str]) -> None:
-    links = tunnel.Links(Output(as_json=False), browse=False, hosts=["server1:lab", "ssh://alice@login:22", "server2"])
+    named = [targets.parse(one) for one in ("server1:lab", "ssh://alice@login:22", "server2")]
+    links = tunnel.Links(Output(as_json=False), browse=False, named=named)
     links.event({"host": "server2", "kind": "host", "name": None, "state": "nothing", "local_url": None, "note": "x"})
     capsys.readouterr()
     links._say_awaited("")
