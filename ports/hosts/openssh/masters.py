@@ -102,9 +102,14 @@ def start(route: Route, *, batch: bool | None = None, warm: bool = False, timeou
     asking = batch is not True and can_ask()
     until = None if timeout is None else time.monotonic() + timeout
     for attempt in range(_ATTEMPTS):
-        first, master = _last_running(route.hops, until)
+        # a master needs none before it: the user's own to a host may be there without one to the jump host
+        master, missing = None, list[Hop]()
+        for hop in reversed(route.hops):
+            if (master := running(hop, until=until, tested=True)) is not None:
+                break
+            missing.insert(0, hop)
         try:
-            for hop in route.hops[first + 1 :]:
+            for hop in missing:
                 master = _ensure(hop, Attempt(master, asking, until))
                 if master.fresh and (warm or hop is not route.hops[-1]):
                     # for the next hop, TCP_NODELAY may come a moment later
@@ -120,31 +125,30 @@ def start(route: Route, *, batch: bool | None = None, warm: bool = False, timeou
     raise AssertionError
 
 
-def running(hop: Hop) -> Master | None:
-    """Return the master to `hop` that runs, held open: ours before the user's own, as tunnels may go through it."""
+def running(hop: Hop, *, tested: bool = False, until: float | None = None) -> Master | None:
+    """Return the master to `hop` that runs, held open: ours before the user's own, as tunnels may go through it.
+
+    Parameters
+    ----------
+    tested : bool
+        One that turns out to be silent is marked, and None is returned. The user's own is tested, because nobody else
+        does that. Ours is tested with `until`: a caller with little time comes again because something was silent.
+    until : float, optional
+        Monotonic time at which to give up; the test takes half of what is left at most.
+    """
+    found = None
     for control, log, users in control_sockets.candidates(hop.key, hop.control_path):
         with contextlib.suppress(OSError):
             hold = control_sockets.MasterHold(control)
-            return Master(hop.alias, control, log, hop, users=users, hold=hold)
+            found = Master(hop.alias, control, log, hop, users=users, hold=hold)
+            break
+    if found is None or not tested or (until is None and not found.users):
+        return found
+    left = liveness.ANSWER_SECONDS if until is None else max(0.5, (until - time.monotonic()) / 2)
+    if liveness.carries(found, min(left, liveness.ANSWER_SECONDS)):
+        return found
+    control_sockets.mark_silent(found)
     return None
-
-
-def _last_running(hops: tuple[Hop, ...], until: float | None) -> tuple[int, Master | None]:
-    """Return the master that runs nearest to the last hop, and its number; -1 where none does.
-
-    It needs none before it: the user's own to a host may be there without one to the jump host.
-    """
-    for number in reversed(range(len(hops))):
-        master = running(hops[number])
-        # nobody else tests the user's own; and a caller with little time comes again because something was silent
-        if master is not None and (master.users or until is not None):
-            left = liveness.ANSWER_SECONDS if until is None else max(0.5, (until - time.monotonic()) / 2)
-            if not liveness.carries(master, min(left, liveness.ANSWER_SECONDS)):
-                control_sockets.mark_silent(master)
-                continue
-        if master is not None:
-            return number, master
-    return -1, None
 
 
 def _ensure(hop: Hop, attempt: Attempt) -> Master:
@@ -161,7 +165,6 @@ def _ensure(hop: Hop, attempt: Attempt) -> Master:
             return standing
         master = Master(hop.alias, *control_sockets.following(hop.key), hop)
         control_sockets.sweep(hop.key)  # after the choice of a number, as none is used again
-        master.log.touch(mode=0o600)
         try:
             _log_in(master, attempt)
         except BaseException:
@@ -257,7 +260,8 @@ def _start(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool
     limit = attempt.left(limit)
     arguments = _arguments(method, master, attempt, asking=asking)
     doubted = None if asking else (min(_DOUBT_SECONDS, limit / 3), partial(_doubt, master.hop, attempt, limit))
-    before = master.said_bytes()
+    master.log.unlink(missing_ok=True)
+    master.log.touch(mode=0o600)  # what an attempt before this one said explains nothing
     with tempfile.TemporaryFile() as stderr:  # ssh logs to `master.log`; what comes here, the host says
         try:
             status = processes.run_to_end(
@@ -274,7 +278,7 @@ def _start(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool
         return
     if via is not None and not via.is_there():
         raise ConnectionLostError(master.alias, f"the connection to {via.alias} ended meanwhile")
-    said = master.said(before)
+    said = master.said()
     if status == 0:
         raise ConnectionLostError(master.alias, f"the connection ended at once: {said.strip()[-200:] or 'it idled'}")
     if via is not None and method == "forward" and ("tdio forwarding" in said or "Session open refused" in said):
