@@ -102,6 +102,14 @@ def lines_of(code: CodeType) -> int:
     return 1
 
 
+def rows_of(seen: Walk) -> list[tuple[str, int, str, int]]:
+    """Return file, line, name and number of lines of each function that was passed."""
+    return [
+        (code.co_filename.removeprefix(f"{PACKAGE}/"), code.co_firstlineno, code.co_name, lines_of(code))
+        for code in seen.passed
+    ]
+
+
 def walk(arguments: list[str], alias: str) -> Walk:
     """Run ``ports open ALIAS`` until its master starts."""
     seen = Walk(alias)
@@ -142,10 +150,7 @@ def main() -> None:
     assert seen.started.is_set(), (
         f"no master was started to {alias}: a connection stands, or the configuration is wrong"
     )
-    rows = [
-        (code.co_filename.removeprefix(f"{PACKAGE}/"), code.co_firstlineno, code.co_name, lines_of(code))
-        for code in seen.passed
-    ]
+    rows = rows_of(seen)
     for file, line, name, lines in rows:
         print(f"{file + ':' + str(line):44} {name:24} {lines:3} lines")
     files = sorted({row[0] for row in rows})
