@@ -84,11 +84,13 @@ class UsageError(PortsError):
 class InvalidNameError(UsageError):
     """A name that does not match ``[a-z][a-z0-9-]{0,30}``."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+    def __init__(self, name: str, way_out: str | None = None) -> None:
+        super().__init__(name, way_out)
+        self.name, self.way_out = name, way_out
 
     def __str__(self) -> str:
+        if self.way_out is not None:
+            return f"{self.name} is not a name; {self.way_out}"
         text = f"{self.name!r} is not a name; use a letter a-z, then up to 30 of a-z, 0-9 and '-'"
         is_number = str(self.name).isdecimal()
         return f"{text}; for {self.name} workers pass n_workers={self.name}" if is_number else text

@@ -19,7 +19,7 @@ from ports.clusters import _certificates, _dask, _find, _options, _owner, _plan,
 from ports.clusters._cluster import Cluster
 from ports.clusters._options import KIND, ClusterRecord
 from ports.clusters._snapshot import Snapshot
-from ports.errors import NameInUseError, NotFoundError, StartError, warn, with_this_line
+from ports.errors import InvalidNameError, NameInUseError, NotFoundError, StartError, warn, with_this_line
 from ports.sessions import Found, environments
 from ports.state import paths, settings, wait_until
 
@@ -90,7 +90,7 @@ def cluster(name: str | None = None, *, reuse: str | None = None, **asked: Any) 
     """
     is_asynchronous = asked.pop("asynchronous", None)
     if is_asynchronous or (is_asynchronous is None and _is_coroutine(sys._getframe(1))):
-        name = paths.check_name(name or settings.get("cluster.name"))
+        name = _checked_name(name)
         return Cluster(_in_thread(functools.partial(_find_or_start, name, reuse, asked)), name=name)
     return _find_or_start(name, reuse, asked)
 
@@ -115,10 +115,17 @@ def _in_thread(function: Callable[[], Cluster]) -> Future[Cluster]:
     return future
 
 
+def _checked_name(name: str | None) -> str:
+    """Return `name`, or that of the setting. `Client(cluster)` becomes ``ports.client(cluster)`` in an old notebook."""
+    if hasattr(name, "get_client"):
+        raise InvalidNameError(str(name), "to connect to a cluster that you have, use Client(cluster)")
+    return paths.check_name(name or settings.get("cluster.name"))
+
+
 def _find_or_start(name: str | None, reuse: str | None, asked: dict[str, Any]) -> Cluster:
     """Do what `cluster` says, in any thread."""
     defaults = settings.get("cluster")
-    name, reuse = paths.check_name(name or defaults["name"]), reuse or defaults["reuse"]
+    name, reuse = _checked_name(name), reuse or defaults["reuse"]
     known = {option: value for option, value in asked.items() if option in settings.options(KIND)}
     settings.check(KIND, {"reuse": reuse, **known})  # an invalid option is an error if a cluster runs, too
     timeout = asked.pop("timeout", None) or defaults["start_timeout"]
@@ -228,7 +235,7 @@ def _start(
 ) -> Cluster:
     paths.check_serves("clusters")
     defaults = settings.get("cluster")
-    name = paths.check_name(name or defaults["name"])
+    name = _checked_name(name)
     known = sessions.find(KIND, name, ClusterRecord)
     if known is not None and known.state in ("running", "starting"):  # before any warning about its size
         shows, stops = f"`ports cluster show {name}` shows", f"`ports cluster stop {name}` stops it"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import LocalCluster
 
 import ports
 from ports import errors
@@ -25,7 +26,7 @@ EXAMPLES: dict[str, Any] = {
     "host": "server1", "what": "cluster 'main'", "log": Path("/tmp/log"), "output": ("one", "two"), "timeout": 3.5,
     "wanted": "4 workers of 9.0 GiB are 36.0 GiB", "total": "24.0 GiB", "taken": ("8.0 GiB are promised",),
     "frees": "`ports cluster scale main 0` frees what it is promised",
-    "left": "16.0 GiB", "found": 2, "known": 1, "message": "it failed",
+    "way_out": "use Client(cluster)", "left": "16.0 GiB", "found": 2, "known": 1, "message": "it failed",
 }  # fmt: skip
 
 
@@ -38,6 +39,13 @@ def test_a_wait_that_timed_out_is_pythons_timeout_error() -> None:
 def test_a_number_instead_of_a_name_hints_at_n_workers() -> None:
     with pytest.raises(errors.InvalidNameError, match=r"'4' is not a name.*for 4 workers pass n_workers=4"):
         ports.cluster(4)  # type: ignore[arg-type]
+
+
+def test_a_cluster_instead_of_a_name_hints_at_its_client() -> None:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None, protocol="inproc") as held:
+        for take in (ports.client, ports.cluster):
+            with pytest.raises(errors.InvalidNameError, match=r"is not a name; .*use Client\(cluster\)"):
+                take(held)  # type: ignore[arg-type]
 
 
 def test_a_notebook_shows_the_users_line_and_the_message() -> None:
