@@ -10,7 +10,7 @@ if __name__ != "__main__":  # piped, these names are there already
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, List, Optional
+    from typing import Any, Dict, List, Optional, Set
 
     Json = Dict[str, Any]
 
@@ -25,9 +25,9 @@ class Asking:
     """Asks own ports what they are, all at once, and sets ``http`` of their rows.
 
     First it waits for `silence` seconds, because Dask speaks first and would take HTTP for the length of a message. A
-    port that said nothing gets an HTTP request. A process that computes answers late, so a port that has accepted the
-    connection has 1.5 times `patience` seconds for its answer, and one that has not has half of `patience`. If that is
-    unknown, it is `patience`.
+    port that said nothing gets an HTTP request. A process that computes accepts late, and Dask there greets late: its
+    port is asked only when it has accepted, for which it has half of `patience`. It answers late, too: it has 1.5
+    times `patience` for that. Where the kernel does not tell who has accepted, it has `patience`.
 
     After `add`, call `step` now and then, and `finish` at last: in between there is time for other work.
     """
@@ -52,11 +52,12 @@ class Asking:
             connection.setblocking(False)
             connection.connect_ex((ANY.get(row["address"], row["address"]), row["port"]))
             self.poller.register(connection, 1)  # POLLIN
-            added.append([connection, row, 0.0, None])  # then: when it is due, and when it was asked
+            # Then: when it is due, when it was asked (False: it has not accepted), and how long it may take to accept.
+            added.append([connection, row, 0.0, None, 0.0])
         self.left -= len(added)
         due = time.monotonic() + self.silence
         for one in added:
-            one[2] = due
+            one[2], one[4] = due, due + self.patience / 2
             self.open[one[0].fileno()] = one
 
     def step(self, wait: float = 0.0) -> None:
@@ -66,33 +67,36 @@ class Asking:
         now = time.monotonic() + (wait if wait >= 0.001 else 0)
         for fd, _ in self.poller.poll(int(wait * 1000)):
             self.poller.unregister(fd)
-            connection, row, _, asked = self.open.pop(fd)
-            judge(row, connection, asked is not None)
+            connection, row, _, asked, _ = self.open.pop(fd)
+            judge(row, connection, bool(asked))
         now = min(now, time.monotonic())  # nothing that is due later has been looked at
         due = [one for one in self.open.values() if one[2] <= now]
-        late = [one for one in due if one[3] is not None]
+        late = [one for one in due if one[3]]
         if any(one[2] < one[3] + self.patience for one in late):
             late = self.without_busy_ones(late)
+        silent = [one for one in due if not one[3] and not SHY.search(" ".join(one[1]["argv"]))]
+        waiting = unaccepted() if silent else None
         for one in due:
-            if one[3] is None and not SHY.search(" ".join(one[1]["argv"])):
-                one[2:] = [time.monotonic() + self.patience / 2, time.monotonic()]
+            busy = waiting and one[1]["inode"] in waiting
+            if one in silent and (one[4] > now if busy else one[3] is False):
+                one[2:4] = [now + self.silence, False if busy else None]
+            elif one in silent and not busy:
+                one[2:4] = [time.monotonic() + self.patience / 2, time.monotonic()]
                 try:
                     one[0].send(REQUEST)
                 except OSError:  # poll shows what became of it
                     pass
-            elif one[3] is None or one in late:
+            elif not one[3] or one in late:
                 self.poller.unregister(one[0])
                 del self.open[one[0].fileno()]
                 one[0].close()
 
     def without_busy_ones(self, late: "List[List[Any]]") -> "List[List[Any]]":
         """Return those of `late` to give up; those that compute get the rest of their time."""
-        try:
-            waiting, times = set(kept_waiting()), 1.5
-        except OSError:  # no netlink here
-            waiting, times = set(), 1.0
+        waiting = unaccepted()
+        times = 1.0 if waiting is None else 1.5
         for one in late:
-            if one[1]["inode"] not in waiting:
+            if one[1]["inode"] not in (waiting or ()):
                 one[2] = max(one[2], one[3] + times * self.patience)
         now = time.monotonic()
         return [one for one in late if one[2] <= now]
@@ -101,6 +105,14 @@ class Asking:
         """Wait for all answers."""
         while self.open:
             self.step(max(0.0, min(one[2] for one in self.open.values()) - time.monotonic()))
+
+
+def unaccepted() -> "Optional[Set[int]]":
+    """Return the inodes of listeners with connections to accept, or None where the kernel does not tell."""
+    try:
+        return set(kept_waiting())
+    except OSError:  # no netlink here
+        return None
 
 
 def judge(row: "Json", connection: "Any", asked: bool) -> None:

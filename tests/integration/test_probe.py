@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -147,6 +148,24 @@ def test_a_silent_port_is_asked_by_http() -> None:
         heard = wait_until(lambda: web.heard or None, timeout=2, what="the question")
     assert rows_of(document, web.port)[0]["http"] is True and heard[0].startswith(b"HEAD / HTTP/1.0\r\n")
     assert rows_of(document, other.port)[0]["http"] is False
+
+
+def test_a_busy_dask_that_accepts_late_gets_no_http() -> None:
+    heard: list[bytes] = []
+
+    def serve() -> None:
+        select.select([busy], [], [])
+        time.sleep(0.3)  # computes
+        with busy.accept()[0] as connection:
+            connection.sendall(b"pickle-protocol")
+            heard.append(connection.recv(1000))
+
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        (row,) = rows_of(probe.probe({"port": busy.getsockname()[1], "patience": 6.0}), busy.getsockname()[1])
+        thread.join(5)
+    assert row["kind"] == "dask-scheduler" and heard == [b""]
 
 
 @pytest.mark.ci
