@@ -141,6 +141,13 @@ def test_a_terminal_that_tmux_does_not_know_hinders_nothing(home: Home, term: st
         subprocess.run(["tmux", "-S", str(home.runtime / "tmux.sock"), "kill-session", "-t", "shell-one"], check=True)
 
 
+def test_the_status_line_of_tmux_shows_the_whole_name_of_a_session(home: Home) -> None:
+    name = "a-name-of-thirty-one-characters"
+    at_a_terminal(["shell", "--name", name, "--bash"], "xterm", f"[shell-{name}]")
+    socket = str(home.runtime / "tmux.sock")
+    subprocess.run(["tmux", "-S", socket, "kill-session", "-t", f"shell-{name}"], check=True)
+
+
 def test_a_session_that_tmux_refuses_leaves_no_server(home: Home) -> None:
     socket = home.runtime / "tmux.sock"
     with pytest.raises(errors.TmuxError, match="invalid session"):
