@@ -43,13 +43,13 @@ def who(named: str | None, host: str | None, watch: bool, as_json: bool) -> None
     if as_json:
         write_json(found.row())
         return
-    clear = _HOME_AND_CLEAR if watch and sys.stdout.isatty() else ""
-    show(found, before=clear)
+    is_drawn = watch and sys.stdout.isatty()
+    show(found, before=_HOME_AND_CLEAR if is_drawn else "")
     while watch:
         began = time.monotonic()
         found = look(host, interval=_EVERY)
         time.sleep(max(0.0, began + _EVERY - time.monotonic()))
-        show(found, before=clear or "\n")
+        show(found, before="" if is_drawn else "\n", is_drawn=is_drawn)
 
 
 def look(host: str | None, *, interval: float | None = None) -> Usage:
@@ -62,15 +62,25 @@ def look(host: str | None, *, interval: float | None = None) -> Usage:
     return replace(found, own_clusters=clusters.with_promises()) if host is None or hosts.is_here(host) else found
 
 
-def show(found: Usage, *, before: str = "") -> None:
-    """Show a machine."""
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    text = before + "\n".join(lines(found, columns))
+def show(found: Usage, *, before: str = "", is_drawn: bool = False) -> None:
+    """Show a machine; one that `is_drawn` takes the place of the one before."""
+    size = shutil.get_terminal_size()
+    told = lines(found, size.columns if sys.stdout.isatty() else None)
+    text = before + (frame(told, size.lines) if is_drawn else "\n".join(told))
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         text = text.translate(_ASCII)
     click.echo(text)
+
+
+def frame(told: Sequence[str], rows: int) -> str:
+    """Return lines that replace what a terminal of `rows` shows.
+
+    Each line clears its own rest. A terminal that is cleared as a whole keeps what it showed in its history: tmux would
+    have a copy for each look, and of each line that scrolls. Of too many lines, the last ones are shown.
+    """
+    return "\033[H" + "".join(f"{line}\033[K\n" for line in told[-max(1, rows - 2) :]) + "\033[J"
 
 
 def lines(found: Usage, columns: int | None = None) -> list[str]:

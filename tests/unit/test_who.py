@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -272,3 +274,27 @@ def test_own_promises_are_called_own_where_they_leave_little() -> None:
     mine = {"uid": SEEN["uid"], "pid": 0, "n_workers": 9, "n_threads": 9, "bytes": 400 * GIB, "held_bytes": 0}
     found = replace(seen(promises=[mine]), own_clusters=("main",))
     assert "to your cluster main (`ports cluster scale main 0` frees what it is promised)" in who.lines(found)[-1]
+
+
+def test_a_frame_replaces_the_one_before_line_by_line() -> None:
+    shown = who.frame(["server1: 4 cores", "USER"], 24)
+    assert shown == "\033[Hserver1: 4 cores\033[K\nUSER\033[K\n\033[J"
+    assert who.frame([str(n) for n in range(50)], 24).count("\n") == 22, "a longer one would scroll"
+
+
+@pytest.mark.skipif(not shutil.which("tmux"), reason="there is no tmux")
+def test_frames_leave_no_copies_in_the_history_of_tmux(tmp_path: Path) -> None:
+    code = "from ports.cli import who; import time; print('\\n' * 5 + 'before' + '\\n' * 5, end=who._HOME_AND_CLEAR)"
+    code += "; [print(who.frame(['look %d' % n], 24)) for n in range(30)]; time.sleep(60)"
+    tmux = ["tmux", "-S", str(tmp_path / "s"), "-f", os.devnull]
+    command = shlex.join([sys.executable, "-c", code])
+    subprocess.run([*tmux, "new-session", "-d", "-x", "80", "-y", "24", command], check=True)
+    try:
+        shown = wait_until(lambda: found if "look 29" in (found := history(tmux)) else None, timeout=30, what="frames")
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=True)
+    assert shown.count("look") == 1 and shown.count("before") == 1, shown
+
+
+def history(tmux: list[str]) -> str:
+    return subprocess.run([*tmux, "capture-pane", "-p", "-S", "-"], capture_output=True, text=True, check=True).stdout
