@@ -69,6 +69,11 @@ class TunnelGroup:
                 return tunnel.url
         raise NotFoundError("open tunnel", ", ".join(one.host for one in self.tunnels), "see the errors of its tunnels")
 
+    def __repr__(self) -> str:
+        """Return each tunnel with its link and its state; a link can hold a token, as in `url`."""
+        shown = [f"{one.host}:{one.name or ''} {one.url or '-'} ({one.state})" for one in self.tunnels]
+        return f"<{type(self).__name__}: {', '.join(shown) or 'nothing is open'}>"
+
     def rows(self) -> list[TunnelRow]:
         """Return all tunnels as JSON-able data."""
         return [tunnel.row() for tunnel in self.tunnels]

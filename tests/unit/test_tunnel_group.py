@@ -404,3 +404,11 @@ def test_another_alias_of_a_host_is_told_from_a_node_of_one_image(
     there = replace(service("main", machine), host="server2", boot=boot, user=user)
     assert (tunnel_records.open_elsewhere(there, "server2") is not None) is is_same
     assert tunnel_records.open_elsewhere(there, "server1") is not None
+
+
+def test_a_group_shows_its_links(group: TunnelGroup) -> None:
+    assert repr(TunnelGroup()) == "<TunnelGroup: nothing is open>"
+    service = Service("s2", "cluster", "big", "k", "m", "alice", "/x", path="status")
+    made = Tunnel("s2", "cluster", "big", "open", service=service, local_port=20001)
+    group._host("s2").tunnels._tunnels.append(made)
+    assert repr(group).endswith("s2:big http://localhost:20001/status (open)>"), repr(group)
