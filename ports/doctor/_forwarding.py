@@ -121,7 +121,7 @@ def _refused(name: str, alias: str, reason: PortsError) -> Check:
     return warning(
         name,
         f"its sshd prohibits forwarding to {what} ({option}); `ports open` goes through a session of its own instead",
-        f"it works; `{option} yes` in its sshd_config would make it faster",
+        f"it works; to make it faster, ask its administrator for `{option} yes` in sshd_config",
     )
 
 
