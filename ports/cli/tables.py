@@ -69,7 +69,31 @@ _PORT_HERE = re.compile(r"(?:127\.0\.0\.1|\[::1\])(:\d+)")
 _BELOW = ("NOTE", "LINK AT HOME", "LINK", "DIRECTORY", "ROOT", "FROM")  # what goes on below its row, in this order
 _WORD = re.compile(r"(?:`[^`]*`|\S)+")  # a command in backticks is one
 # What `show` says in other words, or not at all.
-_HIDDEN = {"where", "from", "here", "what", "received", "note", "other", "started_at", "guard", "asleep", "ends_at"}
+_HIDDEN = {
+    "where",
+    "from",
+    "here",
+    "what",
+    "received",
+    "note",
+    "other",
+    "started_at",
+    "stopped_at",
+    "guard",
+    "asleep",
+    "ends_at",
+    "command_note",
+}
+# How it calls what is not understood from its key.
+_CALLED = {
+    "command": "at home",
+    "explained": "size",
+    "link": "link at home",
+    "managed": "started by ports",
+    "n_asked": "workers asked for",
+    "n_running": "tasks running",
+    "open_to_network": "open to other machines",
+}
 _LIMITS = {"idle": "hours without work", "expire": "days without use"}
 _PLAIN = re.compile(r"[A-Za-z/~.][\w/.+-]*")  # a string that YAML reads as one without quotes, unless it is among these
 _NO_STRINGS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n", "~", ".inf", ".nan")
@@ -79,7 +103,8 @@ _FOLDED = {"NOTE": 28, "VALUE": 20}  # columns that a cell of sentences has at l
 
 def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
     """Return the texts of `row` for a table, including those that combine several values."""
-    started = row.get("started_at") or row.get("since")
+    is_over = row.get("state") == "stopped"  # since then, where that is known
+    started = row.get("stopped_at") if is_over else row.get("started_at") or row.get("since")
     made = {
         "since": duration(now - started) if isinstance(started, int | float) else "",
         "memory": memory_used(row.get("memory_bytes"), row.get("memory_limit_bytes"), row.get("memory_typed") or ""),
@@ -268,7 +293,11 @@ def details(row: Mapping[str, Any], now: float, columns: int | None = None) -> s
     texts = cells(row, now) | {key: _in_words(key, value) for key, value in row.items()}
     told = {key: text for key, text in texts.items() if not key.endswith(("_bytes", "_typed"))}  # in the cell "memory"
     found = {key: text for key, text in told.items() if text and key not in _HIDDEN}
-    shown = {key.removeprefix("n_").replace("_", " "): text for key, text in found.items()}
+    if found.get("n_asked") == found.get("n_workers"):
+        found.pop("n_asked", None)
+    if row.get("command_note"):
+        found["command"] += f"  ({row['command_note']})"
+    shown = {_CALLED.get(key, key.removeprefix("n_").replace("_", " ")): text for key, text in found.items()}
     if row.get("note"):  # the reason has a line of its own
         shown["note"] = str(row["note"])
     begins = max((len(key) for key in shown), default=0) + 2

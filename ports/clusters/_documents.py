@@ -85,6 +85,7 @@ class _Always(TypedDict):
     name: str
     state: str
     reason: str | None
+    stopped_at: float | None
     url: str | None
     link: str
     command: str

@@ -33,6 +33,7 @@ OURS = {
     "asynchronous": "the cluster runs in its own process",
     "loop": "the cluster runs in its own process",
     "silence_logs": "its output goes to its log",
+    "nthreads": "pass threads_per_worker= (--threads-per-worker)",
     "scheduler_port": "the address can change; clients find the cluster by its name",
 }
 

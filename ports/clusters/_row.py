@@ -20,6 +20,7 @@ def row(now: Snapshot, *, with_token: bool = False) -> ClusterRow:
         "name": now.name,
         "state": now.state,
         "reason": now.reason,
+        "stopped_at": now.found.ended_at,
         "url": f"unix:{now.running.dashboard}" if now.found.running else None,
         "link": listeners.cluster_link(now.name),
         "command": listeners.open_command(now.name),

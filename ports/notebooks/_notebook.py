@@ -65,6 +65,7 @@ class NotebookRow(TypedDict):
     port: int | None
     pid: int | None
     started_at: float | None
+    stopped_at: float | None
     managed: bool
     log: str | None
     env: str | None
@@ -182,6 +183,7 @@ class Notebook:
             "port": self.port,
             "pid": self.pid,
             "started_at": self.started_at,
+            "stopped_at": self._found.ended_at if self._found else None,
             "managed": self.managed,
             "log": str(self.log) if self.log else None,
             "env": record.env if record else None,

@@ -28,7 +28,8 @@ def find(kind: str, name: str, cls: type[S]) -> Found[S] | None:
     except RecordError as error:
         return Found(name, files, "unknown", record, error=error, reason=str(error))
     state, reason = _judge(files, record, running, ended)
-    return Found(name, files, state, record, running, reason)
+    ended_at = ended.ended_at or None if ended is not None else None
+    return Found(name, files, state, record, running, reason, ended_at=ended_at)
 
 
 def _judge(

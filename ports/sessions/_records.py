@@ -79,7 +79,8 @@ class Found(Generic[S]):
 
     `state` is ``starting``, ``running``, ``stopped`` or ``unknown``, and `reason` says why it is one of the last two.
     A session is ``unknown`` if it belongs to another machine, or if one of its records cannot be read. In the second
-    case `error` says why. If ``record.json`` itself cannot be read, `record` is None.
+    case `error` says why. If ``record.json`` itself cannot be read, `record` is None. `ended_at` (epoch) is known where
+    its launcher has noted the end.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Found(Generic[S]):
     running: Running | None = None
     reason: str | None = None
     error: RecordError | None = None
+    ended_at: float | None = None
 
 
 def verdict(

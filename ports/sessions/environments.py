@@ -230,8 +230,21 @@ def _looked_for(env: str, path: Path, environ: Mapping[str, str]) -> str:
         return f"{path} does not exist"
     names = sorted(known(environ))
     near = difflib.get_close_matches(env, names, n=3, cutoff=0.5) or names[:12]
-    text = f"looked for a conda environment of that name, and for a venv in {path}"
+    roots = [str(root) for root in _roots(environ)]
+    below = f" below {' and '.join(roots)}" if roots else " (this user has no conda)"
+    text = f"looked for a conda environment of that name{below}, and for a venv in {path}"
+    near += _venvs(env, path.parent)
     return text + (f"; there is {', '.join(near)}" if near else "; pass the path of a conda environment or venv")
+
+
+def _venvs(env: str, directory: Path) -> list[str]:
+    """Return the paths of venvs in `directory`, those with a name like `env` first."""
+    try:
+        found = sorted(one.name for one in directory.iterdir() if _kind(one) == "venv")
+    except OSError:
+        return []
+    near = difflib.get_close_matches(env, found, n=3, cutoff=0.5) or found[:3]
+    return [f"./{name}" for name in near]
 
 
 def _home(environ: Mapping[str, str]) -> Path:

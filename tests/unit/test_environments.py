@@ -142,6 +142,21 @@ def test_a_misspelt_name_is_told_with_its_neighbours(alone: dict[str, str], tmp_
         find("zzz", tmp_path, alone)
 
 
+def test_a_name_that_is_nowhere_says_where_it_was_looked_for(alone: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(
+        EnvironmentNotFoundError, match=r"of that name \(this user has no conda\), and for a venv in .*/geo"
+    ):
+        find("geo", tmp_path, alone)
+    make_root(tmp_path / "miniforge3", "climate")
+    for name in ("geos", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pyvenv.cfg").touch()
+    with pytest.raises(EnvironmentNotFoundError) as caught:
+        find("geo", tmp_path, {**alone, "CONDA_ROOT": str(tmp_path / "miniforge3")})
+    assert f"of that name below {tmp_path}/miniforge3" in str(caught.value)
+    assert str(caught.value).endswith("; there is base, climate, ./geos")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("./nowhere", "does not exist"), (".", "contains neither conda-meta/ nor pyvenv.cfg"), ("", "pass")],

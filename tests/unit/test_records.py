@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ports import sessions
 from ports.clusters._options import ClusterRecord
 from ports.errors import BrokenRecordError, NewerRecordError, StoreError
 from ports.sessions import Exit
@@ -203,3 +204,16 @@ def test_one_of_many_gets_the_name(tmp_path: Path) -> None:
 )
 def test_an_end_is_told_in_words(ended: Exit, text: str) -> None:
     assert str(ended) == text
+
+
+def test_what_was_noted_of_an_end_says_when_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path))
+    mine, now = sessions.new_identity()
+    record = sessions.SessionRecord(
+        kind="cluster", name="main", created_at=now, interpreter="", directory="", started_by=mine
+    )
+    found = sessions.claim(record)
+    assert found.ended_at is None
+    records.write(found.files.exit, Exit(status=3, ended_at=now + 60))
+    again = sessions.find("cluster", "main", sessions.SessionRecord)
+    assert again is not None and (again.state, again.ended_at) == ("stopped", now + 60)

@@ -106,6 +106,22 @@ def test_details_leave_out_what_is_empty() -> None:
     assert "name:" in shown and "url" not in shown and "_bytes" not in shown and "reason" not in shown
 
 
+def test_show_names_what_opens_it_at_home() -> None:
+    row = {**ROW, "command": "ports open server1:main", "command_note": None, "n_asked": ROW["n_workers"]}
+    assert "at home:" in (told := tables.details(row, now=1060.0)) and "ports open server1:main" in told
+    assert "asked" not in told and "command" not in told
+    row |= {"n_asked": 9, "command_note": "replace server1 by your own alias"}
+    told = " ".join(tables.details(row, now=1060.0).split())
+    assert "workers asked for: 9" in told and "server1:main (replace server1 by your own alias)" in told
+
+
+@pytest.mark.parametrize(("stopped_at", "since"), [(1000.0, "1 min"), (None, "")])
+def test_since_of_what_stopped_is_when_it_stopped(stopped_at: float | None, since: str) -> None:
+    row = {"kind": "cluster", "name": "main", "state": "stopped", "started_at": 10.0, "stopped_at": stopped_at}
+    assert tables.cells(row, now=1060.0)["since"] == since
+    assert tables.cells({**row, "state": "running"}, now=1060.0)["since"] != since
+
+
 def test_show_tells_people_in_words_what_json_has_as_it_is() -> None:
     row = {"kind": "notebook", "name": "lab", "idle": 0, "expire": 14.0, "debugger": False, "managed": True}
     row |= {"open_to_network": False, "warnings": ["one; close it", "two"], "n_tasks": 3, "reason": None, "path": None}
@@ -113,7 +129,7 @@ def test_show_tells_people_in_words_what_json_has_as_it_is() -> None:
     parts = [line.partition(":") for line in tables.details(row, now=1060.0).splitlines()]
     shown = {key: text.strip() for key, _, text in parts}
     assert (shown["idle"], shown["expire"]) == ("never", "after 14 days without use")
-    assert (shown["debugger"], shown["managed"], shown["open to network"]) == ("no", "yes", "no")
+    assert (shown["debugger"], shown["started by ports"], shown["open to other machines"]) == ("no", "yes", "no")
     assert (shown["tasks"], shown["warnings"], shown["since"]) == ("3", "one; close it; two", "1 min")
     assert shown["memory"].endswith(" of 2GiB")
     told = tables.details({**row, "warnings": [], "idle": 2.5, "expire": None}, now=1060.0)

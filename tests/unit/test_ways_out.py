@@ -257,6 +257,7 @@ EXEMPT = {
     "the argument that it names is passed in many tests": (
         "for {self.name} workers pass n_workers=",
         "pass name= to ports itself",
+        "pass threads_per_worker= (--threads-per-worker)",
         "pass security='tls'",
         "pass local_directory=",
         "{found.reason}; pass another name=",
