@@ -18,7 +18,7 @@ from ports.clusters._options import KIND, ClusterRecord, ClusterRunning
 from ports.clusters._snapshot import Snapshot
 from ports.errors import PortsError, UsageError, warn, with_this_line
 from ports.sessions import Found
-from ports.state import record_this_interpreter
+from ports.state import record_this_interpreter, telling
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -446,7 +446,12 @@ class Cluster:
         RecordError
             Its record cannot be read.
         """
-        return self._run(lambda: sessions.stop(self._now.found, force=force, before_the_end=self._say_goodbye))
+
+        def stop() -> None:
+            with telling(f"the end of cluster {self.name!r}"):
+                sessions.stop(self._now.found, force=force, before_the_end=self._say_goodbye)
+
+        return self._run(stop)
 
     def _say_goodbye(self) -> None:
         running = self._now.found.running

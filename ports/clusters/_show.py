@@ -6,16 +6,12 @@ import html
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import quote
 
 from ports import listeners
 from ports.clusters._text import command_html, html_table
 from ports.errors import say
-from ports.state import said_when_slow
-
-PATIENCE = 3.0
 
 
 def show(cluster_or_client: object, local_port: int | None = None) -> None:
@@ -37,18 +33,6 @@ def show(cluster_or_client: object, local_port: int | None = None) -> None:
             display(Shown(shown))
             return
     say(shown_text(shown))
-
-
-def tell(text: str) -> None:
-    """Print a line where a person looks on: in a notebook, in ipython, in a terminal. A script prints its own."""
-    ipython = sys.modules.get("IPython")
-    if (ipython is not None and ipython.get_ipython() is not None) or hasattr(sys, "ps1") or sys.stdout.isatty():
-        say(text)
-
-
-def telling(what: str) -> AbstractContextManager[None]:
-    """Tell what is awaited, once it has taken `PATIENCE` seconds."""
-    return said_when_slow(tell, f"waiting for {what}", after=PATIENCE)
 
 
 def describe(cluster_or_client: object, local_port: int | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ports import machine, sessions, state
-from ports.clusters import _certificates, _dask, _find, _options, _owner, _plan, _scheduler, _scratch, _show
+from ports.clusters import _certificates, _dask, _find, _options, _owner, _plan, _scheduler, _scratch
 from ports.clusters._cluster import Cluster
 from ports.clusters._options import KIND, ClusterRecord
 from ports.clusters._snapshot import Snapshot
@@ -134,7 +134,7 @@ def _find_or_start(name: str | None, reuse: str | None, asked: dict[str, Any]) -
     if asked.get("env", defaults["env"]) is None:
         _dask.check_keywords(keywords)
     while True:
-        with _show.telling(f"cluster {name!r}, which another process is starting"):
+        with state.telling(f"cluster {name!r}, which another process is starting"):
             found = _wait_for_other_start(name, timeout)
         if found is not None and found.state == "running":
             return _find.reuse(found, asked, reuse)
@@ -144,9 +144,9 @@ def _find_or_start(name: str | None, reuse: str | None, asked: dict[str, Any]) -
             warn(f"cluster {name!r} had stopped ({found.reason}); a new one starts")
         try:
             # this process makes a client next: it imports Dask (0.3 s) while the owner does the same
-            with _show.telling(f"the start of cluster {name!r}; log: {sessions.files(KIND, name).log}"):
+            with state.telling(f"the start of cluster {name!r}; log: {sessions.files(KIND, name).log}"):
                 started = _start(name, timeout, asked, meanwhile=_dask.import_client)
-            _show.tell(f"started {name!r}: {started.explained}")
+            state.tell(f"started {name!r}: {started.explained}")
             return started
         except NameInUseError:
             continue  # another process has just claimed the name: wait for its start
@@ -227,7 +227,9 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
     StartError
         It ended while it was starting; says the exit status, the log and its last lines.
     """
-    return _start(name, timeout, asked)
+    named = name or settings.get("cluster.name")
+    with state.telling(f"the start of cluster {named!r}"):
+        return _start(name, timeout, asked)
 
 
 def _start(

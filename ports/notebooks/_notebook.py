@@ -12,6 +12,7 @@ from urllib.parse import quote
 from ports import listeners, probe, sessions
 from ports.errors import BrokenRecordError, UsageError
 from ports.sessions import Found, Running, SessionRecord
+from ports.state import telling
 
 KIND = "notebook"
 
@@ -144,7 +145,8 @@ class Notebook:
             Its record cannot be read.
         """
         found = self._managed("stopped", "Shut Down in its page, or Ctrl-C where it was started, stops it")
-        sessions.stop(found, force=force)
+        with telling(f"the end of notebook {self.name!r}"):
+            sessions.stop(found, force=force)
 
     def logs(self, lines: int = 0, *, warnings: bool = False) -> tuple[str, ...]:
         """Return the last `lines` lines of its log, with `warnings` of warning level or worse only; 0 for all.

@@ -28,7 +28,7 @@ from ports.listeners import Listener, links
 from ports.notebooks import _jupyter
 from ports.notebooks._notebook import KIND, Notebook, NotebookRecord, NotebookRunning
 from ports.sessions import Environment, Found, environments, processes
-from ports.state import ensure_token, make_private, paths, records, runtime_directory, settings
+from ports.state import ensure_token, make_private, paths, records, runtime_directory, settings, telling
 
 if TYPE_CHECKING:
     import builtins
@@ -102,7 +102,8 @@ def start(
     record = replace(_plan(name, served, environment, kind, token_file), idle=idle, expire=expire, debugger=debugger)
     record = replace(record, asked=sessions.words(KIND, asked))
     found = _claim(record)
-    with sessions.undone(found), environments.missing_named(record.interpreter, environ, needs=("jupyter_server",)):
+    needs = environments.missing_named(record.interpreter, environ, needs=("jupyter_server",))
+    with telling(f"the start of notebook {name!r}; log: {found.files.log}"), sessions.undone(found), needs:
         ensure_token(token_file)
         _fresh(Path(record.runtime))
         port = links.local_port(paths.machine(), str(os.getuid()), f"{KIND}-{name}", *_PORTS)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ports.state.runtime import runtime_directory as runtime_directory
     from ports.state.tokens import ensure_token as ensure_token
     from ports.state.waiting import said_when_slow as said_when_slow
+    from ports.state.waiting import tell as tell
+    from ports.state.waiting import telling as telling
     from ports.state.waiting import wait_until as wait_until
 else:
     __getattr__, __dir__, __all__ = face(
@@ -51,7 +53,7 @@ else:
                 "Record",
             ),
             "tokens": ("ensure_token",),
-            "waiting": ("said_when_slow", "wait_until"),
+            "waiting": ("said_when_slow", "tell", "telling", "wait_until"),
         },
         modules=(
             "paths",

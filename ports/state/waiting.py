@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ports.errors import TimedOutError
+from ports.errors import say as say_line
 
+PATIENCE = 3.0  # seconds of waiting without a word
 T = TypeVar("T")
 
 
@@ -65,3 +68,17 @@ def said_when_slow(
         yield
     finally:
         ended.set()
+
+
+def tell(text: str) -> None:
+    """Print a line where a person looks on: in a notebook, in ipython, in a terminal. A script prints its own."""
+    ipython = sys.modules.get("IPython")
+    if (ipython is not None and ipython.get_ipython() is not None) or hasattr(sys, "ps1") or sys.stdout.isatty():
+        say_line(text)
+
+
+def telling(what: str) -> contextlib.AbstractContextManager[None]:
+    """Tell what is awaited, once it has taken `PATIENCE` seconds; the command line says what it waits for itself."""
+    if "ports.cli.output" in sys.modules:
+        return contextlib.nullcontext()
+    return said_when_slow(tell, f"waiting for {what}", after=PATIENCE)

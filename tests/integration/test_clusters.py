@@ -275,6 +275,19 @@ def test_a_person_reads_one_line_about_what_was_started(home: Home) -> None:
 
 
 @pytest.mark.ci
+def test_a_start_and_a_stop_in_python_say_what_they_wait_for(home: Home) -> None:
+    program = (
+        "import sys; sys.ps1 = '>>> '\n"  # a person looks on
+        "from ports import clusters; from ports.state import waiting; waiting.PATIENCE = 0.05\n"
+        "clusters.start('main', n_workers=1, threads_per_worker=1).stop()\n"
+    )
+    assert home.python(program).stdout.splitlines() == [
+        "waiting for the start of cluster 'main'",
+        "waiting for the end of cluster 'main'",
+    ]
+
+
+@pytest.mark.ci
 def test_a_killed_worker_names_the_command_that_shows_why(home: Home) -> None:
     program = (
         "import dask, os, ports\n"

@@ -124,7 +124,7 @@ def test_an_error_in_a_notebook_is_the_user_s_line_and_the_message(lab: Notebook
 
 @pytest.mark.ci
 def test_a_kernel_says_what_a_slow_start_waits_for_and_what_started(lab: Notebook) -> None:
-    code = "from ports.clusters import _show; _show.PATIENCE = 0.1\nimport ports; ports.client('slow', n_workers=1)"
+    code = "from ports.state import waiting; waiting.PATIENCE = 0.1\nimport ports; ports.client('slow', n_workers=1)"
     said = shown_in_a_kernel(lab, code)
     assert "waiting for the start of cluster 'slow'" in said and "started 'slow': 1 worker × " in said, said
     clusters.stop("slow")
