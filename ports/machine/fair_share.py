@@ -8,6 +8,7 @@ impossible.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -271,14 +272,15 @@ def check(room: Room, n_workers: int, memory_limit: int, typed: str = "") -> Non
     """
     (total, filled, promised), left = room.bound, room.left_bytes
     if n_workers * memory_limit > left:
-        each = as_typed(typed, memory_limit)
+        shown = functools.partial(as_typed, typed)  # all in one unit
+        each = shown(memory_limit)
         wanted = f"1 worker of {each}"
         if n_workers > 1:
-            wanted = f"{n_workers} workers of {each} are {as_typed(typed, n_workers * memory_limit)}"
-        taken = [f"{size(promised)} are promised to {_yours(room)}"] if promised else []
-        taken += [f"{size(filled)} are used by clusters of others"] if filled else []
+            wanted = f"{n_workers} workers of {each} are {shown(n_workers * memory_limit)}"
+        taken = [f"{shown(promised)} are promised to {_yours(room)}"] if promised else []
+        taken += [f"{shown(filled)} are used by clusters of others"] if filled else []
         within = f" ({room.within})" if room.within else ""
-        raise OverpromisedError(wanted, size(total) + within, tuple(taken), size(left) if left else "", _frees(room))
+        raise OverpromisedError(wanted, shown(total) + within, tuple(taken), shown(left) if left else "", _frees(room))
 
 
 def can_grow_to(room: Room, held: int) -> int:
@@ -376,30 +378,28 @@ def _all(room: Room) -> tuple[int, str]:
 
 def _warnings(room: Room, chosen: Size, *, takes_all: bool, typed: str) -> tuple[str, ...]:
     """Warn how a cluster that takes more than is left affects others; `typed` is a worker's memory as it was typed."""
-    wants, left = chosen.promised_bytes, free(room)
-    mine = (*_own_warnings(room, wants), *room.notes)
+    wants, left, shown = chosen.promised_bytes, free(room), functools.partial(as_typed, typed)
+    mine = (*_own_warnings(room, wants, typed), *room.notes)
     names = [one.user for one in room.active]
     if not names or (wants <= left and not takes_all):
         return mine
     listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     theirs = sum(max(one.memory_bytes, one.promised_bytes) for one in room.active)
-    said = (
-        f"this cluster may use {as_typed(typed, wants)}; {size(left)} are available and not promised (active: {listed})"
-    )
+    said = f"this cluster may use {shown(wants)}; {shown(left)} are available and not promised (active: {listed})"
     if (taken := min(wants - left, theirs)) > 0:
-        said += f": once full, it takes {size(taken)} that others use or were promised"
+        said += f": once full, it takes {shown(taken)} that others use or were promised"
     if takes_all:
         said += "; it competes with them for every core"
     return (f"{said}; `ports who` shows who uses how much", *mine)
 
 
-def _own_warnings(room: Room, wants: int) -> tuple[str, ...]:
+def _own_warnings(room: Room, wants: int, typed: str) -> tuple[str, ...]:
     """Warn if this user's clusters are then promised more than there is."""
-    total, _, promised = room.bound
+    (total, _, promised), shown = room.bound, functools.partial(as_typed, typed)
     if wants <= room.left_bytes or not promised:
         return ()
     way_out = _frees(room) or "stop or scale one (`ports cluster list`)"
     return (
-        f"of the {size(total)} that you can use, {_yours(room)} {'is' if len(room.own_clusters) == 1 else 'are'} "
-        f"promised {size(promised)}, and with this one {size(promised + wants)}; {way_out}",
+        f"of the {shown(total)} that you can use, {_yours(room)} {'is' if len(room.own_clusters) == 1 else 'are'} "
+        f"promised {shown(promised)}, and with this one {shown(promised + wants)}; {way_out}",
     )

@@ -71,7 +71,7 @@ def test_a_cluster_that_is_let_adapt_divides_what_is_free_now(tmp_path: Path, mo
 def test_a_number_of_workers_beyond_what_is_free_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Asked(tmp_path, monkeypatch, available=3 * GIB)
     cluster = asked.cluster(ASKED, n_asked=1, memory_limit_bytes=GIB, memory_bytes=GIB // 2)
-    with pytest.warns(match=r"this cluster may use 8GiB; 3.5 GiB are available and not promised \(active: bob\)"):
+    with pytest.warns(match=r"this cluster may use 8GiB; 3.5GiB are available and not promised \(active: bob\)"):
         _scheduler.scale(cluster, 8, force=None)
     assert asked.arguments == {"n_workers": 8} and asked.written().n_workers == 8
     with pytest.raises(OverpromisedError, match="1000 workers of 1GiB are 1000GiB, more than"):

@@ -307,10 +307,20 @@ def test_where_nothing_is_left_no_size_is_offered() -> None:
     with pytest.raises(OverpromisedError) as caught:
         fair_share.check(replace(room, own_clusters=("main",)), 2, 10**9, "1GB")
     assert str(caught.value) == (
-        "2 workers of 1GB are 2GB, and nothing is left of the 23.5 GiB that you can use here: 203.5 GiB are promised "
+        "2 workers of 1GB are 2GB, and nothing is left of the 25.2GB that you can use here: 218.5GB are promised "
         "to your cluster main; `ports cluster scale main 0` frees what it is promised; `ports who` shows who uses how "
         "much; force=True (--force) starts it all the same"
     )
+
+
+def test_a_refusal_has_all_sizes_in_the_unit_that_was_typed() -> None:
+    bob = other("bob", memory_bytes=12, promised_bytes=20, held_bytes=12)
+    room = Room(cores=8, memory_bytes=32 * GIB, available_bytes=18 * GIB, promised_bytes=4 * GIB, others=(bob,))
+    with pytest.raises(OverpromisedError) as caught:
+        fair_share.check(room, 2, 20 * GIB, "20GiB")
+    [warning, own] = fair_share.decide(room, asked(n_workers=2, memory_limit=20 * GIB, memory_typed="20GiB")).warnings
+    for told in (str(caught.value), warning, own):
+        assert "GiB" in told and " GiB" not in told
 
 
 def test_own_promises_are_called_own_by_the_names_of_their_clusters() -> None:
