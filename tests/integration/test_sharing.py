@@ -241,7 +241,7 @@ def test_a_tmux_server_in_a_control_group_makes_later_clusters_fit_into_it(home:
         assert isinstance(second.record.memory_limit, int) and second.record.memory_limit < hog.LIMIT
         assert second.explained.endswith(f", within {TMUX}")
         assert second.row()["pid"] in group.pids()
-        with pytest.raises(OverpromisedError, match=f"the 2.0 GiB \\({TMUX}\\) that you can use here"):
+        with pytest.raises(OverpromisedError, match=f"the 2GiB \\({TMUX}\\) that you can use here"):
             clusters.start("third", n_workers=1, memory_limit="3GiB")
         for name in ("second", "first"):
             clusters.get(name).stop()
