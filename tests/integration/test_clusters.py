@@ -260,7 +260,7 @@ def test_a_start_that_fails_reaches_whoever_awaits_it(home: Home) -> None:
 
 @pytest.mark.ci
 def test_a_person_reads_one_line_about_what_was_started(home: Home) -> None:
-    program = "import sys; sys.ps1 = '>'; import ports; from ports.clusters import _show; _show.PATIENCE = 600\n"
+    program = "import sys; sys.ps1 = '>'; import ports; from ports.state import waiting; waiting.PATIENCE = 600\n"
     program += "ports.client(n_workers=1, threads_per_worker=1).close()"
 
     def run() -> str:

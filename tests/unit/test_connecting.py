@@ -18,16 +18,18 @@ from typing import Any, cast
 import pytest
 
 from ports import errors
-from ports.clusters import Cluster, _dask, _show, _start
+from ports.clusters import Cluster, _dask, _start
 from ports.errors import DaskError
-from ports.state import wait_until
+from ports.state import tell, telling, wait_until
+from ports.state import waiting as waits
 
 
 def test_a_wait_of_some_seconds_says_what_it_waits_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    monkeypatch.setattr(_show, "PATIENCE", 0.01)
+    monkeypatch.delitem(sys.modules, "ports.cli.output", raising=False)  # another test's
+    monkeypatch.setattr(waits, "PATIENCE", 0.01)
     seen = ""
 
     def is_told() -> bool | None:
@@ -35,21 +37,21 @@ def test_a_wait_of_some_seconds_says_what_it_waits_for(
         seen += capsys.readouterr().out
         return True if "waiting for the start of cluster 'main'" in seen else None
 
-    with _show.telling("the start of cluster 'main'"):
+    with telling("the start of cluster 'main'"):
         wait_until(is_told, timeout=10, what="the line")
 
 
 def test_a_short_wait_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     before = threading.active_count()
-    with _show.telling("the start of cluster 'main'"):
+    with telling("the start of cluster 'main'"):
         pass
     wait_until(lambda: True if threading.active_count() <= before else None, timeout=10, what="end of the timer")
     assert capsys.readouterr().out == ""
 
 
 def test_a_script_prints_only_its_own_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    _show.tell("started 'main'")
+    tell("started 'main'")
     assert capsys.readouterr().out == ""
 
 
