@@ -95,6 +95,25 @@ class Output:
         tell(targets.hints_at(self.host, text))
 
 
+class Look(Output):
+    """Collects what it shows, as the lines of one look."""
+
+    def __init__(self) -> None:
+        super().__init__(False)
+        self.told: list[str] = []
+
+    def table(self, rows: Sequence[Row], kind: str, *, empty: str) -> None:
+        """Add a table, or `empty` if there are no rows."""
+        if rows:
+            self.told += table_lines(rows, kind, with_host=self.several)
+        elif empty:
+            self.say(empty)
+
+    def say(self, text: str) -> None:
+        """Add a message."""
+        self.told += folded(targets.hints_at(self.host, text), sys.stdout).splitlines()
+
+
 def tell(text: str) -> None:
     """Print a message on stderr."""
     click.echo(folded(text, sys.stderr), err=True)
@@ -135,18 +154,21 @@ def write_json(document: Any) -> None:
 
 def write_table(rows: Sequence[Row], kind: str, *, with_host: bool = False) -> None:
     """Print a table; in a terminal with colours, and fitted to its width. No link and no word is broken."""
+    click.echo("\n".join(table_lines(rows, kind, with_host=with_host)))
+
+
+def table_lines(rows: Sequence[Row], kind: str, *, with_host: bool = False) -> list[str]:
+    """Return the lines of a table for stdout."""
     from ports.cli import tables
     from ports.state import settings
 
     lines = tables.table(rows, kind, time.time(), with_host=with_host)
     text = tables.plain(lines if not sys.stdout.isatty() else tables.fit(lines, terminal_columns(sys.stdout)))
-    if not sys.stdout.isatty() or settings.variable("TERM") in ("dumb", "unknown"):
-        click.echo(text)
-        return
     heading, *rest = text.splitlines()
-    click.echo(click.style(heading, bold=True))
-    for line in rest:
-        click.echo(line if settings.variable("NO_COLOR") else _STATE.sub(_coloured, line))
+    if not sys.stdout.isatty() or settings.variable("TERM") in ("dumb", "unknown"):
+        return [heading, *rest]
+    coloured = rest if settings.variable("NO_COLOR") else [_STATE.sub(_coloured, line) for line in rest]
+    return [click.style(heading, bold=True), *coloured]
 
 
 def _coloured(found: re.Match[str]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
+from ports.cli import watch as watching
 from ports.cli.commands import Command
 from ports.cli.options import Host
 from ports.cli.output import Output, waiting, write_json
@@ -17,11 +18,9 @@ from ports.cli.output import Output, waiting, write_json
 if TYPE_CHECKING:
     from ports.machine import Usage, User
 
-_EVERY = 2.0  # seconds
 _WIDTH, _NARROWEST = 20, 4  # columns of a bar
 _LITTLE = 0.002  # of the memory: a user with less who computes nothing is counted and not named
 _ASCII = str.maketrans("█▒·×", "#+.x")
-_HOME_AND_CLEAR = "\033[H\033[J"
 
 
 @click.command(cls=Command)
@@ -29,12 +28,11 @@ _HOME_AND_CLEAR = "\033[H\033[J"
 @click.option(
     "-H", "--host", metavar="ALIAS", type=Host(), help="Look at this host of ~/.ssh/config, which needs only python3."
 )
-@click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
+@watching.with_watch
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def who(named: str | None, host: str | None, watch: bool, as_json: bool) -> None:
     """Show who uses how much of this machine, and what is left; what clusters are promised counts as taken."""
-    if watch and as_json:
-        raise click.UsageError("--watch has no end, but --json prints one document; leave one of them out")
+    watching.refuse_document(watch, as_json)
     if named and host:
         raise click.UsageError(f"{named} and {host} are two hosts; name one")
     host = host or named
@@ -43,13 +41,20 @@ def who(named: str | None, host: str | None, watch: bool, as_json: bool) -> None
     if as_json:
         write_json(found.row())
         return
-    is_drawn = watch and sys.stdout.isatty()
-    show(found, before=_HOME_AND_CLEAR if is_drawn else "")
-    while watch:
+    if watch:
+        watching.show(looks(found, host))
+    else:
+        show(found)
+
+
+def looks(first: Usage, host: str | None) -> Iterator[list[str]]:
+    """Yield what to show of each look at a machine, without an end."""
+    yield shown(first)
+    while True:
         began = time.monotonic()
-        found = look(host, interval=_EVERY)
-        time.sleep(max(0.0, began + _EVERY - time.monotonic()))
-        show(found, before="" if is_drawn else "\n", is_drawn=is_drawn)
+        found = look(host, interval=watching.EVERY)
+        time.sleep(max(0.0, began + watching.EVERY - time.monotonic()))
+        yield shown(found)
 
 
 def look(host: str | None, *, interval: float | None = None) -> Usage:
@@ -62,25 +67,19 @@ def look(host: str | None, *, interval: float | None = None) -> Usage:
     return replace(found, own_clusters=clusters.with_promises()) if host is None or hosts.is_here(host) else found
 
 
-def show(found: Usage, *, before: str = "", is_drawn: bool = False) -> None:
-    """Show a machine; one that `is_drawn` takes the place of the one before."""
-    size = shutil.get_terminal_size()
-    told = lines(found, size.columns if sys.stdout.isatty() else None)
-    text = before + (frame(told, size.lines) if is_drawn else "\n".join(told))
+def show(found: Usage) -> None:
+    """Show a machine."""
+    click.echo("\n".join(shown(found)))
+
+
+def shown(found: Usage) -> list[str]:
+    """Return `lines` for stdout: of its width, and in its encoding."""
+    told = lines(found, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
     try:
-        text.encode(sys.stdout.encoding or "utf-8")
+        "".join(told).encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        text = text.translate(_ASCII)
-    click.echo(text)
-
-
-def frame(told: Sequence[str], rows: int) -> str:
-    """Return lines that replace what a terminal of `rows` shows.
-
-    Each line clears its own rest. A terminal that is cleared as a whole keeps what it showed in its history: tmux would
-    have a copy for each look, and of each line that scrolls. Of too many lines, the last ones are shown.
-    """
-    return "\033[H" + "".join(f"{line}\033[K\n" for line in told[-max(1, rows - 2) :]) + "\033[J"
+        return [line.translate(_ASCII) for line in told]
+    return told
 
 
 def lines(found: Usage, columns: int | None = None) -> list[str]:

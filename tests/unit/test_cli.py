@@ -21,13 +21,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports import errors
+from ports import errors, listeners
 from ports.cli import cluster, main, output, tunnel
+from ports.cli import list as list_
 from ports.cli.output import Output
 from ports.hosts import Target, _ask
 from ports.hosts.targets import parse
 from ports.listeners import _list
-from ports.state import paths
+from ports.state import paths, wait_until
 
 TERMINAL = {"attach", "login"}  # they take over the terminal: there is nothing to print as JSON
 
@@ -505,6 +506,7 @@ def listing(two_hosts: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         return (Listed(host or "here"),)
 
     monkeypatch.setattr(_list, "list", look)
+    monkeypatch.setattr(listeners, "list", look)
     return shown
 
 
@@ -522,6 +524,50 @@ def test_json_without_host_is_this_machine_only(listing: list[str], capsys: pyte
     assert main.run(main.ports, ["list", "--json"]) == 0
     assert [row["host"] for row in json.loads(capsys.readouterr().out)] == ["here"]
     assert listing == []
+
+
+def test_watching_a_list_shows_this_machine_then_the_hosts(listing: list[str]) -> None:
+    watched = list_.looks(("server1", "server2"), False, with_here=True)
+
+    def all_there() -> str | None:
+        shown = "\n".join(next(watched))
+        return shown if "on-server1" in shown and "server2: " in shown else None
+
+    shown = wait_until(all_there, timeout=30, what="both hosts")
+    watched.close()
+    assert shown.index("on-here") < shown.index("on-server1") < shown.index("server2: does not answer")
+
+
+def test_watching_names_the_hosts_that_did_not_answer_yet(listing: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(listeners, "list", lambda host, **_: answers.wait(30) and (Listed(host),))
+    monkeypatch.setattr(list_, "_MOMENT", 0.0)
+    watched = list_.looks(("server1", "server2"), False, with_here=False)
+    assert next(watched) == ["waiting for server1, server2"]
+    answers.set()
+    wait_until(lambda: "on-server2" in str(next(watched)) or None, timeout=30, what="answers")
+    watched.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (errors.NetworkError("server2", "does not answer"), True),
+        (errors.LoginNeededError("server2", "asks for a password"), False),
+        (errors.SSHError("server2", "permission denied"), False),
+    ],
+    ids=["network", "prompt", "refusal"],
+)
+def test_watching_tries_no_refused_login_again(
+    listing: list[str], monkeypatch: pytest.MonkeyPatch, error: errors.SSHError, again: bool
+) -> None:
+    def look(host: str, **_: object) -> tuple[Listed, ...]:
+        raise error
+
+    monkeypatch.setattr(listeners, "list", look)
+    followed = list_.Followed(("server2",), False)
+    assert (followed._look("server2") is not None) is again
+    assert followed.rows["server2"][0]["error"] == str(error) and followed.answered.is_set()
 
 
 def test_the_only_host_of_the_settings_that_fails_hides_nothing(

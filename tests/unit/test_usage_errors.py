@@ -254,13 +254,16 @@ def test_a_message_in_a_terminal_is_broken_between_words(columns: str) -> None:
     assert "`ports cluster start --help`" in "\n".join(shown), "a command in backticks stays in one line"
 
 
-def test_ctrl_c_ends_the_line_of_the_terminal_first() -> None:
-    terminal = Terminal([sys.executable, "-m", "ports", "who", "--watch"], TERM="xterm", COLUMNS="80")
+@pytest.mark.parametrize(
+    ("command", "shown"), [("who", b"a cluster of yours"), ("list", b"\033[K\n\033[J")], ids=["who", "list"]
+)
+def test_ctrl_c_ends_the_line_of_the_terminal_first(command: str, shown: bytes) -> None:
+    terminal = Terminal([sys.executable, "-m", "ports", command, "--watch"], TERM="xterm", COLUMNS="80")
     try:
         wait_until(
-            lambda: True if terminal.read() and b"a cluster of yours" in terminal.text else None,
+            lambda: True if terminal.read() and shown in terminal.text.replace(b"\r", b"") else None,
             timeout=30,
-            what="the first table",
+            what="the table",
         )
         os.write(terminal.screen, b"\x03")
         lines = terminal.lines()

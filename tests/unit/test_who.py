@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ports import machine, probe
-from ports.cli import main, who
+from ports.cli import main, watch, who
 from ports.machine import _usage
 from ports.probe import accounts
 from ports.probe.programs import who as table
@@ -194,8 +194,9 @@ def test_people_begin_where_the_machine_says(
     assert accounts.is_person(700) is (expected <= 700)
 
 
-def test_watching_has_no_document(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run(main.ports, ["who", "--watch", "--json"]) == 2
+@pytest.mark.parametrize("words", [["who"], ["list"], ["ls", "server1"]], ids=" ".join)
+def test_watching_has_no_document(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(main.ports, [*words, "--watch", "--json"]) == 2
     assert "--watch has no end" in capsys.readouterr().err
 
 
@@ -277,15 +278,17 @@ def test_own_promises_are_called_own_where_they_leave_little() -> None:
 
 
 def test_a_frame_replaces_the_one_before_line_by_line() -> None:
-    shown = who.frame(["server1: 4 cores", "USER"], 24)
+    shown = watch.frame(["server1: 4 cores", "USER"], 24)
     assert shown == "\033[Hserver1: 4 cores\033[K\nUSER\033[K\n\033[J"
-    assert who.frame([str(n) for n in range(50)], 24).count("\n") == 22, "a longer one would scroll"
+    assert watch.frame([str(n) for n in range(50)], 24).count("\n") == 22, "a longer one would scroll"
 
 
 @pytest.mark.skipif(not shutil.which("tmux"), reason="there is no tmux")
 def test_frames_leave_no_copies_in_the_history_of_tmux(tmp_path: Path) -> None:
-    code = "from ports.cli import who; import time; print('\\n' * 5 + 'before' + '\\n' * 5, end=who._HOME_AND_CLEAR)"
-    code += "; [print(who.frame(['look %d' % n], 24)) for n in range(30)]; time.sleep(60)"
+    code = (
+        "from ports.cli import watch; import time; print('\\n' * 5 + 'before' + '\\n' * 5, end=watch._HOME_AND_CLEAR)"
+    )
+    code += "; [print(watch.frame(['look %d' % n], 24)) for n in range(30)]; time.sleep(60)"
     tmux = ["tmux", "-S", str(tmp_path / "s"), "-f", os.devnull]
     command = shlex.join([sys.executable, "-c", code])
     subprocess.run([*tmux, "new-session", "-d", "-x", "80", "-y", "24", command], check=True)
