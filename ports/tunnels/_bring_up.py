@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -131,9 +132,9 @@ class TunnelOpener:
                 self._tunnels.change(tunnel, state)
 
     def is_open_elsewhere(self, tunnel: Tunnel) -> bool:
-        """Tell whether another process has it open; the tunnel then shows that link, and gets no port."""
+        """Tell whether another group has it open; the tunnel then shows that link, and gets no port."""
         assert tunnel.service is not None
-        found = tunnel_records.open_elsewhere(tunnel.service, tunnel.host)
+        found = tunnel_records.open_elsewhere(tunnel.service, tunnel.host, except_at=self._relay.control)
         tunnel.is_elsewhere = False
         if found is None:
             tunnel.port_note = None
@@ -256,6 +257,8 @@ class TunnelOpener:
 
 
 def _keeps(record: GroupRecord) -> str:
+    if record.process.pid == os.getpid():
+        return "this process"
     return "the background process" if record.background else f"`ports open` in process {record.process.pid}"
 
 

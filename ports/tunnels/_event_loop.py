@@ -91,6 +91,7 @@ class Relay:
         self._loop = asyncio.SelectorEventLoop()
         self._forwards: set[LocalForward] = set()
         self._control: asyncio.Server | None = None
+        self.control: str | None = None  # where it answers, as in a `Reach`
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
         self._thread.start()
 
@@ -156,7 +157,8 @@ class Relay:
             raise
         except OSError as error:
             raise StoreError(path, error.strerror or str(error), "") from error
-        return Reach(str(path) if unix else f"{LOOPBACK[0]}:{server.sockets[0].getsockname()[1]}", token)
+        self.control = str(path) if unix else f"{LOOPBACK[0]}:{server.sockets[0].getsockname()[1]}"
+        return Reach(self.control, token)
 
     def close(self) -> None:
         """Free all ports, cut all connections, end the thread."""

@@ -90,7 +90,8 @@ class TunnelGroup:
         """Open all targets at once, of words or parsed; what fails stays in `tunnels`, with its error.
 
         May be called more than once. After the first call, call `close` (also on Ctrl-C) to remove what it opened. With
-        `reuse`, a link that another process has open is shown, and not opened at a second port.
+        `reuse`, a link that another group has open, here or in another process, is shown, and not opened at a second
+        port.
 
         Raises
         ------

@@ -28,6 +28,9 @@ def open(
 ) -> TunnelGroup:
     """Open links to all targets until they are closed; a context manager, whose `url` is the first link.
 
+    A link that is open already, in this process or in another one, is not opened twice: the result has the same link,
+    and its `close` leaves that open. A `local_port` opens it once more.
+
     Parameters
     ----------
     local_port : int, optional
@@ -48,7 +51,7 @@ def open(
     chosen = local or LocalAddress(port=local_port)
     group = open_many((target, *more), local=chosen, owner=owner, batch=batch)
     errors = [one.error for one in group.tunnels if one.error is not None]
-    if errors or not any(one.ports for one in group.tunnels):
+    if errors or not any(one.ports or one.is_elsewhere for one in group.tunnels):
         group.close()
         raise errors[0] if errors else NotFoundError("cluster or notebook", target, "nothing of yours runs there")
     return group
@@ -78,7 +81,7 @@ def open_many(
     """
     group = TunnelGroup(on_event=on_event)
     try:
-        group.open(wanted, local=local, owner=owner, batch=batch)
+        group.open(wanted, local=local, owner=owner, batch=batch, reuse=True)
     except BaseException:  # Ctrl-C at any moment leaves nothing
         group.close()
         raise

@@ -171,10 +171,15 @@ def _link_at(port: int, what: tuple[str, str | None, str | None]) -> str | None:
     return None
 
 
-def open_elsewhere(service: Service, host: str) -> tuple[GroupRecord, dict[str, Any]] | None:
-    """Return the process that has a link to `service` at the loopback, and that tunnel's row; None where none has."""
+def open_elsewhere(
+    service: Service, host: str, *, except_at: str | None = None
+) -> tuple[GroupRecord, dict[str, Any]] | None:
+    """Return the group that has a link to `service` at the loopback, and that tunnel's row; None where none has.
+
+    The group that answers at `except_at` is left out: it is the one that asks.
+    """
     for _, record, alive in read_all_records():
-        if not alive or record.process.pid == os.getpid():
+        if not alive or record.control == except_at:
             continue
         for row in record.rows:
             same_host = row["host"] == host or row.get("machine") == service.account_of_boot  # another alias of it

@@ -18,7 +18,7 @@ from ports.tunnels._services import Service
 class OpenRequest:
     """What one `ports open` requests of a host; `skip` has kind and name of tunnels that were closed since.
 
-    With `reuse`, what another process has open already is shown, and not opened at a second port.
+    With `reuse`, what another group has open already is shown, and not opened at a second port.
     """
 
     targets: tuple[Target, ...]

@@ -41,9 +41,9 @@ class Tunnel:
     where: tuple[str, int] | str | None = None
     #: User whose listener it may be, beside one's own.
     owner: str | None = None
-    #: Where another process has it open, no second port is opened.
+    #: Where another group has it open, no second port is opened.
     reuse: bool = False
-    #: Another process keeps the link.
+    #: Another group keeps the link, here or in another process.
     is_elsewhere: bool = False
     #: The service is not there any more; else an ``ended`` tunnel did not answer, and is asked again.
     gone: bool = False

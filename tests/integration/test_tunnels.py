@@ -793,6 +793,37 @@ def test_a_target_that_is_open_already_gets_no_second_port(laptop: Site, serve: 
     assert ports(laptop, "tunnel", "close", "--all")[0] == 0
 
 
+def test_python_opens_no_second_port_for_what_is_open_already(laptop: Site, serve: Serve) -> None:
+    port, other = serve("server1"), serve("server1")
+    first, (row,) = open_in_foreground(laptop, f"server1:{other}")
+    code = f"""
+        import urllib.request
+        from ports.state import wait_until
+        with tunnels.open("server1:{port}") as one:
+            with tunnels.open("server1:{port}") as two, tunnels.open("server1:{other}") as there:
+                urls = [one.url, two.url, there.url]
+                notes = [group.tunnels[0].row()["note"] for group in (one, two, there)]
+                with tunnels.open("server1:{port}", local_port=0) as third:
+                    urls.append(third.url)
+            left = urllib.request.urlopen(one.url).status
+        one = tunnels.open("server1:{port}")
+        with tunnels.open("server1:{port}") as two:
+            one.close()
+            (link,) = two.tunnels
+            is_here = lambda: True if link.ports and link.state == "open" else None
+            wait_until(is_here, timeout=30, what="the link in the second group")
+            urls.append(two.url)
+        print(json.dumps([urls, notes, left]))
+    """
+    (one, two, there, third, later), notes, left = python(laptop, code)
+    assert one == two == later != third and there == row["local_url"] and left == 200
+    assert notes[0] is None and notes[1] == "already open; this process keeps it"
+    assert str(notes[2]).startswith("already open; `ports open` in process ")
+    first.send_signal(signal.SIGINT)
+    assert first.wait(10) == 0
+    first.communicate()
+
+
 def test_what_another_process_kept_is_opened_here_once_it_closes_it(laptop: Site, serve: Serve) -> None:
     kept, own = serve("server1"), serve("server1")
     first, (row,) = open_in_foreground(laptop, f"server1:{kept}")

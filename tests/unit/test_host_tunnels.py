@@ -249,7 +249,7 @@ def test_a_link_that_another_process_closed_is_no_longer_called_open(
     host.tunnels.add([tunnel])
     host._connection.forwarded = says(ANSWER)  # type: ignore[attr-defined]
     kept = [(object(), {"state": "open", "local_port": 1234})]
-    monkeypatch.setattr(_records, "open_elsewhere", lambda *_: kept[0] if kept else None)
+    monkeypatch.setattr(_records, "open_elsewhere", lambda *_, **__: kept[0] if kept else None)
     monkeypatch.setattr(_bring_up, "_is_shared_by", lambda *_: True)
     monkeypatch.setattr(_bring_up, "_keeps", lambda record: "process 1")
     host.retry()

@@ -400,10 +400,10 @@ def test_another_alias_of_a_host_is_told_from_a_node_of_one_image(
     tunnel.ports.add(tunnel_records.remembered_port(tunnel.service, 20000, 32000))
     group.serve()
     group._changed(tunnel)
-    monkeypatch.setattr(tunnel_records.os, "getpid", lambda: 1)  # this is the other process
     there = replace(service("main", machine), host="server2", boot=boot, user=user)
     assert (tunnel_records.open_elsewhere(there, "server2") is not None) is is_same
     assert tunnel_records.open_elsewhere(there, "server1") is not None
+    assert tunnel_records.open_elsewhere(there, "server1", except_at=group._relay.control) is None
 
 
 def test_a_group_shows_its_links(group: TunnelGroup) -> None:
