@@ -50,5 +50,5 @@ def test_every_python_line_of_the_page_runs(home: Home, own_config: None) -> Non
     told = [str(one.message) for one in caught if "ports" in str(one.message)]
     # what the page says of a cluster that runs with other values, and of nothing else
     assert told != [] and [one for one in told if "dask's distributed.worker.memory.target" not in one] == []
-    assert len(blocks) == 13
+    assert len(blocks) == 14
     assert clusters.list() == []
