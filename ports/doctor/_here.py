@@ -43,7 +43,7 @@ def as_server() -> Iterator[Check]:
     """Yield what clusters and notebook servers on this machine take."""
     facts = examine()
     yield _judge.tmux(facts["tmux"])
-    yield _judge.logout(facts["logout_ends"], machine.LOGOUT_HINT)
+    yield _judge.logout(facts["logout_ends"], machine.LOGOUT_HINT, login_ends=facts["login_ends"])
     yield _judge.memory(facts["memory"])
     yield _guarded("scratch", _environment.scratch)
     yield _guarded("environment", _environment.environment)

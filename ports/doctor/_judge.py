@@ -84,8 +84,8 @@ def tmux(line: str | None) -> Check:
     return ok("tmux", line)
 
 
-def logout(ends: bool | None, hint: str) -> Check:
-    """Judge whether clusters outlive the logout."""
+def logout(ends: bool | None, hint: str, *, login_ends: bool = False) -> Check:
+    """Judge whether clusters outlive the logout; `login_ends`: one that runs does not, though the user lingers."""
     if ends is None:
         cause = "nothing shows whether your processes are killed when you log out: logind.conf cannot be read"
         return warning("logout", cause, f"ask the administrator whether KillUserProcesses is on; if it is: {hint}")
@@ -95,6 +95,9 @@ def logout(ends: bool | None, hint: str) -> Check:
             "your processes are killed when you log out (KillUserProcesses is on, and lingering is off for you)",
             hint,
         )
+    if login_ends:
+        cause = "the login in which your sessions were started kills them when it ends (KillUserProcesses is on)"
+        return failed("logout", cause, f"stop all of them first; {hint}")
     return ok("logout", "your processes continue when you log out")
 
 

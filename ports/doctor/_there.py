@@ -44,7 +44,9 @@ def judge_answer(alias: str, answer: Answer) -> Iterator[Check]:
     yield _judge.installed(facts["ports"], VERSION, alias)
     yield _judge.tmux(facts["tmux"])
     yield _judge.logout(
-        facts["logout_ends"], f"run `ssh {alias} loginctl enable-linger` once, then start there {_SCOPE}"
+        facts["logout_ends"],
+        f"run `ssh {alias} loginctl enable-linger` once, then start there {_SCOPE}",
+        login_ends=facts["login_ends"],
     )
     yield _judge.state_directory(facts["state"])
     yield _judge.memory(facts["memory"])

@@ -100,3 +100,27 @@ def logout_ends(user: str, cgroups: str = "") -> "Optional[bool]":
         return kills(logind_settings(logind_files()), user)
     except OSError:
         return None
+
+
+def is_session(argv: "List[str]") -> bool:
+    """Tell whether a command line is that of the tmux server of our sessions, or of the launcher of one."""
+    if [os.path.basename(word) for word in argv[-2:]] == ["launch.py", "launch.json"]:
+        return True
+    is_server = os.path.basename(argv[0]) == "tmux" and argv[-1] == "start-server"
+    return is_server and any("/ports-" in word for word in argv)
+
+
+def login_ends(user: str, proc: str = "/proc") -> bool:
+    """Tell whether a session of this user ends with the login in which it was started, though the user lingers."""
+    for pid in os.listdir(proc) if os.path.isdir(proc) else ():
+        if not pid.isdigit():
+            continue
+        try:
+            if os.stat(os.path.join(proc, pid)).st_uid != os.getuid():
+                continue
+            argv = (text_of(os.path.join(proc, pid, "cmdline")) or "").split("\0")[:-1]
+            if argv and is_session(argv) and logout_ends(user, text_of(os.path.join(proc, pid, "cgroup")) or ""):
+                return True
+        except OSError:  # it has ended
+            continue
+    return False

@@ -205,6 +205,7 @@ class Facts(TypedDict, total=False):
     python: str
     executable: str
     logout_ends: bool | None
+    login_ends: bool
     start_files: str | None
     state: dict[str, Any]
     memory: dict[str, Any]

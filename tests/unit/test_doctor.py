@@ -220,7 +220,18 @@ def test_a_resolver_that_hangs_is_given_up_and_its_error_comes_through() -> None
 
 def test_a_machine_is_examined_without_ports_being_looked_for() -> None:
     facts = examine()
-    assert {"python", "executable", "user", "tmux", "logout_ends", "state", "memory", "began", "time"} <= set(facts)
+    assert {
+        "python",
+        "executable",
+        "user",
+        "tmux",
+        "logout_ends",
+        "login_ends",
+        "state",
+        "memory",
+        "began",
+        "time",
+    } <= set(facts)
     assert "ports" not in facts and facts["began"] <= facts["time"]
     assert facts["memory"]["free_bytes"] <= facts["memory"]["total_bytes"]
 

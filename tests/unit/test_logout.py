@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from ports.doctor import _judge
-from ports.probe import logout
+from ports.probe import logout, recognise
+from ports.sessions import _start, _tmux
 
 YES = "[Login]\nKillUserProcesses=yes\n"
 
@@ -98,3 +102,52 @@ def test_lingering_keeps_what_is_outside_of_the_scope_of_a_login(monkeypatch: py
     slice_ = "0::/user.slice/user-1000.slice"
     ends = [f"{slice_}/session-3.scope\n", f"{slice_}/user@1000.service/app.slice/run-r1.scope\n", ""]
     assert [logout.logout_ends("alice", cgroups) for cgroups in ends] == [True, False, False]
+
+
+IN_LOGIN = "0::/user.slice/user-1000.slice/session-3.scope\n"
+KEPT = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/run-r1.scope\n"
+SERVER = ["/usr/bin/tmux", "-S", "/tmp/ports-1000/ab/tmux.sock", "-f", "/x/tmux.conf", "start-server"]
+LAUNCHER = ["/env/bin/python", "-I", "-S", "/env/ports/sessions/launch.py", "/home/a/clusters/main/launch.json"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "cgroups", "ends"),
+    [
+        (SERVER, IN_LOGIN, True),
+        (SERVER, KEPT, False),
+        (LAUNCHER, IN_LOGIN, True),
+        (LAUNCHER, KEPT, False),
+        ([*SERVER[:-1], "attach-session"], IN_LOGIN, False),  # ends with the terminal anyway
+        (["tmux", "-S", "/tmp/mine/tmux.sock", "start-server"], IN_LOGIN, False),
+        (["ssh", "-S", "/tmp/ports-1000/master", "start-server"], IN_LOGIN, False),
+        ([], IN_LOGIN, False),
+    ],
+)
+def test_a_session_that_was_started_in_a_login_ends_with_it(
+    argv: list[str], cgroups: str, ends: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    exists = logout.os.path.exists
+    monkeypatch.setattr(logout.os.path, "exists", lambda path: not str(path).startswith(str(tmp_path)) or exists(path))
+    monkeypatch.setattr(logout, "logind_files", lambda: [YES])  # and everybody lingers
+    (tmp_path / "12").mkdir()
+    (tmp_path / "self").mkdir()
+    (tmp_path / "13").mkdir()  # has ended
+    (tmp_path / "12" / "cmdline").write_text("".join(f"{word}\0" for word in argv))
+    (tmp_path / "12" / "cgroup").write_text(cgroups)
+    assert logout.login_ends("alice", str(tmp_path)) is ends
+    check = _judge.logout(False, "keep them so", login_ends=ends)
+    assert check.state == ("failed" if ends else "ok") and ("keep them so" in str(check.hint)) is ends
+
+
+@pytest.mark.skipif(not shutil.which("tmux"), reason="there is no tmux")
+def test_the_tmux_server_and_the_launcher_of_a_session_are_recognised() -> None:
+    with tempfile.TemporaryDirectory(prefix="ports-", dir="/tmp") as folder:
+        tmux = ["tmux", "-S", f"{folder}/tmux.sock"]
+        _tmux.start_session(Path(folder, "tmux.sock"), "main", ["sleep", "60"], cwd="/")
+        try:
+            told = subprocess.run([*tmux, "display", "-p", "#{pid}"], capture_output=True, text=True, check=True)
+            server = recognise.argv_of(int(told.stdout))
+        finally:
+            subprocess.run([*tmux, "kill-server"], check=True)
+    assert logout.is_session(server), server
+    assert logout.is_session(_start.launcher(Path("/home/a/clusters/main/launch.json")))

@@ -8,7 +8,7 @@ import time
 
 if __name__ != "__main__":  # piped, these names are there already
     from ..identity import FORMAT, user_name
-    from ..logout import logout_ends
+    from ..logout import login_ends, logout_ends
     from ..memory import limits
     from ..own_host import state_directory
     from ..programs.run import LoginShell, StartFilesError, find_command
@@ -36,7 +36,8 @@ def examine(request: "Optional[Json]" = None) -> "Json":
     facts = {"format": FORMAT, "began": time.time(), "host": os.uname().nodename, "platform": sys.platform}  # type: Json
     user = user_name(os.getuid())
     facts.update(user=user, python="%d.%d.%d" % sys.version_info[:3], executable=sys.executable)
-    facts.update(logout_ends=logout_ends(user), state=space(state_directory()), memory=memory_left())
+    facts.update(logout_ends=logout_ends(user), login_ends=login_ends(user))
+    facts.update(state=space(state_directory()), memory=memory_left())
     shell, login = LoginShell(wanted.get("patience")), {}  # type: LoginShell, Dict[str, str]
     facts["start_files"] = None
     there = shutil.which("tmux", path=environ.get("PATH"))
