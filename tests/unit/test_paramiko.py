@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +37,7 @@ from ports.hosts import Hop, resolve
 from ports.hosts._jump_command import jump_command
 from ports.hosts._resolve import parse_hop
 from ports.hosts.paramiko import auth, known_hosts, read_config
+from ports.hosts.paramiko import transport as paramiko_transport
 from ports.hosts.paramiko.channels import PROHIBITED, Channel, IoThread, Refusal
 from ports.hosts.paramiko.errors import explain_connect, explain_dial, explain_key, known_line
 from ports.hosts.paramiko.known_hosts import Verdict, judge, parse, preferred
@@ -89,6 +92,64 @@ def test_a_name_that_was_noted_is_found_again_also_by_ssh_keygen(name: str, port
     line = known_line(options, "ssh-ed25519", base64.b64decode(KEY + "=" * (-len(KEY) % 4)))
     key = line.split()[2]
     assert judge(list(parse(line, "file")), options.known_as, "ssh-ed25519", key) == Verdict("known")
+
+
+@pytest.fixture
+def strict_server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """An asyncssh server that takes one request for its logins, and the folder with two keys: `no` and `yes`."""
+    asyncssh = pytest.importorskip("asyncssh")
+    for name in ("no", "yes"):
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        (tmp_path / name).touch(0o600)
+        key.write_private_key(tmp_path / name)
+    key.write_public_key(tmp_path / "authorized_keys")
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    options = {"server_host_keys": [key], "authorized_client_keys": str(tmp_path / "authorized_keys")}
+
+    async def begin() -> Any:
+        return await asyncssh.listen("127.0.0.1", 0, **options)
+
+    listening = asyncio.run_coroutine_threadsafe(begin(), loop).result(30)
+    yield listening.get_port(), tmp_path
+
+    async def end() -> None:
+        listening.close()
+        await listening.wait_closed()
+        await asyncio.sleep(0)
+
+    asyncio.run_coroutine_threadsafe(end(), loop).result(30)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(30)
+    loop.close()
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["refused", "unusable"])
+def test_a_server_that_takes_one_request_for_logins_lets_the_second_key_in(
+    strict_server: tuple[int, Path], fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncssh ends a connection that requests the service again: "Unexpected service in state ..."."""
+    port, keys = strict_server
+    if fails:
+
+        def sign(key: paramiko.Ed25519Key, *told: Any) -> Any:
+            monkeypatch.setattr(paramiko.Ed25519Key, "sign_ssh_data", signs)
+            raise paramiko.SSHException("key cannot sign")
+
+        signs = paramiko.Ed25519Key.sign_ssh_data
+        monkeypatch.setattr(paramiko.Ed25519Key, "sign_ssh_data", sign)
+    files = tuple(str(keys / name) for name in ("no", "yes"))
+    hop = Hop("other", "127.0.0.1", "alice", port)
+    options = LoginOptions(hop, files, identities_only=True, identity_agent="none")
+    transport = paramiko_transport.Transport(socket.create_connection(("127.0.0.1", port), 30), "other", timeout=30)
+    try:
+        transport.start_client(timeout=30)
+        auth.log_in(transport, options, asking=False)
+        transport.relax()
+        assert transport.is_authenticated() and "_send_message" not in vars(transport)
+    finally:
+        transport.close()
 
 
 def test_hashed_names_that_ssh_keygen_made_are_found(tmp_path: Path) -> None:

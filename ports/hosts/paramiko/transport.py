@@ -112,6 +112,42 @@ class Transport(_Transport):  # type: ignore[misc]
     def relax(self) -> None:
         """Stop waking ten times a second: the login is over, and nothing has a limit that only a read can keep."""
         self.stream.settimeout(None)
+        self.__dict__.pop("_send_message", None)
+
+    def auth_none(self, username: str) -> Any:
+        """Log in without a credential, which shows the methods that the server accepts."""
+        try:
+            return super().auth_none(username)
+        except paramiko.BadAuthenticationType:
+            self._request_logins_no_more()
+            raise
+
+    def _request_logins_no_more(self) -> None:
+        """Send the requests for further logins without another request for that service, which is accepted.
+
+        paramiko sends one before each. OpenSSH takes them all; asyncssh ends the connection: "Unexpected service".
+        """
+        send: Callable[[paramiko.Message], None] = super()._send_message
+
+        def send_once(message: paramiko.Message) -> None:
+            if message.asbytes()[:1] != common.cMSG_SERVICE_REQUEST:
+                send(message)
+                return
+            # in a thread: an agent can wait for a person, and the login has a time limit
+            threading.Thread(target=self._take_accepted, args=(self.auth_handler,), daemon=True).start()
+
+        self._send_message = send_once
+
+    def _take_accepted(self, handler: Any) -> None:
+        """Let `handler` go on as if the server had accepted the service again; an error is the login's."""
+        accepted = paramiko.Message()
+        accepted.add_string("ssh-userauth")
+        accepted.rewind()
+        try:
+            handler._parse_service_accept(accepted)
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
+            self.saved_exception = error
+            handler.abort()
 
     def new_channel(self, kind: str, *target: str | int, timeout: float) -> Channel:
         """Return a new channel.
