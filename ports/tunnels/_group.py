@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 from ports import hosts, sessions
 from ports.errors import ConflictError, NotFoundError, PortsError, UsageError
@@ -70,8 +71,8 @@ class TunnelGroup:
         raise NotFoundError("open tunnel", ", ".join(one.host for one in self.tunnels), "see the errors of its tunnels")
 
     def __repr__(self) -> str:
-        """Return each tunnel with its link and its state; a link can hold a token, as in `url`."""
-        shown = [f"{one.host}:{one.name or ''} {one.url or '-'} ({one.state})" for one in self.tunnels]
+        """Return each tunnel with where it is served here and its state; `url` has the token too."""
+        shown = [f"{one.host}:{one.name or ''} {_served_at(one)} ({one.state})" for one in self.tunnels]
         return f"<{type(self).__name__}: {', '.join(shown) or 'nothing is open'}>"
 
     def rows(self) -> list[TunnelRow]:
@@ -417,6 +418,14 @@ def _as_open_already(tunnel: Tunnel, local: LocalAddress) -> TunnelRow:
         row["state"], row["error"], row["exit_code"] = "error", str(error), error.exit_code
         row["local_url"] = None
     return row
+
+
+def _served_at(tunnel: Tunnel) -> str:
+    """Return the local address of a tunnel, without a path: a repr is kept in notebooks, and a token must not be."""
+    if tunnel.url is None:
+        return "-"
+    link = urlsplit(tunnel.url)
+    return f"{link.scheme}://{link.netloc}/"
 
 
 def _is_answer(tunnel: Tunnel, wanted: Iterable[Target]) -> bool:

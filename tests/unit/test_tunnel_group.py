@@ -408,7 +408,8 @@ def test_another_alias_of_a_host_is_told_from_a_node_of_one_image(
 
 def test_a_group_shows_its_links(group: TunnelGroup) -> None:
     assert repr(TunnelGroup()) == "<TunnelGroup: nothing is open>"
-    service = Service("s2", "cluster", "big", "k", "m", "alice", "/x", path="status")
+    service = Service("s2", "cluster", "big", "k", "m", "alice", "/x", path="status", token="secret")
     made = Tunnel("s2", "cluster", "big", "open", service=service, local_port=20001)
     group._host("s2").tunnels._tunnels.append(made)
-    assert repr(group).endswith("s2:big http://localhost:20001/status (open)>"), repr(group)
+    assert made.url is not None and "secret" in made.url, "else nothing could show it"
+    assert repr(group).endswith("s2:big http://localhost:20001/ (open)>"), repr(group)
