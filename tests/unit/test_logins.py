@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from ports import hosts, tunnels
 from ports.cli import login
-from ports.errors import SSHError
+from ports.errors import SSHError, TimedOutError
 from ports.hosts import Hop, Route, _logins, _prompts
-from ports.hosts.openssh import liveness
+from ports.hosts.openssh import liveness, processes
 from ports.state import said_when_slow, wait_until
 
 GATEWAY, SERVER = Hop("gateway", "gw.example", "alice", 22, key="g"), Hop("s", "10.0.0.5", "alice", 22, key="g s")
@@ -96,12 +96,26 @@ def test_an_ssh_without_an_answer_waits_for_no_person() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = str(silent.getsockname()[1])
         command = ["ssh", "-F", "none", "-p", port, "-o", "BatchMode=yes", "127.0.0.1", "true"]
-        with subprocess.Popen(command, stdin=-3, stdout=-3, stderr=-3) as ssh:
-            silent.accept()[0].recv(3)  # its greeting: it stands, and nothing comes back
+        with subprocess.Popen(command, stdin=-3, stdout=-3, stderr=-3) as ssh, silent.accept()[0] as connection:
+            connection.recv(3)  # its greeting: it stands, and nothing comes back
             assert liveness.is_logging_in(ssh.pid) is False
             ssh.kill()
+        assert liveness.is_logging_in(ssh.pid) is None
     with subprocess.Popen([sys.executable, "-c", HOLDS], stdin=-1, stdout=-1, text=True) as agent:
         assert agent.stdout is not None and agent.stdout.readline() == "ready\n"
         assert liveness.is_logging_in(agent.pid) is True, "it holds the connection to an agent"
         agent.kill()
     assert liveness.is_logging_in(agent.pid) is None
+
+
+@pytest.mark.parametrize(("answers", "looks"), [([True, True, False], 3), ([False], 1)])
+def test_a_silent_login_is_looked_at_again_until_it_is_explained(answers: list[bool], looks: int) -> None:
+    seen: list[int] = []
+
+    def doubt(pid: int) -> bool:
+        seen.append(pid)
+        return answers[len(seen) - 1]
+
+    with pytest.raises(TimedOutError):
+        processes.run_to_end(["sleep", "60"], stderr=None, limit=0.5, doubt=(0.05, doubt))
+    assert len(seen) == looks

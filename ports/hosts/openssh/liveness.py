@@ -60,6 +60,8 @@ def is_logging_in(pid: int) -> bool | None:
         helpers = [(Path("/proc") / child / "comm").read_text() for child in _children(process)]
     except OSError:
         return None
+    if not links:  # it has ended
+        return None
     if any(state != "01" for family in ("tcp", "tcp6") for state in states[family]):  # the connection does not stand
         return False
     return "03" in states["unix"] or any(name.startswith("ssh-") for name in helpers)

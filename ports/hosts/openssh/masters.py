@@ -289,12 +289,19 @@ def _start(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool
     raise refusal
 
 
-def _doubt(hop: Hop, attempt: Attempt, limit: float, pid: int) -> None:
-    """Look at the jump host's connection when a login is silent; then say what a person may have to do."""
+def _doubt(hop: Hop, attempt: Attempt, limit: float, pid: int) -> bool:
+    """Look at the jump host's connection when a login is silent; then say what a person may have to do.
+
+    Return whether to look again: the login of a slow server can come later to where it waits for a person.
+    """
     if attempt.via is not None and not attempt.via.fresh:
         liveness.doubt(attempt.via, limit - _DOUBT_SECONDS)
-    if attempt.asking and liveness.is_logging_in(pid) is not False:
-        say_waiting(hop)
+    if not attempt.asking:
+        return False
+    if liveness.is_logging_in(pid) is False:
+        return True
+    say_waiting(hop)
+    return False
 
 
 def _arguments(method: JumpMethod, master: Master, attempt: Attempt, *, asking: bool) -> list[str]:

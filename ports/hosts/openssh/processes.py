@@ -81,7 +81,7 @@ def run_to_end(
     stderr: IO[bytes] | None,
     limit: float,
     own_session: bool = True,
-    doubt: tuple[float, Callable[[int], None]] | None = None,
+    doubt: tuple[float, Callable[[int], bool]] | None = None,
 ) -> int:
     """Run a process without input and output, and return its status; raises TimedOutError, the process being ended.
 
@@ -90,17 +90,18 @@ def run_to_end(
     stderr : file, optional
         Where its stderr goes; without one, to the terminal unless it has its `own_session`, then nowhere.
     doubt : (float, callable), optional
-        What is called with its pid, once, when the process has not ended after that many seconds; it may raise, which
-        ends it.
+        What is called with its pid when the process has not ended after that many seconds, and again after as many
+        more for as long as it returns True; it may raise, which ends the process.
     """
     target = stderr if stderr is not None else (subprocess.DEVNULL if own_session else None)
     process = start(arguments, stderr=target, own_session=own_session)
     until = time.monotonic() + limit
     try:
-        if doubt is not None and doubt[0] < limit:
+        while doubt is not None and time.monotonic() + doubt[0] < until:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(doubt[0])
-            doubt[1](process.pid)
+            if not doubt[1](process.pid):
+                break
         return process.wait(max(0.0, until - time.monotonic()))
     except subprocess.TimeoutExpired:
         raise TimedOutError(arguments[0], limit) from None
