@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -95,7 +96,8 @@ _CALLED = {
     "open_to_network": "open to other machines",
 }
 _LIMITS = {"idle": "hours without work", "expire": "days without use"}
-_PLAIN = re.compile(r"[A-Za-z/~.][\w/.+-]*")  # a string that YAML reads as one without quotes, unless it is among these
+# a string that YAML reads as one without quotes, unless it is among these
+_PLAIN = re.compile(r"([A-Za-z]|\.{0,2}/|~/)[\w/.+-]*", re.ASCII)
 _NO_STRINGS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n", "~", ".inf", ".nan")
 _LEAST = 12  # columns that a shortened cell keeps
 _FOLDED = {"NOTE": 28, "VALUE": 20}  # columns that a cell of sentences has at least, if it stays in its row
@@ -354,7 +356,17 @@ def as_yaml(value: Any) -> str:
         return (
             '"' + "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in escaped) + '"'
         )
+    if isinstance(value, float):
+        return _yaml_number(value)
     return json.dumps(value, default=str)
+
+
+def _yaml_number(value: float) -> str:
+    """Return a number as YAML 1.1 reads it: with a point, or by its own words for what is not finite."""
+    if not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    digits, exponent, power = repr(value).partition("e")
+    return f"{digits}{'' if '.' in digits or not exponent else '.0'}{exponent}{power}"
 
 
 def _what(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ports.cli import main, tables
@@ -117,9 +117,11 @@ def test_each_value_is_shown_as_it_is_typed_in_yaml(place: Path, capsys: pytest.
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(),
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
         lambda one: st.lists(one) | st.dictionaries(st.text(), one),
     )
 )
+@example([".0", ".5", "..", "./x", "1e-05", "~", "1_000", "é"])
+@example([1e-05, 1e16, float("inf"), -float("inf"), 0.1])
 def test_a_value_that_is_typed_as_it_is_shown_is_the_same(value: Any) -> None:
     assert yaml.safe_load(tables.as_yaml(value)) == value
