@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -62,9 +63,13 @@ def look(host: str | None, *, interval: float | None = None) -> Usage:
     from dataclasses import replace
 
     from ports import clusters, hosts, machine
+    from ports.errors import PortsError
 
     found = machine.usage(host, interval=interval)
-    return replace(found, own_clusters=clusters.with_promises()) if host is None or hosts.is_here(host) else found
+    with contextlib.suppress(PortsError):  # the names of my clusters; who uses the machine is shown without them
+        if host is None or hosts.is_here(host):
+            return replace(found, own_clusters=clusters.with_promises())
+    return found
 
 
 def show(found: Usage) -> None:

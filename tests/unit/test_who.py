@@ -301,3 +301,12 @@ def test_frames_leave_no_copies_in_the_history_of_tmux(tmp_path: Path) -> None:
 
 def history(tmux: list[str]) -> str:
     return subprocess.run([*tmux, "capture-pane", "-p", "-S", "-"], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_machine_is_shown_where_my_records_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "file"))
+    assert main.run(main.ports, ["who"]) == 0
+    assert "cores" in capsys.readouterr().out
