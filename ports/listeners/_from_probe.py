@@ -76,6 +76,7 @@ def _session(kind: str, session: probe_rows.Session, document: probe_rows.Docume
         directory=record.get("root") or record.get("directory"),
         started_at=running.get("started_at") or record.get("created_at"),
         asked=_asked(record),
+        stopped_at=((session["exit"] or {}).get("ended_at") or None) if state == "stopped" else None,
     )
     if state != "running":
         return known

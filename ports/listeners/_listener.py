@@ -35,6 +35,7 @@ class Listener:
     path: str | None = None
     pid: int | None = None
     started_at: float | None = None
+    stopped_at: float | None = None
     directory: str | None = None
     open_to_network: bool = False
     http: bool | None = None
@@ -74,6 +75,7 @@ class Listener:
             "path": _printable(self.path),
             "pid": self.pid,
             "started_at": self.started_at,
+            "stopped_at": self.stopped_at,
             "directory": _printable(self.directory),
             "open_to_network": self.open_to_network,
             "http": self.http,

@@ -29,6 +29,7 @@ class ListenerRow(TypedDict):
     path: str | None
     pid: int | None
     started_at: float | None
+    stopped_at: float | None
     directory: str | None
     open_to_network: bool
     http: bool | None

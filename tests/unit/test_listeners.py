@@ -63,6 +63,13 @@ def test_a_cluster_with_all_its_ports_is_one_row_at_its_dashboard() -> None:
     assert (found.pid, found.directory, found.started_at) == (50, "/work", 2.0)
 
 
+@pytest.mark.parametrize(("ended_at", "stopped_at"), [(900.0, 900.0), (0.0, None)])
+def test_a_listing_knows_when_a_session_stopped(ended_at: float, stopped_at: float | None) -> None:
+    found = one(clusters=[session("main", alive=False, exit={"format": 1, "status": 0, "ended_at": ended_at})])
+    assert (found.state, found.row()["stopped_at"]) == ("stopped", stopped_at)
+    assert one(clusters=[session("main")]).row()["stopped_at"] is None
+
+
 def test_what_all_ports_of_a_cluster_give_away_is_in_its_row() -> None:
     of = {"of": "cluster:main", "kind": "cluster"}
     found = one(
