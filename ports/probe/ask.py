@@ -26,8 +26,9 @@ class Asking:
 
     First it waits for `silence` seconds, because Dask speaks first and would take HTTP for the length of a message. A
     port that said nothing gets an HTTP request. A process that computes accepts late, and Dask there greets late: its
-    port is asked only when it has accepted, for which it has half of `patience`. It answers late, too: it has 1.5
-    times `patience` for that. Where the kernel does not tell who has accepted, it has `patience`.
+    port is asked only when it has accepted, for which it has half of `patience`, and has said nothing for a quarter of
+    it after that. It answers late, too: it has 1.5 times `patience` for that. Where the kernel does not tell who has
+    accepted, it has `patience`.
 
     After `add`, call `step` now and then, and `finish` at last: in between there is time for other work.
     """
@@ -79,7 +80,10 @@ class Asking:
         for one in due:
             busy = waiting and one[1]["inode"] in waiting
             if one in silent and (one[4] > now if busy else one[3] is False):
-                one[2:4] = [now + self.silence, False if busy else None]
+                one[2:4] = [
+                    now + (self.silence if busy else max(self.silence, self.patience / 4)),
+                    False if busy else None,
+                ]
             elif one in silent and not busy:
                 one[2:4] = [time.monotonic() + self.patience / 2, time.monotonic()]
                 try:

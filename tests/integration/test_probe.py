@@ -157,6 +157,7 @@ def test_a_busy_dask_that_accepts_late_gets_no_http() -> None:
         select.select([busy], [], [])
         time.sleep(0.3)  # computes
         with busy.accept()[0] as connection:
+            time.sleep(0.2)  # computes on
             connection.sendall(b"pickle-protocol")
             heard.append(connection.recv(1000))
 
