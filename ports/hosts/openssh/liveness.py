@@ -54,7 +54,7 @@ def is_logging_in(pid: int) -> bool | None:
         return None
     process = Path("/proc") / str(pid)
     try:
-        links = [str(one.readlink()) for one in (process / "fd").iterdir()]
+        links = [_link(one) for one in (process / "fd").iterdir()]
         sockets = {link[8:-1] for link in links if link.startswith("socket:[")}
         states = {family: _states(process / "net" / family, sockets) for family in _TABLES}
         helpers = [(Path("/proc") / child / "comm").read_text() for child in _children(process)]
@@ -65,6 +65,14 @@ def is_logging_in(pid: int) -> bool | None:
     if any(state != "01" for family in ("tcp", "tcp6") for state in states[family]):  # the connection does not stand
         return False
     return "03" in states["unix"] or any(name.startswith("ssh-") for name in helpers)
+
+
+def _link(path: Path) -> str:
+    """Return where a link leads; nothing if it is gone by now, as a file that the process has closed."""
+    try:
+        return str(path.readlink())
+    except FileNotFoundError:
+        return ""
 
 
 def _states(table: Path, sockets: set[str]) -> list[str]:
