@@ -159,15 +159,25 @@ def level(whole: float, demands: Sequence[float]) -> float:
 def free(room: Room) -> int:
     """Return the bytes that are available and not promised. The part of a promise that is already used does not count.
 
-    Another user's promise counts up to their part in a fair division of the machine among all promises. So a false
-    promise takes no more than that, and frees nothing. Hidden clusters use an unknown part of their promises: together
-    it is the memory in use that belongs to no visible user.
+    Of others' promises, it is `unfilled` that counts.
+    """
+    return max(0, int(min(room.available_bytes - sum(unfilled(room)), room.can_have) - room.unfilled_bytes))
+
+
+def unfilled(room: Room) -> list[float]:
+    """Return, for each of `room.others`, the bytes of their promise that count and that their clusters do not use yet.
+
+    A promise counts up to the user's part in a fair division of the machine among all promises. So a false promise
+    takes no more than that, and frees nothing. Hidden clusters use an unknown part of their promises: together it is
+    the memory in use that belongs to no visible user. They divide it here in equal proportion.
     """
     equal = level(room.memory_bytes, [one.promised_bytes for one in room.others])
     wholes = [(min(one.promised_bytes, equal), one.held_bytes) for one in room.others]
-    promised = sum(max(0.0, whole - held) for whole, held in wholes if held is not None)
-    promised += max(0.0, sum(whole for whole, held in wholes if held is None) - room.unseen_bytes)
-    return max(0, int(min(room.available_bytes - promised, room.can_have) - room.unfilled_bytes))
+    hidden = sum(whole for whole, held in wholes if held is None)
+    return [
+        max(0.0, whole - (room.unseen_bytes * (whole / hidden if hidden else 0.0) if held is None else held))
+        for whole, held in wholes
+    ]
 
 
 def split(n_threads: int) -> tuple[int, int]:
@@ -309,23 +319,39 @@ def _yours(room: Room) -> str:
 
 def _frees(room: Room) -> str:
     """Return the command that frees what this user's other clusters are promised; empty where none is known."""
-    return f"`ports cluster scale {room.own_clusters[0]} 0` frees what it is promised" if room.own_clusters else ""
+    if not room.own_clusters:
+        return ""
+    name = room.own_clusters[0]
+    return f"`ports cluster scale {name} 0` frees what {'it' if len(room.own_clusters) == 1 else name} is promised"
 
 
 def _in_brackets(text: str) -> str:
     return f" ({text})" if text else ""
 
 
-def _whose(room: Room) -> str:
-    """Return whose promises leave little of the memory: this user's clusters with what frees them, and other users."""
-    own = f"{size(room.unfilled_bytes)} to {_yours(room)}{_in_brackets(_frees(room))}" if room.unfilled_bytes else ""
-    equal = level(room.memory_bytes, [one.promised_bytes for one in room.others])
-    left = {one.user: int(min(one.promised_bytes, equal)) - (one.held_bytes or 0) for one in room.others}
-    names = [user for user, n_bytes in left.items() if n_bytes > 0]
-    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    others = f"{size(sum(left[user] for user in names))} to {listed}" if names else ""
-    told = " and ".join(one for one in (own, others) if one)
-    return f": {told}" if told else ""
+def _promises_in_the_way(room: Room) -> str:
+    """Return that promises leave little of the memory: how much to this user's clusters, and to which other users.
+
+    What hidden clusters use is unknown, so their users are named without a number. Nobody else is named where a limit
+    around this user leaves less than others do.
+    """
+    of_others = unfilled(room)
+    is_limited = room.available_bytes - sum(of_others) >= room.can_have
+    left = [] if is_limited else [(one, int(n)) for one, n in zip(room.others, of_others, strict=True) if int(n)]
+    seen, hidden = ([(one.user, n) for one, n in left if (one.held_bytes is None) is how] for how in (False, True))
+    theirs = sum(n_bytes for _, n_bytes in seen)
+    parts = (
+        [f"{size(room.unfilled_bytes)} to {_yours(room)}{_in_brackets(_frees(room))}"] if room.unfilled_bytes else []
+    )
+    parts += [f"{size(theirs)} to {_listed([user for user, _ in seen])}"] if seen else []
+    parts += [f"an unknown part to {_listed([user for user, _ in hidden])}"] if hidden else []
+    much = "more than that" if room.unfilled_bytes + theirs > room.can_have else "most of it"
+    told = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)
+    return f"{much} is promised" + (f": {told}" if told else "")
+
+
+def _listed(users: Sequence[str]) -> str:
+    return ", ".join(users[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
 
 
 def who_is_active(room: Room) -> str:
@@ -362,7 +388,7 @@ def _part(room: Room) -> tuple[int, str]:
     if part < least:
         return (
             least,
-            f"an eighth of {size(room.can_have)} available, because most of it is promised{_whose(room)}, {who}",
+            f"an eighth of {size(room.can_have)} available, because {_promises_in_the_way(room)}, {who}",
         )
     return part, f"{told} of {what}, {who}"
 

@@ -302,6 +302,44 @@ def test_whose_promises_leave_an_eighth_is_said_by_name() -> None:
     assert told.endswith("most of it is promised: 14.0 GiB to bob, one other active")
 
 
+HIDDEN = replace(other("bob", promised_bytes=28), held_bytes=None)
+
+
+def test_no_number_is_said_of_promises_whose_use_is_hidden() -> None:
+    mine = {"promised_bytes": 11 * GIB, "unfilled_bytes": 11 * GIB, "own_clusters": ("main",)}
+    there = {"available_bytes": 12 * GIB, "hidden": True, "unseen_bytes": 20 * GIB}
+    explained = fair_share.decide(replace(ALONE, others=(HIDDEN,), **mine, **there), asked()).explained
+    assert "of 12.0 GiB available, because most of it is promised: 11.0 GiB to your cluster main (" in explained
+    assert "bob" not in explained  # his fair part of it is full
+    there["unseen_bytes"] = 10 * GIB
+    explained = fair_share.decide(replace(ALONE, others=(HIDDEN,), **mine, **there), asked()).explained
+    assert (
+        "an eighth of 12.0 GiB available, because most of it is promised: 11.0 GiB to your cluster main "
+        "(`ports cluster scale main 0` frees what it is promised) and an unknown part to bob, one other" in explained
+    )
+    carol = other("carol", promised_bytes=6, held_bytes=1)
+    explained = fair_share.decide(replace(ALONE, others=(HIDDEN, carol), **mine, **there), asked()).explained
+    named = "`ports cluster scale main 0` frees what it is promised), 5.0 GiB to carol and an unknown part to bob, "
+    assert "because more than that is promised: 11.0 GiB to" in explained and named in explained
+
+
+def test_the_unfilled_parts_of_promises_are_those_that_make_less_free() -> None:
+    carol = other("carol", promised_bytes=6, held_bytes=1)
+    room = replace(ALONE, others=(HIDDEN, carol, replace(HIDDEN, promised_bytes=7 * GIB)), unseen_bytes=5 * GIB)
+    parts = fair_share.unfilled(replace(room, memory_bytes=100 * GIB, available_bytes=90 * GIB))
+    assert [one / GIB for one in parts] == [24, 5, 6]
+    assert fair_share.free(replace(room, memory_bytes=100 * GIB, available_bytes=90 * GIB)) == 55 * GIB
+    assert fair_share.unfilled(replace(room, unseen_bytes=100 * GIB)) == [0, 5 * GIB, 0]
+
+
+def test_others_do_not_leave_little_where_a_limit_leaves_less() -> None:
+    mine = {"promised_bytes": 11 * GIB, "unfilled_bytes": 11 * GIB, "own_clusters": ("main",)}
+    room = replace(ALONE, memory_bytes=200 * GIB, available_bytes=100 * GIB, limit_left_bytes=12 * GIB, **mine)
+    explained = fair_share.decide(replace(room, others=(other("bob", promised_bytes=20),)), asked()).explained
+    assert "an eighth of 12.0 GiB available" in explained and "is promised: 11.0 GiB to your" in explained
+    assert "bob" not in explained
+
+
 def test_where_nothing_is_left_no_size_is_offered() -> None:
     room = Room(cores=2, memory_bytes=int(23.5 * GIB), available_bytes=20 * GIB, promised_bytes=int(203.5 * GIB))
     with pytest.raises(OverpromisedError) as caught:
@@ -331,7 +369,7 @@ def test_own_promises_are_called_own_by_the_names_of_their_clusters() -> None:
     assert [
         "to your other clusters," in named[0],
         "to your cluster a (`ports cluster scale a 0` frees what it is promised)," in named[1],
-        "your clusters a and b (`ports" in named[2],
+        "your clusters a and b (`ports cluster scale a 0` frees what a is promised)," in named[2],
     ] == [True] * 3
 
 

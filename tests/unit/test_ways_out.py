@@ -159,7 +159,7 @@ WALKED = {
         "run `ports login {master.alias}` in a terminal",
     ),
     "integration/test_sharing.py::test_my_own_clusters_count_when_another_one_starts": (
-        "`ports cluster scale {room.own_clusters[0]} 0` frees", "stop or scale one (`ports cluster list`)",
+        "`ports cluster scale {name} 0` frees", "stop or scale one (`ports cluster list`)",
     ),
     "unit/test_settings_command.py::test_all_mistakes_are_shown_and_the_exit_code_is_2": (
         "`ports settings` shows all mistakes", "`ports settings` lists all",
