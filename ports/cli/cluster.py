@@ -118,7 +118,10 @@ def restart(out: Output, name: str | None) -> None:
 
 
 def _running_tasks(found: clusters.Cluster) -> Row:
-    return {"n_ended_tasks": (found.summary or {}).get("n_running", 0)}
+    """Return how many tasks an end of `found` or of its workers ends; None where its scheduler does not tell."""
+    if found.summary is None and found.state == "stopped":
+        return {"n_ended_tasks": 0}
+    return {"n_ended_tasks": (found.summary or {}).get("n_running")}
 
 
 add_session_commands(

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -799,3 +800,19 @@ def test_a_silent_link_comes_to_the_browser_once_it_is_open(
     for state in ("silent", "open", "down", "open"):
         links.event({**row, "state": state})
     assert shown == ["http://localhost:1/"]
+
+
+@pytest.mark.parametrize(
+    ("summary", "state", "expected"),
+    [
+        ({"n_running": 3}, "running", 3),
+        ({"n_workers": 1}, "running", None),
+        (None, "unknown", None),
+        (None, "stopped", 0),
+    ],
+)
+def test_a_number_of_ended_tasks_that_is_unknown_is_not_called_zero(
+    summary: dict[str, int] | None, state: str, expected: int | None
+) -> None:
+    found: Any = SimpleNamespace(summary=summary, state=state)
+    assert cluster._running_tasks(found) == {"n_ended_tasks": expected}
