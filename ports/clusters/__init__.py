@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ports.clusters._kept_results import remove_kept as remove_kept
     from ports.clusters._options import ClusterRecord as ClusterRecord
     from ports.clusters._options import ClusterRunning as ClusterRunning
+    from ports.clusters._options import way_back as way_back
     from ports.clusters._scratch import scratch_parent as scratch_parent
     from ports.clusters._show import show as show
     from ports.clusters._snapshot import with_promises as with_promises
@@ -53,6 +54,7 @@ else:
             "_options": (
                 "ClusterRecord",
                 "ClusterRunning",
+                "way_back",
             ),
             "_scratch": ("scratch_parent",),
             "_show": ("show",),

@@ -171,9 +171,7 @@ def connect(cluster: object, *, timeout: float, **options: Any) -> Client:
 
 def _not_mine(cluster: object) -> str:
     """Return what to do where somebody else, or nobody, is at an address of `cluster`, an object or its name."""
-    name = cluster if isinstance(cluster, str) else getattr(cluster, "name", None) or "NAME"
-    again = f"`ports cluster start {name}` starts it again"
-    return f"`ports cluster stop {name}` ends what is left of the cluster, and {again}"
+    return _options.way_back(cluster if isinstance(cluster, str) else getattr(cluster, "name", None) or "NAME")
 
 
 def _explained(error: BaseException, timeout: float, cluster: object) -> DaskError | None:
@@ -382,8 +380,8 @@ def closed_on_error(client: Client) -> Iterator[None]:
         raise
 
 
-def call(address: str, credentials: Path, operation: str, *, timeout: float, **arguments: Any) -> Any:
-    """Run one operation of the scheduler at `address` and return its answer.
+def call(address: str, credentials: Path, operation: str, *, cluster: str, timeout: float, **arguments: Any) -> Any:
+    """Run one operation of the scheduler at `address` and return its answer; `cluster` is its name, for errors.
 
     Raises
     ------
@@ -392,7 +390,7 @@ def call(address: str, credentials: Path, operation: str, *, timeout: float, **a
     ForeignListenerError
         Another user listens at that address.
     """
-    _check_owner(address, "NAME")
+    _check_owner(address, cluster)
     from distributed.core import rpc
 
     prepare()

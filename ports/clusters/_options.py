@@ -352,6 +352,12 @@ def differences(
     return tuple(found)
 
 
+def way_back(name: str) -> str:
+    """Return what to do where somebody else, or nobody, listens for the cluster `name`."""
+    again = f"`ports cluster start {name}` starts it again"
+    return f"`ports cluster stop {name}` ends what is left of the cluster, and {again}"
+
+
 def way_to(running: ClusterRecord, n_workers: Any) -> str:
     """Return the commands that give a running cluster another number of workers; empty if it has that, or none is."""
     if not isinstance(n_workers, int) or n_workers == running.n_workers:

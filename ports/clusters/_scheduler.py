@@ -188,4 +188,5 @@ def ask(now: Snapshot, question: str) -> Any:
 
 def _call(now: Snapshot, operation: str, **arguments: Any) -> Any:
     record_this_interpreter()
-    return _dask.call(address(now), now.found.files.credentials, operation, timeout=_CALL_SECONDS, **arguments)
+    where, credentials = address(now), now.found.files.credentials
+    return _dask.call(where, credentials, operation, cluster=now.name, timeout=_CALL_SECONDS, **arguments)

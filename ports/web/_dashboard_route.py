@@ -28,7 +28,7 @@ from tornado.httputil import (
 )
 from tornado.iostream import IOStream, StreamClosedError
 
-from ports import hosts, sessions
+from ports import clusters, hosts, sessions
 from ports.clusters import ClusterRecord, ClusterRunning
 from ports.errors import PortsError
 from ports.listeners import socket_user
@@ -229,8 +229,7 @@ async def _connect(name: str) -> IOStream:
         raise found.error
     if not isinstance(found.running, ClusterRunning) or found.state != "running":
         raise PortsError(f"cluster {name!r} is {found.state}" + (f": {found.reason}" if found.reason else ""))
-    again = f"`ports cluster start {name}` starts it again"
-    hint = f"`ports cluster stop {name}` ends what is left of the cluster, and {again}"
+    hint = clusters.way_back(name)
     socket_user.check_socket(found.running.dashboard, hint)
     connection = await hosts.to_unix_socket(Path(found.running.dashboard))()
     stream = IOStream(connection)

@@ -10,11 +10,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ports.clusters import _dask
+from ports.clusters import _dask, _scheduler
 from ports.errors import DaskError, ForeignListenerError
 from ports.listeners import socket_user
 from ports.notebooks import _jupyter
@@ -62,7 +63,7 @@ def test_a_client_says_nothing_to_another_user_s_scheduler(listener: socket.sock
     with pytest.raises(ForeignListenerError, match="not to you; `ports cluster stop atlas` ends what is left"):
         _dask.connect(Recorded(), timeout=1)
     with pytest.raises(ForeignListenerError):
-        _dask.call(Recorded.scheduler_address, Path("/nowhere"), "identity", timeout=1)
+        _dask.call(Recorded.scheduler_address, Path("/nowhere"), "identity", cluster="atlas", timeout=1)
     with pytest.raises(BlockingIOError):
         listener.accept()
 
@@ -76,15 +77,28 @@ def test_a_client_says_nothing_to_another_user_s_scheduler(listener: socket.sock
 )
 def test_nothing_is_sent_to_an_address_that_no_cluster_of_ports_has(address: str) -> None:
     with pytest.raises(DaskError, match="is not an address of a cluster of ports, so nothing is sent there"):
-        _dask.call(address, Path("/nowhere"), "identity", timeout=1)
+        _dask.call(address, Path("/nowhere"), "identity", cluster="atlas", timeout=1)
 
 
 @linux
 def test_a_client_does_not_wait_for_a_scheduler_that_is_gone(listener: socket.socket) -> None:
     place = f"tls://{address(listener)}"
     listener.close()
-    with pytest.raises(DaskError, match=f"nothing listens at {place}"):
-        _dask.call(place, Path("/nowhere"), "identity", timeout=30)
+    with pytest.raises(DaskError, match=f"nothing listens at {place}; `ports cluster stop atlas` ends"):
+        _dask.call(place, Path("/nowhere"), "identity", cluster="atlas", timeout=30)
+
+
+@linux
+@pytest.mark.parametrize("operation", ["ports_scale", "ports_restart", "ports_adapt", "ports_wake"])
+def test_an_order_to_a_cluster_that_is_gone_names_that_cluster(listener: socket.socket, operation: str) -> None:
+    place = f"tls://{address(listener)}"
+    listener.close()
+    found = SimpleNamespace(files=SimpleNamespace(credentials=Path("/nowhere")))
+    now: Any = SimpleNamespace(name="rv", is_ending=False, running=SimpleNamespace(address=place), found=found)
+    with pytest.raises(
+        DaskError, match=r"; `ports cluster stop rv` ends what is left .* `ports cluster start rv` starts"
+    ):
+        _scheduler._call(now, operation)
 
 
 @linux

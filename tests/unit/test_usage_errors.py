@@ -355,7 +355,7 @@ SCALE = """
 from pathlib import Path
 from ports.clusters import _dask
 print("asks", flush=True)
-_dask.call("unix://{path}", Path("/none"), "identity", timeout=60)
+_dask.call("unix://{path}", Path("/none"), "identity", cluster="main", timeout=60)
 """
 
 
