@@ -134,7 +134,7 @@ def test_without_a_name_it_is_the_interpreter_that_runs(alone: dict[str, str]) -
     assert (str(found.python), str(found.prefix)) == (sys.executable, sys.prefix)
 
 
-def test_a_misspelt_name_is_told_with_its_neighbours(alone: dict[str, str], tmp_path: Path) -> None:
+def test_an_error_about_a_misspelt_name_lists_similar_names(alone: dict[str, str], tmp_path: Path) -> None:
     make_root(tmp_path / "miniforge3", "geo", "climate")
     with pytest.raises(EnvironmentNotFoundError, match=r"'climte'.*conda environment of that name.*there is climate$"):
         find("climte", tmp_path, alone)

@@ -99,7 +99,7 @@ def test_what_is_there_beside_a_wrong_name_is_counted() -> None:
         choose("far:other", LAB, {**LAB, "port": 8889, "root": "/home/alice/atlas"})
 
 
-def test_a_name_that_was_stopped_is_told_with_a_start_of_it() -> None:
+def test_an_error_about_a_stopped_name_shows_how_to_start_it() -> None:
     found = {**document(LAB), "ports": {"version": "1"}}  # `ports cluster stop` has removed its record
     named = listeners.from_probe(found, "far")
     with pytest.raises(NotFoundError, match="there is thesis; `ports cluster start main -H far` starts a cluster"):

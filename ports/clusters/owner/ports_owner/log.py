@@ -15,8 +15,8 @@ AT_AN_END = {
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Say whether a line of Dask's belongs in the log of a process that ends because it was told to. Pure."""
-    return not str(record.msg).startswith(AT_AN_END.get(record.name, ()) or ("\0",))
+    """Say whether a line of Dask's belongs in the log of a process that was asked to end. Pure."""
+    return not str(record.msg).startswith(AT_AN_END.get(record.name, ()))
 
 
 def expect_the_end() -> None:
