@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import signal
@@ -145,8 +146,10 @@ def test_stop_says_where_the_log_stays(home: Home) -> None:
     assert home.json("cluster", "list") == []
 
 
+#: Whether this version of Dask says why a future is cancelled.
+HAS_REASONS = "reason" in inspect.signature(Client._handle_cancelled_keys).parameters
 NOTEBOOK = """
-import sys, time, ports
+import asyncio, sys, time, ports
 client = ports.client()
 held = client.submit(sum, [1, 2])
 held.result()
@@ -155,7 +158,7 @@ for _ in range(2):
     print("waits", flush=True)
     try:
         waiting.result()
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
         print(str(error).replace("\\n", " "), flush=True)
 while client.status != "closed":
     time.sleep(0.05)
@@ -174,18 +177,21 @@ def test_a_stop_from_elsewhere_says_so_at_once_and_in_quiet(home: Home) -> None:
         wait_until(lambda: clusters.get().row()["n_running"] or None, timeout=20, what="a task that runs")
         restarted = home.ports("cluster", "restart")
         assert restarted.stdout.splitlines()[0].endswith("; 1 running task ended"), restarted
-        assert "scheduler-restart" in notebook.stdout.readline()
+        cancelled = notebook.stdout.readline()
+        assert "scheduler-restart" in cancelled or not HAS_REASONS
         assert notebook.stdout.readline() == "waits\n"
         wait_until(lambda: clusters.get().row()["n_running"] or None, timeout=20, what="a task that runs")
         stopped = home.ports("cluster", "stop")
         assert "'main' is stopped; 1 running task ended; its log stays: " in stopped.stdout
         why = "it was stopped, by `ports cluster stop` or by stop() in Python; ports.client('main') starts it again"
         reason, status = notebook.stdout.read().splitlines()
-        assert "cancelled for reason: cluster-stopped. cluster 'main' ended at " in reason and reason.endswith(why)
+        if HAS_REASONS:
+            assert "cancelled for reason: cluster-stopped. cluster 'main' ended at " in reason and reason.endswith(why)
         assert status == "closed closed"
         said = notebook.stderr.read().splitlines()
         assert [line for line in said if line.endswith(why)] != []
-        assert [line for line in said if "Failed to reconnect" in line] == []  # which takes 10 s
+        # a reconnect takes 10 s; a traceback is that of a client that did not understand what it got
+        assert [line for line in said if "Failed to reconnect" in line or "Traceback" in line] == []
     logged = home.ports("cluster", "logs", "-n", "0").stdout
     assert "cluster main: stop" in logged and "Traceback" not in logged
     after = logged.partition("cluster main: stop")[2].splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import sys
@@ -75,3 +76,38 @@ def test_the_client_is_found_that_waits_for_a_later_task() -> None:
     scheduler: Any = SimpleNamespace(tasks={"first": Hashed(dependents={middle}, who_wants=None)})
     assert notes.clients_of(scheduler, "first") == {"mine"}
     assert notes.clients_of(scheduler, "forgotten") == set()
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        ({"packages": {"distributed": "2024.4.0"}}, False),
+        ({"packages": {"distributed": "2025.2.0"}}, False),
+        ({"packages": {"distributed": "2025.3.0"}}, True),
+        ({"packages": {"distributed": "2026.8.0+12.gabc"}}, True),
+        ({"packages": {"distributed": "unknown"}}, False),
+        ({"packages": {"distributed": None}}, False),
+        ({"packages": {}}, False),
+        ({}, False),
+    ],
+)
+def test_a_client_gets_only_what_its_version_takes(versions: dict[str, Any], expected: bool) -> None:
+    sent: list[Any] = []
+    client = SimpleNamespace(versions=versions, wants_what=[SimpleNamespace(key="held")])
+    scheduler: Any = SimpleNamespace(
+        clients={"Client-1": client},
+        client_comms={"Client-1": None},
+        stream_handlers={},
+        send_all=lambda messages, _: sent.extend(messages["Client-1"]),
+    )
+    one = notes.Notes.__new__(notes.Notes)
+    one.scheduler, one.cluster, one.told = scheduler, "main", set()
+    one.tell_of_end("it was stopped")
+    line, cancelled = sent
+    assert (line["op"], cancelled["op"], cancelled["keys"]) == ("event", "cancelled-keys", ["held"])
+    assert ("reason" in cancelled, "msg" in cancelled) == (expected, expected)
+
+
+def test_the_client_of_here_is_told_why_as_it_can_be() -> None:
+    wanted = "reason" in inspect.signature(distributed.Client._handle_cancelled_keys).parameters
+    assert notes.takes_reasons(distributed.versions.get_versions()) == wanted

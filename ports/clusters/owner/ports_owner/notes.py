@@ -20,6 +20,7 @@ from distributed.worker import thread_state
 
 AGAIN_SECONDS = 1.0  # until a worker whose task printed listens again, while a notebook has not read the line
 MOST_TASKS = 1000  # to look at, until it is known who wants a task
+REASONS_SINCE = (2025, 3)  # version of distributed
 NO_NOTEBOOK = ("fire-and-forget", "Client-worker-")  # the starts of ids of clients that nobody reads
 
 
@@ -92,9 +93,10 @@ class Notes:
         """Say that the cluster ends, and cancel what clients wait for: each wait ends at once and says why."""
         self.tell("end", text)
         for client in self.readers():
-            keys = [task.key for task in self.scheduler.clients[client].wants_what]
-            cancelled = {"op": "cancelled-keys", "keys": keys, "reason": "cluster-stopped", "msg": text}
-            self.scheduler.send_all({client: [cancelled]}, {})
+            state = self.scheduler.clients[client]
+            why = {"reason": "cluster-stopped", "msg": text} if takes_reasons(state.versions) else {}
+            keys = [task.key for task in state.wants_what]
+            self.scheduler.send_all({client: [{"op": "cancelled-keys", "keys": keys, **why}]}, {})
 
     def listen(self) -> None:
         """Let the workers that have told something listen again."""
@@ -141,6 +143,18 @@ class Notes:
 def event(topic: str, what: Any) -> dict[str, Any]:
     """Return the message by which one client hears of `what`: an event of Dask's would go to all of them."""
     return {"op": "event", "topic": topic, "event": (time.time(), what)}
+
+
+def takes_reasons(versions: dict[str, Any]) -> bool:
+    """Say whether a client with these versions of packages is known to take the reason why keys are cancelled. Pure.
+
+    Before distributed 2025.3, a message that has one ends in an error, and nothing is cancelled.
+    """
+    try:
+        year, month = str(versions["packages"]["distributed"]).split(".")[:2]
+        return (int(year), int(month)) >= REASONS_SINCE
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def process_of(client: str) -> str:
