@@ -239,7 +239,7 @@ class Cluster:
         DaskError
             The scheduler did not answer.
         NotFoundError
-            The cluster does not run.
+            The cluster does not run, or it is ending.
         """
         if asynchronous:
             return cast("Client", _dask.Later(self._client_of_loop(timeout, options)))
@@ -449,7 +449,11 @@ class Cluster:
 
         def stop() -> None:
             with telling(f"the end of cluster {self.name!r}"):
-                sessions.stop(self._now.found, force=force, before_the_end=self._say_goodbye)
+                try:
+                    sessions.stop(self._now.found, force=force, before_the_end=self._say_goodbye)
+                except BaseException:
+                    self._now.forget_end()
+                    raise
 
         return self._run(stop)
 

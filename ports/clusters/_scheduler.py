@@ -11,7 +11,7 @@ from ports import machine
 from ports.clusters import _dask, _gpus, _options
 from ports.clusters._options import ClusterRecord
 from ports.clusters._snapshot import Snapshot, with_promises
-from ports.errors import UsageError, warn
+from ports.errors import NotFoundError, UsageError, warn
 from ports.machine import fair_share
 from ports.probe import promises
 from ports.state import record_this_interpreter, records, settings, wait_until
@@ -176,6 +176,8 @@ def wait_for_workers(now: Snapshot, n_workers: int, timeout: float | None) -> No
 
 def address(now: Snapshot) -> str:
     """Return the scheduler's address, once it is known to be this user's; raises as `Cluster.scheduler_address`."""
+    if now.is_ending:  # `Client` would raise an error without a way out
+        raise NotFoundError("running cluster", now.name, f"it is ending; `{now.start_line}` starts it again")
     _dask.prepare()
     _dask.check_address(now.running.address, now.name)  # 0.1 ms; `Client(ports.cluster())` asks nothing else
     return now.running.address

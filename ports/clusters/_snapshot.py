@@ -15,6 +15,7 @@ from ports.errors import ForeignListenerError, NotFoundError
 from ports.sessions import Found
 
 _WHY = "why"  # which `sessions.launch` reads, too
+_ENDING = "ending"  # which the owner makes
 
 
 def with_promises(own: str = "") -> tuple[str, ...]:
@@ -30,6 +31,7 @@ class Snapshot:
     def __init__(self, found: Found[ClusterRecord]) -> None:
         self.found = found
         self._other_owner: str | None = None
+        self._has_noted_end = False
 
     def refresh(self) -> None:
         """Look again."""
@@ -58,13 +60,14 @@ class Snapshot:
         if self.found.running is None:
             reason = f"it is {self.found.state}" + (f" ({self.found.reason})" if self.found.reason else "")
             is_starting = self.found.state == "starting"
-            reason += "; wait for it" if is_starting else f"; `{self._start_line}` starts it"
+            reason += "; wait for it" if is_starting else f"; `{self.start_line}` starts it"
             raise NotFoundError("running cluster", self.name, reason)
         assert isinstance(self.found.running, ClusterRunning)
         return self.found.running
 
     @property
-    def _start_line(self) -> str:
+    def start_line(self) -> str:
+        """The command that starts it again, with the options that it was started with."""
         record = self.found.record
         return sessions.start_line(KIND, self.name, record.asked if record is not None else ())
 
@@ -76,19 +79,37 @@ class Snapshot:
     @property
     def reason(self) -> str | None:
         """Why it does not run, or why its state is unknown."""
+        if self._is_silent and self.is_ending:
+            return "it is ending"
         if self._is_silent:
             return f"its process is alive, but {self._other_owner or 'does not answer'}; log: {self.log}"
         return self.found.reason
 
     @property
     def is_ending(self) -> bool:
-        """Whether somebody has noted why it ends: its processes end in the next seconds."""
-        return (self.found.files.directory / _WHY).exists()
+        """Whether its owner is ending: its processes live on for a few seconds, but no client can connect any more.
+
+        Only the owner says so: whoever stops it can fail, or be killed before it has sent a signal.
+        """
+        return self.found.state == "running" and (self.found.files.directory / _ENDING).exists()
+
+    @property
+    def is_noting_its_end(self) -> bool:
+        """Whether its owner has ended and its launcher has not noted why yet."""
+        is_over = self.found.state == "stopped" and self.found.ended_at is None
+        return is_over and sessions.is_alive(self.found) is True
 
     def note_end(self, why: str) -> None:
         """Leave word for its owner, which tells its clients, and for its launcher, which notes it."""
         with contextlib.suppress(OSError):  # another process was quicker
             (self.found.files.directory / _WHY).write_text(why)
+            self._has_noted_end = True
+
+    def forget_end(self) -> None:
+        """Take `note_end` back, because the cluster goes on: it would be the reason of any later end."""
+        if self._has_noted_end and not (self.found.files.directory / _ENDING).exists():
+            with contextlib.suppress(OSError):
+                (self.found.files.directory / _WHY).unlink()
 
     @property
     def _is_silent(self) -> bool:

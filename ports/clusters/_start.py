@@ -136,6 +136,8 @@ def _find_or_start(name: str | None, reuse: str | None, asked: dict[str, Any]) -
     while True:
         with state.telling(f"cluster {name!r}, which another process is starting"):
             found = _wait_for_other_start(name, timeout)
+        if found is not None and _waited_for_end(found, timeout):
+            continue
         if found is not None and found.state == "running":
             return _find.reuse(found, asked, reuse)
         if found is not None and found.state == "unknown":
@@ -227,7 +229,9 @@ def start(name: str | None = None, *, timeout: float | None = None, **asked: Any
     StartError
         It ended while it was starting; says the exit status, the log and its last lines.
     """
-    named = name or settings.get("cluster.name")
+    named = _checked_name(name)
+    if (found := sessions.find(KIND, named, ClusterRecord)) is not None:
+        _waited_for_end(found, timeout or settings.get("cluster.start_timeout"))
     with state.telling(f"the start of cluster {named!r}"):
         return _start(name, timeout, asked)
 
@@ -280,6 +284,22 @@ def _make_places(record: ClusterRecord, files: sessions.SessionPaths) -> None:
     if record.token_file:
         state.ensure_token(Path(record.token_file))
     _owner.copy_code(files.directory)
+
+
+def _waited_for_end(found: Found[ClusterRecord], timeout: float) -> bool:
+    """Wait until a cluster has ended and its reason is known, if it is ending; say whether it was."""
+    now = Snapshot(found)
+    if not now.is_ending:
+        return False
+
+    def has_ended() -> bool | None:
+        now.refresh()
+        return None if now.is_ending or now.is_noting_its_end else True
+
+    what = f"the end of cluster {now.name!r}"
+    with state.telling(what):
+        wait_until(has_ended, timeout=timeout, what=what)
+    return True
 
 
 def _wait_for_other_start(name: str, timeout: float) -> Found[ClusterRecord] | None:

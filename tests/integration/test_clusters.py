@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -507,6 +508,54 @@ def test_eight_notebooks_that_ask_at_once_end_on_one_cluster(home: Home) -> None
     assert len(answers) == 1
     owners = [one for one in home.processes() if "owner.main(" in " ".join(one.cmdline())]
     assert len(owners) == 1
+
+
+def test_a_stop_that_fails_leaves_a_cluster_that_runs(main: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(found: Any) -> None:  # as with a process in uninterruptible sleep
+        assert why.exists()
+        raise errors.StopError("cluster 'main'", "one of its processes does not end", found.files.log)
+
+    why = sessions.files("cluster", "main").directory / "why"
+    with monkeypatch.context() as patch:
+        patch.setattr("ports.sessions._end.end", fails)
+        with pytest.raises(errors.StopError):
+            main.stop()
+    assert not why.exists()  # it would be the reason of any later end
+    assert main.status == "running"
+    with ports.client() as client:
+        assert client.submit(sum, [7, 8]).result() == 15
+
+
+BACK = """
+import asyncio, sys, time, ports, ports.errors
+from ports.state import waiting
+client = ports.client(n_workers=1, threads_per_worker=1, memory_limit="500MB")
+sleeps = client.submit(time.sleep, 60, pure=False)
+print("waits", flush=True)
+try:
+    sleeps.result()
+except (Exception, asyncio.CancelledError):
+    pass
+try:
+    client.cluster.get_client()
+except ports.errors.NotFoundError as error:
+    print(error, flush=True)
+sys.ps1, waiting.PATIENCE = ">>> ", 0.05  # a person looks on
+print(ports.client(n_workers=0).submit(sum, [1, 2]).status)
+"""
+
+
+@pytest.mark.ci
+def test_a_notebook_gets_a_new_cluster_while_the_old_one_ends(home: Home) -> None:
+    with subprocess.Popen([sys.executable, "-c", BACK], stdout=subprocess.PIPE, text=True, cwd=home.work) as notebook:
+        assert notebook.stdout is not None
+        assert notebook.stdout.readline() == "waits\n"
+        wait_until(lambda: clusters.get().row()["n_running"] or None, timeout=20, what="a task that runs")
+        os.kill(clusters.get().row()["pid"] or 0, signal.SIGTERM)  # the worker does not end for 4 s
+        said, waits, *_, status = notebook.stdout.read().splitlines()
+        assert "it is ending; `ports cluster start main --n-workers=1" in said
+        assert waits == "waiting for the end of cluster 'main'"
+        assert status == "pending"  # at the new one, which has no workers
 
 
 def test_stop_leaves_nothing_but_the_log(home: Home) -> None:

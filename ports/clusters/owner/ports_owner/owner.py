@@ -11,6 +11,7 @@ DIR holds ``record.json`` (what was asked for), ``code`` (these modules) and ``c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -227,6 +228,8 @@ async def own(record, directory, port):
     print(f"cluster {record.name}: {what}", flush=True)
     expect_the_end()
     if what == "stop":
+        with contextlib.suppress(OSError):  # before any client knows: who asks for the cluster now waits for its end
+            (directory / "ending").touch()
         cluster.scheduler.policies.notes.tell_of_end(why_it_ends(record.name, directory))
         await cluster.scheduler.told()
     cluster.scheduler.policies.close()
