@@ -89,7 +89,7 @@ class Snapshot:
     def is_ending(self) -> bool:
         """Whether its owner is ending: its processes live on for a few seconds, but no client can connect any more.
 
-        Only the owner says so: whoever stops it can fail, or be killed before it has sent a signal.
+        Only the owner says so: a stop can fail, or be killed before it has sent a signal.
         """
         return self.found.state == "running" and (self.found.files.directory / _ENDING).exists()
 

@@ -108,6 +108,6 @@ def test_a_client_gets_only_what_its_version_takes(versions: dict[str, Any], exp
     assert ("reason" in cancelled, "msg" in cancelled) == (expected, expected)
 
 
-def test_the_client_of_here_is_told_why_as_it_can_be() -> None:
+def test_a_client_of_this_version_gets_the_reason_if_it_takes_one() -> None:
     wanted = "reason" in inspect.signature(distributed.Client._handle_cancelled_keys).parameters
     assert notes.takes_reasons(distributed.versions.get_versions()) == wanted

@@ -228,7 +228,7 @@ async def own(record, directory, port):
     print(f"cluster {record.name}: {what}", flush=True)
     expect_the_end()
     if what == "stop":
-        with contextlib.suppress(OSError):  # before any client knows: who asks for the cluster now waits for its end
+        with contextlib.suppress(OSError):  # before any client hears of it and asks for the cluster again
             (directory / "ending").touch()
         cluster.scheduler.policies.notes.tell_of_end(why_it_ends(record.name, directory))
         await cluster.scheduler.told()
@@ -241,7 +241,7 @@ async def own(record, directory, port):
 
 
 def why_it_ends(name, directory):
-    """Return what clients read about the end of the cluster: who stops it writes the file ``why``, before SIGTERM."""
+    """Return what clients read about the end of the cluster. `Cluster.stop` writes the file ``why`` before SIGTERM."""
     try:
         why = (directory / "why").read_text().strip()
     except OSError:
