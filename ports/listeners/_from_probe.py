@@ -78,8 +78,13 @@ def _session(kind: str, session: probe_rows.Session, document: probe_rows.Docume
         asked=_asked(record),
         stopped_at=((session["exit"] or {}).get("ended_at") or None) if state == "stopped" else None,
     )
-    if state != "running":
-        return known
+    return _with_page(known, session, document) if state == "running" else known
+
+
+def _with_page(known: Listener, session: probe_rows.Session, document: probe_rows.Document) -> Listener:
+    """Return a session that runs with its process and the address of its page, or why it has none."""
+    kind, name, running = known.kind, session["name"], session["running"]
+    assert running is not None, "else it would not run"
     known = replace(known, pid=running["process"]["pid"], http=True, token=session.get("token"))
     own = [row for row in document["listeners"] if row.get("of") == f"{kind}:{name}"]
     row = next((row for row in own if row["path"] or kind != "cluster"), None)
