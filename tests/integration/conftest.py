@@ -80,7 +80,10 @@ class Home:
 
     def left(self) -> list[str]:
         """Return what should be gone after `stop`: processes, listeners, scratch, records."""
-        left = [f"process {one.pid} {' '.join(one.cmdline())[:150]}" for one in self.processes() if one.is_running()]
+        left = []
+        for one in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ends at this moment
+                left += [f"process {one.pid} {' '.join(one.cmdline())[:150]}"] if one.is_running() else []
         at = str(self.runtime)
         left += [str(one) for one in processes.listeners(Path("/proc/self")) if one.where.startswith(at)]
         left += [f"scratch {path}" for path in self.disk.iterdir()]
