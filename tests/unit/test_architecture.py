@@ -25,6 +25,7 @@ FLOORS = (
     ("hosts", "sessions"),
     ("listeners", "machine"),
     ("tunnels", "notebooks", "clusters"),
+    ("jobs",),
     ("doctor", "web"),
     ("cli",),
     ("__main__", "__init__", "server_helpers"),
@@ -39,8 +40,20 @@ HANDED_OUT = {
     "state": {"paths", "records", "settings"},
     "tunnels": {"keeper"},
 }
-PROGRAMS = {"launch", "jupyter_launch", "owner"}
-FACES = ("clusters", "doctor", "hosts", "listeners", "machine", "notebooks", "probe", "sessions", "state", "tunnels")
+PROGRAMS = {"launch", "jupyter_launch", "owner", "resource"}
+FACES = (
+    "clusters",
+    "doctor",
+    "hosts",
+    "jobs",
+    "listeners",
+    "machine",
+    "notebooks",
+    "probe",
+    "sessions",
+    "state",
+    "tunnels",
+)
 OWNER = "clusters/owner/ports_owner/"
 READ_THE_ENVIRONMENT = (
     "state/settings.py",
@@ -51,6 +64,7 @@ READ_THE_ENVIRONMENT = (
     "sessions/launch.py",
     "probe/",
     OWNER,
+    "jobs/resource/",
 )
 ASYNC = (
     "clusters/_cluster.py",
@@ -69,7 +83,7 @@ TOOLS = {
     "libtmux": ("sessions/_tmux.py",),
     "psutil": ("sessions/processes.py", "machine/_people.py", "clusters/_dask.py"),  # the last: what workers run
     "cryptography": ("clusters/_certificates.py",),
-    "distributed": ("clusters/_dask.py",),
+    "distributed": ("clusters/_dask.py", "jobs/resource/slot.py"),  # a slot is a task
     "dask": ("clusters/_dask.py",),
     "jupyter_server": ("notebooks/_jupyter.py", "notebooks/jupyter_launch.py", "web/"),
     "paramiko": ("hosts/paramiko/",),
