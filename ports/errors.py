@@ -31,6 +31,7 @@
     │       │   └── ConnectionLostError
     │       ├── FarSideError
     │       └── RefusedError
+    ├── ResourceLostError          5  the compute resource does not answer
     ├── StartError                 5  a session ended while it started
     ├── StopError                  5  a session did not stop
     ├── StoreError                 5  the disk is full or not writable
@@ -320,6 +321,17 @@ class FarSideError(SSHError):
 
 class RefusedError(SSHError):
     """The host was reached, but not this listener: nothing listens there, or it belongs to another user."""
+
+
+class ResourceLostError(PortsError):
+    """The compute resource does not answer, or its connection ended. What was acknowledged is kept."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no answer from the compute resource: {self.reason}; `ports resource show` shows its state"
 
 
 class StartError(PortsError):

@@ -67,8 +67,8 @@ class Decoder:
     def __init__(self) -> None:
         self._data = bytearray()
         self._frames = self._decode()
-        self._wanted = next(self._frames)  # bytes without which decoding cannot go on
-        assert isinstance(self._wanted, int)
+        self._wanted = _HEAD.size  # bytes without which decoding cannot go on
+        next(self._frames)
         self._failed: ProtocolError | None = None
 
     def feed(self, data: bytes) -> list[Frame]:
