@@ -1,0 +1,86 @@
+"""Files that are there after a power cut: the file is synced, renamed, and its directory is synced."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ports.errors import StoreError
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(path, error.strerror or str(error)) from error
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace the file `path` by `data`, mode 0600; when it returns, a power cut does not undo it.
+
+    Raises
+    ------
+    StoreError
+        The disk is full, or `path` is not writable. The old file is still there.
+    """
+    with _translated(path):
+        temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                _write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    sync_directory(path.parent)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_directory(directory: Path) -> None:
+    """Let the names in `directory` outlast a power cut; raises StoreError."""
+    with _translated(directory):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def reserve(directory: Path, above: int) -> int:
+    """Make the directory of the lowest number that is higher than `above` and than all that were made; return it.
+
+    The caller calls `sync_directory` before it tells the number to anybody.
+
+    Raises
+    ------
+    StoreError
+        The disk is full, or `directory` is not writable.
+    """
+    with _translated(directory):
+        number = max([above, *highest(directory)]) + 1
+        while True:
+            try:
+                (directory / str(number)).mkdir(mode=0o700)
+                return number
+            except FileExistsError:  # another process was faster
+                number += 1
+
+
+def highest(directory: Path) -> list[int]:
+    """Return the numbers after which directories are named in `directory`; none if it does not exist."""
+    try:
+        return [int(name) for name in os.listdir(directory) if name.isascii() and name.isdigit()]  # noqa: PTH208
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,466 @@
+"""The words of jobs: ids, states, needs, retries, submissions; what a resource has. Pure: no clock, no disk.
+
+`from_json` of each class takes what came through the socket, which can be anything, and raises UsageError in words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ports import probe
+from ports.errors import UsageError
+
+PENDING, RUNNING, FINISHED, ERROR, CANCELLED, LOST = "pending", "running", "finished", "error", "cancelled", "lost"
+STATES = (PENDING, RUNNING, FINISHED, ERROR, CANCELLED, LOST)
+ENDED = (FINISHED, ERROR, CANCELLED, LOST)
+# Of a map whose jobs have ended: its state is the first of these that one of its jobs has.
+_WORST = (RUNNING, PENDING, LOST, ERROR, CANCELLED, FINISHED)
+# Which state follows which. A pending job ends without running when it is cancelled, or when its slot is lost for good.
+NEXT: Mapping[str, tuple[str, ...]] = {
+    PENDING: (RUNNING, CANCELLED),
+    RUNNING: (FINISHED, ERROR, CANCELLED, LOST, PENDING),
+    FINISHED: (),
+    ERROR: (),
+    CANCELLED: (),
+    LOST: (),
+}
+
+#: Results and arguments above this many bytes lie in files, not in the store.
+LARGE = 64 * 1024
+MOST_JOBS = 99_999  # of one submission: a frame holds 100,000 blobs
+_ID = re.compile(r"([1-9][0-9]{0,14})(?:\.(0|[1-9][0-9]{0,5}))?", re.ASCII)
+_TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_KEY = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_HEX = re.compile(r"[0-9a-f]{8,128}", re.ASCII)
+_MOST_TAGS, _MOST_AFTER, _LONGEST = 100, 10_000, 4096
+_FAR = 1e12  # seconds; larger times fit no calendar
+
+
+class JobId(NamedTuple):
+    """The id of a submission, ``12``, or of one job of a map, ``12.7``."""
+
+    number: int
+    item: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.number) if self.item is None else f"{self.number}.{self.item}"
+
+
+def parse_id(text: object) -> JobId:
+    """Return the id that `text` names: ``"12"``, ``"12.7"``, or the number 12.
+
+    Raises
+    ------
+    UsageError
+        It is no id.
+    """
+    found = _ID.fullmatch(str(text)) if isinstance(text, str | int) and not isinstance(text, bool) else None
+    if found is None:
+        raise UsageError(f"{_short(text)} is not the id of a job; an id is 12, or 12.7 for a job of a map")
+    return JobId(int(found[1]), None if found[2] is None else int(found[2]))
+
+
+def state_of(counts: Mapping[str, int]) -> str:
+    """Return the state of a submission whose jobs are in these states."""
+    return next((state for state in _WORST if counts.get(state)), PENDING)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What one job needs. `memory` is in bytes; None sets no limit."""
+
+    cpus: float = 1
+    memory: int | None = None
+    gpus: int = 0
+    tags: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: object) -> Needs:
+        """Return the needs in `data`; raises UsageError."""
+        given = _object(data, "needs", ("cpus", "memory", "gpus", "tags"))
+        return cls(
+            cpus=_number(given.get("cpus", 1), "cpus", least=0.0, most=1e6),
+            memory=None if given.get("memory") is None else _whole(given["memory"], "memory", least=1, most=2**60),
+            gpus=_whole(given.get("gpus", 0), "gpus", least=0, most=4096),
+            tags=_words(given.get("tags", ()), "needs.tags", most=_MOST_TAGS),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return {"cpus": self.cpus, "memory": self.memory, "gpus": self.gpus, "tags": list(self.tags)}
+
+    def text(self) -> str:
+        """Return the needs in words: ``2 cpus, 3.0 GiB, 1 gpu``."""
+        parts = [_many(self.cpus, "cpu")]
+        parts += [probe.size(self.memory)] if self.memory is not None else []
+        parts += [_many(self.gpus, "gpu")] if self.gpus else []
+        return ", ".join([*parts, *self.tags])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Retries:
+    """How often a job is tried again after its own failure, its timeout, a lost worker, or its memory."""
+
+    failure: int = 0
+    time: int = 0
+    lost: int = 1
+    memory: int = 0
+
+    @classmethod
+    def from_json(cls, data: object) -> Retries:
+        """Return the retries in `data`; raises UsageError."""
+        given = _object(data, "retries", REASONS)
+        return cls(**{name: _whole(value, f"retries.{name}", least=0, most=1000) for name, value in given.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return dataclasses.asdict(self)
+
+
+#: Why an attempt failed.
+REASONS = ("failure", "time", "lost", "memory")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """What the resource has: cores, bytes of memory, the indices of its GPUs, and its tags."""
+
+    cpus: float = 1
+    memory: int = 2**60
+    gpus: tuple[int, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as ``status`` shows it."""
+        return {"cpus": self.cpus, "memory": self.memory, "gpus": list(self.gpus), "tags": list(self.tags)}
+
+    def refuse(self, needs: Needs) -> str | None:
+        """Return in words why a job with these needs can never run here; None if it can."""
+        if needs.cpus > self.cpus:
+            return f"it needs {_many(needs.cpus, 'cpu')}, and this resource has {self.cpus:g}"
+        if needs.memory is not None and needs.memory > self.memory:
+            return f"it needs {probe.size(needs.memory)} of memory, and this resource has {probe.size(self.memory)}"
+        if needs.gpus > len(self.gpus):
+            return f"it needs {_many(needs.gpus, 'gpu')}, and this resource has {len(self.gpus) or 'none'}"
+        if missing := [tag for tag in needs.tags if tag not in self.tags]:
+            has = f"has {', '.join(self.tags)}" if self.tags else "has no tags"
+            return f"it needs {', '.join(missing)}, and this resource {has}"
+        return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Available:
+    """What other users leave of the capacity at this moment.
+
+    `memory` is in bytes; None is all. `taken_gpus` has the GPUs on which another user computes, and who it is.
+    `memory_why` says who uses the memory: ``bob active``.
+    """
+
+    memory: int | None = None
+    taken_gpus: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    memory_why: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What a client asks for: one job, or the jobs of a map, which differ in their arguments only.
+
+    `timeout`, `lifetime` are seconds; `at` is seconds since 1970. `inputs` has for the index of a job (0 if it is not a
+    map) the ids of the jobs whose results are among its arguments. `script` and `cache` are stored and given out as
+    they are.
+    """
+
+    kind: str
+    name: str = ""
+    queue: str = "default"
+    priority: int = 0
+    needs: Needs = Needs()
+    timeout: float | None = None
+    retries: Retries = Retries()
+    lifetime: float | None = None
+    at: float | None = None
+    after: tuple[JobId, ...] = ()
+    inputs: Mapping[int, tuple[JobId, ...]] = dataclasses.field(default_factory=dict)
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cache: Mapping[str, Any] | None = None
+    directory: str | None = None
+    environ: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    minor: str = ""
+    isolate: bool = False
+    created_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    script: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_json(cls, data: object) -> Submission:
+        """Return the submission in `data`.
+
+        Raises
+        ------
+        UsageError
+            A field is unknown, or its value is invalid.
+        """
+        given = _object(data, "submission", _FIELDS)
+        read = _READERS
+        values = {name: read[name](value, name) for name, value in given.items() if value is not None}
+        if values.get("kind") not in ("function", "script"):
+            raise UsageError(f"kind: {_short(given.get('kind'))} is neither 'function' nor 'script'")
+        if values["kind"] == "function" and "script" in values:
+            raise UsageError("script: a function has none")
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads; fields that have their default are left out."""
+        data: dict[str, Any] = {}
+        for name, default in _DEFAULTS.items():
+            if (value := getattr(self, name)) != default:
+                data[name] = _WRITERS[name](value) if name in _WRITERS else value
+        return data
+
+    def needed_by(self, index: int) -> tuple[JobId, ...]:
+        """Return the jobs that must have finished before job `index` can begin."""
+        return tuple(dict.fromkeys((*self.after, *self.inputs.get(index, ()))))
+
+    def cache_key(self, index: int) -> str | None:
+        """Return the cache key of job `index`; None if it has none."""
+        keys = (self.cache or {}).get("keys")
+        key = keys[index] if isinstance(keys, list) and index < len(keys) else None
+        return key if isinstance(key, str) else None
+
+
+class Lease(NamedTuple):
+    """Where it is seen whether a slot or a script lives: the name of its lock, and the process that held it."""
+
+    slot: str
+    path: str
+    process: Mapping[str, Any] | None = None
+
+
+class LeaseState(NamedTuple):
+    """What is known of a slot or a script.
+
+    `alive` is None where this cannot be known. `begun` has (id, attempt) of the jobs that it began; None if that is
+    unknown, because the lock's file is gone.
+    """
+
+    alive: bool | None
+    begun: frozenset[tuple[str, int]] | None = None
+    reason: str = ""
+
+
+def parse_duration(value: object, what: str = "time") -> float:
+    """Return seconds: of a number, or of a text like ``90m``, ``1h``, ``2d``, ``1h30m``; raises UsageError."""
+    if isinstance(value, str):
+        text = value.strip().lower()
+        parts = re.findall(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d|w)(?![a-z])", text, re.ASCII)
+        if parts and not re.sub(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d|w)(?![a-z])|\s", "", text, flags=re.ASCII):
+            return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        try:
+            value = float(text)
+        except ValueError:
+            raise UsageError(f"{what}: {_short(value)} is no duration; write seconds, or 90m, 1h, 2d") from None
+    return _number(value, what, least=0.0, most=_FAR)
+
+
+def parse_size(value: object, what: str = "memory") -> int:
+    """Return bytes: of a number, or of a text like ``3GB`` or ``512MiB``; raises UsageError."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", value.strip().lower(), re.ASCII)
+        if found is None or (found[3] and not found[2]):
+            raise UsageError(f"{what}: {_short(value)} is no size; write bytes, or 3GB, 512MiB")
+        base = 1024 if found[3] else 1000
+        value = round(float(found[1]) * base ** " kmgtp".index(found[2] or " "))
+    return _whole(value, what, least=1, most=2**60)
+
+
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+# --- what came through the socket ---
+
+
+def _short(value: object) -> str:
+    text = ascii(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
+    return text if len(text) < 60 else f"{text[:56]} …"
+
+
+def _many(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" + ("" if number == 1 else "s")
+
+
+def _object(data: object, what: str, allowed: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{what}: {_short(data)} is no object")
+    if unknown := [name for name in data if name not in allowed]:
+        raise UsageError(f"{what}: {_short(unknown[0])} is unknown; known are {', '.join(allowed)}")
+    return dict(data)
+
+
+def _number(value: object, what: str, *, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise UsageError(f"{what}: {_short(value)} is no number from {least:g} to {most:g}")
+    return value if isinstance(value, int) or math.isfinite(value) else float(value)
+
+
+def _whole(value: object, what: str, *, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise UsageError(f"{what}: {_short(value)} is no whole number from {least} to {most}")
+    return value
+
+
+def _text(value: object, what: str, *, most: int = _LONGEST) -> str:
+    if not isinstance(value, str) or len(value) > most or "\0" in value or not _is_text(value):
+        raise UsageError(f"{what}: {_short(value)} is no text of up to {most} characters")
+    return value
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode("utf-8", "surrogateescape")  # the name of a directory need not be UTF-8
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _words(value: object, what: str, *, most: int) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or len(value) > most:
+        raise UsageError(f"{what}: {_short(value)} is no list of up to {most} texts")
+    return tuple(_text(one, what, most=255) for one in value)
+
+
+def _ids(value: object, what: str) -> tuple[JobId, ...]:
+    if not isinstance(value, list | tuple) or len(value) > _MOST_AFTER:
+        raise UsageError(f"{what}: {_short(value)} is no list of up to {_MOST_AFTER} ids")
+    return tuple(dict.fromkeys(parse_id(one) for one in value))
+
+
+def _inputs(value: object, what: str) -> dict[int, tuple[JobId, ...]]:
+    if not isinstance(value, Mapping) or len(value) > MOST_JOBS:
+        raise UsageError(f"{what}: {_short(value)} is no object of lists of ids")
+    found: dict[int, tuple[JobId, ...]] = {}
+    for index, ids in value.items():
+        if not isinstance(index, str) or not re.fullmatch("0|[1-9][0-9]{0,5}", index, re.ASCII):
+            raise UsageError(f"{what}: {_short(index)} is not the index of a job")
+        found[int(index)] = _ids(ids, what)
+    return found
+
+
+def _tags(value: object, what: str) -> dict[str, str]:
+    if not isinstance(value, Mapping) or len(value) > _MOST_TAGS:
+        raise UsageError(f"{what}: {_short(value)} is no object of up to {_MOST_TAGS} texts")
+    for name in value:
+        if not isinstance(name, str) or not _TAG.fullmatch(name):
+            raise UsageError(f"{what}: {_short(name)} is no name; use letters, digits, '_', '.' and '-'")
+    return {name: _text(text, f"{what}.{name}", most=1024) for name, text in value.items()}
+
+
+def _environ(value: object, what: str) -> dict[str, str | None]:
+    if not isinstance(value, Mapping) or len(value) > _MOST_AFTER:
+        raise UsageError(f"{what}: {_short(value)} is no object of texts")
+    for name in value:
+        if not isinstance(name, str) or not name or "=" in name:
+            raise UsageError(f"{what}: {_short(name)} is not the name of a variable")
+        _text(name, what)
+    return {name: None if text is None else _text(text, what, most=131_072) for name, text in value.items()}
+
+
+def _json_object(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{what}: {_short(value)} is no object")
+    _check_json(value, what, 0)
+    return value
+
+
+def _check_json(value: object, what: str, depth: int) -> None:
+    """Raise UsageError if `value` cannot be written as JSON and read again."""
+    if depth > 20:
+        raise UsageError(f"{what}: it is nested more than 20 deep")
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _text(name, what)
+            _check_json(inner, what, depth + 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_json(inner, what, depth + 1)
+    elif isinstance(value, str):
+        if not _is_text(value):
+            raise UsageError(f"{what}: {_short(value)} is no text")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise UsageError(f"{what}: {value} is no number")
+    elif not isinstance(value, int | None) or (isinstance(value, int) and abs(value) >= 2**63):
+        raise UsageError(f"{what}: {_short(value)} is no JSON")
+
+
+def _cache(value: object, what: str) -> dict[str, Any]:
+    found = _json_object(value, what)
+    if found.get("policy") not in ("use", "refresh", "off", "only"):
+        raise UsageError(f"cache.policy: {_short(found.get('policy'))} is none of use, refresh, off, only")
+    keys = found.get("keys", [])
+    if not isinstance(keys, list) or not all(
+        key is None or (isinstance(key, str) and _HEX.fullmatch(key)) for key in keys
+    ):
+        raise UsageError("cache.keys: it is no list of hexadecimal keys")
+    return found
+
+
+def _name_of_queue(value: object, what: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[a-z][a-z0-9-]{0,30}", value, re.ASCII):
+        raise UsageError(f"{what}: {_short(value)} is no name; use a letter a-z, then up to 30 of a-z, 0-9 and '-'")
+    return value
+
+
+def _flag(value: object, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{what}: {_short(value)} is neither true nor false")
+    return value
+
+
+def check_key(value: object) -> str:
+    """Return the key that a client chose for its submission, 32 hexadecimal digits; raises UsageError."""
+    if not isinstance(value, str) or not _KEY.fullmatch(value):
+        raise UsageError(f"key: {_short(value)} is not 32 hexadecimal digits")
+    return value
+
+
+_seconds = functools.partial(_number, least=0.0, most=_FAR)
+_READERS: dict[str, Any] = {
+    "kind": _text,
+    "name": functools.partial(_text, most=255),
+    "queue": _name_of_queue,
+    "priority": functools.partial(_whole, least=-1_000_000, most=1_000_000),
+    "needs": lambda value, _: Needs.from_json(value),
+    "timeout": functools.partial(_number, least=0.001, most=_FAR),
+    "retries": lambda value, _: Retries.from_json(value),
+    "lifetime": _seconds,
+    "at": _seconds,
+    "after": _ids,
+    "inputs": _inputs,
+    "tags": _tags,
+    "cache": _cache,
+    "directory": _text,
+    "environ": _environ,
+    "minor": functools.partial(_text, most=16),
+    "isolate": _flag,
+    "created_by": _json_object,
+    "script": _json_object,
+}
+_FIELDS = tuple(_READERS)
+_WRITERS: dict[str, Any] = {
+    "needs": Needs.to_json,
+    "retries": Retries.to_json,
+    "after": lambda ids: [str(one) for one in ids],
+    "inputs": lambda found: {str(index): [str(one) for one in ids] for index, ids in found.items()},
+    "tags": dict,
+    "environ": dict,
+}
+_DEFAULTS: dict[str, Any] = {
+    one.name: None
+    if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+    else (one.default if one.default is not dataclasses.MISSING else {})
+    for one in dataclasses.fields(Submission)
+}
