@@ -6,7 +6,8 @@
     ├── UsageError                 2  an invalid name, option or setting
     │   ├── InvalidNameError
     │   ├── InvalidTargetError
-    │   └── SettingError
+    │   ├── SettingError
+    │   └── UnsendableError
     ├── NotFoundError              3  nothing has that name
     ├── ConflictError              4  something that exists conflicts with the request
     │   ├── NameInUseError
@@ -36,9 +37,12 @@
     ├── StopError                  5  a session did not stop
     ├── StoreError                 5  the disk is full or not writable
     ├── TimedOutError              6  a wait timed out
-    └── RecordError                7  a record that cannot be read
-        ├── BrokenRecordError
-        └── NewerRecordError
+    ├── RecordError                7  a record that cannot be read
+    │   ├── BrokenRecordError
+    │   └── NewerRecordError
+    └── JobError                   8  a job failed
+        ├── JobCancelledError
+        └── JobLostError
 
 The number is the exit code of the command line. A message names what failed, the value, and what to do.
 """
@@ -117,6 +121,10 @@ class SettingError(UsageError):
 
     def __str__(self) -> str:
         return f"setting {self.key} in {self.source}: {self.reason}"
+
+
+class UnsendableError(UsageError):
+    """A function, an argument or a result that cannot be pickled, so it cannot be sent. Nothing was submitted."""
 
 
 class NotFoundError(PortsError):
@@ -417,6 +425,36 @@ class NewerRecordError(RecordError):
             f"record {self.path} has format {self.found}, but this version of ports reads formats up to {self.known}; "
             "upgrade ports with `pip install --upgrade ports`"
         )
+
+
+class JobError(PortsError):
+    """A job failed, and its exception cannot be raised here. `remote` is the traceback where it ran."""
+
+    exit_code = 8
+
+    def __init__(self, job: str, reason: str, remote: str = "") -> None:
+        super().__init__(job, reason, remote)
+        self.job, self.reason, self.remote = job, reason, remote
+
+    def __str__(self) -> str:
+        return "\n".join([self._sentence(), *(f"  {line}" for line in self.remote.splitlines())])
+
+    def _sentence(self) -> str:
+        return f"job {self.job} failed: {self.reason}"
+
+
+class JobCancelledError(JobError):
+    """A job was cancelled, or a job on which it depends failed."""
+
+    def _sentence(self) -> str:
+        return f"job {self.job} was cancelled: {self.reason}"
+
+
+class JobLostError(JobError):
+    """The process or the machine of a job ended while it ran, more often than its retries allow."""
+
+    def _sentence(self) -> str:
+        return f"job {self.job} was lost: {self.reason}"
 
 
 def escape(stream: Any) -> None:

@@ -85,7 +85,8 @@ def _with_page(known: Listener, session: probe_rows.Session, document: probe_row
     """Return a session that runs with its process and the address of its page, or why it has none."""
     kind, name, running = known.kind, session["name"], session["running"]
     assert running is not None, "else it would not run"
-    known = replace(known, pid=running["process"]["pid"], http=True, token=session.get("token"))
+    has_page = kind in _kinds.PAGES
+    known = replace(known, pid=running["process"]["pid"], http=has_page, token=session.get("token"))
     own = [row for row in document["listeners"] if row.get("of") == f"{kind}:{name}"]
     row = next((row for row in own if row["path"] or kind != "cluster"), None)
     if row is None:

@@ -80,6 +80,7 @@ ASYNC = (
 )
 # Where each tool is used; nothing of it leaves.
 TOOLS = {
+    "cloudpickle": ("jobs/_blobs.py",),
     "libtmux": ("sessions/_tmux.py",),
     "psutil": ("sessions/processes.py", "machine/_people.py", "clusters/_dask.py"),  # the last: what workers run
     "cryptography": ("clusters/_certificates.py",),

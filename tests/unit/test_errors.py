@@ -27,6 +27,7 @@ EXAMPLES: dict[str, Any] = {
     "wanted": "4 workers of 9.0 GiB are 36.0 GiB", "total": "24.0 GiB", "taken": ("8.0 GiB are promised",),
     "frees": "`ports cluster scale main 0` frees what it is promised",
     "way_out": "use Client(cluster)", "left": "16.0 GiB", "found": 2, "known": 1, "message": "it failed",
+    "job": "12.7", "remote": "ValueError: no",
 }  # fmt: skip
 
 
@@ -110,7 +111,7 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
         ("PortInUseError", 4), ("DifferentClusterError", 4), ("UnsafePathError", 4), ("ToolError", 5), ("SSHError", 5),
         ("StartError", 5), ("StopError", 5), ("StoreError", 5), ("TimedOutError", 6),
         ("RecordError", 7), ("NewerRecordError", 7),
-        ("PortsError", 5),
+        ("PortsError", 5), ("JobError", 8),
     ],
 )  # fmt: skip
 def test_exit_codes_are_those_that_are_documented(name: str, code: int) -> None:

@@ -1,4 +1,4 @@
 """Programs of the compute resource: the loop that owns the queue, the slots that ask it for jobs, and their children.
 
-The child and what it calls run by path, with the standard library and cloudpickle only.
+The child imports the standard library, cloudpickle, and what of `ports.jobs` reads and writes values.
 """

@@ -1,0 +1,229 @@
+"""What functions, arguments and results travel and are kept in: a header, a pickle, and its large buffers beside it.
+
+::
+
+    b"PT01" · length of the header (uint32) · header (JSON) · pickle · zeros to a multiple of 64 · buffer · zeros · …
+
+The header is read, and the sizes are checked, before anything is unpickled: between minor versions of Python some
+pickles work and others crash the process. Buffers are aligned, so a mapped file serves as an array without a copy.
+
+>>> load(dump({"a": 1}))
+{'a': 1}
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cloudpickle
+
+from ports.errors import RecordError
+from ports.jobs import _modules
+
+MAGIC = b"PT01"
+FORMAT = 1
+MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
+LARGEST = 2**30 - 2**20  # the protocol carries 1 GiB at once
+
+_FIXED = struct.Struct("<4sI")
+_ALIGNED = 64
+_LARGEST_HEADER = 2**24
+_BESIDE = 4096  # a smaller buffer is cheaper inside of the pickle
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+_PADDING = bytes(_ALIGNED)
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make one each time
+
+
+class Blob(NamedTuple):
+    """One blob, taken apart: nothing is unpickled yet."""
+
+    header: dict[str, Any]
+    head: memoryview
+    buffers: list[memoryview]
+
+
+class Dumped(NamedTuple):
+    """What a value was pickled to, and which modules and jobs it refers to."""
+
+    head: bytes
+    buffers: list[memoryview]
+    modules: frozenset[str]
+    jobs: tuple[str, ...]
+
+
+class Placeholder:
+    """Stands in a pickle for the result of a job; `load` puts the result there."""
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle's, which notes the modules that it meets, and puts placeholders where jobs stand."""
+
+    def __init__(self, file: io.BytesIO, keep: Callable[[pickle.PickleBuffer], bool], *, replace_jobs: bool) -> None:
+        super().__init__(file, protocol=5, buffer_callback=keep)
+        self.modules: set[str] = set()
+        self.jobs: dict[str, None] = {}
+        self._replaces = replace_jobs
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Note which module `obj` is of; cloudpickle decides how it is pickled."""
+        kind = type(obj)
+        if self._replaces and (name := getattr(kind, "__ports_job__", None)) is not None:
+            self.jobs[id_ := name(obj)] = None
+            return Placeholder, (id_,)
+        module = getattr(obj, "__name__" if kind is _MODULE else "__module__", None)
+        if isinstance(module, str):
+            self.modules.add(module)
+        if kind is _FUNCTION:
+            self.modules.update(_modules.imported_by(obj.__code__, obj.__globals__))
+        return super().reducer_override(obj)
+
+
+_MODULE, _FUNCTION = type(sys), type(lambda: None)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts the results of jobs where their placeholders are."""
+
+    def __init__(self, head: memoryview, buffers: Sequence[Any], result_of: Callable[[str], Any]) -> None:
+        super().__init__(io.BytesIO(head), buffers=buffers)
+        self._result_of = result_of
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "Placeholder" and module == __name__:
+            return self._result_of
+        return super().find_class(module, name)
+
+
+def pickled(value: Any, *, replace_jobs: bool = False) -> Dumped:
+    """Pickle `value`; raises whatever pickling raises.
+
+    Parameters
+    ----------
+    value : object
+        Functions and classes of ``__main__`` travel by value, others by the names of their modules.
+    replace_jobs : bool
+        Put a placeholder where a job stands. Default: a job is pickled as its id.
+    """
+    if type(value) in _PLAIN:
+        return Dumped(pickle.dumps(value, 5), [], frozenset(), ())
+    buffers: list[memoryview] = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < _BESIDE:
+            return True
+        buffers.append(raw)
+        return False
+
+    file = io.BytesIO()
+    pickler = Pickler(file, keep, replace_jobs=replace_jobs)
+    pickler.dump(value)
+    return Dumped(file.getvalue(), buffers, frozenset(pickler.modules), tuple(pickler.jobs))
+
+
+def pieces(head: bytes, buffers: Sequence[Any], **header: Any) -> list[Any]:
+    """Return the parts of a blob, which a file takes one after the other without a copy of the buffers."""
+    sizes = {"head": len(head), "buffers": [memoryview(one).nbytes for one in buffers]}
+    fixed = {"format": FORMAT, "how": "pickle", "minor": MINOR}
+    text = _encode({**fixed, **header, **sizes}).encode()
+    found: list[Any] = [_FIXED.pack(MAGIC, len(text)), text, head]
+    if buffers:
+        found.append(_padding(_FIXED.size + len(text) + len(head)))
+        for one in buffers:
+            found += [one, _padding(memoryview(one).nbytes)]
+    return found
+
+
+def _padding(size: int) -> bytes:
+    return _PADDING[: -size % _ALIGNED]
+
+
+def joined(made: Dumped, **header: Any) -> bytes:
+    """Return what was pickled as one blob."""
+    if made.jobs:
+        header["jobs"] = True
+    return b"".join(pieces(made.head, made.buffers, **header))
+
+
+def dump(value: Any) -> bytes:
+    """Return `value` as a blob; raises whatever pickling raises."""
+    made = pickled(value)
+    return joined(made)
+
+
+def take_apart(blob: Any, what: str = "this blob") -> Blob:
+    """Check `blob` (bytes or a mapped file), and return its parts without copying them.
+
+    Raises
+    ------
+    RecordError
+        It is not whole, or of a newer format. `what` begins the sentence: ``"the result of job 12"``.
+    """
+    view = memoryview(blob)
+    if view.nbytes < _FIXED.size or bytes(view[:4]) != MAGIC:
+        raise RecordError(f"{what} is damaged: it does not begin as a value of ports does")
+    _, length = _FIXED.unpack(view[: _FIXED.size])
+    try:
+        if length > _LARGEST_HEADER:
+            raise ValueError
+        header = json.loads(str(view[_FIXED.size : _FIXED.size + length], "utf-8"))
+        newer = header["format"] > FORMAT
+        sizes = [header["head"], *header["buffers"]]
+        if not all(type(one) is int and one >= 0 for one in sizes):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RecordError(f"{what} is damaged: its header cannot be read") from error
+    if newer:
+        raise RecordError(f"{what} has format {header['format']}; upgrade ports with `pip install --upgrade ports`")
+    place = _FIXED.size + length
+    parts = [view[place : place + sizes[0]]]
+    place += sizes[0]
+    for size in sizes[1:]:
+        place += -place % _ALIGNED
+        parts.append(view[place : place + size])
+        place += size
+    if view.nbytes != place + (-place % _ALIGNED if len(sizes) > 1 else 0):
+        raise RecordError(f"{what} is damaged: it has {view.nbytes} bytes, and its header says {place}")
+    return Blob(header, parts[0], parts[1:])
+
+
+def load(blob: Any, what: str = "this blob", *, results: Callable[[str], Any] | None = None) -> Any:
+    """Return the value in `blob`; raises RecordError before anything of another minor version is unpickled.
+
+    What unpickling raises comes through. Arrays can be written to. They share the memory of `blob` if that can be
+    written to (a mapped file).
+
+    Parameters
+    ----------
+    results : callable
+        Job's id -> its result, for the placeholders of jobs.
+    """
+    return load_parts(take_apart(blob, what), what, results=results)
+
+
+def load_parts(parts: Blob, what: str, *, results: Callable[[str], Any] | None = None) -> Any:
+    """Do as `load`, from what `take_apart` returned."""
+    check_minor(parts.header, what)
+    buffers = [bytearray(one) if one.readonly else one for one in parts.buffers]
+    if not parts.header.get("jobs"):
+        return pickle.loads(parts.head, buffers=buffers)
+    return _Unpickler(parts.head, buffers, results or _no_result).load()
+
+
+def check_minor(header: Mapping[str, Any], what: str) -> None:
+    """Raise RecordError if another minor version of Python pickled it."""
+    if header.get("how") == "pickle" and header.get("minor") != MINOR:
+        raise RecordError(
+            f"{what} was pickled by Python {header.get('minor')}, and this is Python {MINOR}; "
+            f"read it with Python {header.get('minor')}"
+        )
+
+
+def _no_result(job: str) -> Any:
+    raise RecordError(f"the result of job {job} is missing here")

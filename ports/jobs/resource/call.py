@@ -1,0 +1,189 @@
+"""One call in a child process: load the function and its arguments, run it, and pickle the result or the error."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ports.jobs import _blobs, _modules
+
+_MOST_FUNCTIONS = 128
+_LONGEST_TRACEBACK = 2**16
+_WAYS = {
+    "generator": "return list(...) of it",
+    "coroutine": "await it inside of the function",
+    "lock": "return plain data",
+}
+
+
+class Outcome(NamedTuple):
+    """How a call ended.
+
+    `state` is ``"finished"`` or ``"error"``. `blob` is the result, or the exception where it can be pickled, else
+    empty. `error` has ``type``, ``text`` and ``traceback``. `note` goes into the job's row.
+    """
+
+    state: str
+    blob: bytes
+    error: dict[str, str] | None = None
+    note: Mapping[str, str] = {}
+
+
+class _Loaded(NamedTuple):
+    call: Callable[..., Any]
+    name: str
+    tree: _modules.Tree
+
+
+# The functions of this process by their blobs, the modules by their content, and whose modules are imported now.
+_functions: dict[bytes, _Loaded] = {}
+_trees: dict[bytes, _modules.Tree] = {}
+_active: _modules.Tree | None = None
+
+
+def run(
+    function: bytes,
+    arguments: bytes,
+    results: Mapping[str, bytes] = {},
+    cache: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Call what `function` holds with what `arguments` holds. It raises nothing.
+
+    Parameters
+    ----------
+    function, arguments : bytes
+        As `ports.jobs._travel` packed them.
+    results : mapping of str to bytes
+        Results of the jobs among the arguments, by their ids.
+    cache : mapping, optional
+        ``policy``, ``function`` and ``key``. Default: nothing is looked up or kept.
+    """
+    try:
+        loaded = _function(function)
+        args, kwargs = _blobs.load(
+            arguments, f"the arguments of {loaded.name}()", results=lambda job: _result(loaded.tree, results[job], job)
+        )
+        value = loaded.call(*args, **kwargs)
+        if inspect.iscoroutine(value):
+            import asyncio  # it takes 30 ms, and few functions need it
+
+            value = asyncio.run(value)
+    except BaseException as error:  # noqa: BLE001  whatever a job raises is its result, SystemExit too
+        return _failed(error)
+    return _finished(loaded, value)
+
+
+def _function(blob: bytes) -> _Loaded:
+    global _active
+    loaded = _functions.get(blob)
+    if loaded is not None:
+        loaded.tree.activate(_active)
+        _active = loaded.tree
+        return loaded
+    what = "the function"
+    parts = _blobs.take_apart(blob, what)
+    _blobs.check_minor(parts.header, what)
+    sources = _modules.from_header(parts.header, parts.buffers)
+    key = hashlib.sha256(b"\0".join(part for one in sources for part in (one.name.encode(), one.text))).digest()
+    tree = _trees.setdefault(key, _modules.Tree({one.name: one for one in sources}))
+    tree.activate(_active)
+    _active = tree
+    found = _blobs.load_parts(parts, what)
+    call = getattr(found, "__ports_function__", found)  # of `@ports.job`: what it decorates
+    loaded = _Loaded(call, parts.header.get("name", "the function"), tree)
+    while len(_functions) >= _MOST_FUNCTIONS:
+        del _functions[next(iter(_functions))]
+    _functions[blob] = loaded
+    return loaded
+
+
+def _result(tree: _modules.Tree, blob: bytes, job: str) -> Any:
+    """Return the result of another job, with the modules that it needs."""
+    what = f"the result of job {job}"
+    parts = _blobs.take_apart(blob, what)
+    tree.add(_modules.from_header(parts.header, parts.buffers))
+    return _blobs.load_parts(parts, what)
+
+
+def _finished(loaded: _Loaded, value: Any) -> Outcome:
+    try:
+        made = _blobs.pickled(value)
+    except Exception as error:  # noqa: BLE001  whatever an object raises when it is pickled
+        return _unsendable(loaded.name, value, error)
+    needs = _modules.with_needs(made.modules, loaded.tree.sources)
+    buffers = [*made.buffers, *(one.text for one in needs)]
+    said = {"modules": _modules.as_header(needs)} if needs else {}
+    blob = b"".join(_blobs.pieces(made.head, buffers, **said))
+    if len(blob) > _blobs.LARGEST:
+        text = (
+            f"the result of {loaded.name}() has {len(blob) / 1e9:.1f} GB, and a result has at most 1 GB; "
+            "write it to a file, and return the path"
+        )
+        return Outcome("error", b"", {"type": "UnsendableError", "text": text, "traceback": ""})
+    return Outcome("finished", blob)
+
+
+def _unsendable(name: str, value: Any, error: Exception) -> Outcome:
+    kind = type(value).__name__
+    way = _WAYS.get(kind, "return plain data, or write it to a file and return the path")
+    text = f"the result of {name}(), a {kind}, cannot be sent: {error}; {way}"
+    return Outcome("error", b"", {"type": "UnsendableError", "text": text, "traceback": ""})
+
+
+def _failed(error: BaseException) -> Outcome:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, _blobs.__file__):
+        trace = trace.tb_next
+    try:
+        lines = traceback.TracebackException(type(error), error, trace, compact=True).format()
+        text = _shortened("".join(lines))
+    except Exception:  # noqa: BLE001  an exception whose own methods raise
+        text = f"{type(error).__name__}: its traceback cannot be shown"
+    said = {"type": type(error).__name__, "text": _text_of(error), "traceback": text}
+    try:
+        made = _blobs.pickled(error)
+        needs = _modules.with_needs(made.modules, _active.sources) if _active else []
+        buffers = [*made.buffers, *(one.text for one in needs)]
+        blob = b"".join(_blobs.pieces(made.head, buffers, modules=_modules.as_header(needs)))
+        _blobs.load(blob)  # some exceptions are pickled well and cannot be read again
+    except Exception:  # noqa: BLE001
+        blob = b""
+    return Outcome("error", blob if len(blob) <= _blobs.LARGEST else b"", said)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return _shortened(str(error))
+    except Exception:  # noqa: BLE001
+        return "its text cannot be shown"
+
+
+def _shortened(text: str) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode()
+    if len(text) <= _LONGEST_TRACEBACK:
+        return text
+    half = _LONGEST_TRACEBACK // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters …\n{text[-half:]}"
+
+
+def forget() -> None:
+    """Forget all functions and modules; for tests."""
+    global _active
+    if _active is not None:
+        _modules.Tree({}).activate(_active)
+    _active = None
+    _functions.clear()
+    _trees.clear()
+
+
+def flush() -> None:
+    """Write out what the job printed."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # noqa: BLE001  a job may have closed it, or put its own there
+            pass
