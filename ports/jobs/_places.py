@@ -12,6 +12,7 @@
         streams/<slot>.out .err          what the child of a slot prints at this moment
         results/<N> results/<N>.<I>      results above 64 KiB
         objects/<SHA-256>                functions, scripts and arguments above 64 KiB
+        environs/<KEY>                   0600: the environment of a script, until its job has ended
     <runtime>/
         resource.sock                    0600: what the resource answers on
         resource.lock                    held by the one process that may open the store
@@ -60,6 +61,11 @@ class Places:
         return self.root / "objects"
 
     @property
+    def environs(self) -> Path:
+        """Directory of the environments of scripts, by the key of their submission."""
+        return self.root / "environs"
+
+    @property
     def results(self) -> Path:
         """Directory of large results."""
         return self.root / "results"
@@ -92,6 +98,10 @@ class Places:
     def work_of(self, job: JobId) -> Path:
         """Directory of one job: its stdout, its stderr, and the files of its script."""
         return self.work / str(job)
+
+    def environ_of(self, key: str) -> Path:
+        """File with the environment of the scripts of the submission `key`."""
+        return self.environs / key
 
     def result_of(self, job: JobId) -> Path:
         """File of a result above 64 KiB."""
@@ -134,6 +144,7 @@ def make_places() -> Places:
         places.ids,
         places.submissions,
         places.objects,
+        places.environs,
         places.results,
         places.streams,
         places.work,

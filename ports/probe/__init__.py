@@ -33,6 +33,7 @@ if MYPY:
     from . import callers as callers
     from . import clients as clients
     from . import files as files
+    from . import launchers as launchers
     from . import living as living
     from . import memory as memory
     from . import processes as processes
@@ -145,6 +146,7 @@ else:
             "callers",
             "clients",
             "files",
+            "launchers",
             "living",
             "memory",
             "processes",

@@ -19,6 +19,7 @@ from ports.errors import (
     TimedOutError,
     UsageError,
 )
+from ports.probe import launchers
 from ports.sessions import _tmux, processes
 from ports.sessions._find import find, is_alive, is_in_another_container
 from ports.sessions._records import Found, S, SessionRecord
@@ -44,10 +45,10 @@ def end(found: Found[S], *, timeout: float = _STOP_SECONDS) -> None:
     replaced = is_other_start(latest, record)
     if latest.running and not replaced:
         who.append(latest.running.process)
-    from ports.sessions.launch import AFTER_SECONDS, is_launcher  # it needs what Windows lacks, where no session runs
+    from ports.sessions.launch import AFTER_SECONDS  # it needs what Windows lacks, where no session runs
 
     timeout += AFTER_SECONDS if record.after else 0
-    if not processes.end(who, timeout=timeout, spare=is_launcher):
+    if not processes.end(who, timeout=timeout, spare=launchers.is_launcher):
         raise StopError(f"{record.kind} {record.name!r}", "one of its processes does not end", found.files.log)
     if (record.tmux_socket or not record.launcher) and not replaced:
         socket = Path(record.tmux_socket or runtime_directory() / "tmux.sock")

@@ -13,7 +13,7 @@ environment. It contains:
 - ``after`` (nothing): a command, as a list of words, that runs once the session's own has ended, for 20 s at most. Its
   output goes to the log. If it fails, ``exit`` gets the reason, and nothing else follows from it;
 - ``terminal`` (false): the command is a shell for a person; nothing is kept or noted;
-- ``umask`` (0o077): that of the command, if it is such a shell.
+- ``umask`` (0o077): that of the command.
 
 On Linux the launcher is a subreaper: what the command leaves behind ends with it. The launcher is two processes: if one
 is killed, the other ends what is left. Only the launcher of another session goes on, with all below it: where there is
@@ -36,13 +36,13 @@ import sys
 import time
 from typing import Any
 
-if __name__ == "__main__":  # by path; all of it is loaded now, because an upgrade can replace these files later
+if __name__ in ("__main__", "launch"):  # by path; all is loaded now, because an upgrade can replace these files later
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from probe import files, living, processes  # type: ignore[import-not-found]
+    from probe import files, launchers, living, processes  # type: ignore[import-not-found]
 
     del sys.path[-1]
 else:
-    from ports.probe import files, living, processes
+    from ports.probe import files, launchers, living, processes
 
 NO_INTERRUPT = (
     b"\r\nCtrl-C ends nothing here: Ctrl-b d leaves, `ports cluster stop` or `ports notebook stop` ends it\r\n"
@@ -53,10 +53,10 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Log:
-    """A file that is moved to ``<path>.1`` when it grows over `limit` bytes."""
+    """A file that is moved to ``<path>.1`` when it grows over `limit` bytes; `lost` counts the bytes that are gone."""
 
     def __init__(self, path: str, limit: int) -> None:
-        self.path, self.limit = path, limit
+        self.path, self.limit, self.lost = path, limit, 0
         self.descriptor = self._open()
         self.size = os.fstat(self.descriptor).st_size
 
@@ -64,16 +64,28 @@ class Log:
         return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def write(self, data: bytes) -> None:
-        """Append `data`; what a full disk does not take is lost."""
-        try:
-            if self.size + len(data) > self.limit:
-                os.replace(self.path, self.path + ".1")
-                full, self.descriptor = self.descriptor, self._open()
-                os.close(full)
-                self.size = 0
-            self.size += os.write(self.descriptor, data)
-        except OSError:
-            pass  # a full disk must not end the cluster
+        """Append `data`, to a new file where it is too much for this one; what a full disk does not take is lost."""
+        if self.size + len(data) > self.limit:
+            with contextlib.suppress(OSError):
+                self.rotate()
+        self.append(data)
+
+    def append(self, data: bytes) -> None:
+        """Append `data` to this file, however large it is."""
+        written = 0
+        with contextlib.suppress(OSError):  # a full disk must not end the cluster
+            written = os.write(self.descriptor, data)
+        self.size += written
+        self.lost += len(data) - written
+
+    def rotate(self) -> None:
+        """Begin a new file; the one before this is lost."""
+        with contextlib.suppress(OSError):
+            self.lost += os.stat(self.path + ".1").st_size
+        os.replace(self.path, self.path + ".1")
+        full, self.descriptor = self.descriptor, self._open()
+        os.close(full)
+        self.size = 0
 
 
 def prctl(option: int, value: int) -> None:
@@ -148,8 +160,11 @@ def reason(directory: str) -> str | None:
         return None
 
 
-def start(argv: list[str], spec: dict[str, Any], output: int) -> int:
-    """Fork, and run `argv` in the directory and environment of `spec`; its output goes to the descriptor `output`."""
+def start(argv: list[str], spec: dict[str, Any], output: int, errors: int | None = None) -> int:
+    """Fork, and run `argv` in the directory and environment of `spec`.
+
+    What it prints goes to the descriptor `output`, and its stderr to `errors`, if that is given.
+    """
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -161,8 +176,9 @@ def start(argv: list[str], spec: dict[str, Any], output: int) -> int:
         os.setpgid(0, 0)  # Ctrl-C in the pane reaches the launcher only
         plain_signals()
         os.dup2(output, 1)
-        os.dup2(output, 2)
+        os.dup2(output if errors is None else errors, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.umask(spec.get("umask", 0o077))
         os.chdir(spec["cwd"])
         os.execvpe(argv[0], argv, spec["environ"])
     except BaseException as error:  # noqa: BLE001 - the child must not run on
@@ -176,21 +192,6 @@ def plain_signals() -> None:
         with contextlib.suppress(OSError, ValueError):  # SIGKILL and SIGSTOP
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def is_launcher(words: list[str]) -> bool:
-    """Say whether a command line is that of a launcher."""
-    return [os.path.basename(word) for word in words[-2:]] == ["launch.py", "launch.json"]
-
-
-def is_other_session(pid: int) -> bool:
-    """Say whether a process is the launcher of a session of its own."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = os.fsdecode(file.read()).split("\0")[:-1]
-        return is_launcher(words) and words[-1] != sys.argv[-1] and os.getsid(pid) == pid
-    except OSError:
-        return False
 
 
 def reap() -> bool:
@@ -207,7 +208,7 @@ def end_descendants() -> None:
     """End what the command left: its orphans are this process's children, and theirs become so when these end."""
     end = time.monotonic() + GRACE
     while reap():
-        left = [pid for pid in processes.children(os.getpid()) if not is_other_session(pid)]
+        left = [pid for pid in processes.children(os.getpid()) if not launchers.is_session(pid, sys.argv[-1])]
         number = signal.SIGTERM if time.monotonic() < end else signal.SIGKILL
         if not left or time.monotonic() > end + GRACE:
             return  # a process in uninterruptible sleep cannot be waited for

@@ -3,7 +3,8 @@
 The owner of a cluster adopts what dead workers leave: it is a subreaper. A mark shows which worker a process came from.
 The mark is the soft limit of pending signals, lowered by a number that each worker has for itself. Every process
 inherits it, through fork, exec, setsid and a cleaned environment. A user can set and read nothing else that is
-inherited like that.
+inherited like that. A launcher of another session, below a worker, takes the worker's mark off: the script of a job
+goes on when the worker ends.
 
 Linux only; elsewhere the process group ends with the cluster.
 """
@@ -31,7 +32,7 @@ PR_SET_CHILD_SUBREAPER = 36
 PROCESS_MRELEASE = 448  # the number of the system call, the same on all machines but Alpha
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 GIVE_UP = 3.0  # seconds after SIGKILL: a process in uninterruptible sleep cannot be waited for
-MOST_MARKS = 4000
+MOST_MARKS = probe.launchers.MOST_MARKS
 ENDLESS = 1_000_000  # where pending signals have no limit
 _numbers = itertools.count()
 
@@ -101,14 +102,22 @@ def end_left_by(mark: int | None, grace: float = GRACE) -> int:
 
 
 def end_all(grace: float = GRACE) -> None:
-    """End everything below this process, which is about to become another program."""
+    """End what runs below this process, which is about to become another program; launchers of sessions go on."""
     start = time.monotonic()
     while time.monotonic() < start + grace + GIVE_UP:
-        found = [pid for pid in probe.processes.descendants(os.getpid()) if not _reaped(pid)]
+        found = [pid for pid in _below(os.getpid()) if not _reaped(pid)]
         if not found:
             return
         kill(found, signal.SIGTERM if time.monotonic() < start + grace else signal.SIGKILL)
         time.sleep(0.02)
+
+
+def _below(pid: int) -> Iterator[int]:
+    """Yield what runs below a process, except launchers of other sessions with all below them."""
+    for child in probe.processes.children(pid):
+        if not probe.launchers.is_session(child):
+            yield child
+            yield from _below(child)
 
 
 def kill(pids: list[int], number: int) -> None:

@@ -1,0 +1,149 @@
+"""What a job printed: in the order of its stamps, followed across rotations and from where somebody was."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ports.jobs import _logs
+from ports.jobs._logs import Position
+from ports.jobs.resource import script
+from ports.sessions import launch
+
+
+@pytest.fixture(autouse=True)
+def _parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(script, "launch", launch, raising=False)  # which it has where it runs by path
+    yield
+
+
+def text_of(pieces: list[_logs.Piece]) -> bytes:
+    return b"".join(piece.text for piece in pieces)
+
+
+def read_all(path: Path, position: Position) -> tuple[bytes, Position]:
+    found = b""
+    while True:
+        pieces, position = _logs.read_on("stdout", path, position, stamped=True)
+        if not pieces:
+            return found, position
+        found += text_of(pieces)
+
+
+def test_each_line_begins_with_its_time_in_a_fixed_width(tmp_path: Path) -> None:
+    stream = script.Stream(str(tmp_path / "stdout"), 10_000)
+    for part in (b"one\ntw", b"o\n", b"\n", b"no end"):
+        stream.write(part)
+    lines = (tmp_path / "stdout").read_bytes().split(b"\n")
+    assert [line[script.STAMP :] for line in lines] == [b"one", b"two", b"", b"no end"]
+    assert all(line[:4].isdigit() and line[23:25] == b"Z " for line in lines)
+
+
+def test_output_of_the_next_attempt_begins_a_line(tmp_path: Path) -> None:
+    script.Stream(str(tmp_path / "stdout"), 10_000).write(b"killed here")
+    script.Stream(str(tmp_path / "stdout"), 10_000).write(b"again\n")
+    pieces, _ = _logs.last({"stdout": tmp_path / "stdout"}, 0, stamped=True)
+    assert text_of(pieces) == b"killed here\nagain\n"
+
+
+@settings(max_examples=60)
+@given(parts=st.lists(st.binary(max_size=40) | st.just(b"\n") | st.just(b"a line\n"), max_size=30))
+def test_what_was_printed_is_read_as_it_was(parts: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("stream") / "stdout"
+    stream, printed, found, position = script.Stream(str(path), 1 << 20), b"", b"", Position()
+    for part in parts:
+        stream.write(part)
+        printed += part
+        more, position = read_all(path, Position.parse(str(position)))
+        found += more
+    assert found == printed
+    pieces, end = _logs.last({"stdout": path}, 0, stamped=True)
+    assert text_of(pieces) == printed and (not printed or end == {"stdout": position})
+
+
+def test_who_follows_misses_nothing_when_the_file_is_rotated(tmp_path: Path) -> None:
+    path, position, found = tmp_path / "stdout", Position(), b""
+    stream = script.Stream(str(path), 2_000)
+    printed = [f"line {n}\n".encode() for n in range(400)]
+    for n, line in enumerate(printed):
+        stream.write(line)
+        if n % 25 == 0:
+            more, position = read_all(path, position)
+            found += more
+    more, _ = read_all(path, position)
+    assert found + more == b"".join(printed)
+    assert (tmp_path / "stdout.1").exists() and path.stat().st_size <= 2_000 and stream.log.lost > 5_000
+
+
+def test_who_was_away_for_two_rotations_goes_on_with_what_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "stdout"
+    stream = script.Stream(str(path), 2_000)
+    stream.write(b"first\n")
+    _, position = read_all(path, Position())
+    for n in range(400):
+        stream.write(f"line {n}\n".encode())
+    found, _ = read_all(path, position)
+    numbers = [int(line.split()[1]) for line in found.splitlines()]
+    assert numbers == list(range(numbers[0], 400)) and numbers[0] > 200
+
+
+def test_a_line_without_an_end_does_not_grow_for_ever(tmp_path: Path) -> None:
+    stream = script.Stream(str(tmp_path / "stdout"), 1_000)
+    for _ in range(100):
+        stream.write(b"\r 10 %" * 20)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 6_000
+
+
+def test_the_last_lines_of_both_streams_are_in_order(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in _logs.STREAMS}
+    files["stdout"].write_bytes(
+        b"2026-11-30T11:47:08.100Z one\n2026-11-30T11:47:08.300Z three\n2026-11-30T11:47:08.500Z five"
+    )
+    files["stderr"].write_bytes(b"2026-11-30T11:47:08.200Z two\n2026-11-30T11:47:08.400Z four\n")
+    pieces, positions = _logs.last(files, 3, stamped=True)
+    assert [(one.stream, one.text) for one in pieces] == [
+        ("stdout", b"three\n"), ("stderr", b"four\n"), ("stdout", b"five"),
+    ]  # fmt: skip
+    assert not positions["stdout"].at_begin and positions["stderr"].at_begin
+
+
+def test_many_lines_are_read_from_the_end_and_across_the_rotation(tmp_path: Path) -> None:
+    path = tmp_path / "stdout"
+    stamp = b"2026-11-30T11:47:08.123Z "
+    path.with_name("stdout.1").write_bytes(b"".join(stamp + b"%d\n" % n for n in range(50_000)))
+    path.write_bytes(b"".join(stamp + b"%d\n" % n for n in range(50_000, 50_010)))
+    pieces, _ = _logs.last({"stdout": path}, 20, stamped=True)
+    assert [int(one.text) for one in pieces] == list(range(49_990, 50_010))
+
+
+def test_output_of_a_function_has_no_stamps_and_stdout_comes_first(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in _logs.STREAMS}
+    files["stdout"].write_bytes(b"a\nb\n")
+    files["stderr"].write_bytes(b"2026-11-30T11:47:08.123Z is text here\n")
+    pieces, positions = _logs.last(files, 0, stamped=False)
+    assert text_of(pieces) == b"a\nb\n2026-11-30T11:47:08.123Z is text here\n"
+    files["stdout"].write_bytes(b"a\nb\nc")
+    more = list(_logs.follow(files, positions, stamped=False, is_over=lambda: True))
+    assert [text_of(pieces) for pieces, _ in more] == [b"c"]
+
+
+def test_a_job_that_printed_nothing_has_no_lines(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in _logs.STREAMS}
+    pieces, positions = _logs.last(files, 10, stamped=True)
+    assert pieces == [] and list(_logs.follow(files, positions, stamped=True, is_over=lambda: True)) == []
+
+
+@given(first=st.sampled_from(["", "2026-11-30T11:47:08.123Z"]), offset=st.integers(0, 10**12), begin=st.booleans())
+def test_a_position_survives_as_text(first: str, offset: int, begin: bool) -> None:
+    position = Position(first, offset, begin)
+    assert dataclasses.astuple(Position.parse(str(position))) == dataclasses.astuple(position)
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "+", "2026+", "-1", "+12x"])
+def test_a_position_that_is_none_is_the_beginning(text: str) -> None:
+    assert Position.parse(text) == Position()
