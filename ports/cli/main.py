@@ -19,6 +19,7 @@ from ports.cli.commands import Group
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "cluster": ("ports.cli.cluster", "cluster", "Dask clusters that outlive notebook, terminal and connection."),
     "notebook": ("ports.cli.notebook", "notebook", "Jupyter servers that outlive terminal and connection."),
+    "resource": ("ports.cli.resource", "resource", "The compute resource of a machine, which runs jobs."),
     "list": ("ports.cli.list", "list_", "List my clusters, notebooks and other listeners."),
     "ls": ("ports.cli.list", "list_", "List my clusters, notebooks and other listeners."),
     "open": (

@@ -216,12 +216,11 @@ _AWAITED = {
 def awaited(ctx: click.Context) -> str:
     """Return what a command on this machine waits for when it takes long."""
     from ports import sessions
-    from ports.state import settings
 
     kind, _, verb = ctx.command_path.partition(" ")[2].partition(" ")
     if kind not in sessions.FOLDERS or verb not in _AWAITED:
         return "an answer of what runs here"
-    given = [ctx.params.get("name"), *(ctx.params.get("names") or ()), settings.get(f"{kind}.name")]
+    given = [ctx.params.get("name"), *(ctx.params.get("names") or ()), sessions.default_name(kind)]
     return f"{_AWAITED[verb]} {kind} {next(name for name in given if name)!r}"
 
 

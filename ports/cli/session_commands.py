@@ -12,7 +12,6 @@ from ports import sessions
 from ports.cli.commands import Group
 from ports.cli.options import Number
 from ports.cli.output import Output, Row, refuse_host_as_name, waiting, with_host, with_output
-from ports.state import settings
 
 _DETACH = "Ctrl-b d detaches it."
 NAME = click.argument("name", required=False)
@@ -107,7 +106,7 @@ def _add_logs(group: Group, noun: ModuleType, text: str) -> None:
                 out.say("ports: no warnings and no errors since the last start")
             out.lines(found)
             return
-        log = sessions.files(str(group.name), name or str(settings.get(f"{group.name}.name"))).log
+        log = sessions.files(str(group.name), name or sessions.default_name(str(group.name))).log
         for line in sessions.follow(log, lines, warnings=warnings):
             click.echo(line)
 

@@ -30,6 +30,15 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("ROOT", "root"),
         ("NOTE", "note"),
     ),
+    "resource": (
+        ("NAME", "name"),
+        ("STATE", "state"),
+        ("RUNNING", "n_running"),
+        ("WAITING", "n_pending"),
+        ("SLOTS", "n_slots"),
+        ("SINCE", "since"),
+        ("NOTE", "note"),
+    ),
     "listener": (
         ("HOST", "host"),
         ("KIND", "kind"),

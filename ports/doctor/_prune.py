@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
-from ports import clusters, machine, notebooks, sessions, tunnels
+from ports import clusters, jobs, machine, notebooks, sessions, tunnels
 from ports.errors import BrokenRecordError, NewerRecordError, StoreError
 from ports.hosts import openssh
 from ports.probe import size
@@ -97,7 +97,7 @@ def _remove_halves(kind: str) -> builtins.list[str]:
 
 
 def _stopped() -> dict[str, builtins.list[str]]:
-    return {"cluster": clusters.prune(), "notebook": notebooks.prune()}
+    return {"cluster": clusters.prune(), "notebook": notebooks.prune(), "resource": jobs.prune_resources()}
 
 
 def _move_broken_files_aside() -> Iterator[tuple[Path, Path]]:

@@ -90,7 +90,7 @@ def _with_page(known: Listener, session: probe_rows.Session, document: probe_row
     own = [row for row in document["listeners"] if row.get("of") == f"{kind}:{name}"]
     row = next((row for row in own if row["path"] or kind != "cluster"), None)
     if row is None:
-        return replace(known, reason=_why_no_page(kind, name, session))
+        return replace(known, reason=_why_no_page(kind, name, session) if has_page else None)
     return replace(
         known,
         address=row["address"] if row["port"] else None,

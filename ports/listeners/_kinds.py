@@ -6,6 +6,8 @@ from ports.sessions import FOLDERS
 
 #: What `ports` starts. Such a listener has a name of its own, comes first in a listing, and is opened with its host.
 SESSIONS = tuple(FOLDERS)
+#: Those that have a page.
+PAGES = tuple(kind for kind in SESSIONS if kind != "resource")
 #: What takes a request for a message of its protocol, or for an intrusion: a tunnel only waits for what it says.
 NEVER_ASKED = frozenset(("dask-scheduler", "dask-worker", "kernel", "debugpy", "database", "tunnel"))
 #: The options that make a program listen on this machine only.
@@ -22,8 +24,8 @@ LOOPBACK_OPTIONS = {
 
 
 def is_session(kind: str | None) -> bool:
-    """Tell whether `ports` starts listeners of this kind."""
-    return kind in SESSIONS
+    """Tell whether `ports` starts listeners of this kind, which have a page."""
+    return kind in PAGES
 
 
 def is_asked(kind: str, http: bool | None) -> bool:

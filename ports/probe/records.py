@@ -18,7 +18,8 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,30}$")
 TOKEN = re.compile(r"[0-9a-f]{48}$")
 LARGEST = 2**62
 TEXT, WHOLE, NUMBER = (str,), (int,), (int, float)
-SESSION_KINDS = {"cluster": "clusters", "notebook": "notebooks"}  # and the folders of their records
+# and the folders of their records
+SESSION_KINDS = {"cluster": "clusters", "notebook": "notebooks", "resource": "resources"}
 # Of what is read here: its types, where it is there at all, and what must be there.
 TYPES = {"directory": TEXT, "root": TEXT, "created_at": NUMBER, "started_at": NUMBER, "address": TEXT}  # type: Dict[str, Any]
 TYPES.update({"dashboard": TEXT, "port": WHOLE, "base_url": TEXT, "url_path": TEXT, "token_file": TEXT})
@@ -28,6 +29,8 @@ TYPES.update({"started_by": (dict,), "launcher": (dict,)})
 NEEDED = {
     "process": ["machine", "boot_id", "pid_namespace", "pid", "start_ticks"],
     "clusters/record.json": ["started_by", "created_at", "directory"],
+    "resources/record.json": ["started_by", "created_at"],
+    "resources/running.json": ["process", "started_at"],
     "notebooks/record.json": ["started_by", "created_at", "root", "token_file"],
     "clusters/running.json": ["process", "address", "dashboard", "started_at"],
     "notebooks/running.json": ["process", "port", "base_url", "url_path", "token_file"],

@@ -133,6 +133,7 @@ class Document(TypedDict):
     listeners: list[Listener]  # of other users' rows only `OthersListener`
     clusters: list[Session]
     notebooks: list[Session]
+    resources: list[Session]
     ports: dict[str, Any] | None
     elsewhere: list[Elsewhere]
     warnings: list[str]

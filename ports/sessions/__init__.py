@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ports.sessions._kinds import FOLDERS as FOLDERS
     from ports.sessions._kinds import KINDS as KINDS
     from ports.sessions._kinds import SessionPaths as SessionPaths
+    from ports.sessions._kinds import default_name as default_name
     from ports.sessions._kinds import files as files
     from ports.sessions._kinds import folder as folder
     from ports.sessions._log_lines import follow as follow
@@ -90,6 +91,7 @@ else:
                 "FOLDERS",
                 "KINDS",
                 "SessionPaths",
+                "default_name",
                 "files",
                 "folder",
             ),

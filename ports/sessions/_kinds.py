@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ports import probe
-from ports.state import paths
+from ports.state import paths, settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class Kind:
         A regular expression that the command line of its own process matches.
     states : tuple of str
         The states that it can be in.
+    only_name : str, optional
+        The name of the one that there can be. None: the user names them.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Kind:
     verbs: tuple[str, ...] = ()
     command_line: str
     states: tuple[str, ...]
+    only_name: str | None = None
 
     def record_class(self) -> type[Any]:
         """Import and return the class of its ``record.json``."""
@@ -65,6 +68,15 @@ KINDS: dict[str, Kind] = {
             verbs=("start", "list", "show", "logs", "attach", "stop"),
             command_line=r"\bjupyter_launch\.py (lab|server) ",
             states=_RECORDED,
+        ),
+        Kind(
+            name="resource",
+            folder="resources",
+            record="ports.jobs:ResourceRecord",
+            verbs=("start", "list", "show", "drain", "resume", "logs", "stop"),
+            command_line=r"\bports\.jobs\.resource import loop\b",
+            states=_RECORDED,
+            only_name="jobs",
         ),
         Kind(name="shell", command_line=r"\blaunch\.py \S*/shell-\S+\.launch$", states=("running",)),
     )
@@ -109,6 +121,11 @@ class SessionPaths:
     def credentials(self) -> Path:
         """Certificate and key (PEM)."""
         return self.directory / "credentials"
+
+
+def default_name(kind: str) -> str:
+    """Return the name of the `kind` that is meant where none is given."""
+    return KINDS[kind].only_name or str(settings.get(f"{kind}.name"))
 
 
 def folder(kind: str, machine: paths.HostPaths | None = None) -> Path:

@@ -1,0 +1,97 @@
+"""``ports resource``."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import click
+
+from ports import jobs
+from ports.cli.commands import Group
+from ports.cli.options import Number
+from ports.cli.output import Output, Row, undone_if_interrupted, with_host, with_output
+from ports.cli.session_commands import NAME, add_session_commands
+
+_NOUN: Any = SimpleNamespace(list=jobs.list_resources, get=jobs.get_resource, logs=jobs.resource_logs)
+
+
+def in_words(row: Row) -> str:
+    """Return what a resource does, in a line: ``3 jobs run, 12 wait``."""
+    counts = row.get("counts") or {}
+    running, waiting = counts.get("running") or 0, counts.get("pending") or 0
+    parts = [f"{running} job{'' if running == 1 else 's'} run{'s' if running == 1 else ''}"] if running else []
+    parts += [f"{waiting} wait{'s' if waiting == 1 else ''}"] if waiting else []
+    text = ", ".join(parts) if running else f"{parts[0]}" if parts else "no jobs"
+    return f"{text}; it begins no more (`ports resource resume` lets it)" if row.get("draining") else text
+
+
+def show_one(out: Output, row: Row) -> None:
+    """Show a resource that was started or changed."""
+    out.result(row, f"the compute resource is {row['state']}{out.there()}: {in_words(row)}")
+
+
+@click.group(cls=Group)
+def resource() -> None:
+    """The compute resource of a machine, which runs jobs."""
+
+
+@resource.command()
+@click.option("--timeout", type=Number(0, whole=False), help="Seconds to wait for the start.")
+@with_output
+@with_host(show_one, starts=True)
+def start(out: Output, timeout: float | None) -> None:
+    """Start the compute resource. Jobs that wait from before go on."""
+    started = jobs.start_resource(timeout=timeout)
+    with undone_if_interrupted(started):
+        show_one(out, started.row())
+
+
+@resource.command()
+@with_output
+@with_host(show_one)
+def drain(out: Output) -> None:
+    """Let the jobs that run end, and begin no more until `resume`."""
+    found = jobs.get_resource()
+    found.drain()
+    show_one(out, found.row())
+
+
+@resource.command()
+@with_output
+@with_host(show_one)
+def resume(out: Output) -> None:
+    """Begin jobs again after `drain`."""
+    found = jobs.get_resource()
+    found.resume()
+    show_one(out, found.row())
+
+
+add_session_commands(
+    resource,
+    _NOUN,
+    what="the compute resource",
+    list_help="List the compute resource of this machine, or of each HOST.",
+    show_help="Show everything about the compute resource: its jobs, its slots, its cluster.",
+    stop_help="Stop the compute resource.",
+)
+
+
+def show_stopped(out: Output, row: Row) -> None:
+    """Show that a resource was stopped."""
+    waits = "jobs that wait stay in the queue; `ports resource start` goes on with them"
+    out.result(row, f"the compute resource is stopped{out.there()}; {waits}; its log: {row['log']}")
+
+
+@resource.command()
+@NAME
+@click.option("--wait", is_flag=True, help="Let the functions that run end first, and begin no more.")
+@click.option("--now", is_flag=True, help="End the functions that run; they begin again at the next start.")
+@click.option("--force", is_flag=True, help="Also forget one of which nothing can be known from here.")
+@with_output
+@with_host(show_stopped)
+def stop(out: Output, name: str | None, wait: bool, now: bool, force: bool) -> None:
+    """Stop the compute resource and its cluster. Jobs that wait stay; scripts that run go on."""
+    found = jobs.get_resource(name)
+    found.stop(wait=wait, now=now, force=force)
+    show_stopped(out, {"kind": "resource", "name": found.name, "state": "stopped", "log": str(found.log)})

@@ -1,0 +1,131 @@
+"""Keeps the slots: starts the cluster `jobs` when there is work, and as many slots as have work and find a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ports import clusters
+from ports.errors import PortsError
+from ports.jobs.resource import slot
+
+CLUSTER = "jobs"
+_LOOK_SECONDS = 1.0  # between two looks at the slots, where nothing wakes it
+_WAITS = (1.0, 60.0)  # seconds after a cluster that did not start: at first, and at most
+
+
+def missing(wanted: int, threads: int, live: int) -> int:
+    """Return how many slots to start: as many as have work, at most one for each thread of the workers."""
+    return max(0, min(wanted, threads) - live)
+
+
+class Crew(threading.Thread):
+    """The thread that starts the cluster and its slots; the loop says what is wanted, and which slots it hears.
+
+    Parameters
+    ----------
+    options : mapping
+        What each slot gets; see `ports.jobs.resource.slot.Slot`.
+    wake : callable
+        Called when what `shown` returns has changed.
+    """
+
+    def __init__(self, options: Mapping[str, Any], wake: Callable[[], None]) -> None:
+        super().__init__(name="ports-crew", daemon=True)
+        self.options, self.wake = dict(options), wake
+        self.wanted = 0
+        self.connected: frozenset[str] = frozenset()  # the tasks of the slots that the loop hears
+        self.changed = threading.Event()
+        self.cluster: Any = None
+        self.client: Any = None
+        self.futures: dict[str, Any] = {}
+        self.state: dict[str, Any] = {"name": CLUSTER, "state": "not started", "reason": None}
+        self.next_try, self.wait_seconds = 0.0, _WAITS[0]
+
+    def want(self, wanted: int, connected: frozenset[str]) -> None:
+        """Note how many slots have work, and which are connected; in the loop's thread."""
+        if (wanted, connected) != (self.wanted, self.connected):
+            self.wanted, self.connected = wanted, connected
+            self.changed.set()
+
+    def shown(self) -> dict[str, Any]:
+        """Return what ``status`` shows of the cluster."""
+        return {**self.state, "slots_starting": len(self.futures.keys() - self.connected)}
+
+    def run(self) -> None:
+        """Look again whenever something changes, and once a second while there is work."""
+        while True:
+            self.changed.wait(_LOOK_SECONDS if self.wanted or self.futures else None)
+            self.changed.clear()
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001 - without this thread nothing runs any more
+                self.fail(error)
+
+    def look(self) -> None:
+        """Start what is missing."""
+        self.futures = {key: one for key, one in self.futures.items() if not self.is_over(key, one)}
+        live = len(self.connected | self.futures.keys())
+        if self.wanted <= 0 or time.monotonic() < self.next_try or not missing(self.wanted, sys.maxsize, live):
+            return
+        threads = self.connect()
+        for _ in range(missing(self.wanted, threads, live)):
+            key = f"ports-slot-{secrets.token_hex(4)}"
+            options = {**self.options, "task": key}
+            self.futures[key] = self.client.submit(slot.run, options, pure=False, key=key)
+            self.keep(self.futures[key])
+
+    def keep(self, future: Any) -> None:
+        """Let a slot run on in the eyes of the scheduler when this process ends."""
+        from distributed import fire_and_forget
+
+        fire_and_forget(future)
+
+    def is_over(self, key: str, future: Any) -> bool:
+        """Say whether a slot has ended, or was lost with its cluster."""
+        if not future.done():
+            return False
+        if future.status == "error":
+            print(f"slot {key} failed: {future.exception()}", file=sys.stderr)
+        return True
+
+    def connect(self) -> int:
+        """Find or start the cluster; return the number of its threads."""
+        if self.client is not None and (self.client.status != "running" or self.cluster.state != "running"):
+            self.drop_client()
+        if self.client is None:
+            self.tell("starting", None)
+            self.cluster = clusters.cluster(CLUSTER, n_workers=1, reuse="any")
+            self.client = self.cluster.get_client(set_as_default=False)
+            self.wait_seconds = _WAITS[0]
+            self.tell("running", None)
+        record = self.cluster.record
+        return int((record.n_workers or 1) * (record.threads_per_worker or 1))
+
+    def drop_client(self) -> None:
+        """Forget a cluster that does not run, and its slots."""
+        client, self.client, self.cluster = self.client, None, None
+        self.futures.clear()
+        with contextlib.suppress(Exception):
+            client.close(timeout=2)
+
+    def fail(self, error: Exception) -> None:
+        """Note that the cluster could not be used; try again later."""
+        self.next_try = time.monotonic() + self.wait_seconds
+        self.wait_seconds = min(_WAITS[1], 2 * self.wait_seconds)
+        text = str(error) if isinstance(error, PortsError) else f"{type(error).__name__}: {error}"
+        if self.client is not None:
+            self.drop_client()
+        self.tell("error", text)
+
+    def tell(self, state: str, reason: str | None) -> None:
+        """Note the state of the cluster."""
+        if reason is not None and reason != self.state["reason"]:
+            print(f"cluster {CLUSTER}: {reason}", file=sys.stderr)
+        self.state = {"name": CLUSTER, "state": state, "reason": reason}
+        self.wake()

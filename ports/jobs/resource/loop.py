@@ -1,0 +1,347 @@
+"""The process of the compute resource: it owns the queue, and all others ask its socket.
+
+It runs as ``python -c … loop.main(DIRECTORY)`` in a session. All that arrives in one turn is one transaction of the
+queue; what it answers is sent after the commit. The socket answers before the cluster is there, and the code is all
+loaded at the start: an upgrade of `ports` changes nothing in a process that runs.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ports import machine, probe, sessions
+from ports._version import VERSION
+from ports.errors import PortsError
+from ports.jobs import _places
+from ports.jobs._model import Capacity
+from ports.jobs._places import Places
+from ports.jobs._protocol import PROTOCOL, Decoder, Frame, ProtocolError, encode
+from ports.jobs._resource import ResourceRunning
+from ports.jobs._store import Store
+from ports.jobs._turn import Queue, Reply, Request
+from ports.jobs.resource import lease
+from ports.jobs.resource.crew import Crew
+from ports.state import records, settings
+
+_PIECE = 1 << 20
+_TICK_SECONDS = 0.1
+_SLOW_BYTES = 16 * 2**20  # unsent: nothing more is read from who does not read
+_MOST_BYTES = 2 * 2**30  # unsent: the connection ends
+_HELLO_SECONDS = 10.0
+_MOST_PEERS = 1000
+
+
+class Peer:
+    """One connection: a client's, or a slot's."""
+
+    def __init__(self, connection: socket.socket, number: int) -> None:
+        self.connection, self.number = connection, number
+        self.decoder = Decoder()
+        self.out: collections.deque[memoryview] = collections.deque()
+        self.unsent = 0
+        self.since = time.monotonic()
+        self.is_known = self.is_closing = False
+        self.task = ""  # of a slot: its key in Dask
+        self.asked_status: set[Any] = set()
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, as far as the other side takes it; the rest waits."""
+        self.out.append(memoryview(data))
+        self.unsent += len(data)
+        self.push()
+
+    def push(self) -> None:
+        """Send what waits, as far as the other side takes it; raises OSError when it is gone."""
+        while self.out:
+            try:
+                sent = self.connection.send(self.out[0])
+            except BlockingIOError:
+                return
+            self.unsent -= sent
+            self.out[0] = self.out[0][sent:]
+            if not self.out[0]:
+                self.out.popleft()
+
+    def read(self) -> list[Frame]:
+        """Return the requests that have come; raises OSError when the other side is gone, and ProtocolError."""
+        data = self.connection.recv(_PIECE)
+        if not data:
+            raise ConnectionResetError("it ended")
+        return self.decoder.feed(data)
+
+
+class Loop:
+    """The loop: sockets on one side, the queue on the other.
+
+    Parameters
+    ----------
+    listener : socket
+        Bound to the resource's path.
+    crew : Crew
+        Keeps the slots. None: nobody runs jobs here, for tests.
+    scripts : callable, optional
+        Called twice a second; returns requests about scripts that have ended.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        listener: socket.socket,
+        crew: Crew | None = None,
+        scripts: Callable[[], list[Request]] = list,
+    ) -> None:
+        self.queue, self.listener, self.crew, self.scripts = queue, listener, crew, scripts
+        self.peers: dict[int, Peer] = {}
+        self.numbers = 0
+        self.is_over = False
+        self.next_tick = self.next_scripts = 0.0
+        self.selector = selectors.DefaultSelector()
+        listener.setblocking(False)
+        self.selector.register(listener, selectors.EVENT_READ, None)
+        self.waker, self.wakes = socket.socketpair()
+        for one in (self.waker, self.wakes):
+            one.setblocking(False)
+        self.selector.register(self.waker, selectors.EVENT_READ, None)
+
+    def wake(self) -> None:
+        """Let the loop turn once more; from any thread."""
+        with contextlib.suppress(OSError):
+            self.wakes.send(b"x")
+
+    def stop(self) -> None:
+        """End the loop after this turn; from any thread, and from a signal's handler."""
+        self.is_over = True
+        self.wake()
+
+    def run(self) -> None:
+        """Turn until `stop` is called."""
+        while not self.is_over:
+            self.turn()
+        for peer in list(self.peers.values()):
+            self.drop(peer)
+        self.selector.close()
+        self.listener.close()
+
+    def turn(self) -> None:
+        """Wait for something, do all that it asks for in one transaction, and answer."""
+        inbox: list[Request] = []
+        for key, events in self.selector.select(max(0.0, self.next_tick - time.monotonic())):
+            if key.fileobj is self.listener:
+                self.accept()
+            elif key.fileobj is self.waker:
+                with contextlib.suppress(OSError):
+                    self.waker.recv(4096)
+            else:
+                self.serve(key.data, events, inbox)
+        now = time.monotonic()
+        if now >= self.next_scripts:
+            self.next_scripts = now + 0.5
+            inbox += self.safely(self.scripts, [])
+        if inbox:
+            self.deliver(self.safely(lambda: self.queue.turn(inbox), inbox))
+        if now >= self.next_tick:
+            self.next_tick = now + _TICK_SECONDS
+            self.deliver(self.safely(self.queue.tick, []))
+            self.drop_silent(now)
+        if self.crew is not None:
+            self.crew.want(self.queue.wanted_slots, frozenset(one.task for one in self.peers.values() if one.task))
+
+    def safely(self, step: Callable[[], list[Any]], inbox: list[Request]) -> list[Any]:
+        """Do a step of the queue. If it fails, all who asked get that as an answer, and the resource goes on."""
+        try:
+            return step()
+        except Exception as error:  # noqa: BLE001 - one request must not end all jobs
+            if not isinstance(error, PortsError):
+                traceback.print_exc()
+            text = str(error) if isinstance(error, PortsError) else f"the resource failed: {error!r}; see its log"
+            told = {"kind": type(error).__name__, "text": text, "exit_code": getattr(error, "exit_code", 5)}
+            return [Reply(one.connection, {"n": one.header.get("n"), "error": told}) for one in inbox]
+
+    # --- connections ---
+
+    def accept(self) -> None:
+        """Take a connection of this user's."""
+        try:
+            connection, _ = self.listener.accept()
+        except OSError:
+            return
+        if probe.peer_uid(connection) not in (None, probe.own_uid()) or len(self.peers) >= _MOST_PEERS:
+            connection.close()
+            return
+        connection.setblocking(False)
+        self.numbers += 1
+        peer = self.peers[self.numbers] = Peer(connection, self.numbers)
+        self.selector.register(connection, selectors.EVENT_READ, peer)
+
+    def serve(self, peer: Peer, events: int, inbox: list[Request]) -> None:
+        """Send what waits for a connection, and take what it asks for."""
+        if peer.number not in self.peers:
+            return
+        try:
+            if events & selectors.EVENT_WRITE:
+                peer.push()
+            if events & selectors.EVENT_READ:
+                for frame in peer.read():
+                    self.take(peer, frame, inbox)
+            self.listen_to(peer)
+        except ProtocolError as error:
+            self.refuse(peer, str(error))
+        except OSError:
+            self.drop(peer)
+
+    def take(self, peer: Peer, frame: Frame, inbox: list[Request]) -> None:
+        """Answer a greeting; all else is for the queue."""
+        header = frame.header
+        if not peer.is_known:
+            self.greet(peer, header)
+            return
+        if header.get("op") == "status":
+            peer.asked_status.add(repr(header.get("n")))
+        inbox.append(Request(peer.number, header, frame.blobs))
+
+    def greet(self, peer: Peer, header: dict[str, Any]) -> None:
+        """Answer the first request, which says which protocol the other side speaks."""
+        if header.get("op") != "hello":
+            raise ProtocolError("the first request must be 'hello'")
+        if header.get("protocol") != PROTOCOL:
+            text = (
+                f"ports {header.get('version')} asks in protocol {header.get('protocol')}, and this resource, "
+                f"ports {VERSION}, answers in {PROTOCOL}; `ports resource stop`, then `ports resource start`"
+            )
+            raise ProtocolError(text)
+        peer.is_known = True
+        peer.task = str(header.get("task") or "")
+        python = ".".join(map(str, sys.version_info[:2]))
+        told = {"n": header.get("n"), "protocol": PROTOCOL, "version": VERSION, "pid": os.getpid(), "python": python}
+        peer.write(encode(told))
+
+    def refuse(self, peer: Peer, text: str) -> None:
+        """Say why a connection ends, and end it."""
+        with contextlib.suppress(OSError):
+            peer.write(encode({"error": {"kind": "UsageError", "text": text, "exit_code": 2}}))
+        self.drop(peer)
+
+    def listen_to(self, peer: Peer) -> None:
+        """Read from a connection unless it does not read itself; write while something waits for it."""
+        if peer.unsent > _MOST_BYTES:
+            raise ConnectionResetError("it reads nothing")
+        events = selectors.EVENT_WRITE if peer.out else 0
+        events |= selectors.EVENT_READ if peer.unsent < _SLOW_BYTES else 0
+        self.selector.modify(peer.connection, events, peer)
+
+    def drop(self, peer: Peer) -> None:
+        """End a connection; the queue forgets what it waits for."""
+        if self.peers.pop(peer.number, None) is None:
+            return
+        self.selector.unregister(peer.connection)
+        peer.connection.close()
+        self.queue.gone(peer.number)
+
+    def drop_silent(self, now: float) -> None:
+        """End connections that never say who they are."""
+        for peer in [one for one in self.peers.values() if not one.is_known and now - one.since > _HELLO_SECONDS]:
+            self.drop(peer)
+
+    def deliver(self, replies: list[Reply]) -> None:
+        """Send what the queue answers, after its commit."""
+        together: dict[int, list[bytes]] = {}
+        for connection, header, blobs in replies:
+            peer = self.peers.get(connection) if isinstance(connection, int) else None
+            if peer is None:
+                continue
+            if peer.asked_status and repr(header.get("n")) in peer.asked_status:
+                peer.asked_status.discard(repr(header.get("n")))
+                header = {**header, **self.own_status()}
+            together.setdefault(peer.number, []).append(self.encoded(header, blobs))
+        for number, parts in together.items():
+            peer = self.peers[number]
+            try:
+                peer.write(b"".join(parts))
+                self.listen_to(peer)
+            except OSError:
+                self.drop(peer)
+
+    def encoded(self, header: dict[str, Any], blobs: Any) -> bytes:
+        """Return a frame; an answer that is too large for one becomes an error."""
+        try:
+            return encode(header, blobs)
+        except ProtocolError as error:
+            told = {"kind": "UsageError", "text": f"the answer is too large: {error}", "exit_code": 2}
+            return encode({"n": header.get("n"), "error": told})
+
+    def own_status(self) -> dict[str, Any]:
+        """Return what the loop adds to ``status``: the cluster, and the memory of this process."""
+        shown = {"cluster": self.crew.shown() if self.crew is not None else None, "pid": os.getpid()}
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            shown["memory"] = pages * os.sysconf("SC_PAGE_SIZE")
+        return {**shown, "version": VERSION, "connections": len(self.peers)}
+
+
+def listen(places: Places) -> socket.socket:
+    """Bind the resource's socket, 0600; the lock of the store must be held, so what is there is a dead one's."""
+    with contextlib.suppress(FileNotFoundError):
+        places.socket.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(os.fspath(places.socket))
+    finally:
+        os.umask(before)
+    listener.listen(128)
+    return listener
+
+
+def capacity() -> Capacity:
+    """Return what jobs can have of this machine at all."""
+    room = machine.room()
+    return Capacity(cpus=room.my_cores, memory=room.may_have)
+
+
+def main(directory: str) -> None:
+    """Be the compute resource of this user on this machine until SIGTERM."""
+    places = _places.make_places()
+    store = Store.open(places)
+    try:
+        queue = Queue(store, capacity=capacity(), is_alive=lease.look)
+        chosen = settings.get("jobs")
+        options = {
+            "root": str(places.root),
+            "runtime": str(places.runtime),
+            "idle": chosen["slot_idle"],
+            "grace": chosen["grace"],
+        }
+        loop = Loop(queue, listen(places))
+        loop.crew = Crew(options, loop.wake)
+        loop.crew.start()
+
+        def end(number: int, frame: FrameType | None) -> None:
+            loop.stop()
+
+        signal.signal(signal.SIGTERM, end)
+        announce(Path(directory), places)
+        loop.run()
+        with contextlib.suppress(FileNotFoundError):
+            places.socket.unlink()
+    finally:
+        store.close()
+
+
+def announce(directory: Path, places: Places) -> None:
+    """Write ``running.json``: this process answers."""
+    who = sessions.processes.identity()
+    assert who is not None
+    running = ResourceRunning(process=who, socket=str(places.socket), started_at=time.time(), version=VERSION)
+    records.write(directory / "running.json", running)

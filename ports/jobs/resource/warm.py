@@ -1,0 +1,139 @@
+"""The slot's end of its warm child: it starts it, gives it batches, reads what it reports, and says how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ports import sessions
+from ports.jobs._places import Places
+from ports.jobs._protocol import Decoder, Frame, encode
+from ports.jobs.resource import child
+from ports.jobs.resource.lease import HeldLease
+
+# What libraries read to decide how many threads they start.
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "PYTHON_CPU_COUNT")
+
+
+class Shape(NamedTuple):
+    """What a child has from its start on: a job that needs something else gets another child."""
+
+    cpus: int = 1
+    gpus: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, job: Mapping[str, Any]) -> Shape:
+        """Return what `job` needs."""
+        return cls(max(1, int(job.get("cpus") or 1)), tuple(job.get("gpus") or ()))
+
+
+class WarmChild:
+    """A child of this process that runs jobs; it ends with the thread that makes it."""
+
+    def __init__(self, slot: str, places: Places, lease: HeldLease, shape: Shape) -> None:
+        self.shape, self.slot, self.places = shape, slot, places
+        self.known: set[str] = set()  # the functions that it has
+        self.decoder = Decoder()
+        files = [places.stdout_of(slot), places.stderr_of(slot)]
+        source, self.sink = os.pipe()
+        self.source, sink = os.pipe()
+        try:
+            with files[0].open("ab") as stdout, files[1].open("ab") as stderr:
+                self.process = subprocess.Popen(
+                    [sys.executable, child.__file__, *map(str, (source, sink, lease.descriptor, os.getpid()))],
+                    env=_environ(shape),
+                    cwd=Path.home(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    pass_fds=(source, sink, lease.descriptor),
+                    start_new_session=True,
+                )
+        finally:
+            os.close(source)
+            os.close(sink)
+        self._write({"sys_path": sys.path, "streams": [str(one) for one in files], "work": str(places.work)}, ())
+
+    @property
+    def pid(self) -> int:
+        """Its process, which leads the process group of all that it starts."""
+        return self.process.pid
+
+    def run(self, jobs: Sequence[Mapping[str, Any]], functions: Mapping[str, bytes], blobs: Sequence[bytes]) -> None:
+        """Give it a batch. `jobs` name their blobs by number, and their functions by digest."""
+        new = [digest for digest in dict.fromkeys(one["function"] for one in jobs) if digest not in self.known]
+        self.known.update(new)
+        numbers = {digest: len(blobs) + place for place, digest in enumerate(new)}
+        header = {"jobs": list(jobs), "functions": numbers}
+        if gone := [digest for digest in self.known if digest not in functions]:
+            header["forget"] = gone
+            self.known.difference_update(gone)
+        self._write(header, [*blobs, *(functions[digest] for digest in new)])
+
+    def _write(self, header: dict[str, Any], blobs: Sequence[bytes]) -> None:
+        data = memoryview(encode(header, blobs))
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which its other pipe shows
+            while data:
+                data = data[os.write(self.sink, data) :]
+
+    def read(self) -> list[Frame] | None:
+        """Return what it reports; None when it has ended."""
+        data = os.read(self.source, 1 << 20)
+        return self.decoder.feed(data) if data else None
+
+    def end(self, number: int) -> None:
+        """Send it a signal; SIGKILL reaches all that it started."""
+        with contextlib.suppress(OSError):
+            if number == signal.SIGKILL:
+                os.killpg(self.pid, number)
+            else:
+                os.kill(self.pid, number)
+
+    def close(self) -> dict[str, Any]:
+        """End it and all that it started; return what is told of a job that it had begun and not reported."""
+        os.close(self.sink)  # without a job it ends by itself
+        try:
+            status = self.process.wait(2)
+        except subprocess.TimeoutExpired:
+            self.end(signal.SIGKILL)
+            status = self.process.wait()
+        with contextlib.suppress(OSError):  # what it left; its pid is its group's, which only they can have
+            os.killpg(self.pid, signal.SIGKILL)
+        os.close(self.source)
+        return child.ended_badly(-status if status < 0 else status << 8)
+
+    def keep_output(self, job: str | None) -> bool:
+        """Move what it printed last to the directory of `job`, if there is one; say whether there was anything."""
+        found = False
+        targets = (self.places.work / str(job) / name for name in ("stdout", "stderr"))
+        files = (self.places.stdout_of(self.slot), self.places.stderr_of(self.slot))
+        for file, target in zip(files, targets, strict=True):
+            with contextlib.suppress(OSError):
+                if job is not None and file.stat().st_size:
+                    target.parent.mkdir(mode=0o700, exist_ok=True)
+                    child.move(str(file), str(target))
+                    found = True
+                else:
+                    file.unlink()
+        return found
+
+    def last_words(self) -> str:
+        """Return the end of what it printed to stderr."""
+        with contextlib.suppress(OSError):
+            data: bytes = self.places.stderr_of(self.slot).read_bytes()[-4000:]
+            return data.decode("utf-8", "replace").strip()
+        return ""
+
+
+def _environ(shape: Shape) -> dict[str, str]:
+    environ = sessions.surroundings.of_this_process()
+    environ.update(dict.fromkeys(_THREADS, str(shape.cpus)))
+    if shape.gpus:
+        environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, shape.gpus))
+    return environ
