@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,8 +59,23 @@ def sync_directory(directory: Path) -> None:
             os.close(descriptor)
 
 
+def create(path: Path, data: bytes) -> bool:
+    """Make the file `path` as `write` does; return False, and leave it as it is, if it exists."""
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    write(temporary, data)
+    with _translated(path):
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
+    return True
+
+
 def reserve(directory: Path, above: int) -> int:
-    """Make the directory of the lowest number that is higher than `above` and than all that were made; return it.
+    """Make the directory of the next number after `above` that is free, and return the number.
 
     The caller calls `sync_directory` before it tells the number to anybody.
 
@@ -69,18 +85,17 @@ def reserve(directory: Path, above: int) -> int:
         The disk is full, or `directory` is not writable.
     """
     with _translated(directory):
-        number = max([above, *highest(directory)]) + 1
-        while True:
-            try:
+        for number in itertools.count(above + 1):
+            with contextlib.suppress(FileExistsError):  # another process was faster
                 (directory / str(number)).mkdir(mode=0o700)
                 return number
-            except FileExistsError:  # another process was faster
-                number += 1
+    raise AssertionError("numbers do not end")
 
 
-def highest(directory: Path) -> list[int]:
+def numbers(directory: Path) -> list[int]:
     """Return the numbers after which directories are named in `directory`; none if it does not exist."""
-    try:
-        return [int(name) for name in os.listdir(directory) if name.isascii() and name.isdigit()]  # noqa: PTH208
-    except FileNotFoundError:
-        return []
+    with _translated(directory):
+        try:
+            return [int(name) for name in os.listdir(directory) if name.isascii() and name.isdigit()]  # noqa: PTH208
+        except FileNotFoundError:
+            return []

@@ -33,7 +33,7 @@ NEXT: Mapping[str, tuple[str, ...]] = {
 #: Results and arguments above this many bytes lie in files, not in the store.
 LARGE = 64 * 1024
 MOST_JOBS = 99_999  # of one submission: a frame holds 100,000 blobs
-_ID = re.compile(r"([1-9][0-9]{0,14})(?:\.(0|[1-9][0-9]{0,5}))?", re.ASCII)
+_ID = re.compile(r"([1-9][0-9]{0,11})(?:\.(0|[1-9][0-9]{0,5}))?", re.ASCII)
 _TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _KEY = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{8,128}", re.ASCII)
@@ -313,14 +313,21 @@ def _whole(value: object, what: str, *, least: int, most: int) -> int:
 
 
 def _text(value: object, what: str, *, most: int = _LONGEST) -> str:
+    if not isinstance(value, str) or len(value) > most or "\0" in value or not _is_text(value, "strict"):
+        raise UsageError(f"{what}: {_short(value)} is no text of up to {most} characters")
+    return value
+
+
+def _path(value: object, what: str, *, most: int = _LONGEST) -> str:
+    """Return a text that can also be the name of a file that is not UTF-8."""
     if not isinstance(value, str) or len(value) > most or "\0" in value or not _is_text(value):
         raise UsageError(f"{what}: {_short(value)} is no text of up to {most} characters")
     return value
 
 
-def _is_text(value: str) -> bool:
+def _is_text(value: str, errors: str = "surrogateescape") -> bool:
     try:
-        value.encode("utf-8", "surrogateescape")  # the name of a directory need not be UTF-8
+        value.encode("utf-8", errors)
     except UnicodeEncodeError:
         return False
     return True
@@ -364,8 +371,8 @@ def _environ(value: object, what: str) -> dict[str, str | None]:
     for name in value:
         if not isinstance(name, str) or not name or "=" in name:
             raise UsageError(f"{what}: {_short(name)} is not the name of a variable")
-        _text(name, what)
-    return {name: None if text is None else _text(text, what, most=131_072) for name, text in value.items()}
+        _path(name, what)
+    return {name: None if text is None else _path(text, what, most=131_072) for name, text in value.items()}
 
 
 def _json_object(value: object, what: str) -> dict[str, Any]:
@@ -381,7 +388,7 @@ def _check_json(value: object, what: str, depth: int) -> None:
         raise UsageError(f"{what}: it is nested more than 20 deep")
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            _text(name, what)
+            _path(name, what)
             _check_json(inner, what, depth + 1)
     elif isinstance(value, list | tuple):
         for inner in value:
@@ -442,7 +449,7 @@ _READERS: dict[str, Any] = {
     "inputs": _inputs,
     "tags": _tags,
     "cache": _cache,
-    "directory": _text,
+    "directory": _path,
     "environ": _environ,
     "minor": functools.partial(_text, most=16),
     "isolate": _flag,

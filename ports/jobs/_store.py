@@ -1,26 +1,187 @@
-"""The queue on the disk: SQLite, one transaction a turn."""
+"""The queue on the disk: SQLite, one transaction a turn.
+
+One process has the store open, behind the lock of the resource. What is put is collected, and `commit` writes all of it
+at once: one fsync serves all that arrived in a turn of the loop. A job is one integer there, `pack`: its submission's
+number and its item.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ports.jobs._places import Places
+from ports import probe, state
+from ports.errors import (
+    BrokenRecordError,
+    ConflictError,
+    NewerRecordError,
+    PortsError,
+    RecordError,
+    StoreError,
+    TimedOutError,
+)
+from ports.jobs import _durable
+from ports.jobs._model import ENDED, LARGE, LOST, PENDING, STATES, JobId, state_of
+from ports.jobs._places import LOCK, Places
+
+FORMAT = 1
+_ITEMS = 20  # bits of an item's number within its submission
+_NOT_A_STORE = ("malformed", "not a database", "corrupt", "disk image")
+# One list of statements for each step from a format to the next one.
+_MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+        # `n_bytes` with no blob: the file objects/<digest>.
+        "CREATE TABLE objects (digest TEXT PRIMARY KEY, n_bytes INTEGER NOT NULL, blob BLOB)",
+        "CREATE TABLE submissions (number INTEGER PRIMARY KEY, key TEXT UNIQUE, kind TEXT NOT NULL, name TEXT NOT NULL,"
+        " queue TEXT NOT NULL, priority INTEGER NOT NULL, count INTEGER, digest TEXT NOT NULL, spec TEXT NOT NULL,"
+        " created REAL NOT NULL, began REAL, ended REAL, state TEXT NOT NULL, reason TEXT, n_pending INTEGER NOT NULL,"
+        " n_running INTEGER NOT NULL, n_finished INTEGER NOT NULL, n_error INTEGER NOT NULL,"
+        " n_cancelled INTEGER NOT NULL, n_lost INTEGER NOT NULL)",
+        "CREATE INDEX submissions_state ON submissions (state, number)",
+        "CREATE INDEX submissions_name ON submissions (name, number)",
+        "CREATE INDEX submissions_digest ON submissions (digest)",
+        "CREATE TABLE tags (name TEXT, value TEXT, number INTEGER, PRIMARY KEY (name, value, number)) WITHOUT ROWID",
+        # A job that nothing happened to has no row: it is pending.
+        "CREATE TABLE jobs (job INTEGER PRIMARY KEY, state TEXT NOT NULL, attempt INTEGER NOT NULL, slot TEXT,"
+        " began REAL, ended REAL, ending TEXT, reason TEXT, used TEXT, place INTEGER, peak_memory INTEGER,"
+        " cpu_time REAL, note TEXT)",
+        "CREATE TABLE transitions (job INTEGER, serial INTEGER, attempt INTEGER NOT NULL, state TEXT NOT NULL,"
+        " at REAL NOT NULL, host TEXT, reason TEXT, peak_memory INTEGER, cpu_time REAL,"
+        " PRIMARY KEY (job, serial)) WITHOUT ROWID",
+        "CREATE TABLE arguments (job INTEGER PRIMARY KEY, digest TEXT, blob BLOB)",
+        # In the order in which the jobs of a submission ended; `end` packs number and place.
+        "CREATE TABLE ends (end INTEGER PRIMARY KEY, item INTEGER NOT NULL, state TEXT NOT NULL, error TEXT,"
+        " n_bytes INTEGER NOT NULL, blob BLOB)",
+        "CREATE TABLE slots (slot TEXT PRIMARY KEY, worker TEXT, lease TEXT, process TEXT, gpus TEXT) WITHOUT ROWID",
+        "CREATE TABLE counts (state TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID",
+    ),
+)
+_SUBMISSION = (
+    "number, key, kind, name, queue, priority, count, digest, spec, created, began, ended, state, reason, "
+    "n_pending, n_running, n_finished, n_error, n_cancelled, n_lost"
+)
+_WRITES = {
+    "submissions": f"INSERT INTO submissions ({_SUBMISSION}) VALUES ({', '.join('?' * 20)})",
+    "objects": "INSERT OR IGNORE INTO objects VALUES (?, ?, ?)",
+    "tags": "INSERT OR IGNORE INTO tags VALUES (?, ?, ?)",
+    "arguments": "INSERT OR REPLACE INTO arguments VALUES (?, ?, ?)",
+    "jobs": f"INSERT OR REPLACE INTO jobs VALUES ({', '.join('?' * 13)})",
+    "transitions": f"INSERT INTO transitions VALUES ({', '.join('?' * 9)})",
+    "ends": "INSERT OR REPLACE INTO ends VALUES (?, ?, ?, ?, ?, ?)",
+    "slots": "INSERT OR REPLACE INTO slots VALUES (?, ?, ?, ?, ?)",
+    "free_slots": "DELETE FROM slots WHERE slot = ?",
+    "counts": "INSERT OR REPLACE INTO counts VALUES (?, ?)",
+    "facts": "INSERT OR REPLACE INTO facts VALUES (?, ?)",
+    "states": "UPDATE submissions SET began = ?, ended = ?, state = ?, reason = ?, n_pending = ?, n_running = ?,"
+    " n_finished = ?, n_error = ?, n_cancelled = ?, n_lost = ? WHERE number = ?",
+}
+
+
+def pack(number: int, item: int) -> int:
+    """Return the integer that is job `item` of submission `number`."""
+    return number << _ITEMS | item
+
+
+def unpack(job: int) -> tuple[int, int]:
+    """Return number and item of a packed job."""
+    return job >> _ITEMS, job & (1 << _ITEMS) - 1
+
+
+@dataclasses.dataclass(slots=True)
+class SubmissionRow:
+    """One submission as the store has it; `counts` is in the order of `STATES`."""
+
+    number: int
+    key: str | None
+    kind: str
+    name: str
+    queue: str
+    priority: int
+    count: int | None
+    digest: str
+    spec: str
+    created: float
+    began: float | None
+    ended: float | None
+    state: str
+    reason: str | None
+    counts: list[int]
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> SubmissionRow:
+        """Return the row that SQLite gave."""
+        return cls(*(*row[:14], list(row[14:20])))
+
+
+@dataclasses.dataclass(slots=True)
+class JobRow:
+    """One job to which something happened. `used` counts the retries by their reason."""
+
+    job: int
+    state: str = PENDING
+    attempt: int = 0
+    slot: str | None = None
+    began: float | None = None
+    ended: float | None = None
+    ending: str | None = None
+    reason: str | None = None
+    used: str | None = None
+    place: int | None = None
+    peak_memory: int | None = None
+    cpu_time: float | None = None
+    note: str | None = None
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if _is_corrupt(error):
+            raise BrokenRecordError(path, text) from error
+        if "locked" in text or "busy" in text:
+            raise ConflictError(
+                f"the queue {path} is open in another process; try again when that has ended"
+            ) from error
+        raise StoreError(path, "No space left on device" if "full" in text else text) from error
+
+
+def _is_corrupt(error: sqlite3.DatabaseError) -> bool:
+    return any(word in str(error) for word in _NOT_A_STORE)
 
 
 class Store:
-    """The store of one resource, opened by one process at a time.
+    """The store of one resource; see `open`.
 
     `notices` has in words what was found at the start that the user must know: a store that could not be read.
     """
 
-    def __init__(self, places: Places) -> None:
-        self.places = places
+    def __init__(self, places: Places, database: sqlite3.Connection, held: contextlib.ExitStack) -> None:
+        self.places, self._database, self._held = places, database, held
         self.notices: list[str] = []
+        self._rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _WRITES}
+        self._last: int | None = None  # the highest number that was given away
+        self._has_new_ids = False
+        self._is_open = False  # a transaction
+        #: SQLite refused something in this turn: nothing of the turn counts.
+        self.has_failed = False
 
     @classmethod
     def open(cls, places: Places, *, timeout: float = 5.0) -> Store:
         """Take the lock of the resource, and open the store or make it.
+
+        A store that SQLite finds damaged is put aside as ``store.sqlite.corrupt-TIME``, and a new one begins with what
+        can still be read; `notices` says so.
 
         Raises
         ------
@@ -31,16 +192,428 @@ class Store:
         StoreError
             The disk is full, or not writable.
         """
-        return cls(places)
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(state.locked(LOCK, timeout=timeout))
+            except TimedOutError:
+                raise ConflictError(
+                    "another process has the queue of jobs open: a compute resource runs here"
+                ) from None
+            own_queue(places)
+            try:
+                database, aside = _connect(places.store, timeout), None
+            except BrokenRecordError as error:
+                aside = _put_aside(places.store)
+                database = _connect(places.store, timeout)
+                reason = error.reason
+            held.callback(database.close)
+            store = cls(places, database, held.pop_all())
+        if aside is not None:
+            n_read = store._salvage(aside)
+            store.notices.append(
+                f"the queue {places.store} was damaged ({reason}); it is kept as {aside}, and {n_read} submissions of "
+                "it could be read: those that had not ended count as lost"
+            )
+        return store
 
     def close(self) -> None:
-        """Write what is left and let go of the store and of its lock."""
-
-    def salvaged(self) -> list[dict[str, Any]]:
-        """Return the rows that could be read of the last store that was put aside as corrupt."""
-        return []
+        """Let go of the store and of its lock; what was put and not committed is dropped."""
+        self.roll_back()
+        self._held.close()
 
     @property
     def path(self) -> Path:
         """The SQLite file."""
         return self.places.store
+
+    # --- writing ---
+
+    def put(self, table: str, row: tuple[Any, ...]) -> None:
+        """Add a row to what `commit` writes."""
+        self._rows[table].append(row)
+
+    def put_all(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Add rows to what `commit` writes."""
+        self._rows[table].extend(rows)
+
+    def reserve(self) -> int:
+        """Return a number that no submission ever had; it is durable with the next `commit`; raises StoreError."""
+        if self._last is None:
+            (last,) = self._all("SELECT max(coalesce(max(number), 0), ?) FROM submissions", (self.fact("last") or 0,))
+            self._last = max([last[0], *_durable.numbers(self.places.ids)])
+        self._last = _durable.reserve(self.places.ids, self._last)
+        self._has_new_ids = True
+        return self._last
+
+    def flush(self) -> None:
+        """Let reads see what was put; it is not durable yet."""
+        with self._noted():
+            for table, rows in self._rows.items():
+                if rows:
+                    self._begin()
+                    self._database.executemany(_WRITES[table], rows)
+                    rows.clear()
+
+    def _begin(self) -> None:
+        if not self._is_open:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._is_open = True
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Translate the errors of SQLite, and note that there was one."""
+        try:
+            with _translated(self.path):
+                yield
+        except PortsError:
+            self.has_failed = True
+            raise
+
+    def commit(self) -> None:
+        """Make all that was put durable.
+
+        Raises
+        ------
+        StoreError
+            The disk is full or failed. Nothing of it is in the store then, and what was put is dropped.
+        """
+        try:
+            self.flush()
+            if self._has_new_ids:
+                _durable.sync_directory(self.places.ids)
+                self._has_new_ids = False
+            if self._is_open:
+                with self._noted():
+                    self._database.execute("COMMIT")
+                self._is_open = False
+        except BaseException:
+            self.roll_back()
+            raise
+
+    def roll_back(self) -> None:
+        """Drop what was put since the last `commit`."""
+        self.has_failed = False
+        for rows in self._rows.values():
+            rows.clear()
+        if self._is_open:
+            with contextlib.suppress(sqlite3.Error):  # SQLite has done it itself where the disk is full
+                self._database.execute("ROLLBACK")
+            self._is_open = False
+
+    def put_object(self, blob: bytes) -> str:
+        """Store a function, a script or large arguments, and return the SHA-256; raises StoreError."""
+        digest = hashlib.sha256(blob).hexdigest()
+        if len(blob) <= LARGE:
+            self.put("objects", (digest, len(blob), blob))
+            return digest
+        path = self.places.objects / digest
+        if not path.exists():
+            _durable.write(path, blob)
+        self.put("objects", (digest, len(blob), None))
+        return digest
+
+    def put_arguments(self, number: int, blobs: Sequence[bytes]) -> None:
+        """Store the arguments of all jobs of a submission; raises StoreError."""
+        first = pack(number, 0)
+        self.put_all(
+            "arguments",
+            [
+                (first + item, None, blob) if len(blob) <= LARGE else (first + item, self.put_object(blob), None)
+                for item, blob in enumerate(blobs)
+            ],
+        )
+
+    def keep_result(self, job: JobId, blob: bytes) -> None:
+        """Write a large result to its file; raises StoreError."""
+        _durable.write(self.places.result_of(job), blob)
+
+    # --- reading ---
+
+    def _all(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        self.flush()
+        with self._noted():
+            return self._database.execute(statement, values).fetchall()
+
+    def counts(self) -> dict[str, int]:
+        """Return how many jobs are in each state, as it was kept."""
+        found = dict(self._all("SELECT state, n FROM counts"))
+        return {state: found.get(state, 0) for state in STATES}
+
+    def fact(self, name: str) -> Any:
+        """Return what was put under a name in ``facts``; None if nothing was."""
+        found = self._all("SELECT value FROM facts WHERE name = ?", (name,))
+        return found[0][0] if found else None
+
+    def number_of_key(self, key: str) -> int | None:
+        """Return the submission that has the client's `key`; one that was put in this turn is not seen."""
+        with self._noted():
+            found = self._database.execute("SELECT number FROM submissions WHERE key = ?", (key,)).fetchone()
+        return found[0] if found else None
+
+    def submission(self, number: int) -> SubmissionRow | None:
+        """Return one submission."""
+        found = self._all(f"SELECT {_SUBMISSION} FROM submissions WHERE number = ?", (number,))
+        return SubmissionRow.of(found[0]) if found else None
+
+    def unended(self) -> list[SubmissionRow]:
+        """Return the submissions that have jobs which did not end, in the order of their numbers."""
+        found = self._all(
+            f"SELECT {_SUBMISSION} FROM submissions WHERE state IN ('pending', 'running') ORDER BY number"
+        )
+        return [SubmissionRow.of(row) for row in found]
+
+    def newest(self, limit: int, filters: Mapping[str, Any]) -> list[SubmissionRow]:
+        """Return the newest submissions that match.
+
+        `filters` are ``state``, ``name``, ``queue``, ``tag`` (``NAME`` or ``NAME=VALUE``) and ``before``, a number.
+        """
+        wheres, values = ["1"], []
+        for column in ("state", "name", "queue"):
+            if filters.get(column) is not None:
+                wheres.append(f"{column} = ?")
+                values.append(filters[column])
+        if filters.get("before") is not None:
+            wheres.append("number < ?")
+            values.append(filters["before"])
+        if filters.get("tag") is not None:
+            name, has_value, value = filters["tag"].partition("=")
+            wheres.append(
+                "number IN (SELECT number FROM tags WHERE name = ?" + (" AND value = ?)" if has_value else ")")
+            )
+            values += [name, value] if has_value else [name]
+        found = self._all(
+            f"SELECT {_SUBMISSION} FROM submissions WHERE {' AND '.join(wheres)} ORDER BY number DESC LIMIT ?",
+            [*values, limit],
+        )
+        return [SubmissionRow.of(row) for row in found]
+
+    def unended_jobs(self) -> list[JobRow]:
+        """Return the jobs of all `unended` submissions to which something happened."""
+        found = self._all(
+            "SELECT jobs.* FROM submissions JOIN jobs ON jobs.job BETWEEN submissions.number << 20 AND"
+            " (submissions.number << 20) + 1048575 WHERE submissions.state IN ('pending', 'running')"
+        )
+        return [JobRow(*row) for row in found]
+
+    def jobs(self, number: int) -> list[JobRow]:
+        """Return the jobs of a submission to which something happened."""
+        found = self._all("SELECT * FROM jobs WHERE job BETWEEN ? AND ?", (pack(number, 0), pack(number + 1, 0) - 1))
+        return [JobRow(*row) for row in found]
+
+    def job(self, job: int) -> JobRow | None:
+        """Return one job; None if nothing happened to it."""
+        found = self._all("SELECT * FROM jobs WHERE job = ?", (job,))
+        return JobRow(*found[0]) if found else None
+
+    def transitions(self, job: int) -> list[tuple[Any, ...]]:
+        """Return attempt, state, time, host, reason, peak memory and cpu time of each transition, the oldest first."""
+        return self._all(
+            "SELECT attempt, state, at, host, reason, peak_memory, cpu_time FROM transitions WHERE job = ?"
+            " ORDER BY serial",
+            (job,),
+        )
+
+    def slots(self) -> list[tuple[Any, ...]]:
+        """Return slot, worker, lease, process and GPUs of the slots and scripts that may live."""
+        return self._all("SELECT slot, worker, lease, process, gpus FROM slots")
+
+    def object(self, digest: str) -> bytes:
+        """Return a function, a script or arguments; raises BrokenRecordError."""
+        found = self._all("SELECT n_bytes, blob FROM objects WHERE digest = ?", (digest,))
+        if found and found[0][1] is not None:
+            return bytes(found[0][1])
+        return _read(self.places.objects / digest, found[0][0] if found else None)
+
+    def arguments(self, jobs: Sequence[int]) -> dict[int, bytes]:
+        """Return the arguments of packed jobs, empty for a script's; raises BrokenRecordError."""
+        if not jobs:
+            return {}
+        marks = ", ".join("?" * len(jobs))
+        found = self._all(f"SELECT job, digest, blob FROM arguments WHERE job IN ({marks})", jobs)
+        return {job: self.object(digest) if blob is None else blob for job, digest, blob in found}
+
+    def ends(self, number: int, start: int, limit: int) -> list[tuple[Any, ...]]:
+        """Return place, item, state, error, size and blob of results, from the place `start` on, at most `limit`."""
+        first = pack(number, 0)
+        return self._all(
+            "SELECT end - ?, item, state, error, n_bytes, blob FROM ends WHERE end BETWEEN ? AND ?"
+            " ORDER BY end LIMIT ?",
+            (first, first + start, pack(number + 1, 0) - 1, limit),
+        )
+
+    def result(self, job: JobId, n_bytes: int, blob: bytes | None) -> bytes:
+        """Return a result whose row `ends` gave; raises BrokenRecordError."""
+        if blob is not None or not n_bytes:
+            return blob or b""
+        return _read(self.places.result_of(job), n_bytes)
+
+    # --- removing ---
+
+    def prunable(self, before: float, states: Sequence[str]) -> list[SubmissionRow]:
+        """Return the submissions that ended before that time in one of these states."""
+        marks = ", ".join("?" * len(states))
+        found = self._all(
+            f"SELECT {_SUBMISSION} FROM submissions WHERE state IN ({marks}) AND ended < ? ORDER BY number",
+            [*states, before],
+        )
+        return [SubmissionRow.of(row) for row in found]
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Remove submissions with all that was kept of them; their numbers are never used again."""
+        self.flush()
+        with self._noted():
+            self._begin()
+            ranges = [(pack(number, 0), pack(number + 1, 0) - 1) for number in numbers]
+            for table, column in (("jobs", "job"), ("transitions", "job"), ("arguments", "job"), ("ends", "end")):
+                self._database.executemany(f"DELETE FROM {table} WHERE {column} BETWEEN ? AND ?", ranges)
+            ones = [(number,) for number in numbers]
+            (last,) = self._database.execute("SELECT max(number) FROM submissions").fetchone()
+            self._database.execute(_WRITES["facts"], ("last", max(last or 0, self.fact("last") or 0)))
+            self._database.executemany("DELETE FROM tags WHERE number = ?", ones)
+            self._database.executemany("DELETE FROM submissions WHERE number = ?", ones)
+
+    def unused_objects(self) -> list[str]:
+        """Return the digests that no submission needs any more."""
+        found = self._all(
+            "SELECT digest FROM objects WHERE digest NOT IN (SELECT digest FROM submissions)"
+            " AND digest NOT IN (SELECT digest FROM arguments WHERE digest IS NOT NULL)"
+        )
+        return [digest for (digest,) in found]
+
+    def remove_objects(self, digests: Sequence[str]) -> None:
+        """Remove objects from the store; their files are the caller's, after the commit."""
+        self.flush()
+        with self._noted():
+            self._begin()
+            self._database.executemany("DELETE FROM objects WHERE digest = ?", [(digest,) for digest in digests])
+
+    # --- a damaged store ---
+
+    def _salvage(self, aside: Path) -> int:
+        """Copy what can be read of the store that was put aside; return the number of submissions."""
+        with _translated(self.path), contextlib.closing(sqlite3.connect(aside, isolation_level=None)) as damaged:
+            self._database.execute("BEGIN IMMEDIATE")
+            for table in ("objects", "submissions", "tags", "jobs", "transitions", "arguments", "ends"):
+                for values in _readable(damaged, table):
+                    marks = ", ".join("?" * len(values))
+                    self._database.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", values)
+            rows = [SubmissionRow.of(row) for row in self._database.execute(f"SELECT {_SUBMISSION} FROM submissions")]
+            totals = dict.fromkeys(STATES, 0)
+            for row in rows:
+                counts = dict(zip(STATES, row.counts, strict=True))
+                counts[LOST] += sum(counts[name] for name in STATES if name not in ENDED)
+                counts.update({name: 0 for name in STATES if name not in ENDED})
+                self._database.execute(_WRITES["states"], _lost(row, counts))
+                totals = {name: totals[name] + counts[name] for name in STATES}
+            self._database.execute("UPDATE jobs SET slot = NULL, state = 'lost' WHERE state IN ('pending', 'running')")
+            self._database.executemany(_WRITES["counts"], list(totals.items()))
+            self._database.execute("COMMIT")
+        return len(rows)
+
+
+def _lost(row: SubmissionRow, counts: Mapping[str, int]) -> tuple[Any, ...]:
+    """Return the values of the statement ``states`` for a submission of a damaged store."""
+    was_open = row.state not in ENDED
+    reason = "the queue was damaged before it ended" if was_open else row.reason
+    ended = time.time() if was_open else row.ended
+    return (row.began, ended, state_of(counts), reason, *(counts[name] for name in STATES), row.number)
+
+
+def _readable(damaged: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a damaged table: from its begin to the damage, and from its end to the damage."""
+    found: dict[Any, tuple[Any, ...]] = {}
+    for order in ("ASC", "DESC"):
+        with contextlib.suppress(sqlite3.Error):
+            keys = "job, serial" if table == "transitions" else "rowid" if table != "tags" else "number"
+            ordered = ", ".join(f"{key} {order}" for key in keys.split(", "))
+            for row in damaged.execute(f"SELECT * FROM {table} ORDER BY {ordered}"):
+                if row in found:
+                    break
+                found[row] = row
+    return list(found)
+
+
+def _read(path: Path, n_bytes: int | None) -> bytes:
+    """Return a file of which the store says how large it is; raises BrokenRecordError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BrokenRecordError(path, error.strerror or str(error)) from error
+    if n_bytes is not None and len(data) != n_bytes:
+        raise BrokenRecordError(path, f"it has {len(data)} bytes, and had {n_bytes}")
+    return data
+
+
+def own_queue(places: Places) -> None:
+    """Note that this machine owns the queue.
+
+    Raises
+    ------
+    ConflictError
+        Another machine owns it: this home is used by both, and both have the same machine id.
+    """
+    name, boot = state.paths.host_name(), probe.boot_id()
+    try:
+        found = state.records.read_json(places.owner)
+    except NewerRecordError:
+        raise
+    except RecordError:
+        found = None  # half a record of a disk that was full: whoever holds the lock here writes it again
+    if found is not None and found.get("name") != name and found.get("boot_id") != boot:
+        raise ConflictError(
+            f"the queue {places.root} belongs to {found.get('name')}; use its jobs there, or remove {places.owner} if "
+            "that machine is this one under another name"
+        )
+    if found is None or (found.get("name"), found.get("boot_id")) != (name, boot):
+        document = {"format": state.records.FORMAT, "name": name, "boot_id": boot}
+        _durable.write(places.owner, json.dumps(document).encode())
+
+
+def _connect(path: Path, timeout: float) -> sqlite3.Connection:
+    """Open the store for this process alone, and bring it to today's format; raises as `Store.open`."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    except OSError as error:
+        raise StoreError(path, error.strerror or str(error)) from error
+    with _translated(path):
+        database = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+        try:
+            # Before the first access, so that no -shm is made: its locks do not work on every disk.
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute("PRAGMA wal_autocheckpoint = 4000")
+            database.execute("PRAGMA journal_size_limit = 67108864")
+            (checked,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            if checked != "ok":
+                raise BrokenRecordError(path, checked)
+            _migrate(database, path)
+        except BaseException:
+            database.close()
+            raise
+    return database
+
+
+def _migrate(database: sqlite3.Connection, path: Path) -> None:
+    (found,) = database.execute("PRAGMA user_version").fetchone()
+    if found > FORMAT:
+        raise NewerRecordError(path, found, FORMAT)
+    for number in range(found, FORMAT):
+        database.execute("BEGIN IMMEDIATE")
+        for statement in _MIGRATIONS[number]:
+            database.execute(statement)
+        database.execute(f"PRAGMA user_version = {number + 1}")
+        database.execute("COMMIT")
+
+
+def _put_aside(path: Path) -> Path:
+    """Rename a damaged store and its log, and return its new name."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    aside = path.with_name(f"{path.name}.corrupt-{stamp}")
+    while aside.exists():
+        aside = aside.with_name(f"{aside.name}+")
+    for end in ("-wal", ""):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(f"{path.name}{end}").rename(aside.with_name(f"{aside.name}{end}"))
+    _durable.sync_directory(path.parent)
+    return aside

@@ -1,0 +1,118 @@
+"""A queue of jobs with a real store and clocks of its own, and what clients and slots ask of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ports.jobs._model import Capacity, Lease, LeaseState
+from ports.jobs._places import Places
+from ports.jobs._store import Store
+from ports.jobs._turn import Queue, Reply, Request
+
+CAPACITY = Capacity(cpus=4, memory=8 * 2**30, gpus=(0, 1), tags=("big",))
+
+
+class Desk:
+    """A queue, and the way to ask it. `restart` goes on with a new queue on the same store."""
+
+    def __init__(self, root: Path, capacity: Capacity = CAPACITY, **options: Any) -> None:
+        self.places = Places(root / "jobs", root / "runtime")
+        for name in ("ids", "submissions", "objects", "results", "streams", "work", "environs"):
+            (self.places.root / name).mkdir(parents=True, exist_ok=True)
+        self.capacity, self.options = capacity, options
+        self.clock = 1_700_000_000.0
+        self.leases: dict[str, LeaseState] = {}
+        self.pushed: list[Reply] = []
+        self._numbers = itertools.count(1)
+        self._keys = itertools.count(1)
+        self.start()
+
+    def start(self) -> None:
+        self.store = Store.open(self.places, timeout=5)
+        self.queue = Queue(
+            self.store,
+            capacity=self.capacity,
+            is_alive=lambda lease: self.leases.get(lease.slot, LeaseState(None)),
+            now=lambda: self.clock,
+            monotonic=lambda: self.clock - 1_600_000_000.0,
+            **self.options,
+        )
+
+    def restart(self) -> None:
+        self.store.close()
+        self.start()
+
+    def close(self) -> None:
+        self.store.close()
+
+    def key(self) -> str:
+        return f"{next(self._keys):032x}"
+
+    def turn(self, *requests: Request) -> list[Reply]:
+        return self.queue.turn(requests)
+
+    def ask(self, op: str, blobs: Sequence[bytes] = (), *, by: str = "client", **fields: Any) -> list[Reply]:
+        """Ask in a turn of its own; return the replies to it, and keep those to others in `pushed`."""
+        n = next(self._numbers)
+        replies = self.turn(Request(by, {"op": op, "n": n, **fields}, blobs))
+        self.pushed += [one for one in replies if one.header.get("n") != n]
+        return [one for one in replies if one.header.get("n") == n]
+
+    def answer(self, op: str, blobs: Sequence[bytes] = (), *, by: str = "client", **fields: Any) -> dict[str, Any]:
+        """Ask and return the one answer."""
+        (reply,) = self.ask(op, blobs, by=by, **fields)
+        return reply.header
+
+    def submit(
+        self, count: int | None = None, *, arguments: Sequence[bytes] = (), function: bytes = b"f", **submission: Any
+    ) -> str:
+        """Submit, and return the id."""
+        blobs = [function, *(arguments or [b"%d" % index for index in range(1 if count is None else count)])]
+        asked = {"kind": "function", **submission}
+        told = self.answer("submit", blobs, key=self.key(), submission=asked, count=count)
+        assert "error" not in told, told
+        return str(told["id"])
+
+    def claim(self, slot: str = "s1", *, most: int = 64, known: Sequence[str] = ()) -> list[Reply]:
+        return self.ask("claim", by=slot, slot=slot, worker="w", lease=f"/leases/{slot}", most=most, known=list(known))
+
+    def take(self, slot: str = "s1", **fields: Any) -> list[tuple[str, int]]:
+        """Claim, and return (id, attempt) of the jobs that came at once."""
+        replies = self.claim(slot, **fields)
+        return [(job["id"], job["attempt"]) for job in replies[0].header["jobs"]] if replies else []
+
+    def end(self, slot: str, *jobs: tuple[str, int], state: str = "finished", blob: bytes = b"r", **more: Any) -> None:
+        results = [
+            {"id": id, "attempt": attempt, "state": state, "began": self.clock, "ended": self.clock, **more}
+            for id, attempt in jobs
+        ]
+        told = self.answer("ended", [blob] * len(results), by=slot, slot=slot, results=results)
+        assert "error" not in told, told
+
+    def work(self, slot: str = "s1") -> list[str]:
+        """Let a slot finish all that it gets; return the ids in that order."""
+        done = []
+        while jobs := self.take(slot):
+            self.end(slot, *jobs)
+            done += [id for id, _ in jobs]
+        self.queue.gone(slot)
+        return done
+
+    def row(self, id: str) -> dict[str, Any]:
+        told = self.answer("show", id=id)
+        assert "error" not in told, told
+        return dict(told["row"])
+
+    def state(self, id: str) -> str:
+        return str(self.row(id)["state"])
+
+
+def lease_state(alive: bool | None, *begun: tuple[str, int], is_known: bool = True) -> LeaseState:
+    """Return what a lease shows."""
+    return LeaseState(alive, frozenset(begun) if is_known else None)
+
+
+__all__ = ["CAPACITY", "Desk", "Lease", "lease_state"]
