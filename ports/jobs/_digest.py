@@ -94,9 +94,11 @@ def _write(value: Any, add: Add) -> None:
 
 
 def _sized(letter: bytes, content: Any, add: Add) -> None:
-    add(letter)
-    add(_LENGTH.pack(len(content)))
-    add(content)
+    if len(content) < _PIECE:
+        add(b"%c%b%b" % (letter, _LENGTH.pack(len(content)), content))
+    else:
+        add(letter + _LENGTH.pack(len(content)))
+        add(content)
 
 
 def _name(kind: type) -> str:
@@ -117,8 +119,7 @@ def _integer(value: int, add: Add) -> None:
 
 
 def _float(value: float, add: Add) -> None:
-    add(b"f")
-    add(_NAN if math.isnan(value) else _DOUBLE.pack(value))
+    add(b"f" + (_NAN if math.isnan(value) else _DOUBLE.pack(value)))
 
 
 def _complex(value: complex, add: Add) -> None:
@@ -129,8 +130,7 @@ def _complex(value: complex, add: Add) -> None:
 
 def _items(letter: bytes) -> Callable[[Any, Add], None]:
     def write(value: Any, add: Add) -> None:
-        add(letter)
-        add(_LENGTH.pack(len(value)))
+        add(letter + _LENGTH.pack(len(value)))
         for one in value:
             _write(one, add)
 
@@ -146,8 +146,7 @@ def _any_order(letter: bytes) -> Callable[[Any, Add], None]:
 
 def _pairs(letter: bytes) -> Callable[[Any, Add], None]:
     def write(value: dict[Any, Any], add: Add) -> None:
-        add(letter)
-        add(_LENGTH.pack(len(value)))
+        add(letter + _LENGTH.pack(len(value)))
         for key, item in sorted(((_hash(key), item) for key, item in value.items()), key=lambda pair: pair[0]):
             add(key)
             _write(item, add)

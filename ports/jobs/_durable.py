@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ports.errors import StoreError
 
@@ -19,8 +20,10 @@ def _translated(path: Path) -> Iterator[None]:
         raise StoreError(path, error.strerror or str(error)) from error
 
 
-def write(path: Path, data: bytes) -> None:
-    """Replace the file `path` by `data`, mode 0600; when it returns, a power cut does not undo it.
+def write(path: Path, *pieces: Any, is_synced: bool = True) -> None:
+    """Replace the file `path` by `pieces` (bytes), mode 0600; when it returns, a power cut does not undo it.
+
+    Without `is_synced`, a power cut can leave a file of the right size and the wrong content.
 
     Raises
     ------
@@ -32,18 +35,21 @@ def write(path: Path, data: bytes) -> None:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                _write_all(descriptor, data)
-                os.fsync(descriptor)
+                for data in pieces:
+                    _write_all(descriptor, data)
+                if is_synced:
+                    os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    sync_directory(path.parent)
+    if is_synced:
+        sync_directory(path.parent)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: Any) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

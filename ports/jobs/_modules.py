@@ -15,6 +15,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import linecache
+import os
 import sys
 import sysconfig
 import types
@@ -45,6 +46,14 @@ def imported_by(code: types.CodeType, names: Mapping[str, Any]) -> Iterator[str]
     """Yield the modules that a function imports when it runs, whose globals are `names`."""
     for level, wanted, name in _imports_of_code(code):
         yield from _candidates(name, level, wanted, names.get("__package__") or "")
+
+
+@functools.lru_cache(maxsize=1024)
+def globals_of(code: types.CodeType) -> tuple[str, ...]:
+    """Return the names of globals that a function reads, those of functions inside of it included."""
+    found = [one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL"]
+    inner = [globals_of(one) for one in code.co_consts if isinstance(one, types.CodeType)]
+    return tuple(dict.fromkeys([*found, *(one for many in inner for one in many)]))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -92,6 +101,8 @@ def _is_of_python(name: str) -> bool:
 
 def _local(name: str) -> Source | None:
     """Return the module `name` if it is local; None also where nothing has that name."""
+    if not _is_near(name):
+        return None
     try:
         spec = _spec(name)
     except (ImportError, ValueError, AttributeError):
@@ -147,7 +158,20 @@ def _is_near(name: str) -> bool:
         spec = _spec(name.partition(".")[0])
     except (ImportError, ValueError, AttributeError):
         return False
-    return spec is not None and not is_installed(spec.origin or next(iter(spec.submodule_search_locations or ()), ""))
+    if spec is None:
+        return False
+    places = spec.submodule_search_locations
+    top = next(iter(places), "") if places is not None else spec.origin or ""
+    return not is_installed(top + "/" * (places is not None)) and not _is_install_directory(str(Path(top).parent))
+
+
+@functools.lru_cache(maxsize=256)
+def _is_install_directory(directory: str) -> bool:
+    """Say whether pip installed something there, as with ``--target`` and a PYTHONPATH."""
+    try:
+        return any(name.endswith(".dist-info") for name in os.listdir(directory))  # noqa: PTH208
+    except OSError:
+        return False
 
 
 def is_installed(file: str) -> bool:

@@ -74,7 +74,11 @@ def unpack(blob: bytes, what: str) -> Any:
     RecordError
         It is damaged, of another minor version of Python, or needs a module that is missing here.
     """
-    parts = _blobs.take_apart(blob, what)
+    return load_result(_blobs.take_apart(blob, what), what)
+
+
+def load_result(parts: _blobs.Blob, what: str) -> Any:
+    """Do as `unpack`, from what `take_apart` returned."""
     carried = _modules.from_header(parts.header, parts.buffers)
     missing = [one for one in carried if _modules.is_missing(one.name)]
     if missing:

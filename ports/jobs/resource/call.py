@@ -60,13 +60,17 @@ def run(
     results : mapping of str to bytes
         Results of the jobs among the arguments, by their ids.
     cache : mapping, optional
-        ``policy``, ``function`` and ``key``. Default: nothing is looked up or kept.
+        ``policy``, ``function`` (`FunctionKey.to_json`) and ``key`` (None: it follows from the arguments). Default:
+        nothing is looked up or kept.
     """
     try:
         loaded = _function(function)
         args, kwargs = _blobs.load(
             arguments, f"the arguments of {loaded.name}()", results=lambda job: _result(loaded.tree, results[job], job)
         )
+        kept = _Kept(cache, loaded, args, kwargs) if cache and cache.get("policy") != "off" else None
+        if kept is not None and (found := kept.find()) is not None:
+            return Outcome("finished", found, None, {"cache": "hit"})
         value = loaded.call(*args, **kwargs)
         if inspect.iscoroutine(value):
             import asyncio  # it takes 30 ms, and few functions need it
@@ -74,7 +78,46 @@ def run(
             value = asyncio.run(value)
     except BaseException as error:  # noqa: BLE001  whatever a job raises is its result, SystemExit too
         return _failed(error)
-    return _finished(loaded, value)
+    return _finished(loaded, value, kept)
+
+
+class _Kept:
+    """The entry of one call in the cache."""
+
+    def __init__(
+        self, cache: Mapping[str, Any], loaded: _Loaded, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        from ports.jobs import _cache, _function_key  # few functions are cached
+        from ports.jobs._digest import NoDigestError
+
+        self._cache, self._cached, self._policy = _cache, _cache.here(), cache["policy"]
+        self._function = _function_key.FunctionKey.from_json(cache["function"])
+        self._key, self._arguments = cache.get("key"), {}
+        try:  # before the call, which can change its arguments
+            self._arguments = _function_key.arguments(loaded.call, args, kwargs)
+            self._key = self._key or _function_key.of_call(self._function, self._arguments)
+        except NoDigestError:  # who submitted it was told
+            pass
+
+    def find(self) -> bytes | None:
+        """Return the blob of the result; None if the function must run."""
+        if self._key is None or self._policy == "refresh":
+            return None
+        if (hit := self._cached.find(self._function, self._key)) is not None:
+            return bytes(hit.data)
+        if self._policy == "only":
+            raise self._cache.not_cached(self._function, self._key, self._arguments)
+        return None
+
+    def keep(self, made: _blobs.Dumped, needs: list[_modules.Source]) -> dict[str, str]:
+        """Keep the result, and return what the job's row says of it."""
+        if self._key is None:
+            return {}
+        try:
+            self._cached.keep(self._function, self._key, self._arguments, self._cache.Result(made, needs))
+        except Exception as error:  # noqa: BLE001  the disk is full: the result is there all the same
+            return {"cache": f"not kept: {error}"}
+        return {"cache": "kept", "key": self._key}
 
 
 def _function(blob: bytes) -> _Loaded:
@@ -109,7 +152,7 @@ def _result(tree: _modules.Tree, blob: bytes, job: str) -> Any:
     return _blobs.load_parts(parts, what)
 
 
-def _finished(loaded: _Loaded, value: Any) -> Outcome:
+def _finished(loaded: _Loaded, value: Any, kept: _Kept | None) -> Outcome:
     try:
         made = _blobs.pickled(value)
     except Exception as error:  # noqa: BLE001  whatever an object raises when it is pickled
@@ -124,7 +167,7 @@ def _finished(loaded: _Loaded, value: Any) -> Outcome:
             "write it to a file, and return the path"
         )
         return Outcome("error", b"", {"type": "UnsendableError", "text": text, "traceback": ""})
-    return Outcome("finished", blob)
+    return Outcome("finished", blob, None, kept.keep(made, needs) if kept is not None else {})
 
 
 def _unsendable(name: str, value: Any, error: Exception) -> Outcome:

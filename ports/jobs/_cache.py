@@ -1,0 +1,364 @@
+"""Results that are kept: found again by function and arguments, of jobs and of plain calls alike.
+
+An entry is one file, ``cache/<function>/<key>-<minor>``: a blob (`_blobs`) whose header says what it is the result of.
+It is mapped privately, so a large result costs no copy until it is changed. Sizes are checked at each hit. The checksum
+is checked at each hit of a small entry, and once per boot of a large one. A damaged entry is a miss, and is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import mmap
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ports import probe
+from ports.errors import NotFoundError, RecordError, StoreError, UsageError, warn
+from ports.jobs import _blobs, _durable, _function_key, _modules, _travel
+from ports.jobs._digest import NoDigestError, digest
+from ports.jobs._function_key import FunctionKey
+from ports.state import make_private, paths, settings
+
+POLICIES = ("use", "refresh", "off", "only")
+
+_MAPPED = 64 * 1024  # a smaller file is read: that is faster, and its checksum costs nothing
+_PREFIX = 8
+_MOST_COMPARED = 500
+_BETWEEN_LOOKS = 0.05  # of the limit is stored by one process until it looks at the size of all again
+
+_said: set[tuple[str, str]] = set()
+
+
+def check_policy(policy: object) -> str:
+    """Return `policy`; raises UsageError."""
+    if policy not in POLICIES:
+        raise UsageError(f"cache={policy!r} is none of {', '.join(map(repr, POLICIES))}")
+    return str(policy)
+
+
+@dataclass
+class Hit:
+    """A result that was found: its blob as bytes or a private map, and what its header says."""
+
+    data: Any
+    parts: _blobs.Blob
+
+    def value(self, what: str) -> Any:
+        """Return the result; raises RecordError, and what unpickling raises."""
+        return _travel.load_result(self.parts, what)
+
+
+class Cache:
+    """The entries below one directory, which at most `limit` bytes may have."""
+
+    def __init__(self, directory: Path, limit: Callable[[], float]) -> None:
+        self.directory = directory
+        self._limit = limit
+        self._checked: dict[Path, tuple[int, int]] = {}
+        self._stored, self._room = 0.0, -1.0  # bytes since the size of all was last looked at, and until it is again
+
+    def _path(self, name: str, key: str) -> Path:
+        return self.directory / digest(name)[:16] / f"{key}-{_blobs.MINOR}"
+
+    # --- finding ---
+
+    def find(self, function: FunctionKey, key: str) -> Hit | None:
+        """Return the entry of `key`; None if there is none. A damaged one is removed, with a warning."""
+        path = self._path(function.name, key)
+        try:
+            with path.open("rb", buffering=0) as file:
+                status = os.fstat(file.fileno())
+                if status.st_size < _MAPPED:
+                    data: Any = bytearray(file.read())
+                else:
+                    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _say_once(function.name, f"cannot read {path}: {error.strerror}; the call runs as without a cache")
+            return None
+        what = f"the cached result of {short(function.name)}()"
+        try:
+            parts = _blobs.take_apart(data, what)
+            if parts.header.get("key") != key:
+                raise RecordError(f"{what} is damaged: it belongs to another call")
+            self._check(path, status, parts, what)
+        except RecordError as error:
+            self.remove(path, str(error))
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # the order of use
+        self._say_if_older(function, parts.header)
+        return Hit(data, parts)
+
+    def _check(self, path: Path, status: os.stat_result, parts: _blobs.Blob, what: str) -> None:
+        """Raise RecordError if the checksum differs; a large file that was checked in this boot is not read."""
+        is_large = status.st_size >= _MAPPED
+        mark = (status.st_ino, status.st_size)
+        if is_large and (self._checked.get(path) == mark or _read_mark(path) == _mark(*mark)):
+            self._checked[path] = mark
+            return
+        if checksum([parts.head, *parts.buffers]) != parts.header.get("crc"):
+            raise RecordError(f"{what} is damaged: its checksum differs")
+        if is_large:
+            self._checked[path] = mark
+            self._write_mark(path, mark)
+
+    def _write_mark(self, path: Path, mark: tuple[int, int]) -> None:
+        with contextlib.suppress(StoreError):
+            _durable.write(path.with_name(f"{path.name}.ok"), _mark(*mark), is_synced=False)
+
+    def _say_if_older(self, function: FunctionKey, header: Mapping[str, Any]) -> None:
+        before = header.get("code")
+        if function.version is not None and function.code and before and before != function.code:
+            _say_once(
+                function.name,
+                f"{short(function.name)}() has changed since its result of version {function.version!r} was kept, "
+                "which is used all the same; change version=, or pass cache='refresh' once",
+            )
+
+    def remove(self, path: Path, reason: str = "") -> None:
+        """Remove an entry; with a `reason`, a warning says it."""
+        self._checked.pop(path, None)
+        for one in (path, path.with_name(f"{path.name}.ok")):
+            with contextlib.suppress(OSError):
+                one.unlink()
+        if reason:
+            warn(f"{reason}; it was removed, and the call runs again")
+
+    # --- keeping ---
+
+    def keep(self, function: FunctionKey, key: str, found: Mapping[str, str], result: Result) -> None:
+        """Keep a result.
+
+        Raises
+        ------
+        StoreError
+            The disk is full, or the directory is not writable.
+        """
+        path = self._path(function.name, key)
+        header = {
+            **function.to_json(),
+            "key": key,
+            "arguments": {name: one[:_PREFIX] for name, one in found.items()},
+            "created": round(time.time(), 3),
+            "crc": checksum([result.made.head, *result.buffers]),
+            "modules": _modules.as_header(result.sources),
+        }
+        pieces = _blobs.pieces(result.made.head, result.buffers, **header)
+        size = sum(memoryview(one).nbytes for one in pieces)
+        make_private(self.directory)
+        make_private(path.parent)
+        # A small entry is not synced: its checksum is looked at each time. A large one's, after each boot only.
+        _durable.write(path, *pieces, is_synced=size >= _MAPPED)
+        if size >= _MAPPED:
+            status = path.stat()
+            self._write_mark(path, (status.st_ino, status.st_size))
+        self._stored += size
+        if self._stored > self._room:
+            self._stored, self._room = 0, self._limit() * _BETWEEN_LOOKS
+            self.prune()
+
+    def prune(self, limit: float | None = None) -> int:
+        """Remove the entries that were not used for longest until the rest has `limit` bytes; return the bytes freed.
+
+        Default: the setting ``ports.jobs.cache_limit``.
+        """
+        most = self._limit() if limit is None else limit
+        entries = sorted(self._entries(), key=lambda one: one[1].st_mtime)
+        total = sum(status.st_size for _, status in entries)
+        freed = 0
+        for path, status in entries:
+            if total - freed <= most:
+                break
+            self.remove(path)
+            freed += status.st_size
+        return freed
+
+    def _entries(self) -> Iterator[tuple[Path, os.stat_result]]:
+        with contextlib.suppress(OSError):
+            for folder in list(self.directory.iterdir()):
+                for path in _files(folder):
+                    with contextlib.suppress(OSError):
+                        yield path, path.stat()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all entries."""
+        return sum(status.st_size for _, status in self._entries())
+
+    # --- why ---
+
+    def why(self, function: FunctionKey, key: str, found: Mapping[str, str]) -> str:
+        """Return in a sentence why the call with this key is a hit or a miss."""
+        name = short(function.name)
+        path = self._path(function.name, key)
+        if path.exists():
+            return f"{name}() with these arguments is in the cache"
+        headers = [header for one in _newest(path.parent) if (header := _header(one)) is not None]
+        if not headers:
+            return f"nothing of {name}() is in the cache"
+        nearest, differences = min(
+            ((header, _differences(function, found, header)) for header in headers), key=lambda one: len(one[1])
+        )
+        if not differences:
+            return (
+                f"{name}() with these arguments is in the cache for Python {nearest.get('minor')}, not {_blobs.MINOR}"
+            )
+        at = time.strftime("%Y-%m-%d %H:%M", time.localtime(nearest.get("created", 0)))
+        verb = "differ" if len(differences) > 1 else "differs"
+        return f"{' and '.join(differences)} of {name}() {verb} from the entry of {at}"
+
+    def parts_of(self, name: str, key: str) -> Mapping[str, Any] | None:
+        """Return the header of an entry."""
+        return _header(self._path(name, key))
+
+
+def _differences(function: FunctionKey, found: Mapping[str, str], header: Mapping[str, Any]) -> list[str]:
+    before = header.get("arguments", {})
+    names = [name for name in {**found, **before} if found.get(name, "")[:_PREFIX] != before.get(name)]
+    differences = [f"argument {name!r}" for name in names]
+    if function.version != header.get("version"):
+        return [f"version {function.version!r} (before: {header.get('version')!r})", *differences]
+    if function.version is None and function.code != header.get("code"):
+        return ["the source", *differences]
+    return differences
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".") and path.suffix != ".ok"]
+    except OSError:
+        return []
+
+
+def _newest(folder: Path) -> list[Path]:
+    timed = []
+    for path in _files(folder):
+        with contextlib.suppress(OSError):
+            timed.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(timed, reverse=True)[:_MOST_COMPARED]]
+
+
+def _header(path: Path) -> Mapping[str, Any] | None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            if len(start) < 8 or start[:4] != _blobs.MAGIC:
+                return None
+            header = json.loads(file.read(min(int.from_bytes(start[4:], "little"), 2**24)))
+    except (OSError, ValueError):
+        return None
+    return header if isinstance(header, dict) else None
+
+
+def _mark(inode: int, size: int) -> bytes:
+    return f"{probe.boot_id()} {inode} {size}\n".encode()
+
+
+def _read_mark(path: Path) -> bytes:
+    try:
+        return path.with_name(f"{path.name}.ok").read_bytes()
+    except OSError:
+        return b""
+
+
+def checksum(parts: Sequence[Any]) -> int:
+    """Return the CRC-32 of all parts."""
+    found = 0
+    for one in parts:
+        found = zlib.crc32(one, found)
+    return found
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result as it is kept: pickled, with the local modules that it needs."""
+
+    made: _blobs.Dumped
+    sources: Sequence[_modules.Source]
+
+    @property
+    def buffers(self) -> list[Any]:
+        """All buffers of its blob."""
+        return [*self.made.buffers, *(one.text for one in self.sources)]
+
+
+def short(name: str) -> str:
+    """Return ``fit`` of ``module.fit``."""
+    return name.rpartition(".")[2]
+
+
+def _say_once(name: str, text: str) -> None:
+    if (name, text) not in _said:
+        _said.add((name, text))
+        warn(text)
+
+
+def here() -> Cache:
+    """Return the cache of this machine; nothing is created."""
+    return _of_state(paths.state_directory())
+
+
+@functools.lru_cache(maxsize=4)
+def _of_state(state: Path) -> Cache:
+    return Cache(paths.here().root / "jobs" / "cache", lambda: float(settings.get("jobs.cache_limit")))
+
+
+# --- plain calls ---
+
+
+def call(
+    function: Callable[..., Any], version: object, policy: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    """Return the result of a call in this process: from the cache, or of the function, which is then kept.
+
+    Raises
+    ------
+    NotFoundError
+        The policy is ``"only"``, and there is no entry.
+    """
+    name = _travel.short_name(function)
+    try:
+        known = _function_key.of_function(function, version)
+        found = _function_key.arguments(function, tuple(args), kwargs)
+    except NoDigestError as error:
+        say_uncached(name, error)
+        return function(*args, **kwargs)
+    key, cache = _function_key.of_call(known, found), here()
+    if policy in ("use", "only") and (hit := cache.find(known, key)) is not None:
+        try:
+            return hit.value(f"the cached result of {name}()")
+        except Exception as error:  # noqa: BLE001  its class is gone, or changed
+            _say_once(known.name, f"the cached result of {name}() cannot be read: {error}; the call runs again")
+    if policy == "only":
+        raise not_cached(known, key, found)
+    value = function(*args, **kwargs)
+    try:
+        made = _blobs.pickled(value)
+        cache.keep(known, key, found, Result(made, list(_modules.collect(made.modules).values())))
+    except Exception as error:  # noqa: BLE001  whatever pickling raises, or a full disk: the result is there
+        _say_once(known.name, f"the result of {name}() was not kept: {error}")
+    return value
+
+
+def not_cached(function: FunctionKey, key: str, found: Mapping[str, str]) -> NotFoundError:
+    """Return the error of the policy ``"only"``."""
+    why = here().why(function, key, found)
+    return NotFoundError("cached result of", f"{short(function.name)}()", f"{why}; cache='use' computes it")
+
+
+def say_uncached(name: str, error: NoDigestError) -> None:
+    """Say once that calls of a function are not cached."""
+    _say_once(
+        name,
+        f"{name}() is not cached, because {error.what} has no digest; "
+        "give its class __ports_key__, or pass what it is made from",
+    )
