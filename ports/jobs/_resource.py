@@ -97,6 +97,9 @@ class Resource:
             "log": str(self.log),
             "counts": {},
             "draining": None,
+            "n_running": None,
+            "n_pending": None,
+            "n_slots": None,
         }
         if self.state == "running":
             try:
@@ -158,7 +161,9 @@ class Resource:
 
 def _shown(status: Mapping[str, Any]) -> dict[str, Any]:
     names = ("counts", "queues", "slots", "capacity", "draining", "notices", "cluster", "memory", "running", "version")
-    return {name: status.get(name) for name in names}
+    counts = status.get("counts") or {}
+    numbers = {"n_running": counts.get("running"), "n_pending": counts.get("pending")}
+    return {**{name: status.get(name) for name in names}, **numbers, "n_slots": len(status.get("slots") or ())}
 
 
 def find_resource() -> Resource | None:

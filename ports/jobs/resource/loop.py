@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import os
 import selectors
 import signal
@@ -30,7 +31,7 @@ from ports.jobs._places import Places
 from ports.jobs._protocol import PROTOCOL, Decoder, Frame, ProtocolError, encode
 from ports.jobs._resource import ResourceRunning
 from ports.jobs._store import Store
-from ports.jobs._turn import Queue, Reply, Request
+from ports.jobs._turn import SCRIPTS, Queue, Reply, Request
 from ports.jobs.resource import lease
 from ports.jobs.resource.crew import Crew
 from ports.state import records, settings
@@ -93,6 +94,8 @@ class Loop:
         Keeps the slots. None: nobody runs jobs here, for tests.
     scripts : callable, optional
         Called twice a second; returns requests about scripts that have ended.
+    end_script : callable, optional
+        Called with what the queue says of a script that is to end.
     """
 
     def __init__(
@@ -101,8 +104,10 @@ class Loop:
         listener: socket.socket,
         crew: Crew | None = None,
         scripts: Callable[[], list[Request]] = list,
+        end_script: Callable[[dict[str, Any]], object] = dict,
     ) -> None:
-        self.queue, self.listener, self.crew, self.scripts = queue, listener, crew, scripts
+        self.queue, self.listener, self.crew = queue, listener, crew
+        self.scripts, self.end_script = scripts, end_script
         self.peers: dict[int, Peer] = {}
         self.numbers = 0
         self.is_over = False
@@ -158,7 +163,7 @@ class Loop:
         if self.crew is not None:
             self.crew.want(self.queue.wanted_slots, frozenset(one.task for one in self.peers.values() if one.task))
 
-    def safely(self, step: Callable[[], list[Any]], inbox: list[Request]) -> list[Any]:
+    def safely(self, step: Callable[[], Any], inbox: list[Request]) -> Any:
         """Do a step of the queue. If it fails, all who asked get that as an answer, and the resource goes on."""
         try:
             return step()
@@ -258,6 +263,8 @@ class Loop:
         """Send what the queue answers, after its commit."""
         together: dict[int, list[bytes]] = {}
         for connection, header, blobs in replies:
+            if connection == SCRIPTS:
+                self.safely(functools.partial(self.end_script, header), [])
             peer = self.peers.get(connection) if isinstance(connection, int) else None
             if peer is None:
                 continue

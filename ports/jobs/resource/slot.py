@@ -286,6 +286,10 @@ class Slot:
                     self.disconnect()
                     self.link.next_try = time.monotonic() + _RETRY_SECONDS[1]
                     return
+            elif header.get("unknown"):
+                for one in self.batch:  # they were taken for lost, and others run them
+                    if one["id"] in header["unknown"]:
+                        self.end(one["id"], one["attempt"], "lost")
             elif number == self.claim and number:
                 self.claim = 0
                 self.take(frame)
