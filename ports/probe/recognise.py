@@ -257,7 +257,7 @@ def recognise_sessions(rows: "List[Json]", sessions: "Json", ancestors: "Dict[in
 
     What else listens in a cluster's processes, or below them, belongs to its tasks: ``task_of`` is ``"main"``.
     """
-    found = [(kind, one) for kind, folder in SESSION_KINDS.items() for one in sessions[folder]]
+    found = [(kind, one) for kind, folder in SESSION_KINDS.items() for one in sessions.get(folder, ())]
     for kind, session in found:
         if not session["alive"] or not session["running"]:
             continue

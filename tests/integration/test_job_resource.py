@@ -126,9 +126,18 @@ def test_a_stop_says_what_runs_and_waits_or_ends_it(site: Home) -> None:
     found = _resource.get_resource()
     with pytest.raises(ConflictError, match=rf"{job}\.0 runs; `ports resource stop --wait`"):
         found.stop()
-    found.stop(now=True)
+    assert site.ports("resource", "stop", "--now").returncode == 0
     with pytest.raises(NotFoundError):
         _resource.get_resource()
+    with _resource.connect() as connection:
+        row = connection.ask("show", id=f"{job}.0").header["row"]
+        assert row["state"] in ("pending", "running")
+        short = submit(connection, time.sleep, [0.5])
+        connection.ask("cancel", ids=[job], reason="")
+        wait_until(lambda: connection.ask("status").header["running"] or None, timeout=60, what="the short job")
+    _resource.get_resource().stop(wait=True)
+    with _resource.connect() as connection:
+        assert results(connection, short) == {0: None}
 
 
 def test_a_resource_that_was_killed_goes_on_where_it_was(site: Home, tmp_path: Path) -> None:
@@ -146,6 +155,7 @@ def test_a_resource_that_was_killed_goes_on_where_it_was(site: Home, tmp_path: P
         pid = connection.resource["pid"]
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: None if psutil.pid_exists(pid) and _zombie(pid) is False else True, timeout=10, what="its end")
+    assert site.json("resource", "show")["state"] == "stopped"
     began = time.monotonic()
     with _resource.connect() as connection:
         took = time.monotonic() - began
@@ -210,5 +220,5 @@ def test_a_cluster_that_was_stopped_is_started_for_the_next_job(site: Home) -> N
 def test_a_resource_of_another_protocol_is_refused_in_words(site: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     _resource.connect().close()
     monkeypatch.setattr("ports.jobs._connection.PROTOCOL", 99)
-    with pytest.raises(PortsError, match=r"asks in protocol 99, and this resource, ports .*, answers in 1"):
+    with pytest.raises(PortsError, match="asks in protocol 99, but this resource answers in 1"):
         Connection(_places.here().socket)

@@ -25,6 +25,7 @@ NO_WAY_OUT = (
     "What connects to hosts, here", "Listen on this address instead", "but paramiko carries", "Show each setting,",
     "ports.clusters.owner.ports_owner.comm", "ports.clusters.credentials.load", "ports --help", "ports COMMAND --help",
     "Default: the setting", "`ports open` in process", "another `ports open` (process", "because of --owner",
+    "from ports.jobs.resource import loop; loop.main",
     "and printed no JSON", "`ports doctor` does not work there", "`ports browse` cannot reach home",
     "`ports tunnel` does not show this", "`ports open` of {owner} serves it",
     "waiting for {host}, where", "the hosts of the setting ports.hosts", "distributed.print prints here",
@@ -161,6 +162,16 @@ WALKED = {
     "integration/test_sharing.py::test_my_own_clusters_count_when_another_one_starts": (
         "`ports cluster scale {name} 0` frees", "stop or scale one (`ports cluster list`)",
     ),
+    "integration/test_job_resource.py::test_the_resource_is_started_shown_drained_and_stopped": (
+        "`ports resource start` starts one", "`ports resource start` goes on with them",
+        "(`ports resource resume` lets it)",
+    ),
+    "integration/test_job_resource.py::test_a_stop_says_what_runs_and_waits_or_ends_it": (
+        "`ports resource stop --wait` lets them end first", "ends them, and they begin again at the next",
+    ),
+    "integration/test_job_resource.py::test_a_resource_that_was_killed_goes_on_where_it_was": (
+        "`ports resource show` shows its state",
+    ),
     "unit/test_settings_command.py::test_all_mistakes_are_shown_and_the_exit_code_is_2": (
         "`ports settings` shows all mistakes", "`ports settings` lists all",
     ),
@@ -201,6 +212,7 @@ EXEMPT = {
         "`ports cluster start {name}` starts it again",
         "`ports cluster stop {name}` ends it",
         "run `ports notebook stop` to remove what is left",
+        "answers in {PROTOCOL}; `ports resource stop`, then `ports resource start`",
         "`ports cluster start{hosts.host_option(self.alias)}` starts one",
         "(`ports prune` finds leftovers)",
         "write `ports shell {meant}`",

@@ -221,11 +221,9 @@ class Loop:
         if header.get("op") != "hello":
             raise ProtocolError("the first request must be 'hello'")
         if header.get("protocol") != PROTOCOL:
-            text = (
-                f"ports {header.get('version')} asks in protocol {header.get('protocol')}, and this resource, "
-                f"ports {VERSION}, answers in {PROTOCOL}; `ports resource stop`, then `ports resource start`"
-            )
-            raise ProtocolError(text)
+            asks = f"ports {header.get('version')} asks in protocol {header.get('protocol')}"
+            text = f"this resource answers in {PROTOCOL}; `ports resource stop`, then `ports resource start`"
+            raise ProtocolError(f"{asks}, but {text}")
         peer.is_known = True
         peer.task = str(header.get("task") or "")
         python = ".".join(map(str, sys.version_info[:2]))
