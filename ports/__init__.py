@@ -9,7 +9,7 @@ The names below are imported at their first use. ``import ports`` reads no file 
 
 >>> import ports
 >>> [name for name in dir(ports) if name.endswith("s")]
-['clusters', 'listeners', 'notebooks', 'tunnels']
+['clusters', 'jobs', 'listeners', 'notebooks', 'tunnels']
 """
 
 from __future__ import annotations
@@ -21,19 +21,26 @@ from ports._version import VERSION as __version__
 
 if TYPE_CHECKING:
     import ports.clusters as clusters
+    import ports.jobs as jobs
     import ports.listeners as listeners
     import ports.machine as machine
     import ports.notebooks as notebooks
     import ports.tunnels as tunnels
     from ports.clusters import client, cluster, show
     from ports.errors import PortsError
+    from ports.jobs import gather, host, job, map, submit
 
-_MODULES = ("clusters", "notebooks", "listeners", "machine", "tunnels")
+_MODULES = ("clusters", "jobs", "notebooks", "listeners", "machine", "tunnels")
 _NAMES = {
     "client": "ports.clusters",
     "cluster": "ports.clusters",
     "show": "ports.clusters",
     "PortsError": "ports.errors",
+    "gather": "ports.jobs",
+    "host": "ports.jobs",
+    "job": "ports.jobs",
+    "map": "ports.jobs",
+    "submit": "ports.jobs",
 }
 
 __all__ = [
@@ -42,10 +49,16 @@ __all__ = [
     "client",
     "cluster",
     "clusters",
+    "gather",
+    "host",
+    "job",
+    "jobs",
     "listeners",
     "machine",
+    "map",
     "notebooks",
     "show",
+    "submit",
     "tunnels",
 ]
 

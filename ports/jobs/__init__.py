@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING
 from ports.probe import face
 
 if TYPE_CHECKING:
+    from ports.jobs._api import JobFunction as JobFunction
+    from ports.jobs._api import gather as gather
+    from ports.jobs._api import host as host
+    from ports.jobs._api import job as job
+    from ports.jobs._api import map as map
+    from ports.jobs._api import submit as submit
+    from ports.jobs._job import Job as Job
+    from ports.jobs._job import JobMap as JobMap
+    from ports.jobs._job import get as get
+    from ports.jobs._job import list as list
     from ports.jobs._resource import Resource as Resource
     from ports.jobs._resource import ResourceRecord as ResourceRecord
     from ports.jobs._resource import get_resource as get_resource
@@ -18,6 +28,20 @@ else:
     __getattr__, __dir__, __all__ = face(
         __name__,
         {
+            "_api": (
+                "JobFunction",
+                "gather",
+                "host",
+                "job",
+                "map",
+                "submit",
+            ),
+            "_job": (
+                "Job",
+                "JobMap",
+                "get",
+                "list",
+            ),
             "_resource": (
                 "Resource",
                 "ResourceRecord",

@@ -49,12 +49,13 @@ class Blob(NamedTuple):
 
 
 class Dumped(NamedTuple):
-    """What a value was pickled to, and which modules and jobs it refers to."""
+    """What a value was pickled to, and which modules and jobs it refers to; `files` hold functions that went along."""
 
     head: bytes
     buffers: list[memoryview]
     modules: frozenset[str]
     jobs: tuple[str, ...]
+    files: frozenset[str] = frozenset()
 
 
 class Placeholder:
@@ -67,6 +68,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, file: io.BytesIO, keep: Callable[[pickle.PickleBuffer], bool], *, replace_jobs: bool) -> None:
         super().__init__(file, protocol=5, buffer_callback=keep)
         self.modules: set[str] = set()
+        self.files: set[str] = set()
         self.jobs: dict[str, None] = {}
         self._replaces = replace_jobs
 
@@ -81,9 +83,16 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.modules.add(module)
         if kind is _FUNCTION:
             self.modules.update(_modules.imported_by(obj.__code__, obj.__globals__))
+        elif kind is _CODE:
+            self.files.add(obj.co_filename)
+            function, arguments, *rest = self.dispatch_table[kind](obj)
+            named = (obj.co_filename if one == _NO_FILE else one for one in arguments)  # for tracebacks
+            return function, tuple(named), *rest
         return super().reducer_override(obj)
 
 
+_CODE = type((lambda: None).__code__)
+_NO_FILE = "<dynamic-code>"
 _MODULE, _FUNCTION = type(sys), type(lambda: None)
 
 
@@ -124,7 +133,7 @@ def pickled(value: Any, *, replace_jobs: bool = False) -> Dumped:
     file = io.BytesIO()
     pickler = Pickler(file, keep, replace_jobs=replace_jobs)
     pickler.dump(value)
-    return Dumped(file.getvalue(), buffers, frozenset(pickler.modules), tuple(pickler.jobs))
+    return Dumped(file.getvalue(), buffers, frozenset(pickler.modules), tuple(pickler.jobs), frozenset(pickler.files))
 
 
 def pieces(head: bytes, buffers: Sequence[Any], **header: Any) -> list[Any]:

@@ -210,6 +210,7 @@ class Tree(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, sources: Mapping[str, Source]) -> None:
         self.sources = dict(sources)
         self._loaded: dict[str, types.ModuleType] = {}
+        self._hidden: dict[str, types.ModuleType] = {}  # this process's own modules of these names
 
     def activate(self, before: Tree | None) -> None:
         """Import from this tree from now on, and no longer from `before`; keep the loaded modules of both."""
@@ -217,10 +218,10 @@ class Tree(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return
         if before is not None:
             before._loaded.update({one: sys.modules.pop(one) for one in before.sources if one in sys.modules})
+            sys.modules.update(before._hidden)
             sys.meta_path[:] = [one for one in sys.meta_path if one is not before]
         if self.sources:
-            for name in self.sources:
-                sys.modules.pop(name, None)
+            self._hidden = {one: sys.modules.pop(one) for one in self.sources if one in sys.modules}
             sys.modules.update(self._loaded)
             sys.meta_path.insert(0, self)
 
@@ -248,13 +249,17 @@ class Tree(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Run the source that travelled; tracebacks show its lines, whatever the file holds today."""
         source = self.sources[module.__name__]
         code = compile(source.text, source.file, "exec", dont_inherit=True)
-        lines = importlib.util.decode_source(source.text).splitlines(keepends=True)
-        linecache.cache[source.file] = (len(source.text), None, lines, source.file)
+        show_lines(source.file, self.get_source(source.name))
         exec(code, module.__dict__)
 
     def get_source(self, fullname: str) -> str:
         """Return the source, for `inspect`."""
         return importlib.util.decode_source(self.sources[fullname].text)
+
+
+def show_lines(file: str, text: str) -> None:
+    """Let tracebacks show these lines of `file`, whether it is here, and whatever it holds today."""
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
 
 
 def as_header(sources: Iterable[Source]) -> list[dict[str, Any]]:

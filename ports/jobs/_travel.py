@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import linecache
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 
 from ports.errors import RecordError, UnsendableError
 from ports.jobs import _blobs, _modules
+
+_LARGEST_TEXT = 2**18
 
 Call = tuple[Sequence[Any], Mapping[str, Any]]
 
@@ -60,10 +63,17 @@ def pack(function: Callable[..., Any], calls: Iterable[Call]) -> Parcel:
     sources = _modules.collect(modules | made.modules)
     name = short_name(function)
     buffers = [*made.buffers, *(one.text for one in sources.values())]
-    blob = b"".join(_blobs.pieces(made.head, buffers, name=name, modules=_modules.as_header(sources.values())))
+    said = {"name": name, "modules": _modules.as_header(sources.values()), "texts": _texts_of(made.files)}
+    blob = b"".join(_blobs.pieces(made.head, buffers, **said))
     if len(blob) > _blobs.LARGEST:
         raise _too_large(f"{name}() and what it uses have", len(blob))
     return Parcel(name, blob, arguments, inputs, sources)
+
+
+def _texts_of(files: Iterable[str]) -> dict[str, str]:
+    """Return the text of notebook cells and scripts, for tracebacks where there is no such file."""
+    texts = {file: "".join(linecache.getlines(file)) for file in files}
+    return {file: text for file, text in texts.items() if 0 < len(text) <= _LARGEST_TEXT}
 
 
 def unpack(blob: bytes, what: str) -> Any:

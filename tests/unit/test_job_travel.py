@@ -213,6 +213,15 @@ def test_an_error_comes_back_with_the_lines_where_it_was_raised(child: Child, be
     assert isinstance(_travel.unpack(outcome.blob, "it"), ZeroDivisionError)
 
 
+def test_an_error_in_a_notebook_s_function_shows_its_line(child: Child) -> None:
+    def fail() -> None:
+        raise ValueError("no")  # in this file
+
+    outcome = child.outcome(fail)
+    assert outcome.error and 'raise ValueError("no")  # in this file' in outcome.error["traceback"]
+    assert __file__ in outcome.error["traceback"]
+
+
 def test_an_exception_that_cannot_be_pickled_keeps_its_text(child: Child) -> None:
     class Awkward(Exception):
         def __init__(self, one: int, two: int) -> None:

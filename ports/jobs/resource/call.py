@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from ports.jobs import _blobs, _modules
 
 _MOST_FUNCTIONS = 128
-_LONGEST_TRACEBACK = 2**16
+_LONGEST_TRACEBACK = 2**15
+_LARGEST_EXCEPTION = 2**15  # a larger one is told by its text
 _WAYS = {
     "generator": "return list(...) of it",
     "coroutine": "await it inside of the function",
@@ -135,6 +136,8 @@ def _function(blob: bytes) -> _Loaded:
     tree = _trees.setdefault(key, _modules.Tree({one.name: one for one in sources}))
     tree.activate(_active)
     _active = tree
+    for file, text in parts.header.get("texts", {}).items():
+        _modules.show_lines(file, text)
     found = _blobs.load_parts(parts, what)
     call = getattr(found, "__ports_function__", found)  # of `@ports.job`: what it decorates
     loaded = _Loaded(call, parts.header.get("name", "the function"), tree)
@@ -195,7 +198,7 @@ def _failed(error: BaseException) -> Outcome:
         _blobs.load(blob)  # some exceptions are pickled well and cannot be read again
     except Exception:  # noqa: BLE001
         blob = b""
-    return Outcome("error", blob if len(blob) <= _blobs.LARGEST else b"", said)
+    return Outcome("error", blob if len(blob) <= _LARGEST_EXCEPTION else b"", said)
 
 
 def _text_of(error: BaseException) -> str:

@@ -1,0 +1,413 @@
+"""A job in Python: its state, its result, its end. It is known by its id, also in another process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import html
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, overload
+
+from ports.errors import (
+    JobCancelledError,
+    JobError,
+    JobLostError,
+    NotFoundError,
+    PortsError,
+    TimedOutError,
+    UnsendableError,
+    UsageError,
+)
+from ports.jobs import _client, _model, _travel
+from ports.jobs._model import CANCELLED, ENDED, FINISHED, LOST, JobId, parse_id
+
+_MOST_LISTED = 1000
+
+
+class RemoteTraceback(Exception):
+    """The traceback where a job ran; the cause of the exception that `Job.result` raises."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+class End(NamedTuple):
+    """How a job ended, as the resource says it; nothing is unpickled yet."""
+
+    state: str
+    error: Mapping[str, Any]
+    reason: str
+    blob: bytes
+
+    def value(self, id: JobId) -> Any:
+        """Return the result of job `id`, or raise its exception."""
+        if self.state == FINISHED:
+            return _travel.unpack(self.blob, f"the result of job {id}")
+        raise self.exception(id)
+
+    def exception(self, id: JobId) -> BaseException:
+        """Return the exception of a job that did not finish."""
+        kind, text = self.error.get("type"), str(self.error.get("text") or "")
+        remote = str(self.error.get("traceback") or "")
+        if self.state in (CANCELLED, LOST):
+            error = JobCancelledError if self.state == CANCELLED else JobLostError
+            return error(str(id), self.reason or text or "it is not known why", remote)
+        if self.blob:
+            with contextlib.suppress(Exception):
+                found = _travel.unpack(self.blob, "the exception")
+                if isinstance(found, BaseException):
+                    found.__cause__ = RemoteTraceback(f"job {id}:\n{remote}")
+                    return found
+        if kind == UnsendableError.__name__:
+            return UnsendableError(text)
+        said = f"{kind}: {text}" if kind else text
+        return JobError(str(id), said or self.reason or "it is not known why", remote)
+
+
+class Job:
+    """One job. It lives in the queue of its machine, and goes on when this object and this process are gone.
+
+    As an argument of another job, it stands for its result. Pickled, it is its id.
+
+    Examples
+    --------
+    >>> job = fit.submit(data)          # doctest: +SKIP
+    >>> ports.jobs.get("12").result()   # doctest: +SKIP
+    """
+
+    def __init__(self, id: JobId | str | int, name: str = "") -> None:
+        self._id = parse_id(str(id))
+        self.name = name
+        self._ended: str | None = None  # its last state
+        self._future: Future[End] | None = None
+
+    @property
+    def id(self) -> str:
+        """Its id on this machine: ``"12"``, or ``"12.7"`` for a job of a map."""
+        return str(self._id)
+
+    def __ports_job__(self) -> str:
+        """Return the id of the result that stands for it among arguments."""
+        return self.id
+
+    def __reduce__(self) -> tuple[type[Job], tuple[str, str]]:
+        return Job, (self.id, self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and other._id == self._id
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
+    def __repr__(self) -> str:
+        parts = filter(None, ("Job", self.id, self.name, self._ended))
+        return f"<{' '.join(parts)}>"
+
+    def _repr_html_(self) -> str:
+        return _as_html(self)
+
+    # --- what it is now ---
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Its row: state, times, attempts, reason, usage; as ``ports job show --json`` has it.
+
+        Raises
+        ------
+        NotFoundError
+            It was removed.
+        """
+        row: dict[str, Any] = _client.ask("show", id=self.id).header["row"]
+        self._note(row["state"])
+        self.name = self.name or row.get("name") or ""
+        return row
+
+    @property
+    def state(self) -> str:
+        """``"pending"``, ``"running"``, ``"finished"``, ``"error"``, ``"cancelled"`` or ``"lost"``."""
+        return self._ended or str(self.status["state"])
+
+    def done(self) -> bool:
+        """Say whether it has ended, in whichever way."""
+        return self.state in ENDED
+
+    def logs(self) -> str:
+        """Return what it printed so far: stdout, then stderr."""
+        from ports.jobs import _places
+
+        places, row = _places.here(), self.status
+        work = places.work_of(self._id)
+        files = [work / "stdout", work / "stderr"]
+        if row["state"] == _model.RUNNING and row.get("slot"):
+            files += [places.stdout_of(str(row["slot"])), places.stderr_of(str(row["slot"]))]
+        texts = []
+        for file in files:
+            with contextlib.suppress(OSError):
+                texts.append(file.read_bytes().decode("utf-8", "backslashreplace"))
+        return "".join(texts)
+
+    # --- its end ---
+
+    def result(self, timeout: float | str | None = None) -> Any:
+        """Wait for its end, and return what the function returned.
+
+        Ctrl-C ends the waiting, not the job.
+
+        Parameters
+        ----------
+        timeout : float or str, optional
+            Seconds to wait, or a text like ``"5m"``. Default: until it ends.
+
+        Raises
+        ------
+        Exception
+            What the function raised; its cause is the traceback where it ran.
+        JobError
+            It failed, and the exception cannot be raised here.
+        JobCancelledError, JobLostError
+            It did not end by itself.
+        TimedOutError
+            It had not ended after `timeout`. It goes on.
+        """
+        return self._end(timeout).value(self._id)
+
+    def exception(self, timeout: float | str | None = None) -> BaseException | None:
+        """Wait for its end, and return what `result` would raise; None if it finished. Raises TimedOutError."""
+        end = self._end(timeout)
+        return None if end.state == FINISHED else end.exception(self._id)
+
+    def wait(self, timeout: float | str | None = None) -> bool:
+        """Wait for its end; say whether it has ended."""
+        with contextlib.suppress(TimedOutError):
+            self._end(timeout)
+            return True
+        return False
+
+    def _end(self, timeout: float | str | None) -> End:
+        limit = None if timeout is None else _model.parse_duration(timeout, "timeout")
+        if self._future is not None and self._future.done():
+            return self._future.result()
+        frame = _client.ask("result", id=self.id, wait=limit)
+        if frame.header["state"] not in ENDED:
+            raise TimedOutError(f"job {self.id}", limit or 0)
+        return self._ended_by(End(
+            frame.header["state"],
+            frame.header.get("error") or {},
+            str(frame.header.get("reason") or ""),
+            frame.blobs[0] if frame.blobs else b"",
+        ))  # fmt: skip
+
+    def _ended_by(self, end: End) -> End:
+        self._note(end.state)
+        return end
+
+    def _note(self, state: str) -> None:
+        if state in ENDED:
+            self._ended = state
+
+    def cancel(self) -> bool:
+        """Cancel it, running or not; say whether it had not ended before."""
+        said = _client.ask("cancel", ids=[self.id]).header
+        return not said.get("ended_already")
+
+    def add_done_callback(self, function: Callable[[Job], Any]) -> None:
+        """Call `function` with this job when it has ended, at once if it has. It is called in a thread."""
+        self._coming().add_done_callback(lambda _: function(self))
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait in an event loop, which goes on meanwhile, and return the result. Cancelling the wait cancels no job."""
+        end = yield from asyncio.shield(asyncio.wrap_future(self._coming())).__await__()
+        return self._ended_by(end).value(self._id)
+
+    def _coming(self) -> Future[End]:
+        if self._future is None:
+            self._future = _ends.future(self)
+        return self._future
+
+
+class JobMap(Sequence[Job]):
+    """The jobs of one `map`, in its order. They are one submission, with one id."""
+
+    def __init__(self, id: JobId | str | int | None, n_jobs: int, name: str = "") -> None:
+        self._id = None if id is None else parse_id(str(id))
+        self._n_jobs = n_jobs
+        self.name = name
+        self._jobs: dict[int, Job] = {}
+
+    @property
+    def id(self) -> str:
+        """Its id on this machine; the third of its jobs is ``id + ".2"``. Empty for a map of nothing."""
+        return "" if self._id is None else str(self._id)
+
+    def __reduce__(self) -> tuple[type[JobMap], tuple[str | None, int, str]]:
+        return JobMap, (self.id or None, self._n_jobs, self.name)
+
+    def __len__(self) -> int:
+        return self._n_jobs
+
+    @overload
+    def __getitem__(self, index: int) -> Job: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Job]: ...
+    def __getitem__(self, index: int | slice) -> Job | Sequence[Job]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(self._n_jobs)[index]]
+        place = range(self._n_jobs)[index]
+        if place not in self._jobs and self._id is not None:
+            self._jobs[place] = Job(JobId(self._id.number, place), self.name)
+        return self._jobs[place]
+
+    def __repr__(self) -> str:
+        return f"<{' '.join(filter(None, ('JobMap', self.id, self.name)))}: {self._n_jobs} jobs>"
+
+    def _repr_html_(self) -> str:
+        return _as_html(self)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Its row, with the number of its jobs in each state as ``counts``."""
+        if self._id is None:
+            return {"id": "", "state": FINISHED, "counts": {}, "count": 0}
+        row: dict[str, Any] = _client.ask("show", id=self.id).header["row"]
+        return row
+
+    @property
+    def state(self) -> str:
+        """The state of all together: ``"running"`` while one runs, then the worst of them."""
+        return str(self.status["state"])
+
+    def done(self) -> bool:
+        """Say whether all have ended."""
+        return self.state in ENDED
+
+    def cancel(self) -> None:
+        """Cancel all that have not ended."""
+        if self._id is not None:
+            _client.ask("cancel", ids=[self.id])
+
+    def ends(self, timeout: float | str | None = None) -> Iterator[tuple[Job, End]]:
+        """Yield each job at its end, in the order of their ends; raises TimedOutError."""
+        if self._id is None:
+            return
+        limit = None if timeout is None else time.monotonic() + _model.parse_duration(timeout, "timeout")
+        for frame in _client.results(self.id, limit):
+            header = frame.header
+            for index, state, error, blob in zip(
+                header["indices"], header["states"], header["errors"], frame.blobs, strict=True
+            ):
+                job = self[index]
+                if state in (CANCELLED, LOST):  # only the job's own answer says why
+                    yield job, job._end(0)
+                else:
+                    yield job, job._ended_by(End(state, error or {}, "", blob))
+
+    def as_completed(self, timeout: float | str | None = None) -> Iterator[Job]:
+        """Yield each job when it has ended."""
+        for job, end in self.ends(timeout):
+            job._future = Future()
+            job._future.set_result(end)
+            yield job
+
+
+class _Ends:
+    """Tells futures of the ends of jobs; a thread waits for each submission."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[JobId, Future[End]] = {}
+        self._threads: set[JobId] = set()
+
+    def future(self, job: Job) -> Future[End]:
+        """Return the future of a job's end."""
+        with self._lock:
+            future = self._waiting.setdefault(job._id, Future())
+            if job._id not in self._threads:
+                self._threads.add(job._id)
+                threading.Thread(target=self._wait, args=(job,), name=f"job {job.id}", daemon=True).start()
+        return future
+
+    def _wait(self, job: Job) -> None:
+        end: End | None = None
+        error: BaseException | None = None
+        try:
+            end = job._end(None)
+        except BaseException as failed:  # noqa: BLE001  it is raised where the future is waited for
+            error = failed
+        with self._lock:
+            self._threads.discard(job._id)
+            future = self._waiting.pop(job._id)
+        if end is not None:
+            future.set_result(end)
+        else:
+            future.set_exception(error)
+
+
+_ends = _Ends()
+
+
+def _as_html(found: Job | JobMap) -> str:
+    """Return a small table for a notebook; the id alone where the resource does not answer."""
+    try:
+        row: Mapping[str, Any] = found.status
+    except PortsError as error:
+        row = {"id": found.id, "name": found.name, "state": str(error)}
+    counts = row.get("counts") or {}
+    many = ", ".join(f"{n} {state}" for state, n in counts.items()) if isinstance(found, JobMap) else ""
+    cells = {"job": row.get("id"), "name": row.get("name"), "state": many or row.get("state"), "": row.get("reason")}
+    body = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
+        for name, value in cells.items()
+        if value
+    )
+    return f"<table>{body}</table>"
+
+
+def get(id: object) -> Job | JobMap:
+    """Return the job or map with this id, ``"12"`` or ``"12.7"``, of this machine.
+
+    Raises
+    ------
+    NotFoundError
+        There is none.
+    """
+    wanted = parse_id(str(id) if isinstance(id, int) else id)
+    row = _client.ask("show", id=str(wanted)).header["row"]
+    return _of_row(row)
+
+
+def _of_row(row: Mapping[str, Any]) -> Job | JobMap:
+    name = str(row.get("name") or "")
+    if row.get("count") is not None:
+        return JobMap(row["id"], int(row["count"]), name)
+    job = Job(row["id"], name)
+    job._note(str(row["state"]))
+    return job
+
+
+def list(newest: int = 50, **filters: Any) -> Sequence[Job | JobMap]:
+    """Return the newest jobs and maps of this machine.
+
+    Parameters
+    ----------
+    newest : int
+        How many, at most 1000.
+    **filters
+        ``state``, ``name``, ``queue``, ``tag``.
+    """
+    rows = _client.ask("list", newest=min(newest, _MOST_LISTED), filters=filters).header["rows"]
+    return [_of_row(row) for row in rows]
+
+
+def of_one_machine(job: object) -> Job | JobMap:
+    """Return `job`, or raise UsageError if it is none."""
+    if not isinstance(job, Job | JobMap):
+        raise UsageError(
+            f"a {type(job).__name__} is no job; pass what submit() and map() return, or ports.jobs.get(id)"
+        )
+    return job
+
+
+__all__ = ["End", "Job", "JobMap", "NotFoundError", "RemoteTraceback", "get", "list"]

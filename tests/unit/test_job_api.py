@@ -1,0 +1,254 @@
+"""Functions as jobs in Python, without a resource: the decorator, its options, and what a job's end becomes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+
+import ports
+from ports.errors import JobCancelledError, JobError, JobLostError, RecordError, UnsendableError, UsageError
+from ports.jobs import _api, _blobs, _client, _job, _travel
+from ports.jobs._api import JobFunction
+from ports.jobs._job import End, Job, JobMap
+from ports.jobs._model import JobId
+from ports.jobs._protocol import Frame
+from ports.jobs.resource import call
+
+
+@ports.job
+def double(x: int) -> int:
+    """Return twice x."""
+    return 2 * x
+
+
+@ports.job(cpus=2, memory="3GB", timeout="1h", retries=2, environ={"A": "1", "B": None}, tags={"k": "v"}, name="lr")
+def configured(x: int) -> int:
+    return x
+
+
+def test_a_decorated_function_is_called_as_before() -> None:
+    assert double(21) == 42 and configured(1) == 1
+    assert (double.__name__, double.__doc__) == ("double", "Return twice x.")
+    assert list(inspect.signature(double).parameters) == ["x"]
+    assert functools.partial(double, 2)() == 4 and repr(double) == "<job function double>"
+
+
+def test_a_decorated_method_is_one() -> None:
+    class Model:
+        weight = 3
+
+        @ports.job
+        def fit(self, x: int) -> int:
+            return self.weight * x
+
+    assert Model().fit(2) == 6 and Model.fit(Model(), 2) == 6  # type: ignore[call-arg, arg-type]
+    parcel = _travel.pack(Model().fit, [((2,), {})])
+    outcome = call.run(parcel.function, parcel.arguments[0])
+    assert outcome.error is None and _travel.unpack(outcome.blob, "it") == 6
+    call.forget()
+
+
+def test_options_become_what_is_asked_of_the_resource() -> None:
+    asked = configured.options.submission("configured").to_json()
+    assert asked["needs"] == {"cpus": 2, "memory": 3_000_000_000, "gpus": 0, "tags": []}
+    assert (asked["timeout"], asked["name"], asked["tags"]) == (3600, "lr", {"k": "v"})
+    assert asked["retries"] == {"failure": 2, "time": 0, "lost": 1, "memory": 0}
+    assert asked["environ"] == {"A": "1", "B": None} and asked["directory"] == str(Path.cwd())
+    assert asked["minor"] == _blobs.MINOR
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cpu": 2}, "cpu is no option of a job; there are version, cpus, memory"),
+        ({"memory": "3 apples"}, "memory: '3 apples' is no size"),
+        ({"timeout": "soon"}, "timeout: 'soon' is no duration"),
+        ({"cpus": -1}, "cpus: -1 is no number from 0"),
+        ({"gpus": 0.5}, "gpus: 0.5 is no whole number"),
+        ({"retries": {"never": 1}}, "retries: 'never' is unknown; known are failure, time, lost, memory"),
+        ({"cache": "always"}, "cache='always' is none of 'use', 'refresh', 'off', 'only'"),
+        ({"environ": {"A": 1}}, "environ"),
+        ({"queue": "A B"}, "queue: 'A B' is no name"),
+    ],
+    ids=lambda one: str(one)[:20],
+)
+def test_a_wrong_option_is_refused_where_it_is_written(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        ports.job(**options)
+
+
+def test_what_is_no_function_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"a int is no function; write @ports\.job above one"):
+        ports.job(3)  # type: ignore[call-overload]
+    with pytest.raises(UsageError, match="a int is no job"):
+        ports.gather([3])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="'bogus' is not the id of a job"):
+        ports.jobs.get("bogus")
+
+
+def test_a_function_of_a_module_is_pickled_by_its_name() -> None:
+    assert pickle.loads(pickle.dumps(double)) is double
+
+    @ports.job(cpus=3)
+    def local(x: int) -> int:
+        return local.options.cpus + x  # it refers to itself
+
+    again = pickle.loads(cloudpickle.dumps(local))
+    assert isinstance(again, JobFunction) and again.options == local.options and again(1) == 4
+
+
+def test_a_job_is_pickled_as_its_id() -> None:
+    job = Job("12.7", "fit")
+    again = pickle.loads(pickle.dumps(job))
+    assert again == job and hash(again) == hash(job) and (again.id, again.name) == ("12.7", "fit")
+    many = pickle.loads(pickle.dumps(JobMap("12", 3, "fit")))
+    assert [one.id for one in many] == ["12.0", "12.1", "12.2"] and many[-1].id == "12.2" and len(many[1:]) == 2
+    assert repr(many) == "<JobMap 12 fit: 3 jobs>" and repr(job) == "<Job 12.7 fit>"
+    with pytest.raises(IndexError):
+        many[3]
+
+
+def test_a_map_of_nothing_has_results_at_once() -> None:
+    nothing = double.map([])
+    assert len(nothing) == 0 and ports.gather(nothing) == [] and nothing.state == "finished"
+    assert ports.gather([]) == []
+
+
+def test_only_this_machine_is_a_host() -> None:
+    for name in (None, "localhost"):
+        with ports.host(name):
+            _api._check_host(_api._HOST.get())
+    with pytest.raises(UsageError, match="jobs run on this machine only, not on 'server1': submit them there"):
+        ports.host("server1")
+
+
+# --- ends ---
+
+
+def failed(make: Callable[..., BaseException], *args: Any) -> End:
+    def fail() -> None:
+        raise make(*args)
+
+    parcel = _travel.pack(fail, [((), {})])
+    outcome = call.run(parcel.function, parcel.arguments[0])
+    call.forget()
+    assert outcome.error
+    return End("error", outcome.error, "", outcome.blob)
+
+
+def test_an_exception_has_the_remote_traceback_as_its_cause() -> None:
+    with pytest.raises(ZeroDivisionError, match="no") as caught:
+        failed(ZeroDivisionError, "no").value(JobId(12))
+    assert isinstance(caught.value.__cause__, _job.RemoteTraceback)
+    assert "job 12:\nTraceback" in str(caught.value.__cause__) and "raise make" in str(caught.value.__cause__)
+
+
+def test_an_exception_that_cannot_come_is_a_job_error_with_its_text() -> None:
+    class Awkward(Exception):
+        def __init__(self, one: int, two: int) -> None:
+            super().__init__(f"{one} and {two}")
+
+    with pytest.raises(JobError, match="job 12 failed: Awkward: 1 and 2\n  Traceback") as caught:
+        failed(Awkward, 1, 2).value(JobId(12))
+    assert caught.value.exit_code == 8
+
+
+def test_other_ends_have_errors_of_their_own() -> None:
+    for state, kind, said in (
+        ("cancelled", JobCancelledError, "job 3 was cancelled: dependency 2 failed"),
+        ("lost", JobLostError, "job 3 was lost: dependency 2 failed"),
+        ("error", JobError, "job 3 failed: dependency 2 failed"),
+    ):
+        with pytest.raises(kind, match=said):
+            End(state, {}, "dependency 2 failed", b"").value(JobId(3))
+    with pytest.raises(UnsendableError, match="a lock"):
+        End("error", {"type": "UnsendableError", "text": "a lock"}, "", b"").value(JobId(3))
+    with pytest.raises(JobError, match="exit status 3"):
+        End("error", {"text": "exit status 3"}, "", b"").value(JobId(3))
+
+
+def test_a_result_of_another_minor_version_says_so() -> None:
+    blob = _blobs.dump([1]).replace(f'"minor":"{_blobs.MINOR}"'.encode(), b'"minor":"3.99"')
+    with pytest.raises(RecordError, match=r"the result of job 3 was pickled by Python 3\.99"):
+        End("finished", {}, "", blob).value(JobId(3))
+
+
+# --- what is asked of the resource ---
+
+
+class Asked:
+    """Answers as a resource does, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, list[bytes], dict[str, Any]]] = []
+        self.answers: dict[str, Frame] = {"submit": Frame({"id": "12", "count": None}, [])}
+
+    def __call__(self, op: str, blobs: Any = (), **fields: Any) -> Frame:
+        self.seen.append((op, list(blobs), fields))
+        return self.answers[op]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+    found = Asked()
+    monkeypatch.setattr(_client, "ask", found)
+    return found
+
+
+def test_a_submission_has_a_key_and_its_inputs(asked: Asked) -> None:
+    job = ports.submit(double, Job("7"))
+    ((op, blobs, fields),) = asked.seen
+    assert (op, job.id, job.name, len(blobs), fields["count"]) == ("submit", "12", "double", 2, None)
+    assert len(fields["key"]) == 32 and fields["submission"]["inputs"] == {"0": ["7"]}
+    outcome = call.run(blobs[0], blobs[1], {"7": _blobs.dump(21)})
+    call.forget()
+    assert _travel.unpack(outcome.blob, "it") == 42
+
+
+def test_a_map_takes_iterables_as_python_s_map(asked: Asked) -> None:
+    asked.answers["submit"] = Frame({"id": "3", "count": 2}, [])
+    many = ports.map(lambda x, y: x + y, [1, 2], (10, 20, 30), name="night-1")
+    ((_, blobs, fields),) = asked.seen
+    assert (fields["count"], len(blobs), len(many), many.name) == (2, 3, 2, "night-1")
+    assert fields["submission"]["name"] == "night-1" and [one.id for one in many] == ["3.0", "3.1"]
+
+
+def test_cached_calls_have_keys_and_those_with_jobs_have_none(asked: Asked) -> None:
+    cached = ports.job(cache="use", version="1")(double)
+    cached.map([1, 1, Job("4")])
+    cache = asked.seen[0][2]["submission"]["cache"]
+    assert cache["policy"] == "use" and cache["keys"][0] == cache["keys"][1] and cache["keys"][2] is None
+    assert cache["function"]["version"] == "1"
+    ports.submit(double, 1)
+    assert "cache" not in asked.seen[1][2]["submission"]
+
+
+def test_too_much_at_once_is_refused_with_a_way_out(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_blobs, "LARGEST", 100_000)
+    with pytest.raises(
+        UsageError, match=r"the arguments of 3 jobs have .* together.*pass paths of files, or submit in"
+    ):
+        ports.map(double, [b"x" * 40_000] * 3)
+    with pytest.raises(UnsendableError, match=r"the arguments of double\(\) have .*pass the path of a file"):
+        ports.submit(double, b"x" * 200_000)
+    monkeypatch.setattr(_api._model, "MOST_JOBS", 2)
+    with pytest.raises(UsageError, match="3 jobs are too many for one map; submit up to 2 at once"):
+        ports.map(double, [1, 2, 3])
+    assert asked.seen == []
+
+
+def test_importing_the_face_of_jobs_imports_no_tool() -> None:
+    import subprocess
+
+    code = "import ports.jobs, sys; print(sorted({'cloudpickle', 'dask', 'numpy', 'asyncio'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == "[]"
