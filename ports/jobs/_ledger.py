@@ -334,12 +334,12 @@ class Ledger:
         self.store.put("jobs", row)
         return run
 
-    def know_slot(self, slot: str, worker: str, path: str, process: Mapping[str, Any] | None) -> None:
+    def know_slot(self, lease: Lease, worker: str) -> None:
         """Keep where it is seen whether a slot lives."""
-        known = Slot(worker, Lease(slot, path, process))
-        if self.slots.get(slot) != known:
-            self.slots[slot] = known
-            self._keep_slot(slot)
+        known = Slot(worker, lease)
+        if self.slots.get(lease.slot) != known:
+            self.slots[lease.slot] = known
+            self._keep_slot(lease.slot)
 
     def _keep_slot(self, slot: str, gpus: tuple[int, ...] = ()) -> None:
         known = self.slots[slot]

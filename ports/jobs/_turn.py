@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -98,7 +99,8 @@ class Queue:
         self._connections: dict[str, Hashable] = {}  # of slots
         self._replies: list[Reply] = []
         self._new_keys: dict[str, int] = {}
-        self._unlinked: list[Path] = []  # after the commit
+        self._unlinked: list[Path] = []  # files to remove after the commit
+        self._removed: list[Path] = []  # directories
         self._looked = -_LOOK_SECONDS
         self._left_at: int | None = None
         self._load()
@@ -209,7 +211,9 @@ class Queue:
         for path in self._unlinked:
             with contextlib.suppress(OSError):
                 path.unlink()
-        self._unlinked, self._new_keys = [], {}
+        for path in self._removed:
+            shutil.rmtree(path, ignore_errors=True)
+        self._unlinked, self._removed, self._new_keys = [], [], {}
         replies, self._replies = self._replies, []
         return replies
 
@@ -221,7 +225,7 @@ class Queue:
         self._replies = [
             Reply(connection, _headers.error_of(n, error)) for connection, n in lost if (connection, n) not in asked
         ]
-        self._new_keys, self._unlinked = {}, []
+        self._new_keys, self._unlinked, self._removed = {}, [], []
         available = self.available
         self._load()
         self.available = available
@@ -359,11 +363,13 @@ class Queue:
         self._reply(request, {"rows": rows, "counts": dict(self._ledger.totals)})
 
     def _shown(self, row: SubmissionRow) -> dict[str, Any]:
-        """Return the row of a submission, with the reason of a single job that waits."""
-        shown = _rows.submission_row(row)
+        """Return the row of a submission; that of a single job has its attempt, its usage, and why it waits."""
+        if row.count is not None:
+            return _rows.submission_row(row)
+        shown = _rows.job_row(row, JobId(row.number), self.store.job(pack(row.number, 0)))
         live = self._ledger.lives.get(row.number)
-        if live is not None and not live.is_map and row.state == PENDING:
-            shown["why"] = self._why(live, 0)
+        if live is not None and shown["state"] == PENDING and (why := self._why(live, 0)):
+            shown["why"] = why
         return shown
 
     def _why(self, live: Live, item: int) -> str | None:
@@ -635,6 +641,7 @@ class Queue:
                 [JobId(row.number, item) for item in range(row.count)] if row.count is not None else [JobId(row.number)]
             )
             self._unlinked += [places.result_of(id) for id in ids]
+            self._removed += [places.work_of(id) for id in ids]
 
     # --- slots ---
 
@@ -663,12 +670,19 @@ class Queue:
         slot = lease.slot
         if slot.startswith("job-"):
             raise UsageError(f"slot: {slot} is the name of a script")
-        self._ledger.know_slot(slot, worker, lease.path, lease.process)
+        self._know_slot(lease, worker)
         for run in list(self._ledger.runs_of.get(slot, {}).values()):
             self._settle_unheard(run)
         claim = Claim(request.connection, _n(request), slot, most, frozenset(known), frozenset(kinds), worker)
         self._waiting.claims.pop(slot, None)
         self._waiting.claims[slot] = claim
+
+    def _know_slot(self, lease: Lease, worker: str) -> None:
+        """Remember a slot. One that another process takes over had begun anything: its lease is overwritten."""
+        known = self._ledger.slots.get(lease.slot)
+        if known is not None and known.lease != lease:
+            self._reap(lease.slot, LeaseState(False, None, f"another process took slot {lease.slot} over"))
+        self._ledger.know_slot(lease, worker)
 
     def _settle_unheard(self, run: Run) -> None:
         """Take back what a slot does not hold: it never began, unless the slot had said so."""
@@ -805,7 +819,7 @@ class Queue:
         """Hear after a reconnect what a slot still has; all else of it goes back."""
         lease = _headers.lease_of(request.header, self._slot(request))
         held = {pack(id.number, id.item or 0) for id in _headers.ids_of(request.header, least=0)}
-        self._ledger.know_slot(lease.slot, _headers.text_of(request.header, "worker"), lease.path, lease.process)
+        self._know_slot(lease, _headers.text_of(request.header, "worker"))
         runs = dict(self._ledger.runs_of.get(lease.slot, {}))
         for job, run in runs.items():
             if job not in held:
@@ -857,11 +871,9 @@ class Queue:
         began, ended = result.get("began"), result.get("ended")
         began = now if began is None else began
         ended = now if ended is None else ended
+        note, usage = json.dumps(result["note"]) if result.get("note") else None, _usage(result)
         if how == FINISHED:
-            note, usage = result.get("note"), (result.get("peak_memory"), result.get("cpu_time"))
-            self._end(
-                run, FINISHED, ended, began=began, blob=blob, usage=usage, note=json.dumps(note) if note else None
-            )
+            self._end(run, FINISHED, ended, began=began, blob=blob, usage=usage, note=note)
             return
         cause = result.get("reason") or ("lost" if how == LOST else "failure")
         if run.ending == "cancel":
@@ -869,7 +881,8 @@ class Queue:
         elif run.ending == "timeout" and cause == "failure":
             how, cause = ERROR, "time"
         if how == CANCELLED:
-            self._end(run, CANCELLED, ended, began=began, reason=run.reason or _CANCELLED, usage=_usage(result))
+            reason = run.reason or _CANCELLED
+            self._end(run, CANCELLED, ended, began=began, reason=reason, usage=usage, note=note)
             return
         text = _text_of(error) or _WORDS[cause]
         if cause == "time":
@@ -909,6 +922,7 @@ class Queue:
             error=None if error is None else json.dumps(_short_error(error)),
             blob=blob if len(blob) <= LARGE else b"",
             usage=_usage(result or {}),
+            note=json.dumps(result["note"]) if result is not None and result.get("note") else None,
         )
 
     def _end(self, run: Run, how: str, at: float, **told: Any) -> None:

@@ -24,6 +24,7 @@ class Desk:
             (self.places.root / name).mkdir(parents=True, exist_ok=True)
         self.capacity, self.options = capacity, options
         self.clock = 1_700_000_000.0
+        self.stepped = 1_600_000_000.0  # by how much the clock on the wall is ahead of the monotonic one
         self.leases: dict[str, LeaseState] = {}
         self.pushed: list[Reply] = []
         self._numbers = itertools.count(1)
@@ -37,9 +38,14 @@ class Desk:
             capacity=self.capacity,
             is_alive=lambda lease: self.leases.get(lease.slot, LeaseState(None)),
             now=lambda: self.clock,
-            monotonic=lambda: self.clock - 1_600_000_000.0,
+            monotonic=lambda: self.clock - self.stepped,
             **self.options,
         )
+
+    def step(self, seconds: float) -> None:
+        """Step the clock on the wall, as its owner or NTP does."""
+        self.clock += seconds
+        self.stepped += seconds
 
     def restart(self) -> None:
         self.store.close()
