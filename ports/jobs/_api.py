@@ -379,8 +379,8 @@ def _check_host(name: str | None) -> None:
         raise UsageError(f"{name!r} is no name of a host; pass its alias, or None for this machine")
     if not hosts.is_here(name):
         raise UsageError(
-            f"jobs run on this machine only, not on {name!r}: submit them there, after `ports shell {name}`; "
-            "ports.host('localhost') is this machine"
+            f"jobs run on this machine only, not on {name!r}: log in there with `ports shell {name}`, "
+            "and submit them there"
         )
 
 

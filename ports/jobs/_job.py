@@ -404,9 +404,7 @@ def list(newest: int = 50, **filters: Any) -> Sequence[Job | JobMap]:
 def of_one_machine(job: object) -> Job | JobMap:
     """Return `job`, or raise UsageError if it is none."""
     if not isinstance(job, Job | JobMap):
-        raise UsageError(
-            f"a {type(job).__name__} is no job; pass what submit() and map() return, or ports.jobs.get(id)"
-        )
+        raise UsageError(f"a {type(job).__name__} is no job; give what submit(), map() and get() return")
     return job
 
 

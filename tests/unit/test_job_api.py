@@ -126,7 +126,9 @@ def test_only_this_machine_is_a_host() -> None:
     for name in (None, "localhost"):
         with ports.host(name):
             _api._check_host(_api._HOST.get())
-    with pytest.raises(UsageError, match="jobs run on this machine only, not on 'server1': submit them there"):
+    with pytest.raises(
+        UsageError, match="jobs run on this machine only, not on 'server1': log in there with `ports shell"
+    ):
         ports.host("server1")
 
 

@@ -126,7 +126,12 @@ def test_with_a_version_a_changed_source_is_a_hit_and_is_said(
     changed = define(ADD.replace("x + y", "x - y"), file=str(tmp_path / "calls"))
     with pytest.warns(UserWarning, match=r"add\(\) has changed since its result of version '0.1.0' was kept"):
         assert through(changed, 1, version="0.1.0") == 2
-    assert through(changed, 1, version="0.2.0") == 0 and note() == 2
+    assert through(changed, 1, version="0.2.0") == 0 and note() == 2  # the one way out
+    assert through(changed, 1, version="0.1.0", policy="refresh") == 0  # the other
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _cache._said.clear()
+        assert through(changed, 1, version="0.1.0") == 0
 
 
 def test_the_policies_use_refresh_off_and_only(add: Any, note: Callable[[], int]) -> None:

@@ -35,6 +35,9 @@ NO_WAY_OUT = (
 
 #: Test → pieces of the messages that it walks. A fixture counts, because tests stand on it.
 WALKED = {
+    "unit/test_job_cache.py::test_with_a_version_a_changed_source_is_a_hit_and_is_said": (
+        "change version=, or pass cache='refresh' once",
+    ),
     "integration/test_ways_out.py::main": (
         "`ports cluster start` starts one", "no {several}; `ports {kind.name} start` starts one",
         "`ports cluster stop {name}` stops it",
@@ -240,6 +243,7 @@ EXEMPT = {
         "`ports notebook start` needs",
         "this `ports` is in {prefix}, where",
     ),
+    "it leads to another machine": ("log in there with `ports shell {name}`, and submit them there",),
     "it is for an administrator, or for the start files of a person": (
         "`chmod 1777 {usual.parent}`",
         "loginctl enable-linger",
