@@ -19,6 +19,7 @@ from ports.cli.commands import Group
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "cluster": ("ports.cli.cluster", "cluster", "Dask clusters that outlive notebook, terminal and connection."),
     "notebook": ("ports.cli.notebook", "notebook", "Jupyter servers that outlive terminal and connection."),
+    "job": ("ports.cli.job", "job", "Scripts and functions that run when there is room, and outlive your login."),
     "resource": ("ports.cli.resource", "resource", "The compute resource of a machine, which runs jobs."),
     "list": ("ports.cli.list", "list_", "List my clusters, notebooks and other listeners."),
     "ls": ("ports.cli.list", "list_", "List my clusters, notebooks and other listeners."),
@@ -91,7 +92,7 @@ def run(command: click.Command, arguments: list[str], name: str = "ports") -> in
     """Run `command`, print its error if there is one, and return its exit code."""
     from ports.errors import escape
 
-    as_json = "--json" in arguments
+    as_json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
     escape(sys.stdout)
     escape(sys.stderr)
     try:

@@ -24,11 +24,16 @@ Row = Mapping[str, Any]
 STYLES = {
     "running": "green",
     "open": "green",
+    "finished": "green",
     "starting": "yellow",
+    "pending": "yellow",
     "stopped": "red",
+    "cancelled": "red",
+    "lost": "red",
     "error": "red",
     "unknown": "yellow",
 }
+_FOREVER = 30 * 86400.0  # seconds that a command waits on another host, if it has no limit
 SILENT_SECONDS = 3.0  # a command that takes longer says what it waits for
 _STATE = re.compile(rf"\b({'|'.join(STYLES)})\b")
 
@@ -199,8 +204,9 @@ def waiting(out: Output, what: str) -> AbstractContextManager[None]:
 
 
 def waiting_here(ctx: click.Context, out: Output) -> AbstractContextManager[None]:
-    """Say what a command on this machine waits for; one that follows a log is never late."""
-    return contextlib.nullcontext() if ctx.params.get("follow") else waiting(out, f"waiting for {awaited(ctx)}")
+    """Say what a command on this machine waits for; one that follows a log, or waits itself, is never late."""
+    is_waiting = ctx.params.get("follow") or "within" in ctx.params
+    return contextlib.nullcontext() if is_waiting else waiting(out, f"waiting for {awaited(ctx)}")
 
 
 # What a command waits for that acts on one session here.
@@ -218,6 +224,8 @@ def awaited(ctx: click.Context) -> str:
     from ports import sessions
 
     kind, _, verb = ctx.command_path.partition(" ")[2].partition(" ")
+    if kind == "job":
+        return "the compute resource"
     if kind not in sessions.FOLDERS or verb not in _AWAITED:
         return "an answer of what runs here"
     given = [ctx.params.get("name"), *(ctx.params.get("names") or ()), sessions.default_name(kind)]
@@ -236,12 +244,18 @@ def with_output(function: F) -> F:
 
 
 def with_host(
-    show: Callable[..., Any], *, several: bool = False, starts: bool = False, renamed: bool = True
+    show: Callable[..., Any],
+    *,
+    several: bool = False,
+    starts: bool = False,
+    renamed: bool = True,
+    patience: str = "timeout",
 ) -> Callable[[F], F]:
     """Give a command the option ``--host``, and where it lists something (`several`) hosts as arguments, too.
 
     With it, the command runs on that host, and `show` gets an `Output` and the JSON document that it printed. Where it
-    `starts` a session, Ctrl-C ends that there. In rows that are `renamed`, the host is that one.
+    `starts` a session, Ctrl-C ends that there. In rows that are `renamed`, the host is that one. The option `patience`
+    says for how many seconds the command there is waited for: without ``timeout`` a minute, without another for ever.
     """
     from ports.cli.options import Host
 
@@ -263,13 +277,9 @@ def with_host(
                     return function(out, **options)
             if len(named) > 1:
                 return _on_several(ctx, out, named, show)
-            from ports import hosts
-
-            if options.get("follow") and not out.as_json:
-                with waiting(out, f"waiting for {named[0]}"):
-                    hosts.interactive(named[0], far_arguments(ctx))
+            _follow_there(ctx, out, named[0], options)
             with _interruptible(ctx, out, named[0], starts) as started:
-                document = _run_there(ctx, out, named[0], options.get("timeout"), starts)
+                document = _run_there(ctx, out, named[0], _seconds(options, patience), starts)
                 started.update(document if starts else {})
                 out.host = named[0]
                 return show(out, on_host(named[0], document) if renamed else document)
@@ -279,6 +289,18 @@ def with_host(
         return command  # type: ignore[return-value]
 
     return decorate
+
+
+def _follow_there(ctx: click.Context, out: Output, host: str, options: Mapping[str, Any]) -> None:
+    """Become the command on `host`, if it is one that follows something at this terminal."""
+    from ports import hosts
+
+    if not options.get("follow") or out.as_json:
+        return
+    if options.get("environ"):  # other users there see the command line of what is followed
+        raise click.UsageError("--environ and --follow do not go together with -H; leave out --follow")
+    with waiting(out, f"waiting for {host}"):
+        hosts.interactive(host, far_arguments(ctx))
 
 
 def _is_here(host: str) -> bool:
@@ -318,6 +340,12 @@ def undone_if_interrupted(session: Any) -> Iterator[None]:
     except BaseException:
         session.stop()
         raise
+
+
+def _seconds(options: Mapping[str, Any], patience: str) -> float | None:
+    """Return the value of the option that says how long a command on another host is waited for."""
+    seconds: float | None = options.get(patience)
+    return _FOREVER if seconds is None and patience != "timeout" else seconds
 
 
 def _run_there(ctx: click.Context, out: Output, host: str, timeout: float | None, starts: bool = False) -> Any:
@@ -410,7 +438,8 @@ def far_arguments(ctx: click.Context) -> list[str]:
             continue
         many = value if isinstance(value, tuple) else (value,)
         if isinstance(parameter, click.Argument):
-            words = [*words, *map(str, many)]
+            rest = [] if ctx.command.allow_interspersed_args else ["--"]  # what follows can begin like options
+            words = [*words, *rest, *map(str, many)]
         elif isinstance(parameter, click.Option) and parameter.is_flag:
             words = [_flag(parameter, bool(value)), *words]
         else:

@@ -59,6 +59,16 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("TERMINALS", "terminals"),
         ("DIRECTORY", "directory"),
     ),
+    "job": (
+        ("ID", "id"),
+        ("NAME", "name"),
+        ("STATE", "state"),
+        ("QUEUE", "queue"),
+        ("AGE", "age"),
+        ("RAN", "ran"),
+        ("PEAK", "peak"),
+        ("NOTE", "note"),
+    ),
     "setting": (("SETTING", "name"), ("VALUE", "value"), ("FROM", "from")),
     "pruned": (("KIND", "kind"), ("NAME", "name"), ("DONE", "state")),
     "tunnel": (

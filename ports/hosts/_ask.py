@@ -163,7 +163,7 @@ def run_ports(
     """
     route = resolve(host) if isinstance(host, str) else host
     alias = route.alias
-    far_argv = json.dumps([*argv, *([] if "--json" in argv else ["--json"])])
+    far_argv = json.dumps(_with_json(argv))
     # not as arguments: all users there see those, and one may contain a key
     request: dict[str, Any] = {"do": "run", "argv": ["--arguments-from-stdin"], "stdin": f"{far_argv}\n{stdin}"}
     request |= {**start_request(alias), "login": login, "starts": starts, "came": came_by(route)}
@@ -190,6 +190,11 @@ def run_ports(
         if line.startswith("ports: "):
             warn(f"{alias}: {targets.hints_at(alias, line.removeprefix('ports: '))}")
     return document
+
+
+def _with_json(argv: list[str]) -> list[str]:
+    n = argv.index("--") if "--" in argv else len(argv)  # what follows is not for `ports`
+    return [*argv[:n], *([] if "--json" in argv[:n] else ["--json"]), *argv[n:]]
 
 
 def interactive(alias: str, argv: list[str]) -> None:

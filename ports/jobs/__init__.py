@@ -13,10 +13,25 @@ if TYPE_CHECKING:
     from ports.jobs._api import job as job
     from ports.jobs._api import map as map
     from ports.jobs._api import submit as submit
+    from ports.jobs._asking import cancel as cancel
+    from ports.jobs._asking import is_new as is_new
+    from ports.jobs._asking import is_running as is_running
+    from ports.jobs._asking import list_jobs as list_jobs
+    from ports.jobs._asking import output as output
+    from ports.jobs._asking import prune as prune
+    from ports.jobs._asking import rerun as rerun
+    from ports.jobs._asking import show as show
+    from ports.jobs._asking import submit_script as submit_script
+    from ports.jobs._asking import wait as wait
+    from ports.jobs._asking import where as where
     from ports.jobs._job import Job as Job
     from ports.jobs._job import JobMap as JobMap
     from ports.jobs._job import get as get
     from ports.jobs._job import list as list
+    from ports.jobs._logs import follow as follow
+    from ports.jobs._logs import last as last
+    from ports.jobs._model import parse_duration as parse_duration
+    from ports.jobs._model import parse_id as parse_id
     from ports.jobs._resource import Resource as Resource
     from ports.jobs._resource import ResourceRecord as ResourceRecord
     from ports.jobs._resource import get_resource as get_resource
@@ -24,6 +39,9 @@ if TYPE_CHECKING:
     from ports.jobs._resource import prune_resources as prune_resources
     from ports.jobs._resource import resource_logs as resource_logs
     from ports.jobs._resource import start_resource as start_resource
+    from ports.jobs._scripts import describe as describe
+    from ports.jobs._scripts import read_file as read_file
+    from ports.jobs._scripts import variable as variable
 else:
     __getattr__, __dir__, __all__ = face(
         __name__,
@@ -36,11 +54,32 @@ else:
                 "map",
                 "submit",
             ),
+            "_asking": (
+                "cancel",
+                "is_new",
+                "is_running",
+                "list_jobs",
+                "output",
+                "prune",
+                "rerun",
+                "show",
+                "submit_script",
+                "wait",
+                "where",
+            ),
             "_job": (
                 "Job",
                 "JobMap",
                 "get",
                 "list",
+            ),
+            "_logs": (
+                "follow",
+                "last",
+            ),
+            "_model": (
+                "parse_duration",
+                "parse_id",
             ),
             "_resource": (
                 "Resource",
@@ -50,6 +89,11 @@ else:
                 "prune_resources",
                 "resource_logs",
                 "start_resource",
+            ),
+            "_scripts": (
+                "describe",
+                "read_file",
+                "variable",
             ),
         },
     )

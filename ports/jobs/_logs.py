@@ -89,7 +89,7 @@ def last(files: Mapping[str, Path], lines: int, *, stamped: bool) -> tuple[list[
 
 
 def follow(
-    files: Mapping[str, Path],
+    find: Callable[[], Mapping[str, Path]],
     positions: Mapping[str, Position],
     *,
     stamped: bool,
@@ -98,18 +98,23 @@ def follow(
 ) -> Iterator[tuple[list[Piece], dict[str, Position]]]:
     """Yield what comes after `positions`, and how far that is, until `is_over` says so and all was returned.
 
+    Parameters
+    ----------
+    find : callable
+        Returns the file of each stream at this moment.
+
     Raises
     ------
     StoreError
         A file cannot be read.
     """
-    now = {stream: positions.get(stream, Position()) for stream in files}
+    now = dict(positions)
     while True:
         over = is_over()
         found: list[Piece] = []
-        for stream, path in files.items():
+        for stream, path in find().items():
             with _reported(path):
-                pieces, now[stream] = read_on(stream, path, now[stream], stamped=stamped)
+                pieces, now[stream] = read_on(stream, path, now.get(stream, Position()), stamped=stamped)
                 found += pieces
         if found:
             yield (_in_order(found) if stamped else found), dict(now)

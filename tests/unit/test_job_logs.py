@@ -128,14 +128,14 @@ def test_output_of_a_function_has_no_stamps_and_stdout_comes_first(tmp_path: Pat
     pieces, positions = _logs.last(files, 0, stamped=False)
     assert text_of(pieces) == b"a\nb\n2026-11-30T11:47:08.123Z is text here\n"
     files["stdout"].write_bytes(b"a\nb\nc")
-    more = list(_logs.follow(files, positions, stamped=False, is_over=lambda: True))
+    more = list(_logs.follow(lambda: files, positions, stamped=False, is_over=lambda: True))
     assert [text_of(pieces) for pieces, _ in more] == [b"c"]
 
 
 def test_a_job_that_printed_nothing_has_no_lines(tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in _logs.STREAMS}
     pieces, positions = _logs.last(files, 10, stamped=True)
-    assert pieces == [] and list(_logs.follow(files, positions, stamped=True, is_over=lambda: True)) == []
+    assert pieces == [] and list(_logs.follow(lambda: files, positions, stamped=True, is_over=lambda: True)) == []
 
 
 @given(first=st.sampled_from(["", "2026-11-30T11:47:08.123Z"]), offset=st.integers(0, 10**12), begin=st.booleans())

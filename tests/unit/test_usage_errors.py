@@ -76,7 +76,7 @@ def test_each_command_refuses_an_argument_too_many_or_missing(
     if any(one.required and one.nargs == 1 for one in arguments):
         assert f" is missing; write `ports {' '.join(words)} " in refused(words, capsys)
     if all(one.nargs == 1 for one in arguments) and not command.context_settings.get("allow_extra_args"):
-        given = ["1" if one.name == "n_workers" else "x" for one in arguments]
+        given = ["1" if one.name in ("n_workers", "id") else "x" for one in arguments]
         told = refused([*words, *given, "extra"], capsys)
         assert "'extra' is more than `ports" in told or "takes no argument" in told
 

@@ -32,7 +32,7 @@ from ports.jobs._protocol import PROTOCOL, Decoder, Frame, ProtocolError, encode
 from ports.jobs._resource import ResourceRunning
 from ports.jobs._store import Store
 from ports.jobs._turn import SCRIPTS, Queue, Reply, Request
-from ports.jobs.resource import lease
+from ports.jobs.resource import lease, oversee
 from ports.jobs.resource.crew import Crew
 from ports.state import records, settings
 
@@ -328,7 +328,12 @@ def main(directory: str) -> None:
             "idle": chosen["slot_idle"],
             "grace": chosen["grace"],
         }
-        loop = Loop(queue, listen(places))
+        loop = Loop(
+            queue,
+            listen(places),
+            scripts=functools.partial(oversee.ended, queue, places, lease.look),
+            end_script=functools.partial(oversee.end, places=places),
+        )
         loop.crew = Crew(options, loop.wake)
         loop.crew.start()
 

@@ -66,7 +66,7 @@ def start(job: Mapping[str, Any], blob: bytes, places: Places) -> dict[str, Any]
     Parameters
     ----------
     job : mapping
-        What a claim says of it: ``id``, ``attempt``, ``timeout``, ``needs``, and ``gpus``, the indices that it got.
+        What a claim says of it: ``id``, ``attempt``, ``timeout``, ``memory``, and ``gpus``, the indices that it got.
     """
     from ports.jobs._model import parse_id
 
@@ -82,7 +82,7 @@ def start(job: Mapping[str, Any], blob: bytes, places: Places) -> dict[str, Any]
     return launched(
         work,
         {
-            "argv": told["argv"] if told.get("argv") else [environ.get("SHELL") or "/bin/sh", "-c", told["line"]],
+            "argv": told["argv"],
             "cwd": told["directory"],
             "umask": told["umask"],
             "environ": environ,
@@ -90,7 +90,7 @@ def start(job: Mapping[str, Any], blob: bytes, places: Places) -> dict[str, Any]
             "log_bytes": told["log_bytes"],
             "lease": str(places.lease_of(f"job-{number}-{attempt}")),
             "timeout": job.get("timeout"),
-            "memory": (job.get("needs") or {}).get("memory"),
+            "memory": job.get("memory"),
             "grace": told.get("grace", GRACE),
             "linger": None if told.get("keep_children") else told.get("linger", LINGER),
         },

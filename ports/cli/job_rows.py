@@ -1,0 +1,150 @@
+"""Rows of jobs → what people read: a row of the list, the lines of one job, a sentence. Pure: no clock, no disk."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ports.probe import duration, size
+
+#: The columns of ``ports job list --csv``, which are keys of its rows in ``--json``.
+CSV = (
+    "id", "name", "state", "what", "queue", "priority", "count", "counts", "tags", "created_at", "began_at", "ended_at",
+    "attempt", "peak_memory", "cpu_time", "reason",
+)  # fmt: skip
+_ENDED = ("finished", "error", "cancelled", "lost")
+_ORDER = ("running", "pending", "finished", "error", "cancelled", "lost")
+
+
+def row(found: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """Return the row of a job in the list."""
+    return {
+        "id": found["id"],
+        "name": found.get("name"),
+        "state": found["state"],
+        "queue": "" if found.get("queue") == "default" else found.get("queue"),
+        "age": duration(now - found["created_at"]) if found.get("created_at") else "",
+        "ran": _ran(found, now),
+        "peak": size(found.get("peak_memory")),
+        "reason": "; ".join(filter(None, [_of_map(found), str(found.get("reason") or found.get("why") or "")])),
+    }
+
+
+def _ran(found: Mapping[str, Any], now: float) -> str:
+    began, ended = found.get("began_at"), found.get("ended_at")
+    if began is None:
+        return ""
+    return duration((ended if ended is not None and found["state"] in _ENDED else now) - began)
+
+
+def _of_map(found: Mapping[str, Any]) -> str:
+    return f"{found['count']} jobs: {counts(found.get('counts') or {})}" if found.get("count") is not None else ""
+
+
+def counts(found: Mapping[str, int]) -> str:
+    """Return how many jobs are in each state: ``3 running, 12 pending, 985 finished``."""
+    return ", ".join(f"{found[state]} {state}" for state in _ORDER if found.get(state)) or "none"
+
+
+def details(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `show` says of a job, without its transitions; values that are not known are left out."""
+    asked, note = found.get("asked") or {}, found.get("note") or {}
+    script = asked.get("script") or {}
+    told: dict[str, Any] = {
+        "job": found.get("id") or "not submitted",
+        "name": found.get("name"),
+        "state": found["state"],
+        "reason": found.get("reason") or found.get("why"),
+        "jobs": counts(found["counts"]) if found.get("count") is not None else None,
+        "runs": shlex.join(script["argv"]) if script.get("argv") else found.get("what"),
+        "directory": asked.get("directory"),
+        "needs": _needs(asked.get("needs"), bool(script.get("whole"))),
+        "queue": found.get("queue") if found.get("queue") != "default" else None,
+        "priority": found.get("priority") or None,
+        "time limit": duration(asked["timeout"]) if asked.get("timeout") else None,
+        "after": ", ".join(map(str, asked.get("after") or ())),
+        "tags": ", ".join(f"{name}={value}" for name, value in (found.get("tags") or {}).items()),
+        "submitted": _moment(found.get("created_at")),
+        "not before": _moment(asked.get("at")),
+        "began": _moment(found.get("began_at")),
+        "ended": _moment(found.get("ended_at")),
+        "attempt": found.get("attempt") or None,
+        "ended by": _ending(note),
+        "peak memory": size(found.get("peak_memory")),
+        "cpu time": f"{found['cpu_time']:.1f} s" if found.get("cpu_time") is not None else None,
+        "output lost": _lost(note.get("dropped") or {}),
+        **(found.get("files") or {}),
+    }
+    return {name: value for name, value in told.items() if value not in (None, "")}
+
+
+def history(found: Mapping[str, Any]) -> list[str]:
+    """Return a line for each transition of a job: when, to which state, in which attempt, and why."""
+    lines = []
+    for one in found.get("transitions") or ():
+        parts = [_moment(one.get("at")) or "", f"{one['state']:9}"]
+        parts += [f"attempt {one['attempt']}"] if one.get("attempt") else []
+        parts += [f"on {one['host']}"] if one.get("host") else []
+        parts += [str(one["reason"])] if one.get("reason") else []
+        lines.append("  ".join(parts).rstrip())
+    return ["", *lines] if lines else []
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """Return in a sentence why a job is in its state, and what can be done."""
+    id, state, reason = found["id"], found["state"], found.get("reason") or found.get("why")
+    of_map = f" ({counts(found.get('counts') or {})})" if found.get("count") is not None else ""
+    begin = f"job {id} is {state}{of_map}" if state != "error" else f"job {id} failed{of_map}"
+    if reason:
+        begin += f": {reason}"
+    elif state == "pending":
+        begin += ": it waits for its turn"
+    if state in ("error", "lost"):
+        log = f"`ports job logs {id}` shows its output" if found.get("count") is None else f"`ports job show {id}`"
+        return f"{begin}; {log}, `ports job rerun {id}` runs it again"
+    return begin
+
+
+def exit_code(found: Mapping[str, Any]) -> int | None:
+    """Return the exit code of a script as a shell says it; None if it has none."""
+    note = found.get("note") or {}
+    if isinstance(note.get("signal"), int):
+        return 128 + int(note["signal"])
+    return int(note["status"]) if isinstance(note.get("status"), int) else None
+
+
+def cell(value: Any) -> Any:
+    """Return a value for a line of comma-separated values."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={one}" for name, one in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " ".join(map(str, value))
+    return "" if value is None else value
+
+
+def _needs(needs: Mapping[str, Any] | None, whole: bool) -> str:
+    found = needs or {}
+    parts = ["all cpus of the resource" if whole else _many(found.get("cpus", 1), "cpu")]
+    parts += [size(found["memory"])] if found.get("memory") else []
+    parts += [_many(found["gpus"], "gpu")] if found.get("gpus") else []
+    return ", ".join([*parts, *found.get("tags", ())])
+
+
+def _many(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
+def _ending(note: Mapping[str, Any]) -> str | None:
+    if note.get("signal") is not None:
+        return f"signal {note['signal']}"
+    return f"exit code {note['status']}" if note.get("status") is not None else None
+
+
+def _lost(dropped: Mapping[str, Any]) -> str | None:
+    return ", ".join(f"{size(n)} of {name}" for name, n in dropped.items() if n) or None
+
+
+def _moment(at: float | None) -> str | None:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else None

@@ -1,0 +1,299 @@
+"""What people ask about jobs: list, show, wait, cancel, run again, remove; and where a job's output is.
+
+The compute resource answers. Where none runs, the queue itself is looked at, for a moment, under the resource's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ports import listeners
+from ports.errors import ConflictError, NotFoundError, ResourceLostError, UsageError
+from ports.jobs import _logs, _model, _places, _resource, _scripts, _submissions
+from ports.jobs._connection import Connection, revive
+from ports.jobs._model import ENDED, RUNNING, Capacity, JobId, LeaseState, parse_id
+from ports.jobs._scripts import Script
+from ports.jobs._store import Store
+from ports.jobs._turn import Queue, Request
+from ports.jobs.resource import script as scripts
+from ports.probe import size
+
+_TRIES = 3
+_EVERY, _EVERY_WITHOUT = 1.0, 2.0  # seconds between two looks at jobs that are waited for
+
+
+class Output:
+    """The output of one job: where it is at this moment, whether its lines have stamps, and whether more can come."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        self.id = parse_id(row["id"])
+        self.stamped = row.get("what") == "script"
+        self._row, self._look_at = row, 0.0
+
+    def files(self) -> dict[str, Path]:
+        """Return the file of each stream; it need not exist."""
+        places = _places.here()
+        if not self.stamped and self._row["state"] == RUNNING and self._row.get("slot"):
+            slot = str(self._row["slot"])
+            return {"stdout": places.stdout_of(slot), "stderr": places.stderr_of(slot)}
+        work = places.work_of(self.id)
+        return {name: work / name for name in _logs.STREAMS}
+
+    def is_over(self) -> bool:
+        """Tell whether the job has ended; the queue is asked once in a while."""
+        if self._row["state"] not in ENDED and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + (_EVERY / 2 if is_running() else _EVERY_WITHOUT)
+            with contextlib.suppress(ConflictError):  # the resource is starting
+                self._row = show(self.id)
+        return self._row["state"] in ENDED
+
+
+def ask(op: str, **fields: Any) -> dict[str, Any]:
+    """Return the answer of the resource of this machine to one request, or of the queue where none runs.
+
+    Raises
+    ------
+    PortsError
+        What the resource raised.
+    """
+    places = _places.here()
+    try:
+        with Connection(places.socket) as connection:
+            return dict(connection.ask(op, **fields).header)
+    except ResourceLostError:
+        return _ask_queue(places, op, fields)
+
+
+def _ask_queue(places: _places.Places, op: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer one request from the store, which no resource has open; raises as `Store.open`."""
+    if not (places.store.exists() or places.submissions.exists()):
+        return _nothing(op, fields)
+    store = Store.open(places, timeout=1.0)
+    try:
+        queue = Queue(store, capacity=Capacity(), is_alive=lambda _: LeaseState(None))
+        queue.tick()  # takes in what was submitted meanwhile
+        header = {"op": op, "n": 1, **fields}
+        (reply,) = [one for one in queue.turn([Request("here", header)]) if one.connection == "here"]
+    finally:
+        store.close()
+    if (told := reply.header.get("error")) is not None:
+        raise revive(told)
+    return dict(reply.header)
+
+
+def _nothing(op: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    if op == "list":
+        return {"rows": [], "counts": {}}
+    if op == "prune":
+        return {"ids": []}
+    if op == "status":
+        return {"counts": {}, "running": []}
+    named = fields.get("id") or next(iter(fields.get("ids") or ()), "")
+    raise _unknown(str(named))
+
+
+def _unknown(id: str) -> NotFoundError:
+    return NotFoundError("job", id, "`ports job list` shows what there is")
+
+
+def list_jobs(*, newest: int = 50, **filters: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Return the rows of the newest jobs and maps, and how many jobs are in each state.
+
+    Parameters
+    ----------
+    newest : int
+        How many, at most 1000.
+    **filters
+        ``state``, ``name``, ``queue``; ``tag`` as ``NAME=VALUE`` or ``NAME``.
+    """
+    given = {name: value for name, value in filters.items() if value is not None}
+    found = ask("list", newest=newest, filters=given)
+    host = listeners.short_name()
+    return [{"host": host, **row} for row in found.get("rows") or ()], dict(found.get("counts") or {})
+
+
+def show(id: object) -> dict[str, Any]:
+    """Return everything that is known of a job or a map.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such job.
+    UsageError
+        It is no id.
+    """
+    return {"host": listeners.short_name(), **ask("show", id=str(parse_id(str(id))))["row"]}
+
+
+def wait(
+    ids: Sequence[object], *, within: float | None = None, idle: Callable[[], None] = lambda: None
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of jobs, each time that one has changed, until all have ended.
+
+    Parameters
+    ----------
+    within : float, optional
+        Seconds after which it ends, whatever runs still. Default: no limit.
+    idle : callable, optional
+        Called when it is seen that jobs wait and no resource runs.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such job.
+    """
+    wanted = [str(parse_id(str(one))) for one in ids]
+    end = float("inf") if within is None else time.monotonic() + within
+    rows: dict[str, dict[str, Any]] = {}
+    pause, said = 0.05, None
+    while True:
+        for one in wanted:
+            if one not in rows or rows[one]["state"] not in ENDED:
+                rows[one] = show(one)
+        now = [(row["id"], row["state"], row.get("counts"), row.get("attempt")) for row in rows.values()]
+        if now != said:
+            said = now
+            yield list(rows.values())
+        left = end - time.monotonic()
+        if all(row["state"] in ENDED for row in rows.values()) or left <= 0:
+            return
+        if not is_running():
+            idle()
+            pause = _EVERY_WITHOUT
+        time.sleep(max(0.0, min(pause, left)))
+        pause = min(_EVERY, pause * 1.5)
+
+
+def is_running() -> bool:
+    """Say whether a compute resource answers here."""
+    try:
+        Connection(_places.here().socket).close()
+    except ResourceLostError:
+        return False
+    return True
+
+
+def is_new() -> bool:
+    """Say whether nothing was ever submitted on this machine."""
+    ids = _places.here().ids
+    return not ids.is_dir() or not any(ids.iterdir())
+
+
+def where() -> str:
+    """Return in a sentence where jobs are kept, and how much room is there."""
+    root = _places.here().root
+    return f"jobs and what they print are kept below {root}, where {size(shutil.disk_usage(root).free)} are free"
+
+
+def cancel(ids: Sequence[object]) -> dict[str, list[str]]:
+    """Cancel jobs, and return the ids that are ``cancelled``, ``ending`` (they run), or had ``ended_already``.
+
+    Raises
+    ------
+    NotFoundError
+        One of the jobs does not exist; then none is cancelled.
+    """
+    wanted = [str(parse_id(str(one))) for one in ids]
+    found = ask("cancel", ids=wanted, reason="you cancelled it")
+    result = {name: [str(one) for one in found.get(name) or ()] for name in ("cancelled", "ending", "ended_already")}
+    if result["ending"] and not is_running():
+        for one in result["ending"]:  # no resource would do it: its launcher is asked here
+            row = show(one)
+            scripts.end(_places.here().work_of(parse_id(one)), int(row.get("attempt") or 0), "cancel")
+    return result
+
+
+def submit_script(script: Script, *, start: bool = True) -> JobId:
+    """Submit a script, and return its id once it is durable.
+
+    Parameters
+    ----------
+    start : bool
+        Start the compute resource if none runs. Else the job waits until one is started.
+
+    Raises
+    ------
+    UsageError
+        The resource can never run it.
+    StartError
+        The resource did not start; nothing was submitted.
+    """
+    places, key = _places.make_places(), _scripts.new_key()
+    kept = script.keep_environ(places, key)
+    try:
+        return _submitted(places, key, script, start)
+    except BaseException:
+        kept.unlink(missing_ok=True)
+        raise
+
+
+def _submitted(places: _places.Places, key: str, script: Script, start: bool) -> JobId:
+    for left in range(_TRIES - 1, -1, -1):
+        try:
+            connection = _resource.connect(start=start)
+        except NotFoundError:
+            return _submissions.leave(places, key, script.submission, [script.blob(key)])
+        try:
+            with connection:
+                capacity = connection.ask("status").header.get("capacity") or {}
+                asked = _scripts.on_all(script, float(capacity.get("cpus") or 1))
+                told = asked.submission.to_json()
+                reply = connection.ask("submit", [asked.blob(key)], key=key, submission=told, count=None)
+                return parse_id(reply.header["id"])
+        except ResourceLostError:
+            if not left:
+                raise
+    raise AssertionError
+
+
+def rerun(id: object, *, start: bool = True) -> JobId:
+    """Run a job again, and return the id of the new one. A script gets the environment of this process.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such job.
+    UsageError
+        Its directory or its program is gone.
+    """
+    row = show(id)
+    if row.get("what") == "script":
+        return submit_script(_scripts.again(row), start=start)
+    with _resource.connect(start=start) as connection:
+        return parse_id(connection.ask("rerun", id=str(parse_id(str(id)))).header["id"])
+
+
+def prune(*, older: str | float = "30d", keep_failed: bool = False, dry_run: bool = False) -> list[str]:
+    """Remove jobs that ended some time ago, with their output and results; return their ids.
+
+    Parameters
+    ----------
+    older : str or float
+        How long ago they ended: ``30d``, or seconds.
+    keep_failed : bool
+        Remove finished and cancelled ones only.
+    """
+    states = [_model.FINISHED, _model.CANCELLED] if keep_failed else list(ENDED)
+    found = ask("prune", older=_model.parse_duration(older, "older"), states=states, dry=dry_run)
+    return [str(one) for one in found.get("ids") or ()]
+
+
+def output(id: object) -> Output:
+    """Return where the output of a job is.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such job.
+    UsageError
+        It is a map; each of its jobs has an output of its own.
+    """
+    row = show(id)
+    if row.get("count") is not None:
+        raise UsageError(f"{row['id']} is a map of {row['count']} jobs; name one of them: {row['id']}.0")
+    return Output(row)

@@ -1,0 +1,349 @@
+"""A script as a job: what its submission contains, so that it runs as it was typed, and what its end means.
+
+The directory, the umask and the environment are those of the submitting shell. The environment is in a file of its own
+(0600), which is removed when the job has ended: neither the queue nor a command line has any value of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import math
+import os
+import re
+import secrets
+import shlex
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ports import sessions
+from ports._version import VERSION
+from ports.errors import UsageError
+from ports.jobs import _durable, _model
+from ports.jobs._model import CANCELLED, ERROR, FINISHED, LOST, Submission
+from ports.jobs._places import Places
+from ports.state import paths, settings
+
+#: What libraries read to choose their number of threads.
+THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "PYTHON_CPU_COUNT",
+)
+#: The options of `ports job submit` that a file can have, beside ``run``.
+OPTIONS = (
+    "cpus", "memory", "gpus", "timeout", "retries", "name", "after", "tag", "environ", "queue", "priority", "at",
+    "keep_children", "directory",
+)  # fmt: skip
+_MOST_NAME = 60
+_FAR = 100 * 365 * 86400.0  # seconds
+_TAG_OPTION = re.compile(r"([^=]+)=(.*)", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Script:
+    """A script that can be submitted. `environ` is private; `script` is in the queue for everybody who reads it."""
+
+    submission: Submission
+    environ: Mapping[str, str]
+
+    @property
+    def argv(self) -> list[str]:
+        """The command and its arguments."""
+        return list((self.submission.script or {})["argv"])
+
+    def blob(self, key: str) -> bytes:
+        """Return what `resource/script.py` reads; `key` is that of the submission."""
+        told = {**(self.submission.script or {}), "directory": self.submission.directory, "environ": key}
+        return json.dumps(told).encode()
+
+    def keep_environ(self, places: Places, key: str) -> Path:
+        """Write the environment to its file, and return it; raises StoreError."""
+        path = places.environ_of(key)
+        _durable.write(path, json.dumps(dict(self.environ)).encode())
+        return path
+
+    def row(self) -> dict[str, Any]:
+        """Return what would be submitted, without any value of the environment."""
+        asked = self.submission.to_json()
+        shown: dict[str, Any] = {"kind": "job", "id": None, "state": "not submitted", "what": "script"}
+        shown |= {name: asked.pop(name) for name in ("name", "queue", "priority", "tags") if name in asked}
+        return {**shown, "asked": asked}
+
+
+def new_key() -> str:
+    """Return a key for one submission: with the same one, it gets the same id again."""
+    return secrets.token_hex(16)
+
+
+def describe(
+    argv: Sequence[str],
+    *,
+    directory: str | None = None,
+    cpus: float | None = None,
+    memory: str | int | None = None,
+    gpus: int = 0,
+    timeout: str | float | None = None,
+    retries: int = 0,
+    name: str = "",
+    after: Sequence[object] = (),
+    tag: Mapping[str, str] | Sequence[str] = (),
+    environ: Mapping[str, str] | Sequence[str] = (),
+    queue: str = "default",
+    priority: int = 0,
+    at: str | float | None = None,
+    keep_children: bool = False,
+) -> Script:
+    """Return `argv` as a script that runs in this process's directory and environment.
+
+    Parameters
+    ----------
+    directory : str, optional
+        Default: the current one.
+    cpus : float, optional
+        Cores. Libraries get as many threads. Default: all that the resource has, and the variables stay as they are.
+    memory : str or int, optional
+        ``3GB``, or bytes: all processes together. Default: no limit.
+    timeout, at : str or float, optional
+        ``90m``, ``2d``, or seconds; `at` can also be a time: ``18:00``, ``2026-12-24T08:00``.
+    retries : int
+        How often it runs again after it failed or ran out of its time.
+    after : sequence of ids
+        Jobs that must have finished.
+    tag, environ : mapping, or sequence of str
+        ``NAME=VALUE``; of `environ` also ``NAME``, whose value is this process's.
+
+    Raises
+    ------
+    UsageError
+        A value is invalid, or there is no such program.
+    """
+    where, words = _directory(directory), [str(word) for word in argv]
+    own = _environ(cpus, _variables(environ))
+    _check_program(words, where, own)
+    memory = None if memory is None else _model.parse_size(memory, "memory")
+    asked = {
+        "name": name or _name_of(words),
+        "queue": queue,
+        "priority": priority,
+        "needs": {"cpus": 1 if cpus is None else cpus, "memory": memory, "gpus": gpus},
+        "timeout": None if timeout is None else _model.parse_duration(timeout, "timeout"),
+        "retries": {"failure": retries, "time": retries},
+        "at": None if at is None else parse_time(at),
+        "after": list(after),
+        "tags": dict(tag) if isinstance(tag, Mapping) else dict(map(_tag, tag)),
+        "script": {**_kept(words), "keep_children": keep_children, "whole": cpus is None},
+    }
+    return _script(asked, where, own)
+
+
+def _environ(cpus: float | None, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the job: this process's, the number of threads, and what was given."""
+    threads = {} if cpus is None else dict.fromkeys(THREADS, str(max(1, math.floor(cpus))))
+    return {**sessions.surroundings.of_a_session(), **threads, **given}
+
+
+def _kept(words: list[str]) -> dict[str, Any]:
+    """Return what of this process the script keeps, and the limits of the settings."""
+    limits = {"log_bytes": settings.get("jobs.log_bytes"), "grace": settings.get("jobs.grace")}
+    return {"argv": words, "umask": sessions.surroundings.umask(), **limits}
+
+
+def _script(asked: Mapping[str, Any], directory: str, environ: Mapping[str, str]) -> Script:
+    by = {"user": paths.user_name(), "host": paths.host_name(), "pid": os.getpid(), "version": VERSION}
+    told = {**asked, "kind": "script", "directory": directory, "created_by": by}
+    return Script(submission=Submission.from_json(told), environ=environ)
+
+
+def again(row: Mapping[str, Any]) -> Script:
+    """Return the script of a job that `show` shows, in the environment of this process.
+
+    Raises
+    ------
+    UsageError
+        The job is no script, or its directory or program is gone.
+    """
+    before = {**row.get("asked", {}), **{name: row.get(name) for name in ("name", "queue", "priority", "tags")}}
+    script = before.get("script")
+    if not isinstance(script, Mapping):
+        raise UsageError(f"job {row.get('id')} is no script")
+    names = ("name", "queue", "priority", "needs", "timeout", "retries", "tags", "directory")
+    asked = {name: before[name] for name in names if before.get(name) is not None}
+    where, words = _directory(asked.get("directory")), [str(word) for word in script["argv"]]
+    cpus = None if script.get("whole") else float((asked.get("needs") or {}).get("cpus", 1))
+    own = _environ(cpus, {})
+    _check_program(words, where, own)
+    return _script({**asked, "script": dict(script)}, where, own)
+
+
+def on_all(script: Script, cpus: float) -> Script:
+    """Return the script with all `cpus` of a resource, if no number was asked for: it chooses its threads itself."""
+    if not (script.submission.script or {}).get("whole"):
+        return script
+    needs = dataclasses.replace(script.submission.needs, cpus=cpus)
+    return dataclasses.replace(script, submission=dataclasses.replace(script.submission, needs=needs))
+
+
+def read_file(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """Return command and options of a file of YAML: the options of `ports job submit` by their names, and ``run``.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or it has something that no option is called.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} has no options; it needs at least `run: COMMAND`")
+    options = {str(name).replace("-", "_"): value for name, value in found.items()}
+    run = options.pop("run", None)
+    if unknown := [name for name in options if name not in OPTIONS]:
+        raise UsageError(f"{path}: {unknown[0]!r} is no option; known are run, {', '.join(OPTIONS)}")
+    if isinstance(run, str) and run.strip():
+        return [shutil.which("bash") or "/bin/sh", "-e", "-c", run], options
+    if isinstance(run, list) and run and all(isinstance(word, str | int | float) for word in run):
+        return [str(word) for word in run], options
+    raise UsageError(f"{path}: `run` is missing; write `run: python train.py`, or a list of words")
+
+
+def verdict(noted: Mapping[str, Any]) -> tuple[str, str]:
+    """Return state and reason of a script that ended as ``exit.json`` says.
+
+    >>> verdict({"status": 3, "signal": None, "ended": None})
+    ('error', 'exit status 3')
+    """
+    ended, reason = noted.get("ended"), str(noted.get("reason") or "")
+    status, number = noted.get("status"), noted.get("signal")
+    if ended == "cancel":
+        return CANCELLED, reason or "it was cancelled"
+    if ended == "timeout":
+        return ERROR, reason or "it ran out of its time"
+    if ended == "memory":
+        return ERROR, reason or "it used more memory than it asked for"
+    if ended == "signal":
+        return LOST, reason or "something else ended its launcher, a shutdown for example"
+    if ended is not None or (status is None and number is None):
+        return LOST, reason or "nobody saw its end"
+    if status == 0:
+        return FINISHED, reason
+    return ERROR, f"signal {number}{_called(number)}" if number is not None else f"exit status {status}"
+
+
+def parse_time(value: object, now: float | None = None) -> float:
+    """Return seconds since 1970: of ``18:00`` (the next one), a date with or without time, or a duration from now.
+
+    Raises
+    ------
+    UsageError
+        It is none of these.
+    """
+    now = time.time() if now is None else now
+    text = str(value).strip()
+    if found := re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text):
+        today = datetime.datetime.fromtimestamp(now).replace(
+            hour=int(found[1]), minute=int(found[2]), second=0, microsecond=0
+        )
+        return (today if today.timestamp() > now else today + datetime.timedelta(days=1)).timestamp()
+    try:
+        return datetime.datetime.fromisoformat(re.sub("Z$", "+00:00", text)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        pass  # no date
+    with contextlib.suppress(UsageError):
+        if (seconds := _model.parse_duration(text, "at")) < _FAR:
+            return now + seconds
+    raise UsageError(f"at: {text!r} is no time; write 18:00, 2026-12-24T08:00, or 2h for in two hours")
+
+
+def variable(text: str) -> tuple[str, str]:
+    """Return name and value of ``NAME=VALUE``, or of ``NAME``, which has a value in this process; raises UsageError."""
+    name, equals, value = text.partition("=")
+    if not name or "\0" in text:
+        raise UsageError(f"environ: {text!r} is neither NAME nor NAME=VALUE")
+    if equals:
+        return name, value
+    own = sessions.surroundings.of_this_process()
+    if name not in own:
+        raise UsageError(f"environ: {name} is not set here; write {name}=VALUE")
+    return name, own[name]
+
+
+def _variables(given: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    if isinstance(given, Mapping):
+        return {str(name): str(value) for name, value in given.items()}
+    return dict(map(variable, given))
+
+
+def _tag(text: str) -> tuple[str, str]:
+    found = _TAG_OPTION.fullmatch(text)
+    if found is None:
+        raise UsageError(f"tag: {text!r} is not NAME=VALUE")
+    return found[1], found[2]
+
+
+def _name_of(words: Sequence[str]) -> str:
+    """Return what a command is called in lists: the script that an interpreter runs, else the program."""
+    if words[1:2] == ["-e"] and words[2:3] == ["-c"]:
+        return words[3].strip().splitlines()[0][:_MOST_NAME]
+    first = Path(words[0]).name
+    if re.fullmatch(r"(python|ipython|bash|sh|zsh|Rscript|julia|perl|ruby|node|srun|mpirun)[\d.]*", first):
+        if words[1:2] == ["-m"] and len(words) > 2:
+            return words[2][:_MOST_NAME]
+        if len(words) > 1 and not words[1].startswith("-"):
+            return Path(words[1]).name[:_MOST_NAME]
+    return first[:_MOST_NAME]
+
+
+def _directory(given: object) -> str:
+    try:
+        here = str(Path.cwd())
+    except OSError as error:
+        raise UsageError(f"the current directory is gone ({error.strerror}); `cd` to another one") from error
+    found = str(given) if given else here
+    where = found if Path(found).is_absolute() else str(Path(here) / Path(found).expanduser())
+    if not Path(where).is_dir():
+        raise UsageError(f"directory: {where} does not exist")
+    return where
+
+
+def _check_program(words: Sequence[str], directory: str, environ: Mapping[str, str]) -> None:
+    """Raise UsageError if there is no program of that name: the job would fail later, when nobody looks."""
+    if not words or not words[0]:
+        raise UsageError("there is no command; write `ports job submit -- COMMAND …`")
+    if any("\0" in word for word in words):
+        raise UsageError("a word of the command has a NUL")
+    program = words[0]
+    found: str | None = program
+    if os.sep in program:
+        path = Path(directory) / program
+        found = program if path.is_file() and os.access(path, os.X_OK) else None
+        if found is None and path.is_file():
+            raise UsageError(f"{program} is not executable; `chmod +x {program}`, or name its interpreter before it")
+    else:
+        found = shutil.which(program, path=environ.get("PATH", os.defpath))
+    if found is None:
+        quoted = f"; without the quotes, or `sh -c {shlex.quote(program)}`, it is a command" if " " in program else ""
+        where = f"in {directory}" if os.sep in program else "on your PATH"
+        raise UsageError(f"there is no program {program!r} {where}{quoted}")
+
+
+def _called(number: object) -> str:
+    import signal
+
+    try:
+        return f" ({signal.Signals(int(str(number))).name})"
+    except ValueError:
+        return ""

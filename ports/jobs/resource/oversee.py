@@ -1,0 +1,58 @@
+"""The resource's eye on scripts, which run in sessions of their own: how they ended, and the end of unwanted ones.
+
+A script notes its end in a file, which counts. Where there is none, its lease shows whether anything of it lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ports.jobs._model import ERROR, FINISHED, LOST, JobId, Lease, LeaseState, parse_id
+from ports.jobs._places import Places
+from ports.jobs._scripts import verdict
+from ports.jobs._turn import Queue, Request
+from ports.jobs.resource import script
+
+_CAUSES = {"timeout": "time", "memory": "memory"}
+
+
+def ended(queue: Queue, places: Places, look: Callable[[Lease], LeaseState]) -> list[Request]:
+    """Return the requests that tell the queue which of its scripts have ended; they wait for no answer."""
+    found = []
+    for id, attempt, lease in queue.scripts():
+        noted = _noted(places, id, attempt)
+        if noted is None and (state := look(lease)).alive is False:
+            # the file is written before the lease ends: it can have come between the two looks
+            noted = _noted(places, id, attempt) or {"ended": "lost", "reason": state.reason}
+        if noted is not None:
+            header = {"op": "ended", "slot": lease.slot, "results": [result(id, attempt, noted)]}
+            found.append(Request(None, header, [b""]))
+    return found
+
+
+def _noted(places: Places, id: JobId, attempt: int) -> dict[str, Any] | None:
+    """Return what the script noted of the end of this attempt; None if it has not ended."""
+    found = script.read(places.work_of(id) / "exit.json")
+    return found if found.get("attempt") == attempt else None
+
+
+def result(id: JobId, attempt: int, noted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result of an attempt, as a slot tells that of a function."""
+    state, reason = verdict(noted)
+    told = {"id": str(id), "attempt": attempt, "state": state, "has_output": True}
+    times = {"began": noted.get("began_at"), "ended": noted.get("ended_at")}
+    usage = {name: noted.get(name) for name in ("peak_memory", "cpu_time")}
+    told |= {name: value for name, value in {**times, **usage}.items() if isinstance(value, int | float)}
+    if state != FINISHED:
+        told["error"] = {"text": reason}
+    if state in (ERROR, LOST):
+        told["reason"] = "lost" if state == LOST else _CAUSES.get(str(noted.get("ended")), "failure")
+    note = {name: noted[name] for name in ("status", "signal") if noted.get(name) is not None}
+    dropped = {name: n for name, n in (noted.get("dropped") or {}).items() if n}
+    return {**told, "note": {**note, **({"dropped": dropped} if dropped else {})}}
+
+
+def end(header: Mapping[str, Any], places: Places) -> None:
+    """Ask a script to end, as the queue wants it; of one that has ended meanwhile nothing is left to do."""
+    script.end(places.work_of(parse_id(header["id"])), int(header["attempt"]), str(header["how"]))

@@ -1,0 +1,326 @@
+"""The words of `ports job`: what a script's submission says, what is refused and how, what rows and sentences say."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ports.cli import job_rows
+from ports.errors import UsageError
+from ports.jobs import _places, _scripts
+
+NOON = datetime.datetime(2026, 12, 1, 12, 0).timestamp()
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+
+
+def test_a_script_runs_where_and_how_it_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("CONDA_PREFIX", "/opt/conda/envs/fit")
+    before = os.umask(0o027)
+    try:
+        found = _scripts.describe(["sh", "-c", "exit 3"])
+    finally:
+        os.umask(before)
+    told = json.loads(found.blob("k" * 32))
+    assert (told["argv"], told["directory"], told["umask"]) == (["sh", "-c", "exit 3"], str(tmp_path), 0o027)
+    assert found.environ["OMP_NUM_THREADS"] == "3" and found.environ["CONDA_PREFIX"] == "/opt/conda/envs/fit"
+
+
+def test_no_value_of_the_environment_is_in_the_queue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TOKEN", "s3cr3t-words")
+    found = _scripts.describe(["true"], environ=["PASSWORD=s3cr3t-too"])
+    assert "s3cr3t" not in json.dumps(found.submission.to_json()) + json.dumps(found.row()) + str(found.blob("key"))
+    places = _places.make_places()
+    kept = found.keep_environ(places, "0" * 32)
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert json.loads(kept.read_text())["PASSWORD"] == "s3cr3t-too"
+
+
+def test_libraries_get_as_many_threads_as_cpus_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    found = _scripts.describe(["true"], cpus=2.5, environ=["MKL_NUM_THREADS=1"])
+    assert {one: found.environ[one] for one in _scripts.THREADS} == {
+        "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "2",
+        "PYTHON_CPU_COUNT": "2",
+    }  # fmt: skip
+    assert found.submission.needs.cpus == 2.5
+
+
+def test_a_script_without_a_number_of_cpus_books_all_that_there_are() -> None:
+    assert _scripts.on_all(_scripts.describe(["true"]), 16).submission.needs.cpus == 16
+    assert _scripts.on_all(_scripts.describe(["true"], cpus=2), 16).submission.needs.cpus == 2
+
+
+def test_a_script_that_runs_again_asks_for_the_same(tmp_path: Path) -> None:
+    first = _scripts.describe(["true"], cpus=2, timeout="1h", tag=["a=b"], name="fit")
+    again = _scripts.again(json.loads(json.dumps({**first.row(), "id": "12"})))
+    assert again.submission.needs == first.submission.needs and again.submission.timeout == 3600
+    assert again.argv == ["true"] and again.submission.name == "fit" and again.submission.tags == {"a": "b"}
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["python", "train.py", "--lr", "1"], "train.py"),
+        (["python3.11", "-m", "package.fit"], "package.fit"),
+        (["/usr/bin/python3", "-c", "print(1)"], "python3"),
+        (["bash", "jobs/run.sh"], "run.sh"),
+        (["./run.sh"], "run.sh"),
+        (["sleep", "60"], "sleep"),
+    ],
+)
+def test_a_script_has_a_name_in_lists_without_being_given_one(words: list[str], name: str) -> None:
+    assert _scripts._name_of(words) == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"argv": ["no-such-program"]}, "there is no program 'no-such-program' on your PATH"),
+        ({"argv": ["python train.py"]}, "without the quotes, or `sh -c 'python train.py'`, it is a command"),
+        ({"argv": ["./gone.sh"]}, "there is no program './gone.sh' in "),
+        ({"argv": ["./plain.sh"]}, "./plain.sh is not executable; `chmod +x ./plain.sh`"),
+        ({"argv": []}, "there is no command; write `ports job submit -- COMMAND …`"),
+        ({"directory": "/no/such/place"}, "directory: /no/such/place does not exist"),
+        ({"memory": "3 bananas"}, "memory: '3 bananas' is no size; write bytes, or 3GB, 512MiB"),
+        ({"memory": "3h"}, "memory: '3h' is no size"),
+        ({"timeout": "2 GB"}, "timeout: '2 GB' is no duration; write seconds, or 90m, 1h, 2d"),
+        ({"timeout": "-5"}, "timeout: -5.0 is no number"),
+        ({"tag": ["plain"]}, "tag: 'plain' is not NAME=VALUE"),
+        ({"environ": ["NO_SUCH_VARIABLE_X"]}, "NO_SUCH_VARIABLE_X is not set here; write NO_SUCH_VARIABLE_X=VALUE"),
+        ({"environ": ["=5"]}, "environ: '=5' is neither NAME nor NAME=VALUE"),
+        ({"queue": "Not A Queue"}, "queue: 'Not A Queue' is no name"),
+        ({"after": ["twelve"]}, "'twelve' is not the id of a job"),
+        ({"at": "noonish"}, "at: 'noonish' is no time; write 18:00, 2026-12-24T08:00, or 2h for in two hours"),
+        ({"gpus": -1}, "gpus: -1 is no whole number"),
+    ],
+)
+def test_what_cannot_be_submitted_is_refused_with_the_way_out(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "plain.sh").write_text("exit 0")
+    with pytest.raises(UsageError) as refused:
+        _scripts.describe(**{"argv": ["true"], **changes})
+    assert said in str(refused.value)
+
+
+def test_a_directory_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match="the current directory is gone"):
+        _scripts.describe(["true"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("18:00", datetime.datetime(2026, 12, 1, 18, 0).timestamp()),
+        ("9:30", datetime.datetime(2026, 12, 2, 9, 30).timestamp()),
+        ("2026-12-24T08:00", datetime.datetime(2026, 12, 24, 8, 0).timestamp()),
+        ("2026-12-24", datetime.datetime(2026, 12, 24).timestamp()),
+        ("2026-12-24T08:00:00Z", datetime.datetime(2026, 12, 24, 8, tzinfo=datetime.timezone.utc).timestamp()),
+        ("2h", NOON + 7200),
+        ("90m", NOON + 5400),
+    ],
+)
+def test_a_time_is_a_clock_a_date_or_a_duration_from_now(text: str, expected: float) -> None:
+    assert _scripts.parse_time(text, NOON) == expected
+
+
+@pytest.mark.parametrize("text", ["25:00", "", "soon", "2026-13-01", "-2h", "9999999999d"])
+def test_another_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is no time"):
+        _scripts.parse_time(text, NOON)
+
+
+def test_a_file_has_the_options_by_name_and_the_command(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("run: |\n  cd data\n  python fit.py\ncpus: 2\nmemory: 3GB\nkeep-children: true\ntag: {a: b}\n")
+    argv, options = _scripts.read_file(path)
+    assert argv[-1] == "cd data\npython fit.py\n" and argv[1:3] == ["-e", "-c"]
+    found = _scripts.describe(argv, **options).submission
+    assert (found.needs.cpus, found.needs.memory, found.name) == (2, 3_000_000_000, "cd data")
+    path.write_text("run: [python, fit.py, 3]")
+    assert _scripts.read_file(path) == (["python", "fit.py", "3"], {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cpu: 2\nrun: x", "'cpu' is no option; known are run, cpus, memory"),
+        ("cpus: 2", "`run` is missing; write `run: python train.py`"),
+        ("run: ''", "`run` is missing"),
+        ("run: [a, {b: c}]", "`run` is missing"),
+        ("just text", "has no options; it needs at least `run: COMMAND`"),
+        ("{", "is no YAML"),
+        ("\udcff", "is no YAML"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UsageError) as refused:
+        _scripts.read_file(tmp_path / "job.yaml")
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("noted", "state", "reason"),
+    [
+        ({"status": 0, "signal": None, "ended": None}, "finished", ""),
+        ({"status": 3, "signal": None, "ended": None}, "error", "exit status 3"),
+        ({"status": None, "signal": 11, "ended": None}, "error", "signal 11 (SIGSEGV)"),
+        ({"status": 0, "signal": None, "ended": "cancel"}, "cancelled", "it was cancelled"),
+        ({"status": None, "signal": 15, "ended": "timeout"}, "error", "it ran out of its time"),
+        ({"status": None, "signal": 9, "ended": "memory"}, "error", "it used more memory than it asked for"),
+        ({"status": None, "signal": None, "ended": "lost", "reason": "gone"}, "lost", "gone"),
+        ({"status": None, "signal": 15, "ended": "signal"}, "lost", "something else ended its launcher"),
+        ({}, "lost", "nobody saw its end"),
+    ],
+)
+def test_the_end_of_a_script_says_its_state(noted: dict[str, Any], state: str, reason: str) -> None:
+    found, why = _scripts.verdict(noted)
+    assert found == state and why.startswith(reason)
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {
+        "kind": "job", "id": "12", "name": "train.py", "state": "running", "what": "script", "queue": "default",
+        "priority": 0, "count": None, "counts": {}, "created_at": 1000.0, "began_at": 1010.0, "ended_at": None,
+        "tags": {}, **changes,
+    }  # fmt: skip
+
+
+def test_a_row_of_the_list_says_how_long_and_why() -> None:
+    assert job_rows.row(row(), 1075.0)["ran"] == "1 min"
+    ended = job_rows.row(row(state="error", ended_at=1040.0, reason="exit status 3", peak_memory=3 << 30), 9999.0)
+    assert (ended["ran"], ended["peak"], ended["reason"]) == ("30 s", "3.0 GiB", "exit status 3")
+    pending = job_rows.row(row(state="pending", began_at=None, reason="waits for memory: bob active"), 1075.0)
+    assert (pending["ran"], pending["age"], pending["reason"]) == ("", "1 min", "waits for memory: bob active")
+    of_map = job_rows.row(row(count=100, counts={"finished": 97, "error": 3}), 1075.0)
+    assert of_map["reason"] == "100 jobs: 97 finished, 3 error"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"state": "pending"}, "job 12 is pending: it waits for its turn"),
+        ({"state": "pending", "reason": "waits for a GPU: 0 bob"}, "job 12 is pending: waits for a GPU: 0 bob"),
+        (
+            {"state": "error", "reason": "exit status 3"},
+            "job 12 failed: exit status 3; `ports job logs 12` shows its output, `ports job rerun 12` runs it again",
+        ),
+        ({"state": "cancelled", "reason": "dependency 11 failed"}, "job 12 is cancelled: dependency 11 failed"),
+        ({"state": "finished"}, "job 12 is finished"),
+        ({"state": "running", "count": 9, "counts": {"running": 9}}, "job 12 is running (9 running)"),
+    ],
+)
+def test_a_sentence_says_why_a_job_is_in_its_state(changes: dict[str, Any], said: str) -> None:
+    assert job_rows.sentence(row(**changes)) == said
+
+
+def test_the_lines_of_a_job_name_its_end_and_what_it_used() -> None:
+    shown = job_rows.details(
+        row(
+            state="error", ended_at=1040.0, attempt=2, peak_memory=3 << 30, cpu_time=12.34,
+            asked={"needs": {"cpus": 2}, "script": {"argv": ["python", "a b.py"]}},
+            note={"status": None, "signal": 11, "dropped": {"stdout": 4096}},
+        )
+    )  # fmt: skip
+    assert shown["runs"] == "python 'a b.py'" and shown["ended by"] == "signal 11" and shown["needs"] == "2 cpus"
+    assert shown["output lost"] == "4 KiB of stdout" and shown["cpu time"] == "12.3 s" and "queue" not in shown
+    lines = job_rows.history({"transitions": [{"attempt": 1, "state": "lost", "at": 1.0, "reason": "killed"}]})
+    assert lines[1].endswith("lost       attempt 1  killed")
+
+
+@pytest.mark.parametrize(
+    ("note", "code"), [({"status": 3}, 3), ({"signal": 9}, 137), ({"status": 0, "signal": None}, 0), ({}, None)]
+)
+def test_the_own_code_of_a_job_is_that_of_a_shell(note: dict[str, Any], code: int | None) -> None:
+    assert job_rows.exit_code(row(note=note)) == code
+
+
+def test_a_value_of_a_table_is_one_cell() -> None:
+    assert job_rows.cell({"a": 1, "b": 2}) == "a=1 b=2" and job_rows.cell(None) == "" and job_rows.cell([1, 2]) == "1 2"
+
+
+def cli(*words: str) -> int:
+    from ports.cli import main
+
+    return main.run(main.ports, list(words))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["show", "twelve"], "'twelve' is not the id of a job; an id is 12, or 12.7 for a job of a map"),
+        (["show", "server1:12"], "'server1:12' is a job of server1; write `ports job show -H server1 12`"),
+        (["list", "--state", "done"], "--state is 'done'; it must be one of"),
+        (["list", "--watch", "--json"], "--watch has no end, but --json prints one document"),
+        (["list", "--watch", "--csv"], "--watch has no end, but --csv prints one table"),
+        (["logs", "-f", "--json", "12"], "--follow has no end, but --json prints one document"),
+        (["submit"], "COMMAND...|FILE.yaml is missing"),
+        (["submit", "--exit-code", "true"], "--exit-code is for --follow"),
+        (["submit", "--timeout", "soon", "true"], "'soon' is no duration; write seconds, or 90m, 1h, 2d"),
+        (["submit", "--cpus", "two", "true"], "--cpus is two; it must be a number of 0 or more"),
+        (["submit", "--memory", "3h", "true"], "memory: '3h' is no size"),
+        (["submit", "--environ", "NO_SUCH_VARIABLE_X", "true"], "NO_SUCH_VARIABLE_X is not set here"),
+        (["submit", "job.yaml", "--cpus", "2"], "options are written before the file"),
+        (["wait"], "ID is missing; write `ports job wait ID...`"),
+        (["wait", "--within", "1x", "12"], "'1x' is no duration"),
+    ],
+)
+def test_a_wrong_word_is_refused_with_the_way_out(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("job.yaml").write_text("run: 'true'")
+    assert cli("job", *words) == 2
+    shown = capsys.readouterr().err
+    assert said in shown.replace("\n  ", " "), shown
+
+
+def test_options_behind_the_command_are_the_commands_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("job", "submit", "--dry-run", "--json", "sh", "--cpus", "2", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["asked"]["script"]["argv"] == ["sh", "--cpus", "2", "--json"] and told["id"] is None
+
+
+def test_a_dry_run_shows_what_would_be_submitted_and_makes_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli("job", "submit", "--dry-run", "--memory", "3GB", "--timeout", "1h", "--", "sleep", "60") == 0
+    shown = capsys.readouterr().out
+    assert "not submitted" in shown and "sleep 60" in shown and "2.8 GiB" in shown and "1 h" in shown
+    assert not (tmp_path / "state").exists()
+
+
+def test_options_of_the_command_line_win_over_those_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("job.yaml").write_text("run: sleep 60\ncpus: 2\nname: of-the-file")
+    assert cli("job", "submit", "--dry-run", "--json", "--cpus", "4", "job.yaml") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["asked"]["needs"]["cpus"] == 4 and told["name"] == "of-the-file"
+
+
+@pytest.mark.parametrize("words", [["list"], ["prune"]])
+def test_looking_for_jobs_where_there_are_none_makes_nothing(
+    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli("job", *words) == 0
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("words", [["show", "12"], ["logs", "12"], ["wait", "12"], ["cancel", "12"], ["why", "12"]])
+def test_a_job_that_does_not_exist_is_said(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("job", *words) == 3
+    assert "no job '12'; `ports job list` shows what there is" in capsys.readouterr().err
