@@ -208,6 +208,11 @@ class Store:
                 reason = error.reason
             held.callback(database.close)
             store = cls(places, database, held.pop_all())
+        if aside is None and (n_ids := store._ids_before()):
+            store.notices.append(
+                f"the queue {places.store} was removed or emptied; {n_ids} ids were given before, and nothing is known "
+                "of their jobs"
+            )
         if aside is not None:
             n_read = store._salvage(aside)
             store.notices.append(
@@ -488,6 +493,13 @@ class Store:
             self._database.executemany("DELETE FROM objects WHERE digest = ?", [(digest,) for digest in digests])
 
     # --- a damaged store ---
+
+    def _ids_before(self) -> int:
+        """Return how many ids were given in a store that is new all the same; submission files do not count."""
+        if self._all("SELECT 1 FROM submissions LIMIT 1") or self.fact("last"):
+            return 0
+        directories = [self.places.ids / str(number) for number in _durable.numbers(self.places.ids)]
+        return sum(1 for path in directories if (path / "taken").exists() or not (path / "key").exists())
 
     def _salvage(self, aside: Path) -> int:
         """Copy what can be read of the store that was put aside; return the number of submissions."""

@@ -1,0 +1,233 @@
+"""The store of jobs on the disk: who may open it, its format, and what is left of a damaged one."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ports import state
+from ports.errors import ConflictError, NewerRecordError, StoreError, UsageError
+from ports.jobs import _durable, _submissions
+from ports.jobs._model import JobId, Submission
+from ports.jobs._places import LOCK, make_places
+from ports.jobs._store import FORMAT, Store
+from tests.lab.job_queue import Desk
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+    yield tmp_path
+
+
+def test_the_places_are_private_and_agree(root: Path) -> None:
+    places = make_places()
+    for path in places.root, places.ids, places.submissions, places.environs, places.runtime, places.leases:
+        assert path.stat().st_mode & 0o777 == 0o700, path
+    assert places.lock == state.runtime_directory() / f"{LOCK}.lock"
+    assert places.work_of(JobId(12, 7)).name == "12.7"
+    with state.locked(LOCK, timeout=1):
+        assert places.lock.exists()
+        with pytest.raises(ConflictError, match="another process has the queue of jobs open"):
+            Store.open(places, timeout=0)
+
+
+def test_the_store_is_durable_and_needs_no_shared_memory(root: Path) -> None:
+    desk = Desk(root)
+    desk.submit()
+    files = {path.name for path in desk.places.root.iterdir() if path.is_file()}
+    assert files == {"owner.json", "store.sqlite", "store.sqlite-wal"}
+    assert desk.store.path.stat().st_mode & 0o777 == 0o600
+    asked = desk.store._database.execute
+    assert asked("PRAGMA synchronous").fetchone() == (2,)
+    assert asked("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert asked("PRAGMA locking_mode").fetchone() == ("exclusive",)
+    desk.close()
+    assert not (desk.places.root / "store.sqlite-wal").exists()
+
+
+def test_nobody_else_reads_the_store_while_it_is_open(root: Path) -> None:
+    desk = Desk(root)
+    desk.submit()
+    other = sqlite3.connect(f"file:{desk.store.path}?mode=ro", uri=True, timeout=0)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("SELECT * FROM submissions")
+    other.close()
+    desk.close()
+
+
+def test_a_store_of_a_newer_version_is_refused(root: Path) -> None:
+    desk = Desk(root)
+    id = desk.submit()
+    desk.close()
+    with sqlite3.connect(desk.places.store) as database:
+        database.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    database.close()
+    with pytest.raises(NewerRecordError, match="upgrade ports") as caught:
+        Store.open(desk.places)
+    assert caught.value.exit_code == 7
+    with sqlite3.connect(desk.places.store) as database:
+        database.execute(f"PRAGMA user_version = {FORMAT}")
+    database.close()
+    desk.start()
+    assert desk.state(id) == "pending"
+    desk.close()
+
+
+@pytest.mark.parametrize("what", ["the middle", "the head", "no database at all", "empty"])
+def test_a_damaged_store_is_kept_and_what_can_be_read_is_listed(root: Path, what: str) -> None:
+    desk = Desk(root)
+    ended, waiting = desk.submit(name="ended"), desk.submit(300, name="waiting", arguments=[b"x" * 500] * 300)
+    desk.take("s1", most=1)
+    desk.end("s1", (ended, 1), blob=b"42")
+    desk.close()
+    path = desk.places.store
+    content = bytearray(path.read_bytes())
+    if what == "the middle":
+        for page in range(40, len(content) // 4096):
+            content[page * 4096 : page * 4096 + 64] = b"\xff" * 64
+    elif what == "the head":
+        content[:100] = b"\0" * 100
+    elif what == "no database at all":
+        content = bytearray(b"hello" * 1000)
+    else:
+        content = bytearray()
+    path.write_bytes(content)
+    desk.start()
+    aside = sorted(path.name for path in desk.places.root.glob("store.sqlite.corrupt-*"))
+    (notice,) = desk.answer("status")["notices"]
+    if what == "empty":  # SQLite takes it for a new store
+        assert aside == []
+        assert "was removed or emptied; 2 ids were given before" in notice
+    else:
+        assert len(aside) == 1
+        assert "was damaged" in notice
+        assert aside[0] in notice
+        assert (desk.places.root / aside[0]).read_bytes() == content
+    if what == "the middle":
+        rows = {row["name"]: row for row in desk.answer("list")["rows"]}
+        assert rows["ended"]["state"] == "finished"
+        assert rows["waiting"]["state"] == "lost"
+        assert "damaged" in rows["waiting"]["reason"]
+        (reply,) = desk.ask("result", id=ended, wait=0)
+        assert reply.blobs == [b"42"]
+        assert desk.work() == []
+    assert int(desk.submit()) == int(waiting) + 1
+    desk.close()
+
+
+def test_a_queue_of_another_machine_is_refused(root: Path) -> None:
+    desk = Desk(root)
+    desk.close()
+    owner = json.loads(desk.places.owner.read_text())
+    desk.places.owner.write_text(json.dumps({**owner, "name": "server2", "boot_id": "another"}))
+    with pytest.raises(ConflictError, match="belongs to server2"):
+        Store.open(desk.places)
+    for known in ({**owner, "boot_id": "before the reboot"}, {**owner, "name": "before-it-was-renamed"}):
+        desk.places.owner.write_text(json.dumps(known))
+        Store.open(desk.places).close()
+        assert json.loads(desk.places.owner.read_text()) == owner
+    desk.places.owner.write_text("{")  # half a file, of a disk that was full
+    Store.open(desk.places).close()
+
+
+def test_a_killed_resource_loses_nothing_that_it_answered(root: Path) -> None:
+    code = (
+        "import os, sys, pathlib; from tests.lab.job_queue import Desk\n"
+        f"desk = Desk(pathlib.Path({str(root)!r}))\n"
+        "ids = [desk.submit(), desk.submit(3)]; desk.end('s1', *desk.take('s1'))\n"
+        "print(*ids, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "1 2\n", done.stderr
+    desk = Desk(root)
+    assert [desk.state("1"), desk.row("2")["counts"]] == ["finished", {"pending": 3}]
+    for _ in range(2):
+        desk.key()  # those of the killed one
+    assert desk.submit() == "3"
+    desk.close()
+
+
+def test_a_write_replaces_a_file_and_a_failed_one_leaves_it(root: Path) -> None:
+    path = root / "file"
+    _durable.write(path, b"one")
+    _durable.write(path, b"two")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"two", 0o600)
+    assert not _durable.create(path, b"three")
+    assert path.read_bytes() == b"two"
+    with pytest.raises(StoreError):
+        _durable.write(root / "none" / "file", b"")
+    assert sorted(one.name for one in root.iterdir()) == ["file"]
+
+
+def test_eight_processes_reserve_different_ids(root: Path) -> None:
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.extend(_durable.reserve(root, 0) for _ in range(20))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == list(range(1, 161))
+    assert sorted(_durable.numbers(root)) == sorted(found)
+
+
+def test_a_submission_file_survives_every_place_where_its_client_dies(root: Path) -> None:
+    places = make_places()
+    spec, key = Submission(kind="function"), "ab" * 16
+
+    class Killed(BaseException):
+        pass
+
+    def run(n_steps: int) -> bool:
+        """Leave a submission, and die at the `n_steps`th write."""
+        steps = 0
+        write, sync = _durable.write, _durable.sync_directory
+
+        def counted(*arguments: object) -> None:
+            nonlocal steps
+            steps += 1
+            if steps > n_steps:
+                raise Killed
+            (write if len(arguments) == 2 else sync)(*arguments)  # type: ignore[arg-type]
+
+        _durable.write, _durable.sync_directory = counted, counted  # type: ignore[assignment]
+        try:
+            _submissions.leave(places, key, spec, [b"f", b""])
+        except Killed:
+            return False
+        finally:
+            _durable.write, _durable.sync_directory = write, sync
+        return True
+
+    numbers = [number for number in range(20) if run(number)]
+    assert numbers[0] > 2
+    lefts = list(_submissions.read(places))
+    assert len(lefts) == 1
+    assert _submissions.leave(places, key, spec, [b"f", b""]) == JobId(lefts[0].number)
+
+
+def test_a_submission_that_is_too_large_leaves_nothing(root: Path) -> None:
+    places = make_places()
+    with pytest.raises(UsageError, match="key"):
+        _submissions.leave(places, "x", Submission(kind="function"), [b"f", b""])
+    with pytest.raises(UsageError, match="too large"):
+        _submissions.leave(places, "ab" * 16, Submission(kind="function"), [b""] * 100_002, count=100_001)
+    assert list(_submissions.read(places)) == []
+
+
+def test_only_the_newest_ids_keep_their_directory(root: Path) -> None:
+    places = make_places()
+    for number in range(1, 301):
+        (places.ids / str(number)).mkdir()
+    _submissions.tidy(places)
+    assert min(_durable.numbers(places.ids)) == 45
+    assert _submissions.leave(places, "ab" * 16, Submission(kind="function"), [b"f", b""]) == JobId(301)
