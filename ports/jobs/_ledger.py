@@ -126,7 +126,7 @@ class Ledger:
             if row.state in ENDED:
                 continue
             if row.slot is None:
-                live.tried[item] = (row.attempt, used)
+                live.remember(item, row.attempt, used)
                 live.push(item)
                 continue
             run = Run(live, item, row.attempt, row.slot, used)
@@ -219,13 +219,7 @@ class Ledger:
             reason = f"dependency {id} failed" if state is not None else f"dependency {id} was removed"
             self._settling.append((live, -1 if item is None else item, reason))
             return
-        if item is None:
-            live.waits_for.add(id)
-        else:
-            if item not in live.waits:
-                live.withdraw(item)
-                live.waits[item] = set()
-            live.waits[item].add(id)
+        live.wait_for(item, id)
         self._dependents.setdefault(id, []).append((live, item))
 
     def state_of(self, id: JobId) -> str | None:
@@ -320,7 +314,7 @@ class Ledger:
         if key not in self._keys:
             self._keys[key] = pack(live.number, item)
             return False
-        live.aside.add(item)
+        live.put_aside(item)
         self._asides.setdefault(key, []).append((live, item))
         return True
 
@@ -470,7 +464,7 @@ class Ledger:
         """Let a job that its slot never began be given out again. The attempt does not count."""
         self._drop(run)
         if run.ending == "cancel":
-            run.live.tried[run.item] = (run.attempt - 1, run.used)
+            run.live.remember(run.item, run.attempt - 1, run.used)
             self._end_pending(run.live, run.item, at, run.reason or "cancelled")
             self._free_key(run.live, run.item)
             self._settle()
@@ -482,7 +476,7 @@ class Ledger:
     def _put_back(self, run: Run, attempt: int, reason: str | None) -> None:
         live = run.live
         if attempt or run.used:
-            live.tried[run.item] = (attempt, run.used)
+            live.remember(run.item, attempt, run.used)
         live.push(run.item)
         used = json.dumps(run.used) if run.used else None
         row = (run.job, PENDING, attempt, None, None, None, None, reason, used, None, None, None, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
+import sys
 from collections.abc import Iterator
 
 from ports import probe
@@ -18,6 +19,13 @@ PLACE = {name: place for place, name in enumerate(STATES)}  # in `Live.counts`
 MOST_OF_A_BATCH, BATCH_SECONDS = 64, 0.05
 
 Shelf = tuple[str, Needs, str]
+# Most submissions never need theirs: these stand for it, and are never changed.
+_NO_ITEMS: set[int] = set()
+_NO_IDS: set[JobId] = set()
+_NO_WAITS: dict[int, set[JobId]] = {}
+_NO_TRIES: dict[int, tuple[int, dict[str, int]]] = {}
+_NO_BACK: list[int] = []
+_SHELVES: dict[Shelf, Shelf] = {}  # one object for equal ones
 
 
 class Run:
@@ -72,26 +80,23 @@ class Live:
     )
 
     def __init__(self, row: SubmissionRow, spec: Submission) -> None:
-        self.number, self.key, self.digest, self.created, self.began = (
-            row.number,
-            row.key,
-            row.digest,
-            row.created,
-            row.began,
-        )
+        self.number, self.created, self.began = row.number, row.created, row.began
+        self.key = row.key if spec.kind == "script" else None  # of the file with its environment
+        self.digest = sys.intern(row.digest)
         self.ended, self.reason = row.ended, row.reason
         self.spec, self.counts = spec, row.counts
         self.is_map, self.count = row.count is not None, 1 if row.count is None else row.count
-        self.shelf: Shelf = (spec.queue, spec.needs, spec.kind)
+        shelf = (spec.queue, spec.needs, spec.kind)
+        self.shelf: Shelf = _SHELVES.setdefault(shelf, shelf)
         self.n_ended = sum(row.counts[PLACE[RUNNING] + 1 :])
         self.next_item = 0
-        self.back: list[int] = []
-        self.withdrawn: set[int] = set()
-        self.waits: dict[int, set[JobId]] = {}
-        self.aside: set[int] = set()
-        self.waits_for: set[JobId] = set()  # all of its jobs do
+        self.back = _NO_BACK
+        self.withdrawn = _NO_ITEMS
+        self.waits = _NO_WAITS
+        self.aside = _NO_ITEMS
+        self.waits_for = _NO_IDS  # all of its jobs do
         self.not_before = spec.at
-        self.tried: dict[int, tuple[int, dict[str, int]]] = {}  # attempts and retries of pending jobs that had some
+        self.tried = _NO_TRIES  # attempts and retries of pending jobs that had some
         self.is_on_shelf = False
 
     def id_of(self, item: int) -> JobId:
@@ -132,7 +137,35 @@ class Live:
 
     def push(self, item: int) -> None:
         """Make a job ready (again)."""
+        if not self.back:
+            self.back = []
         heapq.heappush(self.back, item)
+
+    def put_aside(self, item: int) -> None:
+        """Let a job that was popped wait until its equal has ended."""
+        if not self.aside:
+            self.aside = set()
+        self.aside.add(item)
+
+    def remember(self, item: int, attempt: int, used: dict[str, int]) -> None:
+        """Remember the attempts and retries of a pending job."""
+        if not self.tried:
+            self.tried = {}
+        self.tried[item] = attempt, used
+
+    def wait_for(self, item: int | None, id: JobId) -> None:
+        """Let a ready job, or all of them, wait for another job."""
+        if item is None:
+            if not self.waits_for:
+                self.waits_for = set()
+            self.waits_for.add(id)
+            return
+        if not self.waits:
+            self.waits = {}
+        if item not in self.waits:
+            self.withdraw(item)
+            self.waits[item] = set()
+        self.waits[item].add(id)
 
     def pending(self) -> Iterator[int]:
         """Yield the items of all pending jobs that no slot has."""
@@ -153,6 +186,8 @@ class Live:
         elif item in self.aside:
             self.aside.remove(item)
         elif item >= self.next_item:
+            if not self.withdrawn:
+                self.withdrawn = set()
             self.withdrawn.add(item)
         else:
             self.back.remove(item)
@@ -161,9 +196,8 @@ class Live:
     def withdraw_all(self) -> list[int]:
         """Take all pending jobs out, and return their items."""
         items = sorted(self.pending())
-        self.back, self.withdrawn, self.next_item = [], set(), self.count
-        self.waits.clear()
-        self.aside.clear()
+        self.back, self.withdrawn, self.next_item = _NO_BACK, _NO_ITEMS, self.count
+        self.waits, self.aside = _NO_WAITS, _NO_ITEMS
         return items
 
 

@@ -360,12 +360,14 @@ class Store:
         found = self._all(f"SELECT {_SUBMISSION} FROM submissions WHERE number = ?", (number,))
         return SubmissionRow.of(found[0]) if found else None
 
-    def unended(self) -> list[SubmissionRow]:
-        """Return the submissions that have jobs which did not end, in the order of their numbers."""
-        found = self._all(
-            f"SELECT {_SUBMISSION} FROM submissions WHERE state IN ('pending', 'running') ORDER BY number"
-        )
-        return [SubmissionRow.of(row) for row in found]
+    def unended(self) -> Iterator[SubmissionRow]:
+        """Yield the submissions that have jobs which did not end, in the order of their numbers."""
+        self.flush()
+        with self._noted():
+            for row in self._database.execute(
+                f"SELECT {_SUBMISSION} FROM submissions WHERE state IN ('pending', 'running') ORDER BY number"
+            ):
+                yield SubmissionRow.of(row)
 
     def newest(self, limit: int, filters: Mapping[str, Any]) -> list[SubmissionRow]:
         """Return the newest submissions that match.
