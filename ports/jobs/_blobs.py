@@ -78,6 +78,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if self._replaces and (name := getattr(kind, "__ports_job__", None)) is not None:
             self.jobs[id_ := name(obj)] = None
             return Placeholder, (id_,)
+        if self._replaces and (parts := getattr(kind, "__ports_jobs__", None)) is not None:
+            return list, (parts(obj),)
         module = getattr(obj, "__name__" if kind is _MODULE else "__module__", None)
         if isinstance(module, str):
             self.modules.add(module)

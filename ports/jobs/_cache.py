@@ -61,11 +61,17 @@ class Cache:
     def __init__(self, directory: Path, limit: Callable[[], float]) -> None:
         self.directory = directory
         self._limit = limit
+        self._folders: dict[str, Path] = {}
         self._checked: dict[Path, tuple[int, int]] = {}
         self._stored, self._room = 0.0, -1.0  # bytes since the size of all was last looked at, and until it is again
 
     def _path(self, name: str, key: str) -> Path:
-        return self.directory / digest(name)[:16] / f"{key}-{_blobs.MINOR}"
+        return self._folder(name) / f"{key}-{_blobs.MINOR}"
+
+    def _folder(self, name: str) -> Path:
+        if (found := self._folders.get(name)) is None:
+            found = self._folders[name] = self.directory / digest(name)[:16]
+        return found
 
     # --- finding ---
 
@@ -73,12 +79,7 @@ class Cache:
         """Return the entry of `key`; None if there is none. A damaged one is removed, with a warning."""
         path = self._path(function.name, key)
         try:
-            with path.open("rb", buffering=0) as file:
-                status = os.fstat(file.fileno())
-                if status.st_size < _MAPPED:
-                    data: Any = bytearray(file.read())
-                else:
-                    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            data, status = _read(path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -232,6 +233,18 @@ def _differences(function: FunctionKey, found: Mapping[str, str], header: Mappin
     return differences
 
 
+def _read(path: Path) -> tuple[Any, os.stat_result]:
+    """Return the content of a file, a large one mapped; both can be changed without changing the file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if status.st_size >= _MAPPED:
+            return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY), status
+        return bytearray(os.read(descriptor, _MAPPED)), status
+    finally:
+        os.close(descriptor)
+
+
 def _files(folder: Path) -> list[Path]:
     try:
         return [path for path in folder.iterdir() if not path.name.startswith(".") and path.suffix != ".ok"]
@@ -304,11 +317,11 @@ def _say_once(name: str, text: str) -> None:
 
 def here() -> Cache:
     """Return the cache of this machine; nothing is created."""
-    return _of_state(paths.state_directory())
+    return _of_state(probe.state_directory())
 
 
 @functools.lru_cache(maxsize=4)
-def _of_state(state: Path) -> Cache:
+def _of_state(state: str) -> Cache:
     return Cache(paths.here().root / "jobs" / "cache", lambda: float(settings.get("jobs.cache_limit")))
 
 
@@ -327,7 +340,7 @@ def call(
     """
     name = _travel.short_name(function)
     try:
-        known = _function_key.of_function(function, version)
+        known = _function_key.of_function(function, version, runs_here=True)
         found = _function_key.arguments(function, tuple(args), kwargs)
     except NoDigestError as error:
         say_uncached(name, error)
@@ -357,6 +370,10 @@ def not_cached(function: FunctionKey, key: str, found: Mapping[str, str]) -> Not
 
 def say_uncached(name: str, error: NoDigestError) -> None:
     """Say once that calls of a function are not cached."""
+    if isinstance(error, _function_key.ChangedError):
+        text = f"{error.what} has changed since it was imported; reload it, or start Python again"
+        _say_once(name, f"{name}() is not cached, because {text}")
+        return
     _say_once(
         name,
         f"{name}() is not cached, because {error.what} has no digest; "

@@ -58,6 +58,10 @@ def digest(value: Any) -> str:
 
 
 def _hash(value: Any) -> bytes:
+    if type(value) in _ONE_PIECE:
+        few: list[Any] = []
+        _WRITERS[type(value)](value, few.append)
+        return hashlib.sha256(b"".join(few)).digest()
     made = hashlib.sha256()
     pieces: list[Any] = []
     size = 0
@@ -212,6 +216,9 @@ _WRITERS: dict[type, Callable[[Any, Add], None]] = {
 }
 
 
+_ONE_PIECE = frozenset({type(None), bool, int, float, str, bytes})
+
+
 # --- kinds that subclasses belong to ---
 
 
@@ -263,7 +270,7 @@ def _path(value: pathlib.PurePath, add: Add) -> None:
 
 
 def _is_job(value: Any) -> bool:
-    return hasattr(type(value), "__ports_job__")
+    return hasattr(type(value), "__ports_job__") or hasattr(type(value), "__ports_jobs__")
 
 
 def _no_job(value: Any, add: Add) -> None:

@@ -17,6 +17,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ports.jobs import _modules, _travel
@@ -31,7 +32,7 @@ class FunctionKey:
     version: str | None
     code: str
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Its part of the keys of results."""
         return digest((self.name, self.version, None if self.version is not None else self.code))
@@ -46,23 +47,37 @@ class FunctionKey:
         return cls(str(data["name"]), data.get("version"), str(data["code"]))
 
 
-def of_function(function: Callable[..., Any], version: object = None) -> FunctionKey:
+_shared = functools.lru_cache(maxsize=1024)(FunctionKey)  # so that `key` is computed once
+
+
+class ChangedError(NoDigestError):
+    """What runs here is not what the file holds: it was edited after it was imported. `what` is the file."""
+
+
+def of_function(function: Callable[..., Any], version: object = None, *, runs_here: bool = False) -> FunctionKey:
     """Return the key of `function`; a version is any text or number.
+
+    Parameters
+    ----------
+    runs_here : bool
+        It runs as it was imported. Default: it runs as its files are now, which go along with a job.
 
     Raises
     ------
     NoDigestError
         No version is given, and it uses a value that has no digest.
+    ChangedError
+        No version is given, it runs here, and a local module of it was edited after it was imported.
     """
     said = None if version is None else str(version)
     name = _travel.qualified_name(function)
     try:
-        code = _Source().of(function)
+        code = _code_of(function, runs_here=runs_here)
     except NoDigestError:
         if said is None:
             raise
         code = ""
-    return FunctionKey(name, said, code)
+    return _shared(name, said, code)
 
 
 def arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:
@@ -101,22 +116,42 @@ _known_signature = functools.lru_cache(maxsize=256)(inspect.signature)
 
 def of_call(function: FunctionKey, found: Mapping[str, str]) -> str:
     """Return the key of a result."""
-    return digest((function.key, dict(found)))
+    lines = sorted(f"{name!r} {one}\n" for name, one in found.items())
+    return hashlib.sha256(f"{function.key}\n{''.join(lines)}".encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def _code_of(function: Callable[..., Any], *, runs_here: bool) -> str:
+    if (known := _known_code(function)) is not None:
+        return known
+    source = _Source()
+    code = source.of(function)
+    if runs_here and source.changed is not None:
+        raise ChangedError(source.changed)
+    return code
 
 
 class _Source:
     """Walks from a function to all of its source that counts."""
 
     def __init__(self) -> None:
+        self.changed: str | None = None  # a file that was edited after it was imported
+        self.files: tuple[tuple[str, Any], ...] = ()
         self._parts: list[Any] = []
         self._modules: set[str] = set()
         self._seen: set[int] = set()
+        self._read: list[tuple[dict[str, Any], str, Any]] = []
+        self._is_fixed = True
 
     def of(self, function: Callable[..., Any]) -> str:
         self._use("", function)
         sources = _modules.collect(self._modules)
         texts = sorted((one.name, hashlib.sha256(one.text).hexdigest()) for one in sources.values())
-        return digest((self._parts, texts))
+        code = digest((self._parts, texts))
+        self.files = tuple((one.file, _state_of(one.file)) for one in sources.values())
+        self.changed = next((one.file for one in sources.values() if _has_changed(one)), None)
+        if self._is_fixed and self.changed is None and isinstance(function, types.FunctionType):
+            _codes[function] = _Known(code, function.__code__, tuple(self._read), self.files)
+        return code
 
     def _use(self, name: str, value: Any) -> None:
         if id(value) in self._seen:
@@ -141,6 +176,7 @@ class _Source:
             self._value(name, value)
 
     def _value(self, name: str, value: Any) -> None:
+        self._is_fixed = self._is_fixed and (type(value) in _FIXED or _is_nothing(value))
         try:
             self._parts.append((name, digest(value)))
         except NoDigestError as error:
@@ -161,14 +197,88 @@ class _Source:
         self._parts.append((name, _text_of(function)))
         self._modules.update(_modules.imported_by(code, function.__globals__))
         self._value(f"a default of {function.__name__}()", (function.__defaults__, function.__kwdefaults__))
+        self._is_fixed = self._is_fixed and not function.__closure__
         for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
                 self._use(variable, cell.cell_contents)
             except ValueError:  # it has no value yet
                 continue
         for variable in _modules.globals_of(code):
-            if variable in function.__globals__:
-                self._use(variable, function.__globals__[variable])
+            value = function.__globals__.get(variable, _MISSING)
+            self._read.append((function.__globals__, variable, value))
+            if value is not _MISSING:
+                self._use(variable, value)
+
+
+_MISSING = object()
+_FIXED = frozenset({type(None), bool, int, float, str, bytes})
+
+
+def _is_nothing(value: Any) -> bool:
+    """Say whether these are the defaults of a function that has none."""
+    return type(value) is tuple and all(one is None for one in value)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The source of a function, while its code, the variables that it reads, and its files are those of then."""
+
+    key: str
+    code: types.CodeType
+    read: tuple[tuple[dict[str, Any], str, Any], ...]
+    files: tuple[tuple[str, Any], ...]
+
+
+_codes: weakref.WeakKeyDictionary[types.FunctionType, _Known] = weakref.WeakKeyDictionary()
+
+
+def _known_code(function: Any) -> str | None:
+    if not isinstance(function, types.FunctionType) or (known := _codes.get(function)) is None:
+        return None
+    if function.__code__ is not known.code or function.__defaults__ or function.__kwdefaults__:
+        return None
+    for space, name, value in known.read:
+        if space.get(name, _MISSING) is not value:
+            return None
+    return known.key if all(_state_of(file) == state for file, state in known.files) else None
+
+
+_imported: dict[str, tuple[Any, Any]] = {}
+
+
+def _has_changed(source: _modules.Source) -> bool:
+    """Say whether the file of an imported module was edited since.
+
+    Its compiled file has time and size of what was imported. Where there is none, what was seen first counts.
+    """
+    module = sys.modules.get(source.name)
+    if module is None:
+        return False
+    spec, now = getattr(module, "__spec__", None), _state_of(source.file)
+    before = _imported.setdefault(source.name, (spec, now))
+    if before[0] is not spec:  # it was reloaded
+        _imported[source.name] = before = (spec, now)
+    return before[1] != now or not _is_compiled_of(getattr(module, "__cached__", None), now)
+
+
+def _is_compiled_of(compiled: object, state: tuple[int, int] | None) -> bool:
+    try:
+        with open(str(compiled), "rb") as file:
+            head = file.read(16)
+    except OSError:
+        return True  # nothing is known
+    if len(head) < 16 or state is None or int.from_bytes(head[4:8], "little"):
+        return True
+    seconds, size = int.from_bytes(head[8:12], "little"), int.from_bytes(head[12:], "little")
+    return (state[0] // 10**9) & 0xFFFFFFFF == seconds and state[1] & 0xFFFFFFFF == size
+
+
+def _state_of(file: str) -> tuple[int, int] | None:
+    try:
+        found = Path(file).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _is_in_its_module(value: Any, module: str, qualified: str) -> bool:

@@ -229,7 +229,10 @@ class Job:
 
 
 class JobMap(Sequence[Job]):
-    """The jobs of one `map`, in its order. They are one submission, with one id."""
+    """The jobs of one `map`, in its order. They are one submission, with one id.
+
+    As an argument of another job, it stands for the list of their results.
+    """
 
     def __init__(self, id: JobId | str | int | None, n_jobs: int, name: str = "") -> None:
         self._id = None if id is None else parse_id(str(id))
@@ -241,6 +244,10 @@ class JobMap(Sequence[Job]):
     def id(self) -> str:
         """Its id on this machine; the third of its jobs is ``id + ".2"``. Empty for a map of nothing."""
         return "" if self._id is None else str(self._id)
+
+    def __ports_jobs__(self) -> tuple[Job, ...]:
+        """Return the jobs whose results, as a list, stand for it among arguments."""
+        return tuple(self)
 
     def __reduce__(self) -> tuple[type[JobMap], tuple[str | None, int, str]]:
         return JobMap, (self.id or None, self._n_jobs, self.name)

@@ -89,10 +89,9 @@ def unpack(blob: bytes, what: str) -> Any:
 
 def load_result(parts: _blobs.Blob, what: str) -> Any:
     """Do as `unpack`, from what `take_apart` returned."""
-    carried = _modules.from_header(parts.header, parts.buffers)
-    missing = [one for one in carried if _modules.is_missing(one.name)]
-    if missing:
-        _carried.add(missing)
+    if parts.header.get("modules"):
+        carried = _modules.from_header(parts.header, parts.buffers)
+        _carried.add([one for one in carried if _modules.is_missing(one.name)])
     try:
         return _blobs.load_parts(parts, what)
     except ImportError as error:

@@ -216,6 +216,14 @@ def test_a_submission_has_a_key_and_its_inputs(asked: Asked) -> None:
     assert _travel.unpack(outcome.blob, "it") == 42
 
 
+def test_a_map_as_an_argument_is_the_list_of_its_results(asked: Asked) -> None:
+    ports.submit(sum, JobMap("7", 3))
+    ((_, blobs, fields),) = asked.seen
+    assert fields["submission"]["inputs"] == {"0": ["7.0", "7.1", "7.2"]}
+    outcome = call.run(blobs[0], blobs[1], {f"7.{number}": _blobs.dump(number) for number in range(3)})
+    assert _travel.unpack(outcome.blob, "it") == 3
+
+
 def test_a_map_takes_iterables_as_python_s_map(asked: Asked) -> None:
     asked.answers["submit"] = Frame({"id": "3", "count": 2}, [])
     many = ports.map(lambda x, y: x + y, [1, 2], (10, 20, 30), name="night-1")

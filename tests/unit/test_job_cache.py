@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import textwrap
@@ -117,6 +118,28 @@ def test_the_source_of_local_modules_counts(tmp_path: Path, monkeypatch: pytest.
     finally:
         for name in ("j3_outer", "j3_inner"):
             sys.modules.pop(name, None)
+
+
+def test_a_module_that_was_edited_and_not_reloaded_is_not_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "j3_edited.py"
+    file.write_text("def value(): return 1\n")
+    import j3_edited  # type: ignore[import-not-found]
+
+    try:
+        assert through(j3_edited.value) == 1 and len(entries()) == 1
+        file.write_text("def value(): return 222\n")  # what runs here is still the old one
+        with pytest.warns(
+            UserWarning, match=r"value\(\) is not cached, because .*j3_edited.py has changed since it was"
+        ):
+            assert through(j3_edited.value) == 1
+        assert len(entries()) == 1
+        importlib.reload(j3_edited)
+        assert through(j3_edited.value) == 222 == through(j3_edited.value) and len(entries()) == 2
+    finally:
+        sys.modules.pop("j3_edited", None)
 
 
 def test_with_a_version_a_changed_source_is_a_hit_and_is_said(
