@@ -29,6 +29,11 @@ def rows() -> list[dict[str, Any]]:
     return found
 
 
+def found() -> tuple[Gpu, ...]:
+    """Return the GPUs of this machine; none if NVML knows none."""
+    return _nvml.gpus()
+
+
 def for_workers(asked: Mapping[str, Any], environ: Mapping[str, str], used_by: Mapping[str, str]) -> dict[str, Any]:
     """Return how many workers a cluster with GPUs has, and the GPUs in the order in which workers take them.
 

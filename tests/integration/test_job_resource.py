@@ -217,6 +217,18 @@ def test_a_cluster_that_was_stopped_is_started_for_the_next_job(site: Home) -> N
         assert results(connection, submit(connection, abs, [-2])) == {0: 2}
 
 
+def test_slots_without_work_end_and_come_back(site: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASK_PORTS__JOBS__SLOT_IDLE", "1")
+    with _resource.connect() as connection:
+        assert results(connection, submit(connection, abs, [-1])) == {0: 1}
+        slots = lambda: connection.ask("status").header["slots"]  # noqa: E731
+        wait_until(lambda: True if not slots() else None, timeout=20, what="the end of the slot")
+        wait_until(lambda: None if processes("/child.py ") else True, timeout=10, what="the end of its child")
+        summary = clusters.get("jobs").summary
+        assert summary is not None and summary["n_tasks"] == 0
+        assert results(connection, submit(connection, abs, [-2])) == {0: 2}
+
+
 def test_a_resource_of_another_protocol_is_refused_in_words(site: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     _resource.connect().close()
     monkeypatch.setattr("ports.jobs._connection.PROTOCOL", 99)

@@ -113,13 +113,13 @@ class Place:
         self.queue.jobs.append((job, parcel.function, parcel.arguments[0]))
         return job["id"]
 
-    def slot(self, *, idle: float = 30.0, grace: float = 5.0) -> Slot:
+    def slot(self, *, idle: float = 30.0, grace: float = 5.0, worker: Any = None) -> Slot:
         """Start a slot."""
         options = {"root": self.places.root, "runtime": self.places.runtime, "task": "t", "idle": idle, "grace": grace}
         made: list[Slot] = []
 
         def run() -> None:
-            made.append(Slot(options))
+            made.append(Slot(options, worker))
             made[0].run()
 
         self.threads.append(threading.Thread(target=run, daemon=True))
@@ -321,6 +321,44 @@ def test_a_slot_goes_on_while_the_resource_is_gone(place: Place) -> None:
     assert len(place.queue.ended[job]) == 1
     holding = next(one for one in place.queue.seen if one["op"] == "holding")
     assert holding["slot"] == slot.name and job in holding["ids"]
+
+
+def test_a_job_above_its_memory_is_ended_with_what_it_started(place: Place) -> None:
+    def fill() -> None:
+        import subprocess
+        import sys
+
+        subprocess.run([sys.executable, "-c", "import time; kept = bytearray(b'x' * 300_000_000); time.sleep(60)"])
+
+    job, after = place.add(fill, memory=200_000_000), place.add(add_one, 1)
+    small = place.add(add_one, 2, memory=200_000_000)
+    place.slot()
+    told = place.result(job)
+    assert (told["state"], told["reason"]) == ("error", "memory")
+    assert told["error"]["text"] == "it used more than its 191 MiB of memory"
+    assert (place.result(after), place.result(small)) == (2, 3)
+
+
+class Worker:
+    """What a slot looks at of its Dask worker."""
+
+    address = "unix://worker"
+
+    def __init__(self) -> None:
+        self.status = "running"
+
+
+def test_a_slot_whose_worker_is_paused_asks_for_nothing(place: Place) -> None:
+    worker = Worker()
+    slot = place.slot(worker=worker)
+    wait_until(lambda: place.queue.held or None, timeout=10, what="its claim")
+    worker.status = "paused"
+    wait_until(lambda: None if place.queue.held else True, timeout=10, what="the end of its claim")
+    job = place.add(add_one, 1)
+    time.sleep(1.2)
+    assert place.queue.n_given == 0 and slot.claim == 0
+    worker.status = "running"
+    assert place.result(job) == 2
 
 
 def test_a_slot_without_work_ends_and_its_lease_is_free(place: Place) -> None:

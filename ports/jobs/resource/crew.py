@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import secrets
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from ports import clusters
+from ports import clusters, machine, sessions, state
 from ports.errors import PortsError
-from ports.jobs.resource import slot
+from ports.jobs._model import Available
+from ports.jobs.resource import room, slot
 
 CLUSTER = "jobs"
 _LOOK_SECONDS = 1.0  # between two looks at the slots, where nothing wakes it
+_AROUND_SECONDS = 5.0  # between two looks at what other users leave
 _WAITS = (1.0, 60.0)  # seconds after a cluster that did not start: at first, and at most
 
 
 def missing(wanted: int, threads: int, live: int) -> int:
     """Return how many slots to start: as many as have work, at most one for each thread of the workers."""
     return max(0, min(wanted, threads) - live)
+
+
+def preload() -> None:
+    """Import what this process can need later: an upgrade of `ports` must not mix two versions in it."""
+    for package in (clusters, machine, sessions, state):
+        for file in sorted(Path(package.__path__[0]).glob("*.py")):
+            importlib.import_module(f"{package.__name__}.{file.stem}")
 
 
 class Crew(threading.Thread):
@@ -33,10 +44,14 @@ class Crew(threading.Thread):
         What each slot gets; see `ports.jobs.resource.slot.Slot`.
     wake : callable
         Called when what `shown` returns has changed.
+    memory : int
+        Bytes that jobs can have at all.
     """
 
-    def __init__(self, options: Mapping[str, Any], wake: Callable[[], None]) -> None:
+    def __init__(self, options: Mapping[str, Any], wake: Callable[[], None], *, memory: int = 2**60) -> None:
         super().__init__(name="ports-crew", daemon=True)
+        self.memory, self.looked_around = memory, float("-inf")
+        self.available: Available | None = None  # news for the queue
         self.options, self.wake = dict(options), wake
         self.wanted = 0
         self.connected: frozenset[str] = frozenset()  # the tasks of the slots that the loop hears
@@ -59,13 +74,22 @@ class Crew(threading.Thread):
 
     def run(self) -> None:
         """Look again whenever something changes, and once a second while there is work."""
+        preload()
         while True:
             self.changed.wait(_LOOK_SECONDS if self.wanted or self.futures else None)
             self.changed.clear()
             try:
+                self.look_around()
                 self.look()
             except Exception as error:  # noqa: BLE001 - without this thread nothing runs any more
                 self.fail(error)
+
+    def look_around(self) -> None:
+        """See what other users leave of the machine, while there is work."""
+        now = time.monotonic()
+        if self.wanted > 0 and now - self.looked_around > _AROUND_SECONDS:
+            self.looked_around = now
+            self.available = room.available(self.memory)
 
     def look(self) -> None:
         """Start what is missing."""

@@ -22,17 +22,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ports import machine, probe, sessions
+from ports import probe, sessions
 from ports._version import VERSION
 from ports.errors import PortsError
 from ports.jobs import _places
-from ports.jobs._model import Capacity
+from ports.jobs._model import Lease
 from ports.jobs._places import Places
 from ports.jobs._protocol import PROTOCOL, Decoder, Frame, ProtocolError, encode
 from ports.jobs._resource import ResourceRunning
 from ports.jobs._store import Store
 from ports.jobs._turn import SCRIPTS, Queue, Reply, Request
-from ports.jobs.resource import lease, oversee
+from ports.jobs.resource import lease, oversee, room
 from ports.jobs.resource.crew import Crew
 from ports.state import records, settings
 
@@ -42,6 +42,8 @@ _SLOW_BYTES = 16 * 2**20  # unsent: nothing more is read from who does not read
 _MOST_BYTES = 2 * 2**30  # unsent: the connection ends
 _HELLO_SECONDS = 10.0
 _MOST_PEERS = 1000
+_OLD_SECONDS = 3600.0  # what a slot left is looked at no more
+_SWEEP_SECONDS = 600.0
 
 
 class Peer:
@@ -108,10 +110,12 @@ class Loop:
     ) -> None:
         self.queue, self.listener, self.crew = queue, listener, crew
         self.scripts, self.end_script = scripts, end_script
+        self.sweep: Callable[[], object] = list
         self.peers: dict[int, Peer] = {}
         self.numbers = 0
         self.is_over = False
         self.next_tick = self.next_scripts = 0.0
+        self.next_sweep = time.monotonic() + 60.0
         self.selector = selectors.DefaultSelector()
         listener.setblocking(False)
         self.selector.register(listener, selectors.EVENT_READ, None)
@@ -160,7 +164,12 @@ class Loop:
             self.next_tick = now + _TICK_SECONDS
             self.deliver(self.safely(self.queue.tick, []))
             self.drop_silent(now)
+        if now >= self.next_sweep:
+            self.next_sweep = now + _SWEEP_SECONDS
+            self.safely(self.sweep, [])
         if self.crew is not None:
+            if self.crew.available is not None:
+                self.queue.available, self.crew.available = self.crew.available, None
             self.crew.want(self.queue.wanted_slots, frozenset(one.task for one in self.peers.values() if one.task))
 
     def safely(self, step: Callable[[], Any], inbox: list[Request]) -> Any:
@@ -309,33 +318,21 @@ def listen(places: Places) -> socket.socket:
     return listener
 
 
-def capacity() -> Capacity:
-    """Return what jobs can have of this machine at all."""
-    room = machine.room()
-    return Capacity(cpus=room.my_cores, memory=room.may_have)
-
-
 def main(directory: str) -> None:
     """Be the compute resource of this user on this machine until SIGTERM."""
     places = _places.make_places()
     store = Store.open(places)
     try:
-        queue = Queue(store, capacity=capacity(), is_alive=lease.look)
-        chosen = settings.get("jobs")
-        options = {
-            "root": str(places.root),
-            "runtime": str(places.runtime),
-            "idle": chosen["slot_idle"],
-            "grace": chosen["grace"],
-        }
+        queue = Queue(store, capacity=room.capacity(), is_alive=lease.look)
         loop = Loop(
             queue,
             listen(places),
             scripts=functools.partial(oversee.ended, queue, places, lease.look),
             end_script=functools.partial(oversee.end, places=places),
         )
-        loop.crew = Crew(options, loop.wake)
+        loop.crew = Crew(slot_options(Path(directory), places), loop.wake, memory=queue.capacity.memory)
         loop.crew.start()
+        loop.sweep = functools.partial(sweep, places)
 
         def end(number: int, frame: FrameType | None) -> None:
             loop.stop()
@@ -347,6 +344,34 @@ def main(directory: str) -> None:
             places.socket.unlink()
     finally:
         store.close()
+
+
+def slot_options(directory: Path, places: Places) -> dict[str, Any]:
+    """Return what each slot gets, and copy the code of its child, which must stay that of this resource."""
+    code = directory / "code"
+    (code / "resource").mkdir(parents=True, exist_ok=True)
+    here = Path(__file__).parent
+    for source, target in ((here / "child.py", code / "resource"), (here.parent / "_protocol.py", code)):
+        (target / source.name).write_bytes(source.read_bytes())
+    chosen = settings.get("jobs")
+    return {
+        "root": str(places.root),
+        "runtime": str(places.runtime),
+        "child": str(code / "resource" / "child.py"),
+        "gpus": {str(index): uuid for index, uuid in room.uuids().items()},
+        "idle": chosen["slot_idle"],
+        "grace": chosen["grace"],
+    }
+
+
+def sweep(places: Places, older: float = _OLD_SECONDS) -> None:
+    """Remove the leases of slots that ended long ago, and what their children left."""
+    before = time.time() - older
+    for path in [*places.leases.glob("slot-*"), *places.streams.glob("slot-*")]:
+        held = Lease(path.stem, str(places.lease_of(path.stem)))
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < before and lease.look(held).alive is not True:
+                path.unlink()
 
 
 def announce(directory: Path, places: Places) -> None:

@@ -36,6 +36,7 @@ _FLUSH_BYTES = 8 * 2**20
 _BEGUN_SECONDS = 0.05  # a job that runs longer is shown as running
 _LOOK_SECONDS = 0.5  # between two looks at whether the worker is paused
 _RETRY_SECONDS = (0.05, 2.0)  # between two attempts to reach the resource: at first, and at most
+_WEIGH_SECONDS = 0.5  # between two looks at the memory of a job that has a limit
 _KEPT_BYTES = 64 * 2**20  # of functions
 _KEPT = 16
 _MOST_STARTS = 2  # of a child that ends before it begins a job
@@ -67,6 +68,7 @@ class Link:
         self.socket: socket.socket | None = None
         self.next_try, self.wait = 0.0, _RETRY_SECONDS[0]
         self.numbers = 0
+        self.unsent: list[bytes] = []
 
     def connect(self, now: float) -> bool:
         """Try to reach the resource, if it is time to; say whether it answers now."""
@@ -82,17 +84,25 @@ class Link:
             one.close()
             self.next_try, self.wait = now + self.wait, min(_RETRY_SECONDS[1], self.wait * 2)
             return False
-        self.socket, self.decoder, self.wait = one, Decoder(), _RETRY_SECONDS[0]
+        self.socket, self.decoder, self.unsent, self.wait = one, Decoder(), [], _RETRY_SECONDS[0]
         return True
 
     def send(self, header: Mapping[str, Any], blobs: list[bytes] | tuple[()] = ()) -> int:
-        """Send a request; return its number. A connection that has ended is noticed by the next `read`."""
+        """Note a request for the next `push`; return its number."""
         self.numbers += 1
-        if self.socket is not None:
+        self.unsent.append(encode({"n": self.numbers, **header}, blobs))
+        return self.numbers
+
+    def push(self) -> None:
+        """Send all requests at once: the resource takes what comes together in one turn.
+
+        A connection that has ended is noticed by the next `read`.
+        """
+        data, self.unsent = b"".join(self.unsent), []
+        if self.socket is not None and data:
             with contextlib.suppress(OSError):
                 self.socket.settimeout(None)
-                self.socket.sendall(encode({"n": self.numbers, **header}, blobs))
-        return self.numbers
+                self.socket.sendall(data)
 
     def read(self) -> list[Frame] | None:
         """Return what has come; None when the connection has ended."""
@@ -140,7 +150,7 @@ class Slot:
         self.since = self.worked_at = time.monotonic()
         self.told_begun = self.is_busy = False  # busy: the child has not come to the end of what it was given
         self.ends: dict[tuple[str, int], str] = {}
-        self.kill_at = float("inf")
+        self.kill_at, self.weighed_at = float("inf"), 0.0
         self.n_starts = 0
         self.looked_at, self.is_paused, self.is_closing = 0.0, False, False
         self.selector = selectors.DefaultSelector()
@@ -159,6 +169,7 @@ class Slot:
                 self.flush(now)
                 self.ask()
                 self.mind_the_child(now)
+                self.link.push()
                 for key, _ in self.selector.select(self.patience(time.monotonic())):
                     key.data()
         finally:
@@ -199,6 +210,7 @@ class Slot:
 
     def close(self) -> None:
         """Let go of everything."""
+        self.link.push()
         self.link.close()
         if self.child is not None:
             self.child.end(signal.SIGKILL) if self.batch else None
@@ -367,7 +379,7 @@ class Slot:
         self.given = jobs
         self.lease.write([(one["id"], one["attempt"]) for one in jobs])
         if self.child is None:
-            self.child = WarmChild(self.name, self.places, self.lease, shape)
+            self.child = WarmChild(self.name, self.places, self.lease, shape, self.options)
             self.selector.register(self.child.source, selectors.EVENT_READ, self.listen)
         self.child.run(jobs, self.functions.by_digest, self.blobs)
         self.since, self.told_begun, self.is_busy = time.monotonic(), False, True
@@ -467,6 +479,10 @@ class Slot:
             self.kill_at = now + float(self.options["grace"])
             self.lease.note_end(job["place"])
             self.child.end(signal.SIGTERM)
+        if job.get("memory") and now - self.weighed_at >= _WEIGH_SECONDS and key not in self.ends:
+            self.weighed_at = now
+            if self.child.memory() > job["memory"]:
+                self.ends[key], self.kill_at = "memory", now
         if now >= self.kill_at:
             self.child.end(signal.SIGKILL)  # which its pipe shows
 
@@ -478,6 +494,9 @@ def _ended(how: str, job: Mapping[str, Any]) -> dict[str, Any]:
     if how == "timeout":
         words = f"it ran longer than its timeout of {job.get('timeout') or 0:g} s"
         return {"state": "error", "reason": "time", "error": {"type": "TimeoutError", "text": words, "traceback": ""}}
+    if how == "memory":
+        words = f"it used more than its {probe.size(job.get('memory'))} of memory"
+        return {"state": "error", "reason": "memory", "error": {"type": "MemoryError", "text": words, "traceback": ""}}
     return {"state": "lost", "reason": "lost", "error": {"type": "Lost", "text": "it was ended", "traceback": ""}}
 
 

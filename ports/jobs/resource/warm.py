@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ports import sessions
+from ports import probe, sessions
 from ports.jobs._places import Places
 from ports.jobs._protocol import Decoder, Frame, encode
 from ports.jobs.resource import child
@@ -36,7 +36,9 @@ class Shape(NamedTuple):
 class WarmChild:
     """A child of this process that runs jobs; it ends with the thread that makes it."""
 
-    def __init__(self, slot: str, places: Places, lease: HeldLease, shape: Shape) -> None:
+    def __init__(
+        self, slot: str, places: Places, lease: HeldLease, shape: Shape, options: Mapping[str, Any] = {}
+    ) -> None:
         self.shape, self.slot, self.places = shape, slot, places
         self.known: set[str] = set()  # the functions that it has
         self.decoder = Decoder()
@@ -46,8 +48,12 @@ class WarmChild:
         try:
             with files[0].open("ab") as stdout, files[1].open("ab") as stderr:
                 self.process = subprocess.Popen(
-                    [sys.executable, child.__file__, *map(str, (source, sink, lease.descriptor, os.getpid()))],
-                    env=_environ(shape),
+                    [
+                        sys.executable,
+                        options.get("child") or child.__file__,
+                        *map(str, (source, sink, lease.descriptor, os.getpid())),
+                    ],
+                    env=_environ(shape, options.get("gpus") or {}),
                     cwd=Path.home(),
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
@@ -86,6 +92,10 @@ class WarmChild:
         """Return what it reports; None when it has ended."""
         data = os.read(self.source, 1 << 20)
         return self.decoder.feed(data) if data else None
+
+    def memory(self) -> int:
+        """Return the bytes that it and all that it started have for themselves."""
+        return sum(map(_anonymous, (self.pid, *probe.processes.descendants(self.pid))))
 
     def end(self, number: int) -> None:
         """Send it a signal; SIGKILL reaches all that it started."""
@@ -131,9 +141,14 @@ class WarmChild:
         return ""
 
 
-def _environ(shape: Shape) -> dict[str, str]:
+def _anonymous(pid: int) -> int:
+    fields = probe.read_bytes(f"/proc/{pid}/statm").split()
+    return max(0, int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 2 else 0
+
+
+def _environ(shape: Shape, uuids: Mapping[str, str]) -> dict[str, str]:
     environ = sessions.surroundings.of_this_process()
     environ.update(dict.fromkeys(_THREADS, str(shape.cpus)))
     if shape.gpus:
-        environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, shape.gpus))
+        environ["CUDA_VISIBLE_DEVICES"] = ",".join(uuids.get(str(one), str(one)) for one in shape.gpus)
     return environ
