@@ -419,6 +419,11 @@ class Slot:
 
     def add_result(self, result: dict[str, Any], blob: bytes) -> None:
         """Keep what the child reports of the job that ran."""
+        if not self.given or (result.get("id"), result.get("attempt")) != (
+            self.given[0]["id"],
+            self.given[0]["attempt"],
+        ):
+            return  # a job wrote to the pipe
         job = self.batch.pop(0)
         self.given.pop(0)
         how = self.ends.pop((job["id"], job["attempt"]), None)
