@@ -80,10 +80,11 @@ def create(path: Path, data: bytes) -> bool:
     return True
 
 
-def reserve(directory: Path, above: int) -> int:
+def reserve(directory: Path, above: int, *, is_file: bool = False) -> int:
     """Make the directory of the next number after `above` that is free, and return the number.
 
-    The caller calls `sync_directory` before it tells the number to anybody.
+    With `is_file` it is an empty file. Either one keeps the number for whoever made it. The caller calls
+    `sync_directory` before it tells the number to anybody.
 
     Raises
     ------
@@ -92,14 +93,18 @@ def reserve(directory: Path, above: int) -> int:
     """
     with _translated(directory):
         for number in itertools.count(above + 1):
+            path = directory / str(number)
             with contextlib.suppress(FileExistsError):  # another process was faster
-                (directory / str(number)).mkdir(mode=0o700)
+                if is_file:
+                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                else:
+                    path.mkdir(mode=0o700)
                 return number
     raise AssertionError("numbers do not end")
 
 
 def numbers(directory: Path) -> list[int]:
-    """Return the numbers after which directories are named in `directory`; none if it does not exist."""
+    """Return the numbers after which directories and files are named in `directory`; none if it does not exist."""
     with _translated(directory):
         try:
             return [int(name) for name in os.listdir(directory) if name.isascii() and name.isdigit()]  # noqa: PTH208

@@ -5,8 +5,8 @@
     <state>/hosts/<machine>/jobs/        0700
         owner.json                       the host name and the boot that own this queue
         store.sqlite (+ -wal)            the queue: see `_store`
-        ids/<N>/                         an id is reserved by making this directory, before it is printed
-            key                          the key of the submission file that has this id
+        ids/<N>                          an id is reserved by this file, before it is printed
+        ids/<N>/key                      or, of a submission file, by this directory with its key
         submissions/<KEY>                submissions that no resource has taken in yet
         work/<N>/ work/<N>.<I>/          stdout, stderr and the files of one job; made when first needed
         streams/<slot>.out .err          what the child of a slot prints at this moment

@@ -7,6 +7,7 @@ number and its item.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -33,6 +34,7 @@ from ports.jobs._model import ENDED, LARGE, LOST, PENDING, STATES, JobId, state_
 from ports.jobs._places import LOCK, Places
 
 FORMAT = 1
+_SPARE = 32  # ids that are reserved ahead
 _ITEMS = 20  # bits of an item's number within its submission
 _NOT_A_STORE = ("malformed", "not a database", "corrupt", "disk image")
 # One list of statements for each step from a format to the next one.
@@ -170,7 +172,10 @@ class Store:
         self.places, self._database, self._held = places, database, held
         self.notices: list[str] = []
         self._rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _WRITES}
-        self._last: int | None = None  # the highest number that was given away
+        self._last = 0  # the highest number that was reserved
+        self._spare: collections.deque[int] = collections.deque()  # reserved numbers that nobody has yet
+        self._taken: list[int] = []  # of those, in this turn
+        self._n_reserved = 0
         self._has_new_ids = False
         self._is_open = False  # a transaction
         #: SQLite refused something in this turn: nothing of the turn counts.
@@ -201,14 +206,15 @@ class Store:
                 ) from None
             own_queue(places)
             try:
-                database, aside = _connect(places.store, timeout), None
+                (database, is_new), aside = _connect(places.store, timeout), None
             except BrokenRecordError as error:
                 aside = _put_aside(places.store)
-                database = _connect(places.store, timeout)
+                database, is_new = _connect(places.store, timeout)
                 reason = error.reason
             held.callback(database.close)
             store = cls(places, database, held.pop_all())
-        if aside is None and (n_ids := store._ids_before()):
+        store._find_spare(is_new)
+        if aside is None and is_new and (n_ids := store._ids_before()):
             store.notices.append(
                 f"the queue {places.store} was removed or emptied; {n_ids} ids were given before, and nothing is known "
                 "of their jobs"
@@ -224,6 +230,10 @@ class Store:
     def close(self) -> None:
         """Let go of the store and of its lock; what was put and not committed is dropped."""
         self.roll_back()
+        for number in self._spare:
+            with contextlib.suppress(OSError):
+                (self.places.ids / str(number)).unlink()
+        self._spare.clear()
         self._held.close()
 
     @property
@@ -243,12 +253,35 @@ class Store:
 
     def reserve(self) -> int:
         """Return a number that no submission ever had; it is durable with the next `commit`; raises StoreError."""
-        if self._last is None:
-            (last,) = self._all("SELECT max(coalesce(max(number), 0), ?) FROM submissions", (self.fact("last") or 0,))
-            self._last = max([last[0], *_durable.numbers(self.places.ids)])
-        self._last = _durable.reserve(self.places.ids, self._last)
-        self._has_new_ids = True
-        return self._last
+        if not self._spare:
+            self._last = _durable.reserve(self.places.ids, self._last, is_file=True)
+            self._has_new_ids = True
+            return self._last
+        self._taken.append(self._spare.popleft())
+        return self._taken[-1]
+
+    def reserve_ahead(self) -> bool:
+        """Reserve numbers for what will be submitted, so that a submission syncs one file only; raises StoreError.
+
+        Return True if it is time to `_submissions.tidy`.
+        """
+        if len(self._spare) > _SPARE // 2:
+            return False
+        while len(self._spare) < _SPARE:
+            self._last = _durable.reserve(self.places.ids, self._last, is_file=True)
+            self._spare.append(self._last)
+        _durable.sync_directory(self.places.ids)
+        self._n_reserved += 1
+        return self._n_reserved % 16 == 0
+
+    def _find_spare(self, is_new: bool) -> None:
+        """Find the highest number that was given away. Only a resource makes files: those above are free."""
+        (found,) = self._all("SELECT max(coalesce(max(number), 0), ?) FROM submissions", (self.fact("last") or 0,))
+        numbers = _durable.numbers(self.places.ids)
+        self._last = max([found[0], *numbers])
+        if not is_new:
+            above = sorted(number for number in numbers if number > found[0])
+            self._spare.extend(number for number in above if (self.places.ids / str(number)).is_file())
 
     def flush(self) -> None:
         """Let reads see what was put; it is not durable yet."""
@@ -291,6 +324,7 @@ class Store:
                 with self._noted():
                     self._database.execute("COMMIT")
                 self._is_open = False
+            self._taken.clear()
         except BaseException:
             self.roll_back()
             raise
@@ -298,6 +332,8 @@ class Store:
     def roll_back(self) -> None:
         """Drop what was put since the last `commit`."""
         self.has_failed = False
+        self._spare.extendleft(reversed(self._taken))
+        self._taken.clear()
         for rows in self._rows.values():
             rows.clear()
         if self._is_open:
@@ -498,8 +534,6 @@ class Store:
 
     def _ids_before(self) -> int:
         """Return how many ids were given in a store that is new all the same; submission files do not count."""
-        if self._all("SELECT 1 FROM submissions LIMIT 1") or self.fact("last"):
-            return 0
         directories = [self.places.ids / str(number) for number in _durable.numbers(self.places.ids)]
         return sum(1 for path in directories if (path / "taken").exists() or not (path / "key").exists())
 
@@ -583,8 +617,8 @@ def own_queue(places: Places) -> None:
         _durable.write(places.owner, json.dumps(document).encode())
 
 
-def _connect(path: Path, timeout: float) -> sqlite3.Connection:
-    """Open the store for this process alone, and bring it to today's format; raises as `Store.open`."""
+def _connect(path: Path, timeout: float) -> tuple[sqlite3.Connection, bool]:
+    """Open the store for this process alone, in today's format; say whether it is new; raises as `Store.open`."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     except OSError as error:
@@ -601,14 +635,15 @@ def _connect(path: Path, timeout: float) -> sqlite3.Connection:
             (checked,) = database.execute("PRAGMA quick_check(1)").fetchone()
             if checked != "ok":
                 raise BrokenRecordError(path, checked)
-            _migrate(database, path)
+            is_new = _migrate(database, path)
         except BaseException:
             database.close()
             raise
-    return database
+    return database, is_new
 
 
-def _migrate(database: sqlite3.Connection, path: Path) -> None:
+def _migrate(database: sqlite3.Connection, path: Path) -> bool:
+    """Bring a store to today's format, and say whether it was empty; raises NewerRecordError."""
     (found,) = database.execute("PRAGMA user_version").fetchone()
     if found > FORMAT:
         raise NewerRecordError(path, found, FORMAT)
@@ -618,6 +653,7 @@ def _migrate(database: sqlite3.Connection, path: Path) -> None:
             database.execute(statement)
         database.execute(f"PRAGMA user_version = {number + 1}")
         database.execute("COMMIT")
+    return bool(found == 0)
 
 
 def _put_aside(path: Path) -> Path:

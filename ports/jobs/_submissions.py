@@ -17,7 +17,7 @@ from ports.jobs import _durable, _protocol
 from ports.jobs._model import JobId, Submission, check_key
 from ports.jobs._places import Places
 
-_NEWEST = 256  # ids whose directories stay, so that a repeated submission finds its key
+_NEWEST = 256  # ids whose names stay, so that a repeated submission finds its key
 
 
 class Left(NamedTuple):
@@ -123,13 +123,16 @@ def taken(places: Places, lefts: Sequence[Left]) -> None:
 
 
 def tidy(places: Places) -> None:
-    """Remove the directories of all but the newest ids: the store has the others."""
+    """Remove the names of all but the newest ids: the store has the others."""
     for number in sorted(_durable.numbers(places.ids))[:-_NEWEST]:
-        directory = places.ids / str(number)
+        path = places.ids / str(number)
         with contextlib.suppress(OSError):
-            for name in ("key", "taken"):
-                (directory / name).unlink(missing_ok=True)
-            directory.rmdir()
+            if path.is_dir():
+                for name in ("key", "taken"):
+                    (path / name).unlink(missing_ok=True)
+                path.rmdir()
+            else:
+                path.unlink()
 
 
 def put_aside(left: Left) -> Path:

@@ -178,6 +178,9 @@ class Queue:
             raise
         if lefts:
             _submissions.taken(self.store.places, lefts)
+        with contextlib.suppress(StoreError):  # a submission will say so
+            if self.store.reserve_ahead():
+                _submissions.tidy(self.store.places)
         return replies
 
     def gone(self, connection: Hashable) -> None:

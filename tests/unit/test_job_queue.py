@@ -62,9 +62,24 @@ def test_ids_are_never_used_again(desk: Desk) -> None:
     desk.clock += 1
     assert desk.answer("prune", older=0)["n_removed"] == 3
     desk.restart()
-    for directory in desk.places.ids.iterdir():
-        directory.rmdir()
+    for file in desk.places.ids.iterdir():
+        file.unlink()
     assert desk.submit() == "4"
+
+
+def test_ids_are_reserved_ahead_and_none_is_left_out(desk: Desk) -> None:
+    desk.queue.tick()
+    names = {path.name for path in desk.places.ids.iterdir()}
+    assert desk.submit() == "1"
+    assert {path.name for path in desk.places.ids.iterdir()} == names
+    desk.store._held.close()  # killed
+    desk.start()
+    assert desk.submit() == "2"
+    desk.restart()
+    left = _submissions.leave(desk.places, "ef" * 16, Submission(kind="function"), [b"f", b""])
+    assert left == JobId(3)
+    desk.queue.tick()
+    assert [desk.submit() for _ in range(40)] == [str(number) for number in range(4, 44)]
 
 
 @pytest.mark.ci
