@@ -224,8 +224,8 @@ def test_slots_without_work_end_and_come_back(site: Home, monkeypatch: pytest.Mo
         slots = lambda: connection.ask("status").header["slots"]  # noqa: E731
         wait_until(lambda: True if not slots() else None, timeout=20, what="the end of the slot")
         wait_until(lambda: None if processes("/child.py ") else True, timeout=10, what="the end of its child")
-        summary = clusters.get("jobs").summary
-        assert summary is not None and summary["n_tasks"] == 0
+        n_tasks = lambda: (clusters.get("jobs").summary or {}).get("n_tasks")  # noqa: E731
+        wait_until(lambda: True if n_tasks() == 0 else None, timeout=20, what="the end of its task")
         assert results(connection, submit(connection, abs, [-2])) == {0: 2}
 
 

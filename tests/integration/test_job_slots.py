@@ -9,6 +9,8 @@ import collections
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ import pytest
 from ports.jobs import _travel
 from ports.jobs._model import Lease
 from ports.jobs._places import Places
+from ports.jobs._protocol import encode
 from ports.jobs._turn import Reply, Request
 from ports.jobs.resource import lease
 from ports.jobs.resource.loop import Loop, listen
@@ -390,6 +393,36 @@ def test_strangers_are_turned_away(place: Place) -> None:
         assert b"no frame begins" in one.recv(4096)
         assert one.recv(10) == b""
     assert os.stat(place.places.socket).st_mode & 0o777 == 0o600
+
+
+AS_BOB = """
+import os, socket, sys
+os.chdir(sys.argv[1])
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+with socket.socket(socket.AF_UNIX) as one:
+    one.settimeout(10)
+    one.connect("resource.sock")
+    try:
+        one.sendall(bytes.fromhex(sys.argv[2]))
+        print(one.recv(100))
+    except OSError:
+        print(b"")
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
+def test_another_user_gets_no_answer_even_where_the_socket_is_open(place: Place) -> None:
+    """Without the directory and the mode that keep bob out, the kernel still says that it is he."""
+    greeting = encode({"op": "hello", "n": 1, "protocol": 1})
+    with socket.socket(socket.AF_UNIX) as one:
+        one.connect(str(place.places.socket))
+        one.sendall(greeting)
+        assert one.recv(4096).startswith(b"PJ01")
+    place.places.runtime.chmod(0o755)
+    place.places.socket.chmod(0o666)
+    words = [sys.executable, "-c", AS_BOB, str(place.places.runtime), greeting.hex()]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == ("b''\n", "")
 
 
 def test_a_request_that_makes_the_queue_fail_is_answered(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
