@@ -31,6 +31,7 @@ POLICIES = ("use", "refresh", "off", "only")
 _MAPPED = 64 * 1024  # a smaller file is read: that is faster, and its checksum costs nothing
 _PREFIX = 8
 _MOST_COMPARED = 500
+_USE_SECONDS = 60.0  # the time of use is noted that exactly
 _BETWEEN_LOOKS = 0.05  # of the limit is stored by one process until it looks at the size of all again
 
 _said: set[tuple[str, str]] = set()
@@ -94,8 +95,9 @@ class Cache:
         except RecordError as error:
             self.remove(path, str(error))
             return None
-        with contextlib.suppress(OSError):
-            os.utime(path)  # the order of use
+        if time.time() - status.st_mtime > _USE_SECONDS:
+            with contextlib.suppress(OSError):
+                os.utime(path)  # the order of use
         self._say_if_older(function, parts.header)
         return Hit(data, parts)
 

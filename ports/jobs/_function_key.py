@@ -150,7 +150,7 @@ class _Source:
         self.files = tuple((one.file, _state_of(one.file)) for one in sources.values())
         self.changed = next((one.file for one in sources.values() if _has_changed(one)), None)
         if self._is_fixed and self.changed is None and isinstance(function, types.FunctionType):
-            _codes[function] = _Known(code, function.__code__, tuple(self._read), self.files)
+            _codes[function] = _Known(code, function.__code__, function.__defaults__, tuple(self._read), self.files)
         return code
 
     def _use(self, name: str, value: Any) -> None:
@@ -176,7 +176,7 @@ class _Source:
             self._value(name, value)
 
     def _value(self, name: str, value: Any) -> None:
-        self._is_fixed = self._is_fixed and (type(value) in _FIXED or _is_nothing(value))
+        self._is_fixed = self._is_fixed and _is_fixed(value)
         try:
             self._parts.append((name, digest(value)))
         except NoDigestError as error:
@@ -214,9 +214,9 @@ _MISSING = object()
 _FIXED = frozenset({type(None), bool, int, float, str, bytes})
 
 
-def _is_nothing(value: Any) -> bool:
-    """Say whether these are the defaults of a function that has none."""
-    return type(value) is tuple and all(one is None for one in value)
+def _is_fixed(value: Any) -> bool:
+    """Say whether a value stays what it is as long as it is the same object."""
+    return type(value) in _FIXED or (type(value) is tuple and all(map(_is_fixed, value)))
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,7 @@ class _Known:
 
     key: str
     code: types.CodeType
+    defaults: tuple[Any, ...] | None
     read: tuple[tuple[dict[str, Any], str, Any], ...]
     files: tuple[tuple[str, Any], ...]
 
@@ -235,7 +236,8 @@ _codes: weakref.WeakKeyDictionary[types.FunctionType, _Known] = weakref.WeakKeyD
 def _known_code(function: Any) -> str | None:
     if not isinstance(function, types.FunctionType) or (known := _codes.get(function)) is None:
         return None
-    if function.__code__ is not known.code or function.__defaults__ or function.__kwdefaults__:
+    is_same = function.__code__ is known.code and function.__defaults__ is known.defaults
+    if not is_same or function.__kwdefaults__:
         return None
     for space, name, value in known.read:
         if space.get(name, _MISSING) is not value:
