@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ports.errors import ResourceLostError, TimedOutError
-from ports.jobs import _resource
+from ports.jobs import _asking, _places, _resource
 from ports.jobs._connection import Connection
 from ports.jobs._protocol import Frame
 
@@ -51,6 +52,24 @@ def ask(op: str, blobs: Sequence[bytes] = (), **fields: Any) -> Frame:
         except ResourceLostError:
             _raise_if_stopped(left)
     raise AssertionError
+
+
+def look(op: str, **fields: Any) -> dict[str, Any]:
+    """Return the answer to a question, without starting a resource: where none runs, the queue on the disk is read.
+
+    Raises
+    ------
+    PortsError
+        What the resource, or the queue, raised.
+    """
+    global _connection
+    with contextlib.suppress(ResourceLostError):
+        with _lock:
+            if _connection is None or _connection.is_lost:
+                _connection = Connection(_places.here().socket)
+            asked = _connection
+        return dict(asked.ask(op, **fields).header)
+    return _asking.ask(op, **fields)
 
 
 def results(id: str, end: float | None) -> Iterator[Frame]:

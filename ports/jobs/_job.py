@@ -21,7 +21,7 @@ from ports.errors import (
     UnsendableError,
     UsageError,
 )
-from ports.jobs import _client, _model, _travel
+from ports.jobs import _asking, _client, _logs, _model, _travel
 from ports.jobs._model import CANCELLED, ENDED, FINISHED, LOST, JobId, parse_id
 
 _MOST_LISTED = 1000
@@ -44,6 +44,8 @@ class End(NamedTuple):
 
     def value(self, id: JobId) -> Any:
         """Return the result of job `id`, or raise its exception."""
+        if self.state == FINISHED and not self.blob:
+            return None  # of a script
         if self.state == FINISHED:
             return _travel.unpack(self.blob, f"the result of job {id}")
         raise self.exception(id)
@@ -120,7 +122,7 @@ class Job:
         NotFoundError
             It was removed.
         """
-        row: dict[str, Any] = _client.ask("show", id=self.id).header["row"]
+        row: dict[str, Any] = _client.look("show", id=self.id)["row"]
         self._note(row["state"])
         self.name = self.name or row.get("name") or ""
         return row
@@ -135,19 +137,10 @@ class Job:
         return self.state in ENDED
 
     def logs(self) -> str:
-        """Return what it printed so far: stdout, then stderr."""
-        from ports.jobs import _places
-
-        places, row = _places.here(), self.status
-        work = places.work_of(self._id)
-        files = [work / "stdout", work / "stderr"]
-        if row["state"] == _model.RUNNING and row.get("slot"):
-            files += [places.stdout_of(str(row["slot"])), places.stderr_of(str(row["slot"]))]
-        texts = []
-        for file in files:
-            with contextlib.suppress(OSError):
-                texts.append(file.read_bytes().decode("utf-8", "backslashreplace"))
-        return "".join(texts)
+        """Return what it printed so far: of a function stdout, then stderr; of a script both in their order."""
+        found = _asking.output(self.id)
+        pieces, _ = _logs.last(found.files(), 0, stamped=found.stamped)
+        return b"".join(one.text for one in pieces).decode("utf-8", "backslashreplace")
 
     # --- its end ---
 
@@ -278,7 +271,7 @@ class JobMap(Sequence[Job]):
         """Its row, with the number of its jobs in each state as ``counts``."""
         if self._id is None:
             return {"id": "", "state": FINISHED, "counts": {}, "count": 0}
-        row: dict[str, Any] = _client.ask("show", id=self.id).header["row"]
+        row: dict[str, Any] = _client.look("show", id=self.id)["row"]
         return row
 
     @property
@@ -381,7 +374,7 @@ def get(id: object) -> Job | JobMap:
         There is none.
     """
     wanted = parse_id(str(id) if isinstance(id, int) else id)
-    row = _client.ask("show", id=str(wanted)).header["row"]
+    row = _client.look("show", id=str(wanted))["row"]
     return _of_row(row)
 
 
@@ -404,7 +397,7 @@ def list(newest: int = 50, **filters: Any) -> Sequence[Job | JobMap]:
     **filters
         ``state``, ``name``, ``queue``, ``tag``.
     """
-    rows = _client.ask("list", newest=min(newest, _MOST_LISTED), filters=filters).header["rows"]
+    rows = _client.look("list", newest=min(newest, _MOST_LISTED), filters=filters)["rows"]
     return [_of_row(row) for row in rows]
 
 
