@@ -105,7 +105,9 @@ def show_submitted(out: Output, row: Row) -> int:
 @click.option("--retries", type=Number(0), help="How often it runs again when it failed or took too long. Default: 0.")
 @click.option("--name", help="Name in lists. Default: that of the script.")
 @click.option("--after", metavar="ID", type=Id(), multiple=True, help="Begin once this job has finished; repeatable.")
-@click.option("--tag", metavar="NAME=VALUE", multiple=True, help="Tag for `ports job list --tag`; repeatable.")
+@click.option(
+    "--tag", metavar="NAME=VALUE", multiple=True, help="Tag by which `ports job list` can filter; repeatable."
+)
 @click.option(
     "--environ", metavar="NAME[=VALUE]", type=Variable(), multiple=True,
     help="Variable for the job, in addition to yours; without a value, the one it has here. Repeatable.",

@@ -102,8 +102,8 @@ def sentence(found: Mapping[str, Any]) -> str:
     elif state == "pending":
         begin += ": it waits for its turn"
     if state in ("error", "lost"):
-        log = f"`ports job logs {id}` shows its output" if found.get("count") is None else f"`ports job show {id}`"
-        return f"{begin}; {log}, `ports job rerun {id}` runs it again"
+        verb = "logs" if found.get("count") is None else "show"
+        return f"{begin}; `ports job {verb} {id}` shows more, `ports job rerun {id}` runs it again"
     return begin
 
 

@@ -72,7 +72,7 @@ add_session_commands(
     _NOUN,
     what="the compute resource",
     list_help="List the compute resource of this machine, or of each HOST.",
-    show_help="Show everything about the compute resource: its jobs, its slots, its cluster.",
+    show_help="Show the jobs, the slots and the cluster of the compute resource.",
     stop_help="Stop the compute resource.",
 )
 

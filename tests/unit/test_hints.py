@@ -170,6 +170,8 @@ VALUES = {
     r"\{[^}]*host_(option|argument)[^}]*\}": "",
     r"\{n_workers\}": "4",
     r"\{[\w.]*kind[\w.]*\}": "cluster",
+    r"\{id\}": "12",
+    r"\{verb\} ": "show ",
     r"\{[^}]*\}": "main",
     r"\bN$": "1",
     r"\b(HOST|PORT|NAME|ALIAS)\b": "22",

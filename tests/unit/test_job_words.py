@@ -115,6 +115,14 @@ def test_what_cannot_be_submitted_is_refused_with_the_way_out(
     assert said in str(refused.value)
 
 
+def test_a_program_that_is_not_executable_runs_after_what_is_said(tmp_path: Path) -> None:
+    (tmp_path / "run.sh").write_text("#!/bin/sh\n")
+    with pytest.raises(UsageError, match=r"`chmod \+x ./run.sh`"):
+        _scripts.describe(["./run.sh"])
+    (tmp_path / "run.sh").chmod(0o755)
+    assert _scripts.describe(["./run.sh"]).argv == ["./run.sh"]
+
+
 def test_a_directory_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
@@ -219,7 +227,7 @@ def test_a_row_of_the_list_says_how_long_and_why() -> None:
         ({"state": "pending", "reason": "waits for a GPU: 0 bob"}, "job 12 is pending: waits for a GPU: 0 bob"),
         (
             {"state": "error", "reason": "exit status 3"},
-            "job 12 failed: exit status 3; `ports job logs 12` shows its output, `ports job rerun 12` runs it again",
+            "job 12 failed: exit status 3; `ports job logs 12` shows more, `ports job rerun 12` runs it again",
         ),
         ({"state": "cancelled", "reason": "dependency 11 failed"}, "job 12 is cancelled: dependency 11 failed"),
         ({"state": "finished"}, "job 12 is finished"),
@@ -277,6 +285,11 @@ def cli(*words: str) -> int:
         (["submit", "--memory", "3h", "true"], "memory: '3h' is no size"),
         (["submit", "--environ", "NO_SUCH_VARIABLE_X", "true"], "NO_SUCH_VARIABLE_X is not set here"),
         (["submit", "job.yaml", "--cpus", "2"], "options are written before the file"),
+        (["submit", ""], "there is no command; write `ports job submit -- COMMAND …`"),
+        (
+            ["submit", "-H", "server1", "--follow", "--environ", "A=b", "true"],
+            "--environ and --follow do not go together with -H; leave out --follow",
+        ),
         (["wait"], "ID is missing; write `ports job wait ID...`"),
         (["wait", "--within", "1x", "12"], "'1x' is no duration"),
     ],

@@ -28,6 +28,7 @@ NO_WAY_OUT = (
     "from ports.jobs.resource import loop; loop.main",
     "and printed no JSON", "`ports doctor` does not work there", "`ports browse` cannot reach home",
     "`ports tunnel` does not show this", "`ports open` of {owner} serves it",
+    "Tag by which `ports job list` can filter", "With --follow: exit with the job's own code",
     "waiting for {host}, where", "the hosts of the setting ports.hosts", "distributed.print prints here",
     "`ports open` goes through a session", "about 15 s after its last terminal",
     "it was stopped, by `ports cluster stop`",
@@ -35,6 +36,27 @@ NO_WAY_OUT = (
 
 #: Test → pieces of the messages that it walks. A fixture counts, because tests stand on it.
 WALKED = {
+    "integration/test_job_commands.py::test_a_script_goes_on_while_its_resource_is_stopped": (
+        "no compute resource runs here",
+    ),
+    "integration/test_job_commands.py::test_the_sentence_about_a_failed_job_leads_on": (
+        "`ports job {verb} {id}` shows more, `ports job rerun {id}` runs it again", "no jobs; `ports job submit`",
+        "`ports job list` shows what there is",
+    ),
+    "integration/test_job_commands.py::test_ctrl_c_without_a_terminal_leaves_the_job_running": (
+        "job {id} goes on; `ports job logs -f {id}` follows it again, `ports job cancel {id}` ends it",
+    ),
+    "unit/test_job_words.py::test_a_program_that_is_not_executable_runs_after_what_is_said": (
+        "is not executable; `chmod +x {program}`",
+    ),
+    "unit/test_job_words.py::test_a_wrong_word_is_refused_with_the_way_out": (
+        "--exit-code is for --follow", "--csv prints one table", "--json prints one document",
+        "there is no command; write `ports job submit -- COMMAND …`",
+        "--environ and --follow do not go together with -H",
+    ),
+    "integration/test_job_commands.py::test_a_resource_that_drains_says_how_it_goes_on": (
+        "the resource drains: `ports resource resume` goes on",
+    ),
     "unit/test_job_cache.py::test_with_a_version_a_changed_source_is_a_hit_and_is_said": (
         "change version=, or pass cache='refresh' once",
     ),
