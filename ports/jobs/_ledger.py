@@ -38,6 +38,7 @@ _WORST = tuple((PLACE[name], name) for name in _BY_WORST)
 _LONGEST_REASON = 1000
 _UNTRIED: tuple[int, dict[str, int]] = (0, {})  # never changed: who counts a retry makes a new one
 _MOST_SLOTS = 1024
+_PATIENCE_SECONDS = 600.0  # for which smaller jobs pass a wide one
 
 
 @functools.lru_cache(maxsize=4096)
@@ -80,6 +81,8 @@ class Ledger:
         self._keys: dict[str, int] = {}  # cache keys of runs
         self._asides: dict[str, list[tuple[Live, int]]] = {}
         self._timers: list[tuple[float, int, str]] = []
+        self._passed: int | None = None  # the submission with a wide job that smaller ones passed, and since when
+        self._passed_since = 0.0
         self.totals = dict.fromkeys(STATES, 0)
         self._kept_totals: dict[str, int] = {}
         self._serial = self._kept_serial = 0
@@ -266,26 +269,34 @@ class Ledger:
         limit = self.limits.get(queue)
         return limit is not None and self.room.n_of_queue.get(queue, 0) >= limit
 
-    def _next_shelf(self, kinds: frozenset[str]) -> Shelf | None:
-        """Return the shelf with the job that is next among those that fit: by priority, then by age."""
-        best: tuple[tuple[int, int], Shelf] | None = None
+    def _next_shelf(self, kinds: frozenset[str], now: float) -> Shelf | None:
+        """Return the shelf with the job that is next among those that fit: by priority, then by age.
+
+        Smaller jobs pass a wide one that does not fit yet, for 10 minutes. Then they wait until it fits.
+        """
+        heads: list[tuple[tuple[int, int], Shelf]] = []
         for shelf in list(self._shelves):
-            queue, needs, kind = shelf
-            if kind not in kinds or self._top(shelf) is None or self._full(queue):
-                continue
-            first = self._shelves[shelf][0]
-            if (best is None or first < best[0]) and self.room.why_not(needs) is None:
-                best = (first, shelf)
-        return None if best is None else best[1]
+            if shelf[2] in kinds and self._top(shelf) is not None and not self._full(shelf[0]):
+                heads.append((self._shelves[shelf][0], shelf))
+        for head, shelf in sorted(heads):
+            if self.room.why_not(shelf[1]) is None:
+                if self._passed == head[1]:
+                    self._passed = None
+                return shelf
+            if self._passed is None and self.room.would_fit(shelf[1]):
+                self._passed, self._passed_since = head[1], now
+            if self._passed == head[1] and now - self._passed_since > _PATIENCE_SECONDS:
+                return None
+        return None
 
     @property
     def has_work(self) -> bool:
         """Whether any job could be given out if there was room."""
         return bool(self._shelves)
 
-    def give(self, slot: str, most: int, kinds: frozenset[str]) -> list[Run]:
-        """Give jobs to a slot that has none: at most `most`, and as many as end within 50 ms."""
-        shelf = self._next_shelf(kinds)
+    def give(self, slot: str, most: int, kinds: frozenset[str], now: float) -> list[Run]:
+        """Give jobs to a slot that has none: at most `most`, and as many as end within 50 ms. `now` is monotonic."""
+        shelf = self._next_shelf(kinds, now)
         if shelf is None:
             return []
         first = self._top(shelf)
@@ -586,6 +597,8 @@ class Ledger:
         queue, needs, _ = live.shelf
         if self._full(queue):
             return f"waits for queue {queue}: at most {self.limits[queue]} at once"
+        if self._passed is not None and self._passed != live.number and self.room.why_not(needs) is None:
+            return f"waits for a slot, or for {self._passed}, which needs more"
         return self.room.why_not(needs) or "waits for a slot"
 
     def wanted(self) -> int:

@@ -258,6 +258,13 @@ class Room:
             return f"waits for a GPU: {self._who_has_gpus()}"
         return None
 
+    def would_fit(self, needs: Needs) -> bool:
+        """Say whether it is own jobs that keep a job with these needs waiting, not other users or the machine."""
+        others = self.available
+        n_gpus = len(set(self.capacity.gpus) - set(others.taken_gpus))
+        has_memory = needs.memory is None or others.memory is None or needs.memory <= others.memory
+        return self.capacity.refuse(needs) is None and needs.gpus <= n_gpus and has_memory
+
     def _who_has_gpus(self) -> str:
         """Return who has the GPUs: ``0-3 bob, 4 jobs``."""
         taken = self.available.taken_gpus

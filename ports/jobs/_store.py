@@ -467,13 +467,13 @@ class Store:
             return bytes(found[0][1])
         return _read(self.places.objects / digest, found[0][0] if found else None)
 
-    def arguments(self, jobs: Sequence[int]) -> dict[int, bytes]:
-        """Return the arguments of packed jobs, empty for a script's; raises BrokenRecordError."""
+    def arguments(self, jobs: Sequence[int]) -> dict[int, bytes | str]:
+        """Return the arguments of packed jobs; of large ones the digest, by which `object` reads them."""
         if not jobs:
             return {}
         marks = ", ".join("?" * len(jobs))
         found = self._all(f"SELECT job, digest, blob FROM arguments WHERE job IN ({marks})", jobs)
-        return {job: self.object(digest) if blob is None else blob for job, digest, blob in found}
+        return {job: digest if blob is None else blob for job, digest, blob in found}
 
     def ends(self, number: int, start: int, limit: int) -> list[tuple[Any, ...]]:
         """Return place, item, state, error, size and blob of results, from the place `start` on, at most `limit`."""

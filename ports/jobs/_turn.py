@@ -10,7 +10,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,9 @@ from ports.jobs._waiting import EVERY_SECONDS, Claim, Result, Stream, Waiting, W
 SCRIPTS = "scripts"
 _MOST_ROWS, _USUAL_ROWS = 1000, 50
 _MOST_BYTES_OF_A_REPLY, _MOST_RESULTS_OF_A_REPLY = 8 * 2**20, 1000
+_MOST_BYTES_AT_ONCE = 32 * 2**20  # of results in one turn; the rest follows
+_MOST_BYTES_OF_WORK = 64 * 2**20  # in a batch of several jobs
+_MOST_BYTES_OF_A_JOB = 960 * 2**20  # a frame holds 1 GiB, and a batch that is not full yet goes with it
 _LONGEST_ERROR = 65_536
 _LOOK_SECONDS = 1.0  # between two looks at the leases of slots that are not connected
 _CANCELLED = "cancelled"
@@ -101,6 +104,7 @@ class Queue:
         self._new_keys: dict[str, int] = {}
         self._unlinked: list[Path] = []  # files to remove after the commit
         self._removed: list[Path] = []  # directories
+        self._unfinished: set[int] = set()  # maps of whose results more is there than was sent
         self._looked = -_LOOK_SECONDS
         self._left_at: int | None = None
         self._load()
@@ -152,11 +156,12 @@ class Queue:
                     raise StoreError(self.store.path, "it could not be written")
             return self._end_turn()
         except (StoreError, RecordError) as error:
-            asked = {(one.connection, _n(one)) for one in inbox}
-            self._undo(error, asked)
-            told = [Reply(one.connection, _headers.error_of(_n(one), error)) for one in inbox]
-            told, self._replies = [*self._replies, *told], []
-            return [one for one in told if one.connection is not None]
+            told = self._undo(error, inbox)
+            replies, self._replies = [*self._replies, *told], []
+            return replies
+        except BaseException as error:  # a fault of ours: nothing of it may stay half done
+            self._undo(error, inbox)  # the loop answers what came in
+            raise
 
     def tick(self) -> list[Reply]:
         """Do what the clock asks for: times, lifetimes, timeouts, waits that ran out, submission files, dead slots.
@@ -172,7 +177,7 @@ class Queue:
             self._time_out()
             self._look_at_slots()
             replies = self._end_turn()
-        except (StoreError, RecordError) as error:
+        except BaseException as error:
             self._left_at = None
             self._undo(error)
             raise
@@ -199,7 +204,7 @@ class Queue:
         try:
             self._reap(slot, lease)
             return self._end_turn()
-        except (StoreError, RecordError) as error:
+        except BaseException as error:
             self._undo(error)
             raise
 
@@ -220,18 +225,19 @@ class Queue:
         replies, self._replies = self._replies, []
         return replies
 
-    def _undo(self, error: PortsError, asked: Collection[tuple[Hashable, object]] = ()) -> None:
-        """Go back to what the store has. Who would have been answered hears of the error, those that `asked` apart."""
+    def _undo(self, error: BaseException, inbox: Sequence[Request] = ()) -> list[Reply]:
+        """Go back to what the store has, and return the answers to `inbox`. Others hear of it with the next turn."""
+        told = error if isinstance(error, PortsError) else PortsError("the resource failed; its log says how")
         self.store.roll_back()
         lost = {(one.connection, one.header["n"]): None for one in self._replies if one.header.get("n") is not None}
-        self._waiting.answered(lost)
-        self._replies = [
-            Reply(connection, _headers.error_of(n, error)) for connection, n in lost if (connection, n) not in asked
-        ]
+        asked = {(one.connection, _n(one)): None for one in inbox if one.connection is not None}
+        self._waiting.answered({**lost, **asked})
+        self._replies = [Reply(one, _headers.error_of(n, told)) for one, n in lost if (one, n) not in asked]
         self._new_keys, self._unlinked, self._removed = {}, [], []
         available = self.available
         self._load()
         self.available = available
+        return [Reply(one, _headers.error_of(n, told)) for one, n in asked]
 
     def _answer(self, request: Request) -> None:
         """Do what one request asks for."""
@@ -328,6 +334,9 @@ class Queue:
             if one.item is None and self._row(one).count is not None:
                 raise UsageError(f"inputs: {one} is a map; name its jobs, {one}.0 and so on")
 
+    def _read_arguments(self, kept: bytes | str) -> bytes:
+        return kept if isinstance(kept, bytes) else self.store.object(kept)
+
     def _rerun(self, request: Request) -> None:
         id = parse_id(request.header.get("id"))
         row = self._row(id)
@@ -341,7 +350,7 @@ class Queue:
             if data.get("cache"):
                 data["cache"]["keys"] = [specification(row.spec).cache_key(id.item)]
         arguments = self.store.arguments([pack(row.number, one) for one in ones])
-        blobs = [arguments.get(pack(row.number, one), b"") for one in ones]
+        blobs = [self._read_arguments(arguments.get(pack(row.number, one), b"")) for one in ones]
         count = row.count if id.item is None else None
         number = self._add(Submission.from_json(data), [self.store.object(row.digest), *blobs], key=None, count=count)
         self._reply(request, {"id": str(number), "count": count})
@@ -504,8 +513,11 @@ class Queue:
 
     def _tell_stream(self, stream: Stream) -> bool:
         """Send the results that are there; return True if it was the last reply, because all ended or time is over."""
-        live = self._ledger.lives.get(stream.number)
+        live, n_now = self._ledger.lives.get(stream.number), 0
         while found := self.store.ends(stream.number, stream.place, _MOST_RESULTS_OF_A_REPLY):
+            if n_now > _MOST_BYTES_AT_ONCE:
+                self._unfinished.add(stream.number)
+                return False
             indices, states, errors, n_sent = [], [], [], 0
             blobs: list[bytes] = []
             for place, item, how, error, n_bytes, blob in found:
@@ -523,6 +535,7 @@ class Queue:
                 stream.place = place + 1
             header = {"indices": indices, "states": states, "errors": errors, "next": stream.place}
             self._send(stream.connection, {"n": stream.n, "more": True, **header}, blobs)
+            n_now += n_sent
         is_over = live is None or (stream.until is not None and stream.until <= self._monotonic())
         if is_over:
             header = {"indices": [], "states": [], "errors": [], "next": stream.place}
@@ -698,10 +711,11 @@ class Queue:
         """Give work to the slots that wait."""
         if self.is_draining:
             return
+        now = self._monotonic()
         for claim in list(self._waiting.claims.values()):
             if not self._ledger.has_work:
                 return
-            while runs := self._ledger.give(claim.slot, claim.most, claim.kinds):
+            while runs := self._ledger.give(claim.slot, claim.most, claim.kinds, now):
                 if self._send_work(claim, runs):
                     del self._waiting.claims[claim.slot]
                     break
@@ -713,19 +727,24 @@ class Queue:
         jobs: list[dict[str, Any]] = []
         asked: dict[int, dict[str, Any]] = {}
         booking = self._ledger.room.booked.get(claim.slot)
-        gpus = booking.gpus if booking is not None else ()
-        arguments = self.store.arguments([run.job for run in runs])
+        gpus = {"gpus": list(booking.gpus)} if booking is not None and booking.gpus else {}
+        arguments, n_bytes = self.store.arguments([run.job for run in runs]), 0
         for run in runs:
+            if n_bytes > _MOST_BYTES_OF_WORK:
+                self._ledger.take_back(run, self._now(), None)  # it comes with the next batch
+                continue
+            n_before = len(blobs)
             try:
                 if run.live.number not in asked:
                     asked[run.live.number] = _asked(run.live.spec)
-                jobs.append(self._work(run, claim, asked[run.live.number], (functions, blobs, arguments)))
-            except RecordError as error:
+                job = self._work(run, claim, asked[run.live.number], (functions, blobs, arguments))
+                n_bytes += _checked_size(blobs[n_before:])
+                jobs.append({**job, **gpus} if gpus else job)
+            except (RecordError, UsageError) as error:
+                del blobs[n_before:]
+                functions = {digest: place for digest, place in functions.items() if place < n_before}
                 told = json.dumps({"type": type(error).__name__, "text": str(error)})
                 self._end(run, ERROR, self._now(), reason=str(error)[:1000], error=told)
-                continue
-            if gpus:
-                jobs[-1]["gpus"] = list(gpus)
         if jobs:
             self._send(claim.connection, {"n": claim.n, "jobs": jobs, "functions": functions}, blobs)
         return bool(jobs)
@@ -735,7 +754,7 @@ class Queue:
         run: Run,
         claim: Claim,
         asked: Mapping[str, Any],
-        given: tuple[dict[str, int], list[bytes], Mapping[int, bytes]],
+        given: tuple[dict[str, int], list[bytes], Mapping[int, bytes | str]],
     ) -> dict[str, Any]:
         """Return what a slot must know of a job, with what was `asked`; its blobs go to those that are `given`."""
         functions, blobs, arguments = given
@@ -751,7 +770,7 @@ class Queue:
                 blobs.append(function)
             results = [(id, self._input(id)) for id in spec.inputs.get(run.item, ())]
             job["arguments"] = len(blobs)
-            blobs.append(arguments.get(run.job, b""))
+            blobs.append(self._read_arguments(arguments.get(run.job, b"")))
             if results:
                 job["results"] = {str(id): len(blobs) + place for place, (id, _) in enumerate(results)}
                 blobs += [result for _, result in results]
@@ -941,6 +960,8 @@ class Queue:
 
     def _time_out(self) -> None:
         now = self._monotonic()
+        self._ledger.ended |= self._unfinished
+        self._unfinished.clear()
         for run in list(self._ledger.timed.values()):
             is_over = run.deadline is not None and run.deadline <= now and run.ending is None
             if is_over and not run.slot.startswith("job-"):  # the launcher of a script does it by itself
@@ -1069,6 +1090,14 @@ def _short_error(error: Mapping[str, Any]) -> dict[str, Any]:
         name: f"… {value[-_LONGEST_ERROR:]}" if isinstance(value, str) and len(value) > _LONGEST_ERROR else value
         for name, value in error.items()
     }
+
+
+def _checked_size(blobs: Sequence[bytes]) -> int:
+    """Return how many bytes a job needs; raises UsageError if no frame holds them."""
+    n_bytes = sum(map(len, blobs))
+    if n_bytes > _MOST_BYTES_OF_A_JOB:
+        raise UsageError(f"its function and arguments have {n_bytes} bytes; at most {_MOST_BYTES_OF_A_JOB} are allowed")
+    return n_bytes
 
 
 def _asked(spec: Submission) -> dict[str, Any]:

@@ -417,6 +417,73 @@ def test_what_does_not_fit_now_waits_and_says_why(desk: Desk) -> None:
     assert desk.row(again)["why"] == "waits for memory: bob active"
 
 
+def test_small_jobs_do_not_pass_a_wide_one_for_ever(desk: Desk) -> None:
+    small = desk.submit(20)
+    for slot in ("s1", "s2"):
+        assert desk.take(slot, most=1) != []
+    wide = desk.submit(needs={"cpus": 4}, priority=1)
+    assert desk.take("s3", most=1) == [(f"{small}.2", 1)]
+    desk.end("s3", (f"{small}.2", 1))
+    desk.clock += 601
+    assert desk.take("s3", most=1) == []
+    assert desk.row(f"{small}.5")["why"] == f"waits for a slot, or for {wide}, which needs more"
+    desk.end("s1", (f"{small}.0", 1))
+    assert desk.take("s1", most=1) == []
+    desk.end("s2", (f"{small}.1", 1))
+    assert [job["id"] for job in desk.pushed[-1].header["jobs"]] == [wide]
+    desk.end(desk.pushed[-1].connection, (wide, 1))
+    assert [job["id"] for job in desk.pushed[-1].header["jobs"]] == [f"{small}.3"]
+
+
+def test_large_arguments_come_in_several_batches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ports.jobs._turn._MOST_BYTES_OF_WORK", 150_000)
+    monkeypatch.setattr("ports.jobs._turn._MOST_BYTES_OF_A_JOB", 300_000)
+    id = desk.submit(8)
+    desk.end("s1", *desk.take())
+    desk.end("s1", *desk.take())
+    desk.end("s1", *desk.take())
+    desk.answer("cancel", ids=[id])
+    many = desk.submit(6, arguments=[b"%d" % item * 100_000 for item in (1, 2, 3, 44444, 5, 6)])
+    done = []
+    while jobs := desk.take():
+        done.append(jobs)
+        desk.end("s1", *jobs)
+    assert done == [
+        [(f"{many}.0", 1), (f"{many}.1", 1)],
+        [(f"{many}.2", 1), (f"{many}.4", 1)],
+        [(f"{many}.5", 1)],
+    ]
+    assert "500000 bytes; at most 300000 are allowed" in desk.row(f"{many}.3")["reason"]
+
+
+def test_many_large_results_come_turn_by_turn(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ports.jobs._turn._MOST_BYTES_OF_A_REPLY", 10_000)
+    monkeypatch.setattr("ports.jobs._turn._MOST_BYTES_AT_ONCE", 15_000)
+    id = desk.submit(6)
+    while jobs := desk.take():
+        desk.end("s1", *jobs, blob=b"x" * 9_000)
+    replies = desk.ask("result", id=id, by="home", wait=None)
+    assert [len(reply.blobs) for reply in replies] == [1, 1]
+    for expected in ([1, 1], [1, 1, 0]):
+        replies = desk.queue.tick()
+        assert [len(reply.blobs) for reply in replies] == expected
+    assert desk.queue.tick() == []
+
+
+def test_a_fault_of_ours_leaves_nothing_half_done(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = desk.submit()
+    assert desk.ask("result", id=id, by="home", wait=None) == []
+    jobs = desk.take()
+    with monkeypatch.context() as broken:
+        broken.setattr("ports.jobs._turn.Queue._tell_watches", lambda queue: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            desk.end("s1", *jobs)
+    assert desk.state(id) == "pending"
+    assert [one.header["error"]["kind"] for one in desk.pushed if one.connection == "home"] == ["PortsError"]
+    desk.end("s1", *jobs)
+    assert desk.state(id) == "finished"
+
+
 def test_gpus_are_given_out_one_by_one(desk: Desk) -> None:
     desk.queue.available = Available(taken_gpus={0: "bob"})
     first, second = desk.submit(needs={"gpus": 1}), desk.submit(needs={"gpus": 1})
