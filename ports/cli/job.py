@@ -391,10 +391,7 @@ def _waited(out: Output, ids: Sequence[str], within: float | None) -> list[Row]:
             said.append("no compute resource runs here, so nothing begins; `ports resource start` goes on")
             out.say(f"ports: {said[0]}")
 
-    rows: list[dict[str, Any]] = []
-    for rows in jobs.wait(list(dict.fromkeys(ids)), within=within, idle=idle):  # noqa: B007
-        pass
-    return list(rows)
+    return list(jobs.wait(list(dict.fromkeys(ids)), within=within, idle=idle))
 
 
 def show_cancelled(out: Output, found: Mapping[str, Any]) -> None:

@@ -438,7 +438,7 @@ def far_arguments(ctx: click.Context) -> list[str]:
             continue
         many = value if isinstance(value, tuple) else (value,)
         if isinstance(parameter, click.Argument):
-            rest = [] if ctx.command.allow_interspersed_args else ["--"]  # what follows can begin like options
+            rest = [] if ctx.allow_interspersed_args else ["--"]  # what follows can begin like options
             words = [*words, *rest, *map(str, many)]
         elif isinstance(parameter, click.Option) and parameter.is_flag:
             words = [_flag(parameter, bool(value)), *words]

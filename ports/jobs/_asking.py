@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ports import listeners
-from ports.errors import ConflictError, NotFoundError, ResourceLostError, UsageError
+from ports.errors import ConflictError, NotFoundError, ResourceLostError, TimedOutError, UsageError
 from ports.jobs import _logs, _model, _places, _resource, _scripts, _submissions
 from ports.jobs._connection import Connection, revive
 from ports.jobs._model import ENDED, RUNNING, Capacity, JobId, LeaseState, parse_id
@@ -24,6 +24,7 @@ from ports.jobs.resource import script as scripts
 from ports.probe import size
 
 _TRIES = 3
+_PATIENCE = 10.0  # seconds for which the queue can be open in a process that does not answer
 _EVERY, _EVERY_WITHOUT = 1.0, 2.0  # seconds between two looks at jobs that are waited for
 
 
@@ -60,13 +61,20 @@ def ask(op: str, **fields: Any) -> dict[str, Any]:
     ------
     PortsError
         What the resource raised.
+    ConflictError
+        A process has the queue open for 10 s and does not answer.
     """
-    places = _places.here()
-    try:
-        with Connection(places.socket) as connection:
-            return dict(connection.ask(op, **fields).header)
-    except ResourceLostError:
-        return _ask_queue(places, op, fields)
+    places, end = _places.here(), time.monotonic() + _PATIENCE
+    while True:
+        try:
+            with Connection(places.socket) as connection:
+                return dict(connection.ask(op, **fields).header)
+        except ResourceLostError:
+            try:
+                return _ask_queue(places, op, fields)
+            except ConflictError:  # a resource starts or ends, or somebody else looks
+                if time.monotonic() > end:
+                    raise
 
 
 def _ask_queue(places: _places.Places, op: str, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,13 +140,13 @@ def show(id: object) -> dict[str, Any]:
 
 def wait(
     ids: Sequence[object], *, within: float | None = None, idle: Callable[[], None] = lambda: None
-) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of jobs, each time that one has changed, until all have ended.
+) -> list[dict[str, Any]]:
+    """Wait until jobs have ended, and return their rows.
 
     Parameters
     ----------
     within : float, optional
-        Seconds after which it ends, whatever runs still. Default: no limit.
+        Seconds after which it returns, whatever runs still. Default: no limit.
     idle : callable, optional
         Called when it is seen that jobs wait and no resource runs.
 
@@ -149,24 +157,30 @@ def wait(
     """
     wanted = [str(parse_id(str(one))) for one in ids]
     end = float("inf") if within is None else time.monotonic() + within
-    rows: dict[str, dict[str, Any]] = {}
-    pause, said = 0.05, None
     while True:
-        for one in wanted:
-            if one not in rows or rows[one]["state"] not in ENDED:
-                rows[one] = show(one)
-        now = [(row["id"], row["state"], row.get("counts"), row.get("attempt")) for row in rows.values()]
-        if now != said:
-            said = now
-            yield list(rows.values())
-        left = end - time.monotonic()
-        if all(row["state"] in ENDED for row in rows.values()) or left <= 0:
-            return
+        try:
+            _watch(wanted, end)
+        except TimedOutError:
+            return [show(one) for one in wanted]
+        except ResourceLostError:
+            pass
+        rows = [show(one) for one in wanted]
+        if all(row["state"] in ENDED for row in rows) or time.monotonic() >= end:
+            return rows
         if not is_running():
             idle()
-            pause = _EVERY_WITHOUT
-        time.sleep(max(0.0, min(pause, left)))
-        pause = min(_EVERY, pause * 1.5)
+        time.sleep(max(0.0, min(_EVERY_WITHOUT, end - time.monotonic())))
+
+
+def _watch(ids: Sequence[str], end: float) -> None:
+    """Return when the resource says that all have ended; raises ResourceLostError, and TimedOutError at `end`."""
+    while True:
+        with Connection(_places.here().socket) as connection:
+            left = None if end == float("inf") else max(0.01, end - time.monotonic())
+            answers = connection.stream("watch", ids=list(ids), timeout=left)
+            next(answers)  # how it is; the next one comes with a change
+            if next(answers, None) is None:
+                return
 
 
 def is_running() -> bool:

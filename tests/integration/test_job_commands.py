@@ -247,6 +247,40 @@ def read_until(terminal: int, text: str) -> str:
     return found
 
 
+def test_what_functions_print_is_shown_for_each_job_of_a_map(home: Home) -> None:
+    code = (
+        "import ports, sys\n"
+        "def fit(x):\n    print('out', x); print('err', x, file=sys.stderr)\n    return 1 / x\n"
+        "jobs = ports.map(fit, [1, 0])\n"
+        "print(jobs.id)\n"
+    )
+    done = home.python(code)
+    assert done.returncode == 0, done.stderr
+    id = done.stdout.strip()
+    ended = home.ports("job", "wait", id)
+    assert ended.returncode == 8 and f"`ports job show {id}` shows more" in ended.stderr
+    shown = home.ports("job", "logs", f"{id}.1")
+    assert (shown.stdout, shown.stderr) == ("out 0\n", "err 0\n")
+    refused = home.ports("job", "logs", id)
+    assert refused.returncode == 2 and f"name one of them: {id}.0" in refused.stderr
+    assert "ZeroDivisionError" in home.ports("job", "show", f"{id}.1").stdout
+    assert "1 finished, 1 error" in home.ports("job", "list").stdout
+
+
+def test_a_wait_goes_on_when_the_resource_is_killed(home: Home) -> None:
+    id = submitted(home, "sh", "-c", "while [ ! -e over ]; do sleep 0.1; done")
+    until_running(home, id)
+    words = [sys.executable, "-m", "ports", "job", "wait", id]
+    with subprocess.Popen(words, cwd=home.work, stderr=subprocess.PIPE, text=True) as waiting:
+        time.sleep(0.5)
+        kill(home.json("resource", "show")["pid"])
+        (home.work / "over").touch()
+        assert waiting.stderr is not None
+        assert "no compute resource runs here, so nothing begins" in waiting.stderr.readline()
+        assert home.ports("resource", "start").returncode == 0
+        assert waiting.wait(60) == 0
+
+
 def test_removed_jobs_are_gone_with_their_output(home: Home) -> None:
     id = submitted(home, "--name", "to-remove", "echo", "x")
     waited(home, id)

@@ -13,6 +13,7 @@ import pytest
 
 from ports.cli import job_rows
 from ports.errors import UsageError
+from ports.hosts import _ask
 from ports.jobs import _places, _scripts
 
 NOON = datetime.datetime(2026, 12, 1, 12, 0).timestamp()
@@ -337,3 +338,21 @@ def test_looking_for_jobs_where_there_are_none_makes_nothing(
 def test_a_job_that_does_not_exist_is_said(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("job", *words) == 3
     assert "no job '12'; `ports job list` shows what there is" in capsys.readouterr().err
+
+
+def test_the_words_of_a_command_reach_another_host_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ports import hosts
+
+    sent: list[list[str]] = []
+    monkeypatch.setenv("MY_TOKEN", "of this machine")
+
+    def run_ports(host: str, argv: list[str], **options: Any) -> dict[str, Any]:
+        sent.append(argv)
+        return {"id": "12", "state": "pending"}
+
+    monkeypatch.setattr(hosts, "run_ports", run_ports)
+    words = ("--timeout", "2h", "--environ", "MY_TOKEN", "--", "sh", "-c", "exit 3", "--json")
+    assert cli("job", "submit", "-H", "server1", *words) == 0
+    words = ("--environ=MY_TOKEN=of this machine", "--timeout=7200.0", "--", "sh", "-c", "exit 3", "--json")
+    assert sent == [["job", "submit", *words]]
+    assert _ask._with_json(sent[0]) == [*sent[0][:4], "--json", *sent[0][4:]]
