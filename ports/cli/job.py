@@ -274,6 +274,8 @@ def why(out: Output, id: str) -> None:
     row = jobs.show(id)
     if row["state"] == "pending" and not jobs.is_running():
         row["why"] = "no compute resource runs here; `ports resource start` goes on"
+    if (row.get("note") or {}).get("cache") and not row.get("reason"):
+        row["why"] = jobs.why_cached(id)
     show_why(out, row)
 
 

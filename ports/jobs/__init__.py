@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ports.jobs._job import JobMap as JobMap
     from ports.jobs._job import get as get
     from ports.jobs._job import list as list
+    from ports.jobs._job import why_cached as why_cached
     from ports.jobs._logs import follow as follow
     from ports.jobs._logs import last as last
     from ports.jobs._model import parse_duration as parse_duration
@@ -72,6 +73,7 @@ else:
                 "JobMap",
                 "get",
                 "list",
+                "why_cached",
             ),
             "_logs": (
                 "follow",

@@ -141,6 +141,7 @@ def _submit(
 ) -> tuple[JobId, int | None]:
     _check_host(_HOST.get())
     parcel = _travel.pack(function, calls)
+    _check_minor(parcel.name)
     size = len(parcel.function) + sum(len(one) for one in parcel.arguments)
     if size > _blobs.LARGEST:
         raise UsageError(
@@ -157,6 +158,16 @@ def _submit(
     blobs = [parcel.function, *parcel.arguments]
     said = _client.ask("submit", blobs, key=key, submission=submission, count=count).header
     return _model.parse_id(said["id"]), said.get("count")
+
+
+def _check_minor(name: str) -> None:
+    there = _client.python()
+    if there and there != _blobs.MINOR:
+        raise UsageError(
+            f"{name}() cannot be sent: the compute resource runs Python {there}, and this is Python {_blobs.MINOR}; "
+            f"submit it from Python {there}, or run `ports resource stop` and submit again, which starts one in this "
+            "environment"
+        )
 
 
 def _cache_of(

@@ -206,27 +206,38 @@ class Cache:
         if path.exists():
             return f"{name}() with these arguments is in the cache"
         headers = [header for one in _newest(path.parent) if (header := _header(one)) is not None]
-        if not headers:
-            return f"nothing of {name}() is in the cache"
-        nearest, differences = min(
-            ((header, _differences(function, found, header)) for header in headers), key=lambda one: len(one[1])
-        )
-        if not differences:
-            return (
-                f"{name}() with these arguments is in the cache for Python {nearest.get('minor')}, not {_blobs.MINOR}"
-            )
-        at = time.strftime("%Y-%m-%d %H:%M", time.localtime(nearest.get("created", 0)))
-        verb = "differ" if len(differences) > 1 else "differs"
-        return f"{' and '.join(differences)} of {name}() {verb} from the entry of {at}"
+        return _nearest(function, found, headers) or f"nothing of {name}() is in the cache"
 
-    def parts_of(self, name: str, key: str) -> Mapping[str, Any] | None:
-        """Return the header of an entry."""
-        return _header(self._path(name, key))
+    def why_kept(self, name: str, key: str) -> str:
+        """Return in a sentence what differs between an entry and the nearest one that is older."""
+        path = self._path(name, key)
+        header = _header(path)
+        if header is None:
+            return f"the entry of {short(name)}() is no longer in the cache"
+        others = [one for other in _newest(path.parent) if other != path and (one := _header(other)) is not None]
+        older = [one for one in others if one.get("created", 0) < header.get("created", 0)]
+        said = _nearest(FunctionKey.from_json(header), header.get("arguments", {}), older)
+        return said or f"nothing of {short(name)}() was in the cache"
+
+
+def _nearest(function: FunctionKey, found: Mapping[str, str], headers: Sequence[Mapping[str, Any]]) -> str:
+    """Return in a sentence what differs from the nearest entry; nothing if there is none."""
+    if not headers:
+        return ""
+    name = short(function.name)
+    nearest, differences = min(
+        ((header, _differences(function, found, header)) for header in headers), key=lambda one: len(one[1])
+    )
+    if not differences:
+        return f"{name}() with these arguments is in the cache for Python {nearest.get('minor')}, not {_blobs.MINOR}"
+    at = time.strftime("%Y-%m-%d %H:%M", time.localtime(nearest.get("created", 0)))
+    verb = "differ" if len(differences) > 1 else "differs"
+    return f"{' and '.join(differences)} of {name}() {verb} from the entry of {at}"
 
 
 def _differences(function: FunctionKey, found: Mapping[str, str], header: Mapping[str, Any]) -> list[str]:
     before = header.get("arguments", {})
-    names = [name for name in {**found, **before} if found.get(name, "")[:_PREFIX] != before.get(name)]
+    names = [name for name in {**found, **before} if found.get(name, "")[:_PREFIX] != str(before.get(name))[:_PREFIX]]
     differences = [f"argument {name!r}" for name in names]
     if function.version != header.get("version"):
         return [f"version {function.version!r} (before: {header.get('version')!r})", *differences]

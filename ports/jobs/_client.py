@@ -29,6 +29,11 @@ def connection() -> Connection:
         return _connection
 
 
+def python() -> str:
+    """Return the minor version of Python in which the resource runs functions: ``"3.11"``."""
+    return str(connection().resource.get("python") or "")
+
+
 def disconnect() -> None:
     """End the connection of this process. The next request makes a new one."""
     global _connection

@@ -401,6 +401,26 @@ def list(newest: int = 50, **filters: Any) -> Sequence[Job | JobMap]:
     return [_of_row(row) for row in rows]
 
 
+def why_cached(id: object) -> str:
+    """Return in a sentence why a job ran, or took its result from the cache.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such job.
+    """
+    from ports.jobs import _cache
+
+    row = _client.look("show", id=str(parse_id(str(id))))["row"]
+    note = row.get("note") or {}
+    if "cache" not in note or "key" not in note:
+        said = "its function has cache='off', or something of it has no digest"
+        return note.get("cache") or (said if row["state"] in ENDED else f"it is {row['state']}")
+    if note["cache"] == "hit":
+        return "its result came from the cache"
+    return f"it ran, because {_cache.here().why_kept(str(note['function']), str(note['key']))}"
+
+
 def of_one_machine(job: object) -> Job | JobMap:
     """Return `job`, or raise UsageError if it is none."""
     if not isinstance(job, Job | JobMap):

@@ -203,6 +203,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
     found = Asked()
     monkeypatch.setattr(_client, "ask", found)
+    monkeypatch.setattr(_client, "python", lambda: _blobs.MINOR)
     return found
 
 
@@ -222,6 +223,15 @@ def test_a_map_as_an_argument_is_the_list_of_its_results(asked: Asked) -> None:
     assert fields["submission"]["inputs"] == {"0": ["7.0", "7.1", "7.2"]}
     outcome = call.run(blobs[0], blobs[1], {f"7.{number}": _blobs.dump(number) for number in range(3)})
     assert _travel.unpack(outcome.blob, "it") == 3
+
+
+def test_another_python_of_the_resource_is_refused(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_client, "python", lambda: "3.99")
+    with pytest.raises(
+        UsageError, match=r"the compute resource runs Python 3\.99, and this is .*`ports resource stop`"
+    ):
+        ports.submit(double, 1)
+    assert asked.seen == []
 
 
 def test_a_map_takes_iterables_as_python_s_map(asked: Asked) -> None:

@@ -278,6 +278,14 @@ def test_why_names_the_part_that_differs() -> None:
     assert "version '2' (before: None)" in cache.why(FunctionKey("m.fit", "2", ""), "4" * 64, before)
 
 
+def test_why_a_job_ran_follows_from_what_it_kept(add: Any) -> None:
+    first, second = run(add, 1).note, run(add, 2).note
+    assert _cache.here().why_kept(first["function"], first["key"]) == "nothing of add() was in the cache"
+    why = _cache.here().why_kept(second["function"], second["key"])
+    assert why.startswith("argument 'x' of add() differs from the entry of 20")
+    assert "no longer in the cache" in _cache.here().why_kept(first["function"], "f" * 64)
+
+
 def test_a_full_disk_costs_the_entry_and_not_the_result(add: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise _cache.StoreError("/cache", "No space left on device")
@@ -300,10 +308,10 @@ def run(function: Callable[..., Any], *args: Any, policy: str = "use", key: bool
 def test_a_job_hits_what_a_plain_call_kept_and_the_other_way(add: Any, note: Callable[[], int]) -> None:
     through(add, 1)
     outcome = run(add, 1)
-    assert _travel.unpack(outcome.blob, "it") == 2 and outcome.note == {"cache": "hit"} and note() == 1
+    assert _travel.unpack(outcome.blob, "it") == 2 and outcome.note["cache"] == "hit" and note() == 1
     outcome = run(add, 5)
     assert outcome.note["cache"] == "kept" and through(add, 5) == 6 and note() == 2
-    assert run(add, 5, key=False).note == {"cache": "hit"}
+    assert run(add, 5, key=False).note["cache"] == "hit"
     assert run(add, 5, policy="refresh").note["cache"] == "kept" and note() == 3
     outcome = run(add, 7, policy="only")
     assert outcome.state == "error" and outcome.error["type"] == "NotFoundError" and note() == 3

@@ -71,7 +71,7 @@ def run(
         )
         kept = _Kept(cache, loaded, args, kwargs) if cache and cache.get("policy") != "off" else None
         if kept is not None and (found := kept.find()) is not None:
-            return Outcome("finished", found, None, {"cache": "hit"})
+            return Outcome("finished", found, None, {"cache": "hit", **kept.name()})
         value = loaded.call(*args, **kwargs)
         if inspect.iscoroutine(value):
             import asyncio  # it takes 30 ms, and few functions need it
@@ -110,6 +110,10 @@ class _Kept:
             raise self._cache.not_cached(self._function, self._key, self._arguments)
         return None
 
+    def name(self) -> dict[str, str]:
+        """Return how the entry is found again."""
+        return {"key": str(self._key), "function": self._function.name}
+
     def keep(self, made: _blobs.Dumped, needs: list[_modules.Source]) -> dict[str, str]:
         """Keep the result, and return what the job's row says of it."""
         if self._key is None:
@@ -118,7 +122,7 @@ class _Kept:
             self._cached.keep(self._function, self._key, self._arguments, self._cache.Result(made, needs))
         except Exception as error:  # noqa: BLE001  the disk is full: the result is there all the same
             return {"cache": f"not kept: {error}"}
-        return {"cache": "kept", "key": self._key}
+        return {"cache": "kept", **self.name()}
 
 
 def _function(blob: bytes) -> _Loaded:
