@@ -436,8 +436,8 @@ def test_small_jobs_do_not_pass_a_wide_one_for_ever(desk: Desk) -> None:
 
 
 def test_large_arguments_come_in_several_batches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ports.jobs._turn._MOST_BYTES_OF_WORK", 150_000)
-    monkeypatch.setattr("ports.jobs._turn._MOST_BYTES_OF_A_JOB", 300_000)
+    monkeypatch.setattr("ports.jobs._slots._MOST_BYTES_OF_WORK", 150_000)
+    monkeypatch.setattr("ports.jobs._slots._MOST_BYTES_OF_A_JOB", 300_000)
     id = desk.submit(8)
     desk.end("s1", *desk.take())
     desk.end("s1", *desk.take())
@@ -457,8 +457,8 @@ def test_large_arguments_come_in_several_batches(desk: Desk, monkeypatch: pytest
 
 
 def test_many_large_results_come_turn_by_turn(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ports.jobs._turn._MOST_BYTES_OF_A_REPLY", 10_000)
-    monkeypatch.setattr("ports.jobs._turn._MOST_BYTES_AT_ONCE", 15_000)
+    monkeypatch.setattr("ports.jobs._answers._MOST_BYTES_OF_A_REPLY", 10_000)
+    monkeypatch.setattr("ports.jobs._answers._MOST_BYTES_AT_ONCE", 15_000)
     id = desk.submit(6)
     while jobs := desk.take():
         desk.end("s1", *jobs, blob=b"x" * 9_000)
@@ -475,7 +475,7 @@ def test_a_fault_of_ours_leaves_nothing_half_done(desk: Desk, monkeypatch: pytes
     assert desk.ask("result", id=id, by="home", wait=None) == []
     jobs = desk.take()
     with monkeypatch.context() as broken:
-        broken.setattr("ports.jobs._turn.Queue._tell_watches", lambda queue: 1 / 0)
+        broken.setattr("ports.jobs._answers.Answers.tell_watches", lambda answers: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             desk.end("s1", *jobs)
     assert desk.state(id) == "pending"

@@ -117,7 +117,7 @@ class Storm(RuleBasedStateMachine):
         self.acknowledged[id] = None
         self.keys[key] = id
         self.after[id] = []
-        self.desk.queue._left_at = None  # two within one tick of the clock of the disk
+        self.desk.queue._intake.left_at = None  # two within one tick of the clock of the disk
         self.hear(self.desk.queue.tick())
 
     @precondition(lambda self: self.acknowledged)
@@ -193,7 +193,7 @@ class Storm(RuleBasedStateMachine):
         self.desk.leases[name] = LeaseState(False, begun if with_lease else None)
         self.desk.clock += 2
         self.hear(self.desk.queue.tick())
-        assert name not in self.desk.queue._ledger.runs_of, "what a dead slot had is still its"
+        assert name not in self.desk.queue._exchange.ledger.runs_of, "what a dead slot had is still its"
         self.desk.leases[name] = LeaseState(None)
         fresh.is_connected = True
 
@@ -243,7 +243,7 @@ class Storm(RuleBasedStateMachine):
     def all_is_true(self) -> None:
         if not hasattr(self, "desk"):
             return
-        counts = dict.fromkeys(self.desk.queue._ledger.totals, 0)
+        counts = dict.fromkeys(self.desk.queue._exchange.ledger.totals, 0)
         for id, one, row in self.jobs():
             counts[row["state"]] += 1
             assert self.effects.get(one, 0) <= row["attempt"], f"{one} ran more often than is recorded"
@@ -267,7 +267,7 @@ class Storm(RuleBasedStateMachine):
         """Every job ends if slots go on working."""
         if not hasattr(self, "desk"):
             return
-        ledger = self.desk.queue._ledger
+        ledger = self.desk.queue._exchange.ledger
         for live in ledger.lives.values():
             n_given = sum(1 for run in ledger.runs.values() if run.live is live)
             assert len(set(live.pending())) + n_given == live.counts[0] + live.counts[1]

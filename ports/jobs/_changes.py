@@ -1,0 +1,108 @@
+"""What clients change: jobs are cancelled or removed, the queue drains or goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ports.errors import UsageError
+from ports.jobs import _headers
+from ports.jobs._exchange import BY_REQUEST, Exchange, Request
+from ports.jobs._model import ENDED, STATES, JobId, Submission
+from ports.jobs._store import SubmissionRow, pack
+
+
+class Changes:
+    """Changes what clients ask for."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange, self.store = exchange, exchange.store
+        self._ledger, self._waiting = exchange.ledger, exchange.waiting
+
+    def cancel(self, request: Request) -> None:
+        """Cancel pending jobs, and ask running ones to end."""
+        ids = _headers.ids_of(request.header)
+        reason = request.header.get("reason")
+        if reason is not None and (not isinstance(reason, str) or len(reason) > 1000 or not reason.isprintable()):
+            raise UsageError(f"reason: {_headers.short(reason)} is no text of up to 1000 characters")
+        for id in ids:
+            self.exchange.row(id)
+        cancelled: list[str] = []
+        ending: list[str] = []
+        ended_already: list[str] = []
+        n_cancelled = 0
+        for id in ids:
+            live = self._ledger.lives.get(id.number)
+            n_ended, runs = 0, []
+            if live is not None:
+                n_ended = self._ledger.cancel(
+                    live, id.item if live.is_map else 0, self.exchange.now(), reason or BY_REQUEST
+                )
+                ones = [id.item] if id.item is not None else range(live.count) if live.is_map else [0]
+                runs = [run for one in ones if (run := self._ledger.runs.get(pack(id.number, one))) is not None]
+            for run in runs:
+                self.exchange.ask_end(run, "cancel", reason or BY_REQUEST)
+                ending.append(str(run.id))
+            if n_ended:
+                cancelled.append(str(id))
+                n_cancelled += n_ended
+            elif not runs:
+                ended_already.append(str(id))
+        answer = {"cancelled": cancelled, "ending": ending, "ended_already": ended_already}
+        self.exchange.reply(request, {**answer, "n_cancelled": n_cancelled})
+
+    def drain(self, request: Request) -> None:
+        """Give no more jobs out."""
+        self._set_draining(request, True)
+
+    def resume(self, request: Request) -> None:
+        """Give jobs out again."""
+        self._set_draining(request, False)
+
+    def _set_draining(self, request: Request, is_draining: bool) -> None:
+        self.exchange.is_draining = is_draining
+        self.store.put("facts", ("draining", int(is_draining)))
+        counts = dict(self._ledger.totals)
+        self.exchange.reply(request, {"draining": is_draining, "counts": counts, "n_given": len(self._ledger.runs)})
+
+    def prune(self, request: Request) -> None:
+        """Remove what ended long ago, with all that was kept of it."""
+        header = request.header
+        older = _headers.seconds(header.get("older", 0), "older") or 0.0
+        states = header.get("states", list(ENDED))
+        dry = header.get("dry", False)
+        if not isinstance(states, list) or not states or not all(isinstance(one, str) for one in states):
+            raise UsageError(f"states: {_headers.short(states)} is no list of states")
+        if not set(states) <= set(ENDED):
+            raise UsageError(f"states: only jobs that have ended can be removed: {', '.join(ENDED)}")
+        if not isinstance(dry, bool):
+            raise UsageError(f"dry: {_headers.short(dry)} is neither true nor false")
+        self._ledger.save()
+        needed = {one.number for live in self._ledger.lives.values() for one in _needed(live.spec)}
+        rows = [row for row in self.store.prunable(self.exchange.now() - older, states) if row.number not in needed]
+        if not dry:
+            self._remove(rows)
+        self.exchange.reply(
+            request, {"n_removed": len(rows), "ids": [str(row.number) for row in rows[:1000]], "dry": dry}
+        )
+
+    def _remove(self, rows: Sequence[SubmissionRow]) -> None:
+        self.store.remove([row.number for row in rows])
+        for row in rows:
+            for name, n in zip(STATES, row.counts, strict=True):
+                self._ledger.totals[name] -= n
+        digests = self.store.unused_objects()
+        self.store.remove_objects(digests)
+        places = self.store.places
+        self.exchange.unlinked += [places.objects / digest for digest in digests]
+        for row in rows:
+            ids = (
+                [JobId(row.number, item) for item in range(row.count)] if row.count is not None else [JobId(row.number)]
+            )
+            self.exchange.unlinked += [places.result_of(id) for id in ids]
+            self.exchange.removed += [places.work_of(id) for id in ids]
+
+
+def _needed(spec: Submission) -> Iterable[JobId]:
+    yield from spec.after
+    for ids in spec.inputs.values():
+        yield from ids

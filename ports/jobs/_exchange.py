@@ -1,0 +1,133 @@
+"""What the parts of the queue share: its state, what a turn answers, and what is done after its commit."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ports.errors import NotFoundError
+from ports.jobs._ledger import Ledger
+from ports.jobs._live import Run
+from ports.jobs._model import JobId, Lease
+from ports.jobs._store import SubmissionRow
+from ports.jobs._waiting import Waiting
+
+#: The connection of replies that ask the loop itself to end a script.
+SCRIPTS = "scripts"
+BY_REQUEST = "cancelled"  # the reason, where none is given
+
+
+class Request(NamedTuple):
+    """What came from one connection: a frame's header and blobs."""
+
+    connection: Hashable
+    header: dict[str, Any]
+    blobs: Sequence[bytes] = ()
+
+    @property
+    def n(self) -> object:
+        """The number of the request, if it has one."""
+        n = self.header.get("n")
+        return n if isinstance(n, int | str) and not isinstance(n, bool) else None
+
+
+class Reply(NamedTuple):
+    """What goes to one connection."""
+
+    connection: Hashable
+    header: dict[str, Any]
+    blobs: Sequence[bytes] = ()
+
+
+class Exchange:
+    """The queue's state, and what a turn is about to answer. Nothing of it is sent before the commit."""
+
+    def __init__(self, ledger: Ledger, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        self.ledger, self.store, self.capacity = ledger, ledger.store, ledger.room.capacity
+        self.now, self.monotonic = now, monotonic
+        self.waiting = Waiting()
+        self.is_draining = False
+        self.connections: dict[str, Hashable] = {}  # of slots
+        self.unfinished: set[int] = set()  # maps of whose results more is there than was sent
+        self.replies: list[Reply] = []
+        self.new_keys: dict[str, int] = {}  # of submissions of this turn
+        self.unlinked: list[Path] = []  # files to remove after the commit
+        self.removed: list[Path] = []  # directories
+
+    def load(self) -> None:
+        """Read everything from the store, and forget what this turn was about to do."""
+        self.replies, self.new_keys, self.unlinked, self.removed = [], {}, [], []
+        available = self.ledger.room.available
+        self.ledger.load(self.monotonic(), self.now())
+        self.ledger.room.available = available
+        self.is_draining = bool(self.store.fact("draining"))
+
+    def commit(self) -> list[Reply]:
+        """Make all durable, and return what is to be sent."""
+        self.store.commit()
+        for path in self.unlinked:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        for path in self.removed:
+            shutil.rmtree(path, ignore_errors=True)
+        replies = self.replies
+        self.replies, self.new_keys, self.unlinked, self.removed = [], {}, [], []
+        return replies
+
+    def send(self, connection: Hashable, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
+        """Send a reply with the commit; None is nobody."""
+        if connection is not None:
+            self.replies.append(Reply(connection, header, blobs))
+
+    def reply(self, request: Request, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
+        """Answer a request with the commit."""
+        self.send(request.connection, {"n": request.n, **header}, blobs)
+
+    @property
+    def wanted_slots(self) -> int:
+        """How many slots would have work now, those that work included."""
+        return self.ledger.wanted() if not self.is_draining else len(self._busy_slots())
+
+    def scripts(self) -> list[tuple[JobId, int, Lease]]:
+        """Return id, attempt and lease of the scripts that run in sessions of their own."""
+        ledger = self.ledger
+        return [
+            (run.id, run.attempt, ledger.slots[slot].lease)
+            for slot, runs in ledger.runs_of.items()
+            if slot.startswith("job-")
+            for run in runs.values()
+        ]
+
+    def _busy_slots(self) -> list[str]:
+        return [slot for slot in self.ledger.runs_of if not slot.startswith("job-")]
+
+    def row(self, id: JobId) -> SubmissionRow:
+        """Return the submission of an id; raises NotFoundError."""
+        self.ledger.save()
+        row = self.store.submission(id.number)
+        if row is None or (id.item is not None and (row.count is None or id.item >= row.count)):
+            raise NotFoundError("job", str(id), "`ports job list` shows what there is")
+        return row
+
+    def read_arguments(self, kept: bytes | str) -> bytes:
+        """Return arguments of which the store gave the bytes or the digest; raises BrokenRecordError."""
+        return kept if isinstance(kept, bytes) else self.store.object(kept)
+
+    def read_result(self, number: int, item: int, n_bytes: int, blob: bytes | None, *, is_map: bool) -> bytes:
+        """Return a result whose row the store gave; raises BrokenRecordError."""
+        return self.store.result(JobId(number, item if is_map else None), n_bytes, blob)
+
+    def ask_end(self, run: Run, how: str, reason: str) -> None:
+        """Ask a slot, or the loop where it is a script, to end a job."""
+        if run.ending != "cancel":
+            self.ledger.ask_end(run, how, reason)
+        self.push_end(run)
+
+    def push_end(self, run: Run) -> None:
+        """Tell who runs a job that it is to end."""
+        connection = SCRIPTS if run.slot.startswith("job-") else self.connections.get(run.slot)
+        how = "cancel" if run.ending == "cancel" else "timeout"
+        self.send(connection, {"op": "end", "id": str(run.id), "attempt": run.attempt, "how": how})

@@ -1,0 +1,173 @@
+"""Submissions: from a client's request, from a file that was left while no resource ran, or again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from ports.errors import NotFoundError, UsageError
+from ports.jobs import _headers, _submissions
+from ports.jobs._exchange import Exchange, Request
+from ports.jobs._ledger import specification
+from ports.jobs._model import PENDING, Submission, check_key, parse_id
+from ports.jobs._store import SubmissionRow, pack
+
+
+class Intake:
+    """Takes submissions in."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange, self.store = exchange, exchange.store
+        self._ledger, self._waiting = exchange.ledger, exchange.waiting
+        self.left_at: int | None = None  # when the directory of submission files last changed, as far as it was read
+
+    def submit(self, request: Request) -> None:
+        """Take in a submission; one whose key is known gets the same id."""
+        header = request.header
+        key = check_key(header.get("key"))
+        count = header.get("count")
+        known = self._known(key)
+        if known is None:
+            spec = Submission.from_json(header.get("submission"))
+            known = self._add(spec, request.blobs, key=key, count=_headers.count_of(count)), count, False
+        number, count, was_known = known
+        self.exchange.reply(request, {"id": str(number), "count": count, "known": was_known})
+
+    def _known(self, key: str) -> tuple[int, int | None, bool] | None:
+        """Return id and count of the submission that has this key."""
+        number = self.exchange.new_keys.get(key) or self.store.number_of_key(key)
+        if number is None:
+            return None
+        row = self.store.submission(number)
+        return number, None if row is None else row.count, True
+
+    def _add(
+        self,
+        spec: Submission,
+        blobs: Sequence[bytes],
+        *,
+        key: str | None,
+        count: int | None,
+        number: int | None = None,
+        created: float | None = None,
+    ) -> int:
+        """Take in a submission, and return its number; what cannot be taken in is refused before anything is put."""
+        self._check(spec, blobs, count)
+        digest = self.store.put_object(blobs[0])
+        number = self.store.reserve() if number is None else number
+        self.store.put_arguments(number, blobs[1:])
+        text = json.dumps(spec.to_json(), sort_keys=True)
+        row = SubmissionRow(
+            number=number,
+            key=key,
+            kind=spec.kind,
+            name=spec.name,
+            queue=spec.queue,
+            priority=spec.priority,
+            count=count,
+            digest=digest,
+            spec=text,
+            created=self.exchange.now() if created is None else created,
+            began=None,
+            ended=None,
+            state=PENDING,
+            reason=None,
+            counts=[1 if count is None else count, 0, 0, 0, 0, 0],
+        )
+        self._ledger.submit(row, specification(text))
+        if key is not None:
+            self.exchange.new_keys[key] = number
+        return number
+
+    def _check(self, spec: Submission, blobs: Sequence[bytes], count: int | None) -> None:
+        """Raise UsageError or NotFoundError for a submission that cannot be taken in."""
+        n_jobs = 1 if count is None else count
+        allowed = {n_jobs + 1} | ({1} if spec.kind == "script" else set())
+        if len(blobs) not in allowed:
+            raise UsageError(f"a {spec.kind} and the arguments of {n_jobs} jobs were expected; {len(blobs)} blobs came")
+        if (why := self.exchange.capacity.refuse(spec.needs)) is not None:
+            raise UsageError(f"this job can never run here: {why}; ask for less, or submit it to another machine")
+        if beyond := [index for index in spec.inputs if index >= n_jobs]:
+            raise UsageError(f"inputs: there is no job {beyond[0]} among {n_jobs}")
+        for one in dict.fromkeys((*spec.after, *(id for ids in spec.inputs.values() for id in ids))):
+            if self._ledger.state_of(one) is None:
+                raise NotFoundError("job", str(one), "`ports job list` shows what there is")
+        for one in dict.fromkeys(id for ids in spec.inputs.values() for id in ids):
+            if one.item is None and self.exchange.row(one).count is not None:
+                raise UsageError(f"inputs: {one} is a map; name its jobs, {one}.0 and so on")
+
+    def rerun(self, request: Request) -> None:
+        """Submit again what a job or a map was."""
+        id = parse_id(request.header.get("id"))
+        row = self.exchange.row(id)
+        data = json.loads(row.spec)
+        ones = range(row.count or 1) if id.item is None else [id.item]
+        for name in ("at", "lifetime", "after"):
+            data.pop(name, None)
+        if id.item is not None:
+            inputs = data.pop("inputs", {}).get(str(id.item))
+            data.update({"inputs": {"0": inputs}} if inputs else {})
+            if data.get("cache"):
+                data["cache"]["keys"] = [specification(row.spec).cache_key(id.item)]
+        arguments = self.store.arguments([pack(row.number, one) for one in ones])
+        blobs = [self.exchange.read_arguments(arguments.get(pack(row.number, one), b"")) for one in ones]
+        count = row.count if id.item is None else None
+        number = self._add(Submission.from_json(data), [self.store.object(row.digest), *blobs], key=None, count=count)
+        self.exchange.reply(request, {"id": str(number), "count": count})
+
+    def take_in(self) -> list[_submissions.Left]:
+        """Take in what was submitted while no resource ran."""
+        places = self.store.places
+        try:
+            changed = places.submissions.stat().st_mtime_ns
+        except OSError:
+            return []
+        if changed == self.left_at:
+            return []
+        self.left_at = changed
+        lefts = list(_submissions.read(places))
+        for left in lefts:
+            if left.broken is not None:
+                aside = _submissions.put_aside(left)
+                self.store.notices.append(f"a submission cannot be read: {left.broken}; it is kept as {aside}")
+            else:
+                self._take_one_in(left)
+        return [left for left in lefts if left.broken is None]
+
+    def _take_one_in(self, left: _submissions.Left) -> None:
+        """Take a submission in. One that cannot run is cancelled with the reason: its id was printed."""
+        header = left.header
+        try:
+            key = check_key(header.get("key"))
+            known = self._known(key)
+            count = _headers.count_of(header.get("count"))
+            at = _headers.seconds(header.get("at"), "at")
+            if known is not None and known[0] == left.number:
+                return
+            if known is not None:
+                raise UsageError(f"it is job {known[0]}, submitted again")
+            if self.store.submission(left.number) is not None:
+                raise UsageError(f"its id {left.number} belongs to another one")
+            spec = Submission.from_json(header.get("submission"))
+            self._add(spec, left.blobs, key=key, count=count, number=left.number, created=at)
+        except (UsageError, NotFoundError) as error:
+            self._refuse(left, str(error))
+
+    def _refuse(self, left: _submissions.Left, reason: str) -> None:
+        """Keep a submission that cannot run as a cancelled one."""
+        if self.store.submission(left.number) is not None:
+            self.store.notices.append(f"submission {left.number} was refused: {reason}")
+            return
+        name = (
+            left.header.get("submission", {}).get("name", "") if isinstance(left.header.get("submission"), dict) else ""
+        )
+        kind = "function"
+        spec = Submission(kind=kind, name=name if isinstance(name, str) and name.isprintable() else "")
+        digest, now = self.store.put_object(b""), self.exchange.now()
+        text = json.dumps(spec.to_json(), sort_keys=True)
+        row = SubmissionRow(
+            left.number, None, kind, spec.name, spec.queue, 0, None, digest, text, now, None, None, PENDING, None,
+            [1, 0, 0, 0, 0, 0],
+        )  # fmt: skip
+        live = self._ledger.submit(row, specification(text))
+        self._ledger.cancel(live, 0, now, f"refused: {reason}"[:900])
