@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ports import clusters, jobs, sessions
+from ports import clusters, sessions
 from ports.errors import PortsError
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
@@ -267,6 +267,22 @@ def test_what_functions_print_is_shown_for_each_job_of_a_map(home: Home) -> None
     assert "1 finished, 1 error" in home.ports("job", "list").stdout
 
 
+def test_why_says_what_the_cache_had_for_a_job(home: Home) -> None:
+    code = (
+        "import ports\n"
+        "@ports.job(cache='use', version='1')\n"
+        "def fit(x, y):\n    return x + y\n"
+        "for pair in ((1, 2), (1, 3), (1, 2)):\n"
+        "    job = fit.submit(*pair); job.result(60); print(job.id)\n"
+    )
+    done = home.python(code)
+    assert done.returncode == 0, done.stderr
+    first, second, third = (home.ports("job", "why", id).stdout for id in done.stdout.split())
+    assert "it ran, because " in first
+    assert "it ran, because argument 'y' of fit() differs from the entry of" in second
+    assert "its result came from the cache" in third
+
+
 def test_a_wait_goes_on_when_the_resource_is_killed(home: Home) -> None:
     id = submitted(home, "sh", "-c", "while [ ! -e over ]; do sleep 0.1; done")
     until_running(home, id)
@@ -337,4 +353,3 @@ def test_a_script_goes_on_while_its_resource_is_stopped(home: Home) -> None:
     assert home.ports("job", "wait", "--within", "1", again).returncode == 6
     assert home.ports("resource", "start").returncode == 0
     assert waited(home, id) == "finished" and waited(home, again) == "finished"
-    assert not jobs.is_new()

@@ -157,6 +157,19 @@ def test_a_hundred_megabytes_of_output_are_bounded(run: Any) -> None:
     assert noted["dropped"]["stdout"] > 98_000_000 and noted["dropped"]["stderr"] == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own needs root")
+def test_the_end_of_a_script_is_noted_on_a_disk_that_is_full(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path / "work")], check=True)
+    try:
+        one = run("yes | head -c 1000000; exit 3")
+        noted = one.end()
+        one.is_over()
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / "work")], check=True)
+    assert noted["status"] == 3 and noted["dropped"]["stdout"] > 500_000
+
+
 def test_peak_memory_and_cpu_time_are_those_of_the_script(run: Any) -> None:
     code = "x = bytearray(200_000_000); [n * n for n in range(2_000_000)]"
     noted = run("", argv=[sys.executable, "-c", code]).end()
