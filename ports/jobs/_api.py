@@ -140,8 +140,8 @@ def _submit(
     function: JobFunction[Any, Any], calls: Sequence[_travel.Call], count: int | None, name: str | None
 ) -> tuple[JobId, int | None]:
     _check_host(_HOST.get())
-    parcel = _travel.pack(function, calls)
-    _check_minor(parcel.name)
+    there = _client.python() or _blobs.MINOR
+    parcel = _travel.pack(function, calls) if there == _blobs.MINOR else _travel.write(function, calls)
     size = len(parcel.function) + sum(len(one) for one in parcel.arguments)
     if size > _blobs.LARGEST:
         raise UsageError(
@@ -149,25 +149,15 @@ def _submit(
             "once; pass paths of files, or submit in parts"
         )
     options = function.options if name is None else dataclasses.replace(function.options, name=name)
-    submission = options.submission(parcel.name).to_json()
+    submission = {**options.submission(parcel.name).to_json(), "minor": there}
     if parcel.inputs:
         submission["inputs"] = parcel.inputs
-    if (cache := _cache_of(function, calls, parcel.inputs)) is not None:
+    if there == _blobs.MINOR and (cache := _cache_of(function, calls, parcel.inputs)) is not None:
         submission["cache"] = cache
     key = secrets.token_hex(16)
     blobs = [parcel.function, *parcel.arguments]
     said = _client.ask("submit", blobs, key=key, submission=submission, count=count).header
     return _model.parse_id(said["id"]), said.get("count")
-
-
-def _check_minor(name: str) -> None:
-    there = _client.python()
-    if there and there != _blobs.MINOR:
-        raise UsageError(
-            f"{name}() cannot be sent: the compute resource runs Python {there}, and this is Python {_blobs.MINOR}; "
-            f"submit it from Python {there}, or run `ports resource stop` and submit again, which starts one in this "
-            "environment"
-        )
 
 
 def _cache_of(

@@ -13,6 +13,7 @@ pickles work and others crash the process. Buffers are aligned, so a mapped file
 
 from __future__ import annotations
 
+import builtins
 import io
 import json
 import pickle
@@ -23,8 +24,8 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
-from ports.errors import RecordError
-from ports.jobs import _modules
+from ports.errors import RecordError, UnsendableError
+from ports.jobs import _modules, _plain
 
 MAGIC = b"PT01"
 FORMAT = 1
@@ -221,10 +222,36 @@ def load(blob: Any, what: str = "this blob", *, results: Callable[[str], Any] | 
 def load_parts(parts: Blob, what: str, *, results: Callable[[str], Any] | None = None) -> Any:
     """Do as `load`, from what `take_apart` returned."""
     check_minor(parts.header, what)
+    if parts.header.get("how") == "plain":
+        return _plain.decode(parts.head, parts.buffers, results)
+    if parts.header.get("how") == "exception":
+        return _exception(*_plain.decode(parts.head, parts.buffers))
     buffers = [bytearray(one) if one.readonly else one for one in parts.buffers]
     if not parts.header.get("jobs"):
         return pickle.loads(parts.head, buffers=buffers)
     return _Unpickler(parts.head, buffers, results or _no_result).load()
+
+
+def plain(value: Any, on_job: Callable[[str], None] | None = None) -> bytes:
+    """Return `value` as a blob that every version of Python reads; raises UnsendableError."""
+    text, buffers = _plain.encode(value, on_job)
+    return b"".join(pieces(text, buffers, how="plain"))
+
+
+def plain_exception(error: BaseException) -> bytes:
+    """Return one of Python's own exceptions as a blob that every version reads; raises UnsendableError."""
+    kind = type(error)
+    if kind.__module__ != "builtins":
+        raise UnsendableError(f"{kind.__name__} is not of Python itself")
+    text, buffers = _plain.encode((kind.__name__, error.args))
+    return b"".join(pieces(text, buffers, how="exception"))
+
+
+def _exception(name: str, args: tuple[Any, ...]) -> BaseException:
+    kind = getattr(builtins, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        raise RecordError(f"{name!r} is no exception of this version of Python")
+    return kind(*args)
 
 
 def check_minor(header: Mapping[str, Any], what: str) -> None:

@@ -12,10 +12,9 @@ import hashlib
 import inspect
 import logging
 import sys
-import textwrap
 import types
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,6 +190,15 @@ class _Source:
             self._own_source(name, value)
         else:
             self._parts.append((name, qualified, _text_of(value)))
+            self._inside(value)
+
+    def _inside(self, kind: Any) -> None:
+        """Add the bases of a class, and what its methods use."""
+        for base in getattr(kind, "__bases__", ()):
+            self._use(base.__name__, base)
+        for method in _modules.methods_of(kind) if isinstance(kind, type) else ():
+            if not method.__code__.co_filename.startswith("<string>"):  # those of dataclasses follow from its text
+                self._own_source(method.__name__, method)
 
     def _own_source(self, name: str, function: types.FunctionType) -> None:
         code = function.__code__
@@ -310,19 +318,11 @@ _texts: weakref.WeakKeyDictionary[types.FunctionType, Any] = weakref.WeakKeyDict
 
 def _read_text(value: Any) -> Any:
     try:
-        lines = textwrap.dedent(inspect.getsource(value)).splitlines()
-    except (OSError, TypeError, IndentationError):
+        return _modules.source_of(value)
+    except OSError:
         if isinstance(value, types.FunctionType):
             return _bytecode(value.__code__)
-        raise NoDigestError(f"the class {value.__qualname__}, whose source cannot be found") from None
-    return "\n".join(_without_decorators(lines))
-
-
-def _without_decorators(lines: list[str]) -> Iterable[str]:
-    for place, line in enumerate(lines):
-        if line.startswith(("def ", "async def ", "class ")):
-            return lines[place:]
-    return lines
+        raise NoDigestError(f"the class {value.__qualname__}, whose source cannot be found,") from None
 
 
 def _bytecode(code: types.CodeType) -> Any:

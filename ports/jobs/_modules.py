@@ -8,16 +8,19 @@ of functions work, and an object that comes back is of the class that it had her
 from __future__ import annotations
 
 import ast
+import contextlib
 import dis
 import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import inspect
 import linecache
 import os
 import sys
 import sysconfig
+import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -255,6 +258,43 @@ class Tree(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def get_source(self, fullname: str) -> str:
         """Return the source, for `inspect`."""
         return importlib.util.decode_source(self.sources[fullname].text)
+
+
+def source_of(value: Any) -> str:
+    """Return the source of a function or class, from the line with ``def`` or ``class`` on; raises OSError.
+
+    A class of a notebook is looked for in the file of its methods, then in the cells: `inspect` looks in the file of
+    its module, and ``__main__`` of a notebook has none.
+    """
+    text = _class_text(value) if isinstance(value, type) else None
+    if text is None:
+        try:
+            text = inspect.getsource(value)
+        except (TypeError, IndentationError, SyntaxError) as error:
+            raise OSError(f"no source of {value!r}") from error
+    lines = textwrap.dedent(text).splitlines()
+    begins = (place for place, line in enumerate(lines) if line.startswith(("def ", "async def ", "class ")))
+    return "\n".join(lines[next(begins, 0) :])
+
+
+def methods_of(kind: type) -> list[types.FunctionType]:
+    """Return the functions in the body of a class, those of its properties and class methods included."""
+    inner = (getattr(one, "__func__", getattr(one, "fget", one)) for one in vars(kind).values())
+    return [one for one in inner if isinstance(one, types.FunctionType)]
+
+
+def _class_text(kind: type) -> str | None:
+    if kind.__module__ != "__main__":
+        return None
+    files = [one.__code__.co_filename for one in methods_of(kind)]
+    cells = [file for file in reversed(linecache.cache) if "ipykernel" in file or "<ipython-input" in file]
+    for file in dict.fromkeys([*(one for one in files if not one.startswith("<string")), *cells]):
+        lines = linecache.getlines(file)
+        with contextlib.suppress(SyntaxError, ValueError):
+            for node in reversed([*ast.walk(ast.parse("".join(lines)))]):
+                if isinstance(node, ast.ClassDef) and node.name == kind.__name__:
+                    return "".join(lines[node.lineno - 1 : node.end_lineno])
+    return None
 
 
 def show_lines(file: str, text: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ports.errors import RecordError, UnsendableError
-from ports.jobs import _blobs, _modules
+from ports.jobs import _blobs, _modules, _source
 
 _LARGEST_TEXT = 2**18
 
@@ -68,6 +68,32 @@ def pack(function: Callable[..., Any], calls: Iterable[Call]) -> Parcel:
     if len(blob) > _blobs.LARGEST:
         raise _too_large(f"{name}() and what it uses have", len(blob))
     return Parcel(name, blob, arguments, inputs, sources)
+
+
+def write(function: Callable[..., Any], calls: Iterable[Call]) -> Parcel:
+    """Do as `pack`, for another minor version of Python: the source of `function`, and arguments as plain values.
+
+    Raises
+    ------
+    UnsendableError
+        The function has no source, or an argument is of a kind that does not travel so.
+    """
+    name = short_name(function)
+    arguments: list[bytes] = []
+    inputs: dict[str, list[str]] = {}
+    try:
+        for index, (args, kwargs) in enumerate(calls):
+            jobs: dict[str, None] = {}
+            arguments.append(_blobs.plain((tuple(args), dict(kwargs)), lambda job, jobs=jobs: jobs.setdefault(job)))  # type: ignore[misc]
+            if jobs:
+                inputs[str(index)] = list(jobs)
+        written = _source.Written(function)
+    except UnsendableError as error:
+        raise UnsendableError(f"{name}() cannot be sent to another version of Python: {error}") from None
+    sources = _modules.collect(written.modules)
+    buffers = [*written.buffers, *(one.text for one in sources.values())]
+    said = {"how": "source", "name": name, "modules": _modules.as_header(sources.values())}
+    return Parcel(name, b"".join(_blobs.pieces(written.head, buffers, **said)), arguments, inputs, sources)
 
 
 def _texts_of(files: Iterable[str]) -> dict[str, str]:

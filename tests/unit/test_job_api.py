@@ -225,13 +225,16 @@ def test_a_map_as_an_argument_is_the_list_of_its_results(asked: Asked) -> None:
     assert _travel.unpack(outcome.blob, "it") == 3
 
 
-def test_another_python_of_the_resource_is_refused(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_another_python_of_the_resource_the_source_goes(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_client, "python", lambda: "3.99")
-    with pytest.raises(
-        UsageError, match=r"the compute resource runs Python 3\.99, and this is .*`ports resource stop`"
-    ):
-        ports.submit(double, 1)
-    assert asked.seen == []
+    ports.submit(double, Job("7"))
+    ((_, blobs, fields),) = asked.seen
+    assert fields["submission"]["minor"] == "3.99" and fields["submission"]["inputs"] == {"0": ["7"]}
+    outcome = call.run(blobs[0], blobs[1], {"7": _blobs.dump(21)})
+    call.forget()
+    assert _travel.unpack(outcome.blob, "it") == 42 and b'"how":"plain"' in outcome.blob
+    with pytest.raises(UnsendableError, match=r"double\(\) cannot be sent to another version of Python: a object does"):
+        ports.submit(double, object())  # type: ignore[arg-type]
 
 
 def test_a_map_takes_iterables_as_python_s_map(asked: Asked) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import linecache
 import os
 import sys
 import textwrap
@@ -94,14 +95,30 @@ def test_a_function_that_it_calls_counts_and_its_decorators_do_not(tmp_path: Pat
         file.write_text(textwrap.dedent(text))
         space: dict[str, Any] = {"__name__": "__main__", "mark": lambda **_: lambda function: function}
         exec(compile(file.read_text(), str(file), "exec"), space)
-        import linecache
-
         linecache.checkcache(str(file))
         return _function_key.of_function(space["fit"]).key
 
     body = "def twice(x): return {}\n\n{}def fit(x): return twice(x)\n"
     one, other = key(body.format("2 * x", "")), key(body.format("x + x", ""))
     assert one != other == key(body.format("x + x", "@mark(cpus=2)\n"))
+
+
+def test_a_class_of_a_notebook_counts_with_its_bases_and_what_they_use(tmp_path: Path) -> None:
+    body = "def rate(): return {}\nclass Base:\n    def f(self): return rate()\n"
+    body += "class Model(Base): pass\ndef fit(): Model()\n"
+
+    def key(number: int) -> str:
+        file = tmp_path / f"ipykernel_{number}.py"
+        file.write_text(body.format(number))
+        space: dict[str, Any] = {"__name__": "__main__"}
+        exec(compile(file.read_text(), str(file), "exec"), space)
+        linecache.getlines(str(file))
+        return _function_key.of_function(space["fit"]).key
+
+    try:
+        assert key(1) == key(1) != key(2)
+    finally:
+        linecache.clearcache()
 
 
 def test_the_source_of_local_modules_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ports.errors import RecordError, UnsendableError
-from ports.jobs import _blobs, _modules, _travel
+from ports.jobs import _blobs, _modules, _plain, _travel
+from ports.jobs._api import JobFunction, Options
 from ports.jobs.resource.call import Outcome
+
+ARRAYS = st.builds(
+    lambda kind, size: numpy.arange(size).astype(kind),
+    st.sampled_from(["<f8", ">f4", "i2", "?", "c16"]),
+    st.integers(0, 3000),
+)
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=6000) | ARRAYS
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner)
+)
+
+
+def same(one: Any, two: Any) -> bool:
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, numpy.ndarray):
+        return bool(one.dtype == two.dtype and one.shape == two.shape and one.tobytes() == two.tobytes())
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(map(same, one, two))
+    if isinstance(one, dict):
+        return list(one) == list(two) and all(same(one[key], two[key]) for key in one)
+    return repr(one) == repr(two)
+
 
 CHILD = """
 import pickle, sys
@@ -279,6 +303,103 @@ def test_a_function_that_cannot_be_sent_names_what_it_uses() -> None:
         _travel.pack(fit, [((), {})])
 
 
+# --- between versions of Python: source, and plain values ---
+
+NOTEBOOK = """
+import json as j
+import xml.dom.minidom
+from math import sqrt
+SCALE, NAMES = 3, {"a": (1, None)}
+
+class Base:
+    def half(self): return helper(self.x) / 6
+
+class Point(Base):
+    def __init__(self, x): self.x = x
+
+def helper(x):
+    return SCALE * x
+
+def fit(x, y=1):
+    import j3_plain
+    p = Point(helper(x))
+    found = {"r": p.x + sqrt(y), "h": p.half(), "n": NAMES, "j": j.dumps([1])}
+    return {**found, "m": j3_plain.more(), "d": xml.dom.minidom.__name__}
+
+def recurse(n): return 1 if n < 2 else n * recurse(n - 1)
+def fail(x): return [][x]
+"""
+
+
+@pytest.fixture
+def notebook(tmp_path: Path, beside: Callable[..., Any]) -> dict[str, Any]:
+    """Names of a notebook, whose cell is in a file."""
+    beside("j3_plain", j3_plain="def more(): return 42")
+    file = tmp_path / "cell.py"
+    file.write_text(NOTEBOOK)
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(NOTEBOOK, str(file), "exec"), space)
+    return space
+
+
+def over(child: Child, function: Callable[..., Any], *args: Any) -> Outcome:
+    parcel = _travel.write(function, [(args, {})])
+    blob = parcel.function.replace(f'"minor":"{_blobs.MINOR}"'.encode(), b'"minor":"3.99"')  # of another version
+    outcome = child.run(blob, parcel.arguments[0])
+    assert b"pickle" not in outcome.blob[:200]
+    return outcome
+
+
+def test_the_source_of_a_notebook_s_function_travels_with_what_it_uses(child: Child, notebook: dict[str, Any]) -> None:
+    found = _travel.unpack(over(child, notebook["fit"], 2, 4).blob, "it")
+    assert found == {"r": 8.0, "h": 3.0, "n": {"a": (1, None)}, "j": "[1]", "m": 42, "d": "xml.dom.minidom"}
+    assert _travel.unpack(over(child, notebook["recurse"], 5).blob, "it") == 120
+    assert _travel.unpack(over(child, len, [1, 2]).blob, "it") == 2
+    decorated = JobFunction(notebook["helper"], Options())
+    assert _travel.unpack(over(child, decorated, 2).blob, "it") == 6
+
+
+def test_python_s_own_exceptions_come_back_from_another_version(child: Child, notebook: dict[str, Any]) -> None:
+    outcome = over(child, notebook["fail"], 0)
+    assert outcome.error and "def fail(x): return [][x]" in outcome.error["traceback"]
+    found = _travel.unpack(outcome.blob, "it")
+    assert type(found) is IndexError and found.args == ("list index out of range",)
+
+
+def test_what_has_no_source_says_so(notebook: dict[str, Any]) -> None:
+    offset = 1
+
+    def closure() -> int:
+        return offset
+
+    for function, said in (
+        (lambda: 1, "a lambda has no source of its own; write it as a function with def"),
+        (closure, "closure.. uses variables of the function in which it is defined; pass them as arguments"),
+        (eval("lambda: 0"), "a lambda has no source"),
+    ):
+        with pytest.raises(UnsendableError, match=f"cannot be sent to another version of Python: {said}"):
+            _travel.write(function, [((), {})])
+    with pytest.raises(
+        UnsendableError, match=r"helper\(\) cannot .*: a object does not travel .*; numbers, texts, bytes,"
+    ):
+        _travel.write(notebook["helper"], [((object(),), {})])
+
+
+@settings(max_examples=40)
+@given(value=VALUES)
+def test_a_plain_value_survives_the_way(value: Any) -> None:
+    assert same(_blobs.load(_blobs.plain(value)), value)
+
+
+@given(text=st.text() | st.sampled_from(['{"a": 1}', "[1]", '{"b": 7}', '{"j": "1"}', "{}", '{"l": 3}', '{"x": 0}']))
+@settings(max_examples=40)
+def test_a_damaged_plain_value_is_refused_or_read(text: str) -> None:
+    try:
+        _plain.decode(text.encode("utf-8", "surrogatepass"), [])
+    except RecordError as error:
+        assert "a value is damaged" in str(error)
+
+
 # --- jobs as arguments ---
 
 
@@ -366,29 +487,6 @@ def test_a_blob_that_was_cut_is_refused(cut: int) -> None:
     if cut < len(blob):
         with pytest.raises(RecordError, match="damaged"):
             _blobs.load(blob[:cut])
-
-
-ARRAYS = st.builds(
-    lambda kind, size: numpy.arange(size).astype(kind),
-    st.sampled_from(["<f8", ">f4", "i2", "?", "c16"]),
-    st.integers(0, 3000),
-)
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=6000) | ARRAYS
-VALUES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner)
-)
-
-
-def same(one: Any, two: Any) -> bool:
-    if type(one) is not type(two):
-        return False
-    if isinstance(one, numpy.ndarray):
-        return bool(one.dtype == two.dtype and one.shape == two.shape and one.tobytes() == two.tobytes())
-    if isinstance(one, list | tuple):
-        return len(one) == len(two) and all(map(same, one, two))
-    if isinstance(one, dict):
-        return list(one) == list(two) and all(same(one[key], two[key]) for key in one)
-    return repr(one) == repr(two)
 
 
 @settings(max_examples=40)

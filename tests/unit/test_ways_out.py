@@ -265,7 +265,6 @@ EXEMPT = {
         "`ports notebook start` needs",
         "this `ports` is in {prefix}, where",
     ),
-    "it needs two versions of Python": ("submit it from Python {there}, or run `ports resource stop`",),
     "it leads to another machine": ("log in there with `ports shell {name}`, and submit them there",),
     "it is for an administrator, or for the start files of a person": (
         "`chmod 1777 {usual.parent}`",

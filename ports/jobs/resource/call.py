@@ -38,6 +38,7 @@ class _Loaded(NamedTuple):
     call: Callable[..., Any]
     name: str
     tree: _modules.Tree
+    is_plain: bool = False  # it came from another version of Python, and its result goes there
 
 
 # The functions of this process by their blobs, the modules by their content, and whose modules are imported now.
@@ -64,10 +65,11 @@ def run(
         ``policy``, ``function`` (`FunctionKey.to_json`) and ``key`` (None: it follows from the arguments). Default:
         nothing is looked up or kept.
     """
+    loaded: _Loaded | None = None
     try:
         loaded = _function(function)
         args, kwargs = _blobs.load(
-            arguments, f"the arguments of {loaded.name}()", results=lambda job: _result(loaded.tree, results[job], job)
+            arguments, f"the arguments of {loaded.name}()", results=lambda job: _result(results[job], job)
         )
         kept = _Kept(cache, loaded, args, kwargs) if cache and cache.get("policy") != "off" else None
         if kept is not None and (found := kept.find()) is not None:
@@ -78,7 +80,7 @@ def run(
 
             value = asyncio.run(value)
     except BaseException as error:  # noqa: BLE001  whatever a job raises is its result, SystemExit too
-        return _failed(error)
+        return _failed(error, is_plain=loaded is not None and loaded.is_plain)
     return _finished(loaded, value, kept)
 
 
@@ -142,25 +144,34 @@ def _function(blob: bytes) -> _Loaded:
     _active = tree
     for file, text in parts.header.get("texts", {}).items():
         _modules.show_lines(file, text)
-    found = _blobs.load_parts(parts, what)
+    name, is_plain = parts.header.get("name", "the function"), parts.header.get("how") == "source"
+    if is_plain:
+        from ports.jobs import _source  # few functions come from another version of Python
+
+        found = _source.made(parts.head, parts.buffers, f"<{name}>")
+    else:
+        found = _blobs.load_parts(parts, what)
     call = getattr(found, "__ports_function__", found)  # of `@ports.job`: what it decorates
-    loaded = _Loaded(call, parts.header.get("name", "the function"), tree)
+    loaded = _Loaded(call, name, tree, is_plain)
     while len(_functions) >= _MOST_FUNCTIONS:
         del _functions[next(iter(_functions))]
     _functions[blob] = loaded
     return loaded
 
 
-def _result(tree: _modules.Tree, blob: bytes, job: str) -> Any:
+def _result(blob: bytes, job: str) -> Any:
     """Return the result of another job, with the modules that it needs."""
     what = f"the result of job {job}"
     parts = _blobs.take_apart(blob, what)
-    tree.add(_modules.from_header(parts.header, parts.buffers))
+    if _active is not None:
+        _active.add(_modules.from_header(parts.header, parts.buffers))
     return _blobs.load_parts(parts, what)
 
 
 def _finished(loaded: _Loaded, value: Any, kept: _Kept | None) -> Outcome:
     try:
+        if loaded.is_plain:
+            return Outcome("finished", _blobs.plain(value))
         made = _blobs.pickled(value)
     except Exception as error:  # noqa: BLE001  whatever an object raises when it is pickled
         return _unsendable(loaded.name, value, error)
@@ -184,7 +195,7 @@ def _unsendable(name: str, value: Any, error: Exception) -> Outcome:
     return Outcome("error", b"", {"type": "UnsendableError", "text": text, "traceback": ""})
 
 
-def _failed(error: BaseException) -> Outcome:
+def _failed(error: BaseException, *, is_plain: bool) -> Outcome:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, _blobs.__file__):
         trace = trace.tb_next
@@ -195,14 +206,18 @@ def _failed(error: BaseException) -> Outcome:
         text = f"{type(error).__name__}: its traceback cannot be shown"
     said = {"type": type(error).__name__, "text": _text_of(error), "traceback": text}
     try:
-        made = _blobs.pickled(error)
-        needs = _modules.with_needs(made.modules, _active.sources) if _active else []
-        buffers = [*made.buffers, *(one.text for one in needs)]
-        blob = b"".join(_blobs.pieces(made.head, buffers, modules=_modules.as_header(needs)))
+        blob = _blobs.plain_exception(error) if is_plain else _pickled_exception(error)
         _blobs.load(blob)  # some exceptions are pickled well and cannot be read again
     except Exception:  # noqa: BLE001
         blob = b""
     return Outcome("error", blob if len(blob) <= _LARGEST_EXCEPTION else b"", said)
+
+
+def _pickled_exception(error: BaseException) -> bytes:
+    made = _blobs.pickled(error)
+    needs = _modules.with_needs(made.modules, _active.sources) if _active else []
+    buffers = [*made.buffers, *(one.text for one in needs)]
+    return b"".join(_blobs.pieces(made.head, buffers, modules=_modules.as_header(needs)))
 
 
 def _text_of(error: BaseException) -> str:

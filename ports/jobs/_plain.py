@@ -1,0 +1,115 @@
+"""Values between two minor versions of Python: JSON, and bytes and arrays beside it. Nothing is pickled or run.
+
+>>> text, buffers = encode({"a": (1, b"x")})
+>>> decode(text, buffers)
+{'a': (1, b'x')}
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ports.errors import RecordError, UnsendableError
+
+KINDS = "numbers, texts, bytes, lists, tuples, sets, dicts and numpy arrays"
+_LISTS: dict[str, type] = {"l": list, "t": tuple, "s": set, "z": frozenset}
+_LETTERS = {kind: letter for letter, kind in _LISTS.items()}
+_SAFE = 2**53  # larger integers are not the same in every JSON
+
+
+def encode(value: Any, on_job: Callable[[str], None] | None = None) -> tuple[bytes, list[Any]]:
+    """Return `value` as JSON and buffers.
+
+    Parameters
+    ----------
+    on_job : callable, optional
+        Called with the id of each job, whose result takes its place. Default: a job is refused.
+
+    Raises
+    ------
+    UnsendableError
+        It is of another kind.
+    """
+    buffers: list[Any] = []
+
+    def write(one: Any) -> Any:
+        kind = type(one)
+        if one is None or kind in (bool, str):
+            return one
+        if kind is int:
+            return one if -_SAFE < one < _SAFE else {"i": hex(one)}
+        if kind is float:
+            return one if math.isfinite(one) else {"f": repr(one)}
+        if kind is complex:
+            return {"c": [write(one.real), write(one.imag)]}
+        if kind in (bytes, bytearray):
+            buffers.append(one)
+            return {"b": len(buffers) - 1, "m": kind is bytearray}
+        if kind in _LETTERS:
+            return {_LETTERS[kind]: [write(inner) for inner in one]}
+        if kind is dict:
+            return {"d": [[write(key), write(inner)] for key, inner in one.items()]}
+        if on_job is not None and (name := getattr(kind, "__ports_job__", None)) is not None:
+            on_job(name(one))
+            return {"j": name(one)}
+        if on_job is not None and (parts := getattr(kind, "__ports_jobs__", None)) is not None:
+            return write(list(parts(one)))
+        return _array(one, buffers)
+
+    try:
+        text = json.dumps(write(value), separators=(",", ":"), allow_nan=False)
+    except RecursionError:
+        raise UnsendableError(f"a {type(value).__name__} contains itself, or is nested too deeply") from None
+    return text.encode("utf-8", "surrogatepass"), buffers
+
+
+def _array(value: Any, buffers: list[Any]) -> dict[str, Any]:
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, numpy.ndarray | numpy.generic) or value.dtype.hasobject:
+        raise UnsendableError(f"a {type(value).__name__} does not travel between versions of Python; {KINDS} do")
+    file = io.BytesIO()
+    numpy.lib.format.write_array(file, numpy.asarray(value), allow_pickle=False)
+    buffers.append(file.getvalue())
+    return {"g" if isinstance(value, numpy.generic) else "a": len(buffers) - 1}
+
+
+def decode(text: Any, buffers: Sequence[Any], result_of: Callable[[str], Any] | None = None) -> Any:
+    """Return the value; raises RecordError if it is damaged."""
+    try:
+        return _read(json.loads(bytes(text).decode("utf-8", "surrogatepass")), buffers, result_of)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise RecordError(f"a value is damaged: {error}") from error
+
+
+def _read(one: Any, buffers: Sequence[Any], result_of: Callable[[str], Any] | None) -> Any:
+    if not isinstance(one, dict):
+        if isinstance(one, list):
+            raise ValueError("a list without a kind")
+        return one
+    if not one:
+        raise ValueError("an object without a kind")
+    letter, content = next(iter(one.items()))
+    if letter in _LISTS:
+        return _LISTS[letter](_read(inner, buffers, result_of) for inner in content)
+    if letter == "d":
+        pairs = [(_read(key, buffers, result_of), _read(inner, buffers, result_of)) for key, inner in content]
+        return dict(pairs)
+    if letter in "if":
+        return int(content, 16) if letter == "i" else float(content)
+    if letter == "c":
+        return complex(*(_read(part, buffers, result_of) for part in content))
+    if letter == "b":
+        return bytearray(buffers[content]) if one["m"] else bytes(buffers[content])
+    if letter in "ag":
+        import numpy
+
+        found = numpy.lib.format.read_array(io.BytesIO(bytes(buffers[content])), allow_pickle=False)
+        return found if letter == "a" else found[()]
+    if letter == "j" and result_of is not None:
+        return result_of(str(content))
+    raise ValueError(f"an unknown kind {letter!r}")
