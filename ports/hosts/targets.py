@@ -103,4 +103,6 @@ def hints_at(host: str | None, text: str) -> str:
             return f"`{re.sub(r' [^ :]+:', lambda _: f' {host}:', command, count=1)}`"
         return found[0] if re.search(r" (-H|--host)\b", command) else f"`{command} -H {host}`"
 
-    return re.sub(r"`(ports (?:(?:cluster|notebook|prune|shell(?= --))\b|open [^\s:`]+:)[^`]*)`", here, text)
+    return re.sub(
+        r"`(ports (?:(?:cluster|notebook|job|resource|prune|shell(?= --))\b|open [^\s:`]+:)[^`]*)`", here, text
+    )

@@ -435,6 +435,8 @@ def main(path: str) -> int:
     if (supervised := launch.supervise()) is not None:
         if not os.path.exists(note.path):
             note.write(script.lost("its launcher was killed"))
+        with contextlib.suppress(OSError):  # nobody needs it: the end is noted
+            os.unlink(spec["lease"])
         return int(supervised)
     launch.prctl(_PR_SET_PDEATHSIG, 0)  # it can go on alone
     try:
