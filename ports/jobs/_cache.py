@@ -157,8 +157,10 @@ class Cache:
         }
         pieces = _blobs.pieces(result.made.head, result.buffers, **header)
         size = sum(memoryview(one).nbytes for one in pieces)
-        make_private(self.directory)
-        make_private(path.parent)
+        if not path.parent.is_dir():
+            paths.make_state()  # a directory that is made on the way to another one would not be private
+            for directory in (self.directory.parent, self.directory, path.parent):
+                make_private(directory)
         # A small entry is not synced: its checksum is looked at each time. A large one's, after each boot only.
         _durable.write(path, *pieces, is_synced=size >= _MAPPED)
         if size >= _MAPPED:

@@ -60,7 +60,7 @@ class End(NamedTuple):
         if self.blob:
             with contextlib.suppress(Exception):
                 found = _travel.unpack(self.blob, "the exception")
-                if isinstance(found, BaseException):
+                if isinstance(found, Exception):  # a SystemExit or KeyboardInterrupt would end the caller's program
                     found.__cause__ = RemoteTraceback(f"job {id}:\n{remote}")
                     return found
         if kind == UnsendableError.__name__:
@@ -303,6 +303,14 @@ class JobMap(Sequence[Job]):
                     yield job, job._end(0)
                 else:
                     yield job, job._ended_by(End(state, error or {}, "", blob))
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait in an event loop for all of them, and return their results in their order."""
+        return asyncio.get_running_loop().run_in_executor(None, self._results).__await__()
+
+    def _results(self) -> Any:
+        found = {job._id: end.value(job._id) for job, end in self.ends()}
+        return [found[one._id] for one in self]
 
     def as_completed(self, timeout: float | str | None = None) -> Iterator[Job]:
         """Yield each job when it has ended."""

@@ -210,7 +210,8 @@ def _read(file: str, changed: int, size: int) -> tuple[bytes, tuple[tuple[int, t
 class Tree(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """The local modules of one function. `activate` puts them before what this process would import itself."""
 
-    def __init__(self, sources: Mapping[str, Source]) -> None:
+    def __init__(self, sources: Mapping[str, Source], *, is_last: bool = False) -> None:
+        self.is_last = is_last  # what this process can import itself goes before
         self.sources = dict(sources)
         self._loaded: dict[str, types.ModuleType] = {}
         self._hidden: dict[str, types.ModuleType] = {}  # this process's own modules of these names
@@ -233,7 +234,7 @@ class Tree(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         new = {one.name: one for one in sources if one.name not in self.sources}
         self.sources.update(new)
         if new and self not in sys.meta_path:
-            sys.meta_path.insert(0, self)
+            sys.meta_path.insert(len(sys.meta_path) if self.is_last else 0, self)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None

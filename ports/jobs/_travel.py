@@ -124,7 +124,7 @@ def load_result(parts: _blobs.Blob, what: str) -> Any:
         raise RecordError(f"{what} needs a module that is missing here: {error}; install it, and ask again") from error
 
 
-_carried = _modules.Tree({})  # what results brought along and this process has not
+_carried = _modules.Tree({}, is_last=True)  # what results brought along and this process has not
 
 
 # --- names ---

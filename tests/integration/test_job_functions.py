@@ -124,6 +124,7 @@ def test_waits_end_in_time_and_at_cancel(site: Home, tmp_path: Path) -> None:
         (tmp_path / "go").touch()
         found = await asyncio.gather(job, ports.submit(add, 1))
         beating.cancel()
+        assert await ports.map(add, [1, 2]) == [2, 3]
         return found, beats
 
     found, beats = asyncio.run(both())

@@ -163,6 +163,12 @@ def test_an_exception_that_cannot_come_is_a_job_error_with_its_text() -> None:
     assert caught.value.exit_code == 8
 
 
+def test_an_exit_or_interrupt_of_a_job_does_not_end_the_caller() -> None:
+    for kind in (SystemExit, KeyboardInterrupt, GeneratorExit):
+        with pytest.raises(JobError, match=f"job 12 failed: {kind.__name__}: 3"):
+            failed(kind, 3).value(JobId(12))
+
+
 def test_other_ends_have_errors_of_their_own() -> None:
     for state, kind, said in (
         ("cancelled", JobCancelledError, "job 3 was cancelled: dependency 2 failed"),

@@ -208,6 +208,18 @@ def test_a_result_that_cannot_be_kept_is_returned_and_said_once() -> None:
         assert through(make).acquire()
 
 
+def test_nobody_else_can_read_what_is_kept(add: Any, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        through(add, 1)
+    finally:
+        os.umask(before)
+    (file,) = entries()
+    assert file.stat().st_mode & 0o777 == 0o600
+    inside = [tmp_path / "state", *(path for path in (tmp_path / "state").rglob("*") if path.is_dir())]
+    assert len(inside) > 4 and {path.stat().st_mode & 0o777 for path in inside} == {0o700}
+
+
 LARGE = "def large(n):\n    import numpy\n    return {'a': numpy.arange(n), 'b': [1]}"
 
 
