@@ -16,6 +16,7 @@ from click import Context, Group
 from ports import sessions
 from ports.cli import main, output
 from ports.clusters import _owner
+from ports.jobs import _resource
 from ports.notebooks import _jupyter
 from ports.probe import ask, rows
 from ports.probe import records as read_there
@@ -71,6 +72,7 @@ COMMAND_LINES = {
         root=Path("/data"),
         port=1,
     ),
+    "resource": ["python", "-c", f"{_resource._PROGRAM}('/state/resources/jobs')"],
     "shell": [*LAUNCHER, "/tmp/ports-1/shell-main.launch"],
 }
 

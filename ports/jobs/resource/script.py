@@ -66,7 +66,7 @@ def start(job: Mapping[str, Any], blob: bytes, places: Places) -> dict[str, Any]
     Parameters
     ----------
     job : mapping
-        What a claim says of it: ``id``, ``attempt``, ``timeout``, ``memory``, and ``gpus``, the indices that it got.
+        What a claim says of it: ``id``, ``attempt``, ``timeout``, ``memory``, and ``gpus``, the UUIDs that it got.
     """
     from ports.jobs._model import parse_id
 

@@ -354,7 +354,8 @@ class Slot:
         """Start a script in a session of its own, and let the resource watch it from then on."""
         from ports.jobs.resource import script
 
-        told = {"id": job["id"], "attempt": job["attempt"]}
+        told, uuids = {"id": job["id"], "attempt": job["attempt"]}, self.options.get("gpus") or {}
+        job = {**job, "gpus": [uuids.get(str(one), str(one)) for one in job.get("gpus") or ()]}
         try:
             started = script.start(job, self.blobs[job["arguments"]], self.places)
         except Exception as error:  # noqa: BLE001 - whatever it is, the job has not begun
