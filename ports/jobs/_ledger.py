@@ -106,7 +106,7 @@ class Ledger:
             self._place_jobs(live, jobs.get(live.number, ()), monotonic - now)
         for slot, runs in self.runs_of.items():
             queue, needs, _ = next(iter(runs.values())).live.shelf
-            self.room.book(slot, queue, needs, gpus.get(slot, ()))
+            self.room.book(slot, queue, needs, gpus.get(slot, ()) if needs.gpus else ())
         for live in list(self.lives.values()):
             self._hold(live)
         self._settle()

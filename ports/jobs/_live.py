@@ -238,7 +238,7 @@ class Room:
         if (booking := self.booked.pop(slot, None)) is not None:
             self.cpus += booking.cpus
             self.memory += booking.memory
-            self.gpus |= set(booking.gpus)
+            self.gpus |= set(booking.gpus) & set(self.capacity.gpus)  # it may have had more before a restart
             self.n_of_queue[booking.queue] -= 1
         return booking
 

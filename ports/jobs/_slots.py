@@ -77,7 +77,7 @@ class Slots:
     def _know_slot(self, lease: Lease, worker: str) -> None:
         """Remember a slot. One that another process takes over had begun anything: its lease is overwritten."""
         known = self._ledger.slots.get(lease.slot)
-        if known is not None and known.lease != lease:
+        if known is not None and known.lease != lease and (known.lease.process or lease.process):
             self.reap(lease.slot, LeaseState(False, None, f"another process took slot {lease.slot} over"))
         self._ledger.know_slot(lease, worker)
 

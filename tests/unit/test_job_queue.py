@@ -207,6 +207,19 @@ def test_a_late_result_of_an_attempt_that_was_lost_is_not_taken(desk: Desk) -> N
     assert (reply.header["state"], reply.blobs) == ("finished", [b"new"])
 
 
+def test_a_slot_that_forgot_a_job_that_it_began_lost_it(desk: Desk) -> None:
+    id = desk.submit()
+    desk.take("s1")
+    desk.answer("begun", by="s1", slot="s1", id=id, attempt=1, at=desk.clock)
+    assert desk.take("s1") == [(id, 2)]
+    assert not desk.answer("begun", by="s1", slot="s1", id=id, attempt=1)["known"]
+    desk.end("s1", (id, 1), blob=b"old")  # of the attempt that it had forgotten
+    assert desk.state(id) == "pending"
+    desk.end("s1", (id, 2), (id, 2), blob=b"new")  # twice in one request
+    assert desk.row(id)["attempt"] == 2
+    assert desk.answer("status")["counts"]["finished"] == 1
+
+
 def test_a_failure_is_final_unless_it_has_retries(desk: Desk) -> None:
     once, thrice = desk.submit(), desk.submit(retries={"failure": 2})
     error = {"type": "ValueError", "text": "no such column", "traceback": "…"}
@@ -495,6 +508,17 @@ def test_gpus_are_given_out_one_by_one(desk: Desk) -> None:
     assert desk.row(second)["slot"] == "s2"
     third = desk.submit(needs={"gpus": 2})
     assert desk.row(third)["why"] == "waits for a GPU: 0-1 jobs"
+    desk.end("s1", (first, 1))
+    assert desk.take("s1") == []
+    other = desk.submit()  # needs none, in the slot that had one
+    assert [job.get("gpus") for job in desk.pushed[-1].header["jobs"]] == [None]
+    desk.restart()
+    assert desk.answer("status")["free"]["gpus"] == [1]
+    desk.capacity = Capacity(cpus=4)  # the GPUs are gone
+    desk.restart()
+    desk.end("s1", (other, 1))
+    desk.end("s2", (second, 1))
+    assert desk.answer("status")["free"]["gpus"] == []
 
 
 @pytest.mark.parametrize(
