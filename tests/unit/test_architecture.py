@@ -88,6 +88,7 @@ TOOLS = {
     "dask": ("clusters/_dask.py",),
     "jupyter_server": ("notebooks/_jupyter.py", "notebooks/jupyter_launch.py", "web/"),
     "paramiko": ("hosts/paramiko/",),
+    "pathspec": ("jobs/_workspace.py",),
     "pynvml": ("machine/_nvml.py",),
     "click": ("cli/",),
     "tornado": ("web/",),
