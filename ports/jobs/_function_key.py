@@ -11,13 +11,13 @@ import functools
 import hashlib
 import inspect
 import logging
+import os
 import sys
 import types
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ports.jobs import _modules, _travel
 from ports.jobs._digest import NoDigestError, digest
@@ -87,30 +87,51 @@ def arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappi
     NoDigestError
         An argument has none.
     """
-    named: dict[str, Any] = {str(place): value for place, value in enumerate(args)} | dict(kwargs)
-    try:
-        bound = _signature(function).bind(*args, **kwargs)
-        bound.apply_defaults()
-        named = bound.arguments
-    except (TypeError, ValueError):  # no signature, or a call that will fail
-        pass
     found = {}
-    for name, value in named.items():
+    for name, value in _named(function, args, kwargs).items():
         try:
-            found[name] = digest(value)
+            found[name] = _digest_of(value)
         except NoDigestError as error:
             raise NoDigestError(f"{error.what} in argument {name!r}") from None
     return found
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
+def _digest_of(value: Any) -> str:
+    """Return the digest of an argument; of a function or class, that of its source."""
+    if isinstance(value, types.FunctionType | types.BuiltinFunctionType | type) or hasattr(value, "__ports_function__"):
+        return digest(("function", _travel.qualified_name(value), _code_of(value, runs_here=False)))
+    return digest(value)
+
+
+def _named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
-        return _known_signature(function)
-    except TypeError:  # a method of what has no hash
-        return inspect.signature(function)
+        names, defaults = _known_parameters(function)
+    except (TypeError, ValueError):  # of a method of what has no hash; or it has no signature
+        names = None
+    if names is not None and len(args) <= len(names):
+        given = {**dict(zip(names, args, strict=False)), **kwargs}  # `bind` takes longer than all else of a hit
+        if len(given) == len(args) + len(kwargs):
+            for name in names[len(args) :]:
+                if name not in given and name in defaults:
+                    given[name] = defaults[name]
+            if len(given) == len(names):
+                return given
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except (TypeError, ValueError):  # no signature, or a call that will fail
+        return {str(place): value for place, value in enumerate(args)} | dict(kwargs)
+    bound.apply_defaults()
+    return bound.arguments
 
 
-_known_signature = functools.lru_cache(maxsize=256)(inspect.signature)
+@functools.lru_cache(maxsize=256)
+def _known_parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...] | None, dict[str, Any]]:
+    """Return names and defaults of the parameters, if all can be given by place and by name; else None."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(one.kind is not one.POSITIONAL_OR_KEYWORD for one in parameters):
+        return None, {}
+    defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
+    return tuple(one.name for one in parameters), defaults
 
 
 def of_call(function: FunctionKey, found: Mapping[str, str]) -> str:
@@ -120,7 +141,7 @@ def of_call(function: FunctionKey, found: Mapping[str, str]) -> str:
 
 
 def _code_of(function: Callable[..., Any], *, runs_here: bool) -> str:
-    if (known := _known_code(function)) is not None:
+    if (known := _known_code(function, runs_here=runs_here)) is not None:
         return known
     source = _Source()
     code = source.of(function)
@@ -134,7 +155,7 @@ class _Source:
 
     def __init__(self) -> None:
         self.changed: str | None = None  # a file that was edited after it was imported
-        self.files: tuple[tuple[str, Any], ...] = ()
+        self.files: tuple[_File, ...] = ()
         self._parts: list[Any] = []
         self._modules: set[str] = set()
         self._seen: set[int] = set()
@@ -146,7 +167,10 @@ class _Source:
         sources = _modules.collect(self._modules)
         texts = sorted((one.name, hashlib.sha256(one.text).hexdigest()) for one in sources.values())
         code = digest((self._parts, texts))
-        self.files = tuple((one.file, _state_of(one.file)) for one in sources.values())
+        self.files = tuple(
+            _File(one.name, one.file, _state_of(one.file), getattr(sys.modules.get(one.name), "__spec__", None))
+            for one in sources.values()
+        )
         self.changed = next((one.file for one in sources.values() if _has_changed(one)), None)
         if self._is_fixed and self.changed is None and isinstance(function, types.FunctionType):
             _codes[function] = _Known(code, function.__code__, function.__defaults__, tuple(self._read), self.files)
@@ -235,13 +259,29 @@ class _Known:
     code: types.CodeType
     defaults: tuple[Any, ...] | None
     read: tuple[tuple[dict[str, Any], str, Any], ...]
-    files: tuple[tuple[str, Any], ...]
+    files: tuple[_File, ...]
+
+
+class _File(NamedTuple):
+    """A local module: its file as it was, and its ``__spec__``, which is another one when it was imported again."""
+
+    module: str
+    file: str
+    state: tuple[int, int] | None
+    spec: Any
+
+    def is_same(self, *, runs_here: bool) -> bool:
+        """Say whether it is what it was. Where it runs here, what was imported counts, and its file does not."""
+        if runs_here:
+            spec = getattr(sys.modules.get(self.module), "__spec__", None)
+            return spec is self.spec and (spec is not None or _state_of(self.file) == self.state)
+        return _state_of(self.file) == self.state
 
 
 _codes: weakref.WeakKeyDictionary[types.FunctionType, _Known] = weakref.WeakKeyDictionary()
 
 
-def _known_code(function: Any) -> str | None:
+def _known_code(function: Any, *, runs_here: bool) -> str | None:
     if not isinstance(function, types.FunctionType) or (known := _codes.get(function)) is None:
         return None
     is_same = function.__code__ is known.code and function.__defaults__ is known.defaults
@@ -250,7 +290,10 @@ def _known_code(function: Any) -> str | None:
     for space, name, value in known.read:
         if space.get(name, _MISSING) is not value:
             return None
-    return known.key if all(_state_of(file) == state for file, state in known.files) else None
+    for one in known.files:
+        if not one.is_same(runs_here=runs_here):
+            return None
+    return known.key
 
 
 _imported: dict[str, tuple[Any, Any]] = {}
@@ -285,7 +328,7 @@ def _is_compiled_of(compiled: object, state: tuple[int, int] | None) -> bool:
 
 def _state_of(file: str) -> tuple[int, int] | None:
     try:
-        found = Path(file).stat()
+        found = os.stat(file)  # noqa: PTH116  at each hit
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size

@@ -17,8 +17,10 @@ if MYPY:
 def state_directory() -> str:
     """Return the directory of the records of `ports`, absolute; it need not exist."""
     home, state = os.environ.get("PORTS_HOME"), os.environ.get("XDG_STATE_HOME", "")
+    if home:
+        return os.path.abspath(os.path.expanduser(home))
     state = state if os.path.isabs(state) else os.path.expanduser("~/.local/state")
-    return os.path.abspath(os.path.expanduser(home) if home else os.path.join(state, "ports"))
+    return os.path.abspath(os.path.join(state, "ports"))
 
 
 def host_directory() -> str:

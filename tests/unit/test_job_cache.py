@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import linecache
 import os
 import sys
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ports.errors import NotFoundError, UsageError
 from ports.jobs import _blobs, _cache, _function_key, _travel
@@ -71,6 +74,33 @@ def test_a_second_call_is_a_hit_however_its_arguments_are_spelled(add: Any, note
     assert [through(add, 1), through(add, 1, 1), through(add, x=1), through(add, y=1, x=1)] == [2] * 4
     assert note() == 1
     assert [through(add, 1, 2), through(add, 1.0)] == [3, 2.0] and note() == 3
+
+
+@given(
+    args=st.lists(st.integers(), max_size=3),
+    kwargs=st.dictionaries(st.sampled_from("xyzw"), st.integers(), max_size=3),
+    way=st.integers(0, 3),
+)
+def test_arguments_are_named_as_a_call_binds_them(args: list[int], kwargs: dict[str, int], way: int) -> None:
+    functions: list[Callable[..., Any]] = [
+        lambda x, y=1, z=None: 0, lambda x, *y, **z: 0, lambda x, /, y=1, *, z=2: 0, lambda: 0,
+    ]  # fmt: skip
+    function = functions[way]
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return
+    bound.apply_defaults()
+    assert dict(_function_key._named(function, tuple(args), kwargs)) == bound.arguments
+
+
+def test_a_function_as_an_argument_counts_by_its_source(tmp_path: Path) -> None:
+    def use(function: Any) -> Any:
+        return function(2)
+
+    one, other = define("def f(x): return x + 1"), define("def f(x): return x + 2")
+    assert [through(use, one), through(use, other), through(use, one), through(use, abs)] == [3, 4, 3, 2]
+    assert len(entries()) == 3
 
 
 def test_another_process_s_function_of_the_same_source_hits(add: Any, note: Callable[[], int], tmp_path: Path) -> None:
@@ -137,21 +167,22 @@ def test_the_source_of_local_modules_counts(tmp_path: Path, monkeypatch: pytest.
             sys.modules.pop(name, None)
 
 
-def test_a_module_that_was_edited_and_not_reloaded_is_not_cached(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_imported_counts_until_it_is_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     file = tmp_path / "j3_edited.py"
-    file.write_text("def value(): return 1\n")
+    file.write_text("def value(): return 1\ndef other(): return 1\n")
     import j3_edited  # type: ignore[import-not-found]
 
     try:
+        before = _function_key.of_function(j3_edited.value)
         assert through(j3_edited.value) == 1 and len(entries()) == 1
-        file.write_text("def value(): return 222\n")  # what runs here is still the old one
+        file.write_text("def value(): return 222\ndef other(): return 222\n")  # what runs here is still the old one
+        assert through(j3_edited.value) == 1 and len(entries()) == 1
+        assert _function_key.of_function(j3_edited.value) != before  # of a job, which has the file of now
         with pytest.warns(
-            UserWarning, match=r"value\(\) is not cached, because .*j3_edited.py has changed since it was"
+            UserWarning, match=r"other\(\) is not cached, because .*j3_edited.py has changed since it was"
         ):
-            assert through(j3_edited.value) == 1
+            assert through(j3_edited.other) == 1
         assert len(entries()) == 1
         importlib.reload(j3_edited)
         assert through(j3_edited.value) == 222 == through(j3_edited.value) and len(entries()) == 2
