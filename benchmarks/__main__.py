@@ -14,12 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cache, clusters, comms, fairness, lab, links, who
+from benchmarks import cache, clusters, comms, fairness, jobs, lab, links, who
 from benchmarks.commands import PACKAGE
 from benchmarks.measure import RUNS, Result
 
 BENCHMARKS = {**clusters.BENCHMARKS, **comms.BENCHMARKS, **fairness.BENCHMARKS, **lab.BENCHMARKS, **links.BENCHMARKS}
-BENCHMARKS |= {**who.BENCHMARKS, **cache.BENCHMARKS}
+BENCHMARKS |= {**who.BENCHMARKS, **cache.BENCHMARKS, **jobs.BENCHMARKS}
 PACKAGES = ("dask", "distributed", "tornado", "jupyterlab", "click")
 
 

@@ -89,7 +89,7 @@ def show_stopped(out: Output, row: Row) -> None:
 @click.option("--now", is_flag=True, help="End the functions that run; they begin again at the next start.")
 @click.option("--force", is_flag=True, help="Also forget one of which nothing can be known from here.")
 @with_output
-@with_host(show_stopped)
+@with_host(show_stopped, patience="within")  # how long functions take, nobody knows
 def stop(out: Output, name: str | None, wait: bool, now: bool, force: bool) -> None:
     """Stop the compute resource and its cluster. Jobs that wait stay; scripts that run go on."""
     found = jobs.get_resource(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import sys
@@ -82,6 +83,12 @@ def run(
     except BaseException as error:  # noqa: BLE001  whatever a job raises is its result, SystemExit too
         return _failed(error, is_plain=loaded is not None and loaded.is_plain)
     return _finished(loaded, value, kept)
+
+
+def warm(function: bytes) -> None:
+    """Load what `function` holds and import what it needs, for forks of this process; `run` raises what is wrong."""
+    with contextlib.suppress(Exception):
+        _function(function)
 
 
 class _Kept:

@@ -263,6 +263,7 @@ class Child:
 
     def isolated(self, job: dict[str, Any], blobs: list[bytes]) -> tuple[dict[str, Any], bytes]:
         """Run a job in a fork of this process."""
+        self.call.warm(self.functions[job["function"]])
         source, sink = os.pipe()
         pid = os.fork()
         if not pid:
