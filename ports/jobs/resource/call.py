@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ports.jobs import _blobs, _modules
 
-_MOST_FUNCTIONS = 128
+_MOST_FUNCTIONS, _MOST_BYTES = 128, 2**28  # that are kept loaded
 _LONGEST_TRACEBACK = 2**15
 _LARGEST_EXCEPTION = 2**15  # a larger one is told by its text
 _WAYS = {
@@ -160,7 +160,7 @@ def _function(blob: bytes) -> _Loaded:
         found = _blobs.load_parts(parts, what)
     call = getattr(found, "__ports_function__", found)  # of `@ports.job`: what it decorates
     loaded = _Loaded(call, name, tree, is_plain)
-    while len(_functions) >= _MOST_FUNCTIONS:
+    while _functions and (len(_functions) >= _MOST_FUNCTIONS or sum(map(len, _functions)) > _MOST_BYTES):
         del _functions[next(iter(_functions))]
     _functions[blob] = loaded
     return loaded
