@@ -323,7 +323,8 @@ def main(directory: str) -> None:
     places = _places.make_places()
     store = Store.open(places)
     try:
-        queue = Queue(store, capacity=room.capacity(), is_alive=lease.look)
+        limits = settings.get("jobs.queues")
+        queue = Queue(store, capacity=room.capacity(), is_alive=lease.look, limits=limits)
         loop = Loop(
             queue,
             listen(places),
