@@ -204,8 +204,8 @@ def waiting(out: Output, what: str) -> AbstractContextManager[None]:
 
 
 def waiting_here(ctx: click.Context, out: Output) -> AbstractContextManager[None]:
-    """Say what a command on this machine waits for; one that follows a log, or waits itself, is never late."""
-    is_waiting = ctx.params.get("follow") or "within" in ctx.params
+    """Say what a command on this machine waits for; one that follows a log, watches or waits is never late."""
+    is_waiting = ctx.params.get("follow") or ctx.params.get("watch") or "within" in ctx.params
     return contextlib.nullcontext() if is_waiting else waiting(out, f"waiting for {awaited(ctx)}")
 
 

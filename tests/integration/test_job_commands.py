@@ -190,6 +190,17 @@ def test_the_list_filters_and_has_lines_for_programs(home: Home) -> None:
     assert table[0].split()[:3] == ["ID", "NAME", "STATE"] and table[1].split()[:3] == [id, "of-the-list", "finished"]
 
 
+def test_the_list_is_shown_again_until_ctrl_c(home: Home) -> None:
+    words = [sys.executable, "-m", "ports", "job", "list", "--watch"]
+    with subprocess.Popen(words, cwd=home.work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None and watching.stderr is not None
+        begun = 0
+        while begun < 3:
+            begun += watching.stdout.readline().startswith("ID ")
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 130 and watching.stderr.read() == "ports: interrupted\n"
+
+
 def test_a_job_from_a_file_runs_again(home: Home) -> None:
     (home.work / "job.yaml").write_text("run: |\n  echo from a file\n  false\n  echo never\ncpus: 1\nname: filed\n")
     id = home.ports("job", "submit", "job.yaml").stdout.strip()
