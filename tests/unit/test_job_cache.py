@@ -116,6 +116,10 @@ def test_a_global_that_a_function_uses_counts(note: Callable[[], int], tmp_path:
     for scale, result, n_calls in ((1, 3, 1), (2, 4, 2), (1, 3, 2)):
         function = define(text, file=str(tmp_path / "calls"), scale=scale)
         assert (through(function, 1), note()) == (result, n_calls)
+    function.__globals__["scale"] = 10  # of one function, between two calls
+    assert (through(function, 1), note()) == (12, 3)
+    function.__globals__["scale"] = 2
+    assert (through(function, 1), note()) == (4, 3)
 
 
 def test_a_function_that_it_calls_counts_and_its_decorators_do_not(tmp_path: Path) -> None:
@@ -162,6 +166,11 @@ def test_the_source_of_local_modules_counts(tmp_path: Path, monkeypatch: pytest.
         assert before == _function_key.of_function(j3_outer.outer).key
         (tmp_path / "j3_inner.py").write_text("def inner(): return 22\n")
         assert before != _function_key.of_function(j3_outer.outer).key
+        importlib.reload(sys.modules["j3_inner"])  # of which the function itself notices nothing
+        assert through(j3_outer.outer) == 22
+        (tmp_path / "j3_inner.py").write_text("def inner(): return 333\n")
+        importlib.reload(sys.modules["j3_inner"])
+        assert through(j3_outer.outer) == 333
     finally:
         for name in ("j3_outer", "j3_inner"):
             sys.modules.pop(name, None)
@@ -259,6 +268,8 @@ def test_a_large_result_is_mapped_and_changing_it_changes_no_entry() -> None:
     through(large, 50_000)
     for _ in range(2):
         found = through(large, 50_000)
+        hit = _cache.here().find(*key_of(large, 50_000))
+        assert hit is not None and not memoryview(hit.data).readonly  # else it would be copied
         assert found["a"].flags.writeable and found["a"].sum() == sum(range(50_000)) and found["b"] == [1]
         found["a"][:] = 0
     assert isinstance(_cache.here().find(*key_of(large, 50_000)).data, __import__("mmap").mmap)  # type: ignore[union-attr]
@@ -273,13 +284,17 @@ def key_of(function: Callable[..., Any], *args: Any, version: Any = None) -> tup
 @pytest.mark.parametrize("size", [10, 50_000])
 def test_a_damaged_entry_is_a_miss_said_and_removed(harm: str, size: int) -> None:
     large = define(LARGE)
+    through(large, size + 1)
+    (path,) = entries()
+    other = path.read_bytes()  # a whole entry, of another call
+    path.unlink()
     through(large, size)
     (path,) = entries()
     data = bytearray(path.read_bytes())
     if harm == "byte":
         data[-70] ^= 1
     (path.parent / "new").write_bytes(
-        {"cut": data[:-1], "byte": data, "other": data.replace(b'"key":"', b'"key":"0')[:-1], "empty": b"",
+        {"cut": data[:-1], "byte": data, "other": other, "empty": b"",
          "header": data.replace(b'"head"', b'"hEad"'), "long": data + b"x"}[harm]
     )  # fmt: skip
     os.replace(path.parent / "new", path)
