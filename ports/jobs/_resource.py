@@ -14,6 +14,7 @@ from ports import clusters, listeners, machine, sessions
 from ports.errors import (
     ConflictError,
     NameInUseError,
+    NewerRecordError,
     NotFoundError,
     PortsError,
     ResourceLostError,
@@ -22,6 +23,7 @@ from ports.errors import (
 )
 from ports.jobs import _places
 from ports.jobs._connection import Connection
+from ports.jobs._store import FORMAT
 from ports.probe import SAFE_PATH
 from ports.sessions import Found, Running, SessionRecord
 from ports.state import paths, settings, wait_until
@@ -202,8 +204,11 @@ def start_resource(*, timeout: float | None = None) -> Resource:
         It runs or starts.
     StartError
         It ended, or did not answer, while it started.
+    NewerRecordError
+        A newer `ports` wrote the queue.
     """
     paths.check_serves("compute resources")
+    _check_format(_places.here().store)
     mine, now = sessions.new_identity()
     record = ResourceRecord(
         kind=KIND,
@@ -224,6 +229,17 @@ def start_resource(*, timeout: float | None = None) -> Resource:
     if (warning := machine.logout_warning()) is not None:
         warn(warning)
     return Resource(found)
+
+
+def _check_format(store: Path) -> None:
+    """Raise NewerRecordError for a store of a newer `ports`, before anything starts that would only say so in its log.
+
+    SQLite keeps the number at byte 60 of the file, which can be read while nobody has the store open.
+    """
+    with contextlib.suppress(OSError), store.open("rb") as file:
+        found = int.from_bytes(file.read(64)[60:], "big")
+        if found > FORMAT:
+            raise NewerRecordError(store, found, FORMAT)
 
 
 def find_or_start_resource(*, timeout: float | None = None) -> Resource:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import secrets
+import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -227,6 +230,29 @@ def test_slots_without_work_end_and_come_back(site: Home, monkeypatch: pytest.Mo
         n_tasks = lambda: (clusters.get("jobs").summary or {}).get("n_tasks")  # noqa: E731
         wait_until(lambda: True if n_tasks() == 0 else None, timeout=20, what="the end of its task")
         assert results(connection, submit(connection, abs, [-2])) == {0: 2}
+
+
+def test_a_removed_runtime_directory_comes_back(site: Home) -> None:
+    with _resource.connect() as connection:
+        job = submit(connection, time.sleep, [3])
+        wait_until(lambda: connection.ask("status").header["running"] or None, timeout=60, what="the job")
+        places = _places.here()
+        shutil.rmtree(places.leases)
+        places.socket.unlink()
+        assert results(connection, job) == {0: None}
+    wait_until(lambda: True if places.socket.exists() else None, timeout=10, what="the socket")
+    with _resource.connect(start=False) as connection:
+        assert results(connection, submit(connection, abs, [-2])) == {0: 2}
+
+
+def test_a_store_of_a_newer_ports_is_said_at_the_start(site: Home) -> None:
+    _resource.connect().close()
+    _resource.get_resource().stop()
+    with contextlib.closing(sqlite3.connect(_places.here().store)) as database:
+        database.execute("PRAGMA user_version = 1000")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    done = site.ports("resource", "start")
+    assert done.returncode == 7 and "upgrade ports with" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_resource_of_another_protocol_is_refused_in_words(site: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from ports.errors import StoreError
 from ports.jobs import _travel
 from ports.jobs._model import Lease
 from ports.jobs._places import Places
@@ -384,6 +385,21 @@ def test_the_lease_says_which_jobs_were_begun(place: Place) -> None:
     assert lease.look(one).alive is None
     dead = {"machine": "x", "boot_id": "y", "pid_namespace": "z", "pid": 1, "start_ticks": 1}
     assert lease.look(one._replace(process=dead)).alive is None
+
+
+def test_results_that_could_not_be_kept_are_reported_again(place: Place) -> None:
+    job, kept, refused = place.add(add_one, 1), place.queue.turn, []
+
+    def turn(inbox: Any) -> list[Reply]:
+        if not refused and any(one.header["op"] == "ended" for one in inbox):
+            refused.append(1)
+            raise StoreError("/queue", "No space left on device")
+        return kept(inbox)
+
+    place.queue.turn = turn  # type: ignore[method-assign]
+    place.slot()
+    assert place.result(job) == 2 and refused
+    assert len(place.queue.ended[job]) == 1
 
 
 def test_strangers_are_turned_away(place: Place) -> None:

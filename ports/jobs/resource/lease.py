@@ -27,6 +27,7 @@ class HeldLease:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have cleaned up /tmp
         self.descriptor = os.open(path, _FLAGS | os.O_CREAT, 0o600)
         fcntl.flock(self.descriptor, fcntl.LOCK_EX)
         self.write([])

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ports import probe, sessions
+from ports import probe, sessions, state
 from ports._version import VERSION
 from ports.errors import PortsError
 from ports.jobs import _places
@@ -44,6 +44,7 @@ _HELLO_SECONDS = 10.0
 _MOST_PEERS = 1000
 _OLD_SECONDS = 3600.0  # what a slot left is looked at no more
 _SWEEP_SECONDS = 600.0
+_LOOK_SECONDS = 2.0  # between two looks at whether the socket is still there
 
 
 class Peer:
@@ -111,10 +112,12 @@ class Loop:
         self.queue, self.listener, self.crew = queue, listener, crew
         self.scripts, self.end_script = scripts, end_script
         self.sweep: Callable[[], object] = list
+        self.places: Places | None = None  # where the socket is made again if it is gone
         self.peers: dict[int, Peer] = {}
         self.numbers = 0
         self.is_over = False
         self.next_tick = self.next_scripts = 0.0
+        self.next_look = time.monotonic() + _LOOK_SECONDS
         self.next_sweep = time.monotonic() + 60.0
         self.selector = selectors.DefaultSelector()
         listener.setblocking(False)
@@ -164,6 +167,9 @@ class Loop:
             self.next_tick = now + _TICK_SECONDS
             self.deliver(self.safely(self.queue.tick, []))
             self.drop_silent(now)
+        if now >= self.next_look:
+            self.next_look = now + _LOOK_SECONDS
+            self.safely(self.listen_again, [])
         if now >= self.next_sweep:
             self.next_sweep = now + _SWEEP_SECONDS
             self.safely(self.sweep, [])
@@ -184,6 +190,20 @@ class Loop:
             return [Reply(one.connection, {"n": one.header.get("n"), "error": told}) for one in inbox]
 
     # --- connections ---
+
+    def listen_again(self) -> None:
+        """Make the socket again that somebody removed, with all of the runtime directory, say."""
+        places = self.places
+        if places is None or places.socket.exists():
+            return
+        print(f"somebody removed {places.socket}; it is made again", file=sys.stderr)
+        state.make_private(places.runtime)
+        fresh = listen(places)
+        fresh.setblocking(False)
+        self.selector.unregister(self.listener)
+        self.listener.close()
+        self.listener = fresh
+        self.selector.register(fresh, selectors.EVENT_READ, None)
 
     def accept(self) -> None:
         """Take a connection of this user's."""
@@ -319,7 +339,26 @@ def listen(places: Places) -> socket.socket:
 
 
 def main(directory: str) -> None:
-    """Be the compute resource of this user on this machine until SIGTERM."""
+    """Be the compute resource of this user on this machine until SIGTERM, and end this process."""
+    code = 0
+    try:
+        serve(Path(directory))
+    except PortsError as error:
+        code = error.exit_code
+        print(f"ports: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the launcher notes it as the reason
+            (Path(directory) / "why").write_text(str(error), encoding="utf-8", errors="replace")
+    except BaseException:  # noqa: BLE001 - it ends either way
+        code = 1
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)  # Dask's threads would take seconds to end
+
+
+def serve(directory: Path) -> None:
+    """Open the queue, and answer until SIGTERM."""
     places = _places.make_places()
     store = Store.open(places)
     try:
@@ -331,15 +370,15 @@ def main(directory: str) -> None:
             scripts=functools.partial(oversee.ended, queue, places, lease.look),
             end_script=functools.partial(oversee.end, places=places),
         )
-        loop.crew = Crew(slot_options(Path(directory), places), loop.wake, memory=queue.capacity.memory)
+        loop.crew = Crew(slot_options(directory, places), loop.wake, memory=queue.capacity.memory)
         loop.crew.start()
-        loop.sweep = functools.partial(sweep, places)
+        loop.sweep, loop.places = functools.partial(sweep, places), places
 
         def end(number: int, frame: FrameType | None) -> None:
             loop.stop()
 
         signal.signal(signal.SIGTERM, end)
-        announce(Path(directory), places)
+        announce(directory, places)
         loop.run()
         with contextlib.suppress(FileNotFoundError):
             places.socket.unlink()

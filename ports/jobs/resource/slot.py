@@ -23,6 +23,7 @@ from typing import Any
 
 from ports import probe
 from ports._version import VERSION
+from ports.errors import UsageError
 from ports.jobs._places import Places
 from ports.jobs._protocol import PROTOCOL, Decoder, Frame, encode
 from ports.jobs.resource.child import NOBODY
@@ -145,6 +146,7 @@ class Slot:
         self.given: list[dict[str, Any]] = []  # what the child has: the places in the lease count in this
         self.results: list[tuple[dict[str, Any], bytes]] = []  # that are not sent
         self.sent: dict[int, list[tuple[dict[str, Any], bytes]]] = {}  # that are not acknowledged
+        self.report_at = 0.0  # not before: the resource could not keep them
         self.claim = 0  # the number of the claim that waits for work
         self.asked_before = False
         self.since = self.worked_at = time.monotonic()
@@ -271,7 +273,7 @@ class Slot:
 
     def flush(self, now: float) -> None:
         """Report results: at the end of a batch at once, else a few together."""
-        if not self.results or self.link.socket is None:
+        if not self.results or self.link.socket is None or now < self.report_at:
             return
         size = sum(len(blob) for _, blob in self.results)
         if self.batch and now - self.results[0][0].get("at", 0.0) < _FLUSH_SECONDS and size < _FLUSH_BYTES:
@@ -293,7 +295,7 @@ class Slot:
                 self.end(str(header.get("id")), int(header.get("attempt") or 0), str(header.get("how")))
             elif "error" in header:
                 _LOG.warning("the resource refused: %s", header["error"])
-                self.sent.pop(int(number or 0), None)
+                self.keep_refused(int(number or 0), header["error"])
                 if number == self.claim:
                     self.disconnect()
                     self.link.next_try = time.monotonic() + _RETRY_SECONDS[1]
@@ -307,6 +309,13 @@ class Slot:
                 self.take(frame)
             elif number in self.sent:
                 del self.sent[number]
+
+    def keep_refused(self, number: int, error: Mapping[str, Any]) -> None:
+        """Report results again later that the resource could not keep: its disk may be full."""
+        pairs = self.sent.pop(number, [])
+        if error.get("exit_code") != UsageError.exit_code:
+            self.results = [*pairs, *self.results]
+            self.report_at = time.monotonic() + _RETRY_SECONDS[1]
 
     def end(self, job: str, attempt: int, how: str) -> None:
         """End a job at the resource's word. One that was not begun goes back, with those behind it."""
