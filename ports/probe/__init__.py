@@ -12,6 +12,7 @@ files use the standard library only and are kept short, and an import of names f
     examine   what `ports doctor` wants to know of a machine
     who       who uses how much of a machine
     echo      something to forward to
+    jobs      bytes from and to the compute resource there
     agent     stays for as long as a tunnel is open, see ``agent/``
 
 Nothing here changes what others made, and only ports of this user are spoken to, see `ask`.
@@ -64,6 +65,9 @@ if MYPY:
     from .own_host import own_names as own_names
     from .own_host import own_runtime_directory as own_runtime_directory
     from .own_host import state_directory as state_directory
+    from .piped import SESSION as SESSION
+    from .piped import TOO_OLD as TOO_OLD
+    from .piped import first_line as first_line
     from .piped import read_answer as read_answer
     from .piped import script as script
     from .programs import who as who
@@ -111,6 +115,9 @@ else:
                 "nodes_of",
             ),
             "piped": (
+                "SESSION",
+                "TOO_OLD",
+                "first_line",
                 "read_answer",
                 "script",
             ),

@@ -6,7 +6,6 @@ The far end is `ports.probe.agent`. The session itself carries it there, so noth
 from __future__ import annotations
 
 import asyncio
-import binascii
 import contextlib
 import json
 import os
@@ -21,14 +20,7 @@ from ports.errors import ConnectionLostError, FarSideError, PortsError, RefusedE
 from ports.hosts import why_no_answer
 from ports.probe import mux as protocol
 
-# Understood by bash, zsh, tcsh and fish alike. The program is the first line of its input, frames follow.
-PYTHON = '{python} -I -S -c "import sys;exec(sys.stdin.buffer.readline())"'
-_TOO_OLD = "too-old:"
-_LOADER = (
-    "import os,sys,zlib,binascii\n"
-    "if sys.version_info<(3,6):os.write(1,b'\\n%(marker)s%(old)s%%d.%%d\\n'%%sys.version_info[:2]);sys.exit(1)\n"
-    "exec(compile(zlib.decompress(binascii.a2b_base64('%(text)s')),'ports-agent','exec'))\n"
-)
+PYTHON = probe.SESSION
 _MOST_NOISE = 1 << 20  # of start files of the shell
 _ROOM = 1 << 20  # in the buffers of the session
 
@@ -206,7 +198,7 @@ class Agent:
     ) -> dict[str, Any]:
         marker = f"ports-{os.urandom(8).hex()}:"
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # what the shell printed there says more
-            await loop.sock_sendall(session, _first_line(request, marker))
+            await loop.sock_sendall(session, probe.first_line({**request, "do": "agent", "marker": marker}))
         early = await self._read_noise(loop, session, marker)
         self._greeted = loop.create_future()
         ends = session.fileno(), session.fileno()
@@ -228,8 +220,8 @@ class Agent:
             before, found, after = heard.partition(wanted)
             if found and b"\n" in after:
                 said, _, rest = after.partition(b"\n")
-                if said.startswith(_TOO_OLD.encode()):
-                    version = said[len(_TOO_OLD) :].decode("ascii", "replace")
+                if said.startswith(probe.TOO_OLD.encode()):
+                    version = said[len(probe.TOO_OLD) :].decode("ascii", "replace")
                     reason = f"python3 there is {version}, older than 3.6"
                     raise FarSideError(self.host, f"{reason}; load a newer one in the start file of your shell there")
                 return rest
@@ -331,14 +323,3 @@ class _InLoop:
             self._loop.remove_writer(fd)
         else:
             self._loop.add_writer(fd, callback)
-
-
-def _first_line(request: dict[str, Any], marker: str) -> bytes:
-    """Return the program in one line: python3 reads this line, and the program reads the rest."""
-    text = zlib.compress(probe.script({**request, "do": "agent", "marker": marker}).encode(), 9)
-    loader = _LOADER % {
-        "marker": marker,
-        "old": _TOO_OLD,
-        "text": binascii.b2a_base64(text, newline=False).decode(),
-    }
-    return b"exec(" + repr(loader).encode() + b")\n"
