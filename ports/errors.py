@@ -8,6 +8,7 @@
     │   ├── InvalidTargetError
     │   ├── SettingError
     │   └── UnsendableError
+    ├── UntrustedError             5  a result of another machine would have to be unpickled
     ├── NotFoundError              3  nothing has that name
     ├── ConflictError              4  something that exists conflicts with the request
     │   ├── NameInUseError
@@ -125,6 +126,21 @@ class SettingError(UsageError):
 
 class UnsendableError(UsageError):
     """A function, an argument or a result that cannot be pickled, so it cannot be sent. Nothing was submitted."""
+
+
+class UntrustedError(PortsError):
+    """A result of another machine is pickled: to read it, that machine must be trusted to run code here."""
+
+    def __init__(self, host: str, what: str) -> None:
+        super().__init__(host, what)
+        self.host, self.what = host, what
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} is no plain data (numbers, texts, bytes, lists, tuples, sets, dicts, numpy arrays), and "
+            f"reading anything else lets {self.host} run code here; return plain data, or trust that machine with "
+            f"`with ports.host({self.host!r}, trust=True)` or the setting ports.hosts.{self.host}.trust"
+        )
 
 
 class NotFoundError(PortsError):

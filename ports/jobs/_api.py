@@ -11,13 +11,11 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from ports import hosts
 from ports.errors import TimedOutError, UsageError
-from ports.jobs import _blobs, _cache, _client, _function_key, _model, _progress, _travel
+from ports.jobs import _blobs, _cache, _client, _function_key, _model, _progress, _travel, _where
 from ports.jobs._digest import NoDigestError
 from ports.jobs._job import End, Job, JobMap, of_one_machine
 from ports.jobs._model import FINISHED, JobId, Needs, Retries, Submission
@@ -26,7 +24,6 @@ from ports.state import paths
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_HOST: ContextVar[str | None] = ContextVar("host", default=None)
 _FEW = 8  # results of a map that are asked for one by one
 
 
@@ -119,8 +116,9 @@ class JobFunction(Generic[P, R]):
         UsageError
             It needs more than the machine has.
         """
+        where = _where.current.get()
         id, _ = _submit(self, [(args, kwargs)], None, None)
-        return Job(id, self._name(None))
+        return Job(id, self._name(None), where)
 
     def map(self, *iterables: Iterable[Any], name: str | None = None) -> JobMap:
         """Submit a call for each item, as one submission, and return its jobs; raises as `submit`."""
@@ -129,8 +127,9 @@ class JobFunction(Generic[P, R]):
             return JobMap(None, 0, self._name(name))
         if len(calls) > _model.MOST_JOBS:
             raise UsageError(f"{len(calls)} jobs are too many for one map; submit up to {_model.MOST_JOBS} at once")
+        where = _where.current.get()
         id, count = _submit(self, calls, len(calls), name)
-        return JobMap(id, count or len(calls), self._name(name))
+        return JobMap(id, count or len(calls), self._name(name), where)
 
     def _name(self, name: str | None) -> str:
         return name or self.options.name or _travel.short_name(self)
@@ -139,9 +138,10 @@ class JobFunction(Generic[P, R]):
 def _submit(
     function: JobFunction[Any, Any], calls: Sequence[_travel.Call], count: int | None, name: str | None
 ) -> tuple[JobId, int | None]:
-    _check_host(_HOST.get())
-    there = _client.python() or _blobs.MINOR
-    parcel = _travel.pack(function, calls) if there == _blobs.MINOR else _travel.write(function, calls)
+    host = _where.current.get().host
+    there = _client.python(host) or _blobs.MINOR
+    is_far = host is not None
+    parcel = _travel.pack(function, calls, is_far=is_far) if there == _blobs.MINOR else _travel.write(function, calls)
     size = len(parcel.function) + sum(len(one) for one in parcel.arguments)
     if size > _blobs.LARGEST:
         raise UsageError(
@@ -150,13 +150,15 @@ def _submit(
         )
     options = function.options if name is None else dataclasses.replace(function.options, name=name)
     submission = {**options.submission(parcel.name).to_json(), "minor": there}
+    if is_far:
+        submission["directory"] = None  # that of here need not be there
     if parcel.inputs:
         submission["inputs"] = parcel.inputs
     if there == _blobs.MINOR and (cache := _cache_of(function, calls, parcel.inputs)) is not None:
         submission["cache"] = cache
     key = secrets.token_hex(16)
     blobs = [parcel.function, *parcel.arguments]
-    said = _client.ask("submit", blobs, key=key, submission=submission, count=count).header
+    said = _client.ask("submit", blobs, host=host, key=key, submission=submission, count=count).header
     return _model.parse_id(said["id"]), said.get("count")
 
 
@@ -310,79 +312,79 @@ def gather(
     if isinstance(jobs, Job):
         return gather([jobs], timeout=timeout, errors=errors, progress=progress)[0]
     ones = [of_one_machine(one) for one in ([jobs] if isinstance(jobs, JobMap) else jobs)]
-    wanted = dict.fromkeys(inner._id for one in ones for inner in (one if isinstance(one, JobMap) else [one]))
+    wanted = dict.fromkeys(inner for one in ones for inner in (one if isinstance(one, JobMap) else [one]))
     until = None if timeout is None else time.monotonic() + _model.parse_duration(timeout, "timeout")
-    found: dict[JobId, Any] = {}
+    found: dict[Job, Any] = {}
     label = ones[0].name if len({one.name for one in ones}) == 1 else "jobs"
     with _progress.bar(len(wanted), label, progress) as count:
-        for id, end in _each_end(ones, wanted, until):
+        for job, end in _each_end(ones, wanted, until):
             if end.state != FINISHED and errors == "raise":
-                raise end.exception(id)
-            found[id] = end.value(id) if end.state == FINISHED else end.exception(id)
+                raise end.exception(job)
+            found[job] = end.value(job) if end.state == FINISHED else end.exception(job)
             count(1)
-    lists = [[found[inner._id] for inner in one] if isinstance(one, JobMap) else found[one._id] for one in ones]
+    lists = [[found[inner] for inner in one] if isinstance(one, JobMap) else found[one] for one in ones]
     return lists[0] if isinstance(jobs, JobMap) else lists
 
 
 def _each_end(
-    ones: Sequence[Job | JobMap], wanted: Mapping[JobId, None], until: float | None
-) -> Iterable[tuple[JobId, End]]:
+    ones: Sequence[Job | JobMap], wanted: Mapping[Job, None], until: float | None
+) -> Iterable[tuple[Job, End]]:
     """Yield the end of each job once; of a map, in the order of the ends, from one stream."""
-    numbers: dict[int, list[JobId]] = {}
-    for id in wanted:
-        numbers.setdefault(id.number, []).append(id)
-    whole = {one._id.number: one for one in ones if isinstance(one, JobMap) and one._id is not None}
-    for number, ids in numbers.items():
+    groups: dict[tuple[str | None, int], list[Job]] = {}
+    for job in wanted:
+        groups.setdefault((job.host, job._id.number), []).append(job)
+    whole = {(one.host, one._id.number): one for one in ones if isinstance(one, JobMap) and one._id is not None}
+    for key, jobs in groups.items():
         left = None if until is None else max(0.0, until - time.monotonic())
-        if number not in whole and (len(ids) <= _FEW or ids[0].item is None):
-            for id in ids:
+        if key not in whole and (len(jobs) <= _FEW or jobs[0]._id.item is None):
+            for job in jobs:
                 left = None if until is None else max(0.0, until - time.monotonic())
-                yield id, Job(id)._end(left)
+                yield job, job._end(left)
             continue
-        open_ = dict.fromkeys(ids)
-        for one, end in whole.get(number, JobMap(JobId(number), _model.MOST_JOBS)).ends(left):
-            if one._id in open_:
-                del open_[one._id]
-                yield one._id, end
+        open_ = dict(zip(jobs, jobs, strict=True))
+        some = JobMap(JobId(key[1]), _model.MOST_JOBS, "", jobs[0]._where)
+        for one, end in whole.get(key, some).ends(left):
+            if (job_ := open_.pop(one, None)) is not None:
+                yield job_, end
             if not open_:
                 break
         if open_:
-            raise TimedOutError(f"job {next(iter(open_))}", left or 0)
+            raise TimedOutError(f"job {next(iter(open_)).id}", left or 0)
 
 
 class host:
-    """Let the jobs that are submitted in a ``with`` run on a machine.
+    """Let the jobs that are submitted in a ``with`` run on a machine, and ids without a host be of that machine.
 
-    Only this machine is possible: log in to another one (``ports shell HOST``) and submit there.
+    Parameters
+    ----------
+    name : str, optional
+        An alias of ``~/.ssh/config``. Default: this machine.
+    trust : bool
+        Unpickle what that machine sends: it can run any code here then. Default: the setting
+        ``ports.hosts.<alias>.trust``; without it numbers, texts, bytes, lists, tuples, sets, dicts and numpy arrays
+        are read, and anything else is refused.
 
-    Raises
-    ------
-    UsageError
-        It is another machine.
+    Examples
+    --------
+    >>> with ports.host("server1"):      # doctest: +SKIP
+    ...     job = fit.submit(data)
+    >>> job.id, job.result()             # doctest: +SKIP
+    ('server1:12', 42)
     """
 
-    def __init__(self, name: str | None = None) -> None:
-        _check_host(name)
+    def __init__(self, name: str | None = None, *, trust: bool = False) -> None:
+        if not isinstance(trust, bool):
+            raise UsageError(f"trust={trust!r} is neither True nor False")
         self.name = name
+        self._where = _where.Where(_where.alias(name), trust)
+        self._before: list[Any] = []
 
     def __enter__(self) -> host:
-        self._before = _HOST.set(self.name)
+        self._before.append(_where.current.set(self._where))
         return self
 
     def __exit__(self, *_: object) -> None:
-        _HOST.reset(self._before)
-
-
-def _check_host(name: str | None) -> None:
-    if name is None:
-        return
-    if not isinstance(name, str):
-        raise UsageError(f"{name!r} is no name of a host; pass its alias, or None for this machine")
-    if not hosts.is_here(name):
-        raise UsageError(
-            f"jobs run on this machine only, not on {name!r}: log in there with `ports shell {name}`, "
-            "and submit them there"
-        )
+        _where.current.reset(self._before.pop())
 
 
 __all__ = ["JobFunction", "Needs", "Options", "gather", "host", "job", "map", "submit"]

@@ -30,6 +30,7 @@ from ports.jobs import _modules, _plain
 MAGIC = b"PT01"
 FORMAT = 1
 MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
+SAFE = ("plain", "exception")  # how a blob is written of which nothing is unpickled
 LARGEST = 2**30 - 2**20  # the protocol carries 1 GiB at once
 
 _FIXED = struct.Struct("<4sI")

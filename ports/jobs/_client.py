@@ -1,49 +1,84 @@
-"""This process as a client of the compute resource: one connection, which is made again when it ends."""
+"""This process as a client of compute resources: one connection for each machine, which is made again when it ends.
+
+`host` is an alias of ``~/.ssh/config``; None is this machine.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ports.errors import ResourceLostError, TimedOutError
-from ports.jobs import _asking, _places, _resource
+from ports.errors import NotFoundError, PortsError, ResourceLostError, TimedOutError, warn
+from ports.jobs import _asking, _places, _resource, _there
 from ports.jobs._connection import Connection
 from ports.jobs._protocol import Frame
 
-_TRIES = 5
-_PAUSE = 0.2
+_TRIES, _PAUSE = 5, 0.2
+_FAR_SECONDS, _LONGEST_PAUSE = 60.0, 10.0  # how long the way to another machine can be cut
+_SAID_AFTER = 10.0
 
 _lock = threading.Lock()
-_connection: Connection | None = None
+_locks: dict[str | None, threading.Lock] = {}
+_connections: dict[str | None, Connection] = {}
 
 
-def connection() -> Connection:
-    """Return the connection of this process; start the compute resource if none runs."""
-    global _connection
+def _lock_of(host: str | None) -> threading.Lock:
     with _lock:
-        if _connection is None or _connection.is_lost:
-            _connection = _resource.connect()
-        return _connection
+        return _locks.setdefault(host, threading.Lock())
 
 
-def python() -> str:
+def connection(host: str | None = None, *, start: bool | None = True) -> Connection:
+    """Return the connection of this process.
+
+    Parameters
+    ----------
+    start : bool or None
+        Start the compute resource if none runs; None: unless somebody has stopped it.
+
+    Raises
+    ------
+    NotFoundError
+        None runs, and none is started.
+    SSHError
+        The host cannot be reached.
+    """
+    with _lock_of(host):
+        found = _connections.get(host)
+        if found is None or found.is_lost:
+            _drop(host)
+            found = _connections[host] = _connected(host, start)
+        return found
+
+
+def _connected(host: str | None, start: bool | None) -> Connection:
+    if host is not None:
+        return _there.connect(host, start=start)
+    return _resource.connect() if start is not False else Connection(_places.here().socket)
+
+
+def _drop(host: str | None) -> None:
+    """Close the connection to a machine; after a fork it is the parent's, and stays."""
+    if (found := _connections.pop(host, None)) is not None and found.is_of_this_process:
+        found.close()
+
+
+def python(host: str | None = None) -> str:
     """Return the minor version of Python in which the resource runs functions: ``"3.11"``."""
-    return str(connection().resource.get("python") or "")
+    return str(connection(host).resource.get("python") or "")
 
 
 def disconnect() -> None:
-    """End the connection of this process. The next request makes a new one."""
-    global _connection
-    with _lock:
-        if _connection is not None:
-            _connection.close()
-        _connection = None
+    """End the connections of this process. The next request makes a new one."""
+    for host in list(_connections):
+        with _lock_of(host):
+            _drop(host)
 
 
-def ask(op: str, blobs: Sequence[bytes] = (), **fields: Any) -> Frame:
+def ask(op: str, blobs: Sequence[bytes] = (), *, host: str | None = None, **fields: Any) -> Frame:
     """Return the answer to a request that can be repeated: where the connection ends, it is.
 
     Raises
@@ -51,15 +86,18 @@ def ask(op: str, blobs: Sequence[bytes] = (), **fields: Any) -> Frame:
     PortsError
         What the resource raised.
     """
-    for left in range(_TRIES - 1, -1, -1):
+    wait = fields.get("wait")
+    tries, end = _tries(host, waits="wait" in fields), time.monotonic() + float(wait or 0)
+    while True:
         try:
-            return connection().ask(op, blobs, **fields)
-        except ResourceLostError:
-            _raise_if_stopped(left)
-    raise AssertionError
+            return connection(host, start=tries.start).ask(op, blobs, **fields)
+        except PortsError as error:
+            tries.pause(error)
+        if wait is not None:
+            fields["wait"] = max(0.0, end - time.monotonic())
 
 
-def look(op: str, **fields: Any) -> dict[str, Any]:
+def look(op: str, *, host: str | None = None, **fields: Any) -> dict[str, Any]:
     """Return the answer to a question, without starting a resource: where none runs, the queue on the disk is read.
 
     Raises
@@ -67,17 +105,17 @@ def look(op: str, **fields: Any) -> dict[str, Any]:
     PortsError
         What the resource, or the queue, raised.
     """
-    global _connection
     with contextlib.suppress(ResourceLostError):
-        with _lock:
-            if _connection is None or _connection.is_lost:
-                _connection = Connection(_places.here().socket)
-            asked = _connection
+        try:
+            asked = connection(host, start=False)
+        except NotFoundError:
+            assert host is not None
+            return _there.look(host, op, fields)
         return dict(asked.ask(op, **fields).header)
-    return _asking.ask(op, **fields)
+    return _asking.ask(op, **fields) if host is None else dict(ask(op, host=host, **fields).header)
 
 
-def results(id: str, end: float | None) -> Iterator[Frame]:
+def results(id: str, end: float | None, *, host: str | None = None) -> Iterator[Frame]:
     """Yield what the resource says of the results of a map, in the order of their end.
 
     Parameters
@@ -90,17 +128,16 @@ def results(id: str, end: float | None) -> Iterator[Frame]:
     TimedOutError
         Some had not ended by then.
     """
-    begin, left = 0, _TRIES
+    begin, tries = 0, _tries(host, waits=True)
     while True:
         wait = None if end is None else max(0.0, end - time.monotonic())
         try:
             asked: dict[str, Any] = {"id": id, "wait": wait, "from": begin}
-            for frame in connection().stream("result", **asked):
+            for frame in connection(host, start=tries.start).stream("result", **asked):
                 yield frame
-                begin, left = frame.header.get("next", begin), _TRIES
-        except ResourceLostError:
-            left -= 1
-            _raise_if_stopped(left)
+                begin, tries = frame.header.get("next", begin), _tries(host, waits=True)
+        except PortsError as error:
+            tries.pause(error)
             continue
         if frame.header.get("has_ended"):
             return
@@ -108,8 +145,51 @@ def results(id: str, end: float | None) -> Iterator[Frame]:
             raise TimedOutError(f"job {id}", wait or 0)
 
 
-def _raise_if_stopped(left: int) -> None:
-    """Wait for a resource that crashed; raise the error of the moment if none is left, or somebody has stopped it."""
-    if not left or _resource.find_resource() is None:
-        raise
-    time.sleep(_PAUSE)
+class _Here:
+    """How often a request is repeated that a resource on this machine did not answer."""
+
+    start = True
+
+    def __init__(self) -> None:
+        self._left = _TRIES
+
+    def pause(self, error: PortsError) -> None:
+        """Wait for a resource that crashed; raise `error` if none is left, or somebody has stopped it."""
+        self._left -= 1
+        if not isinstance(error, ResourceLostError) or not self._left or _resource.find_resource() is None:
+            raise error
+        time.sleep(_PAUSE)
+
+
+class _Far:
+    """For how long a request is repeated when the way to another machine is cut: for ever by who waits for an end."""
+
+    def __init__(self, host: str, *, waits: bool) -> None:
+        self._host, self._waits = host, waits
+        self.start: bool | None = True
+        self._was_there = host in _connections
+        self._began: float | None = None
+        self._pause, self._said = _PAUSE, False
+
+    def pause(self, error: PortsError) -> None:
+        """Wait until it can be tried again; raise `error` where that cannot help."""
+        is_lost = isinstance(error, ResourceLostError)
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        is_late = now - self._began > _FAR_SECONDS and not self._waits
+        if not (is_lost or (self._was_there and _there.is_cut(error))) or is_late:
+            error.where = error.where or self._host
+            raise error
+        self._was_there, self.start = True, None  # else nothing would have been lost
+        if now - self._began > _SAID_AFTER and not self._said:
+            self._said = True
+            warn(f"{self._host} is not reached ({error}); it is asked again until it answers. Ctrl-C ends the wait")
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+
+def _tries(host: str | None, *, waits: bool) -> _Here | _Far:
+    return _Here() if host is None else _Far(host, waits=waits)
+
+
+atexit.register(disconnect)  # while what it needs is still there

@@ -80,7 +80,12 @@ class Connection:
     @property
     def is_lost(self) -> bool:
         """Whether the connection has ended, so that nothing more can be asked on it."""
-        return self._lost is not None or self._pid != os.getpid()
+        return self._lost is not None or not self.is_of_this_process
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """Whether this process made it; after a fork it is the parent's."""
+        return self._pid == os.getpid()
 
     def ask(self, op: str, blobs: Sequence[bytes] = (), *, timeout: float | None = None, **fields: Any) -> Frame:
         """Ask for `op` and return the answer.

@@ -21,8 +21,9 @@ from ports.errors import (
     UnsendableError,
     UsageError,
 )
-from ports.jobs import _asking, _client, _logs, _model, _travel
+from ports.jobs import _asking, _client, _logs, _model, _there, _travel, _where
 from ports.jobs._model import CANCELLED, ENDED, FINISHED, LOST, JobId, parse_id
+from ports.jobs._where import Where
 
 _MOST_LISTED = 1000
 
@@ -42,31 +43,31 @@ class End(NamedTuple):
     reason: str
     blob: bytes
 
-    def value(self, id: JobId) -> Any:
-        """Return the result of job `id`, or raise its exception."""
+    def value(self, job: Job) -> Any:
+        """Return the result of `job`, or raise its exception."""
         if self.state == FINISHED and not self.blob:
             return None  # of a script
         if self.state == FINISHED:
-            return _travel.unpack(self.blob, f"the result of job {id}")
-        raise self.exception(id)
+            return job._unpack(self.blob, f"the result of job {job.id}")
+        raise self.exception(job)
 
-    def exception(self, id: JobId) -> BaseException:
+    def exception(self, job: Job) -> BaseException:
         """Return the exception of a job that did not finish."""
         kind, text = self.error.get("type"), str(self.error.get("text") or "")
         remote = str(self.error.get("traceback") or "")
         if self.state in (CANCELLED, LOST):
             error = JobCancelledError if self.state == CANCELLED else JobLostError
-            return error(str(id), self.reason or text or "it is not known why", remote)
+            return error(job.id, self.reason or text or "it is not known why", remote)
         if self.blob:
             with contextlib.suppress(Exception):
-                found = _travel.unpack(self.blob, "the exception")
+                found = job._unpack(self.blob, "the exception")
                 if isinstance(found, Exception):  # a SystemExit or KeyboardInterrupt would end the caller's program
-                    found.__cause__ = RemoteTraceback(f"job {id}:\n{remote}")
+                    found.__cause__ = RemoteTraceback(f"job {job.id}:\n{remote}")
                     return found
         if kind == UnsendableError.__name__:
             return UnsendableError(text)
         said = f"{kind}: {text}" if kind else text
-        return JobError(str(id), said or self.reason or "it is not known why", remote)
+        return JobError(job.id, said or self.reason or "it is not known why", remote)
 
 
 class Job:
@@ -80,29 +81,35 @@ class Job:
     >>> ports.jobs.get("12").result()   # doctest: +SKIP
     """
 
-    def __init__(self, id: JobId | str | int, name: str = "") -> None:
-        self._id = parse_id(str(id))
+    def __init__(self, id: JobId | str | int, name: str = "", where: Where | None = None) -> None:
+        host, self._id = _where.split(id)
+        self._where = where or Where(host, _where.is_trusted(host))
         self.name = name
         self._ended: str | None = None  # its last state
         self._future: Future[End] | None = None
 
     @property
     def id(self) -> str:
-        """Its id on this machine: ``"12"``, or ``"12.7"`` for a job of a map."""
-        return str(self._id)
+        """Its id: ``"12"``, or ``"12.7"`` for a job of a map; of another machine ``"server1:12"``."""
+        return _where.called(self.host, self._id)
+
+    @property
+    def host(self) -> str | None:
+        """The machine that has it, an alias of ``~/.ssh/config``; None for this machine."""
+        return self._where.host
 
     def __ports_job__(self) -> str:
         """Return the id of the result that stands for it among arguments."""
-        return self.id
+        return _where.as_argument(self.host, self._id)
 
     def __reduce__(self) -> tuple[type[Job], tuple[str, str]]:
         return Job, (self.id, self.name)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Job) and other._id == self._id
+        return isinstance(other, Job) and (other.host, other._id) == (self.host, self._id)
 
     def __hash__(self) -> int:
-        return hash(self._id)
+        return hash((self.host, self._id))
 
     def __repr__(self) -> str:
         parts = filter(None, ("Job", self.id, self.name, self._ended))
@@ -122,7 +129,7 @@ class Job:
         NotFoundError
             It was removed.
         """
-        row: dict[str, Any] = _client.look("show", id=self.id)["row"]
+        row = _row(self.host, self._id)
         self._note(row["state"])
         self.name = self.name or row.get("name") or ""
         return row
@@ -138,6 +145,8 @@ class Job:
 
     def logs(self) -> str:
         """Return what it printed so far: of a function stdout, then stderr; of a script both in their order."""
+        if self.host is not None:
+            return _there.logs(self.host, str(self._id))
         found = _asking.output(self.id)
         pieces, _ = _logs.last(found.files(), 0, stamped=found.stamped)
         return b"".join(one.text for one in pieces).decode("utf-8", "backslashreplace")
@@ -165,12 +174,12 @@ class Job:
         TimedOutError
             It had not ended after `timeout`. It goes on.
         """
-        return self._end(timeout).value(self._id)
+        return self._end(timeout).value(self)
 
     def exception(self, timeout: float | str | None = None) -> BaseException | None:
         """Wait for its end, and return what `result` would raise; None if it finished. Raises TimedOutError."""
         end = self._end(timeout)
-        return None if end.state == FINISHED else end.exception(self._id)
+        return None if end.state == FINISHED else end.exception(self)
 
     def wait(self, timeout: float | str | None = None) -> bool:
         """Wait for its end; say whether it has ended."""
@@ -183,7 +192,7 @@ class Job:
         limit = None if timeout is None else _model.parse_duration(timeout, "timeout")
         if self._future is not None and self._future.done():
             return self._future.result()
-        frame = _client.ask("result", id=self.id, wait=limit)
+        frame = _client.ask("result", host=self.host, id=str(self._id), wait=limit)
         if frame.header["state"] not in ENDED:
             raise TimedOutError(f"job {self.id}", limit or 0)
         return self._ended_by(End(
@@ -192,6 +201,12 @@ class Job:
             str(frame.header.get("reason") or ""),
             frame.blobs[0] if frame.blobs else b"",
         ))  # fmt: skip
+
+    def _unpack(self, blob: bytes, what: str) -> Any:
+        """Return what its machine sends; of one that is not trusted, plain data only."""
+        if self._where.trust or _where.is_trusted(self.host):
+            return _travel.unpack(blob, what)
+        return _travel.read(blob, what, str(self.host))
 
     def _ended_by(self, end: End) -> End:
         self._note(end.state)
@@ -203,7 +218,7 @@ class Job:
 
     def cancel(self) -> bool:
         """Cancel it, running or not; say whether it had not ended before."""
-        said = _client.ask("cancel", ids=[self.id]).header
+        said = _client.ask("cancel", host=self.host, ids=[str(self._id)]).header
         return not said.get("ended_already")
 
     def add_done_callback(self, function: Callable[[Job], Any]) -> None:
@@ -213,7 +228,7 @@ class Job:
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait in an event loop, which goes on meanwhile, and return the result. Cancelling the wait cancels no job."""
         end = yield from asyncio.shield(asyncio.wrap_future(self._coming())).__await__()
-        return self._ended_by(end).value(self._id)
+        return self._ended_by(end).value(self)
 
     def _coming(self) -> Future[End]:
         if self._future is None:
@@ -227,16 +242,22 @@ class JobMap(Sequence[Job]):
     As an argument of another job, it stands for the list of their results.
     """
 
-    def __init__(self, id: JobId | str | int | None, n_jobs: int, name: str = "") -> None:
-        self._id = None if id is None else parse_id(str(id))
+    def __init__(self, id: JobId | str | int | None, n_jobs: int, name: str = "", where: Where | None = None) -> None:
+        host, self._id = _split(id)
+        self._where = where or Where(host, _where.is_trusted(host))
         self._n_jobs = n_jobs
         self.name = name
         self._jobs: dict[int, Job] = {}
 
     @property
     def id(self) -> str:
-        """Its id on this machine; the third of its jobs is ``id + ".2"``. Empty for a map of nothing."""
-        return "" if self._id is None else str(self._id)
+        """Its id; the third of its jobs is ``id + ".2"``. Empty for a map of nothing."""
+        return "" if self._id is None else _where.called(self.host, self._id)
+
+    @property
+    def host(self) -> str | None:
+        """The machine that has it, an alias of ``~/.ssh/config``; None for this machine."""
+        return self._where.host
 
     def __ports_jobs__(self) -> tuple[Job, ...]:
         """Return the jobs whose results, as a list, stand for it among arguments."""
@@ -257,7 +278,7 @@ class JobMap(Sequence[Job]):
             return [self[one] for one in range(self._n_jobs)[index]]
         place = range(self._n_jobs)[index]
         if place not in self._jobs and self._id is not None:
-            self._jobs[place] = Job(JobId(self._id.number, place), self.name)
+            self._jobs[place] = Job(JobId(self._id.number, place), self.name, self._where)
         return self._jobs[place]
 
     def __repr__(self) -> str:
@@ -271,8 +292,7 @@ class JobMap(Sequence[Job]):
         """Its row, with the number of its jobs in each state as ``counts``."""
         if self._id is None:
             return {"id": "", "state": FINISHED, "counts": {}, "count": 0}
-        row: dict[str, Any] = _client.look("show", id=self.id)["row"]
-        return row
+        return _row(self.host, self._id)
 
     @property
     def state(self) -> str:
@@ -286,14 +306,14 @@ class JobMap(Sequence[Job]):
     def cancel(self) -> None:
         """Cancel all that have not ended."""
         if self._id is not None:
-            _client.ask("cancel", ids=[self.id])
+            _client.ask("cancel", host=self.host, ids=[str(self._id)])
 
     def ends(self, timeout: float | str | None = None) -> Iterator[tuple[Job, End]]:
         """Yield each job at its end, in the order of their ends; raises TimedOutError."""
         if self._id is None:
             return
         limit = None if timeout is None else time.monotonic() + _model.parse_duration(timeout, "timeout")
-        for frame in _client.results(self.id, limit):
+        for frame in _client.results(str(self._id), limit, host=self.host):
             header = frame.header
             for index, state, error, blob in zip(
                 header["indices"], header["states"], header["errors"], frame.blobs, strict=True
@@ -309,8 +329,8 @@ class JobMap(Sequence[Job]):
         return asyncio.get_running_loop().run_in_executor(None, self._results).__await__()
 
     def _results(self) -> Any:
-        found = {job._id: end.value(job._id) for job, end in self.ends()}
-        return [found[one._id] for one in self]
+        found = {job: end.value(job) for job, end in self.ends()}
+        return [found[one] for one in self]
 
     def as_completed(self, timeout: float | str | None = None) -> Iterator[Job]:
         """Yield each job when it has ended."""
@@ -320,20 +340,24 @@ class JobMap(Sequence[Job]):
             yield job
 
 
+def _split(id: JobId | str | int | None) -> tuple[str | None, JobId | None]:
+    return (None, None) if id is None else _where.split(id)
+
+
 class _Ends:
     """Tells futures of the ends of jobs; a thread waits for each submission."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[JobId, Future[End]] = {}
-        self._threads: set[JobId] = set()
+        self._waiting: dict[Job, Future[End]] = {}
+        self._threads: set[Job] = set()
 
     def future(self, job: Job) -> Future[End]:
         """Return the future of a job's end."""
         with self._lock:
-            future = self._waiting.setdefault(job._id, Future())
-            if job._id not in self._threads:
-                self._threads.add(job._id)
+            future = self._waiting.setdefault(job, Future())
+            if job not in self._threads:
+                self._threads.add(job)
                 threading.Thread(target=self._wait, args=(job,), name=f"job {job.id}", daemon=True).start()
         return future
 
@@ -345,8 +369,8 @@ class _Ends:
         except BaseException as failed:  # noqa: BLE001  it is raised where the future is waited for
             error = failed
         with self._lock:
-            self._threads.discard(job._id)
-            future = self._waiting.pop(job._id)
+            self._threads.discard(job)
+            future = self._waiting.pop(job)
         if end is not None:
             future.set_result(end)
         else:
@@ -374,29 +398,37 @@ def _as_html(found: Job | JobMap) -> str:
 
 
 def get(id: object) -> Job | JobMap:
-    """Return the job or map with this id, ``"12"`` or ``"12.7"``, of this machine.
+    """Return the job or map with this id: ``"12"`` or ``"12.7"``, or ``"server1:12"`` of another machine.
+
+    Without a host, it is a job of the machine that `ports.host` names, else of this one.
 
     Raises
     ------
     NotFoundError
         There is none.
     """
-    wanted = parse_id(str(id) if isinstance(id, int) else id)
-    row = _client.look("show", id=str(wanted))["row"]
-    return _of_row(row)
+    host, wanted = _where.split(id)
+    return _of_row(host, _row(host, wanted))
 
 
-def _of_row(row: Mapping[str, Any]) -> Job | JobMap:
-    name = str(row.get("name") or "")
+def _row(host: str | None, id: JobId) -> dict[str, Any]:
+    """Return what the machine of a job says of it, with the id that it has here."""
+    row: dict[str, Any] = _client.look("show", host=host, id=str(id))["row"]
+    return row if host is None else {**row, "id": _where.called(host, parse_id(row["id"])), "host": host}
+
+
+def _of_row(host: str | None, row: Mapping[str, Any]) -> Job | JobMap:
+    name, where = str(row.get("name") or ""), Where(host, _where.is_trusted(host))
+    id = parse_id(str(row["id"]).rpartition(":")[2])
     if row.get("count") is not None:
-        return JobMap(row["id"], int(row["count"]), name)
-    job = Job(row["id"], name)
+        return JobMap(id, int(row["count"]), name, where)
+    job = Job(id, name, where)
     job._note(str(row["state"]))
     return job
 
 
 def list(newest: int = 50, **filters: Any) -> Sequence[Job | JobMap]:
-    """Return the newest jobs and maps of this machine.
+    """Return the newest jobs and maps of the machine that `ports.host` names, else of this one.
 
     Parameters
     ----------
@@ -405,8 +437,9 @@ def list(newest: int = 50, **filters: Any) -> Sequence[Job | JobMap]:
     **filters
         ``state``, ``name``, ``queue``, ``tag``.
     """
-    rows = _client.look("list", newest=min(newest, _MOST_LISTED), filters=filters)["rows"]
-    return [_of_row(row) for row in rows]
+    host = _where.current.get().host
+    rows = _client.look("list", host=host, newest=min(newest, _MOST_LISTED), filters=filters)["rows"]
+    return [_of_row(host, row) for row in rows]
 
 
 def why_cached(id: object) -> str:
@@ -419,7 +452,10 @@ def why_cached(id: object) -> str:
     """
     from ports.jobs import _cache
 
-    row = _client.look("show", id=str(parse_id(str(id))))["row"]
+    host, wanted = _where.split(id)
+    if host is not None:
+        return _there.why(host, str(wanted))
+    row = _row(None, wanted)
     note = row.get("note") or {}
     if "cache" not in note or "key" not in note:
         said = "its function has cache='off', or something of it has no digest"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ports.errors import RecordError, UnsendableError
+from ports.errors import RecordError, UnsendableError, UntrustedError
 from ports.jobs import _blobs, _modules, _source
 
 _LARGEST_TEXT = 2**18
@@ -33,8 +33,8 @@ class Parcel:
     sources: dict[str, _modules.Source]
 
 
-def pack(function: Callable[..., Any], calls: Iterable[Call]) -> Parcel:
-    """Return `function` and the arguments of its calls as blobs.
+def pack(function: Callable[..., Any], calls: Iterable[Call], *, is_far: bool = False) -> Parcel:
+    """Return `function` and the arguments of its calls as blobs. Results from afar come as plain data if they can.
 
     Raises
     ------
@@ -47,6 +47,8 @@ def pack(function: Callable[..., Any], calls: Iterable[Call]) -> Parcel:
     for index, (args, kwargs) in enumerate(calls):
         try:
             made = _blobs.pickled((tuple(args), dict(kwargs)), replace_jobs=True)
+        except UnsendableError:  # a job of another machine
+            raise
         except Exception as error:
             raise _bad_arguments(function, args, kwargs, error) from error
         blob = _blobs.joined(made)
@@ -64,6 +66,7 @@ def pack(function: Callable[..., Any], calls: Iterable[Call]) -> Parcel:
     name = short_name(function)
     buffers = [*made.buffers, *(one.text for one in sources.values())]
     said = {"name": name, "modules": _modules.as_header(sources.values()), "texts": _texts_of(made.files)}
+    said |= {"results": "plain"} if is_far else {}
     blob = b"".join(_blobs.pieces(made.head, buffers, **said))
     if len(blob) > _blobs.LARGEST:
         raise _too_large(f"{name}() and what it uses have", len(blob))
@@ -111,6 +114,22 @@ def unpack(blob: bytes, what: str) -> Any:
         It is damaged, of another minor version of Python, or needs a module that is missing here.
     """
     return load_result(_blobs.take_apart(blob, what), what)
+
+
+def read(blob: bytes, what: str, host: str) -> Any:
+    """Return a result that `host` sent, if it is plain data: nothing is unpickled or imported.
+
+    Raises
+    ------
+    UntrustedError
+        It was pickled: unpickling lets that host run any code here.
+    RecordError
+        It is damaged.
+    """
+    parts = _blobs.take_apart(blob, what)
+    if parts.header.get("how") not in _blobs.SAFE:
+        raise UntrustedError(host, what)
+    return _blobs.load_parts(parts, what)
 
 
 def load_result(parts: _blobs.Blob, what: str) -> Any:

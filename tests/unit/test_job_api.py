@@ -11,14 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import numpy
 import pytest
 
 import ports
-from ports.errors import JobCancelledError, JobError, JobLostError, RecordError, UnsendableError, UsageError
+from ports.errors import (
+    JobCancelledError,
+    JobError,
+    JobLostError,
+    RecordError,
+    UnsendableError,
+    UntrustedError,
+    UsageError,
+)
 from ports.jobs import _api, _blobs, _client, _job, _travel
 from ports.jobs._api import JobFunction
 from ports.jobs._job import End, Job, JobMap
-from ports.jobs._model import JobId
 from ports.jobs._protocol import Frame
 from ports.jobs.resource import call
 
@@ -122,14 +130,42 @@ def test_a_map_of_nothing_has_results_at_once() -> None:
     assert ports.gather([]) == []
 
 
-def test_only_this_machine_is_a_host() -> None:
+def test_a_host_names_the_machine_of_jobs_and_of_ids_without_one() -> None:
     for name in (None, "localhost"):
         with ports.host(name):
-            _api._check_host(_api._HOST.get())
-    with pytest.raises(
-        UsageError, match="jobs run on this machine only, not on 'server1': log in there with `ports shell"
-    ):
-        ports.host("server1")
+            assert Job("12").host is None and Job("12").id == "12"
+    with ports.host("server1"), ports.host("server2"):
+        assert (Job("12").id, Job(12).host, Job("server1:12.7").id) == ("server2:12", "server2", "server1:12.7")
+        assert JobMap("3", 2)[1].id == "server2:3.1" and JobMap("server1:3", 2)[1].host == "server1"
+    assert Job("server1:12") != Job("12") and Job("localhost:12") == Job("12")
+    again = pickle.loads(pickle.dumps(Job("server1:12", "fit")))
+    assert (again.id, again.name) == ("server1:12", "fit") and again == Job("server1:12")
+    for wrong in ("server1:", "server1:x", ":", "server1:12:", "12:", "12:"):
+        with pytest.raises(UsageError, match="is not the id of a job"):
+            Job(wrong)
+    for odd in (7, "", b"server1"):
+        with pytest.raises(UsageError, match="is no name of a host"):
+            ports.host(odd)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="trust='yes' is neither True nor False"):
+        ports.host("server1", trust="yes")  # type: ignore[arg-type]
+
+
+def test_a_job_of_another_machine_is_no_argument(asked: Asked) -> None:
+    for host, job, machines in [
+        (None, "server1:7", "job server1:7 is of server1, and the function runs on this machine"),
+        ("server2", "server1:7", "job server1:7 is of server1, and the function runs on server2"),
+        ("server1", "localhost:7", "job 7 is of this machine, and the function runs on server1"),
+    ]:
+        with ports.host(host), pytest.raises(UnsendableError, match=machines):
+            ports.submit(double, Job(job))
+    with ports.host("server1"):
+        found = ports.submit(double, Job("server1:7"))
+    ((_, blobs, fields),) = asked.seen
+    assert found.id == "server1:12" and fields["host"] == "server1" and fields["submission"]["inputs"] == {"0": ["7"]}
+    assert fields["submission"]["directory"] is None
+    outcome = call.run(blobs[0], blobs[1], {"7": _blobs.dump(21)})
+    call.forget()
+    assert _travel.read(outcome.blob, "it", "server1") == 42
 
 
 # --- ends ---
@@ -148,7 +184,7 @@ def failed(make: Callable[..., BaseException], *args: Any) -> End:
 
 def test_an_exception_has_the_remote_traceback_as_its_cause() -> None:
     with pytest.raises(ZeroDivisionError, match="no") as caught:
-        failed(ZeroDivisionError, "no").value(JobId(12))
+        failed(ZeroDivisionError, "no").value(Job(12))
     assert isinstance(caught.value.__cause__, _job.RemoteTraceback)
     assert "job 12:\nTraceback" in str(caught.value.__cause__) and "raise make" in str(caught.value.__cause__)
 
@@ -159,14 +195,14 @@ def test_an_exception_that_cannot_come_is_a_job_error_with_its_text() -> None:
             super().__init__(f"{one} and {two}")
 
     with pytest.raises(JobError, match="job 12 failed: Awkward: 1 and 2\n  Traceback") as caught:
-        failed(Awkward, 1, 2).value(JobId(12))
+        failed(Awkward, 1, 2).value(Job(12))
     assert caught.value.exit_code == 8
 
 
 def test_an_exit_or_interrupt_of_a_job_does_not_end_the_caller() -> None:
     for kind in (SystemExit, KeyboardInterrupt, GeneratorExit):
         with pytest.raises(JobError, match=f"job 12 failed: {kind.__name__}: 3"):
-            failed(kind, 3).value(JobId(12))
+            failed(kind, 3).value(Job(12))
 
 
 def test_other_ends_have_errors_of_their_own() -> None:
@@ -176,17 +212,17 @@ def test_other_ends_have_errors_of_their_own() -> None:
         ("error", JobError, "job 3 failed: dependency 2 failed"),
     ):
         with pytest.raises(kind, match=said):
-            End(state, {}, "dependency 2 failed", b"").value(JobId(3))
+            End(state, {}, "dependency 2 failed", b"").value(Job(3))
     with pytest.raises(UnsendableError, match="a lock"):
-        End("error", {"type": "UnsendableError", "text": "a lock"}, "", b"").value(JobId(3))
+        End("error", {"type": "UnsendableError", "text": "a lock"}, "", b"").value(Job(3))
     with pytest.raises(JobError, match="exit status 3"):
-        End("error", {"text": "exit status 3"}, "", b"").value(JobId(3))
+        End("error", {"text": "exit status 3"}, "", b"").value(Job(3))
 
 
 def test_a_result_of_another_minor_version_says_so() -> None:
     blob = _blobs.dump([1]).replace(f'"minor":"{_blobs.MINOR}"'.encode(), b'"minor":"3.99"')
     with pytest.raises(RecordError, match=r"the result of job 3 was pickled by Python 3\.99"):
-        End("finished", {}, "", blob).value(JobId(3))
+        End("finished", {}, "", blob).value(Job(3))
 
 
 # --- what is asked of the resource ---
@@ -209,7 +245,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
     found = Asked()
     monkeypatch.setattr(_client, "ask", found)
-    monkeypatch.setattr(_client, "python", lambda: _blobs.MINOR)
+    monkeypatch.setattr(_client, "python", lambda _=None: _blobs.MINOR)
     return found
 
 
@@ -232,7 +268,7 @@ def test_a_map_as_an_argument_is_the_list_of_its_results(asked: Asked) -> None:
 
 
 def test_to_another_python_of_the_resource_the_source_goes(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_client, "python", lambda: "3.99")
+    monkeypatch.setattr(_client, "python", lambda _=None: "3.99")
     ports.submit(double, Job("7"))
     ((_, blobs, fields),) = asked.seen
     assert fields["submission"]["minor"] == "3.99" and fields["submission"]["inputs"] == {"0": ["7"]}
@@ -281,3 +317,81 @@ def test_importing_the_face_of_jobs_imports_no_tool() -> None:
     code = "import ports.jobs, sys; print(sorted({'cloudpickle', 'dask', 'numpy', 'asyncio'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "[]"
+
+
+# --- what another machine sends ---
+
+
+class Bomb:
+    """Unpickled, it makes a file, as a hostile server would let it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_of_another_machine_is_not_loaded_unless_trusted(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    for end in (
+        End("finished", {}, "", _blobs.dump(Bomb(mark))),
+        End("error", {"type": "Odd", "text": "no", "traceback": "tb"}, "", _blobs.dump(Bomb(mark))),
+    ):
+        with pytest.raises((UntrustedError, JobError)) as caught:
+            end.value(Job("server1:12"))
+        assert "server1" in str(caught.value) and not mark.exists()
+    with ports.host("server1", trust=True):
+        trusted = Job("12")
+    End("finished", {}, "", _blobs.dump(Bomb(mark))).value(trusted)
+    assert mark.exists()
+
+
+def test_the_setting_trusts_one_host_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASK_PORTS__HOSTS__SERVER1__TRUST", "true")
+    end = End("finished", {}, "", _blobs.dump(Path("x")))
+    assert end.value(Job("server1:12")) == Path("x")
+    with pytest.raises(
+        UntrustedError, match=r"`with ports.host\('server2', trust=True\)` or the setting ports.hosts.serv"
+    ):
+        end.value(Job("server2:12"))
+
+
+def test_modules_that_another_machine_sends_are_not_imported(tmp_path: Path) -> None:
+    text = f"open({str(tmp_path / 'mark')!r}, 'w')".encode()
+    modules = [{"name": "sent_by_a_host", "file": "sent_by_a_host.py", "is_package": False}]
+    blob = b"".join(_blobs.pieces(b"1", [text], how="plain", modules=modules))
+    assert _travel.read(blob, "it", "server1") == 1
+    with pytest.raises(ImportError):
+        __import__("sent_by_a_host")
+
+
+class OwnError(Exception):
+    """Not of Python itself."""
+
+
+def fails_in_its_own_way() -> None:
+    raise OwnError("one and two")
+
+
+def sent(function: Callable[..., Any], *args: Any) -> Any:
+    """Return how a call ends that was submitted from another machine."""
+    parcel = _travel.pack(function, [(args, {})], is_far=True)
+    outcome = call.run(parcel.function, parcel.arguments[0])
+    call.forget()
+    return End(outcome.state, outcome.error or {}, "", outcome.blob)
+
+
+def test_plain_results_and_errors_come_home_without_a_pickle() -> None:
+    far = Job("server1:12")
+    value = {"a": [1, 2.5, (None, b"x")], 3: {"s"}}
+    assert sent(lambda: value).value(far) == value
+    array = sent(lambda: numpy.arange(6.0).reshape(2, 3)).value(far)
+    assert array.tolist() == [[0, 1, 2], [3, 4, 5]] and array.flags.writeable
+    with pytest.raises(ZeroDivisionError, match="division by zero") as caught:
+        sent(lambda: 1 / 0).value(far)
+    assert "1 / 0" in str(caught.value.__cause__) and "job server1:12" in str(caught.value.__cause__)
+    with pytest.raises(JobError, match=r"job server1:12 failed: OwnError: one and two"):
+        sent(fails_in_its_own_way).value(far)
+    with pytest.raises(UntrustedError, match="the result of job server1:12 is no plain data"):
+        sent(lambda: Path("x")).value(far)

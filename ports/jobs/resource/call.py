@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ports.errors import UnsendableError
 from ports.jobs import _blobs, _modules
 
 _MOST_FUNCTIONS, _MOST_BYTES = 128, 2**28  # that are kept loaded
@@ -40,6 +41,7 @@ class _Loaded(NamedTuple):
     name: str
     tree: _modules.Tree
     is_plain: bool = False  # it came from another version of Python, and its result goes there
+    is_far: bool = False  # it came from another machine, which reads plain data, and pickles where it trusts this one
 
 
 # The functions of this process by their blobs, the modules by their content, and whose modules are imported now.
@@ -74,6 +76,8 @@ def run(
         )
         kept = _Kept(cache, loaded, args, kwargs) if cache and cache.get("policy") != "off" else None
         if kept is not None and (found := kept.find()) is not None:
+            if loaded.is_far:
+                found = _plain_if_possible(_blobs.load(found)) or found
             return Outcome("finished", found, None, {"cache": "hit", **kept.name()})
         value = loaded.call(*args, **kwargs)
         if inspect.iscoroutine(value):
@@ -81,7 +85,7 @@ def run(
 
             value = asyncio.run(value)
     except BaseException as error:  # noqa: BLE001  whatever a job raises is its result, SystemExit too
-        return _failed(error, is_plain=loaded is not None and loaded.is_plain)
+        return _failed(error, loaded)
     return _finished(loaded, value, kept)
 
 
@@ -159,7 +163,7 @@ def _function(blob: bytes) -> _Loaded:
     else:
         found = _blobs.load_parts(parts, what)
     call = getattr(found, "__ports_function__", found)  # of `@ports.job`: what it decorates
-    loaded = _Loaded(call, name, tree, is_plain)
+    loaded = _Loaded(call, name, tree, is_plain, parts.header.get("results") == "plain")
     while _functions and (len(_functions) >= _MOST_FUNCTIONS or sum(map(len, _functions)) > _MOST_BYTES):
         del _functions[next(iter(_functions))]
     _functions[blob] = loaded
@@ -179,6 +183,9 @@ def _finished(loaded: _Loaded, value: Any, kept: _Kept | None) -> Outcome:
     try:
         if loaded.is_plain:
             return Outcome("finished", _blobs.plain(value))
+        plain = _plain_if_possible(value) if loaded.is_far else None
+        if plain is not None and kept is None:
+            return Outcome("finished", plain)
         made = _blobs.pickled(value)
     except Exception as error:  # noqa: BLE001  whatever an object raises when it is pickled
         return _unsendable(loaded.name, value, error)
@@ -192,7 +199,16 @@ def _finished(loaded: _Loaded, value: Any, kept: _Kept | None) -> Outcome:
             "write it to a file, and return the path"
         )
         return Outcome("error", b"", {"type": "UnsendableError", "text": text, "traceback": ""})
-    return Outcome("finished", blob, None, kept.keep(made, needs) if kept is not None else {})
+    return Outcome("finished", plain or blob, None, kept.keep(made, needs) if kept is not None else {})
+
+
+def _plain_if_possible(value: Any) -> bytes | None:
+    """Return `value` as plain data; None if it is something else, or too large for that."""
+    try:
+        made = _blobs.plain(value)
+    except Exception:  # noqa: BLE001  whatever it is then
+        return None
+    return made if len(made) <= _blobs.LARGEST else None
 
 
 def _unsendable(name: str, value: Any, error: Exception) -> Outcome:
@@ -202,7 +218,7 @@ def _unsendable(name: str, value: Any, error: Exception) -> Outcome:
     return Outcome("error", b"", {"type": "UnsendableError", "text": text, "traceback": ""})
 
 
-def _failed(error: BaseException, *, is_plain: bool) -> Outcome:
+def _failed(error: BaseException, loaded: _Loaded | None) -> Outcome:
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, _blobs.__file__):
         trace = trace.tb_next
@@ -213,11 +229,20 @@ def _failed(error: BaseException, *, is_plain: bool) -> Outcome:
         text = f"{type(error).__name__}: its traceback cannot be shown"
     said = {"type": type(error).__name__, "text": _text_of(error), "traceback": text}
     try:
-        blob = _blobs.plain_exception(error) if is_plain else _pickled_exception(error)
+        blob = _exception(error, loaded)
         _blobs.load(blob)  # some exceptions are pickled well and cannot be read again
     except Exception:  # noqa: BLE001
         blob = b""
     return Outcome("error", blob if len(blob) <= _LARGEST_EXCEPTION else b"", said)
+
+
+def _exception(error: BaseException, loaded: _Loaded | None) -> bytes:
+    if loaded is not None and loaded.is_plain:
+        return _blobs.plain_exception(error)
+    if loaded is not None and loaded.is_far:
+        with contextlib.suppress(UnsendableError):
+            return _blobs.plain_exception(error)
+    return _pickled_exception(error)
 
 
 def _pickled_exception(error: BaseException) -> bytes:

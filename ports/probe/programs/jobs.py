@@ -16,11 +16,12 @@ if __name__ != "__main__":  # piped, these names are there already
 
 MYPY = False
 if MYPY:
-    from typing import Any, Optional
+    from typing import Any, Dict, Optional
 
-    Json = dict[str, Any]
+    Json = Dict[str, Any]
 
 SOCKET = "resource.sock"
+RECORD = ("resources", "jobs")  # below the machine's directory; it goes when somebody stops the resource
 ROOM = 1 << 20  # bytes that wait for one side while the other is heard no further
 
 
@@ -71,7 +72,7 @@ def copy(pipes: "Any") -> None:
     """Copy in both directions, neither of which waits for the other, until one has ended."""
     while not any(one.is_over and not one.waiting for one in pipes):
         poller = select.poll()
-        wanted = {}  # type: dict[int, int]
+        wanted = {}  # type: Dict[int, int]
         for one in pipes:
             if len(one.waiting) < ROOM and not one.is_over:
                 wanted[one.source] = wanted.get(one.source, 0) | select.POLLIN
@@ -97,7 +98,9 @@ def jobs(request: "Json") -> "Optional[Json]":
         resource.connect(path)
         uid = peer_uid(resource)
     except OSError as error:
-        return {"is_running": False, "reason": error.strerror or str(error), "path": path}
+        record = os.path.join(host_directory(), *RECORD)
+        reason = error.strerror or str(error)
+        return {"is_running": False, "reason": reason, "path": path, "has_record": os.path.isdir(record)}
     if uid not in (None, own_uid()):
         return {"error": "foreign", "message": "uid %s answers at %s, not you" % (uid, path)}
     out = os.dup(1)

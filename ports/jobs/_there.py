@@ -1,0 +1,198 @@
+"""The compute resource of another machine, from home: one ssh session, through which its own frames go.
+
+A program of ours, which the session carries there, connects to the resource's socket (`ports.probe.programs.jobs`).
+Where no resource runs, `ports resource start` is run there first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ports import hosts, probe
+from ports.errors import ConflictError, ConnectionLostError, FarSideError, NotFoundError, PortsError, SlowError
+from ports.jobs._connection import Connection
+from ports.state import settings
+
+_MOST_NOISE = 1 << 20  # of start files of the shell
+_START_MARGIN = 60.0  # seconds for the login shell there and for the way
+_ANSWER_SECONDS = 30.0
+
+
+class FarConnection(Connection):
+    """A connection to the compute resource of another machine."""
+
+    def __init__(self, alias: str, channel: socket.socket, carrier: hosts.Connection) -> None:
+        self.alias = alias
+        self._channel, self._carrier = channel, carrier
+        super().__init__(alias, timeout=_ANSWER_SECONDS)
+
+    def _connect(self, timeout: float) -> socket.socket:
+        return self._channel
+
+    def close(self) -> None:
+        """End the connection, and the program there."""
+        super().close()
+        if self._pid == os.getpid():  # a fork has the session of its parent, and leaves it alone
+            self._carrier.close()
+
+
+def connect(alias: str, *, start: bool | None = True) -> FarConnection:
+    """Return a connection to the compute resource on `alias`.
+
+    Parameters
+    ----------
+    start : bool or None
+        Start the resource there if none runs; None: unless somebody has stopped it.
+
+    Raises
+    ------
+    SSHError
+        The host cannot be reached.
+    FarSideError
+        There is no python3; or no resource runs, and `ports` is not there or cannot start one.
+    NotFoundError
+        No resource runs, and none is started.
+    """
+    route = hosts.resolve(alias)
+    found = _connected(route)
+    if isinstance(found, FarConnection):
+        return found
+    if not (found.get("has_record") if start is None else start):
+        raise NotFoundError("resource", "jobs", f"`ports resource start -H {alias}` starts one")
+    _start(route)
+    found = _connected(route)
+    if isinstance(found, FarConnection):
+        return found
+    raise FarSideError(
+        alias,
+        f"the compute resource runs, but nothing answers at {found.get('path')} ({found.get('reason')}); "
+        "set PORTS_HOME and XDG_STATE_HOME there in every shell or in none",
+    )
+
+
+def _start(route: hosts.Route) -> None:
+    limit = float(settings.get("jobs.start_timeout")) + _START_MARGIN
+    try:
+        with contextlib.suppress(ConflictError):  # it has been started meanwhile
+            hosts.run_ports(route, ["resource", "start"], login=True, timeout=limit)
+    except FarSideError as error:
+        raise FarSideError(
+            route.alias, f"no compute resource runs there, and none can be started: {error.reason}"
+        ) from error
+
+
+def _connected(route: hosts.Route) -> FarConnection | Mapping[str, Any]:
+    """Return a connection to the resource, or why there is none; a connection of before that is dead is replaced."""
+    for is_last in (False, True):
+        carrier = hosts.connect(route)
+        try:
+            channel, told = _opened(carrier)
+            if told.get("is_running"):
+                return FarConnection(route.alias, channel, carrier)
+            channel.close()
+            carrier.close()
+            return told
+        except ConnectionLostError:
+            carrier.give_up()
+            if is_last or carrier.is_fresh:
+                raise
+        except BaseException:
+            carrier.close()
+            raise
+    raise AssertionError
+
+
+def _opened(carrier: hosts.Connection) -> tuple[socket.socket, dict[str, Any]]:
+    """Start our program there; return its input and output, and what it says."""
+    alias = carrier.route.alias
+    pythons = ["python3", *hosts.named_pythons(alias)]
+    while True:
+        marker = f"ports-{os.urandom(8).hex()}:"
+        channel = carrier.exec_channel(probe.SESSION.format(python=pythons.pop(0)))
+        try:
+            channel.settimeout(_ANSWER_SECONDS)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # what was printed there says more
+                channel.sendall(probe.first_line({"do": "jobs", "marker": marker}))
+            told = _answer(channel, alias, marker)
+        except BaseException:
+            channel.close()
+            raise
+        if told is not None:
+            channel.settimeout(None)
+            return channel, told
+        channel.close()
+        if not pythons:
+            hosts.explain_silence(carrier.route, timeout=_ANSWER_SECONDS, quick=0.0)
+            raise ConnectionLostError(alias, "the session with it has ended at once; try again")
+
+
+def _answer(channel: socket.socket, alias: str, marker: str) -> dict[str, Any] | None:
+    """Return what our program says in its first line; None where the session ended before that."""
+    heard, end = b"", time.monotonic() + _ANSWER_SECONDS
+    while len(heard) < _MOST_NOISE:
+        try:
+            channel.settimeout(max(0.01, end - time.monotonic()))
+            data = channel.recv(1 << 16)
+        except TimeoutError as error:
+            hosts.explain_silence(hosts.resolve(alias), timeout=_ANSWER_SECONDS, quick=1.0)
+            raise SlowError(alias, f"no answer of python3 there within {_ANSWER_SECONDS:g} s; try again") from error
+        except OSError:
+            data = b""
+        heard += data
+        _, found, after = heard.partition(b"\n" + marker.encode())
+        if found and b"\n" in after:
+            return _told(alias, marker, heard.decode(errors="replace"))
+        if not data:
+            return None
+    raise FarSideError(alias, "the start files of the shell there print without end; `ssh` to it shows what")
+
+
+def _told(alias: str, marker: str, heard: str) -> dict[str, Any]:
+    line = heard.partition(f"\n{marker}")[2].partition("\n")[0]
+    if line.startswith(probe.TOO_OLD):
+        version = line[len(probe.TOO_OLD) :]
+        hint = "load a newer one in the start file of your shell there"
+        raise FarSideError(alias, f"python3 there is {version}, older than 3.6; {hint}")
+    told = probe.read_answer(heard, marker) or {"message": "it answered with something else"}
+    if "is_running" not in told:
+        raise FarSideError(alias, str(told.get("message") or told.get("error")))
+    return told
+
+
+def look(alias: str, op: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `ports` on `alias` says where no compute resource runs: it looks at the queue on the disk.
+
+    Raises
+    ------
+    PortsError
+        What the command there raised.
+    """
+    if op == "show":
+        return {"row": hosts.run_ports(alias, ["job", "show", str(fields["id"])], login=True)}
+    if op == "list":
+        given = {name: value for name, value in dict(fields.get("filters") or {}).items() if value is not None}
+        words = [f"--newest={fields['newest']}", *(f"--{name}={value}" for name, value in given.items())]
+        return {"rows": hosts.run_ports(alias, ["job", "list", *words], login=True)}
+    raise NotFoundError("resource", "jobs", f"`ports resource start -H {alias}` starts one")
+
+
+def logs(alias: str, id: str) -> str:
+    """Return what a job on `alias` printed."""
+    found = hosts.run_ports(alias, ["job", "logs", "--lines=0", id], login=True)
+    return "".join(str(line["text"]) for line in found["lines"])
+
+
+def why(alias: str, id: str) -> str:
+    """Return in a sentence why a job on `alias` is in its state, or came from the cache."""
+    row = hosts.run_ports(alias, ["job", "why", id], login=True)
+    return str(row.get("why") or row.get("reason") or f"it is {row['state']}")
+
+
+def is_cut(error: PortsError) -> bool:
+    """Say whether the way to a host failed, so that asking again can help."""
+    return bool(getattr(error, "is_network", False))
