@@ -116,6 +116,14 @@ def show_submitted(out: Output, row: Row) -> int:
 @click.option("--priority", type=Number(), help="Jobs with a higher number begin first. Default: 0.")
 @click.option("--at", metavar="TIME", help="Begin at that time or later: 18:00, 2026-12-24T08:00, or in 2h.")
 @click.option("--keep-children", is_flag=True, help="What the script leaves running goes on; else it ends after 30 s.")
+@click.option("--copy", is_flag=True, help="Run it in a copy of this directory, as it is now.")
+@click.option(
+    "--out", "outputs", metavar="PATH", multiple=True, help="With --copy: what `ports job fetch` gets. Repeatable."
+)
+@click.option(
+    "--reuse", metavar="JOB/PATH", multiple=True, help="With --copy: put output of another job there. Repeatable."
+)
+@click.option("--send-all", is_flag=True, help="With --copy: copy more than 1 GB or 50,000 files, or your home.")
 @click.option("--dry-run", is_flag=True, help="Show what would be submitted, and submit nothing.")
 @click.option("--no-start", is_flag=True, help="Start no compute resource; the job waits until one is started.")
 @click.option("--follow", is_flag=True, help="Show its output until it ends; exit code 8 if it fails.")
@@ -129,11 +137,14 @@ def submit(out: Output, words: tuple[str, ...], **options: Any) -> int:
     flags = {name: options.pop(name) for name in ("dry_run", "no_start", "follow", "exit_code")}
     if flags["exit_code"] and not flags["follow"]:
         raise click.UsageError("--exit-code is for --follow; add it, or `ports job wait` waits for the job")
-    script = _described(words, {name: value for name, value in options.items() if value not in (None, (), False)})
+    options["out"] = options.pop("outputs")
+    given = {name: value for name, value in options.items() if value not in (None, (), False)}
+    of_copy: dict[str, Any] = {name: given.pop(name) for name in ("copy", "out", "reuse", "send_all") if name in given}
+    script = _described(words, given, of_copy)
     if flags["dry_run"]:
         return show_submitted(out, script.row())
     first = jobs.is_new()
-    id = jobs.submit_script(script, start=not flags["no_start"])
+    id = jobs.submit_script(script, start=not flags["no_start"], copied=lambda row: _say_copied(out, row))
     if first and not out.as_json:
         out.say(jobs.where())
     if not flags["follow"]:
@@ -142,14 +153,39 @@ def submit(out: Output, words: tuple[str, ...], **options: Any) -> int:
     return _followed(out, str(id), own_code=flags["exit_code"])
 
 
-def _described(words: Sequence[str], options: dict[str, Any]) -> Any:
-    """Return the script that the words of the command line mean: a command, or a file of YAML."""
+def _say_copied(out: Output, row: Row) -> None:
+    if not out.as_json:
+        out.say(f"copied {job_rows.copied(row)}")
+        for line in job_rows.left_behind(row):
+            out.say(line)
+
+
+def _described(words: Sequence[str], options: dict[str, Any], of_copy: dict[str, Any]) -> Any:
+    """Return the script that the words of the command line mean, and how it is copied."""
+    from ports import jobs
+
+    script = _script(words, options, of_copy)
+    if of_copy.pop("copy", False):
+        return jobs.plan_copy(script, **of_copy)
+    if of_copy:
+        name = next(iter(of_copy)).replace("_", "-")
+        raise click.UsageError(
+            f"--{name} is for a copy; add --copy, or leave it out: the script runs in this directory"
+        )
+    return script
+
+
+def _script(words: Sequence[str], options: dict[str, Any], of_copy: dict[str, Any]) -> Any:
+    """Return a script: a command, or a file of YAML, which can also have the options of a copy."""
     from ports import jobs
 
     if Path(words[0]).suffix in (".yaml", ".yml") and Path(words[0]).is_file():
         if len(words) > 1:
             raise click.UsageError(f"{words[1]!r} is behind {words[0]}; options are written before the file")
         argv, given = jobs.read_file(Path(words[0]))
+        for name in ("copy", "out", "reuse", "send_all"):
+            if (value := given.pop(name, None)) not in (None, (), False):
+                of_copy.setdefault(name, (value,) if isinstance(value, str) else value)
         return jobs.describe(argv, **{**given, **options})
     return jobs.describe(words, **options)
 
@@ -255,6 +291,7 @@ def show(out: Output, id: str) -> None:
     row = jobs.show(id)
     if row.get("count") is None:
         row["files"] = {name: str(path) for name, path in jobs.output(id).files().items() if path.exists()}
+        row["files"] |= {name: str(path) for name, path in jobs.copy_files(row).items()}
     show_job(out, row)
 
 
@@ -358,6 +395,25 @@ def _write(out: Output, stream: str, data: bytes) -> None:
     target.flush()
 
 
+def show_fetched(out: Output, row: Row) -> None:
+    """Show where the output of a job is now."""
+    out.result(row, job_rows.fetched(row))
+
+
+@job.command()
+@ID
+@click.option(
+    "--to", metavar="DIR", type=click.Path(path_type=Path), help="Where to. Default: job-ID in this directory."
+)
+@click.option("--force", is_flag=True, help="Overwrite files of yours that differ.")
+@with_output
+def fetch(out: Output, id: str, to: Path | None, force: bool) -> None:
+    """Copy the output of a job with a copy to your directory. What is there already is not copied again."""
+    from ports import jobs
+
+    show_fetched(out, jobs.fetch(id, to, force=force))
+
+
 # --- wait, cancel, rerun, prune ---
 
 
@@ -423,7 +479,7 @@ def cancel(out: Output, ids: tuple[str, ...]) -> None:
 @with_output
 @with_host(show_submitted, renamed=False)
 def rerun(out: Output, id: str, no_start: bool) -> int:
-    """Submit a job again. A script runs in its directory, with the environment of this shell."""
+    """Submit a job again. A script runs in its directory, or in the copy that it had, with this shell's environment."""
     from ports import jobs
 
     new = jobs.rerun(id, start=not no_start)
@@ -433,18 +489,23 @@ def rerun(out: Output, id: str, no_start: bool) -> int:
 def show_removed(out: Output, found: Mapping[str, Any]) -> None:
     """Show which jobs were removed."""
     ids, verb = found["removed"], "would be removed" if found["dry_run"] else "removed"
-    out.result(found, f"{len(ids)} {'job' if len(ids) == 1 else 'jobs'} {verb}" if ids else "nothing to remove")
+    text = f"{len(ids)} {'job' if len(ids) == 1 else 'jobs'} {verb}" if ids else "nothing to remove"
+    if kept := found.get("unfetched"):
+        named = ", ".join(kept[:5]) + (" …" if kept[5:] else "")
+        text += f"; {len(kept)} kept, because nobody fetched their output ({named}): --unfetched removes them, too"
+    out.result(found, text)
 
 
 @job.command()
 @click.option("--older", metavar="DURATION", default="30d", show_default=True, help="Only jobs that ended so long ago.")
 @click.option("--keep-failed", is_flag=True, help="Keep jobs that failed or are lost.")
+@click.option("--unfetched", is_flag=True, help="Remove output of jobs with --copy, too, that was never fetched.")
 @click.option("--dry-run", is_flag=True, help="Show how many would be removed, and remove nothing.")
 @with_output
 @with_host(show_removed, renamed=False)
-def prune(out: Output, older: str, keep_failed: bool, dry_run: bool) -> None:
+def prune(out: Output, older: str, keep_failed: bool, unfetched: bool, dry_run: bool) -> None:
     """Remove jobs that ended long ago, with their output and results."""
     from ports import jobs
 
-    removed = jobs.prune(older=older, keep_failed=keep_failed, dry_run=dry_run)
-    show_removed(out, {"removed": removed, "dry_run": dry_run})
+    found = jobs.prune(older=older, keep_failed=keep_failed, unfetched=unfetched, dry_run=dry_run)
+    show_removed(out, {**found, "dry_run": dry_run})

@@ -14,6 +14,7 @@ CSV = (
     "id", "name", "state", "what", "queue", "priority", "count", "counts", "tags", "created_at", "began_at", "ended_at",
     "attempt", "peak_memory", "cpu_time", "reason",
 )  # fmt: skip
+_MOST_NAMED = 10
 _ENDED = ("finished", "error", "cancelled", "lost")
 _ORDER = ("running", "pending", "finished", "error", "cancelled", "lost")
 
@@ -52,6 +53,7 @@ def details(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `show` says of a job, without its transitions; values that are not known are left out."""
     asked, note = found.get("asked") or {}, found.get("note") or {}
     script = asked.get("script") or {}
+    workspace = found.get("workspace") or script.get("workspace") or {}
     told: dict[str, Any] = {
         "job": found.get("id") or "not submitted",
         "name": found.get("name"),
@@ -60,6 +62,12 @@ def details(found: Mapping[str, Any]) -> dict[str, Any]:
         "jobs": counts(found["counts"]) if found.get("count") is not None else None,
         "runs": shlex.join(script["argv"]) if script.get("argv") else found.get("what"),
         "directory": asked.get("directory"),
+        "copy": copied(workspace) if workspace else None,
+        "largest": _largest(workspace.get("largest") or ()),
+        "behind": "; ".join(left_behind(workspace)) if workspace else None,
+        "output": ", ".join(workspace.get("out") or ()),
+        "commit": _commit(workspace),
+        "python": workspace.get("python"),
         "needs": _needs(asked.get("needs"), bool(script.get("whole"))),
         "queue": found.get("queue") if found.get("queue") != "default" else None,
         "priority": found.get("priority") or None,
@@ -78,6 +86,46 @@ def details(found: Mapping[str, Any]) -> dict[str, Any]:
         **(found.get("files") or {}),
     }
     return {name: value for name, value in told.items() if value not in (None, "")}
+
+
+def copied(workspace: Mapping[str, Any]) -> str:
+    """Return how much a copy has, and how much of it is new."""
+    n_files = workspace["n_files"]
+    new = f", {size(workspace['n_new_bytes'])} of it new" if workspace.get("n_new_bytes") is not None else ""
+    return f"{n_files:,} {'file' if n_files == 1 else 'files'}, {size(workspace['n_bytes'])}{new}"
+
+
+def left_behind(workspace: Mapping[str, Any]) -> list[str]:
+    """Return in sentences what a copy does not have."""
+    left, links = workspace.get("left") or (), workspace.get("links_outside") or ()
+    more = max(int(workspace.get("n_left") or 0), len(left)) - _MOST_NAMED
+    named = [
+        f"{one['path']} ({'' if one['is_all'] else 'more than '}{size(one['n_bytes'])}, {one['why']})"
+        for one in left[:_MOST_NAMED]
+    ]
+    lines = [f"stays behind: {', '.join(named)}" + (f" and {more} more" if more > 0 else "")] if named else []
+    return [*lines, *([f"leads nowhere in the copy: {', '.join(links[:_MOST_NAMED])}"] if links else [])]
+
+
+def _largest(found: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{one['path']} ({size(one['n_bytes'])})" for one in found)
+
+
+def _commit(workspace: Mapping[str, Any]) -> str | None:
+    if not workspace.get("commit"):
+        return None
+    return f"{workspace['commit']}{', and changes that were not committed' if workspace.get('dirty') else ''}"
+
+
+def fetched(found: Mapping[str, Any]) -> str:
+    """Return in a sentence what was fetched."""
+    n_files, n_same = found["n_files"], found["n_same"]
+    there = f"; {n_same:,} {'was' if n_same == 1 else 'were'} there already" if n_same else ""
+    if not n_files and not n_same:
+        return f"job {found['id']} has no output"
+    return (
+        f"{n_files:,} {'file' if n_files == 1 else 'files'} ({size(found['n_bytes'])}) in {found['directory']}{there}"
+    )
 
 
 def history(found: Mapping[str, Any]) -> list[str]:

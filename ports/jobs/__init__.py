@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from ports.jobs._api import map as map
     from ports.jobs._api import submit as submit
     from ports.jobs._asking import cancel as cancel
+    from ports.jobs._asking import copy_files as copy_files
+    from ports.jobs._asking import fetch as fetch
     from ports.jobs._asking import is_new as is_new
     from ports.jobs._asking import is_running as is_running
     from ports.jobs._asking import list_jobs as list_jobs
     from ports.jobs._asking import output as output
+    from ports.jobs._asking import plan_copy as plan_copy
     from ports.jobs._asking import prune as prune
     from ports.jobs._asking import rerun as rerun
     from ports.jobs._asking import show as show
@@ -57,10 +60,13 @@ else:
             ),
             "_asking": (
                 "cancel",
+                "copy_files",
+                "fetch",
                 "is_new",
                 "is_running",
                 "list_jobs",
                 "output",
+                "plan_copy",
                 "prune",
                 "rerun",
                 "show",

@@ -14,11 +14,12 @@ from typing import Any
 
 from ports import listeners
 from ports.errors import ConflictError, NotFoundError, ResourceLostError, TimedOutError, UsageError
-from ports.jobs import _logs, _model, _places, _resource, _scripts, _submissions
+from ports.jobs import _copies, _logs, _model, _outputs, _places, _resource, _scripts, _submissions
 from ports.jobs._connection import Connection, revive
 from ports.jobs._model import ENDED, RUNNING, Capacity, JobId, LeaseState, parse_id
 from ports.jobs._scripts import Script
 from ports.jobs._store import Store
+from ports.jobs._trees import Objects
 from ports.jobs._turn import Queue, Request
 from ports.jobs.resource import script as scripts
 from ports.probe import size
@@ -98,7 +99,7 @@ def _nothing(op: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     if op == "list":
         return {"rows": [], "counts": {}}
     if op == "prune":
-        return {"ids": []}
+        return {"ids": [], "unfetched": []}
     if op == "status":
         return {"counts": {}, "running": []}
     named = fields.get("id") or next(iter(fields.get("ids") or ()), "")
@@ -222,11 +223,20 @@ def cancel(ids: Sequence[object]) -> dict[str, list[str]]:
     return result
 
 
-def submit_script(script: Script, *, start: bool = True) -> JobId:
+def submit_script(
+    script: Script | _copies.Plan,
+    *,
+    start: bool = True,
+    copied: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> JobId:
     """Submit a script, and return its id once it is durable.
 
     Parameters
     ----------
+    script : Script or Plan
+        It runs in place; a plan: in a copy of its directory, which is made now.
+    copied : callable
+        Gets what was copied, and what stays behind.
     start : bool
         Start the compute resource if none runs. Else the job waits until one is started.
 
@@ -238,12 +248,69 @@ def submit_script(script: Script, *, start: bool = True) -> JobId:
         The resource did not start; nothing was submitted.
     """
     places, key = _places.make_places(), _scripts.new_key()
-    kept = script.keep_environ(places, key)
-    try:
-        return _submitted(places, key, script, start)
-    except BaseException:
-        kept.unlink(missing_ok=True)
-        raise
+    with Objects(places.objects).kept(), contextlib.ExitStack() as undone:
+        if isinstance(script, _copies.Plan):
+            script, row = script.written(places)
+            copied(row)
+        for kept in (script.keep_environ(places, key), _copies.keep(places, key, script)):
+            if kept is not None:
+                undone.callback(kept.unlink, missing_ok=True)
+        id = _submitted(places, key, script, start)
+        undone.pop_all()
+        return id
+
+
+def plan_copy(
+    script: Script, *, out: Sequence[str] = (), send_all: bool = False, reuse: Sequence[str] = ()
+) -> _copies.Plan:
+    """Return what a copy of a script's directory would have; nothing is written.
+
+    Parameters
+    ----------
+    out : sequence of str
+        Files and directories that are its output. Default: what it makes or changes.
+    send_all : bool
+        Copy a home directory, more than 1 GB, or more than 50,000 files.
+    reuse : sequence of str
+        ``12/results``: output of job 12 that is put there.
+
+    Raises
+    ------
+    UsageError
+        Too much would be copied, or the command line names a file that would stay behind.
+    NotFoundError
+        There is no such job, or no such output.
+    """
+    found: dict[str, str] = {}
+    for one in reuse:
+        id, slash, path = one.partition("/")
+        if not slash:
+            raise UsageError(f"reuse: {one!r} has no path; write JOB/PATH, for example {id}/results")
+        found |= _outputs.of_another(_places.here(), show(id), path or ".")
+    return _copies.plan(script, out=out, send_all=send_all, reuse=found)
+
+
+def copy_files(row: Mapping[str, Any]) -> dict[str, Path]:
+    """Return where the copy of a job is, and the patch of what was not committed; none of a job that ran in place."""
+    workspace = ((row.get("asked") or {}).get("script") or {}).get("workspace")
+    if not workspace:
+        return {}
+    places = _places.here()
+    found = {"workspace": places.copy_of(parse_id(row["id"]))}
+    if "patch" in workspace:
+        found["patch"] = Objects(places.objects).path(workspace["patch"])
+    return {name: path for name, path in found.items() if path.exists()}
+
+
+def fetch(
+    id: object, to: Path | None = None, *, force: bool = False, progress: Callable[[int], None] = lambda n_bytes: None
+) -> dict[str, Any]:
+    """Copy the output of a job into a directory, and return what was copied; see `_outputs.fetch`."""
+    row = show(id)
+    if row.get("count") is not None:
+        raise UsageError(f"{row['id']} is a map of functions, which have results; `ports.jobs.get(...)` has them")
+    done = _outputs.fetch(_places.here(), row, to, force=force, progress=progress)
+    return done.row(parse_id(row["id"]))
 
 
 def _submitted(places: _places.Places, key: str, script: Script, start: bool) -> JobId:
@@ -282,8 +349,10 @@ def rerun(id: object, *, start: bool = True) -> JobId:
         return parse_id(connection.ask("rerun", id=str(parse_id(str(id)))).header["id"])
 
 
-def prune(*, older: str | float = "30d", keep_failed: bool = False, dry_run: bool = False) -> list[str]:
-    """Remove jobs that ended some time ago, with their output and results; return their ids.
+def prune(
+    *, older: str | float = "30d", keep_failed: bool = False, unfetched: bool = False, dry_run: bool = False
+) -> dict[str, Any]:
+    """Remove jobs that ended some time ago, with their output and results; return ``removed`` and ``unfetched``, ids.
 
     Parameters
     ----------
@@ -291,10 +360,18 @@ def prune(*, older: str | float = "30d", keep_failed: bool = False, dry_run: boo
         How long ago they ended: ``30d``, or seconds.
     keep_failed : bool
         Remove finished and cancelled ones only.
+    unfetched : bool
+        Remove those with a copy of their own, too, whose output was never fetched after their end. Default: they stay.
     """
     states = [_model.FINISHED, _model.CANCELLED] if keep_failed else list(ENDED)
-    found = ask("prune", older=_model.parse_duration(older, "older"), states=states, dry=dry_run)
-    return [str(one) for one in found.get("ids") or ()]
+    limit = _model.parse_duration(older, "older")
+    found = ask("prune", older=limit, states=states, dry=dry_run, unfetched=unfetched)
+    if not dry_run:
+        _copies.sweep(_places.here())
+    return {
+        "removed": [str(one) for one in found.get("ids") or ()],
+        "unfetched": [str(one) for one in found.get("unfetched") or ()],
+    }
 
 
 def output(id: object) -> Output:

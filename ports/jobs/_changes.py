@@ -76,14 +76,24 @@ class Changes:
             raise UsageError(f"states: only jobs that have ended can be removed: {', '.join(ENDED)}")
         if not isinstance(dry, bool):
             raise UsageError(f"dry: {_headers.short(dry)} is neither true nor false")
+        unfetched = header.get("unfetched", True)
+        if not isinstance(unfetched, bool):
+            raise UsageError(f"unfetched: {_headers.short(unfetched)} is neither true nor false")
         self._ledger.save()
         needed = {one.number for live in self._ledger.lives.values() for one in _needed(live.spec)}
         rows = [row for row in self.store.prunable(self.exchange.now() - older, states) if row.number not in needed]
+        kept = [] if unfetched else [row for row in rows if self._is_unfetched(row)]
+        staying = {row.number for row in kept}
+        rows = [row for row in rows if row.number not in staying]
         if not dry:
             self._remove(rows)
-        self.exchange.reply(
-            request, {"n_removed": len(rows), "ids": [str(row.number) for row in rows[:1000]], "dry": dry}
-        )
+        ids, unread = ([str(row.number) for row in some[:1000]] for some in (rows, kept))
+        self.exchange.reply(request, {"n_removed": len(rows), "ids": ids, "unfetched": unread, "dry": dry})
+
+    def _is_unfetched(self, row: SubmissionRow) -> bool:
+        """Say whether a script has a copy of its own with what it made there, of which nobody has fetched anything."""
+        places, id = self.store.places, JobId(row.number)
+        return row.kind == "script" and places.copy_of(id).is_dir() and not places.fetched(id).exists()
 
     def _remove(self, rows: Sequence[SubmissionRow]) -> None:
         self.store.remove([row.number for row in rows])
@@ -99,6 +109,8 @@ class Changes:
                 [JobId(row.number, item) for item in range(row.count)] if row.count is not None else [JobId(row.number)]
             )
             self.exchange.unlinked += [places.result_of(id) for id in ids]
+            if row.kind == "script" and row.key is not None:
+                self.exchange.unlinked.append(places.workspace_of(row.key))
             self.exchange.removed += [places.work_of(id) for id in ids]
 
 

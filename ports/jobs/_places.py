@@ -12,6 +12,8 @@
         streams/<slot>.out .err          what the child of a slot prints at this moment
         results/<N> results/<N>.<I>      results above 64 KiB
         objects/<SHA-256>                functions, scripts and arguments above 64 KiB
+        objects/<ab>/<cdef…>             files and directories of copies: see `_trees`
+        workspaces/<KEY>                 which of these a submission needs
         environs/<KEY>                   0600: the environment of a script, until its job has ended
     <runtime>/
         resource.sock                    0600: what the resource answers on
@@ -61,6 +63,11 @@ class Places:
         return self.root / "objects"
 
     @property
+    def workspaces(self) -> Path:
+        """Directory with a file for each submission with a copy, by its key: which objects it needs."""
+        return self.root / "workspaces"
+
+    @property
     def environs(self) -> Path:
         """Directory of the environments of scripts, by the key of their submission."""
         return self.root / "environs"
@@ -98,6 +105,18 @@ class Places:
     def work_of(self, job: JobId) -> Path:
         """Directory of one job: its stdout, its stderr, and the files of its script."""
         return self.work / str(job)
+
+    def copy_of(self, job: JobId) -> Path:
+        """Directory in which a script with a copy runs."""
+        return self.work_of(job) / "workspace"
+
+    def fetched(self, job: JobId) -> Path:
+        """File that is there once the output of a job with a copy was fetched after its end."""
+        return self.work_of(job) / "fetched.json"
+
+    def workspace_of(self, key: str) -> Path:
+        """File that says which objects the submission `key` needs."""
+        return self.workspaces / key
 
     def environ_of(self, key: str) -> Path:
         """File with the environment of the scripts of the submission `key`."""
@@ -144,6 +163,7 @@ def make_places() -> Places:
         places.ids,
         places.submissions,
         places.objects,
+        places.workspaces,
         places.environs,
         places.results,
         places.streams,

@@ -40,7 +40,7 @@ THREADS = (
 #: The options of `ports job submit` that a file can have, beside ``run``.
 OPTIONS = (
     "cpus", "memory", "gpus", "timeout", "retries", "name", "after", "tag", "environ", "queue", "priority", "at",
-    "keep_children", "directory",
+    "keep_children", "directory", "copy", "out", "reuse", "send_all",
 )  # fmt: skip
 _MOST_NAME = 60
 _FAR = 100 * 365 * 86400.0  # seconds
@@ -176,10 +176,12 @@ def again(row: Mapping[str, Any]) -> Script:
         raise UsageError(f"job {row.get('id')} is no script")
     names = ("name", "queue", "priority", "needs", "timeout", "retries", "tags", "directory")
     asked = {name: before[name] for name in names if before.get(name) is not None}
-    where, words = _directory(asked.get("directory")), [str(word) for word in script["argv"]]
+    has_copy, words = "workspace" in script, [str(word) for word in script["argv"]]
+    where = str(asked["directory"]) if has_copy else _directory(asked.get("directory"))
     cpus = None if script.get("whole") else float((asked.get("needs") or {}).get("cpus", 1))
     own = _environ(cpus, {})
-    _check_program(words, where, own)
+    if not (has_copy and os.sep in words[0]):  # a program of the copy was there when that was made
+        _check_program(words, where, own)
     return _script({**asked, "script": dict(script)}, where, own)
 
 

@@ -16,7 +16,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,22 +206,40 @@ class Objects:
             made: dict[str, Path] = {}
             for (kind, digest), path in files.items():
                 made[_name(kind, digest)] = target = staging / _name(kind, digest)
-                if _copied(os.path.join(tree.selection.root, path), target) != digest:
+                if _copied(tree.selection.source(path), target) != digest:
                     raise _Changed(path)
                 _seal(target, kind)
             for digest, data in directories.items():
                 made[digest] = target = staging / digest
                 target.write_bytes(data)
                 _seal(target, "f")
-            _sync(made.values())
-            folders = {name[:2] for name in made}
-            for folder in folders:
-                (self.root / folder).mkdir(mode=0o700, exist_ok=True)
-            for name, whole in made.items():
-                whole.replace(self.root / name[:2] / name[2:])
-            for folder in folders:
-                _durable.sync_directory(self.root / folder)
-            _durable.sync_directory(self.root)
+            self._move(made)
+
+    def _move(self, made: Mapping[str, Path]) -> None:
+        """Put whole objects in their places, so that they outlast a power cut."""
+        _sync(made.values())
+        folders = {name[:2] for name in made}
+        for folder in folders:
+            (self.root / folder).mkdir(mode=0o700, exist_ok=True)
+        for name, whole in made.items():
+            whole.replace(self.root / name[:2] / name[2:])
+        for folder in folders:
+            _durable.sync_directory(self.root / folder)
+        _durable.sync_directory(self.root)
+
+    def put(self, data: bytes) -> str:
+        """Write one object, and return its SHA-256; raises StoreError."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.path(digest)
+        if not path.exists():
+            try:
+                with self._staging() as staging:
+                    (staging / digest).write_bytes(data)
+                    _seal(staging / digest, "f")
+                    self._move({digest: staging / digest})
+            except OSError as error:
+                raise StoreError(self.root, error.strerror or str(error), _FULL) from error
+        return digest
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:
@@ -251,14 +269,21 @@ class Objects:
 
     # --- removing ---
 
-    def sweep(self, trees: Iterable[str], others: Iterable[str] = ()) -> int:
-        """Remove all objects that none of these trees has, and return their size; what is being written waits."""
+    def sweep(self, needed: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> int:
+        """Remove all objects that are not `needed`, and return their size; it waits for what is being submitted.
+
+        Parameters
+        ----------
+        needed : callable
+            Returns the trees, and other objects; called once nothing is being submitted.
+        """
         n_bytes = 0
         with self._locked(fcntl.LOCK_EX):
-            needed = set(others)
+            trees, others = needed()
+            kept = set(others)
             for tree in trees:
-                self._mark(tree, needed)
-            unused = self._there() - needed
+                self._mark(tree, kept)
+            unused = self._there() - kept
             if unused:
                 self.generation.unlink(missing_ok=True)
             for name in unused:
@@ -328,7 +353,7 @@ def _read(found: Selection, path: str) -> _Seen:
     """Read one file; raises UsageError if that is not possible."""
     for _ in range(_TRIES):
         try:
-            with open(os.path.join(found.root, path), "rb", buffering=0, opener=_no_link) as file:
+            with open(found.source(path), "rb", buffering=0, opener=_no_link) as file:
                 before, hashed, first = os.fstat(file.fileno()), hashlib.sha256(), b""
                 while data := file.read(_PIECE):
                     hashed.update(data)
@@ -360,7 +385,7 @@ def _directories(found: Selection, seen: Mapping[str, _Seen]) -> tuple[dict[str,
     for path, status in found.files.items():
         folder, _, name = path.rpartition("/")
         if stat.S_ISLNK(status.st_mode):
-            target = os.readlink(os.path.join(os.fsencode(found.root), os.fsencode(path)))
+            target = os.fsencode(os.readlink(found.source(path)))
             entry = Entry("l", "", len(target), os.fsencode(name), target)
         else:
             entry = Entry(_kind(status), seen[path].digest, seen[path].size, os.fsencode(name))

@@ -52,7 +52,8 @@ class Left(NamedTuple):
 class Selection:
     """What goes along: files and symbolic links with their status, by path below `root`, and empty directories.
 
-    `meant` are those that git tracks, or that ``.portsignore`` takes along: they can be secrets.
+    `meant` are those that git tracks, or that ``.portsignore`` takes along: they can be secrets. `elsewhere`
+    has the files of other directories that go along under a path below `root`.
     """
 
     root: str
@@ -60,6 +61,11 @@ class Selection:
     empty: tuple[str, ...]
     left: tuple[Left, ...]
     meant: frozenset[str]
+    elsewhere: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def source(self, path: str) -> str:
+        """Return the file that goes along as `path`."""
+        return self.elsewhere.get(path) or os.path.join(self.root, path)
 
     @property
     def n_bytes(self) -> int:
@@ -126,6 +132,23 @@ def _check_size(found: Selection) -> None:
 def _parents(path: str) -> Iterator[str]:
     while path := path.rpartition("/")[0]:
         yield path
+
+
+def with_others(found: Selection, others: Mapping[str, str]) -> Selection:
+    """Return a selection in which these files go along, too: path below the root -> file, or symbolic link.
+
+    Raises
+    ------
+    UsageError
+        A directory is where one of them goes.
+    """
+    files = dict(found.files)
+    for path, source in others.items():
+        if any(one.startswith(f"{path}/") for one in found.files) or any(one in found.files for one in _parents(path)):
+            raise UsageError(f"{path} of another job does not fit into {found.root}: a file is where a directory goes")
+        files[path] = os.lstat(source)
+    meant = found.meant | frozenset(others)
+    return dataclasses.replace(found, files=files, meant=meant, elsewhere=dict(others))
 
 
 # --- what git says ---
@@ -419,7 +442,7 @@ def links_outside(found: Selection) -> list[str]:
     outside = []
     for path, status in found.files.items():
         if stat.S_ISLNK(status.st_mode):
-            target = os.readlink(os.path.join(found.root, path))
+            target = os.readlink(found.source(path))
             end = os.path.normpath(os.path.join(os.path.dirname(path), target))
             if not target.startswith("/") and (end == ".." or end.startswith("../")):
                 outside.append(path)

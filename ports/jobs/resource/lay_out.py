@@ -142,7 +142,7 @@ def _check_space(directory: str, needed: int) -> None:
 
 def _make(objects: str, path: bytes, entry: Entry, how: str) -> None:
     if entry.kind == "d":
-        os.mkdir(path, 0o755)
+        os.mkdir(path)
     elif entry.kind == "l":
         os.symlink(entry.target, path)
     else:

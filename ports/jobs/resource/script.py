@@ -79,11 +79,17 @@ def start(job: Mapping[str, Any], blob: bytes, places: Places) -> dict[str, Any]
     environ |= {"PORTS_JOB": str(number), "PORTS_ATTEMPT": str(attempt), "PORTS_JOB_DIRECTORY": str(kept)}
     if job.get("gpus"):
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, job["gpus"]))
+    argv, directory = told["argv"], told["directory"]
+    if (workspace := told.get("workspace")) is not None:
+        layer = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lay_out.py")
+        objects, target = str(places.objects), str(places.copy_of(number))
+        argv = [sys.executable, "-I", "-S", layer, objects, workspace["tree"], workspace["how"], target, *argv]
+        directory = str(work)
     return launched(
         work,
         {
-            "argv": told["argv"],
-            "cwd": told["directory"],
+            "argv": argv,
+            "cwd": directory,
             "umask": told["umask"],
             "environ": environ,
             "attempt": attempt,
