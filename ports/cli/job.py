@@ -397,7 +397,7 @@ def _write(out: Output, stream: str, data: bytes) -> None:
 
 def show_fetched(out: Output, row: Row) -> None:
     """Show where the output of a job is now."""
-    out.result(row, job_rows.fetched(row))
+    out.result(row, job_rows.fetched(row, out.there()))
 
 
 @job.command()
@@ -407,6 +407,7 @@ def show_fetched(out: Output, row: Row) -> None:
 )
 @click.option("--force", is_flag=True, help="Overwrite files of yours that differ.")
 @with_output
+@with_host(show_fetched, renamed=False)
 def fetch(out: Output, id: str, to: Path | None, force: bool) -> None:
     """Copy the output of a job with a copy to your directory. What is there already is not copied again."""
     from ports import jobs

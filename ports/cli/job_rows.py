@@ -117,15 +117,14 @@ def _commit(workspace: Mapping[str, Any]) -> str | None:
     return f"{workspace['commit']}{', and changes that were not committed' if workspace.get('dirty') else ''}"
 
 
-def fetched(found: Mapping[str, Any]) -> str:
-    """Return in a sentence what was fetched."""
+def fetched(found: Mapping[str, Any], there: str) -> str:
+    """Return in a sentence what was fetched; `there` names the host if that is another one."""
     n_files, n_same = found["n_files"], found["n_same"]
-    there = f"; {n_same:,} {'was' if n_same == 1 else 'were'} there already" if n_same else ""
+    known = f"; {n_same:,} {'was' if n_same == 1 else 'were'} there already" if n_same else ""
     if not n_files and not n_same:
         return f"job {found['id']} has no output"
-    return (
-        f"{n_files:,} {'file' if n_files == 1 else 'files'} ({size(found['n_bytes'])}) in {found['directory']}{there}"
-    )
+    files = f"{n_files:,} {'file' if n_files == 1 else 'files'} ({size(found['n_bytes'])})"
+    return f"{files} in {found['directory']}{there}{known}"
 
 
 def history(found: Mapping[str, Any]) -> list[str]:
