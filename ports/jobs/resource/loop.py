@@ -364,6 +364,7 @@ def serve(directory: Path) -> None:
     try:
         limits = settings.get("jobs.queues")
         queue = Queue(store, capacity=room.capacity(), is_alive=lease.look, limits=limits)
+        oversee.forget_environs(queue, places, time.time())
         loop = Loop(
             queue,
             listen(places),

@@ -5,6 +5,7 @@ A script notes its end in a file, which counts. Where there is none, its lease s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from ports.jobs._scripts import verdict
 from ports.jobs._turn import Queue, Request
 from ports.jobs.resource import script
 
+_FORGET_SECONDS = 3600.0  # a client that lives has submitted by then
 _CAUSES = {"timeout": "time", "memory": "memory"}
 
 
@@ -56,3 +58,12 @@ def result(id: JobId, attempt: int, noted: Mapping[str, Any]) -> dict[str, Any]:
 def end(header: Mapping[str, Any], places: Places) -> None:
     """Ask a script to end, as the queue wants it; of one that has ended meanwhile nothing is left to do."""
     script.end(places.work_of(parse_id(header["id"])), int(header["attempt"]), str(header["how"]))
+
+
+def forget_environs(queue: Queue, places: Places, now: float) -> None:
+    """Remove environments that belong to no job which waits or runs: their client was killed before it submitted."""
+    wanted = {row.key for row in queue.store.unended()} | {path.name for path in places.submissions.iterdir()}
+    for path in places.environs.iterdir():
+        with contextlib.suppress(OSError):
+            if path.name not in wanted and now - path.stat().st_mtime > _FORGET_SECONDS:
+                path.unlink()
