@@ -12,6 +12,7 @@ from ports.cli.commands import Group
 from ports.cli.options import Number
 from ports.cli.output import Output, Row, undone_if_interrupted, with_host, with_output
 from ports.cli.session_commands import NAME, add_session_commands
+from ports.probe import size
 
 _NOUN: Any = SimpleNamespace(list=jobs.list_resources, get=jobs.get_resource, logs=jobs.resource_logs)
 
@@ -24,6 +25,30 @@ def in_words(row: Row) -> str:
     parts += [f"{waiting} wait{'s' if waiting == 1 else ''}"] if waiting else []
     text = ", ".join(parts) if running else f"{parts[0]}" if parts else "no jobs"
     return f"{text}; it begins no more (`ports resource resume` lets it)" if row.get("draining") else text
+
+
+def readable(row: Row) -> dict[str, Any]:
+    """Return what `show` shows to people: numbers in words, and no list of slots."""
+    queues = [f"{one['name']}: {one['running']} run, {one['pending']} wait" for one in row.get("queues") or ()]
+    slots = [one for one in row.get("slots") or () if not str(one["slot"]).startswith("job-")]
+    has, cluster, version = row.get("capacity") or {}, row.get("cluster") or {}, row.get("version")
+    parts = [f"{has['cpus']:g} cpus", size(has["memory"])] if has else []
+    parts += [f"{len(has['gpus'])} gpus"] if has.get("gpus") else []
+    reason = f" ({cluster['reason']})" if cluster.get("reason") else ""
+    said = {
+        "queues": ", ".join(queues) or "empty",
+        "slots": f"{len(slots)}, {sum(one['n_jobs'] > 0 for one in slots)} at work",
+        "capacity": ", ".join(parts),
+        "cluster": f"{cluster.get('state')}{reason}",
+        "memory": size(row.get("memory")),
+    }
+    kept = {name: value for name, value in row.items() if name not in ("n_running", "n_pending", "n_slots", "running")}
+    return {**kept, **(said if version else {})}
+
+
+def show_details(out: Output, row: Row) -> None:
+    """Show everything about a resource."""
+    out.details(row if out.as_json else readable(row))
 
 
 def show_one(out: Output, row: Row) -> None:
@@ -75,6 +100,15 @@ add_session_commands(
     show_help="Show the jobs, the slots and the cluster of the compute resource.",
     stop_help="Stop the compute resource.",
 )
+
+
+@resource.command()
+@NAME
+@with_output
+@with_host(show_details)
+def show(out: Output, name: str | None) -> None:
+    """Show everything about the compute resource: its jobs, its slots, its cluster."""
+    show_details(out, jobs.get_resource(name).row())
 
 
 def show_stopped(out: Output, row: Row) -> None:

@@ -44,6 +44,7 @@ _HELLO_SECONDS = 10.0
 _MOST_PEERS = 1000
 _OLD_SECONDS = 3600.0  # what a slot left is looked at no more
 _SWEEP_SECONDS = 600.0
+_SCRIPTS_SECONDS = (0.1, 0.5)  # between two looks at scripts: for a few, and for many
 _LOOK_SECONDS = 2.0  # between two looks at whether the socket is still there
 
 
@@ -96,7 +97,7 @@ class Loop:
     crew : Crew
         Keeps the slots. None: nobody runs jobs here, for tests.
     scripts : callable, optional
-        Called twice a second; returns requests about scripts that have ended.
+        Called at least twice a second; returns requests about scripts that have ended.
     end_script : callable, optional
         Called with what the queue says of a script that is to end.
     """
@@ -159,8 +160,9 @@ class Loop:
                 self.serve(key.data, events, inbox)
         now = time.monotonic()
         if now >= self.next_scripts:
-            self.next_scripts = now + 0.5
             inbox += self.safely(self.scripts, [])
+            took = time.monotonic() - now
+            self.next_scripts = now + min(_SCRIPTS_SECONDS[1], max(_SCRIPTS_SECONDS[0], 20 * took))
         if inbox:
             self.deliver(self.safely(lambda: self.queue.turn(inbox), inbox))
         if now >= self.next_tick:

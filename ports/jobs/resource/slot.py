@@ -26,6 +26,7 @@ from ports._version import VERSION
 from ports.errors import UsageError
 from ports.jobs._places import Places
 from ports.jobs._protocol import PROTOCOL, Decoder, Frame, encode
+from ports.jobs.resource import script
 from ports.jobs.resource.child import NOBODY
 from ports.jobs.resource.lease import HeldLease
 from ports.jobs.resource.warm import Shape, WarmChild
@@ -361,8 +362,6 @@ class Slot:
 
     def start_script(self, job: dict[str, Any]) -> None:
         """Start a script in a session of its own, and let the resource watch it from then on."""
-        from ports.jobs.resource import script
-
         told, uuids = {"id": job["id"], "attempt": job["attempt"]}, self.options.get("gpus") or {}
         job = {**job, "gpus": [uuids.get(str(one), str(one)) for one in job.get("gpus") or ()]}
         try:
