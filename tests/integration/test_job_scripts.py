@@ -318,6 +318,7 @@ def test_a_script_wears_the_mark_of_no_worker(run: Any, tmp_path: Path) -> None:
         orphans.reap()
         assert not Path(f"/proc/{pid}").exists()
     finally:
+        script.end(work, 1, "cancel")
         libc.prctl(orphans.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
