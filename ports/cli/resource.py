@@ -107,7 +107,7 @@ add_session_commands(
 @with_output
 @with_host(show_details)
 def show(out: Output, name: str | None) -> None:
-    """Show everything about the compute resource: its jobs, its slots, its cluster."""
+    """Show the jobs, the slots and the cluster of the compute resource."""
     show_details(out, jobs.get_resource(name).row())
 
 

@@ -123,7 +123,7 @@ def test_hosts_may_be_a_plain_list(place: Path, monkeypatch: pytest.MonkeyPatch)
         (
             "hosts: {server1: {envv: x}}",
             "ports.hosts.server1.envv",
-            "no such setting; there are env, nodes, notebook_env; did you mean env?",
+            "no such setting; there are env, nodes, notebook_env, trust; did you mean env?",
         ),
         ("hosts: {server1: 3}", "ports.hosts.server1", "it is 3; it must be a mapping of names to values, or null"),
         ("log_bytes: 10", "ports.log_bytes", "it is 10; it must be a whole number of bytes of at least 1000"),

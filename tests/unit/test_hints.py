@@ -170,7 +170,7 @@ VALUES = {
     r"\{[^}]*host_(option|argument)[^}]*\}": "",
     r"\{n_workers\}": "4",
     r"\{[\w.]*kind[\w.]*\}": "cluster",
-    r"\{id\}": "12",
+    r"\{(id|row\[.id.\])\}": "12",
     r"\{verb\} ": "show ",
     r"\{[^}]*\}": "main",
     r"\bN$": "1",

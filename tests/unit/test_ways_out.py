@@ -29,6 +29,7 @@ NO_WAY_OUT = (
     "and printed no JSON", "`ports doctor` does not work there", "`ports browse` cannot reach home",
     "`ports tunnel` does not show this", "`ports open` of {owner} serves it",
     "Tag by which `ports job list` can filter", "With --follow: exit with the job's own code",
+    "With --copy: ", "Remove output of jobs with --copy, too", "`ports job fetch` made it",
     "waiting for {host}, where", "the hosts of the setting ports.hosts", "distributed.print prints here",
     "`ports open` goes through a session", "about 15 s after its last terminal",
     "it was stopped, by `ports cluster stop`",
@@ -53,6 +54,10 @@ WALKED = {
         "--exit-code is for --follow", "--csv prints one table", "--json prints one document",
         "there is no command; write `ports job submit -- COMMAND …`",
         "--environ and --follow do not go together with -H",
+    ),
+    "integration/test_job_workspace.py::test_what_cannot_be_meant_is_refused": ("is for a copy; add --copy",),
+    "integration/test_job_workspace.py::test_prune_keeps_output_that_nobody_fetched": (
+        "because nobody fetched their output ({named}): --unfetched removes them, too",
     ),
     "integration/test_job_commands.py::test_a_resource_that_drains_says_how_it_goes_on": (
         "the resource drains: `ports resource resume` goes on",
@@ -265,7 +270,23 @@ EXEMPT = {
         "`ports notebook start` needs",
         "this `ports` is in {prefix}, where",
     ),
-    "it leads to another machine": ("log in there with `ports shell {name}`, and submit them there",),
+    "tests of the other side walk it: test_job_outputs.py, test_job_workspace.py": (
+        "`ports job fetch {id}` goes on then",
+        "`ports job fetch {row['id']}` shows what there is",
+        "has no output to fetch",
+        "name another directory with --to",
+        "and a file in the output; remove it, or name another with --to",
+        "; --force overwrites them",
+        "remove jobs with `ports job prune --older 7d`",
+        "name what can stay behind in {IGNORE}",
+        "`cd` to the directory of your script",
+    ),
+    "it is about another machine, which test_job_home.py has": (
+        "`ports resource start -H {alias}` starts one",
+        "in every shell or in none",
+        "or trust that machine with `with ports.host({self.host}, trust=True)`",
+        "is a map of functions, which have results",
+    ),
     "it is for an administrator, or for the start files of a person": (
         "`chmod 1777 {usual.parent}`",
         "loginctl enable-linger",
