@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import dask.config
 import numpy
 import pytest
 
@@ -347,14 +348,15 @@ def test_a_pickle_of_another_machine_is_not_loaded_unless_trusted(tmp_path: Path
     assert mark.exists()
 
 
-def test_the_setting_trusts_one_host_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DASK_PORTS__HOSTS__SERVER1__TRUST", "true")
+def test_the_setting_trusts_one_host_only() -> None:
     end = End("finished", {}, "", _blobs.dump(Path("x")))
-    assert end.value(Job("server1:12")) == Path("x")
-    with pytest.raises(
-        UntrustedError, match=r"`with ports.host\('server2', trust=True\)` or the setting ports.hosts.serv"
-    ):
-        end.value(Job("server2:12"))
+    ways = r"`with ports.host\('server2', trust=True\)` or the setting ports.hosts.server2.trust"
+    with dask.config.set({"ports.hosts.server1.trust": True}):
+        assert end.value(Job("server1:12")) == Path("x")
+        with pytest.raises(UntrustedError, match=ways):
+            end.value(Job("server2:12"))
+    with pytest.raises(UntrustedError):
+        end.value(Job("server1:12"))
 
 
 def test_modules_that_another_machine_sends_are_not_imported(tmp_path: Path) -> None:
