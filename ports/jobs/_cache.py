@@ -151,7 +151,7 @@ class Cache:
             **function.to_json(),
             "key": key,
             "arguments": {name: one[:_PREFIX] for name, one in found.items()},
-            "created": round(time.time(), 3),
+            "created": round(time.time(), 6),  # two calls can come within a millisecond
             "crc": checksum([result.made.head, *result.buffers]),
             "modules": _modules.as_header(result.sources),
         }
