@@ -25,7 +25,7 @@ from ports.jobs._model import Lease
 from ports.jobs._places import Places
 from ports.jobs._protocol import encode
 from ports.jobs._turn import Reply, Request
-from ports.jobs.resource import lease
+from ports.jobs.resource import lease, script
 from ports.jobs.resource.loop import Loop, listen
 from ports.jobs.resource.slot import Slot
 from ports.state import wait_until
@@ -400,6 +400,28 @@ def test_results_that_could_not_be_kept_are_reported_again(place: Place) -> None
     place.slot()
     assert place.result(job) == 2 and refused
     assert len(place.queue.ended[job]) == 1
+
+
+def test_a_script_of_which_the_resource_does_not_know_is_told_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "start", lambda *_: {"process": {}, "lease": "/run/job-1-1"})
+    kept, refused = place.queue.turn, []
+
+    def turn(inbox: Any) -> list[Reply]:
+        if not refused and any(one.header["op"] == "started" for one in inbox):
+            refused.append(1)
+            raise StoreError("/queue", "No space left on device")
+        return kept(inbox)
+
+    place.queue.turn = turn  # type: ignore[method-assign]
+    job = place.add(add_one, 1, kind="script")
+    slot = place.slot()
+    wait_until(lambda: True if refused and slot.claim and not slot.started else None, timeout=20, what="its word")
+    told = [(one["op"], one.get("ids"), one.get("id")) for one in place.queue.seen if one["op"] != "claim"]
+    assert told == [("holding", [job], None), ("started", None, job)]
+    state = lease.look(Lease(slot.name, str(slot.lease.path)))
+    assert state.alive is True and lease._begun(slot.lease.path.read_bytes()) == {(job, 1)}
 
 
 def test_strangers_are_turned_away(place: Place) -> None:

@@ -47,6 +47,10 @@ class HeldLease:
         except ValueError:
             return NOBODY
 
+    def note_begun(self, place: int) -> None:
+        """Note that a job is about to begin which no child begins: a script."""
+        os.pwrite(self.descriptor, place_text(place), BEGUN)
+
     def note_end(self, place: int) -> None:
         """Note which job is to end; NOBODY for none."""
         os.pwrite(self.descriptor, place_text(place), TO_END)

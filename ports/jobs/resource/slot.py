@@ -147,6 +147,7 @@ class Slot:
         self.given: list[dict[str, Any]] = []  # what the child has: the places in the lease count in this
         self.results: list[tuple[dict[str, Any], bytes]] = []  # that are not sent
         self.sent: dict[int, list[tuple[dict[str, Any], bytes]]] = {}  # that are not acknowledged
+        self.started: dict[int, dict[str, Any]] = {}  # scripts of which the resource may not know that they run
         self.report_at = 0.0  # not before: the resource could not keep them
         self.claim = 0  # the number of the claim that waits for work
         self.asked_before = False
@@ -196,7 +197,7 @@ class Slot:
 
     def is_idle(self, now: float) -> bool:
         """Say whether it has had no work for so long that it ends."""
-        return now - self.worked_at >= float(self.options["idle"]) and not self.sent
+        return now - self.worked_at >= float(self.options["idle"]) and not self.sent and not self.started
 
     def patience(self, now: float) -> float:
         """Return how long to wait for something to happen."""
@@ -226,7 +227,7 @@ class Slot:
 
     def keep_connected(self, now: float) -> None:
         """Reach the resource; after a loss say what is held, and report again what was not acknowledged."""
-        if self.link.socket is not None or (self.is_paused and not self.batch and not self.sent):
+        if self.link.socket is not None or (self.is_paused and not self.batch and not self.sent and not self.started):
             return
         if not self.link.connect(now):
             return
@@ -238,7 +239,11 @@ class Slot:
         self.results = [*unsaid, *self.results]
         if self.asked_before:
             held = [*(one["id"] for one in self.batch), *(result["id"] for result, _ in self.results)]
-            self.link.send({"op": "holding", "ids": held, **self.who()})
+            scripts = [*self.started.values()]
+            self.link.send({"op": "holding", "ids": [*held, *(one["id"] for one in scripts)], **self.who()})
+            self.started.clear()
+            for told in scripts:
+                self.tell_started(told)
             self.told_begun = False
 
     def task(self) -> dict[str, Any]:
@@ -308,15 +313,20 @@ class Slot:
             elif number == self.claim and number:
                 self.claim = 0
                 self.take(frame)
-            elif number in self.sent:
-                del self.sent[number]
+            else:
+                self.sent.pop(int(number or 0), None)
+                self.started.pop(int(number or 0), None)
 
     def keep_refused(self, number: int, error: Mapping[str, Any]) -> None:
         """Report results again later that the resource could not keep: its disk may be full."""
         pairs = self.sent.pop(number, [])
+        script = self.started.pop(number, None)
         if error.get("exit_code") != UsageError.exit_code:
             self.results = [*pairs, *self.results]
             self.report_at = time.monotonic() + _RETRY_SECONDS[1]
+            if script is not None:
+                self.disconnect()  # it is told again on the next connection
+                self.started[-number] = script
 
     def end(self, job: str, attempt: int, how: str) -> None:
         """End a job at the resource's word. One that was not begun goes back, with those behind it."""
@@ -352,7 +362,11 @@ class Slot:
         for digest, number in (frame.header.get("functions") or {}).items():
             self.functions.add(digest, frame.blobs[number])
         jobs, self.blobs = frame.header.get("jobs") or [], frame.blobs
-        for job in [one for one in jobs if one.get("kind") == "script"]:
+        scripts = [one for one in jobs if one.get("kind") == "script"]
+        if scripts:
+            self.lease.write([(one["id"], one["attempt"]) for one in scripts])
+        for place, job in enumerate(scripts):
+            self.lease.note_begun(place)  # if this process is killed now, the attempt counts
             self.start_script(job)
         self.batch = [one for one in jobs if one.get("kind") != "script"]
         self.worked_at = time.monotonic()
@@ -371,7 +385,12 @@ class Slot:
             self.results.append(({**told, "state": "error", "error": wrong, "at": 0.0}, b""))
             return
         lease = Path(started["lease"]).name
-        self.link.send({"op": "started", "slot": self.name, **told, "process": started["process"], "lease": lease})
+        self.tell_started({**told, "process": started["process"], "lease": lease})
+        self.link.push()
+
+    def tell_started(self, told: dict[str, Any]) -> None:
+        """Say that a script runs; once the resource has heard it, it is no longer this slot's."""
+        self.started[self.link.send({"op": "started", "slot": self.name, **told})] = told
 
     def give(self) -> None:
         """Give the child what is left of the batch, as far as one child can run it."""
