@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import functools
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -23,23 +24,20 @@ _STATES = ("pending", "running", "finished", "error", "cancelled", "lost")
 
 
 class Id(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
-    """The id of a job, as this machine gives it: ``12``, or ``12.7`` for a job of a map."""
+    """The id of a job: ``12``, ``12.7`` for a job of a map, ``server1:12`` for a job of another machine."""
 
     name = "id"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the text; fails where it is none, with the command for the host that it names."""
+        """Return the text; fails where it is none."""
         from ports.errors import UsageError
         from ports.jobs import parse_id
 
-        host, colon, number = str(value).rpartition(":")
+        host, _, number = str(value).rpartition(":")
         try:
-            parse_id(number if colon else value)
+            parse_id(number if host else value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
-        if colon:
-            command = ctx.command_path if ctx is not None else "ports job"
-            self.fail(f"{value!r} is a job of {host}; write `{command} -H {host} {number}`", param, ctx)
         return str(value)
 
 
@@ -76,7 +74,42 @@ class Variable(click.ParamType):  # type: ignore[type-arg]
 
 
 ID = click.argument("id", type=Id())
+F = TypeVar("F", bound=Callable[..., Any])
 IDS = click.argument("ids", metavar="ID...", type=Id(), nargs=-1, required=True)
+
+
+def at_its_host(function: F) -> F:
+    """Let a command run on the host of the jobs that it names: ``server1:12`` means ``-H server1 12``."""
+
+    @functools.wraps(function)
+    def command(out: Output, **options: Any) -> Any:
+        ctx = click.get_current_context()
+        given = {name: options[name] for name in ("id", "ids", "after") if options.get(name)}
+        acted_on = [one for name in ("id", "ids") if name in given for one in _as_list(given[name])]
+        options["host"] = host = _host_of(acted_on, options.get("host"))
+        for name, value in given.items():
+            bare = [job_rows.without_host(host, one) for one in _as_list(value)]
+            if (other := next((one for one in bare if ":" in one), None)) is not None:
+                there = other.rpartition(":")[0]
+                raise click.UsageError(f"{other!r} is a job of {there}; `{ctx.command_path} -H {there}` runs there")
+            options[name] = ctx.params[name] = bare[0] if isinstance(value, str) else tuple(bare)
+        return function(out, **options)
+
+    return command  # type: ignore[return-value]
+
+
+def _as_list(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _host_of(ids: Sequence[str], typed: str | None) -> str | None:
+    """Return the host that the ids name, or that was typed; fails where these are two."""
+    named = list(dict.fromkeys(one.rpartition(":")[0] or typed for one in ids))
+    hosts = list(dict.fromkeys([*named, *([typed] if typed is not None else [])]))
+    if len(hosts) > 1:
+        shown = " and ".join("this machine" if one is None else one for one in hosts)
+        raise click.UsageError(f"these are jobs of {shown}; name jobs of one machine at once")
+    return hosts[0] if hosts else typed
 
 
 @click.group(cls=Group)
@@ -129,7 +162,8 @@ def show_submitted(out: Output, row: Row) -> int:
 @click.option("--follow", is_flag=True, help="Show its output until it ends; exit code 8 if it fails.")
 @click.option("--exit-code", is_flag=True, help="With --follow: exit with the job's own code.")
 @with_output
-@with_host(show_submitted, patience="within", renamed=False)
+@at_its_host
+@with_host(show_submitted, patience="within", renamed=job_rows.at_home)
 def submit(out: Output, words: tuple[str, ...], **options: Any) -> int:
     """Submit a command. It runs as it was typed, in this directory and environment, and goes on when you log out."""
     from ports import jobs
@@ -243,7 +277,7 @@ def show_list(out: Output, rows: Sequence[Row]) -> None:
 @click.option("--csv", "as_csv", is_flag=True, help="Print lines of comma-separated values.")
 @click.option("--watch", is_flag=True, help="List again every two seconds, until Ctrl-C.")
 @with_output
-@with_host(show_list, several=True)
+@with_host(show_list, several=True, renamed=job_rows.at_home)
 def list_(out: Output, newest: int, as_csv: bool, watch: bool, **filters: Any) -> None:
     """List my jobs, the newest first. It shows how long they run or ran, and why they wait or failed."""
     from ports import jobs
@@ -283,7 +317,8 @@ def show_job(out: Output, row: Row) -> None:
 @job.command()
 @ID
 @with_output
-@with_host(show_job, renamed=False)
+@at_its_host
+@with_host(show_job, renamed=job_rows.at_home)
 def show(out: Output, id: str) -> None:
     """Show everything about a job. That is each attempt and its end, what it used, and where its files are."""
     from ports import jobs
@@ -303,7 +338,8 @@ def show_why(out: Output, row: Row) -> None:
 @job.command()
 @ID
 @with_output
-@with_host(show_why, renamed=False)
+@at_its_host
+@with_host(show_why, renamed=job_rows.at_home)
 def why(out: Output, id: str) -> None:
     """Show why a job waits, failed, or is lost, and what you can do."""
     from ports import jobs
@@ -337,7 +373,8 @@ def show_pieces(out: Output, document: Mapping[str, Any]) -> None:
 @click.option("--stderr", is_flag=True, help="Only what it printed on its standard error.")
 @click.option("--stamps", is_flag=True, help="Show before each line when it was printed, in UTC.")
 @with_output
-@with_host(show_pieces, renamed=False)
+@at_its_host
+@with_host(show_pieces, renamed=job_rows.at_home)
 def logs(out: Output, id: str, lines: int, follow: bool, stdout: bool, stderr: bool, stamps: bool) -> None:
     """Show what a job printed. Its standard error goes to standard error."""
     if follow and out.as_json:
@@ -407,7 +444,8 @@ def show_fetched(out: Output, row: Row) -> None:
 )
 @click.option("--force", is_flag=True, help="Overwrite files of yours that differ.")
 @with_output
-@with_host(show_fetched, renamed=False)
+@at_its_host
+@with_host(show_fetched, renamed=job_rows.at_home)
 def fetch(out: Output, id: str, to: Path | None, force: bool) -> None:
     """Copy the output of a job with a copy to your directory. What is there already is not copied again."""
     from ports import jobs
@@ -434,7 +472,8 @@ def show_waited(out: Output, rows: Sequence[Row]) -> int:
 @IDS
 @click.option("--within", type=Duration(), help="Longest time to wait: 90m, 1h, or seconds. Default: until they end.")
 @with_output
-@with_host(show_waited, patience="within", renamed=False)
+@at_its_host
+@with_host(show_waited, patience="within", renamed=job_rows.at_home)
 def wait(out: Output, ids: tuple[str, ...], within: float | None) -> int:
     """Wait until jobs have ended. The exit code is 0 if all finished, 8 if one did not, 6 if time was up before."""
     return show_waited(out, _waited(out, ids, within))
@@ -466,7 +505,8 @@ def show_cancelled(out: Output, found: Mapping[str, Any]) -> None:
 @job.command()
 @IDS
 @with_output
-@with_host(show_cancelled, renamed=False)
+@at_its_host
+@with_host(show_cancelled, renamed=job_rows.at_home)
 def cancel(out: Output, ids: tuple[str, ...]) -> None:
     """Cancel jobs. One that waits never begins; one that runs gets SIGTERM, and SIGKILL 30 s later."""
     from ports import jobs
@@ -478,7 +518,8 @@ def cancel(out: Output, ids: tuple[str, ...]) -> None:
 @ID
 @click.option("--no-start", is_flag=True, help="Start no compute resource; the job waits until one is started.")
 @with_output
-@with_host(show_submitted, renamed=False)
+@at_its_host
+@with_host(show_submitted, renamed=job_rows.at_home)
 def rerun(out: Output, id: str, no_start: bool) -> int:
     """Submit a job again. A script runs in its directory, or in the copy that it had, with this shell's environment."""
     from ports import jobs
@@ -503,7 +544,7 @@ def show_removed(out: Output, found: Mapping[str, Any]) -> None:
 @click.option("--unfetched", is_flag=True, help="Remove output of jobs with --copy, too, that was never fetched.")
 @click.option("--dry-run", is_flag=True, help="Show how many would be removed, and remove nothing.")
 @with_output
-@with_host(show_removed, renamed=False)
+@with_host(show_removed, renamed=job_rows.at_home)
 def prune(out: Output, older: str, keep_failed: bool, unfetched: bool, dry_run: bool) -> None:
     """Remove jobs that ended long ago, with their output and results."""
     from ports import jobs

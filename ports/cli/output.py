@@ -248,13 +248,14 @@ def with_host(
     *,
     several: bool = False,
     starts: bool = False,
-    renamed: bool = True,
+    renamed: bool | Callable[[str, Any], Any] = True,
     patience: str = "timeout",
 ) -> Callable[[F], F]:
     """Give a command the option ``--host``, and where it lists something (`several`) hosts as arguments, too.
 
     With it, the command runs on that host, and `show` gets an `Output` and the JSON document that it printed. Where it
-    `starts` a session, Ctrl-C ends that there. In rows that are `renamed`, the host is that one. The option `patience`
+    `starts` a session, Ctrl-C ends that there. In rows that are `renamed`, the host is that one; or it is a function
+    that does more, of the host and the document. The option `patience`
     says for how many seconds the command there is waited for: without ``timeout`` a minute, without another for ever.
     """
     from ports.cli.options import Host
@@ -276,19 +277,24 @@ def with_host(
                         _activate()
                     return function(out, **options)
             if len(named) > 1:
-                return _on_several(ctx, out, named, show)
+                return _on_several(ctx, out, named, functools.partial(_there, renamed), show)
             _follow_there(ctx, out, named[0], options)
             with _interruptible(ctx, out, named[0], starts) as started:
                 document = _run_there(ctx, out, named[0], _seconds(options, patience), starts)
                 started.update(document if starts else {})
                 out.host = named[0]
-                return show(out, on_host(named[0], document) if renamed else document)
+                return show(out, _there(renamed, named[0], document))
 
         if several:
             return click.argument("hosts", metavar="[HOST]...", nargs=-1, type=Host())(command)  # type: ignore[return-value]
         return command  # type: ignore[return-value]
 
     return decorate
+
+
+def _there(renamed: bool | Callable[[str, Any], Any], host: str, document: Any) -> Any:
+    told = on_host(host, document) if renamed is True else document
+    return renamed(host, told) if callable(renamed) else told
 
 
 def _follow_there(ctx: click.Context, out: Output, host: str, options: Mapping[str, Any]) -> None:
@@ -356,12 +362,18 @@ def _run_there(ctx: click.Context, out: Output, host: str, timeout: float | None
         return hosts.run_ports(host, far_arguments(ctx), login=True, timeout=seconds, starts=starts)
 
 
-def _on_several(ctx: click.Context, out: Output, names: Sequence[str], show: Callable[..., Any]) -> int:
+def _on_several(
+    ctx: click.Context,
+    out: Output,
+    names: Sequence[str],
+    called: Callable[[str, Any], Any],
+    show: Callable[..., Any],
+) -> int:
     """Run a command that lists something on several hosts at once; return 5 if one failed, else what `show` returns."""
     from ports.errors import PortsError
     from ports.hosts import failed_row, on_each
 
-    found = on_each(names, lambda name: on_host(name, _run_there(ctx, out, name, None)))
+    found = on_each(names, lambda name: called(name, _run_there(ctx, out, name, None)))
     failed = [failed_row(name, one) for name, one in found.items() if isinstance(one, PortsError)]
     rows = [row for one in found.values() if not isinstance(one, PortsError) for row in one]
     out.several = True

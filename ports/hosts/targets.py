@@ -101,6 +101,8 @@ def hints_at(host: str | None, text: str) -> str:
         command = found[1]
         if re.match(r"ports open [^\s:]+:", command):  # there, the alias was a guess
             return f"`{re.sub(r' [^ :]+:', lambda _: f' {host}:', command, count=1)}`"
+        if f" {host}:" in command:  # a job: its id has the host
+            return found[0]
         return found[0] if re.search(r" (-H|--host)\b", command) else f"`{command} -H {host}`"
 
     return re.sub(

@@ -34,8 +34,8 @@ def test_a_script_runs_on_a_server_and_its_output_comes_home(server: Site) -> No
     id = done.stdout.strip()
     ended = ports(server, "job", "wait", "-H", "server1", id)
     assert ended.returncode == 8 and f"job {id} failed: exit status 3" in ended.stderr
-    assert f"`ports job logs {id} -H server1`" in ended.stderr
-    shown = ports(server, "job", "logs", "-H", "server1", id)
+    assert id == "server1:1" and f"`ports job logs {id}`" in ended.stderr
+    shown = ports(server, "job", "logs", id)
     assert shown.stdout.startswith("hello there from /") and shown.stderr == "err\n"
     (row,) = json.loads(ports(server, "job", "list", "server1", "--json").stdout)
     assert (row["host"], row["id"], row["state"]) == ("server1", id, "error")

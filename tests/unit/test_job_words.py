@@ -274,7 +274,14 @@ def cli(*words: str) -> int:
     ("words", "said"),
     [
         (["show", "twelve"], "'twelve' is not the id of a job; an id is 12, or 12.7 for a job of a map"),
-        (["show", "server1:12"], "'server1:12' is a job of server1; write `ports job show -H server1 12`"),
+        (["show", "server1:twelve"], "'twelve' is not the id of a job"),
+        (["show", ":12"], "':12' is not the id of a job"),
+        (["wait", "12", "server1:12"], "these are jobs of this machine and server1; name jobs of one machine at once"),
+        (["cancel", "-H", "server2", "server1:12"], "these are jobs of server1 and server2; name jobs of one machine"),
+        (
+            ["submit", "--after", "server1:12", "--", "true"],
+            "'server1:12' is a job of server1; `ports job submit -H server1` runs there",
+        ),
         (["list", "--state", "done"], "--state is 'done'; it must be one of"),
         (["list", "--watch", "--json"], "--watch has no end, but --json prints one document"),
         (["list", "--watch", "--csv"], "--watch has no end, but --csv prints one table"),
@@ -302,6 +309,54 @@ def test_a_wrong_word_is_refused_with_the_way_out(
     assert cli("job", *words) == 2
     shown = capsys.readouterr().err
     assert said in shown.replace("\n  ", " "), shown
+
+
+@pytest.mark.parametrize(
+    ("words", "there"),
+    [
+        (["show", "server1:12"], ["job", "show", "12"]),
+        (["why", "server1:12.7"], ["job", "why", "12.7"]),
+        (["logs", "server1:12", "-n", "3"], ["job", "logs", "--lines=3", "12"]),
+        (["wait", "server1:12", "server1:13", "--within", "1m"], ["job", "wait", "--within=60.0", "12", "13"]),
+        (["cancel", "-H", "server1", "server1:12", "13"], ["job", "cancel", "12", "13"]),
+        (["rerun", "server1:12"], ["job", "rerun", "12"]),
+        (
+            ["submit", "-H", "server1", "--after", "server1:12", "true"],
+            ["job", "submit", "--after=12", "--", "true"],
+        ),
+    ],
+)
+def test_an_id_with_a_host_means_that_host(
+    words: list[str], there: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def run_ports(host: str, argv: list[str], **_: Any) -> Any:
+        asked.append((host, argv))
+        found = row(id="12", state="error", reason="exit status 3")
+        answers = {"wait": [found], "cancel": {"cancelled": ["12"], "ending": ["13"], "ended_already": []}}
+        return answers.get(argv[1], {**found, "lines": [], "stamps": False})
+
+    monkeypatch.setattr(_ask, "run_ports", run_ports)
+    monkeypatch.setattr("ports.hosts.run_ports", run_ports)
+    assert cli("job", *words) in (0, 8)
+    assert asked == [("server1", there)]
+    shown = capsys.readouterr()
+    if words[0] in ("wait", "why"):
+        said = " ".join((shown.out + shown.err).split())
+        assert "job server1:12 failed: exit status 3; `ports job logs server1:12` shows more" in said
+    elif words[0] == "cancel":
+        assert "server1:12: cancelled\nserver1:13: ending" in shown.out
+    elif words[0] in ("submit", "rerun"):
+        assert shown.out == "server1:12\n"
+
+
+def test_rows_of_a_host_have_its_ids_and_its_name() -> None:
+    found = job_rows.at_home("server1", [row(id="12", host="node-7", asked={"after": ["3"]}), {"id": None}])
+    assert [one["id"] for one in found] == ["server1:12", None] and found[0]["host"] == "server1"
+    assert found[0]["asked"]["after"] == ["server1:3"] and job_rows.at_home("server1", {"removed": ["1"]}) == {
+        "removed": ["server1:1"]
+    }
 
 
 def test_options_behind_the_command_are_the_commands_own(capsys: pytest.CaptureFixture[str]) -> None:
