@@ -1,0 +1,142 @@
+"""The way to a compute resource through a session: the program that copies, and what home makes of its answer."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ports import errors, hosts, state
+from ports.errors import FarSideError, NotFoundError, ResourceLostError
+from ports.jobs import _client, _places, _resource, _there
+from ports.jobs._there import FarConnection
+from ports.probe.programs import jobs as program
+from tests.unit.test_job_connection import Server
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(hosts, "resolve", lambda _: hosts.here())
+    yield tmp_path
+    _client.disconnect()
+
+
+@pytest.fixture
+def server(home: Path) -> Iterator[Server]:
+    """A resource of this user, as one on another machine."""
+    one = Server(_places.here().socket)
+    yield one
+    _client.disconnect()
+    one.close()
+
+
+def test_frames_go_through_a_session_and_back(server: Server) -> None:
+    server.answer = lambda frame: [program_answer(frame)]
+    with _there.connect("far") as connection:
+        assert connection.resource["protocol"] == 1
+        large = os.urandom(5 << 20)
+        assert connection.ask("echo", [large]).blobs == [large]
+
+
+def program_answer(frame: object) -> bytes:
+    from ports.jobs._protocol import encode
+
+    return encode({"n": frame.header["n"]}, frame.blobs)  # type: ignore[attr-defined]
+
+
+def test_neither_direction_waits_for_the_other(server: Server) -> None:
+    """Home sends while nobody reads what the resource sends."""
+    from ports.jobs._protocol import encode
+
+    large = os.urandom(8 << 20)
+    server.answer = lambda frame: (
+        [encode({"n": frame.header["n"], "more": True}, [large])] * 3 + [encode({"n": frame.header["n"]})]
+        if frame.header["op"] == "many"
+        else [encode({"n": frame.header["n"]})]
+    )
+    with _there.connect("far") as connection:
+        stream = connection.stream("many")
+        assert next(stream).blobs == [large]
+        sent = threading.Thread(target=connection.ask, args=("take", [large]), kwargs={"timeout": 20}, daemon=True)
+        sent.start()
+        assert [len(frame.blobs) for frame in stream] == [1, 1, 0]
+        sent.join(20)
+        assert not sent.is_alive() and server.seen[-1].blobs == [large]
+
+
+def test_the_end_of_the_resource_ends_the_session(server: Server) -> None:
+    server.answer = lambda _: None  # type: ignore[return-value]
+    with _there.connect("far") as connection, pytest.raises(ResourceLostError):
+        connection.ask("list")
+
+
+def test_where_no_resource_runs_none_is_started_unasked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(hosts, "run_ports", lambda _, argv, **__: started.append(argv))
+    for start in (False, None):
+        with pytest.raises(NotFoundError, match="`ports resource start -H far` starts one"):
+            _there.connect("far", start=start)
+    assert started == []
+    with pytest.raises(FarSideError, match=r"the compute resource runs, but nothing answers at .*set PORTS_HOME"):
+        _there.connect("far")
+    assert started == [["resource", "start"]]
+
+
+def test_a_resource_that_crashed_is_started_again_for_who_waits(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Path(program.host_directory(), *program.RECORD)
+    assert record == state.paths.here().root / "resources" / _resource.NAME
+    record.mkdir(parents=True, mode=0o700)
+    made: list[Server] = []
+    monkeypatch.setattr(hosts, "run_ports", lambda *_, **__: made.append(Server(_places.here().socket)))
+    with _there.connect("far", start=None) as connection:
+        assert connection.resource["python"] == "3.11"
+    made[0].close()
+
+
+def test_a_socket_below_a_directory_of_others_is_not_asked(server: Server) -> None:
+    runtime = _places.here().runtime
+    runtime.chmod(0o777)
+    try:
+        with pytest.raises(FarSideError, match="is not private; `ports prune` there chooses another directory"):
+            _there.connect("far")
+    finally:
+        runtime.chmod(0o700)
+
+
+def test_a_lost_answer_is_asked_for_again_with_the_same_key(server: Server) -> None:
+    from ports.jobs._protocol import encode
+
+    def answer(frame: object) -> list[bytes] | None:
+        n = len([one for one in server.seen if one.header["op"] == "submit"])
+        return None if n < 3 else [encode({"n": frame.header["n"], "id": "7"})]  # type: ignore[attr-defined]
+
+    server.answer = answer  # type: ignore[assignment]
+    assert _client.ask("submit", [b"f"], host="far", key="k").header["id"] == "7"
+    assert [one.header["key"] for one in server.seen if one.header["op"] == "submit"] == ["k", "k", "k"]
+
+
+def test_an_alias_that_leads_nowhere_is_told_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(alias: str) -> object:
+        raise errors.UnknownHostError(alias, "no such name")
+
+    monkeypatch.setattr(hosts, "resolve", unknown)
+    with pytest.raises(errors.UnknownHostError) as caught:
+        _client.ask("result", host="far", id="1", wait=None)
+    assert caught.value.where == "far"
+
+
+def test_a_fork_leaves_the_session_of_its_parent_alone(server: Server) -> None:
+    first = _client.connection("far")
+    assert isinstance(first, FarConnection)
+    if (pid := os.fork()) == 0:
+        try:
+            second = _client.connection("far")
+            os._exit(0 if second is not first and second.ask("list").header else 3)
+        finally:
+            os._exit(4)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert first.ask("list").header and _client.connection("far") is first
