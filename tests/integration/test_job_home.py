@@ -77,7 +77,7 @@ def test_functions_run_on_a_server_and_their_results_come_home(server: Site) -> 
     assert tomorrow[0] == 42 and tomorrow[1]["type"] == "NotFoundError"
 
 
-@pytest.mark.parametrize("transport", ["ssh", "paramiko"])
+@pytest.mark.parametrize("transport", ["ssh", pytest.param("paramiko", marks=pytest.mark.long)])
 def test_a_result_that_is_waited_for_comes_after_a_cut(root_site: NamespaceSite, server: Site, transport: str) -> None:
     code = """
     import pathlib
@@ -89,14 +89,14 @@ def test_a_result_that_is_waited_for_comes_after_a_cut(root_site: NamespaceSite,
     with ports.host("server1"):
         job, many = ports.submit(wait, "/home/alice/go"), ports.map(add, range(3))
         assert ports.gather(many, timeout=60) == [1, 2, 3]
-        slow = ports.map(lambda x: time.sleep(0.2 * x) or x, range(40))
+        slow = ports.map(lambda x: time.sleep(1) or x, range(10))
     pid = _client.connection("server1").resource["pid"]
     stream = slow.as_completed(100)
     found = [next(stream).result()]
     say(job.id)
     sys.stdin.readline()
     found += [one.result() for one in stream]
-    say([job.result(100), sorted(found) == list(range(40)), pid == _client.connection("server1").resource["pid"]])
+    say([job.result(100), sorted(found) == list(range(10)), pid == _client.connection("server1").resource["pid"]])
     """
     env = {"DASK_PORTS__SSH__TRANSPORT": transport, "DASK_PORTS__SSH__KEEPALIVE": "1"}
     command = [server.python, "-c", PRELUDE + textwrap.dedent(code)]
