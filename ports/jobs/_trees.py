@@ -27,7 +27,8 @@ from ports.jobs.resource import lay_out
 from ports.jobs.resource.lay_out import STAMP, Entry
 from ports.probe import size
 
-_FORMAT = 1
+_FORMAT = 2
+_LINK = "link"  # in the place of a digest
 _PIECE = 1 << 20
 _FEW = 32  # files that are synced one by one; for more, the whole file system is
 _SPARE = 64 << 20  # bytes that stay free
@@ -49,19 +50,57 @@ class _Seen(NamedTuple):
         return self[:4] == (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
+class _Before(NamedTuple):
+    """What was read in a directory before: rows of `_Seen` by path, and the tree and the generation of objects then."""
+
+    files: dict[str, list[Any]]
+    empty: list[str]
+    tree: str
+    generation: str | None
+
+    def of(self, path: str, status: os.stat_result) -> _Seen | None:
+        """Return a file as it was read; None if it has changed since."""
+        row = self.files.get(path)
+        if row is None or len(row) != len(_Seen._fields):
+            return None
+        one = _Seen(*row)
+        return one if one.is_of(status) else None
+
+    def is_all_of(self, found: Selection) -> bool:
+        """Say whether nothing changed, and no file was left out. It is quick: the whole tree is not built again."""
+        if len(found.files) != len(self.files) or list(found.empty) != self.empty:
+            return False
+        try:
+            for path, status in found.files.items():
+                size_, mtime, ctime, inode, digest = self.files[path]
+                if (
+                    mtime != status.st_mtime_ns
+                    or size_ != status.st_size
+                    or ctime != status.st_ctime_ns
+                    or inode != status.st_ino
+                    or not digest
+                ):
+                    return False
+        except (KeyError, ValueError, TypeError):
+            return False
+        return True
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tree:
     """A directory as objects: `sources` has the file for each, `directories` the content of those of directories.
 
-    `selection` is what went along; private keys that were found while reading are not in it.
+    `selection` is what went along; private keys that were found while reading are not in it. If the tree `is_known`,
+    nothing changed since the last snapshot, and all objects are there: `sources` and `directories` can be empty then.
     """
 
     digest: str
     selection: Selection
-    sources: Mapping[tuple[str, str], str]  # (kind, digest) -> path
-    directories: Mapping[str, bytes]
-    is_known: bool  # nothing changed since the last snapshot, and all objects are there
-    seen: Mapping[str, _Seen]
+    sources: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)  # (kind, digest) -> path
+    directories: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    is_known: bool
+    is_noted: bool
+    seen: Mapping[str, _Seen] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,28 +150,38 @@ class Objects:
         UsageError
             A file cannot be read, or it changes again and again while it is read.
         """
-        before, known, generation = self._before(found.root)
-        now, seen, keys = time.time_ns(), {}, []
+        before = self._before(found.root)
+        is_current = before.generation is not None and before.generation == self._generation()
+        if is_current and before.is_all_of(found):
+            return Tree(digest=before.tree, selection=found, is_known=True, is_noted=True)
+        now, seen, keys, read = time.time_ns(), {}, [], {}
         for path, status in found.files.items():
+            one = before.of(path, status)
             if stat.S_ISLNK(status.st_mode):
-                continue
-            one = before.get(path)
-            if one is None or not one.is_of(status) or (not one.digest and path in found.meant):
+                one = _Seen(*_times(status), _LINK)
+            elif one is None or (not one.digest and path in found.meant):
                 one = _read(found, path)
             if not one.digest:
                 keys.append(path)
             if max(one.mtime, one.ctime) < now - _RACY:
                 seen[path] = one
-            before[path] = one
+            read[path] = one
         found = found.without(keys) if keys else found
-        directories, digest = _directories(found, before)
-        sources = {}
-        for path, status in found.files.items():
-            if not stat.S_ISLNK(status.st_mode):
-                sources[_kind(status), before[path].digest] = path
-        is_known = digest == known and generation is not None and generation == self._generation()
+        directories, digest = _directories(found, read)
+        sources = {
+            (_kind(status), read[path].digest): path
+            for path, status in found.files.items()
+            if not stat.S_ISLNK(status.st_mode)
+        }
+        is_known = is_current and digest == before.tree
         return Tree(
-            digest=digest, selection=found, sources=sources, directories=directories, is_known=is_known, seen=seen
+            digest=digest,
+            selection=found,
+            sources=sources,
+            directories=directories,
+            is_known=is_known,
+            is_noted=is_known and seen.keys() <= before.files.keys(),
+            seen=seen,
         )
 
     def _generation(self) -> str | None:
@@ -141,16 +190,15 @@ class Objects:
         except OSError:
             return None
 
-    def _before(self, root: str) -> tuple[dict[str, _Seen], str, str | None]:
-        """Return what was read in a directory before, its tree, and the generation of objects then."""
+    def _before(self, root: str) -> _Before:
+        """Return what was read in a directory before."""
         try:
             found = json.loads(self.seen(root).read_text(encoding="utf-8"))
             if found["format"] != _FORMAT:
                 raise ValueError
-            seen = {path: _Seen(*row) for path, row in found["files"].items()}
-            return seen, str(found["tree"]), str(found["generation"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {}, "", None  # never copied, or half written: everything is read
+            return _Before(dict(found["files"]), list(found["empty"]), str(found["tree"]), str(found["generation"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return _Before({}, [], "", None)  # never copied, or half written: everything is read
 
     # --- writing ---
 
@@ -189,7 +237,7 @@ class Objects:
                 self._write(tree, files, directories)
             except OSError as error:
                 raise StoreError(self.root, error.strerror or str(error), _FULL) from error
-        if not tree.is_known or set(tree.seen) - set(self._before(tree.selection.root)[0]):
+        if not tree.is_noted:
             self._note(tree)
         return n_bytes
 
@@ -262,6 +310,7 @@ class Objects:
             generation = os.urandom(8).hex()
             _durable.write(self.generation, generation.encode(), is_synced=False)
         told = {"format": _FORMAT, "tree": tree.digest, "generation": generation, "files": tree.seen}
+        told["empty"] = tree.selection.empty
         path = self.seen(tree.selection.root)
         with contextlib.suppress(StoreError, OSError):
             path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -26,6 +26,7 @@ MOST_BYTES, MOST_FILES = 10**9, 50_000
 _SECRETS = (".env", ".env.*", ".envrc", ".netrc", ".git-credentials", "credentials*", "id_rsa", "id_dsa", "id_ecdsa",
             "id_ed25519")  # fmt: skip
 _NO_SECRETS = (".env.example", ".env.sample", ".env.template", ".env.dist")
+_SECRET_NAME = re.compile("|".join(map(fnmatch.translate, _SECRETS)))
 _LARGEST_KEY = 1 << 15
 _KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----|PuTTY-User-Key-File-")
 _MOST_LOOKED_AT = 5_000  # files of one directory that stays behind: their number and size are a lower limit then
@@ -387,7 +388,7 @@ def is_secret(name: str) -> bool:
     (True, True, False)
     """
     name = name.lower()
-    return name not in _NO_SECRETS and any(fnmatch.fnmatchcase(name, one) for one in _SECRETS)
+    return _SECRET_NAME.match(name) is not None and name not in _NO_SECRETS
 
 
 def can_be_key(n_bytes: int) -> bool:

@@ -405,6 +405,35 @@ def test_a_changed_file_is_read_again_whatever_its_time_says(
     assert two.digest != one.digest and not two.is_known
 
 
+@pytest.mark.parametrize("what", ["mode", "link", "new", "gone", "empty", "no longer empty"])
+def test_each_change_of_a_directory_that_was_copied_is_seen(
+    top: Path, objects: Objects, later: Callable[[], None], what: str
+) -> None:
+    write(top, a="1", b="2")
+    (top / "link").symlink_to("a")
+    (top / "empty").mkdir()
+    later()
+    one = copied(top, objects)
+    assert copied(top, objects).is_noted
+    if what == "mode":
+        (top / "a").chmod(0o755)
+    elif what == "link":
+        (top / "link").unlink()
+        (top / "link").symlink_to("b")
+    elif what == "new":
+        write(top, c="1")
+    elif what == "gone":
+        (top / "b").unlink()
+    elif what == "empty":
+        (top / "more").mkdir()
+    else:
+        (top / "empty").rmdir()
+    two = copied(top, objects)
+    assert two.digest != one.digest and copied(top, objects).digest == two.digest
+    lay_out.lay_out(str(objects.root), two.digest, str(objects.root.parent / "out"))
+    assert shape(objects.root.parent / "out") == shape(top)
+
+
 def test_a_file_that_was_just_written_is_read_again(top: Path, objects: Objects) -> None:
     write(top, a="1")
     assert not copied(top, objects).seen
