@@ -31,6 +31,7 @@ from ports.state import paths, settings, wait_until
 KIND, NAME = "resource", "jobs"
 _PROGRAM = f"{SAFE_PATH}; from ports.jobs.resource import loop; loop.main"
 _MOST_SHOWN = 5
+_DYING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,8 +288,15 @@ def connect(*, start: bool = True, timeout: float | None = None) -> Connection:
         found = find_resource()
         why = f"it is {found.state}" + (f" ({found.reason})" if found.reason else "") if found is not None else ""
         raise NotFoundError(KIND, NAME, f"{why + '; ' if why else ''}`ports resource start` starts one")
-    found = find_or_start_resource(timeout=timeout)
-    return found.connect()
+    end = time.monotonic() + _DYING_SECONDS
+    while True:
+        found = find_or_start_resource(timeout=timeout)
+        try:
+            return found.connect()
+        except ResourceLostError:  # one that was killed is seen for a moment longer than it answers
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
 
 
 def prune_resources() -> list[str]:
