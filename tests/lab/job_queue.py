@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from ports.jobs._model import Capacity, Lease, LeaseState
 from ports.jobs._places import Places
 from ports.jobs._store import Store
 from ports.jobs._turn import Queue, Reply, Request
+from ports.state import runtime_directory
 
 CAPACITY = Capacity(cpus=4, memory=8 * 2**30, gpus=(0, 1), tags=("big",))
 
@@ -52,7 +54,12 @@ class Desk:
         self.start()
 
     def close(self) -> None:
+        """Close the store, and leave nothing in /tmp."""
         self.store.close()
+        own = runtime_directory()
+        (own / "resource.lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else is in it
+            own.rmdir()
 
     def key(self) -> str:
         return f"{next(self._keys):032x}"
