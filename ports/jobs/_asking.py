@@ -21,7 +21,6 @@ from ports.jobs._scripts import Script
 from ports.jobs._store import Store
 from ports.jobs._trees import Objects
 from ports.jobs._turn import Queue, Request
-from ports.jobs.resource import script as scripts
 from ports.probe import size
 
 _TRIES = 3
@@ -217,9 +216,11 @@ def cancel(ids: Sequence[object]) -> dict[str, list[str]]:
     found = ask("cancel", ids=wanted, reason="you cancelled it")
     result = {name: [str(one) for one in found.get(name) or ()] for name in ("cancelled", "ending", "ended_already")}
     if result["ending"] and not is_running():
+        from ports.jobs.resource import script  # not on Windows
+
         for one in result["ending"]:  # no resource would do it: its launcher is asked here
             row = show(one)
-            scripts.end(_places.here().work_of(parse_id(one)), int(row.get("attempt") or 0), "cancel")
+            script.end(_places.here().work_of(parse_id(one)), int(row.get("attempt") or 0), "cancel")
     return result
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -125,17 +124,19 @@ class Objects:
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Keep objects from being removed, until a submission that needs them is noted."""
-        with self._locked(fcntl.LOCK_SH):
+        with self._locked(is_shared=True):
             yield
 
     @contextlib.contextmanager
-    def _locked(self, how: int) -> Iterator[None]:
+    def _locked(self, *, is_shared: bool) -> Iterator[None]:
+        import fcntl  # not on Windows
+
         try:
             descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise StoreError(self.root, error.strerror or str(error)) from error
         try:
-            fcntl.flock(descriptor, how)
+            fcntl.flock(descriptor, fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
@@ -327,7 +328,7 @@ class Objects:
             Returns the trees, and other objects; called once nothing is being submitted.
         """
         n_bytes = 0
-        with self._locked(fcntl.LOCK_EX):
+        with self._locked(is_shared=False):
             trees, others = needed()
             kept = set(others)
             for tree in trees:
@@ -508,6 +509,8 @@ def _sync_file_system(path: Path) -> bool:
 @contextlib.contextmanager
 def _held(directory: Path) -> Iterator[None]:
     """Hold the lock of a directory; raises BlockingIOError if another process does."""
+    import fcntl
+
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

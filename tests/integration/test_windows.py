@@ -22,7 +22,15 @@ pytestmark = pytest.mark.ci
 
 MAIN = "import sys; from ports.__main__ import main; sys.exit(main())"
 # these run on servers only
-NOT_AT_HOME = ("ports.clusters.owner.ports_owner", "ports.sessions.launch", "ports.notebooks.jupyter_launch")
+NOT_AT_HOME = (
+    "ports.clusters.owner.ports_owner",
+    "ports.sessions.launch",
+    "ports.notebooks.jupyter_launch",
+    *(
+        f"ports.jobs.resource.{name}"
+        for name in ("child", "crew", "lease", "loop", "oversee", "script", "slot", "warm")
+    ),
+)
 PAGE = """
 import http.server
 class Page(http.server.BaseHTTPRequestHandler):
