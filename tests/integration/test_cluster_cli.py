@@ -193,9 +193,9 @@ def test_a_stop_from_elsewhere_says_so_at_once_and_in_quiet(home: Home) -> None:
         # a reconnect takes 10 s; a traceback is that of a client that did not understand what it got
         assert [line for line in said if "Failed to reconnect" in line or "Traceback" in line] == []
     logged = home.ports("cluster", "logs", "-n", "0").stdout
-    assert "cluster main: stop" in logged and "Traceback" not in logged
-    after = logged.partition("cluster main: stop")[2].splitlines()
-    assert [line for line in after if "WARNING" in line or "ERROR" in line] == []
+    _, stop, ended = logged.partition("cluster main: stop")
+    assert stop and "Traceback" not in ended, ended
+    assert [line for line in ended.splitlines() if "WARNING" in line or "ERROR" in line] == []
 
 
 # --- options: on the command line, in Python, and in the settings ---

@@ -97,6 +97,7 @@ def test_the_policies_serve_a_cluster_of_another_kind(tmp_path: Path) -> None:
         ("distributed.worker.state_machine", "Async instruction for <Task> ended with CancelledError", False),
         ("distributed.scheduler", "Removing worker 'x' caused the cluster to lose already computed task(s)", False),
         ("distributed.nanny", "Worker process still alive after 4.0 seconds, killing", False),
+        ("distributed.batched", "Batched Comm Closed %r", False),
         ("distributed.nanny", "Failed to start process", True),
         ("mine", "Removing worker", True),
     ],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 
-#: How warnings begin that Dask logs of each orderly end, by logger: nothing is wrong, and nothing is to be done.
+#: How lines begin that Dask logs of each orderly end, by logger: nothing is wrong, and nothing is to be done.
 AT_AN_END = {
+    "distributed.batched": ("Batched Comm Closed",),
     "distributed.worker": ("Failed to communicate with scheduler during heartbeat",),
     "distributed.worker.state_machine": ("Async instruction for ",),
     "distributed.scheduler": ("Removing worker ",),
