@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +370,7 @@ def test_ctrl_c_does_not_wait_for_a_scheduler_that_is_silent(tmp_path: Path) -> 
         try:
             connection, _ = listener.accept()
             with connection:
+                time.sleep(0.5)  # it waits for the answer then
                 asks.send_signal(signal.SIGINT)
                 _, said = asks.communicate(timeout=30)
         finally:
