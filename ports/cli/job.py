@@ -13,13 +13,12 @@ from typing import Any, TypeVar
 import click
 
 from ports.cli import job_rows
+from ports.cli import watch as watching
 from ports.cli.commands import Group
 from ports.cli.options import Number, OneOf
-from ports.cli.output import Output, Row, with_host, with_output
+from ports.cli.output import Look, Output, Row, with_host, with_output
 
 FAILED, IN_TIME = 8, 6  # exit codes: a job did not finish; the wait ended before it
-_EVERY = 2.0  # seconds
-_HOME_AND_CLEAR = "\033[H\033[J"
 _STATES = ("pending", "running", "finished", "error", "cancelled", "lost")
 
 
@@ -275,30 +274,41 @@ def show_list(out: Output, rows: Sequence[Row]) -> None:
 @click.option("--tag", metavar="NAME[=VALUE]", help="Only jobs with this tag.")
 @click.option("--queue", help="Only jobs of this queue.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print lines of comma-separated values.")
-@click.option("--watch", is_flag=True, help="List again every two seconds, until Ctrl-C.")
+@watching.with_watch
 @with_output
 @with_host(show_list, several=True, renamed=job_rows.at_home)
 def list_(out: Output, newest: int, as_csv: bool, watch: bool, **filters: Any) -> None:
     """List my jobs, the newest first. It shows how long they run or ran, and why they wait or failed."""
     from ports import jobs
 
-    if watch and (out.as_json or as_csv):
-        option = "--json prints one document" if out.as_json else "--csv prints one table"
-        raise click.UsageError(f"--watch has no end, but {option}; leave one of them out")
-    clear = _HOME_AND_CLEAR if watch and sys.stdout.isatty() else ""
+    watching.refuse_document(watch, out.as_json)
+    if watch and as_csv:
+        raise click.UsageError("--watch has no end, but --csv prints one table; leave one of them out")
+    if as_csv:
+        _write_csv(jobs.list_jobs(newest=newest, **filters)[0])
+    elif watch:
+        watching.show(looks(newest, filters))
+    else:
+        show_newest(out, newest, filters)
+
+
+def show_newest(out: Output, newest: int, filters: Mapping[str, Any]) -> None:
+    """Show the newest jobs, and how many there are where these are not all."""
+    from ports import jobs
+
+    rows, counts = jobs.list_jobs(newest=newest, **filters)
+    show_list(out, rows)
+    if len(rows) == newest and not out.as_json:
+        out.say(f"these are the newest {newest}; in all: {job_rows.counts(counts)}")
+
+
+def looks(newest: int, filters: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield what to show of each look at the newest jobs, without an end."""
     while True:
-        rows, counts = jobs.list_jobs(newest=newest, **filters)
-        if as_csv:
-            _write_csv(rows)
-            return
-        click.echo(clear, nl=False)
-        show_list(out, rows)
-        if len(rows) == newest and not out.as_json:
-            out.say(f"these are the newest {newest}; in all: {job_rows.counts(counts)}")
-        if not watch:
-            return
-        time.sleep(_EVERY)
-        click.echo("" if clear else "\n", nl=False)
+        look = Look()
+        show_newest(look, newest, filters)
+        yield look.told
+        time.sleep(watching.EVERY)
 
 
 def _write_csv(rows: Sequence[Row]) -> None:
