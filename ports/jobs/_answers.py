@@ -9,7 +9,7 @@ from ports.errors import RecordError, UsageError
 from ports.jobs import _headers, _rows
 from ports.jobs._exchange import Exchange, Request
 from ports.jobs._live import Live
-from ports.jobs._model import CANCELLED, ENDED, ERROR, LOST, MOST_JOBS, PENDING, RUNNING, JobId, parse_id
+from ports.jobs._model import CANCELLED, ENDED, ERROR, LOST, MOST_JOBS, PENDING, RUNNING, JobId, parse_id, short
 from ports.jobs._store import SubmissionRow, pack
 from ports.jobs._waiting import EVERY_SECONDS, Result, Stream, Watch
 
@@ -29,7 +29,7 @@ class Answers:
         """Answer with the newest submissions, and how many jobs are in each state."""
         newest = request.header.get("newest", _USUAL_ROWS)
         if not isinstance(newest, int) or isinstance(newest, bool) or not 0 < newest <= _MOST_ROWS:
-            raise UsageError(f"newest: {_headers.short(newest)} is no whole number from 1 to {_MOST_ROWS}")
+            raise UsageError(f"newest: {short(newest)} is no whole number from 1 to {_MOST_ROWS}")
         filters = _headers.filters_of(request.header.get("filters"))
         self._ledger.save()
         rows = [self._shown(row) for row in self.store.newest(newest, filters)]
@@ -127,7 +127,7 @@ class Answers:
         if id.item is None and row.count is not None:
             start = header.get("from", 0)
             if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start <= MOST_JOBS:
-                raise UsageError(f"from: {_headers.short(start)} is no whole number from 0 to {MOST_JOBS}")
+                raise UsageError(f"from: {short(start)} is no whole number from 0 to {MOST_JOBS}")
             stream = Stream(request.connection, request.n, id.number, start, until)
             if not self._tell_stream(stream):
                 self._waiting.streams.setdefault(id.number, []).append(stream)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from ports.errors import UsageError
 from ports.jobs import _headers
 from ports.jobs._exchange import BY_REQUEST, Exchange, Request
-from ports.jobs._model import ENDED, STATES, JobId, Submission
+from ports.jobs._model import ENDED, STATES, JobId, Submission, short
 from ports.jobs._store import SubmissionRow, pack
 
 
@@ -23,7 +23,7 @@ class Changes:
         ids = _headers.ids_of(request.header)
         reason = request.header.get("reason")
         if reason is not None and (not isinstance(reason, str) or len(reason) > 1000 or not reason.isprintable()):
-            raise UsageError(f"reason: {_headers.short(reason)} is no text of up to 1000 characters")
+            raise UsageError(f"reason: {short(reason)} is no text of up to 1000 characters")
         for id in ids:
             self.exchange.row(id)
         cancelled: list[str] = []
@@ -71,14 +71,14 @@ class Changes:
         states = header.get("states", list(ENDED))
         dry = header.get("dry", False)
         if not isinstance(states, list) or not states or not all(isinstance(one, str) for one in states):
-            raise UsageError(f"states: {_headers.short(states)} is no list of states")
+            raise UsageError(f"states: {short(states)} is no list of states")
         if not set(states) <= set(ENDED):
             raise UsageError(f"states: only jobs that have ended can be removed: {', '.join(ENDED)}")
         if not isinstance(dry, bool):
-            raise UsageError(f"dry: {_headers.short(dry)} is neither true nor false")
+            raise UsageError(f"dry: {short(dry)} is neither true nor false")
         unfetched = header.get("unfetched", True)
         if not isinstance(unfetched, bool):
-            raise UsageError(f"unfetched: {_headers.short(unfetched)} is neither true nor false")
+            raise UsageError(f"unfetched: {short(unfetched)} is neither true nor false")
         self._ledger.save()
         needed = {one.number for live in self._ledger.lives.values() for one in _needed(live.spec)}
         rows = [row for row in self.store.prunable(self.exchange.now() - older, states) if row.number not in needed]

@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ports.errors import PortsError, UsageError
-from ports.jobs._model import ENDED, MOST_JOBS, REASONS, STATES, JobId, Lease, parse_id
+from ports.jobs._model import ENDED, MOST_JOBS, REASONS, STATES, JobId, Lease, is_text, parse_id, short
 from ports.jobs._store import pack
 
 _NUMBERS = (int, float)
-
-
-def short(value: object) -> str:
-    """Return a value as an error names it."""
-    text = ascii(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
-    return text if len(text) < 60 else f"{text[:56]} …"
 
 
 def error_of(n: object, error: PortsError) -> dict[str, Any]:
@@ -64,7 +58,7 @@ def filters_of(value: object) -> dict[str, Any]:
     for name, one in value.items():
         if name not in ("state", "name", "tag", "queue", "before"):
             raise UsageError(f"filters: {short(name)} is unknown; known are state, name, tag, queue, before")
-        if one is not None and name != "before" and (not isinstance(one, str) or not _is_plain(one)):
+        if one is not None and name != "before" and (not isinstance(one, str) or not is_text(one, "strict")):
             raise UsageError(f"filters.{name}: {short(one)} is no text")
     found = {name: one for name, one in value.items() if one is not None}
     if "state" in found and found["state"] not in STATES:
@@ -74,20 +68,12 @@ def filters_of(value: object) -> dict[str, Any]:
     return found
 
 
-def _is_plain(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def text_of(header: Mapping[str, Any], name: str) -> str:
     """Return an optional text, empty where there is none."""
     value = header.get(name)
     if value is None:
         return ""
-    if not isinstance(value, str) or len(value) > 1024 or not _is_plain(value):
+    if not isinstance(value, str) or len(value) > 1024 or not is_text(value, "strict"):
         raise UsageError(f"{name}: {short(value)} is no text")
     return value
 
@@ -95,7 +81,7 @@ def text_of(header: Mapping[str, Any], name: str) -> str:
 def lease_of(header: Mapping[str, Any], slot: str) -> Lease:
     """Return where it is seen whether a slot lives."""
     path, process = header.get("lease"), header.get("process")
-    if path is not None and (not isinstance(path, str) or "\0" in path or not _is_plain(path)):
+    if path is not None and (not isinstance(path, str) or "\0" in path or not is_text(path, "strict")):
         raise UsageError(f"lease: {short(path)} is no path")
     return Lease(slot, path or "", plain(process, "process"))
 

@@ -25,6 +25,7 @@ from ports.jobs._model import (
     PENDING,
     RUNNING,
     STATES,
+    WORST_FIRST,
     Capacity,
     JobId,
     Lease,
@@ -33,8 +34,7 @@ from ports.jobs._model import (
 from ports.jobs._store import JobRow, Store, SubmissionRow, pack, unpack
 
 _PENDING, _RUNNING = PLACE[PENDING], PLACE[RUNNING]
-_BY_WORST = (RUNNING, PENDING, LOST, ERROR, CANCELLED, FINISHED)
-_WORST = tuple((PLACE[name], name) for name in _BY_WORST)
+_WORST = tuple((PLACE[name], name) for name in WORST_FIRST)
 _LONGEST_REASON = 1000
 _UNTRIED: tuple[int, dict[str, int]] = (0, {})  # never changed: who counts a retry makes a new one
 _MOST_SLOTS = 1024

@@ -19,16 +19,9 @@ PENDING, RUNNING, FINISHED, ERROR, CANCELLED, LOST = "pending", "running", "fini
 STATES = (PENDING, RUNNING, FINISHED, ERROR, CANCELLED, LOST)
 ENDED = (FINISHED, ERROR, CANCELLED, LOST)
 # Of a map whose jobs have ended: its state is the first of these that one of its jobs has.
-_WORST = (RUNNING, PENDING, LOST, ERROR, CANCELLED, FINISHED)
-# Which state follows which. A pending job ends without running when it is cancelled, or when its slot is lost for good.
-NEXT: Mapping[str, tuple[str, ...]] = {
-    PENDING: (RUNNING, CANCELLED),
-    RUNNING: (FINISHED, ERROR, CANCELLED, LOST, PENDING),
-    FINISHED: (),
-    ERROR: (),
-    CANCELLED: (),
-    LOST: (),
-}
+WORST_FIRST = (RUNNING, PENDING, LOST, ERROR, CANCELLED, FINISHED)
+#: What libraries read to decide how many threads they start.
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "PYTHON_CPU_COUNT")
 
 #: Results and arguments above this many bytes lie in files, not in the store.
 LARGE = 64 * 1024
@@ -61,13 +54,13 @@ def parse_id(text: object) -> JobId:
     """
     found = _ID.fullmatch(str(text)) if isinstance(text, str | int) and not isinstance(text, bool) else None
     if found is None:
-        raise UsageError(f"{_short(text)} is not the id of a job; an id is 12, or 12.7 for a job of a map")
+        raise UsageError(f"{short(text)} is not the id of a job; an id is 12, or 12.7 for a job of a map")
     return JobId(int(found[1]), None if found[2] is None else int(found[2]))
 
 
 def state_of(counts: Mapping[str, int]) -> str:
     """Return the state of a submission whose jobs are in these states."""
-    return next((state for state in _WORST if counts.get(state)), PENDING)
+    return next((state for state in WORST_FIRST if counts.get(state)), PENDING)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,7 +201,7 @@ class Submission:
         read = _READERS
         values = {name: read[name](value, name) for name, value in given.items() if value is not None}
         if values.get("kind") not in ("function", "script"):
-            raise UsageError(f"kind: {_short(given.get('kind'))} is neither 'function' nor 'script'")
+            raise UsageError(f"kind: {short(given.get('kind'))} is neither 'function' nor 'script'")
         if values["kind"] == "function" and "script" in values:
             raise UsageError("script: a function has none")
         return cls(**values)
@@ -262,7 +255,7 @@ def parse_duration(value: object, what: str = "time") -> float:
         try:
             value = float(text)
         except ValueError:
-            raise UsageError(f"{what}: {_short(value)} is no duration; write seconds, or 90m, 1h, 2d") from None
+            raise UsageError(f"{what}: {short(value)} is no duration; write seconds, or 90m, 1h, 2d") from None
     return _number(value, what, least=0.0, most=_FAR)
 
 
@@ -271,7 +264,7 @@ def parse_size(value: object, what: str = "memory") -> int:
     if isinstance(value, str):
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", value.strip().lower(), re.ASCII)
         if found is None or (found[3] and not found[2]):
-            raise UsageError(f"{what}: {_short(value)} is no size; write bytes, or 3GB, 512MiB")
+            raise UsageError(f"{what}: {short(value)} is no size; write bytes, or 3GB, 512MiB")
         base = 1024 if found[3] else 1000
         value = round(float(found[1]) * base ** " kmgtp".index(found[2] or " "))
     return _whole(value, what, least=1, most=2**60)
@@ -283,7 +276,8 @@ _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w":
 # --- what came through the socket ---
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return a value as an error names it."""
     text = ascii(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
     return text if len(text) < 60 else f"{text[:56]} …"
 
@@ -294,38 +288,39 @@ def _many(number: float, noun: str) -> str:
 
 def _object(data: object, what: str, allowed: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(data, Mapping):
-        raise UsageError(f"{what}: {_short(data)} is no object")
+        raise UsageError(f"{what}: {short(data)} is no object")
     if unknown := [name for name in data if name not in allowed]:
-        raise UsageError(f"{what}: {_short(unknown[0])} is unknown; known are {', '.join(allowed)}")
+        raise UsageError(f"{what}: {short(unknown[0])} is unknown; known are {', '.join(allowed)}")
     return dict(data)
 
 
 def _number(value: object, what: str, *, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise UsageError(f"{what}: {_short(value)} is no number from {least:g} to {most:g}")
+        raise UsageError(f"{what}: {short(value)} is no number from {least:g} to {most:g}")
     return value if isinstance(value, int) or math.isfinite(value) else float(value)
 
 
 def _whole(value: object, what: str, *, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise UsageError(f"{what}: {_short(value)} is no whole number from {least} to {most}")
+        raise UsageError(f"{what}: {short(value)} is no whole number from {least} to {most}")
     return value
 
 
 def _text(value: object, what: str, *, most: int = _LONGEST) -> str:
-    if not isinstance(value, str) or len(value) > most or "\0" in value or not _is_text(value, "strict"):
-        raise UsageError(f"{what}: {_short(value)} is no text of up to {most} characters")
+    if not isinstance(value, str) or len(value) > most or "\0" in value or not is_text(value, "strict"):
+        raise UsageError(f"{what}: {short(value)} is no text of up to {most} characters")
     return value
 
 
 def _path(value: object, what: str, *, most: int = _LONGEST) -> str:
     """Return a text that can also be the name of a file that is not UTF-8."""
-    if not isinstance(value, str) or len(value) > most or "\0" in value or not _is_text(value):
-        raise UsageError(f"{what}: {_short(value)} is no text of up to {most} characters")
+    if not isinstance(value, str) or len(value) > most or "\0" in value or not is_text(value):
+        raise UsageError(f"{what}: {short(value)} is no text of up to {most} characters")
     return value
 
 
-def _is_text(value: str, errors: str = "surrogateescape") -> bool:
+def is_text(value: str, errors: str = "surrogateescape") -> bool:
+    """Say whether a text can be encoded; with ``"strict"``, whether it is no name of a file that is not UTF-8."""
     try:
         value.encode("utf-8", errors)
     except UnicodeEncodeError:
@@ -335,49 +330,49 @@ def _is_text(value: str, errors: str = "surrogateescape") -> bool:
 
 def _words(value: object, what: str, *, most: int) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or len(value) > most:
-        raise UsageError(f"{what}: {_short(value)} is no list of up to {most} texts")
+        raise UsageError(f"{what}: {short(value)} is no list of up to {most} texts")
     return tuple(_text(one, what, most=255) for one in value)
 
 
 def _ids(value: object, what: str) -> tuple[JobId, ...]:
     if not isinstance(value, list | tuple) or len(value) > _MOST_AFTER:
-        raise UsageError(f"{what}: {_short(value)} is no list of up to {_MOST_AFTER} ids")
+        raise UsageError(f"{what}: {short(value)} is no list of up to {_MOST_AFTER} ids")
     return tuple(dict.fromkeys(parse_id(one) for one in value))
 
 
 def _inputs(value: object, what: str) -> dict[int, tuple[JobId, ...]]:
     if not isinstance(value, Mapping) or len(value) > MOST_JOBS:
-        raise UsageError(f"{what}: {_short(value)} is no object of lists of ids")
+        raise UsageError(f"{what}: {short(value)} is no object of lists of ids")
     found: dict[int, tuple[JobId, ...]] = {}
     for index, ids in value.items():
         if not isinstance(index, str) or not re.fullmatch("0|[1-9][0-9]{0,5}", index, re.ASCII):
-            raise UsageError(f"{what}: {_short(index)} is not the index of a job")
+            raise UsageError(f"{what}: {short(index)} is not the index of a job")
         found[int(index)] = _ids(ids, what)
     return found
 
 
 def _tags(value: object, what: str) -> dict[str, str]:
     if not isinstance(value, Mapping) or len(value) > _MOST_TAGS:
-        raise UsageError(f"{what}: {_short(value)} is no object of up to {_MOST_TAGS} texts")
+        raise UsageError(f"{what}: {short(value)} is no object of up to {_MOST_TAGS} texts")
     for name in value:
         if not isinstance(name, str) or not _TAG.fullmatch(name):
-            raise UsageError(f"{what}: {_short(name)} is no name; use letters, digits, '_', '.' and '-'")
+            raise UsageError(f"{what}: {short(name)} is no name; use letters, digits, '_', '.' and '-'")
     return {name: _text(text, f"{what}.{name}", most=1024) for name, text in value.items()}
 
 
 def _environ(value: object, what: str) -> dict[str, str | None]:
     if not isinstance(value, Mapping) or len(value) > _MOST_AFTER:
-        raise UsageError(f"{what}: {_short(value)} is no object of texts")
+        raise UsageError(f"{what}: {short(value)} is no object of texts")
     for name in value:
         if not isinstance(name, str) or not name or "=" in name:
-            raise UsageError(f"{what}: {_short(name)} is not the name of a variable")
+            raise UsageError(f"{what}: {short(name)} is not the name of a variable")
         _path(name, what)
     return {name: None if text is None else _path(text, what, most=131_072) for name, text in value.items()}
 
 
 def _json_object(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UsageError(f"{what}: {_short(value)} is no object")
+        raise UsageError(f"{what}: {short(value)} is no object")
     _check_json(value, what, 0)
     return value
 
@@ -394,19 +389,19 @@ def _check_json(value: object, what: str, depth: int) -> None:
         for inner in value:
             _check_json(inner, what, depth + 1)
     elif isinstance(value, str):
-        if not _is_text(value):
-            raise UsageError(f"{what}: {_short(value)} is no text")
+        if not is_text(value):
+            raise UsageError(f"{what}: {short(value)} is no text")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise UsageError(f"{what}: {value} is no number")
     elif not isinstance(value, int | None) or (isinstance(value, int) and abs(value) >= 2**63):
-        raise UsageError(f"{what}: {_short(value)} is no JSON")
+        raise UsageError(f"{what}: {short(value)} is no JSON")
 
 
 def _cache(value: object, what: str) -> dict[str, Any]:
     found = _json_object(value, what)
     if found.get("policy") not in ("use", "refresh", "off", "only"):
-        raise UsageError(f"cache.policy: {_short(found.get('policy'))} is none of use, refresh, off, only")
+        raise UsageError(f"cache.policy: {short(found.get('policy'))} is none of use, refresh, off, only")
     keys = found.get("keys", [])
     if not isinstance(keys, list) or not all(
         key is None or (isinstance(key, str) and _HEX.fullmatch(key)) for key in keys
@@ -417,20 +412,20 @@ def _cache(value: object, what: str) -> dict[str, Any]:
 
 def _name_of_queue(value: object, what: str) -> str:
     if not isinstance(value, str) or not re.fullmatch("[a-z][a-z0-9-]{0,30}", value, re.ASCII):
-        raise UsageError(f"{what}: {_short(value)} is no name; use a letter a-z, then up to 30 of a-z, 0-9 and '-'")
+        raise UsageError(f"{what}: {short(value)} is no name; use a letter a-z, then up to 30 of a-z, 0-9 and '-'")
     return value
 
 
 def _flag(value: object, what: str) -> bool:
     if not isinstance(value, bool):
-        raise UsageError(f"{what}: {_short(value)} is neither true nor false")
+        raise UsageError(f"{what}: {short(value)} is neither true nor false")
     return value
 
 
 def check_key(value: object) -> str:
     """Return the key that a client chose for its submission, 32 hexadecimal digits; raises UsageError."""
     if not isinstance(value, str) or not _KEY.fullmatch(value):
-        raise UsageError(f"key: {_short(value)} is not 32 hexadecimal digits")
+        raise UsageError(f"key: {short(value)} is not 32 hexadecimal digits")
     return value
 
 

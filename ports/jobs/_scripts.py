@@ -25,18 +25,10 @@ from ports import sessions
 from ports._version import VERSION
 from ports.errors import UsageError
 from ports.jobs import _durable, _model
-from ports.jobs._model import CANCELLED, ERROR, FINISHED, LOST, Submission
+from ports.jobs._model import CANCELLED, ERROR, FINISHED, LOST, THREADS, Submission
 from ports.jobs._places import Places
 from ports.state import paths, settings
 
-#: What libraries read to choose their number of threads.
-THREADS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "PYTHON_CPU_COUNT",
-)
 #: The options of `ports job submit` that a file can have, beside ``run``.
 OPTIONS = (
     "cpus", "memory", "gpus", "timeout", "retries", "name", "after", "tag", "environ", "queue", "priority", "at",

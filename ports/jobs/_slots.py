@@ -22,6 +22,7 @@ from ports.jobs._model import (
     LeaseState,
     Submission,
     parse_id,
+    short,
 )
 from ports.jobs._store import pack
 from ports.jobs._waiting import Claim
@@ -45,9 +46,9 @@ class Slots:
         """Return the slot that asks, and remember by which connection."""
         slot = request.header.get("slot")
         if not isinstance(slot, str) or not 0 < len(slot) <= 255 or not slot.isascii() or not slot.isprintable():
-            raise UsageError(f"slot: {_headers.short(slot)} is no name")
+            raise UsageError(f"slot: {short(slot)} is no name")
         if "/" in slot or slot.startswith("."):
-            raise UsageError(f"slot: {_headers.short(slot)} is no name of a file")
+            raise UsageError(f"slot: {short(slot)} is no name of a file")
         if request.connection is not None:
             self.exchange.connections[slot] = request.connection
         return slot
@@ -58,10 +59,10 @@ class Slots:
         most, known = header.get("most", 1), header.get("known", [])
         kinds = header.get("kinds", ["function", "script"])
         if not isinstance(most, int) or isinstance(most, bool) or not 0 < most <= 64:
-            raise UsageError(f"most: {_headers.short(most)} is no whole number from 1 to 64")
+            raise UsageError(f"most: {short(most)} is no whole number from 1 to 64")
         for name, value in (("known", known), ("kinds", kinds)):
             if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-                raise UsageError(f"{name}: {_headers.short(value)} is no list of texts")
+                raise UsageError(f"{name}: {short(value)} is no list of texts")
         worker = _headers.text_of(header, "worker")
         lease = _headers.lease_of(header, self._slot(request))
         slot = lease.slot
@@ -199,10 +200,10 @@ class Slots:
         header = request.header
         lease = header.get("lease")
         if not isinstance(lease, str) or not Path(lease).name.startswith("job-") or "\0" in lease:
-            raise UsageError(f"lease: {_headers.short(lease)} is not the lease of a script")
+            raise UsageError(f"lease: {short(lease)} is not the lease of a script")
         process = header.get("process")
         if process is not None and not isinstance(process, dict):
-            raise UsageError(f"process: {_headers.short(process)} is no process")
+            raise UsageError(f"process: {short(process)} is no process")
         run = self._run_of(request)
         if run is not None and run.live.spec.kind == "script":
             self._ledger.begin(run, self.exchange.now(), self.exchange.monotonic())
@@ -240,9 +241,7 @@ class Slots:
         """Take results; what was told before is not taken twice."""
         slot, results = self._slot(request), request.header.get("results")
         if not isinstance(results, list) or len(results) != len(request.blobs):
-            raise UsageError(
-                f"results: {_headers.short(results)} is no list with a blob for each of {len(request.blobs)}"
-            )
+            raise UsageError(f"results: {short(results)} is no list with a blob for each of {len(request.blobs)}")
         checked = [_headers.result_of(result) for result in results]
         now, runs, told = self.exchange.now(), self._ledger.runs, []
         for (job, id, attempt, result), blob in zip(checked, request.blobs, strict=True):

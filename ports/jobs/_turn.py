@@ -20,7 +20,7 @@ from ports.jobs._exchange import SCRIPTS as SCRIPTS
 from ports.jobs._exchange import Exchange, Reply, Request
 from ports.jobs._intake import Intake
 from ports.jobs._ledger import Ledger
-from ports.jobs._model import Available, Capacity, JobId, Lease, LeaseState
+from ports.jobs._model import Available, Capacity, JobId, Lease, LeaseState, short
 from ports.jobs._slots import Slots
 from ports.jobs._store import Store
 
@@ -185,7 +185,7 @@ class Queue:
         try:
             handler = self._handlers.get(op) if isinstance(op, str) else None
             if handler is None:
-                raise UsageError(f"op: {_headers.short(op)} is unknown; known are {', '.join(self._handlers)}")
+                raise UsageError(f"op: {short(op)} is unknown; known are {', '.join(self._handlers)}")
             handler(request)
         except PortsError as error:
             self._exchange.send(request.connection, _headers.error_of(request.n, error))
