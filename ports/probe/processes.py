@@ -46,6 +46,12 @@ def children(pid: int, seen: "Optional[Dict[int, List[int]]]" = None) -> "List[i
     return found
 
 
+def own_memory(pid: int) -> int:
+    """Return the bytes that a process has for itself; 0 if it is gone."""
+    fields = read_bytes("/proc/%d/statm" % pid).split()
+    return max(0, int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 2 else 0
+
+
 def descendants(pid: int, seen: "Optional[Dict[int, List[int]]]" = None) -> "List[int]":
     """Return the pids of all processes below one; `seen` as in `children`."""
     seen = by_parent() if seen is None else seen

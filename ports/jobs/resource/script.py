@@ -318,7 +318,7 @@ class Script:
             os.killpg(self.pid, signal.SIGCONT)
 
     def _look_at_memory(self, now: float) -> None:
-        used = sum(map(_memory, _below(os.getpid())))
+        used = sum(map(processes.own_memory, _below(os.getpid())))
         self.peak = max(self.peak, used)
         if self.spec.get("memory") and used > self.spec["memory"]:
             self.ended, self.until, self.kill_at = "memory", float("inf"), now
@@ -364,12 +364,6 @@ def _below(pid: int) -> list[int]:
     """Return the processes below this one, without launchers of other sessions and what is below them."""
     own = [one for one in processes.children(pid) if not launchers.is_session(one, sys.argv[-1])]
     return [*own, *(below for one in own for below in _below(one))]
-
-
-def _memory(pid: int) -> int:
-    """Return the bytes that a process has for itself."""
-    fields = identity.read_bytes(f"/proc/{pid}/statm").split()
-    return (int(fields[1]) - int(fields[2])) * resource.getpagesize() if len(fields) > 2 else 0
 
 
 class Note:

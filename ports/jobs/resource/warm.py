@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ports import probe, sessions
+from ports.jobs._model import THREADS
 from ports.jobs._places import Places
 from ports.jobs._protocol import Decoder, Frame, encode
 from ports.jobs.resource import child
 from ports.jobs.resource.lease import HeldLease
-
-# What libraries read to decide how many threads they start.
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "PYTHON_CPU_COUNT")
 
 
 class Shape(NamedTuple):
@@ -95,7 +93,7 @@ class WarmChild:
 
     def memory(self) -> int:
         """Return the bytes that it and all that it started have for themselves."""
-        return sum(map(_anonymous, (self.pid, *probe.processes.descendants(self.pid))))
+        return sum(map(probe.processes.own_memory, (self.pid, *probe.processes.descendants(self.pid))))
 
     def end(self, number: int) -> None:
         """Send it a signal; SIGKILL reaches all that it started."""
@@ -141,14 +139,9 @@ class WarmChild:
         return ""
 
 
-def _anonymous(pid: int) -> int:
-    fields = probe.read_bytes(f"/proc/{pid}/statm").split()
-    return max(0, int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 2 else 0
-
-
 def _environ(shape: Shape, uuids: Mapping[str, str]) -> dict[str, str]:
     environ = sessions.surroundings.of_this_process()
-    environ.update(dict.fromkeys(_THREADS, str(shape.cpus)))
+    environ.update(dict.fromkeys(THREADS, str(shape.cpus)))
     if shape.gpus:
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(uuids.get(str(one), str(one)) for one in shape.gpus)
     return environ
