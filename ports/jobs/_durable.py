@@ -13,7 +13,8 @@ from ports.errors import StoreError
 
 
 @contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
+    """Raise StoreError, which names `path`, for what the disk refuses."""
     try:
         yield
     except OSError as error:
@@ -30,7 +31,7 @@ def write(path: Path, *pieces: Any, is_synced: bool = True) -> None:
     StoreError
         The disk is full, or `path` is not writable. The old file is still there.
     """
-    with _translated(path):
+    with translated(path):
         temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -57,7 +58,7 @@ def _write_all(descriptor: int, data: Any) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Let the names in `directory` outlast a power cut; raises StoreError."""
-    with _translated(directory):
+    with translated(directory):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -69,7 +70,7 @@ def create(path: Path, data: bytes) -> bool:
     """Make the file `path` as `write` does; return False, and leave it as it is, if it exists."""
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     write(temporary, data)
-    with _translated(path):
+    with translated(path):
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -91,7 +92,7 @@ def reserve(directory: Path, above: int, *, is_file: bool = False) -> int:
     StoreError
         The disk is full, or `directory` is not writable.
     """
-    with _translated(directory):
+    with translated(directory):
         for number in itertools.count(above + 1):
             path = directory / str(number)
             with contextlib.suppress(FileExistsError):  # another process was faster
@@ -105,7 +106,7 @@ def reserve(directory: Path, above: int, *, is_file: bool = False) -> int:
 
 def numbers(directory: Path) -> list[int]:
     """Return the numbers after which directories and files are named in `directory`; none if it does not exist."""
-    with _translated(directory):
+    with translated(directory):
         try:
             return [int(name) for name in os.listdir(directory) if name.isascii() and name.isdigit()]  # noqa: PTH208
         except FileNotFoundError:

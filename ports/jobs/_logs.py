@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ports.errors import StoreError
+from ports.jobs._durable import translated
 
 STREAMS = ("stdout", "stderr")
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) ")
@@ -81,7 +81,7 @@ def last(files: Mapping[str, Path], lines: int, *, stamped: bool) -> tuple[list[
     found: list[Piece] = []
     positions: dict[str, Position] = {}
     for stream, path in files.items():
-        with _reported(path):
+        with translated(path):
             pieces, positions[stream] = _last_of(stream, path, lines, stamped)
             found += pieces
     found = _in_order(found) if stamped else found
@@ -113,7 +113,7 @@ def follow(
         over = is_over()
         found: list[Piece] = []
         for stream, path in find().items():
-            with _reported(path):
+            with translated(path):
                 pieces, now[stream] = read_on(stream, path, now.get(stream, Position()), stamped=stamped)
                 found += pieces
         if found:
@@ -239,11 +239,3 @@ def _in_order(pieces: Sequence[Piece]) -> list[Piece]:
         last_of[piece.stream] = piece.stamp or last_of[piece.stream]
         keyed.append((last_of[piece.stream], piece))
     return [piece for _, piece in sorted(keyed, key=lambda one: one[0])]
-
-
-@contextlib.contextmanager
-def _reported(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(path, error.strerror or str(error)) from error

@@ -619,10 +619,8 @@ def own_queue(places: Places) -> None:
 
 def _connect(path: Path, timeout: float) -> tuple[sqlite3.Connection, bool]:
     """Open the store for this process alone, in today's format; say whether it is new; raises as `Store.open`."""
-    try:
+    with _durable.translated(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    except OSError as error:
-        raise StoreError(path, error.strerror or str(error)) from error
     with _translated(path):
         database = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
         try:

@@ -131,10 +131,8 @@ class Objects:
     def _locked(self, *, is_shared: bool) -> Iterator[None]:
         import fcntl  # not on Windows
 
-        try:
+        with _durable.translated(self.root):
             descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise StoreError(self.root, error.strerror or str(error)) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX)
             yield
