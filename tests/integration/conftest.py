@@ -24,7 +24,8 @@ import psutil
 import pytest
 
 from ports import clusters
-from ports.errors import PortsError, TimedOutError
+from ports.errors import NotFoundError, PortsError, TimedOutError
+from ports.jobs import _resource
 from ports.state import runtime_directory
 from ports.state.waiting import wait_until
 from tests.lab import processes
@@ -92,6 +93,14 @@ class Home:
 
 
 _KINDS = ("clusters", "notebooks", "sessions")
+
+
+def stop_resource() -> None:
+    """Stop the compute resource and its cluster, if they run."""
+    if (found := _resource.find_resource()) is not None:
+        found.stop(now=True, force=True)
+    with contextlib.suppress(NotFoundError):
+        clusters.stop("jobs")
 
 
 @contextlib.contextmanager

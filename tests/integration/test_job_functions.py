@@ -13,11 +13,10 @@ import numpy
 import pytest
 
 import ports
-from ports import clusters
 from ports.errors import JobCancelledError, JobError, NotFoundError, TimedOutError
-from ports.jobs import Job, JobMap, _client, _resource
+from ports.jobs import Job, JobMap, _client
 from ports.state import wait_until
-from tests.integration.conftest import Home
+from tests.integration.conftest import Home, stop_resource
 
 pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("machine")]
 
@@ -27,12 +26,7 @@ def site(shared_home: Home) -> Iterator[Home]:
     """A home with a resource, which is started by the first job."""
     yield shared_home
     _client.disconnect()
-    if (found := _resource.find_resource()) is not None:
-        found.stop(now=True, force=True)
-    try:
-        clusters.stop("jobs")
-    except NotFoundError:
-        pass
+    stop_resource()
 
 
 def add(x: Any, y: Any = 1) -> Any:

@@ -22,7 +22,7 @@ from ports.errors import ConflictError, NotFoundError, PortsError
 from ports.jobs import _places, _resource, _travel
 from ports.jobs._connection import Connection
 from ports.state import wait_until
-from tests.integration.conftest import Home
+from tests.integration.conftest import Home, stop_resource
 
 pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("machine")]
 
@@ -31,12 +31,7 @@ pytestmark = [pytest.mark.ci, pytest.mark.xdist_group("machine")]
 def site(home: Home) -> Iterator[Home]:
     """A home in which a resource may run; it and its cluster are stopped afterwards."""
     yield home
-    if (found := _resource.find_resource()) is not None:
-        found.stop(now=True, force=True)
-    try:
-        clusters.stop("jobs")
-    except NotFoundError:
-        pass
+    stop_resource()
 
 
 def submit(connection: Connection, function: Callable[..., Any], calls: list[Any], **fields: Any) -> str:

@@ -387,16 +387,22 @@ def test_the_lease_says_which_jobs_were_begun(place: Place) -> None:
     assert lease.look(one._replace(process=dead)).alive is None
 
 
-def test_results_that_could_not_be_kept_are_reported_again(place: Place) -> None:
-    job, kept, refused = place.add(add_one, 1), place.queue.turn, []
+def refuse_once(place: Place, op: str) -> list[int]:
+    """Let the disk refuse the first turn with a request of this kind; the list gets an item then."""
+    kept, refused = place.queue.turn, list[int]()
 
     def turn(inbox: Any) -> list[Reply]:
-        if not refused and any(one.header["op"] == "ended" for one in inbox):
+        if not refused and any(one.header["op"] == op for one in inbox):
             refused.append(1)
             raise StoreError("/queue", "No space left on device")
         return kept(inbox)
 
     place.queue.turn = turn  # type: ignore[method-assign]
+    return refused
+
+
+def test_results_that_could_not_be_kept_are_reported_again(place: Place) -> None:
+    job, refused = place.add(add_one, 1), refuse_once(place, "ended")
     place.slot()
     assert place.result(job) == 2 and refused
     assert len(place.queue.ended[job]) == 1
@@ -406,15 +412,7 @@ def test_a_script_of_which_the_resource_does_not_know_is_told_again(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script, "start", lambda *_: {"process": {}, "lease": "/run/job-1-1"})
-    kept, refused = place.queue.turn, []
-
-    def turn(inbox: Any) -> list[Reply]:
-        if not refused and any(one.header["op"] == "started" for one in inbox):
-            refused.append(1)
-            raise StoreError("/queue", "No space left on device")
-        return kept(inbox)
-
-    place.queue.turn = turn  # type: ignore[method-assign]
+    refused = refuse_once(place, "started")
     job = place.add(add_one, 1, kind="script")
     slot = place.slot()
     wait_until(lambda: True if refused and slot.claim and not slot.started else None, timeout=20, what="its word")

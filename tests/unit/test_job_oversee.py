@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +11,6 @@ import pytest
 from ports.jobs._model import LeaseState, parse_id
 from ports.jobs.resource import oversee
 from tests.lab.job_queue import Desk
-
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
-    made = Desk(tmp_path)
-    yield made
-    made.close()
 
 
 def started(desk: Desk, **asked: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,6 @@ from ports.jobs import _submissions
 from ports.jobs._model import Available, Capacity, JobId, Submission
 from ports.jobs._turn import SCRIPTS, Request
 from tests.lab.job_queue import Desk, lease_state
-
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
-    desk = Desk(tmp_path)
-    yield desk
-    desk.close()
 
 
 def states(desk: Desk, id: str) -> list[tuple[int, str]]:
