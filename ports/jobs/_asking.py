@@ -200,8 +200,10 @@ def is_new() -> bool:
 
 def where() -> str:
     """Return in a sentence where jobs are kept, and how much room is there."""
-    root = _places.here().root
-    return f"jobs and what they print are kept below {root}, where {size(shutil.disk_usage(root).free)} are free"
+    places = _places.here()
+    text = f"jobs and what they print are kept below {places.data}, where {size(shutil.disk_usage(places.data).free)}"
+    ways = "; the setting jobs.directory names another disk" if places.data == places.root else ""
+    return f"{text} are free{ways}"
 
 
 def cancel(ids: Sequence[object]) -> dict[str, list[str]]:
@@ -249,6 +251,7 @@ def submit_script(
         The resource did not start; nothing was submitted.
     """
     places, key = _places.make_places(), _scripts.new_key()
+    _places.check_room(places)
     with Objects(places.objects).kept(), contextlib.ExitStack() as undone:
         if isinstance(script, _copies.Plan):
             script, row = script.written(places)

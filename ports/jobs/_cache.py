@@ -21,10 +21,10 @@ from typing import Any
 
 from ports import probe
 from ports.errors import NotFoundError, RecordError, StoreError, UsageError, warn
-from ports.jobs import _blobs, _durable, _function_key, _modules, _travel
+from ports.jobs import _blobs, _durable, _function_key, _modules, _places, _travel
 from ports.jobs._digest import NoDigestError, digest
 from ports.jobs._function_key import FunctionKey
-from ports.state import make_private, paths, settings
+from ports.state import make_private, settings
 
 POLICIES = ("use", "refresh", "off", "only")
 
@@ -158,7 +158,7 @@ class Cache:
         pieces = _blobs.pieces(result.made.head, result.buffers, **header)
         size = sum(memoryview(one).nbytes for one in pieces)
         if not path.parent.is_dir():
-            paths.make_state()  # a directory that is made on the way to another one would not be private
+            _places.make_data()  # a directory that is made on the way to another one would not be private
             for directory in (self.directory.parent, self.directory, path.parent):
                 make_private(directory)
         # A small entry is not synced: its checksum is looked at each time. A large one's, after each boot only.
@@ -337,7 +337,7 @@ def here() -> Cache:
 
 @functools.lru_cache(maxsize=4)
 def _of_state(state: str) -> Cache:
-    return Cache(paths.here().root / "jobs" / "cache", lambda: float(settings.get("jobs.cache_limit")))
+    return Cache(_places.planned() / "cache", lambda: float(settings.get("jobs.cache_limit")))
 
 
 # --- plain calls ---

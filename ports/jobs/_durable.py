@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import itertools
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ports.errors import StoreError
+from ports.probe import size
+
+#: What makes room for jobs.
+FULL = "`ports job prune --older 7d` removes old jobs"
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
+_FEW = 32  # files that are synced one by one; for more, the whole file system is
 
 
 @contextlib.contextmanager
@@ -18,7 +27,18 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(path, error.strerror or str(error)) from error
+        raise refused(path, error) from error
+
+
+def refused(path: Path, error: OSError) -> StoreError:
+    """Return the error for what the disk refused; where it is full, with what is free, and what makes room."""
+    reason = error.strerror or str(error)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(path, reason)
+    with contextlib.suppress(OSError):
+        place = next(one for one in (path, *path.parents) if one.exists())
+        reason += f" ({size(shutil.disk_usage(place).free)} are free)"
+    return StoreError(path, reason, FULL)
 
 
 def write(path: Path, *pieces: Any, is_synced: bool = True) -> None:
@@ -64,6 +84,63 @@ def sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Let the content of files, and the names in directories, outlast a power cut; raises OSError."""
+    found = list(paths)
+    if len(found) > _FEW and _sync_file_system(found[0]):
+        return
+    for path in found:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _sync_file_system(path: Path) -> bool:
+    """Sync the file system of a path; False where that is not possible."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int(ctypes.CDLL(None, use_errno=True).syncfs(descriptor)) == 0
+    except (AttributeError, OSError):
+        return False  # not Linux
+    finally:
+        os.close(descriptor)
+
+
+def check_room(directory: Path, n_bytes: int, n_files: int = 1, *, spare: int, hint: str = FULL) -> None:
+    """Raise StoreError if the disk, or your quota, has no room for files, before the first one is written.
+
+    Parameters
+    ----------
+    spare : int
+        Bytes that must stay free.
+    """
+    with translated(directory):
+        disk = os.statvfs(directory)
+        free = disk.f_bavail * disk.f_frsize
+        if n_bytes + n_files * disk.f_bsize + spare > free or (disk.f_files and n_files > disk.f_favail):
+            files = f" in {n_files:,} files" if n_files > 1 else ""
+            raise StoreError(directory, f"no space for {size(n_bytes)}{files}, {size(free)} are free", hint)
+    if n_bytes > spare and not _is_granted(directory, n_bytes):
+        raise StoreError(directory, f"your quota has no space for {size(n_bytes)}", hint)
+
+
+def _is_granted(directory: Path, n_bytes: int) -> bool:
+    """Say whether a quota, which shows in no number of the disk, lets a file of this size be reserved."""
+    path = directory / f".room-{os.urandom(8).hex()}"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        done = libc.fallocate(descriptor, _KEEP_SIZE, ctypes.c_longlong(0), ctypes.c_longlong(n_bytes))
+        return not (done != 0 and ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT))
+    except AttributeError:
+        return True  # not Linux
+    finally:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
 
 
 def create(path: Path, data: bytes) -> bool:

@@ -23,7 +23,6 @@ from ports.jobs._model import ENDED, JobId, parse_id
 from ports.jobs._places import Places
 from ports.jobs._workspace import FETCHED
 from ports.jobs.resource import lay_out
-from ports.probe import size
 
 _PIECE = 1 << 20
 _SPARE = 16 << 20  # bytes that stay free
@@ -169,7 +168,8 @@ def fetch(
         raise ConflictError(f"{target} has other files of the same name: {named}; --force overwrites them")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        _check_space(target, sum(one.status.st_size for one in wanted))
+        if n_bytes := sum(one.status.st_size for one in wanted):
+            _durable.check_room(target, n_bytes, spare=_SPARE, hint="name another directory with --to")
         _note(target, id, wrote)
         try:
             for one in wanted:
@@ -182,17 +182,19 @@ def fetch(
         path = error.filename or target
         raise StoreError(path, error.strerror or str(error), f"`ports job fetch {id}` goes on then") from error
     if has_ended:
-        with contextlib.suppress(PortsError):  # `prune` keeps it, then
+        with contextlib.suppress(PortsError, OSError):  # `prune` keeps it, then
+            _durable.sync(_written(target, found))  # those of an earlier `fetch` that was interrupted, too
             _durable.write(places.fetched(id), json.dumps({"format": 1, "at": time.time()}).encode())
     return Fetched(str(target), len(wanted), sum(one.status.st_size for one in wanted), len(found) - len(wanted))
 
 
-def _check_space(target: Path, n_bytes: int) -> None:
-    disk = os.statvfs(target)
-    free = disk.f_bavail * disk.f_frsize
-    if n_bytes and n_bytes + _SPARE > free:
-        reason = f"no space for {size(n_bytes)}, {size(free)} are free"
-        raise StoreError(target, reason, "name another directory with --to")
+def _written(target: Path, found: Sequence[OutputFile]) -> list[Path]:
+    """Return the files of a fetch, and the directories that have their names."""
+    files = [target / one.path for one in found if stat.S_ISREG(one.status.st_mode)]
+    names = {target, target.absolute().parent}
+    for one in found:
+        names |= {target / place for place in Path(one.path).parents}
+    return [*files, *sorted(names)]
 
 
 def _wrote(target: Path) -> dict[str, list[int]]:

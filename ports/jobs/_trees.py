@@ -7,7 +7,6 @@ that was copied). `generation` changes when objects were removed: what was seen 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import hashlib
 import json
@@ -15,7 +14,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +23,10 @@ from ports.jobs import _durable, _workspace
 from ports.jobs._workspace import Selection
 from ports.jobs.resource import lay_out
 from ports.jobs.resource.lay_out import STAMP, Entry
-from ports.probe import size
 
 _FORMAT = 2
 _LINK = "link"  # in the place of a digest
 _PIECE = 1 << 20
-_FEW = 32  # files that are synced one by one; for more, the whole file system is
 _SPARE = 64 << 20  # bytes that stay free
 _RACY = 2 * 10**9  # ns: a file that changed so shortly before it was read can change again within the same time
 _TRIES = 3
@@ -231,7 +228,7 @@ class Objects:
         n_bytes = sum(tree.selection.files[path].st_size for path in files.values())
         n_bytes += sum(map(len, directories.values()))
         if files or directories:
-            self._check_space(n_bytes, len(files) + len(directories))
+            _durable.check_room(self.root, n_bytes, len(files) + len(directories), spare=_SPARE, hint=_FULL)
             try:
                 self._write(tree, files, directories)
             except OSError as error:
@@ -239,14 +236,6 @@ class Objects:
         if not tree.is_noted:
             self._note(tree)
         return n_bytes
-
-    def _check_space(self, n_bytes: int, n_files: int) -> None:
-        disk = os.statvfs(self.root)
-        free = disk.f_bavail * disk.f_frsize
-        needed = n_bytes + n_files * disk.f_bsize + _SPARE
-        if needed > free or (disk.f_files and n_files > disk.f_favail):
-            reason = f"no space for {size(n_bytes)} in {n_files} files, {size(free)} are free"
-            raise StoreError(self.root, reason, _FULL)
 
     def _write(self, tree: Tree, files: Mapping[tuple[str, str], str], directories: Mapping[str, bytes]) -> None:
         with self._staging() as staging:
@@ -264,7 +253,7 @@ class Objects:
 
     def _move(self, made: Mapping[str, Path]) -> None:
         """Put whole objects in their places, so that they outlast a power cut."""
-        _sync(made.values())
+        _durable.sync(made.values())
         folders = {name[:2] for name in made}
         for folder in folders:
             (self.root / folder).mkdir(mode=0o700, exist_ok=True)
@@ -478,30 +467,6 @@ def _seal(path: Path, kind: str) -> None:
     """Make an object read-only, with the time that shows that nobody changed it."""
     path.chmod(0o500 if kind == "x" else 0o400)
     os.utime(path, (STAMP, STAMP))
-
-
-def _sync(paths: Iterable[Path]) -> None:
-    """Let files outlast a power cut."""
-    found = list(paths)
-    if len(found) > _FEW and _sync_file_system(found[0]):
-        return
-    for path in found:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _sync_file_system(path: Path) -> bool:
-    """Sync the file system of a path; False where that is not possible."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return int(ctypes.CDLL(None, use_errno=True).syncfs(descriptor)) == 0
-    except (AttributeError, OSError):
-        return False  # not Linux
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

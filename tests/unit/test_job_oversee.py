@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ports.jobs._model import LeaseState, parse_id
-from ports.jobs.resource import oversee
+from ports.jobs.resource import oversee, script
 from tests.lab.job_queue import Desk
 
 
@@ -49,6 +49,20 @@ def test_what_a_script_noted_of_its_end_counts(
     row = desk.answer("show", id=id)["row"]
     assert (row["state"], row.get("reason"), row["peak_memory"], row["cpu_time"]) == (state, reason, 5_000, 0.25)
     assert desk.queue.scripts() == []
+
+
+def test_the_size_of_a_job_on_the_disk_is_kept_with_its_end(desk: Desk) -> None:
+    id = started(desk)
+    work = desk.places.work_of(parse_id(id))
+    (work / "workspace" / "deep").mkdir(parents=True)
+    (work / "workspace" / "deep" / "model").write_bytes(bytes(100_000))
+    (work / "workspace" / "link").symlink_to("/")
+    n_bytes = script.kept_size(str(work))
+    assert 100_000 <= n_bytes <= 150_000
+    noted(desk, id, status=0, size=n_bytes)
+    desk.queue.turn(oversee.ended(desk.queue, desk.places, lambda lease: LeaseState(True)))
+    assert desk.answer("show", id=id)["row"]["note"]["size"] == n_bytes
+    assert desk.answer("list", newest=5)["rows"][0]["note"]["size"] == n_bytes
 
 
 def test_a_script_without_a_note_goes_on_until_its_lease_ends(desk: Desk) -> None:

@@ -318,7 +318,7 @@ def quick() -> Iterator[None]:
     """No git is asked, and nothing is synced."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_workspace, "_listing", lambda root: None)
-        patch.setattr(_trees, "_sync", lambda paths: None)
+        patch.setattr(_durable, "sync", lambda paths: None)
         patch.setattr(_durable, "sync_directory", lambda directory: None)
         yield
 
@@ -525,7 +525,7 @@ def test_a_snapshot_on_a_full_disk_leaves_nothing(
     top: Path, objects: Objects, monkeypatch: pytest.MonkeyPatch, spare: bool
 ) -> None:
     if not spare:  # the check says yes, and then the disk is full
-        monkeypatch.setattr(Objects, "_check_space", lambda *_: None)
+        monkeypatch.setattr(_durable, "check_room", lambda *_, **__: None)
     write(top, a="1" * 3_000_000, b="2" * 3_000_000)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(objects.root)], check=True)
     try:

@@ -62,6 +62,15 @@ WALKED = {
     "integration/test_job_commands.py::test_a_resource_that_drains_says_how_it_goes_on": (
         "the resource drains: `ports resource resume` goes on",
     ),
+    "unit/test_job_places.py::test_the_first_choice_stays_and_another_one_is_said": (
+        "as the first job chose, and not in {named}; to move them, run `ports resource stop`",
+    ),
+    "unit/test_job_places.py::test_what_is_large_lies_in_the_directory_of_the_setting": (
+        "; the setting jobs.directory names another disk",
+    ),
+    "unit/test_job_places.py::test_a_directory_that_is_not_good_is_refused": (
+        "name a directory of yours on a disk in the setting jobs.directory",
+    ),
     "unit/test_job_cache.py::test_with_a_version_a_changed_source_is_a_hit_and_is_said": (
         "change version=, or pass cache='refresh' once",
     ),
@@ -278,6 +287,7 @@ EXEMPT = {
         "and a file in the output; remove it, or name another with --to",
         "; --force overwrites them",
         "remove jobs with `ports job prune --older 7d`",
+        "`ports job prune --older 7d` removes old jobs",
         "name what can stay behind in {IGNORE}",
         "`cd` to the directory of your script",
     ),

@@ -50,7 +50,7 @@ def result(id: JobId, attempt: int, noted: Mapping[str, Any]) -> dict[str, Any]:
         told["error"] = {"text": reason}
     if state in (ERROR, LOST):
         told["reason"] = "lost" if state == LOST else _CAUSES.get(str(noted.get("ended")), "failure")
-    note = {name: noted[name] for name in ("status", "signal") if noted.get(name) is not None}
+    note = {name: noted[name] for name in ("status", "signal", "size") if noted.get(name) is not None}
     dropped = {name: n for name, n in (noted.get("dropped") or {}).items() if n}
     return {**told, "note": {**note, **({"dropped": dropped} if dropped else {})}}
 
