@@ -109,6 +109,7 @@ def details(found: Mapping[str, Any]) -> dict[str, Any]:
         "peak memory": size(found.get("peak_memory")),
         "cpu time": f"{found['cpu_time']:.1f} s" if found.get("cpu_time") is not None else None,
         "output lost": _lost(note.get("dropped") or {}),
+        "notice": _notice(asked, found),
         **(found.get("files") or {}),
     }
     return {name: value for name, value in told.items() if value not in (None, "")}
@@ -217,6 +218,18 @@ def _ending(note: Mapping[str, Any]) -> str | None:
 
 def _lost(dropped: Mapping[str, Any]) -> str | None:
     return ", ".join(f"{size(n)} of {name}" for name, n in dropped.items() if n) or None
+
+
+def _notice(asked: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+    """Return what became of the notice at the end; None of a job without one."""
+    if not asked.get("notify"):
+        return None
+    told = found.get("notice")
+    if not told:
+        return "at its end" if found["state"] not in _ENDED else "not sent yet"
+    if told.get("failed"):
+        return f"failed: {told['failed']}"
+    return f"sent {_moment(told.get('at'))}"
 
 
 def _moment(at: float | None) -> str | None:

@@ -11,6 +11,7 @@ from ports import jobs
 from ports.cli.commands import Group
 from ports.cli.options import Number
 from ports.cli.output import Output, Row, undone_if_interrupted, with_host, with_output
+from ports.cli.resource_notify import notify
 from ports.cli.session_commands import NAME, add_session_commands
 from ports.probe import size
 
@@ -42,7 +43,13 @@ def readable(row: Row) -> dict[str, Any]:
         "cluster": f"{cluster.get('state')}{reason}",
         "memory": size(row.get("memory")),
     }
-    kept = {name: value for name, value in row.items() if name not in ("n_running", "n_pending", "n_slots", "running")}
+    if row.get("notice_failed"):
+        said["last notice"] = str(row["notice_failed"])
+    kept = {
+        name: value
+        for name, value in row.items()
+        if name not in ("n_running", "n_pending", "n_slots", "running", "notice_failed")
+    }
     return {**kept, **(said if version else {})}
 
 
@@ -100,6 +107,9 @@ add_session_commands(
     show_help="Show the jobs, the slots and the cluster of the compute resource.",
     stop_help="Stop the compute resource.",
 )
+
+
+resource.add_command(notify)
 
 
 @resource.command()

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from ports.jobs._logs import last as last
     from ports.jobs._model import parse_duration as parse_duration
     from ports.jobs._model import parse_id as parse_id
+    from ports.jobs._notices import notice_line as notice_line
+    from ports.jobs._notices import notice_services as notice_services
+    from ports.jobs._notices import test_notices as test_notices
     from ports.jobs._resource import Resource as Resource
     from ports.jobs._resource import ResourceRecord as ResourceRecord
     from ports.jobs._resource import get_resource as get_resource
@@ -88,6 +91,11 @@ else:
             "_model": (
                 "parse_duration",
                 "parse_id",
+            ),
+            "_notices": (
+                "notice_line",
+                "notice_services",
+                "test_notices",
             ),
             "_resource": (
                 "Resource",

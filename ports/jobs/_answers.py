@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from ports.errors import RecordError, UsageError
-from ports.jobs import _headers, _rows
+from ports.jobs import _headers, _notices, _rows
 from ports.jobs._exchange import Exchange, Request
 from ports.jobs._live import Live
 from ports.jobs._model import CANCELLED, ENDED, ERROR, LOST, MOST_JOBS, PENDING, RUNNING, JobId, parse_id, short
@@ -64,6 +64,8 @@ class Answers:
         else:
             shown = self._show_job(row, id)
         shown["asked"] = _rows.asked(json.loads(row.spec))
+        if shown["asked"].get("notify") and (told := _notices.kept(self.store.places, id)) is not None:
+            shown["notice"] = told
         self.exchange.reply(request, {"row": shown})
 
     def _show_job(self, row: SubmissionRow, id: JobId) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Options:
     queue: str = "default"
     priority: int = 0
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notify: bool = False
 
     def submission(self, name: str) -> Submission:
         """Return what is asked of the resource; raises UsageError for what is invalid."""
@@ -61,6 +62,7 @@ class Options:
                 "environ": dict(self.environ),
                 "isolate": self.isolate,
                 "tags": dict(self.tags),
+                "notify": self.notify,
                 "minor": _blobs.MINOR,
                 "created_by": {"user": paths.user_name(), "host": paths.host_name(), "pid": os.getpid()},
             }
@@ -207,6 +209,7 @@ def job(
     queue: str = "default",
     priority: int = 0,
     tags: Mapping[str, str] = ...,
+    notify: bool = False,
 ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
 def job(function: Any = None, /, **options: Any) -> Any:
     """Let a function be submitted as a job. Called, it is the plain function that it was.
@@ -233,6 +236,9 @@ def job(function: Any = None, /, **options: Any) -> Any:
         Environment variables for it; None removes one.
     isolate : bool
         Run it in a process of its own.
+    notify : bool
+        Send a notice at its end, of a map one at the end of all, through the services of the setting ``jobs.notify``
+        of the machine on which it runs.
     name, queue, priority, tags : optional
         How lists show it, and in which order it runs.
 

@@ -109,6 +109,7 @@ class Changes:
                 [JobId(row.number, item) for item in range(row.count)] if row.count is not None else [JobId(row.number)]
             )
             self.exchange.unlinked += [places.result_of(id) for id in ids]
+            self.exchange.unlinked.append(places.notices / str(row.number))
             if row.kind == "script" and row.key is not None:
                 self.exchange.unlinked.append(places.workspace_of(row.key))
             self.exchange.removed += [places.work_of(id) for id in ids]

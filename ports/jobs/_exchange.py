@@ -56,6 +56,7 @@ class Exchange:
         self.new_keys: dict[str, int] = {}  # of submissions of this turn
         self.unlinked: list[Path] = []  # files to remove after the commit
         self.removed: list[Path] = []  # directories
+        self.over: list[int] = []  # submissions of whose end somebody hears, after the commit
 
     def load(self) -> None:
         """Read everything from the store, and forget what this turn was about to do."""
@@ -68,6 +69,8 @@ class Exchange:
     def commit(self) -> list[Reply]:
         """Make all durable, and return what is to be sent."""
         self.store.commit()
+        self.over += self.ledger.over
+        self.ledger.over = []
         for path in self.unlinked:
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from ports.errors import NotFoundError, UsageError
-from ports.jobs import _headers, _submissions
+from ports.jobs import _headers, _notices, _submissions
 from ports.jobs._exchange import Exchange, Request
 from ports.jobs._ledger import specification
 from ports.jobs._model import PENDING, Submission, check_key, parse_id
@@ -26,12 +26,14 @@ class Intake:
         header = request.header
         key = check_key(header.get("key"))
         count = header.get("count")
-        known = self._known(key)
+        known, said = self._known(key), None
         if known is None:
             spec = Submission.from_json(header.get("submission"))
+            said = _notices.check() if spec.notify else None
             known = self._add(spec, request.blobs, key=key, count=_headers.count_of(count)), count, False
         number, count, was_known = known
-        self.exchange.reply(request, {"id": str(number), "count": count, "known": was_known})
+        answer = {"id": str(number), "count": count, "known": was_known}
+        self.exchange.reply(request, {**answer, "said": said} if said else answer)
 
     def _known(self, key: str) -> tuple[int, int | None, bool] | None:
         """Return id and count of the submission that has this key."""

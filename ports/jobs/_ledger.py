@@ -74,6 +74,8 @@ class Ledger:
         #: Submissions of which something changed in this turn, and those of which a job ended.
         self.dirty: dict[int, Live] = {}
         self.ended: set[int] = set()
+        #: Submissions that ended in this turn, and of whose end somebody hears.
+        self.over: list[int] = []
         self._shelves: dict[Shelf, list[tuple[int, int]]] = {}
         self._dependents: dict[JobId, list[tuple[Live, int | None]]] = {}
         self._settling: collections.deque[tuple[Live, int, str]] = collections.deque()
@@ -450,6 +452,8 @@ class Ledger:
             self._settling.append((live, item, state))
         if not (live.counts[_PENDING] or live.counts[_RUNNING]):
             del self.lives[live.number]
+            if live.spec.notify or live.spec.kind == "script":
+                self.over.append(live.number)
 
     def _end_pending(self, live: Live, item: int, at: float, reason: str) -> None:
         """Cancel a pending job that was withdrawn already."""

@@ -187,6 +187,7 @@ class Submission:
     isolate: bool = False
     created_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     script: Mapping[str, Any] | None = None
+    notify: bool = False
 
     @classmethod
     def from_json(cls, data: object) -> Submission:
@@ -450,6 +451,7 @@ _READERS: dict[str, Any] = {
     "isolate": _flag,
     "created_by": _json_object,
     "script": _json_object,
+    "notify": _flag,
 }
 _FIELDS = tuple(_READERS)
 _WRITERS: dict[str, Any] = {

@@ -10,6 +10,8 @@
         submissions/<KEY>                submissions that no resource has taken in yet
         workspaces/<KEY>                 which objects a submission needs
         environs/<KEY>                   0600: the environment of a script, until its job has ended
+        notices/<N>                      what the services of the setting jobs.notify answered at its end
+        ends.json                        the jobs that ended last, for who holds a connection to this machine
         directory                        the path of <data>, where that is another directory
     <data>/                              the setting jobs.directory, the scratch setting, or the directory above; 0700
         work/<N>/ work/<N>.<I>/          stdout, stderr and the files of one job; made when first needed
@@ -91,6 +93,16 @@ class Places:
     def environs(self) -> Path:
         """Directory of the environments of scripts, by the key of their submission."""
         return self.root / "environs"
+
+    @property
+    def notices(self) -> Path:
+        """Directory of what services answered to the end of jobs."""
+        return self.root / "notices"
+
+    @property
+    def ends(self) -> Path:
+        """File with the jobs that ended last, replaced at each end that somebody wants to hear of."""
+        return self.root / "ends.json"
 
     @property
     def results(self) -> Path:

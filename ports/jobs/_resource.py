@@ -164,9 +164,15 @@ class Resource:
 
 def _shown(status: Mapping[str, Any]) -> dict[str, Any]:
     names = ("counts", "queues", "slots", "capacity", "draining", "notices", "cluster", "memory", "running", "version")
+    failed = {"notice_failed": status["notice_failed"]} if status.get("notice_failed") else {}
     counts = status.get("counts") or {}
     numbers = {"n_running": counts.get("running"), "n_pending": counts.get("pending")}
-    return {**{name: status.get(name) for name in names}, **numbers, "n_slots": len(status.get("slots") or ())}
+    return {
+        **{name: status.get(name) for name in names},
+        **numbers,
+        **failed,
+        "n_slots": len(status.get("slots") or ()),
+    }
 
 
 def find_resource() -> Resource | None:

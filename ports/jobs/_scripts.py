@@ -32,7 +32,7 @@ from ports.state import paths, settings
 #: The options of `ports job submit` that a file can have, beside ``run``.
 OPTIONS = (
     "cpus", "memory", "gpus", "timeout", "retries", "name", "after", "tag", "environ", "queue", "priority", "at",
-    "keep_children", "directory", "copy", "out", "reuse", "send_all",
+    "keep_children", "notify", "directory", "copy", "out", "reuse", "send_all",
 )  # fmt: skip
 _MOST_NAME = 60
 _FAR = 100 * 365 * 86400.0  # seconds
@@ -92,6 +92,7 @@ def describe(
     priority: int = 0,
     at: str | float | None = None,
     keep_children: bool = False,
+    notify: bool = False,
 ) -> Script:
     """Return `argv` as a script that runs in this process's directory and environment.
 
@@ -109,6 +110,8 @@ def describe(
         How often it runs again after it failed or ran out of its time.
     after : sequence of ids
         Jobs that must have finished.
+    notify : bool
+        Send a notice at its end through the services of the setting ``jobs.notify``.
     tag, environ : mapping, or sequence of str
         ``NAME=VALUE``; of `environ` also ``NAME``, whose value is this process's.
 
@@ -132,6 +135,7 @@ def describe(
         "after": list(after),
         "tags": dict(tag) if isinstance(tag, Mapping) else dict(map(_tag, tag)),
         "script": {**_kept(words), "keep_children": keep_children, "whole": cpus is None},
+        "notify": notify,
     }
     return _script(asked, where, own)
 
@@ -166,7 +170,7 @@ def again(row: Mapping[str, Any]) -> Script:
     script = before.get("script")
     if not isinstance(script, Mapping):
         raise UsageError(f"job {row.get('id')} is no script")
-    names = ("name", "queue", "priority", "needs", "timeout", "retries", "tags", "directory")
+    names = ("name", "queue", "priority", "needs", "timeout", "retries", "tags", "directory", "notify")
     asked = {name: before[name] for name in names if before.get(name) is not None}
     has_copy, words = "workspace" in script, [str(word) for word in script["argv"]]
     where = str(asked["directory"]) if has_copy else _directory(asked.get("directory"))

@@ -405,6 +405,11 @@ class Store:
             ):
                 yield SubmissionRow.of(row)
 
+    def ended_with_notice(self, since: float) -> list[int]:
+        """Return the submissions that asked for a notice at their end, and ended after `since`."""
+        statement = "SELECT number FROM submissions WHERE ended > ? AND spec LIKE '%\"notify\": true%' ORDER BY ended"
+        return [int(number) for (number,) in self._all(statement, (since,))]
+
     def newest(self, limit: int, filters: Mapping[str, Any]) -> list[SubmissionRow]:
         """Return the newest submissions that match.
 

@@ -136,6 +136,11 @@ class Queue:
                 _submissions.tidy(self.store.places)
         return replies
 
+    def take_over(self) -> list[int]:
+        """Return the numbers of scripts, and of submissions with ``notify``, that ended since the last call."""
+        over, self._exchange.over = self._exchange.over, []
+        return over
+
     def gone(self, connection: Hashable) -> None:
         """Forget what `connection` waits for. Its jobs go on: their lease shows whether they live."""
         exchange = self._exchange

@@ -145,7 +145,8 @@ def mismatch(value: Any, node: Node, *, null: bool = False) -> str | None:
         if not isinstance(key, str) or not re.fullmatch(names["pattern"], key):
             return f"has {key!r}; each name must be {names['expects']}"
     meant = near(value, node["enum"]) if isinstance(value, str) and "enum" in node else ""
-    return None if fits else f"is {value!r}; it must be {allowed(node, null=null)}{meant}"
+    shown = "a value that is not shown here" if node.get("secret") else repr(value)
+    return None if fits else f"is {shown}; it must be {allowed(node, null=null)}{meant}"
 
 
 def _types(node: Node) -> list[str]:

@@ -80,6 +80,14 @@ def explain() -> tuple[list[dict[str, Any]], list[SettingError]]:
     return rows, mistakes
 
 
+def _without_secrets(value: Any, node: dict[str, Any]) -> Any:
+    """Return a value as it can be shown: of secret addresses, only what kind of service each is."""
+    if not node.get("secret"):
+        return value
+    texts = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
+    return [f"{scheme}://…" if rest else "…" for scheme, _, rest in (text.partition("://") for text in texts)]
+
+
 def _leaves(data: Any, node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     """Yield the full name and the value of each setting in `data`."""
     for key, value in data.items() if isinstance(data, dict) else ():
@@ -87,7 +95,7 @@ def _leaves(data: Any, node: dict[str, Any], path: tuple[str, ...] = ()) -> Iter
         if "properties" in inner:
             yield from _leaves(value, inner, (*path, key))
         else:
-            yield ".".join([*path, key]), value
+            yield ".".join([*path, key]), _without_secrets(value, inner)
 
 
 def get(key: str) -> Any:

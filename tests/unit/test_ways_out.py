@@ -37,6 +37,9 @@ NO_WAY_OUT = (
 
 #: Test → pieces of the messages that it walks. A fixture counts, because tests stand on it.
 WALKED = {
+    "unit/test_job_notices.py::test_resource_notify_tests_each_service": (
+        "the setting jobs.notify",
+    ),
     "integration/test_job_commands.py::test_a_script_goes_on_while_its_resource_is_stopped": (
         "no compute resource runs here",
     ),

@@ -27,6 +27,7 @@ from ports._version import VERSION
 from ports.errors import PortsError
 from ports.jobs import _places
 from ports.jobs._model import Lease
+from ports.jobs._notices import Notifier
 from ports.jobs._places import Places
 from ports.jobs._protocol import PROTOCOL, Decoder, Frame, ProtocolError, encode
 from ports.jobs._resource import ResourceRunning
@@ -34,6 +35,7 @@ from ports.jobs._store import Store
 from ports.jobs._turn import SCRIPTS, Queue, Reply, Request
 from ports.jobs.resource import lease, oversee, room
 from ports.jobs.resource.crew import Crew
+from ports.jobs.resource.ends import Ends
 from ports.state import records, settings
 
 _PIECE = 1 << 20
@@ -113,6 +115,8 @@ class Loop:
         self.queue, self.listener, self.crew = queue, listener, crew
         self.scripts, self.end_script = scripts, end_script
         self.sweep: Callable[[], object] = list
+        self.on_over: Callable[[list[int]], object] = list  # hears of submissions that ended
+        self.notifier: Notifier | None = None
         self.places: Places | None = None  # where the socket is made again if it is gone
         self.peers: dict[int, Peer] = {}
         self.numbers = 0
@@ -169,6 +173,8 @@ class Loop:
             self.next_tick = now + _TICK_SECONDS
             self.deliver(self.safely(self.queue.tick, []))
             self.drop_silent(now)
+        if over := self.queue.take_over():
+            self.safely(functools.partial(self.on_over, over), [])
         if now >= self.next_look:
             self.next_look = now + _LOOK_SECONDS
             self.safely(self.listen_again, [])
@@ -319,10 +325,12 @@ class Loop:
 
     def own_status(self) -> dict[str, Any]:
         """Return what the loop adds to ``status``: the cluster, and the memory of this process."""
-        shown = {"cluster": self.crew.shown() if self.crew is not None else None, "pid": os.getpid()}
+        shown: dict[str, Any] = {"cluster": self.crew.shown() if self.crew is not None else None, "pid": os.getpid()}
         with contextlib.suppress(OSError, ValueError, IndexError):
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             shown["memory"] = pages * os.sysconf("SC_PAGE_SIZE")
+        if self.notifier is not None and self.notifier.failed is not None:
+            shown["notice_failed"] = self.notifier.failed
         return {**shown, "version": VERSION, "connections": len(self.peers)}
 
 
@@ -376,6 +384,9 @@ def serve(directory: Path) -> None:
         loop.crew = Crew(slot_options(directory, places), loop.wake, memory=queue.capacity.memory)
         loop.crew.start()
         loop.sweep, loop.places = functools.partial(sweep, places), places
+        loop.notifier = Notifier(places)
+        loop.on_over = ends = Ends(store, loop.notifier, time.time)
+        ends.catch_up()
 
         def end(number: int, frame: FrameType | None) -> None:
             loop.stop()
