@@ -18,9 +18,11 @@ import psutil
 import pytest
 
 from ports import probe
-from ports.errors import StartError
+from ports.errors import ConflictError
 from ports.jobs import _logs
-from ports.jobs.resource import script
+from ports.jobs._model import JobId, Lease
+from ports.jobs._places import Places
+from ports.jobs.resource import lease, oversee, script
 from ports.state.waiting import wait_until
 
 pytestmark = [
@@ -274,7 +276,7 @@ def test_who_inherits_the_lease_shows_that_the_script_lives(run: Any) -> None:
 def test_two_launchers_do_not_run_one_attempt(run: Any) -> None:
     one = run("echo ready; sleep 60")
     one.said("ready")
-    with pytest.raises(StartError, match="Resource temporarily unavailable"):
+    with pytest.raises(ConflictError, match="runs already"):
         run("echo never")
     assert one.text() == "ready\n"
 
@@ -329,3 +331,40 @@ def test_a_session_that_ends_spares_the_script_of_a_job(run: Any) -> None:
     launcher = psutil.Process(one.running["process"]["pid"])
     assert probe.launchers.is_launcher(launcher.cmdline()) and os.getsid(launcher.pid) == launcher.pid
     assert os.getsid(one.running["watcher"]["pid"]) == launcher.pid and launcher.parent().pid != os.getpid()
+
+
+def test_a_starter_that_dies_leaves_a_script_that_is_seen(tmp_path: Path) -> None:
+    """The worker is killed before the launcher has said a word: the lease is locked all the same."""
+    work, go = tmp_path / "jobs" / "work" / "7", tmp_path / "go"
+    places = Places(tmp_path / "jobs", tmp_path / "run")
+    places.leases.mkdir(parents=True)
+    held = Lease("job-7-1", str(places.lease_of("job-7-1")))
+    assert oversee.left(places, JobId(7), 1) is None
+    spec = {
+        "argv": ["sh", "-c", f"until [ -e {go} ]; do sleep 0.05; done"], "cwd": "/", "umask": 0o022, "environ": SHELL,
+        "attempt": 1, "log_bytes": 10_000_000, "lease": held.path, "timeout": None, "memory": None, "grace": 0.5,
+        "linger": 0.2,
+    }  # fmt: skip
+    dies = "script._said = lambda source: os._exit(9)"
+    words = f"import json, os, sys\nfrom pathlib import Path\nfrom ports.jobs.resource import script\n{dies}\n"
+    words += "script.launched(Path(sys.argv[1]), json.loads(sys.argv[2]))"
+    done = subprocess.run([sys.executable, "-c", words, str(work), json.dumps(spec)], check=False, timeout=30)
+    assert done.returncode == 9
+    found = oversee.left(places, JobId(7), 1)
+    assert found is not None and lease.look(found).alive is True and found.slot == held.slot
+    with pytest.raises(ConflictError, match="runs already"):
+        script.launched(work, spec)
+    assert oversee.left(places, JobId(7), 2) is None
+    go.touch()
+    wait_until(lambda: (work / "exit.json").exists() or None, timeout=30, what="the end of the script")
+    assert oversee.left(places, JobId(7), 1) is not None
+    wait_until(lambda: True if lease.look(held).alive is not True else None, timeout=20, what="the end of its lease")
+
+
+def test_a_starter_that_dies_before_the_script_leaves_nothing(tmp_path: Path) -> None:
+    places = Places(tmp_path / "jobs", tmp_path / "run")
+    places.leases.mkdir(parents=True)
+    words = "import os, sys\nfrom ports.jobs.resource import script\nscript._take(sys.argv[1])\nos._exit(9)"
+    command = [sys.executable, "-c", words, str(places.lease_of("job-7-1"))]
+    assert subprocess.run(command, check=False, timeout=30).returncode == 9
+    assert places.lease_of("job-7-1").exists() and oversee.left(places, JobId(7), 1) is None

@@ -408,6 +408,46 @@ def test_results_that_could_not_be_kept_are_reported_again(place: Place) -> None
     assert len(place.queue.ended[job]) == 1
 
 
+def refuse_results(place: Place, is_wrong: Callable[[dict[str, Any]], bool], exit_code: int, times: int = 1) -> None:
+    """Answer reports that have a wrong result by an error, and do all else that came with them."""
+    kept, refused = place.queue.turn, list[int]()
+
+    def turn(inbox: Any) -> list[Reply]:
+        wrong = [one for one in inbox if one.header["op"] == "ended" and any(map(is_wrong, one.header["results"]))]
+        wrong = wrong[: times - len(refused)]
+        refused.extend(1 for _ in wrong)
+        told = {"kind": "StoreError", "text": "no", "exit_code": exit_code}
+        replies = [Reply(one.connection, {"n": one.header["n"], "error": told}) for one in wrong]
+        return [*replies, *kept([one for one in inbox if one not in wrong])]
+
+    place.queue.turn = turn  # type: ignore[method-assign]
+
+
+def test_a_slot_whose_result_was_refused_takes_no_other_job(place: Place) -> None:
+    """The lease has one batch: with the next one in it, nothing shows that the first one was begun."""
+    first, second = place.add(add_one, 1), place.add(add_one, 2)
+    place.queue.most = 1
+    refuse_results(place, lambda result: result["id"] == first, 5)
+    slot = place.slot()
+    assert (place.result(first), place.result(second)) == (2, 3)
+    told = [one for one in place.queue.seen if one["op"] in ("claim", "returned")]
+    assert [(one["op"], one.get("holds"), one.get("ids")) for one in told][:3] == [
+        ("claim", [], None),
+        ("claim", [first], None),
+        ("returned", None, [second]),
+    ]
+    assert [len(place.queue.ended[one]) for one in (first, second)] == [1, 1] and not slot.unacknowledged()
+
+
+def test_one_result_that_is_refused_costs_no_other_result(place: Place) -> None:
+    ids = [place.add(add_one, number) for number in range(5)]
+    refuse_results(place, lambda result: result["id"] == ids[2] and result["state"] == "finished", 2, times=99)
+    place.slot()
+    found = [place.result(one) for one in ids]
+    assert [*found[:2], *found[3:]] == [1, 2, 4, 5]
+    assert (found[2]["state"], found[2]["error"]["text"]) == ("error", "its result was refused: no")
+
+
 def test_a_script_of_which_the_resource_does_not_know_is_told_again(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,6 +460,22 @@ def test_a_script_of_which_the_resource_does_not_know_is_told_again(
     assert told == [("holding", [job], None), ("started", None, job)]
     state = lease.look(Lease(slot.name, str(slot.lease.path)))
     assert state.alive is True and lease._begun(slot.lease.path.read_bytes()) == {(job, 1)}
+
+
+def test_a_script_that_runs_already_is_told_and_not_started(place: Place) -> None:
+    job = place.add(add_one, 1, kind="script")
+    held = lease.HeldLease(place.places.lease_of(f"job-{job}-1"))
+    place.queue.jobs[0] = (
+        place.queue.jobs[0][0],
+        b"",
+        b'{"argv": ["true"], "directory": "/", "umask": 18, "log_bytes": 9}',
+    )
+    place.slot()
+    told = wait_until(
+        lambda: next((one for one in place.queue.seen if one["op"] == "started"), None), timeout=20, what="its word"
+    )
+    assert (told["id"], told["lease"], place.queue.ended) == (job, held.path.name, {})
+    held.close()
 
 
 def test_strangers_are_turned_away(place: Place) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from ports import probe
 from ports.jobs._model import Lease, LeaseState
 from ports.jobs.resource.child import ALL, BEGUN, LIMIT, NOBODY, TO_END, WIDTH, place_text
+from ports.state import make_private
 
 _HEAD = LIMIT + WIDTH + 1
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -27,7 +28,7 @@ class HeldLease:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have cleaned up /tmp
+        make_private(make_private(path.parent.parent) / path.parent.name)  # somebody may have cleaned up /tmp
         self.descriptor = os.open(path, _FLAGS | os.O_CREAT, 0o600)
         fcntl.flock(self.descriptor, fcntl.LOCK_EX)
         self.write([])

@@ -13,7 +13,7 @@ from ports.jobs._model import ERROR, FINISHED, LOST, JobId, Lease, LeaseState, p
 from ports.jobs._places import Places
 from ports.jobs._scripts import verdict
 from ports.jobs._turn import Queue, Request
-from ports.jobs.resource import script
+from ports.jobs.resource import lease, script
 
 _FORGET_SECONDS = 3600.0  # a client that lives has submitted by then
 _CAUSES = {"timeout": "time", "memory": "memory"}
@@ -22,15 +22,29 @@ _CAUSES = {"timeout": "time", "memory": "memory"}
 def ended(queue: Queue, places: Places, look: Callable[[Lease], LeaseState]) -> list[Request]:
     """Return the requests that tell the queue which of its scripts have ended; they wait for no answer."""
     found = []
-    for id, attempt, lease in queue.scripts():
+    for id, attempt, held in queue.scripts():
         noted = _noted(places, id, attempt)
-        if noted is None and (state := look(lease)).alive is False:
+        if noted is None and (state := look(held)).alive is False:
             # the file is written before the lease ends: it can have come between the two looks
             noted = _noted(places, id, attempt) or {"ended": "lost", "reason": state.reason}
         if noted is not None:
-            header = {"op": "ended", "slot": lease.slot, "results": [result(id, attempt, noted)]}
+            header = {"op": "ended", "slot": held.slot, "results": [result(id, attempt, noted)]}
             found.append(Request(None, header, [b""]))
     return found
+
+
+def left(places: Places, id: JobId, attempt: int) -> Lease | None:
+    """Return the lease of a script whose slot died before it said that it runs; None if it never began.
+
+    The slot takes the lease before it starts the script, which inherits it: where it is free, and nothing was noted,
+    nothing of the script ever ran.
+    """
+    slot = f"job-{id}-{attempt}"
+    running = script.read(places.work_of(id) / "running.json")
+    process = running.get("process") if running.get("attempt") == attempt else None
+    found = Lease(slot, str(places.lease_of(slot)), process)
+    is_there = process is not None or _noted(places, id, attempt) is not None or lease.look(found).alive
+    return found if is_there else None
 
 
 def _noted(places: Places, id: JobId, attempt: int) -> dict[str, Any] | None:

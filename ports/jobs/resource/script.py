@@ -8,7 +8,8 @@ read, because the environment is in it:
 - ``attempt``, ``work``: which attempt of the job this is, and the job's directory. It gets ``running.json``,
   ``exit.json``, and the output: ``stdout`` and ``stderr``, each line with a stamp before it, see `Stream`;
 - ``log_bytes``: at that size a file of output is moved to ``<file>.1``, and the one before is lost;
-- ``lease``: a file that stays locked for as long as the script lives and what it started;
+- ``lease``: a file that stays locked for as long as the script lives and what it started; ``descriptor``: that of the
+  starter, who has locked it: whatever dies in the meantime, it is never free before the script has ended;
 - ``timeout``, ``memory``: seconds and bytes (of all its processes together) that end it; null: no limit;
 - ``grace``: seconds between SIGTERM and SIGKILL;
 - ``linger``: seconds that what the script leaves running may go on; null: for ever.
@@ -70,12 +71,14 @@ def start(job: Mapping[str, Any], blob: bytes, places: Places) -> dict[str, Any]
         What a claim says of it: ``id``, ``attempt``, ``timeout``, ``memory``, and ``gpus``, the UUIDs that it got.
     """
     from ports.jobs._model import parse_id
+    from ports.state import make_private
 
     told = json.loads(blob)
     number, attempt = parse_id(job["id"]), int(job["attempt"])
     work = places.work_of(number)
     kept = work / "kept"  # what an attempt leaves there, the next one finds
     kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(make_private(places.runtime) / places.leases.name)  # somebody may have cleaned up /tmp
     environ = {} if told.get("environ") is None else read(places.environ_of(told["environ"]))
     environ |= {"PORTS_JOB": str(number), "PORTS_ATTEMPT": str(attempt), "PORTS_JOB_DIRECTORY": str(kept)}
     if job.get("gpus"):
@@ -111,7 +114,23 @@ def launched(work: Path, spec: dict[str, Any]) -> dict[str, Any]:
     ------
     StartError
         Its launcher did not start. A command that does not exist is no such error: the script ends with status 127.
+    ConflictError
+        This attempt runs already.
     """
+    from ports.errors import ConflictError
+
+    try:
+        lease = _take(spec["lease"])
+    except BlockingIOError:
+        raise ConflictError(f"the script runs already: {spec['lease']} is locked") from None
+    try:
+        return _launched(work, {**spec, "descriptor": lease})
+    finally:
+        os.close(lease)
+
+
+def _launched(work: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    """Start the launcher, which inherits the lease."""
     from ports.errors import StartError
 
     work.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -121,7 +140,15 @@ def launched(work: Path, spec: dict[str, Any]) -> dict[str, Any]:
         json.dump({**spec, "work": str(work)}, opened)
     command = [sys.executable, "-I", "-S", os.path.abspath(__file__), str(file)]
     null, pipe, both = subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT
-    with subprocess.Popen(command, stdin=null, stdout=pipe, stderr=both, start_new_session=True, cwd="/") as first:
+    with subprocess.Popen(
+        command,
+        stdin=null,
+        stdout=pipe,
+        stderr=both,
+        start_new_session=True,
+        cwd="/",
+        pass_fds=[spec["descriptor"]],
+    ) as first:
         assert first.stdout is not None
         said = _said(first.stdout.fileno())
     with contextlib.suppress(ValueError):
@@ -415,12 +442,13 @@ class Note:
 
 
 def _take(lease: str) -> int:
-    """Lock the lease, and return a descriptor that the script inherits; raises BlockingIOError if somebody has it."""
+    """Lock the lease, and return its descriptor; raises BlockingIOError if somebody has it."""
     opened = os.open(lease, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    kept = fcntl.fcntl(opened, fcntl.F_DUPFD, _LEASE)
-    os.close(opened)
-    return kept
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, _LEASE)
+    finally:
+        os.close(opened)
 
 
 def _leave() -> None:
@@ -441,7 +469,7 @@ def main(path: str) -> int:
     os.unlink(path)
     os.umask(0o077)
     _leave()
-    lease = _take(spec["lease"])
+    lease = spec["descriptor"]
     script, note = Script(spec), Note(spec["work"])
     signal.signal(signal.SIGTERM, lambda *_: setattr(script, "asked", True))
     for number in (signal.SIGHUP, signal.SIGINT):

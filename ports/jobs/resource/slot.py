@@ -23,7 +23,7 @@ from typing import Any
 
 from ports import probe
 from ports._version import VERSION
-from ports.errors import UsageError
+from ports.errors import ConflictError, UsageError
 from ports.jobs._places import Places
 from ports.jobs._protocol import PROTOCOL, Decoder, Frame, encode
 from ports.jobs.resource import script
@@ -41,6 +41,7 @@ _RETRY_SECONDS = (0.05, 2.0)  # between two attempts to reach the resource: at f
 _WEIGH_SECONDS = 0.5  # between two looks at the memory of a job that has a limit
 _KEPT_BYTES = 64 * 2**20  # of functions
 _KEPT = 16
+_OWN = ("at", "refused")  # names in a result that are not sent
 _MOST_STARTS = 2  # of a child that ends before it begins a job
 
 
@@ -238,9 +239,9 @@ class Slot:
         self.sent.clear()
         self.results = [*unsaid, *self.results]
         if self.asked_before:
-            held = [*(one["id"] for one in self.batch), *(result["id"] for result, _ in self.results)]
+            held = [*(one["id"] for one in self.batch), *self.unacknowledged()]
+            self.link.send({"op": "holding", "ids": held, **self.who()})
             scripts = [*self.started.values()]
-            self.link.send({"op": "holding", "ids": [*held, *(one["id"] for one in scripts)], **self.who()})
             self.started.clear()
             for told in scripts:
                 self.tell_started(told)
@@ -274,8 +275,14 @@ class Slot:
         if self.is_paused or self.is_closing:
             return
         known = list(self.functions.by_digest)
-        self.claim = self.link.send({"op": "claim", "most": _MOST, "known": known, **self.who()})
+        asked = {"op": "claim", "most": _MOST, "known": known, "holds": self.unacknowledged(), **self.who()}
+        self.claim = self.link.send(asked)
         self.asked_before = True
+
+    def unacknowledged(self) -> list[str]:
+        """Return the jobs whose results or starts the resource has not noted yet, as far as is known here."""
+        pairs = [*self.results, *(pair for pairs in self.sent.values() for pair in pairs)]
+        return [*(result["id"] for result, _ in pairs), *(one["id"] for one in self.started.values())]
 
     def flush(self, now: float) -> None:
         """Report results: at the end of a batch at once, else a few together."""
@@ -285,7 +292,12 @@ class Slot:
         if self.batch and now - self.results[0][0].get("at", 0.0) < _FLUSH_SECONDS and size < _FLUSH_BYTES:
             return
         pairs, self.results = self.results, []
-        told = [{name: value for name, value in result.items() if name != "at"} for result, _ in pairs]
+        for group in [pairs] if size < 2 * _FLUSH_BYTES else [[one] for one in pairs]:  # a frame has a limit
+            self.report(group)
+
+    def report(self, pairs: list[tuple[dict[str, Any], bytes]]) -> None:
+        """Send results, to be acknowledged together."""
+        told = [{name: value for name, value in result.items() if name not in _OWN} for result, _ in pairs]
         number = self.link.send({"op": "ended", "slot": self.name, "results": told}, [blob for _, blob in pairs])
         self.sent[number] = pairs
 
@@ -312,16 +324,25 @@ class Slot:
                         self.end(one["id"], one["attempt"], "lost")
             elif number == self.claim and number:
                 self.claim = 0
-                self.take(frame)
+                if self.unacknowledged():  # the answers before this one refused them: they stay in the lease
+                    self.return_jobs(frame.header.get("jobs") or [])
+                else:
+                    self.take(frame)
             else:
                 self.sent.pop(int(number or 0), None)
                 self.started.pop(int(number or 0), None)
 
     def keep_refused(self, number: int, error: Mapping[str, Any]) -> None:
-        """Report results again later that the resource could not keep: its disk may be full."""
+        """Report results again: each by itself where one of them is wrong, all later where the disk may be full."""
         pairs = self.sent.pop(number, [])
         script = self.started.pop(number, None)
-        if error.get("exit_code") != UsageError.exit_code:
+        if error.get("exit_code") == UsageError.exit_code:
+            for result, blob in pairs:
+                if len(pairs) > 1:
+                    self.report([(result, blob)])
+                elif not result.get("refused"):
+                    self.report([(_refused(result, error), b"")])
+        else:
             self.results = [*pairs, *self.results]
             self.report_at = time.monotonic() + _RETRY_SECONDS[1]
             if script is not None:
@@ -380,6 +401,9 @@ class Slot:
         job = {**job, "gpus": [uuids.get(str(one), str(one)) for one in job.get("gpus") or ()]}
         try:
             started = script.start(job, self.blobs[job["arguments"]], self.places)
+        except ConflictError:  # a worker started it, and died before it could say so
+            name = f"job-{job['id']}-{job['attempt']}"
+            started = {"process": None, "lease": str(self.places.lease_of(name))}
         except Exception as error:  # noqa: BLE001 - whatever it is, the job has not begun
             wrong = {"type": type(error).__name__, "text": str(error), "traceback": ""}
             self.results.append(({**told, "state": "error", "error": wrong, "at": 0.0}, b""))
@@ -520,6 +544,12 @@ class Slot:
             self.child.end(signal.SIGKILL)  # which its pipe shows
 
 
+def _refused(result: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is told of a job whose result the resource does not take."""
+    wrong = {"type": "UsageError", "text": f"its result was refused: {error.get('text')}", "traceback": ""}
+    return {"id": result["id"], "attempt": result["attempt"], "state": "error", "error": wrong, "refused": True}
+
+
 def _ended(how: str, job: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is told of a job that was ended."""
     if how == "cancel":
@@ -530,7 +560,8 @@ def _ended(how: str, job: Mapping[str, Any]) -> dict[str, Any]:
     if how == "memory":
         words = f"it used more than its {probe.size(job.get('memory'))} of memory"
         return {"state": "error", "reason": "memory", "error": {"type": "MemoryError", "text": words, "traceback": ""}}
-    return {"state": "lost", "reason": "lost", "error": {"type": "Lost", "text": "it was ended", "traceback": ""}}
+    reason, words = ("stopped", "the compute resource was stopped") if how == "stopped" else ("lost", "it was ended")
+    return {"state": "lost", "reason": reason, "error": {"type": "Lost", "text": words, "traceback": ""}}
 
 
 def run(options: Mapping[str, Any]) -> str:
