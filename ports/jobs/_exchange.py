@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from ports.jobs._waiting import Waiting
 
 #: The connection of replies that ask the loop itself to end a script.
 SCRIPTS = "scripts"
+#: How the names of directories begin that are about to be removed.
+PRUNED = ".pruned-"
 BY_REQUEST = "cancelled"  # the reason, where none is given
 
 
@@ -49,7 +52,9 @@ class Exchange:
         self.ledger, self.store, self.capacity = ledger, ledger.store, ledger.room.capacity
         self.now, self.monotonic = now, monotonic
         self.waiting = Waiting()
-        self.is_draining = False
+        self.is_draining = False  # durable
+        self.is_held = False  # while the resource is about to stop
+        self.dispose: Callable[[Sequence[Path]], object] = remove_trees
         self.connections: dict[str, Hashable] = {}  # of slots
         self.unfinished: set[int] = set()  # maps of whose results more is there than was sent
         self.replies: list[Reply] = []
@@ -74,8 +79,8 @@ class Exchange:
         for path in self.unlinked:
             with contextlib.suppress(OSError):
                 path.unlink()
-        for path in self.removed:
-            shutil.rmtree(path, ignore_errors=True)
+        if trees := [aside for path in self.removed if (aside := put_aside(path)) is not None]:
+            self.dispose(trees)
         replies = self.replies
         self.replies, self.new_keys, self.unlinked, self.removed = [], {}, [], []
         return replies
@@ -92,7 +97,7 @@ class Exchange:
     @property
     def wanted_slots(self) -> int:
         """How many slots would have work now, those that work included."""
-        return self.ledger.wanted() if not self.is_draining else len(self._busy_slots())
+        return len(self._busy_slots()) if self.is_draining or self.is_held else self.ledger.wanted()
 
     def scripts(self) -> list[tuple[JobId, int, Lease]]:
         """Return id, attempt and lease of the scripts that run in sessions of their own."""
@@ -134,3 +139,17 @@ class Exchange:
         connection = SCRIPTS if run.slot.startswith("job-") else self.connections.get(run.slot)
         how = "cancel" if run.ending == "cancel" else "timeout"
         self.send(connection, {"op": "end", "id": str(run.id), "attempt": run.attempt, "how": how})
+
+
+def put_aside(path: Path) -> Path | None:
+    """Rename a directory that is to be removed, which takes no time; None if there is none."""
+    aside = path.with_name(f"{PRUNED}{secrets.token_hex(8)}")
+    with contextlib.suppress(OSError):
+        return path.rename(aside)
+    return None
+
+
+def remove_trees(paths: Sequence[Path]) -> None:
+    """Remove directories with all that is in them."""
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ports.errors import PortsError, UsageError
-from ports.jobs._model import ENDED, MOST_JOBS, REASONS, STATES, JobId, Lease, is_text, parse_id, short
+from ports.jobs._model import ENDED, MOST_JOBS, REASONS, STATES, STOPPED, JobId, Lease, is_text, parse_id, short
 from ports.jobs._store import pack
 
 _NUMBERS = (int, float)
@@ -41,11 +41,11 @@ def seconds(value: object, what: str) -> float | None:
     return float(value)
 
 
-def ids_of(header: Mapping[str, Any], *, least: int = 1) -> tuple[JobId, ...]:
+def ids_of(header: Mapping[str, Any], name: str = "ids", *, least: int = 1) -> tuple[JobId, ...]:
     """Return the ids that a request names, at least `least`."""
-    ids = header.get("ids")
+    ids = header.get(name, [])
     if not isinstance(ids, list) or not least <= len(ids) <= MOST_JOBS:
-        raise UsageError(f"ids: {short(ids)} is no list of ids")
+        raise UsageError(f"{name}: {short(ids)} is no list of ids")
     return tuple(dict.fromkeys(parse_id(id) for id in ids))
 
 
@@ -120,7 +120,7 @@ def result_of(result: Any) -> tuple[int, JobId, int, dict[str, Any]]:
         if not isinstance(error, dict):
             raise UsageError(f"error: {short(error)} is no object")
         _dumped(error, "error")
-    if result.get("reason") is not None and result["reason"] not in REASONS:
+    if result.get("reason") is not None and result["reason"] not in (*REASONS, STOPPED):
         raise UsageError(f"reason: {short(result.get('reason'))} is none of {', '.join(REASONS)}")
     plain(result.get("note"), "note")
     return pack(id.number, id.item or 0), id, attempt, result

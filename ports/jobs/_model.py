@@ -117,6 +117,8 @@ class Retries:
 
 #: Why an attempt failed.
 REASONS = ("failure", "time", "lost", "memory")
+#: Why an attempt ended that counts but costs no retry: the resource was stopped.
+STOPPED = "stopped"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

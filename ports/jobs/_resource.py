@@ -32,6 +32,7 @@ KIND, NAME = "resource", "jobs"
 _PROGRAM = f"{SAFE_PATH}; from ports.jobs.resource import loop; loop.main"
 _MOST_SHOWN = 5
 _DYING_SECONDS = 5.0
+_ANSWER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class Resource:
         wait : bool
             Begin nothing more, and wait until the functions that run have ended.
         now : bool
-            End the functions that run; they begin again when a resource is started.
+            End the functions that run; they begin again when a resource is started. It costs them no retry.
         force : bool
             Also forget a resource of which nothing can be known from here.
 
@@ -138,28 +139,25 @@ class Resource:
         ConflictError
             Functions run, and neither `wait` nor `now` was given.
         """
-        if self.state == "running" and not now:
-            with contextlib.suppress(ResourceLostError):
-                self._let_end(wait=wait)
-        sessions.stop(self.found, force=force)
+        with contextlib.ExitStack() as stack:
+            if self.state == "running":
+                with contextlib.suppress(ResourceLostError):
+                    self._let_end(stack.enter_context(self.connect()), wait=wait, now=now)
+            sessions.stop(self.found, force=force)  # while the connection stands, nothing begins
         with contextlib.suppress(NotFoundError):
             clusters.stop(NAME)
 
-    def _let_end(self, *, wait: bool) -> None:
-        with self.connect() as connection:
-            running = connection.ask("status", timeout=30).header.get("running") or []
-            if running and not wait:
-                shown = ", ".join(map(str, running[:_MOST_SHOWN])) + (", …" if len(running) > _MOST_SHOWN else "")
-                verb = "runs" if len(running) == 1 else "run"
-                raise ConflictError(
-                    f"{shown} {verb}; `ports resource stop --wait` lets them end first, `ports resource stop --now` "
-                    "ends them, and they begin again at the next `ports resource start`"
-                )
-            if running:
-                connection.ask("drain", timeout=30)
-            while running:
-                time.sleep(0.2)
-                running = connection.ask("status", timeout=30).header.get("running") or []
+    def _let_end(self, connection: Connection, *, wait: bool, now: bool) -> None:
+        """Let nothing more begin; raises ConflictError if functions run that are not to end."""
+        limit = None if wait else settings.get("jobs.grace") + _ANSWER_SECONDS
+        running = connection.ask("stop", wait=wait, now=now, timeout=limit).header.get("running") or []
+        if running:
+            shown = ", ".join(map(str, running[:_MOST_SHOWN])) + (", …" if len(running) > _MOST_SHOWN else "")
+            verb = "runs" if len(running) == 1 else "run"
+            raise ConflictError(
+                f"{shown} {verb}; `ports resource stop --wait` lets them end first, `ports resource stop --now` "
+                "ends them, and they begin again at the next `ports resource start`"
+            )
 
 
 def _shown(status: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ports.errors import BrokenRecordError, RecordError, UsageError
 from ports.jobs import _headers
-from ports.jobs._exchange import BY_REQUEST, Exchange, Request
+from ports.jobs._exchange import BY_REQUEST, Exchange, Reply, Request
 from ports.jobs._live import Run
 from ports.jobs._model import (
     CANCELLED,
@@ -17,6 +17,7 @@ from ports.jobs._model import (
     FINISHED,
     LARGE,
     LOST,
+    STOPPED,
     JobId,
     Lease,
     LeaseState,
@@ -69,8 +70,10 @@ class Slots:
         if slot.startswith("job-"):
             raise UsageError(f"slot: {slot} is the name of a script")
         self._know_slot(lease, worker)
-        for run in list(self._ledger.runs_of.get(slot, {}).values()):
-            self._settle_unheard(run)
+        held = {pack(id.number, id.item or 0) for id in _headers.ids_of(header, "holds", least=0)}
+        for job, run in list(self._ledger.runs_of.get(slot, {}).items()):
+            if job not in held:  # what it has reported, and what was not acknowledged
+                self._settle_unheard(run)
         claim = Claim(request.connection, request.n, slot, most, frozenset(known), frozenset(kinds), worker)
         self._waiting.claims.pop(slot, None)
         self._waiting.claims[slot] = claim
@@ -91,7 +94,7 @@ class Slots:
 
     def give(self) -> None:
         """Give work to the slots that wait."""
-        if self.exchange.is_draining:
+        if self.exchange.is_draining or self.exchange.is_held:
             return
         now = self.exchange.monotonic()
         for claim in list(self._waiting.claims.values()):
@@ -310,8 +313,11 @@ class Slots:
         if run.ending == "cancel":
             self._end(run, CANCELLED, at, began=began, reason=run.reason or BY_REQUEST)
             return
-        used, most = run.used.get(cause, 0), getattr(run.live.spec.retries, cause)
+        used, most = run.used.get(cause, 0), getattr(run.live.spec.retries, cause, 0)
         text = text[:900]
+        if cause == STOPPED:
+            self._ledger.again(run, at, text, began=began)
+            return
         if used < most:
             run.used = {**run.used, cause: used + 1}
             run.ending, run.reason = None, None
@@ -367,6 +373,16 @@ class Slots:
         self._ledger.forget_slot(slot)
         self._waiting.claims.pop(slot, None)
 
+    def functions(self) -> list[str]:
+        """Return the ids of the functions that slots have."""
+        return [str(run.id) for run in self._ledger.runs.values() if not run.slot.startswith("job-")]
+
+    def end_functions(self, how: str) -> list[Reply]:
+        """Return what asks the slots that are connected to end what they have."""
+        runs = [run for run in self._ledger.runs.values() if run.slot in self.exchange.connections]
+        told = [(run.slot, {"op": "end", "id": str(run.id), "attempt": run.attempt, "how": how}) for run in runs]
+        return [Reply(self.exchange.connections[slot], header) for slot, header in told]
+
     def time_out(self) -> None:
         """Ask for the end of jobs that run too long. The launcher of a script does it by itself."""
         now = self.exchange.monotonic()
@@ -385,6 +401,7 @@ _WORDS = {
     "failure": "it failed",
     "time": "it ran longer than its timeout",
     "lost": "what ran it has ended",
+    STOPPED: "the compute resource was stopped",
     "memory": "it used more memory than it asked for",
 }
 

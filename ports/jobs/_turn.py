@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 
 from ports import state
 from ports.errors import PortsError, RecordError, StoreError, UsageError
@@ -85,6 +86,28 @@ class Queue:
     def wanted_slots(self) -> int:
         """How many slots would have work now, those that work included."""
         return self._exchange.wanted_slots
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing is given out because the resource is about to stop; unlike draining, no start finds it."""
+        return self._exchange.is_held
+
+    @is_held.setter
+    def is_held(self, is_held: bool) -> None:
+        """Give nothing out, or go on."""
+        self._exchange.is_held = is_held
+
+    def dispose_by(self, dispose: Callable[[Sequence[Path]], object]) -> None:
+        """Let `dispose` remove the directories of jobs that are pruned, after the commit."""
+        self._exchange.dispose = dispose
+
+    def functions(self) -> list[str]:
+        """Return the ids of the functions that slots have."""
+        return self._slots.functions()
+
+    def end_functions(self, how: str) -> list[Reply]:
+        """Return what asks the slots to end all functions that they have."""
+        return self._slots.end_functions(how)
 
     def scripts(self) -> list[tuple[JobId, int, Lease]]:
         """Return id, attempt and lease of the scripts that run in sessions of their own."""

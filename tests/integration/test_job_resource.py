@@ -118,7 +118,7 @@ def test_the_resource_is_started_shown_drained_and_stopped(site: Home) -> None:
 
 def test_a_stop_says_what_runs_and_waits_or_ends_it(site: Home) -> None:
     with _resource.connect() as connection:
-        job = submit(connection, time.sleep, [60])
+        job = submit(connection, time.sleep, [60], retries={"lost": 0})
         running = lambda: connection.ask("show", id=f"{job}.0").header["row"]["state"] == "running" or None  # noqa: E731
         wait_until(running, timeout=60, what="the job")
     found = _resource.get_resource()
@@ -129,13 +129,16 @@ def test_a_stop_says_what_runs_and_waits_or_ends_it(site: Home) -> None:
         _resource.get_resource()
     with _resource.connect() as connection:
         row = connection.ask("show", id=f"{job}.0").header["row"]
-        assert row["state"] in ("pending", "running")
+        assert row["state"] in ("pending", "running") and row["attempt"] >= 1, row
+        assert "Lost: the compute resource was stopped" in [one.get("reason") for one in row["transitions"]]
         short = submit(connection, time.sleep, [0.5])
         connection.ask("cancel", ids=[job], reason="")
         wait_until(lambda: connection.ask("status").header["running"] or None, timeout=60, what="the short job")
     _resource.get_resource().stop(wait=True)
     with _resource.connect() as connection:
         assert results(connection, short) == {0: None}
+        assert connection.ask("status").header["draining"] is False
+        assert results(connection, submit(connection, abs, [-3])) == {0: 3}
 
 
 def test_a_resource_that_was_killed_goes_on_where_it_was(site: Home, tmp_path: Path) -> None:

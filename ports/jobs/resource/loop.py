@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import functools
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -24,9 +26,8 @@ from typing import Any
 
 from ports import probe, sessions, state
 from ports._version import VERSION
-from ports.errors import PortsError
-from ports.jobs import _places
-from ports.jobs._model import Lease
+from ports.errors import PortsError, UsageError
+from ports.jobs import _headers, _places
 from ports.jobs._notices import Notifier
 from ports.jobs._places import Places
 from ports.jobs._protocol import PROTOCOL, Decoder, Frame, ProtocolError, encode
@@ -36,6 +37,8 @@ from ports.jobs._turn import SCRIPTS, Queue, Reply, Request
 from ports.jobs.resource import lease, oversee, room
 from ports.jobs.resource.crew import Crew
 from ports.jobs.resource.ends import Ends
+from ports.jobs.resource.stopping import Stopping
+from ports.jobs.resource.sweeper import Sweeper
 from ports.state import records, settings
 
 _PIECE = 1 << 20
@@ -44,8 +47,9 @@ _SLOW_BYTES = 16 * 2**20  # unsent: nothing more is read from who does not read
 _MOST_BYTES = 2 * 2**30  # unsent: the connection ends
 _HELLO_SECONDS = 10.0
 _MOST_PEERS = 1000
-_OLD_SECONDS = 3600.0  # what a slot left is looked at no more
-_SWEEP_SECONDS = 600.0
+_MOST_FILES = 4096
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_REST_SECONDS = 0.5  # for which no connection is taken where there is no room for one
 _SCRIPTS_SECONDS = (0.1, 0.5)  # between two looks at scripts: for a few, and for many
 _LOOK_SECONDS = 2.0  # between two looks at whether the socket is still there
 
@@ -102,6 +106,8 @@ class Loop:
         Called at least twice a second; returns requests about scripts that have ended.
     end_script : callable, optional
         Called with what the queue says of a script that is to end.
+    grace : float
+        Seconds between the SIGTERM and the SIGKILL of a function.
     """
 
     def __init__(
@@ -111,19 +117,21 @@ class Loop:
         crew: Crew | None = None,
         scripts: Callable[[], list[Request]] = list,
         end_script: Callable[[dict[str, Any]], object] = dict,
+        *,
+        grace: float = 30.0,
     ) -> None:
         self.queue, self.listener, self.crew = queue, listener, crew
         self.scripts, self.end_script = scripts, end_script
-        self.sweep: Callable[[], object] = list
         self.on_over: Callable[[list[int]], object] = list  # hears of submissions that ended
         self.notifier: Notifier | None = None
+        self.stopping = Stopping(queue, grace)
+        self.rests_until: float | None = None
         self.places: Places | None = None  # where the socket is made again if it is gone
         self.peers: dict[int, Peer] = {}
         self.numbers = 0
         self.is_over = False
         self.next_tick = self.next_scripts = 0.0
         self.next_look = time.monotonic() + _LOOK_SECONDS
-        self.next_sweep = time.monotonic() + 60.0
         self.selector = selectors.DefaultSelector()
         listener.setblocking(False)
         self.selector.register(listener, selectors.EVENT_READ, None)
@@ -163,6 +171,8 @@ class Loop:
             else:
                 self.serve(key.data, events, inbox)
         now = time.monotonic()
+        if self.rests_until is not None and now >= self.rests_until:
+            self.go_on()
         if now >= self.next_scripts:
             inbox += self.safely(self.scripts, [])
             took = time.monotonic() - now
@@ -178,9 +188,7 @@ class Loop:
         if now >= self.next_look:
             self.next_look = now + _LOOK_SECONDS
             self.safely(self.listen_again, [])
-        if now >= self.next_sweep:
-            self.next_sweep = now + _SWEEP_SECONDS
-            self.safely(self.sweep, [])
+        self.deliver(self.safely(self.stopping.look, []))
         if self.crew is not None:
             if self.crew.available is not None:
                 self.queue.available, self.crew.available = self.crew.available, None
@@ -208,16 +216,19 @@ class Loop:
         state.make_private(places.runtime)
         fresh = listen(places)
         fresh.setblocking(False)
-        self.selector.unregister(self.listener)
+        if self.rests_until is None:
+            self.selector.unregister(self.listener)
         self.listener.close()
         self.listener = fresh
-        self.selector.register(fresh, selectors.EVENT_READ, None)
+        self.go_on()
 
     def accept(self) -> None:
         """Take a connection of this user's."""
         try:
             connection, _ = self.listener.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in _FULL:
+                self.rest(error)
             return
         if probe.peer_uid(connection) not in (None, probe.own_uid()) or len(self.peers) >= _MOST_PEERS:
             connection.close()
@@ -226,6 +237,17 @@ class Loop:
         self.numbers += 1
         peer = self.peers[self.numbers] = Peer(connection, self.numbers)
         self.selector.register(connection, selectors.EVENT_READ, peer)
+
+    def rest(self, error: OSError) -> None:
+        """Take no connection for a moment: the one that waits would wake the loop again and again."""
+        print(f"no more connections: {error.strerror}", file=sys.stderr)
+        self.rests_until = time.monotonic() + _REST_SECONDS
+        self.selector.unregister(self.listener)
+
+    def go_on(self) -> None:
+        """Take connections again."""
+        self.rests_until = None
+        self.selector.register(self.listener, selectors.EVENT_READ, None)
 
     def serve(self, peer: Peer, events: int, inbox: list[Request]) -> None:
         """Send what waits for a connection, and take what it asks for."""
@@ -249,6 +271,9 @@ class Loop:
         if not peer.is_known:
             self.greet(peer, header)
             return
+        if header.get("op") == "stop":
+            self.answer_stop(peer, header)
+            return
         if header.get("op") == "status":
             peer.asked_status.add(repr(header.get("n")))
         inbox.append(Request(peer.number, header, frame.blobs))
@@ -266,6 +291,13 @@ class Loop:
         python = ".".join(map(str, sys.version_info[:2]))
         told = {"n": header.get("n"), "protocol": PROTOCOL, "version": VERSION, "pid": os.getpid(), "python": python}
         peer.write(encode(told))
+
+    def answer_stop(self, peer: Peer, header: dict[str, Any]) -> None:
+        """Note that the resource is to stop; the answer comes when that is possible."""
+        try:
+            self.stopping.ask(peer.number, header)
+        except UsageError as error:
+            peer.write(encode(_headers.error_of(Request(peer.number, header).n, error)))
 
     def refuse(self, peer: Peer, text: str) -> None:
         """Say why a connection ends, and end it."""
@@ -288,6 +320,7 @@ class Loop:
         self.selector.unregister(peer.connection)
         peer.connection.close()
         self.queue.gone(peer.number)
+        self.stopping.gone(peer.number)
 
     def drop_silent(self, now: float) -> None:
         """End connections that never say who they are."""
@@ -370,20 +403,25 @@ def main(directory: str) -> None:
 def serve(directory: Path) -> None:
     """Open the queue, and answer until SIGTERM."""
     places = _places.make_places()
+    room_for_files()
     store = Store.open(places)
     try:
         limits = settings.get("jobs.queues")
         queue = Queue(store, capacity=room.capacity(), is_alive=lease.look, limits=limits)
         oversee.forget_environs(queue, places, time.time())
+        sweeper = Sweeper(places)
+        queue.dispose_by(sweeper.add)
         loop = Loop(
             queue,
             listen(places),
+            grace=float(settings.get("jobs.grace")),
             scripts=functools.partial(oversee.ended, queue, places, lease.look),
             end_script=functools.partial(oversee.end, places=places),
         )
         loop.crew = Crew(slot_options(directory, places), loop.wake, memory=queue.capacity.memory)
         loop.crew.start()
-        loop.sweep, loop.places = functools.partial(sweep, places), places
+        sweeper.start()
+        loop.places = places
         loop.notifier = Notifier(places)
         loop.on_over = ends = Ends(store, loop.notifier, time.time)
         ends.catch_up()
@@ -418,14 +456,12 @@ def slot_options(directory: Path, places: Places) -> dict[str, Any]:
     }
 
 
-def sweep(places: Places, older: float = _OLD_SECONDS) -> None:
-    """Remove the leases of slots that ended long ago, and what their children left."""
-    before = time.time() - older
-    for path in [*places.leases.glob("slot-*"), *places.streams.glob("slot-*")]:
-        held = Lease(path.stem, str(places.lease_of(path.stem)))
-        with contextlib.suppress(OSError):
-            if path.stat().st_mtime < before and lease.look(held).alive is not True:
-                path.unlink()
+def room_for_files() -> None:
+    """Raise the limit on open files: each client and each slot needs one."""
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if most == resource.RLIM_INFINITY else min(_MOST_FILES, most)
+    if least != resource.RLIM_INFINITY and least < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def announce(directory: Path, places: Places) -> None:
