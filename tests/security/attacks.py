@@ -2,7 +2,8 @@
 
 ``fell`` is what he got, ``tried`` how many doors he tried. He knows what every account of a machine sees: who listens
 where, the names of Unix sockets, command lines. Standard library only, but where he speaks Dask or ZeroMQ. What he
-overhears and reads stands in `snooping`, which is run with it as one text.
+overhears and reads stands in `snooping`, what he tries against jobs in
+`job_attacks`. All three are run as one text.
 """
 
 import asyncio

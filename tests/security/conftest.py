@@ -32,7 +32,8 @@ MODES = {"sockets": {}, "tls": {"DASK_PORTS__CLUSTER__SECURITY": "tls"}}
 #: In alice's environment, and what her kernels print; new each time, as these files may be read by all.
 SECRET = f"sesame-{secrets.token_hex(8)}"
 TOKEN = "5e5a3e" * 8  # of the Jupyter that she starts by hand
-ATTACKS = "".join(Path(__file__).with_name(name).read_text() for name in ("snooping.py", "attacks.py"))
+PARTS = ("snooping.py", "job_attacks.py", "attacks.py")
+ATTACKS = "".join(Path(__file__).with_name(name).read_text() for name in PARTS)
 # The routes that come by default, and the one that takes orders.
 ROUTES = """
 distributed: {scheduler: {http: {routes: [distributed.http.scheduler.info, distributed.http.scheduler.json,
