@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import select
@@ -299,7 +300,8 @@ def test_a_wait_goes_on_when_the_resource_is_killed(home: Home) -> None:
     until_running(home, id)
     words = [sys.executable, "-m", "ports", "job", "wait", id]
     with subprocess.Popen(words, cwd=home.work, stderr=subprocess.PIPE, text=True) as waiting:
-        time.sleep(0.5)
+        asks = functools.partial(psutil.Process(waiting.pid).net_connections, "unix")
+        wait_until(lambda: asks() or None, timeout=60, what="its connection to the resource")
         kill(home.json("resource", "show")["pid"])
         (home.work / "over").touch()
         assert waiting.stderr is not None

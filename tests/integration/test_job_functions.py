@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,8 +157,7 @@ def test_two_equal_cached_jobs_run_once(site: Home, tmp_path: Path) -> None:
     jobs = [slow.submit(1), slow.submit(1), *slow.map([1, 1])]
     assert ports.gather(jobs, timeout=60) == [2, 2, 2, 2]
     assert Path(notes).read_text() == "."
-    began = time.monotonic()
-    assert slow(1) == 2 and time.monotonic() - began < 0.25  # a plain call hits what the jobs kept
+    assert slow(1) == 2 and Path(notes).read_text() == "."  # a plain call hits what the jobs kept
     assert ports.jobs.why_cached(jobs[1].id) == "its result came from the cache"
     assert ports.jobs.why_cached(jobs[0].id) == "it ran, because nothing of slow() was in the cache"
     assert slow.submit(ports.submit(add, 0)).result(60) == 2  # the key follows from the result of another job
@@ -201,8 +199,9 @@ def test_a_resource_that_was_killed_comes_back_while_a_client_waits(site: Home, 
     waiter: list[Any] = []
     thread = threading.Thread(target=lambda: waiter.append(job.result(100)))
     thread.start()
-    psutil.Process(pid).kill()
-    time.sleep(0.3)
+    resource = psutil.Process(pid)
+    resource.kill()
+    wait_until(lambda: None if resource.is_running() else True, timeout=20, what="the end of the resource")
     (tmp_path / "go").touch()
     thread.join(110)
     assert waiter == ["done"]

@@ -271,7 +271,7 @@ def test_a_cancelled_job_ends_and_the_next_one_runs(place: Place) -> None:
     assert (begun["id"], begun["attempt"]) == (job, 1)
     (number,) = [one.number for one in place.loop.peers.values()]
     place.queue.pushes.append(Reply(number, {"op": "end", "id": job, "attempt": 1, "how": "cancel"}))
-    assert place.result(job, timeout=4)["state"] == "cancelled"
+    assert place.result(job)["state"] == "cancelled"
     assert place.result(after) == 2
 
 
@@ -285,14 +285,14 @@ def test_a_job_that_ignores_sigterm_is_killed_after_the_grace(place: Place) -> N
 
     job = place.add(stay, timeout=0.2)
     place.slot(grace=0.5)
-    told = place.result(job, timeout=8)
+    told = place.result(job)
     assert (told["state"], told["reason"], "timeout of 0.2 s" in told["error"]["text"]) == ("error", "time", True)
 
 
 def test_an_isolated_job_that_takes_too_long_is_ended(place: Place) -> None:
     job, after = place.add(time.sleep, 60, timeout=0.2, isolate=True), place.add(os.getppid, isolate=True)
     place.slot()
-    told = place.result(job, timeout=4)
+    told = place.result(job)
     assert (told["state"], told.get("reason")) == ("error", "time")
     assert place.result(after) > 1
 
@@ -314,12 +314,20 @@ def test_jobs_behind_a_long_one_go_back_for_others(place: Place, tmp_path: Path)
     assert all(len(place.queue.ended[one]) == 1 for one in [long, *others])
 
 
-def test_a_slot_goes_on_while_the_resource_is_gone(place: Place) -> None:
-    job, after = place.add(lambda: time.sleep(0.6) or 7), place.add(add_one, 1)
+def test_a_slot_goes_on_while_the_resource_is_gone(place: Place, tmp_path: Path) -> None:
+    def work(go: str, done: str) -> int:
+        while not os.path.exists(go):
+            time.sleep(0.01)
+        os.mknod(done)
+        return 7
+
+    go, done = tmp_path / "go", tmp_path / "done"
+    job, after = place.add(work, str(go), str(done)), place.add(add_one, 1)
     slot = place.slot()
     wait_until(lambda: place.queue.n_given or None, timeout=10, what="the batch")
     place.end()
-    time.sleep(0.8)
+    go.touch()
+    wait_until(lambda: done.exists() or None, timeout=20, what="the work without a resource")
     place.begin()
     assert (place.result(job), place.result(after)) == (7, 2)
     assert len(place.queue.ended[job]) == 1
@@ -367,7 +375,7 @@ def test_a_slot_whose_worker_is_paused_asks_for_nothing(place: Place) -> None:
 
 def test_a_slot_without_work_ends_and_its_lease_is_free(place: Place) -> None:
     slot = place.slot(idle=0.2)
-    place.threads[0].join(5)
+    place.threads[0].join(20)
     assert not place.threads[0].is_alive()
     state = lease.look(Lease(slot.name, str(slot.lease.path)))
     assert (state.alive, state.begun) == (False, frozenset())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import inspect
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -219,6 +221,7 @@ def _unsendable(name: str, value: Any, error: Exception) -> Outcome:
 
 
 def _failed(error: BaseException, loaded: _Loaded | None) -> Outcome:
+    _say_what_is_missing(error)
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, _blobs.__file__):
         trace = trace.tb_next
@@ -234,6 +237,21 @@ def _failed(error: BaseException, loaded: _Loaded | None) -> Outcome:
     except Exception:  # noqa: BLE001
         blob = b""
     return Outcome("error", blob if len(blob) <= _LARGEST_EXCEPTION else b"", said)
+
+
+def _say_what_is_missing(error: BaseException) -> None:
+    """Let the error of an import say on which machine and in which environment the module is missing."""
+    name = str(getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or not name or " on " in str(error):
+        return
+    with contextlib.suppress(ImportError, ValueError):
+        if name in sys.modules or importlib.util.find_spec(name) is not None:
+            return  # a part of it is missing
+    error.msg = (
+        f"{error.msg or error} on {platform.node()}, in Python {_blobs.MINOR} of {sys.prefix}; install the package "
+        f"that has it there, as `{sys.executable} -m pip install {name}`, or put {name}.py beside what you submit"
+    )
+    error.args = (error.msg,)
 
 
 def _exception(error: BaseException, loaded: _Loaded | None) -> bytes:

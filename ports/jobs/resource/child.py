@@ -10,7 +10,8 @@ hold. So what was begun is known when this process is gone. SIGTERM ends the job
 from the limit on that the slot can write there are skipped: others run them.
 
 stdout and stderr are files. After a job that printed, they are moved to its directory. What a job changed is put
-back: directory, environment, signal handlers, closed streams.
+back: directory, environment, signal handlers and timers, umask, ``sys.path``, closed streams. A job that leaves
+threads or processes behind, or other limits, takes this process with it: the next job gets another one.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import importlib
 import importlib.util
 import os
 import resource
+import select
 import shutil
 import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -35,7 +38,21 @@ NOBODY, ALL = -1, 10**15  # in the lease: no job was begun, or none is to end; n
 WIDTH = 16  # of a place in the lease, followed by a newline
 BEGUN, TO_END, LIMIT = 0, WIDTH + 1, 2 * (WIDTH + 1)  # where these places are
 READABLE_SECONDS = 0.05  # a job that took longer gets its peak of memory
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_LOOK_SECONDS = 0.1  # between two looks whether a fork has ended whose pipe something else holds open
+_LEAVE_SECONDS = 0.1  # in which threads and processes of a job can end after it
+_SIGNALS: tuple[signal.Signals, ...] = (
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGALRM,
+    signal.SIGCHLD,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+_SIGNALS += (signal.SIGTERM, signal.SIGQUIT, signal.SIGPIPE, signal.SIGVTALRM, signal.SIGPROF)
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+_LIMITS: tuple[int, ...] = (resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_STACK, resource.RLIMIT_FSIZE)
+_LIMITS += (resource.RLIMIT_NOFILE, resource.RLIMIT_CPU)
 
 
 def _protocol() -> Any:
@@ -57,8 +74,9 @@ def place_text(place: int) -> bytes:
 class Streams:
     """stdout and stderr as files, each of which is moved to the directory of the job that wrote to it."""
 
-    def __init__(self, files: list[str], work: str) -> None:
-        self.files, self.work = files, work
+    def __init__(self, files: list[str], work: str, limit: int) -> None:
+        self.files, self.work, self.limit = files, work, limit
+        self.dropped: dict[str, int] = {}  # bytes of the last job that were beyond the limit
         self.libc = ctypes.CDLL(None)
         self.kept = [-1, -1]
         self.objects: list[Any] = []
@@ -96,35 +114,70 @@ class Streams:
                 getattr(sys, name).flush()
         self.libc.fflush(None)
         self.mend()
-        found = False
+        found, self.dropped = False, {}
         for number, name in enumerate(("stdout", "stderr")):
-            if os.fstat(self.kept[number]).st_size:
+            if os.fstat(self.kept[number]).st_size or os.path.exists(self.files[number] + ".1"):
                 found = True
                 directory = os.path.join(self.work, job)
                 os.makedirs(directory, mode=0o700, exist_ok=True)
-                move(self.files[number], os.path.join(directory, name))
+                if lost := move(self.files[number], os.path.join(directory, name), self.limit):
+                    self.dropped[name] = lost
                 self.open(number)
         return found
 
 
-def move(source: str, target: str) -> None:
-    """Rename a file; append it where a former attempt left one."""
-    if not os.path.exists(target):
+def cut(path: str, limit: int) -> int:
+    """Keep the end of a file above `limit` bytes as ``<path>.1`` and empty it; return how many bytes are gone.
+
+    Whatever writes to it goes on, at its new beginning: so the output of a function is as bounded as a script's.
+    """
+    if size_of(path) <= limit:
+        return 0
+    lost, flags = size_of(path + ".1"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with open(path, "r+b") as full, os.fdopen(os.open(path + ".1", flags, 0o600), "wb") as kept:
+        size = os.fstat(full.fileno()).st_size
+        full.seek(max(0, size - limit))
+        kept.write(full.read(limit))
+        full.truncate(0)
+    return lost + max(0, size - limit)
+
+
+def size_of(path: str) -> int:
+    """Return the bytes of a file; 0 where there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def move(source: str, target: str, limit: int) -> int:
+    """Rename a file, or append it where a former attempt left one; return how many bytes were beyond the limit."""
+    lost = 0
+    if os.path.exists(source + ".1"):
+        lost = size_of(target) + size_of(target + ".1")
+        os.replace(source + ".1", target + ".1")
+        os.replace(source, target)
+    elif not os.path.exists(target):
         os.rename(source, target)
-        return
-    with open(source, "rb") as old, open(target, "ab") as new:
-        shutil.copyfileobj(old, new)
-    os.unlink(source)
+    else:
+        with open(source, "rb") as old, open(target, "ab") as new:
+            shutil.copyfileobj(old, new)
+        os.unlink(source)
+    return lost + cut(target, limit)
 
 
 class Surroundings:
-    """What a job finds, and what is put back after it: directory, variables, signal handlers."""
+    """What a job finds, and what is put back after it: directory, variables, signals, umask, the path of imports."""
 
-    def __init__(self, handler: Any) -> None:
+    def __init__(self) -> None:
         self.directory = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
-        self.environ = dict(os.environ)
+        self.variables, self.environ = os.environ, dict(os.environ)
         self.encoded = dict(getattr(os.environ, "_data", {}))
-        self.handler = handler
+        self.handlers = [(number, signal.getsignal(number)) for number in _SIGNALS]
+        self.path, self.depth = list(sys.path), sys.getrecursionlimit()
+        self.umask = os.umask(0o077)
+        os.umask(self.umask)
+        self.limits = limits()
 
     def change(self, job: dict[str, Any]) -> None:
         """Enter the directory and set the variables that `job` asks for."""
@@ -140,12 +193,60 @@ class Surroundings:
     def restore(self) -> None:
         """Put everything back."""
         os.fchdir(self.directory)
+        os.umask(self.umask)
+        os.environ = self.variables  # noqa: B003  a job can put something else there
         if getattr(os.environ, "_data", None) != self.encoded:
             for name in set(os.environ) - set(self.environ):
                 del os.environ[name]
             os.environ.update(self.environ)
-        if signal.getsignal(signal.SIGTERM) is not self.handler:
-            signal.signal(signal.SIGTERM, self.handler)
+        for timer in _TIMERS:
+            signal.setitimer(timer, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for number, handler in self.handlers:
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+        if sys.path != self.path:
+            sys.path[:] = self.path
+        sys.setrecursionlimit(self.depth)
+        sys.settrace(None)
+        sys.setprofile(None)
+
+
+def limits() -> list[tuple[int, int]]:
+    """Return the limits of this process, which nobody can raise again."""
+    return [resource.getrlimit(one) for one in _LIMITS]
+
+
+def leaves_something() -> bool:
+    """Say whether a job has left threads or processes, which end with this process. They have a moment to end."""
+    until = time.monotonic() + _LEAVE_SECONDS
+    while threading.active_count() > 1 or has_children():
+        if time.monotonic() > until:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def has_children() -> bool:
+    """Say whether a process below this one lives; those that have ended are reaped."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+        return True
+    return False
+
+
+def end_children() -> None:
+    """Kill what a job has left running. This process is the parent of all that has lost its own."""
+    until = time.monotonic() + 5
+    while has_children() and time.monotonic() < until:
+        with contextlib.suppress(OSError, ValueError):
+            with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+                pids = list(map(int, file.read().split()))
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
 
 
 class Child:
@@ -165,10 +266,11 @@ class Child:
         self.options = self.receive().header
         sys.path[:] = self.options["sys_path"]
         self.call = importlib.import_module("ports.jobs.resource.call")
-        self.streams = Streams(self.options["streams"], self.options["work"])
+        self.streams = Streams(self.options["streams"], self.options["work"], self.options["log_bytes"])
         faulthandler.enable(self.streams.kept[1])
-        signal.signal(signal.SIGTERM, self.on_term)
-        self.surroundings = Surroundings(self.on_term)
+        self.on_signal = self.on_term  # one object: each look at the attribute makes another one
+        signal.signal(signal.SIGTERM, self.on_signal)
+        self.surroundings = Surroundings()
 
     def receive(self) -> Any:
         """Return the next frame; ends this process when there are none."""
@@ -224,7 +326,6 @@ class Child:
         finally:
             if os.getpid() != self.pid:  # the job has forked, and this is the other one
                 os._exit(0)
-        is_over = told.pop("is_over", False)
         ended = time.time()
         report = {"id": job["id"], "attempt": job["attempt"], "began": began, "ended": ended, **told}
         if is_last:
@@ -233,13 +334,19 @@ class Child:
         if ended - began > READABLE_SECONDS:
             report.setdefault("peak_memory", peak_memory())
         self.surroundings.restore()
+        # One that was interrupted can have been at any place: what it left behind is not for the next job.
+        is_over = report.pop("is_over", False) or leaves_something() or limits() != self.surroundings.limits
+        if is_over:
+            end_children()
         try:
             report["has_output"] = self.streams.collect(job["id"])
+            if self.streams.dropped:
+                report["note"] = {**(report.get("note") or {}), "dropped": self.streams.dropped}
         except OSError as error:
             report["note"] = {**(report.get("note") or {}), "output": f"not kept: {error}"}
         self.send(report, blob)
         if is_over:
-            os._exit(0)  # it was interrupted at any place: what it left behind is not for the next job
+            os._exit(0)
 
     def called(self, job: dict[str, Any], blobs: list[bytes]) -> tuple[dict[str, Any], bytes]:
         """Run a job in this process; return what is told of it, and its result."""
@@ -273,24 +380,38 @@ class Child:
         if self.noted(TO_END, NOBODY) == self.place:
             os.kill(pid, signal.SIGTERM)
         os.close(sink)
-        decoder, frames = self.protocol.Decoder(), []
-        while data := os.read(source, 1 << 20):
-            frames += decoder.feed(data)
-            if frames:
-                break  # what the fork left running can keep the pipe open
+        frames = self.frames_of(pid, source)
         os.close(source)
         _, status, usage = os.wait4(pid, 0)
         self.fork = 0
+        end_children()
         used = {"peak_memory": usage.ru_maxrss * 1024, "cpu_time": usage.ru_utime + usage.ru_stime}
         if frames:
             header, (blob,) = frames[0]
             return {**header, **used}, blob
         return {**ended_badly(status), **used}, b""
 
+    def frames_of(self, pid: int, source: int) -> list[Any]:
+        """Return what a fork reports. Something that it has left running can hold its pipe open."""
+        decoder, frames = self.protocol.Decoder(), list[Any]()
+        has_ended = False
+        while not frames:
+            if not select.select([source], [], [], 0 if has_ended else _LOOK_SECONDS)[0]:
+                if has_ended:
+                    break
+                has_ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            elif data := os.read(source, 1 << 20):
+                frames += decoder.feed(data)
+            else:
+                break
+        return frames
+
     def run_in_fork(self, sink: int, job: dict[str, Any], blobs: list[bytes]) -> None:
         """Run a job in the fork that this process is, and end it."""
         try:
             self.pid, self.sink = os.getpid(), sink
+            if (random := sys.modules.get("numpy.random")) is not None:
+                random.seed()  # else each fork would draw the same numbers
             told, blob = self.called(job, blobs)
             told.pop("is_over", None)
             for name in ("stdout", "stderr"):
@@ -368,7 +489,9 @@ def peak_memory() -> int | None:
 def live_with(parent: int) -> None:
     """End when the worker does; be what the system ends first when the memory runs out."""
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:

@@ -209,6 +209,8 @@ class Slot:
             running = self.batch[0]
             waits.append(_BEGUN_SECONDS - (now - self.since) if not self.told_begun else _LOOK_SECONDS)
             waits.append(float(running.get("timeout") or 1e9) - (now - self.since))
+            if self.told_begun and self.child is not None:
+                waits.append(self.child.look_at - now)
         if self.results:
             waits.append(_FLUSH_SECONDS)
         return max(0.0, min(waits))
@@ -530,6 +532,11 @@ class Slot:
                 self.give_back(1)  # it takes long: others run the rest
             told = {"id": job["id"], "attempt": job["attempt"], "at": time.time() - elapsed, "pid": self.child.pid}
             self.link.send({"op": "begun", "slot": self.name, **told})
+        if self.told_begun:
+            if self.child.has_ended():
+                self.bury()
+                return
+            self.child.bound_output(now)
         if job.get("timeout") and elapsed >= job["timeout"]:
             self.ends.setdefault(key, "timeout")
         if key in self.ends and self.kill_at == float("inf") and has_begun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,6 +18,12 @@ from ports.jobs._places import Places
 from ports.jobs._protocol import Decoder, Frame, encode
 from ports.jobs.resource import child
 from ports.jobs.resource.lease import HeldLease
+from ports.state import settings
+
+_LOOK_SECONDS = (
+    0.5,
+    0.05,
+)  # between looks at the size of the output: of a little, of much
 
 
 class Shape(NamedTuple):
@@ -40,7 +47,7 @@ class WarmChild:
         self.shape, self.slot, self.places = shape, slot, places
         self.known: set[str] = set()  # the functions that it has
         self.decoder = Decoder()
-        files = [places.stdout_of(slot), places.stderr_of(slot)]
+        files = self._files
         source, self.sink = os.pipe()
         self.source, sink = os.pipe()
         try:
@@ -62,7 +69,11 @@ class WarmChild:
         finally:
             os.close(source)
             os.close(sink)
-        self._write({"sys_path": sys.path, "streams": [str(one) for one in files], "work": str(places.work)}, ())
+        self.log_bytes = int(settings.get("jobs.log_bytes"))
+        self.look_at = 0.0  # the next time at the size of its output
+        self.dropped: dict[str, int] = {}  # bytes of the job that runs which were beyond that
+        told = {"sys_path": sys.path, "streams": [str(one) for one in files], "work": str(places.work)}
+        self._write({**told, "log_bytes": self.log_bytes}, ())
 
     @property
     def pid(self) -> int:
@@ -89,7 +100,39 @@ class WarmChild:
     def read(self) -> list[Frame] | None:
         """Return what it reports; None when it has ended."""
         data = os.read(self.source, 1 << 20)
-        return self.decoder.feed(data) if data else None
+        frames = self.decoder.feed(data) if data else None
+        for frame in frames or ():
+            if "id" in frame.header:
+                self._add_dropped(frame.header)
+        return frames
+
+    def _add_dropped(self, report: dict[str, Any]) -> None:
+        """Add to what the child reports of a job how much of its output was cut off while it ran."""
+        dropped, self.dropped = self.dropped, {}
+        if dropped:
+            note = dict(report.get("note") or {})
+            for name, lost in dict(note.get("dropped") or {}).items():
+                dropped[name] = dropped.get(name, 0) + lost
+            report["note"] = {**note, "dropped": dropped}
+
+    def bound_output(self, now: float) -> None:
+        """Cut what the job that runs has printed, if it is too much; look more often where much comes."""
+        if now < self.look_at:
+            return
+        most = max(child.size_of(str(file)) for file in self._files)
+        self.look_at = now + _LOOK_SECONDS[most > self.log_bytes / 4]
+        for name, file in zip(("stdout", "stderr"), self._files, strict=True):
+            with contextlib.suppress(OSError):
+                if lost := child.cut(str(file), self.log_bytes):
+                    self.dropped[name] = self.dropped.get(name, 0) + lost
+
+    @property
+    def _files(self) -> tuple[Path, Path]:
+        return self.places.stdout_of(self.slot), self.places.stderr_of(self.slot)
+
+    def has_ended(self) -> bool:
+        """Say whether it has ended and all was read: what a job has forked can hold the pipe open."""
+        return self.process.poll() is not None and not select.select([self.source], [], [], 0)[0]
 
     def memory(self) -> int:
         """Return the bytes that it and all that it started have for themselves."""
@@ -120,14 +163,16 @@ class WarmChild:
         """Move what it printed last to the directory of `job`, if there is one; say whether there was anything."""
         found = False
         targets = (self.places.work / str(job) / name for name in ("stdout", "stderr"))
-        files = (self.places.stdout_of(self.slot), self.places.stderr_of(self.slot))
-        for file, target in zip(files, targets, strict=True):
+        for file, target in zip(self._files, targets, strict=True):
+            before = file.with_name(f"{file.name}.1")
             with contextlib.suppress(OSError):
-                if job is not None and file.stat().st_size:
+                if job is not None and (file.stat().st_size or before.exists()):
                     target.parent.mkdir(mode=0o700, exist_ok=True)
-                    child.move(str(file), str(target))
+                    if lost := child.move(str(file), str(target), self.log_bytes):
+                        self.dropped[target.name] = self.dropped.get(target.name, 0) + lost
                     found = True
                 else:
+                    before.unlink(missing_ok=True)
                     file.unlink()
         return found
 
