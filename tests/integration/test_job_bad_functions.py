@@ -251,7 +251,7 @@ def test_what_a_function_prints_is_bounded(place: Place, monkeypatch: pytest.Mon
 def test_forks_draw_other_random_numbers_each(place: Place) -> None:
     import numpy
 
-    place.add(numpy.random.rand)
+    place.add(lambda: float(numpy.random.rand()))
     jobs = [place.add(lambda: float(numpy.random.rand()), isolate=True) for _ in range(4)]
     place.slot()
     assert len({place.result(one) for one in jobs}) == 4
