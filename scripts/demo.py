@@ -25,6 +25,7 @@ from tests.lab.loopback import LoopbackSite
 from tests.lab.site import LabError, Running
 
 STEP_SECONDS = 90.0
+ANSWER = ("python3", "-c", "print(6 * 7)")
 WANTED = ("cluster main", "notebook lab")  # what the demo started; a page of something else proves nothing
 SILENT_SECONDS = 3.0
 
@@ -99,6 +100,8 @@ def run(site: LoopbackSite, wait: bool) -> float:
     tell("\nIt finds them, over two SSH hops; for this, server1 needs nothing but python3.")
     tell("Here, server1 is this machine, so the list has all that is yours on it:")
     ports(site, "list", "server1")
+    tell("\nA script goes there, too, and its output comes back; without --follow you could close the laptop now:")
+    ports(site, "job", "submit", "-H", "server1", "--cpus", "1", "--follow", "--", *ANSWER)
     tell("\nAnd it opens them:")
     opened = typed(site, "open", "server1")
     try:
@@ -211,6 +214,8 @@ def end(site: LoopbackSite) -> None:
     """Stop what was started, then the hosts."""
     if site.hosts:
         tell("\nCleaning up.")
+        with doing("the compute resource ends"):
+            site.run("server1", [sys.executable, "-m", "ports", "resource", "stop", "--now"], timeout=STEP_SECONDS)
         for noun in ("cluster", "notebook"):
             command = [sys.executable, "-m", "ports", noun]
             listed = site.run("server1", [*command, "list", "--json"], timeout=STEP_SECONDS).stdout

@@ -67,6 +67,7 @@ def test_the_demo_opens_both_pages_over_two_hops_and_leaves_nothing(demo: subpro
     assert re.search(r"laptop\$ ports open server1\n", shown)
     assert re.search(r"notebook lab: 200 '\S.*'  http://localhost:\d+/lab", shown), shown
     assert re.search(r"cluster main: 200 '\S.*'  http://localhost:\d+/status", shown), shown
+    assert re.search(r"laptop\$ ports job submit -H server1 .*\n(.*\n)*?42\n", shown), shown
     top = re.search(r"serves (/tmp/lab-[^/]+)/", shown)
     assert top is not None
     assert not left(top.group(1))
