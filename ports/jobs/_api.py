@@ -58,7 +58,7 @@ class Options:
                 "priority": self.priority,
                 "needs": {"cpus": self.cpus, "memory": memory, "gpus": self.gpus},
                 "timeout": None if self.timeout is None else _model.parse_duration(self.timeout, "timeout"),
-                "retries": Retries(**retries).to_json() if set(retries) <= set(_model.REASONS) else retries,
+                "retries": Retries.from_json(retries).to_json(),
                 "environ": dict(self.environ),
                 "isolate": self.isolate,
                 "tags": dict(self.tags),

@@ -100,10 +100,8 @@ class Changes:
         for row in rows:
             for name, n in zip(STATES, row.counts, strict=True):
                 self._ledger.totals[name] -= n
-        digests = self.store.unused_objects()
-        self.store.remove_objects(digests)
+        self.store.remove_unused_objects()
         places = self.store.places
-        self.exchange.unlinked += [places.objects / digest for digest in digests]
         for row in rows:
             ids = (
                 [JobId(row.number, item) for item in range(row.count)] if row.count is not None else [JobId(row.number)]

@@ -7,7 +7,9 @@ import ctypes
 import errno
 import itertools
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -181,10 +183,29 @@ def reserve(directory: Path, above: int, *, is_file: bool = False) -> int:
     raise AssertionError("numbers do not end")
 
 
-def numbers(directory: Path) -> list[int]:
-    """Return the numbers after which directories and files are named in `directory`; none if it does not exist."""
+def names(directory: Path) -> list[str]:
+    """Return the names in `directory`; none if it does not exist."""
     with translated(directory):
         try:
-            return [int(name) for name in os.listdir(directory) if name.isascii() and name.isdigit()]  # noqa: PTH208
+            return os.listdir(directory)  # noqa: PTH208
         except FileNotFoundError:
             return []
+
+
+def numbers(directory: Path) -> list[int]:
+    """Return the numbers after which directories and files are named in `directory`; none if it does not exist."""
+    return [int(name) for name in names(directory) if name.isascii() and name.isdigit()]
+
+
+_PART = re.compile(r"\..+\.[0-9a-f]{16}")
+_OLD_SECONDS = 3600.0  # nobody writes a file for so long
+
+
+def remove_parts(directory: Path, older: float = _OLD_SECONDS) -> None:
+    """Remove what writers that were killed left in `directory`."""
+    before = time.time() - older
+    for name in names(directory):
+        if _PART.fullmatch(name):
+            with contextlib.suppress(OSError):
+                if (directory / name).stat().st_mtime < before:
+                    (directory / name).unlink()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ports.errors import NotFoundError
+from ports.jobs import _durable
 from ports.jobs._ledger import Ledger
 from ports.jobs._live import Run
 from ports.jobs._model import JobId, Lease
@@ -48,9 +49,9 @@ class Reply(NamedTuple):
 class Exchange:
     """The queue's state, and what a turn is about to answer. Nothing of it is sent before the commit."""
 
-    def __init__(self, ledger: Ledger, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self.ledger, self.store, self.capacity = ledger, ledger.store, ledger.room.capacity
-        self.now, self.monotonic = now, monotonic
+        self.now, self.monotonic = ledger.clocks.now, ledger.clocks.monotonic
         self.waiting = Waiting()
         self.is_draining = False  # durable
         self.is_held = False  # while the resource is about to stop
@@ -66,16 +67,15 @@ class Exchange:
     def load(self) -> None:
         """Read everything from the store, and forget what this turn was about to do."""
         self.replies, self.new_keys, self.unlinked, self.removed = [], {}, [], []
-        available = self.ledger.room.available
-        self.ledger.load(self.monotonic(), self.now())
-        self.ledger.room.available = available
+        self.ledger.load()
         self.is_draining = bool(self.store.fact("draining"))
 
     def commit(self) -> list[Reply]:
         """Make all durable, and return what is to be sent."""
         self.store.commit()
-        self.over += self.ledger.over
-        self.ledger.over = []
+        self.over += [live.number for live in self.ledger.over]
+        self.unlinked += [self.store.places.environ_of(live.key) for live in self.ledger.over if live.key is not None]
+        self.ledger.over.clear()
         for path in self.unlinked:
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -84,6 +84,14 @@ class Exchange:
         replies = self.replies
         self.replies, self.new_keys, self.unlinked, self.removed = [], {}, [], []
         return replies
+
+    def forget_environs(self) -> None:
+        """Remove the environments of scripts that have ended: the last resource was killed before it did that."""
+        running = {live.key for live in self.ledger.lives.values()}
+        for key in _durable.names(self.store.places.environs):
+            if key not in running and self.store.number_of_key(key) is not None:
+                with contextlib.suppress(OSError):
+                    self.store.places.environ_of(key).unlink()
 
     def send(self, connection: Hashable, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
         """Send a reply with the commit; None is nobody."""

@@ -95,6 +95,21 @@ def plain(value: object, what: str) -> dict[str, Any] | None:
     return value
 
 
+def holds_of(header: Mapping[str, Any]) -> dict[int, tuple[JobId, int | None]]:
+    """Return the jobs that a slot says it holds, with their attempts as far as it names them."""
+    holds = header.get("holds", header.get("ids", []))
+    if not isinstance(holds, list) or len(holds) > MOST_JOBS:
+        raise UsageError(f"holds: {short(holds)} is no list of ids and attempts")
+    found: dict[int, tuple[JobId, int | None]] = {}
+    for one in holds:
+        if isinstance(one, list) and len(one) == 2 and type(one[1]) is int:
+            id, attempt = parse_id(one[0]), one[1]
+        else:
+            id, attempt = parse_id(one), None
+        found[pack(id.number, id.item or 0)] = id, attempt
+    return found
+
+
 def _dumped(value: object, what: str) -> str:
     try:
         text = json.dumps(value, allow_nan=False)
@@ -103,13 +118,19 @@ def _dumped(value: object, what: str) -> str:
     return text
 
 
-def result_of(result: Any) -> tuple[int, JobId, int, dict[str, Any]]:
-    """Return packed job, id, attempt and the fields of one result that a slot told; raises UsageError."""
+def attempt_of(result: Any) -> tuple[int, JobId, int]:
+    """Return packed job, id and attempt of which a slot tells the result; raises UsageError."""
     if not isinstance(result, dict):
         raise UsageError(f"results: {short(result)} is no object")
-    id, attempt, how = parse_id(result.get("id")), result.get("attempt"), result.get("state")
+    id, attempt = parse_id(result.get("id")), result.get("attempt")
     if not isinstance(attempt, int) or isinstance(attempt, bool):
         raise UsageError(f"attempt: {short(attempt)} is no number")
+    return pack(id.number, id.item or 0), id, attempt
+
+
+def result_of(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields of one result that a slot told; raises UsageError."""
+    how = result.get("state")
     if how not in ENDED:
         raise UsageError(f"state: {short(how)} is none of {', '.join(ENDED)}")
     for name in ("began", "ended", "peak_memory", "cpu_time"):
@@ -123,4 +144,4 @@ def result_of(result: Any) -> tuple[int, JobId, int, dict[str, Any]]:
     if result.get("reason") is not None and result["reason"] not in (*REASONS, STOPPED):
         raise UsageError(f"reason: {short(result.get('reason'))} is none of {', '.join(REASONS)}")
     plain(result.get("note"), "note")
-    return pack(id.number, id.item or 0), id, attempt, result
+    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ from ports.jobs._ledger import specification
 from ports.jobs._model import PENDING, Submission, check_key, parse_id
 from ports.jobs._store import SubmissionRow, pack
 
+_RETRY_SECONDS = 2.0  # after the disk refused what submission files bring
+
 
 class Intake:
     """Takes submissions in."""
@@ -20,6 +23,7 @@ class Intake:
         self.exchange, self.store = exchange, exchange.store
         self._ledger, self._waiting = exchange.ledger, exchange.waiting
         self.left_at: int | None = None  # when the directory of submission files last changed, as far as it was read
+        self._not_before = float("-inf")
 
     def submit(self, request: Request) -> None:
         """Take in a submission; one whose key is known gets the same id."""
@@ -50,15 +54,17 @@ class Intake:
         *,
         key: str | None,
         count: int | None,
-        number: int | None = None,
-        created: float | None = None,
+        left: _submissions.Left | None = None,
     ) -> int:
         """Take in a submission, and return its number; what cannot be taken in is refused before anything is put."""
+        if spec.needs.is_whole:
+            spec = dataclasses.replace(spec, needs=spec.needs.on(self.exchange.capacity))
         self._check(spec, blobs, count)
         digest = self.store.put_object(blobs[0])
-        number = self.store.reserve() if number is None else number
+        number = self.store.reserve() if left is None else left.number
         self.store.put_arguments(number, blobs[1:])
         text = json.dumps(spec.to_json(), sort_keys=True)
+        at = None if left is None else _headers.seconds(left.header.get("at"), "at")
         row = SubmissionRow(
             number=number,
             key=key,
@@ -69,17 +75,25 @@ class Intake:
             count=count,
             digest=digest,
             spec=text,
-            created=self.exchange.now() if created is None else created,
+            created=self.exchange.now() if at is None else at,
             began=None,
             ended=None,
             state=PENDING,
             reason=None,
             counts=[1 if count is None else count, 0, 0, 0, 0, 0],
+            stamp=None if spec.lifetime is None else self._stamp(left),
         )
         self._ledger.submit(row, specification(text))
         if key is not None:
             self.exchange.new_keys[key] = number
         return number
+
+    def _stamp(self, left: _submissions.Left | None) -> str | None:
+        """Return when it was submitted, by the clocks that nobody sets; None if its file does not say."""
+        if left is None:
+            return self._ledger.clocks.stamp()
+        stamp = left.header.get("stamp")
+        return stamp if isinstance(stamp, str) and len(stamp) <= 200 and stamp.isprintable() else None
 
     def _check(self, spec: Submission, blobs: Sequence[bytes], count: int | None) -> None:
         """Raise UsageError or NotFoundError for a submission that cannot be taken in."""
@@ -120,6 +134,8 @@ class Intake:
     def take_in(self) -> list[_submissions.Left]:
         """Take in what was submitted while no resource ran."""
         places = self.store.places
+        if self.exchange.monotonic() < self._not_before:
+            return []
         try:
             changed = places.submissions.stat().st_mtime_ns
         except OSError:
@@ -136,6 +152,10 @@ class Intake:
                 self._take_one_in(left)
         return [left for left in lefts if left.broken is None]
 
+    def try_later(self) -> None:
+        """Read the submission files again, a little later: nothing of this turn counts."""
+        self.left_at, self._not_before = None, self.exchange.monotonic() + _RETRY_SECONDS
+
     def _take_one_in(self, left: _submissions.Left) -> None:
         """Take a submission in. One that cannot run is cancelled with the reason: its id was printed."""
         header = left.header
@@ -143,7 +163,7 @@ class Intake:
             key = check_key(header.get("key"))
             known = self._known(key)
             count = _headers.count_of(header.get("count"))
-            at = _headers.seconds(header.get("at"), "at")
+            _headers.seconds(header.get("at"), "at")
             if known is not None and known[0] == left.number:
                 return
             if known is not None:
@@ -151,7 +171,7 @@ class Intake:
             if self.store.submission(left.number) is not None:
                 raise UsageError(f"its id {left.number} belongs to another one")
             spec = Submission.from_json(header.get("submission"))
-            self._add(spec, left.blobs, key=key, count=count, number=left.number, created=at)
+            self._add(spec, left.blobs, key=key, count=count, left=left)
         except (UsageError, NotFoundError) as error:
             self._refuse(left, str(error))
 
@@ -160,16 +180,21 @@ class Intake:
         if self.store.submission(left.number) is not None:
             self.store.notices.append(f"submission {left.number} was refused: {reason}")
             return
-        name = (
-            left.header.get("submission", {}).get("name", "") if isinstance(left.header.get("submission"), dict) else ""
+        told = left.header.get("submission")
+        told = told if isinstance(told, dict) else {}
+        name, key = told.get("name"), left.header.get("key")
+        spec = Submission(
+            kind="script" if told.get("kind") == "script" else "function",
+            name=name if isinstance(name, str) and name.isprintable() else "",
         )
-        kind = "function"
-        spec = Submission(kind=kind, name=name if isinstance(name, str) and name.isprintable() else "")
+        is_new = isinstance(key, str) and key == left.path.name and self._known(key) is None
         digest, now = self.store.put_object(b""), self.exchange.now()
         text = json.dumps(spec.to_json(), sort_keys=True)
         row = SubmissionRow(
-            left.number, None, kind, spec.name, spec.queue, 0, None, digest, text, now, None, None, PENDING, None,
-            [1, 0, 0, 0, 0, 0],
+            left.number, key if is_new else None, spec.kind, spec.name, spec.queue, 0, None, digest, text, now, None,
+            None, PENDING, None, [1, 0, 0, 0, 0, 0],
         )  # fmt: skip
         live = self._ledger.submit(row, specification(text))
         self._ledger.cancel(live, 0, now, f"refused: {reason}"[:900])
+        if is_new and key is not None:
+            self.exchange.new_keys[key] = left.number

@@ -1,20 +1,23 @@
 """What happens to jobs: submitted, given to a slot, begun, ended, tried again, taken back, cancelled.
 
 Each change is made in memory (`_live`) and put into the store, which makes all changes of a turn durable at once. Two
-rules keep it true: a job has one run at a time, and a run that was never begun costs no attempt.
+rules keep it true: a job is in one place at a time, and a run that was never begun costs no attempt.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import datetime
 import functools
 import heapq
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ports.jobs._live import PLACE, Live, Pace, Room, Run, Shelf
+from ports.jobs._clocks import Clocks
+from ports.jobs._equals import Equals
+from ports.jobs._live import ASIDE, GIVEN, OVER, PLACE, READY, Live, Run
 from ports.jobs._model import (
     CANCELLED,
     ENDED,
@@ -22,6 +25,7 @@ from ports.jobs._model import (
     FINISHED,
     LARGE,
     LOST,
+    NEXT,
     PENDING,
     RUNNING,
     STATES,
@@ -29,16 +33,17 @@ from ports.jobs._model import (
     Capacity,
     JobId,
     Lease,
+    Needs,
     Submission,
 )
+from ports.jobs._room import Pace, Room
+from ports.jobs._shelves import Shelves
 from ports.jobs._store import JobRow, Store, SubmissionRow, pack, unpack
 
 _PENDING, _RUNNING = PLACE[PENDING], PLACE[RUNNING]
 _WORST = tuple((PLACE[name], name) for name in WORST_FIRST)
 _LONGEST_REASON = 1000
 _UNTRIED: tuple[int, dict[str, int]] = (0, {})  # never changed: who counts a retry makes a new one
-_MOST_SLOTS = 1024
-_PATIENCE_SECONDS = 600.0  # for which smaller jobs pass a wide one
 
 
 @functools.lru_cache(maxsize=4096)
@@ -59,9 +64,9 @@ class Ledger:
     """All jobs that have not ended, and what happens to them. `limits` is how many slots work for a queue at once."""
 
     def __init__(
-        self, store: Store, capacity: Capacity, limits: Mapping[str, int], *, host: str, now: Callable[[], float]
+        self, store: Store, capacity: Capacity, limits: Mapping[str, int], *, host: str, clocks: Clocks
     ) -> None:
-        self.store, self.limits, self.host, self.now = store, limits, host, now
+        self.store, self.limits, self.host, self.clocks = store, limits, host, clocks
         self.room, self.pace = Room(capacity), Pace()
         self._clear()
 
@@ -74,27 +79,26 @@ class Ledger:
         #: Submissions of which something changed in this turn, and those of which a job ended.
         self.dirty: dict[int, Live] = {}
         self.ended: set[int] = set()
-        #: Submissions that ended in this turn, and of whose end somebody hears.
-        self.over: list[int] = []
-        self._shelves: dict[Shelf, list[tuple[int, int]]] = {}
+        #: Submissions that ended in this turn: scripts, and those of whose end somebody hears.
+        self.over: list[Live] = []
+        self.shelves = Shelves(self.lives, self.room, self.limits)
         self._dependents: dict[JobId, list[tuple[Live, int | None]]] = {}
         self._settling: collections.deque[tuple[Live, int, str]] = collections.deque()
         self._is_settling = False
-        self._keys: dict[str, int] = {}  # cache keys of runs
-        self._asides: dict[str, list[tuple[Live, int]]] = {}
-        self._timers: list[tuple[float, int, str]] = []
-        self._passed: int | None = None  # the submission with a wide job that smaller ones passed, and since when
-        self._passed_since = 0.0
+        self._equals = Equals()
+        self._times: list[tuple[float, int]] = []  # of `at`, by the clock on the wall
+        self._lifetimes: list[tuple[float, int]] = []  # by the clock that nobody sets
         self.totals = dict.fromkeys(STATES, 0)
         self._kept_totals: dict[str, int] = {}
         self._serial = self._kept_serial = 0
 
     # --- from the disk and to it ---
 
-    def load(self, monotonic: float, now: float) -> None:
+    def load(self) -> None:
         """Read from the store what has not ended, and forget all else."""
+        available, self.room = self.room.available, Room(self.room.capacity)
+        self.room.available = available
         self._clear()
-        self.room = Room(self.room.capacity)
         self.totals = self.store.counts()
         self._kept_totals = dict(self.totals)
         self._serial = self._kept_serial = int(self.store.fact("serial") or 0)
@@ -102,15 +106,17 @@ class Ledger:
         for job in self.store.unended_jobs():
             jobs.setdefault(unpack(job.job)[0], []).append(job)
         gpus = self._load_slots()
+        since: dict[int, tuple[float, str | None]] = {}
         for row in self.store.unended():
-            live = Live(row, specification(row.spec))
+            live = Live(row, specification(row.spec), self.room.capacity)
             self.lives[live.number] = live
-            self._place_jobs(live, jobs.get(live.number, ()), monotonic - now)
+            since[live.number] = row.created, row.stamp
+            self._place_jobs(live, jobs.get(live.number, ()))
         for slot, runs in self.runs_of.items():
-            queue, needs, _ = next(iter(runs.values())).live.shelf
+            queue, needs, _ = next(iter(runs.values())).shelf
             self.room.book(slot, queue, needs, gpus.get(slot, ()) if needs.gpus else ())
         for live in list(self.lives.values()):
-            self._hold(live)
+            self._hold(live, *since[live.number])
         self._settle()
 
     def _load_slots(self) -> dict[str, tuple[int, ...]]:
@@ -121,35 +127,31 @@ class Ledger:
             gpus[slot] = tuple(json.loads(had)) if had else ()
         return gpus
 
-    def _place_jobs(self, live: Live, rows: Iterable[JobRow], offset: float) -> None:
-        """Put each job of a submission where it was. `offset` is from the clock on the wall to the monotonic one."""
-        touched: set[int] = set()
+    def _place_jobs(self, live: Live, rows: Iterable[JobRow]) -> None:
+        """Put each job of a submission where it was."""
+        places: dict[int, str] = {}
         for row in rows:
             _, item = unpack(row.job)
-            touched.add(item)
-            used = json.loads(row.used) if row.used else {}
+            places[item] = OVER if row.state in ENDED else READY if row.slot is None else GIVEN
             if row.state in ENDED:
                 continue
+            used = json.loads(row.used) if row.used else {}
+            self._let_grow(live, item, used)
             if row.slot is None:
                 live.remember(item, row.attempt, used)
-                live.push(item)
                 continue
             run = Run(live, item, row.attempt, row.slot, used)
-            run.ending, run.reason = row.ending, row.reason
+            run.ending, run.reason, run.stamp = row.ending, row.reason, row.stamp
             if row.state == RUNNING:
                 run.began = row.began
-                self._time(run, (row.began or 0.0) + offset)
+                self._time(run, self.clocks.monotonic_at(row.stamp, row.began or 0.0))
             self._hold_run(run)
-        live.next_item = max(touched, default=-1) + 1
-        for item in range(live.next_item):
-            if item not in touched:
-                live.push(item)
+        live.restore(places)
 
     def _hold_run(self, run: Run) -> None:
         self.runs[run.job] = run
         self.runs_of.setdefault(run.slot, {})[run.job] = run
-        if (key := run.live.spec.cache_key(run.item)) is not None:
-            self._keys.setdefault(key, run.job)
+        self._equals.hold(run.live, run.item)
 
     def _time(self, run: Run, began: float) -> None:
         """Note until when a run may last, by the monotonic clock."""
@@ -173,47 +175,59 @@ class Ledger:
             put("facts", ("serial", self._serial))
             self._kept_serial = self._serial
 
-    def _note(self, job: int, attempt: int, state: str, at: float, reason: str | None = None) -> None:
-        """Keep a transition."""
+    def _note(
+        self,
+        job: int,
+        attempt: int,
+        change: tuple[str, str],
+        at: float,
+        *,
+        reason: str | None = None,
+        usage: tuple[Any, Any] = (None, None),
+    ) -> None:
+        """Keep a transition, `change`, from one state to another; raises ValueError for one that a job cannot make."""
+        before, state = change
+        if state not in NEXT.get(before, ()):
+            raise ValueError(f"job {JobId(*unpack(job))} cannot be {state} after it was {before}")
         self._serial += 1
-        self.store.put("transitions", (job, self._serial, attempt, state, at, self.host, reason, None, None))
+        self.store.put("transitions", (job, self._serial, attempt, state, at, self.host, reason, *usage))
 
     def _keep(self, run: Run, state: str) -> None:
         """Keep the row of a run that goes on."""
         used = json.dumps(run.used) if run.used else None
         row = (run.job, state, run.attempt, run.slot, run.began, None, run.ending, run.reason, used)
-        self.store.put("jobs", (*row, None, None, None, None))
+        self.store.put("jobs", (*row, None, None, None, None, run.stamp))
 
     # --- submitted ---
 
     def submit(self, row: SubmissionRow, spec: Submission) -> Live:
         """Take in a submission whose arguments and function are in the store already."""
-        live = Live(row, spec)
-        counts = (None, None, PENDING, None, *row.counts)
+        live = Live(row, spec, self.room.capacity)
+        counts = (None, None, PENDING, None, *row.counts, row.stamp)
         first = (row.number, row.key, row.kind, row.name, row.queue, row.priority, row.count, row.digest)
         self.store.put("submissions", (*first, row.spec, row.created, *counts))
         self.store.put_all("tags", ((name, value, live.number) for name, value in spec.tags.items()))
         self.lives[live.number] = live
         self.totals[PENDING] += live.count
         self.dirty[live.number] = live
-        self._hold(live)
+        self._hold(live, row.created, row.stamp)
         self._settle()
         return live
 
-    def _hold(self, live: Live) -> None:
+    def _hold(self, live: Live, created: float, stamp: str | None) -> None:
         """Let a new submission wait for what it waits for, and put it on its shelf if that is nothing."""
         spec = live.spec
         if live.not_before is not None:
-            heapq.heappush(self._timers, (live.not_before, live.number, "at"))
+            heapq.heappush(self._times, (live.not_before, live.number))
         if spec.lifetime is not None:
-            heapq.heappush(self._timers, (live.created + spec.lifetime, live.number, "lifetime"))
+            heapq.heappush(self._lifetimes, (self.clocks.real_at(stamp, created) + spec.lifetime, live.number))
         for one in spec.after:
             self._wait_for(live, None, one)
         for item, ids in spec.inputs.items():
             if live.is_pending(item):
                 for one in ids:
                     self._wait_for(live, item, one)
-        self._shelve(live)
+        self.shelves.put(live)
 
     def _wait_for(self, live: Live, item: int | None, id: JobId) -> None:
         """Let a job, or all of a submission, wait for `id`, if that has not ended."""
@@ -248,88 +262,29 @@ class Ledger:
 
     # --- given out ---
 
-    def _shelve(self, live: Live) -> None:
-        """Put a submission that has ready jobs where slots find it."""
-        if not live.is_on_shelf and live.n_ready:
-            heapq.heappush(self._shelves.setdefault(live.shelf, []), (-live.spec.priority, live.number))
-            live.is_on_shelf = True
-
-    def _top(self, shelf: Shelf) -> Live | None:
-        """Return the submission of a shelf whose job is next; None if the shelf is empty."""
-        heap = self._shelves.get(shelf)
-        while heap:
-            live = self.lives.get(heap[0][1])
-            if live is not None and live.n_ready:
-                return live
-            if live is not None:
-                live.is_on_shelf = False
-            heapq.heappop(heap)
-        self._shelves.pop(shelf, None)
-        return None
-
-    def _full(self, queue: str) -> bool:
-        limit = self.limits.get(queue)
-        return limit is not None and self.room.n_of_queue.get(queue, 0) >= limit
-
-    def _next_shelf(self, kinds: frozenset[str], now: float) -> Shelf | None:
-        """Return the shelf with the job that is next among those that fit: by priority, then by age.
-
-        Smaller jobs pass a wide one that does not fit yet, for 10 minutes. Then they wait until it fits.
-        """
-        heads: list[tuple[tuple[int, int], Shelf]] = []
-        for shelf in list(self._shelves):
-            if shelf[2] in kinds and self._top(shelf) is not None and not self._full(shelf[0]):
-                heads.append((self._shelves[shelf][0], shelf))
-        for head, shelf in sorted(heads):
-            if self.room.why_not(shelf[1]) is None:
-                if self._passed == head[1]:
-                    self._passed = None
-                return shelf
-            if self._passed is None and self.room.would_fit(shelf[1]):
-                self._passed, self._passed_since = head[1], now
-            if self._passed == head[1] and now - self._passed_since > _PATIENCE_SECONDS:
-                return None
-        return None
-
-    @property
-    def has_work(self) -> bool:
-        """Whether any job could be given out if there was room."""
-        return bool(self._shelves)
-
     def give(self, slot: str, most: int, kinds: frozenset[str], now: float) -> list[Run]:
         """Give jobs to a slot that has none: at most `most`, and as many as end within 50 ms. `now` is monotonic."""
-        shelf = self._next_shelf(kinds, now)
-        if shelf is None:
+        shelf = self.shelves.next(kinds, now)
+        first = None if shelf is None else self.shelves.top(shelf)
+        if shelf is None or first is None:
             return []
-        first = self._top(shelf)
         runs: list[Run] = []
-        limit = min(most, self.pace.batch(first.digest)) if first is not None else 0
-        is_alone = first is not None and (first.spec.kind == "script" or first.spec.isolate)
-        while len(runs) < (1 if is_alone else limit):
-            live = self._top(shelf)
-            if live is None or first is None or live.digest != first.digest or live.spec.isolate != first.spec.isolate:
+        is_alone = first.spec.kind == "script" or first.spec.isolate
+        limit = 1 if is_alone else min(most, self.pace.batch(first.digest))
+        while len(runs) < limit:
+            live = self.shelves.top(shelf)
+            if live is None or live.digest != first.digest or live.spec.isolate != first.spec.isolate:
                 break
-            item = live.pop()
-            if item is not None and not self._is_put_aside(live, item):
+            item = live.pop(shelf)
+            if item is not None and self._equals.hold(live, item):
                 runs.append(self._give(live, item, slot))
+            elif item is not None:
+                self._equals.wait(live, item)  # it will find the result of its equal in the cache
         if runs:
-            queue, needs, _ = shelf
-            gpus = self.room.book(slot, queue, needs)
+            gpus = self.room.book(slot, shelf[0], shelf[1])
             if gpus:
                 self._keep_slot(slot, gpus)
         return runs
-
-    def _is_put_aside(self, live: Live, item: int) -> bool:
-        """Put a job aside while an equal one runs: it then finds that one's result in the cache."""
-        key = live.spec.cache_key(item) if live.spec.cache is not None else None
-        if key is None:
-            return False
-        if key not in self._keys:
-            self._keys[key] = pack(live.number, item)
-            return False
-        live.put_aside(item)
-        self._asides.setdefault(key, []).append((live, item))
-        return True
 
     def _give(self, live: Live, item: int, slot: str) -> Run:
         attempt, used = live.tried.pop(item, _UNTRIED)
@@ -337,7 +292,7 @@ class Ledger:
         self.runs[run.job] = run
         self.runs_of.setdefault(slot, {})[run.job] = run
         kept = json.dumps(used) if used else None
-        row = (run.job, PENDING, attempt + 1, slot, None, None, None, None, kept, None, None, None, None)
+        row = (run.job, PENDING, attempt + 1, slot, None, None, None, None, kept, None, None, None, None, None)
         self.store.put("jobs", row)
         return run
 
@@ -361,26 +316,28 @@ class Ledger:
 
     # --- begun ---
 
-    def begin(self, run: Run, at: float, monotonic: float) -> None:
+    def begin(self, run: Run, at: float) -> None:
         """Note that a job runs."""
         if run.began is None:
-            run.began = at
+            run.began, run.stamp = at, self.clocks.stamp()
             self._count(run.live, _PENDING, _RUNNING)
             run.live.began = at if run.live.began is None else run.live.began
-            self._note(run.job, run.attempt, RUNNING, at)
+            self._note(run.job, run.attempt, (PENDING, RUNNING), at)
             self._keep(run, RUNNING)
-            self._time(run, monotonic)
+            self._time(run, self.clocks.monotonic())
 
     def move(self, run: Run, lease: Lease) -> None:
         """Let a script, which runs in a session of its own, be looked at by itself. Its slot is free."""
+        before = self.slots.get(run.slot)
         booking = self._drop(run)
-        slot, worker = lease.slot, self.slots[run.slot].worker if run.slot in self.slots else ""
-        run.slot = slot
+        if lease.process is None and before is not None:  # which has ended, if the lock is gone
+            lease = lease._replace(process=before.lease.process)
+        run.slot = lease.slot
         self._hold_run(run)
-        self.slots[slot] = Slot(worker, lease)
-        queue, needs, _ = run.live.shelf
-        gpus = self.room.book(slot, queue, needs, booking)
-        self._keep_slot(slot, gpus)
+        self.slots[run.slot] = Slot("" if before is None else before.worker, lease)
+        queue, needs, _ = run.shelf
+        gpus = self.room.book(run.slot, queue, needs, booking)
+        self._keep_slot(run.slot, gpus)
         self._keep(run, RUNNING if run.began is not None else PENDING)
 
     def _drop(self, run: Run) -> tuple[int, ...]:
@@ -393,6 +350,8 @@ class Ledger:
             return ()
         del self.runs_of[run.slot]
         booking = self.room.release(run.slot)
+        if run.slot.startswith("job-"):
+            self.forget_slot(run.slot)
         return booking.gpus if booking is not None else ()
 
     # --- ended ---
@@ -422,58 +381,71 @@ class Ledger:
         `began` is when it began, if nothing said so before. `usage` is peak memory in bytes and cpu time in seconds.
         """
         self._drop(run)
-        before = _RUNNING
-        if run.began is None:
-            before = _PENDING
-            if began is not None:
-                self._note(run.job, run.attempt, RUNNING, began)
-                run.began = began
-                if run.live.began is None:
-                    run.live.began = began
-        self._serial += 1
-        self.store.put("transitions", (run.job, self._serial, run.attempt, state, at, self.host, reason, *usage))
+        live, before = run.live, PENDING if run.began is None else RUNNING
+        counted = PLACE[before]
+        if before is PENDING and began is not None:
+            self._note(run.job, run.attempt, (PENDING, RUNNING), began)
+            before, run.began = RUNNING, began
+            live.began = began if live.began is None else live.began
+        self._note(run.job, run.attempt, (before, state), at, reason=reason, usage=usage)
         used = json.dumps(run.used) if run.used else None
-        self._finish(run.live, run.item, before, state, at)
-        place = run.live.n_ended - 1
-        row = (run.job, state, run.attempt, None, run.began, at, None, reason, used, place, *usage, note)
+        place = self._finish(live, run.item, counted, state, at)
+        row = (run.job, state, run.attempt, None, run.began, at, None, reason, used, place, *usage, note, None)
         self.store.put("jobs", row)
         kept = blob if blob and len(blob) <= LARGE else None
-        self.store.put("ends", (pack(run.live.number, place), run.item, state, error, len(blob), kept))
+        self.store.put("ends", (pack(live.number, place), run.item, state, error, len(blob), kept))
         if not self._is_settling:
             self._settle()
 
-    def _finish(self, live: Live, item: int, before: int, state: str, at: float) -> None:
-        """Count a job that ended, and let others hear of it."""
+    def _finish(self, live: Live, item: int, before: int, state: str, at: float) -> int:
+        """Count a job that ended, and let others hear of it; return its place among those that ended."""
+        if live.place(item) is not OVER:  # `withdraw_all` has moved it
+            live.move(item, OVER)
         live.n_ended += 1
         self._count(live, before, PLACE[state])
         live.ended = at
         self.ended.add(live.number)
         if self._dependents or live.spec.cache is not None:
             self._settling.append((live, item, state))
-        if not (live.counts[_PENDING] or live.counts[_RUNNING]):
+        if live.has_ended:
             del self.lives[live.number]
             if live.spec.notify or live.spec.kind == "script":
-                self.over.append(live.number)
+                self.over.append(live)
+        return live.n_ended - 1
 
     def _end_pending(self, live: Live, item: int, at: float, reason: str) -> None:
-        """Cancel a pending job that was withdrawn already."""
+        """Cancel a job that no slot has."""
         job = pack(live.number, item)
         attempt, used = live.tried.pop(item, _UNTRIED)
-        self._note(job, attempt, CANCELLED, at, reason)
-        self._finish(live, item, _PENDING, CANCELLED, at)
-        place, kept = live.n_ended - 1, json.dumps(used) if used else None
-        self.store.put("jobs", (job, CANCELLED, attempt, None, None, at, None, reason, kept, place, None, None, None))
+        self._note(job, attempt, (PENDING, CANCELLED), at, reason=reason)
+        place, kept = self._finish(live, item, _PENDING, CANCELLED, at), json.dumps(used) if used else None
+        row = (job, CANCELLED, attempt, None, None, at, None, reason, kept, place, None, None, None, None)
+        self.store.put("jobs", row)
         self.store.put("ends", (pack(live.number, place), item, CANCELLED, None, 0, None))
 
     def again(self, run: Run, at: float, reason: str, *, began: float | None = None) -> None:
         """Let a job whose attempt failed be tried again."""
         self._drop(run)
+        before = PENDING
         if run.began is None and began is not None:
-            self._note(run.job, run.attempt, RUNNING, began)
+            self._note(run.job, run.attempt, (PENDING, RUNNING), began)
+            before = RUNNING
         elif run.began is not None:
             self._count(run.live, _RUNNING, _PENDING)
-        self._note(run.job, run.attempt, PENDING, at, reason)
+            before = RUNNING
+        self._note(run.job, run.attempt, (before, PENDING), at, reason=reason)
+        self._let_grow(run.live, run.item, run.used)
         self._put_back(run, run.attempt, reason)
+
+    def needs_of(self, live: Live, used: Mapping[str, int]) -> Needs:
+        """Return what the next attempt of a job needs: more memory after each that ended by its memory."""
+        first, capacity = live.spec.needs.on(self.room.capacity), self.room.capacity
+        return live.spec.needs_after(first, used.get("memory", 0), capacity)
+
+    def _let_grow(self, live: Live, item: int, used: Mapping[str, int]) -> None:
+        """Let a job that is not ready need more from now on, if it ended by its memory."""
+        if used and (needs := self.needs_of(live, used)) != live.shelf_of(item)[1]:
+            live.grow(item, needs)
 
     def take_back(self, run: Run, at: float, reason: str | None) -> None:
         """Let a job that its slot never began be given out again. The attempt does not count."""
@@ -481,35 +453,30 @@ class Ledger:
         if run.ending == "cancel":
             run.live.remember(run.item, run.attempt - 1, run.used)
             self._end_pending(run.live, run.item, at, run.reason or "cancelled")
-            self._free_key(run.live, run.item)
+            self._free_equals(run.live, run.item)
             self._settle()
             return
         if reason is not None:
-            self._note(run.job, run.attempt - 1, PENDING, at, reason)
+            self._note(run.job, run.attempt - 1, (PENDING, PENDING), at, reason=reason)
         self._put_back(run, run.attempt - 1, None)
 
     def _put_back(self, run: Run, attempt: int, reason: str | None) -> None:
         live = run.live
         if attempt or run.used:
             live.remember(run.item, attempt, run.used)
-        live.push(run.item)
+        live.move(run.item, READY)
         used = json.dumps(run.used) if run.used else None
-        row = (run.job, PENDING, attempt, None, None, None, None, reason, used, None, None, None, None)
+        row = (run.job, PENDING, attempt, None, None, None, None, reason, used, None, None, None, None, None)
         self.store.put("jobs", row)
         self.dirty[live.number] = live
-        self._free_key(live, run.item)
-        self._shelve(live)
+        self._free_equals(live, run.item)
+        self.shelves.put(live)
 
     # --- cancelled, and what follows from ends ---
 
     def cancel(self, live: Live, item: int | None, at: float, reason: str) -> int:
         """Cancel pending jobs of a submission, or one of them, and return how many; runs are the caller's."""
-        if item is None:
-            items = live.withdraw_all()
-        else:
-            items = [item] if live.is_pending(item) else []
-            for one in items:
-                live.withdraw(one)
+        items = live.withdraw_all() if item is None else [item] if live.is_pending(item) else []
         for one in items:
             self._end_pending(live, one, at, reason)
         if items and not self._is_settling:
@@ -521,17 +488,10 @@ class Ledger:
         run.ending, run.reason = how, reason[:_LONGEST_REASON]
         self._keep(run, RUNNING if run.began is not None else PENDING)
 
-    def _free_key(self, live: Live, item: int) -> None:
+    def _free_equals(self, live: Live, item: int) -> None:
         """Let the equal jobs of a run that ended go on."""
-        key = live.spec.cache_key(item) if live.spec.cache is not None else None
-        if key is None or self._keys.get(key) != pack(live.number, item):
-            return
-        del self._keys[key]
-        for waiting, one in self._asides.pop(key, ()):
-            if one in waiting.aside:
-                waiting.aside.remove(one)
-                waiting.push(one)
-                self._shelve(waiting)
+        for one in self._equals.free(live, item):
+            self.shelves.put(one)
 
     def _settle(self) -> None:
         """Let jobs that waited for others begin, or cancel them. A chain of any length settles in this loop."""
@@ -539,9 +499,9 @@ class Ledger:
         while self._settling:
             live, item, state = self._settling.popleft()
             if state not in ENDED:  # a new job, which waits for one that has failed before
-                self.cancel(live, None if item < 0 else item, self.now(), state)
+                self.cancel(live, None if item < 0 else item, self.clocks.now(), state)
                 continue
-            self._free_key(live, item)
+            self._free_equals(live, item)
             ids = {live.id_of(item), JobId(live.number)}
             for id in ids & self._dependents.keys():
                 is_met = state == FINISHED and (live.is_all_finished if id.item is None else True)
@@ -553,30 +513,28 @@ class Ledger:
     def _hear(self, live: Live, item: int | None, id: JobId, is_met: bool) -> None:
         """Let a job, or all of a submission, hear that what it waits for has ended."""
         if not is_met:
-            self.cancel(live, item, self.now(), f"dependency {id} failed")
-        elif item is None:
+            self.cancel(live, item, self.clocks.now(), f"dependency {id} failed")
+            return
+        if item is None:
             live.waits_for.discard(id)
-            self._shelve(live)
         elif item in live.waits:
             live.waits[item].discard(id)
             if not live.waits[item]:
-                del live.waits[item]
-                live.push(item)
-                self._shelve(live)
+                live.move(item, READY)
+        self.shelves.put(live)
 
-    def due(self, now: float) -> None:
-        """Do what the clock asks for: jobs whose time has come begin, those whose lifetime is over are cancelled."""
-        while self._timers and self._timers[0][0] <= now:
-            _, number, what = heapq.heappop(self._timers)
-            live = self.lives.get(number)
-            if live is None:
-                continue
-            if what == "at":
+    def due(self) -> None:
+        """Do what the clocks ask for: jobs whose time has come begin, those whose lifetime is over are cancelled."""
+        now, real = self.clocks.now(), self.clocks.real()
+        while self._times and self._times[0][0] <= now:
+            live = self.lives.get(heapq.heappop(self._times)[1])
+            if live is not None:
                 live.not_before = None
-                self._shelve(live)
-                continue
-            for item in [one for one in live.pending() if one not in live.tried]:
-                live.withdraw(item)
+                self.shelves.put(live)
+        while self._lifetimes and self._lifetimes[0][0] <= real:
+            live = self.lives.get(heapq.heappop(self._lifetimes)[1])
+            for item in [] if live is None else [one for one in live.pending() if one not in live.tried]:
+                assert live is not None
                 self._end_pending(live, item, now, f"not begun within its lifetime of {live.spec.lifetime:g} s")
             self._settle()
 
@@ -589,43 +547,17 @@ class Ledger:
             first = ", ".join(str(one) for one in sorted(waits_for, key=_order)[:3])
             return f"waits for {first}" + (f" and {len(waits_for) - 3} more" if len(waits_for) > 3 else "")
         if live.not_before is not None:
-            import datetime
-
             at = datetime.datetime.fromtimestamp(min(live.not_before, 2.5e11)).astimezone()
             return f"waits until {at:%Y-%m-%d %H:%M:%S}"
-        if item in live.aside:
-            job = self._keys.get(live.spec.cache_key(item) or "")
-            return "waits for an equal job" + (
-                "" if job is None else f": {self.runs[job].id}" if job in self.runs else ""
-            )
-        queue, needs, _ = live.shelf
-        if self._full(queue):
-            return f"waits for queue {queue}: at most {self.limits[queue]} at once"
-        if self._passed is not None and self._passed != live.number and self.room.why_not(needs) is None:
-            return f"waits for a slot, or for {self._passed}, which needs more"
-        return self.room.why_not(needs) or "waits for a slot"
+        if live.place(item) is ASIDE:
+            run = self.runs.get(self._equals.first(live, item) or 0)
+            return "waits for an equal job" + ("" if run is None else f": {run.id}")
+        return self.shelves.why_not(live.number, live.shelf_of(item))
 
     def wanted(self) -> int:
         """Return how many slots would have work now: those that have some, and those for which there is more."""
         n_busy = sum(1 for slot in self.runs_of if not slot.startswith("job-"))
-        room = Room(self.room.capacity)
-        room.available, room.cpus, room.memory = self.room.available, self.room.cpus, self.room.memory
-        room.gpus, room.n_of_queue = set(self.room.gpus), dict(self.room.n_of_queue)
-        n_more = 0
-        for shelf in sorted(self._shelves, key=lambda one: self._shelves[one][0] if self._shelves[one] else (0, 0)):
-            live = self._top(shelf)
-            if live is None:
-                continue
-            queue, needs, kind = shelf
-            n_ready = sum(self.lives[number].n_ready for _, number in self._shelves[shelf] if number in self.lives)
-            batch = 1 if kind == "script" or live.spec.isolate else self.pace.batch(live.digest)
-            most = -(-n_ready // batch)
-            if (limit := self.limits.get(queue)) is not None:
-                most = min(most, limit - room.n_of_queue.get(queue, 0))
-            for _ in range(room.how_often(needs, min(most, _MOST_SLOTS - n_more))):
-                room.book(f"wanted-{n_more}", queue, needs)
-                n_more += 1
-        return n_busy + n_more
+        return n_busy + self.shelves.wanted(self.pace)
 
 
 def _order(id: JobId) -> tuple[int, int]:

@@ -18,6 +18,11 @@ from ports.errors import UsageError
 PENDING, RUNNING, FINISHED, ERROR, CANCELLED, LOST = "pending", "running", "finished", "error", "cancelled", "lost"
 STATES = (PENDING, RUNNING, FINISHED, ERROR, CANCELLED, LOST)
 ENDED = (FINISHED, ERROR, CANCELLED, LOST)
+#: Which state can follow one. A job that its slot never began is pending again; one that did not start has an error.
+NEXT = {
+    PENDING: frozenset({PENDING, RUNNING, ERROR, CANCELLED, LOST}),
+    RUNNING: frozenset({PENDING, FINISHED, ERROR, CANCELLED, LOST}),
+}
 # Of a map whose jobs have ended: its state is the first of these that one of its jobs has.
 WORST_FIRST = (RUNNING, PENDING, LOST, ERROR, CANCELLED, FINISHED)
 #: What libraries read to decide how many threads they start.
@@ -65,19 +70,25 @@ def state_of(counts: Mapping[str, int]) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What one job needs. `memory` is in bytes; None sets no limit."""
+    """What one job needs. `memory` is in bytes; None sets no limit.
+
+    With `is_whole` it gets all cores of the resource: the number is known where the job is taken in.
+    """
 
     cpus: float = 1
     memory: int | None = None
     gpus: int = 0
     tags: tuple[str, ...] = ()
+    is_whole: bool = False
 
     @classmethod
     def from_json(cls, data: object) -> Needs:
-        """Return the needs in `data`; raises UsageError."""
-        given = _object(data, "needs", ("cpus", "memory", "gpus", "tags"))
+        """Return the needs in `data`, where ``"cpus": null`` is all cores; raises UsageError."""
+        given = _object(data, "needs", ("cpus", "memory", "gpus", "tags", "whole"))
+        cpus = given.get("cpus", 1)
         return cls(
-            cpus=_number(given.get("cpus", 1), "cpus", least=0.0, most=1e6),
+            is_whole=_flag(given.get("whole", cpus is None), "needs.whole"),
+            cpus=1 if cpus is None else _number(cpus, "cpus", least=0.0, most=1e6),
             memory=None if given.get("memory") is None else _whole(given["memory"], "memory", least=1, most=2**60),
             gpus=_whole(given.get("gpus", 0), "gpus", least=0, most=4096),
             tags=_words(given.get("tags", ()), "needs.tags", most=_MOST_TAGS),
@@ -85,7 +96,12 @@ class Needs:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
-        return {"cpus": self.cpus, "memory": self.memory, "gpus": self.gpus, "tags": list(self.tags)}
+        rest = {"memory": self.memory, "gpus": self.gpus, "tags": list(self.tags)}
+        return {"cpus": self.cpus, **rest, **({"whole": True} if self.is_whole else {})}
+
+    def on(self, capacity: Capacity) -> Needs:
+        """Return them with all cores of a resource, if that was asked for."""
+        return dataclasses.replace(self, cpus=capacity.cpus) if self.is_whole else self
 
     def text(self) -> str:
         """Return the needs in words: ``2 cpus, 3.0 GiB, 1 gpu``."""
@@ -95,30 +111,77 @@ class Needs:
         return ", ".join([*parts, *self.tags])
 
 
+#: Why an attempt failed. A script's exit status can have retries of its own: ``exit 75``.
+REASONS = ("failure", "time", "lost", "memory")
+#: Why an attempt ended that counts but costs no retry: the resource was stopped.
+STOPPED = "stopped"
+_EXIT = re.compile("exit ([1-9][0-9]?|1[0-9][0-9]|2[0-4][0-9]|25[0-5])", re.ASCII)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Retries:
-    """How often a job is tried again after its own failure, its timeout, a lost worker, or its memory."""
+    """How often a job is tried again after its own failure, its timeout, a lost worker, or its memory.
+
+    `exits` has the retries of single exit statuses of a script: these do not count as `failure`.
+    """
 
     failure: int = 0
     time: int = 0
     lost: int = 1
     memory: int = 0
+    exits: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: object) -> Retries:
-        """Return the retries in `data`; raises UsageError."""
-        given = _object(data, "retries", REASONS)
-        return cls(**{name: _whole(value, f"retries.{name}", least=0, most=1000) for name, value in given.items()})
+        """Return the retries in `data`, such as ``{"failure": 2, "exit 75": 5}``; raises UsageError."""
+        if not isinstance(data, Mapping):
+            raise UsageError(f"retries: {short(data)} is no object")
+        given: dict[str, int] = {}
+        exits: dict[str, int] = {}
+        for name, value in data.items():
+            kept = exits if isinstance(name, str) and _EXIT.fullmatch(name) else given if name in REASONS else None
+            if kept is None:
+                known = f"{', '.join(REASONS)} and 'exit N', N from 1 to 255"
+                raise UsageError(f"retries: {short(name)} is unknown; known are {known}")
+            kept[name] = _whole(value, f"retries.{name}", least=0, most=1000)
+        return cls(**given, exits=exits)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
-        return dataclasses.asdict(self)
+        return {**{name: getattr(self, name) for name in REASONS}, **self.exits}
+
+    def cause(self, cause: str, status: object) -> str:
+        """Return which retries count for an attempt that failed: those of its exit status, if it has some."""
+        own = f"exit {status}"
+        return own if cause == "failure" and own in self.exits else cause
+
+    def most(self, cause: str) -> int:
+        """Return how often a job is tried again after this."""
+        return self.exits[cause] if cause in self.exits else int(getattr(self, cause))
 
 
-#: Why an attempt failed.
-REASONS = ("failure", "time", "lost", "memory")
-#: Why an attempt ended that counts but costs no retry: the resource was stopped.
-STOPPED = "stopped"
+def parse_retries(value: object) -> dict[str, int]:
+    """Return retries as a submission has them: of a number, or of a text like ``2, exit 75: 5, memory: 1``.
+
+    A number alone is for failures and for timeouts.
+
+    Raises
+    ------
+    UsageError
+        It is neither, or names a reason that does not exist.
+    """
+    if isinstance(value, Mapping):
+        found = dict(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        found = {"failure": value, "time": value}
+    else:
+        found = {}
+        for part in str(value).split(","):
+            name, colon, number = (one.strip() for one in part.rpartition(":"))
+            if not re.fullmatch("[0-9]{1,4}", number, re.ASCII) or (colon and not name):
+                raise UsageError(f"retries: {short(part.strip())} is no number; write 2, or exit 75: 5, memory: 1")
+            found.update({" ".join(name.split()): int(number)} if colon else dict.fromkeys(REASONS[:2], int(number)))
+    return {name: n for name, n in Retries.from_json(found).to_json().items() if name in found}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,7 +228,8 @@ class Available:
 class Submission:
     """What a client asks for: one job, or the jobs of a map, which differ in their arguments only.
 
-    `timeout`, `lifetime` are seconds; `at` is seconds since 1970. `inputs` has for the index of a job (0 if it is not a
+    `timeout`, `lifetime` are seconds; `at` is seconds since 1970. `memory_growth` is by how much more memory the next
+    attempt gets after one that ended by its memory. `inputs` has for the index of a job (0 if it is not a
     map) the ids of the jobs whose results are among its arguments. `script` and `cache` are stored and given out as
     they are.
     """
@@ -177,6 +241,7 @@ class Submission:
     needs: Needs = Needs()
     timeout: float | None = None
     retries: Retries = Retries()
+    memory_growth: float = 1
     lifetime: float | None = None
     at: float | None = None
     after: tuple[JobId, ...] = ()
@@ -200,6 +265,8 @@ class Submission:
         UsageError
             A field is unknown, or its value is invalid.
         """
+        if isinstance(data, Mapping) and (later := [name for name in RESERVED if name in data]):
+            raise UsageError(f"{later[0]}: this version of ports has no such jobs; upgrade ports where they run")
         given = _object(data, "submission", _FIELDS)
         read = _READERS
         values = {name: read[name](value, name) for name, value in given.items() if value is not None}
@@ -216,6 +283,13 @@ class Submission:
             if (value := getattr(self, name)) != default:
                 data[name] = _WRITERS[name](value) if name in _WRITERS else value
         return data
+
+    def needs_after(self, needs: Needs, n_memory: int, capacity: Capacity) -> Needs:
+        """Return what the next attempt needs after `n_memory` that ended by their memory: at most all that there is."""
+        if needs.memory is None or self.memory_growth == 1 or not n_memory:
+            return needs
+        grown = min(needs.memory * self.memory_growth ** min(n_memory, 60), 2.0**60)
+        return dataclasses.replace(needs, memory=max(needs.memory, min(int(grown), capacity.memory)))
 
     def needed_by(self, index: int) -> tuple[JobId, ...]:
         """Return the jobs that must have finished before job `index` can begin."""
@@ -441,6 +515,7 @@ _READERS: dict[str, Any] = {
     "needs": lambda value, _: Needs.from_json(value),
     "timeout": functools.partial(_number, least=0.001, most=_FAR),
     "retries": lambda value, _: Retries.from_json(value),
+    "memory_growth": functools.partial(_number, least=1.0, most=100.0),
     "lifetime": _seconds,
     "at": _seconds,
     "after": _ids,
@@ -456,6 +531,8 @@ _READERS: dict[str, Any] = {
     "notify": _flag,
 }
 _FIELDS = tuple(_READERS)
+#: What a later version of the protocol gives a meaning.
+RESERVED = ("sweep", "metrics", "image", "grant")
 _WRITERS: dict[str, Any] = {
     "needs": Needs.to_json,
     "retries": Retries.to_json,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ports import probe
 from ports.errors import BrokenRecordError, RecordError, UsageError
 from ports.jobs import _headers
 from ports.jobs._exchange import BY_REQUEST, Exchange, Reply, Request
@@ -21,6 +22,7 @@ from ports.jobs._model import (
     JobId,
     Lease,
     LeaseState,
+    Needs,
     Submission,
     parse_id,
     short,
@@ -37,10 +39,15 @@ _LOOK_SECONDS = 1.0  # between two looks at the leases of slots that are not con
 class Slots:
     """Gives jobs to slots, and takes what becomes of them."""
 
-    def __init__(self, exchange: Exchange, is_alive: Callable[[Lease], LeaseState]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        is_alive: Callable[[Lease], LeaseState],
+        script_of: Callable[[JobId, int], Lease | None],
+    ) -> None:
         self.exchange, self.store = exchange, exchange.store
         self._ledger, self._waiting = exchange.ledger, exchange.waiting
-        self._is_alive = is_alive
+        self._is_alive, self._script_of = is_alive, script_of
         self._looked = -_LOOK_SECONDS
 
     def _slot(self, request: Request) -> str:
@@ -55,7 +62,7 @@ class Slots:
         return slot
 
     def claim(self, request: Request) -> None:
-        """Let a slot wait for work. It holds nothing else."""
+        """Let a slot wait for work. It says for which jobs it still answers; what it has besides goes back."""
         header = request.header
         most, known = header.get("most", 1), header.get("known", [])
         kinds = header.get("kinds", ["function", "script"])
@@ -69,11 +76,9 @@ class Slots:
         slot = lease.slot
         if slot.startswith("job-"):
             raise UsageError(f"slot: {slot} is the name of a script")
+        holds = _headers.holds_of(header)
         self._know_slot(lease, worker)
-        held = {pack(id.number, id.item or 0) for id in _headers.ids_of(header, "holds", least=0)}
-        for job, run in list(self._ledger.runs_of.get(slot, {}).items()):
-            if job not in held:  # what it has reported, and what was not acknowledged
-                self._settle_unheard(run)
+        self._keep_only(slot, holds)
         claim = Claim(request.connection, request.n, slot, most, frozenset(known), frozenset(kinds), worker)
         self._waiting.claims.pop(slot, None)
         self._waiting.claims[slot] = claim
@@ -85,21 +90,47 @@ class Slots:
             self.reap(lease.slot, LeaseState(False, None, f"another process took slot {lease.slot} over"))
         self._ledger.know_slot(lease, worker)
 
+    def _keep_only(self, slot: str, holds: Mapping[int, tuple[JobId, int | None]]) -> None:
+        """Take back what a slot does not hold."""
+        for job, run in list(self._ledger.runs_of.get(slot, {}).items()):
+            if job not in holds or holds[job][1] not in (None, run.attempt):
+                self._settle_unheard(run)
+
     def _settle_unheard(self, run: Run) -> None:
-        """Take back what a slot does not hold: it never began, unless the slot had said so."""
+        """Take back what a slot does not hold: it never began, unless the slot had said so, or its script was seen."""
+        if self._is_adopted(run):
+            return
         if run.began is None:
             self._ledger.take_back(run, self.exchange.now(), None)
         else:
             self._fail(run, "lost", f"slot {run.slot} does not know it any more", self.exchange.now())
 
+    def _is_adopted(self, run: Run) -> bool:
+        """Let a script that was started be looked at by itself, though no slot says so; False if it was not."""
+        if run.live.spec.kind != "script" or run.slot.startswith("job-"):
+            return False
+        lease = self._script_of(run.id, run.attempt)
+        if lease is not None:
+            self._start(run, lease)
+        return lease is not None
+
+    def _start(self, run: Run, lease: Lease) -> None:
+        """Note that a script runs in a session of its own: its slot is free."""
+        self._ledger.begin(run, self.exchange.now())
+        self._ledger.move(run, lease)
+        if run.ending is not None:
+            self.exchange.push_end(run)
+
     def give(self) -> None:
-        """Give work to the slots that wait."""
+        """Give work to the slots that wait, and for which nothing of theirs is to be heard any more."""
         if self.exchange.is_draining or self.exchange.is_held:
             return
         now = self.exchange.monotonic()
         for claim in list(self._waiting.claims.values()):
-            if not self._ledger.has_work:
+            if not self._ledger.shelves:
                 return
+            if claim.slot in self._ledger.runs_of:
+                continue
             while runs := self._ledger.give(claim.slot, claim.most, claim.kinds, now):
                 if self._send_work(claim, runs):
                     del self._waiting.claims[claim.slot]
@@ -121,7 +152,7 @@ class Slots:
             n_before = len(blobs)
             try:
                 if run.live.number not in asked:
-                    asked[run.live.number] = _asked(run.live.spec)
+                    asked[run.live.number] = _asked(run.live.spec, run.shelf[1])
                 job = self._work(run, claim, asked[run.live.number], (functions, blobs, arguments))
                 n_bytes += _checked_size(blobs[n_before:])
                 jobs.append({**job, **gpus} if gpus else job)
@@ -129,7 +160,7 @@ class Slots:
                 del blobs[n_before:]
                 functions = {digest: place for digest, place in functions.items() if place < n_before}
                 told = json.dumps({"type": type(error).__name__, "text": str(error)})
-                self._end(run, ERROR, self.exchange.now(), reason=str(error)[:1000], error=told)
+                self._ledger.end(run, ERROR, self.exchange.now(), reason=str(error)[:1000], error=told)
         if jobs:
             self.exchange.send(claim.connection, {"n": claim.n, "jobs": jobs, "functions": functions}, blobs)
         return bool(jobs)
@@ -159,17 +190,6 @@ class Slots:
             if results:
                 job["results"] = {str(id): len(blobs) + place for place, (id, _) in enumerate(results)}
                 blobs += [result for _, result in results]
-        needs = spec.needs
-        told: dict[str, Any] = {
-            "timeout": spec.timeout,
-            "memory": needs.memory,
-            "directory": spec.directory,
-            "name": spec.name,
-        }
-        told |= {"minor": spec.minor, "isolate": spec.isolate, "environ": dict(spec.environ)}
-        job.update({name: value for name, value in told.items() if value})
-        if needs.cpus != 1:
-            job["cpus"] = needs.cpus
         if spec.cache is not None:
             rest = {name: value for name, value in spec.cache.items() if name != "keys"}
             job["cache"] = {**rest, "key": spec.cache_key(run.item)}
@@ -195,7 +215,7 @@ class Slots:
         at = _headers.seconds(request.header.get("at"), "at")
         run = self._run_of(request)
         if run is not None:
-            self._ledger.begin(run, self.exchange.now() if at is None else at, self.exchange.monotonic())
+            self._ledger.begin(run, self.exchange.now() if at is None else at)
         self.exchange.reply(request, {"known": run is not None})
 
     def started(self, request: Request) -> None:
@@ -209,10 +229,7 @@ class Slots:
             raise UsageError(f"process: {short(process)} is no process")
         run = self._run_of(request)
         if run is not None and run.live.spec.kind == "script":
-            self._ledger.begin(run, self.exchange.now(), self.exchange.monotonic())
-            self._ledger.move(run, Lease(Path(lease).name, lease, _headers.plain(process, "process")))
-            if run.ending is not None:
-                self.exchange.push_end(run)
+            self._start(run, Lease(Path(lease).name, lease, _headers.plain(process, "process")))
         self.exchange.reply(request, {"known": run is not None})
 
     def returned(self, request: Request) -> None:
@@ -227,42 +244,41 @@ class Slots:
     def holding(self, request: Request) -> None:
         """Hear after a reconnect what a slot still has; all else of it goes back."""
         lease = _headers.lease_of(request.header, self._slot(request))
-        held = {pack(id.number, id.item or 0) for id in _headers.ids_of(request.header, least=0)}
+        holds = _headers.holds_of(request.header)
         self._know_slot(lease, _headers.text_of(request.header, "worker"))
-        runs = dict(self._ledger.runs_of.get(lease.slot, {}))
-        for job, run in runs.items():
-            if job not in held:
-                self._settle_unheard(run)
-            elif run.ending is not None:
+        self._keep_only(lease.slot, holds)
+        runs = self._ledger.runs_of.get(lease.slot, {})
+        for run in runs.values():
+            if run.ending is not None:
                 self.exchange.push_end(run)
-        unknown = [
-            str(id) for id in _headers.ids_of(request.header, least=0) if pack(id.number, id.item or 0) not in runs
-        ]
+        unknown = [str(id) for job, (id, _) in holds.items() if job not in runs]
         self.exchange.reply(request, {"unknown": unknown})
 
     def ended(self, request: Request) -> None:
-        """Take results; what was told before is not taken twice."""
+        """Take results; what was told before is not taken twice. One that is wrong does not keep the others back."""
         slot, results = self._slot(request), request.header.get("results")
         if not isinstance(results, list) or len(results) != len(request.blobs):
             raise UsageError(f"results: {short(results)} is no list with a blob for each of {len(request.blobs)}")
-        checked = [_headers.result_of(result) for result in results]
-        now, runs, told = self.exchange.now(), self._ledger.runs, []
-        for (job, id, attempt, result), blob in zip(checked, request.blobs, strict=True):
-            run = runs.get(job)
-            if (
-                run is not None
-                and run.slot == slot
-                and run.attempt == attempt
-                and run.live.is_map == (id.item is not None)
-            ):
-                if len(blob) > LARGE and result["state"] == FINISHED:
-                    self.store.keep_result(id, blob)
-                told.append((run, result, blob))
-        self._learn(told)
+        told: list[tuple[Run, Mapping[str, Any], bytes]] = []
+        refused = []
+        for place, (result, blob) in enumerate(zip(results, request.blobs, strict=True)):
+            try:
+                job, id, attempt = _headers.attempt_of(result)
+            except UsageError as error:
+                refused.append({"place": place, "text": str(error)})
+                continue
+            run = self._ledger.runs.get(job)
+            if run is not None and run.slot == slot and run.attempt == attempt and run.id == id:
+                told.append((run, *_checked(result, blob)))
         for run, result, blob in told:
-            if run.job in runs:  # not twice in one request
+            if len(blob) > LARGE and result["state"] == FINISHED:
+                self.store.keep_result(run.id, blob)
+        self._learn(told)
+        now = self.exchange.now()
+        for run, result, blob in told:
+            if run.job in self._ledger.runs:  # not twice in one request
                 self._take(run, result, blob, now)
-        self.exchange.reply(request, {})
+        self.exchange.reply(request, {"refused": refused} if refused else {})
 
     def _learn(self, told: Sequence[tuple[Run, Mapping[str, Any], bytes]]) -> None:
         """Note how long the jobs of each function took."""
@@ -281,7 +297,7 @@ class Slots:
         ended = now if ended is None else ended
         note, usage = json.dumps(result["note"]) if result.get("note") else None, _usage(result)
         if how == FINISHED:
-            self._end(run, FINISHED, ended, began=began, blob=blob, usage=usage, note=note)
+            self._ledger.end(run, FINISHED, ended, began=began, blob=blob, usage=usage, note=note)
             return
         cause = result.get("reason") or ("lost" if how == LOST else "failure")
         if run.ending == "cancel":
@@ -290,7 +306,7 @@ class Slots:
             how, cause = ERROR, "time"
         if how == CANCELLED:
             reason = run.reason or BY_REQUEST
-            self._end(run, CANCELLED, ended, began=began, reason=reason, usage=usage, note=note)
+            self._ledger.end(run, CANCELLED, ended, began=began, reason=reason, usage=usage, note=note)
             return
         text = _text_of(error) or _WORDS[cause]
         if cause == "time":
@@ -311,39 +327,46 @@ class Slots:
     ) -> None:
         """End an attempt that failed: the job is tried again if it has retries of that cause left."""
         if run.ending == "cancel":
-            self._end(run, CANCELLED, at, began=began, reason=run.reason or BY_REQUEST)
+            self._ledger.end(run, CANCELLED, at, began=began, reason=run.reason or BY_REQUEST)
             return
-        used, most = run.used.get(cause, 0), getattr(run.live.spec.retries, cause, 0)
-        text = text[:900]
-        if cause == STOPPED:
-            self._ledger.again(run, at, text, began=began)
+        told, text = result or {}, text[:900]
+        cause = run.live.spec.retries.cause(cause, (told.get("note") or {}).get("status"))
+        why_not = self._why_not_again(run, cause)
+        if why_not is None:
+            self._try_again(run, cause, text, at, began=began)
             return
-        if used < most:
-            run.used = {**run.used, cause: used + 1}
-            run.ending, run.reason = None, None
-            self._ledger.again(run, at, f"{text}; retry {used + 1} of {most} ({cause})", began=began)
-            return
-        error = (result or {}).get("error")
-        self._end(
+        self._ledger.end(
             run,
             LOST if cause == "lost" else ERROR,
             at,
             began=began,
-            reason=text,
-            error=None if error is None else json.dumps(_short_error(error)),
+            reason=text + why_not,
+            error=json.dumps(_short_error(told["error"])) if told.get("error") is not None else None,
             blob=blob if len(blob) <= LARGE else b"",
-            usage=_usage(result or {}),
-            note=json.dumps(result["note"]) if result is not None and result.get("note") else None,
+            usage=_usage(told),
+            note=json.dumps(told["note"]) if told.get("note") else None,
         )
 
-    def _end(self, run: Run, how: str, at: float, **told: Any) -> None:
-        """End a job for good."""
-        self._ledger.end(run, how, at, **told)
-        live = run.live
-        if live.spec.kind == "script" and live.has_ended and live.key is not None:
-            self.exchange.unlinked.append(self.store.places.environ_of(live.key))
-        if run.slot.startswith("job-") and run.slot not in self._ledger.runs_of:
-            self._ledger.forget_slot(run.slot)
+    def _why_not_again(self, run: Run, cause: str) -> str | None:
+        """Return what is said of a job that is not tried again; None if it is."""
+        if cause == STOPPED:
+            return None
+        if run.used.get(cause, 0) >= run.live.spec.retries.most(cause):
+            return ""
+        has_all = (run.shelf[1].memory or 0) >= self._ledger.room.capacity.memory
+        if cause == "memory" and run.live.spec.memory_growth > 1 and has_all:
+            return "; it had all memory of this resource, so it is not tried again"
+        return None
+
+    def _try_again(self, run: Run, cause: str, text: str, at: float, *, began: float | None) -> None:
+        """Let a job be tried again. An attempt that ended with the resource costs no retry."""
+        if cause != STOPPED:
+            n, most = run.used.get(cause, 0) + 1, run.live.spec.retries.most(cause)
+            run.used = {**run.used, cause: n}
+            needs = self._ledger.needs_of(run.live, run.used)
+            grown = f", with {probe.size(needs.memory)}" if needs.memory != run.shelf[1].memory else ""
+            text = f"{text}; retry {n} of {most} ({cause}{grown})"
+        self._ledger.again(run, at, text, began=began)
 
     def look_at_slots(self) -> None:
         """Look whether the slots that are not connected live; what dead ones had goes back or is lost."""
@@ -364,6 +387,8 @@ class Slots:
             return
         now = self.exchange.now()
         for run in list(self._ledger.runs_of.get(slot, {}).values()):
+            if self._is_adopted(run):
+                continue
             is_begun = run.began is not None or lease.begun is None or (str(run.id), run.attempt) in lease.begun
             reason = lease.reason or f"what ran it has ended without a word ({slot})"
             if is_begun:
@@ -391,6 +416,15 @@ class Slots:
             if is_over and not run.slot.startswith("job-"):
                 reason = f"it ran longer than its timeout of {run.live.spec.timeout:g} s"
                 self.exchange.ask_end(run, "timeout", reason)
+
+
+def _checked(result: Mapping[str, Any], blob: bytes) -> tuple[Mapping[str, Any], bytes]:
+    """Return a result and its blob; of one that cannot be kept, an error that says why."""
+    try:
+        return _headers.result_of(result), blob
+    except UsageError as error:
+        wrong = {"type": "UsageError", "text": f"its result was refused: {error}"}
+        return {"state": ERROR, "error": wrong}, b""
 
 
 def _usage(result: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -430,9 +464,8 @@ def _checked_size(blobs: Sequence[bytes]) -> int:
     return n_bytes
 
 
-def _asked(spec: Submission) -> dict[str, Any]:
-    """Return what all jobs of a submission have in common, for a slot."""
-    needs = spec.needs
+def _asked(spec: Submission, needs: Needs) -> dict[str, Any]:
+    """Return what all jobs of a submission have in common, for a slot; `needs` are those of the attempt."""
     told: dict[str, Any] = {"timeout": spec.timeout, "memory": needs.memory, "directory": spec.directory}
     told |= {"name": spec.name, "minor": spec.minor, "isolate": spec.isolate, "environ": dict(spec.environ)}
     told |= {"cpus": needs.cpus} if needs.cpus != 1 else {}

@@ -1,165 +1,35 @@
 """The queue on the disk: SQLite, one transaction a turn.
 
 One process has the store open, behind the lock of the resource. What is put is collected, and `commit` writes all of it
-at once: one fsync serves all that arrived in a turn of the loop. A job is one integer there, `pack`: its submission's
-number and its item.
+at once: one fsync serves all that arrived in a turn of the loop.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import hashlib
 import json
-import os
+import re
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ports import probe, state
-from ports.errors import (
-    BrokenRecordError,
-    ConflictError,
-    NewerRecordError,
-    PortsError,
-    RecordError,
-    StoreError,
-    TimedOutError,
-)
-from ports.jobs import _durable
-from ports.jobs._model import ENDED, LARGE, LOST, PENDING, STATES, JobId, state_of
+from ports.errors import BrokenRecordError, ConflictError, NewerRecordError, PortsError, RecordError, TimedOutError
+from ports.jobs import _damage, _durable
+from ports.jobs._database import FORMAT as FORMAT
+from ports.jobs._database import SUBMISSION, WRITES, connect, translated
+from ports.jobs._database import JobRow as JobRow
+from ports.jobs._database import SubmissionRow as SubmissionRow
+from ports.jobs._database import pack as pack
+from ports.jobs._database import unpack as unpack
+from ports.jobs._model import LARGE, STATES, JobId
 from ports.jobs._places import LOCK, Places
 
-FORMAT = 1
 _SPARE = 32  # ids that are reserved ahead
-_ITEMS = 20  # bits of an item's number within its submission
-_NOT_A_STORE = ("malformed", "not a database", "corrupt", "disk image")
-# One list of statements for each step from a format to the next one.
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        "CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
-        # `n_bytes` with no blob: the file objects/<digest>.
-        "CREATE TABLE objects (digest TEXT PRIMARY KEY, n_bytes INTEGER NOT NULL, blob BLOB)",
-        "CREATE TABLE submissions (number INTEGER PRIMARY KEY, key TEXT UNIQUE, kind TEXT NOT NULL, name TEXT NOT NULL,"
-        " queue TEXT NOT NULL, priority INTEGER NOT NULL, count INTEGER, digest TEXT NOT NULL, spec TEXT NOT NULL,"
-        " created REAL NOT NULL, began REAL, ended REAL, state TEXT NOT NULL, reason TEXT, n_pending INTEGER NOT NULL,"
-        " n_running INTEGER NOT NULL, n_finished INTEGER NOT NULL, n_error INTEGER NOT NULL,"
-        " n_cancelled INTEGER NOT NULL, n_lost INTEGER NOT NULL)",
-        "CREATE INDEX submissions_state ON submissions (state, number)",
-        "CREATE INDEX submissions_name ON submissions (name, number)",
-        "CREATE INDEX submissions_digest ON submissions (digest)",
-        "CREATE TABLE tags (name TEXT, value TEXT, number INTEGER, PRIMARY KEY (name, value, number)) WITHOUT ROWID",
-        # A job that nothing happened to has no row: it is pending.
-        "CREATE TABLE jobs (job INTEGER PRIMARY KEY, state TEXT NOT NULL, attempt INTEGER NOT NULL, slot TEXT,"
-        " began REAL, ended REAL, ending TEXT, reason TEXT, used TEXT, place INTEGER, peak_memory INTEGER,"
-        " cpu_time REAL, note TEXT)",
-        "CREATE TABLE transitions (job INTEGER, serial INTEGER, attempt INTEGER NOT NULL, state TEXT NOT NULL,"
-        " at REAL NOT NULL, host TEXT, reason TEXT, peak_memory INTEGER, cpu_time REAL,"
-        " PRIMARY KEY (job, serial)) WITHOUT ROWID",
-        "CREATE TABLE arguments (job INTEGER PRIMARY KEY, digest TEXT, blob BLOB)",
-        # In the order in which the jobs of a submission ended; `end` packs number and place.
-        "CREATE TABLE ends (end INTEGER PRIMARY KEY, item INTEGER NOT NULL, state TEXT NOT NULL, error TEXT,"
-        " n_bytes INTEGER NOT NULL, blob BLOB)",
-        "CREATE TABLE slots (slot TEXT PRIMARY KEY, worker TEXT, lease TEXT, process TEXT, gpus TEXT) WITHOUT ROWID",
-        "CREATE TABLE counts (state TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID",
-    ),
-)
-_SUBMISSION = (
-    "number, key, kind, name, queue, priority, count, digest, spec, created, began, ended, state, reason, "
-    "n_pending, n_running, n_finished, n_error, n_cancelled, n_lost"
-)
-_WRITES = {
-    "submissions": f"INSERT INTO submissions ({_SUBMISSION}) VALUES ({', '.join('?' * 20)})",
-    "objects": "INSERT OR IGNORE INTO objects VALUES (?, ?, ?)",
-    "tags": "INSERT OR IGNORE INTO tags VALUES (?, ?, ?)",
-    "arguments": "INSERT OR REPLACE INTO arguments VALUES (?, ?, ?)",
-    "jobs": f"INSERT OR REPLACE INTO jobs VALUES ({', '.join('?' * 13)})",
-    "transitions": f"INSERT INTO transitions VALUES ({', '.join('?' * 9)})",
-    "ends": "INSERT OR REPLACE INTO ends VALUES (?, ?, ?, ?, ?, ?)",
-    "slots": "INSERT OR REPLACE INTO slots VALUES (?, ?, ?, ?, ?)",
-    "free_slots": "DELETE FROM slots WHERE slot = ?",
-    "counts": "INSERT OR REPLACE INTO counts VALUES (?, ?)",
-    "facts": "INSERT OR REPLACE INTO facts VALUES (?, ?)",
-    "states": "UPDATE submissions SET began = ?, ended = ?, state = ?, reason = ?, n_pending = ?, n_running = ?,"
-    " n_finished = ?, n_error = ?, n_cancelled = ?, n_lost = ? WHERE number = ?",
-}
-
-
-def pack(number: int, item: int) -> int:
-    """Return the integer that is job `item` of submission `number`."""
-    return number << _ITEMS | item
-
-
-def unpack(job: int) -> tuple[int, int]:
-    """Return number and item of a packed job."""
-    return job >> _ITEMS, job & (1 << _ITEMS) - 1
-
-
-@dataclasses.dataclass(slots=True)
-class SubmissionRow:
-    """One submission as the store has it; `counts` is in the order of `STATES`."""
-
-    number: int
-    key: str | None
-    kind: str
-    name: str
-    queue: str
-    priority: int
-    count: int | None
-    digest: str
-    spec: str
-    created: float
-    began: float | None
-    ended: float | None
-    state: str
-    reason: str | None
-    counts: list[int]
-
-    @classmethod
-    def of(cls, row: Sequence[Any]) -> SubmissionRow:
-        """Return the row that SQLite gave."""
-        return cls(*(*row[:14], list(row[14:20])))
-
-
-@dataclasses.dataclass(slots=True)
-class JobRow:
-    """One job to which something happened. `used` counts the retries by their reason."""
-
-    job: int
-    state: str = PENDING
-    attempt: int = 0
-    slot: str | None = None
-    began: float | None = None
-    ended: float | None = None
-    ending: str | None = None
-    reason: str | None = None
-    used: str | None = None
-    place: int | None = None
-    peak_memory: int | None = None
-    cpu_time: float | None = None
-    note: str | None = None
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        text = str(error)
-        if _is_corrupt(error):
-            raise BrokenRecordError(path, text) from error
-        if "locked" in text or "busy" in text:
-            raise ConflictError(
-                f"the queue {path} is open in another process; try again when that has ended"
-            ) from error
-        raise StoreError(path, "No space left on device" if "full" in text else text) from error
-
-
-def _is_corrupt(error: sqlite3.DatabaseError) -> bool:
-    return any(word in str(error) for word in _NOT_A_STORE)
+_DIGEST = re.compile("[0-9a-f]{64}", re.ASCII)
 
 
 class Store:
@@ -171,13 +41,14 @@ class Store:
     def __init__(self, places: Places, database: sqlite3.Connection, held: contextlib.ExitStack) -> None:
         self.places, self._database, self._held = places, database, held
         self.notices: list[str] = []
-        self._rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _WRITES}
+        self._rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in WRITES}
         self._last = 0  # the highest number that was reserved
         self._spare: collections.deque[int] = collections.deque()  # reserved numbers that nobody has yet
         self._taken: list[int] = []  # of those, in this turn
         self._n_reserved = 0
         self._has_new_ids = False
         self._is_open = False  # a transaction
+        self._unneeded: set[str] = set()  # objects that this turn removes
         #: SQLite refused something in this turn: nothing of the turn counts.
         self.has_failed = False
 
@@ -205,26 +76,28 @@ class Store:
                     "another process has the queue of jobs open: a compute resource runs here"
                 ) from None
             own_queue(places)
+            _damage.finish(places.store)
+            aside, reason, n_read = None, "", 0
             try:
-                (database, is_new), aside = _connect(places.store, timeout), None
+                database, is_new = connect(places.store, timeout)
             except BrokenRecordError as error:
-                aside = _put_aside(places.store)
-                database, is_new = _connect(places.store, timeout)
                 reason = error.reason
+                aside, n_read = _damage.replace(places.store)
+                database, is_new = connect(places.store, timeout)
             held.callback(database.close)
             store = cls(places, database, held.pop_all())
-        store._find_spare(is_new)
-        if aside is None and is_new and (n_ids := store._ids_before()):
+        store._find_spare(is_new or aside is not None)
+        if is_new and (n_ids := store._ids_before()):
             store.notices.append(
                 f"the queue {places.store} was removed or emptied; {n_ids} ids were given before, and nothing is known "
                 "of their jobs"
             )
         if aside is not None:
-            n_read = store._salvage(aside)
             store.notices.append(
                 f"the queue {places.store} was damaged ({reason}); it is kept as {aside}, and {n_read} submissions of "
                 "it could be read: those that had not ended count as lost"
             )
+        store._remove_remnants()
         return store
 
     def close(self) -> None:
@@ -289,7 +162,7 @@ class Store:
             for table, rows in self._rows.items():
                 if rows:
                     self._begin()
-                    self._database.executemany(_WRITES[table], rows)
+                    self._database.executemany(WRITES[table], rows)
                     rows.clear()
 
     def _begin(self) -> None:
@@ -301,7 +174,7 @@ class Store:
     def _noted(self) -> Iterator[None]:
         """Translate the errors of SQLite, and note that there was one."""
         try:
-            with _translated(self.path):
+            with translated(self.path):
                 yield
         except PortsError:
             self.has_failed = True
@@ -328,12 +201,17 @@ class Store:
         except BaseException:
             self.roll_back()
             raise
+        for digest in self._unneeded:
+            with contextlib.suppress(OSError):
+                (self.places.objects / digest).unlink()
+        self._unneeded.clear()
 
     def roll_back(self) -> None:
         """Drop what was put since the last `commit`."""
         self.has_failed = False
         self._spare.extendleft(reversed(self._taken))
         self._taken.clear()
+        self._unneeded.clear()
         for rows in self._rows.values():
             rows.clear()
         if self._is_open:
@@ -344,6 +222,7 @@ class Store:
     def put_object(self, blob: bytes) -> str:
         """Store a function, a script or large arguments, and return the SHA-256; raises StoreError."""
         digest = hashlib.sha256(blob).hexdigest()
+        self._unneeded.discard(digest)
         if len(blob) <= LARGE:
             self.put("objects", (digest, len(blob), blob))
             return digest
@@ -393,7 +272,7 @@ class Store:
 
     def submission(self, number: int) -> SubmissionRow | None:
         """Return one submission."""
-        found = self._all(f"SELECT {_SUBMISSION} FROM submissions WHERE number = ?", (number,))
+        found = self._all(f"SELECT {SUBMISSION} FROM submissions WHERE number = ?", (number,))
         return SubmissionRow.of(found[0]) if found else None
 
     def unended(self) -> Iterator[SubmissionRow]:
@@ -401,7 +280,7 @@ class Store:
         self.flush()
         with self._noted():
             for row in self._database.execute(
-                f"SELECT {_SUBMISSION} FROM submissions WHERE state IN ('pending', 'running') ORDER BY number"
+                f"SELECT {SUBMISSION} FROM submissions WHERE state IN ('pending', 'running') ORDER BY number"
             ):
                 yield SubmissionRow.of(row)
 
@@ -430,7 +309,7 @@ class Store:
             )
             values += [name, value] if has_value else [name]
         found = self._all(
-            f"SELECT {_SUBMISSION} FROM submissions WHERE {' AND '.join(wheres)} ORDER BY number DESC LIMIT ?",
+            f"SELECT {SUBMISSION} FROM submissions WHERE {' AND '.join(wheres)} ORDER BY number DESC LIMIT ?",
             [*values, limit],
         )
         return [SubmissionRow.of(row) for row in found]
@@ -501,7 +380,7 @@ class Store:
         """Return the submissions that ended before that time in one of these states."""
         marks = ", ".join("?" * len(states))
         found = self._all(
-            f"SELECT {_SUBMISSION} FROM submissions WHERE state IN ({marks}) AND ended < ? ORDER BY number",
+            f"SELECT {SUBMISSION} FROM submissions WHERE state IN ({marks}) AND ended < ? ORDER BY number",
             [*states, before],
         )
         return [SubmissionRow.of(row) for row in found]
@@ -516,74 +395,36 @@ class Store:
                 self._database.executemany(f"DELETE FROM {table} WHERE {column} BETWEEN ? AND ?", ranges)
             ones = [(number,) for number in numbers]
             (last,) = self._database.execute("SELECT max(number) FROM submissions").fetchone()
-            self._database.execute(_WRITES["facts"], ("last", max(last or 0, self.fact("last") or 0)))
+            self._database.execute(WRITES["facts"], ("last", max(last or 0, self.fact("last") or 0)))
             self._database.executemany("DELETE FROM tags WHERE number = ?", ones)
             self._database.executemany("DELETE FROM submissions WHERE number = ?", ones)
 
-    def unused_objects(self) -> list[str]:
-        """Return the digests that no submission needs any more."""
+    def remove_unused_objects(self) -> None:
+        """Remove the objects that no submission needs any more; their files go after the commit."""
         found = self._all(
             "SELECT digest FROM objects WHERE digest NOT IN (SELECT digest FROM submissions)"
             " AND digest NOT IN (SELECT digest FROM arguments WHERE digest IS NOT NULL)"
         )
-        return [digest for (digest,) in found]
-
-    def remove_objects(self, digests: Sequence[str]) -> None:
-        """Remove objects from the store; their files are the caller's, after the commit."""
-        self.flush()
         with self._noted():
             self._begin()
-            self._database.executemany("DELETE FROM objects WHERE digest = ?", [(digest,) for digest in digests])
+            self._database.executemany("DELETE FROM objects WHERE digest = ?", found)
+        self._unneeded.update(digest for (digest,) in found)
 
-    # --- a damaged store ---
+    def _remove_remnants(self) -> None:
+        """Remove the files of turns that a kill of the resource cut short: nothing in the store speaks of them."""
+        known = {digest for (digest,) in self._all("SELECT digest FROM objects WHERE blob IS NULL")}
+        for name in _durable.names(self.places.objects):
+            if _DIGEST.fullmatch(name) and name not in known:
+                with contextlib.suppress(OSError):
+                    (self.places.objects / name).unlink()
+        places = self.places
+        for directory in (places.root, places.objects, places.results, places.submissions, places.environs):
+            _durable.remove_parts(directory)
 
     def _ids_before(self) -> int:
         """Return how many ids were given in a store that is new all the same; submission files do not count."""
         directories = [self.places.ids / str(number) for number in _durable.numbers(self.places.ids)]
         return sum(1 for path in directories if (path / "taken").exists() or not (path / "key").exists())
-
-    def _salvage(self, aside: Path) -> int:
-        """Copy what can be read of the store that was put aside; return the number of submissions."""
-        with _translated(self.path), contextlib.closing(sqlite3.connect(aside, isolation_level=None)) as damaged:
-            self._database.execute("BEGIN IMMEDIATE")
-            for table in ("objects", "submissions", "tags", "jobs", "transitions", "arguments", "ends"):
-                for values in _readable(damaged, table):
-                    marks = ", ".join("?" * len(values))
-                    self._database.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", values)
-            rows = [SubmissionRow.of(row) for row in self._database.execute(f"SELECT {_SUBMISSION} FROM submissions")]
-            totals = dict.fromkeys(STATES, 0)
-            for row in rows:
-                counts = dict(zip(STATES, row.counts, strict=True))
-                counts[LOST] += sum(counts[name] for name in STATES if name not in ENDED)
-                counts.update({name: 0 for name in STATES if name not in ENDED})
-                self._database.execute(_WRITES["states"], _lost(row, counts))
-                totals = {name: totals[name] + counts[name] for name in STATES}
-            self._database.execute("UPDATE jobs SET slot = NULL, state = 'lost' WHERE state IN ('pending', 'running')")
-            self._database.executemany(_WRITES["counts"], list(totals.items()))
-            self._database.execute("COMMIT")
-        return len(rows)
-
-
-def _lost(row: SubmissionRow, counts: Mapping[str, int]) -> tuple[Any, ...]:
-    """Return the values of the statement ``states`` for a submission of a damaged store."""
-    was_open = row.state not in ENDED
-    reason = "the queue was damaged before it ended" if was_open else row.reason
-    ended = time.time() if was_open else row.ended
-    return (row.began, ended, state_of(counts), reason, *(counts[name] for name in STATES), row.number)
-
-
-def _readable(damaged: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
-    """Return the rows of a damaged table: from its begin to the damage, and from its end to the damage."""
-    found: dict[Any, tuple[Any, ...]] = {}
-    for order in ("ASC", "DESC"):
-        with contextlib.suppress(sqlite3.Error):
-            keys = "job, serial" if table == "transitions" else "rowid" if table != "tags" else "number"
-            ordered = ", ".join(f"{key} {order}" for key in keys.split(", "))
-            for row in damaged.execute(f"SELECT * FROM {table} ORDER BY {ordered}"):
-                if row in found:
-                    break
-                found[row] = row
-    return list(found)
 
 
 def _read(path: Path, n_bytes: int | None) -> bytes:
@@ -620,53 +461,3 @@ def own_queue(places: Places) -> None:
     if found is None or (found.get("name"), found.get("boot_id")) != (name, boot):
         document = {"format": state.records.FORMAT, "name": name, "boot_id": boot}
         _durable.write(places.owner, json.dumps(document).encode())
-
-
-def _connect(path: Path, timeout: float) -> tuple[sqlite3.Connection, bool]:
-    """Open the store for this process alone, in today's format; say whether it is new; raises as `Store.open`."""
-    with _durable.translated(path):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    with _translated(path):
-        database = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
-        try:
-            # Before the first access, so that no -shm is made: its locks do not work on every disk.
-            database.execute("PRAGMA locking_mode = EXCLUSIVE")
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
-            database.execute("PRAGMA wal_autocheckpoint = 4000")
-            database.execute("PRAGMA journal_size_limit = 67108864")
-            (checked,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            if checked != "ok":
-                raise BrokenRecordError(path, checked)
-            is_new = _migrate(database, path)
-        except BaseException:
-            database.close()
-            raise
-    return database, is_new
-
-
-def _migrate(database: sqlite3.Connection, path: Path) -> bool:
-    """Bring a store to today's format, and say whether it was empty; raises NewerRecordError."""
-    (found,) = database.execute("PRAGMA user_version").fetchone()
-    if found > FORMAT:
-        raise NewerRecordError(path, found, FORMAT)
-    for number in range(found, FORMAT):
-        database.execute("BEGIN IMMEDIATE")
-        for statement in _MIGRATIONS[number]:
-            database.execute(statement)
-        database.execute(f"PRAGMA user_version = {number + 1}")
-        database.execute("COMMIT")
-    return bool(found == 0)
-
-
-def _put_aside(path: Path) -> Path:
-    """Rename a damaged store and its log, and return its new name."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    aside = path.with_name(f"{path.name}.corrupt-{stamp}")
-    while aside.exists():
-        aside = aside.with_name(f"{aside.name}+")
-    for end in ("-wal", ""):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(f"{path.name}{end}").rename(aside.with_name(f"{aside.name}{end}"))
-    _durable.sync_directory(path.parent)
-    return aside

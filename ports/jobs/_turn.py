@@ -8,7 +8,6 @@ are for clients. It does no I/O but the store's: sockets, processes and locks ar
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ports.errors import PortsError, RecordError, StoreError, UsageError
 from ports.jobs import _headers, _submissions
 from ports.jobs._answers import Answers
 from ports.jobs._changes import Changes
+from ports.jobs._clocks import Clocks
 from ports.jobs._exchange import SCRIPTS as SCRIPTS
 from ports.jobs._exchange import Exchange, Reply, Request
 from ports.jobs._intake import Intake
@@ -28,6 +28,13 @@ from ports.jobs._store import Store
 __all__ = ["SCRIPTS", "Queue", "Reply", "Request"]
 
 
+class QueueLostError(BaseException):
+    """The queue in memory could not be brought back to what the store has: the process must end, and start again.
+
+    It is no `Exception`, so that nobody who answers a failed request goes on with half a queue.
+    """
+
+
 class Queue:
     """All jobs of a resource.
 
@@ -37,8 +44,11 @@ class Queue:
         What the jobs can have together.
     is_alive : callable
         Looks at the lock of a slot. `tick` asks it about slots that are not connected.
-    now, monotonic : callable, optional
-        The clocks, in seconds.
+    script_of : callable, optional
+        Returns the lease of a script's attempt that was started, or None: it was not, and will not be. It is asked
+        about scripts of a slot that is gone.
+    clocks : Clocks, optional
+        Default: those of this machine.
     limits : mapping, optional
         How many slots work for a queue at once, by the name of the queue.
     """
@@ -49,15 +59,16 @@ class Queue:
         *,
         capacity: Capacity,
         is_alive: Callable[[Lease], LeaseState],
-        now: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        script_of: Callable[[JobId, int], Lease | None] = lambda id, attempt: None,
+        clocks: Clocks | None = None,
         limits: Mapping[str, int] | None = None,
     ) -> None:
         self.store, self.capacity = store, capacity
-        ledger = Ledger(store, capacity, dict(limits or {}), host=state.paths.host_name(), now=now)
-        self._exchange = exchange = Exchange(ledger, now, monotonic)
+        clocks = Clocks() if clocks is None else clocks
+        ledger = Ledger(store, capacity, dict(limits or {}), host=state.paths.host_name(), clocks=clocks)
+        self._exchange = exchange = Exchange(ledger)
         self._intake, self._answers, self._changes = Intake(exchange), Answers(exchange), Changes(exchange)
-        self._slots = Slots(exchange, is_alive)
+        self._slots = Slots(exchange, is_alive, script_of)
         asked = (self._intake.submit, self._intake.rerun)
         looks = (
             self._answers.list,
@@ -71,6 +82,7 @@ class Queue:
         told = (self._slots.holding, self._slots.ended)
         self._handlers = {one.__name__: one for one in (*asked, *looks, *changes, *slots, *told)}
         exchange.load()
+        exchange.forget_environs()
 
     @property
     def available(self) -> Available:
@@ -143,13 +155,13 @@ class Queue:
         """
         try:
             lefts = self._intake.take_in()
-            self._exchange.ledger.due(self._exchange.now())
+            self._exchange.ledger.due()
             self._slots.time_out()
             self._answers.note_waits()
             self._slots.look_at_slots()
             replies = self._end_turn()
         except BaseException as error:
-            self._intake.left_at = None
+            self._intake.try_later()  # it may be what the disk refuses: the clocks go on without it
             self._undo(error)
             raise
         if lefts:
@@ -199,11 +211,14 @@ class Queue:
         """Go back to what the store has, and return the answers to `inbox`. Others hear of it with the next turn."""
         told = error if isinstance(error, PortsError) else PortsError("the resource failed; its log says how")
         exchange = self._exchange
-        self.store.roll_back()
         lost = {(one.connection, one.header["n"]): None for one in exchange.replies if one.header.get("n") is not None}
         asked = {(one.connection, one.n): None for one in inbox if one.connection is not None}
         exchange.waiting.answered({**lost, **asked})
-        exchange.load()
+        try:
+            self.store.roll_back()
+            exchange.load()
+        except BaseException as problem:
+            raise QueueLostError(f"the queue cannot be read again: {problem}") from problem
         exchange.replies = [Reply(one, _headers.error_of(n, told)) for one, n in lost if (one, n) not in asked]
         return [Reply(one, _headers.error_of(n, told)) for one, n in asked]
 
@@ -215,5 +230,7 @@ class Queue:
             if handler is None:
                 raise UsageError(f"op: {short(op)} is unknown; known are {', '.join(self._handlers)}")
             handler(request)
+        except StoreError:
+            raise  # the disk refuses: nothing of this turn counts
         except PortsError as error:
             self._exchange.send(request.connection, _headers.error_of(request.n, error))

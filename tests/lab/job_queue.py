@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ports.jobs._clocks import Clocks
 from ports.jobs._model import Capacity, Lease, LeaseState
 from ports.jobs._places import Places
 from ports.jobs._store import Store
@@ -27,7 +28,10 @@ class Desk:
         self.capacity, self.options = capacity, options
         self.clock = 1_700_000_000.0
         self.stepped = 1_600_000_000.0  # by how much the clock on the wall is ahead of the monotonic one
+        self.slept = 0.0  # for how long the machine was suspended
+        self.boot = "boot-1"
         self.leases: dict[str, LeaseState] = {}
+        self.scripts: dict[tuple[str, int], Lease] = {}  # that were started, whoever knows of it
         self.pushed: list[Reply] = []
         self._numbers = itertools.count(1)
         self._keys = itertools.count(1)
@@ -39,8 +43,13 @@ class Desk:
             self.store,
             capacity=self.capacity,
             is_alive=lambda lease: self.leases.get(lease.slot, LeaseState(None)),
-            now=lambda: self.clock,
-            monotonic=lambda: self.clock - self.stepped,
+            script_of=lambda id, attempt: self.scripts.get((str(id), attempt)),
+            clocks=Clocks(
+                now=lambda: self.clock,
+                monotonic=lambda: self.clock - self.stepped - self.slept,
+                real=lambda: self.clock - self.stepped,
+                boot=self.boot,
+            ),
             **self.options,
         )
 
@@ -48,6 +57,11 @@ class Desk:
         """Step the clock on the wall, as its owner or NTP does."""
         self.clock += seconds
         self.stepped += seconds
+
+    def suspend(self, seconds: float) -> None:
+        """Suspend the machine for a while."""
+        self.clock += seconds
+        self.slept += seconds
 
     def restart(self) -> None:
         self.store.close()

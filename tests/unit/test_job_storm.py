@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ports.jobs import _submissions
+from ports.jobs._live import GIVEN, OVER, READY, WAITS
 from ports.jobs._model import ENDED, LeaseState, Submission
 from ports.jobs._turn import Request
 from tests.lab.job_queue import Desk
@@ -269,10 +270,19 @@ class Storm(RuleBasedStateMachine):
             return
         ledger = self.desk.queue._exchange.ledger
         for live in ledger.lives.values():
-            n_given = sum(1 for run in ledger.runs.values() if run.live is live)
-            assert len(set(live.pending())) + n_given == live.counts[0] + live.counts[1]
-            if not live.is_held and live.n_ready:
-                assert live.is_on_shelf
+            places = [live.place(item) for item in range(live.count)]
+            given = [run for run in ledger.runs.values() if run.live is live]
+            assert sorted(run.item for run in given) == [item for item, one in enumerate(places) if one == GIVEN]
+            assert live.counts[1] == sum(1 for run in given if run.began is not None)
+            assert live.counts[0] + live.counts[1] == live.count - places.count(OVER)
+            assert sorted(live.pending()) == [item for item, one in enumerate(places) if one not in (GIVEN, OVER)]
+            lines = {} if live.grown is None else live.grown.lines
+            assert live.n_ready_here + sum(one.n_ready for one in lines.values()) == places.count(READY)
+            assert set(live.waits) == {item for item, one in enumerate(places) if one == WAITS}
+            assert not live.shelves(), "it has ready jobs, and slots do not find them"
+        queued = [run for runs in ledger.runs_of.values() for run in runs.values()]
+        assert sorted(run.job for run in queued) == sorted(ledger.runs)
+        assert set(ledger.room.booked) == set(ledger.runs_of)
 
 
 def storm(rounds: int, steps: int) -> None:

@@ -407,7 +407,8 @@ def serve(directory: Path) -> None:
     store = Store.open(places)
     try:
         limits = settings.get("jobs.queues")
-        queue = Queue(store, capacity=room.capacity(), is_alive=lease.look, limits=limits)
+        script_of = functools.partial(oversee.left, places)
+        queue = Queue(store, capacity=room.capacity(), is_alive=lease.look, script_of=script_of, limits=limits)
         oversee.forget_environs(queue, places, time.time())
         sweeper = Sweeper(places)
         queue.dispose_by(sweeper.add)
