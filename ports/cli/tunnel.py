@@ -124,6 +124,10 @@ class Links:
         """Show the row of a tunnel that changed: a link on stdout, everything else on stderr."""
         from ports.hosts import is_here
 
+        if row["kind"] == "job":
+            if not self.out.as_json:
+                self.out.say(str(row["note"]))
+            return
         key, state, link = (row["host"], row["kind"], row["name"]), str(row["state"]), _link(row)
         before, now = self._shown.get(key), f"{state} {link}"
         if state == "connecting" or before == now:

@@ -1,7 +1,7 @@
 """Notices of the end of jobs, through the services of the setting ``jobs.notify``.
 
-The resource decides what is said (`of_ends`) and leaves the sending to a thread (`Notifier`), which starts a process
-for each notice. What the services answered is kept in a file for `ports job show`.
+`ports.probe.ends` has the words. The resource leaves the sending to a thread (`Notifier`), which starts a process for
+each notice. What the services answered is kept in a file for `ports job show`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ from typing import Any
 
 from ports.errors import StoreError, UsageError
 from ports.jobs import _durable
-from ports.jobs._model import FINISHED, JobId
+from ports.jobs._model import JobId
 from ports.jobs._places import Places
-from ports.probe import duration
+from ports.probe import ends
 from ports.state import paths, settings
 
 SECONDS = 30.0  # after which a service has not answered
 EXTRA = "pip install 'ports[notify]'"
-_MOST_LINES, _MOST_TOGETHER = 20, 3
-_WORDS = {"finished": "finished", "error": "failed", "cancelled": "was cancelled", "lost": "is lost"}
 
 Row = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -59,52 +57,6 @@ def check() -> str | None:
     return None
 
 
-# --- what is said ---
-
-
-def sentence(row: Row, host: str) -> str:
-    """Return in a sentence how a job or a map ended.
-
-    >>> sentence({"id": "12", "name": "train.py", "state": "error", "reason": "exit status 3"}, "gpu1")
-    'job 12 (train.py) failed on gpu1: exit status 3'
-    """
-    name = f" ({printable(str(row['name']))})" if row.get("name") else ""
-    began, ended = row.get("began_at"), row.get("ended_at")
-    took = f" after {duration(max(0.0, ended - began))}" if began is not None and ended is not None else ""
-    said = f"job {row['id']}{name} {_WORDS.get(str(row['state']), row['state'])} on {host}{took}"
-    if row.get("count") is not None:
-        counts = row.get("counts") or {}
-        return f"{said}: {', '.join(f'{n} {state}' for state, n in counts.items() if n)}"
-    return f"{said}: {printable(str(row['reason']))}" if row.get("reason") else said
-
-
-def printable(text: str) -> str:
-    """Return one line of text without characters that a terminal would obey."""
-    return "".join(one if one.isprintable() else " " for one in text)[:300]
-
-
-def of_ends(rows: Sequence[Row], host: str) -> list[dict[str, Any]]:
-    """Return the notices of what ended: one for each, or one for all where they are many.
-
-    A notice has ``title``, ``body``, ``type`` (of apprise), and ``ids``.
-    """
-    if len(rows) <= _MOST_TOGETHER:
-        return [
-            {"title": said.partition(":")[0], "body": said, "type": _type([row]), "ids": [str(row["id"])]}
-            for row in rows
-            for said in [sentence(row, host)]
-        ]
-    n_failed = sum(row["state"] != FINISHED for row in rows)
-    title = f"{len(rows)} jobs ended on {host}: {len(rows) - n_failed} finished, {n_failed} did not"
-    lines = [sentence(row, host) for row in rows[:_MOST_LINES]]
-    lines += [f"and {len(rows) - _MOST_LINES} more"] if len(rows) > _MOST_LINES else []
-    return [{"title": title, "body": "\n".join(lines), "type": _type(rows), "ids": [str(row["id"]) for row in rows]}]
-
-
-def _type(rows: Sequence[Row]) -> str:
-    return "success" if all(row["state"] == FINISHED for row in rows) else "failure"
-
-
 # --- how it is sent ---
 
 
@@ -114,7 +66,7 @@ def send(told: Mapping[str, Any], urls: Sequence[str], *, timeout: float = SECON
     An answer has ``service`` (its place in the setting), ``name``, ``at`` (its host, where that is no token), ``state``
     (``sent`` or ``failed``), and ``answer`` if it failed.
     """
-    request = json.dumps({"urls": list(urls), **{key: told[key] for key in ("title", "body", "type")}}).encode()
+    request = json.dumps({"urls": list(urls), **{key: told[key] for key in ("title", "body", "is_good")}}).encode()
     command = [sys.executable, "-m", "ports.jobs.resource.notice"]
     why = "it ended without an answer"
     with subprocess.Popen(
@@ -166,7 +118,7 @@ def test_notices() -> list[Answer]:
         raise UsageError(f"{none}; list addresses of apprise in ~/.config/dask/ports.yaml: ports: jobs: notify: […]")
     host = paths.host_name()
     said = f"ports on {host}: notices of jobs arrive here"
-    return send({"title": f"ports on {host}", "body": said, "type": "info"}, services())
+    return send({"title": f"ports on {host}", "body": said, "is_good": None}, services())
 
 
 def notice_line(answer: Answer) -> str:
@@ -220,7 +172,7 @@ class Notifier:
             none = check() if urls else "the setting jobs.notify names no service"
         except Exception as error:  # noqa: BLE001 - a mistake in the settings, say; it is kept
             urls, none = [], str(error)
-        for told in of_ends(rows, paths.host_name()):
+        for told in ends.notices(rows, paths.host_name()):
             try:
                 answers = [] if none is not None else send(told, urls, timeout=self.timeout)
             except OSError as error:  # no process can be started

@@ -33,6 +33,7 @@ if MYPY:
     from . import accounts as accounts
     from . import callers as callers
     from . import clients as clients
+    from . import ends as ends
     from . import files as files
     from . import launchers as launchers
     from . import living as living
@@ -152,6 +153,7 @@ else:
             "agent.mux",
             "callers",
             "clients",
+            "ends",
             "files",
             "launchers",
             "living",

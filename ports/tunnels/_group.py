@@ -17,7 +17,7 @@ from ports.errors import ConflictError, NotFoundError, PortsError, UsageError
 from ports.hosts import Target, choose_transport, on_each, targets
 from ports.sessions import processes
 from ports.state import runtime_directory, settings
-from ports.tunnels import _browse_request, _browser, _everywhere
+from ports.tunnels import _browse_request, _browser, _ends, _everywhere
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._event_loop import Reach, Relay
 from ports.tunnels._events import Event, Events
@@ -192,7 +192,12 @@ class TunnelGroup:
     def _host(self, alias: str) -> HostTunnels:
         if alias not in self._hosts:
             self._hosts[alias] = HostTunnels(
-                alias, self._relay, on_change=self._changed, on_browse=self._browse, on_node=self._open_on_node
+                alias,
+                self._relay,
+                on_change=self._changed,
+                on_browse=self._browse,
+                on_node=self._open_on_node,
+                on_ends=lambda host, ends: _ends.tell(host, ends, self._events.emit),
             )
         return self._hosts[alias]
 

@@ -23,6 +23,7 @@ from ports.listeners import Listener
 from ports.state import settings, wait_until
 from ports.tunnels import _requests, _services
 from ports.tunnels._bring_up import TunnelOpener
+from ports.tunnels._ends import NewEnds
 from ports.tunnels._event_loop import Relay
 from ports.tunnels._host_connection import HostConnection
 from ports.tunnels._local_address import LocalAddress
@@ -45,6 +46,8 @@ class HostTunnels:
         Called with each tunnel whose state or link has changed, from several threads.
     on_browse : callable
         Called with the host and what somebody there wants to see at home; returns the answer.
+    on_ends : callable
+        Called with the host and the jobs that have ended there since the last call.
     on_node : callable
         Called with another node of the host's name, what is wanted there, whether to ask nobody for a login, and
         whether somebody waits for it.
@@ -58,6 +61,7 @@ class HostTunnels:
         on_change: Callable[[Tunnel], None],
         on_browse: Callable[[str, dict[str, Any]], dict[str, Any]],
         on_node: Callable[[str, OpenRequest, bool | None, bool], None],
+        on_ends: Callable[[str, list[dict[str, Any]]], None],
     ) -> None:
         self.alias, self._on_node = alias, on_node
         self.tunnels = TunnelList(on_change)
@@ -66,6 +70,7 @@ class HostTunnels:
         self._document: dict[str, Any] = {}  # the last one
         self._turn = threading.Lock()  # one document at a time
         self._starting = threading.Lock()
+        self._ends = NewEnds()
         self._connection = HostConnection(relay)
         self._watch = Watch(
             self._connection,
@@ -74,6 +79,7 @@ class HostTunnels:
             on_document=lambda document: self._take(document, self._requests),
             on_stranger=self._cut,
             on_browse=lambda wanted: on_browse(alias, wanted),
+            on_ends=lambda told: self._hear(told, on_ends),
             received=lambda: sum(one.forward.received for one in self.tunnels if one.forward is not None),
         )
         self._opener = TunnelOpener(relay, self._connection, self._watch, self.tunnels)
@@ -297,6 +303,11 @@ class HostTunnels:
         tunnel.error, tunnel.last_error = error, str(error)
         self._opener.shut(tunnel, "ended", cut=True)
         self._connection.cancel([tunnel.remote])
+
+    def _hear(self, told: dict[str, Any], on_ends: Callable[[str, list[dict[str, Any]]], None]) -> None:
+        """Hand on which jobs have ended, also while the connection was down."""
+        if fresh := self._ends.take(told):
+            on_ends(self.alias, fresh)
 
     def _take_condition(self, condition: Condition) -> None:
         for tunnel in self.tunnels:

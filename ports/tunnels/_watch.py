@@ -106,6 +106,8 @@ class Watch:
         Called with what listens on the host: when that has changed, and after each mending.
     on_stranger : callable
         Called with a remote that tunnels lead to, and the name of another user who has taken it.
+    on_ends : callable
+        Called with the jobs that ended last on the host: at first, and at each end.
     on_browse : callable
         Called, in a thread of its own, with what somebody on the host wants to see at home; returns the answer.
     received : callable
@@ -121,11 +123,12 @@ class Watch:
         on_document: Callable[[dict[str, Any]], None],
         on_stranger: Callable[[str, str], None],
         on_browse: Callable[[dict[str, Any]], dict[str, Any]],
+        on_ends: Callable[[dict[str, Any]], None],
         received: Callable[[], int],
     ) -> None:
         self._connection, self._relay = connection, relay
         self._on_condition, self._on_document = on_condition, on_document
-        self._on_stranger, self._on_browse = on_stranger, on_browse
+        self._on_stranger, self._on_browse, self._on_ends = on_stranger, on_browse, on_ends
         self._heartbeat = Heartbeat(relay, received)
         self.condition = Condition("down", time.time())
         self._alias = ""
@@ -189,6 +192,8 @@ class Watch:
             return SSHError(self._alias, f"the connection was lost: {message['reason']}")
         if message["type"] == "document":
             self._tell_document(message["document"])
+        elif message["type"] == "ends":
+            self._on_ends(message)
         elif message["type"] == "users" and message["user"] is not None and not message["mine"]:
             self._on_stranger(str(message["remote"]), str(message["user"]))
         elif message["type"] == "browse":

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ports import listeners
+from ports import listeners, probe
 from ports.errors import ConnectionLostError, FarSideError, RefusedError, SlowError, SSHError, TimedOutError
 from ports.probe import socket_users
 from ports.state.waiting import wait_until
@@ -152,6 +152,35 @@ def test_it_greets_answers_a_heartbeat_and_leaves_nothing(home: Home) -> None:
 
     run(test)
     assert not list(home.runtime.glob("*browse-*"))
+
+
+def test_the_ends_of_jobs_are_reported_when_they_come(home: Home) -> None:
+    file = Path(probe.host_directory()) / "jobs" / "ends.json"
+    file.parent.mkdir(parents=True)
+
+    def write(*ids: object) -> None:
+        fresh = file.with_suffix(".new")
+        fresh.write_text(json.dumps({"format": 1, "ends": [{"id": id} for id in ids]}))
+        fresh.replace(file)
+
+    async def test() -> None:
+        async with far({"interval": 0.1}) as found:
+
+            def ends() -> list[list[object]]:
+                told = [one for one in found.messages if one["type"] == "ends"]
+                assert {one["machine"] for one in told} <= {file.parent.parent.name}
+                return [[row["id"] for row in one["ends"]] for one in told]
+
+            await found.until(lambda: ends() == [[]], "report that none has ended")
+            write("1")
+            await found.until(lambda: ends()[-1] == ["1"], "first report")
+            assert [one["type"] for one in found.messages[:2]] == ["document", "ends"]
+            file.write_text("half a file")  # it is no news
+            write("1", "2")
+            await found.until(lambda: ends()[-1] == ["1", "2"], "second report")
+            assert len(found.documents()) == 1  # nothing was asked and looked at for that
+
+    run(test)
 
 
 def test_two_hundred_connections_at_once_all_get_their_answer(tmp_path: Path) -> None:

@@ -90,7 +90,14 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTunnel
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
     _records.new_paths(os.getpid(), 0)
     relay, connection = Relay(), StandIn()
-    made = HostTunnels("server1", relay, on_change=lambda _: None, on_browse=lambda *_: {}, on_node=lambda *_: None)
+    made = HostTunnels(
+        "server1",
+        relay,
+        on_change=lambda _: None,
+        on_browse=lambda *_: {},
+        on_node=lambda *_: None,
+        on_ends=lambda *_: None,
+    )
     for part in (made, made._opener):
         monkeypatch.setattr(part, "_connection", connection)
     made._watch.note_up()

@@ -17,11 +17,12 @@ from ports.jobs._model import JobId
 from ports.jobs._notices import Notifier
 from ports.jobs.resource import notice
 from ports.jobs.resource.ends import Ends
+from ports.probe import ends as ends_in_words
 from ports.state import settings, wait_until
 from tests.lab.job_queue import Desk
 from tests.lab.services import mail_server, silent_server, web_hook
 
-TOLD = {"title": "job 12 finished", "body": "job 12 finished on gpu1", "type": "success"}
+TOLD = {"title": "job 12 finished", "body": "job 12 finished on gpu1", "is_good": True}
 
 
 class Told:
@@ -167,14 +168,14 @@ def test_a_missing_apprise_is_said_at_submission(desk: Desk, urls: list[str], mo
     ],
 )
 def test_a_notice_says_which_job_how_and_where(row: dict[str, Any], said: str) -> None:
-    (told,) = _notices.of_ends([row], "gpu1")
+    (told,) = ends_in_words.notices([row], "gpu1")
     assert told["body"] == said
-    assert told["type"] == ("success" if row["state"] == "finished" else "failure")
+    assert told["is_good"] is (row["state"] == "finished")
 
 
 def test_many_ends_of_one_moment_are_one_notice() -> None:
     rows = [{"id": str(n), "state": "error" if n < 3 else "finished"} for n in range(1, 31)]
-    (told,) = _notices.of_ends(rows, "gpu1")
+    (told,) = ends_in_words.notices(rows, "gpu1")
     assert told["title"] == "30 jobs ended on gpu1: 28 finished, 2 did not"
     assert told["body"].splitlines()[-1] == "and 10 more"
     assert len(told["ids"]) == 30

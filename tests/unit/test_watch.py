@@ -83,6 +83,7 @@ def watch(taken: Taken) -> Iterator[Watch]:
         received=lambda: taken.received,
         on_stranger=taken.stranger,
         on_browse=taken.browse,
+        on_ends=lambda told: None,
     )
     yield made
     taken.let_browse.set()

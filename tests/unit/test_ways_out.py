@@ -37,6 +37,9 @@ NO_WAY_OUT = (
 
 #: Test → pieces of the messages that it walks. A fixture counts, because tests stand on it.
 WALKED = {
+    "integration/test_job_notices_home.py::test_the_end_of_a_job_is_said_where_ports_open_runs": (
+        "`ports job show {id}` shows more",
+    ),
     "unit/test_job_notices.py::test_resource_notify_tests_each_service": (
         "the setting jobs.notify",
     ),

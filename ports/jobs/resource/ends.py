@@ -16,7 +16,7 @@ from ports.jobs._model import JobId
 from ports.jobs._store import Store, SubmissionRow, pack
 
 _MOST = 20  # ends in the file
-_KEPT = ("id", "name", "state", "what", "count", "counts", "reason", "began_at", "ended_at")
+_KEPT = ("id", "name", "state", "what", "count", "counts", "reason", "began_at", "ended_at", "notify")
 _MISSED_SECONDS = 86400.0  # an older end is no news
 
 

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 _LEAST = 3  # characters of a part of an address that is hidden
 _MOST = 300  # characters of an answer
 _HIDDEN = "***"
+_TYPES = {True: "success", False: "failure", None: "info"}
 
 
 class Heard(logging.Handler):
@@ -75,7 +76,7 @@ def answer(url: str, told: Mapping[str, Any], heard: Heard) -> dict[str, Any]:
         service = apprise.Apprise.instantiate(url, suppress_exceptions=True)
         if not isinstance(service, apprise.NotifyBase):
             return {**row, "state": "failed", "answer": f"apprise knows no such address for {scheme}://"}
-        sent = service.notify(body=told["body"], title=told["title"], notify_type=told["type"])
+        sent = service.notify(body=told["body"], title=told["title"], notify_type=_TYPES[told["is_good"]])
     except Exception as error:  # noqa: BLE001 - a plugin must not end the others
         return {**row, "state": "failed", "answer": cut(without_secrets(f"{type(error).__name__}: {error}", url))}
     if sent:

@@ -32,6 +32,7 @@ if MYPY:
 LENGTH = struct.Struct(">I")
 ASKED_AGAIN = (1.0, 6.0, 25.0)  # seconds after which a silent port is asked again
 SHARE = 10.0  # time between two full looks, in multiples of the time that one takes
+MOST_ENDS = 1 << 17  # bytes of the file of ends
 UNSEEN = (-1, 0)  # in the place of a holder: nobody has looked yet
 ANSWER = ("http", "scheme", "kind", "greets")
 
@@ -81,9 +82,10 @@ class Answers:
 def watch(request: "Json", out: int, control: int) -> None:
     """Write what listens to `out`, now and at each change, until `control` ends; a byte there causes a look at once.
 
-    Each message is a length and compressed JSON: ``document`` as `probe` returns it, or ``error``.
+    Each message is a length and compressed JSON: ``document`` as `probe` returns it, ``ends`` of jobs, or ``error``.
     """
     answers, seen, last = Answers(), None, None  # type: Answers, Any, Any
+    ends_at = 0  # type: Any  # nobody has looked yet
     interval, document = float(request.get("interval") or 2.0), {}  # type: float, Json
     while True:
         started = time.monotonic()
@@ -99,9 +101,12 @@ def watch(request: "Json", out: int, control: int) -> None:
         except Exception as error:  # noqa: BLE001 - a disk that fails for a while must not end the watch
             told, last, seen = {"type": "trouble", "error": "%s: %s" % (type(error).__name__, error)}, None, None
         if told is not None:
-            blob = zlib.compress(json.dumps(told).encode("utf-8", "surrogateescape"), 1)
-            write_all(out, LENGTH.pack(len(blob)) + blob)
+            tell(out, told)
             note_client(request.get("came"))  # also where the directory of records has come since
+        now = stamp(job_ends())
+        if now != ends_at:
+            ends_at = now
+            tell_ends(out)
         ready, _, _ = select.select([control], [], [], pause)
         if ready:
             if not os.read(control, 100):
@@ -147,6 +152,29 @@ def essence(document: "Json") -> "Any":
     """Return the document without the parts that differ each time."""
     rows = [{key: value for key, value in row.items() if key != "started_at"} for row in document["listeners"]]
     return [(key, value) for key, value in sorted(document.items()) if key not in ("time", "listeners")], rows
+
+
+def job_ends() -> str:
+    """Return the file that the compute resource replaces when a job ends; a look at its time costs nothing."""
+    return os.path.join(host_directory(), "jobs", "ends.json")
+
+
+def tell_ends(out: int) -> None:
+    """Report the jobs that ended last; home knows which of them are new."""
+    try:
+        with open(job_ends(), "rb") as file:
+            ends = json.loads(file.read(MOST_ENDS).decode("utf-8", "replace"))["ends"]
+    except FileNotFoundError:  # no job has ended; home learns that whatever comes is new
+        ends = []
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    tell(out, {"type": "ends", "machine": os.path.basename(host_directory()), "ends": ends})
+
+
+def tell(out: int, told: "Json") -> None:
+    """Write one message."""
+    blob = zlib.compress(json.dumps(told).encode("utf-8", "surrogateescape"), 1)
+    write_all(out, LENGTH.pack(len(blob)) + blob)
 
 
 def write_all(fd: int, data: bytes) -> None:
