@@ -1,9 +1,10 @@
-"""``scripts/bench [--runs N] [--json FILE] [NAME …]``."""
+"""``scripts/bench [--runs N] [--json FILE] [--markdown] [NAME …]``."""
 
 from __future__ import annotations
 
 import argparse
 import compileall
+import dataclasses
 import json
 import os
 import platform
@@ -14,12 +15,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cache, clusters, comms, fairness, jobs, lab, links, who
+from benchmarks import cache, clusters, comms, fairness, job_commands, jobs, lab, links, who
 from benchmarks.commands import PACKAGE
 from benchmarks.measure import RUNS, Result
 
 BENCHMARKS = {**clusters.BENCHMARKS, **comms.BENCHMARKS, **fairness.BENCHMARKS, **lab.BENCHMARKS, **links.BENCHMARKS}
-BENCHMARKS |= {**who.BENCHMARKS, **cache.BENCHMARKS, **jobs.BENCHMARKS}
+BENCHMARKS |= {**who.BENCHMARKS, **cache.BENCHMARKS, **jobs.BENCHMARKS, **job_commands.BENCHMARKS}
+#: All rows about jobs by one name.
+JOBS = (*cache.BENCHMARKS, *jobs.BENCHMARKS, *job_commands.BENCHMARKS, "job-remote")
 PACKAGES = ("dask", "distributed", "tornado", "jupyterlab", "click")
 
 
@@ -32,16 +35,26 @@ def machine() -> dict[str, Any]:
     return {"cores": os.cpu_count(), "memory_gib": round(pages / 2**30), "versions": versions}
 
 
+def busy_seconds() -> float:
+    """Return for how long all processors of the machine together have worked since it started."""
+    with open("/proc/stat") as file:
+        user, nice, system, _, _, irq, softirq, *_ = map(int, file.readline().split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     """Run, print a line for each row, and exit with 1 if an aim was missed."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure ports against named peers.")
     parser.add_argument("names", metavar="NAME", nargs="*", help=", ".join(BENCHMARKS))
     parser.add_argument("--runs", type=int, default=RUNS, help=f"rounds of each pair; default {RUNS}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
+    parser.add_argument("--markdown", action="store_true", help="print rows for docs/benchmarks.md, with load and CPU")
     parser.add_argument("--names", dest="show", action="store_true", help="list the benchmarks")
     arguments = parser.parse_args()
+    if "all-jobs" in arguments.names:
+        arguments.names = list(JOBS)
     if arguments.show:
-        print("\n".join(BENCHMARKS))
+        print("\n".join((*BENCHMARKS, "all-jobs")))
         return
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown or arguments.runs < 1:
@@ -51,9 +64,11 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"{time.strftime('%Y-%m-%d %H:%M')}, load {load:.1f} on {os.cpu_count()} cores", file=sys.stderr)
     for name in arguments.names or BENCHMARKS:
+        begun = busy_seconds()
         for result in BENCHMARKS[name](arguments.runs):
-            print(result.line(), flush=True)
-            results.append(result)
+            told = dataclasses.replace(result, load=os.getloadavg()[0], cpu=busy_seconds() - begun)
+            print(told.markdown() if arguments.markdown else told.line(), flush=True)
+            results.append(told)
     if arguments.json:
         document = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "load_before": load}
         document |= {"load_after": os.getloadavg()[0], "results": [result.row() for result in results]}

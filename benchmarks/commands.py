@@ -20,10 +20,11 @@ PORTS = [str(Path(sys.prefix, "bin/ports"))]
 PACKAGE = Path(__file__).resolve().parents[1] / "ports"
 
 
-def seconds(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> float:
+def seconds(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> float:
     """Return how many seconds `argv` runs. Its output is ignored; its failure is an error."""
     start = time.perf_counter()
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=120, check=False)
+    null = subprocess.DEVNULL
+    done = subprocess.run(argv, stdin=null, capture_output=True, env=env, cwd=cwd, timeout=120, check=False)
     took = time.perf_counter() - start
     if done.returncode:
         raise RuntimeError(f"{' '.join(argv)[:200]} ended with {done.returncode}: {done.stderr.decode()[-2000:]}")

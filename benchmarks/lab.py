@@ -91,6 +91,16 @@ def list_host(runs: int) -> Iterator[Result]:
     yield Result("list-host", "ports list server2", peer, "ms", Aim("difference", 0.06), samples)
 
 
+def remote_job(runs: int) -> Iterator[Result]:
+    """Time the submission of a job to server1 through the login node, from Python and from the command line."""
+    with hosts() as site:
+        from_python, typed = at_home(site, "remote", module="jobs_at_home", runs=runs)
+    what, peer = "ports.submit in a new process, imported", "ssh -S SAME server1 true"
+    yield Result("job-remote", what, peer, "ms", Aim("difference", 0.08), from_python)
+    what = "ports job submit -H server1 -- true"
+    yield Result("job-remote-cli", what, "ports list server1", "ms", Aim("ratio", 1.1), typed)
+
+
 def open_two(runs: int) -> Iterator[Result]:
     """Time ``ports open`` of two hosts."""
     with hosts() as site, notebooks(site, "server1", "server2"):
@@ -211,6 +221,7 @@ BENCHMARKS: dict[str, Callable[[int], Iterator[Result]]] = {
     "list": listing,
     "help": help_,
     "list-host": list_host,
+    "job-remote": remote_job,
     "open": open_two,
     "requests": requests,
     "websocket": websocket,

@@ -57,6 +57,8 @@ class Result:
     unit: str
     aim: Aim
     samples: Samples
+    load: float | None = None  # of the machine at the end
+    cpu: float | None = None  # seconds of all processors, for all rows of its benchmark together
 
     @property
     def medians(self) -> tuple[float, float]:
@@ -77,6 +79,17 @@ class Result:
         aim = f"aim {sign} {self.aim.show(self.aim.limit, self.unit)}: {verdict}"
         peer = f"; {self.peer} {theirs}" if self.samples.theirs else ""
         return f"{self.name:<14} {self.aim.show(self.value, self.unit):>9}  {aim:<26} {self.what} {ours}{peer}"
+
+    def markdown(self) -> str:
+        """Return the row for docs/benchmarks.md."""
+        factor, text = UNITS[self.unit]
+        medians = [text.format(median * factor) for median in self.medians[: 2 if self.samples.theirs else 1]]
+        aim = f"{'≥' if self.aim.kind == 'speed' else '≤'} {self.aim.show(self.aim.limit, self.unit)}".replace("x", "×")
+        measured = self.aim.show(self.value, self.unit).replace("x", "×")
+        verdict = "met" if self.aim.is_met(self.value) else "**missed**"
+        busy = "" if self.load is None or self.cpu is None else f" {self.load:.1f}, {self.cpu:.0f} s |"
+        cells = (self.name, self.what, self.peer or "—", ", ".join(medians), aim, measured, verdict)
+        return f"| {' | '.join(cells)} |{busy}"
 
     def row(self) -> dict[str, Any]:
         """Return the row for programs."""
