@@ -46,7 +46,8 @@ def disk() -> Iterator[Path]:
 
 def cut(disk: Path, chance: random.Random, *, is_full: bool) -> tuple[list[str], Path]:
     """Let a queue work on a disk of its own, cut the power; return what was said, and the image of that moment."""
-    image, copy = disk / "image", disk / "copy"
+    # Files of their own: a loop device that is about to go keeps what it has read, and a mount of its file finds it.
+    image, copy = (disk / f"{name}-{chance.getrandbits(64):x}" for name in ("image", "copy"))
     with image.open("wb") as file:
         file.truncate(SIZE)
     subprocess.run(["mkfs.ext4", "-q", "-E", "nodiscard", str(image)], check=True)
@@ -61,6 +62,7 @@ def cut(disk: Path, chance: random.Random, *, is_full: bool) -> tuple[list[str],
             process.send_signal(signal.SIGSTOP)
             shutil.copyfile(image, copy)
             process.kill()
+    image.unlink()
     return said, copy
 
 
@@ -79,6 +81,7 @@ def lost(disk: Path, said: list[str], copy: Path) -> int:
                 assert desk.submit() not in said, "an id was used again"
         finally:
             desk.close()
+    copy.unlink()
     return len(missing) + len(forgotten)
 
 
