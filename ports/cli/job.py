@@ -134,7 +134,15 @@ def show_submitted(out: Output, row: Row) -> int:
 @click.option("--memory", metavar="SIZE", help="Memory of all its processes, 3GB or 512MiB; above it, the job ends.")
 @click.option("--gpus", type=Number(0), help="Number of GPUs. Default: 0.")
 @click.option("--timeout", type=Duration(), help="Longest time it may run: 90m, 1h, 2d, or seconds. Default: no limit.")
-@click.option("--retries", type=Number(0), help="How often it runs again when it failed or took too long. Default: 0.")
+@click.option(
+    "--retries", metavar="N[,REASON: N]",
+    help="How often it runs again when it failed or took too long: 2, or '2, exit 75: 5, memory: 1'. Default: 0.",
+)  # fmt: skip
+@click.option(
+    "--memory-growth", metavar="FACTOR", type=Number(1, whole=False),
+    help="Give the next attempt so many times the memory after one that used too much: 1.5. Default: 1.",
+)  # fmt: skip
+@click.option("--lifetime", type=Duration(), help="Cancel it if it has not begun after that time: 90m, 1h, 2d.")
 @click.option("--name", help="Name in lists. Default: that of the script.")
 @click.option("--after", metavar="ID", type=Id(), multiple=True, help="Begin once this job has finished; repeatable.")
 @click.option(

@@ -37,6 +37,8 @@ class Options:
     gpus: int = 0
     timeout: float | str | None = None
     retries: int | Mapping[str, int] = 0
+    memory_growth: float = 1
+    lifetime: float | str | None = None
     cache: str = "off"
     environ: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     isolate: bool = False
@@ -59,6 +61,8 @@ class Options:
                 "needs": {"cpus": self.cpus, "memory": memory, "gpus": self.gpus},
                 "timeout": None if self.timeout is None else _model.parse_duration(self.timeout, "timeout"),
                 "retries": Retries.from_json(retries).to_json(),
+                "memory_growth": self.memory_growth,
+                "lifetime": None if self.lifetime is None else _model.parse_duration(self.lifetime, "lifetime"),
                 "environ": dict(self.environ),
                 "isolate": self.isolate,
                 "tags": dict(self.tags),
@@ -202,6 +206,8 @@ def job(
     gpus: int = 0,
     timeout: float | str | None = None,
     retries: int | Mapping[str, int] = 0,
+    memory_growth: float = 1,
+    lifetime: float | str | None = None,
     cache: str = "off",
     environ: Mapping[str, str | None] = ...,
     isolate: bool = False,
@@ -229,6 +235,11 @@ def job(function: Any = None, /, **options: Any) -> Any:
     retries : int or mapping
         How often it runs again after an error, or for each of ``failure``, ``time``, ``lost`` and ``memory``. A job
         whose process or machine was lost runs again once unless ``lost`` is given.
+    memory_growth : float
+        By how much more memory the next attempt gets after one that used too much, at most all that there is: 1.5.
+        Default: 1. It runs again as often as ``memory`` of `retries` says.
+    lifetime : float or str, optional
+        Seconds, or a text like ``"1h"``, after which it is cancelled if it has not begun. Default: it waits.
     cache : {"off", "use", "refresh", "only"}
         Take results from the cache and keep them there, in jobs and in plain calls: use them; run and keep them anew;
         never run.

@@ -325,10 +325,8 @@ def _submitted(places: _places.Places, key: str, script: Script, start: bool) ->
             return _submissions.leave(places, key, script.submission, [script.blob(key)])
         try:
             with connection:
-                capacity = connection.ask("status").header.get("capacity") or {}
-                asked = _scripts.on_all(script, float(capacity.get("cpus") or 1))
-                told = asked.submission.to_json()
-                reply = connection.ask("submit", [asked.blob(key)], key=key, submission=told, count=None)
+                told = script.submission.to_json()
+                reply = connection.ask("submit", [script.blob(key)], key=key, submission=told, count=None)
                 return parse_id(reply.header["id"])
         except ResourceLostError:
             if not left:

@@ -31,8 +31,8 @@ from ports.state import paths, settings
 
 #: The options of `ports job submit` that a file can have, beside ``run``.
 OPTIONS = (
-    "cpus", "memory", "gpus", "timeout", "retries", "name", "after", "tag", "environ", "queue", "priority", "at",
-    "keep_children", "notify", "directory", "copy", "out", "reuse", "send_all",
+    "cpus", "memory", "gpus", "timeout", "retries", "memory_growth", "lifetime", "name", "after", "tag", "environ",
+    "queue", "priority", "at", "keep_children", "notify", "directory", "copy", "out", "reuse", "send_all",
 )  # fmt: skip
 _MOST_NAME = 60
 _FAR = 100 * 365 * 86400.0  # seconds
@@ -83,7 +83,9 @@ def describe(
     memory: str | int | None = None,
     gpus: int = 0,
     timeout: str | float | None = None,
-    retries: int = 0,
+    retries: int | str | Mapping[str, int] = 0,
+    memory_growth: float = 1,
+    lifetime: str | float | None = None,
     name: str = "",
     after: Sequence[object] = (),
     tag: Mapping[str, str] | Sequence[str] = (),
@@ -106,8 +108,12 @@ def describe(
         ``3GB``, or bytes: all processes together. Default: no limit.
     timeout, at : str or float, optional
         ``90m``, ``2d``, or seconds; `at` can also be a time: ``18:00``, ``2026-12-24T08:00``.
-    retries : int
-        How often it runs again after it failed or ran out of its time.
+    retries : int, str or mapping
+        How often it runs again after it failed or ran out of its time: ``2``, or ``"2, exit 75: 5, memory: 1"``.
+    memory_growth : float
+        By how much more memory the next attempt gets after one that used too much, at most all that the resource has.
+    lifetime : str or float, optional
+        It is cancelled if it has not begun after so long.
     after : sequence of ids
         Jobs that must have finished.
     notify : bool
@@ -124,18 +130,18 @@ def describe(
     own = _environ(cpus, _variables(environ))
     _check_program(words, where, own)
     memory = None if memory is None else _model.parse_size(memory, "memory")
+    plain = {"queue": queue, "priority": priority, "memory_growth": memory_growth, "notify": notify}
     asked = {
+        **plain,
         "name": name or _name_of(words),
-        "queue": queue,
-        "priority": priority,
-        "needs": {"cpus": 1 if cpus is None else cpus, "memory": memory, "gpus": gpus},
+        "needs": {"cpus": cpus, "memory": memory, "gpus": gpus},
         "timeout": None if timeout is None else _model.parse_duration(timeout, "timeout"),
-        "retries": {"failure": retries, "time": retries},
+        "retries": _model.parse_retries(retries),
+        "lifetime": None if lifetime is None else _model.parse_duration(lifetime, "lifetime"),
         "at": None if at is None else parse_time(at),
         "after": list(after),
         "tags": dict(tag) if isinstance(tag, Mapping) else dict(map(_tag, tag)),
         "script": {**_kept(words), "keep_children": keep_children, "whole": cpus is None},
-        "notify": notify,
     }
     return _script(asked, where, own)
 
@@ -170,7 +176,7 @@ def again(row: Mapping[str, Any]) -> Script:
     script = before.get("script")
     if not isinstance(script, Mapping):
         raise UsageError(f"job {row.get('id')} is no script")
-    names = ("name", "queue", "priority", "needs", "timeout", "retries", "tags", "directory", "notify")
+    names = ("name", "queue", "priority", "needs", "timeout", "retries", "memory_growth", "tags", "directory", "notify")
     asked = {name: before[name] for name in names if before.get(name) is not None}
     has_copy, words = "workspace" in script, [str(word) for word in script["argv"]]
     where = str(asked["directory"]) if has_copy else _directory(asked.get("directory"))
@@ -179,14 +185,6 @@ def again(row: Mapping[str, Any]) -> Script:
     if not (has_copy and os.sep in words[0]):  # a program of the copy was there when that was made
         _check_program(words, where, own)
     return _script({**asked, "script": dict(script)}, where, own)
-
-
-def on_all(script: Script, cpus: float) -> Script:
-    """Return the script with all `cpus` of a resource, if no number was asked for: it chooses its threads itself."""
-    if not (script.submission.script or {}).get("whole"):
-        return script
-    needs = dataclasses.replace(script.submission.needs, cpus=cpus)
-    return dataclasses.replace(script, submission=dataclasses.replace(script.submission, needs=needs))
 
 
 def read_file(path: Path) -> tuple[list[str], dict[str, Any]]:

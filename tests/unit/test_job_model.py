@@ -18,6 +18,7 @@ from ports.jobs._model import (
     Submission,
     parse_duration,
     parse_id,
+    parse_retries,
     parse_size,
     state_of,
 )
@@ -99,6 +100,7 @@ def test_a_submission_reads_as_it_is_written() -> None:
         "environ": {"A": "1", "B": None},
         "minor": "3.11",
         "isolate": True,
+        "memory_growth": 1.5,
         "created_by": {"user": "alice"},
     }
     assert Submission.from_json(data).to_json() == data
@@ -118,6 +120,8 @@ def test_a_submission_reads_as_it_is_written() -> None:
         ("needs", {"gpus": -1}, "gpus: -1 is no whole number from 0 to 4096"),
         ("needs", [], "needs: list is no object"),
         ("retries", {"failure": True}, "retries.failure: True is no whole number"),
+        ("memory_growth", 0.5, "memory_growth: 0.5 is no number from 1 to 100"),
+        ("lifetime", -1, "lifetime: -1 is no number from 0"),
         ("timeout", 0, "timeout: 0 is no number from 0.001"),
         ("after", "12", "after: '12' is no list"),
         ("after", ["x"], "'x' is not the id of a job"),
@@ -179,3 +183,58 @@ def test_the_state_of_a_map_is_that_of_its_worst_job(counts: dict[str, int], sta
 
 def test_only_a_lost_worker_is_retried_by_default() -> None:
     assert Retries().to_json() == {"failure": 0, "time": 0, "lost": 1, "memory": 0}
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (2, {"failure": 2, "time": 2}),
+        ("2", {"failure": 2, "time": 2}),
+        ("2, exit 75: 5, memory: 1", {"failure": 2, "time": 2, "memory": 1, "exit 75": 5}),
+        ("exit  75:5", {"exit 75": 5}),
+        ("lost: 0", {"lost": 0}),
+        ({"failure": 1, "exit 1": 3}, {"failure": 1, "exit 1": 3}),
+    ],
+)
+def test_retries_are_a_number_or_a_text(value: object, found: dict[str, int]) -> None:
+    assert parse_retries(value) == found
+    kept = Retries.from_json(found)
+    assert Retries.from_json(kept.to_json()) == kept
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("often", "'often' is no number; write 2, or exit 75: 5, memory: 1"),
+        ("", "'' is no number"),
+        (": 2", "': 2' is no number"),
+        ("-1", "'-1' is no number"),
+        ("1.5", "'1.5' is no number"),
+        (None, "'None' is no number"),
+        (True, "'True' is no number"),
+        ("tired: 2", "'tired' is unknown; known are failure, time, lost, memory and 'exit N', N from 1 to 255"),
+        ("exit 0: 2", "'exit 0' is unknown"),
+        ("exit 256: 2", "'exit 256' is unknown"),
+        ("exit 007: 2", "'exit 007' is unknown"),
+        ("1001", "retries.failure: 1001 is no whole number from 0 to 1000"),
+    ],
+)
+def test_what_is_no_number_of_retries_is_refused_in_words(value: object, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_retries(value)
+    assert words in str(caught.value)
+
+
+def test_an_exit_status_with_its_own_retries_is_no_plain_failure() -> None:
+    retries = Retries.from_json({"failure": 1, "exit 75": 5})
+    assert [retries.cause("failure", status) for status in (75, 1, None)] == ["exit 75", "failure", "failure"]
+    assert retries.cause("time", 75) == "time"
+    assert (retries.most("exit 75"), retries.most("failure"), retries.most("lost")) == (5, 1, 1)
+
+
+@pytest.mark.parametrize(("n_memory", "gib"), [(0, 2), (1, 3), (2, 4), (1000, 4)])
+def test_memory_grows_up_to_all_that_there_is(n_memory: int, gib: int) -> None:
+    spec = Submission(kind="function", needs=Needs(memory=2 * 2**30), memory_growth=1.5)
+    capacity = Capacity(memory=4 * 2**30)
+    assert spec.needs_after(spec.needs, n_memory, capacity).memory == gib * 2**30
+    assert spec.needs_after(Needs(), n_memory, capacity) == Needs()

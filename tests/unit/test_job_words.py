@@ -15,6 +15,7 @@ from ports.cli import job_rows
 from ports.errors import UsageError
 from ports.hosts import _ask
 from ports.jobs import _places, _scripts
+from ports.jobs._model import Capacity
 
 NOON = datetime.datetime(2026, 12, 1, 12, 0).timestamp()
 
@@ -59,8 +60,10 @@ def test_libraries_get_as_many_threads_as_cpus_were_asked_for(monkeypatch: pytes
 
 
 def test_a_script_without_a_number_of_cpus_books_all_that_there_are() -> None:
-    assert _scripts.on_all(_scripts.describe(["true"]), 16).submission.needs.cpus == 16
-    assert _scripts.on_all(_scripts.describe(["true"], cpus=2), 16).submission.needs.cpus == 2
+    assert _scripts.describe(["true"]).submission.needs.on(Capacity(cpus=16)).cpus == 16
+    assert _scripts.describe(["true"], cpus=2).submission.needs.on(Capacity(cpus=16)).cpus == 2
+    again = _scripts.again(json.loads(json.dumps({**_scripts.describe(["true"]).row(), "id": "12"})))
+    assert again.submission.needs.is_whole
 
 
 def test_a_script_that_runs_again_asks_for_the_same(tmp_path: Path) -> None:
