@@ -84,6 +84,9 @@ class ListQueue:
             replies.append(Reply(claim.connection, header, [*new.values(), *(one for _, _, one in batch)]))
         return replies
 
+    def take_over(self) -> list[int]:
+        return []
+
     def gone(self, connection: Any) -> None:
         self.held = [one for one in self.held if one.connection != connection]
 
@@ -445,6 +448,26 @@ def test_a_slot_whose_result_was_refused_takes_no_other_job(place: Place) -> Non
         ("returned", None, [second]),
     ]
     assert [len(place.queue.ended[one]) for one in (first, second)] == [1, 1] and not slot.unacknowledged()
+
+
+def test_the_lease_keeps_what_is_not_acknowledged(place: Place, tmp_path: Path) -> None:
+    """A child dies, its slot goes on with another one, and is killed before the resource has heard of the first job."""
+
+    def stay(end: str) -> None:
+        while not os.path.exists(end):
+            time.sleep(0.01)
+
+    first = place.add(lambda: os._exit(3))
+    second = place.add(stay, str(tmp_path / "end"))
+    kept = place.queue.turn
+    refuse_results(place, lambda result: result["id"] == first, 5, times=10**6)
+    slot = place.slot()
+    begun = lambda: lease._begun(slot.lease.path.read_bytes())  # noqa: E731
+    wait_until(lambda: True if begun() == {(first, 1), (second, 1)} else None, timeout=20, what="the second job")
+    assert slot.unacknowledged() == [first]
+    place.queue.turn = kept  # type: ignore[method-assign]
+    (tmp_path / "end").touch()
+    assert (place.result(first)["state"], place.result(second)) == ("error", None)
 
 
 def test_one_result_that_is_refused_costs_no_other_result(place: Place) -> None:

@@ -304,6 +304,7 @@ class Child:
         for digest, number in header["functions"].items():
             self.functions[digest] = blobs[number]
         skipped: list[int] = []
+        self.place = header["jobs"][0]["place"] - 1  # those before it in the lease were begun in former batches
         for job in header["jobs"]:
             os.pwrite(self.lease, place_text(job["place"]), BEGUN)
             # After that: if the slot saw a lower place, it has written the limit before, and this job is skipped.

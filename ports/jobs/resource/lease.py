@@ -23,7 +23,8 @@ class HeldLease:
     """The lease that this process and its children hold.
 
     The file has three places of the batch, and the batch as JSON, a list of [id, attempt]. The places are the job that
-    was begun last, the job that is to end, and the first one that is skipped.
+    was begun last, the job that is to end, and the first one that is skipped. Before the jobs that the child has are
+    those whose results the resource has not acknowledged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,11 +34,11 @@ class HeldLease:
         fcntl.flock(self.descriptor, fcntl.LOCK_EX)
         self.write([])
 
-    def write(self, jobs: Sequence[tuple[str, int]]) -> None:
-        """Write the batch that is about to be given to the child; none of it is begun."""
-        data = place_text(NOBODY) * 2 + place_text(ALL) + json.dumps([list(one) for one in jobs]).encode()
-        # A reader must never see the new batch with the old place.
-        os.pwrite(self.descriptor, place_text(NOBODY), BEGUN)
+    def write(self, jobs: Sequence[tuple[str, int]], n_begun: int = 0) -> None:
+        """Write the batch that is about to be given to the child, behind `n_begun` jobs that were begun before."""
+        places = place_text(n_begun - 1) + place_text(NOBODY) + place_text(ALL)
+        data = places + json.dumps([list(one) for one in jobs]).encode()
+        # In one write: a reader must never see the new batch with the old place, nor the other way round.
         os.pwrite(self.descriptor, data, 0)
         os.ftruncate(self.descriptor, len(data))
 

@@ -283,8 +283,18 @@ class Slot:
 
     def unacknowledged(self) -> list[str]:
         """Return the jobs whose results or starts the resource has not noted yet, as far as is known here."""
+        return [one["id"] for one in self.unsettled()]
+
+    def unsettled(self) -> list[dict[str, Any]]:
+        """Return what is told of these jobs."""
         pairs = [*self.results, *(pair for pairs in self.sent.values() for pair in pairs)]
-        return [*(result["id"] for result, _ in pairs), *(one["id"] for one in self.started.values())]
+        return [*(result for result, _ in pairs), *self.started.values()]
+
+    def write_lease(self, jobs: list[dict[str, Any]]) -> int:
+        """Write what this slot is about to begin, behind what is not acknowledged; return how many these are."""
+        before = self.unsettled()
+        self.lease.write([(one["id"], one["attempt"]) for one in (*before, *jobs)], len(before))
+        return len(before)
 
     def flush(self, now: float) -> None:
         """Report results: at the end of a batch at once, else a few together."""
@@ -386,9 +396,8 @@ class Slot:
             self.functions.add(digest, frame.blobs[number])
         jobs, self.blobs = frame.header.get("jobs") or [], frame.blobs
         scripts = [one for one in jobs if one.get("kind") == "script"]
-        if scripts:
-            self.lease.write([(one["id"], one["attempt"]) for one in scripts])
-        for place, job in enumerate(scripts):
+        first = self.write_lease(scripts) if scripts else 0
+        for place, job in enumerate(scripts, first):
             self.lease.note_begun(place)  # if this process is killed now, the attempt counts
             self.start_script(job)
         self.batch = [one for one in jobs if one.get("kind") != "script"]
@@ -427,11 +436,11 @@ class Slot:
         for job in self.batch:
             if Shape.of(job) != shape:
                 break
-            jobs.append({**job, "place": len(jobs)})
+            jobs.append(job)
         if self.child is not None and self.child.shape != shape:
             self.drop_child()
-        self.given = jobs
-        self.lease.write([(one["id"], one["attempt"]) for one in jobs])
+        first = self.write_lease(jobs)
+        self.given = jobs = [{**job, "place": place} for place, job in enumerate(jobs, first)]
         if self.child is None:
             self.child = WarmChild(self.name, self.places, self.lease, shape, self.options)
             self.selector.register(self.child.source, selectors.EVENT_READ, self.listen)
