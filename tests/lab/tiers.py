@@ -1,12 +1,13 @@
 """Which tests run: tiers and parts; which of them share a worker; and what a run says at its end.
 
-A test is of the tier that its nearest mark names: `quick`, `ci` or `long`; without one it is `quick`. The mark of a
-test is nearer than that of its module. Where a parameter and its test have one each, the later tier counts.
+A test is of the tier that its nearest mark names: `quick`, `ci`, `long` or `storm`; without one it is `quick`. The
+mark of a test is nearer than that of its module. Where a parameter and its test have one each, the later tier counts.
 
 =======================  ==============================================================================
 ``--tier quick``         what ``scripts/test`` runs
 ``--tier ci``            what ``scripts/test --ci`` runs beside it
 ``--tier short``         both, as ``scripts/test PATH`` does
+``--tier storm``         what ``scripts/test --storm`` runs, and nothing else does
 ``--part NAME``          one of `PARTS`, of all tiers, as ``scripts/test --all NAME`` does
 =======================  ==============================================================================
 """
@@ -28,8 +29,19 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 #: Each tier, and what runs its tests.
-TIERS = {"quick": "scripts/test", "ci": "scripts/test --ci", "long": "scripts/test --all"}
-CHOICES = {"quick": {"quick"}, "ci": {"ci"}, "short": {"quick", "ci"}, "all": set(TIERS)}
+TIERS = {
+    "quick": "scripts/test",
+    "ci": "scripts/test --ci",
+    "long": "scripts/test --all",
+    "storm": "scripts/test --storm",
+}
+CHOICES = {
+    "quick": {"quick"},
+    "ci": {"ci"},
+    "short": {"quick", "ci"},
+    "storm": {"storm"},
+    "all": {"quick", "ci", "long"},
+}
 #: What `scripts/test --all` runs one after another: patterns of files below tests/. The first that fits counts.
 PARTS = {
     "unit": ("unit/*",),
