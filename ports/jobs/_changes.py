@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ports.errors import UsageError
 from ports.jobs import _headers
 from ports.jobs._exchange import BY_REQUEST, Exchange, Request
-from ports.jobs._model import ENDED, STATES, JobId, Submission, short
+from ports.jobs._live import Run
+from ports.jobs._model import ENDED, STATES, JobId, Submission, parse_id, short
 from ports.jobs._store import SubmissionRow, pack
 
 
@@ -31,17 +34,8 @@ class Changes:
         ended_already: list[str] = []
         n_cancelled = 0
         for id in ids:
-            live = self._ledger.lives.get(id.number)
-            n_ended, runs = 0, []
-            if live is not None:
-                n_ended = self._ledger.cancel(
-                    live, id.item if live.is_map else 0, self.exchange.now(), reason or BY_REQUEST
-                )
-                ones = [id.item] if id.item is not None else range(live.count) if live.is_map else [0]
-                runs = [run for one in ones if (run := self._ledger.runs.get(pack(id.number, one))) is not None]
-            for run in runs:
-                self.exchange.ask_end(run, "cancel", reason or BY_REQUEST)
-                ending.append(str(run.id))
+            n_ended, runs = self._cancel(id, reason or BY_REQUEST)
+            ending += [str(run.id) for run in runs]
             if n_ended:
                 cancelled.append(str(id))
                 n_cancelled += n_ended
@@ -49,6 +43,26 @@ class Changes:
                 ended_already.append(str(id))
         answer = {"cancelled": cancelled, "ending": ending, "ended_already": ended_already}
         self.exchange.reply(request, {**answer, "n_cancelled": n_cancelled})
+
+    def _cancel(self, id: JobId, reason: str) -> tuple[int, list[Run]]:
+        """Cancel what waits of a job or a map, and ask what runs of it to end; return how many did not run."""
+        live = self._ledger.lives.get(id.number)
+        if live is None:
+            return 0, []
+        n_ended = self._ledger.cancel(live, id.item if live.is_map else 0, self.exchange.now(), reason)
+        ones = [id.item] if id.item is not None else range(live.count) if live.is_map else [0]
+        runs = [run for one in ones if (run := self._ledger.runs.get(pack(id.number, one))) is not None]
+        for run in runs:
+            self.exchange.ask_end(run, "cancel", reason)
+        return n_ended, runs
+
+    def do_left(self, requests: Sequence[Mapping[str, Any]]) -> None:
+        """Do what was asked for while no resource ran, before anything begins. Jobs that ended or are gone stay so."""
+        for header in requests:
+            reason = header.get("reason")
+            for id in header["ids"]:
+                with contextlib.suppress(UsageError):
+                    self._cancel(parse_id(id), reason if isinstance(reason, str) and reason else BY_REQUEST)
 
     def drain(self, request: Request) -> None:
         """Give no more jobs out."""

@@ -16,9 +16,10 @@ from typing import Any
 from ports.errors import BrokenRecordError, ConflictError, NewerRecordError, StoreError
 from ports.jobs import _durable
 from ports.jobs._model import PENDING
+from ports.probe import rest, words
 
-FORMAT = 2
-_ITEMS = 20  # bits of an item's number within its submission
+FORMAT = rest.STORE_FORMAT
+pack, unpack = words.pack, words.unpack
 _NOT_A_STORE = ("malformed", "not a database", "corrupt", "disk image")
 # One list of statements for each step from a format to the next one.
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -73,16 +74,6 @@ WRITES = {
     "states": "UPDATE submissions SET began = ?, ended = ?, state = ?, reason = ?, n_pending = ?, n_running = ?,"
     " n_finished = ?, n_error = ?, n_cancelled = ?, n_lost = ? WHERE number = ?",
 }
-
-
-def pack(number: int, item: int) -> int:
-    """Return the integer that is job `item` of submission `number`."""
-    return number << _ITEMS | item
-
-
-def unpack(job: int) -> tuple[int, int]:
-    """Return number and item of a packed job."""
-    return job >> _ITEMS, job & (1 << _ITEMS) - 1
 
 
 @dataclasses.dataclass(slots=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ports.errors import PortsError, UsageError
-from ports.jobs._model import ENDED, MOST_JOBS, REASONS, STATES, STOPPED, JobId, Lease, is_text, parse_id, short
+from ports.jobs._model import ENDED, MOST_JOBS, REASONS, STOPPED, JobId, Lease, is_text, parse_id, short
 from ports.jobs._store import pack
+from ports.probe import words
 
 _NUMBERS = (int, float)
 
@@ -51,21 +52,10 @@ def ids_of(header: Mapping[str, Any], name: str = "ids", *, least: int = 1) -> t
 
 def filters_of(value: object) -> dict[str, Any]:
     """Return by what ``list`` filters."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise UsageError(f"filters: {short(value)} is no object")
-    for name, one in value.items():
-        if name not in ("state", "name", "tag", "queue", "before"):
-            raise UsageError(f"filters: {short(name)} is unknown; known are state, name, tag, queue, before")
-        if one is not None and name != "before" and (not isinstance(one, str) or not is_text(one, "strict")):
-            raise UsageError(f"filters.{name}: {short(one)} is no text")
-    found = {name: one for name, one in value.items() if one is not None}
-    if "state" in found and found["state"] not in STATES:
-        raise UsageError(f"filters.state: {short(found['state'])} is none of {', '.join(STATES)}")
-    if "before" in found:
-        found["before"] = parse_id(found["before"]).number
-    return found
+    try:
+        return words.filters_of(value)
+    except words.Refused as refused:
+        raise UsageError(refused.text) from refused
 
 
 def text_of(header: Mapping[str, Any], name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from ports.errors import NotFoundError, UsageError
 from ports.jobs import _headers, _notices, _submissions
@@ -12,6 +13,7 @@ from ports.jobs._exchange import Exchange, Request
 from ports.jobs._ledger import specification
 from ports.jobs._model import PENDING, Submission, check_key, parse_id
 from ports.jobs._store import SubmissionRow, pack
+from ports.probe import words
 
 _RETRY_SECONDS = 2.0  # after the disk refused what submission files bring
 
@@ -116,15 +118,8 @@ class Intake:
         """Submit again what a job or a map was."""
         id = parse_id(request.header.get("id"))
         row = self.exchange.row(id)
-        data = json.loads(row.spec)
+        data = words.again_of(json.loads(row.spec), id.item)
         ones = range(row.count or 1) if id.item is None else [id.item]
-        for name in ("at", "lifetime", "after"):
-            data.pop(name, None)
-        if id.item is not None:
-            inputs = data.pop("inputs", {}).get(str(id.item))
-            data.update({"inputs": {"0": inputs}} if inputs else {})
-            if data.get("cache"):
-                data["cache"]["keys"] = [specification(row.spec).cache_key(id.item)]
         arguments = self.store.arguments([pack(row.number, one) for one in ones])
         blobs = [self.exchange.read_arguments(arguments.get(pack(row.number, one), b"")) for one in ones]
         count = row.count if id.item is None else None
@@ -132,7 +127,7 @@ class Intake:
         self.exchange.reply(request, {"id": str(number), "count": count})
 
     def take_in(self) -> list[_submissions.Left]:
-        """Take in what was submitted while no resource ran."""
+        """Take in what was submitted while no resource ran; return it, with the requests, which are the caller's."""
         places = self.store.places
         if self.exchange.monotonic() < self._not_before:
             return []
@@ -148,7 +143,7 @@ class Intake:
             if left.broken is not None:
                 aside = _submissions.put_aside(left)
                 self.store.notices.append(f"a submission cannot be read: {left.broken}; it is kept as {aside}")
-            else:
+            elif left.number:
                 self._take_one_in(left)
         return [left for left in lefts if left.broken is None]
 
@@ -187,7 +182,7 @@ class Intake:
             kind="script" if told.get("kind") == "script" else "function",
             name=name if isinstance(name, str) and name.isprintable() else "",
         )
-        is_new = isinstance(key, str) and key == left.path.name and self._known(key) is None
+        is_new = isinstance(key, str) and key == Path(left.path).name and self._known(key) is None
         digest, now = self.store.put_object(b""), self.exchange.now()
         text = json.dumps(spec.to_json(), sort_keys=True)
         row = SubmissionRow(

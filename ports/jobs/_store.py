@@ -27,6 +27,7 @@ from ports.jobs._database import pack as pack
 from ports.jobs._database import unpack as unpack
 from ports.jobs._model import LARGE, STATES, JobId
 from ports.jobs._places import LOCK, Places
+from ports.probe import words
 
 _SPARE = 32  # ids that are reserved ahead
 _DIGEST = re.compile("[0-9a-f]{64}", re.ASCII)
@@ -294,24 +295,8 @@ class Store:
 
         `filters` are ``state``, ``name``, ``queue``, ``tag`` (``NAME`` or ``NAME=VALUE``) and ``before``, a number.
         """
-        wheres, values = ["1"], []
-        for column in ("state", "name", "queue"):
-            if filters.get(column) is not None:
-                wheres.append(f"{column} = ?")
-                values.append(filters[column])
-        if filters.get("before") is not None:
-            wheres.append("number < ?")
-            values.append(filters["before"])
-        if filters.get("tag") is not None:
-            name, has_value, value = filters["tag"].partition("=")
-            wheres.append(
-                "number IN (SELECT number FROM tags WHERE name = ?" + (" AND value = ?)" if has_value else ")")
-            )
-            values += [name, value] if has_value else [name]
-        found = self._all(
-            f"SELECT {SUBMISSION} FROM submissions WHERE {' AND '.join(wheres)} ORDER BY number DESC LIMIT ?",
-            [*values, limit],
-        )
+        where, values = words.newest_query(limit, dict(filters))
+        found = self._all(f"SELECT {SUBMISSION} {where}", values)
         return [SubmissionRow.of(row) for row in found]
 
     def unended_jobs(self) -> list[JobRow]:

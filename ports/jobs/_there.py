@@ -1,7 +1,7 @@
-"""The compute resource of another machine, from home: one ssh session, through which its own frames go.
+"""The jobs of another machine, from home: one ssh session, through which their frames go.
 
-A program of ours, which the session carries there, connects to the resource's socket (`ports.probe.programs.jobs`).
-Where no resource runs, `ports resource start` is run there first.
+A program of ours, which the session carries there, connects to the socket of the compute resource
+(`ports.probe.programs.jobs`). Where none runs, it answers from the queue on the disk, and a submission is left there.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from ports import hosts, probe
+from ports._version import VERSION
 from ports.errors import ConflictError, ConnectionLostError, FarSideError, NotFoundError, PortsError, SlowError
 from ports.jobs._connection import Connection
+from ports.jobs._protocol import PROTOCOL, Frame, encode
 from ports.state import settings
 
 _MOST_NOISE = 1 << 20  # of start files of the shell
@@ -24,15 +27,47 @@ _ANSWER_SECONDS = 30.0
 
 
 class FarConnection(Connection):
-    """A connection to the compute resource of another machine."""
+    """A connection to the jobs of another machine: to its compute resource, or to the queue on its disk.
 
-    def __init__(self, alias: str, channel: socket.socket, carrier: hosts.Connection) -> None:
+    Ops that begin with ``disk.`` are for the files of jobs there, whether a resource runs or not.
+    """
+
+    def __init__(
+        self, alias: str, channel: socket.socket, carrier: hosts.Connection, told: Mapping[str, Any] | None = None
+    ) -> None:
         self.alias = alias
         self._channel, self._carrier = channel, carrier
+        self._magic = str((told or {}).get("magic") or "")
+        self._has_code, self._giving = False, threading.Lock()
+        #: Whether no resource answered when it was made, or when it was last told to look.
+        self.is_at_rest = not (told or {}).get("is_running", True)
+        #: Why no resource was started there although one was wanted.
+        self.why_not: str | None = None
         super().__init__(alias, timeout=_ANSWER_SECONDS)
 
     def _connect(self, timeout: float) -> socket.socket:
         return self._channel
+
+    def stream(
+        self, op: str, blobs: Sequence[bytes] = (), *, timeout: float | None = None, **fields: Any
+    ) -> Generator[Frame, None, None]:
+        """Ask for `op` and yield its answers, as `Connection.stream`; the program there gets first what it needs."""
+        if op.startswith("disk.") or (self.is_at_rest and op != "hello"):
+            self._give_code()
+        yield from super().stream(op, blobs, timeout=timeout, **fields)
+
+    def _give_code(self) -> None:
+        """Send the part of our program that only some requests need, once."""
+        with self._giving:
+            if not self._has_code:
+                is_code, code = probe.more("jobs", self._magic)
+                self._send(encode({"op": "disk.code", "is_code": is_code}, [code]))
+                self._has_code = True
+
+    def look_again(self) -> None:
+        """Greet a resource that was started there since; raises as `Connection`."""
+        self.resource = self.ask("hello", protocol=PROTOCOL, version=VERSION, timeout=_ANSWER_SECONDS).header
+        self.is_at_rest = self.resource.get("is_running") is False
 
     def close(self) -> None:
         """End the connection, and the program there."""
@@ -41,38 +76,57 @@ class FarConnection(Connection):
             self._carrier.close()
 
 
-def connect(alias: str, *, start: bool | None = True) -> FarConnection:
+def connect(alias: str, *, start: bool | None = True, at_rest: bool = False) -> FarConnection:
     """Return a connection to the compute resource on `alias`.
 
     Parameters
     ----------
     start : bool or None
         Start the resource there if none runs; None: unless somebody has stopped it.
+    at_rest : bool
+        Where none runs, and none is or can be started, return a connection to the queue on the disk. Its `is_at_rest`
+        is True then, and its `why_not` says why none was started.
 
     Raises
     ------
     SSHError
         The host cannot be reached.
     FarSideError
-        There is no python3; or no resource runs, and `ports` is not there or cannot start one.
+        There is no python3; or, without `at_rest`, `ports` is not there or cannot start a resource.
     NotFoundError
         No resource runs, and none is started.
     """
     route = hosts.resolve(alias)
-    found = _connected(route)
-    if isinstance(found, FarConnection):
+    found, told = _connected(route)
+    if not found.is_at_rest:
         return found
-    if not (found.get("has_record") if start is None else start):
-        raise NotFoundError("resource", "jobs", f"`ports resource start -H {alias}` starts one")
-    _start(route)
-    found = _connected(route)
-    if isinstance(found, FarConnection):
-        return found
-    raise FarSideError(
-        alias,
-        f"the compute resource runs, but nothing answers at {found.get('path')} ({found.get('reason')}); "
-        "set PORTS_HOME and XDG_STATE_HOME there in every shell or in none",
-    )
+    try:
+        if told.get("has_record") if start is None else start:
+            _start_for(route, found, is_needed=not at_rest)
+            if found.is_at_rest and not at_rest:
+                raise FarSideError(
+                    alias,
+                    f"the compute resource runs, but nothing answers at {told.get('path')} ({told.get('reason')}); "
+                    "set PORTS_HOME and XDG_STATE_HOME there in every shell or in none",
+                )
+        elif not at_rest:
+            raise NotFoundError("resource", "jobs", f"`ports resource start -H {alias}` starts one")
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+def _start_for(route: hosts.Route, found: FarConnection, *, is_needed: bool) -> None:
+    """Start a resource there, and let a session go on with it; note why not, unless it is needed."""
+    try:
+        _start(route)
+    except FarSideError as error:
+        if is_needed:
+            raise
+        found.why_not = error.reason
+        return
+    found.look_again()
 
 
 def _start(route: hosts.Route) -> None:
@@ -86,17 +140,13 @@ def _start(route: hosts.Route) -> None:
         ) from error
 
 
-def _connected(route: hosts.Route) -> FarConnection | Mapping[str, Any]:
-    """Return a connection to the resource, or why there is none; a connection of before that is dead is replaced."""
+def _connected(route: hosts.Route) -> tuple[FarConnection, Mapping[str, Any]]:
+    """Return a connection, and what our program there said; a connection of before that is dead is replaced."""
     for is_last in (False, True):
         carrier = hosts.connect(route)
         try:
             channel, told = _opened(carrier)
-            if told.get("is_running"):
-                return FarConnection(route.alias, channel, carrier)
-            channel.close()
-            carrier.close()
-            return told
+            return FarConnection(route.alias, channel, carrier, told), told
         except ConnectionLostError:
             carrier.give_up()
             if is_last or carrier.is_fresh:

@@ -155,6 +155,7 @@ class Queue:
         """
         try:
             lefts = self._intake.take_in()
+            self._changes.do_left([one.header for one in lefts if not one.number])
             self._exchange.ledger.due()
             self._slots.time_out()
             self._answers.note_waits()

@@ -12,7 +12,7 @@ files use the standard library only and are kept short, and an import of names f
     examine   what `ports doctor` wants to know of a machine
     who       who uses how much of a machine
     echo      something to forward to
-    jobs      bytes from and to the compute resource there
+    jobs      the frames of jobs: from and to the compute resource there, and what the queue at rest answers
     agent     stays for as long as a tunnel is open, see ``agent/``
 
 Nothing here changes what others made, and only ports of this user are spoken to, see `ask`.
@@ -69,12 +69,18 @@ if MYPY:
     from .piped import SESSION as SESSION
     from .piped import TOO_OLD as TOO_OLD
     from .piped import first_line as first_line
+    from .piped import more as more
     from .piped import read_answer as read_answer
     from .piped import script as script
     from .programs import who as who
     from .programs.examine import examine as examine
     from .programs.examine import space as space
     from .programs.probe import probe as probe
+    from .queue import frames as frames
+    from .queue import left as left
+    from .queue import places as places
+    from .queue import rest as rest
+    from .queue import words as words
     from .recognise import words_of as words_of
     from .records import read_token as read_token
     from .safe_path import SAFE_PATH as SAFE_PATH
@@ -119,6 +125,7 @@ else:
                 "SESSION",
                 "TOO_OLD",
                 "first_line",
+                "more",
                 "read_answer",
                 "script",
             ),
@@ -161,6 +168,11 @@ else:
             "processes",
             "programs.who",
             "promises",
+            "queue.frames",
+            "queue.left",
+            "queue.places",
+            "queue.rest",
+            "queue.words",
             "rows",
             "socket_users",
         ),

@@ -56,7 +56,7 @@ FILES = {
     ),
     "who": ("answer", "identity", "processes", "memory", "promises", "programs/who"),
     "echo": ("answer", "identity", "programs/echo"),
-    "jobs": ("answer", "identity", "files", "own_host", "socket_users", "programs/jobs"),
+    "jobs": ("answer", "identity", "files", "own_host", "socket_users", "queue/frames", "programs/jobs"),
     "agent": (
         *SURVEY,
         "clients",
@@ -68,6 +68,8 @@ FILES = {
         "programs/agent",
     ),
 }
+# What a program that goes on talking gets later, when it needs it.
+MORE = {"jobs": ("queue/words", "queue/durable", "queue/places", "queue/left", "queue/rest", "queue/disk")}
 
 
 def script(request: "Json") -> str:
@@ -85,7 +87,7 @@ def script(request: "Json") -> str:
     for _, path in files:
         with open(path, "rb") as file:
             texts.append(file.read())
-    magic, codes = compiled(files, lines=request["do"] not in ("probe", "examine"))
+    magic, codes = compiled(files, lines=request["do"] not in ("probe", "examine", "jobs"))
     return PROGRAM % (magic, codes, packed(without_words(b"\n".join(texts))), json.dumps(request))
 
 
@@ -100,6 +102,29 @@ def first_line(request: "Json") -> bytes:
     text = binascii.b2a_base64(zlib.compress(script(request).encode(), 9), newline=False).decode()
     loader = LOADER % {"marker": request["marker"], "old": TOO_OLD, "text": text}
     return b"exec(" + repr(loader).encode() + b")\n"
+
+
+def more(do: str, magic: str) -> "Tuple[bool, bytes]":
+    """Return the rest of the program `do`, compressed: byte code (True), if the other side runs this version, or text.
+
+    Parameters
+    ----------
+    magic : str
+        The magic number of the interpreter on the other side, hexadecimal.
+    """
+    import marshal
+    import zlib
+
+    here = os.path.dirname(os.path.abspath(__file__))
+    files = [(name, os.path.join(here, name + ".py")) for name in MORE[do]]
+    known, codes = code_of(files, lines=False)
+    if known and known.hex() == magic:
+        return True, zlib.compress(marshal.dumps(codes), 7)
+    texts = []
+    for _, path in files:
+        with open(path, "rb") as file:
+            texts.append(file.read())
+    return False, zlib.compress(without_words(b"\n".join(texts)), 7)
 
 
 def without_words(text: bytes) -> bytes:
@@ -123,17 +148,22 @@ def compiled(files: "List[Tuple[str, str]]", lines: bool = True) -> "Tuple[bytes
 
     Without `lines` it is a third smaller, but the module `traceback` cannot show it, which threads use.
     """
-    try:
-        import marshal
+    import marshal
 
+    magic, codes = code_of(files, lines)
+    return (magic, packed(marshal.dumps(codes))) if magic else (b"", b"")
+
+
+def code_of(files: "List[Tuple[str, str]]", lines: bool) -> "Tuple[bytes, List[Any]]":
+    """Return the same, not packed."""
+    try:
         # the names behind importlib.machinery, which need no import
         from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
 
         loaders = [SourceFileLoader("ports.probe." + name.replace("/", "."), path) for name, path in files]
-        codes = [smaller(loader.get_code(loader.name), lines) for loader in loaders]
-        return MAGIC_NUMBER, packed(marshal.dumps(codes))
+        return MAGIC_NUMBER, [smaller(loader.get_code(loader.name), lines) for loader in loaders]
     except (ImportError, OSError, ValueError, TypeError, AttributeError):  # the last two: not CPython
-        return b"", b""
+        return b"", []
 
 
 def smaller(code: "Any", lines: bool) -> "Any":

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,8 @@ from ports.jobs import _durable, _submissions
 from ports.jobs._model import JobId, Submission
 from ports.jobs._places import LOCK, make_places
 from ports.jobs._store import FORMAT, Store
+from ports.probe import left
+from ports.probe.queue import durable
 from tests.lab.job_queue import Desk
 
 
@@ -190,22 +193,30 @@ def test_a_submission_file_survives_every_place_where_its_client_dies(root: Path
     def run(n_steps: int) -> bool:
         """Leave a submission, and die at the `n_steps`th write."""
         steps = 0
-        write, sync = _durable.write, _durable.sync_directory
+        steps_of = {module: module.sync_directory for module in (durable, left)}
+        write, create = left.write_durably, left.create_durably
 
-        def counted(*arguments: object) -> None:
-            nonlocal steps
-            steps += 1
-            if steps > n_steps:
-                raise Killed
-            (write if len(arguments) == 2 else sync)(*arguments)  # type: ignore[arg-type]
+        def counted(do: Any) -> Any:
+            def step(*arguments: Any) -> Any:
+                nonlocal steps
+                steps += 1
+                if steps > n_steps:
+                    raise Killed
+                return do(*arguments)
 
-        _durable.write, _durable.sync_directory = counted, counted  # type: ignore[assignment]
+            return step
+
+        left.write_durably, left.create_durably = counted(write), counted(create)
+        for module, sync in steps_of.items():
+            module.sync_directory = counted(sync)
         try:
             _submissions.leave(places, key, spec, [b"f", b""])
         except Killed:
             return False
         finally:
-            _durable.write, _durable.sync_directory = write, sync
+            left.write_durably, left.create_durably = write, create
+            for module, sync in steps_of.items():
+                module.sync_directory = sync
         return True
 
     numbers = [number for number in range(20) if run(number)]

@@ -297,6 +297,11 @@ EXEMPT = {
         "name what can stay behind in {IGNORE}",
         "`cd` to the directory of your script",
     ),
+    "tests/unit/test_job_rest.py has it: a disk that refuses, and a store that is damaged": (
+        "; free space there, for example with `ports job prune --older 7d`",
+        "that disk can only be read: mount it for writing",
+        "keeps it aside, and goes on with what can be read of it",
+    ),
     "it is about another machine, which test_job_home.py has": (
         "`ports resource start -H {alias}` starts one",
         "in every shell or in none",

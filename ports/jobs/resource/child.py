@@ -56,8 +56,9 @@ _LIMITS += (resource.RLIMIT_NOFILE, resource.RLIMIT_CPU)
 
 
 def _protocol() -> Any:
-    """Return the module of the frames, which lies above this file, whatever ``ports`` this interpreter has."""
-    path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_protocol.py")
+    """Return the module of the frames that lies beside this file's package, or beside a copy of both."""
+    here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    path = os.path.join(here, "probe", "queue", "frames.py")
     spec = importlib.util.spec_from_file_location("_ports_protocol", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

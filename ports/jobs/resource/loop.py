@@ -441,16 +441,16 @@ def serve(directory: Path) -> None:
 
 def slot_options(directory: Path, places: Places) -> dict[str, Any]:
     """Return what each slot gets, and copy the code of its child, which must stay that of this resource."""
-    code = directory / "code"
-    (code / "resource").mkdir(parents=True, exist_ok=True)
-    here = Path(__file__).parent
-    for source, target in ((here / "child.py", code / "resource"), (here.parent / "_protocol.py", code)):
-        (target / source.name).write_bytes(source.read_bytes())
+    code, ports = directory / "code", Path(__file__).parents[2]
+    child = Path("jobs", "resource", "child.py")
+    for one in (child, Path("probe", "queue", "frames.py")):
+        (code / one).parent.mkdir(parents=True, exist_ok=True)
+        (code / one).write_bytes((ports / one).read_bytes())
     chosen = settings.get("jobs")
     return {
         "root": str(places.root),
         "runtime": str(places.runtime),
-        "child": str(code / "resource" / "child.py"),
+        "child": str(code / child),
         "gpus": {str(index): uuid for index, uuid in room.uuids().items()},
         "idle": chosen["slot_idle"],
         "grace": chosen["grace"],

@@ -1,32 +1,45 @@
-"""The way from home to the compute resource of this machine: bytes from its Unix socket to home, and back.
+"""Home's way to the jobs of this machine: it speaks the frames of jobs over one session.
 
-It connects, says so in one line, and copies until one side ends. Where no resource answers, it says that and ends.
+Requests of the queue go to the compute resource's Unix socket, as they come, and its answers go home. Where none runs,
+the queue at rest answers, until one does. What is asked of the files of jobs is answered here in both cases. The code
+for these two comes from home before it is needed the first time (`piped.more`), so that a session begins sooner.
 """
 
 import os
 import select
 import socket
+import sys
+import time
 
 if __name__ != "__main__":  # piped, these names are there already
     from ..answer import send
     from ..files import is_private, usual_runtime_directory
     from ..identity import own_uid
     from ..own_host import host_directory, own_runtime_directory, read_record
+    from ..queue.disk import OWN
+    from ..queue.frames import PROTOCOL, Cutter, Decoder, ProtocolError, encode
+    from ..queue.places import disk_refuses
+    from ..queue.rest import answered, look
+    from ..queue.words import Busy, Refused
     from ..socket_users import peer_uid
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, Optional
+    from typing import Any, Dict, List, Optional, Sequence
 
     Json = Dict[str, Any]
 
 SOCKET = "resource.sock"
 RECORD = ("resources", "jobs")  # below the machine's directory; it goes when somebody stops the resource
 ROOM = 1 << 20  # bytes that wait for one side while the other is heard no further
+LOOK_SECONDS = 1.0  # between two looks at the queue at rest for who waits
+BUSY_SECONDS = 5.0  # for which a resource that starts is waited for
+PREFIX, CODE = "disk.", "disk.code"
+MOST_OWN = 64 * 2**20  # bytes of the blocks of a request that is answered here, whether a resource runs or not
 
 
-def resource_socket() -> str:
-    """Return the path of the compute resource's socket; raises ValueError where others can write to its directory."""
+def runtime_of_jobs() -> str:
+    """Return the directory of the compute resource's socket; raises ValueError where others can write to it."""
     base = usual_runtime_directory()
     kept = (read_record(os.path.join(host_directory(), "runtime.json")) or {}).get("path")
     if kept and is_private(kept):
@@ -35,80 +48,348 @@ def resource_socket() -> str:
     for one in dict.fromkeys((base, directory)):
         if os.path.lexists(one) and not is_private(one):
             raise ValueError("%s is not private; `ports prune` there chooses another directory" % one)
-    return os.path.join(directory, SOCKET)
+    return directory
 
 
-class Pipe:
-    """One direction: what was read from `source`, until `target` has taken it."""
-
-    def __init__(self, source: int, target: int, early: bytes = b"") -> None:
-        self.source, self.target = source, target
-        self.waiting = bytearray(early)
-        self.is_over = False  # nothing more comes, and all has gone
-
-    def read(self) -> None:
-        """Take what is there."""
-        try:
-            data = os.read(self.source, ROOM)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        self.waiting += data
-        self.is_over = not data
-
-    def write(self) -> None:
-        """Give what the target takes."""
-        try:
-            del self.waiting[: os.write(self.target, self.waiting)]
-        except BlockingIOError:
-            pass
-        except OSError:  # nobody reads it
-            self.waiting.clear()
-            self.is_over = True
-
-
-def copy(pipes: "Any") -> None:
-    """Copy in both directions, neither of which waits for the other, until one has ended."""
-    while not any(one.is_over and not one.waiting for one in pipes):
-        poller = select.poll()
-        wanted = {}  # type: Dict[int, int]
-        for one in pipes:
-            if len(one.waiting) < ROOM and not one.is_over:
-                wanted[one.source] = wanted.get(one.source, 0) | select.POLLIN
-            if one.waiting:
-                wanted[one.target] = wanted.get(one.target, 0) | select.POLLOUT
-        for number, events in wanted.items():
-            poller.register(number, events)
-        ready = dict(poller.poll())
-        for one in pipes:
-            if ready.get(one.source, 0) & ~select.POLLOUT and len(one.waiting) < ROOM and not one.is_over:
-                one.read()
-            if one.waiting and ready.get(one.target, 0) & ~select.POLLIN:
-                one.write()
-
-
-def jobs(request: "Json") -> "Optional[Json]":
-    """Say whether a resource answers, and carry what home and it say to each other."""
-    import sys
-
-    path = resource_socket()
+def connected(path: str) -> "Any":
+    """Return a connection to the resource; raises OSError, and ValueError where another user answers."""
     resource = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         resource.connect(path)
         uid = peer_uid(resource)
-    except OSError as error:
-        record = os.path.join(host_directory(), *RECORD)
-        reason = error.strerror or str(error)
-        return {"is_running": False, "reason": reason, "path": path, "has_record": os.path.isdir(record)}
+    except OSError:
+        resource.close()
+        raise
     if uid not in (None, own_uid()):
-        return {"error": "foreign", "message": "uid %s answers at %s, not you" % (uid, path)}
+        resource.close()
+        raise ValueError("uid %s answers at %s, not you" % (uid, path))
+    return resource
+
+
+class Held:
+    """A request that is answered later: `said` is the last answer, and `end` when it is answered at the latest."""
+
+    def __init__(self, header: "Json", end: "Optional[float]") -> None:
+        self.header, self.end = header, end
+        self.said = None  # type: Any
+
+
+class Session:
+    """What home and this machine say to each other.
+
+    Parameters
+    ----------
+    root, runtime : str
+        The directory of jobs, and that of the socket.
+    resource : socket or None
+        The connection to the resource, if one runs.
+    """
+
+    def __init__(self, root: str, runtime: str, resource: "Any") -> None:
+        self.root, self.runtime, self.resource = root, runtime, resource
+        self.asked, self.told = Cutter(), Cutter(reads=False)
+        self.part = bytearray()  # of the present request, which has not gone on
+        self.goes_on = None  # type: Optional[bool]  # to the resource, once that is known
+        self.to_home, self.to_resource = bytearray(), bytearray()
+        self.answers = []  # type: List[bytes]  # of ours, while the resource is in the middle of one
+        self.held = []  # type: List[Held]
+        self.greeting = b""
+        self.looked_at = 0.0
+        self.stamp = None  # type: Any
+
+    # --- bytes ---
+
+    def run(self, out: int, early: bytes) -> None:
+        """Go on until home ends, or the resource, and all has gone."""
+        is_over = False
+        os.set_blocking(0, False)
+        os.set_blocking(out, False)
+        self.hear_home(early)
+        while True:
+            resource = self.resource.fileno() if self.resource is not None else None
+            if is_over and not (self.to_resource or self.to_home):
+                return
+            wanted = {}  # type: Dict[int, int]
+            is_full = len(self.to_home) > ROOM or len(self.to_resource) > ROOM
+            for number, is_wanted, event in (
+                (0, not (is_full or is_over), select.POLLIN),
+                (out, bool(self.to_home), select.POLLOUT),
+                (resource, len(self.to_home) < ROOM and not is_over, select.POLLIN),
+                (resource, bool(self.to_resource), select.POLLOUT),
+            ):
+                if number is not None and is_wanted:
+                    wanted[number] = wanted.get(number, 0) | event
+            ready = self.waited(wanted)
+            if ready.get(out, 0):
+                is_over = not self.push(out, self.to_home) or is_over
+            if resource is not None and ready.get(resource, 0):
+                is_over = not self.talk(resource, ready[resource], wanted[resource]) or is_over
+            if ready.get(0, 0):
+                data = pulled(0)
+                is_over = data == b"" or is_over
+                self.hear_home(data or b"")
+            self.look_again()
+
+    def waited(self, wanted: "Dict[int, int]") -> "Dict[int, int]":
+        """Return what is ready of the descriptors and events; None is, after a while, where somebody waits."""
+        poller = select.poll()
+        for number, events in wanted.items():
+            poller.register(number, events)
+        return dict(poller.poll(int(LOOK_SECONDS * 1000) if self.held else None))
+
+    def talk(self, resource: int, events: int, wanted: int) -> bool:
+        """Exchange bytes with the resource; False when it has ended."""
+        if events & ~select.POLLIN and self.to_resource and not self.push(resource, self.to_resource):
+            return False
+        if not events & ~select.POLLOUT or not wanted & select.POLLIN:
+            return True
+        data = pulled(resource)
+        view = memoryview(data or b"")
+        while view:
+            n, is_over = self.told.take(view)
+            self.to_home += view[:n]
+            view = view[n:]
+            if is_over:
+                self.told.next_frame()
+                self.flush()
+        return data != b""
+
+    def push(self, target: int, waiting: bytearray) -> bool:
+        """Give what the target takes; False if nobody reads it."""
+        try:
+            del waiting[: os.write(target, waiting)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            waiting.clear()
+            return False
+        return True
+
+    def hear_home(self, data: bytes) -> None:
+        """Let requests go on to the resource, or answer them."""
+        view = memoryview(data)
+        while view:
+            n, is_over = self.asked.take(view)
+            self.part += view[:n]
+            view = view[n:]
+            if self.asked.header is not None:
+                self.pass_on(self.asked.header, is_over)
+
+    def pass_on(self, header: "Json", is_over: bool) -> None:
+        """Do with the bytes of a request what is to be done with it."""
+        if self.goes_on is None:
+            if header.get("op") == "hello":
+                self.greeting = b""
+            is_own = str(header.get("op")).startswith(PREFIX)
+            if is_own and self.asked.n_bytes > MOST_OWN:
+                raise ProtocolError("%s: more than %d bytes" % (header.get("op"), MOST_OWN))
+            self.goes_on = not is_own and self.reached()
+        if header.get("op") == "hello":
+            self.greeting = bytes(self.part)  # a resource that is found later hears it first
+        if self.goes_on:
+            self.to_resource += self.part
+            self.part.clear()
+        if is_over:
+            raw, goes_on = bytes(self.part), self.goes_on
+            self.part.clear()
+            self.goes_on = None
+            self.asked.next_frame()
+            if not goes_on:
+                self.answer(header, raw)
+
+    # --- answers of ours ---
+
+    def reached(self) -> bool:
+        """Tell whether a resource answers; one that was started meanwhile is greeted, and gets what waits."""
+        if self.resource is not None:
+            return True
+        try:
+            self.resource = connected(os.path.join(self.runtime, SOCKET))
+        except (OSError, ValueError):
+            return False
+        self.resource.setblocking(False)
+        self.to_resource += self.greeting
+        return True
+
+    def hand_over(self, held: "Sequence[Held]") -> None:
+        """Let the resource answer those who wait."""
+        for one in held:
+            left = {} if one.end is None else {"wait": max(0.0, one.end - time.monotonic())}
+            self.to_resource += encode(dict(one.header, **left))
+
+    def answer(self, header: "Json", raw: bytes) -> None:
+        """Answer a request here."""
+        frame = Decoder().feed(raw)[0]
+        if header.get("op") == CODE:
+            load(header, frame.blobs[0])
+            return
+        if header.get("op") == "hello":
+            told = {"protocol": PROTOCOL, "version": None, "pid": os.getpid(), "is_running": False}  # type: Json
+            self.reply(header, dict(told, python="%d.%d" % sys.version_info[:2]))
+            return
+        own = OWN.get(str(header.get("op")))
+        if own is not None:
+            self.tried(header, lambda: self.reply(header, *own(self.root, header, frame.blobs)))
+        elif str(header.get("op")).startswith(PREFIX):
+            self.refuse(header, Refused("UsageError", "op: %s is unknown" % header["op"]))
+        elif not self.tried(header, lambda: self.at_rest(header, frame.blobs)):
+            self.to_resource += raw  # one has started meanwhile
+
+    def tried(self, header: "Json", do: "Any") -> bool:
+        """Do what answers a request, or answer with the error; False if a resource is to answer it."""
+        end = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                do()
+                return True
+            except Busy as busy:
+                if self.reached():
+                    return False
+                if time.monotonic() > end:
+                    self.refuse(header, busy)
+                    return True
+                time.sleep(0.05)
+            except Refused as refused:
+                self.refuse(header, refused)
+                return True
+            except OSError as error:
+                self.refuse(header, disk_refuses(str(error.filename or self.root), error))
+                return True
+
+    def at_rest(self, header: "Json", blobs: "Sequence[bytes]") -> None:
+        """Answer a request from the queue on the disk, now or later."""
+        told, results, is_over = answered(header, blobs, self.looked)
+        if is_over and "indices" not in told:
+            self.reply(header, told, results)
+            return
+        wait = header.get("wait")
+        held = Held(dict(header), time.monotonic() + wait if isinstance(wait, (int, float)) else None)
+        if not self.tell(held, told, results, is_over):
+            self.held.append(held)
+            self.stamp = None  # what changed before is not known of it
+
+    def looked(self, question: "Any", is_lenient: bool) -> "Any":
+        """Look at the queue."""
+        return look(self.root, self.runtime, question, is_lenient)
+
+    def tell(self, held: Held, told: "Json", results: "Sequence[bytes]", is_over: bool) -> bool:
+        """Tell who waits what is new; return True if that was all."""
+        header, is_late = held.header, held.end is not None and held.end <= time.monotonic()
+        if "indices" in told:
+            more = told["indices"]
+            if more:
+                self.reply(header, dict(told, more=True), results)
+                header["from"] = told["next"]
+            if is_over or (is_late and not more):
+                last = {"indices": [], "states": [], "errors": [], "next": told["next"], "has_ended": is_over}
+                self.reply(header, last)
+            return is_over or (is_late and not more)
+        if "rows" in told:
+            if told["rows"] != held.said:
+                held.said = told["rows"]
+                self.reply(header, told)
+            return is_over
+        if is_over or is_late:
+            self.reply(header, told, results)
+        return is_over or is_late
+
+    def look_again(self) -> None:
+        """Look at the queue for those who wait, once in a while, and where something changed."""
+        now = time.monotonic()
+        if not self.held or now < self.looked_at + LOOK_SECONDS:
+            return
+        held, self.held = self.held, []
+        if self.reached():
+            self.hand_over(held)
+            return
+        self.looked_at, stamp = now, self.stamp_of()
+        is_same, self.stamp = stamp == self.stamp, stamp
+        for one in held:
+            is_late = one.end is not None and one.end <= now
+            if is_same and not is_late:
+                self.held.append(one)
+            elif not self.tried(one.header, lambda: self.told_again(one)):
+                self.hand_over([one])
+
+    def told_again(self, one: Held) -> None:
+        """Look at the queue for one that waits."""
+        if not self.tell(one, *answered(one.header, (), self.looked)):
+            self.held.append(one)
+
+    def stamp_of(self) -> "List[Any]":
+        """Return what changes with the queue."""
+        found = []  # type: List[Any]
+        for name in ("store.sqlite", "store.sqlite-wal", "submissions"):
+            try:
+                status = os.stat(os.path.join(self.root, name))
+                found.append((status.st_mtime_ns, status.st_size))
+            except OSError:
+                found.append(None)
+        return found
+
+    def refuse(self, header: "Json", refused: "Refused") -> None:
+        """Answer with an error."""
+        self.reply(header, {"error": refused.told()})
+
+    def reply(self, header: "Json", told: "Json", blobs: "Sequence[bytes]" = ()) -> None:
+        """Answer a request, between two frames of the resource."""
+        self.answers.append(encode(dict(told, n=header.get("n")), blobs))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send the answers of ours."""
+        if self.told.is_between:
+            self.to_home += b"".join(self.answers)
+            self.answers = []
+
+
+def pulled(source: int) -> "Optional[bytes]":
+    """Return what is there; empty when it has ended, None where nothing came."""
+    try:
+        return os.read(source, ROOM)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+def load(header: "Json", code: bytes) -> None:
+    """Take the rest of this program: byte code of this interpreter, or text."""
+    import marshal
+    import zlib
+
+    data = zlib.decompress(code)
+    for one in marshal.loads(data) if header.get("is_code") else [compile(data, "ports-program", "exec")]:
+        exec(one, globals())
+
+
+def jobs(request: "Json") -> "Optional[Json]":
+    """Say whether a resource answers, and speak with home until it ends."""
+    runtime = runtime_of_jobs()
+    path = os.path.join(runtime, SOCKET)
+    told, resource = {"is_running": True, "frames": PROTOCOL}, None  # type: Json, Any
+    told["magic"] = globals().get("magic", b"").hex()  # of the byte code of this interpreter
+    try:
+        resource = connected(path)
+        resource.setblocking(False)
+    except OSError as error:
+        has_record = os.path.isdir(os.path.join(host_directory(), *RECORD))
+        reason = error.strerror or str(error)
+        told.update(is_running=False, reason=reason, path=path, has_record=has_record)
+    except ValueError as error:
+        return {"error": "foreign", "message": str(error)}
     out = os.dup(1)
-    send(request, {"is_running": True})
+    send(request, told)
     os.dup2(2, 1)  # nothing else may be printed among the frames
-    for number in (0, out, resource.fileno()):
-        os.set_blocking(number, False)
+    session = Session(os.path.join(host_directory(), "jobs"), runtime, resource)
     stdin = sys.stdin.buffer  # type: Any
-    copy([Pipe(0, resource.fileno(), stdin.peek()), Pipe(resource.fileno(), out)])
+    os.set_blocking(0, False)
+    try:
+        session.run(out, stdin.peek())
+    except ProtocolError as error:
+        os.set_blocking(out, True)
+        os.write(
+            out, bytes(session.to_home) + encode({"error": {"kind": "UsageError", "text": str(error), "exit_code": 2}})
+        )
     sys.stderr.flush()
     os._exit(0)

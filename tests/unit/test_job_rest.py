@@ -1,0 +1,310 @@
+"""The queue where no resource runs: what it shows, what is left for the next one, and what it says where it cannot."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ports import errors, state
+from ports.jobs import _store
+from ports.jobs._places import LOCK
+from ports.probe import left, places, rest, words
+from tests.lab.job_queue import Desk
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+    one = Desk(tmp_path)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def own(desk: Desk) -> Desk:
+    """A queue whose resource has ended."""
+    desk.store.close()
+    return desk
+
+
+def ask(desk: Desk, op: str, blobs: Any = (), **fields: Any) -> Any:
+    """Ask the queue at rest; return header, blobs and whether that is all."""
+    runtime, root = str(state.runtime_directory()), str(desk.places.root)
+    return rest.answered(
+        {"op": op, **fields}, blobs, lambda question, is_lenient: rest.look(root, runtime, question, is_lenient)
+    )
+
+
+def told(desk: Desk, op: str, blobs: Any = (), **fields: Any) -> Any:
+    return ask(desk, op, blobs, **fields)[0]
+
+
+def refusal(desk: Desk, op: str, blobs: Any = (), **fields: Any) -> words.Refused:
+    with pytest.raises(words.Refused) as caught:
+        ask(desk, op, blobs, **fields)
+    return caught.value
+
+
+def submitted(desk: Desk, count: int | None = None, key: str = "ab" * 16, **spec: Any) -> str:
+    blobs = [b"f", *(b"%d" % index for index in range(1 if count is None else count))]
+    return str(told(desk, "submit", blobs, key=key, count=count, submission={"kind": "function", **spec})["id"])
+
+
+def work_of_a_day(desk: Desk) -> list[str]:
+    """Let jobs come to each state; return their ids."""
+    first = desk.submit(name="fit", tags={"night": "1"}, priority=2)
+    many = desk.submit(4, queue="long")
+    desk.end("s1", (first, desk.take("s1")[0][1]), peak_memory=5, cpu_time=0.5, note={"cache": "stored"})
+    jobs = [desk.take("s1", most=1)[0] for _ in range(1)]
+    desk.end("s1", jobs[0], state="error", blob=b"E", error={"type": "ValueError", "text": "no"})
+    (second,) = desk.take("s1", most=1)
+    desk.answer("begun", by="s1", slot="s1", id=second[0], attempt=1, at=desk.clock)
+    waits = desk.submit(after=[many], name="fit")
+    gone = desk.submit()
+    desk.answer("cancel", ids=[gone])
+    large = desk.submit(function=os.urandom(70_000), priority=9)
+    (got,) = desk.take("s2", most=1)
+    desk.end("s2", got, blob=b"r" * 70_000)
+    desk.queue.tick()
+    return [first, many, *(f"{many}.{item}" for item in range(4)), waits, gone, large]
+
+
+def without(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ("why", "worker", "process", "n")}
+
+
+def test_a_queue_at_rest_shows_what_its_resource_showed(desk: Desk) -> None:
+    ids = work_of_a_day(desk)
+    filters: list[dict[str, Any]] = [{}, {"state": "pending"}, {"name": "fit"}, {"tag": "night"}, {"tag": "night=2"}]
+    filters += [{"queue": "long"}, {"before": ids[-2]}, {"state": "cancelled", "name": ""}]
+    shown = [without(desk.row(id)) for id in ids]
+    lists = [[without(row) for row in desk.answer("list", filters=one)["rows"]] for one in filters]
+    counts, newest = desk.answer("list")["counts"], without(desk.answer("list", newest=1)["rows"][0])
+    results = [desk.ask("result", id=id, wait=0)[0] for id in ids if id != ids[1]]
+    many = desk.ask("result", id=ids[1], wait=0)[0]
+    desk.store.close()
+    assert [without(told(desk, "show", id=id)["row"]) for id in ids] == shown
+    assert [[without(row) for row in told(desk, "list", filters=one)["rows"]] for one in filters] == lists
+    assert told(desk, "list")["counts"] == told(desk, "status")["counts"] == counts
+    assert [without(row) for row in told(desk, "list", newest=1)["rows"]] == [newest]
+    for id, expected in zip([id for id in ids if id != ids[1]], results, strict=True):
+        header, blobs, _ = ask(desk, "result", id=id, wait=0)
+        assert (without(header), list(blobs)) == (without(expected.header), list(expected.blobs)), id
+    header, blobs, is_over = ask(desk, "result", id=ids[1], wait=0)
+    assert (header["indices"], header["states"], list(blobs)) == (
+        many.header["indices"],
+        many.header["states"],
+        many.blobs,
+    )
+    assert not is_over and header["next"] == 1
+    desk.start()
+
+
+def test_looking_changes_nothing_and_refuses_nothing(own: Desk) -> None:
+    """Submissions that this machine may never run wait for the resource, which knows what it has."""
+    id = submitted(own, needs={"cpus": 4, "gpus": 2, "memory": 2**33})
+    for _ in range(2):
+        (row,) = told(own, "list")["rows"]
+        assert (row["id"], row["state"], row["why"]) == (id, "pending", rest.NO_RESOURCE)
+    assert told(own, "show", id=id)["row"]["asked"]["needs"]["cpus"] == 4
+    files = {path.name for path in own.places.root.iterdir()}
+    assert "store.sqlite-shm" not in files
+    own.start()
+    own.queue.tick()
+    assert own.state(id) == "pending"
+
+
+def test_a_key_gets_the_same_id_whoever_took_it_in(own: Desk) -> None:
+    assert submitted(own) == submitted(own) == "1"
+    own.start()
+    own.queue.tick()
+    other = own.answer("submit", [b"f", b"x"], key="cd" * 16, submission={"kind": "function"}, count=None)["id"]
+    own.store.close()
+    assert (submitted(own), submitted(own, key="cd" * 16)) == ("1", other)
+    own.start()
+    own.queue.tick()
+    assert own.answer("status")["counts"]["pending"] == 2
+
+
+def test_a_cancelled_job_of_a_queue_at_rest_never_begins(desk: Desk) -> None:
+    kept, many = desk.submit(), desk.submit(3)
+    ran = desk.submit()
+    desk.end("s1", *[one for one in desk.take("s1") if one[0] == kept])
+    desk.restart()
+    desk.store.close()
+    new = submitted(desk, 2)
+    assert told(desk, "cancel", ids=[f"{many}.1", new, ran, kept], reason="no need") == {
+        "cancelled": [f"{many}.1", new, ran],
+        "ending": [],
+        "ended_already": [kept],
+        "n_cancelled": 4,
+        "at_rest": True,
+    }
+    shown = {row["id"]: (row["state"], row["counts"]) for row in told(desk, "list")["rows"]}
+    assert shown == {
+        kept: ("finished", {"finished": 1}),
+        many: ("pending", {"pending": 2, "cancelled": 1}),
+        ran: ("cancelled", {"cancelled": 1}),
+        new: ("cancelled", {"cancelled": 2}),
+    }
+    assert [row["id"] for row in told(desk, "list", filters={"state": "cancelled"})["rows"]] == [new, ran]
+    counts = told(desk, "list")["counts"]
+    assert (counts["pending"], counts["cancelled"]) == (2, 4)
+    row = told(desk, "show", id=f"{many}.1")["row"]
+    assert (row["state"], row["reason"], row["transitions"][-1]["state"]) == ("cancelled", "no need", "cancelled")
+    assert told(desk, "cancel", ids=[f"{many}.1"])["ended_already"] == [f"{many}.1"]
+    desk.start()
+    desk.queue.tick()
+    assert desk.work() == [f"{many}.0", f"{many}.2"]
+    assert {**desk.answer("status")["counts"]} == {**counts, "pending": 0, "finished": counts["finished"] + 2}
+    assert desk.row(ran)["reason"] == "no need"
+    assert list(desk.places.submissions.iterdir()) == []
+
+
+def test_jobs_run_again_from_a_queue_at_rest(desk: Desk) -> None:
+    many = desk.submit(3, tags={"a": "b"}, retries={"failure": 2})
+    large = desk.submit(function=os.urandom(70_000), arguments=[b"x" * 70_000])
+    desk.work()
+    desk.store.close()
+    left_one = submitted(desk, 2)
+    ids = [told(desk, "rerun", id=id)["id"] for id in (f"{many}.2", many, large, f"{left_one}.1")]
+    desk.start()
+    desk.queue.tick()
+    replies = desk.claim("s1", most=1), desk.claim("s2", most=64)
+    assert desk.row(ids[0])["tags"] == {"a": "b"} and desk.row(ids[1])["count"] == 3
+    assert replies[0][0].header["jobs"][0]["id"] == f"{left_one}.0"
+    del replies
+    kept = {id: desk.store.arguments([_store.pack(int(id), 0)])[_store.pack(int(id), 0)] for id in (ids[0], ids[3])}
+    assert kept == {ids[0]: b"2", ids[3]: b"1"}
+    assert desk.store.submission(int(ids[2])).digest == desk.store.submission(int(large)).digest  # type: ignore[union-attr]
+
+
+def test_a_result_of_a_map_that_was_cancelled_at_rest_is_whole(desk: Desk) -> None:
+    many = desk.submit(3)
+    desk.end("s1", desk.take("s1", most=1)[0])
+    desk.restart()
+    desk.store.close()
+    told(desk, "cancel", ids=[many])
+    header, blobs, is_over = ask(desk, "result", id=many, wait=0)
+    assert (header["indices"], header["states"], is_over) == ([0, 1, 2], ["finished", "cancelled", "cancelled"], True)
+    assert list(blobs) == [b"r", b"", b""]
+    desk.start()
+    desk.queue.tick()
+    assert desk.ask("result", id=many, wait=0)[0].header["indices"] == [0, 1, 2]
+
+
+def test_half_a_submission_file_is_no_job_and_is_said(own: Desk) -> None:
+    id = submitted(own)
+    (path,) = own.places.submissions.iterdir()
+    whole = path.read_bytes()
+    for cut in (0, 5, 40, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        found = told(own, "list")
+        assert found["rows"] == [] and "a submission cannot be read: it is damaged" in found["notices"][0], cut
+        assert refusal(own, "show", id=id).kind == "NotFoundError"
+    (own.places.submissions / ("e" * 32)).write_bytes(b"PJ01" + b"\xff" * 8)
+    assert len(told(own, "status")["notices"]) == 2
+
+
+def test_a_damaged_store_names_the_way_out_and_takes_submissions(desk: Desk) -> None:
+    desk.submit(2000)
+    desk.store.close()
+    with desk.places.store.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(64 * 1024))
+    refused = refusal(desk, "list")
+    assert refused.kind == "BrokenRecordError" and refused.told()["exit_code"] == 7
+    assert "is damaged" in refused.text and "`ports resource start` keeps it aside" in refused.text
+    assert submitted(desk) == "2"
+    desk.start()
+    desk.queue.tick()
+    assert desk.state("2") == "pending"
+
+
+def test_a_store_of_a_newer_format_is_refused_with_exit_code_7(own: Desk) -> None:
+    database = sqlite3.connect(own.places.store)
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    refused = refusal(own, "list")
+    assert (refused.kind, refused.told()["exit_code"]) == ("NewerRecordError", 7)
+    assert "format 99" in refused.text and "pip install --upgrade ports" in refused.text
+
+
+def test_a_queue_of_another_machine_is_not_looked_at(own: Desk) -> None:
+    own.places.owner.write_text('{"format": 1, "name": "server2", "boot_id": "another"}')
+    refused = refusal(own, "list")
+    assert refused.kind == "ConflictError" and "belongs to server2; use its jobs there" in refused.text
+    own.places.owner.unlink()
+
+
+def test_a_lock_that_a_starting_resource_holds_is_said(own: Desk) -> None:
+    with state.locked(LOCK, timeout=1):
+        refused = refusal(own, "list")
+    assert isinstance(refused, words.Busy) and "try again in a moment" in refused.text
+
+
+@pytest.mark.parametrize(
+    ("number", "way"),
+    [(errno.ENOSPC, "ports job prune"), (errno.EROFS, "mount it for writing"), (errno.EACCES, "set PORTS_HOME")],
+    ids=["full", "read-only", "not yours"],
+)
+def test_a_disk_that_refuses_a_submission_names_the_way_out(
+    own: Desk, monkeypatch: pytest.MonkeyPatch, number: int, way: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(left, "write_durably", fail)
+    refused = refusal(own, "submit", [b"f", b""], key="ab" * 16, count=None, submission={"kind": "function"})
+    assert refused.kind == "StoreError" and os.strerror(number) in refused.text and way in refused.text
+
+
+@pytest.mark.parametrize(
+    ("op", "fields", "text"),
+    [
+        ("list", {"newest": 0}, "newest: 0 is no whole number from 1 to 1000"),
+        ("list", {"newest": True}, "newest: True is no whole number"),
+        ("list", {"filters": []}, "filters: list is no object"),
+        ("list", {"filters": {"colour": "red"}}, "filters: 'colour' is unknown"),
+        ("list", {"filters": {"state": "asleep"}}, "filters.state: 'asleep' is none of"),
+        ("list", {"filters": {"name": 3}}, "filters.name: 3 is no text"),
+        ("list", {"filters": {"before": "x"}}, "'x' is not the id of a job"),
+        ("show", {}, "None is not the id of a job"),
+        ("show", {"id": "1.2.3"}, "is not the id of a job"),
+        ("show", {"id": "7"}, "no job '7'"),
+        ("cancel", {"ids": []}, "ids: list is no list of ids"),
+        ("cancel", {"ids": ["7"]}, "no job '7'"),
+        ("cancel", {"ids": ["1"], "reason": "a\nb"}, "reason: 'a\\nb' is no text"),
+        ("watch", {"ids": "1"}, "ids: '1' is no list of ids"),
+        ("submit", {"key": "x", "submission": {}}, "key: 'x' is not 32 hexadecimal digits"),
+        ("submit", {"key": "a" * 32, "submission": 3}, "submission: 3 is no object"),
+        ("drain", {}, "'drain' needs one; `ports resource start` starts one"),
+        ([], {}, "list needs one"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_bad_requests_to_a_queue_at_rest_are_refused_in_words(
+    own: Desk, op: Any, fields: dict[str, Any], text: str
+) -> None:
+    submitted(own)
+    assert text in refusal(own, op, **fields).text
+
+
+def test_errors_at_rest_are_errors_of_ports() -> None:
+    for kind, code in words.EXIT_CODES.items():
+        assert getattr(errors, kind).exit_code == code
+
+
+def test_the_words_of_both_sides_are_the_same() -> None:
+    from ports.jobs import _model, _places
+
+    assert (words.STATES, words.ENDED, words.WORST_FIRST) == (_model.STATES, _model.ENDED, _model.WORST_FIRST)
+    assert words.MOST_JOBS == _model.MOST_JOBS and rest.STORE_FORMAT >= _store.FORMAT
+    assert f"{_places.LOCK}.lock" == places.QUEUE_LOCK
+    assert all(_store.pack(5, 7) == words.pack(5, 7) for _ in "1") and words.unpack(words.pack(5, 7)) == (5, 7)
