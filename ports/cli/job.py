@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ports.cli import job_rows
+from ports.cli import job_rows, job_shell
 from ports.cli import watch as watching
 from ports.cli.commands import Group
 from ports.cli.options import Number, OneOf
@@ -115,6 +115,8 @@ def _host_of(ids: Sequence[str], typed: str | None) -> str | None:
 def job() -> None:
     """Scripts and functions that run when there is room, and outlive your login."""
 
+
+job.add_command(job_shell.shell)
 
 # --- submit ---
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ports.jobs._scripts import describe as describe
     from ports.jobs._scripts import read_file as read_file
     from ports.jobs._scripts import variable as variable
+    from ports.jobs._shell import open_job_shell as open_job_shell
 else:
     __getattr__, __dir__, __all__ = face(
         __name__,
@@ -111,5 +112,6 @@ else:
                 "read_file",
                 "variable",
             ),
+            "_shell": ("open_job_shell",),
         },
     )

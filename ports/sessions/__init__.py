@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from ports.sessions._records import way_out as way_out
     from ports.sessions._shells import list_shells as list_shells
     from ports.sessions._shells import open_shell as open_shell
+    from ports.sessions._shells import open_shell_in as open_shell_in
     from ports.sessions._shells import prune_shells as prune_shells
     from ports.sessions._shells import stop_shell as stop_shell
     from ports.sessions._start import claim as claim
@@ -111,6 +112,7 @@ else:
             "_shells": (
                 "list_shells",
                 "open_shell",
+                "open_shell_in",
                 "prune_shells",
                 "stop_shell",
             ),

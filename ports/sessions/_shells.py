@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -63,6 +63,34 @@ def open_shell(name: str = "main", *, bash: bool = False, env: str | None = None
     NotFoundError
         There is no such environment.
     """
+    _open(name, lambda socket, session: _start_shell(socket, session, bash=bash, env=env))
+
+
+def open_shell_in(directory: str, environ: Mapping[str, str], *, name: str, is_login: bool) -> None:
+    """Replace this process by tmux, attached to a bash in `directory`, which is started if it does not run.
+
+    Parameters
+    ----------
+    environ : mapping
+        All its variables. Without `is_login`, it reads no start files, which could change them.
+
+    Raises
+    ------
+    UsageError, ToolMissingError, TmuxError
+        As `open_shell`.
+    """
+
+    def start(socket: Path, session: str) -> None:
+        program = _bash()
+        bare = [program, "--noprofile", "--norc", "-i"] if program != "/bin/sh" else [program, "-i"]
+        argv = [program, "-l"] if is_login else bare
+        _attach.start_terminal(socket, session, argv, environ=environ, cwd=directory)
+
+    _open(name, start)
+
+
+def _open(name: str, start: Callable[[Path, str], None]) -> None:
+    """Replace this process by tmux, attached to the shell `name`; `start` starts one that does not run."""
     paths.check_serves("shells in tmux")
     if not _tmux.is_installed():
         raise ToolMissingError("tmux", f"install it on {paths.host_name()}, or work in a plain ssh session")
@@ -71,7 +99,7 @@ def open_shell(name: str = "main", *, bash: bool = False, env: str | None = None
     session, socket = _kinds.tmux_session(_KIND, paths.check_name(name)), _socket()
     with names_locked(_KIND):
         if not _tmux.has_session(socket, session):
-            _start_shell(socket, session, bash=bash, env=env)
+            start(socket, session)
     _attach.attach_to(socket, session)
 
 

@@ -38,6 +38,15 @@ def directory(pid: int) -> str | None:
     return None
 
 
+def environment(pid: int) -> dict[str, str] | None:
+    """Return the variables with which a process of this user began; None where the system does not say."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        return dict(psutil.Process(pid).environ()) or None
+    return None
+
+
 def with_argument(argument: str) -> list[ProcessId]:
     """Return the processes of this user that have `argument` on their command line."""
     import psutil

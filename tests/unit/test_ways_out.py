@@ -37,6 +37,9 @@ NO_WAY_OUT = (
 
 #: Test → pieces of the messages that it walks. A fixture counts, because tests stand on it.
 WALKED = {
+    "integration/test_job_shell.py::test_what_has_no_shell_says_what_to_do": (
+        "a shell needs a terminal; `ports job logs {id}` shows", "a shell takes over the terminal; leave --json out",
+    ),
     "integration/test_job_notices_home.py::test_the_end_of_a_job_is_said_where_ports_open_runs": (
         "`ports job show {id}` shows more",
     ),
