@@ -6,8 +6,6 @@ rules keep it true: a job is in one place at a time, and a run that was never be
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 import datetime
 import functools
 import heapq
@@ -17,6 +15,8 @@ from typing import Any
 
 from ports.jobs._clocks import Clocks
 from ports.jobs._equals import Equals
+from ports.jobs._following import Following
+from ports.jobs._leases import Leases, Slot
 from ports.jobs._live import ASIDE, GIVEN, OVER, PLACE, READY, Live, Run
 from ports.jobs._model import (
     CANCELLED,
@@ -52,14 +52,6 @@ def specification(text: str) -> Submission:
     return Submission.from_json(json.loads(text))
 
 
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """A slot or a script: where it runs, and where it is seen whether it lives."""
-
-    worker: str
-    lease: Lease
-
-
 class Ledger:
     """All jobs that have not ended, and what happens to them. `limits` is how many slots work for a queue at once."""
 
@@ -74,7 +66,7 @@ class Ledger:
         self.lives: dict[int, Live] = {}
         self.runs: dict[int, Run] = {}
         self.runs_of: dict[str, dict[int, Run]] = {}
-        self.slots: dict[str, Slot] = {}
+        self.slots = Leases(self.store)
         self.timed: dict[int, Run] = {}
         #: Submissions of which something changed in this turn, and those of which a job ended.
         self.dirty: dict[int, Live] = {}
@@ -82,9 +74,7 @@ class Ledger:
         #: Submissions that ended in this turn: scripts, and those of whose end somebody hears.
         self.over: list[Live] = []
         self.shelves = Shelves(self.lives, self.room, self.limits)
-        self._dependents: dict[JobId, list[tuple[Live, int | None]]] = {}
-        self._settling: collections.deque[tuple[Live, int, str]] = collections.deque()
-        self._is_settling = False
+        self._following, self._is_settling = Following(), False
         self._equals = Equals()
         self._times: list[tuple[float, int]] = []  # of `at`, by the clock on the wall
         self._lifetimes: list[tuple[float, int]] = []  # by the clock that nobody sets
@@ -105,7 +95,7 @@ class Ledger:
         jobs: dict[int, list[JobRow]] = {}
         for job in self.store.unended_jobs():
             jobs.setdefault(unpack(job.job)[0], []).append(job)
-        gpus = self._load_slots()
+        gpus = self.slots.load()
         since: dict[int, tuple[float, str | None]] = {}
         for row in self.store.unended():
             live = Live(row, specification(row.spec), self.room.capacity)
@@ -118,14 +108,6 @@ class Ledger:
         for live in list(self.lives.values()):
             self._hold(live, *since[live.number])
         self._settle()
-
-    def _load_slots(self) -> dict[str, tuple[int, ...]]:
-        """Read the slots; return which GPUs each has."""
-        gpus: dict[str, tuple[int, ...]] = {}
-        for slot, worker, path, process, had in self.store.slots():
-            self.slots[slot] = Slot(worker, Lease(slot, path, json.loads(process) if process else None))
-            gpus[slot] = tuple(json.loads(had)) if had else ()
-        return gpus
 
     def _place_jobs(self, live: Live, rows: Iterable[JobRow]) -> None:
         """Put each job of a submission where it was."""
@@ -222,24 +204,12 @@ class Ledger:
         if spec.lifetime is not None:
             heapq.heappush(self._lifetimes, (self.clocks.real_at(stamp, created) + spec.lifetime, live.number))
         for one in spec.after:
-            self._wait_for(live, None, one)
+            self._following.wait(live, None, one, self.state_of(one))
         for item, ids in spec.inputs.items():
             if live.is_pending(item):
                 for one in ids:
-                    self._wait_for(live, item, one)
+                    self._following.wait(live, item, one, self.state_of(one))
         self.shelves.put(live)
-
-    def _wait_for(self, live: Live, item: int | None, id: JobId) -> None:
-        """Let a job, or all of a submission, wait for `id`, if that has not ended."""
-        state = self.state_of(id)
-        if state == FINISHED:
-            return
-        if state is None or state in ENDED:
-            reason = f"dependency {id} failed" if state is not None else f"dependency {id} was removed"
-            self._settling.append((live, -1 if item is None else item, reason))
-            return
-        live.wait_for(item, id)
-        self._dependents.setdefault(id, []).append((live, item))
 
     def state_of(self, id: JobId) -> str | None:
         """Return the state of a job, or of a whole map as far as others wait for it; None if there is none."""
@@ -283,7 +253,7 @@ class Ledger:
         if runs:
             gpus = self.room.book(slot, shelf[0], shelf[1])
             if gpus:
-                self._keep_slot(slot, gpus)
+                self.slots.keep(self.slots[slot], gpus)
         return runs
 
     def _give(self, live: Live, item: int, slot: str) -> Run:
@@ -295,24 +265,6 @@ class Ledger:
         row = (run.job, PENDING, attempt + 1, slot, None, None, None, None, kept, None, None, None, None, None)
         self.store.put("jobs", row)
         return run
-
-    def know_slot(self, lease: Lease, worker: str) -> None:
-        """Keep where it is seen whether a slot lives."""
-        known = Slot(worker, lease)
-        if self.slots.get(lease.slot) != known:
-            self.slots[lease.slot] = known
-            self._keep_slot(lease.slot)
-
-    def _keep_slot(self, slot: str, gpus: tuple[int, ...] = ()) -> None:
-        known = self.slots[slot]
-        process = None if known.lease.process is None else json.dumps(known.lease.process)
-        row = (slot, known.worker, known.lease.path, process, json.dumps(gpus) if gpus else None)
-        self.store.put("slots", row)
-
-    def forget_slot(self, slot: str) -> None:
-        """Forget a slot or a script that has ended and holds nothing."""
-        if self.slots.pop(slot, None) is not None:
-            self.store.put("free_slots", (slot,))
 
     # --- begun ---
 
@@ -334,10 +286,9 @@ class Ledger:
             lease = lease._replace(process=before.lease.process)
         run.slot = lease.slot
         self._hold_run(run)
-        self.slots[run.slot] = Slot("" if before is None else before.worker, lease)
         queue, needs, _ = run.shelf
         gpus = self.room.book(run.slot, queue, needs, booking)
-        self._keep_slot(run.slot, gpus)
+        self.slots.keep(Slot("" if before is None else before.worker, lease), gpus)
         self._keep(run, RUNNING if run.began is not None else PENDING)
 
     def _drop(self, run: Run) -> tuple[int, ...]:
@@ -351,7 +302,7 @@ class Ledger:
         del self.runs_of[run.slot]
         booking = self.room.release(run.slot)
         if run.slot.startswith("job-"):
-            self.forget_slot(run.slot)
+            self.slots.forget(run.slot)
         return booking.gpus if booking is not None else ()
 
     # --- ended ---
@@ -394,8 +345,7 @@ class Ledger:
         self.store.put("jobs", row)
         kept = blob if blob and len(blob) <= LARGE else None
         self.store.put("ends", (pack(live.number, place), run.item, state, error, len(blob), kept))
-        if not self._is_settling:
-            self._settle()
+        self._settle()
 
     def _finish(self, live: Live, item: int, before: int, state: str, at: float) -> int:
         """Count a job that ended, and let others hear of it; return its place among those that ended."""
@@ -405,8 +355,8 @@ class Ledger:
         self._count(live, before, PLACE[state])
         live.ended = at
         self.ended.add(live.number)
-        if self._dependents or live.spec.cache is not None:
-            self._settling.append((live, item, state))
+        self._following.note_end(live, item, state)
+        self._free_equals(live, item)
         if live.has_ended:
             del self.lives[live.number]
             if live.spec.notify or live.spec.kind == "script":
@@ -453,7 +403,6 @@ class Ledger:
         if run.ending == "cancel":
             run.live.remember(run.item, run.attempt - 1, run.used)
             self._end_pending(run.live, run.item, at, run.reason or "cancelled")
-            self._free_equals(run.live, run.item)
             self._settle()
             return
         if reason is not None:
@@ -479,8 +428,7 @@ class Ledger:
         items = live.withdraw_all() if item is None else [item] if live.is_pending(item) else []
         for one in items:
             self._end_pending(live, one, at, reason)
-        if items and not self._is_settling:
-            self._settle()
+        self._settle()
         return len(items)
 
     def ask_end(self, run: Run, how: str, reason: str) -> None:
@@ -495,33 +443,15 @@ class Ledger:
 
     def _settle(self) -> None:
         """Let jobs that waited for others begin, or cancel them. A chain of any length settles in this loop."""
-        self._is_settling = True
-        while self._settling:
-            live, item, state = self._settling.popleft()
-            if state not in ENDED:  # a new job, which waits for one that has failed before
-                self.cancel(live, None if item < 0 else item, self.clocks.now(), state)
-                continue
-            self._free_equals(live, item)
-            ids = {live.id_of(item), JobId(live.number)}
-            for id in ids & self._dependents.keys():
-                is_met = state == FINISHED and (live.is_all_finished if id.item is None else True)
-                if is_met or state != FINISHED:
-                    for waiting, one in self._dependents.pop(id):
-                        self._hear(waiting, one, id, is_met)
-        self._is_settling = False
-
-    def _hear(self, live: Live, item: int | None, id: JobId, is_met: bool) -> None:
-        """Let a job, or all of a submission, hear that what it waits for has ended."""
-        if not is_met:
-            self.cancel(live, item, self.clocks.now(), f"dependency {id} failed")
+        if self._is_settling:
             return
-        if item is None:
-            live.waits_for.discard(id)
-        elif item in live.waits:
-            live.waits[item].discard(id)
-            if not live.waits[item]:
-                live.move(item, READY)
-        self.shelves.put(live)
+        self._is_settling = True
+        for live, item, reason in self._following.news():
+            if reason is None:
+                self.shelves.put(live)
+            else:
+                self.cancel(live, item, self.clocks.now(), reason)
+        self._is_settling = False
 
     def due(self) -> None:
         """Do what the clocks ask for: jobs whose time has come begin, those whose lifetime is over are cancelled."""

@@ -88,7 +88,7 @@ class Slots:
         known = self._ledger.slots.get(lease.slot)
         if known is not None and known.lease != lease and (known.lease.process or lease.process):
             self.reap(lease.slot, LeaseState(False, None, f"another process took slot {lease.slot} over"))
-        self._ledger.know_slot(lease, worker)
+        self._ledger.slots.know(lease, worker)
 
     def _keep_only(self, slot: str, holds: Mapping[int, tuple[JobId, int | None]]) -> None:
         """Take back what a slot does not hold."""
@@ -395,7 +395,7 @@ class Slots:
                 self._fail(run, "time" if run.ending == "timeout" else "lost", reason, now, began=now)
             else:
                 self._ledger.take_back(run, now, reason[:900])
-        self._ledger.forget_slot(slot)
+        self._ledger.slots.forget(slot)
         self._waiting.claims.pop(slot, None)
 
     def functions(self) -> list[str]:
