@@ -7,6 +7,7 @@ old store goes before its log does: SQLite would take a store without its log fo
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import sqlite3
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ports.jobs import _durable
-from ports.jobs._database import SUBMISSION, WRITES, SubmissionRow, migrate, translated
+from ports.jobs._database import SUBMISSION, WRITES, JobRow, SubmissionRow, migrate, pack, translated
 from ports.jobs._model import ENDED, LOST, STATES, state_of
 
+_REASON = "the queue was damaged before it ended, or with what was known of its end"
 _TABLES = ("objects", "submissions", "tags", "jobs", "transitions", "arguments", "ends")
 
 
@@ -90,26 +92,45 @@ def _salvage(fresh: sqlite3.Connection, aside: Path) -> int:
             for values in _readable(damaged, table):
                 row = (*values, *[None] * n_columns)[:n_columns]  # an older format had fewer
                 fresh.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
-    found = [SubmissionRow.of(one) for one in fresh.execute(f"SELECT {SUBMISSION} FROM submissions")]
+    found = [SubmissionRow.of(one) for one in fresh.execute(f"SELECT {SUBMISSION} FROM submissions").fetchall()]
     totals = dict.fromkeys(STATES, 0)
     for submission in found:
-        counts = dict(zip(STATES, submission.counts, strict=True))
-        counts[LOST] += sum(counts[name] for name in STATES if name not in ENDED)
-        counts.update({name: 0 for name in STATES if name not in ENDED})
-        fresh.execute(WRITES["states"], _lost(submission, counts))
+        counts = _settle(fresh, submission)
+        fresh.execute(WRITES["states"], _values(submission, counts))
         totals = {name: totals[name] + counts[name] for name in STATES}
-    fresh.execute("UPDATE jobs SET slot = NULL, state = 'lost' WHERE state IN ('pending', 'running')")
     fresh.executemany(WRITES["counts"], list(totals.items()))
     fresh.execute("COMMIT")
     return len(found)
 
 
-def _lost(row: SubmissionRow, counts: Mapping[str, int]) -> tuple[Any, ...]:
+def _settle(fresh: sqlite3.Connection, submission: SubmissionRow) -> dict[str, int]:
+    """Let the jobs of a submission be lost of whose end nothing could be read; return how many are in each state."""
+    first, last = pack(submission.number, 0), pack(submission.number + 1, 0) - 1
+    rows = {
+        row[0]: JobRow(*row) for row in fresh.execute("SELECT * FROM jobs WHERE job BETWEEN ? AND ?", (first, last))
+    }
+    ends = dict(fresh.execute("SELECT end - ?, item FROM ends WHERE end BETWEEN ? AND ?", (first, first, last)))
+    (serial,) = fresh.execute("SELECT coalesce(max(serial), 0) FROM transitions").fetchone()
+    counts, now, place = dict.fromkeys(STATES, 0), time.time(), max(ends, default=-1)
+    for item in range(1 if submission.count is None else submission.count):
+        row = rows.get(first + item) or JobRow(first + item)
+        if row.state in ENDED and row.place is not None and ends.get(row.place) == item:
+            counts[row.state] += 1
+            continue
+        place, serial = place + 1, serial + 1
+        counts[LOST] += 1
+        lost = dataclasses.replace(row, state=LOST, slot=None, ended=now, ending=None, reason=_REASON, place=place)
+        fresh.execute(WRITES["jobs"], dataclasses.astuple(lost))
+        fresh.execute(WRITES["ends"], (first + place, item, LOST, None, 0, None))
+        fresh.execute(WRITES["transitions"], (row.job, serial, row.attempt, LOST, now, None, _REASON, None, None))
+    return counts
+
+
+def _values(submission: SubmissionRow, counts: Mapping[str, int]) -> tuple[Any, ...]:
     """Return the values of the statement ``states`` for a submission of a damaged store."""
-    was_open = row.state not in ENDED
-    reason = "the queue was damaged before it ended" if was_open else row.reason
-    ended = time.time() if was_open else row.ended
-    return (row.began, ended, state_of(counts), reason, *(counts[name] for name in STATES), row.number)
+    is_whole = dict(zip(STATES, submission.counts, strict=True)) == counts
+    reason, ended = (submission.reason, submission.ended) if is_whole else (_REASON, time.time())
+    return (submission.began, ended, state_of(counts), reason, *(counts[name] for name in STATES), submission.number)
 
 
 def _readable(damaged: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:

@@ -22,7 +22,7 @@ FORMAT = rest.STORE_FORMAT
 pack, unpack = words.pack, words.unpack
 _NOT_A_STORE = ("malformed", "not a database", "corrupt", "disk image")
 # One list of statements for each step from a format to the next one.
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
         # `n_bytes` with no blob: the file objects/<digest>.
@@ -180,7 +180,7 @@ def migrate(database: sqlite3.Connection) -> bool:
     (found,) = database.execute("PRAGMA user_version").fetchone()
     for number in range(found, FORMAT):
         database.execute("BEGIN IMMEDIATE")
-        for statement in _MIGRATIONS[number]:
+        for statement in MIGRATIONS[number]:
             database.execute(statement)
         database.execute(f"PRAGMA user_version = {number + 1}")
         database.execute("COMMIT")

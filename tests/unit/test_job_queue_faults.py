@@ -440,3 +440,21 @@ def test_names_of_what_comes_later_are_refused_in_words(desk: Desk) -> None:
     for name in ("sweep", "metrics", "image", "grant"):
         told = desk.answer("submit", [b"f", b"1"], key=desk.key(), submission={"kind": "function", name: {}})
         assert told["error"]["text"].startswith(f"{name}: this version of ports has no such jobs")
+
+
+WRONG: list[object] = ["0", "-1", "x", "1.x", "1.-1", "\u0661", " 1", "1e3", 10**30, 1.5, True, None, ["1"]]
+
+
+@pytest.mark.parametrize("op", ["show", "result", "cancel", "watch", "rerun"])
+def test_a_wrong_id_is_refused_in_words(desk: Desk, op: str) -> None:
+    desk.submit()
+    desk.submit(2)
+    for id in [*WRONG, "9", "1.0", "2.2"]:
+        error = desk.answer(op, **({"ids": [id]} if op in ("cancel", "watch") else {"id": id}))["error"]
+        if id in WRONG:
+            assert error["kind"] == "UsageError", id
+            assert "is not the id of a job; an id is 12, or 12.7 for a job of a map" in error["text"]
+        else:
+            assert error["kind"] == "NotFoundError", id
+            assert str(id) in error["text"]
+    assert desk.answer("status")["counts"]["pending"] == 3

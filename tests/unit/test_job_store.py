@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from ports import state
 from ports.errors import ConflictError, NewerRecordError, StoreError, UsageError
 from ports.jobs import _durable, _submissions
+from ports.jobs._database import MIGRATIONS
 from ports.jobs._model import JobId, Submission
 from ports.jobs._places import LOCK, make_places
 from ports.jobs._store import FORMAT, Store
@@ -124,6 +127,118 @@ def test_a_damaged_store_is_kept_and_what_can_be_read_is_listed(root: Path, what
         assert desk.work() == []
     assert int(desk.submit()) == int(waiting) + 1
     desk.close()
+
+
+def damage(path: Path) -> bytes:
+    """Damage all but the first pages of a store; return what it contains then."""
+    content = bytearray(path.read_bytes())
+    for page in range(40, len(content) // 4096):
+        content[page * 4096 : page * 4096 + 64] = b"\xff" * 64
+    path.write_bytes(content)
+    return bytes(content)
+
+
+def test_a_damaged_store_of_a_newer_version_is_not_touched(root: Path) -> None:
+    desk = Desk(root)
+    desk.submit(300, arguments=[b"x" * 500] * 300)
+    desk.close()
+    with contextlib.closing(sqlite3.connect(desk.places.store)) as database:
+        database.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    content = damage(desk.places.store)
+    with pytest.raises(NewerRecordError):
+        Store.open(desk.places)
+    assert desk.places.store.read_bytes() == content
+    assert not list(desk.places.root.glob("store.sqlite.corrupt-*"))
+
+
+def test_a_store_of_the_first_format_goes_on(root: Path) -> None:
+    desk = Desk(root)
+    desk.close()
+    desk.places.store.unlink()
+    with contextlib.closing(sqlite3.connect(desk.places.store, isolation_level=None)) as database:
+        for statement in MIGRATIONS[0]:
+            database.execute(statement)
+        values = (1, None, "function", "old", "default", 0, None, "d", '{"kind": "function"}', 5.0)
+        row = (*values, None, None, "pending", None, 1, 0, 0, 0, 0, 0)
+        database.execute(f"INSERT INTO submissions VALUES ({', '.join('?' * 20)})", row)
+        database.execute("INSERT INTO counts VALUES ('pending', 1)")
+        database.execute("PRAGMA user_version = 1")
+    desk.start()
+    assert desk.row("1")["name"] == "old"
+    assert desk.answer("cancel", ids=["1"])["n_cancelled"] == 1
+    desk.close()
+
+
+def test_what_is_in_the_log_of_a_damaged_store_is_read_too(root: Path) -> None:
+    desk = Desk(root)
+    desk.submit(900, name="old", arguments=[b"x" * 500] * 900)
+    desk.store._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    newest = desk.submit(name="newest")
+    files = {end: desk.places.store.with_name(f"store.sqlite{end}").read_bytes() for end in ("", "-wal")}
+    desk.close()  # which puts the log into the store: the resource was killed before that
+    for end, content in files.items():
+        desk.places.store.with_name(f"store.sqlite{end}").write_bytes(content)
+    damage(desk.places.store)
+    desk.start()
+    rows = {row["id"]: row for row in desk.answer("list")["rows"]}
+    assert (rows[newest]["name"], rows[newest]["state"]) == ("newest", "lost")
+    assert desk.answer("result", id=newest, wait=0)["state"] == "lost"
+    assert [one["state"] for one in desk.row(newest)["transitions"]] == ["pending", "lost"]
+    assert len(list(desk.places.root.glob("store.sqlite.corrupt-*"))) >= 1
+    desk.close()
+
+
+def test_a_kill_while_a_damaged_store_is_replaced_loses_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(root)
+    ended = desk.submit(name="ended")
+    desk.submit(300, name="waiting", arguments=[b"x" * 500] * 300)
+    desk.take("s1", most=1)
+    desk.end("s1", (ended, 1), blob=b"42")
+    desk.close()
+    damaged = damage(desk.places.store)
+
+    class Killed(BaseException):
+        pass
+
+    def run(n_steps: int) -> bool:
+        """Open the store, and die before the `n_steps`th change of a name."""
+        steps = 0
+
+        def counted(change: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapped(*arguments: Any, **named: Any) -> Any:
+                nonlocal steps
+                if any("store.sqlite" in str(one) for one in arguments):
+                    steps += 1
+                    if steps > n_steps:
+                        raise Killed
+                return change(*arguments, **named)
+
+            return wrapped
+
+        with monkeypatch.context() as patch:
+            for where, name in ((os, "link"), (Path, "rename"), (Path, "unlink")):
+                patch.setattr(where, name, counted(getattr(where, name)))
+            try:
+                Store.open(desk.places).close()
+            except Killed:
+                return False
+        return True
+
+    n_steps = 0
+    while True:
+        for path in desk.places.root.glob("store.sqlite*"):
+            path.unlink()
+        desk.places.store.write_bytes(damaged)
+        is_over = run(n_steps)
+        desk.start()
+        rows = {row["name"]: row["state"] for row in desk.answer("list")["rows"]}
+        assert rows == {"ended": "finished", "waiting": "lost"}, n_steps
+        assert any(path.read_bytes() == damaged for path in desk.places.root.glob("store.sqlite.corrupt-*"))
+        desk.close()
+        if is_over:
+            break
+        n_steps += 1
+    assert n_steps >= 5
 
 
 def test_a_queue_of_another_machine_is_refused(root: Path) -> None:
