@@ -9,7 +9,7 @@ The names below are imported at their first use. ``import ports`` reads no file 
 
 >>> import ports
 >>> [name for name in dir(ports) if name.endswith("s")]
-['clusters', 'jobs', 'listeners', 'notebooks', 'tunnels']
+['clusters', 'jobs', 'listeners', 'notebooks', 'progress', 'tunnels']
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import ports.tunnels as tunnels
     from ports.clusters import client, cluster, show
     from ports.errors import PortsError
-    from ports.jobs import gather, host, job, map, submit
+    from ports.jobs import gather, host, job, map, progress, should_stop, submit
 
 _MODULES = ("clusters", "jobs", "notebooks", "listeners", "machine", "tunnels")
 _NAMES = {
@@ -40,6 +40,8 @@ _NAMES = {
     "host": "ports.jobs",
     "job": "ports.jobs",
     "map": "ports.jobs",
+    "progress": "ports.jobs",
+    "should_stop": "ports.jobs",
     "submit": "ports.jobs",
 }
 
@@ -57,6 +59,8 @@ __all__ = [
     "machine",
     "map",
     "notebooks",
+    "progress",
+    "should_stop",
     "show",
     "submit",
     "tunnels",

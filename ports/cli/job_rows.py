@@ -55,7 +55,9 @@ def row(found: Mapping[str, Any], now: float) -> dict[str, Any]:
         "age": duration(now - found["created_at"]) if found.get("created_at") else "",
         "ran": _ran(found, now),
         "peak": size(found.get("peak_memory")),
-        "reason": "; ".join(filter(None, [_of_map(found), str(found.get("reason") or found.get("why") or "")])),
+        "reason": "; ".join(
+            filter(None, [_of_map(found), progress(found), str(found.get("reason") or found.get("why") or "")])
+        ),
     }
 
 
@@ -64,6 +66,14 @@ def _ran(found: Mapping[str, Any], now: float) -> str:
     if began is None:
         return ""
     return duration((ended if ended is not None and found["state"] in _ENDED else now) - began)
+
+
+def progress(found: Mapping[str, Any]) -> str:
+    """Return how far a job says it is, or was when it failed: ``37 of 100``; empty where it says nothing."""
+    said = found.get("progress") or (found.get("note") or {}).get("progress")
+    if not said:
+        return ""
+    return f"{said['done']:g}" + (f" of {said['total']:g}" if said.get("total") is not None else "")
 
 
 def _of_map(found: Mapping[str, Any]) -> str:
@@ -105,6 +115,7 @@ def details(found: Mapping[str, Any]) -> dict[str, Any]:
         "began": _moment(found.get("began_at")),
         "ended": _moment(found.get("ended_at")),
         "attempt": found.get("attempt") or None,
+        "progress": progress(found),
         "ended by": _ending(note),
         "peak memory": size(found.get("peak_memory")),
         "cpu time": f"{found['cpu_time']:.1f} s" if found.get("cpu_time") is not None else None,

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ports.jobs._asking import submit_script as submit_script
     from ports.jobs._asking import wait as wait
     from ports.jobs._asking import where as where
+    from ports.jobs._inside import directory as directory
+    from ports.jobs._inside import progress as progress
+    from ports.jobs._inside import should_stop as should_stop
     from ports.jobs._job import Job as Job
     from ports.jobs._job import JobMap as JobMap
     from ports.jobs._job import get as get
@@ -77,6 +80,11 @@ else:
                 "submit_script",
                 "wait",
                 "where",
+            ),
+            "_inside": (
+                "directory",
+                "progress",
+                "should_stop",
             ),
             "_job": (
                 "Job",

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from ports.errors import RecordError, UsageError
-from ports.jobs import _headers, _notices, _rows
+from ports.jobs import _headers, _inside, _notices, _rows
 from ports.jobs._exchange import Exchange, Request
 from ports.jobs._live import Live
 from ports.jobs._model import CANCELLED, ENDED, ERROR, LOST, MOST_JOBS, PENDING, RUNNING, JobId, parse_id, short
@@ -40,10 +40,17 @@ class Answers:
         if row.count is not None:
             return _rows.submission_row(row)
         shown = _rows.job_row(row, JobId(row.number), self.store.job(pack(row.number, 0)))
+        self._add_progress(shown)
         live = self._ledger.lives.get(row.number)
         if live is not None and shown["state"] == PENDING and (why := self._why(live, 0)):
             shown["why"] = why
         return shown
+
+    def _add_progress(self, shown: dict[str, Any]) -> None:
+        """Add how far a job is that runs, if it says so."""
+        work = self.store.places.work / shown["id"]
+        if shown["state"] == RUNNING and (said := _inside.read(work, shown["attempt"])) is not None:
+            shown["progress"] = said
 
     def _why(self, live: Live, item: int) -> str | None:
         """Return why a pending job does not run; None if a slot has it."""
@@ -72,6 +79,7 @@ class Answers:
         job, live = pack(row.number, id.item or 0), self._ledger.lives.get(row.number)
         kept = self.store.job(job)
         shown = _rows.job_row(row, id, kept)
+        self._add_progress(shown)
         shown["transitions"] = _rows.transitions(self.store.transitions(job), row.created)
         run = self._ledger.runs.get(job)
         if run is not None and run.slot in self._ledger.slots:

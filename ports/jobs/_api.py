@@ -333,7 +333,8 @@ def gather(
     until = None if timeout is None else time.monotonic() + _model.parse_duration(timeout, "timeout")
     found: dict[Job, Any] = {}
     label = ones[0].name if len({one.name for one in ones}) == 1 else "jobs"
-    with _progress.bar(len(wanted), label, progress) as count:
+    look = functools.partial(_how_far, wanted, found) if len(wanted) <= _FEW else None
+    with _progress.bar(len(wanted), label, progress, look) as count:
         for job, end in _each_end(ones, wanted, until):
             if end.state != FINISHED and errors == "raise":
                 raise end.exception(job)
@@ -341,6 +342,12 @@ def gather(
             count(1)
     lists = [[found[inner] for inner in one] if isinstance(one, JobMap) else found[one] for one in ones]
     return lists[0] if isinstance(jobs, JobMap) else lists
+
+
+def _how_far(wanted: Iterable[Job], found: Mapping[Job, Any]) -> list[dict[str, Any]]:
+    """Return how far the jobs are that run and say so."""
+    rows = [job.status for job in wanted if job not in found]
+    return [row["progress"] for row in rows if row.get("progress")]
 
 
 def _each_end(

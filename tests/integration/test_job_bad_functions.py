@@ -14,6 +14,7 @@ from typing import Any
 import dask.config
 import pytest
 
+import ports
 from ports.state import wait_until
 from tests.integration.test_job_slots import Place, place
 
@@ -262,3 +263,37 @@ def test_a_large_result_and_one_beyond_the_limit(place: Place) -> None:
     job = place.add(lambda: b"x" * 200_000_000)
     place.slot()
     assert len(place.result(job, timeout=60)) == 200_000_000
+
+
+def test_a_function_that_asks_whether_to_stop_returns_what_it_has(place: Place) -> None:
+    def work() -> list[int]:
+        done = []
+        while not ports.should_stop():
+            done.append(len(done))
+            ports.progress(len(done))
+            time.sleep(0.01)
+        return done
+
+    job, after = place.add(work, timeout=0.5), place.add(surroundings)
+    file = place.places.work / job / "progress.json"
+    place.slot()
+    wait_until(lambda: file.exists() or None, timeout=20, what="its progress")
+    assert place.result(job)[:3] == [0, 1, 2]
+    assert not file.exists() and not ports.should_stop()
+    assert place.result(after)["directory"] == str(Path.home())
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["warm", "isolated"])
+def test_a_function_knows_its_attempt_and_its_directory(place: Place, isolate: bool) -> None:
+    def fail() -> None:
+        ports.progress(3, 10)
+        (ports.jobs.directory() / "kept").write_text(os.environ["PORTS_JOB"] + " " + os.environ["PORTS_ATTEMPT"])
+        raise ValueError("in the middle")
+
+    job, after = place.add(fail, isolate=isolate), place.add(lambda: os.environ.get("PORTS_JOB_DIRECTORY"))
+    place.slot()
+    place.result(job)
+    assert place.queue.ended[job][0]["note"]["progress"] == {"done": 3.0, "total": 10.0}
+    assert (place.places.work / job / "kept" / "kept").read_text() == f"{job} 1"
+    assert place.result(after) == str(place.places.work / after / "kept")
+    assert not (place.places.work / after).exists()

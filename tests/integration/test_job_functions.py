@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,6 +182,28 @@ def test_a_result_that_cannot_be_sent_and_a_crash_are_errors(site: Home) -> None
     with pytest.raises(JobError, match=r"signal 11|SIGSEGV|lost"):
         ports.submit(crash).result(90)
     assert ports.submit(add, 1).result(60) == 2
+
+
+def test_the_progress_of_a_function_and_of_a_script_is_in_its_row(site: Home, tmp_path: Path) -> None:
+    go = str(tmp_path / "go")
+
+    def work(file: str) -> str:
+        ports.progress(3, 10)
+        return wait_for(file)
+
+    job = ports.submit(work, go)
+    wait_until(lambda: job.status.get("progress"), timeout=20, what="its progress")
+    assert job.status["progress"] == {"done": 3.0, "total": 10.0}
+    assert "3 of 10" in site.ports("job", "show", job.id).stdout
+    Path(go).touch()
+    assert job.result(60) == "done" and "progress" not in job.status
+    code = f"import ports, os, time; ports.progress(1, 4)\nwhile os.path.exists({go!r}): time.sleep(0.05)"
+    script = ports.jobs.get(site.ports("job", "submit", "--", sys.executable, "-c", code).stdout.strip())
+    wait_until(lambda: script.status.get("progress"), timeout=60, what="that of the script")
+    assert script.status["progress"] == {"done": 1.0, "total": 4.0}
+    assert "1 of 4" in site.ports("job", "list").stdout
+    Path(go).unlink()
+    assert script.result(60) is None
 
 
 def test_another_process_finds_the_job_and_its_result(site: Home) -> None:

@@ -170,7 +170,8 @@ def move(source: str, target: str, limit: int) -> int:
 class Surroundings:
     """What a job finds, and what is put back after it: directory, variables, signals, umask, the path of imports."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: str) -> None:
+        self.work = work
         self.directory = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
         self.variables, self.environ = os.environ, dict(os.environ)
         self.encoded = dict(getattr(os.environ, "_data", {}))
@@ -185,6 +186,8 @@ class Surroundings:
         if job.get("directory"):
             with contextlib.suppress(OSError):  # a function can come from another machine
                 os.chdir(job["directory"])
+        os.environ["PORTS_JOB"], os.environ["PORTS_ATTEMPT"] = job["id"], str(job["attempt"])
+        os.environ["PORTS_JOB_DIRECTORY"] = f"{self.work}/{job['id']}/kept"
         for name, value in (job.get("environ") or {}).items():
             if value is None:
                 os.environ.pop(name, None)
@@ -196,6 +199,8 @@ class Surroundings:
         os.fchdir(self.directory)
         os.umask(self.umask)
         os.environ = self.variables  # noqa: B003  a job can put something else there
+        for name in ("PORTS_JOB", "PORTS_ATTEMPT", "PORTS_JOB_DIRECTORY"):
+            os.environ.pop(name, None)
         if getattr(os.environ, "_data", None) != self.encoded:
             for name in set(os.environ) - set(self.environ):
                 del os.environ[name]
@@ -267,11 +272,12 @@ class Child:
         self.options = self.receive().header
         sys.path[:] = self.options["sys_path"]
         self.call = importlib.import_module("ports.jobs.resource.call")
+        self.inside = importlib.import_module("ports.jobs._inside")
         self.streams = Streams(self.options["streams"], self.options["work"], self.options["log_bytes"])
         faulthandler.enable(self.streams.kept[1])
         self.on_signal = self.on_term  # one object: each look at the attribute makes another one
         signal.signal(signal.SIGTERM, self.on_signal)
-        self.surroundings = Surroundings()
+        self.surroundings = Surroundings(self.options["work"])
 
     def receive(self) -> Any:
         """Return the next frame; ends this process when there are none."""
@@ -353,6 +359,7 @@ class Child:
     def called(self, job: dict[str, Any], blobs: list[bytes]) -> tuple[dict[str, Any], bytes]:
         """Run a job in this process; return what is told of it, and its result."""
         try:
+            self.inside.begin()
             self.in_job = True
             if self.noted(TO_END, NOBODY) == self.place:  # the signal came before
                 self.on_term()
@@ -365,6 +372,8 @@ class Child:
         except BaseException as error:  # noqa: BLE001 - the job's, whatever it is
             self.in_job = False
             told, blob = failed(error), b""
+        if (said := self.inside.end(job["id"])) is not None and told["state"] != "finished":
+            told["note"] = {**(told.get("note") or {}), "progress": said}
         if self.is_interrupted:
             told["is_over"] = True
             told["interrupted"] = told["state"] != "finished"
@@ -441,7 +450,10 @@ class Child:
         elif noted == self.place and self.fork:
             os.kill(self.fork, signal.SIGTERM)
         elif noted == self.place and self.in_job:
-            self.in_job, self.is_interrupted = False, True
+            self.is_interrupted = True
+            if self.inside.stop():
+                return  # the job looks at that itself
+            self.in_job = False
             with contextlib.suppress(OSError):
                 if os.getpgid(0) == self.pid:
                     os.killpg(self.pid, signal.SIGTERM)  # what the job has started; this process ignores it
