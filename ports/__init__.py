@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import ports.tunnels as tunnels
     from ports.clusters import client, cluster, show
     from ports.errors import PortsError
-    from ports.jobs import gather, host, job, map, progress, should_stop, submit
+    from ports.jobs import File, gather, host, job, map, progress, should_stop, submit
 
 _MODULES = ("clusters", "jobs", "notebooks", "listeners", "machine", "tunnels")
 _NAMES = {
@@ -36,6 +36,7 @@ _NAMES = {
     "cluster": "ports.clusters",
     "show": "ports.clusters",
     "PortsError": "ports.errors",
+    "File": "ports.jobs",
     "gather": "ports.jobs",
     "host": "ports.jobs",
     "job": "ports.jobs",
@@ -46,6 +47,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "File",
     "PortsError",
     "__version__",
     "client",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ports.jobs._asking import submit_script as submit_script
     from ports.jobs._asking import wait as wait
     from ports.jobs._asking import where as where
+    from ports.jobs._files import File as File
     from ports.jobs._inside import directory as directory
     from ports.jobs._inside import progress as progress
     from ports.jobs._inside import should_stop as should_stop
@@ -81,6 +82,7 @@ else:
                 "wait",
                 "where",
             ),
+            "_files": ("File",),
             "_inside": (
                 "directory",
                 "progress",

@@ -67,12 +67,14 @@ class Placeholder:
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's, which notes the modules that it meets, and puts placeholders where jobs stand."""
 
-    def __init__(self, file: io.BytesIO, keep: Callable[[pickle.PickleBuffer], bool], *, replace_jobs: bool) -> None:
+    def __init__(
+        self, file: io.BytesIO, keep: Callable[[pickle.PickleBuffer], bool], *, replace_jobs: bool, carried: Any
+    ) -> None:
         super().__init__(file, protocol=5, buffer_callback=keep)
         self.modules: set[str] = set()
         self.files: set[str] = set()
         self.jobs: dict[str, None] = {}
-        self._replaces = replace_jobs
+        self._replaces, self._carried = replace_jobs, carried
 
     def reducer_override(self, obj: Any) -> Any:
         """Note which module `obj` is of; cloudpickle decides how it is pickled."""
@@ -82,6 +84,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return Placeholder, (id_,)
         if self._replaces and (parts := getattr(kind, "__ports_jobs__", None)) is not None:
             return list, (parts(obj),)
+        if (reduce := getattr(kind, "__ports_file__", None)) is not None:
+            return reduce(obj, self._carried)
         module = getattr(obj, "__name__" if kind is _MODULE else "__module__", None)
         if isinstance(module, str):
             self.modules.add(module)
@@ -113,7 +117,7 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def pickled(value: Any, *, replace_jobs: bool = False) -> Dumped:
+def pickled(value: Any, *, replace_jobs: bool = False, carried: Any = None) -> Dumped:
     """Pickle `value`; raises whatever pickling raises.
 
     Parameters
@@ -122,6 +126,8 @@ def pickled(value: Any, *, replace_jobs: bool = False) -> Dumped:
         Functions and classes of ``__main__`` travel by value, others by the names of their modules.
     replace_jobs : bool
         Put a placeholder where a job stands. Default: a job is pickled as its id.
+    carried : `_files.Carried`, optional
+        Takes the contents of files. Default: they are pickled with `value`.
     """
     if type(value) in _PLAIN:
         return Dumped(pickle.dumps(value, 5), [], frozenset(), ())
@@ -135,7 +141,7 @@ def pickled(value: Any, *, replace_jobs: bool = False) -> Dumped:
         return False
 
     file = io.BytesIO()
-    pickler = Pickler(file, keep, replace_jobs=replace_jobs)
+    pickler = Pickler(file, keep, replace_jobs=replace_jobs, carried=carried)
     pickler.dump(value)
     return Dumped(file.getvalue(), buffers, frozenset(pickler.modules), tuple(pickler.jobs), frozenset(pickler.files))
 
@@ -233,9 +239,9 @@ def load_parts(parts: Blob, what: str, *, results: Callable[[str], Any] | None =
     return _Unpickler(parts.head, buffers, results or _no_result).load()
 
 
-def plain(value: Any, on_job: Callable[[str], None] | None = None) -> bytes:
+def plain(value: Any, on_job: Callable[[str], None] | None = None, carried: Any = None) -> bytes:
     """Return `value` as a blob that every version of Python reads; raises UnsendableError."""
-    text, buffers = _plain.encode(value, on_job)
+    text, buffers = _plain.encode(value, on_job, carried)
     return b"".join(pieces(text, buffers, how="plain"))
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ports.errors import RecordError, UnsendableError, UntrustedError
-from ports.jobs import _blobs, _modules, _source
+from ports.jobs import _blobs, _files, _modules, _source
 
 _LARGEST_TEXT = 2**18
 
@@ -44,10 +44,11 @@ def pack(function: Callable[..., Any], calls: Iterable[Call], *, is_far: bool = 
     arguments: list[bytes] = []
     inputs: dict[str, list[str]] = {}
     modules: set[str] = set()
+    carried = _files.Carried()
     for index, (args, kwargs) in enumerate(calls):
         try:
-            made = _blobs.pickled((tuple(args), dict(kwargs)), replace_jobs=True)
-        except UnsendableError:  # a job of another machine
+            made = _blobs.pickled((tuple(args), dict(kwargs)), replace_jobs=True, carried=carried)
+        except UnsendableError:  # a job of another machine, or a file that is not there
             raise
         except Exception as error:
             raise _bad_arguments(function, args, kwargs, error) from error
@@ -64,8 +65,9 @@ def pack(function: Callable[..., Any], calls: Iterable[Call], *, is_far: bool = 
         raise _bad_function(function, error) from error
     sources = _modules.collect(modules | made.modules)
     name = short_name(function)
-    buffers = [*made.buffers, *(one.text for one in sources.values())]
-    said = {"name": name, "modules": _modules.as_header(sources.values()), "texts": _texts_of(made.files)}
+    buffers = [*made.buffers, *carried.contents.values(), *(one.text for one in sources.values())]
+    said: dict[str, Any] = {"carried": list(carried.contents)} if carried.contents else {}
+    said |= {"name": name, "modules": _modules.as_header(sources.values()), "texts": _texts_of(made.files)}
     said |= {"results": "plain"} if is_far else {}
     blob = b"".join(_blobs.pieces(made.head, buffers, **said))
     if len(blob) > _blobs.LARGEST:
@@ -84,18 +86,25 @@ def write(function: Callable[..., Any], calls: Iterable[Call]) -> Parcel:
     name = short_name(function)
     arguments: list[bytes] = []
     inputs: dict[str, list[str]] = {}
+    carried = _files.Carried()
     try:
         for index, (args, kwargs) in enumerate(calls):
             jobs: dict[str, None] = {}
-            arguments.append(_blobs.plain((tuple(args), dict(kwargs)), lambda job, jobs=jobs: jobs.setdefault(job)))  # type: ignore[misc]
+            note = functools.partial(jobs.setdefault)
+            arguments.append(_blobs.plain((tuple(args), dict(kwargs)), note, carried))
             if jobs:
                 inputs[str(index)] = list(jobs)
         written = _source.Written(function)
     except UnsendableError as error:
         raise UnsendableError(f"{name}() cannot be sent to another version of Python: {error}") from None
     sources = _modules.collect(written.modules)
-    buffers = [*written.buffers, *(one.text for one in sources.values())]
-    said = {"how": "source", "name": name, "modules": _modules.as_header(sources.values())}
+    buffers = [*written.buffers, *carried.contents.values(), *(one.text for one in sources.values())]
+    said = {
+        "carried": list(carried.contents),
+        "how": "source",
+        "name": name,
+        "modules": _modules.as_header(sources.values()),
+    }
     return Parcel(name, b"".join(_blobs.pieces(written.head, buffers, **said)), arguments, inputs, sources)
 
 

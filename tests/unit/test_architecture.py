@@ -65,6 +65,7 @@ READ_THE_ENVIRONMENT = (
     "probe/",
     OWNER,
     "jobs/resource/",
+    "jobs/_inside.py",
 )
 ASYNC = (
     "clusters/_cluster.py",

@@ -40,6 +40,9 @@ WALKED = {
     "integration/test_job_shell.py::test_what_has_no_shell_says_what_to_do": (
         "a shell needs a terminal; `ports job logs {id}` shows", "a shell takes over the terminal; leave --json out",
     ),
+    "unit/test_job_files.py::test_another_file_is_never_overwritten_unless_forced": (
+        "is another file; pass force=True to replace it",
+    ),
     "integration/test_job_notices_home.py::test_the_end_of_a_job_is_said_where_ports_open_runs": (
         "`ports job show {id}` shows more",
     ),

@@ -43,6 +43,7 @@ class _Loaded(NamedTuple):
     name: str
     tree: _modules.Tree
     is_plain: bool = False  # it came from another version of Python, and its result goes there
+    carried: Mapping[str, Any] = {}  # the contents of files among the arguments, by their SHA-256
     is_far: bool = False  # it came from another machine, which reads plain data, and pickles where it trusts this one
 
 
@@ -73,6 +74,10 @@ def run(
     loaded: _Loaded | None = None
     try:
         loaded = _function(function)
+        if loaded.carried:
+            from ports.jobs import _files  # few functions have any
+
+            _files.here = loaded.carried
         args, kwargs = _blobs.load(
             arguments, f"the arguments of {loaded.name}()", results=lambda job: _result(results[job], job)
         )
@@ -165,7 +170,9 @@ def _function(blob: bytes) -> _Loaded:
     else:
         found = _blobs.load_parts(parts, what)
     call = getattr(found, "__ports_function__", found)  # of `@ports.job`: what it decorates
-    loaded = _Loaded(call, name, tree, is_plain, parts.header.get("results") == "plain")
+    names, last = parts.header.get("carried") or [], len(parts.buffers) - len(sources)
+    carried = dict(zip(names, parts.buffers[last - len(names) : last], strict=True))
+    loaded = _Loaded(call, name, tree, is_plain, carried, parts.header.get("results") == "plain")
     while _functions and (len(_functions) >= _MOST_FUNCTIONS or sum(map(len, _functions)) > _MOST_BYTES):
         del _functions[next(iter(_functions))]
     _functions[blob] = loaded
@@ -215,8 +222,9 @@ def _plain_if_possible(value: Any) -> bytes | None:
 
 def _unsendable(name: str, value: Any, error: Exception) -> Outcome:
     kind = type(value).__name__
-    way = _WAYS.get(kind, "return plain data, or write it to a file and return the path")
-    text = f"the result of {name}(), a {kind}, cannot be sent: {error}; {way}"
+    way = _WAYS.get(kind, "return plain data, or write it to a file and return ports.File(path)")
+    text = f"the result of {name}(), a {kind}, cannot be sent: {error}"
+    text += "" if isinstance(error, UnsendableError) and kind == "File" else f"; {way}"
     return Outcome("error", b"", {"type": "UnsendableError", "text": text, "traceback": ""})
 
 
