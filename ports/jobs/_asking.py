@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ports import listeners
-from ports.errors import ConflictError, NotFoundError, ResourceLostError, TimedOutError, UsageError
+from ports.errors import ConflictError, PortsError, ResourceLostError, TimedOutError, UsageError
 from ports.jobs import _copies, _logs, _model, _outputs, _places, _resource, _scripts, _submissions
 from ports.jobs._connection import Connection, revive
 from ports.jobs._model import ENDED, RUNNING, Capacity, JobId, LeaseState, parse_id
@@ -21,7 +21,7 @@ from ports.jobs._scripts import Script
 from ports.jobs._store import Store
 from ports.jobs._trees import Objects
 from ports.jobs._turn import Queue, Request
-from ports.probe import size
+from ports.probe import rest, size, words
 
 _TRIES = 3
 _PATIENCE = 10.0  # seconds for which the queue can be open in a process that does not answer
@@ -54,7 +54,7 @@ class Output:
         return self._row["state"] in ENDED
 
 
-def ask(op: str, **fields: Any) -> dict[str, Any]:
+def ask(op: str, blobs: Sequence[bytes] = (), **fields: Any) -> dict[str, Any]:
     """Return the answer of the resource of this machine to one request, or of the queue where none runs.
 
     Raises
@@ -68,25 +68,40 @@ def ask(op: str, **fields: Any) -> dict[str, Any]:
     while True:
         try:
             with Connection(places.socket) as connection:
-                return dict(connection.ask(op, **fields).header)
+                return dict(connection.ask(op, blobs, **fields).header)
         except ResourceLostError:
             try:
-                return _ask_queue(places, op, fields)
-            except ConflictError:  # a resource starts or ends, or somebody else looks
-                if time.monotonic() > end:
-                    raise
+                return _ask_queue(places, {"op": op, **fields}, blobs)
+            except words.Refused as refused:
+                # A resource starts or ends, or somebody else looks.
+                if not isinstance(refused, words.Busy) or time.monotonic() > end:
+                    raise revive(refused.told()) from refused
 
 
-def _ask_queue(places: _places.Places, op: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer one request from the store, which no resource has open; raises as `Store.open`."""
-    if not (places.store.exists() or places.submissions.exists()):
-        return _nothing(op, fields)
+def _ask_queue(places: _places.Places, header: dict[str, Any], blobs: Sequence[bytes]) -> dict[str, Any]:
+    """Answer one request from the queue on the disk, which no resource has open; raises Refused."""
+    if header["op"] == "prune":
+        return _prune_queue(places, header)
+
+    def looked(question: Callable[[Any], Any], is_lenient: bool) -> Any:
+        return rest.look(str(places.root), str(places.runtime), question, is_lenient)
+
+    told, _, _ = rest.answered(header, blobs, looked)
+    return dict(told)
+
+
+def _prune_queue(places: _places.Places, header: dict[str, Any]) -> dict[str, Any]:
+    """Remove old jobs at once: who asks wants room now, and a request left for later would need some itself.
+
+    What was submitted meanwhile is not taken in: only a resource knows what it can run.
+    """
+    if not places.store.exists():
+        return {"ids": [], "unfetched": []}
     store = Store.open(places, timeout=1.0)
     try:
         queue = Queue(store, capacity=Capacity(), is_alive=lambda _: LeaseState(None))
-        queue.tick()  # takes in what was submitted meanwhile
-        header = {"op": op, "n": 1, **fields}
-        (reply,) = [one for one in queue.turn([Request("here", header)]) if one.connection == "here"]
+        kept = [one for left in _submissions.read(places) for one in _needed(left.header)]
+        (reply,) = queue.turn([Request("here", {**header, "n": 1, "kept": kept})])
     finally:
         store.close()
     if (told := reply.header.get("error")) is not None:
@@ -94,19 +109,15 @@ def _ask_queue(places: _places.Places, op: str, fields: Mapping[str, Any]) -> di
     return dict(reply.header)
 
 
-def _nothing(op: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    if op == "list":
-        return {"rows": [], "counts": {}}
-    if op == "prune":
-        return {"ids": [], "unfetched": []}
-    if op == "status":
-        return {"counts": {}, "running": []}
-    named = fields.get("id") or next(iter(fields.get("ids") or ()), "")
-    raise _unknown(str(named))
-
-
-def _unknown(id: str) -> NotFoundError:
-    return NotFoundError("job", id, "`ports job list` shows what there is")
+def _needed(header: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the ids of the jobs for which a submission that was left waits."""
+    told = header.get("submission")
+    told = told if isinstance(told, dict) else {}
+    inputs = told.get("inputs")
+    for ids in (told.get("after"), *(inputs.values() if isinstance(inputs, dict) else ())):
+        for one in ids if isinstance(ids, list) else ():
+            with contextlib.suppress(UsageError):
+                yield str(parse_id(one))
 
 
 def list_jobs(*, newest: int = 50, **filters: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -259,9 +270,7 @@ def submit_script(
         for kept in (script.keep_environ(places, key), _copies.keep(places, key, script)):
             if kept is not None:
                 undone.callback(kept.unlink, missing_ok=True)
-        id = _submitted(places, key, script, start)
-        undone.pop_all()
-        return id
+        return _submitted(key, script, start, undone)
 
 
 def plan_copy(
@@ -317,20 +326,25 @@ def fetch(
     return done.row(parse_id(row["id"]))
 
 
-def _submitted(places: _places.Places, key: str, script: Script, start: bool) -> JobId:
+def _submitted(key: str, script: Script, start: bool, undone: contextlib.ExitStack) -> JobId:
+    """Submit a script. What was written for it goes (`undone`) only if it is sure that nothing was submitted."""
+    asked: dict[str, Any] = {"key": key, "submission": script.submission.to_json(), "count": None}
+    blobs, sent, was_lost = [script.blob(key)], contextlib.ExitStack(), False
     for left in range(_TRIES - 1, -1, -1):
         try:
-            connection = _resource.connect(start=start)
-        except NotFoundError:
-            return _submissions.leave(places, key, script.submission, [script.blob(key)])
-        try:
-            with connection:
-                told = script.submission.to_json()
-                reply = connection.ask("submit", [script.blob(key)], key=key, submission=told, count=None)
-                return parse_id(reply.header["id"])
+            with _resource.connect() if start else contextlib.nullcontext() as connection:
+                sent.push(undone.pop_all())  # from here on it can have arrived, whatever interrupts us
+                if connection is not None:
+                    return parse_id(connection.ask("submit", blobs, **asked).header["id"])
+                return parse_id(ask("submit", blobs, **asked)["id"])
         except ResourceLostError:
+            was_lost = True
             if not left:
                 raise
+        except PortsError:
+            if not was_lost:
+                sent.close()  # it was refused
+            raise
     raise AssertionError
 
 
@@ -347,8 +361,11 @@ def rerun(id: object, *, start: bool = True) -> JobId:
     row = show(id)
     if row.get("what") == "script":
         return submit_script(_scripts.again(row), start=start)
-    with _resource.connect(start=start) as connection:
-        return parse_id(connection.ask("rerun", id=str(parse_id(str(id)))).header["id"])
+    wanted = str(parse_id(str(id)))
+    if not start:
+        return parse_id(ask("rerun", id=wanted)["id"])
+    with _resource.connect() as connection:
+        return parse_id(connection.ask("rerun", id=wanted).header["id"])
 
 
 def prune(

@@ -95,6 +95,7 @@ class Changes:
             raise UsageError(f"unfetched: {short(unfetched)} is neither true nor false")
         self._ledger.save()
         needed = {one.number for live in self._ledger.lives.values() for one in _needed(live.spec)}
+        needed |= {one.number for one in _headers.ids_of(header, "kept", least=0)}
         rows = [row for row in self.store.prunable(self.exchange.now() - older, states) if row.number not in needed]
         kept = [] if unfetched else [row for row in rows if self._is_unfetched(row)]
         staying = {row.number for row in kept}
