@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ports.jobs._job import get as get
     from ports.jobs._job import list as list
     from ports.jobs._job import why_cached as why_cached
+    from ports.jobs._listening import listening as listening
     from ports.jobs._logs import follow as follow
     from ports.jobs._logs import last as last
     from ports.jobs._model import parse_duration as parse_duration
@@ -95,6 +96,7 @@ else:
                 "list",
                 "why_cached",
             ),
+            "_listening": ("listening",),
             "_logs": (
                 "follow",
                 "last",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ports.probe import rows as probe_rows
 
 NAME_LENGTH = 31
+_JOB = re.compile(r"[1-9][0-9]{0,11}(\.[0-9]{1,6})?", re.ASCII)
 
 
 def from_probe(document: Mapping[str, Any], host: str | None = None) -> tuple[Listener, ...]:
@@ -186,6 +187,7 @@ def _of_group(
         url_path=row.get("url_path", ""),
         reason=_reason(row),
         hub=bool(row.get("hub")),
+        job=_job(row),
         token=row.get("token") or None,
         # without a command line it is another user's: nothing is known of it
         exposed=tuple(_exposures.find(kind, group, its_own)) if "argv" in row else (),
@@ -203,10 +205,18 @@ def _reason(row: probe_rows.Listener) -> str | None:
     return None
 
 
+def _job(row: probe_rows.Listener) -> str | None:
+    """Return the id of the job that started a listener; a variable of its process has it, which can be anything."""
+    found = row.get("job")
+    return found if isinstance(found, str) and _JOB.fullmatch(found) else None
+
+
 def _preferred_name(row: probe_rows.Listener, kind: str) -> str | None:
     """Return the name that a listener would get if it were alone; None for another user's."""
     if "argv" not in row:
         return None
+    if (job := _job(row)) is not None:
+        return f"job-{job.replace('.', '-')}"
     if kind == "notebook":
         return slug(PurePosixPath(row.get("root") or "").name, "notebook")
     if kind != "listener":

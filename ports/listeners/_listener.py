@@ -19,7 +19,8 @@ class Listener:
 
     `state` is ``running``, ``starting``, ``stopped`` or ``unknown``; `reason` says more. `ports` started those that are
     `managed`. `http` is True if it answers HTTP, False if it says something else, None if that is not known.
-    What a JupyterHub started is a `hub`'s. Of another user's listener only `port`, `address` and `owner` are known.
+    What a JupyterHub started is a `hub`'s; `job` is the id of the job that started it. Of another user's listener only
+    `port`, `address` and `owner` are known.
     """
 
     host: str
@@ -43,6 +44,7 @@ class Listener:
     url_path: str = ""
     reason: str | None = None
     hub: bool = False
+    job: str | None = None
     exposed: tuple[Exposure, ...] = ()
     asked: tuple[str, ...] = ()  # the words of the command line that start it again as it was
     token: str | None = field(default=None, repr=False)
@@ -77,6 +79,7 @@ class Listener:
             "started_at": self.started_at,
             "stopped_at": self.stopped_at,
             "directory": _printable(self.directory),
+            "job": self.job,
             "open_to_network": self.open_to_network,
             "http": self.http,
             "exposed": [one.row() for one in self.exposed],

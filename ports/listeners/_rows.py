@@ -31,6 +31,7 @@ class ListenerRow(TypedDict):
     started_at: float | None
     stopped_at: float | None
     directory: str | None
+    job: str | None
     open_to_network: bool
     http: bool | None
     exposed: list[ExposureRow]

@@ -118,6 +118,7 @@ def describe(rows: "List[Json]") -> "Dict[int, List[int]]":
             row["argv"] = argv_of(pid)
             row["started_at"] = round(booted + started[2] / ticks, 1) if started else None
             row["cwd"] = link_of("/proc/%d/cwd" % pid)
+            row["job"] = job_of(pid)
         row["kind"] = kind_of(row["argv"], row["port"])
     return ancestors
 
@@ -125,6 +126,14 @@ def describe(rows: "List[Json]") -> "Dict[int, List[int]]":
 def argv_of(pid: int) -> "List[str]":
     """Return the command line of a process."""
     return read_bytes("/proc/%d/cmdline" % pid, once=True).decode("utf-8", "surrogateescape").split("\0")[:-1]
+
+
+def job_of(pid: int) -> "Optional[str]":
+    """Return the id of the job that started a process of this user; None if none did."""
+    for one in read_bytes("/proc/%d/environ" % pid, once=True).split(b"\0"):
+        if one.startswith(b"PORTS_JOB="):
+            return one[10:].decode("ascii", "replace")
+    return None
 
 
 def without_other_sockets(rows: "List[Json]", known: "Set[str]", uid: int) -> "List[Json]":

@@ -28,6 +28,7 @@ class _Recognised(TypedDict, total=False):
     token: str | None
     password: bool
     hub: bool  # a JupyterHub started it
+    job: str | None  # the id of the job that started it
 
 
 class Listener(OthersListener, _Recognised):

@@ -185,8 +185,12 @@ def _service(document: dict[str, Any], host: str, one: Listener) -> Service:
 
 
 def _is_opened(one: Listener) -> bool:
-    """Tell whether a target that names only the host opens this: sessions, and Dask clusters started by hand."""
-    return (is_session(one.kind) and not one.hub) or (one.kind == "dask-scheduler" and one.http is True)
+    """Tell whether a target that names only the host opens this.
+
+    These are sessions, Dask clusters started by hand, and pages of jobs, such as a TensorBoard that a script started.
+    """
+    is_page = one.kind == "dask-scheduler" or one.job is not None
+    return (is_session(one.kind) and not one.hub) or (is_page and one.http is True and not one.hub)
 
 
 def _is_unread(one: Listener) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ports import clusters, listeners, notebooks
+from ports import clusters, jobs, listeners, notebooks
 from ports.listeners import Listener
 from ports.state.waiting import wait_until
 from tests.integration.conftest import Home
@@ -37,6 +37,26 @@ def web(home: Home) -> Iterator[int]:
         assert child.stdout is not None
         try:
             yield int(child.stdout.readline())
+        finally:
+            child.terminate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the variables of a process are in /proc")
+def test_what_a_job_opens_is_found_with_its_id(home: Home) -> None:
+    code = (
+        "import http.server as h; s = h.HTTPServer(('127.0.0.1', 0), h.SimpleHTTPRequestHandler); "
+        "print(s.server_port, flush=True); s.serve_forever()"
+    )
+    command, environ = [sys.executable, "-I", "-c", code], {**os.environ, "PORTS_JOB": "4711"}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdout is not None
+        try:
+            port = int(child.stdout.readline())
+            (found,) = [one for one in listeners.list() if one.port == port]
+            assert (found.name, found.job, found.http) == ("job-4711", "4711", True)
+            (told,) = jobs.listening(None, "4711")
+            assert (told["port"], told["is_page"], told["local_url"]) == (port, True, f"http://localhost:{port}/")
+            assert jobs.listening(None, "47") == []
         finally:
             child.terminate()
 

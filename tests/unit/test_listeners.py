@@ -226,6 +226,23 @@ def test_of_two_servers_of_one_name_the_older_keeps_the_plain_name() -> None:
     assert elsewhere[8002] == names[8001]  # it follows from the directory, not from the port
 
 
+def test_what_a_job_opens_is_called_after_it() -> None:
+    rows = [row(job="12", kind="tensorboard", http=True), row(job="12", port=8001, pid=101, started_at=9.0)]
+    found = from_probe(document(*rows, row(job="7.3", port=8002, pid=102)))
+    assert [(one.name, one.job, one.port) for one in found if one.job == "12"] == [
+        ("job-12", "12", 8000),
+        ("job-12-8001", "12", 8001),
+    ]
+    (of_map,) = [one for one in found if one.job == "7.3"]
+    assert (of_map.name, of_map.row()["job"]) == ("job-7-3", "7.3")
+
+
+@pytest.mark.parametrize("job", ["", "x", "0", "1.", "../1", "1\x1b", "9" * 40, 12, None, ["1"]], ids=repr)
+def test_a_job_that_is_none_gives_no_name(job: Any) -> None:
+    found = one(row(job=job))
+    assert (found.name, found.job) == ("app", None)
+
+
 def test_a_cluster_keeps_its_name_before_all_others() -> None:
     found = from_probe(document(notebook("/a/main", started_at=0.0), clusters=[session("main")]))
     assert [one.name for one in found if one.kind == "cluster"] == ["main"]

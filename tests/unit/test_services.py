@@ -55,6 +55,15 @@ def test_a_host_opens_notebooks_and_clusters_and_leaves_the_rest() -> None:
     ]
 
 
+def test_a_host_opens_the_page_of_a_job_and_not_its_other_ports() -> None:
+    board = row(6006, kind="tensorboard", http=True, job="12")
+    rendezvous, hub = row(29500, http=None, job="12"), row(8000, http=True, job="12", hub=True)
+    (found,) = choose("far", board, rendezvous, hub, row(6007, kind="tensorboard", http=True))
+    assert (found.kind, found.name, found.remote, found.key) == ("tensorboard", "job-12", "127.0.0.1:6006", "port-6006")
+    (by_name,) = choose("far:job-12-29500", board, rendezvous)
+    assert by_name.remote == "127.0.0.1:29500"
+
+
 def test_a_name_and_its_port_mean_the_same_link() -> None:
     by_name, by_port = choose("far:thesis", LAB), choose("far:8888", LAB)
     assert by_name == by_port
