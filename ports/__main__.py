@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
 from typing import NoReturn
 
@@ -33,6 +35,21 @@ def _begin(words: list[str]) -> None:
         from ports.hosts import begin_probe
 
         begin_probe(hosts, {"all": False, "port": None})  # what `listeners.list` asks
+    if words[:1] == ["job"] and words[1:2] != ["shell"]:
+        _begin_jobs(words[1:])
+
+
+def _begin_jobs(words: list[str]) -> None:
+    """Begin to connect to the host of ``ports job … -H HOST``, or of an id such as ``server1:12``."""
+    own = words[: words.index("--")] if "--" in words else words
+    named = [after for word, after in itertools.pairwise(own) if word in ("-H", "--host")]
+    named += [word.partition(":")[0] for word in own[1:] if re.fullmatch(r"[A-Za-z][\w.-]*:\d+(\.\d+)?", word)]
+    if len(dict.fromkeys(named)) == 1 and not {"-h", "--help", "--dry-run"}.intersection(own):
+        from ports import hosts, jobs
+
+        for one in named[0].split(","):
+            if one and hosts.targets.HOST.fullmatch(one) and not hosts.is_here(one):
+                jobs.begin(one)
 
 
 if __name__ == "__main__":

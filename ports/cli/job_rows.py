@@ -19,26 +19,6 @@ _ENDED = ("finished", "error", "cancelled", "lost")
 _ORDER = ("running", "pending", "finished", "error", "cancelled", "lost")
 
 
-_IDS = ("cancelled", "ending", "ended_already", "removed", "unfetched", "after")  # keys of lists of ids
-
-
-def at_home(host: str, document: Any) -> Any:
-    """Return what `ports job` on `host` says, with the ids that its jobs have here: ``server1:12``."""
-    if isinstance(document, list):
-        return [at_home(host, one) for one in document]
-    if not isinstance(document, dict):
-        return document
-    told = {**document, "host": host} if "id" in document and "state" in document else dict(document)
-    if told.get("id") is not None:
-        told["id"] = f"{host}:{told['id']}"
-    if isinstance(told.get("asked"), dict):
-        told["asked"] = at_home(host, told["asked"])
-    for name in _IDS:
-        if isinstance(told.get(name), list):
-            told[name] = [f"{host}:{one}" for one in told[name]]
-    return told
-
-
 def without_host(host: str | None, id: str) -> str:
     """Return the id that a job has on `host`, which may be named in it."""
     named, _, number = id.rpartition(":")

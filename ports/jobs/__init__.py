@@ -13,20 +13,8 @@ if TYPE_CHECKING:
     from ports.jobs._api import job as job
     from ports.jobs._api import map as map
     from ports.jobs._api import submit as submit
-    from ports.jobs._asking import cancel as cancel
-    from ports.jobs._asking import copy_files as copy_files
-    from ports.jobs._asking import fetch as fetch
-    from ports.jobs._asking import is_new as is_new
-    from ports.jobs._asking import is_running as is_running
-    from ports.jobs._asking import list_jobs as list_jobs
-    from ports.jobs._asking import output as output
     from ports.jobs._asking import plan_copy as plan_copy
-    from ports.jobs._asking import prune as prune
-    from ports.jobs._asking import rerun as rerun
-    from ports.jobs._asking import show as show
-    from ports.jobs._asking import submit_script as submit_script
-    from ports.jobs._asking import wait as wait
-    from ports.jobs._asking import where as where
+    from ports.jobs._client import begin as begin
     from ports.jobs._files import File as File
     from ports.jobs._inside import directory as directory
     from ports.jobs._inside import progress as progress
@@ -35,10 +23,10 @@ if TYPE_CHECKING:
     from ports.jobs._job import JobMap as JobMap
     from ports.jobs._job import get as get
     from ports.jobs._job import list as list
-    from ports.jobs._job import why_cached as why_cached
     from ports.jobs._listening import listening as listening
     from ports.jobs._logs import follow as follow
     from ports.jobs._logs import last as last
+    from ports.jobs._machine import at as at
     from ports.jobs._model import parse_duration as parse_duration
     from ports.jobs._model import parse_id as parse_id
     from ports.jobs._notices import notice_line as notice_line
@@ -67,22 +55,8 @@ else:
                 "map",
                 "submit",
             ),
-            "_asking": (
-                "cancel",
-                "copy_files",
-                "fetch",
-                "is_new",
-                "is_running",
-                "list_jobs",
-                "output",
-                "plan_copy",
-                "prune",
-                "rerun",
-                "show",
-                "submit_script",
-                "wait",
-                "where",
-            ),
+            "_asking": ("plan_copy",),
+            "_client": ("begin",),
             "_files": ("File",),
             "_inside": (
                 "directory",
@@ -94,13 +68,13 @@ else:
                 "JobMap",
                 "get",
                 "list",
-                "why_cached",
             ),
             "_listening": ("listening",),
             "_logs": (
                 "follow",
                 "last",
             ),
+            "_machine": ("at",),
             "_model": (
                 "parse_duration",
                 "parse_id",

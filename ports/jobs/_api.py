@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from ports.errors import TimedOutError, UsageError
-from ports.jobs import _blobs, _cache, _client, _function_key, _model, _progress, _travel, _where
+from ports.jobs import _blobs, _cache, _client, _function_key, _model, _progress, _several, _travel, _where
 from ports.jobs._digest import NoDigestError
 from ports.jobs._job import End, Job, JobMap, of_one_machine
 from ports.jobs._model import FINISHED, JobId, Needs, Retries, Submission
@@ -122,8 +122,8 @@ class JobFunction(Generic[P, R]):
         UsageError
             It needs more than the machine has.
         """
-        where = _where.current.get()
-        id, _ = _submit(self, [(args, kwargs)], None, None)
+        with _several.chosen(self._needs()) as where:
+            id, _ = _submit(self, [(args, kwargs)], None, None)
         return Job(id, self._name(None), where)
 
     def map(self, *iterables: Iterable[Any], name: str | None = None) -> JobMap:
@@ -133,9 +133,12 @@ class JobFunction(Generic[P, R]):
             return JobMap(None, 0, self._name(name))
         if len(calls) > _model.MOST_JOBS:
             raise UsageError(f"{len(calls)} jobs are too many for one map; submit up to {_model.MOST_JOBS} at once")
-        where = _where.current.get()
-        id, count = _submit(self, calls, len(calls), name)
+        with _several.chosen(self._needs()) as where:
+            id, count = _submit(self, calls, len(calls), name)
         return JobMap(id, count or len(calls), self._name(name), where)
+
+    def _needs(self) -> Needs:
+        return self.options.submission("job").needs
 
     def _name(self, name: str | None) -> str:
         return name or self.options.name or _travel.short_name(self)
@@ -381,8 +384,9 @@ class host:
 
     Parameters
     ----------
-    name : str, optional
-        An alias of ``~/.ssh/config``. Default: this machine.
+    name : str or list of str, optional
+        An alias of ``~/.ssh/config``. Default: this machine. Of several, ``"gpu1,gpu2"`` or a list, each job goes to
+        the first that can begin it at once, else to the one with the shortest wait; `Job.host` says which.
     trust : bool
         Unpickle what that machine sends: it can run any code here then. Default: the setting
         ``ports.hosts.<alias>.trust``; without it numbers, texts, bytes, lists, tuples, sets, dicts and numpy arrays
@@ -396,11 +400,13 @@ class host:
     ('server1:12', 42)
     """
 
-    def __init__(self, name: str | None = None, *, trust: bool = False) -> None:
+    def __init__(self, name: str | Sequence[str] | None = None, *, trust: bool = False) -> None:
         if not isinstance(trust, bool):
             raise UsageError(f"trust={trust!r} is neither True nor False")
         self.name = name
-        self._where = _where.Where(_where.alias(name), trust)
+        among = _where.aliases(name)
+        one = among[0] if len(among) == 1 else None if among else _where.alias(name)
+        self._where = _where.Where(one, trust, among if len(among) > 1 else ())
         self._before: list[Any] = []
 
     def __enter__(self) -> host:

@@ -23,6 +23,8 @@ from ports.jobs._trees import Objects
 from ports.jobs._turn import Queue, Request
 from ports.probe import rest, size, words
 
+#: The machine; for `_afar` an alias.
+host: str | None = None
 _TRIES = 3
 _PATIENCE = 10.0  # seconds for which the queue can be open in a process that does not answer
 _EVERY, _EVERY_WITHOUT = 1.0, 2.0  # seconds between two looks at jobs that are waited for
@@ -35,6 +37,11 @@ class Output:
         self.id = parse_id(row["id"])
         self.stamped = row.get("what") == "script"
         self._row, self._look_at = row, 0.0
+
+    @property
+    def called(self) -> str:
+        """What the job is called here."""
+        return str(self.id)
 
     def files(self) -> dict[str, Path]:
         """Return the file of each stream; it need not exist."""
@@ -203,18 +210,41 @@ def is_running() -> bool:
     return True
 
 
-def is_new() -> bool:
-    """Say whether nothing was ever submitted on this machine."""
-    ids = _places.here().ids
-    return not ids.is_dir() or not any(ids.iterdir())
-
-
 def where() -> str:
     """Return in a sentence where jobs are kept, and how much room is there."""
     places = _places.here()
     text = f"jobs and what they print are kept below {places.data}, where {size(shutil.disk_usage(places.data).free)}"
     ways = "; the setting jobs.directory names another disk" if places.data == places.root else ""
     return f"{text} are free{ways}"
+
+
+def why(id: object) -> dict[str, Any]:
+    """Return the row of a job, with a sentence why it is in its state as ``why``, if that has no reason.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such job.
+    """
+    row = show(id)
+    if row["state"] == _model.PENDING and not is_running():
+        row["why"] = "no compute resource runs here; `ports resource start` goes on"
+    if (row.get("note") or {}).get("cache") and not row.get("reason"):
+        row["why"] = why_cached(row)
+    return row
+
+
+def why_cached(row: Mapping[str, Any]) -> str:
+    """Return in a sentence why the job of a row ran, or took its result from the cache."""
+    from ports.jobs import _cache
+
+    note = row.get("note") or {}
+    if "cache" not in note or "key" not in note:
+        said = "its function has cache='off', or something of it has no digest"
+        return str(note.get("cache") or (said if row["state"] in ENDED else f"it is {row['state']}"))
+    if note["cache"] == "hit":
+        return "its result came from the cache"
+    return f"it ran, because {_cache.here().why_kept(str(note['function']), str(note['key']))}"
 
 
 def cancel(ids: Sequence[object]) -> dict[str, list[str]]:
@@ -242,6 +272,7 @@ def submit_script(
     *,
     start: bool = True,
     copied: Callable[[dict[str, Any]], None] = lambda row: None,
+    said: Callable[[str], None] = lambda text: None,
 ) -> JobId:
     """Submit a script, and return its id once it is durable.
 
@@ -251,6 +282,8 @@ def submit_script(
         It runs in place; a plan: in a copy of its directory, which is made now.
     copied : callable
         Gets what was copied, and what stays behind.
+    said : callable
+        Gets what the resource says of it, such as that no notice can be sent.
     start : bool
         Start the compute resource if none runs. Else the job waits until one is started.
 
@@ -270,7 +303,10 @@ def submit_script(
         for kept in (script.keep_environ(places, key), _copies.keep(places, key, script)):
             if kept is not None:
                 undone.callback(kept.unlink, missing_ok=True)
-        return _submitted(key, script, start, undone)
+        reply = _submitted(key, script, start, undone)
+        if reply.get("said"):
+            said(str(reply["said"]))
+        return parse_id(reply["id"])
 
 
 def plan_copy(
@@ -303,6 +339,14 @@ def plan_copy(
     return _copies.plan(script, out=out, send_all=send_all, reuse=found)
 
 
+def files(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return where the files of a job are that are there; a map has none."""
+    if row.get("count") is not None:
+        return {}
+    found = {name: path for name, path in Output(row).files().items() if path.exists()}
+    return {name: str(path) for name, path in (found | copy_files(row)).items()}
+
+
 def copy_files(row: Mapping[str, Any]) -> dict[str, Path]:
     """Return where the copy of a job is, and the patch of what was not committed; none of a job that ran in place."""
     workspace = ((row.get("asked") or {}).get("script") or {}).get("workspace")
@@ -326,7 +370,7 @@ def fetch(
     return done.row(parse_id(row["id"]))
 
 
-def _submitted(key: str, script: Script, start: bool, undone: contextlib.ExitStack) -> JobId:
+def _submitted(key: str, script: Script, start: bool, undone: contextlib.ExitStack) -> dict[str, Any]:
     """Submit a script. What was written for it goes (`undone`) only if it is sure that nothing was submitted."""
     asked: dict[str, Any] = {"key": key, "submission": script.submission.to_json(), "count": None}
     blobs, sent, was_lost = [script.blob(key)], contextlib.ExitStack(), False
@@ -335,8 +379,8 @@ def _submitted(key: str, script: Script, start: bool, undone: contextlib.ExitSta
             with _resource.connect() if start else contextlib.nullcontext() as connection:
                 sent.push(undone.pop_all())  # from here on it can have arrived, whatever interrupts us
                 if connection is not None:
-                    return parse_id(connection.ask("submit", blobs, **asked).header["id"])
-                return parse_id(ask("submit", blobs, **asked)["id"])
+                    return dict(connection.ask("submit", blobs, **asked).header)
+                return ask("submit", blobs, **asked)
         except ResourceLostError:
             was_lost = True
             if not left:

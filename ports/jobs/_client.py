@@ -12,18 +12,21 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ports.errors import NotFoundError, PortsError, ResourceLostError, TimedOutError, warn
-from ports.jobs import _asking, _places, _resource, _there
+from ports.errors import PortsError, ResourceLostError, TimedOutError, warn
+from ports.jobs import _there
 from ports.jobs._connection import Connection
 from ports.jobs._protocol import Frame
+from ports.jobs._there import FarConnection
 
 _TRIES, _PAUSE = 5, 0.2
 _FAR_SECONDS, _LONGEST_PAUSE = 60.0, 10.0  # how long the way to another machine can be cut
 _SAID_AFTER = 10.0
+_LOCK_SECONDS = 1.0
 
 _lock = threading.Lock()
 _locks: dict[str | None, threading.Lock] = {}
 _connections: dict[str | None, Connection] = {}
+_failed: dict[str, PortsError] = {}  # what `begin` raised, until somebody asks
 
 
 def _lock_of(host: str | None) -> threading.Lock:
@@ -37,26 +40,47 @@ def connection(host: str | None = None, *, start: bool | None = True) -> Connect
     Parameters
     ----------
     start : bool or None
-        Start the compute resource if none runs; None: unless somebody has stopped it.
+        Start the compute resource if none runs; None: unless somebody has stopped it. Without one, another machine is
+        asked all the same what its disk says.
 
     Raises
     ------
-    NotFoundError
-        None runs, and none is started.
+    ResourceLostError
+        None runs on this machine, and none is started.
     SSHError
         The host cannot be reached.
     """
     with _lock_of(host):
+        if host is not None and (failed := _failed.pop(host, None)) is not None:
+            raise failed
         found = _connections.get(host)
-        if found is None or found.is_lost:
+        if found is None or found.is_lost or (start and isinstance(found, FarConnection) and found.is_at_rest):
             _drop(host)
             found = _connections[host] = _connected(host, start)
         return found
 
 
+def begin(host: str) -> None:
+    """Begin to connect to another machine, while this process does other work. The next `connection` waits for it."""
+    locked = threading.Event()
+
+    def run() -> None:
+        with _lock_of(host):
+            locked.set()
+            try:
+                _connections[host] = _connected(host, start=False)
+            except PortsError as error:
+                _failed[host] = error
+
+    threading.Thread(target=run, name=f"jobs of {host}", daemon=True).start()
+    locked.wait(_LOCK_SECONDS)
+
+
 def _connected(host: str | None, start: bool | None) -> Connection:
     if host is not None:
-        return _there.connect(host, start=start)
+        return _there.connect(host, start=start, at_rest=not start)
+    from ports.jobs import _places, _resource  # 60 ms, which who asks another machine does not need
+
     return _resource.connect() if start is not False else Connection(_places.here().socket)
 
 
@@ -78,8 +102,23 @@ def disconnect() -> None:
             _drop(host)
 
 
-def ask(op: str, blobs: Sequence[bytes] = (), *, host: str | None = None, **fields: Any) -> Frame:
+def ask(
+    op: str,
+    blobs: Sequence[bytes] = (),
+    *,
+    host: str | None = None,
+    start: bool | None = True,
+    is_patient: bool = False,
+    **fields: Any,
+) -> Frame:
     """Return the answer to a request that can be repeated: where the connection ends, it is.
+
+    Parameters
+    ----------
+    start : bool or None
+        As in `connection`.
+    is_patient : bool
+        Ask another machine until it answers, however long the way to it is cut. So does who waits for an end.
 
     Raises
     ------
@@ -87,7 +126,7 @@ def ask(op: str, blobs: Sequence[bytes] = (), *, host: str | None = None, **fiel
         What the resource raised.
     """
     wait = fields.get("wait")
-    tries, end = _tries(host, waits="wait" in fields), time.monotonic() + float(wait or 0)
+    tries, end = _tries(host, start, waits=is_patient or "wait" in fields), time.monotonic() + float(wait or 0)
     while True:
         try:
             return connection(host, start=tries.start).ask(op, blobs, **fields)
@@ -105,14 +144,40 @@ def look(op: str, *, host: str | None = None, **fields: Any) -> dict[str, Any]:
     PortsError
         What the resource, or the queue, raised.
     """
+    if host is not None:
+        return dict(ask(op, host=host, start=False, **fields).header)
     with contextlib.suppress(ResourceLostError):
+        return dict(connection(start=False).ask(op, **fields).header)
+    from ports.jobs import _asking
+
+    return _asking.ask(op, **fields)
+
+
+def watch(ids: Sequence[str], end: float, *, host: str) -> Iterator[Frame]:
+    """Yield what another machine says of jobs: now, and at each change, until all have ended.
+
+    Parameters
+    ----------
+    end : float
+        When to stop, of the monotonic clock.
+
+    Raises
+    ------
+    TimedOutError
+        Some had not ended by then.
+    """
+    tries = _tries(host, False, waits=True)
+    while True:
+        left = None if end == float("inf") else max(0.01, end - time.monotonic())
         try:
-            asked = connection(host, start=False)
-        except NotFoundError:
-            assert host is not None
-            return _there.look(host, op, fields)
-        return dict(asked.ask(op, **fields).header)
-    return _asking.ask(op, **fields) if host is None else dict(ask(op, host=host, **fields).header)
+            for frame in connection(host, start=tries.start).stream("watch", ids=list(ids), timeout=left):
+                yield frame
+                tries = _tries(host, None, waits=True)
+            return
+        except TimedOutError:
+            raise
+        except PortsError as error:
+            tries.pause(error)
 
 
 def results(id: str, end: float | None, *, host: str | None = None) -> Iterator[Frame]:
@@ -128,14 +193,14 @@ def results(id: str, end: float | None, *, host: str | None = None) -> Iterator[
     TimedOutError
         Some had not ended by then.
     """
-    begin, tries = 0, _tries(host, waits=True)
+    begin, tries = 0, _tries(host, True, waits=True)
     while True:
         wait = None if end is None else max(0.0, end - time.monotonic())
         try:
             asked: dict[str, Any] = {"id": id, "wait": wait, "from": begin}
             for frame in connection(host, start=tries.start).stream("result", **asked):
                 yield frame
-                begin, tries = frame.header.get("next", begin), _tries(host, waits=True)
+                begin, tries = frame.header.get("next", begin), _tries(host, True, waits=True)
         except PortsError as error:
             tries.pause(error)
             continue
@@ -155,6 +220,8 @@ class _Here:
 
     def pause(self, error: PortsError) -> None:
         """Wait for a resource that crashed; raise `error` if none is left, or somebody has stopped it."""
+        from ports.jobs import _resource
+
         self._left -= 1
         if not isinstance(error, ResourceLostError) or not self._left or _resource.find_resource() is None:
             raise error
@@ -164,9 +231,9 @@ class _Here:
 class _Far:
     """For how long a request is repeated when the way to another machine is cut: for ever by who waits for an end."""
 
-    def __init__(self, host: str, *, waits: bool) -> None:
+    def __init__(self, host: str, start: bool | None, *, waits: bool) -> None:
         self._host, self._waits = host, waits
-        self.start: bool | None = True
+        self.start = start
         self._was_there = host in _connections
         self._began: float | None = None
         self._pause, self._said = _PAUSE, False
@@ -180,7 +247,7 @@ class _Far:
         if not (is_lost or (self._was_there and _there.is_cut(error))) or is_late:
             error.where = error.where or self._host
             raise error
-        self._was_there, self.start = True, None  # else nothing would have been lost
+        self._was_there, self.start = True, self.start and None  # else nothing would have been lost
         if now - self._began > _SAID_AFTER and not self._said:
             self._said = True
             warn(f"{self._host} is not reached ({error}); it is asked again until it answers. Ctrl-C ends the wait")
@@ -188,8 +255,8 @@ class _Far:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
-def _tries(host: str | None, *, waits: bool) -> _Here | _Far:
-    return _Here() if host is None else _Far(host, waits=waits)
+def _tries(host: str | None, start: bool | None, *, waits: bool) -> _Here | _Far:
+    return _Here() if host is None else _Far(host, start, waits=waits)
 
 
 atexit.register(disconnect)  # while what it needs is still there

@@ -21,7 +21,7 @@ from ports.errors import (
     UnsendableError,
     UsageError,
 )
-from ports.jobs import _asking, _client, _logs, _model, _there, _travel, _where
+from ports.jobs import _client, _logs, _machine, _model, _travel, _where
 from ports.jobs._model import CANCELLED, ENDED, FINISHED, LOST, JobId, parse_id
 from ports.jobs._where import Where
 
@@ -145,11 +145,14 @@ class Job:
 
     def logs(self) -> str:
         """Return what it printed so far: of a function stdout, then stderr; of a script both in their order."""
-        if self.host is not None:
-            return _there.logs(self.host, str(self._id))
-        found = _asking.output(self.id)
+        found = _machine.at(self.host).output(self.id)
         pieces, _ = _logs.last(found.files(), 0, stamped=found.stamped)
         return b"".join(one.text for one in pieces).decode("utf-8", "backslashreplace")
+
+    def why(self) -> str:
+        """Return why it waits, failed, or is lost, and whether its result came from the cache."""
+        row = _machine.at(self.host).why(self.id)
+        return str(row.get("why") or row.get("reason") or f"it is {row['state']}")
 
     # --- its end ---
 
@@ -414,7 +417,7 @@ def get(id: object) -> Job | JobMap:
 def _row(host: str | None, id: JobId) -> dict[str, Any]:
     """Return what the machine of a job says of it, with the id that it has here."""
     row: dict[str, Any] = _client.look("show", host=host, id=str(id))["row"]
-    return row if host is None else {**row, "id": _where.called(host, parse_id(row["id"])), "host": host}
+    return row if host is None else dict(_where.at_home(host, row))
 
 
 def _of_row(host: str | None, row: Mapping[str, Any]) -> Job | JobMap:
@@ -440,29 +443,6 @@ def list(newest: int = 50, **filters: Any) -> Sequence[Job | JobMap]:
     host = _where.current.get().host
     rows = _client.look("list", host=host, newest=min(newest, _MOST_LISTED), filters=filters)["rows"]
     return [_of_row(host, row) for row in rows]
-
-
-def why_cached(id: object) -> str:
-    """Return in a sentence why a job ran, or took its result from the cache.
-
-    Raises
-    ------
-    NotFoundError
-        There is no such job.
-    """
-    from ports.jobs import _cache
-
-    host, wanted = _where.split(id)
-    if host is not None:
-        return _there.why(host, str(wanted))
-    row = _row(None, wanted)
-    note = row.get("note") or {}
-    if "cache" not in note or "key" not in note:
-        said = "its function has cache='off', or something of it has no digest"
-        return note.get("cache") or (said if row["state"] in ENDED else f"it is {row['state']}")
-    if note["cache"] == "hit":
-        return "its result came from the cache"
-    return f"it ran, because {_cache.here().why_kept(str(note['function']), str(note['key']))}"
 
 
 def of_one_machine(job: object) -> Job | JobMap:

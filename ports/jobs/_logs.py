@@ -1,7 +1,9 @@
 """What a job printed: its last lines, and all that comes; stdout and stderr apart or together.
 
 The output of a script has a stamp before each line (`resource/script.py`), that of a function has none. A file that has
-grown too large was moved to ``<file>.1``. A `Position` says how far somebody has read, also across that.
+grown too large was moved to ``<file>.1``. A `Position` says how far somebody has read, also across that: a file is
+known by the stamp with which it begins, wherever it lies now. So each look reads one file, here or on another machine,
+and no look depends on the one before.
 """
 
 from __future__ import annotations
@@ -13,15 +15,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple, Protocol
 
 from ports.jobs._durable import translated
 
 STREAMS = ("stdout", "stderr")
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) ")
-_WIDTH = 25  # of a stamp with its blank
+WIDTH = 25  # of a stamp with its blank
 _BLOCK = 1 << 16
-_ROUND = 1 << 20  # bytes of a stream that one look returns
+MOST = 1 << 20  # bytes of a stream that one look returns
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,62 @@ class Position:
         return cls(found[1], int(found[2]), not found[3]) if found else cls()
 
 
-def last(files: Mapping[str, Path], lines: int, *, stamped: bool) -> tuple[list[Piece], dict[str, Position]]:
+class Part(NamedTuple):
+    """What one look at a file found: its size, its first `WIDTH` bytes, and `data`, which begins at `offset`."""
+
+    size: int
+    head: bytes
+    offset: int
+    data: bytes
+
+    def first(self, stamped: bool) -> str:
+        """Return the stamp with which the file begins; empty where it has none."""
+        found = _STAMP.match(self.head) if stamped else None
+        return found[1].decode() if found else ""
+
+
+class Source(Protocol):
+    """A file of output, here or on another machine."""
+
+    def read(self, offset: int, most: int) -> Part | None:
+        """Return up to `most` bytes of the file from `offset`, which counts from its end if it is negative.
+
+        None: there is no such file.
+        """
+
+    @property
+    def older(self) -> Source:
+        """What the file was before it was moved away."""
+
+
+class File:
+    """A file of output on this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def older(self) -> File:
+        """The file to which this one is moved when it has grown too large."""
+        return File(self.path.with_name(self.path.name + ".1"))
+
+    def read(self, offset: int, most: int) -> Part | None:
+        """Return a part of it; raises StoreError."""
+        with translated(self.path), contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            begin = max(0, size + offset) if offset < 0 else offset
+            return Part(size, os.pread(file.fileno(), WIDTH, 0), begin, os.pread(file.fileno(), most, begin))
+        return None
+
+
+Files = Mapping[str, Path] | Mapping[str, Source]
+
+
+def _sources(files: Files) -> dict[str, Source]:
+    return {stream: File(one) if isinstance(one, Path) else one for stream, one in files.items()}
+
+
+def last(files: Files, lines: int, *, stamped: bool) -> tuple[list[Piece], dict[str, Position]]:
     """Return the last `lines` lines (0: all) of the streams together, and how far that is.
 
     Parameters
@@ -80,16 +137,15 @@ def last(files: Mapping[str, Path], lines: int, *, stamped: bool) -> tuple[list[
     """
     found: list[Piece] = []
     positions: dict[str, Position] = {}
-    for stream, path in files.items():
-        with translated(path):
-            pieces, positions[stream] = _last_of(stream, path, lines, stamped)
-            found += pieces
+    for stream, source in _sources(files).items():
+        pieces, positions[stream] = _last_of(stream, source, lines, stamped)
+        found += pieces
     found = _in_order(found) if stamped else found
     return (found[-lines:] if lines else found), positions
 
 
 def follow(
-    find: Callable[[], Mapping[str, Path]],
+    find: Callable[[], Files],
     positions: Mapping[str, Position],
     *,
     stamped: bool,
@@ -112,10 +168,9 @@ def follow(
     while True:
         over = is_over()
         found: list[Piece] = []
-        for stream, path in find().items():
-            with translated(path):
-                pieces, now[stream] = read_on(stream, path, now.get(stream, Position()), stamped=stamped)
-                found += pieces
+        for stream, source in _sources(find()).items():
+            pieces, now[stream] = read_on(stream, source, now.get(stream, Position()), stamped=stamped)
+            found += pieces
         if found:
             yield (_in_order(found) if stamped else found), dict(now)
         elif over:
@@ -124,66 +179,40 @@ def follow(
             time.sleep(every)
 
 
-def read_on(stream: str, path: Path, position: Position, *, stamped: bool) -> tuple[list[Piece], Position]:
+def read_on(stream: str, source: Source | Path, position: Position, *, stamped: bool) -> tuple[list[Piece], Position]:
     """Return what was written to a file after `position`, at most about 1 MiB, and how far that is.
 
     What was lost by rotation meanwhile is left out.
     """
-    with contextlib.ExitStack() as stack:
-        older, newer = _both(path, stack)
-        if newer is None:
+    file = File(source) if isinstance(source, Path) else source
+    newer = file.read(position.offset, MOST)
+    if newer is not None and newer.first(stamped) == position.first:
+        return _read(stream, file, newer, position, stamped)
+    older = file.older.read(position.offset, MOST) if stamped else None
+    if older is not None:
+        before = older.first(stamped)
+        start = position if position.first == before else Position(before)
+        pieces, at = _read(stream, file.older, older, start, stamped)
+        if pieces or newer is None:
+            return pieces, at
+    if newer is None:
+        return [], position
+    return _read(stream, file, newer, Position(newer.first(stamped)), stamped)
+
+
+def _read(stream: str, file: Source, part: Part, position: Position, stamped: bool) -> tuple[list[Piece], Position]:
+    """Return the pieces of a file after `position`, of which `part` was read."""
+    offset = position.offset if position.offset <= part.size else 0
+    if part.offset != offset:
+        again = file.read(offset, MOST)
+        if again is None or again.first(stamped) != part.first(stamped):  # moved away meanwhile: the next look finds it
             return [], position
-        first = _first(newer, stamped)
-        if first == position.first or (not position.first and older is None):
-            return _read(stream, newer, position, first, stamped)
-        assert older is not None or stamped
-        if older is not None:
-            before = _first(older, stamped)
-            start = position if position.first == before else Position(before)
-            pieces, at = _read(stream, older, start, before, stamped)
-            if pieces:
-                return pieces, at
-        return _read(stream, newer, Position(first), first, stamped)
-
-
-def _both(path: Path, stack: contextlib.ExitStack) -> tuple[BinaryIO | None, BinaryIO | None]:
-    """Return the file that was rotated away, if there is one, and the present one; both at one moment."""
-    while True:
-        newer, older = _open(path), _open(path.with_name(path.name + ".1"))
-        for one in (newer, older):
-            if one is not None:
-                stack.enter_context(one)
-        if newer is None and older is not None:
-            newer = _open(path)  # it is being rotated
-            if newer is None:
-                return None, older
-            stack.enter_context(newer)
-        if newer is None or older is None or not os.path.samestat(os.fstat(newer.fileno()), os.fstat(older.fileno())):
-            return older, newer
-
-
-def _open(path: Path) -> BinaryIO | None:
-    try:
-        return path.open("rb")
-    except FileNotFoundError:
-        return None
-
-
-def _first(file: BinaryIO, stamped: bool) -> str:
-    """Return the stamp with which a file begins."""
-    file.seek(0)
-    found = _STAMP.match(file.read(_WIDTH)) if stamped else None
-    return found[1].decode() if found else ""
-
-
-def _read(stream: str, file: BinaryIO, position: Position, first: str, stamped: bool) -> tuple[list[Piece], Position]:
-    offset = position.offset if position.offset <= os.fstat(file.fileno()).st_size else 0
-    file.seek(offset)
-    data = file.read(_ROUND)
-    if stamped and len(data) == _ROUND and b"\n" in data:  # no stamp is cut in two
+        part = again
+    data = part.data
+    if stamped and len(data) == MOST and b"\n" in data:  # no stamp is cut in two
         data = data[: data.rfind(b"\n") + 1]
     begins = position.at_begin or not offset
-    at = Position(first, offset + len(data), data.endswith(b"\n") if data else begins)
+    at = Position(part.first(stamped), offset + len(data), data.endswith(b"\n") if data else begins)
     return _pieces(stream, data, stamped, begins), at
 
 
@@ -203,33 +232,45 @@ def _lines(data: bytes) -> list[bytes]:
     return lines if lines[-1] else lines[:-1]
 
 
-def _last_of(stream: str, path: Path, lines: int, stamped: bool) -> tuple[list[Piece], Position]:
-    with contextlib.ExitStack() as stack:
-        older, newer = _both(path, stack)
-        if newer is None:
-            return [], Position()
-        first = _first(newer, stamped)
-        size = os.fstat(newer.fileno()).st_size
-        data, found = _end_of(newer, size, lines)
-        if older is not None and (not lines or found < lines):
-            before, _ = _end_of(older, os.fstat(older.fileno()).st_size, lines - found if lines else 0)
-            data = before + data
-        ends = data.endswith(b"\n") if data else True
-        pieces = _pieces(stream, data, stamped)
-        return (pieces[-lines:] if lines else pieces), Position(first, size, ends)
+def _last_of(stream: str, source: Source, lines: int, stamped: bool) -> tuple[list[Piece], Position]:
+    newer, older = _ends(source, lines, stamped)
+    if newer is not None and older is not None and older.head == newer.head:  # it was moved away meanwhile
+        newer, older = _ends(source, lines, stamped)
+    if newer is None:
+        return [], Position()
+    data = (older.data if older is not None else b"") + newer.data
+    pieces = _pieces(stream, data, stamped)
+    ends = data.endswith(b"\n") if data else True
+    at = Position(newer.first(stamped), newer.offset + len(newer.data), ends)
+    return (pieces[-lines:] if lines else pieces), at
 
 
-def _end_of(file: BinaryIO, size: int, lines: int) -> tuple[bytes, int]:
-    """Return the end of a file, with at least so many whole lines if it has them (0: all of it), and how many."""
-    data, at = b"", size
-    while at and (not lines or data.count(b"\n") <= lines):
-        step = min(at, _BLOCK if lines else at)
-        at -= step
-        file.seek(at)
-        data = file.read(step) + data
-    if at:  # the first line is not whole
-        data = data[data.find(b"\n") + 1 :]
-    return data, len(_lines(data))
+def _ends(source: Source, lines: int, stamped: bool) -> tuple[Part | None, Part | None]:
+    """Return the end of a file, and of what it was before if the lines do not suffice."""
+    newer = _end_of(source, lines)
+    missing = lines - len(_lines(newer.data)) if newer is not None and lines else 0
+    wants_more = newer is not None and stamped and (not lines or missing > 0)
+    return newer, _end_of(source.older, missing) if wants_more else None
+
+
+def _end_of(source: Source, lines: int) -> Part | None:
+    """Return the end of a file, with at least so many whole lines if it has them (0: all of it)."""
+    while True:
+        part = end = source.read(-_BLOCK, _BLOCK)
+        if part is None or end is None:
+            return None
+        blocks, n_lines = [part.data], part.data.count(b"\n")
+        while part.offset and (not lines or n_lines <= lines):
+            begin = max(0, part.offset - MOST)
+            before = source.read(begin, part.offset - begin)
+            if before is None or before.head != end.head or len(before.data) != part.offset - begin:
+                break  # it was moved away meanwhile
+            blocks.append(before.data)
+            n_lines, part = n_lines + before.data.count(b"\n"), before
+        else:
+            data = b"".join(reversed(blocks))
+            skipped = data.find(b"\n") + 1 if part.offset else 0  # the first line is not whole
+            return Part(end.size, end.head, part.offset + skipped, data[skipped:])
 
 
 def _in_order(pieces: Sequence[Piece]) -> list[Piece]:

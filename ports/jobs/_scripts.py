@@ -53,7 +53,8 @@ class Script:
 
     def blob(self, key: str) -> bytes:
         """Return what `resource/script.py` reads; `key` is that of the submission."""
-        told = {**(self.submission.script or {}), "directory": self.submission.directory, "environ": key}
+        told = {**(self.submission.script or {}), "directory": self.submission.directory}
+        told["environ"] = key if self.environ else None
         return json.dumps(told).encode()
 
     def keep_environ(self, places: Places, key: str) -> Path:
@@ -95,6 +96,7 @@ def describe(
     at: str | float | None = None,
     keep_children: bool = False,
     notify: bool = False,
+    is_far: bool = False,
 ) -> Script:
     """Return `argv` as a script that runs in this process's directory and environment.
 
@@ -120,36 +122,61 @@ def describe(
         Send a notice at its end through the services of the setting ``jobs.notify``.
     tag, environ : mapping, or sequence of str
         ``NAME=VALUE``; of `environ` also ``NAME``, whose value is this process's.
+    is_far : bool
+        It runs on another machine: in the home there, or a `directory` there, and in the login shell's environment.
 
     Raises
     ------
     UsageError
         A value is invalid, or there is no such program.
     """
-    where, words = _directory(directory), [str(word) for word in argv]
-    own = _environ(cpus, _variables(environ))
-    _check_program(words, where, own)
-    memory = None if memory is None else _model.parse_size(memory, "memory")
+    words, given = [str(word) for word in argv], _variables(environ)
+    where = _far_directory(directory) if is_far else _directory(directory)
+    own, of_far = _environ(cpus, given, is_far=is_far), _of_far(cpus) if is_far else {}
+    _check_program(words, where, own, is_far=is_far)
     plain = {"queue": queue, "priority": priority, "memory_growth": memory_growth, "notify": notify}
     asked = {
         **plain,
         "name": name or _name_of(words),
-        "needs": {"cpus": cpus, "memory": memory, "gpus": gpus},
+        "needs": _needs(cpus, memory, gpus),
         "timeout": None if timeout is None else _model.parse_duration(timeout, "timeout"),
         "retries": _model.parse_retries(retries),
         "lifetime": None if lifetime is None else _model.parse_duration(lifetime, "lifetime"),
         "at": None if at is None else parse_time(at),
         "after": list(after),
         "tags": dict(tag) if isinstance(tag, Mapping) else dict(map(_tag, tag)),
-        "script": {**_kept(words), "keep_children": keep_children, "whole": cpus is None},
+        "script": {**_kept(words), "keep_children": keep_children, "whole": cpus is None, **of_far},
     }
     return _script(asked, where, own)
 
 
-def _environ(cpus: float | None, given: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the job: this process's, the number of threads, and what was given."""
-    threads = {} if cpus is None else dict.fromkeys(THREADS, str(max(1, math.floor(cpus))))
-    return {**sessions.surroundings.of_a_session(), **threads, **given}
+def _needs(cpus: float | None, memory: str | int | None, gpus: int) -> dict[str, Any]:
+    n_bytes = None if memory is None else _model.parse_size(memory, "memory")
+    return {"cpus": cpus, "memory": n_bytes, "gpus": gpus}
+
+
+def _of_far(cpus: float | None) -> dict[str, Any]:
+    """Return what a script of another machine takes from there: the login shell's environment, with these threads."""
+    return {"login": True, "umask": None, "threads": _threads(cpus)}
+
+
+def _far_directory(given: object) -> str:
+    """Return a directory of another machine: below the home there, unless it is absolute."""
+    found = str(given or "~")
+    return found if found.startswith(("/", "~")) else f"~/{found}"
+
+
+def _environ(cpus: float | None, given: Mapping[str, str], *, is_far: bool = False) -> dict[str, str]:
+    """Return the environment of the job: this process's, the number of threads, and what was given.
+
+    On another machine, the login shell's comes first, which is not known here.
+    """
+    return dict(given) if is_far else {**sessions.surroundings.of_a_session(), **_threads(cpus), **given}
+
+
+def _threads(cpus: float | None) -> dict[str, str]:
+    """Return the variables that say how many threads libraries start."""
+    return {} if cpus is None else dict.fromkeys(THREADS, str(max(1, math.floor(cpus))))
 
 
 def _kept(words: list[str]) -> dict[str, Any]:
@@ -164,8 +191,10 @@ def _script(asked: Mapping[str, Any], directory: str, environ: Mapping[str, str]
     return Script(submission=Submission.from_json(told), environ=environ)
 
 
-def again(row: Mapping[str, Any]) -> Script:
+def again(row: Mapping[str, Any], *, is_far: bool = False) -> Script:
     """Return the script of a job that `show` shows, in the environment of this process.
+
+    One of another machine runs again there, in the environment of the login shell.
 
     Raises
     ------
@@ -179,16 +208,18 @@ def again(row: Mapping[str, Any]) -> Script:
     names = ("name", "queue", "priority", "needs", "timeout", "retries", "memory_growth", "tags", "directory", "notify")
     asked = {name: before[name] for name in names if before.get(name) is not None}
     has_copy, words = "workspace" in script, [str(word) for word in script["argv"]]
-    where = str(asked["directory"]) if has_copy else _directory(asked.get("directory"))
+    where = str(asked["directory"]) if has_copy or is_far else _directory(asked.get("directory"))
     cpus = None if script.get("whole") else float((asked.get("needs") or {}).get("cpus", 1))
-    own = _environ(cpus, {})
+    own = _environ(cpus, {}, is_far=is_far)
     if not (has_copy and os.sep in words[0]):  # a program of the copy was there when that was made
-        _check_program(words, where, own)
-    return _script({**asked, "script": dict(script)}, where, own)
+        _check_program(words, where, own, is_far=is_far)
+    return _script({**asked, "script": {**script, **(_of_far(cpus) if is_far else {})}}, where, own)
 
 
-def read_file(path: Path) -> tuple[list[str], dict[str, Any]]:
+def read_file(path: Path, *, is_far: bool = False) -> tuple[list[str], dict[str, Any]]:
     """Return command and options of a file of YAML: the options of `ports job submit` by their names, and ``run``.
+
+    If it runs on another machine, bash is looked for there.
 
     Raises
     ------
@@ -208,12 +239,20 @@ def read_file(path: Path) -> tuple[list[str], dict[str, Any]]:
     options = {str(name).replace("-", "_"): value for name, value in found.items()}
     run = options.pop("run", None)
     if unknown := [name for name in options if name not in OPTIONS]:
-        raise UsageError(f"{path}: {unknown[0]!r} is no option; known are run, {', '.join(OPTIONS)}")
+        raise UsageError(f"{path}: {unknown[0]!r} is no option; {_meant(unknown[0])}")
     if isinstance(run, str) and run.strip():
-        return [shutil.which("bash") or "/bin/sh", "-e", "-c", run], options
+        return ["bash" if is_far else shutil.which("bash") or "/bin/sh", "-e", "-c", run], options
     if isinstance(run, list) and run and all(isinstance(word, str | int | float) for word in run):
         return [str(word) for word in run], options
     raise UsageError(f"{path}: `run` is missing; write `run: python train.py`, or a list of words")
+
+
+def _meant(name: str) -> str:
+    """Return which option is meant by a name that none has."""
+    import difflib
+
+    close = difflib.get_close_matches(name, ("run", *OPTIONS), n=2)
+    return f"did you mean {' or '.join(close)}?" if close else f"known are run, {', '.join(OPTIONS)}"
 
 
 def verdict(noted: Mapping[str, Any]) -> tuple[str, str]:
@@ -315,12 +354,17 @@ def _directory(given: object) -> str:
     return where
 
 
-def _check_program(words: Sequence[str], directory: str, environ: Mapping[str, str]) -> None:
-    """Raise UsageError if there is no program of that name: the job would fail later, when nobody looks."""
+def _check_program(words: Sequence[str], directory: str, environ: Mapping[str, str], *, is_far: bool = False) -> None:
+    """Raise UsageError if there is no program of that name: the job would fail later, when nobody looks.
+
+    What another machine has is seen only there.
+    """
     if not words or not words[0]:
         raise UsageError("there is no command; write `ports job submit -- COMMAND …`")
     if any("\0" in word for word in words):
         raise UsageError("a word of the command has a NUL")
+    if is_far:
+        return
     program = words[0]
     found: str | None = program
     if os.sep in program:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ports import hosts
 from ports.errors import UnsendableError, UsageError
@@ -13,10 +13,14 @@ from ports.state import settings
 
 
 class Where(NamedTuple):
-    """A machine, None being this one, and whether what it sends may be unpickled, which lets it run code here."""
+    """A machine, None being this one, and whether what it sends may be unpickled, which lets it run code here.
+
+    `among` has the machines of which one is chosen at each submission.
+    """
 
     host: str | None = None
     trust: bool = False
+    among: tuple[str, ...] = ()
 
 
 _HERE = Where()
@@ -33,6 +37,18 @@ def alias(name: object) -> str | None:
     return None if hosts.is_here(name) else name
 
 
+def aliases(names: object) -> tuple[str, ...]:
+    """Return the aliases of several hosts, of a list or of ``"gpu1,gpu2"``; empty if it is one. Raises UsageError."""
+    if isinstance(names, str) and "," in names:
+        names = names.split(",")
+    if not isinstance(names, list | tuple):
+        return ()
+    found = [alias(one) for one in names]
+    if None in found:
+        raise UsageError("this machine cannot be one of several hosts; name others, or it alone")
+    return tuple(dict.fromkeys(str(one) for one in found))
+
+
 def split(id: object) -> tuple[str | None, JobId]:
     """Return the host and the number of an id: ``server1:12``; of ``12``, the host is that of `ports.host`.
 
@@ -46,12 +62,45 @@ def split(id: object) -> tuple[str | None, JobId]:
         name, _, number = text.rpartition(":")
         found = _model.parse_id(number)
         return alias(name), found
-    return current.get().host, _model.parse_id(text)
+    here = current.get()
+    if here.among:
+        raise UsageError(f"job {text} can be of {' or '.join(here.among)}; write {here.among[0]}:{text}")
+    return here.host, _model.parse_id(text)
 
 
 def called(host: str | None, id: JobId) -> str:
     """Return what a job is called here."""
     return str(id) if host is None else f"{host}:{id}"
+
+
+def bare(id: object) -> str:
+    """Return the number of an id, as its machine knows it: ``12`` of ``server1:12``; raises UsageError."""
+    text = str(id).rpartition(":")[2] if isinstance(id, str) else id
+    return str(text if isinstance(text, JobId) else _model.parse_id(text))
+
+
+_IDS = ("cancelled", "ending", "ended_already", "removed", "unfetched", "after", "failed")  # keys of lists of ids
+_HINTS = ("reason", "why", "error")
+
+
+def at_home(host: str, document: Any) -> Any:
+    """Return what was said of jobs on `host` as it is said here: with ``server1:12`` for 12, and hints to type here."""
+    if isinstance(document, list):
+        return [at_home(host, one) for one in document]
+    if not isinstance(document, dict):
+        return document
+    told = {**document, "host": host} if "id" in document and "state" in document else dict(document)
+    if told.get("id") is not None:
+        told["id"] = f"{host}:{told['id']}"
+    if isinstance(told.get("asked"), dict):
+        told["asked"] = at_home(host, told["asked"])
+    for name in _IDS:
+        if isinstance(told.get(name), list):
+            told[name] = [f"{host}:{one}" for one in told[name]]
+    for name in _HINTS:
+        if isinstance(told.get(name), str):
+            told[name] = hosts.targets.hints_at(host, told[name])
+    return told
 
 
 def as_argument(host: str | None, id: JobId) -> str:

@@ -76,6 +76,8 @@ if MYPY:
     from .programs.examine import examine as examine
     from .programs.examine import space as space
     from .programs.probe import probe as probe
+    from .programs.run import StartFilesError as StartFilesError
+    from .programs.run import login_environment as login_environment
     from .queue import frames as frames
     from .queue import left as left
     from .queue import places as places
@@ -134,6 +136,10 @@ else:
                 "space",
             ),
             "programs.probe": ("probe",),
+            "programs.run": (
+                "StartFilesError",
+                "login_environment",
+            ),
             "recognise": ("words_of",),
             "own_host": (
                 "host_directory",

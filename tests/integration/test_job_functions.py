@@ -159,8 +159,8 @@ def test_two_equal_cached_jobs_run_once(site: Home, tmp_path: Path) -> None:
     assert ports.gather(jobs, timeout=60) == [2, 2, 2, 2]
     assert Path(notes).read_text() == "."
     assert slow(1) == 2 and Path(notes).read_text() == "."  # a plain call hits what the jobs kept
-    assert ports.jobs.why_cached(jobs[1].id) == "its result came from the cache"
-    assert ports.jobs.why_cached(jobs[0].id) == "it ran, because nothing of slow() was in the cache"
+    assert jobs[1].why() == "its result came from the cache"
+    assert jobs[0].why() == "it ran, because nothing of slow() was in the cache"
     assert slow.submit(ports.submit(add, 0)).result(60) == 2  # the key follows from the result of another job
     assert Path(notes).read_text() == "."
 

@@ -13,8 +13,7 @@ import pytest
 
 from ports.cli import job_rows
 from ports.errors import UsageError
-from ports.hosts import _ask
-from ports.jobs import _places, _scripts
+from ports.jobs import _places, _scripts, _where
 from ports.jobs._model import Capacity
 
 NOON = datetime.datetime(2026, 12, 1, 12, 0).timestamp()
@@ -171,7 +170,7 @@ def test_a_file_has_the_options_by_name_and_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("cpu: 2\nrun: x", "'cpu' is no option; known are run, cpus, memory"),
+        ("cpu: 2\nrun: x", "'cpu' is no option; did you mean cpus?"),
         ("cpus: 2", "`run` is missing; write `run: python train.py`"),
         ("run: ''", "`run` is missing"),
         ("run: [a, {b: c}]", "`run` is missing"),
@@ -297,10 +296,10 @@ def cli(*words: str) -> int:
         (["submit", "--environ", "NO_SUCH_VARIABLE_X", "true"], "NO_SUCH_VARIABLE_X is not set here"),
         (["submit", "job.yaml", "--cpus", "2"], "options are written before the file"),
         (["submit", ""], "there is no command; write `ports job submit -- COMMAND …`"),
-        (
-            ["submit", "-H", "server1", "--follow", "--environ", "A=b", "true"],
-            "--environ and --follow do not go together with -H; leave out --follow",
-        ),
+        (["show", "-H", "gpu1,gpu2", "12"], "-H gpu1,gpu2 names several hosts; `ports job show` takes one"),
+        (["submit", "-H", "gpu1,", "true"], "'gpu1,' has an empty name; write gpu1,gpu2"),
+        (["submit", "-H", "gpu1,gpu2", "--after", "12", "true"], "after: job 12 is of one machine; name that one"),
+        (["submit", "-H", "server1", "--copy", "true"], "--copy and -H do not go together yet"),
         (["wait"], "ID is missing; write `ports job wait ID...`"),
         (["wait", "--within", "1x", "12"], "'1x' is no duration"),
     ],
@@ -314,52 +313,13 @@ def test_a_wrong_word_is_refused_with_the_way_out(
     assert said in shown.replace("\n  ", " "), shown
 
 
-@pytest.mark.parametrize(
-    ("words", "there"),
-    [
-        (["show", "server1:12"], ["job", "show", "12"]),
-        (["why", "server1:12.7"], ["job", "why", "12.7"]),
-        (["logs", "server1:12", "-n", "3"], ["job", "logs", "--lines=3", "12"]),
-        (["wait", "server1:12", "server1:13", "--within", "1m"], ["job", "wait", "--within=60.0", "12", "13"]),
-        (["cancel", "-H", "server1", "server1:12", "13"], ["job", "cancel", "12", "13"]),
-        (["rerun", "server1:12"], ["job", "rerun", "12"]),
-        (
-            ["submit", "-H", "server1", "--after", "server1:12", "true"],
-            ["job", "submit", "--after=12", "--", "true"],
-        ),
-    ],
-)
-def test_an_id_with_a_host_means_that_host(
-    words: list[str], there: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: list[tuple[str, list[str]]] = []
-
-    def run_ports(host: str, argv: list[str], **_: Any) -> Any:
-        asked.append((host, argv))
-        found = row(id="12", state="error", reason="exit status 3")
-        answers = {"wait": [found], "cancel": {"cancelled": ["12"], "ending": ["13"], "ended_already": []}}
-        return answers.get(argv[1], {**found, "lines": [], "stamps": False})
-
-    monkeypatch.setattr(_ask, "run_ports", run_ports)
-    monkeypatch.setattr("ports.hosts.run_ports", run_ports)
-    assert cli("job", *words) in (0, 8)
-    assert asked == [("server1", there)]
-    shown = capsys.readouterr()
-    if words[0] in ("wait", "why"):
-        said = " ".join((shown.out + shown.err).split())
-        assert "job server1:12 failed: exit status 3; `ports job logs server1:12` shows more" in said
-    elif words[0] == "cancel":
-        assert "server1:12: cancelled\nserver1:13: ending" in shown.out
-    elif words[0] in ("submit", "rerun"):
-        assert shown.out == "server1:12\n"
-
-
-def test_rows_of_a_host_have_its_ids_and_its_name() -> None:
-    found = job_rows.at_home("server1", [row(id="12", host="node-7", asked={"after": ["3"]}), {"id": None}])
+def test_rows_of_a_host_have_its_ids_its_name_and_its_hints() -> None:
+    found = _where.at_home("server1", [row(id="12", host="node-7", asked={"after": ["3"]}), {"id": None}])
     assert [one["id"] for one in found] == ["server1:12", None] and found[0]["host"] == "server1"
-    assert found[0]["asked"]["after"] == ["server1:3"] and job_rows.at_home("server1", {"removed": ["1"]}) == {
-        "removed": ["server1:1"]
-    }
+    assert found[0]["asked"]["after"] == ["server1:3"]
+    assert _where.at_home("server1", {"removed": ["1"]}) == {"removed": ["server1:1"]}
+    told = _where.at_home("server1", {"why": "the resource drains: `ports resource resume` goes on"})
+    assert told == {"why": "the resource drains: `ports resource resume -H server1` goes on"}
 
 
 def test_options_behind_the_command_are_the_commands_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -396,21 +356,3 @@ def test_looking_for_jobs_where_there_are_none_makes_nothing(
 def test_a_job_that_does_not_exist_is_said(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("job", *words) == 3
     assert "no job '12'; `ports job list` shows what there is" in capsys.readouterr().err
-
-
-def test_the_words_of_a_command_reach_another_host_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ports import hosts
-
-    sent: list[list[str]] = []
-    monkeypatch.setenv("MY_TOKEN", "of this machine")
-
-    def run_ports(host: str, argv: list[str], **options: Any) -> dict[str, Any]:
-        sent.append(argv)
-        return {"id": "12", "state": "pending"}
-
-    monkeypatch.setattr(hosts, "run_ports", run_ports)
-    words = ("--timeout", "2h", "--environ", "MY_TOKEN", "--", "sh", "-c", "exit 3", "--json")
-    assert cli("job", "submit", "-H", "server1", *words) == 0
-    words = ("--environ=MY_TOKEN=of this machine", "--timeout=7200.0", "--", "sh", "-c", "exit 3", "--json")
-    assert sent == [["job", "submit", *words]]
-    assert _ask._with_json(sent[0]) == [*sent[0][:4], "--json", *sent[0][4:]]

@@ -52,6 +52,10 @@ WALKED = {
     "integration/test_job_commands.py::test_a_script_goes_on_while_its_resource_is_stopped": (
         "no compute resource runs here",
     ),
+    "integration/test_job_from_home.py::test_a_job_that_waits_there_begins_after_what_wait_says": (
+        "no compute resource runs {there}, so nothing begins; `ports resource start` goes on",
+        "no compute resource runs there; `ports resource start -H {self.host}` goes on",
+    ),
     "integration/test_job_commands.py::test_the_sentence_about_a_failed_job_leads_on": (
         "`ports job {verb} {id}` shows more, `ports job rerun {id}` runs it again", "no jobs; `ports job submit`",
         "`ports job list` shows what there is",
@@ -309,6 +313,7 @@ EXEMPT = {
         "keeps it aside, and goes on with what can be read of it",
     ),
     "it is about another machine, which test_job_home.py has": (
+        "`ports job list -H {self.host}` shows whether the job is there",
         "`ports resource start -H {alias}` starts one",
         "in every shell or in none",
         "or trust that machine with `with ports.host({self.host}, trust=True)`",

@@ -27,11 +27,12 @@ import json
 import os
 import resource
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ _READ = 1 << 18  # bytes
 _MOST_READS = 8  # that empty a pipe; what the script left running can go on to fill it
 _NOTE_SECONDS = 60.0  # for which a disk that takes nothing is asked again
 _PR_SET_PDEATHSIG = 1
+_LOGIN_PATH = "/usr/local/bin:/usr/bin:/bin"  # with which sshd begins
 _MOST_COUNTED = 100_000  # files, whose sizes are added up at the end
 
 
@@ -79,11 +81,11 @@ def start(job: Mapping[str, Any], blob: bytes, places: Places) -> dict[str, Any]
     kept = work / "kept"  # what an attempt leaves there, the next one finds
     kept.mkdir(mode=0o700, parents=True, exist_ok=True)
     make_private(make_private(places.runtime) / places.leases.name)  # somebody may have cleaned up /tmp
-    environ = {} if told.get("environ") is None else read(places.environ_of(told["environ"]))
+    environ = _environ(told, places)
     environ |= {"PORTS_JOB": str(number), "PORTS_ATTEMPT": str(attempt), "PORTS_JOB_DIRECTORY": str(kept)}
     if job.get("gpus"):
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, job["gpus"]))
-    argv, directory = told["argv"], told["directory"]
+    argv, directory = told["argv"], os.path.expanduser(told["directory"])
     if (workspace := told.get("workspace")) is not None:
         layer = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lay_out.py")
         objects, target = str(places.objects), str(places.copy_of(number))
@@ -94,7 +96,7 @@ def start(job: Mapping[str, Any], blob: bytes, places: Places) -> dict[str, Any]
         {
             "argv": argv,
             "cwd": directory,
-            "umask": told["umask"],
+            "umask": _umask() if told["umask"] is None else told["umask"],
             "environ": environ,
             "attempt": attempt,
             "log_bytes": told["log_bytes"],
@@ -105,6 +107,42 @@ def start(job: Mapping[str, Any], blob: bytes, places: Places) -> dict[str, Any]
             "linger": None if told.get("keep_children") else told.get("linger", LINGER),
         },
     )
+
+
+def _environ(told: Mapping[str, Any], places: Places) -> dict[str, str]:
+    """Return the variables of a script: those it was submitted with; of one from home, the login shell's below them."""
+    given = {} if told.get("environ") is None else read(places.environ_of(told["environ"]))
+    if not told.get("login"):
+        return given
+    environ = {**_login_environment(), **told.get("threads", {}), **given}
+    _check_program(told["argv"], environ)
+    return environ
+
+
+def _login_environment() -> dict[str, str]:
+    """Return the environment of the login shell, as after a login; that of the resource where its start files hang."""
+    from ports import probe, sessions
+
+    try:
+        begin = {**sessions.surroundings.of_a_tool(), "PATH": _LOGIN_PATH}
+        found: dict[str, str] | None = probe.login_environment(environ=begin)
+    except probe.StartFilesError:
+        found = None
+    return sessions.surroundings.of_a_session(environ=found)
+
+
+def _umask() -> int:
+    from ports import sessions
+
+    return sessions.surroundings.umask()
+
+
+def _check_program(argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Raise StartError if a program is not there that home could not look for."""
+    from ports.errors import StartError
+
+    if os.sep not in argv[0] and shutil.which(argv[0], path=environ.get("PATH", os.defpath)) is None:
+        raise StartError("the script", f"there is no program {argv[0]!r} on the PATH of your login shell")
 
 
 def launched(work: Path, spec: dict[str, Any]) -> dict[str, Any]:

@@ -31,15 +31,18 @@ def login_shell() -> str:
     return os.environ.get("SHELL") or pwd.getpwuid(os.getuid()).pw_shell or "/bin/sh"
 
 
-def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
+def login_environment(timeout: float = 20.0, environ: "Optional[Dict[str, str]]" = None) -> "Dict[str, str]":
     """Return the environment that this user's login shell makes; raises StartFilesError where it shows none.
+
+    `environ` is what it begins with, by default this process's.
 
     The shell runs ``env``, which every shell understands, even tcsh and fish. What its start files print comes before
     the first variable or after the last.
     """
     shell = login_shell()
     # without a locale, fish garbles letters of variables
-    letters = {} if any(map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))) else {"LC_CTYPE": "C.UTF-8"}
+    given = dict(os.environ if environ is None else environ)
+    letters = {} if any(map(given.get, ("LC_ALL", "LC_CTYPE", "LANG"))) else {"LC_CTYPE": "C.UTF-8"}
     try:
         child = subprocess.Popen(
             [
@@ -48,7 +51,7 @@ def login_environment(timeout: float = 20.0) -> "Dict[str, str]":
                 "env -0" if "rbash" in shell else "/usr/bin/env -0",
             ],  # a leading "-" makes a login shell, in all of them
             executable=shell,
-            env=dict(os.environ, **letters),
+            env=dict(given, **letters),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

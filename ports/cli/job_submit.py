@@ -1,0 +1,133 @@
+"""``ports job submit``: a command, or a file that says what is to run; here or on another machine."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ports.cli import job_rows
+from ports.cli.commands import Command
+from ports.cli.job_follow import followed, show_submitted
+from ports.cli.job_options import Duration, Id, Variable, on_machine
+from ports.cli.options import Number
+from ports.cli.output import Output, Row, with_output
+
+
+@click.command(cls=Command, context_settings={"allow_interspersed_args": False})
+@click.argument("words", metavar="COMMAND...|FILE.yaml", nargs=-1, required=True)
+@click.option("--cpus", type=Number(0, whole=False), help="Cores. Default: all of the resource's.")
+@click.option("--memory", metavar="SIZE", help="Memory of all its processes, 3GB or 512MiB; above it, the job ends.")
+@click.option("--gpus", type=Number(0), help="Number of GPUs. Default: 0.")
+@click.option("--timeout", type=Duration(), help="Longest time it may run: 90m, 1h, 2d, or seconds. Default: no limit.")
+@click.option(
+    "--retries", metavar="N[,REASON: N]",
+    help="How often it runs again when it failed or took too long: 2, or '2, exit 75: 5, memory: 1'. Default: 0.",
+)  # fmt: skip
+@click.option(
+    "--memory-growth", metavar="FACTOR", type=Number(1, whole=False),
+    help="Give the next attempt so many times the memory after one that used too much: 1.5. Default: 1.",
+)  # fmt: skip
+@click.option("--lifetime", type=Duration(), help="Cancel it if it has not begun after that time: 90m, 1h, 2d.")
+@click.option("--name", help="Name in lists. Default: that of the script.")
+@click.option("--after", metavar="ID", type=Id(), multiple=True, help="Begin once this job has finished; repeatable.")
+@click.option(
+    "--tag", metavar="NAME=VALUE", multiple=True, help="Tag by which `ports job list` can filter; repeatable."
+)
+@click.option(
+    "--environ", metavar="NAME[=VALUE]", type=Variable(), multiple=True,
+    help="Variable for the job, in addition to yours; without a value, the one it has here. Repeatable.",
+)  # fmt: skip
+@click.option("--queue", help="Name of the queue. Default: default.")
+@click.option("--priority", type=Number(), help="Jobs with a higher number begin first. Default: 0.")
+@click.option("--at", metavar="TIME", help="Begin at that time or later: 18:00, 2026-12-24T08:00, or in 2h.")
+@click.option(
+    "--notify", is_flag=True, help="Send a notice at its end, through the services of the setting jobs.notify."
+)
+@click.option("--keep-children", is_flag=True, help="What the script leaves running goes on; else it ends after 30 s.")
+@click.option("--copy", is_flag=True, help="Run it in a copy of this directory, as it is now.")
+@click.option(
+    "--out", "outputs", metavar="PATH", multiple=True, help="With --copy: what `ports job fetch` gets. Repeatable."
+)
+@click.option(
+    "--reuse", metavar="JOB/PATH", multiple=True, help="With --copy: put output of another job there. Repeatable."
+)
+@click.option("--send-all", is_flag=True, help="With --copy: copy more than 1 GB or 50,000 files, or your home.")
+@click.option("--dry-run", is_flag=True, help="Show what would be submitted, and submit nothing.")
+@click.option("--no-start", is_flag=True, help="Start no compute resource; the job waits until one is started.")
+@click.option("--follow", is_flag=True, help="Show its output until it ends; exit code 8 if it fails.")
+@click.option("--exit-code", is_flag=True, help="With --follow: exit with the job's own code.")
+@with_output
+@on_machine(of_several=True)
+def submit(out: Output, machine: Any, words: tuple[str, ...], **options: Any) -> int:
+    """Submit a command. It runs as it was typed, in this directory and environment, and goes on when you log out."""
+    from ports import jobs
+
+    flags = {name: options.pop(name) for name in ("dry_run", "no_start", "follow", "exit_code")}
+    if flags["exit_code"] and not flags["follow"]:
+        raise click.UsageError("--exit-code is for --follow; add it, or `ports job wait` waits for the job")
+    options["out"] = options.pop("outputs")
+    given = {name: value for name, value in options.items() if value not in (None, (), False)}
+    of_copy: dict[str, Any] = {name: given.pop(name) for name in ("copy", "out", "reuse", "send_all") if name in given}
+    script = _described(machine, words, given, of_copy)
+    if flags["dry_run"]:
+        return show_submitted(out, script.row())
+    id = machine.submit_script(
+        script, start=not flags["no_start"], copied=lambda row: _say_copied(out, row), said=functools.partial(_say, out)
+    )
+    if machine.host is not None:
+        machine = jobs.at(id.partition(":")[0])  # the one of several that has it
+    if not out.as_json and str(id).rpartition(":")[2] == "1":  # its first job
+        out.say(machine.where())
+    if not flags["follow"]:
+        return show_submitted(out, machine.show(id) if out.as_json else {"id": str(id)})
+    out.say(f"job {id}")
+    return followed(out, machine, str(id), own_code=flags["exit_code"])
+
+
+def _say(out: Output, text: str) -> None:
+    if not out.as_json:
+        out.say(text)
+
+
+def _say_copied(out: Output, row: Row) -> None:
+    if not out.as_json:
+        out.say(f"copied {job_rows.copied(row)}")
+        for line in job_rows.left_behind(row):
+            out.say(line)
+
+
+def _described(machine: Any, words: Sequence[str], options: dict[str, Any], of_copy: dict[str, Any]) -> Any:
+    """Return the script that the words of the command line mean, and how it is copied."""
+    from ports import jobs
+
+    script = _script(words, {**options, "is_far": machine.host is not None}, of_copy)
+    if machine.host is not None and of_copy:
+        name = next(iter(of_copy)).replace("_", "-")
+        raise click.UsageError(f"--{name} and -H do not go together yet; leave one of them out")
+    if of_copy.pop("copy", False):
+        return jobs.plan_copy(script, **of_copy)
+    if of_copy:
+        name = next(iter(of_copy)).replace("_", "-")
+        raise click.UsageError(
+            f"--{name} is for a copy; add --copy, or leave it out: the script runs in this directory"
+        )
+    return script
+
+
+def _script(words: Sequence[str], options: dict[str, Any], of_copy: dict[str, Any]) -> Any:
+    """Return a script: a command, or a file of YAML, which can also have the options of a copy."""
+    from ports import jobs
+
+    if Path(words[0]).suffix in (".yaml", ".yml") and Path(words[0]).is_file():
+        if len(words) > 1:
+            raise click.UsageError(f"{words[1]!r} is behind {words[0]}; options are written before the file")
+        argv, given = jobs.read_file(Path(words[0]), is_far=options["is_far"])
+        for name in ("copy", "out", "reuse", "send_all"):
+            if (value := given.pop(name, None)) not in (None, (), False):
+                of_copy.setdefault(name, (value,) if isinstance(value, str) else value)
+        return jobs.describe(argv, **{**given, **options})
+    return jobs.describe(words, **options)

@@ -1,0 +1,260 @@
+"""The jobs of another machine, as `_asking` has those of this one: everything is asked through one session.
+
+Rows that come home have the ids that their jobs have here, ``server1:12``, and hints as they are typed here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ports import hosts
+from ports.errors import (
+    ConnectionLostError,
+    FarSideError,
+    ResourceLostError,
+    SSHError,
+    TimedOutError,
+    UsageError,
+    warn,
+)
+from ports.jobs import _client, _logs, _model, _where
+from ports.jobs._logs import Part
+from ports.jobs._model import ENDED, PENDING, RUNNING, parse_id
+from ports.jobs._there import FarConnection
+from ports.probe import size
+
+if TYPE_CHECKING:
+    from ports.jobs._protocol import Frame
+    from ports.jobs._scripts import Script
+
+_EVERY = 0.5  # seconds between two questions whether a job that is followed has ended
+_QUIET = 1.0  # between two looks at jobs that are waited for
+_FETCH_SECONDS = 30 * 86400.0
+
+
+class FarFile:
+    """A file of output on another machine, by its path below the directory of jobs."""
+
+    def __init__(self, machine: Afar, path: str) -> None:
+        self._machine, self.path = machine, path
+
+    @property
+    def older(self) -> FarFile:
+        """The file to which this one is moved when it has grown too large."""
+        return FarFile(self._machine, f"{self.path}.1")
+
+    def read(self, offset: int, most: int) -> Part | None:
+        """Return a part of it; asked again for as long as the way to the machine is cut."""
+        frame = self._machine.ask("disk.read", is_patient=True, path=self.path, offset=offset, most=most)
+        if frame.header.get("missing") or not frame.blobs:
+            return None
+        told = frame.header
+        return Part(int(told["size"]), str(told["head"]).encode("latin-1"), int(told["offset"]), frame.blobs[0])
+
+
+class Output:
+    """The output of one job on another machine."""
+
+    def __init__(self, machine: Afar, row: Mapping[str, Any]) -> None:
+        self._machine, self._row, self._look_at = machine, row, 0.0
+        self.id = parse_id(_where.bare(row["id"]))
+        self.stamped = row.get("what") == "script"
+
+    @property
+    def called(self) -> str:
+        """What the job is called here."""
+        return _where.called(self._machine.host, self.id)
+
+    def files(self) -> dict[str, FarFile]:
+        """Return the file of each stream; it need not exist."""
+        slot = str(self._row.get("slot") or "")
+        if not self.stamped and self._row["state"] == RUNNING and slot:
+            named = {"stdout": f"streams/{slot}.out", "stderr": f"streams/{slot}.err"}
+        else:
+            named = {name: f"work/{self.id}/{name}" for name in _logs.STREAMS}
+        return {name: FarFile(self._machine, path) for name, path in named.items()}
+
+    def is_over(self) -> bool:
+        """Tell whether the job has ended; the queue is asked once in a while."""
+        if self._row["state"] not in ENDED and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + _EVERY
+            frame = self._machine.ask("show", is_patient=True, id=str(self.id))
+            self._row = frame.header["row"]
+        return self._row["state"] in ENDED
+
+
+class Afar:
+    """The jobs of the machine `host`, an alias of ``~/.ssh/config``."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+
+    def reach(self) -> None:
+        """Connect, so that nothing is waited for later; raises SSHError."""
+        _client.connection(self.host, start=False)
+
+    def ask(self, op: str, blobs: Sequence[bytes] = (), *, start: bool | None = False, **fields: Any) -> Frame:
+        """Return the answer to a request that can be repeated; see `_client.ask`."""
+        return _client.ask(op, blobs, host=self.host, start=start, **fields)
+
+    def list_jobs(self, *, newest: int = 50, **filters: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """Return the rows of the newest jobs and maps, and how many jobs are in each state."""
+        given = {name: value for name, value in filters.items() if value is not None}
+        found = self.ask("list", newest=newest, filters=given).header
+        return _where.at_home(self.host, found.get("rows") or []), dict(found.get("counts") or {})
+
+    def show(self, id: object) -> dict[str, Any]:
+        """Return everything that is known of a job or a map; raises NotFoundError."""
+        row: dict[str, Any] = _where.at_home(self.host, self.ask("show", id=_where.bare(id)).header["row"])
+        return row
+
+    def files(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Return where on that machine the files of a job are."""
+        if row.get("count") is not None:
+            return {}
+        root = str(self.ask("disk.status").header.get("data") or "")
+        found = {name: one for name, one in Output(self, row).files().items() if one.read(0, 0) is not None}
+        return {name: f"{root}/{one.path}" for name, one in found.items()}
+
+    def is_running(self) -> bool:
+        """Say whether a compute resource answers there."""
+        found = _client.connection(self.host, start=False)
+        return not (isinstance(found, FarConnection) and found.is_at_rest)
+
+    def wait(
+        self, ids: Sequence[object], *, within: float | None = None, idle: Callable[[], None] = lambda: None
+    ) -> list[dict[str, Any]]:
+        """Wait until jobs have ended, however often the way there is cut, and return their rows; see `_asking.wait`."""
+        wanted = [_where.bare(one) for one in ids]
+        end = float("inf") if within is None else time.monotonic() + within
+        while True:
+            if not self.is_running():
+                idle()
+            try:
+                for frame in _client.watch(wanted, end, host=self.host):
+                    if all(row["state"] in ENDED for row in frame.header["rows"]) or time.monotonic() >= end:
+                        break
+            except TimedOutError:
+                return [self.show(one) for one in wanted]
+            rows = [self.show(one) for one in wanted]
+            if all(row["state"] in ENDED for row in rows) or time.monotonic() >= end:
+                return rows
+            time.sleep(max(0.0, min(_QUIET, end - time.monotonic())))
+
+    def why(self, id: object) -> dict[str, Any]:
+        """Return the row of a job, with a sentence why it is in its state as ``why``, if that has no reason."""
+        row = self.show(id)
+        note = row.get("note") or {}
+        if row["state"] == PENDING and not self.is_running():
+            row["why"] = f"no compute resource runs there; `ports resource start -H {self.host}` goes on"
+        if note.get("cache") and not row.get("reason"):
+            row["why"] = "its result came from the cache" if note["cache"] == "hit" else self._why_kept(id)
+        return row
+
+    def _why_kept(self, id: object) -> str:
+        """Return why a job ran whose result could have come from the cache, which `ports` there reads."""
+        row = hosts.run_ports(self.host, ["job", "why", _where.bare(id)], login=True)
+        return str(row.get("why") or row.get("reason") or f"it is {row['state']}")
+
+    def fetch(self, id: object, to: Path | None = None, *, force: bool = False) -> dict[str, Any]:
+        """Copy the output of a job with a copy into a directory there, and return what was copied."""
+        words = [*([f"--to={to}"] if to is not None else []), *(["--force"] if force else []), _where.bare(id)]
+        found = hosts.run_ports(self.host, ["job", "fetch", *words], login=True, timeout=_FETCH_SECONDS)
+        row: dict[str, Any] = _where.at_home(self.host, found)
+        return row
+
+    def cancel(self, ids: Sequence[object]) -> dict[str, list[str]]:
+        """Cancel jobs; see `_asking.cancel`."""
+        found = self.ask("cancel", ids=[_where.bare(one) for one in ids], reason="you cancelled it").header
+        names = ("cancelled", "ending", "ended_already")
+        told: dict[str, list[str]] = _where.at_home(self.host, {name: list(found.get(name) or ()) for name in names})
+        return told
+
+    def submit_script(
+        self,
+        script: Script,
+        *,
+        start: bool = True,
+        copied: Callable[[dict[str, Any]], None] = lambda row: None,
+        said: Callable[[str], None] = lambda text: None,
+        can_wait: bool = True,
+    ) -> str:
+        """Submit a script, and return its id once it is durable there; the answer that was lost is asked for again.
+
+        Where no resource can be started, it waits in the queue there, if it `can_wait`.
+
+        Raises
+        ------
+        UsageError
+            The machine can never run it.
+        """
+        from ports.jobs import _scripts
+
+        key, begin = _scripts.new_key(), start
+        try:
+            _client.connection(self.host, start=start)
+        except FarSideError as error:
+            if not (can_wait and self.has_session()):
+                raise
+            warn(f"{error}. The job waits in the queue there")
+            begin = False
+        if script.environ:
+            self.ask("disk.environ", [json.dumps(dict(script.environ)).encode()], start=begin, key=key)
+        try:
+            told = script.submission.to_json()
+            reply = self.ask("submit", [script.blob(key)], start=begin, key=key, submission=told, count=None).header
+        except UsageError:
+            if script.environ:
+                self.ask("disk.environ", key=key)  # of a job that there will not be
+            raise
+        except (SSHError, ResourceLostError) as error:
+            shows = f"`ports job list -H {self.host}` shows whether the job is there"
+            raise ConnectionLostError(self.host, f"the answer to the submission was lost ({error}); {shows}") from error
+        if reply.get("said"):
+            said(str(reply["said"]))
+        return _where.called(self.host, parse_id(reply["id"]))
+
+    def has_session(self) -> bool:
+        """Say whether our program runs there: `ports` can be missing where python3 is there."""
+        try:
+            return not _client.connection(self.host, start=False).is_lost
+        except FarSideError:
+            return False
+
+    def rerun(self, id: object, *, start: bool = True) -> str:
+        """Run a job again, and return the id of the new one; a script gets the environment that it had asked for."""
+        from ports.jobs import _scripts
+
+        row = self.show(id)
+        if row.get("what") == "script":
+            return self.submit_script(_scripts.again(row, is_far=True), start=start)
+        said = self.ask("rerun", start=start, id=_where.bare(id)).header
+        return _where.called(self.host, parse_id(said["id"]))
+
+    def prune(
+        self, *, older: str | float = "30d", keep_failed: bool = False, unfetched: bool = False, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Remove jobs that ended some time ago, with their output and results; see `_asking.prune`."""
+        states = [_model.FINISHED, _model.CANCELLED] if keep_failed else list(ENDED)
+        limit = _model.parse_duration(older, "older")
+        found = self.ask("prune", older=limit, states=states, dry=dry_run, unfetched=unfetched).header
+        told = {"removed": list(found.get("ids") or ()), "unfetched": list(found.get("unfetched") or ())}
+        home: dict[str, Any] = _where.at_home(self.host, told)
+        return home
+
+    def output(self, id: object) -> Output:
+        """Return the output of a job; raises NotFoundError, and UsageError if it is a map."""
+        row = self.show(id)
+        if row.get("count") is not None:
+            raise UsageError(f"{row['id']} is a map of {row['count']} jobs; name one of them: {row['id']}.0")
+        return Output(self, row)
+
+    def where(self) -> str:
+        """Return in a sentence where jobs are kept there, and how much room is there."""
+        told = self.ask("disk.status").header
+        free = size(told.get("free"))
+        return f"jobs and what they print are kept on {self.host} below {told.get('data')}, where {free} are free"

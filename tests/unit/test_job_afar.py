@@ -1,0 +1,188 @@
+"""`ports job … -H far`: what home asks through a session, and shows. The queue is on the disk; no resource runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ports
+from ports import hosts
+from ports.cli import main
+from ports.jobs import _afar, _client, _logs, _places, _scripts
+
+FOLLOWED = 1200  # lines
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home from which the alias `far` leads to this machine, where no compute resource runs."""
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hosts, "resolve", lambda _: hosts.here())
+    yield tmp_path
+    _client.disconnect()
+
+
+def cli(*words: str) -> int:
+    return main.run(main.ports, ["job", *words])
+
+
+def submit(*words: str) -> int:
+    return cli("submit", "-H", "far", "--no-start", *words)
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_script_waits_there_where_no_resource_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit("--name", "lr", "--tag", "study=1", "--", "sh", "-c", "exit 3", "--json") == 0
+    told = capsys.readouterr()
+    assert told.out == "far:1\n" and "jobs and what they print are kept on far below" in told.err
+    assert submit("--", "true") == 0 and "kept on far" not in capsys.readouterr().err
+    assert cli("show", "far:1", "--json") == 0
+    row = shown(capsys)
+    assert (row["id"], row["host"], row["state"], row["tags"]) == ("far:1", "far", "pending", {"study": "1"})
+    assert row["asked"]["script"]["argv"] == ["sh", "-c", "exit 3", "--json"]
+    assert cli("why", "far:1") == 0
+    assert "no compute resource runs there; `ports resource start -H far` goes on" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert cli("wait", "--within", "0.1", "far:1", "far:2") == 6
+    assert "no compute resource runs on far, so nothing begins; `ports resource start -H far`" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "ids"),
+    [
+        ([], ["far:3", "far:2", "far:1"]),
+        (["--newest", "1"], ["far:3"]),
+        (["--name", "lr"], ["far:2"]),
+        (["--tag", "study"], ["far:3", "far:1"]),
+        (["--tag", "study=1"], ["far:1"]),
+        (["--queue", "night"], ["far:2"]),
+        (["--state", "pending", "--tag", "study=2"], ["far:3"]),
+        (["--state", "finished"], []),
+    ],
+)
+def test_the_list_of_another_machine_is_filtered_there(
+    words: list[str], ids: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = _afar.Afar("far")
+    for options in ({"tag": ["study=1"]}, {"name": "lr", "queue": "night"}, {"tag": ["study=2"]}):
+        machine.submit_script(_scripts.describe(["true"], is_far=True, **options), start=False)  # type: ignore[arg-type]
+    assert cli("list", "-H", "far", "--json", *words) == 0
+    assert [row["id"] for row in shown(capsys)] == ids
+    assert cli("list", "-H", "far", "--csv", *words) == 0
+    lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [line["id"] for line in lines] == ids and all(line["state"] == "pending" for line in lines)
+
+
+def test_a_job_that_another_machine_does_not_have_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["show", "far:9"], ["logs", "far:9"], ["wait", "far:9"], ["cancel", "far:9"], ["rerun", "far:9"]):
+        assert cli(*words) == 3, words
+        told = " ".join(capsys.readouterr().err.split())
+        assert "far: no job '9'; `ports job list -H far` shows what there is" in told, words
+
+
+def test_variables_go_to_a_private_file_there_and_nowhere_else(home: Path) -> None:
+    assert submit("--cpus", "2", "--environ", "TOKEN=s3cr3t", "--", "true") == 0
+    (kept,) = _places.here().environs.iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o600 and json.loads(kept.read_text()) == {"TOKEN": "s3cr3t"}
+    others = [path for path in (home / "state").rglob("*") if path.is_file() and path != kept]
+    assert others and not any(b"s3cr3t" in path.read_bytes() for path in others)
+    left = next(path for path in _places.here().submissions.iterdir()).read_bytes()
+    assert b'"OMP_NUM_THREADS": "2"' in left and b'"directory": "~"' in left and str(home).encode() not in left
+
+
+def test_a_file_of_options_is_submitted_from_home(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "train.yaml").write_text("run: |\n  echo hello\nname: night\ncpus: 1\nlifetime: 2h\ndirectory: runs\n")
+    assert submit("--json", "train.yaml") == 0
+    row = shown(capsys)
+    assert row["asked"]["script"]["argv"] == ["bash", "-e", "-c", "echo hello\n"] and row["name"] == "night"
+    assert (row["asked"]["lifetime"], row["asked"]["directory"]) == (7200, "~/runs")
+    (home / "train.yaml").write_text("run: true\nmemry: 3GB\n")
+    assert submit("train.yaml") == 2
+    assert "train.yaml: 'memry' is no option; did you mean memory?" in " ".join(capsys.readouterr().err.split())
+
+
+def test_jobs_are_cancelled_and_run_again_from_home(capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit("--", "echo", "one") == 0 and submit("--after", "far:1", "--", "true") == 0
+    assert cli("rerun", "--no-start", "far:1") == 0
+    assert capsys.readouterr().out.split() == ["far:1", "far:2", "far:3"]
+    assert cli("cancel", "far:1", "far:3") == 0
+    assert capsys.readouterr().out == "far:1, far:3: cancelled\n"
+    assert cli("wait", "far:3") == 8
+    assert "job far:3 is cancelled: you cancelled it" in capsys.readouterr().err
+    assert cli("show", "far:2", "--json") == 0 and shown(capsys)["asked"]["after"] == ["far:1"]
+
+
+def printed(n: int) -> bytes:
+    return b"".join(
+        b"2026-11-30T11:%02d:%02d.%03dZ line %d\n" % (i // 60000, i // 1000 % 60, i % 1000, i) for i in range(n)
+    )
+
+
+def test_output_there_is_read_in_parts_and_across_the_rotation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit("--", "true") == 0
+    work = _places.here().work / "1"
+    work.mkdir(parents=True, mode=0o700)
+    lines = printed(30_000).splitlines(keepends=True)
+    (work / "stdout.1").write_bytes(b"".join(lines[:25_000]))
+    (work / "stdout").write_bytes(b"".join(lines[25_000:]))
+    capsys.readouterr()
+    assert cli("logs", "-n", "0", "far:1") == 0
+    assert capsys.readouterr().out.splitlines() == [f"line {i}" for i in range(30_000)]
+    assert cli("logs", "-n", "6000", "--stdout", "--stamps", "far:1") == 0
+    assert capsys.readouterr().out.splitlines() == [line.decode().rstrip() for line in lines[24_000:]]
+    assert ports.jobs.get("far:1").logs().count("\n") == 30_000  # type: ignore[union-attr]
+    assert cli("logs", "--stderr", "far:1") == 0 and capsys.readouterr() == ("", "")
+
+
+def test_a_session_that_is_cut_repeats_and_loses_no_line_of_the_output() -> None:
+    machine = _afar.Afar("far")
+    machine.submit_script(_scripts.describe(["true"], is_far=True), start=False)
+    work = _places.here().work / "1"
+    work.mkdir(parents=True, mode=0o700)
+    lines = printed(FOLLOWED).splitlines(keepends=True)
+    found, n_looks = machine.output("far:1"), 0
+
+    def is_over() -> bool:
+        """Print a little more, move the file away now and then, and cut the session: before each look, or between."""
+        nonlocal n_looks
+        part = lines[n_looks * 100 : (n_looks + 1) * 100]
+        n_looks += 1
+        with (work / "stdout").open("ab") as file:
+            file.writelines(part)
+        if n_looks % 5 == 0:
+            (work / "stdout").rename(work / "stdout.1")
+        if n_looks % 4 == 0:
+            _client.connection("far", start=False)._socket.close()
+        return n_looks > FOLLOWED // 100
+
+    seen = []
+    for pieces, _ in _logs.follow(found.files, {}, stamped=True, is_over=is_over, every=0.01):
+        seen += [one.text for one in pieces]
+    assert b"".join(seen).splitlines() == [b"line %d" % i for i in range(FOLLOWED)]
+
+
+def test_a_refused_script_leaves_no_variables_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, ask = [], _client.ask
+
+    def refuse(op: str, *blobs: Any, **fields: Any) -> Any:
+        asked.append(op)
+        if op == "submit":
+            raise ports.errors.UsageError("this job can never run here")
+        return ask(op, *blobs, **fields)
+
+    monkeypatch.setattr(_client, "ask", refuse)
+    with pytest.raises(ports.errors.UsageError):
+        _afar.Afar("far").submit_script(_scripts.describe(["true"], environ=["A=b"], is_far=True), start=False)
+    assert "submit" in asked and list(_places.here().environs.iterdir()) == []
