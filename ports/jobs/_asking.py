@@ -243,7 +243,7 @@ def why_cached(row: Mapping[str, Any]) -> str:
         said = "its function has cache='off', or something of it has no digest"
         return str(note.get("cache") or (said if row["state"] in ENDED else f"it is {row['state']}"))
     if note["cache"] == "hit":
-        return "its result came from the cache"
+        return f"its result came from the cache {note['from']}" if "from" in note else "its result came from the cache"
     return f"it ran, because {_cache.here().why_kept(str(note['function']), str(note['key']))}"
 
 

@@ -3,6 +3,9 @@
 An entry is one file, ``cache/<function>/<key>-<minor>``: a blob (`_blobs`) whose header says what it is the result of.
 It is mapped privately, so a large result costs no copy until it is changed. Sizes are checked at each hit. The checksum
 is checked at each hit of a small entry, and once per boot of a large one. A damaged entry is a miss, and is removed.
+
+Caches of others are read after one's own, and never written. An entry there is unpickled only if it is of this user, of
+root, or of a user who is trusted: unpickling can run any code.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import functools
 import json
 import mmap
 import os
+import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +54,7 @@ class Hit:
 
     data: Any
     parts: _blobs.Blob
+    directory: str = ""  # the cache of others that has it
 
     def value(self, what: str) -> Any:
         """Return the result; raises RecordError, and what unpickling raises."""
@@ -59,9 +64,11 @@ class Hit:
 class Cache:
     """The entries below one directory, which at most `limit` bytes may have."""
 
-    def __init__(self, directory: Path, limit: Callable[[], float]) -> None:
+    def __init__(
+        self, directory: Path, limit: Callable[[], float], also: Callable[[], Sequence[str]] = lambda: ()
+    ) -> None:
         self.directory = directory
-        self._limit = limit
+        self._limit, self._also = limit, also
         self._folders: dict[str, Path] = {}
         self._checked: dict[Path, tuple[int, int]] = {}
         self._stored, self._room = 0.0, -1.0  # bytes since the size of all was last looked at, and until it is again
@@ -77,12 +84,15 @@ class Cache:
     # --- finding ---
 
     def find(self, function: FunctionKey, key: str) -> Hit | None:
-        """Return the entry of `key`; None if there is none. A damaged one is removed, with a warning."""
+        """Return the entry of `key`, here or in a cache of others; None if there is none.
+
+        A damaged one is removed, with a warning.
+        """
         path = self._path(function.name, key)
         try:
             data, status = _read(path)
         except FileNotFoundError:
-            return None
+            return self._find_elsewhere(function, key)
         except OSError as error:
             _say_once(function.name, f"cannot read {path}: {error.strerror}; the call runs as without a cache")
             return None
@@ -100,6 +110,33 @@ class Cache:
                 os.utime(path)  # the order of use
         self._say_if_older(function, parts.header)
         return Hit(data, parts)
+
+    def _find_elsewhere(self, function: FunctionKey, key: str) -> Hit | None:
+        """Return the entry of `key` in a cache of others, if it is of a user who is trusted to run code here."""
+        what = f"the cached result of {short(function.name)}()"
+        for directory in self._also():
+            path = Path(directory).expanduser() / self._path(function.name, key).relative_to(self.directory)
+            try:
+                data, status = _read(path, of_others=True)
+                if why := _distrust(status):
+                    _say_once(function.name, f"{what} in {directory} is not used: {why}")
+                    continue
+                parts = _blobs.take_apart(data, what)
+                if parts.header.get("key") != key:
+                    raise RecordError(f"{what} is damaged: it belongs to another call")
+                mark = (status.st_ino, status.st_size)
+                if self._checked.get(path) != mark:
+                    if checksum([parts.head, *parts.buffers]) != parts.header.get("crc"):
+                        raise RecordError(f"{what} is damaged: its checksum differs")
+                    self._checked[path] = mark
+            except FileNotFoundError:
+                continue
+            except (OSError, RecordError) as error:
+                _say_once(function.name, f"{error} ({directory}); it is not used")
+                continue
+            self._say_if_older(function, parts.header)
+            return Hit(data, parts, directory)
+        return None
 
     def _check(self, path: Path, status: os.stat_result, parts: _blobs.Blob, what: str) -> None:
         """Raise RecordError if the checksum differs; a large file that was checked in this boot is not read."""
@@ -248,11 +285,33 @@ def _differences(function: FunctionKey, found: Mapping[str, str], header: Mappin
     return differences
 
 
-def _read(path: Path) -> tuple[Any, os.stat_result]:
+def _distrust(status: os.stat_result) -> str:
+    """Return why an entry of others is not read; empty where it is."""
+    import pwd  # not on Windows
+
+    if not stat.S_ISREG(status.st_mode):
+        return "it is no file"
+    if status.st_mode & 0o022:
+        return "others can write to that file"
+    if status.st_uid in (0, probe.own_uid()):
+        return ""
+    try:
+        owner = pwd.getpwuid(status.st_uid).pw_name
+    except KeyError:
+        owner = str(status.st_uid)
+    if owner in settings.get("jobs.cache_trust"):
+        return ""
+    return f"it is of {owner}, and unpickling it lets {owner} run code as you; the setting jobs.cache_trust allows that"
+
+
+def _read(path: Path, *, of_others: bool = False) -> tuple[Any, os.stat_result]:
     """Return the content of a file, a large one mapped; both can be changed without changing the file."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    flags = os.O_NONBLOCK | os.O_NOFOLLOW if of_others else 0  # a pipe would never end
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         status = os.fstat(descriptor)
+        if of_others and _distrust(status):
+            return b"", status
         if status.st_size >= _MAPPED:
             return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY), status
         return bytearray(os.read(descriptor, _MAPPED)), status
@@ -337,7 +396,11 @@ def here() -> Cache:
 
 @functools.lru_cache(maxsize=4)
 def _of_state(state: str) -> Cache:
-    return Cache(_places.planned() / "cache", lambda: float(settings.get("jobs.cache_limit")))
+    return Cache(
+        _places.planned() / "cache",
+        lambda: float(settings.get("jobs.cache_limit")),
+        lambda: settings.get("jobs.cache_also"),
+    )
 
 
 # --- plain calls ---

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import linecache
 import os
+import shutil
 import sys
 import textwrap
 import threading
@@ -402,3 +403,87 @@ def test_a_large_array_comes_from_the_cache_of_jobs() -> None:
 def test_a_failed_job_is_not_kept() -> None:
     fail = define("def fail(): raise ValueError('no')")
     assert run(fail).state == "error" and entries() == []
+
+
+# --- caches of others ---
+
+
+@pytest.fixture
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory of a cache of others, which the settings name."""
+    directory = tmp_path / "group"
+    values = {"jobs.cache_also": [str(tmp_path / "nothing"), str(directory)], "jobs.cache_trust": []}
+    real = _cache.settings.get
+    monkeypatch.setattr(_cache.settings, "get", lambda key: values[key] if key in values else real(key))
+    return directory
+
+
+def given(group: Path) -> Path:
+    """Move all own entries to the cache of the group; return the last one."""
+    shutil.copytree(_cache.here().directory, group)
+    shutil.rmtree(_cache.here().directory)
+    return next(path for path in group.rglob("*") if path.is_file() and path.suffix != ".ok")
+
+
+@pytest.mark.parametrize("size", [10, 50_000])
+def test_a_result_of_the_group_is_used_and_nothing_is_written(group: Path, size: int) -> None:
+    large = define(LARGE)
+    through(large, size)
+    given(group)
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in group.rglob("*"))
+    assert through(large, size, policy="only")["a"].size == size
+    assert entries() == [] and sorted((path.name, path.stat().st_mtime_ns) for path in group.rglob("*")) == before
+
+
+def test_a_job_names_the_cache_of_the_group_that_had_its_result(add: Any, group: Path) -> None:
+    key = _function_key.of_function(add)
+    cache = {"policy": "use", "function": key.to_json(), "key": None}
+    parcel = _travel.pack(add, [((1,), {})])
+    assert child.run(parcel.function, parcel.arguments[0], cache=cache).note["cache"] == "kept"
+    given(group)
+    note = child.run(parcel.function, parcel.arguments[0], cache=cache).note
+    assert (note["cache"], note["from"]) == ("hit", str(group))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a file to another user")
+def test_results_of_other_users_are_used_only_if_they_are_trusted(
+    add: Any, note: Callable[[], int], group: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through(add, 1)
+    entry = given(group)
+    os.chown(entry, 65534, 65534)
+    with pytest.warns(
+        UserWarning, match=r"of add\(\) in .* is not used: it is of nobody, .* lets nobody run code as you"
+    ):
+        assert through(add, 1) == 2
+    assert note() == 2
+    shutil.rmtree(_cache.here().directory)
+    known = _cache.settings.get
+    monkeypatch.setattr(_cache.settings, "get", lambda key: ["nobody"] if key == "jobs.cache_trust" else known(key))
+    assert through(add, 1) == 2 and note() == 2
+    entry.chmod(0o666)
+    with pytest.warns(UserWarning, match="others can write to that file"):
+        assert through(add, 1) == 2
+    assert note() == 3
+
+
+@pytest.mark.parametrize("harm", ["byte", "pipe", "link", "other"])
+def test_a_damaged_entry_of_the_group_is_a_miss_and_stays(add: Any, group: Path, harm: str) -> None:
+    through(add, 2)
+    (other,) = entries()
+    kept = other.read_bytes()
+    other.unlink()
+    through(add, 1)
+    entry = given(group)
+    data = bytearray(entry.read_bytes())
+    data[-2] ^= 1
+    entry.unlink()
+    if harm == "pipe":
+        os.mkfifo(entry, 0o600)
+    elif harm == "link":
+        entry.symlink_to("/etc/hostname")
+    else:
+        entry.write_bytes(data if harm == "byte" else kept)
+    with pytest.warns(UserWarning, match=r"damaged|is no file|symbolic links"):
+        assert through(add, 1) == 2
+    assert entry.is_fifo() or entry.is_symlink() or entry.exists()

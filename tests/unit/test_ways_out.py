@@ -43,6 +43,9 @@ WALKED = {
     "unit/test_job_files.py::test_another_file_is_never_overwritten_unless_forced": (
         "is another file; pass force=True to replace it",
     ),
+    "unit/test_job_cache.py::test_results_of_other_users_are_used_only_if_they_are_trusted": (
+        "the setting jobs.cache_trust allows that",
+    ),
     "integration/test_job_notices_home.py::test_the_end_of_a_job_is_said_where_ports_open_runs": (
         "`ports job show {id}` shows more",
     ),

@@ -85,7 +85,7 @@ def run(
         if kept is not None and (found := kept.find()) is not None:
             if loaded.is_far:
                 found = _plain_if_possible(_blobs.load(found)) or found
-            return Outcome("finished", found, None, {"cache": "hit", **kept.name()})
+            return Outcome("finished", found, None, {"cache": "hit", **kept.origin, **kept.name()})
         value = loaded.call(*args, **kwargs)
         if inspect.iscoroutine(value):
             import asyncio  # it takes 30 ms, and few functions need it
@@ -114,6 +114,7 @@ class _Kept:
         self._cache, self._cached, self._policy = _cache, _cache.here(), cache["policy"]
         self._function = _function_key.FunctionKey.from_json(cache["function"])
         self._key, self._arguments = cache.get("key"), {}
+        self.origin: dict[str, str] = {}  # the cache of others that had it
         try:  # before the call, which can change its arguments
             self._arguments = _function_key.arguments(loaded.call, args, kwargs)
             self._key = self._key or _function_key.of_call(self._function, self._arguments)
@@ -125,6 +126,7 @@ class _Kept:
         if self._key is None or self._policy == "refresh":
             return None
         if (hit := self._cached.find(self._function, self._key)) is not None:
+            self.origin = {"from": hit.directory} if hit.directory else {}
             return bytes(hit.data)
         if self._policy == "only":
             raise self._cache.not_cached(self._function, self._key, self._arguments)
