@@ -123,9 +123,19 @@ def _read_table(data: Any, is_frame: bool) -> Any:
     return table.to_pandas() if is_frame else table
 
 
+def _is_plain_array(value: Any, numpy: Any) -> bool:
+    """Say whether the content of an array or scalar is all of it: a mask, a class or a dtype of others is more."""
+    kind = type(value)
+    is_scalar = isinstance(value, numpy.generic) and kind is value.dtype.type
+    if not (is_scalar or kind in (numpy.ndarray, numpy.memmap)) or value.dtype.hasobject:
+        return False
+    descr = numpy.lib.format.dtype_to_descr(value.dtype)
+    return bool(numpy.lib.format.descr_to_dtype(descr) == value.dtype and value.dtype.type is not numpy.record)
+
+
 def _array(value: Any, buffers: list[Any]) -> dict[str, Any]:
     numpy = sys.modules.get("numpy")
-    if numpy is None or not isinstance(value, numpy.ndarray | numpy.generic) or value.dtype.hasobject:
+    if numpy is None or not _is_plain_array(value, numpy):
         raise UnsendableError(f"a {type(value).__name__} does not travel between versions of Python; {KINDS} do")
     file = io.BytesIO()
     numpy.lib.format.write_array(file, numpy.asarray(value), allow_pickle=False)

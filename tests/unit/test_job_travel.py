@@ -510,3 +510,32 @@ def test_names_of_modules_are_found_in_every_kind_of_import() -> None:
 
     found = set(_modules.imported_by(use.__code__, {}))
     assert found == {"j3_a.b", "j3_c", "j3_c.d", "j3_c.e", "j3_f", "j3_f.g"}
+
+
+RECORDS = numpy.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        numpy.ma.masked_array([1, 2], [True, False]),
+        numpy.ones((1, 1)).view(numpy.matrix),
+        RECORDS,
+        RECORDS[0],
+        numpy.array([None]),
+    ],
+    ids=["masked", "matrix", "records", "record", "objects"],
+)
+def test_an_array_that_is_more_than_its_content_is_no_plain_value(value: Any) -> None:
+    with pytest.raises(UnsendableError, match="does not travel between versions of Python; numbers,"):
+        _plain.encode([value])
+
+
+@pytest.mark.parametrize(
+    "kind", ["M8[ns]", "U7", "S3", "V5", "c8", ">i8", "?", "f2", [("a", "i4"), ("b", "U2", (2,))]], ids=str
+)
+def test_an_array_of_every_kind_of_number_and_text_is_a_plain_value(kind: Any) -> None:
+    value = numpy.zeros((2, 3), dtype=kind)
+    for one in (value, value[0, 0], value[:0], numpy.asfortranarray(value)):
+        found = _plain.decode(*_plain.encode(one))
+        assert type(found) is type(one) and found.dtype == one.dtype and found.tobytes() == one.tobytes()
