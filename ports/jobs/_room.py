@@ -47,7 +47,7 @@ class Room:
         if gpus is None:
             gpus = tuple(sorted(self.gpus - set(self.available.taken_gpus))[: needs.gpus])
         self.booked[slot] = Booking(queue, needs.cpus, needs.memory or 0, gpus)
-        self.cpus -= needs.cpus
+        self.cpus = round(self.cpus - needs.cpus, 9)  # what is given back is what was taken, also of 0.1
         self.memory -= needs.memory or 0
         self.gpus -= set(gpus)
         self.n_of_queue[queue] = self.n_of_queue.get(queue, 0) + 1
@@ -56,7 +56,7 @@ class Room:
     def release(self, slot: str) -> Booking | None:
         """Give back what a slot has booked."""
         if (booking := self.booked.pop(slot, None)) is not None:
-            self.cpus += booking.cpus
+            self.cpus = round(self.cpus + booking.cpus, 9)
             self.memory += booking.memory
             self.gpus |= set(booking.gpus) & set(self.capacity.gpus)  # it may have had more before a restart
             self.n_of_queue[booking.queue] -= 1
