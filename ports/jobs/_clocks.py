@@ -11,12 +11,7 @@ import time
 from collections.abc import Callable
 
 from ports import probe
-
-
-def since_boot() -> float:
-    """Return seconds since the boot, those for which the machine was suspended included, where the system tells."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)  # not macOS, whose monotonic clock goes on
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
+from ports.probe import left
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,12 +24,12 @@ class Clocks:
 
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
-    real: Callable[[], float] = since_boot
+    real: Callable[[], float] = left.since_boot
     boot: str = dataclasses.field(default_factory=probe.boot_id)
 
     def stamp(self) -> str:
         """Return a stamp of this moment."""
-        return f"{self.monotonic():.3f} {self.real():.3f} {self.boot}"
+        return left.clock_stamp(self.monotonic(), self.real(), self.boot)
 
     def monotonic_at(self, stamp: object, wall: float) -> float:
         """Return when a moment was, by `monotonic`: by its stamp, or by its time on the wall if it has none of now."""

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from ports import probe
 from ports.errors import StoreError
 from ports.jobs import _durable, _submissions
 from ports.jobs._live import GIVEN, OVER, READY, WAITS, Live
 from ports.jobs._model import LARGE, Capacity, JobId, Lease, Submission
 from ports.jobs._store import SubmissionRow
 from ports.jobs._turn import SCRIPTS, QueueLostError, Request
+from ports.probe import left as left_files
 from tests.lab.job_queue import Desk, lease_state
 
 
@@ -326,6 +328,20 @@ def test_a_lifetime_is_time_that_passed_whatever_the_clock_shows(desk: Desk, ste
     desk.suspend(41)
     desk.queue.tick()
     assert desk.row(id)["reason"] == "not begun within its lifetime of 100 s"
+
+
+def test_a_lifetime_counts_from_when_a_file_was_left(desk: Desk) -> None:
+    desk.boot, desk.stepped = probe.boot_id(), desk.clock - left_files.since_boot()
+    desk.restart()
+    spec = Submission(kind="function", lifetime=1000, after=(JobId(1),))
+    desk.submit()
+    left = _submissions.leave(desk.places, "ab" * 16, spec, [b"f", b""])
+    desk.clock += 600
+    desk.queue.tick()
+    assert desk.state(str(left)) == "pending"
+    desk.clock += 401
+    desk.queue.tick()
+    assert desk.row(str(left))["reason"] == "not begun within its lifetime of 1000 s"
 
 
 def test_a_job_that_began_within_its_lifetime_is_tried_again_after_it(desk: Desk) -> None:

@@ -6,9 +6,11 @@ key; then its file is written. A request has no id, and is done after the submis
 """
 
 import os
+import sys
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
+    from ..identity import boot_id
     from .durable import create_durably, numbers_in, reserve_number, sync_directory, write_durably
     from .frames import HEAD, MAGIC, Decoder, ProtocolError, check_limits, encode, header_of
     from .words import SUBMISSION_KEY, Refused, is_number, short
@@ -45,6 +47,17 @@ def check_key(value: object) -> str:
     return value
 
 
+def since_boot() -> float:
+    """Return seconds since the boot, those for which the machine was suspended included, where the system tells."""
+    clock = getattr(time, "CLOCK_BOOTTIME", 7 if sys.platform == "linux" else None)  # Python 3.6 has no name for it
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+def clock_stamp(monotonic: float, real: float, boot: str) -> str:
+    """Return what the clocks show that nobody sets, and of which boot they are."""
+    return "%.3f %.3f %s" % (monotonic, real, boot)
+
+
 def leave_submission(
     root: str, key: str, submission: "Json", blobs: "Sequence[bytes]", count: "Optional[int]" = None
 ) -> int:
@@ -70,7 +83,8 @@ def leave_submission(
         sync_directory(ids)
     elif os.path.exists(path) or os.path.exists(os.path.join(ids, str(number), "taken")):
         return number
-    header = {"op": "submit", "key": key, "id": number, "at": time.time(), "count": count, "submission": submission}
+    header = {"op": "submit", "key": key, "id": number, "count": count, "submission": submission}
+    header.update(at=time.time(), stamp=clock_stamp(time.monotonic(), since_boot(), boot_id()))
     try:
         data = encode(header, blobs)
     except ProtocolError as error:
