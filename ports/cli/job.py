@@ -38,10 +38,14 @@ job.add_command(job_submit.submit)
 # --- list and show ---
 
 
-def show_list(out: Output, rows: Sequence[Row]) -> None:
-    """Show the newest jobs."""
-    shown = rows if out.as_json else [{**job_rows.row(one, time.time()), "host": one.get("host")} for one in rows]
-    out.table(shown, "job", empty="no jobs; `ports job submit` submits one")
+def show_list(out: Output, rows: Sequence[Row], *, is_all: bool = True) -> None:
+    """Show the newest jobs; `is_all` says that no filter left any out."""
+    if out.as_json:
+        shown = [job_rows.document(one) if one.get("kind") == "job" else one for one in rows]
+    else:
+        shown = [{**job_rows.row(one, time.time()), "host": one.get("host")} for one in rows]
+    none = "no jobs; `ports job submit` submits one" if is_all else "no job matches; `ports job list` shows all"
+    out.table(shown, "job", empty=none)
 
 
 @job.command("list")
@@ -67,7 +71,8 @@ def list_(out: Output, machines: Mapping[str, Any], newest: int, as_csv: bool, w
         found = asked()
     if as_csv:
         _write_csv([row for one in found.values() if not isinstance(one, Exception) for row in one[0]])
-    return show_newest(out, found, newest, is_shown=not as_csv)
+    is_all = all(value is None for value in filters.values())
+    return show_newest(out, found, newest, is_shown=not as_csv, is_all=is_all)
 
 
 Newest = Mapping[str, tuple[list[dict[str, Any]], dict[str, int]] | Exception]
@@ -82,7 +87,7 @@ def newest_of(machines: Mapping[str, Any], newest: int, filters: Mapping[str, An
     return hosts.on_each(machines, lambda name: machines[name].list_jobs(newest=newest, **filters))
 
 
-def show_newest(out: Output, found: Newest, newest: int, *, is_shown: bool = True) -> int:
+def show_newest(out: Output, found: Newest, newest: int, *, is_shown: bool = True, is_all: bool = True) -> int:
     """Show the newest jobs, and how many there are where these are not all; return 5 if a machine failed."""
     from ports.hosts import failed_row
 
@@ -92,7 +97,7 @@ def show_newest(out: Output, found: Newest, newest: int, *, is_shown: bool = Tru
     if out.as_json:
         rows += [failed_row(name, error) for name, error in failed.items()]
     if is_shown and (rows or not failed):
-        show_list(out, rows)
+        show_list(out, rows, is_all=is_all)
     for name, error in () if out.as_json else failed.items():
         out.fail(name, str(error))
     for name, (some, counts) in () if out.as_json or not is_shown else there.items():
@@ -115,12 +120,13 @@ def looks(out: Output, asked: Callable[[], Newest], newest: int = 1000) -> Itera
 def _write_csv(rows: Sequence[Row]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(job_rows.CSV)
-    writer.writerows([job_rows.cell(row.get(name)) for name in job_rows.CSV] for row in rows)
+    told = map(job_rows.document, rows)
+    writer.writerows([job_rows.cell(row.get(name)) for name in job_rows.CSV] for row in told)
 
 
 def show_job(out: Output, row: Row) -> None:
     """Show everything about a job."""
-    out.details(row if out.as_json else job_rows.details(row))
+    out.details(job_rows.document(row) if out.as_json else job_rows.details(row))
     for line in () if out.as_json else job_rows.history(row):
         click.echo(line)
 
@@ -204,7 +210,7 @@ def fetch(out: Output, machine: Any, id: str, to: Path | None, force: bool) -> N
 def show_waited(out: Output, rows: Sequence[Row]) -> int:
     """Show how jobs ended; return 0 if all finished, 8 if one did not, 6 if the wait ended before."""
     if out.as_json:
-        out.table(rows, "job", empty="")
+        out.table([job_rows.document(row) for row in rows], "job", empty="")
     for row in () if out.as_json else rows:
         if row["state"] != "finished":
             out.say(f"ports: {job_rows.sentence(row)}")

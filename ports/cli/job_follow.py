@@ -38,7 +38,7 @@ def followed(out: Output, machine: Any, id: str, *, own_code: bool) -> int:
         raise
     row = rows[0]
     if out.as_json:
-        out.details(row)
+        out.details(job_rows.document(row))
     elif row["state"] != "finished":
         out.say(f"ports: {job_rows.sentence(row)}")
     if own_code and (code := job_rows.exit_code(row)) is not None:

@@ -12,7 +12,7 @@ from ports.probe import duration, size
 #: The columns of ``ports job list --csv``, which are keys of its rows in ``--json``.
 CSV = (
     "id", "name", "state", "what", "queue", "priority", "count", "counts", "tags", "created_at", "began_at", "ended_at",
-    "attempt", "peak_memory", "cpu_time", "reason",
+    "attempt", "peak_memory", "cpu_time", "reason", "why", "host", "size_bytes", "exit_code",
 )  # fmt: skip
 _MOST_NAMED = 10
 _ENDED = ("finished", "error", "cancelled", "lost")
@@ -35,10 +35,17 @@ def row(found: Mapping[str, Any], now: float) -> dict[str, Any]:
         "age": duration(now - found["created_at"]) if found.get("created_at") else "",
         "ran": _ran(found, now),
         "peak": size(found.get("peak_memory")),
+        "size": size(size_of(found)),
         "reason": "; ".join(
             filter(None, [_of_map(found), progress(found), str(found.get("reason") or found.get("why") or "")])
         ),
     }
+
+
+def size_of(found: Mapping[str, Any]) -> int | None:
+    """Return the bytes on the disk of what a job keeps: its output and its files; None if that is not known."""
+    kept = (found.get("note") or {}).get("size")
+    return kept if isinstance(kept, int) else None
 
 
 def _ran(found: Mapping[str, Any], now: float) -> str:
@@ -78,6 +85,7 @@ def details(found: Mapping[str, Any]) -> dict[str, Any]:
         "jobs": counts(found["counts"]) if found.get("count") is not None else None,
         "runs": shlex.join(script["argv"]) if script.get("argv") else found.get("what"),
         "directory": asked.get("directory"),
+        "environment": "of the login shell there" if script.get("login") else None,
         "copy": copied(workspace) if workspace else None,
         "largest": _largest(workspace.get("largest") or ()),
         "behind": "; ".join(left_behind(workspace)) if workspace else None,
@@ -99,6 +107,7 @@ def details(found: Mapping[str, Any]) -> dict[str, Any]:
         "ended by": _ending(note),
         "peak memory": size(found.get("peak_memory")),
         "cpu time": f"{found['cpu_time']:.1f} s" if found.get("cpu_time") is not None else None,
+        "size": size(size_of(found)),
         "output lost": _lost(note.get("dropped") or {}),
         "notice": _notice(asked, found),
         **(found.get("files") or {}),
@@ -178,6 +187,11 @@ def exit_code(found: Mapping[str, Any]) -> int | None:
     if isinstance(note.get("signal"), int):
         return 128 + int(note["signal"])
     return int(note["status"]) if isinstance(note.get("status"), int) else None
+
+
+def document(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a job for programs."""
+    return {**found, "size_bytes": size_of(found), "exit_code": exit_code(found)}
 
 
 def cell(value: Any) -> Any:

@@ -67,6 +67,7 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("AGE", "age"),
         ("RAN", "ran"),
         ("PEAK", "peak"),
+        ("SIZE", "size"),
         ("NOTE", "note"),
     ),
     "setting": (("SETTING", "name"), ("VALUE", "value"), ("FROM", "from")),
@@ -86,6 +87,7 @@ COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
 
 _SHORTENED = ("WHERE", "DIRECTORY", "ROOT", "FROM")  # a path is known by its end
 _PORT_HERE = re.compile(r"(?:127\.0\.0\.1|\[::1\])(:\d+)")
+_LEFT_OUT = ("SIZE",)  # where there is no room for it; `show` has it
 _BELOW = ("NOTE", "LINK AT HOME", "LINK", "DIRECTORY", "ROOT", "FROM")  # what goes on below its row, in this order
 _WORD = re.compile(r"(?:`[^`]*`|\S)+")  # a command in backticks is one
 # What `show` says in other words, or not at all.
@@ -160,6 +162,10 @@ def fit(lines: Sequence[Sequence[str]], columns: int) -> list[list[str]]:
     """
     whole = [list(line) for line in lines]
     if not whole or _width(whole) <= columns:
+        return whole
+    kept = [index for index, heading in enumerate(whole[0]) if heading not in _LEFT_OUT]
+    whole = [[line[index] for index in kept] for line in whole]
+    if _width(whole) <= columns:
         return whole
     movable = [heading for heading in _BELOW if heading in whole[0]]
     movable += sorted((one for one in reversed(whole[0][2:]) if one not in movable), key="STATE".__eq__)

@@ -45,7 +45,7 @@ def offer(host: str, status: Mapping[str, Any] | PortsError, needs: Needs) -> Of
         return left_out(host, status)
     if not status.get("capacity"):
         is_doubtful = not status.get("has_ports")  # it is known of the PATH without a login only
-        return Offer(host, (AFTER_A_START, is_doubtful), "no compute resource runs yet, so one is started")
+        return Offer(host, (AFTER_A_START, is_doubtful), "no compute resource runs yet")
     told = status["capacity"]
     capacity = Capacity(
         cpus=told["cpus"], memory=told["memory"], gpus=tuple(told.get("gpus") or ()), tags=tuple(told.get("tags") or ())
@@ -103,7 +103,8 @@ def _status(name: str) -> dict[str, Any]:
 
 def words(chosen: Offer, found: Sequence[Offer]) -> str:
     """Return in a sentence which machine gets the job, and why the others do not."""
-    return "; ".join([str(chosen), *(str(one) for one in found if one.host != chosen.host)])
+    started = ", so one is started" if chosen.rank[0] == AFTER_A_START else ""
+    return "; ".join([f"{chosen}{started}", *(str(one) for one in found if one.host != chosen.host)])
 
 
 class Several:
@@ -125,17 +126,16 @@ class Several:
         if script.submission.after:
             raise UsageError(f"after: job {script.submission.after[0]} is of one machine; name that one, not several")
         found = offers(self.names, script.submission.needs)
-        told, refused = {one.host: one for one in found}, list[PortsError]()
+        told = {one.host: one for one in found}
         for one in filter(lambda one: one.is_possible, found):
             try:
                 id = _afar.Afar(one.host).submit_script(script, start=start, can_wait=False, said=said)
             except (UsageError, FarSideError) as error:  # what none could know before a resource was started there
                 told[one.host] = left_out(one.host, error)
-                refused.append(error)
                 continue
             said(words(one, list(told.values())))
             return id
-        raise refused[0]
+        raise UsageError(f"none of {', '.join(self.names)} can run this job: {'; '.join(map(str, told.values()))}")
 
 
 def _first(found: Sequence[Offer]) -> str:

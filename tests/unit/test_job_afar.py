@@ -85,6 +85,13 @@ def test_the_list_of_another_machine_is_filtered_there(
     assert [line["id"] for line in lines] == ids and all(line["state"] == "pending" for line in lines)
 
 
+def test_a_list_without_a_match_leads_to_the_whole_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("list", "-H", "far", "--tag", "x") == 0
+    assert capsys.readouterr().err == "no job matches; `ports job list -H far` shows all\n"
+    assert cli("list", "-H", "far") == 0
+    assert capsys.readouterr().err == "no jobs; `ports job submit -H far` submits one\n"
+
+
 def test_a_job_that_another_machine_does_not_have_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["show", "far:9"], ["logs", "far:9"], ["wait", "far:9"], ["cancel", "far:9"], ["rerun", "far:9"]):
         assert cli(*words) == 3, words

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import ports
-from ports.errors import ConnectionLostError, NetworkError, PortsError, UsageError
+from ports.errors import ConnectionLostError, FarSideError, NetworkError, PortsError, UsageError
 from ports.jobs import _afar, _client, _several, _where
 from ports.jobs._model import Needs
 from ports.jobs._scripts import Script, describe
@@ -37,8 +37,8 @@ LOST = NetworkError("gpu2", "no route to host")
         (status(), Needs(memory=12 * GIB), "full, nothing waits", _several.LATER),
         (status(), Needs(gpus=3), "can never run it: it needs 3 gpus, and this resource has 2", _several.NEVER),
         (status(draining=True), Needs(), "it drains, nothing waits", _several.NOT_NOW),
-        ({"has_ports": True}, Needs(), "no compute resource runs yet, so one is started", _several.AFTER_A_START),
-        ({"has_ports": False}, Needs(), "no compute resource runs yet, so one is started", _several.AFTER_A_START),
+        ({"has_ports": True}, Needs(), "no compute resource runs yet", _several.AFTER_A_START),
+        ({"has_ports": False}, Needs(), "no compute resource runs yet", _several.AFTER_A_START),
         (LOST, Needs(), "left out: ", _several.NEVER),
     ],
 )
@@ -95,7 +95,7 @@ def test_machines_of_which_none_can_run_a_job_are_all_named(told: dict[str, Any]
         _several.offers(["gpu1", "gpu2"], Needs())
     told["gpu1"] = status()
     with pytest.raises(
-        UsageError, match="none of gpu1, gpu2 can run this job: gpu1: can never run it: it needs 9 gpus"
+        UsageError, match=r"none of gpu1, gpu2 can run this job: gpu1: can never run it: it needs 9 gpus"
     ):
         _several.offers(["gpu1", "gpu2"], Needs(gpus=9))
 
@@ -144,6 +144,18 @@ def test_a_script_that_a_machine_refuses_goes_to_the_next(
     taken, said = Submitted(monkeypatch, gpu1=UsageError("this job can never run here")), list[str]()
     assert ports.jobs.at("gpu1,gpu2").submit_script(describe(["true"], is_far=True), said=said.append) == "gpu2:7"
     assert taken.hosts == ["gpu1", "gpu2"]
+    assert said == ["gpu2: full, 1 job waits; gpu1: left out: this job can never run here"]
+
+
+def test_a_script_that_all_machines_refuse_says_why_each_did(
+    told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told |= {"gpu1": {"has_ports": True}, "gpu2": status()}
+    Submitted(monkeypatch, gpu1=FarSideError("gpu1", "no ports there"))
+    with pytest.raises(
+        UsageError, match=r"none of gpu1, gpu2 can run this job: gpu1: .*no ports there; gpu2: can never"
+    ):
+        ports.jobs.at("gpu1,gpu2").submit_script(describe(["true"], gpus=9, is_far=True))
 
 
 @pytest.mark.parametrize("names", ["gpu1,gpu2", ["gpu1", "gpu2"], ("gpu1", "gpu2", "gpu1")])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ports.cli import job_rows
+from ports.cli import job_rows, tables
 from ports.errors import UsageError
 from ports.jobs import _places, _scripts, _where
 from ports.jobs._model import Capacity
@@ -219,8 +219,24 @@ def test_a_row_of_the_list_says_how_long_and_why() -> None:
     assert (ended["ran"], ended["peak"], ended["reason"]) == ("30 s", "3.0 GiB", "exit status 3")
     pending = job_rows.row(row(state="pending", began_at=None, reason="waits for memory: bob active"), 1075.0)
     assert (pending["ran"], pending["age"], pending["reason"]) == ("", "1 min", "waits for memory: bob active")
+    kept = row(state="finished", note={"status": 0, "size": 3 << 20})
+    assert job_rows.row(kept, 9999.0)["size"] == job_rows.details(kept)["size"] == "3.0 MiB"
     of_map = job_rows.row(row(count=100, counts={"finished": 97, "error": 3}), 1075.0)
     assert of_map["reason"] == "100 jobs: 97 finished, 3 error"
+
+
+def test_the_size_of_what_a_job_keeps_is_shown_where_there_is_room() -> None:
+    rows = [{**job_rows.row(row(note={"size": 3 << 20}), 1075.0), "host": "server1"}]
+    lines = tables.table(rows, "job", 1075.0)
+    assert "SIZE" in tables.fit(lines, 120)[0] and "SIZE" not in tables.fit(lines, 40)[0]
+    assert not any("3.0 MiB" in cell for line in tables.fit(lines, 40) for cell in line)
+
+
+def test_rows_for_programs_have_sizes_in_bytes_and_the_exit_code() -> None:
+    found = job_rows.document(row(state="error", note={"status": None, "signal": 9, "size": 4096}))
+    assert (found["size_bytes"], found["exit_code"]) == (4096, 137)
+    assert job_rows.document(row())["size_bytes"] is None
+    assert set(row()) | {"size_bytes", "exit_code", "reason", "host"} <= {*job_rows.CSV, "kind"}
 
 
 @pytest.mark.parametrize(

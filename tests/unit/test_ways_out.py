@@ -49,6 +49,9 @@ WALKED = {
     "integration/test_job_notices_home.py::test_the_end_of_a_job_is_said_where_ports_open_runs": (
         "`ports job show {id}` shows more",
     ),
+    "unit/test_job_afar.py::test_a_list_without_a_match_leads_to_the_whole_list": (
+        "no job matches; `ports job list` shows all",
+    ),
     "unit/test_job_notices.py::test_resource_notify_tests_each_service": (
         "the setting jobs.notify",
     ),
