@@ -365,3 +365,23 @@ def test_two_gigabytes_of_untracked_files_are_refused_by_name(night: Night) -> N
     done = night.type(*words, host="server1", cwd="/home/alice/project")
     assert done.returncode == 0 and "forgotten.dat" in done.stderr, done.stderr
     assert night.ends(done.stdout.strip()) == "42\n"
+
+
+class TwoServers(NamespaceSite):
+    """A site where both servers have `ports`."""
+
+    installed = ("laptop", "server1", "server2")
+
+
+@pytest.mark.usefixtures("root_site")
+def test_of_two_servers_the_free_one_gets_the_job() -> None:
+    with TwoServers() as site, night_of(site) as night:
+        first = night.submit("-H", "server1", "--cpus", "2", "--", "sleep", "600", host="laptop")
+        wait_until(lambda: night.state(first, host="laptop") == "running" or None, timeout=60, what="the first job")
+        done = night.type("job", "submit", "-H", "server1,server2", "--cpus", "2", "--", "hostname")
+        assert done.returncode == 0, done.stderr
+        id = done.stdout.strip()
+        assert id == "server2:1" and "server2" in done.stderr, done.stderr
+        assert night.type("job", "wait", "--within", "60", id, timeout=90).returncode == 0
+        assert night.type("job", "logs", id).stdout == "server2\n"
+        night.type("job", "cancel", first)
