@@ -57,6 +57,8 @@ class Answers:
         if pack(live.number, item) in self._ledger.runs:
             return None
         why = self._ledger.why(live, item)
+        if self.exchange.trouble is not None and why.startswith("waits for a slot"):
+            why = f"{why}; {self.exchange.trouble}"
         return f"the resource drains: `ports resource resume` goes on; {why}" if self.exchange.is_draining else why
 
     def show(self, request: Request) -> None:

@@ -55,6 +55,7 @@ class Exchange:
         self.waiting = Waiting()
         self.is_draining = False  # durable
         self.is_held = False  # while the resource is about to stop
+        self.trouble: str | None = None  # with the slots
         self.dispose: Callable[[Sequence[Path]], object] = remove_trees
         self.connections: dict[str, Hashable] = {}  # of slots
         self.unfinished: set[int] = set()  # maps of whose results more is there than was sent

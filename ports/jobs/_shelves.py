@@ -81,6 +81,11 @@ class Shelves:
             return f"waits for a slot, or for {self.passed}, which needs more"
         return why or "waits for a slot"
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a job is ready, whether or not there is room for it."""
+        return any(self.top(shelf) is not None for shelf in list(self._heaps))
+
     def wanted(self, pace: Pace) -> int:
         """Return how many more slots would have work now."""
         room = self.room.copy()

@@ -100,6 +100,21 @@ class Queue:
         return self._exchange.wanted_slots
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether jobs could be given out, if there were room."""
+        return self._exchange.ledger.shelves.is_waiting
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no slots can be had, if something is wrong with them; the rows of pending jobs say so."""
+        return self._exchange.trouble
+
+    @trouble.setter
+    def trouble(self, trouble: str | None) -> None:
+        """Note what is wrong with the slots."""
+        self._exchange.trouble = trouble
+
+    @property
     def is_held(self) -> bool:
         """Whether nothing is given out because the resource is about to stop; unlike draining, no start finds it."""
         return self._exchange.is_held

@@ -45,7 +45,7 @@ class ListQueue:
         self.given: dict[str, tuple[dict[str, Any], bytes, bytes]] = {}
         self.pushes: list[Reply] = []
         self.most = 64
-        self.wanted_slots = 0
+        self.wanted_slots, self.is_waiting, self.trouble = 0, False, None
         self.n_given = 0
 
     def turn(self, inbox: Any) -> list[Reply]:

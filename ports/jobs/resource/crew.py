@@ -13,19 +13,34 @@ from pathlib import Path
 from typing import Any
 
 from ports import clusters, machine, sessions, state
-from ports.errors import PortsError
+from ports.errors import PortsError, StartError
 from ports.jobs._model import Available
 from ports.jobs.resource import room, slot
 
 CLUSTER = "jobs"
 _LOOK_SECONDS = 1.0  # between two looks at the slots, where nothing wakes it
 _AROUND_SECONDS = 5.0  # between two looks at what other users leave
+_PER_THREAD = 4
+_FAILED_SECONDS = 5.0  # after a slot that failed
 _WAITS = (1.0, 60.0)  # seconds after a cluster that did not start: at first, and at most
 
 
 def missing(wanted: int, threads: int, live: int) -> int:
-    """Return how many slots to start: as many as have work, at most one for each thread of the workers."""
-    return max(0, min(wanted, threads) - live)
+    """Return how many slots to start: as many as have work, at most `_PER_THREAD` for each thread of the workers.
+
+    A slot only waits for its child, and leaves its thread to others: small jobs must not wait for a long one.
+    """
+    return max(0, min(wanted, _PER_THREAD * threads) - live)
+
+
+def check_environment(interpreter: str) -> None:
+    """Raise StartError if the environment of this process was deleted: nothing starts from it any more."""
+    if not Path(interpreter).exists():
+        raise StartError(
+            "what runs jobs",
+            f"{interpreter} is gone, from which the compute resource was started; `ports resource stop`, then "
+            "`ports resource start` in an environment that is there",
+        )
 
 
 def preload() -> None:
@@ -53,7 +68,7 @@ class Crew(threading.Thread):
         self.memory, self.looked_around = memory, float("-inf")
         self.available: Available | None = None  # news for the queue
         self.options, self.wake = dict(options), wake
-        self.wanted = 0
+        self.wanted, self.is_waiting = 0, False
         self.connected: frozenset[str] = frozenset()  # the tasks of the slots that the loop hears
         self.changed = threading.Event()
         self.cluster: Any = None
@@ -62,10 +77,10 @@ class Crew(threading.Thread):
         self.state: dict[str, Any] = {"name": CLUSTER, "state": "not started", "reason": None}
         self.next_try, self.wait_seconds = 0.0, _WAITS[0]
 
-    def want(self, wanted: int, connected: frozenset[str]) -> None:
-        """Note how many slots have work, and which are connected; in the loop's thread."""
-        if (wanted, connected) != (self.wanted, self.connected):
-            self.wanted, self.connected = wanted, connected
+    def want(self, wanted: int, connected: frozenset[str], is_waiting: bool = False) -> None:
+        """Note how many slots have work, which are connected, and whether jobs wait; in the loop's thread."""
+        if (wanted, connected, is_waiting) != (self.wanted, self.connected, self.is_waiting):
+            self.wanted, self.connected, self.is_waiting = wanted, connected, is_waiting
             self.changed.set()
 
     def shown(self) -> dict[str, Any]:
@@ -76,7 +91,7 @@ class Crew(threading.Thread):
         """Look again whenever something changes, and once a second while there is work."""
         preload()
         while True:
-            self.changed.wait(_LOOK_SECONDS if self.wanted or self.futures else None)
+            self.changed.wait(_LOOK_SECONDS if self.wanted or self.futures or self.is_waiting else None)
             self.changed.clear()
             try:
                 self.look_around()
@@ -85,9 +100,9 @@ class Crew(threading.Thread):
                 self.fail(error)
 
     def look_around(self) -> None:
-        """See what other users leave of the machine, while there is work."""
+        """See what other users leave of the machine, while jobs run or wait; it can be what they wait for."""
         now = time.monotonic()
-        if self.wanted > 0 and now - self.looked_around > _AROUND_SECONDS:
+        if (self.wanted > 0 or self.is_waiting) and now - self.looked_around > _AROUND_SECONDS:
             self.looked_around = now
             self.available = room.available(self.memory)
 
@@ -97,6 +112,7 @@ class Crew(threading.Thread):
         live = len(self.connected | self.futures.keys())
         if self.wanted <= 0 or time.monotonic() < self.next_try or not missing(self.wanted, sys.maxsize, live):
             return
+        check_environment(sys.executable)
         threads = self.connect()
         for _ in range(missing(self.wanted, threads, live)):
             key = f"ports-slot-{secrets.token_hex(4)}"
@@ -115,7 +131,8 @@ class Crew(threading.Thread):
         if not future.done():
             return False
         if future.status == "error":
-            print(f"slot {key} failed: {future.exception()}", file=sys.stderr)
+            self.next_try = time.monotonic() + _FAILED_SECONDS
+            self.tell("error", f"what runs jobs failed: {future.exception()}")
         return True
 
     def connect(self) -> int:
@@ -127,6 +144,8 @@ class Crew(threading.Thread):
             self.cluster = clusters.cluster(CLUSTER, n_workers=1, reuse="any")
             self.client = self.cluster.get_client(set_as_default=False)
             self.wait_seconds = _WAITS[0]
+            self.tell("running", None)
+        elif self.state["reason"] is not None:
             self.tell("running", None)
         record = self.cluster.record
         return int((record.n_workers or 1) * (record.threads_per_worker or 1))

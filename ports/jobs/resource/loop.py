@@ -192,7 +192,9 @@ class Loop:
         if self.crew is not None:
             if self.crew.available is not None:
                 self.queue.available, self.crew.available = self.crew.available, None
-            self.crew.want(self.queue.wanted_slots, frozenset(one.task for one in self.peers.values() if one.task))
+            tasks = frozenset(one.task for one in self.peers.values() if one.task)
+            self.crew.want(self.queue.wanted_slots, tasks, self.queue.is_waiting)
+            self.queue.trouble = self.crew.state["reason"]
 
     def safely(self, step: Callable[[], Any], inbox: list[Request]) -> Any:
         """Do a step of the queue. If it fails, all who asked get that as an answer, and the resource goes on."""

@@ -582,6 +582,7 @@ def _ended(how: str, job: Mapping[str, Any]) -> dict[str, Any]:
 
 def run(options: Mapping[str, Any]) -> str:
     """Be a slot, in a task of Dask; return why it ended."""
-    from distributed import get_worker
+    from distributed import get_worker, secede
 
+    secede()  # it waits for its child, mostly: its thread is for another slot
     return Slot(options, get_worker()).run()
