@@ -15,6 +15,7 @@ import click
 
 from ports.cli import job_rows, job_shell, job_submit
 from ports.cli import watch as watching
+from ports.cli.after_boot import tell_after_boot
 from ports.cli.commands import Group
 from ports.cli.job_follow import FAILED, IN_TIME, show_submitted, stream, waited, write
 from ports.cli.job_options import ID, IDS, Duration, on_machine
@@ -27,8 +28,10 @@ _STATES = ("pending", "running", "finished", "error", "cancelled", "lost")
 
 
 @click.group(cls=Group)
-def job() -> None:
+@click.pass_context
+def job(context: click.Context) -> None:
     """Scripts and functions that run when there is room, and outlive your login."""
+    tell_after_boot(context)
 
 
 job.add_command(job_shell.shell)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ports import jobs
+from ports.cli.after_boot import tell_after_boot
 from ports.cli.commands import Group
 from ports.cli.options import Number
 from ports.cli.output import Output, Row, undone_if_interrupted, with_host, with_output
@@ -60,23 +61,42 @@ def show_details(out: Output, row: Row) -> None:
 
 def show_one(out: Output, row: Row) -> None:
     """Show a resource that was started or changed."""
+    at_boot = row.get("at_boot")
+    if at_boot is False:
+        out.result(row, f"the compute resource does not start after a boot{out.there()}")
+        return
+    if at_boot:
+        out.say(f"the compute resource starts after each boot{out.there()}")
     out.result(row, f"the compute resource is {row['state']}{out.there()}: {in_words(row)}")
 
 
 @click.group(cls=Group)
-def resource() -> None:
+@click.pass_context
+def resource(context: click.Context) -> None:
     """The compute resource of a machine, which runs jobs."""
+    tell_after_boot(context)
 
 
 @resource.command()
 @click.option("--timeout", type=Number(0, whole=False), help="Seconds to wait for the start.")
+@click.option(
+    "--at-boot/--no-at-boot", default=None, help="Also start it after each boot; the second form ends only that."
+)
 @with_output
 @with_host(show_one, starts=True)
-def start(out: Output, timeout: float | None) -> None:
+def start(out: Output, timeout: float | None, at_boot: bool | None) -> None:
     """Start the compute resource. Jobs that wait from before go on."""
-    started = jobs.start_resource(timeout=timeout)
-    with undone_if_interrupted(started):
-        show_one(out, started.row())
+    if at_boot is not None:
+        jobs.start_at_boot(at_boot)
+    told = {} if at_boot is None else {"at_boot": at_boot}
+    if at_boot is False:
+        show_one(out, {"kind": "resource", "name": "jobs", **told})
+    elif at_boot and (running := [one for one in jobs.list_resources() if one.state == "running"]):
+        show_one(out, {**running[0].row(), **told})
+    else:
+        started = jobs.start_resource(timeout=timeout)
+        with undone_if_interrupted(started):
+            show_one(out, {**started.row(), **told})
 
 
 @resource.command()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ports.jobs._api import map as map
     from ports.jobs._api import submit as submit
     from ports.jobs._asking import plan_copy as plan_copy
+    from ports.jobs._at_boot import start_at_boot as start_at_boot
+    from ports.jobs._at_boot import waiting_since_boot as waiting_since_boot
     from ports.jobs._client import begin as begin
     from ports.jobs._files import File as File
     from ports.jobs._inside import directory as directory
@@ -56,6 +58,10 @@ else:
                 "submit",
             ),
             "_asking": ("plan_copy",),
+            "_at_boot": (
+                "start_at_boot",
+                "waiting_since_boot",
+            ),
             "_client": ("begin",),
             "_files": ("File",),
             "_inside": (

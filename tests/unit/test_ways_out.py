@@ -227,6 +227,18 @@ WALKED = {
         "`ports resource start` starts one", "`ports resource start` goes on with them",
         "(`ports resource resume` lets it)",
     ),
+    "integration/test_job_machines.py::test_a_resource_without_its_environment_keeps_jobs_and_says_so": (
+        "in an environment that is there",
+    ),
+    "integration/test_job_at_boot.py::test_without_crontab_it_is_refused_in_a_sentence": (
+        "run `ports resource start` after each boot",
+    ),
+    "integration/test_job_at_boot.py::test_at_boot_is_one_line_which_starts_the_resource": (
+        "`ports resource start --no-at-boot` removes this line",
+    ),
+    "integration/test_job_at_boot.py::test_after_a_boot_each_command_says_what_waits": (
+        "`ports resource start` goes on with them; add --at-boot",
+    ),
     "integration/test_job_resource.py::test_a_stop_says_what_runs_and_waits_or_ends_it": (
         "`ports resource stop --wait` lets them end first", "ends them, and they begin again at the next",
     ),
