@@ -397,7 +397,20 @@ def _as_html(found: Job | JobMap) -> str:
         for name, value in cells.items()
         if value
     )
-    return f"<table>{body}</table>"
+    return f"<table>{body}{_bar_as_html(row)}</table>"
+
+
+def _bar_as_html(row: Mapping[str, Any]) -> str:
+    """Return how far a job says it is, or how many jobs of a map have ended; nothing where neither is known."""
+    if row.get("count") is not None:
+        done, total = sum(n for state, n in row["counts"].items() if state in ENDED), row["count"]
+    else:
+        said = row.get("progress") or {}
+        done, total = said.get("done"), said.get("total")
+    if done is None or not total:
+        return ""
+    words = f"{done:g} of {total:g}"
+    return f'<tr><th>done</th><td><progress value="{done:g}" max="{total:g}">{words}</progress> {words}</td></tr>'
 
 
 def get(id: object) -> Job | JobMap:

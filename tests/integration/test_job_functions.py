@@ -70,6 +70,7 @@ def test_a_map_is_gathered_in_its_order(site: Home) -> None:
     assert ports.gather([many[7], many[3]], timeout=60) == [8, 4]
     assert ports.gather(many[10:40], timeout=60) == list(range(11, 41))
     assert sorted(one.result() for one in many.as_completed(60)) == list(range(1, 301))
+    assert '<progress value="300" max="300">' in many._repr_html_()
     found = ports.jobs.get(many.id)
     assert isinstance(found, JobMap) and len(found) == 300 and found.name == "night-1"
     mixed = ports.map(fail, [1, 0, 2])
@@ -194,6 +195,7 @@ def test_the_progress_of_a_function_and_of_a_script_is_in_its_row(site: Home, tm
     job = ports.submit(work, go)
     wait_until(lambda: job.status.get("progress"), timeout=20, what="its progress")
     assert job.status["progress"] == {"done": 3.0, "total": 10.0}
+    assert '<progress value="3" max="10">' in job._repr_html_()
     assert "3 of 10" in site.ports("job", "show", job.id).stdout
     Path(go).touch()
     assert job.result(60) == "done" and "progress" not in job.status

@@ -24,7 +24,6 @@ import importlib.util
 import os
 import resource
 import select
-import shutil
 import signal
 import sys
 import threading
@@ -70,101 +69,6 @@ def _protocol() -> Any:
 def place_text(place: int) -> bytes:
     """Return a place of a batch as the lease has it."""
     return b"%*d\n" % (WIDTH, place)
-
-
-class Streams:
-    """stdout and stderr as files, each of which is moved to the directory of the job that wrote to it."""
-
-    def __init__(self, files: list[str], work: str, limit: int) -> None:
-        self.files, self.work, self.limit = files, work, limit
-        self.dropped: dict[str, int] = {}  # bytes of the last job that were beyond the limit
-        self.libc = ctypes.CDLL(None)
-        self.kept = [-1, -1]
-        self.objects: list[Any] = []
-        for number in (0, 1):
-            self.open(number)
-        self.objects = [sys.stdout, sys.stderr]
-
-    def open(self, number: int) -> None:
-        """Open a new file for stdout (0) or stderr (1)."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self.files[number], flags, 0o600)
-        os.dup2(descriptor, number + 1)
-        if self.kept[number] != -1:
-            os.close(self.kept[number])
-        self.kept[number] = descriptor
-
-    def mend(self) -> None:
-        """Put back what a job closed or replaced."""
-        for number, name in enumerate(("stdout", "stderr")):
-            try:
-                is_same = os.path.samestat(os.fstat(number + 1), os.fstat(self.kept[number]))
-            except OSError:
-                is_same = False
-            if not is_same:
-                os.dup2(self.kept[number], number + 1)
-            mine = self.objects[number]
-            if mine.closed:
-                mine = self.objects[number] = os.fdopen(number + 1, "w", 1, "utf-8", "backslashreplace", closefd=False)
-            setattr(sys, name, mine)
-
-    def collect(self, job: str) -> bool:
-        """Move what `job` printed to its directory; say whether there is anything."""
-        for name in ("stdout", "stderr"):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                getattr(sys, name).flush()
-        self.libc.fflush(None)
-        self.mend()
-        found, self.dropped = False, {}
-        for number, name in enumerate(("stdout", "stderr")):
-            if os.fstat(self.kept[number]).st_size or os.path.exists(self.files[number] + ".1"):
-                found = True
-                directory = os.path.join(self.work, job)
-                os.makedirs(directory, mode=0o700, exist_ok=True)
-                if lost := move(self.files[number], os.path.join(directory, name), self.limit):
-                    self.dropped[name] = lost
-                self.open(number)
-        return found
-
-
-def cut(path: str, limit: int) -> int:
-    """Keep the end of a file above `limit` bytes as ``<path>.1`` and empty it; return how many bytes are gone.
-
-    Whatever writes to it goes on, at its new beginning: so the output of a function is as bounded as a script's.
-    """
-    if size_of(path) <= limit:
-        return 0
-    lost, flags = size_of(path + ".1"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    with open(path, "r+b") as full, os.fdopen(os.open(path + ".1", flags, 0o600), "wb") as kept:
-        size = os.fstat(full.fileno()).st_size
-        full.seek(max(0, size - limit))
-        kept.write(full.read(limit))
-        full.truncate(0)
-    return lost + max(0, size - limit)
-
-
-def size_of(path: str) -> int:
-    """Return the bytes of a file; 0 where there is none."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
-
-
-def move(source: str, target: str, limit: int) -> int:
-    """Rename a file, or append it where a former attempt left one; return how many bytes were beyond the limit."""
-    lost = 0
-    if os.path.exists(source + ".1"):
-        lost = size_of(target) + size_of(target + ".1")
-        os.replace(source + ".1", target + ".1")
-        os.replace(source, target)
-    elif not os.path.exists(target):
-        os.rename(source, target)
-    else:
-        with open(source, "rb") as old, open(target, "ab") as new:
-            shutil.copyfileobj(old, new)
-        os.unlink(source)
-    return lost + cut(target, limit)
 
 
 class Surroundings:
@@ -273,7 +177,8 @@ class Child:
         sys.path[:] = self.options["sys_path"]
         self.call = importlib.import_module("ports.jobs.resource.call")
         self.inside = importlib.import_module("ports.jobs._inside")
-        self.streams = Streams(self.options["streams"], self.options["work"], self.options["log_bytes"])
+        streams = importlib.import_module("ports.jobs.resource.streams")
+        self.streams = streams.Streams(self.options["streams"], self.options["work"], self.options["log_bytes"])
         faulthandler.enable(self.streams.kept[1])
         self.on_signal = self.on_term  # one object: each look at the attribute makes another one
         signal.signal(signal.SIGTERM, self.on_signal)

@@ -16,7 +16,7 @@ from ports import probe, sessions
 from ports.jobs._model import THREADS
 from ports.jobs._places import Places
 from ports.jobs._protocol import Decoder, Frame, encode
-from ports.jobs.resource import child
+from ports.jobs.resource import child, streams
 from ports.jobs.resource.lease import HeldLease
 from ports.state import settings
 
@@ -119,11 +119,11 @@ class WarmChild:
         """Cut what the job that runs has printed, if it is too much; look more often where much comes."""
         if now < self.look_at:
             return
-        most = max(child.size_of(str(file)) for file in self._files)
+        most = max(streams.size_of(str(file)) for file in self._files)
         self.look_at = now + _LOOK_SECONDS[most > self.log_bytes / 4]
         for name, file in zip(("stdout", "stderr"), self._files, strict=True):
             with contextlib.suppress(OSError):
-                if lost := child.cut(str(file), self.log_bytes):
+                if lost := streams.cut(str(file), self.log_bytes):
                     self.dropped[name] = self.dropped.get(name, 0) + lost
 
     @property
@@ -168,7 +168,8 @@ class WarmChild:
             with contextlib.suppress(OSError):
                 if job is not None and (file.stat().st_size or before.exists()):
                     target.parent.mkdir(mode=0o700, exist_ok=True)
-                    if lost := child.move(str(file), str(target), self.log_bytes):
+                    lost = streams.move(str(file), str(target))
+                    if lost := lost + streams.cut(str(target), self.log_bytes):
                         self.dropped[target.name] = self.dropped.get(target.name, 0) + lost
                     found = True
                 else:
