@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from ports.jobs._durable import translated
-
 STREAMS = ("stdout", "stderr")
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) ")
 WIDTH = 25  # of a stamp with its blank
@@ -106,6 +104,8 @@ class File:
 
     def read(self, offset: int, most: int) -> Part | None:
         """Return a part of it; raises StoreError."""
+        from ports.jobs._durable import translated  # for files of this machine only
+
         with translated(self.path), contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             begin = max(0, size + offset) if offset < 0 else offset

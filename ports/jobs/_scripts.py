@@ -13,21 +13,22 @@ import json
 import math
 import os
 import re
-import secrets
 import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ports import sessions
 from ports._version import VERSION
 from ports.errors import UsageError
-from ports.jobs import _durable, _model
+from ports.jobs import _model
 from ports.jobs._model import CANCELLED, ERROR, FINISHED, LOST, THREADS, Submission
-from ports.jobs._places import Places
 from ports.state import paths, settings
+
+if TYPE_CHECKING:
+    from ports.jobs._places import Places
 
 #: The options of `ports job submit` that a file can have, beside ``run``.
 OPTIONS = (
@@ -59,6 +60,8 @@ class Script:
 
     def keep_environ(self, places: Places, key: str) -> Path:
         """Write the environment to its file, and return it; raises StoreError."""
+        from ports.jobs import _durable  # who submits to another machine writes nothing here
+
         path = places.environ_of(key)
         _durable.write(path, json.dumps(dict(self.environ)).encode())
         return path
@@ -73,7 +76,7 @@ class Script:
 
 def new_key() -> str:
     """Return a key for one submission: with the same one, it gets the same id again."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 def describe(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ports
-from ports import hosts
+from ports import __main__, hosts
 from ports.cli import main
 from ports.jobs import _afar, _client, _logs, _places, _scripts
 
@@ -193,3 +193,38 @@ def test_a_refused_script_leaves_no_variables_there(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ports.errors.UsageError):
         _afar.Afar("far").submit_script(_scripts.describe(["true"], environ=["A=b"], is_far=True), start=False)
     assert "submit" in asked and list(_places.here().environs.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "begun"),
+    [
+        (["submit", "-H", "server1", "--", "ssh", "-H", "x"], ["server1"]),
+        (["submit", "-H", "gpu1,gpu2", "train.yaml"], ["gpu1", "gpu2"]),
+        (["logs", "-f", "server1:12"], ["server1"]),
+        (["wait", "server1:12", "server1:13.7"], ["server1"]),
+        (["wait", "server1:12", "server2:13"], []),
+        (["shell", "server1:12"], []),
+        (["submit", "-H", "server1", "--dry-run", "true"], []),
+        (["submit", "-H", "-oProxyCommand=x", "true"], []),
+        (["list"], []),
+    ],
+)
+def test_the_way_to_a_host_is_begun_while_the_command_is_read(
+    words: list[str], begun: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(ports.jobs, "begin", found.append, raising=False)
+    __main__._begin(["job", *words])
+    assert found == begun
+
+
+def test_what_fails_while_the_way_is_begun_is_raised_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(alias: str) -> object:
+        raise ports.errors.UnknownHostError(alias, "no such name")
+
+    monkeypatch.setattr(hosts, "resolve", unknown)
+    _client.begin("far")
+    monkeypatch.setattr(hosts, "resolve", lambda _: hosts.here())
+    with pytest.raises(ports.errors.UnknownHostError):
+        _client.connection("far", start=False)
+    assert _client.connection("far", start=False).resource["protocol"] == 1
