@@ -219,7 +219,7 @@ def test_the_sentence_about_a_failed_job_leads_on(home: Home) -> None:
     assert home.ports("job", "wait", again).returncode == 8
     said = home.ports("job", "show", "999999").stderr
     assert "`ports job list` shows what there is" in said and again in home.ports("job", "list").stdout
-    assert "no jobs; `ports job submit` submits one" in home.ports("job", "list", "--name", "nobody").stderr
+    assert "no job matches; `ports job list` shows all" in home.ports("job", "list", "--name", "nobody").stderr
 
 
 def test_a_resource_that_drains_says_how_it_goes_on(home: Home) -> None:
@@ -325,6 +325,13 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def lineage(process: psutil.Process) -> list[int]:
+    """Return the pids of a process and of those above it; of one that has just ended, its own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [process.pid, *(one.pid for one in process.parents())]
+    return [process.pid]
+
+
 def test_a_script_outlives_all_that_started_it(home: Home) -> None:
     """Worker, owner of the cluster, resource and tmux server are killed; what it becomes is known afterwards."""
     id = submitted(home, "sh", "-c", "while [ ! -e go ]; do sleep 0.1; done; echo survived; exit 7")
@@ -332,7 +339,7 @@ def test_a_script_outlives_all_that_started_it(home: Home) -> None:
     running = until_running(home, id)
     owner = clusters.get("jobs").row()["pid"]
     below = psutil.Process(owner).children(recursive=True)
-    workers = [one for one in below if running["process"]["pid"] not in (one.pid, *(p.pid for p in one.parents()))]
+    workers = [one for one in below if running["process"]["pid"] not in lineage(one)]
     resource = home.json("resource", "show")["pid"]
     assert workers
     server = sessions.tmux_server_pid(home.runtime / "tmux.sock")

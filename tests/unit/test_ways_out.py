@@ -51,6 +51,7 @@ WALKED = {
     ),
     "unit/test_job_afar.py::test_a_list_without_a_match_leads_to_the_whole_list": (
         "no job matches; `ports job list` shows all",
+        "no jobs; `ports job submit`",
     ),
     "unit/test_job_notices.py::test_resource_notify_tests_each_service": (
         "the setting jobs.notify",
@@ -63,7 +64,7 @@ WALKED = {
         "no compute resource runs there; `ports resource start -H {self.host}` goes on",
     ),
     "integration/test_job_commands.py::test_the_sentence_about_a_failed_job_leads_on": (
-        "`ports job {verb} {id}` shows more, `ports job rerun {id}` runs it again", "no jobs; `ports job submit`",
+        "`ports job {verb} {id}` shows more, `ports job rerun {id}` runs it again",
         "`ports job list` shows what there is",
     ),
     "integration/test_job_commands.py::test_ctrl_c_without_a_terminal_leaves_the_job_running": (
