@@ -99,7 +99,7 @@ def at_home(host: str, document: Any) -> Any:
             told[name] = [f"{host}:{one}" for one in told[name]]
     for name in _HINTS:
         if isinstance(told.get(name), str):
-            told[name] = hosts.targets.hints_at(host, told[name])
+            told[name] = hosts.targets.hints_at(host, told[name].replace("runs here;", "runs there;"))
     return told
 
 

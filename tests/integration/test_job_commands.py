@@ -114,7 +114,7 @@ def test_ctrl_c_without_a_terminal_leaves_the_job_running(home: Home) -> None:
     assert following.stdout is not None and following.stdout.readline() == "begun\n"
     following.send_signal(signal.SIGINT)
     _, said = following.communicate(timeout=30)
-    id = said.splitlines()[0].removeprefix("job ")
+    id = next(line for line in said.splitlines() if line.startswith("job ")).removeprefix("job ")
     assert following.returncode == 130 and f"job {id} goes on; `ports job logs -f {id}` follows it again" in said
     done = home.ports("job", "logs", "-f", id)  # which ends with the job
     assert done.stdout == "begun\ndone\n" and show(home, id)["state"] == "finished"

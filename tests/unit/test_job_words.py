@@ -336,6 +336,8 @@ def test_rows_of_a_host_have_its_ids_its_name_and_its_hints() -> None:
     assert _where.at_home("server1", {"removed": ["1"]}) == {"removed": ["server1:1"]}
     told = _where.at_home("server1", {"why": "the resource drains: `ports resource resume` goes on"})
     assert told == {"why": "the resource drains: `ports resource resume -H server1` goes on"}
+    told = _where.at_home("server1", {"why": "no compute resource runs here; `ports resource start` goes on"})
+    assert told == {"why": "no compute resource runs there; `ports resource start -H server1` goes on"}
 
 
 def test_options_behind_the_command_are_the_commands_own(capsys: pytest.CaptureFixture[str]) -> None:
