@@ -165,11 +165,12 @@ def test_a_job_begins_after_another_and_not_if_that_failed(home: Home) -> None:
 
 
 def test_jobs_without_a_number_of_cpus_run_one_after_another(home: Home) -> None:
-    first = home.ports("job", "submit", "sleep", "2").stdout.strip()
+    first = home.ports("job", "submit", "sleep", "600").stdout.strip()
     second = home.ports("job", "submit", "true").stdout.strip()
     until_running(home, first)
     assert "waits for" in home.ports("job", "why", second).stdout
     assert home.ports("job", "wait", "--within", "0.2", second).returncode == 6
+    home.ports("job", "cancel", first)
     assert waited(home, second) == "finished"
 
 
