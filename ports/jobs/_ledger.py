@@ -356,7 +356,8 @@ class Ledger:
         live.ended = at
         self.ended.add(live.number)
         self._following.note_end(live, item, state)
-        self._free_equals(live, item)
+        if live.spec.cache is not None:
+            self._free_equals(live, item)
         if live.has_ended:
             del self.lives[live.number]
             if live.spec.notify or live.spec.kind == "script":

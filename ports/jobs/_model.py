@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ports import probe
 from ports.errors import UsageError
+from ports.jobs._fields import (
+    flag_of,
+    json_object,
+    many,
+    number_of,
+    object_of,
+    path_of,
+    text_of,
+    whole_of,
+    words_of,
+)
+from ports.jobs._fields import is_text as is_text
+from ports.jobs._fields import short as short
 
 PENDING, RUNNING, FINISHED, ERROR, CANCELLED, LOST = "pending", "running", "finished", "error", "cancelled", "lost"
 STATES = (PENDING, RUNNING, FINISHED, ERROR, CANCELLED, LOST)
@@ -35,7 +47,8 @@ _ID = re.compile(r"([1-9][0-9]{0,11})(?:\.(0|[1-9][0-9]{0,5}))?", re.ASCII)
 _TAG = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _KEY = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{8,128}", re.ASCII)
-_MOST_TAGS, _MOST_AFTER, _LONGEST = 100, 10_000, 4096
+_MOST_TAGS, _MOST_AFTER = 100, 10_000
+_LEAST_MEMORY = 1_000_000  # bytes
 _FAR = 1e12  # seconds; larger times fit no calendar
 
 
@@ -68,6 +81,14 @@ def state_of(counts: Mapping[str, int]) -> str:
     return next((state for state in WORST_FIRST if counts.get(state)), PENDING)
 
 
+def _memory(value: object) -> int:
+    """Return bytes; so few that another unit was meant are refused."""
+    found = whole_of(value, "memory", least=1, most=2**60)
+    if found < _LEAST_MEMORY:
+        raise UsageError(f"memory: {found} bytes are too few for any job; write {found}GB or {found}MB")
+    return found
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Needs:
     """What one job needs. `memory` is in bytes; None sets no limit.
@@ -84,14 +105,14 @@ class Needs:
     @classmethod
     def from_json(cls, data: object) -> Needs:
         """Return the needs in `data`, where ``"cpus": null`` is all cores; raises UsageError."""
-        given = _object(data, "needs", ("cpus", "memory", "gpus", "tags", "whole"))
+        given = object_of(data, "needs", ("cpus", "memory", "gpus", "tags", "whole"))
         cpus = given.get("cpus", 1)
         return cls(
-            is_whole=_flag(given.get("whole", cpus is None), "needs.whole"),
-            cpus=1 if cpus is None else _number(cpus, "cpus", least=0.0, most=1e6),
-            memory=None if given.get("memory") is None else _whole(given["memory"], "memory", least=1, most=2**60),
-            gpus=_whole(given.get("gpus", 0), "gpus", least=0, most=4096),
-            tags=_words(given.get("tags", ()), "needs.tags", most=_MOST_TAGS),
+            is_whole=flag_of(given.get("whole", cpus is None), "needs.whole"),
+            cpus=1 if cpus is None else number_of(cpus, "cpus", least=0.0, most=1e6),
+            memory=None if given.get("memory") is None else _memory(given["memory"]),
+            gpus=whole_of(given.get("gpus", 0), "gpus", least=0, most=4096),
+            tags=words_of(given.get("tags", ()), "needs.tags", most=_MOST_TAGS),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -105,9 +126,9 @@ class Needs:
 
     def text(self) -> str:
         """Return the needs in words: ``2 cpus, 3.0 GiB, 1 gpu``."""
-        parts = [_many(self.cpus, "cpu")]
+        parts = [many(self.cpus, "cpu")]
         parts += [probe.size(self.memory)] if self.memory is not None else []
-        parts += [_many(self.gpus, "gpu")] if self.gpus else []
+        parts += [many(self.gpus, "gpu")] if self.gpus else []
         return ", ".join([*parts, *self.tags])
 
 
@@ -143,7 +164,7 @@ class Retries:
             if kept is None:
                 known = f"{', '.join(REASONS)} and 'exit N', N from 1 to 255"
                 raise UsageError(f"retries: {short(name)} is unknown; known are {known}")
-            kept[name] = _whole(value, f"retries.{name}", least=0, most=1000)
+            kept[name] = whole_of(value, f"retries.{name}", least=0, most=1000)
         return cls(**given, exits=exits)
 
     def to_json(self) -> dict[str, Any]:
@@ -200,11 +221,11 @@ class Capacity:
     def refuse(self, needs: Needs) -> str | None:
         """Return in words why a job with these needs can never run here; None if it can."""
         if needs.cpus > self.cpus:
-            return f"it needs {_many(needs.cpus, 'cpu')}, and this resource has {self.cpus:g}"
+            return f"it needs {many(needs.cpus, 'cpu')}, and this resource has {self.cpus:g}"
         if needs.memory is not None and needs.memory > self.memory:
             return f"it needs {probe.size(needs.memory)} of memory, and this resource has {probe.size(self.memory)}"
         if needs.gpus > len(self.gpus):
-            return f"it needs {_many(needs.gpus, 'gpu')}, and this resource has {len(self.gpus) or 'none'}"
+            return f"it needs {many(needs.gpus, 'gpu')}, and this resource has {len(self.gpus) or 'none'}"
         if missing := [tag for tag in needs.tags if tag not in self.tags]:
             has = f"has {', '.join(self.tags)}" if self.tags else "has no tags"
             return f"it needs {', '.join(missing)}, and this resource {has}"
@@ -267,7 +288,7 @@ class Submission:
         """
         if isinstance(data, Mapping) and (later := [name for name in RESERVED if name in data]):
             raise UsageError(f"{later[0]}: this version of ports has no such jobs; upgrade ports where they run")
-        given = _object(data, "submission", _FIELDS)
+        given = object_of(data, "submission", _FIELDS)
         read = _READERS
         values = {name: read[name](value, name) for name, value in given.items() if value is not None}
         if values.get("kind") not in ("function", "script"):
@@ -333,7 +354,7 @@ def parse_duration(value: object, what: str = "time") -> float:
             value = float(text)
         except ValueError:
             raise UsageError(f"{what}: {short(value)} is no duration; write seconds, or 90m, 1h, 2d") from None
-    return _number(value, what, least=0.0, most=_FAR)
+    return number_of(value, what, least=0.0, most=_FAR)
 
 
 def parse_size(value: object, what: str = "memory") -> int:
@@ -344,71 +365,13 @@ def parse_size(value: object, what: str = "memory") -> int:
             raise UsageError(f"{what}: {short(value)} is no size; write bytes, or 3GB, 512MiB")
         base = 1024 if found[3] else 1000
         value = round(float(found[1]) * base ** " kmgtp".index(found[2] or " "))
-    return _whole(value, what, least=1, most=2**60)
+    return whole_of(value, what, least=1, most=2**60)
 
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 # --- what came through the socket ---
-
-
-def short(value: object) -> str:
-    """Return a value as an error names it."""
-    text = ascii(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
-    return text if len(text) < 60 else f"{text[:56]} …"
-
-
-def _many(number: float, noun: str) -> str:
-    return f"{number:g} {noun}" + ("" if number == 1 else "s")
-
-
-def _object(data: object, what: str, allowed: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(data, Mapping):
-        raise UsageError(f"{what}: {short(data)} is no object")
-    if unknown := [name for name in data if name not in allowed]:
-        raise UsageError(f"{what}: {short(unknown[0])} is unknown; known are {', '.join(allowed)}")
-    return dict(data)
-
-
-def _number(value: object, what: str, *, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise UsageError(f"{what}: {short(value)} is no number from {least:g} to {most:g}")
-    return value if isinstance(value, int) or math.isfinite(value) else float(value)
-
-
-def _whole(value: object, what: str, *, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise UsageError(f"{what}: {short(value)} is no whole number from {least} to {most}")
-    return value
-
-
-def _text(value: object, what: str, *, most: int = _LONGEST) -> str:
-    if not isinstance(value, str) or len(value) > most or "\0" in value or not is_text(value, "strict"):
-        raise UsageError(f"{what}: {short(value)} is no text of up to {most} characters")
-    return value
-
-
-def _path(value: object, what: str, *, most: int = _LONGEST) -> str:
-    """Return a text that can also be the name of a file that is not UTF-8."""
-    if not isinstance(value, str) or len(value) > most or "\0" in value or not is_text(value):
-        raise UsageError(f"{what}: {short(value)} is no text of up to {most} characters")
-    return value
-
-
-def is_text(value: str, errors: str = "surrogateescape") -> bool:
-    """Say whether a text can be encoded; with ``"strict"``, whether it is no name of a file that is not UTF-8."""
-    try:
-        value.encode("utf-8", errors)
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _words(value: object, what: str, *, most: int) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or len(value) > most:
-        raise UsageError(f"{what}: {short(value)} is no list of up to {most} texts")
-    return tuple(_text(one, what, most=255) for one in value)
 
 
 def _ids(value: object, what: str) -> tuple[JobId, ...]:
@@ -434,7 +397,7 @@ def _tags(value: object, what: str) -> dict[str, str]:
     for name in value:
         if not isinstance(name, str) or not _TAG.fullmatch(name):
             raise UsageError(f"{what}: {short(name)} is no name; use letters, digits, '_', '.' and '-'")
-    return {name: _text(text, f"{what}.{name}", most=1024) for name, text in value.items()}
+    return {name: text_of(text, f"{what}.{name}", most=1024) for name, text in value.items()}
 
 
 def _environ(value: object, what: str) -> dict[str, str | None]:
@@ -443,40 +406,12 @@ def _environ(value: object, what: str) -> dict[str, str | None]:
     for name in value:
         if not isinstance(name, str) or not name or "=" in name:
             raise UsageError(f"{what}: {short(name)} is not the name of a variable")
-        _path(name, what)
-    return {name: None if text is None else _path(text, what, most=131_072) for name, text in value.items()}
-
-
-def _json_object(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UsageError(f"{what}: {short(value)} is no object")
-    _check_json(value, what, 0)
-    return value
-
-
-def _check_json(value: object, what: str, depth: int) -> None:
-    """Raise UsageError if `value` cannot be written as JSON and read again."""
-    if depth > 20:
-        raise UsageError(f"{what}: it is nested more than 20 deep")
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            _path(name, what)
-            _check_json(inner, what, depth + 1)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _check_json(inner, what, depth + 1)
-    elif isinstance(value, str):
-        if not is_text(value):
-            raise UsageError(f"{what}: {short(value)} is no text")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise UsageError(f"{what}: {value} is no number")
-    elif not isinstance(value, int | None) or (isinstance(value, int) and abs(value) >= 2**63):
-        raise UsageError(f"{what}: {short(value)} is no JSON")
+        path_of(name, what)
+    return {name: None if text is None else path_of(text, what, most=131_072) for name, text in value.items()}
 
 
 def _cache(value: object, what: str) -> dict[str, Any]:
-    found = _json_object(value, what)
+    found = json_object(value, what)
     if found.get("policy") not in ("use", "refresh", "off", "only"):
         raise UsageError(f"cache.policy: {short(found.get('policy'))} is none of use, refresh, off, only")
     keys = found.get("keys", [])
@@ -493,12 +428,6 @@ def _name_of_queue(value: object, what: str) -> str:
     return value
 
 
-def _flag(value: object, what: str) -> bool:
-    if not isinstance(value, bool):
-        raise UsageError(f"{what}: {short(value)} is neither true nor false")
-    return value
-
-
 def check_key(value: object) -> str:
     """Return the key that a client chose for its submission, 32 hexadecimal digits; raises UsageError."""
     if not isinstance(value, str) or not _KEY.fullmatch(value):
@@ -506,29 +435,29 @@ def check_key(value: object) -> str:
     return value
 
 
-_seconds = functools.partial(_number, least=0.0, most=_FAR)
+_seconds = functools.partial(number_of, least=0.0, most=_FAR)
 _READERS: dict[str, Any] = {
-    "kind": _text,
-    "name": functools.partial(_text, most=255),
+    "kind": text_of,
+    "name": functools.partial(text_of, most=255),
     "queue": _name_of_queue,
-    "priority": functools.partial(_whole, least=-1_000_000, most=1_000_000),
+    "priority": functools.partial(whole_of, least=-1_000_000, most=1_000_000),
     "needs": lambda value, _: Needs.from_json(value),
-    "timeout": functools.partial(_number, least=0.001, most=_FAR),
+    "timeout": functools.partial(number_of, least=0.001, most=_FAR),
     "retries": lambda value, _: Retries.from_json(value),
-    "memory_growth": functools.partial(_number, least=1.0, most=100.0),
+    "memory_growth": functools.partial(number_of, least=1.0, most=100.0),
     "lifetime": _seconds,
     "at": _seconds,
     "after": _ids,
     "inputs": _inputs,
     "tags": _tags,
     "cache": _cache,
-    "directory": _path,
+    "directory": path_of,
     "environ": _environ,
-    "minor": functools.partial(_text, most=16),
-    "isolate": _flag,
-    "created_by": _json_object,
-    "script": _json_object,
-    "notify": _flag,
+    "minor": functools.partial(text_of, most=16),
+    "isolate": flag_of,
+    "created_by": json_object,
+    "script": json_object,
+    "notify": flag_of,
 }
 _FIELDS = tuple(_READERS)
 #: What a later version of the protocol gives a meaning.

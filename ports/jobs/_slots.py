@@ -268,7 +268,12 @@ class Slots:
                 refused.append({"place": place, "text": str(error)})
                 continue
             run = self._ledger.runs.get(job)
-            if run is not None and run.slot == slot and run.attempt == attempt and run.id == id:
+            if (
+                run is not None
+                and run.slot == slot
+                and run.attempt == attempt
+                and run.live.is_map == (id.item is not None)
+            ):
                 told.append((run, *_checked(result, blob)))
         for run, result, blob in told:
             if len(blob) > LARGE and result["state"] == FINISHED:

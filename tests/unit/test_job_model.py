@@ -116,6 +116,7 @@ def test_a_submission_reads_as_it_is_written() -> None:
         ("colour", 1, "'colour' is unknown"),
         ("needs", {"cpus": "3GB"}, "cpus: '3GB' is no number"),
         ("needs", {"memory": "lots"}, "memory: 'lots' is no whole number"),
+        ("needs", {"memory": 3}, "memory: 3 bytes are too few for any job; write 3GB or 3MB"),
         ("needs", {"cpus": float("nan")}, "cpus: nan is no number"),
         ("needs", {"gpus": -1}, "gpus: -1 is no whole number from 0 to 4096"),
         ("needs", [], "needs: list is no object"),

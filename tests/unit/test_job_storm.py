@@ -228,11 +228,12 @@ class Storm(RuleBasedStateMachine):
                 self.tell_started(name)
 
     def tell_started(self, name: str) -> None:
-        for id, attempt in list(self.slots[name].started):
+        slot = self.slots[name]
+        started, slot.started = slot.started, []
+        for id, attempt in started:
             lease = f"job-{id}-{attempt}"
             told = self.ask("started", by=name, slot=name, id=id, attempt=attempt, process={"pid": 1}, lease=lease)
-            if not told.get("refused") and (id, attempt) in self.slots[name].started:
-                self.slots[name].started.remove((id, attempt))
+            slot.started += [(id, attempt)] if told.get("refused") else []
 
     @rule(status=st.sampled_from([0, 1, "lost"]))
     def end_a_script(self, status: Any) -> None:
@@ -273,11 +274,11 @@ class Storm(RuleBasedStateMachine):
             self.report(name)
 
     def report(self, name: str) -> None:
-        results = list(self.slots[name].results)
+        slot = self.slots[name]
+        results, slot.results = slot.results, []  # the answer to it comes before the next work
         if results:
             told = self.ask("ended", by=name, blobs=(b"r",) * len(results), slot=name, results=results)
-            if not told.get("refused"):
-                self.slots[name].results = []
+            slot.results = results if told.get("refused") else []
 
     @rule(name=st.sampled_from(SLOTS))
     def give_back(self, name: str) -> None:
