@@ -21,11 +21,14 @@ from ports.errors import StoreError, UsageError
 from ports.jobs import _durable
 from ports.jobs._model import JobId
 from ports.jobs._places import Places
-from ports.probe import ends
+from ports.probe import SAFE_PATH, ends
 from ports.state import paths, settings
 
 SECONDS = 30.0  # after which a service has not answered
 EXTRA = "pip install 'ports[notify]'"
+
+#: Nothing in the directory of whoever types the test may stand in for a module.
+_PROGRAM = f"{SAFE_PATH}; from ports.jobs.resource.notice import main; main()"
 
 Row = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -67,7 +70,7 @@ def send(told: Mapping[str, Any], urls: Sequence[str], *, timeout: float = SECON
     (``sent`` or ``failed``), and ``answer`` if it failed.
     """
     request = json.dumps({"urls": list(urls), **{key: told[key] for key in ("title", "body", "is_good")}}).encode()
-    command = [sys.executable, "-m", "ports.jobs.resource.notice"]
+    command = [sys.executable, "-c", _PROGRAM]
     why = "it ended without an answer"
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True

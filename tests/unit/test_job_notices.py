@@ -268,9 +268,12 @@ def test_a_notice_arrives_as_mail() -> None:
 
 @pytest.mark.ci
 def test_resource_notify_tests_each_service(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delitem(sys.modules, "dask.config", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for name in ("apprise", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('this directory is on the path')")
     assert main.run(main.ports, ["resource", "notify", "--test"]) == 2
     assert "names no service; " in (said := " ".join(capsys.readouterr().err.split()))
     assert "list addresses of apprise in ~/.config/dask/ports.yaml: ports: jobs: notify: […]" in said

@@ -25,7 +25,7 @@ NO_WAY_OUT = (
     "What connects to hosts, here", "Listen on this address instead", "but paramiko carries", "Show each setting,",
     "ports.clusters.owner.ports_owner.comm", "ports.clusters.credentials.load", "ports --help", "ports COMMAND --help",
     "Default: the setting", "`ports open` in process", "another `ports open` (process", "because of --owner",
-    "from ports.jobs.resource import loop; loop.main",
+    "from ports.jobs.resource import loop; loop.main", "from ports.jobs.resource.notice import main",
     "and printed no JSON", "`ports doctor` does not work there", "`ports browse` cannot reach home",
     "`ports tunnel` does not show this", "`ports open` of {owner} serves it",
     "Tag by which `ports job list` can filter", "With --follow: exit with the job's own code",

@@ -111,7 +111,3 @@ def main() -> None:
         one.start()
     for one in threads:
         one.join()
-
-
-if __name__ == "__main__":
-    main()
