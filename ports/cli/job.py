@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from ports.cli import job_rows, job_shell, job_submit
+from ports.cli import job_open, job_rows, job_shell, job_submit
 from ports.cli import watch as watching
 from ports.cli.after_boot import tell_after_boot
 from ports.cli.commands import Group
@@ -142,8 +142,8 @@ def show_job(out: Output, row: Row) -> None:
 def show(out: Output, machine: Any, id: str) -> None:
     """Show everything about a job. That is each attempt and its end, what it used, and where its files are."""
     row = machine.show(id)
-    files = machine.files(row)
-    show_job(out, {**row, "files": files} if files else row)
+    told = {"files": machine.files(row), "ports": job_open.listened(machine, row)}
+    show_job(out, {**row, **{name: found for name, found in told.items() if found}})
 
 
 @job.command()

@@ -109,7 +109,7 @@ def details(found: Mapping[str, Any]) -> dict[str, Any]:
         "cpu time": f"{found['cpu_time']:.1f} s" if found.get("cpu_time") is not None else None,
         "size": size(size_of(found)),
         "output lost": _lost(note.get("dropped") or {}),
-        "notice": _notice(asked, found),
+        **_beside(asked, found),
         **(found.get("files") or {}),
     }
     return {name: value for name, value in told.items() if value not in (None, "")}
@@ -223,6 +223,20 @@ def _ending(note: Mapping[str, Any]) -> str | None:
 
 def _lost(dropped: Mapping[str, Any]) -> str | None:
     return ", ".join(f"{size(n)} of {name}" for name, n in dropped.items() if n) or None
+
+
+def _beside(asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return what happens around a job: the notice at its end, and what it listens on."""
+    listens = "; ".join(_listens(one, found["id"]) for one in found.get("ports") or ())
+    return {"notice": _notice(asked, found), "listens on": listens}
+
+
+def _listens(one: Mapping[str, Any], id: str) -> str:
+    """Return a port of a job with its link here, or how it is opened."""
+    host = id.rpartition(":")[0]
+    if one.get("local_url"):
+        return f"port {one['port']}: {one['local_url']}"
+    return f"port {one['port']} (`ports open {host}:{one['port']}` opens it)" if host else f"port {one['port']}"
 
 
 def _notice(asked: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:

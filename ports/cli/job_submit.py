@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from ports.cli import job_rows
+from ports.cli import job_open, job_rows
 from ports.cli.commands import Command
 from ports.cli.job_follow import followed, show_submitted
 from ports.cli.job_options import Duration, Id, Variable, on_machine
@@ -59,6 +60,7 @@ from ports.cli.output import Output, Row, with_output
 @click.option("--dry-run", is_flag=True, help="Show what would be submitted, and submit nothing.")
 @click.option("--no-start", is_flag=True, help="Start no compute resource; the job waits until one is started.")
 @click.option("--follow", is_flag=True, help="Show its output until it ends; exit code 8 if it fails.")
+@click.option("--open", "opens", is_flag=True, help="Open at home what the job listens on, as soon as it does.")
 @click.option("--exit-code", is_flag=True, help="With --follow: exit with the job's own code.")
 @with_output
 @on_machine(of_several=True)
@@ -66,7 +68,7 @@ def submit(out: Output, machine: Any, words: tuple[str, ...], **options: Any) ->
     """Submit a command. It runs as it was typed, in this directory and environment, and goes on when you log out."""
     from ports import jobs
 
-    flags = {name: options.pop(name) for name in ("dry_run", "no_start", "follow", "exit_code")}
+    flags = {name: options.pop(name) for name in ("dry_run", "no_start", "follow", "opens", "exit_code")}
     if flags["exit_code"] and not flags["follow"]:
         raise click.UsageError("--exit-code is for --follow; add it, or `ports job wait` waits for the job")
     options["out"] = options.pop("outputs")
@@ -82,10 +84,18 @@ def submit(out: Output, machine: Any, words: tuple[str, ...], **options: Any) ->
         machine = jobs.at(id.partition(":")[0])  # the one of several that has it
     if not out.as_json and str(id).rpartition(":")[2] == "1":  # its first job
         out.say(machine.where())
-    if not flags["follow"]:
-        return show_submitted(out, machine.show(id) if out.as_json else {"id": str(id)})
+    return _shown(out, machine, str(id), flags)
+
+
+def _shown(out: Output, machine: Any, id: str, flags: dict[str, bool]) -> int:
+    """Show the id of a job that was submitted, its output, or what it listens on."""
+    if not flags["follow"] and not flags["opens"]:
+        return show_submitted(out, machine.show(id) if out.as_json else {"id": id})
     out.say(f"job {id}")
-    return followed(out, machine, str(id), own_code=flags["exit_code"])
+    if not flags["follow"]:
+        return job_open.opened(out, machine, id)
+    with job_open.opened_beside(out, machine, id) if flags["opens"] else contextlib.nullcontext():
+        return followed(out, machine, id, own_code=flags["exit_code"])
 
 
 def _say(out: Output, text: str) -> None:

@@ -1,13 +1,16 @@
-"""A shell where a job runs or ran, at a terminal."""
+"""A shell where a job runs or ran, at a terminal, and what a job listens on."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pty
+import re
 import select
 import signal
+import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -118,3 +121,50 @@ def test_what_has_no_shell_says_what_to_do(mine: Home) -> None:
     assert mine.ports("job", "shell", many[0].id, "--json").returncode == 2
     assert mine.ports("job", "shell", "x").returncode == 2
     assert mine.ports("job", "shell", "server1:1", "-H", "server2").returncode == 2
+
+
+UNTIL_DONE = """
+import http.server, os
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+        self.server.is_over = self.path == "/done"
+server = http.server.HTTPServer(("127.0.0.1", 0), Page)
+server.is_over = False
+print("ready", flush=True)
+while not server.is_over: server.handle_request()
+"""
+
+
+def open_line(*words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ports", "job", "submit", "--cpus", "0.1", "--open", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_port_is_named_while_the_output_is_followed(mine: Home) -> None:
+    with open_line("--follow", "--", sys.executable, "-c", UNTIL_DONE) as running:
+        assert running.stderr is not None
+        id = running.stderr.readline().strip().removeprefix("job ")
+        said = next(line for line in running.stderr if "listens on" in line)
+        found = re.fullmatch(rf"job {id} listens on port (\d+): (http://localhost:\1/)\n", said)
+        assert found is not None, said
+        shown = mine.json("job", "show", id)["ports"]
+        assert [(one["port"], one["local_url"], one["name"]) for one in shown] == [
+            (int(found[1]), found[2], f"job-{id}")
+        ]
+        urllib.request.urlopen(f"{found[2]}done", timeout=30).close()
+        out, _ = running.communicate(timeout=60)
+    assert (running.returncode, out) == (0, "ready\n")
+
+
+def test_ctrl_c_while_a_port_is_awaited_leaves_the_job_running(mine: Home) -> None:
+    with open_line("--", "sleep", "600") as running:
+        assert running.stderr is not None
+        id = running.stderr.readline().strip().removeprefix("job ")
+        until_running(mine, id)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert f"job {id} goes on; `ports job show {id}` shows what it listens on" in " ".join(said.split())
+    assert "ports" not in mine.json("job", "show", id)
+    assert show(mine, id)["state"] == "running"

@@ -46,6 +46,12 @@ WALKED = {
     "unit/test_job_cache.py::test_results_of_other_users_are_used_only_if_they_are_trusted": (
         "the setting jobs.cache_trust allows that",
     ),
+    "integration/test_job_shell.py::test_ctrl_c_while_a_port_is_awaited_leaves_the_job_running": (
+        "job {id} goes on; `ports job show {id}` shows what it listens on",
+    ),
+    "integration/test_job_open.py::test_what_a_job_listens_on_opens_at_home": (
+        "(`ports open {host}:{one['port']}` opens it)",
+    ),
     "integration/test_job_notices_home.py::test_the_end_of_a_job_is_said_where_ports_open_runs": (
         "`ports job show {id}` shows more",
     ),
