@@ -112,7 +112,6 @@ class Answers:
             {"slot": slot, "worker": known.worker, "n_jobs": len(ledger.runs_of.get(slot, ()))}
             for slot, known in ledger.slots.items()
         ]
-        room = ledger.room
         self.exchange.reply(
             request,
             {
@@ -120,7 +119,7 @@ class Answers:
                 "queues": sorted(queues.values(), key=lambda queue: str(queue["name"])),
                 "slots": slots,
                 "capacity": self.exchange.capacity.to_json(),
-                "free": {"cpus": room.cpus, "memory": room.memory, "gpus": sorted(room.gpus)},
+                "free": ledger.room.free(),
                 "draining": self.exchange.is_draining,
                 "running": running[:20],
                 "running_scripts": scripts[:20],

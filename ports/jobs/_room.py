@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from ports import probe
 from ports.jobs._model import Available, Capacity, Needs
@@ -77,6 +78,12 @@ class Room:
         if needs.gpus > len(self.gpus - set(self.available.taken_gpus)):
             return f"waits for a GPU: {self._who_has_gpus()}"
         return None
+
+    def free(self) -> dict[str, Any]:
+        """Return what a job could have now, JSON-able: neither jobs nor other users have it."""
+        others = self.available
+        memory = self.memory if others.memory is None else max(0, min(self.memory, others.memory))
+        return {"cpus": self.cpus, "memory": memory, "gpus": sorted(self.gpus - set(others.taken_gpus))}
 
     def would_fit(self, needs: Needs) -> bool:
         """Say whether it is own jobs that keep a job with these needs waiting, not other users or the machine."""

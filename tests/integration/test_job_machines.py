@@ -158,6 +158,13 @@ def test_a_job_waits_for_a_gpu_on_which_bob_computes(
     (binding / "pids.json").write_text("[]")
     wait_until(lambda: state_of(site, id) == "finished" or None, timeout=60, what="the job", every=0.2)
     assert "GPU-aaaaaaaa" in site.ports("job", "logs", id).stdout
+    with subprocess.Popen(["sleep", "600"], user=65534, group=65534, extra_groups=[]) as bob:
+        (binding / "pids.json").write_text(json.dumps([bob.pid]))
+        free = lambda: None if _resource.get_resource().status()["free"]["gpus"] else True  # noqa: E731
+        try:  # nothing runs or waits: who asks gets what is so now
+            wait_until(free, timeout=30, what="a status that knows of bob", every=0.5)
+        finally:
+            bob.kill()
 
 
 @pytest.fixture

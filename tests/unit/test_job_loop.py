@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ports.jobs._connection import Connection
 from ports.jobs._exchange import PRUNED
+from ports.jobs._model import Available
 from ports.jobs._protocol import PROTOCOL, Decoder, Frame, encode
 from ports.jobs.resource import sweeper
 from ports.jobs.resource.loop import Loop, listen
@@ -238,3 +239,11 @@ def test_no_request_of_any_kind_ends_the_loop(desk: Desk) -> None:
     assert thread.is_alive()
     loop.stop()
     thread.join(20)
+
+
+def test_a_status_shows_what_other_users_leave(desk: Desk) -> None:
+    desk.submit(needs={"gpus": 1})
+    desk.queue.available = Available(memory=2**30, taken_gpus={1: "bob"}, memory_why="")
+    assert desk.answer("status")["free"] == {"cpus": 4, "memory": 2**30, "gpus": [0]}
+    desk.take("s1")
+    assert desk.answer("status")["free"] == {"cpus": 3, "memory": 2**30, "gpus": []}

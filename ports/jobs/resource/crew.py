@@ -68,7 +68,7 @@ class Crew(threading.Thread):
         self.memory, self.looked_around = memory, float("-inf")
         self.available: Available | None = None  # news for the queue
         self.options, self.wake = dict(options), wake
-        self.wanted, self.is_waiting = 0, False
+        self.wanted, self.is_waiting, self.is_asked = 0, False, False
         self.connected: frozenset[str] = frozenset()  # the tasks of the slots that the loop hears
         self.changed = threading.Event()
         self.cluster: Any = None
@@ -100,11 +100,23 @@ class Crew(threading.Thread):
                 self.fail(error)
 
     def look_around(self) -> None:
-        """See what other users leave of the machine, while jobs run or wait; it can be what they wait for."""
-        now = time.monotonic()
-        if (self.wanted > 0 or self.is_waiting) and now - self.looked_around > _AROUND_SECONDS:
-            self.looked_around = now
-            self.available = room.available(self.memory)
+        """See what other users leave of the machine, while jobs run or wait, and when somebody asks."""
+        if (self.wanted > 0 or self.is_waiting or self.is_asked) and self.is_stale:
+            try:
+                self.available = room.available(self.memory)
+            finally:
+                self.looked_around, self.is_asked = time.monotonic(), False
+                self.wake()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether what is known of other users is older than a few seconds."""
+        return time.monotonic() - self.looked_around > _AROUND_SECONDS
+
+    def look_now(self) -> None:
+        """Look what other users leave, though no job needs it; from any thread."""
+        self.is_asked = True
+        self.changed.set()
 
     def look(self) -> None:
         """Start what is missing."""

@@ -49,6 +49,7 @@ _HELLO_SECONDS = 10.0
 _MOST_PEERS = 1000
 _MOST_FILES = 4096
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_FRESH_SECONDS = 2.0  # a status waits so long for a look at what other users leave
 _REST_SECONDS = 0.5  # for which no connection is taken where there is no room for one
 _SCRIPTS_SECONDS = (0.1, 0.5)  # between two looks at scripts: for a few, and for many
 _LOOK_SECONDS = 2.0  # between two looks at whether the socket is still there
@@ -126,6 +127,7 @@ class Loop:
         self.notifier: Notifier | None = None
         self.stopping = Stopping(queue, grace)
         self.rests_until: float | None = None
+        self.late: list[tuple[float, Request]] = []  # requests that wait for news of the machine, and until when
         self.places: Places | None = None  # where the socket is made again if it is gone
         self.peers: dict[int, Peer] = {}
         self.numbers = 0
@@ -171,6 +173,7 @@ class Loop:
             else:
                 self.serve(key.data, events, inbox)
         now = time.monotonic()
+        inbox += self.fresh(now)
         if self.rests_until is not None and now >= self.rests_until:
             self.go_on()
         if now >= self.next_scripts:
@@ -190,8 +193,6 @@ class Loop:
             self.safely(self.listen_again, [])
         self.deliver(self.safely(self.stopping.look, []))
         if self.crew is not None:
-            if self.crew.available is not None:
-                self.queue.available, self.crew.available = self.crew.available, None
             tasks = frozenset(one.task for one in self.peers.values() if one.task)
             self.crew.want(self.queue.wanted_slots, tasks, self.queue.is_waiting)
             self.queue.trouble = self.crew.state["reason"]
@@ -276,9 +277,24 @@ class Loop:
         if header.get("op") == "stop":
             self.answer_stop(peer, header)
             return
+        request = Request(peer.number, header, frame.blobs)
         if header.get("op") == "status":
             peer.asked_status.add(repr(header.get("n")))
-        inbox.append(Request(peer.number, header, frame.blobs))
+            if self.crew is not None and self.crew.is_stale:
+                self.crew.look_now()
+                self.late.append((time.monotonic() + _FRESH_SECONDS, request))
+                return
+        inbox.append(request)
+
+    def fresh(self, now: float) -> list[Request]:
+        """Return the requests that waited until it is known what other users leave of the machine."""
+        if self.crew is None:
+            return []
+        if self.crew.available is not None:
+            self.queue.available, self.crew.available = self.crew.available, None
+        due = [request for until, request in self.late if now >= until or not self.crew.is_stale]
+        self.late = [(until, request) for until, request in self.late if request not in due]
+        return due
 
     def greet(self, peer: Peer, header: dict[str, Any]) -> None:
         """Answer the first request, which says which protocol the other side speaks."""
