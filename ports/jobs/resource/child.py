@@ -16,6 +16,7 @@ threads or processes behind, or other limits, takes this process with it: the ne
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # without the enums of `signal`, which take longer than all else after a job
 import contextlib
 import ctypes
 import faulthandler
@@ -38,6 +39,7 @@ WIDTH = 16  # of a place in the lease, followed by a newline
 BEGUN, TO_END, LIMIT = 0, WIDTH + 1, 2 * (WIDTH + 1)  # where these places are
 READABLE_SECONDS = 0.05  # a job that took longer gets its peak of memory
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_OWN = ("PORTS_JOB", "PORTS_ATTEMPT", "PORTS_JOB_DIRECTORY")
 _LOOK_SECONDS = 0.1  # between two looks whether a fork has ended whose pipe something else holds open
 _LEAVE_SECONDS = 0.1  # in which threads and processes of a job can end after it
 _SIGNALS: tuple[signal.Signals, ...] = (
@@ -79,7 +81,8 @@ class Surroundings:
         self.directory = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
         self.variables, self.environ = os.environ, dict(os.environ)
         self.encoded = dict(getattr(os.environ, "_data", {}))
-        self.handlers = [(number, signal.getsignal(number)) for number in _SIGNALS]
+        found = [(number, _signal.getsignal(number)) for number in _SIGNALS]
+        self.handlers = [pair for pair in found if pair[1] is not None]  # which Python has not set
         self.path, self.depth = list(sys.path), sys.getrecursionlimit()
         self.umask = os.umask(0o077)
         os.umask(self.umask)
@@ -90,8 +93,11 @@ class Surroundings:
         if job.get("directory"):
             with contextlib.suppress(OSError):  # a function can come from another machine
                 os.chdir(job["directory"])
-        os.environ["PORTS_JOB"], os.environ["PORTS_ATTEMPT"] = job["id"], str(job["attempt"])
-        os.environ["PORTS_JOB_DIRECTORY"] = f"{self.work}/{job['id']}/kept"
+        own = (job["id"], str(job["attempt"]), f"{self.work}/{job['id']}/kept")
+        for name, value in zip(_OWN, own, strict=True):  # they stay until the next job, which has others
+            if self.environ.get(name) != value:
+                os.environ[name] = self.environ[name] = value
+                self.encoded[os.fsencode(name)] = os.fsencode(value)
         for name, value in (job.get("environ") or {}).items():
             if value is None:
                 os.environ.pop(name, None)
@@ -103,17 +109,15 @@ class Surroundings:
         os.fchdir(self.directory)
         os.umask(self.umask)
         os.environ = self.variables  # noqa: B003  a job can put something else there
-        for name in ("PORTS_JOB", "PORTS_ATTEMPT", "PORTS_JOB_DIRECTORY"):
-            os.environ.pop(name, None)
         if getattr(os.environ, "_data", None) != self.encoded:
             for name in set(os.environ) - set(self.environ):
                 del os.environ[name]
             os.environ.update(self.environ)
         for timer in _TIMERS:
             signal.setitimer(timer, 0)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for number, handler in self.handlers:
-            if signal.getsignal(number) is not handler:
+            if _signal.getsignal(number) != handler:
                 signal.signal(number, handler)
         if sys.path != self.path:
             sys.path[:] = self.path
@@ -129,8 +133,9 @@ def limits() -> list[tuple[int, int]]:
 
 def leaves_something() -> bool:
     """Say whether a job has left threads or processes, which end with this process. They have a moment to end."""
-    until = time.monotonic() + _LEAVE_SECONDS
+    until = 0.0
     while threading.active_count() > 1 or has_children():
+        until = until or time.monotonic() + _LEAVE_SECONDS
         if time.monotonic() > until:
             return True
         time.sleep(0.002)
@@ -139,11 +144,12 @@ def leaves_something() -> bool:
 
 def has_children() -> bool:
     """Say whether a process below this one lives; those that have ended are reaped."""
-    with contextlib.suppress(ChildProcessError):
+    try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-        return True
-    return False
+    except ChildProcessError:
+        return False
+    return True
 
 
 def end_children() -> None:
@@ -252,7 +258,7 @@ class Child:
         if is_over:
             end_children()
         try:
-            report["has_output"] = self.streams.collect(job["id"])
+            report["has_output"] = self.streams.collect(job["id"], was_long=ended - began > READABLE_SECONDS)
             if self.streams.dropped:
                 report["note"] = {**(report.get("note") or {}), "dropped": self.streams.dropped}
         except OSError as error:

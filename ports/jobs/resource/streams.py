@@ -12,7 +12,11 @@ import fcntl
 import os
 import shutil
 import sys
+import time
 from typing import Any
+
+_MOST_READS = 16
+_PATIENCE = 10.0  # seconds that a cut is awaited
 
 
 class Streams:
@@ -51,7 +55,7 @@ class Streams:
                 mine = self.objects[number] = os.fdopen(number + 1, "w", 1, "utf-8", "backslashreplace", closefd=False)
             setattr(sys, name, mine)
 
-    def collect(self, job: str) -> bool:
+    def collect(self, job: str, *, was_long: bool) -> bool:
         """Move what `job` printed to its directory; say whether there is anything."""
         for name in ("stdout", "stderr"):
             with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -60,12 +64,12 @@ class Streams:
         self.mend()
         found, self.dropped = False, {}
         for number, name in enumerate(("stdout", "stderr")):
-            if os.fstat(self.kept[number]).st_size or os.path.exists(self.files[number] + ".1"):
+            if os.fstat(self.kept[number]).st_size or (was_long and os.path.exists(self.files[number] + ".1")):
                 found = True
                 directory = os.path.join(self.work, job)
                 os.makedirs(directory, mode=0o700, exist_ok=True)
                 target = os.path.join(directory, name)
-                lock(self.kept[number])
+                lock(self.kept[number], patience=_PATIENCE)
                 lost = move(self.files[number], target)
                 fcntl.flock(self.kept[number], fcntl.LOCK_UN)
                 if lost := lost + cut(target, self.limit):
@@ -89,22 +93,31 @@ def cut(path: str, limit: int) -> int:
 
 def _cut(full: Any, path: str, limit: int) -> int:
     lost, flags = size_of(path + ".1"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    size = full.seek(max(0, os.fstat(full.fileno()).st_size - limit))
+    data = b""
+    for _ in range(_MOST_READS):  # what comes while it is read is kept too
+        more = full.read(limit)
+        if not more:
+            break
+        data, size = (data + more)[-limit:], size + len(more)
+    full.truncate(0)
     with os.fdopen(os.open(path + ".1", flags, 0o600), "wb") as kept:
-        size = os.fstat(full.fileno()).st_size
-        full.seek(max(0, size - limit))
-        kept.write(full.read(limit))
-        lost += max(0, os.fstat(full.fileno()).st_size - limit)  # with what came meanwhile
-        full.truncate(0)
-    return lost
+        kept.write(data)
+    return int(lost + size - len(data))
 
 
-def lock(descriptor: int) -> bool:
-    """Lock a file of output, so that it is not cut while it is moved; False if that is done at this moment."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def lock(descriptor: int, *, patience: float = 0.0) -> bool:
+    """Lock a file of output, so that it is not cut while it is moved; False if that is done for `patience` seconds."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.005)
+        else:
+            return True
 
 
 def size_of(path: str) -> int:
