@@ -15,6 +15,7 @@ import dask.config
 import pytest
 
 import ports
+from ports.jobs._turn import Reply
 from ports.state import wait_until
 from tests.integration.test_job_slots import Place, place
 
@@ -275,10 +276,12 @@ def test_a_function_that_asks_whether_to_stop_returns_what_it_has(place: Place) 
             time.sleep(0.01)
         return done
 
-    job, after = place.add(work, timeout=0.5), place.add(surroundings)
+    job, after = place.add(work), place.add(surroundings)
     file = place.places.work / job / "progress.json"
     place.slot()
     wait_until(lambda: file.exists() or None, timeout=20, what="its progress")
+    (number,) = [one.number for one in place.loop.peers.values()]
+    place.queue.pushes.append(Reply(number, {"op": "end", "id": job, "attempt": 1, "how": "cancel"}))
     assert place.result(job)[:3] == [0, 1, 2]
     assert not file.exists() and not ports.should_stop()
     assert place.result(after)["directory"] == str(Path.home())
