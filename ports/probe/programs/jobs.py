@@ -135,7 +135,10 @@ class Session:
         poller = select.poll()
         for number, events in wanted.items():
             poller.register(number, events)
-        return dict(poller.poll(int(LOOK_SECONDS * 1000) if self.held else None))
+        if not self.held:
+            return dict(poller.poll())
+        left = [LOOK_SECONDS] + [one.end - time.monotonic() for one in self.held if one.end is not None]
+        return dict(poller.poll(max(1, int(min(left) * 1000))))
 
     def talk(self, resource: int, events: int, wanted: int) -> bool:
         """Exchange bytes with the resource; False when it has ended."""
@@ -296,7 +299,8 @@ class Session:
     def look_again(self) -> None:
         """Look at the queue for those who wait, once in a while, and where something changed."""
         now = time.monotonic()
-        if not self.held or now < self.looked_at + LOOK_SECONDS:
+        is_due = now >= self.looked_at + LOOK_SECONDS or any(one.end and one.end <= now for one in self.held)
+        if not self.held or not is_due:
             return
         held, self.held = self.held, []
         if self.reached():
