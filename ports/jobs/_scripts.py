@@ -24,7 +24,8 @@ from ports import sessions
 from ports._version import VERSION
 from ports.errors import UsageError
 from ports.jobs import _model
-from ports.jobs._model import CANCELLED, ERROR, FINISHED, LOST, THREADS, Submission
+from ports.jobs._model import THREADS, Submission
+from ports.probe import ended
 from ports.state import paths, settings
 
 if TYPE_CHECKING:
@@ -258,27 +259,8 @@ def _meant(name: str) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"known are run, {', '.join(OPTIONS)}"
 
 
-def verdict(noted: Mapping[str, Any]) -> tuple[str, str]:
-    """Return state and reason of a script that ended as ``exit.json`` says.
-
-    >>> verdict({"status": 3, "signal": None, "ended": None})
-    ('error', 'exit status 3')
-    """
-    ended, reason = noted.get("ended"), str(noted.get("reason") or "")
-    status, number = noted.get("status"), noted.get("signal")
-    if ended == "cancel":
-        return CANCELLED, reason or "it was cancelled"
-    if ended == "timeout":
-        return ERROR, reason or "it ran out of its time"
-    if ended == "memory":
-        return ERROR, reason or "it used more memory than it asked for"
-    if ended == "signal":
-        return LOST, reason or "something else ended its launcher, a shutdown for example"
-    if ended is not None or (status is None and number is None):
-        return LOST, reason or "nobody saw its end"
-    if status == 0:
-        return FINISHED, reason
-    return ERROR, f"signal {number}{_called(number)}" if number is not None else f"exit status {status}"
+#: State and reason of a script that ended as ``exit.json`` says.
+verdict = ended.verdict
 
 
 def parse_time(value: object, now: float | None = None) -> float:
@@ -381,12 +363,3 @@ def _check_program(words: Sequence[str], directory: str, environ: Mapping[str, s
         quoted = f"; without the quotes, or `sh -c {shlex.quote(program)}`, it is a command" if " " in program else ""
         where = f"in {directory}" if os.sep in program else "on your PATH"
         raise UsageError(f"there is no program {program!r} {where}{quoted}")
-
-
-def _called(number: object) -> str:
-    import signal
-
-    try:
-        return f" ({signal.Signals(int(str(number))).name})"
-    except ValueError:
-        return ""

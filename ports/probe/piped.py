@@ -69,7 +69,9 @@ FILES = {
     ),
 }
 # What a program that goes on talking gets later, when it needs it.
-MORE = {"jobs": ("queue/words", "queue/durable", "queue/places", "queue/left", "queue/rest", "queue/disk")}
+MORE = {
+    "jobs": ("queue/words", "queue/durable", "queue/places", "queue/left", "queue/ended", "queue/rest", "queue/disk")
+}
 
 
 def script(request: "Json") -> str:

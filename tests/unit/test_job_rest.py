@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -308,3 +309,68 @@ def test_the_words_of_both_sides_are_the_same() -> None:
     assert words.MOST_JOBS == _model.MOST_JOBS and rest.STORE_FORMAT >= _store.FORMAT
     assert f"{_places.LOCK}.lock" == places.QUEUE_LOCK
     assert all(_store.pack(5, 7) == words.pack(5, 7) for _ in "1") and words.unpack(words.pack(5, 7)) == (5, 7)
+
+
+def script_that_runs(desk: Desk, **spec: Any) -> str:
+    id = desk.submit(arguments=[], kind="script", script={"argv": ["true"]}, **spec)
+    (job,) = desk.take("s1", most=1)
+    process, lease = {"machine": "x"}, f"job-{id}-1"
+    told = desk.answer(
+        "started", by="s1", slot="s1", id=id, attempt=job[1], at=desk.clock, process=process, lease=lease
+    )
+    assert "error" not in told, told
+    return id
+
+
+@pytest.mark.parametrize(
+    ("noted", "state", "said"),
+    [
+        ({"status": 0}, "finished", None),
+        ({"ended": "cancel", "reason": "you cancelled it"}, "cancelled", "you cancelled it"),
+        ({"status": 3}, "running", "it has ended (exit status 3); the next compute resource decides"),
+        ({"signal": 9}, "running", "it has ended (signal 9 (SIGKILL))"),
+        ({"status": 0, "attempt": 7}, "running", None),
+        (None, "running", None),
+    ],
+    ids=["finished", "cancelled", "failed", "killed", "another attempt", "runs"],
+)
+def test_a_script_that_ended_without_a_resource_is_shown_as_it_ended(
+    desk: Desk, noted: dict[str, Any] | None, state: str, said: str | None
+) -> None:
+    id = script_that_runs(desk)
+    desk.store.close()
+    work = desk.places.work / id
+    work.mkdir()
+    (work / "progress.json").write_text('{"attempt": 1, "done": 3, "total": 4}')
+    if noted is not None:
+        (work / "exit.json").write_text(json.dumps({"attempt": 1, "ended_at": 5.0, **noted}))
+    row = told(desk, "show", id=id)["row"]
+    assert row["state"] == state and (said or "") in (row.get("reason") or row.get("why") or "")
+    assert told(desk, "list")["counts"][state] == 1 and sum(told(desk, "list")["counts"].values()) == 1
+    assert [one["id"] for one in told(desk, "list", filters={"state": state})["rows"]] == [id]
+    assert ask(desk, "result", id=id, wait=None)[2] == (state != "running")
+    assert told(desk, "status")["running_scripts"] == ([id] if state == "running" else [])
+    if noted is None:
+        assert row["progress"] == {"done": 3, "total": 4}
+
+
+def test_a_notice_of_a_job_is_shown_at_rest(desk: Desk) -> None:
+    id = desk.submit(notify=True)
+    desk.work()
+    desk.store.close()
+    (desk.places.root / "notices").mkdir()
+    (desk.places.root / "notices" / id).write_text('{"at": 1.0, "answers": [], "failed": null}')
+    assert told(desk, "show", id=id)["row"]["notice"]["at"] == 1.0
+    (desk.places.root / "notices" / id).write_text('{"at": 1.')
+    assert "notice" not in told(desk, "show", id=id)["row"]
+
+
+def test_a_submission_that_is_left_says_how_old_it_is(own: Desk) -> None:
+    """A lifetime counts from here on, whatever happens to the clock on the wall."""
+    from ports.jobs._clocks import Clocks
+
+    submitted(own, lifetime=60)
+    (one,) = left.read_left(str(own.places.root))
+    clocks = Clocks()
+    assert abs(clocks.real_at(one.header["stamp"], 0.0) - clocks.real()) < 20
+    assert abs(clocks.monotonic_at(one.header["stamp"], 0.0) - clocks.monotonic()) < 20

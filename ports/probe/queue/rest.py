@@ -11,6 +11,7 @@ import time
 if __name__ != "__main__":  # piped, these names are there already
     from ..identity import boot_id, node
     from ..own_host import read_record
+    from .ended import ended_script, read_note
     from .left import check_key, leave_request, leave_submission, read_left
     from .places import LOCK_SECONDS, STARTS, data_of, disk_refuses, lock_queue, make_queue, owner_conflict
     from .words import (
@@ -86,6 +87,7 @@ class QueueAtRest:
         self.notices = []  # type: List[str]
         self._database = None  # type: Any
         self._left = {}  # type: Dict[int, Any]  # submissions, by their number
+        self._ended = {}  # type: Dict[int, Json]  # scripts of which the store says that they run
         self._cancelled = {}  # type: Dict[int, Dict[Optional[int], Tuple[float, str]]]  # by request, None: all items
 
     # --- open and close ---
@@ -106,6 +108,21 @@ class QueueAtRest:
             raise disk_refuses(path, error) from error
         for left in found:
             self._take(left)
+        self._look_at_scripts()
+
+    def _look_at_scripts(self) -> None:
+        """Find the scripts that went on without a resource, and have ended."""
+        found = self._rows(
+            "SELECT submissions.number, jobs.attempt FROM submissions JOIN jobs ON jobs.job = submissions.number << 20"
+            " WHERE submissions.state = 'running' AND submissions.kind = 'script' AND jobs.state = 'running'"
+        )
+        for row in found:
+            told = ended_script(self._work(row.number), row.attempt)
+            if told is not None:
+                self._ended[row.number] = told
+
+    def _work(self, number: int) -> str:
+        return os.path.join(data_of(self.root), "work", str(number))
 
     def _open_store(self, path: str) -> None:
         """Open the store alone: a reader beside others would leave a -shm, with which no resource starts."""
@@ -175,9 +192,10 @@ class QueueAtRest:
     def list(self, header: "Json") -> "Json":
         """Return the newest rows, and how many jobs are in each state."""
         newest, filters = newest_of(header), filters_of(header.get("filters"))
-        where, values = newest_query(newest + len(self._cancelled), filters)
+        changed = set(self._cancelled) | set(self._ended)
+        where, values = newest_query(newest + len(changed), filters)
         found = {row.number: row for row in self._rows("SELECT * " + where, values)}
-        for number in self._cancelled:  # whose state is another one than in the store
+        for number in changed:  # whose state is another one than in the store
             row = self._stored(number)
             if row is not None:
                 found[number] = row
@@ -198,6 +216,10 @@ class QueueAtRest:
                 n = self._n_withdrawn(row)
                 counts[PENDING] -= n
                 counts[CANCELLED] += n
+        for told in self._ended.values():
+            if "state" in told:
+                counts[RUNNING] -= 1
+                counts[told["state"]] += 1
         return counts
 
     def show(self, header: "Json") -> "Json":
@@ -226,6 +248,9 @@ class QueueAtRest:
                 if end.error is not None:
                     shown["error"] = json.loads(end.error)
         shown["asked"] = asked_of(json.loads(row.spec))
+        notice = read_note(os.path.join(self.root, "notices", str(number))) if shown["asked"].get("notify") else None
+        if notice is not None:
+            shown["notice"] = notice
         return {"row": shown}
 
     def status(self) -> "Json":
@@ -234,7 +259,8 @@ class QueueAtRest:
         running = self._rows("SELECT job FROM jobs WHERE state = 'running' LIMIT 20")
         told = {"counts": self.counts(), "draining": bool(facts.get("draining")), "notices": self.notices}  # type: Json
         told.update(queues=[], slots=[], running=[], wanted_slots=0, at_rest=True, n_left=len(self._left))
-        told["running_scripts"] = [self._id_of(one.job) for one in running]
+        ended = {str(number) for number, one in self._ended.items() if "state" in one}
+        told["running_scripts"] = [id for id in (self._id_of(one.job) for one in running) if id not in ended]
         return told
 
     def result(self, header: "Json") -> "Tuple[Json, List[bytes], bool]":
@@ -395,8 +421,15 @@ class QueueAtRest:
             else:
                 shown.update(state=CANCELLED, ended_at=asked[0], reason=asked[1])
                 shown.pop("slot", None)
-        elif shown["state"] == RUNNING and asked is not None:
-            shown["ending"] = "cancel"
+        elif shown["state"] == RUNNING:
+            if asked is not None:
+                shown["ending"] = "cancel"
+            if row.number in self._ended:
+                shown.update(self._ended[row.number])
+            elif row.count is None:
+                said = read_note(os.path.join(self._work(row.number), "progress.json"), shown["attempt"])
+                if said is not None and "done" in said:
+                    shown["progress"] = {"done": said["done"], "total": said.get("total")}
         if row.count is None and item is None:
             shown["counts"] = {shown["state"]: 1}
         return shown
