@@ -106,7 +106,7 @@ def number_of_key(root: str, key: str) -> "Optional[int]":
     if number is not None:
         return number
     ids = os.path.join(root, "ids")
-    for one in sorted(numbers_in(ids), reverse=True):
+    for one in sorted(numbers_in(ids), reverse=True)[: 4 * KEPT_NAMES]:
         try:
             with open(os.path.join(ids, str(one), "key"), "rb") as file:
                 if file.read() == key.encode():
