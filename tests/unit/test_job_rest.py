@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import signal
+import socket
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ports import errors, state
 from ports.jobs import _store
@@ -374,3 +380,112 @@ def test_a_submission_that_is_left_says_how_old_it_is(own: Desk) -> None:
     clocks = Clocks()
     assert abs(clocks.real_at(one.header["stamp"], 0.0) - clocks.real()) < 20
     assert abs(clocks.monotonic_at(one.header["stamp"], 0.0) - clocks.monotonic()) < 20
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["1", "2", "2.1"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = ("id", "ids", "newest", "filters", "wait", "from", "key", "count", "submission", "reason")
+
+
+@given(
+    op=st.sampled_from(["list", "show", "result", "status", "watch", "cancel", "submit", "rerun"]),
+    fields=st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=5),
+)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+def test_whatever_is_asked_of_a_queue_at_rest_is_answered_or_refused(
+    own: Desk, op: str, fields: dict[str, Any]
+) -> None:
+    if not list(own.places.submissions.iterdir()):
+        submitted(own)
+        submitted(own, 3, key="cd" * 16)
+    with contextlib.suppress(words.Refused):
+        ask(own, op, [b"f", b"x"], **{"id": "2", **fields})
+    assert told(own, "list")["rows"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "link", "socket"])
+def test_what_is_no_file_among_submissions_holds_nobody(own: Desk, kind: str) -> None:
+    id = submitted(own)
+    path = own.places.submissions / ("c" * 32)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to("/etc/passwd")
+    else:
+        with socket.socket(socket.AF_UNIX) as one:
+            monkey = os.open(own.places.submissions, os.O_RDONLY)
+            one.bind(f"/proc/self/fd/{monkey}/{path.name}")
+            os.close(monkey)
+    found = told(own, "list")
+    assert [row["id"] for row in found["rows"]] == [id]
+    assert len(found["notices"]) == (0 if kind == "directory" else 1)
+
+
+def test_what_a_killed_resource_wrote_last_is_shown(own: Desk) -> None:
+    """It is in the log beside the store, which nobody has checkpointed."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            own.start()
+            own.submit(name="last")
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert (own.places.root / "store.sqlite-wal").stat().st_size
+    assert [row["name"] for row in told(own, "list")["rows"]] == ["last"]
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A disk of its own, with a queue of one job."""
+    if os.geteuid() != 0:
+        pytest.skip("a disk of its own needs root")
+    path = tmp_path / "disk"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", str(path)], check=True)
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+    one = Desk(path)
+    one.submit(name="first")
+    one.close()
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def asked(disk: Path, op: str, blobs: Any = (), **fields: Any) -> Any:
+    runtime, root = str(state.runtime_directory()), str(disk / "jobs")
+    look = lambda question, is_lenient: rest.look(root, runtime, question, is_lenient)  # noqa: E731
+    return rest.answered({"op": op, **fields}, blobs, look)[0]
+
+
+SUBMIT: dict[str, Any] = {"key": "ab" * 16, "count": None, "submission": {"kind": "function"}}
+
+
+def test_a_queue_on_a_full_disk_is_shown_and_takes_nothing(disk: Path) -> None:
+    with contextlib.suppress(OSError), (disk / "others").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    assert [row["name"] for row in asked(disk, "list")["rows"]] == ["first"]
+    for op, fields in (("submit", SUBMIT), ("cancel", {"ids": ["1"]})):
+        with pytest.raises(words.Refused, match=r"No space left on device; free space there"):
+            asked(disk, op, [b"f", b"x"], **fields)
+    assert [row["state"] for row in asked(disk, "list")["rows"]] == ["pending"]
+    (disk / "others").unlink()
+    assert asked(disk, "submit", [b"f", b"x"], **SUBMIT)["known"] is False
+
+
+def test_a_queue_on_a_disk_that_can_only_be_read_is_shown(disk: Path) -> None:
+    remount = ["mount", "-o"]
+    subprocess.run([*remount, "remount,ro", str(disk)], check=True)
+    try:
+        assert [row["name"] for row in asked(disk, "list")["rows"]] == ["first"]
+        with pytest.raises(words.Refused, match=r"Read-only file system; that disk can only be read: mount it for"):
+            asked(disk, "submit", [b"f", b"x"], **SUBMIT)
+    finally:
+        subprocess.run([*remount, "remount,rw", str(disk)], check=True)

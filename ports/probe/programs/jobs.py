@@ -258,6 +258,10 @@ class Session:
             except OSError as error:
                 self.refuse(header, disk_refuses(str(error.filename or self.root), error))
                 return True
+            except Exception as error:  # noqa: BLE001 - whatever it is, the session goes on
+                told = "the program there failed: %s: %s" % (type(error).__name__, error)
+                self.refuse(header, Refused("PortsError", told))
+                return True
 
     def at_rest(self, header: "Json", blobs: "Sequence[bytes]") -> None:
         """Answer a request from the queue on the disk, now or later."""

@@ -6,6 +6,7 @@ key; then its file is written. A request has no id, and is done after the submis
 """
 
 import os
+import stat
 import sys
 import time
 
@@ -140,7 +141,9 @@ def read_left(root: str, has_blobs: bool = True) -> "List[LeftFile]":
 def read_left_file(path: str, has_blobs: bool = True) -> "Optional[LeftFile]":
     """Return what a file that was left contains; None if there is no such file."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=opened_safely) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return LeftFile(path, 0, {}, (), "it is no file")
             data = file.read() if has_blobs else head_of(file)
         header, blobs = Decoder().feed(data)[0] if has_blobs else (header_of(data), [])
     except (FileNotFoundError, IsADirectoryError):
@@ -158,6 +161,11 @@ def read_left_file(path: str, has_blobs: bool = True) -> "Optional[LeftFile]":
     if not is_number(number, 1, FURTHEST - 1):
         return LeftFile(path, 0, {}, (), "it has no id")
     return LeftFile(path, number, header, blobs, None)
+
+
+def opened_safely(path: str, flags: int) -> int:
+    """Return the descriptor of a file; a link is not followed, and a FIFO holds nobody."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def head_of(file: "Any") -> bytes:

@@ -331,7 +331,7 @@ class QueueAtRest:
             raise Refused("UsageError", "reason: %s is no text of up to 1000 characters" % short(reason))
         told = {"cancelled": [], "ending": [], "ended_already": [], "n_cancelled": 0}  # type: Json
         wanted = []
-        for number, item in [split_id(id) for id in ids]:
+        for number, item in dict.fromkeys(split_id(id) for id in ids):
             row = self._row(number, item)
             n = len(self._pending(row)) if item is None and row.count is not None else 0
             running = self._running(row, item)

@@ -20,7 +20,14 @@ MOST_ROWS, USUAL_ROWS = 1000, 50
 JOB_ID = re.compile(r"([1-9][0-9]{0,11})(?:\.(0|[1-9][0-9]{0,5}))?\Z", re.ASCII)
 SUBMISSION_KEY = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
 FILTERS = ("state", "name", "tag", "queue", "before")
-EXIT_CODES = {"UsageError": 2, "NotFoundError": 3, "ConflictError": 4, "StoreError": 5, "UnsafePathError": 4}
+EXIT_CODES = {
+    "PortsError": 5,
+    "UsageError": 2,
+    "NotFoundError": 3,
+    "ConflictError": 4,
+    "StoreError": 5,
+    "UnsafePathError": 4,
+}
 EXIT_CODES.update({"BrokenRecordError": 7, "NewerRecordError": 7})
 
 
