@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,3 +97,23 @@ def test_a_session_goes_on_when_a_resource_starts_there(servers: Site) -> None:
     assert waited == ["finished"] and states == ["finished", "cancelled"]
     assert head == "20" and tail == "hello\n" and {"exit.json", "stdout"} <= set(files)
     assert "is no path below the directory of jobs" in out
+
+
+def test_commands_work_on_a_host_with_python3_only(servers: Site) -> None:
+    def ports(*words: str) -> Any:
+        return servers.run("laptop", [servers.python, "-m", "ports", *words], timeout=120)
+
+    submitted = [ports("job", "submit", "-H", "server2", "--name", name, "--", "true") for name in ("one", "two")]
+    assert [done.stdout for done in submitted] == ["server2:1\n", "server2:2\n"], submitted
+    shown = ports("job", "why", "server2:1")
+    assert "ports resource start" in " ".join((shown.stdout + shown.stderr).split())
+    assert ports("job", "wait", "--within", "1", "server2:1").returncode == 6
+    cancelled = ports("job", "cancel", "server2:1")
+    assert cancelled.returncode == 0 and "server2:1: cancelled" in cancelled.stdout, cancelled
+    assert ports("job", "wait", "server2:1").returncode == 8
+    rows = json.loads(ports("job", "list", "server2", "--state", "cancelled", "--json").stdout)
+    assert [(row["id"], row["name"]) for row in rows] == [("server2:1", "one")]
+    again = ports("job", "rerun", "server2:1")
+    assert again.stdout == "server2:3\n", again
+    pruned = ports("job", "prune", "-H", "server2", "--older", "0")
+    assert pruned.returncode in (3, 5) and "ports" in pruned.stderr, pruned
