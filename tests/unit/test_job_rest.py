@@ -333,7 +333,7 @@ def script_that_runs(desk: Desk, **spec: Any) -> str:
     [
         ({"status": 0}, "finished", None),
         ({"ended": "cancel", "reason": "you cancelled it"}, "cancelled", "you cancelled it"),
-        ({"status": 3}, "running", "it has ended (exit status 3); the next compute resource decides"),
+        ({"status": 3}, "running", "it has ended (exit status 3); whether it is tried again"),
         ({"signal": 9}, "running", "it has ended (signal 9 (SIGKILL))"),
         ({"status": 0, "attempt": 7}, "running", None),
         (None, "running", None),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ports import hosts, probe
+from ports import hosts, probe, state
 from ports.errors import NotFoundError, PortsError, ResourceLostError, StoreError, UsageError
 from ports.jobs import _places, _there
 from ports.jobs._connection import revive
@@ -127,6 +127,18 @@ def test_python_3_6_answers_for_the_queue(home: Path) -> None:
         assert running.wait(20) == 0
     assert [frame.header.get("id") or len(frame.header.get("rows", ())) for frame in frames[:2]] == ["1", 1]
     assert frames[2].header["python"].startswith("3.6.") and frames[3].header["error"]["exit_code"] == 2
+
+
+def test_two_machines_with_one_id_and_one_home_keep_two_queues(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ports.probe import own_host, places
+
+    first = Path(own_host.host_directory())
+    places.make_queue(str(first / "jobs"))
+    assert Path(own_host.host_directory()) == first == state.paths.here().root
+    monkeypatch.setattr(own_host, "node", lambda: "server2")
+    assert Path(own_host.host_directory()) == first  # the same boot: it was given another name
+    monkeypatch.setattr(own_host, "boot_id", lambda: "another")
+    assert own_host.host_directory().startswith(f"{first}-")
 
 
 # --- files ---

@@ -336,6 +336,7 @@ EXEMPT = {
         "; free space there, for example with `ports job prune --older 7d`",
         "that disk can only be read: mount it for writing",
         "keeps it aside, and goes on with what can be read of it",
+        "whether it is tried again decides the next resource, `ports resource start`",
     ),
     "it is about another machine, which test_job_home.py has": (
         "`ports job list -H {self.host}` shows whether the job is there",

@@ -67,8 +67,8 @@ def ended_script(work: str, attempt: int) -> "Optional[Json]":
         return None
     state, reason = verdict(noted)
     if state not in (FINISHED, CANCELLED):  # it may be tried again, as only a resource decides
-        told = "it has ended (%s); the next compute resource decides whether it is tried again"
-        return {"why": told % reason + ": `ports resource start`"}
+        told = "it has ended (%s); whether it is tried again decides the next resource, `ports resource start`"
+        return {"why": told % reason}
     row = {"state": state, "ended_at": noted.get("ended_at"), "note": {}}  # type: Json
     row.update({name: noted[name] for name in ("peak_memory", "cpu_time") if noted.get(name) is not None})
     row["note"].update({name: noted[name] for name in ("status", "signal") if noted.get(name) is not None})

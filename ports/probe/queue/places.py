@@ -1,10 +1,13 @@
 """Where the queue lies on the disk, and the lock that says who may open it."""
 
 import errno
+import json
 import os
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
+    from ..identity import FORMAT, boot_id, machine_id, node
+    from .durable import create_durably
     from .words import Busy, Refused
 
 MYPY = False
@@ -52,6 +55,10 @@ def make_queue(root: str) -> None:
     hosts = os.path.dirname(machine)
     for path in (os.path.dirname(hosts), hosts, machine, root):
         os.makedirs(path, 0o700, exist_ok=True)
+    record = os.path.join(machine, "host.json")
+    if not os.path.exists(record):  # another machine of the same id, which shares this home, takes another directory
+        known = {"format": FORMAT, "id": machine_id(), "boot_id": boot_id(), "name": node(), "names": [node()]}
+        create_durably(record, json.dumps(known).encode())
     for name in KEPT:
         os.makedirs(os.path.join(root, name), 0o700, exist_ok=True)
 
