@@ -73,9 +73,9 @@ class Night(Laptop):
         """Return the state of a job."""
         return str(self.json("job", "show", id, host=host)["state"])
 
-    def until(self, id: str, *states: str) -> None:
+    def until(self, id: str, *states: str, host: str = "server1") -> None:
         """Wait until a job is in one of `states`."""
-        wait_until(lambda: self.state(id) in states or None, timeout=100, what=f"{states} of job {id}", every=0.2)
+        wait_until(lambda: self.state(id, host) in states or None, timeout=100, what=f"{states} of job {id}", every=0.2)
 
     def ends(self, id: str, state: str = "finished") -> str:
         """Wait for the end of a job, check how it ended, and return what it printed."""
@@ -377,7 +377,7 @@ class TwoServers(NamespaceSite):
 def test_of_two_servers_the_free_one_gets_the_job() -> None:
     with TwoServers() as site, night_of(site) as night:
         first = night.submit("-H", "server1", "--cpus", "2", "--", "sleep", "600", host="laptop")
-        wait_until(lambda: night.state(first, host="laptop") == "running" or None, timeout=60, what="the first job")
+        night.until(first, "running", host="laptop")
         done = night.type("job", "submit", "-H", "server1,server2", "--cpus", "2", "--", "hostname")
         assert done.returncode == 0, done.stderr
         id = done.stdout.strip()

@@ -71,7 +71,7 @@ class NamespaceSite(Site):
     kind = "namespaces"
     users = ("alice", "bob")
     #: Hosts that have this machine's checkout and environment; the others have the system's Python only.
-    installed = ("laptop", "server1")
+    installed: tuple[str, ...] = ("laptop", "server1")
 
     def __init__(self, **layout: Any) -> None:
         super().__init__(**layout)
