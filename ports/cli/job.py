@@ -204,7 +204,7 @@ def logs(
 @on_machine
 def fetch(out: Output, machine: Any, id: str, to: Path | None, force: bool) -> None:
     """Copy the output of a job with a copy to your directory. What is there already is not copied again."""
-    row = machine.fetch(id, to, force=force)
+    row = machine.fetch(id, to, force=force, say=out.say)
     out.result(row, job_rows.fetched(row, out.there()))
 
 
@@ -254,12 +254,13 @@ def cancel(out: Output, machine: Any, ids: tuple[str, ...]) -> None:
 
 @job.command()
 @ID
+@click.option("--here", is_flag=True, help="Copy its directory as it is now; else it gets the files that it had.")
 @click.option("--no-start", is_flag=True, help="Start no compute resource; the job waits until one is started.")
 @with_output
 @on_machine
-def rerun(out: Output, machine: Any, id: str, no_start: bool) -> int:
+def rerun(out: Output, machine: Any, id: str, here: bool, no_start: bool) -> int:
     """Submit a job again. A script runs in its directory, or in the copy that it had, with this shell's environment."""
-    new = machine.rerun(id, start=not no_start)
+    new = machine.rerun(id, start=not no_start, here=here)
     return show_submitted(out, machine.show(new) if out.as_json else {"id": str(new)})
 
 

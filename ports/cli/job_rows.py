@@ -90,8 +90,7 @@ def details(found: Mapping[str, Any]) -> dict[str, Any]:
         "largest": _largest(workspace.get("largest") or ()),
         "behind": "; ".join(left_behind(workspace)) if workspace else None,
         "output": ", ".join(workspace.get("out") or ()),
-        "commit": _commit(workspace),
-        "python": workspace.get("python"),
+        **_recorded(script, workspace),
         "needs": _needs(asked.get("needs"), bool(script.get("whole"))),
         "queue": found.get("queue") if found.get("queue") != "default" else None,
         "priority": found.get("priority") or None,
@@ -144,11 +143,30 @@ def _commit(workspace: Mapping[str, Any]) -> str | None:
     return f"{workspace['commit']}{', and changes that were not committed' if workspace.get('dirty') else ''}"
 
 
+def _recorded(script: Mapping[str, Any], workspace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a submission records of its source and its Python."""
+    return {
+        "commit": _commit(workspace or script),
+        "python": script.get("python") or workspace.get("python"),
+        "packages": _packages(script.get("packages") or {}),
+        "setup": (script.get("setup") or {}).get("command"),
+    }
+
+
+def _packages(found: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name} {'missing' if version is None else version}".strip() for name, version in found.items())
+
+
 def fetched(found: Mapping[str, Any], there: str) -> str:
     """Return in a sentence what was fetched; `there` names the host if that is another one."""
     n_files, n_same = found["n_files"], found["n_same"]
     known = f"; {n_same:,} {'was' if n_same == 1 else 'were'} there already" if n_same else ""
-    if not n_files and not n_same:
+    n_changed, left_out = found.get("n_changed") or 0, found.get("left_out") or ()
+    if n_changed:
+        known += f"; {n_changed:,} changed meanwhile and {'was' if n_changed == 1 else 'were'} left out: fetch again"
+    if left_out:
+        known += f"; left out, because they lead out of the directory: {', '.join(left_out[:_MOST_NAMED])}"
+    if not (n_files or n_same or n_changed or left_out):
         return f"job {found['id']} has no output"
     files = f"{n_files:,} {'file' if n_files == 1 else 'files'} ({size(found['n_bytes'])})"
     return f"{files} in {found['directory']}{there}{known}"

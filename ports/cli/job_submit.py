@@ -57,6 +57,10 @@ from ports.cli.output import Output, Row, with_output
     "--reuse", metavar="JOB/PATH", multiple=True, help="With --copy: put output of another job there. Repeatable."
 )
 @click.option("--send-all", is_flag=True, help="With --copy: copy more than 1 GB or 50,000 files, or your home.")
+@click.option("--setup", metavar="COMMAND", help="Command that makes its environment, once: 'pip install -r FILE'.")
+@click.option(
+    "--python", metavar="PYTHON", help="With --setup: interpreter of the environment. Default: the resource's."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be submitted, and submit nothing.")
 @click.option("--no-start", is_flag=True, help="Start no compute resource; the job waits until one is started.")
 @click.option("--follow", is_flag=True, help="Show its output until it ends; exit code 8 if it fails.")
@@ -114,12 +118,12 @@ def _described(machine: Any, words: Sequence[str], options: dict[str, Any], of_c
     """Return the script that the words of the command line mean, and how it is copied."""
     from ports import jobs
 
-    script = _script(words, {**options, "is_far": machine.host is not None}, of_copy)
-    if machine.host is not None and of_copy:
-        name = next(iter(of_copy)).replace("_", "-")
-        raise click.UsageError(f"--{name} and -H do not go together yet; leave one of them out")
+    is_far = machine.host is not None
+    script = _script(words, {**options, "is_far": is_far}, of_copy)
+    if is_far and "reuse" in of_copy:
+        raise click.UsageError("--reuse and -H do not go together yet; leave one of them out")
     if of_copy.pop("copy", False):
-        return jobs.plan_copy(script, **of_copy)
+        return jobs.plan_copy(script, root=str(Path.cwd()) if is_far else None, **of_copy)
     if of_copy:
         name = next(iter(of_copy)).replace("_", "-")
         raise click.UsageError(

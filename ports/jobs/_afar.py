@@ -28,12 +28,12 @@ from ports.jobs._there import FarConnection
 from ports.probe import size
 
 if TYPE_CHECKING:
+    from ports.jobs._copies import Plan
     from ports.jobs._protocol import Frame
     from ports.jobs._scripts import Script
 
 _EVERY = 0.5  # seconds between two questions whether a job that is followed has ended
 _QUIET = 1.0  # between two looks at jobs that are waited for
-_FETCH_SECONDS = 30 * 86400.0
 
 
 class FarFile:
@@ -160,12 +160,23 @@ class Afar:
         row = hosts.run_ports(self.host, ["job", "why", _where.bare(id)], login=True)
         return str(row.get("why") or row.get("reason") or f"it is {row['state']}")
 
-    def fetch(self, id: object, to: Path | None = None, *, force: bool = False) -> dict[str, Any]:
-        """Copy the output of a job with a copy into a directory there, and return what was copied."""
-        words = [*([f"--to={to}"] if to is not None else []), *(["--force"] if force else []), _where.bare(id)]
-        found = hosts.run_ports(self.host, ["job", "fetch", *words], login=True, timeout=_FETCH_SECONDS)
-        row: dict[str, Any] = _where.at_home(self.host, found)
-        return row
+    def fetch(
+        self,
+        id: object,
+        to: Path | None = None,
+        *,
+        force: bool = False,
+        progress: Callable[[int], None] = lambda n_bytes: None,
+        say: Callable[[str], object] = lambda text: None,
+    ) -> dict[str, Any]:
+        """Copy the output of a job there into a directory here, and return what was copied; see `_fetch.fetch`."""
+        from ports.jobs import _fetch, _outputs
+
+        row = self.show(id)
+        if row.get("count") is not None:
+            raise UsageError(f"{row['id']} is a map of functions, which have results; `ports.jobs.get(...)` has them")
+        output = _outputs.There(self.ask, self.host, row)
+        return _fetch.fetch(output, row, to, force=force, progress=progress, say=say).row(row["id"])
 
     def cancel(self, ids: Sequence[object]) -> dict[str, list[str]]:
         """Cancel jobs; see `_asking.cancel`."""
@@ -176,12 +187,13 @@ class Afar:
 
     def submit_script(
         self,
-        script: Script,
+        script: Script | Plan,
         *,
         start: bool = True,
         copied: Callable[[dict[str, Any]], None] = lambda row: None,
         said: Callable[[str], None] = lambda text: None,
         can_wait: bool = True,
+        key: str = "",
     ) -> str:
         """Submit a script, and return its id once it is durable there; the answer that was lost is asked for again.
 
@@ -194,7 +206,7 @@ class Afar:
         """
         from ports.jobs import _scripts
 
-        key, begin = _scripts.new_key(), start
+        key, begin = key or _scripts.new_key(), start
         try:
             _client.connection(self.host, start=start)
         except FarSideError as error:
@@ -202,6 +214,7 @@ class Afar:
                 raise
             warn(f"{error}. The job waits in the queue there")
             begin = False
+        script, is_sent = self._with_files(script, key, copied, said)
         if script.environ:
             self.ask("disk.environ", [json.dumps(dict(script.environ)).encode()], start=begin, key=key)
         try:
@@ -210,6 +223,8 @@ class Afar:
         except UsageError:
             if script.environ:
                 self.ask("disk.environ", key=key)  # of a job that there will not be
+            if is_sent:
+                self.ask("disk.forget", key=key)
             raise
         except (SSHError, ResourceLostError) as error:
             shows = f"`ports job list -H {self.host}` shows whether the job is there"
@@ -218,6 +233,26 @@ class Afar:
             said(str(reply["said"]))
         return _where.called(self.host, parse_id(reply["id"]))
 
+    def _with_files(
+        self,
+        script: Script | Plan,
+        key: str,
+        copied: Callable[[dict[str, Any]], None],
+        said: Callable[[str], None],
+    ) -> tuple[Script, bool]:
+        """Send the files of a script, if some are planned, and return it; and whether that was so."""
+        from ports.jobs import _copies, _sending
+
+        if not isinstance(script, _copies.Plan):
+            return script, False
+        root = script.selection.root
+        script, row = _sending.send(self, script, key, host=self.host, say=said)
+        copied(row)
+        script, notes = _sending.recorded(self, script, root, host=self.host)
+        for note in notes:
+            said(note)
+        return script, True
+
     def has_session(self) -> bool:
         """Say whether our program runs there: `ports` can be missing where python3 is there."""
         try:
@@ -225,15 +260,36 @@ class Afar:
         except FarSideError:
             return False
 
-    def rerun(self, id: object, *, start: bool = True) -> str:
-        """Run a job again, and return the id of the new one; a script gets the environment that it had asked for."""
-        from ports.jobs import _scripts
+    def rerun(self, id: object, *, start: bool = True, here: bool = False) -> str:
+        """Run a job again, and return the id of the new one; a script gets the environment that it had asked for.
+
+        With `here`, the directory here from which it was sent goes there as it is now.
+        """
+        from ports.jobs import _asking, _copies, _scripts
 
         row = self.show(id)
         if row.get("what") == "script":
-            return self.submit_script(_scripts.again(row, is_far=True), start=start)
+            script = _scripts.again(row, is_far=True)
+            if here and (planned := _copies.today(script)) is not None:
+                return self.submit_script(_asking.plan_copy(planned[0], **planned[1]), start=start)
+            if _copies.of(script) is not None:
+                return self._again(script, start)
+            return self.submit_script(script, start=start)
         said = self.ask("rerun", start=start, id=_where.bare(id)).header
         return _where.called(self.host, parse_id(said["id"]))
+
+    def _again(self, script: Script, start: bool) -> str:
+        """Submit a script with the files that are there already."""
+        from ports.jobs import _copies, _scripts
+
+        workspace = _copies.of(script) or {}
+        key, objects = _scripts.new_key(), [workspace["patch"]] if "patch" in workspace else []
+        kept = self.ask("disk.keep", key=key, trees=[workspace["tree"]], objects=objects).header
+        if not kept.get("is_whole"):
+            raise UsageError(
+                f"the files of that job are gone on {self.host}; `ports job rerun --here` sends those of today"
+            )
+        return self.submit_script(script, start=start, key=key)
 
     def prune(
         self, *, older: str | float = "30d", keep_failed: bool = False, unfetched: bool = False, dry_run: bool = False
@@ -242,6 +298,8 @@ class Afar:
         states = [_model.FINISHED, _model.CANCELLED] if keep_failed else list(ENDED)
         limit = _model.parse_duration(older, "older")
         found = self.ask("prune", older=limit, states=states, dry=dry_run, unfetched=unfetched).header
+        if not dry_run:
+            self.ask("disk.sweep")
         told = {"removed": list(found.get("ids") or ()), "unfetched": list(found.get("unfetched") or ())}
         home: dict[str, Any] = _where.at_home(self.host, told)
         return home

@@ -14,7 +14,7 @@ from typing import Any
 
 from ports import listeners
 from ports.errors import ConflictError, PortsError, ResourceLostError, TimedOutError, UsageError
-from ports.jobs import _copies, _logs, _model, _outputs, _places, _resource, _scripts, _submissions
+from ports.jobs import _copies, _fetch, _logs, _model, _outputs, _places, _resource, _scripts, _submissions
 from ports.jobs._connection import Connection, revive
 from ports.jobs._model import ENDED, RUNNING, Capacity, JobId, LeaseState, parse_id
 from ports.jobs._scripts import Script
@@ -283,7 +283,7 @@ def submit_script(
     copied : callable
         Gets what was copied, and what stays behind.
     said : callable
-        Gets what the resource says of it, such as that no notice can be sent.
+        Gets what is to be known of it: which packages it imports that are missing; that no notice can be sent.
     start : bool
         Start the compute resource if none runs. Else the job waits until one is started.
 
@@ -300,6 +300,11 @@ def submit_script(
         if isinstance(script, _copies.Plan):
             script, row = script.written(places)
             copied(row)
+        script, notes, patch = _copies.with_records(script)
+        for data in patch.values():
+            Objects(places.objects).put(data)
+        for note in notes:
+            said(note)
         for kept in (script.keep_environ(places, key), _copies.keep(places, key, script)):
             if kept is not None:
                 undone.callback(kept.unlink, missing_ok=True)
@@ -310,12 +315,19 @@ def submit_script(
 
 
 def plan_copy(
-    script: Script, *, out: Sequence[str] = (), send_all: bool = False, reuse: Sequence[str] = ()
+    script: Script,
+    *,
+    root: str | None = None,
+    out: Sequence[str] = (),
+    send_all: bool = False,
+    reuse: Sequence[str] = (),
 ) -> _copies.Plan:
     """Return what a copy of a script's directory would have; nothing is written.
 
     Parameters
     ----------
+    root : str, optional
+        The directory on this machine, if the script runs on another one. Default: that of the script.
     out : sequence of str
         Files and directories that are its output. Default: what it makes or changes.
     send_all : bool
@@ -336,7 +348,7 @@ def plan_copy(
         if not slash:
             raise UsageError(f"reuse: {one!r} has no path; write JOB/PATH, for example {id}/results")
         found |= _outputs.of_another(_places.here(), show(id), path or ".")
-    return _copies.plan(script, out=out, send_all=send_all, reuse=found)
+    return _copies.plan(script, root=root, out=out, send_all=send_all, reuse=found, reused=reuse)
 
 
 def files(row: Mapping[str, Any]) -> dict[str, str]:
@@ -348,26 +360,29 @@ def files(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def copy_files(row: Mapping[str, Any]) -> dict[str, Path]:
-    """Return where the copy of a job is, and the patch of what was not committed; none of a job that ran in place."""
-    workspace = ((row.get("asked") or {}).get("script") or {}).get("workspace")
-    if not workspace:
-        return {}
-    places = _places.here()
-    found = {"workspace": places.copy_of(parse_id(row["id"]))}
-    if "patch" in workspace:
-        found["patch"] = Objects(places.objects).path(workspace["patch"])
+    """Return where the copy of a job is, and the patch of what was not committed; what it has of them."""
+    script = (row.get("asked") or {}).get("script") or {}
+    workspace, places = script.get("workspace") or {}, _places.here()
+    found = {"workspace": places.copy_of(parse_id(row["id"]))} if workspace else {}
+    if patch := workspace.get("patch") or script.get("patch"):
+        found["patch"] = Objects(places.objects).path(patch)
     return {name: path for name, path in found.items() if path.exists()}
 
 
 def fetch(
-    id: object, to: Path | None = None, *, force: bool = False, progress: Callable[[int], None] = lambda n_bytes: None
+    id: object,
+    to: Path | None = None,
+    *,
+    force: bool = False,
+    progress: Callable[[int], None] = lambda n_bytes: None,
+    say: Callable[[str], object] = lambda text: None,
 ) -> dict[str, Any]:
-    """Copy the output of a job into a directory, and return what was copied; see `_outputs.fetch`."""
+    """Copy the output of a job into a directory, and return what was copied; see `_fetch.fetch`."""
     row = show(id)
     if row.get("count") is not None:
         raise UsageError(f"{row['id']} is a map of functions, which have results; `ports.jobs.get(...)` has them")
-    done = _outputs.fetch(_places.here(), row, to, force=force, progress=progress)
-    return done.row(parse_id(row["id"]))
+    done = _fetch.fetch(_outputs.Here(_places.here(), row), row, to, force=force, progress=progress, say=say)
+    return done.row(row["id"])
 
 
 def _submitted(key: str, script: Script, start: bool, undone: contextlib.ExitStack) -> dict[str, Any]:
@@ -392,8 +407,13 @@ def _submitted(key: str, script: Script, start: bool, undone: contextlib.ExitSta
     raise AssertionError
 
 
-def rerun(id: object, *, start: bool = True) -> JobId:
+def rerun(id: object, *, start: bool = True, here: bool = False) -> JobId:
     """Run a job again, and return the id of the new one. A script gets the environment of this process.
+
+    Parameters
+    ----------
+    here : bool
+        Copy its directory as it is now. Default: a script with a copy gets the files that it had.
 
     Raises
     ------
@@ -404,7 +424,9 @@ def rerun(id: object, *, start: bool = True) -> JobId:
     """
     row = show(id)
     if row.get("what") == "script":
-        return submit_script(_scripts.again(row), start=start)
+        script = _scripts.again(row)
+        planned = _copies.today(script) if here else None
+        return submit_script(plan_copy(planned[0], **planned[1]) if planned else script, start=start)
     wanted = str(parse_id(str(id)))
     if not start:
         return parse_id(ask("rerun", id=wanted)["id"])
@@ -431,6 +453,7 @@ def prune(
     found = ask("prune", older=limit, states=states, dry=dry_run, unfetched=unfetched)
     if not dry_run:
         _copies.sweep(_places.here())
+        _copies.sweep_environments(_places.here(), time.time() - limit)
     return {
         "removed": [str(one) for one in found.get("ids") or ()],
         "unfetched": [str(one) for one in found.get("unfetched") or ()],

@@ -6,29 +6,29 @@ objects that a submission needs, until the job is removed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
-import re
-import shutil
-import subprocess
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ports import state
 from ports.errors import StoreError, UsageError
-from ports.jobs import _durable, _trees, _workspace
+from ports.jobs import _durable, _packages, _trees, _workspace
+from ports.jobs._model import Submission
 from ports.jobs._places import Places
 from ports.jobs._scripts import Script
-from ports.jobs._trees import Objects
+from ports.jobs._trees import Objects, Tree
 from ports.jobs._workspace import Left, Selection
 from ports.jobs.resource import lay_out
+from ports.probe import sent, words
 
 _MOST_LEFT = 20  # that the submission notes of what stays behind
 _LARGEST_PATCH = 16 << 20
-_PYTHON = re.compile(r"(python|ipython)[\d.]*")
-_PYTHON_SECONDS = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,8 @@ class Plan:
         Files and directories of the copy that are its output; none: what the script makes or changes.
     reuse : mapping
         Path in the copy -> file of another job that is put there.
+    reused : sequence of str
+        The same as it was typed: ``12/results``.
     """
 
     script: Script
@@ -48,6 +50,12 @@ class Plan:
     out: tuple[str, ...] = ()
     send_all: bool = False
     reuse: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    reused: tuple[str, ...] = ()
+
+    @property
+    def submission(self) -> Submission:
+        """What is submitted, without what its files add."""
+        return self.script.submission
 
     def row(self) -> dict[str, Any]:
         """Return what would be submitted, what would be copied, and what stays behind."""
@@ -59,6 +67,8 @@ class Plan:
         return {
             "root": found.root,
             "out": list(self.out),
+            "send_all": self.send_all,
+            "reuse": list(self.reused),
             "n_files": len(found.files),
             "n_bytes": found.n_bytes,
             "largest": [{"path": path, "n_bytes": n_bytes} for path, n_bytes in found.largest()],
@@ -72,23 +82,37 @@ class Plan:
         The caller holds `Objects.kept` until the submission is noted.
         """
         objects = Objects(places.objects)
-        tree, n_new = _trees.snapshot(objects, self._selected)
+        tree, n_new = _trees.snapshot(objects, self.selected)
+        script, row, patch = self.described(tree)
+        for data in patch.values():
+            objects.put(data)
+        return script, {**row, "n_new_bytes": n_new}
+
+    def described(self, tree: Tree) -> tuple[Script, dict[str, Any], dict[str, bytes]]:
+        """Return the script that runs in a tree, its row, and what was not committed, by its SHA-256."""
         found, root = tree.selection, tree.selection.root
         told, patch = _workspace.recorded(root)
         row = dataclasses.replace(self, selection=found).copy_row() | {"tree": tree.digest, "how": lay_out.COPY, **told}
+        objects = {}
         if patch and len(patch) <= _LARGEST_PATCH:
-            row["patch"] = objects.put(patch)
-        if (version := _python(self.script.argv, root, self.script.environ)) is not None:
-            row["python"] = version
+            row["patch"] = hashlib.sha256(patch).hexdigest()
+            objects[row["patch"]] = patch
         kept = {**row, "left": row["left"][:_MOST_LEFT], "n_left": len(row["left"]), "largest": []}
-        return with_workspace(self.script, kept), {**row, "n_new_bytes": n_new}
+        return with_workspace(self.script, kept), row, objects
 
-    def _selected(self) -> Selection:
+    def selected(self) -> Selection:
+        """Look through the directory, as it is now."""
         return _selected(self.selection.root, self.send_all, self.reuse)
 
 
 def plan(
-    script: Script, *, out: Sequence[str] = (), send_all: bool = False, reuse: Mapping[str, str] | None = None
+    script: Script,
+    *,
+    root: str | None = None,
+    out: Sequence[str] = (),
+    send_all: bool = False,
+    reuse: Mapping[str, str] | None = None,
+    reused: Sequence[str] = (),
 ) -> Plan:
     """Look through the directory of a script, and return what would be copied.
 
@@ -98,10 +122,41 @@ def plan(
         Too much would be copied, the command line names a file that would stay behind, or `out` is outside.
     """
     outputs = tuple(dict.fromkeys(_relative(one, "--out") for one in out))
-    reused = dict(reuse or {})
-    found = _selected(str(script.submission.directory), send_all, reused)
-    _workspace.check_words(script.argv, found)
-    return Plan(script=script, selection=found, out=outputs, send_all=send_all, reuse=reused)
+    files = dict(reuse or {})
+    found = _selected(root or str(script.submission.directory), send_all, files)
+    setup = ((script.submission.script or {}).get("setup") or {}).get("command") or ""
+    _workspace.check_words([*script.argv, *_words_of(setup)], found)
+    return Plan(script=script, selection=found, out=outputs, send_all=send_all, reuse=files, reused=tuple(reused))
+
+
+def today(script: Script) -> tuple[Script, dict[str, Any]] | None:
+    """Return a script of before without its copy, and how a copy of its directory as it is now is planned.
+
+    None if it ran in place.
+
+    Raises
+    ------
+    UsageError
+        Its directory is gone.
+    """
+    if (workspace := of(script)) is None:
+        return None
+    root, told = str(workspace["root"]), dict(script.submission.script or {})
+    if not os.path.isdir(root):  # noqa: PTH112
+        raise UsageError(f"{root} is gone; without --here, the job runs again with the files that it had")
+    del told["workspace"]
+    submission = dataclasses.replace(script.submission, script=told, directory=root)
+    names = ("out", "send_all", "reuse")
+    return dataclasses.replace(script, submission=submission), {
+        one: workspace[one] for one in names if one in workspace
+    }
+
+
+def _words_of(command: str) -> list[str]:
+    """Return the words of a setup that can name files."""
+    with contextlib.suppress(ValueError):  # a quotation without end, which the shell will say
+        return shlex.split(command)
+    return []
 
 
 def _selected(root: str, send_all: bool, reuse: Mapping[str, str]) -> Selection:
@@ -120,23 +175,6 @@ def _relative(path: str, option: str) -> str:
 def _left(found: Sequence[Left]) -> list[dict[str, Any]]:
     largest = sorted(found, key=lambda one: (-one.n_bytes, one.path))
     return [{"path": one.path, "why": one.why, "n_bytes": one.n_bytes, "is_all": one.exact} for one in largest]
-
-
-def _python(words: Sequence[str], root: str, environ: Mapping[str, str]) -> str | None:
-    """Return the version of the Python that the script runs in; None if it is another program."""
-    if not _PYTHON.fullmatch(Path(words[0]).name):
-        return None
-    program = shutil.which(words[0], path=environ.get("PATH", os.defpath))
-    code = "import platform; print(platform.python_version())"
-    try:
-        done = subprocess.run(
-            [program or words[0], "-I", "-c", code] if "ipython" not in words[0] else [program or words[0], "-V"],
-            cwd=root, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=_PYTHON_SECONDS, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return None  # it will say so itself
-    return done.stdout.strip() or None
 
 
 def with_workspace(script: Script, workspace: Mapping[str, Any]) -> Script:
@@ -160,31 +198,53 @@ def of(script: Script) -> dict[str, Any] | None:
     return dict(found) if isinstance(found, Mapping) else None
 
 
+def with_records(script: Script) -> tuple[Script, list[str], dict[str, bytes]]:
+    """Return the script with what its submission records of its source and its Python; and notes, and its patch.
+
+    The packages that it imports are looked for in its Python: notes say which are missing. A setup can install them.
+    """
+    told, directory = dict(script.submission.script or {}), str(script.submission.directory)
+    objects: dict[str, bytes] = {}
+    if of(script) is None:
+        more, patch = _workspace.recorded(directory)
+        told |= more
+        if patch and len(patch) <= _LARGEST_PATCH:
+            told["patch"] = hashlib.sha256(patch).hexdigest()
+            objects[told["patch"]] = patch
+    names = _packages.imports(script.argv, directory)
+    found = {} if "setup" in told else _packages.look(script.argv, names or [], directory, script.environ)
+    told |= found
+    notes = _packages.notes(found, {}, state.paths.host_name())
+    submission = dataclasses.replace(script.submission, script=_plain(told))
+    return dataclasses.replace(script, submission=submission), notes, objects
+
+
 def keep(places: Places, key: str, script: Script) -> Path | None:
-    """Note which objects a submission needs, and return the file; None if the script runs in place."""
-    if (workspace := of(script)) is None:
+    """Note which objects a submission needs, and return the file; None if it needs none."""
+    told = script.submission.script or {}
+    workspace = of(script) or {}
+    needed = {"format": 1, "objects": [one["patch"] for one in (workspace, told) if "patch" in one]}
+    if workspace:
+        needed["tree"] = workspace["tree"]
+    elif not needed["objects"]:
         return None
     state.make_private(places.workspaces)
-    told = {"format": 1, "tree": workspace["tree"], "objects": [workspace["patch"]] if "patch" in workspace else []}
     path = places.workspace_of(key)
-    _durable.write(path, json.dumps(told).encode())
+    _durable.write(path, json.dumps(needed).encode())
     return path
 
 
 def sweep(places: Places) -> int:
     """Remove the objects that no submission needs any more, and return their size; raises StoreError."""
-    if not places.workspaces.is_dir():
-        return 0
-
-    def needed() -> tuple[list[str], list[str]]:
-        told = [_read(path) for path in places.workspaces.iterdir() if not path.name.startswith(".")]
-        return [str(one["tree"]) for one in told], [str(name) for one in told for name in one["objects"]]
-
-    return Objects(places.objects).sweep(needed)
+    with _durable.translated(places.objects):
+        try:
+            return sent.sweep_objects(str(places.root))
+        except words.Refused as error:
+            raise StoreError(places.workspaces, error.text, "") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise StoreError(path, "it says which files a job needs, and cannot be read", "") from error
+def sweep_environments(places: Places, before: float) -> int:
+    """Remove the environments of setups that no job uses, and that none has used since `before`; return how many."""
+    from ports.jobs.resource import set_up  # not on Windows
+
+    return set_up.remove(str(places.environments), lambda used: used < before)

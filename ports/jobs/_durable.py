@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from ports.probe import size
 #: What makes room for jobs.
 FULL = "`ports job prune --older 7d` removes old jobs"
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
-_FEW = 32  # files that are synced one by one; for more, the whole file system is
 
 
 @contextlib.contextmanager
@@ -86,30 +85,6 @@ def sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def sync(paths: Iterable[Path]) -> None:
-    """Let the content of files, and the names in directories, outlast a power cut; raises OSError."""
-    found = list(paths)
-    if len(found) > _FEW and _sync_file_system(found[0]):
-        return
-    for path in found:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _sync_file_system(path: Path) -> bool:
-    """Sync the file system of a path; False where that is not possible."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return int(ctypes.CDLL(None, use_errno=True).syncfs(descriptor)) == 0
-    except (AttributeError, OSError):
-        return False  # not Linux
-    finally:
-        os.close(descriptor)
 
 
 def check_room(directory: Path, n_bytes: int, n_files: int = 1, *, spare: int, hint: str = FULL) -> None:

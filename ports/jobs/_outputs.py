@@ -1,7 +1,7 @@
-"""The output of a script that had a copy of its directory: which files it is, and how you get them.
+"""The output of a script that had a copy of its directory: which files it is, on this machine and on another one.
 
-A file that you have already and that differs is never overwritten, unless `fetch` wrote it and you did not change it.
-A file is complete or not there: half of one has a name of its own, and the next `fetch` goes on with it.
+What another machine says is hostile until it is looked at: a name that leads out of the directory into which it goes is
+refused, and so is a link that does.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from ports.errors import ConflictError, NotFoundError, PortsError, StoreError, UsageError
+from ports.errors import FarSideError, NotFoundError, StoreError, UsageError
 from ports.jobs import _durable
 from ports.jobs._model import ENDED, JobId, parse_id
 from ports.jobs._places import Places
@@ -25,32 +24,224 @@ from ports.jobs._workspace import FETCHED
 from ports.jobs.resource import lay_out
 
 _PIECE = 1 << 20
-_SPARE = 16 << 20  # bytes that stay free
-_PART = ".ports-part-"
-_MOST_NAMED = 10
+_FAR_PIECE = 4 << 20
+_MOST_FILES = 1_000_000  # of another machine
 _CACHES = ("__pycache__", ".ipynb_checkpoints")
+_UNCHANGED = lay_out.STAMP * 10**9
+PART = ".ports-part-"
 
 
 class OutputFile(NamedTuple):
-    """One file of the output; `path` is relative to the copy."""
+    """One file or symbolic link of the output; `path` is relative to the copy."""
 
     path: str
     source: str
-    status: os.stat_result
+    kind: str  # f, or l for a link
+    size: int
+    mtime_ns: int
+    mode: int
+    target: str = ""
 
 
-class Fetched(NamedTuple):
-    """What a fetch did."""
+class Output(Protocol):
+    """The output of one job: its files, and their content."""
 
-    directory: str
-    n_files: int
-    n_bytes: int
-    n_same: int
+    #: Symbolic links that are left out, because they lead out of the directory.
+    left_out: list[str]
 
-    def row(self, id: JobId) -> dict[str, Any]:
-        """Return it as a document."""
-        told = {"n_files": self.n_files, "n_bytes": self.n_bytes, "n_same": self.n_same}
-        return {"kind": "job", "id": str(id), "directory": self.directory, **told}
+    def find(self) -> list[OutputFile]:
+        """Return the files at this moment, by their path; raises UsageError and NotFoundError."""
+
+    def pieces(self, one: OutputFile, offset: int) -> Iterator[bytes]:
+        """Yield the content of a file, from `offset` on; less of it where the file has changed."""
+
+    def is_equal(self, one: OutputFile, path: Path) -> bool:
+        """Say whether a file of the same size has the same content."""
+
+    def note_fetched(self) -> None:
+        """Note that all of it was fetched after the job's end."""
+
+
+class Here:
+    """The output of a job of this machine."""
+
+    def __init__(self, places: Places, row: Mapping[str, Any]) -> None:
+        self.places, self.row = places, row
+        self.left_out: list[str] = []
+
+    def find(self) -> list[OutputFile]:
+        """Return the files at this moment; see `find`."""
+        return find(self.places, self.row)
+
+    def pieces(self, one: OutputFile, offset: int) -> Iterator[bytes]:
+        """Yield the content of a file."""
+        with open(one.source, "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            if _is_another(self.row, one, status.st_size, status.st_mtime_ns):
+                return
+            file.seek(offset)
+            while data := file.read(_PIECE):
+                yield data
+
+    def is_equal(self, one: OutputFile, path: Path) -> bool:
+        """Say whether a file has the same content."""
+        return _digest(path) == _digest(one.source)
+
+    def note_fetched(self) -> None:
+        """Write the note: `prune` removes the output, then."""
+        told = json.dumps({"format": 1, "at": time.time()}).encode()
+        _durable.write(self.places.fetched(parse_id(self.row["id"])), told)
+
+
+class There:
+    """The output of a job of another machine, which is asked by `ask`."""
+
+    def __init__(self, ask: Callable[..., Any], host: str, row: Mapping[str, Any]) -> None:
+        self._ask, self._host, self.row = ask, host, row
+        self._id = parse_id(str(row["id"]).rpartition(":")[2])
+        self.left_out: list[str] = []
+
+    def find(self) -> list[OutputFile]:
+        """Return the files at this moment, without those that lead out of the directory into which they go."""
+        workspace = _workspace_of(self.row, self._id)
+        out = [os.path.normpath(str(one)) for one in workspace.get("out") or ()]
+        listed = list(self._listed())
+        if out:
+            found = [one for one in listed if any(one.path == top or one.path.startswith(f"{top}/") or top == "."
+                                                  for top in out)]  # fmt: skip
+        else:
+            given = _Given(self._read_object, str(workspace["tree"]))
+            found = [one for one in listed if not (one.mtime_ns == _UNCHANGED and one.kind == "f")]
+            found = [one for one in found if one.kind != "l" or given.target(one.path) != one.target]
+        self.left_out = [one.path for one in found if one.kind == "l" and leads_out(one)]
+        return sorted(one for one in found if one.path not in set(self.left_out) and not _is_cache(one.path))
+
+    def _listed(self) -> Iterator[OutputFile]:
+        after, n_files = "", 0
+        while True:
+            told = self._ask("disk.list", id=str(self._id), below="workspace", after=after).header
+            rows = told.get("files")
+            if told.get("missing"):
+                text = f"it is {self.row['state']} and has not begun"
+                raise NotFoundError("output of job", str(self.row["id"]), text)
+            if not isinstance(rows, list):
+                raise FarSideError(self._host, "it answers with no list of files")
+            for row in rows:
+                yield _checked(self._host, row, f"work/{self._id}/workspace")
+            n_files += len(rows)
+            if not told.get("is_cut") or not rows or n_files > _MOST_FILES:
+                return
+            after = str(rows[-1][0])
+
+    def _read_object(self, digest: str) -> bytes:
+        frame = self._ask("disk.read", path=f"objects/{digest[:2]}/{digest[2:]}", offset=0, most=_FAR_PIECE)
+        data = b"".join(frame.blobs)
+        return data if hashlib.sha256(data).hexdigest() == digest else b""
+
+    def pieces(self, one: OutputFile, offset: int) -> Iterator[bytes]:
+        """Yield the content of a file; it ends where the file is another one by now."""
+        while offset < one.size:
+            most = min(_FAR_PIECE, one.size - offset)
+            frame = self._ask("disk.read", path=one.source, offset=offset, most=most)
+            told, data = frame.header, b"".join(frame.blobs)[:most]
+            if told.get("missing") or not data or _is_another(self.row, one, told.get("size"), told.get("mtime_ns")):
+                return
+            yield data
+            offset += len(data)
+
+    def is_equal(self, one: OutputFile, path: Path) -> bool:
+        """Say whether a file has the same content: both are read, because a file of yours is never overwritten."""
+        with path.open("rb") as file:
+            return all(data == file.read(len(data)) for data in self.pieces(one, 0)) and not file.read(1)
+
+    def note_fetched(self) -> None:
+        """Note it there."""
+        self._ask("disk.fetched", id=str(self._id))
+
+
+def _is_another(row: Mapping[str, Any], one: OutputFile, n_bytes: Any, mtime_ns: Any) -> bool:
+    """Say whether a file is another one by now. One that grows while its job runs is fetched as far as it was."""
+    if row["state"] not in ENDED:
+        return not isinstance(n_bytes, int) or n_bytes < one.size
+    return (n_bytes, mtime_ns) != (one.size, one.mtime_ns)
+
+
+class _Given:
+    """The links of the tree that a job got, of which only the directories are read that have some in the output."""
+
+    def __init__(self, read: Callable[[str], bytes], tree: str) -> None:
+        self._read, self._known = read, {"": self._entries(read(tree))}
+
+    def _entries(self, data: bytes) -> dict[str, lay_out.Entry]:
+        try:
+            return {os.fsdecode(one.name): one for one in lay_out.load(data)}
+        except lay_out.LayOutError:
+            return {}  # it was removed; then links that were given count as output
+
+    def target(self, path: str) -> str | None:
+        """Return where the link `path` led."""
+        folder, _, name = path.rpartition("/")
+        found = self._folder(folder).get(name)
+        return os.fsdecode(found.target) if found is not None and found.kind == "l" else None
+
+    def _folder(self, path: str) -> dict[str, lay_out.Entry]:
+        if path not in self._known:
+            above, _, name = path.rpartition("/")
+            found = self._folder(above).get(name)
+            is_directory = found is not None and found.kind == "d"
+            self._known[path] = self._entries(self._read(found.digest)) if found and is_directory else {}
+        return self._known[path]
+
+
+def _checked(host: str, row: Any, base: str) -> OutputFile:
+    """Return what another machine says of a file; raises FarSideError for a name that leads out of the directory."""
+    try:
+        path, kind, size, mtime_ns, mode, target = row
+        n_bytes, mtime_ns, mode = int(size), int(mtime_ns), int(mode)
+    except (TypeError, ValueError):
+        raise FarSideError(host, "it describes a file in another way than this version of ports does") from None
+    parts = path.split("/") if isinstance(path, str) else [""]
+    if not all(parts) or {".", ".."} & set(parts) or "\0" in path or len(path) > 4096 or n_bytes < 0:
+        raise FarSideError(
+            host, f"it names a file {ascii(path)[:80]}, which is outside of the output; nothing was fetched"
+        )
+    if os.name == "nt" and any(one in path for one in ("\\", ":")):
+        raise FarSideError(host, f"it names a file {ascii(path)[:80]}, which has no name on Windows")
+    if parts[-1].startswith(PART) or parts[-1] == FETCHED:
+        raise FarSideError(
+            host, f"it names a file {ascii(path)[:80]}, which belongs to ports here; nothing was fetched"
+        )
+    link = kind == "l"
+    leads = str(target or "") if link else ""
+    return OutputFile(path, f"{base}/{path}", "l" if link else "f", 0 if link else n_bytes, mtime_ns, mode, leads)
+
+
+def leads_out(one: OutputFile) -> bool:
+    """Say whether a link leads out of the directory, or can do so.
+
+    >>> [leads_out(OutputFile("a/b", "", "l", 0, 0, 0, target)) for target in ("../c", "../../c")]
+    [False, True]
+    """
+    place = os.path.normpath(os.path.join(os.path.dirname(one.path), one.target))
+    return (
+        not one.target or one.target.startswith("/") or place == ".." or place.startswith("../") or "\0" in one.target
+    )
+
+
+def _is_cache(path: str) -> bool:
+    return any(part in _CACHES for part in path.split("/")[:-1])
+
+
+def _workspace_of(row: Mapping[str, Any], id: JobId) -> Mapping[str, Any]:
+    """Return what the submission of a job has of its copy; raises UsageError if it had none."""
+    workspace = (dict(row.get("asked") or {}).get("script") or {}).get("workspace")
+    if not isinstance(workspace, Mapping):
+        place = (row.get("asked") or {}).get("directory")
+        where = f"in {place}, its files are there" if place else "without a directory of its own"
+        raise UsageError(
+            f"job {row['id']} has no output to fetch: it ran {where}; `ports job submit --copy` makes a copy"
+        )
+    return workspace
 
 
 def find(places: Places, row: Mapping[str, Any]) -> list[OutputFile]:
@@ -68,12 +259,8 @@ def find(places: Places, row: Mapping[str, Any]) -> list[OutputFile]:
     NotFoundError
         It has not begun.
     """
-    workspace = (dict(row.get("asked") or {}).get("script") or {}).get("workspace")
     id = parse_id(row["id"])
-    if not isinstance(workspace, Mapping):
-        place = (row.get("asked") or {}).get("directory")
-        where = f"in {place}, its files are there" if place else "without a directory of its own"
-        raise UsageError(f"job {id} has no output to fetch: it ran {where}; `ports job submit --copy` makes a copy")
+    workspace = _workspace_of(row, id)
     base = str(places.copy_of(id))
     if not os.path.isdir(base):
         raise NotFoundError("output of job", str(id), f"it is {row['state']} and has not begun")
@@ -106,8 +293,8 @@ def _changed(base: str, objects: str, tree: str) -> Iterator[OutputFile]:
 
 def _is_as_given(one: OutputFile, entry: lay_out.Entry) -> bool:
     if entry.kind == "l":
-        return stat.S_ISLNK(one.status.st_mode) and os.fsencode(os.readlink(one.source)) == entry.target
-    return one.status.st_size == entry.size and one.status.st_mtime_ns == lay_out.STAMP * 10**9
+        return one.kind == "l" and os.fsencode(one.target) == entry.target
+    return one.size == entry.size and one.mtime_ns == _UNCHANGED
 
 
 def _files(base: str, below: str) -> Iterator[str]:
@@ -128,102 +315,10 @@ def _file(base: str, path: str) -> Iterator[OutputFile]:
     source = os.path.join(base, path)
     with contextlib.suppress(FileNotFoundError):  # the job runs, and removed it
         status = os.lstat(source)
-        if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
-            yield OutputFile(path, source, status)
-
-
-def fetch(
-    places: Places,
-    row: Mapping[str, Any],
-    to: Path | None = None,
-    *,
-    force: bool = False,
-    progress: Callable[[int], None] = lambda n_bytes: None,
-) -> Fetched:
-    """Copy the output of a job into a directory.
-
-    Parameters
-    ----------
-    to : Path, optional
-        Default: ``job-12`` in the current directory.
-    force : bool
-        Overwrite files that differ.
-    progress : callable
-        Gets the number of bytes with each piece.
-
-    Raises
-    ------
-    ConflictError
-        Files are there that differ; then nothing is copied.
-    StoreError
-        The disk is full, or not writable. What was copied stays.
-    """
-    id, has_ended = parse_id(row["id"]), row["state"] in ENDED
-    found = find(places, row)
-    target = Path(f"job-{id}") if to is None else to
-    wrote = _wrote(target)
-    wanted = [one for one in found if not _is_same(one, target / one.path)]
-    if not force and (differ := [one.path for one in wanted if _is_yours(target, one.path, wrote)]):
-        named = ", ".join(differ[:_MOST_NAMED]) + (f" and {len(differ) - _MOST_NAMED} more" if differ[10:] else "")
-        raise ConflictError(f"{target} has other files of the same name: {named}; --force overwrites them")
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        if n_bytes := sum(one.status.st_size for one in wanted):
-            _durable.check_room(target, n_bytes, spare=_SPARE, hint="name another directory with --to")
-        _note(target, id, wrote)
-        try:
-            for one in wanted:
-                _copy(one, target, progress)
-                status = os.lstat(target / one.path)
-                wrote[one.path] = [status.st_size, status.st_mtime_ns]
-        finally:
-            _note(target, id, wrote)
-    except OSError as error:
-        path = error.filename or target
-        raise StoreError(path, error.strerror or str(error), f"`ports job fetch {id}` goes on then") from error
-    if has_ended:
-        with contextlib.suppress(PortsError, OSError):  # `prune` keeps it, then
-            _durable.sync(_written(target, found))  # those of an earlier `fetch` that was interrupted, too
-            _durable.write(places.fetched(id), json.dumps({"format": 1, "at": time.time()}).encode())
-    return Fetched(str(target), len(wanted), sum(one.status.st_size for one in wanted), len(found) - len(wanted))
-
-
-def _written(target: Path, found: Sequence[OutputFile]) -> list[Path]:
-    """Return the files of a fetch, and the directories that have their names."""
-    files = [target / one.path for one in found if stat.S_ISREG(one.status.st_mode)]
-    names = {target, target.absolute().parent}
-    for one in found:
-        names |= {target / place for place in Path(one.path).parents}
-    return [*files, *sorted(names)]
-
-
-def _wrote(target: Path) -> dict[str, list[int]]:
-    """Return size and time of what earlier fetches wrote there."""
-    try:
-        found = json.loads((target / FETCHED).read_text(encoding="utf-8"))["files"]
-        return {str(path): list(row) for path, row in found.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def _note(target: Path, id: JobId, wrote: Mapping[str, list[int]]) -> None:
-    told = {"format": 1, "job": str(id), "files": wrote}
-    _durable.write(target / FETCHED, json.dumps(told).encode(), is_synced=False)
-
-
-def _is_same(one: OutputFile, path: Path) -> bool:
-    """Say whether this file is there already: the same size and time, or the same content."""
-    try:
-        status = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    if stat.S_IFMT(status.st_mode) != stat.S_IFMT(one.status.st_mode):
-        return False
-    if stat.S_ISLNK(status.st_mode):
-        return os.readlink(path) == os.readlink(one.source)
-    if status.st_size != one.status.st_size:
-        return False
-    return status.st_mtime_ns == one.status.st_mtime_ns or _digest(path) == _digest(one.source)
+        if stat.S_ISREG(status.st_mode):
+            yield OutputFile(path, source, "f", status.st_size, status.st_mtime_ns, status.st_mode)
+        elif stat.S_ISLNK(status.st_mode):
+            yield OutputFile(path, source, "l", 0, status.st_mtime_ns, status.st_mode, os.readlink(source))
 
 
 def _digest(path: Path | str) -> bytes:
@@ -232,59 +327,6 @@ def _digest(path: Path | str) -> bytes:
         while data := file.read(_PIECE):
             hashed.update(data)
     return hashed.digest()
-
-
-def _is_yours(target: Path, path: str, wrote: Mapping[str, list[int]]) -> bool:
-    """Say whether something is there that `fetch` did not write, or that was changed since."""
-    try:
-        status = os.lstat(target / path)
-    except FileNotFoundError:
-        return False
-    except NotADirectoryError:
-        return True
-    return wrote.get(path) != [status.st_size, status.st_mtime_ns]
-
-
-def _copy(one: OutputFile, target: Path, progress: Callable[[int], None]) -> None:
-    path = target / one.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.parent.resolve().is_relative_to(target.resolve()):
-        raise ConflictError(
-            f"{path.parent} leads out of {target}; remove that link, or name another directory with --to"
-        )
-    if path.is_dir() and not path.is_symlink():
-        raise ConflictError(f"{path} is a directory, and a file in the output; remove it, or name another with --to")
-    if stat.S_ISLNK(one.status.st_mode):
-        part = path.with_name(f"{_PART}{os.urandom(8).hex()}")
-        part.symlink_to(os.readlink(one.source))
-        part.replace(path)
-        return
-    with open(one.source, "rb", buffering=0) as here:
-        status = os.fstat(here.fileno())
-        named = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-        part = path.with_name(f"{_PART}{named}-{status.st_size}-{status.st_mtime_ns}")
-        for old in path.parent.glob(f"{_PART}{named}-*"):
-            if old != part:
-                old.unlink()
-        _pour(here, part, status.st_size, progress)
-    shutil.copymode(one.source, part)
-    os.utime(part, ns=(status.st_atime_ns, status.st_mtime_ns))
-    part.replace(path)
-
-
-def _pour(here: Any, part: Path, n_bytes: int, progress: Callable[[int], None]) -> None:
-    """Copy a file to `part`, from where an interrupted copy stopped."""
-    with part.open("ab", buffering=0) as there:
-        done = os.fstat(there.fileno()).st_size
-        if done > n_bytes:
-            there.truncate(done := 0)
-        here.seek(done)
-        while done < n_bytes and (data := here.read(min(_PIECE, n_bytes - done))):
-            view = memoryview(data)
-            while view:
-                view = view[there.write(view) :]
-            done += len(data)
-            progress(len(data))
 
 
 def of_another(places: Places, row: Mapping[str, Any], path: str) -> dict[str, str]:

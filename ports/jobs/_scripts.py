@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 OPTIONS = (
     "cpus", "memory", "gpus", "timeout", "retries", "memory_growth", "lifetime", "name", "after", "tag", "environ",
     "queue", "priority", "at", "keep_children", "notify", "directory", "copy", "out", "reuse", "send_all",
+    "setup", "python",
 )  # fmt: skip
+RECORDED = ("commit", "dirty", "patch", "python", "packages")  # of the moment of a submission
 _MOST_NAME = 60
 _FAR = 100 * 365 * 86400.0  # seconds
 _TAG_OPTION = re.compile(r"([^=]+)=(.*)", re.DOTALL)
@@ -101,6 +103,8 @@ def describe(
     keep_children: bool = False,
     notify: bool = False,
     is_far: bool = False,
+    setup: str | None = None,
+    python: str | None = None,
 ) -> Script:
     """Return `argv` as a script that runs in this process's directory and environment.
 
@@ -124,6 +128,11 @@ def describe(
         Jobs that must have finished.
     notify : bool
         Send a notice at its end through the services of the setting ``jobs.notify``.
+    setup : str, optional
+        ``pip install -r requirements.txt``: a command that makes the environment of the script, a venv. It runs once
+        for each command and content of the files that it names.
+    python : str, optional
+        The interpreter of that environment. Default: that of the resource.
     tag, environ : mapping, or sequence of str
         ``NAME=VALUE``; of `environ` also ``NAME``, whose value is this process's.
     is_far : bool
@@ -136,22 +145,36 @@ def describe(
     """
     words, given = [str(word) for word in argv], _variables(environ)
     where = _far_directory(directory) if is_far else _directory(directory)
-    own, of_far = _environ(cpus, given, is_far=is_far), _of_far(cpus) if is_far else {}
-    _check_program(words, where, own, is_far=is_far)
-    plain = {"queue": queue, "priority": priority, "memory_growth": memory_growth, "notify": notify}
+    own, more = _environ(cpus, given, is_far=is_far), {**_setup(setup, python), **(_of_far(cpus) if is_far else {})}
+    _check_program(words, where, own, is_far=is_far or "setup" in more)
     asked = {
-        **plain,
+        **{"queue": queue, "priority": priority, "memory_growth": memory_growth, "notify": notify},
         "name": name or _name_of(words),
         "needs": _needs(cpus, memory, gpus),
-        "timeout": None if timeout is None else _model.parse_duration(timeout, "timeout"),
+        **_seconds(timeout=timeout, lifetime=lifetime),
         "retries": _model.parse_retries(retries),
-        "lifetime": None if lifetime is None else _model.parse_duration(lifetime, "lifetime"),
         "at": None if at is None else parse_time(at),
         "after": list(after),
         "tags": dict(tag) if isinstance(tag, Mapping) else dict(map(_tag, tag)),
-        "script": {**_kept(words), "keep_children": keep_children, "whole": cpus is None, **of_far},
+        "script": {**_kept(words), "keep_children": keep_children, "whole": cpus is None, **more},
     }
     return _script(asked, where, own)
+
+
+def _seconds(**given: str | float | None) -> dict[str, float | None]:
+    """Return durations in seconds."""
+    return {name: None if one is None else _model.parse_duration(one, name) for name, one in given.items()}
+
+
+def _setup(command: str | None, python: str | None) -> dict[str, Any]:
+    """Return what a submission has of its setup; nothing if it has none."""
+    if command is None:
+        if python is not None:
+            raise UsageError("python: it is the interpreter of the environment that `--setup` makes; add --setup")
+        return {}
+    if not command.strip() or "\0" in command:
+        raise UsageError("setup: there is no command; write `--setup 'pip install -r requirements.txt'`")
+    return {"setup": {"command": command.strip(), **({"python": python} if python else {})}}
 
 
 def _needs(cpus: float | None, memory: str | int | None, gpus: int) -> dict[str, Any]:
@@ -215,9 +238,11 @@ def again(row: Mapping[str, Any], *, is_far: bool = False) -> Script:
     where = str(asked["directory"]) if has_copy or is_far else _directory(asked.get("directory"))
     cpus = None if script.get("whole") else float((asked.get("needs") or {}).get("cpus", 1))
     own = _environ(cpus, {}, is_far=is_far)
-    if not (has_copy and os.sep in words[0]):  # a program of the copy was there when that was made
+    is_made = "setup" in script or (has_copy and os.sep in words[0])  # a program of the setup, or of the copy
+    if not is_made:
         _check_program(words, where, own, is_far=is_far)
-    return _script({**asked, "script": {**script, **(_of_far(cpus) if is_far else {})}}, where, own)
+    kept = {name: value for name, value in script.items() if name not in RECORDED}
+    return _script({**asked, "script": {**kept, **(_of_far(cpus) if is_far else {})}}, where, own)
 
 
 def read_file(path: Path, *, is_far: bool = False) -> tuple[list[str], dict[str, Any]]:

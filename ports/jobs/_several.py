@@ -17,6 +17,7 @@ from ports.jobs import _afar, _client, _where
 from ports.jobs._model import PENDING, RUNNING, Capacity, Needs
 
 if TYPE_CHECKING:
+    from ports.jobs._copies import Plan
     from ports.jobs._scripts import Script
 
 AT_ONCE, AFTER_A_START, LATER, NOT_NOW, NEVER = range(5)
@@ -116,7 +117,7 @@ class Several:
 
     def submit_script(
         self,
-        script: Script,
+        script: Script | Plan,
         *,
         start: bool = True,
         copied: Callable[[dict[str, Any]], None] = lambda row: None,
@@ -129,7 +130,7 @@ class Several:
         told = {one.host: one for one in found}
         for one in filter(lambda one: one.is_possible, found):
             try:
-                id = _afar.Afar(one.host).submit_script(script, start=start, can_wait=False, said=said)
+                id = _afar.Afar(one.host).submit_script(script, start=start, can_wait=False, copied=copied, said=said)
             except (UsageError, FarSideError) as error:  # what none could know before a resource was started there
                 told[one.host] = left_out(one.host, error)
                 continue

@@ -9,77 +9,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ports.errors import StoreError, UsageError
-from ports.jobs import _durable, _workspace
+from ports.jobs import _durable, _seen, _workspace
+from ports.jobs._seen import Before, Row
 from ports.jobs._workspace import Selection
 from ports.jobs.resource import lay_out
-from ports.jobs.resource.lay_out import STAMP, Entry
+from ports.jobs.resource.lay_out import Entry
+from ports.probe import sent
 
-_FORMAT = 2
-_LINK = "link"  # in the place of a digest
 _PIECE = 1 << 20
 _SPARE = 64 << 20  # bytes that stay free
 _RACY = 2 * 10**9  # ns: a file that changed so shortly before it was read can change again within the same time
 _TRIES = 3
+_FEW = 1_000  # objects that are looked for one by one
 _FULL = "remove jobs with `ports job prune --older 7d`, or name what can stay behind in .portsignore"
-
-
-class _Seen(NamedTuple):
-    """A file as it was when it was read. `digest` is empty for a private key."""
-
-    size: int
-    mtime: int
-    ctime: int
-    inode: int
-    digest: str
-
-    def is_of(self, status: os.stat_result) -> bool:
-        return self[:4] == (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
-class _Before(NamedTuple):
-    """What was read in a directory before: rows of `_Seen` by path, and the tree and the generation of objects then."""
-
-    files: dict[str, list[Any]]
-    empty: list[str]
-    tree: str
-    generation: str | None
-
-    def of(self, path: str, status: os.stat_result) -> _Seen | None:
-        """Return a file as it was read; None if it has changed since."""
-        row = self.files.get(path)
-        if row is None or len(row) != len(_Seen._fields):
-            return None
-        one = _Seen(*row)
-        return one if one.is_of(status) else None
-
-    def is_all_of(self, found: Selection) -> bool:
-        """Say whether nothing changed, and no file was left out. It is quick: the whole tree is not built again."""
-        if len(found.files) != len(self.files) or list(found.empty) != self.empty:
-            return False
-        try:
-            for path, status in found.files.items():
-                size_, mtime, ctime, inode, digest = self.files[path]
-                if (
-                    mtime != status.st_mtime_ns
-                    or size_ != status.st_size
-                    or ctime != status.st_ctime_ns
-                    or inode != status.st_ino
-                    or not digest
-                ):
-                    return False
-        except (KeyError, ValueError, TypeError):
-            return False
-        return True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +38,8 @@ class Tree:
     """A directory as objects: `sources` has the file for each, `directories` the content of those of directories.
 
     `selection` is what went along; private keys that were found while reading are not in it. If the tree `is_known`,
-    nothing changed since the last snapshot, and all objects are there: `sources` and `directories` can be empty then.
+    nothing changed since the last snapshot, and all objects are there. If it `is_partial`, `sources` and `directories`
+    have only what changed since then.
     """
 
     digest: str
@@ -96,7 +48,8 @@ class Tree:
     directories: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     is_known: bool
     is_noted: bool
-    seen: Mapping[str, _Seen] = dataclasses.field(default_factory=dict)
+    is_partial: bool
+    seen: Before = dataclasses.field(default_factory=Before)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,46 +91,53 @@ class Objects:
 
     # --- reading a directory ---
 
-    def read(self, found: Selection) -> Tree:
+    def read(self, found: Selection, *, is_here: bool = True, quick: bool = True) -> Tree:
         """Read what goes along, and return it as a tree; nothing is written.
+
+        Parameters
+        ----------
+        is_here : bool
+            Its objects are to be here. Else it is known without them: they are another machine's.
+        quick : bool
+            Where nothing changed, return the tree of before, without its parts.
 
         Raises
         ------
         UsageError
             A file cannot be read, or it changes again and again while it is read.
         """
-        before = self._before(found.root)
-        is_current = before.generation is not None and before.generation == self._generation()
-        if is_current and before.is_all_of(found):
-            return Tree(digest=before.tree, selection=found, is_known=True, is_noted=True)
-        now, seen, keys, read = time.time_ns(), {}, [], {}
-        for path, status in found.files.items():
-            one = before.of(path, status)
-            if stat.S_ISLNK(status.st_mode):
-                one = _Seen(*_times(status), _LINK)
-            elif one is None or (not one.digest and path in found.meant):
-                one = _read(found, path)
-            if not one.digest:
-                keys.append(path)
-            if max(one.mtime, one.ctime) < now - _RACY:
-                seen[path] = one
-            read[path] = one
+        before = _seen.load(self.seen(found.root))
+        is_current = bool(before.generation) and before.generation == self._generation()
+        is_partial = quick and bool(before.tree) and (is_current or not is_here)
+        changes = before.changes(found)
+        if is_partial and changes.is_none:
+            return Tree(digest=before.tree, selection=found, is_known=is_current, is_noted=True, is_partial=True)
+        now, rows = time.time_ns(), dict(before.files)
+        for path in rows.keys() - found.files.keys():
+            del rows[path]
+        fresh = {path: _row(found, path) for path in changes.changed}
+        rows.update(fresh)
+        keys = [path for path, row in rows.items() if not row[4]]
         found = found.without(keys) if keys else found
-        directories, digest = _directories(found, read)
+        made, digest, folders = _directories(found, rows, changes.directories if is_partial else None, before)
         sources = {
-            (_kind(status), read[path].digest): path
-            for path, status in found.files.items()
-            if not stat.S_ISLNK(status.st_mode)
+            (_kind(found.files[path]), rows[path][4]): path
+            for path in (fresh if is_partial else found.files)
+            if rows[path][4] not in ("", _seen.LINK)
         }
+        racy = [path for path, row in fresh.items() if max(row[1], row[2]) >= now - _RACY]
+        for path in racy:
+            del rows[path]
         is_known = is_current and digest == before.tree
         return Tree(
             digest=digest,
             selection=found,
             sources=sources,
-            directories=directories,
+            directories=made,
             is_known=is_known,
-            is_noted=is_known and seen.keys() <= before.files.keys(),
-            seen=seen,
+            is_noted=is_known and len(racy) == len(fresh),
+            is_partial=is_partial,
+            seen=Before(rows, found.empty, digest, None, folders),
         )
 
     def _generation(self) -> str | None:
@@ -186,28 +146,21 @@ class Objects:
         except OSError:
             return None
 
-    def _before(self, root: str) -> _Before:
-        """Return what was read in a directory before."""
-        try:
-            found = json.loads(self.seen(root).read_text(encoding="utf-8"))
-            if found["format"] != _FORMAT:
-                raise ValueError
-            return _Before(dict(found["files"]), list(found["empty"]), str(found["tree"]), str(found["generation"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return _Before({}, [], "", None)  # never copied, or half written: everything is read
-
     # --- writing ---
 
     def missing(self, tree: Tree) -> tuple[dict[tuple[str, str], str], dict[str, bytes]]:
         """Return what of a tree is not among the objects: files by kind and digest, and directories."""
         if tree.is_known:
             return {}, {}
-        there = self._there()
-        files = {key: path for key, path in tree.sources.items() if _name(*key) not in there}
+        there = self._there([object_name(*key) for key in tree.sources], tree.directories)
+        files = {key: path for key, path in tree.sources.items() if object_name(*key) not in there}
         directories = {digest: data for digest, data in tree.directories.items() if digest not in there}
         return files, directories
 
-    def _there(self) -> set[str]:
+    def _there(self, *names: Collection[str]) -> set[str]:
+        """Return those of some objects that are there; of many, all that are."""
+        if sum(map(len, names)) <= _FEW:
+            return {name for some in names for name in some if (self.root / name[:2] / name[2:]).exists()}
         found = set()
         for number in range(256):
             with contextlib.suppress(OSError):
@@ -234,34 +187,24 @@ class Objects:
             except OSError as error:
                 raise StoreError(self.root, error.strerror or str(error), _FULL) from error
         if not tree.is_noted:
-            self._note(tree)
+            self.note(tree)
         return n_bytes
 
     def _write(self, tree: Tree, files: Mapping[tuple[str, str], str], directories: Mapping[str, bytes]) -> None:
         with self._staging() as staging:
             made: dict[str, Path] = {}
             for (kind, digest), path in files.items():
-                made[_name(kind, digest)] = target = staging / _name(kind, digest)
+                made[object_name(kind, digest)] = target = staging / object_name(kind, digest)
                 if _copied(tree.selection.source(path), target) != digest:
-                    raise _Changed(path)
-                _seal(target, kind)
+                    raise ChangedError(path)
             for digest, data in directories.items():
                 made[digest] = target = staging / digest
                 target.write_bytes(data)
-                _seal(target, "f")
             self._move(made)
 
     def _move(self, made: Mapping[str, Path]) -> None:
         """Put whole objects in their places, so that they outlast a power cut."""
-        _durable.sync(made.values())
-        folders = {name[:2] for name in made}
-        for folder in folders:
-            (self.root / folder).mkdir(mode=0o700, exist_ok=True)
-        for name, whole in made.items():
-            whole.replace(self.root / name[:2] / name[2:])
-        for folder in folders:
-            _durable.sync_directory(self.root / folder)
-        _durable.sync_directory(self.root)
+        sent.move_objects(str(self.root), {name: str(path) for name, path in made.items()})
 
     def put(self, data: bytes) -> str:
         """Write one object, and return its SHA-256; raises StoreError."""
@@ -271,7 +214,6 @@ class Objects:
             try:
                 with self._staging() as staging:
                     (staging / digest).write_bytes(data)
-                    _seal(staging / digest, "f")
                     self._move({digest: staging / digest})
             except OSError as error:
                 raise StoreError(self.root, error.strerror or str(error), _FULL) from error
@@ -291,58 +233,16 @@ class Objects:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def _note(self, tree: Tree) -> None:
+    def note(self, tree: Tree, *, is_here: bool = True) -> None:
         """Note what was read, for the next time; without it, everything is read again."""
-        generation = self._generation()
+        generation = self._generation() if is_here else ""
         if generation is None:
             generation = os.urandom(8).hex()
             _durable.write(self.generation, generation.encode(), is_synced=False)
-        told = {"format": _FORMAT, "tree": tree.digest, "generation": generation, "files": tree.seen}
-        told["empty"] = tree.selection.empty
-        path = self.seen(tree.selection.root)
-        with contextlib.suppress(StoreError, OSError):
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            _durable.write(path, json.dumps(told, separators=(",", ":")).encode(), is_synced=False)
-
-    # --- removing ---
-
-    def sweep(self, needed: Callable[[], tuple[Sequence[str], Sequence[str]]]) -> int:
-        """Remove all objects that are not `needed`, and return their size; it waits for what is being submitted.
-
-        Parameters
-        ----------
-        needed : callable
-            Returns the trees, and other objects; called once nothing is being submitted.
-        """
-        n_bytes = 0
-        with self._locked(is_shared=False):
-            trees, others = needed()
-            kept = set(others)
-            for tree in trees:
-                self._mark(tree, kept)
-            unused = self._there() - kept
-            if unused:
-                self.generation.unlink(missing_ok=True)
-            for name in unused:
-                path = self.root / name[:2] / name[2:]
-                with contextlib.suppress(OSError):
-                    n_bytes += path.stat().st_size
-                    path.unlink()
-        return n_bytes
-
-    def _mark(self, digest: str, needed: set[str]) -> None:
-        if digest in needed:
-            return
-        needed.add(digest)
-        with contextlib.suppress(lay_out.LayOutError):  # a tree that is damaged cannot be laid out either
-            for entry in lay_out.read(str(self.root), digest):
-                if entry.kind == "d":
-                    self._mark(entry.digest, needed)
-                elif entry.kind != "l":
-                    needed.add(_name(entry.kind, entry.digest))
+        _seen.save(self.seen(tree.selection.root), dataclasses.replace(tree.seen, generation=generation))
 
 
-class _Changed(UsageError):
+class ChangedError(UsageError):
     """A file changed after it was read."""
 
     def __init__(self, path: str) -> None:
@@ -372,13 +272,14 @@ def snapshot(objects: Objects, find: Any) -> tuple[Tree, int]:
         try:
             tree = objects.read(find())
             return tree, objects.write(tree)
-        except _Changed:
+        except ChangedError:
             if not left:
                 raise
     raise AssertionError
 
 
-def _name(kind: str, digest: str) -> str:
+def object_name(kind: str, digest: str) -> str:
+    """Return the name of an object: its SHA-256, and whether it can be executed."""
     return f"{digest}.x" if kind == "x" else digest
 
 
@@ -386,11 +287,13 @@ def _kind(status: os.stat_result) -> str:
     return "x" if status.st_mode & 0o100 else "f"
 
 
-def _read(found: Selection, path: str) -> _Seen:
+def _row(found: Selection, path: str) -> Row:
     """Read one file; raises UsageError if that is not possible."""
+    if stat.S_ISLNK(found.files[path].st_mode):
+        return _seen.row(found.files[path], _seen.LINK)
     for _ in range(_TRIES):
         try:
-            with open(found.source(path), "rb", buffering=0, opener=_no_link) as file:
+            with opened(found, path) as file:
                 before, hashed, first = os.fstat(file.fileno()), hashlib.sha256(), b""
                 while data := file.read(_PIECE):
                     hashed.update(data)
@@ -400,42 +303,58 @@ def _read(found: Selection, path: str) -> _Seen:
             raise UsageError(
                 f"{path} cannot be read ({error.strerror}); name it in .portsignore if the script does not need it"
             ) from error
-        if _Seen(*_times(before), "").is_of(after):
+        if _seen.row(before, "") == _seen.row(after, ""):
             is_key = path not in found.meant and _workspace.can_be_key(after.st_size) and _workspace.is_key(first)
-            return _Seen(*_times(after), "" if is_key else hashed.hexdigest())
-    raise _Changed(path)
+            return _seen.row(after, "" if is_key else hashed.hexdigest())
+    raise ChangedError(path)
 
 
-def _times(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+def opened(found: Selection, path: str) -> Any:
+    """Open a file that goes along, which is no link."""
+    return open(found.source(path), "rb", buffering=0, opener=_no_link)
 
 
 def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def _directories(found: Selection, seen: Mapping[str, _Seen]) -> tuple[dict[str, bytes], str]:
-    """Return all directories as objects, and the SHA-256 of the whole tree."""
+def _directories(
+    found: Selection, rows: Mapping[str, Row], changed: set[str] | None, before: Before
+) -> tuple[dict[str, bytes], str, dict[str, tuple[str, int]]]:
+    """Return directories as objects, the SHA-256 of the whole tree, and digest and size of each directory.
+
+    Parameters
+    ----------
+    changed : set of str or None
+        Only these are made; the others are as before. None: all.
+    """
     inside: dict[str, list[Entry]] = {"": []}
     for path in found.empty:
-        _folder(inside, path)
+        if changed is None or path in changed:
+            _folder(inside, path)
     for path, status in found.files.items():
         folder, _, name = path.rpartition("/")
+        if changed is not None and folder not in changed:
+            continue
         if stat.S_ISLNK(status.st_mode):
             target = os.fsencode(os.readlink(found.source(path)))
             entry = Entry("l", "", len(target), os.fsencode(name), target)
         else:
-            entry = Entry(_kind(status), seen[path].digest, seen[path].size, os.fsencode(name))
+            entry = Entry(_kind(status), rows[path][4], rows[path][0], os.fsencode(name))
         _folder(inside, folder).append(entry)
+    known = {} if changed is None else {path: one for path, one in before.directories.items() if path not in changed}
+    for path, (digest, total) in known.items():
+        parent, _, name = path.rpartition("/")
+        if parent not in known:
+            _folder(inside, parent).append(Entry("d", digest, total, os.fsencode(name)))
     made: dict[str, bytes] = {}
     for folder in sorted(inside, key=lambda one: one.count("/") + bool(one), reverse=True):
         data = lay_out.dump(inside[folder])
-        digest = hashlib.sha256(data).hexdigest()
-        made[digest] = data
+        digest, total = hashlib.sha256(data).hexdigest(), sum(entry.size for entry in inside[folder])
+        made[digest], known[folder] = data, (digest, total)
         if not folder:
-            return made, digest
+            return made, digest, known
         parent, _, name = folder.rpartition("/")
-        total = sum(entry.size for entry in inside[folder])
         inside[parent].append(Entry("d", digest, total, os.fsencode(name)))
     raise AssertionError("a tree has a root")
 
@@ -453,7 +372,7 @@ def _copied(source: str, target: Path) -> str:
     try:
         opened = open(source, "rb", buffering=0, opener=_no_link)  # noqa: SIM115 - its errors are another's than the target's
     except OSError as error:
-        raise _Changed(source) from error
+        raise ChangedError(source) from error
     with opened as here, target.open("xb", buffering=0) as there:
         while data := here.read(_PIECE):
             hashed.update(data)
@@ -461,12 +380,6 @@ def _copied(source: str, target: Path) -> str:
             while view:
                 view = view[there.write(view) :]
     return hashed.hexdigest()
-
-
-def _seal(path: Path, kind: str) -> None:
-    """Make an object read-only, with the time that shows that nobody changed it."""
-    path.chmod(0o500 if kind == "x" else 0o400)
-    os.utime(path, (STAMP, STAMP))
 
 
 @contextlib.contextmanager

@@ -83,6 +83,7 @@ if MYPY:
     from .queue import left as left
     from .queue import places as places
     from .queue import rest as rest
+    from .queue import sent as sent
     from .queue import words as words
     from .recognise import words_of as words_of
     from .records import read_token as read_token
@@ -180,6 +181,7 @@ else:
             "queue.left",
             "queue.places",
             "queue.rest",
+            "queue.sent",
             "queue.words",
             "rows",
             "socket_users",

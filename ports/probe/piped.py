@@ -70,7 +70,10 @@ FILES = {
 }
 # What a program that goes on talking gets later, when it needs it.
 MORE = {
-    "jobs": ("queue/words", "queue/durable", "queue/places", "queue/left", "queue/ended", "queue/rest", "queue/disk")
+    "jobs": (
+        *("queue/words", "queue/durable", "queue/places", "queue/left", "queue/ended"),
+        *("queue/rest", "queue/sent", "queue/disk"),
+    )
 }
 
 

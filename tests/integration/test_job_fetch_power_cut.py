@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from ports.jobs import _outputs
 from tests.integration.test_job_power_cut import disk, mounted  # noqa: F401  the fixture
 from tests.unit.test_job_outputs import ID, Job, write
 
@@ -25,7 +24,7 @@ def test_what_is_noted_as_fetched_survives_a_power_cut(disk: Path, tmp_path: Pat
         file.truncate(48 * 2**20)
     subprocess.run(["mkfs.ext4", "-q", "-E", "nodiscard", str(image)], check=True)
     with mounted(image, disk / "mounted") as place:
-        _outputs.fetch(job.places, job.row("r"), place / "night")
+        job.fetch(job.row("r"), place / "night")
         shutil.copyfile(image, copy)
     assert job.places.fetched(ID).exists()
     with mounted(copy, disk / "mounted") as place:

@@ -73,7 +73,7 @@ def test_a_failed_script_in_a_copy_keeps_its_output(project: Home) -> None:
     assert row["state"] == "error" and row["reason"] == "exit status 3"
     assert "read 12 in workspace 0o22" in project.ports("job", "logs", id).stdout
     assert len(workspace["commit"]) == 40 and workspace["dirty"]
-    assert workspace["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert row["asked"]["script"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert "+# not committed" in Path(row["files"]["patch"]).read_text()
     done = project.ports("job", "fetch", id)
     assert done.returncode == 0 and f"2 files (2 KiB) in job-{id}" in done.stdout, done.stderr
@@ -156,3 +156,25 @@ def test_an_object_that_is_missing_is_said_by_the_job(project: Home) -> None:
     assert project.ports("job", "wait", again).returncode == 8
     assert "the files of the job cannot be laid out" in project.ports("job", "logs", again).stderr
     assert json.loads(project.ports("job", "show", "--json", submitted(project, "true")).stdout)["state"] == "finished"
+
+
+def test_a_setup_makes_the_environment_of_a_script_once(project: Home) -> None:
+    make = "import sysconfig, pathlib; pathlib.Path(sysconfig.get_path('purelib'), 'made.py').write_text('x = 42')"
+    (project.work / "make.py").write_text(make)
+    (project.work / "use.py").write_text("import made, sys; print(made.x, sys.prefix)")
+    told = project.ports("job", "submit", "--cpus", "1", sys.executable, "use.py")
+    assert "made, which the script imports, is missing on" in told.stderr  # here, without a setup
+    words = ("--setup", "python make.py", "python", "use.py")
+    first, second = submitted(project, *words), submitted(project, *words)
+    rows = [project.json("job", "show", id) for id in (first, second)]
+    assert [row["state"] for row in rows] == ["finished", "finished"], rows
+    out = [project.ports("job", "logs", "--stdout", id).stdout for id in (first, second)]
+    assert out[0] == out[1] and out[0].startswith("42 ") and "/environments/" in out[0]
+    logs = [project.ports("job", "logs", "--stderr", id).stderr for id in (first, second)]
+    assert "making the environment of --setup" in logs[0] and logs[1] == ""
+    failed = project.json("job", "show", submitted(project, "--setup", "echo why; exit 3", "python", "use.py"))
+    assert (failed["state"], failed["reason"]) == ("error", "the setup failed: `echo why; exit 3`: exit status 3")
+    assert project.ports("job", "logs", "--stdout", failed["id"]).stdout == "why\n"
+    again = project.ports("job", "rerun", "--here", second)
+    assert again.returncode == 0, again.stderr
+    assert failed["note"]["size"] > 0

@@ -315,7 +315,7 @@ def cli(*words: str) -> int:
         (["show", "-H", "gpu1,gpu2", "12"], "-H gpu1,gpu2 names several hosts; `ports job show` takes one"),
         (["submit", "-H", "gpu1,", "true"], "'gpu1,' has an empty name; write gpu1,gpu2"),
         (["submit", "-H", "gpu1,gpu2", "--after", "12", "true"], "after: job 12 is of one machine; name that one"),
-        (["submit", "-H", "server1", "--copy", "true"], "--copy and -H do not go together yet"),
+        (["submit", "-H", "server1", "--copy", "--reuse", "1/x", "true"], "--reuse and -H do not go together yet"),
         (["wait"], "ID is missing; write `ports job wait ID...`"),
         (["wait", "--within", "1x", "12"], "'1x' is no duration"),
     ],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import shutil
 import socket
 import stat
 import subprocess
@@ -17,10 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ports.errors import StoreError, UsageError
-from ports.jobs import _durable, _trees, _workspace
+from ports.jobs import _asking, _durable, _places, _scripts, _trees, _workspace
 from ports.jobs._trees import Objects
 from ports.jobs._workspace import Selection, check_words, select
 from ports.jobs.resource import lay_out
+from ports.probe.queue import sent
 
 GIT = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
 
@@ -318,7 +322,8 @@ def quick() -> Iterator[None]:
     """No git is asked, and nothing is synced."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_workspace, "_listing", lambda root: None)
-        patch.setattr(_durable, "sync", lambda paths: None)
+        patch.setattr(sent, "sync_files", lambda paths: None)
+        patch.setattr(sent, "sync_directory", lambda directory: None)
         patch.setattr(_durable, "sync_directory", lambda directory: None)
         yield
 
@@ -375,7 +380,7 @@ def test_an_unchanged_directory_is_not_read_again(
     write(top, a="1", sub__b="2")
     later()
     one = copied(top, objects)
-    monkeypatch.setattr(_trees, "_read", lambda *_: pytest.fail("a file was read"))
+    monkeypatch.setattr(_trees, "opened", lambda *_: pytest.fail("a file was read"))
     monkeypatch.setattr(Objects, "_there", lambda *_: pytest.fail("objects were looked through"))
     again = copied(top, objects)
     assert again.digest == one.digest and again.is_known
@@ -436,7 +441,7 @@ def test_each_change_of_a_directory_that_was_copied_is_seen(
 
 def test_a_file_that_was_just_written_is_read_again(top: Path, objects: Objects) -> None:
     write(top, a="1")
-    assert not copied(top, objects).seen
+    assert not copied(top, objects).seen.files
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error(
@@ -493,7 +498,9 @@ def test_sweeping_keeps_what_is_needed(top: Path, objects: Objects, tmp_path: Pa
     one = copied(top, objects)
     write(top, a="333")
     two = copied(top, objects)
-    assert objects.sweep(lambda: ([two.digest], [])) > 0
+    (tmp_path / "workspaces").mkdir()
+    (tmp_path / "workspaces" / "key").write_text(json.dumps({"tree": two.digest, "objects": []}))
+    assert sent.sweep_objects(str(tmp_path)) > 0
     lay_out.lay_out(str(objects.root), two.digest, str(tmp_path / "two"))
     with pytest.raises(lay_out.LayOutError, match="missing"):
         lay_out.lay_out(str(objects.root), one.digest, str(tmp_path / "one"))
@@ -535,3 +542,80 @@ def test_a_snapshot_on_a_full_disk_leaves_nothing(
         assert not list(objects.root.glob("??/*"))
     finally:
         subprocess.run(["umount", "-l", str(objects.root)], check=True)
+
+
+def test_a_rerun_takes_the_files_of_then_or_of_today(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORTS_HOME", str(top.parent / "state"))
+    monkeypatch.chdir(top)
+    write(top, a="then")
+    script = _scripts.describe(["sh", "a"])
+    first = _asking.submit_script(_asking.plan_copy(script, out=["results"], send_all=True), start=False)
+
+    def tree(id: object) -> tuple[str, str]:
+        workspace = _asking.show(id)["asked"]["script"]["workspace"]
+        found = Objects(_places.here().objects)
+        (entry,) = lay_out.read(str(found.root), workspace["tree"])
+        return found.path(entry.digest).read_text(), ",".join(workspace["out"])
+
+    write(top, a="today")
+    monkeypatch.chdir(top.parent)  # it is the directory of the job that counts
+    assert tree(first) == tree(_asking.rerun(first, start=False)) == ("then", "results")
+    assert tree(_asking.rerun(first, start=False, here=True)) == ("today", "results")
+    top.rename(top.parent / "moved")
+    with pytest.raises(UsageError, match="top is gone; without --here, the job runs again with the files that it had"):
+        _asking.rerun(first, start=False, here=True)
+    assert tree(_asking.rerun(first, start=False)) == ("then", "results")  # the way out
+    monkeypatch.chdir(top.parent / "moved")
+    in_place = _asking.submit_script(_scripts.describe(["sh", "a"]), start=False)
+    assert "workspace" not in _asking.show(_asking.rerun(in_place, start=False, here=True))["asked"]["script"]
+
+
+def turned(top: Path, chance: random.Random) -> None:
+    """Change a directory at random: a file, a link, a mode, a directory that becomes a file, and back."""
+    path = top.joinpath(*(chance.choice("abc") for _ in range(chance.randint(1, 3))))
+    place = next((one for one in path.parents if one.is_symlink() or one.is_file()), None)
+    if place is not None and place != top:
+        place.unlink()
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    what = chance.randint(0, 5)
+    if what == 0:
+        path.symlink_to(chance.choice(["a", "../b"]))
+    elif what == 1:
+        path.mkdir()
+    elif what > 2:
+        path.write_text(str(chance.randint(0, 5)))
+        path.chmod(chance.choice([0o644, 0o755]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_made_again_in_part_equals_what_is_made_as_a_whole(
+    top: Path, objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(_trees, "_RACY", 0)
+    monkeypatch.setattr(_workspace, "_listing", lambda root: None)
+    monkeypatch.setattr(sent, "sync_files", lambda paths: None)
+    monkeypatch.setattr(sent, "sync_directory", lambda directory: None)
+    chance, n_partial = random.Random(seed), 0
+    for number in range(40):
+        for _ in range(chance.randint(0, 3)):
+            turned(top, chance)
+        tree, _ = _trees.snapshot(objects, lambda: select(top))
+        n_partial += tree.is_partial
+        (tmp_path / f"o{number}").mkdir()
+        whole = Objects(tmp_path / f"o{number}").read(select(top))
+        assert tree.digest == whole.digest and not whole.is_partial
+        entries = list(lay_out.walk(str(objects.root), tree.digest))  # each directory is there
+        assert all(objects.path(one.digest, one.kind).exists() for _, one in entries if one.kind in "fx")
+    assert n_partial > 30
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", b"ports-seen 3\n00000000{}", b"ports-seen 2\n"])
+def test_a_damaged_memory_of_what_was_read_is_none(top: Path, objects: Objects, damage: bytes) -> None:
+    write(top, a="1")
+    one = copied(top, objects)
+    objects.seen(str(top)).write_bytes(damage)
+    assert copied(top, objects).digest == one.digest

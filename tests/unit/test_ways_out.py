@@ -29,7 +29,8 @@ NO_WAY_OUT = (
     "and printed no JSON", "`ports doctor` does not work there", "`ports browse` cannot reach home",
     "`ports tunnel` does not show this", "`ports open` of {owner} serves it",
     "Tag by which `ports job list` can filter", "With --follow: exit with the job's own code",
-    "With --copy: ", "Remove output of jobs with --copy, too", "`ports job fetch` made it",
+    "With --copy: ", "With --setup: ",
+    "the environment of --setup", "Remove output of jobs with --copy, too", "`ports job fetch` made it",
     "waiting for {host}, where", "the hosts of the setting ports.hosts", "distributed.print prints here",
     "`ports open` goes through a session", "about 15 s after its last terminal",
     "it was stopped, by `ports cluster stop`",
@@ -90,6 +91,12 @@ WALKED = {
     ),
     "integration/test_job_commands.py::test_a_resource_that_drains_says_how_it_goes_on": (
         "the resource drains: `ports resource resume` goes on",
+    ),
+    "unit/test_job_workspace.py::test_a_rerun_takes_the_files_of_then_or_of_today": (
+        "is gone; without --here, the job runs again with the files that it had",
+    ),
+    "unit/test_job_set_up.py::test_a_wrong_setup_is_refused_at_submission": (
+        "it is the interpreter of the environment that `--setup` makes; add --setup",
     ),
     "unit/test_job_places.py::test_the_first_choice_stays_and_another_one_is_said": (
         "as the first job chose, and not in {named}; to move them, run `ports resource stop`",
@@ -321,7 +328,7 @@ EXEMPT = {
         "this `ports` is in {prefix}, where",
     ),
     "tests of the other side walk it: test_job_outputs.py, test_job_workspace.py": (
-        "`ports job fetch {id}` goes on then",
+        "`ports job fetch {row['id']}` goes on then",
         "`ports job fetch {row['id']}` shows what there is",
         "has no output to fetch",
         "name another directory with --to",
@@ -329,6 +336,9 @@ EXEMPT = {
         "; --force overwrites them",
         "remove jobs with `ports job prune --older 7d`",
         "`ports job prune --older 7d` removes old jobs",
+        "`ports job prune -H {host} --older 7d` removes old jobs there",
+        "`ports job rerun --here` sends those of today",
+        "--reuse and -H do not go together yet",
         "name what can stay behind in {IGNORE}",
         "`cd` to the directory of your script",
     ),

@@ -85,7 +85,7 @@ def start(job: Mapping[str, Any], blob: bytes, places: Places) -> dict[str, Any]
     environ |= {"PORTS_JOB": str(number), "PORTS_ATTEMPT": str(attempt), "PORTS_JOB_DIRECTORY": str(kept)}
     if job.get("gpus"):
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, job["gpus"]))
-    argv, directory = told["argv"], os.path.expanduser(told["directory"])
+    argv, directory = _with_setup(told, places), os.path.expanduser(told["directory"])
     if (workspace := told.get("workspace")) is not None:
         layer = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lay_out.py")
         objects, target = str(places.objects), str(places.copy_of(number))
@@ -115,7 +115,8 @@ def _environ(told: Mapping[str, Any], places: Places) -> dict[str, str]:
     if not told.get("login"):
         return given
     environ = {**_login_environment(), **told.get("threads", {}), **given}
-    _check_program(told["argv"], environ)
+    if not told.get("setup"):  # else it can be a program of the environment that it makes
+        _check_program(told["argv"], environ)
     return environ
 
 
@@ -143,6 +144,16 @@ def _check_program(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 
     if os.sep not in argv[0] and shutil.which(argv[0], path=environ.get("PATH", os.defpath)) is None:
         raise StartError("the script", f"there is no program {argv[0]!r} on the PATH of your login shell")
+
+
+def _with_setup(told: Mapping[str, Any], places: Places) -> list[str]:
+    """Return the command of a script, behind the program that makes the environment of its setup, if it has one."""
+    setup, argv = told.get("setup"), list(told["argv"])
+    if not setup:
+        return argv
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "set_up.py")
+    words = [str(places.environments), str(setup.get("python") or ""), str(setup["command"])]
+    return [sys.executable, "-I", "-S", program, *words, *argv]
 
 
 def launched(work: Path, spec: dict[str, Any]) -> dict[str, Any]:
@@ -418,6 +429,9 @@ class Script:
         dropped = {os.path.basename(one.log.path): one.log.lost for one in self.streams.values()}
         used = {"peak_memory": self.peak, "cpu_time": round(self.cpu, 3), "size": kept_size(self.work)}
         rest = {"attempt": self.spec["attempt"], "began_at": self.began, "ended": self.ended, "dropped": dropped}
+        failed = read(os.path.join(self.work, "setup.json"))
+        if failed.get("attempt") == self.spec["attempt"]:
+            rest["reason"] = f"the setup failed: {failed.get('text')}"
         return {**launch.ending(self.status), **rest, **used}
 
     def lost(self, reason: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ if __name__ != "__main__":  # piped, these names are there already
     from .durable import sync_directory, write_durably
     from .left import check_key
     from .places import LARGE_PARTS, data_of, make_queue
+    from .sent import disk_fetched, disk_forget, disk_keep, disk_missing, disk_packages, disk_put, disk_sweep
     from .words import Refused, id_text, is_number, short, split_id
 
 MYPY = False
@@ -161,3 +162,5 @@ def disk_environ(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer
 
 
 OWN = {"disk.status": disk_status, "disk.read": disk_read, "disk.list": disk_list, "disk.environ": disk_environ}
+OWN.update({"disk.missing": disk_missing, "disk.put": disk_put, "disk.keep": disk_keep, "disk.forget": disk_forget})
+OWN.update({"disk.sweep": disk_sweep, "disk.packages": disk_packages, "disk.fetched": disk_fetched})

@@ -35,7 +35,8 @@ def verdict(noted: "Mapping[str, Any]") -> "Tuple[str, str]":
         return LOST, reason or "nobody saw its end"
     if status == 0:
         return FINISHED, reason
-    return ERROR, "exit status %s" % status if number is None else "signal %s%s" % (number, signal_name(number))
+    text = "exit status %s" % status if number is None else "signal %s%s" % (number, signal_name(number))
+    return ERROR, reason or text
 
 
 def signal_name(number: object) -> str:
