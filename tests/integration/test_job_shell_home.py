@@ -8,7 +8,7 @@ from ports.state.waiting import wait_until
 from tests.integration.test_remote import at_a_terminal
 from tests.lab import Site
 
-pytestmark = [pytest.mark.ci, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 def test_a_shell_on_a_server_opens_at_home(laptop: Site) -> None:
