@@ -5,6 +5,7 @@ Rows that come home have the ids that their jobs have here, ``server1:12``, and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -107,9 +108,10 @@ class Afar:
         found = self.ask("list", newest=newest, filters=given).header
         return _where.at_home(self.host, found.get("rows") or []), dict(found.get("counts") or {})
 
-    def show(self, id: object) -> dict[str, Any]:
+    def show(self, id: object, *, is_patient: bool = False) -> dict[str, Any]:
         """Return everything that is known of a job or a map; raises NotFoundError."""
-        row: dict[str, Any] = _where.at_home(self.host, self.ask("show", id=_where.bare(id)).header["row"])
+        found = self.ask("show", id=_where.bare(id), is_patient=is_patient).header["row"]
+        row: dict[str, Any] = _where.at_home(self.host, found)
         return row
 
     def files(self, row: Mapping[str, Any]) -> dict[str, str]:
@@ -132,15 +134,16 @@ class Afar:
         wanted = [_where.bare(one) for one in ids]
         end = float("inf") if within is None else time.monotonic() + within
         while True:
-            if not self.is_running():
-                idle()
+            with contextlib.suppress(SSHError):  # a way that is cut is waited for below
+                if not self.is_running():
+                    idle()
             try:
                 for frame in _client.watch(wanted, end, host=self.host):
                     if all(row["state"] in ENDED for row in frame.header["rows"]) or time.monotonic() >= end:
                         break
             except TimedOutError:
                 return [self.show(one) for one in wanted]
-            rows = [self.show(one) for one in wanted]
+            rows = [self.show(one, is_patient=True) for one in wanted]
             if all(row["state"] in ENDED for row in rows) or time.monotonic() >= end:
                 return rows
             time.sleep(max(0.0, min(_QUIET, end - time.monotonic())))

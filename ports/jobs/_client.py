@@ -26,6 +26,7 @@ _LOCK_SECONDS = 1.0
 _lock = threading.Lock()
 _locks: dict[str | None, threading.Lock] = {}
 _connections: dict[str | None, Connection] = {}
+_reached: set[str | None] = set()  # machines to which this process had a connection
 _failed: dict[str, PortsError] = {}  # what `begin` raised, until somebody asks
 
 
@@ -57,6 +58,7 @@ def connection(host: str | None = None, *, start: bool | None = True) -> Connect
         if found is None or found.is_lost or (start and isinstance(found, FarConnection) and found.is_at_rest):
             _drop(host)
             found = _connections[host] = _connected(host, start)
+            _reached.add(host)
         return found
 
 
@@ -69,6 +71,7 @@ def begin(host: str) -> None:
             locked.set()
             try:
                 _connections[host] = _connected(host, start=False)
+                _reached.add(host)
             except PortsError as error:
                 _failed[host] = error
 
@@ -97,6 +100,7 @@ def python(host: str | None = None) -> str:
 
 def disconnect() -> None:
     """End the connections of this process. The next request makes a new one."""
+    _reached.clear()
     for host in list(_connections):
         with _lock_of(host):
             _drop(host)
@@ -234,7 +238,7 @@ class _Far:
     def __init__(self, host: str, start: bool | None, *, waits: bool) -> None:
         self._host, self._waits = host, waits
         self.start = start
-        self._was_there = host in _connections
+        self._was_there = host in (_reached if waits else _connections)
         self._began: float | None = None
         self._pause, self._said = _PAUSE, False
 

@@ -13,7 +13,7 @@ import pytest
 import ports
 from ports import __main__, hosts
 from ports.cli import main
-from ports.jobs import _afar, _client, _logs, _places, _scripts
+from ports.jobs import _afar, _client, _logs, _places, _scripts, _there
 
 FOLLOWED = 1200  # lines
 
@@ -178,6 +178,24 @@ def test_a_session_that_is_cut_repeats_and_loses_no_line_of_the_output() -> None
     for pieces, _ in _logs.follow(found.files, {}, stamped=True, is_over=is_over, every=0.01):
         seen += [one.text for one in pieces]
     assert b"".join(seen).splitlines() == [b"line %d" % i for i in range(FOLLOWED)]
+
+
+def test_a_wait_goes_on_where_the_way_is_cut_as_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = _afar.Afar("far")
+    machine.submit_script(_scripts.describe(["true"], is_far=True), start=False)
+    assert machine.cancel(["far:1"])["cancelled"] == ["far:1"]
+    real, failed = _there.connect, list[str]()
+
+    def connect(alias: str, **options: Any) -> Any:
+        if len(failed) < 2:
+            failed.append(alias)
+            raise ports.errors.NetworkError(alias, "no route to host")
+        return real(alias, **options)
+
+    monkeypatch.setattr(_there, "connect", connect)
+    _client.connection("far", start=False)._lose("it was cut")
+    (row,) = machine.wait(["far:1"])
+    assert row["state"] == "cancelled" and failed == ["far", "far"]
 
 
 def test_a_refused_script_leaves_no_variables_there(monkeypatch: pytest.MonkeyPatch) -> None:
