@@ -385,3 +385,18 @@ def test_of_two_servers_the_free_one_gets_the_job() -> None:
         assert night.type("job", "wait", "--within", "60", id, timeout=90).returncode == 0
         assert night.type("job", "logs", id).stdout == "server2\n"
         night.type("job", "cancel", first)
+
+
+@pytest.mark.usefixtures("root_site")
+def test_of_two_servers_the_one_with_a_free_gpu_gets_the_job() -> None:
+    stubs = {"PYTHONPATH": "/home/alice/project/stubs"}
+    with TwoServers() as site, night_of(site) as night, contextlib.ExitStack() as stack:
+        for gpu in (0, 1):
+            stack.enter_context(bob_computes(site, gpu))
+        for host in ("server1", "server2"):
+            site.host(host).write("~/project/stubs/pynvml.py", NVML)
+            assert night.type("resource", "start", host=host, env=stubs).returncode == 0
+        words = ("-H", "server1,server2", "--gpus", "1", "--cpus", "0.5", "--", "sh", "-c", "hostname; exec sleep 600")
+        for id in ("server2:1", "server2:2"):
+            assert night.submit(*words, host="laptop") == id
+            night.until(id, "running", host="laptop")
