@@ -171,6 +171,17 @@ def other_python() -> Iterator[str]:
         shutil.rmtree(top)
 
 
+TRAIN = """
+import pathlib, time
+print("data:", pathlib.Path("data.txt").read_text().strip(), flush=True)
+pathlib.Path("results").mkdir()
+while not pathlib.Path.home().joinpath("go").exists():
+    time.sleep(0.1)
+pathlib.Path("results/model.txt").write_text("a model")
+print("trained")
+"""
+
+
 @pytest.mark.timeout(900)
 def test_alice_of_another_python_is_cut_off_and_gets_everything(night: Night, other_python: str) -> None:
     site = night.site
@@ -179,12 +190,40 @@ def test_alice_of_another_python_is_cut_off_and_gets_everything(night: Night, ot
     assert done.returncode == 0, done.stderr
     ids = done.stdout.splitlines()[-1]
     assert [id.partition(":")[0] for id in json.loads(ids)] == ["server1"] * 3
+    site.host("laptop").write("~/project/train.py", TRAIN)
+    site.host("laptop").write("~/project/data.txt", "of the laptop")
+    ports = [other_python, "-m", "ports", "job"]
+    words = [
+        *ports,
+        "submit",
+        "-H",
+        "server1",
+        "--copy",
+        "--out",
+        "results",
+        "--cpus",
+        "0.5",
+        "--",
+        "python3",
+        "train.py",
+    ]
+    done = site.run("laptop", words, cwd="/home/alice/project", timeout=100)
+    assert done.returncode == 0, done.stderr
+    script = done.stdout.strip()
     site.host("login").cut()
     try:
         refused = site.run("laptop", [other_python, "-m", "ports", "job", "list", "server1"], timeout=100)
         assert refused.returncode != 0 and "Traceback" not in refused.stderr
+        site.host("server1").write("~/go", "")
     finally:
         site.host("login").mend()
+    done = site.run("laptop", [*ports, "wait", "--within", "100", script], timeout=150)
+    assert done.returncode == 0, done.stderr
+    assert site.run("laptop", [*ports, "logs", script]).stdout == "data: of the laptop\ntrained\n"
+    done = site.run("laptop", [*ports, "fetch", script, "--to", "fetched"], timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert site.host("laptop").path("~/fetched/results/model.txt").read_text() == "a model"
+    site.run("server1", ["rm", "go"])
     done = site.run("laptop", [other_python, "-c", MORNING, ids], timeout=300)
     assert done.returncode == 0, done.stderr
     *values, version = json.loads(done.stdout.splitlines()[-1])
@@ -353,18 +392,35 @@ def test_a_home_with_a_quota_refuses_what_it_cannot_hold(night: Night, root_site
 
 @pytest.mark.ci
 def test_two_gigabytes_of_untracked_files_are_refused_by_name(night: Night) -> None:
+    """On the machine itself and from the laptop; what stays behind is said."""
     site = night.site
     lines = "mkdir -p project && cd project && git init -q && echo 'print(42)' > answer.py && git add answer.py"
     site.run("laptop", ["sh", "-c", f"{lines} && truncate -s 2G forgotten.dat"], check=True)
     site.run("server1", ["sh", "-c", f"{lines} && truncate -s 2G forgotten.dat"], check=True)
-    words = ("job", "submit", "--cpus", "1", "--copy", "--", "python3", "answer.py")
-    refused = night.type(*words, host="server1", cwd="/home/alice/project")
-    assert refused.returncode == 2, refused.stderr
-    assert "forgotten.dat" in refused.stderr and "--send-all" in refused.stderr
-    site.host("server1").write("~/project/.portsignore", "*.dat\n")
-    done = night.type(*words, host="server1", cwd="/home/alice/project")
-    assert done.returncode == 0 and "forgotten.dat" in done.stderr, done.stderr
-    assert night.ends(done.stdout.strip()) == "42\n"
+    for host, there in (("server1", ()), ("laptop", ("-H", "server1"))):
+        words = ("job", "submit", *there, "--cpus", "1", "--copy", "--", "python3", "answer.py")
+        refused = night.type(*words, host=host, cwd="/home/alice/project")
+        assert refused.returncode == 2, refused.stderr
+        assert "forgotten.dat" in refused.stderr and "--send-all" in refused.stderr
+        site.host(host).write("~/project/.portsignore", "*.dat\n")
+        done = night.type(*words, host=host, cwd="/home/alice/project")
+        assert done.returncode == 0 and "forgotten.dat" in done.stderr, done.stderr
+        assert night.ends(done.stdout.strip().rpartition(":")[2]) == "42\n"
+
+
+@pytest.mark.ci
+def test_a_package_that_is_missing_there_is_said_at_submission(night: Night) -> None:
+    site = night.site
+    site.host("laptop").write("~/project/train.py", "import json, of_the_laptop_only\n")
+    site.host("laptop").write("~/packages/of_the_laptop_only.py", "")
+    words = ("job", "submit", "-H", "server1", "--cpus", "1", "--copy", "--", "python3", "train.py")
+    done = night.type(*words, env={"PYTHONPATH": "/home/alice/packages"}, cwd="/home/alice/project")
+    assert done.returncode == 0, done.stderr
+    assert "of_the_laptop_only" in done.stderr and "json" not in done.stderr, done.stderr
+    told = night.type("job", "wait", "--within", "60", done.stdout.strip(), timeout=90)
+    assert told.returncode == 8
+    logs = night.type("job", "logs", done.stdout.strip())
+    assert "No module named 'of_the_laptop_only'" in logs.stderr
 
 
 class TwoServers(NamespaceSite):

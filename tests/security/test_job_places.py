@@ -67,3 +67,20 @@ def test_a_resource_of_bob_s_is_not_asked_where_alice_s_was(scene: Scene) -> Non
     assert scene.alice(scene.python, "-m", "ports", "job", "wait", "--within", "60", id).returncode == 0
     out, errors = rogue.communicate(timeout=30)
     assert json.loads(out.splitlines()[-1])["fell"] == [], errors
+
+
+def test_a_fetch_writes_nothing_where_bob_made_its_directory_first(scene: Scene) -> None:
+    scene.site.host("server1").write("~/project/in.txt", "x")
+    line = "mkdir made; echo secret > made/out"
+    id = submit(scene, line, "--copy", "--out", "made", cwd="/home/alice/project")
+    assert scene.alice(scene.python, "-m", "ports", "job", "wait", "--within", "60", id).returncode == 0
+    scene.alice("mkdir", "/home/alice/private", check=True)
+    as_bob(scene, f"mkdir -m 777 /tmp/job-{id}; ln -s /home/alice/private /tmp/job-{id}/made")
+    try:
+        done = scene.alice(scene.python, "-m", "ports", "job", "fetch", id, cwd="/tmp")
+        assert done.returncode == 4 and "belongs to" in done.stderr and "--to" in done.stderr, done.stderr
+        assert not [*scene.path("/home/alice/private").iterdir()]
+        done = scene.alice(scene.python, "-m", "ports", "job", "fetch", id, "--to", "/home/alice/fetched", cwd="/tmp")
+        assert scene.path("/home/alice/fetched/made/out").read_text() == "secret\n", done.stderr
+    finally:
+        scene.alice("rm", "-rf", "/home/alice/private", "/home/alice/fetched")
