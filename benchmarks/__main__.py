@@ -22,7 +22,7 @@ from benchmarks.measure import RUNS, Result
 BENCHMARKS = {**clusters.BENCHMARKS, **comms.BENCHMARKS, **fairness.BENCHMARKS, **lab.BENCHMARKS, **links.BENCHMARKS}
 BENCHMARKS |= {**who.BENCHMARKS, **cache.BENCHMARKS, **jobs.BENCHMARKS, **job_commands.BENCHMARKS}
 #: All rows about jobs by one name.
-JOBS = (*cache.BENCHMARKS, *jobs.BENCHMARKS, *job_commands.BENCHMARKS, "job-remote")
+JOBS = (*cache.BENCHMARKS, *jobs.BENCHMARKS, *job_commands.BENCHMARKS, "job-remote", "job-send")
 PACKAGES = ("dask", "distributed", "tornado", "jupyterlab", "click")
 
 

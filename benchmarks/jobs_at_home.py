@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.at_home import Parameters, disconnect
@@ -45,12 +48,41 @@ def remote(parameters: Parameters) -> list[Samples]:
         disconnect()
 
 
+def send(parameters: Parameters) -> list[Samples]:
+    """Time the second submission of a directory, and rsync over the same connection; one file changes where asked."""
+    from ports import hosts
+    from ports.hosts import openssh
+
+    host, top = ["-H", "server1"], Path.home() / "work"
+    for number in range(parameters["n"]):
+        path = top / f"{number // 1000}" / f"{number}.dat"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(parameters["size"]))
+
+    def once(argv: list[str]) -> float:
+        if parameters["changes"]:
+            (top / "3" / "3333.dat").write_bytes(os.urandom(parameters["size"]))
+        return seconds(argv, cwd=top)
+
+    try:
+        master = openssh.start(hosts.resolve("server1"), warm=True)
+        seconds([*PORTS, "resource", "start", *host])
+        seconds([*PORTS, "resource", "drain", *host])
+        shell = shlex.join([*parameters["ssh"], "-S", str(master.control)])
+        copy = ["rsync", "-a", "-e", shell, f"{top}/", "server1:copy/"]
+        submit = [*PORTS, "job", "submit", *host, "--copy", "--cpus", "1", "--", "true"]
+        return [interleave(lambda: once(submit), lambda: once(copy), parameters["runs"])]
+    finally:
+        seconds([*PORTS, "resource", "stop", "--now", *host])
+        disconnect()
+
+
 def _submit() -> float:
     done = subprocess.run([sys.executable, "-c", SUBMIT], capture_output=True, text=True, check=True, timeout=120)
     return float(done.stdout.splitlines()[-1])
 
 
-ROWS: dict[str, Callable[[Parameters], Any]] = {"remote": remote}
+ROWS: dict[str, Callable[[Parameters], Any]] = {"remote": remote, "send": send}
 
 if __name__ == "__main__":
     print(json.dumps([[one.ours, one.theirs] for one in ROWS[sys.argv[1]](json.loads(sys.argv[2]))]))

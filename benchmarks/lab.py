@@ -101,6 +101,18 @@ def remote_job(runs: int) -> Iterator[Result]:
     yield Result("job-remote-cli", what, "ports list server1", "ms", Aim("ratio", 1.1), typed)
 
 
+def send(runs: int) -> Iterator[Result]:
+    """Time the second submission of a directory to server1, and rsync over the same connection."""
+    for name, what, files, limit in (
+        ("large", "500 MB unchanged", {"n": 50, "size": 10_000_000, "changes": False}, 1.1),
+        ("many", "20,000 files, one changed", {"n": 20_000, "size": 1000, "changes": True}, 1.5),
+    ):
+        with hosts() as site:
+            (samples,) = at_home(site, "send", module="jobs_at_home", runs=runs, **files)
+        what = f"ports job submit -H server1 --copy, {what}"
+        yield Result(f"job-send-{name}", what, "rsync -a, the same connection", "s", Aim("ratio", limit), samples)
+
+
 def open_two(runs: int) -> Iterator[Result]:
     """Time ``ports open`` of two hosts."""
     with hosts() as site, notebooks(site, "server1", "server2"):
@@ -222,6 +234,7 @@ BENCHMARKS: dict[str, Callable[[int], Iterator[Result]]] = {
     "help": help_,
     "list-host": list_host,
     "job-remote": remote_job,
+    "job-send": send,
     "open": open_two,
     "requests": requests,
     "websocket": websocket,
