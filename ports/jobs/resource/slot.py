@@ -42,6 +42,7 @@ _WEIGH_SECONDS = 0.5  # between two looks at the memory of a job that has a limi
 _KEPT_BYTES = 64 * 2**20  # of functions
 _KEPT = 16
 _OWN = ("at", "refused")  # names in a result that are not sent
+_MOST_KILLS = 20  # of a child that was killed from outside before that
 _MOST_STARTS = 2  # of a child that ends before it begins a job
 
 
@@ -512,13 +513,13 @@ class Slot:
             extra = {"began": began, "ended": time.time(), "has_output": has_output, "interrupted": was_ended}
             self.add_result({**job, **extra, **told}, b"")
         elif self.given:
-            self.count_start(child)
+            self.count_start(child, was_killed=told.get("state") == "lost")
         self.give()
 
-    def count_start(self, child: WarmChild) -> None:
+    def count_start(self, child: WarmChild, *, was_killed: bool) -> None:
         """Note that a child ended before it began a job; if that happens again, the first job of the batch fails."""
         self.n_starts += 1
-        if self.n_starts < _MOST_STARTS:
+        if self.n_starts < (_MOST_KILLS if was_killed else _MOST_STARTS):
             child.keep_output(None)
             return
         text = f"the process that runs jobs does not start: {child.last_words() or 'it says nothing'}"
