@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from ports.cli.job_follow import followed, show_submitted
 from ports.cli.job_options import Duration, Id, Variable, on_machine
 from ports.cli.options import Number
 from ports.cli.output import Output, Row, with_output
+
+_OF_COPY = ("in_place", "copy", "out", "reuse", "send_all")
 
 
 @click.command(cls=Command, context_settings={"allow_interspersed_args": False})
@@ -49,14 +51,15 @@ from ports.cli.output import Output, Row, with_output
     "--notify", is_flag=True, help="Send a notice at its end, through the services of the setting jobs.notify."
 )
 @click.option("--keep-children", is_flag=True, help="What the script leaves running goes on; else it ends after 30 s.")
-@click.option("--copy", is_flag=True, help="Run it in a copy of this directory, as it is now.")
 @click.option(
-    "--out", "outputs", metavar="PATH", multiple=True, help="With --copy: what `ports job fetch` gets. Repeatable."
+    "--in-place", is_flag=True, help="Run it in this directory, as on this machine; with -H, nothing is sent there."
 )
+@click.option("--copy", is_flag=True, help="Run it in a copy of this directory as it is now, as with -H.")
 @click.option(
-    "--reuse", metavar="JOB/PATH", multiple=True, help="With --copy: put output of another job there. Repeatable."
+    "--out", "outputs", metavar="PATH", multiple=True, help="Output of the copy, which can be fetched. Repeatable."
 )
-@click.option("--send-all", is_flag=True, help="With --copy: copy more than 1 GB or 50,000 files, or your home.")
+@click.option("--reuse", metavar="JOB/PATH", multiple=True, help="Put output of another job into the copy. Repeatable.")
+@click.option("--send-all", is_flag=True, help="Copy more than 1 GB or 50,000 files, or your home.")
 @click.option("--setup", metavar="COMMAND", help="Command that makes its environment, once: 'pip install -r FILE'.")
 @click.option(
     "--python", metavar="PYTHON", help="With --setup: interpreter of the environment. Default: the resource's."
@@ -77,12 +80,18 @@ def submit(out: Output, machine: Any, words: tuple[str, ...], **options: Any) ->
         raise click.UsageError("--exit-code is for --follow; add it, or `ports job wait` waits for the job")
     options["out"] = options.pop("outputs")
     given = {name: value for name, value in options.items() if value not in (None, (), False)}
-    of_copy: dict[str, Any] = {name: given.pop(name) for name in ("copy", "out", "reuse", "send_all") if name in given}
-    script = _described(machine, words, given, of_copy)
+    of_copy: dict[str, Any] = {name: given.pop(name) for name in _OF_COPY if name in given}
+    _check_way(of_copy)
+    script, note = _described(machine, words, given, of_copy)
+    if note:
+        _say(out, note)
     if flags["dry_run"]:
         return show_submitted(out, script.row())
     id = machine.submit_script(
-        script, start=not flags["no_start"], copied=lambda row: _say_copied(out, row), said=functools.partial(_say, out)
+        script,
+        start=not flags["no_start"],
+        copied=lambda row: _say_copied(out, row, is_sent=machine.host is not None),
+        said=functools.partial(_say, out),
     )
     if machine.host is not None:
         machine = jobs.at(id.partition(":")[0])  # the one of several that has it
@@ -107,41 +116,58 @@ def _say(out: Output, text: str) -> None:
         out.say(text)
 
 
-def _say_copied(out: Output, row: Row) -> None:
+def _say_copied(out: Output, row: Row, *, is_sent: bool) -> None:
     if not out.as_json:
-        out.say(f"copied {job_rows.copied(row)}")
+        out.say(f"{'sent' if is_sent else 'copied'} {job_rows.copied(row)}")
         for line in job_rows.left_behind(row):
             out.say(line)
 
 
-def _described(machine: Any, words: Sequence[str], options: dict[str, Any], of_copy: dict[str, Any]) -> Any:
-    """Return the script that the words of the command line mean, and how it is copied."""
+def _check_way(of_copy: Mapping[str, Any]) -> None:
+    if "copy" in of_copy and "in_place" in of_copy:
+        raise click.UsageError("--copy and --in-place do not go together; leave one of them out")
+
+
+def _described(
+    machine: Any, words: Sequence[str], options: dict[str, Any], of_copy: dict[str, Any]
+) -> tuple[Any, str | None]:
+    """Return the script that the words of the command line mean, and how it is copied; and what is to be said."""
     from ports import jobs
 
     is_far = machine.host is not None
-    script = _script(words, {**options, "is_far": is_far}, of_copy)
+    script, has_directory = _script(words, {**options, "is_far": is_far}, of_copy)
     if is_far and "reuse" in of_copy:
         raise click.UsageError("--reuse and -H do not go together yet; leave one of them out")
-    if of_copy.pop("copy", False):
-        return jobs.plan_copy(script, root=str(Path.cwd()) if is_far else None, **of_copy)
-    if of_copy:
+    in_place, wants_copy = of_copy.pop("in_place", False), of_copy.pop("copy", False)
+    if of_copy and not wants_copy and (in_place or not is_far):
         name = next(iter(of_copy)).replace("_", "-")
-        raise click.UsageError(
-            f"--{name} is for a copy; add --copy, or leave it out: the script runs in this directory"
-        )
-    return script
+        way = "leave --in-place out" if is_far else "add --copy, or leave it out: the script runs in this directory"
+        raise click.UsageError(f"--{name} is for a copy; {way}")
+    if wants_copy or of_copy:
+        return jobs.plan_copy(script, root=str(Path.cwd()) if is_far else None, **of_copy), None
+    if not is_far or in_place or has_directory:
+        return script, None
+    if (note := jobs.nothing_sent(script, str(Path.cwd()), machine.host)) is not None:
+        return script, note
+    return jobs.plan_copy(script, root=str(Path.cwd())), None
 
 
-def _script(words: Sequence[str], options: dict[str, Any], of_copy: dict[str, Any]) -> Any:
-    """Return a script: a command, or a file of YAML, which can also have the options of a copy."""
+def _script(words: Sequence[str], options: dict[str, Any], of_copy: dict[str, Any]) -> tuple[Any, bool]:
+    """Return a script and whether it names its directory: a command, or a file, which can have options of a copy."""
     from ports import jobs
 
-    if Path(words[0]).suffix in (".yaml", ".yml") and Path(words[0]).is_file():
-        if len(words) > 1:
-            raise click.UsageError(f"{words[1]!r} is behind {words[0]}; options are written before the file")
-        argv, given = jobs.read_file(Path(words[0]), is_far=options["is_far"])
-        for name in ("copy", "out", "reuse", "send_all"):
-            if (value := given.pop(name, None)) not in (None, (), False):
-                of_copy.setdefault(name, (value,) if isinstance(value, str) else value)
-        return jobs.describe(argv, **{**given, **options})
-    return jobs.describe(words, **options)
+    if Path(words[0]).suffix not in (".yaml", ".yml") or not Path(words[0]).is_file():
+        return jobs.describe(words, **options, in_place=of_copy.get("in_place", False)), False
+    if len(words) > 1:
+        raise click.UsageError(f"{words[1]!r} is behind {words[0]}; options are written before the file")
+    argv, given = jobs.read_file(Path(words[0]), is_far=options["is_far"])
+    own = {name: value for name in _OF_COPY if (value := given.pop(name, None)) not in (None, (), False)}
+    _check_way(own)
+    if "in_place" in of_copy:
+        own = {}  # the command line wants no copy
+    elif "copy" in of_copy:
+        own.pop("in_place", None)
+    for name, value in own.items():
+        of_copy.setdefault(name, (value,) if isinstance(value, str) else value)
+    script = jobs.describe(argv, **{**given, **options, "in_place": of_copy.get("in_place", False)})
+    return script, given.get("directory") is not None

@@ -247,7 +247,7 @@ class Afar:
         from ports.jobs import _copies, _sending
 
         if not isinstance(script, _copies.Plan):
-            return script, False
+            return self._in_place(script, said), False
         root = script.selection.root
         script, row = _sending.send(self, script, key, host=self.host, say=said)
         copied(row)
@@ -255,6 +255,16 @@ class Afar:
         for note in notes:
             said(note)
         return script, True
+
+    def _in_place(self, script: Script, said: Callable[[str], None]) -> Script:
+        """Return a script that runs in the home there if its directory is none of that machine."""
+        if not script.or_home:
+            return script
+        directory = str(script.submission.directory)
+        if self.ask("disk.status", directory=directory).header.get("is_directory"):
+            return script
+        said(f"{directory} is not on {self.host}: the job runs in your home there; without --in-place, files are sent")
+        return script.at_home()
 
     def has_session(self) -> bool:
         """Say whether our program runs there: `ports` can be missing where python3 is there."""

@@ -6,12 +6,10 @@ objects that a submission needs, until the job is removed.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,8 +122,7 @@ def plan(
     outputs = tuple(dict.fromkeys(_relative(one, "--out") for one in out))
     files = dict(reuse or {})
     found = _selected(root or str(script.submission.directory), send_all, files)
-    setup = ((script.submission.script or {}).get("setup") or {}).get("command") or ""
-    _workspace.check_words([*script.argv, *_words_of(setup)], found)
+    _workspace.check_words([*script.argv, *_workspace.split_words(_setup(script))], found)
     return Plan(script=script, selection=found, out=outputs, send_all=send_all, reuse=files, reused=tuple(reused))
 
 
@@ -152,11 +149,28 @@ def today(script: Script) -> tuple[Script, dict[str, Any]] | None:
     }
 
 
-def _words_of(command: str) -> list[str]:
-    """Return the words of a setup that can name files."""
-    with contextlib.suppress(ValueError):  # a quotation without end, which the shell will say
-        return shlex.split(command)
-    return []
+def nothing_sent(script: Script, root: str, host: str) -> str | None:
+    """Return in a sentence why the directory `root` does not go to another machine unasked; None if it does.
+
+    It is a home, say, and the command needs nothing of it.
+
+    Raises
+    ------
+    UsageError
+        The command line names a file of it.
+    """
+    if (what := _workspace.no_workspace(root, str(Path.home()))) is None:
+        return None
+    if named := _workspace.named_files([*script.argv, _setup(script)], root):
+        raise UsageError(
+            f"{named[0]} is in {root}, {what}, which is not sent to {host}; `cd` to the directory of your script. "
+            f"--in-place uses the files that {host} has"
+        )
+    return f"{root} is {what}, so nothing is sent: the job runs in your home on {host}"
+
+
+def _setup(script: Script) -> str:
+    return str(((script.submission.script or {}).get("setup") or {}).get("command") or "")
 
 
 def _selected(root: str, send_all: bool, reuse: Mapping[str, str]) -> Selection:

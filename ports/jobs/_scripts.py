@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: The options of `ports job submit` that a file can have, beside ``run``.
 OPTIONS = (
     "cpus", "memory", "gpus", "timeout", "retries", "memory_growth", "lifetime", "name", "after", "tag", "environ",
-    "queue", "priority", "at", "keep_children", "notify", "directory", "copy", "out", "reuse", "send_all",
+    "queue", "priority", "at", "keep_children", "notify", "directory", "in_place", "copy", "out", "reuse", "send_all",
     "setup", "python",
 )  # fmt: skip
 RECORDED = ("commit", "dirty", "patch", "python", "packages")  # of the moment of a submission
@@ -45,15 +45,23 @@ _TAG_OPTION = re.compile(r"([^=]+)=(.*)", re.DOTALL)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Script:
-    """A script that can be submitted. `environ` is private; `script` is in the queue for everybody who reads it."""
+    """A script that can be submitted. `environ` is private; `script` is in the queue for everybody who reads it.
+
+    With `or_home`, it runs in the home of a machine that does not have its directory.
+    """
 
     submission: Submission
     environ: Mapping[str, str]
+    or_home: bool = False
 
     @property
     def argv(self) -> list[str]:
         """The command and its arguments."""
         return list((self.submission.script or {})["argv"])
+
+    def at_home(self) -> Script:
+        """Return the script as it runs in the home of another machine."""
+        return dataclasses.replace(self, submission=dataclasses.replace(self.submission, directory="~"))
 
     def blob(self, key: str) -> bytes:
         """Return what `resource/script.py` reads; `key` is that of the submission."""
@@ -103,6 +111,7 @@ def describe(
     keep_children: bool = False,
     notify: bool = False,
     is_far: bool = False,
+    in_place: bool = False,
     setup: str | None = None,
     python: str | None = None,
 ) -> Script:
@@ -137,6 +146,8 @@ def describe(
         ``NAME=VALUE``; of `environ` also ``NAME``, whose value is this process's.
     is_far : bool
         It runs on another machine: in the home there, or a `directory` there, and in the login shell's environment.
+    in_place : bool
+        With `is_far`: in the directory of the same path there, if it has one.
 
     Raises
     ------
@@ -144,21 +155,20 @@ def describe(
         A value is invalid, or there is no such program.
     """
     words, given = [str(word) for word in argv], _variables(environ)
-    where = _far_directory(directory) if is_far else _directory(directory)
+    where, or_home = _place(directory, is_far=is_far, in_place=in_place), is_far and in_place and directory is None
     own, more = _environ(cpus, given, is_far=is_far), {**_setup(setup, python), **(_of_far(cpus) if is_far else {})}
     _check_program(words, where, own, is_far=is_far or "setup" in more)
     asked = {
-        **{"queue": queue, "priority": priority, "memory_growth": memory_growth, "notify": notify},
+        **{"queue": queue, "priority": priority, "after": list(after), "notify": notify},
         "name": name or _name_of(words),
         "needs": _needs(cpus, memory, gpus),
         **_seconds(timeout=timeout, lifetime=lifetime),
-        "retries": _model.parse_retries(retries),
+        **{"retries": _model.parse_retries(retries), "memory_growth": memory_growth},
         "at": None if at is None else parse_time(at),
-        "after": list(after),
         "tags": dict(tag) if isinstance(tag, Mapping) else dict(map(_tag, tag)),
         "script": {**_kept(words), "keep_children": keep_children, "whole": cpus is None, **more},
     }
-    return _script(asked, where, own)
+    return dataclasses.replace(_script(asked, where, own), or_home=or_home)
 
 
 def _seconds(**given: str | float | None) -> dict[str, float | None]:
@@ -191,6 +201,18 @@ def _far_directory(given: object) -> str:
     """Return a directory of another machine: below the home there, unless it is absolute."""
     found = str(given or "~")
     return found if found.startswith(("/", "~")) else f"~/{found}"
+
+
+def _place(directory: str | None, *, is_far: bool, in_place: bool) -> str:
+    if not is_far:
+        return _directory(directory)
+    return _same_there() if in_place and directory is None else _far_directory(directory)
+
+
+def _same_there() -> str:
+    """Return the current directory as another machine would have it: what is below the home here is below that one."""
+    here, home = _directory(None), str(Path.home())
+    return f"~{here[len(home) :]}" if f"{here}/".startswith(f"{home.rstrip('/')}/") else here
 
 
 def _environ(cpus: float | None, given: Mapping[str, str], *, is_far: bool = False) -> dict[str, str]:

@@ -10,6 +10,7 @@ import dataclasses
 import fnmatch
 import os
 import re
+import shlex
 import stat
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,13 +102,20 @@ def select(root: Path | str, *, send_all: bool = False, home: str = "", own: str
         The directory cannot be read, or it is one of those that only go along with `send_all`.
     """
     top = os.path.realpath(root)
-    if not send_all and home and (top == "/" or f"{os.path.realpath(home)}/".startswith(f"{top}/")):
-        what = "your home" if top == os.path.realpath(home) else "above your home"
+    if not send_all and (what := no_workspace(top, home)) is not None:
         raise UsageError(f"{top} is {what}; `cd` to the directory of your script, or add --send-all")
     found = _Walk(top, os.path.realpath(own) if own else "").all()
     if not send_all:
         _check_size(found)
     return found
+
+
+def no_workspace(root: Path | str, home: str) -> str | None:
+    """Return what a directory is that only goes along with `send_all`; None if it can be that of a script."""
+    top, own = os.path.realpath(root), os.path.realpath(home) if home else ""
+    if own and (top == "/" or f"{own}/".startswith(f"{top}/")):
+        return "your home" if top == own else "above your home"
+    return "a directory of all users" if os.stat(top).st_mode & stat.S_ISVTX else None
 
 
 def _check_size(found: Selection) -> None:
@@ -411,8 +419,32 @@ def check_words(words: Sequence[str], found: Selection) -> None:
     """
     for word in words:
         for named in dict.fromkeys([word, word.partition("=")[2]]):
-            if named and not named.startswith(("/", "~", "-")) and len(named) < 4096 and "\0" not in named:
+            if _is_relative(named):
                 _check_word(named, found)
+
+
+def named_files(words: Sequence[str], root: str) -> list[str]:
+    """Return the words that name something below `root`; a text for a shell is looked through word by word."""
+    found = []
+    for n, text in enumerate(words):
+        for word in split_words(text):
+            for named in (word, word.partition("=")[2]):
+                is_program = n == 0 and "/" not in named  # it is looked for on the PATH
+                if _is_relative(named) and not is_program and os.path.normpath(named) != ".":
+                    found += [named] if os.path.lexists(os.path.join(root, named)) else []
+    return found
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words of a text as a shell divides it; itself, if a quotation in it has no end."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return [text]
+
+
+def _is_relative(named: str) -> bool:
+    return bool(named) and not named.startswith(("/", "~", "-")) and len(named) < 4096 and "\0" not in named
 
 
 def _check_word(named: str, found: Selection) -> None:

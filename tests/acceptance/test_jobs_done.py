@@ -413,7 +413,7 @@ def test_a_package_that_is_missing_there_is_said_at_submission(night: Night) -> 
     site = night.site
     site.host("laptop").write("~/project/train.py", "import json, of_the_laptop_only\n")
     site.host("laptop").write("~/packages/of_the_laptop_only.py", "")
-    words = ("job", "submit", "-H", "server1", "--cpus", "1", "--copy", "--", "python3", "train.py")
+    words = ("job", "submit", "-H", "server1", "--cpus", "1", "--", "python3", "train.py")
     done = night.type(*words, env={"PYTHONPATH": "/home/alice/packages"}, cwd="/home/alice/project")
     assert done.returncode == 0, done.stderr
     assert "of_the_laptop_only" in done.stderr and "json" not in done.stderr, done.stderr

@@ -31,11 +31,11 @@ def here(site: Site, *words: str) -> Any:
 
 def test_a_workspace_goes_to_a_server_and_its_output_comes_home(server: Site) -> None:  # noqa: F811
     assert shell(server, PROJECT).returncode == 0
-    submit = ("job", "submit", "-H", "server1", "--cpus", "1", "--copy", "--out", "results", "--", "sh", "train.sh")
+    submit = ("job", "submit", "-H", "server1", "--cpus", "1", "--out", "results", "--", "sh", "train.sh")
     try:
         first = here(server, *submit)
         assert first.returncode == 0, first.stderr
-        assert "copied 4 files" in first.stderr and ".env" in first.stderr and "big.log" in first.stderr
+        assert "sent 4 files" in first.stderr and ".env" in first.stderr and "big.log" in first.stderr
         id = first.stdout.strip()
         assert ports(server, "job", "wait", id).returncode == 0, ports(server, "job", "logs", id).stderr
         out = ports(server, "job", "logs", "--stdout", id).stdout
@@ -53,8 +53,10 @@ def test_a_workspace_goes_to_a_server_and_its_output_comes_home(server: Site) ->
         for one, value in ((then, "41\n"), (today, "42\n")):
             found = json.loads(here(server, "job", "fetch", one, "--json").stdout)
             assert shell(server, f"cat ~/project/{found['directory']}/results/x").stdout == value
-        said = here(server, "job", "submit", "-H", "server1", "--copy", "--", "python3", "train.py").stderr
+        said = here(server, "job", "submit", "-H", "server1", "--", "python3", "train.py").stderr
         assert "not_there_at_all, which the script imports, is missing on server1" in said or "are missing" in said
+        in_place = here(server, *submit[:6], "--in-place", "--", "pwd")
+        assert "~/project is not on server1: the job runs in your home there" in in_place.stderr
         removed = ports(server, "job", "prune", "-H", "server1", "--older", "0s", "--unfetched")
         assert removed.returncode == 0, removed.stderr
     finally:

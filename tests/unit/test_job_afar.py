@@ -99,7 +99,8 @@ def test_a_job_that_another_machine_does_not_have_is_said(capsys: pytest.Capture
         assert "far: no job '9'; `ports job list -H far` shows what there is" in told, words
 
 
-def test_variables_go_to_a_private_file_there_and_nowhere_else(home: Path) -> None:
+def test_variables_go_to_a_private_file_there_and_nowhere_else(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(home))
     assert submit("--cpus", "2", "--environ", "TOKEN=s3cr3t", "--", "true") == 0
     (kept,) = _places.here().environs.iterdir()
     assert kept.stat().st_mode & 0o777 == 0o600 and json.loads(kept.read_text()) == {"TOKEN": "s3cr3t"}
@@ -118,6 +119,106 @@ def test_a_file_of_options_is_submitted_from_home(home: Path, capsys: pytest.Cap
     (home / "train.yaml").write_text("run: true\nmemry: 3GB\n")
     assert submit("train.yaml") == 2
     assert "train.yaml: 'memry' is no option; did you mean memory?" in " ".join(capsys.readouterr().err.split())
+
+
+def project(home: Path, monkeypatch: pytest.MonkeyPatch, name: str = "home/project") -> Path:
+    """Make a directory below a home, and go there."""
+    monkeypatch.setenv("HOME", str(home / "home"))
+    (home / name).mkdir(parents=True)
+    monkeypatch.chdir(home / name)
+    (home / name / "train.py").write_text("print(42)")
+    return home / name
+
+
+def asked(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str, str | None]:
+    """Submit; return what was said, the directory, and the root of what was sent."""
+    assert submit(*words) == 0
+    said = capsys.readouterr().err
+    row = _afar.Afar("far").list_jobs(newest=1)[0][0]
+    told = _afar.Afar("far").show(row["id"])["asked"]
+    return " ".join(said.split()), told["directory"], (told["script"].get("workspace") or {}).get("root")
+
+
+def test_the_directory_is_sent_and_what_stays_behind_is_said(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = project(home, monkeypatch)
+    (root / ".env").write_text("TOKEN=1")
+    said, _, sent = asked(capsys, "--", "python", "train.py")
+    assert sent == str(root) and "sent 1 file, 9 B" in said
+    assert "stays behind: .env (7 B, it can be a secret, and git does not track it)" in said
+    assert cli("submit", "-H", "far", "--dry-run", "--json", "--", "python", "train.py") == 0
+    assert shown(capsys)["workspace"]["n_files"] == 1
+    (root / "train.yaml").write_text("run: python train.py\nout: results\n")
+    assert asked(capsys, "train.yaml")[2] == str(root)
+    assert submit("--", "python", ".env") == 2 and ".env would stay behind" in capsys.readouterr().err
+
+
+def test_in_place_sends_nothing_and_means_the_same_path_there(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = project(home, monkeypatch)
+    said, directory, sent = asked(capsys, "--in-place", "--", "python", "train.py")
+    assert (directory, sent) == ("~/project", None) and "sent" not in said
+    monkeypatch.setattr(_scripts, "_same_there", lambda: "~/not-there")
+    said, directory, sent = asked(capsys, "--in-place", "--", "python", "train.py")
+    assert "~/not-there is not on far: the job runs in your home there; without --in-place, files are sent" in said
+    assert (directory, sent) == ("~", None)
+    (root / "train.yaml").write_text("run: python train.py\nin_place: true\ndirectory: runs\n")
+    assert asked(capsys, "train.yaml")[1:] == ("~/runs", None)
+    (root / "train.yaml").write_text("run: python train.py\ncopy: true\nout: results\n")
+    assert asked(capsys, "--in-place", "train.yaml")[2] is None
+    (root / "train.yaml").write_text("run: python train.py\nin_place: true\n")
+    assert asked(capsys, "--copy", "train.yaml")[2] == str(root)
+
+
+def test_a_path_outside_of_the_home_is_the_same_there(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = project(home, monkeypatch, "homes/project")
+    assert asked(capsys, "--in-place", "--", "true")[1] == str(root)
+
+
+@pytest.mark.parametrize("what", ["your home", "above your home", "a directory of all users"])
+def test_no_home_is_sent_and_a_command_without_files_runs(
+    what: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = project(home, monkeypatch)
+    root = {"your home": root.parent, "above your home": home}.get(what, root)
+    root.chmod(0o1777 if what.startswith("a") and root.name == "project" else 0o755)
+    monkeypatch.chdir(root)
+    said, directory, sent = asked(capsys, "--", "true")
+    assert f"{root} is {what}, so nothing is sent: the job runs in your home on far" in said
+    assert (directory, sent) == ("~", None)
+    (root / "true").touch()
+    (root / "train.py").touch()
+    assert asked(capsys, "--", "true", "/etc/hosts", "~/x", "--train.py")[1] == "~"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--", "python", "train.py"],
+        ["--", "./train.py"],
+        ["--", "sh", "-c", "cd / && python train.py"],
+        ["--", "python", "-m", "x", "--config=train.py"],
+        ["--setup", "sh train.py", "--", "true"],
+        ["train.yaml"],
+    ],
+)
+def test_a_command_that_names_a_file_of_a_home_is_refused(
+    words: list[str], home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = project(home, monkeypatch, "home")
+    (root / "train.py").chmod(0o755)
+    (root / "train.yaml").write_text("run: |\n  module load x\n  python train.py\n")
+    assert submit(*words) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "train.py is in" in said and "your home, which is not sent to far; `cd` to" in said
+    assert "--in-place uses the files that far has" in said
+    assert asked(capsys, "--in-place", *words)[1:] == ("~", None)
+    assert submit("--copy", "--", "python", "train.py") == 2 and "is your home;" in capsys.readouterr().err
+    assert asked(capsys, "--send-all", "--", "python", "train.py")[2] == str(root)
 
 
 def test_jobs_are_cancelled_and_run_again_from_home(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,8 +28,7 @@ NO_WAY_OUT = (
     "from ports.jobs.resource import loop; loop.main", "from ports.jobs.resource.notice import main",
     "and printed no JSON", "`ports doctor` does not work there", "`ports browse` cannot reach home",
     "`ports tunnel` does not show this", "`ports open` of {owner} serves it",
-    "Tag by which `ports job list` can filter", "With --follow: exit with the job's own code",
-    "With --copy: ", "With --setup: ",
+    "Tag by which `ports job list` can filter", "With --follow: exit with the job's own code", "With --setup: ",
     "the environment of --setup", "Remove output of jobs with --copy, too", "`ports job fetch` made it",
     "waiting for {host}, where", "the hosts of the setting ports.hosts", "distributed.print prints here",
     "`ports open` goes through a session", "about 15 s after its last terminal",
@@ -84,8 +83,16 @@ WALKED = {
         "--exit-code is for --follow", "--csv prints one table", "--json prints one document",
         "there is no command; write `ports job submit -- COMMAND …`",
         "--environ and --follow do not go together with -H",
+        "--copy and --in-place do not go together; leave one of them out",
+        "leave --in-place out",
     ),
-    "integration/test_job_workspace.py::test_what_cannot_be_meant_is_refused": ("is for a copy; add --copy",),
+    "unit/test_job_afar.py::test_in_place_sends_nothing_and_means_the_same_path_there": (
+        "the job runs in your home there; without --in-place, files are sent",
+    ),
+    "unit/test_job_afar.py::test_a_command_that_names_a_file_of_a_home_is_refused": (
+        "--in-place uses the files that {host} has",
+    ),
+    "integration/test_job_workspace.py::test_what_cannot_be_meant_is_refused": ("add --copy, or leave it out",),
     "integration/test_job_workspace.py::test_prune_keeps_output_that_nobody_fetched": (
         "because nobody fetched their output ({named}): --unfetched removes them, too",
     ),

@@ -29,7 +29,9 @@ ENTRY_POINT = b"ports.__main__"  # what the program `ports` of an installation i
 
 
 def disk_status(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer":
-    """Return where jobs are kept, how much room is there, and what python and `ports` there are."""
+    """Return where jobs are kept, how much room is there, what python and `ports` there are; and of a `directory`,
+    whether it is there.
+    """
     data, ports = data_of(root), own_ports(os.path.dirname(root))
     place = data
     while not os.path.isdir(place):
@@ -40,6 +42,8 @@ def disk_status(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer"
     told.update(has_ports=ports is not None, ports=ports)
     told["is_new"] = not (os.path.isdir(os.path.join(root, "ids")) and os.listdir(os.path.join(root, "ids")))
     left = os.path.join(root, "submissions")
+    if isinstance(header.get("directory"), str) and "\0" not in header["directory"]:
+        told["is_directory"] = os.path.isdir(os.path.expanduser(header["directory"]))
     told["n_left"] = sum(name[0] != "." for name in os.listdir(left)) if os.path.isdir(left) else 0
     return told, ()
 
