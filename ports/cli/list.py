@@ -166,10 +166,11 @@ class Followed:
         self.hosts, self.all_users = hosts, all_users
         self.rows: dict[str, Sequence[Row]] = {}  # what each said last
         self.answered = threading.Event()  # all hosts have
+        self.is_over = threading.Event()
 
     def _follow(self, host: str) -> None:
-        while (pause := self._look(host)) is not None:
-            time.sleep(pause)
+        while not self.is_over.is_set() and (pause := self._look(host)) is not None:
+            self.is_over.wait(pause)
 
     def _look(self, host: str) -> float | None:
         """Look at a host; return after how many seconds to look again, None for never."""
@@ -196,6 +197,7 @@ class Followed:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.is_over.set()
         if self.hosts:
             from ports.hosts import openssh
 

@@ -536,6 +536,7 @@ def test_watching_a_list_shows_this_machine_then_the_hosts(listing: list[str]) -
 
     shown = wait_until(all_there, timeout=30, what="both hosts")
     watched.close()
+    wait_until(nobody_looks, timeout=30, what="the end of the threads")
     assert shown.index("on-here") < shown.index("on-server1") < shown.index("server2: does not answer")
 
 
@@ -548,6 +549,12 @@ def test_watching_names_the_hosts_that_did_not_answer_yet(listing: list[str], mo
     answers.set()
     wait_until(lambda: "on-server2" in str(next(watched)) or None, timeout=30, what="answers")
     watched.close()
+    wait_until(nobody_looks, timeout=30, what="the end of the threads")
+
+
+def nobody_looks() -> bool | None:
+    """Return True once no thread looks at hosts, which would go on in the directories of the next tests."""
+    return None if any(one.name in ("host-server1", "host-server2") for one in threading.enumerate()) else True
 
 
 @pytest.mark.parametrize(
