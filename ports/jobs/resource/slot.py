@@ -154,7 +154,8 @@ class Slot:
         self.claim = 0  # the number of the claim that waits for work
         self.asked_before = False
         self.since = self.worked_at = time.monotonic()
-        self.told_begun = self.is_busy = False  # busy: the child has not come to the end of what it was given
+        self.is_busy = False  # the child has not come to the end of what it was given
+        self.is_long = self.told_begun = False  # the job that runs: takes longer than an instant; the resource knows it
         self.ends: dict[tuple[str, int], str] = {}
         self.kill_at, self.weighed_at = float("inf"), 0.0
         self.n_starts = 0
@@ -203,14 +204,15 @@ class Slot:
 
     def patience(self, now: float) -> float:
         """Return how long to wait for something to happen."""
-        waits = [_LOOK_SECONDS, self.kill_at - now]
-        if self.link.socket is None:
+        waits = [_LOOK_SECONDS, self.kill_at - now if now < self.kill_at else _BEGUN_SECONDS]  # killed: it ends soon
+        if self.may_connect:
             waits.append(self.link.next_try - now)
         if self.batch:
             running = self.batch[0]
-            waits.append(_BEGUN_SECONDS - (now - self.since) if not self.told_begun else _LOOK_SECONDS)
-            waits.append(float(running.get("timeout") or 1e9) - (now - self.since))
-            if self.told_begun and self.child is not None:
+            waits.append(_BEGUN_SECONDS - (now - self.since) if not self.is_long else _LOOK_SECONDS)
+            if (running["id"], running["attempt"]) not in self.ends:
+                waits.append(float(running.get("timeout") or 1e9) - (now - self.since))
+            if self.is_long and self.child is not None:
                 waits.append(self.child.look_at - now)
         if self.results:
             waits.append(_FLUSH_SECONDS)
@@ -229,11 +231,15 @@ class Slot:
 
     # --- the resource ---
 
+    @property
+    def may_connect(self) -> bool:
+        """Whether it has no connection and is to have one: where its worker is paused, only to tell what it holds."""
+        holds = bool(self.batch or self.results or self.sent or self.started)
+        return self.link.socket is None and (holds or not self.is_paused)
+
     def keep_connected(self, now: float) -> None:
         """Reach the resource; after a loss say what is held, and report again what was not acknowledged."""
-        if self.link.socket is not None or (self.is_paused and not self.batch and not self.sent and not self.started):
-            return
-        if not self.link.connect(now):
+        if not self.may_connect or not self.link.connect(now):
             return
         assert self.link.socket is not None
         self.selector.register(self.link.socket, selectors.EVENT_READ, self.hear)
@@ -446,7 +452,8 @@ class Slot:
             self.child = WarmChild(self.name, self.places, self.lease, shape, self.options)
             self.selector.register(self.child.source, selectors.EVENT_READ, self.listen)
         self.child.run(jobs, self.functions.by_digest, self.blobs)
-        self.since, self.told_begun, self.is_busy = time.monotonic(), False, True
+        self.since, self.is_busy = time.monotonic(), True
+        self.is_long = self.told_begun = False
 
     def drop_child(self) -> dict[str, Any]:
         """End the child; return what is told of a job that it had begun."""
@@ -497,7 +504,7 @@ class Slot:
         self.kill_at = float("inf")
         self.results.append(({**result, "at": time.monotonic()}, blob))
         self.since = self.worked_at = time.monotonic()
-        self.told_begun, self.n_starts = False, 0
+        self.is_long, self.told_begun, self.n_starts = False, False, 0
 
     def bury(self) -> None:
         """Say what became of the job that the child had begun when it ended; the rest gets another child."""
@@ -536,13 +543,14 @@ class Slot:
         if not has_begun:
             self.since = now
         elapsed = now - self.since
-        if not self.told_begun and elapsed >= _BEGUN_SECONDS and self.link.socket is not None:
+        self.is_long = self.is_long or elapsed >= _BEGUN_SECONDS
+        if self.is_long and not self.told_begun and self.link.socket is not None:
             self.told_begun = True
             if len(self.batch) > 1:
                 self.give_back(1)  # it takes long: others run the rest
             told = {"id": job["id"], "attempt": job["attempt"], "at": time.time() - elapsed, "pid": self.child.pid}
             self.link.send({"op": "begun", "slot": self.name, **told})
-        if self.told_begun:
+        if self.is_long:
             if self.child.has_ended():
                 self.bury()
                 return
