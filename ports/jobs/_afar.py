@@ -288,7 +288,7 @@ class Afar:
             if _copies.of(script) is not None:
                 return self._again(script, start)
             return self.submit_script(script, start=start)
-        said = self.ask("rerun", start=start, id=_where.bare(id)).header
+        said = self.ask("rerun", start=start, id=_where.bare(id), key=_scripts.new_key()).header
         return _where.called(self.host, parse_id(said["id"]))
 
     def _again(self, script: Script, start: bool) -> str:

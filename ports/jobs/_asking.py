@@ -427,11 +427,11 @@ def rerun(id: object, *, start: bool = True, here: bool = False) -> JobId:
         script = _scripts.again(row)
         planned = _copies.today(script) if here else None
         return submit_script(plan_copy(planned[0], **planned[1]) if planned else script, start=start)
-    wanted = str(parse_id(str(id)))
+    wanted, key = str(parse_id(str(id))), _scripts.new_key()
     if not start:
-        return parse_id(ask("rerun", id=wanted)["id"])
+        return parse_id(ask("rerun", id=wanted, key=key)["id"])
     with _resource.connect() as connection:
-        return parse_id(connection.ask("rerun", id=wanted).header["id"])
+        return parse_id(connection.ask("rerun", id=wanted, key=key).header["id"])
 
 
 def prune(

@@ -115,7 +115,11 @@ class Intake:
                 raise UsageError(f"inputs: {one} is a map; name its jobs, {one}.0 and so on")
 
     def rerun(self, request: Request) -> None:
-        """Submit again what a job or a map was."""
+        """Submit again what a job or a map was; with a key that is known, it was, and its answer was lost."""
+        key = request.header.get("key")
+        if key is not None and (known := self._known(check_key(key))) is not None:
+            self.exchange.reply(request, {"id": str(known[0]), "count": known[1], "known": True})
+            return
         id = parse_id(request.header.get("id"))
         row = self.exchange.row(id)
         data = words.again_of(json.loads(row.spec), id.item)
@@ -123,8 +127,8 @@ class Intake:
         arguments = self.store.arguments([pack(row.number, one) for one in ones])
         blobs = [self.exchange.read_arguments(arguments.get(pack(row.number, one), b"")) for one in ones]
         count = row.count if id.item is None else None
-        number = self._add(Submission.from_json(data), [self.store.object(row.digest), *blobs], key=None, count=count)
-        self.exchange.reply(request, {"id": str(number), "count": count})
+        number = self._add(Submission.from_json(data), [self.store.object(row.digest), *blobs], key=key, count=count)
+        self.exchange.reply(request, {"id": str(number), "count": count, "known": False})
 
     def take_in(self) -> list[_submissions.Left]:
         """Take in what was submitted while no resource ran; return it, with the requests, which are the caller's."""

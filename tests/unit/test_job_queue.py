@@ -721,6 +721,16 @@ def test_the_list_filters_by_state_name_tag_and_queue(desk: Desk) -> None:
     }  # fmt: skip
 
 
+def test_a_rerun_whose_answer_was_lost_makes_no_second_job(desk: Desk) -> None:
+    id = desk.submit(3)
+    first = desk.answer("rerun", id=id, key="a" * 32)
+    desk.restart()
+    again = desk.answer("rerun", id=id, key="a" * 32)
+    assert (again["id"], again["count"], first["known"], again["known"]) == (first["id"], 3, False, True)
+    assert desk.answer("rerun", id=id, key="b" * 32)["id"] != first["id"] != desk.answer("rerun", id=id)["id"]
+    assert "32 hexadecimal digits" in desk.answer("rerun", id=id, key="k")["error"]["text"]
+
+
 def test_a_job_can_be_run_again_as_a_new_one(desk: Desk) -> None:
     id = desk.submit(3, name="night", after=[desk.submit()])
     desk.work()

@@ -192,6 +192,18 @@ def test_jobs_run_again_from_a_queue_at_rest(desk: Desk) -> None:
     assert desk.store.submission(int(ids[2])).digest == desk.store.submission(int(large)).digest  # type: ignore[union-attr]
 
 
+def test_a_rerun_at_rest_whose_answer_was_lost_makes_no_second_job(desk: Desk) -> None:
+    id = desk.submit(3)
+    known = desk.answer("rerun", id=id, key="b" * 32)["id"]
+    desk.store.close()
+    made = [told(desk, "rerun", id=id, key="a" * 32)["id"] for _ in range(2)]
+    assert made[0] == made[1] and told(desk, "rerun", id=id)["id"] not in made
+    assert told(desk, "rerun", id=id, key="b" * 32)["id"] == known
+    desk.start()
+    desk.queue.tick()
+    assert desk.answer("rerun", id=id, key="a" * 32)["id"] == made[0]
+
+
 def test_a_result_of_a_map_that_was_cancelled_at_rest_is_whole(desk: Desk) -> None:
     many = desk.submit(3)
     desk.end("s1", desk.take("s1", most=1)[0])

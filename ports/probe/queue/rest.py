@@ -645,14 +645,15 @@ def cancelled(queue: QueueAtRest, header: "Json") -> "Json":
 
 def submitted(queue: QueueAtRest, header: "Json", blobs: "Sequence[bytes]") -> "Json":
     """Leave a submission, new or of what another one was, and return its id; raises Refused."""
-    if header["op"] == "rerun":
+    is_again = header["op"] == "rerun"
+    key = new_key() if is_again and header.get("key") is None else check_key(header.get("key"))
+    known = queue.known(key)
+    if known is not None:
+        return {"id": str(known[0]), "count": known[1], "known": True, "at_rest": True}
+    if is_again:
         spec, count, blobs = queue.again(header)
-        key = new_key()  # type: Any
     else:
-        spec, count, key = header.get("submission") or {}, header.get("count"), header.get("key")
-        known = queue.known(check_key(key))
-        if known is not None:
-            return {"id": str(known[0]), "count": known[1], "known": True, "at_rest": True}
+        spec, count = header.get("submission") or {}, header.get("count")
         if not isinstance(spec, dict) or not blobs:
             raise Refused("UsageError", "submission: %s is no object with blobs" % short(spec))
     try:
