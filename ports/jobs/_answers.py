@@ -120,6 +120,7 @@ class Answers:
                 "slots": slots,
                 "capacity": self.exchange.capacity.to_json(),
                 "free": ledger.room.free(),
+                "without_jobs": ledger.room.without_jobs(),
                 "draining": self.exchange.is_draining,
                 "running": running[:20],
                 "running_scripts": scripts[:20],

@@ -82,8 +82,7 @@ class Job:
     """
 
     def __init__(self, id: JobId | str | int, name: str = "", where: Where | None = None) -> None:
-        host, self._id = _where.split(id)
-        self._where = where or Where(host, _where.is_trusted(host))
+        self._where, self._id = _placed(id, where)
         self.name = name
         self._ended: str | None = None  # its last state
         self._future: Future[End] | None = None
@@ -246,8 +245,10 @@ class JobMap(Sequence[Job]):
     """
 
     def __init__(self, id: JobId | str | int | None, n_jobs: int, name: str = "", where: Where | None = None) -> None:
-        host, self._id = _split(id)
-        self._where = where or Where(host, _where.is_trusted(host))
+        self._id: JobId | None = None
+        self._where = where or Where()
+        if id is not None:
+            self._where, self._id = _placed(id, where)
         self._n_jobs = n_jobs
         self.name = name
         self._jobs: dict[int, Job] = {}
@@ -343,8 +344,12 @@ class JobMap(Sequence[Job]):
             yield job
 
 
-def _split(id: JobId | str | int | None) -> tuple[str | None, JobId | None]:
-    return (None, None) if id is None else _where.split(id)
+def _placed(id: JobId | str | int, where: Where | None) -> tuple[Where, JobId]:
+    """Return the machine and the number of a job; `ports.host` says the machine only where neither argument does."""
+    if where is not None:
+        return where, parse_id(_where.bare(id))
+    host, found = _where.split(id)
+    return Where(host, _where.is_trusted(host)), found
 
 
 class _Ends:
@@ -453,7 +458,10 @@ def list(newest: int = 50, **filters: Any) -> Sequence[Job | JobMap]:
     **filters
         ``state``, ``name``, ``queue``, ``tag``.
     """
-    host = _where.current.get().host
+    here = _where.current.get()
+    if here.among:
+        raise UsageError(f"jobs are listed of one machine; name one of {', '.join(here.among)} with ports.host")
+    host = here.host
     rows = _client.look("list", host=host, newest=min(newest, _MOST_LISTED), filters=filters)["rows"]
     return [_of_row(host, row) for row in rows]
 

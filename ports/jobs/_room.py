@@ -85,6 +85,12 @@ class Room:
         memory = self.memory if others.memory is None else max(0, min(self.memory, others.memory))
         return {"cpus": self.cpus, "memory": memory, "gpus": sorted(self.gpus - set(others.taken_gpus))}
 
+    def without_jobs(self) -> dict[str, Any]:
+        """Return what a job could have if no other job ran, JSON-able: what other users leave."""
+        has, others = self.capacity, self.available
+        memory = has.memory if others.memory is None else min(has.memory, others.memory)
+        return {"cpus": has.cpus, "memory": memory, "gpus": sorted(set(has.gpus) - set(others.taken_gpus))}
+
     def would_fit(self, needs: Needs) -> bool:
         """Say whether it is own jobs that keep a job with these needs waiting, not other users or the machine."""
         others = self.available

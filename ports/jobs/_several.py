@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ports.jobs._copies import Plan
     from ports.jobs._scripts import Script
 
-AT_ONCE, AFTER_A_START, LATER, NOT_NOW, NEVER = range(5)
+AT_ONCE, AFTER_A_START, LATER, AFTER_OTHERS, NOT_NOW, NEVER = range(6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,8 @@ def offer(host: str, status: Mapping[str, Any] | PortsError, needs: Needs) -> Of
         return Offer(host, (NOT_NOW, n_waiting), f"it drains, {waiting}")
     if not n_waiting and _fits(status.get("free") or {}, wanted):
         return Offer(host, (AT_ONCE,), "starts at once")
+    if not _fits(status.get("without_jobs") or told, wanted):  # nobody knows for how long
+        return Offer(host, (AFTER_OTHERS, n_waiting), f"other users have what it needs, {waiting}")
     return Offer(host, (LATER, (n_waiting + n_running) / max(capacity.cpus, 0.1)), f"full, {waiting}")
 
 

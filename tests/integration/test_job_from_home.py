@@ -91,7 +91,8 @@ def test_of_several_servers_the_first_that_can_begin_gets_the_job(root_site: Nam
     assert first.stdout == "server1:1\n"
     assert "server1: no compute resource runs yet, so one is started; server2: left out: " in first.stderr
     code = "import ports\nwith ports.host(['server2', 'server1']): print(ports.submit(len, 'abc').result(60))"
-    assert server.run("laptop", [server.python, "-c", code], timeout=120).stdout == "3\n"
+    mapped = server.run("laptop", [server.python, "-c", code], timeout=120)
+    assert mapped.stdout == "3\n", mapped.stderr
     assert ports(server, "job", "wait", "server1:1", "server1:2").returncode == 0
     root_site.host("server2").power_off()
     last = ports(server, "job", "submit", "-H", "server2,server1", *words)

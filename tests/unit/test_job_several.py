@@ -10,7 +10,8 @@ import pytest
 import ports
 from ports.errors import ConnectionLostError, FarSideError, NetworkError, PortsError, UsageError
 from ports.jobs import _afar, _client, _several, _where
-from ports.jobs._model import Needs
+from ports.jobs._job import Job, JobMap
+from ports.jobs._model import JobId, Needs
 from ports.jobs._scripts import Script, describe
 
 GIB = 2**30
@@ -20,6 +21,12 @@ def status(waiting: int = 0, running: int = 0, free: float = 4, gpus: int = 0, *
     has = {"cpus": 4, "memory": 16 * GIB, "gpus": list(range(2)), "tags": []}
     left = {"cpus": free, "memory": 8 * GIB, "gpus": list(range(gpus))}
     return {"capacity": has, "free": left, "counts": {"pending": waiting, "running": running}, **rest}
+
+
+def taken(waiting: int = 0, running: int = 0, gpus: int = 0, memory: int = 8 * GIB) -> dict[str, Any]:
+    """A machine of which other users leave so much."""
+    rest = {"cpus": 4, "memory": memory, "gpus": list(range(gpus))}
+    return status(waiting, running, gpus=gpus, without_jobs=rest)
 
 
 LOST = NetworkError("gpu2", "no route to host")
@@ -36,6 +43,9 @@ LOST = NetworkError("gpu2", "no route to host")
         (status(gpus=1), Needs(gpus=1), "starts at once", _several.AT_ONCE),
         (status(), Needs(memory=12 * GIB), "full, nothing waits", _several.LATER),
         (status(), Needs(gpus=3), "can never run it: it needs 3 gpus, and this resource has 2", _several.NEVER),
+        (taken(), Needs(gpus=1), "other users have what it needs, nothing waits", _several.AFTER_OTHERS),
+        (taken(waiting=2), Needs(memory=9 * GIB), "other users have what it needs, 2 jobs wait", _several.AFTER_OTHERS),
+        (taken(waiting=2, gpus=2), Needs(gpus=1), "full, 2 jobs wait", _several.LATER),
         (status(draining=True), Needs(), "it drains, nothing waits", _several.NOT_NOW),
         ({"has_ports": True}, Needs(), "no compute resource runs yet", _several.AFTER_A_START),
         ({"has_ports": False}, Needs(), "no compute resource runs yet", _several.AFTER_A_START),
@@ -87,6 +97,23 @@ def test_the_machine_that_begins_first_is_the_first(
 ) -> None:
     told |= dict(zip(("gpu1", "gpu2"), statuses, strict=True))
     assert [one.host for one in _several.offers(["gpu1", "gpu2"], Needs())] == order
+
+
+@pytest.mark.parametrize(
+    ("bobs", "own"),
+    [
+        (taken(), status(waiting=1, gpus=2)),
+        (taken(), status(waiting=9, running=4)),
+        (taken(running=1), status(waiting=9, running=4)),
+        (taken(waiting=1), taken(waiting=0)),
+    ],
+)
+def test_a_machine_whose_gpus_another_user_has_comes_after_those_with_jobs(
+    bobs: Any, own: Any, told: dict[str, Any]
+) -> None:
+    """Own jobs end; what another user does can take for ever, though nothing waits there."""
+    told |= {"gpu1": bobs, "gpu2": own}
+    assert [one.host for one in _several.offers(["gpu1", "gpu2"], Needs(gpus=1))] == ["gpu2", "gpu1"]
 
 
 def test_machines_of_which_none_can_run_a_job_are_all_named(told: dict[str, Any]) -> None:
@@ -170,6 +197,20 @@ def test_functions_go_to_the_free_one_of_several_machines(
         assert _where.current.get().among == ("gpu1", "gpu2")
         with pytest.raises(UsageError, match="job 12 can be of gpu1 or gpu2; write gpu1:12"):
             ports.jobs.get("12")
+
+
+def test_a_job_of_one_of_several_machines_knows_which_has_it() -> None:
+    with ports.host("gpu1,gpu2"):
+        job = Job(JobId(7), "fit", _where.Where("gpu2"))
+        jobs = JobMap(JobId(8), 3, "fit", _where.Where("gpu1"))
+        assert (job.id, job.host, jobs.id) == ("gpu2:7", "gpu2", "gpu1:8")
+        assert [one.id for one in jobs] == ["gpu1:8.0", "gpu1:8.1", "gpu1:8.2"]
+        assert [JobMap(None, 0).id, len(JobMap(None, 0))] == ["", 0]
+
+
+def test_jobs_of_several_machines_are_listed_of_one_that_is_named() -> None:
+    with ports.host("gpu1,gpu2"), pytest.raises(UsageError, match="one of gpu1, gpu2"):
+        ports.jobs.list()
 
 
 @pytest.mark.parametrize(
