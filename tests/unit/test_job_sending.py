@@ -5,6 +5,7 @@ The other machine is the program that is piped to it, in this process, with a di
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -146,6 +147,51 @@ def test_after_a_cut_only_the_rest_is_sent(
     assert far.n_bytes < 800_000, "what had arrived was sent again"
     out = far.laid_out(script, tmp_path / "out")
     assert all((out / path.name).read_bytes() == path.read_bytes() for path in top.iterdir())
+
+
+@pytest.mark.parametrize("stops_at", ["digest_of", "move_objects"])
+def test_a_large_file_whose_last_step_failed_is_sent_the_next_time(
+    top: Path, far: Far, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stops_at: str
+) -> None:
+    monkeypatch.setattr(_sending, "_MOST_BYTES", 100_000)
+    (top / "large").write_bytes(os.urandom(1_000_000))
+
+    def full(*_: object) -> Any:
+        if list((far.root / "objects" / ".sent").glob("*")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*_)
+
+    real = getattr(sent, stops_at)
+    with monkeypatch.context() as patch:
+        patch.setattr(sent, stops_at, full)
+        with pytest.raises(OSError, match="No space"):
+            sending(far)
+    (part,) = (far.root / "objects" / ".sent").iterdir()
+    assert part.stat().st_size == 1_000_000
+    far.again()
+    script, _ = sending(far)
+    assert far.n_bytes < 10_000, "what had arrived was sent again"
+    assert (far.laid_out(script, tmp_path / "out") / "large").read_bytes() == (top / "large").read_bytes()
+
+
+def test_prune_works_in_a_session_whose_submission_failed(top: Path, far: Far) -> None:
+    (top / "a").write_text("1")
+    sending(far)
+    far.ask("disk.missing", trees=[], names=[])  # of a submission that ends in an error
+    assert sent.disk_sweep(str(far.root), {}, [])[0] == {"n_bytes": 0}
+    far.ask("disk.missing", trees=[], names=[])
+    far.ask("disk.forget", key=KEY)
+    assert sent.SENDING == {} and sent.sweep_objects(str(far.root)) > 0
+
+
+def test_prune_says_that_files_are_being_sent(top: Path, far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sent, "LOCK_SECONDS", 0.1)
+    (top / "a").write_text("1")
+    sending(far)
+    far.ask("disk.missing", trees=[], names=[])
+    with pytest.raises(Refused) as refused:
+        sent.sweep_objects(str(far.root))
+    assert "some are being sent; prune again" in refused.value.text
 
 
 def test_objects_that_were_removed_there_are_sent_again(top: Path, far: Far, tmp_path: Path) -> None:

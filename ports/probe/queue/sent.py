@@ -33,6 +33,7 @@ SENT_KEY = re.compile(r"[0-9a-f]{32}\Z")
 PYTHON_NAME = re.compile(r"[A-Za-z0-9_./+-]{1,1000}\Z")
 PACKAGES_SECONDS = 20.0
 FEW_FILES = 32  # that are synced one by one; for more, the whole file system is
+LOCK_SECONDS = 10.0
 PART_SECONDS = 14 * 86400.0  # for which half of a large file is kept
 SENDING = {}  # type: Dict[str, int]  # the lock that keeps objects from being removed, by directory
 
@@ -135,10 +136,28 @@ def parts_of(objects: str, missing: "Iterable[str]") -> "Dict[str, int]":
         path = os.path.join(directory, name)
         status = os.lstat(path)
         if name in wanted:
-            found[name] = status.st_size
+            found[name] = reopened(path)
         elif now - status.st_mtime > PART_SECONDS:
             os.unlink(path)
     return found
+
+
+def reopened(path: str) -> int:
+    """Return how much of a part is there, without its last byte: so one more piece comes, which makes it an object.
+
+    Where the disk was full or the power went between both, a part is whole, and can be read-only already.
+    """
+    import fcntl
+
+    os.chmod(path, 0o600)
+    with open(path, "ab", 0, opener=open_part) as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another session goes on with it at this moment
+            return os.fstat(file.fileno()).st_size
+        size = max(0, os.fstat(file.fileno()).st_size - 1)
+        file.truncate(size)
+        return size
 
 
 def disk_put(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer":
@@ -267,23 +286,41 @@ def disk_keep(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer":
     if is_there:
         told = {"format": 1, "tree": tree, "objects": others}
         write_durably(os.path.join(root, "workspaces", key), [json.dumps(told).encode()])
+    let_go(objects)
+    return {"is_whole": is_there}, []
+
+
+def let_go(objects: str) -> None:
+    """Let `ports job prune` remove objects again."""
     held = SENDING.pop(objects, None)
     if held is not None:
         os.close(held)
-    return {"is_whole": is_there}, []
+
+
+def lock_objects(lock: int) -> None:
+    """Wait until nobody sends files for a job; raises Refused after a while."""
+    import fcntl
+
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise Refused("StoreError", "the files of jobs stay: some are being sent; prune again after that")
+        time.sleep(0.05)
 
 
 def sweep_objects(root: str, kept: "Iterable[str]" = ()) -> int:
     """Remove the objects that no submission needs, and return their size; it waits for what is being submitted."""
-    import fcntl
-
     objects, workspaces = os.path.join(data_of(root), "objects"), os.path.join(root, "workspaces")
     if not os.path.isdir(workspaces) or not os.path.isdir(objects):
         return 0
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     lock, n_bytes, needed = os.open(os.path.join(objects, "lock"), flags, 0o600), 0, set(kept)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_objects(lock)
         for key in os.listdir(workspaces):
             if not key.startswith("."):
                 mark_objects(objects, os.path.join(workspaces, key), needed)
@@ -345,6 +382,7 @@ def remove_file(path: str) -> None:
 
 def disk_sweep(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer":
     """Remove the objects that no submission needs any more."""
+    let_go(objects_of(root))  # of a submission of this session that failed
     return {"n_bytes": sweep_objects(root)}, []
 
 
@@ -380,6 +418,7 @@ def disk_packages(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answe
 def disk_forget(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer":
     """Forget what a submission needs that was refused."""
     remove_file(os.path.join(root, "workspaces", sent_key(header)))
+    let_go(objects_of(root))
     return {}, []
 
 
