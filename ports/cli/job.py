@@ -183,8 +183,7 @@ def logs(
     found = machine.output(id)
     if stamps and not found.stamped and not out.as_json:
         out.say("ports: the output of a function has no stamps")
-    files = {name: one for name, one in found.files().items() if only in (None, name)}
-    pieces, _ = jobs.last(files, lines, stamped=found.stamped)
+    pieces, _ = jobs.last_of(found, lines, only=only)
     if not out.as_json:
         write(out, pieces, stamps=stamps)
         return

@@ -66,9 +66,10 @@ def stream(out: Output, machine: Any, id: str, *, lines: int, only: str | None, 
     def files() -> dict[str, Any]:
         return {name: one for name, one in found.files().items() if only in (None, name)}
 
-    pieces, positions = jobs.last(files(), lines, stamped=found.stamped)
+    pieces, positions = jobs.last_of(found, lines, only=only)
     write(out, pieces, stamps=stamps)
-    for some, _ in jobs.follow(files, positions, stamped=found.stamped, is_over=found.is_over):
+    asked = {"stamped": found.stamped, "is_over": found.is_over, "is_still": found.is_still}
+    for some, _ in jobs.follow(files, positions, **asked):
         write(out, some, stamps=stamps)
 
 

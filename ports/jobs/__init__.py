@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ports.jobs._job import list as list
     from ports.jobs._listening import listening as listening
     from ports.jobs._logs import follow as follow
-    from ports.jobs._logs import last as last
+    from ports.jobs._logs import last_of as last_of
     from ports.jobs._machine import at as at
     from ports.jobs._model import parse_duration as parse_duration
     from ports.jobs._model import parse_id as parse_id
@@ -80,7 +80,7 @@ else:
             "_listening": ("listening",),
             "_logs": (
                 "follow",
-                "last",
+                "last_of",
             ),
             "_machine": ("at",),
             "_model": (

@@ -24,7 +24,7 @@ from ports.errors import (
 )
 from ports.jobs import _client, _logs, _model, _where
 from ports.jobs._logs import Part
-from ports.jobs._model import ENDED, PENDING, RUNNING, parse_id
+from ports.jobs._model import ENDED, PENDING, parse_id
 from ports.jobs._there import FarConnection
 from ports.probe import size
 
@@ -72,9 +72,8 @@ class Output:
 
     def files(self) -> dict[str, FarFile]:
         """Return the file of each stream; it need not exist."""
-        slot = str(self._row.get("slot") or "")
-        if not self.stamped and self._row["state"] == RUNNING and slot:
-            named = {"stdout": f"streams/{slot}.out", "stderr": f"streams/{slot}.err"}
+        if (place := _logs.place_of(self._row)) is not None:
+            named = {"stdout": f"streams/{place[0]}.out", "stderr": f"streams/{place[0]}.err"}
         else:
             named = {name: f"work/{self.id}/{name}" for name in _logs.STREAMS}
         return {name: FarFile(self._machine, path) for name, path in named.items()}
@@ -86,6 +85,13 @@ class Output:
             frame = self._machine.ask("show", is_patient=True, id=str(self.id))
             self._row = frame.header["row"]
         return self._row["state"] in ENDED
+
+    def is_still(self) -> bool:
+        """Say whether the job still has the files that `files` named; see `_logs.Output`."""
+        before = _logs.place_of(self._row)
+        if before is not None:
+            self._row = self._machine.ask("show", is_patient=True, id=str(self.id)).header["row"]
+        return _logs.place_of(self._row) == before
 
 
 class Afar:

@@ -16,7 +16,7 @@ from ports import listeners
 from ports.errors import ConflictError, PortsError, ResourceLostError, TimedOutError, UsageError
 from ports.jobs import _copies, _fetch, _logs, _model, _outputs, _places, _resource, _scripts, _submissions
 from ports.jobs._connection import Connection, revive
-from ports.jobs._model import ENDED, RUNNING, Capacity, JobId, LeaseState, parse_id
+from ports.jobs._model import ENDED, Capacity, JobId, LeaseState, parse_id
 from ports.jobs._scripts import Script
 from ports.jobs._store import Store
 from ports.jobs._trees import Objects
@@ -46,9 +46,8 @@ class Output:
     def files(self) -> dict[str, Path]:
         """Return the file of each stream; it need not exist."""
         places = _places.here()
-        if not self.stamped and self._row["state"] == RUNNING and self._row.get("slot"):
-            slot = str(self._row["slot"])
-            return {"stdout": places.stdout_of(slot), "stderr": places.stderr_of(slot)}
+        if (place := _logs.place_of(self._row)) is not None:
+            return {"stdout": places.stdout_of(place[0]), "stderr": places.stderr_of(place[0])}
         work = places.work_of(self.id)
         return {name: work / name for name in _logs.STREAMS}
 
@@ -59,6 +58,15 @@ class Output:
             with contextlib.suppress(ConflictError):  # the resource is starting
                 self._row = show(self.id)
         return self._row["state"] in ENDED
+
+    def is_still(self) -> bool:
+        """Say whether the job still has the files that `files` named; see `_logs.Output`."""
+        before = _logs.place_of(self._row)
+        if before is None:
+            return True
+        with contextlib.suppress(ConflictError):
+            self._row = show(self.id)
+        return _logs.place_of(self._row) == before
 
 
 def ask(op: str, blobs: Sequence[bytes] = (), **fields: Any) -> dict[str, Any]:

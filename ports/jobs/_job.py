@@ -145,7 +145,7 @@ class Job:
     def logs(self) -> str:
         """Return what it printed so far: of a function stdout, then stderr; of a script both in their order."""
         found = _machine.at(self.host).output(self.id)
-        pieces, _ = _logs.last(found.files(), 0, stamped=found.stamped)
+        pieces, _ = _logs.last_of(found, 0)
         return b"".join(one.text for one in pieces).decode("utf-8", "backslashreplace")
 
     def why(self) -> str:

@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from ports.jobs._model import RUNNING
 
 STREAMS = ("stdout", "stderr")
 _STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) ")
@@ -144,12 +146,44 @@ def last(files: Files, lines: int, *, stamped: bool) -> tuple[list[Piece], dict[
     return (found[-lines:] if lines else found), positions
 
 
+def place_of(row: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Return slot and attempt of a function that runs, which prints to a file of that slot; None of any other job."""
+    if row.get("what") == "script" or row["state"] != RUNNING or not row.get("slot"):
+        return None
+    return str(row["slot"]), row.get("attempt")
+
+
+class Output(Protocol):
+    """The output of one job."""
+
+    stamped: bool
+
+    def files(self) -> Files:
+        """Return the file of each stream at this moment."""
+
+    def is_still(self) -> bool:
+        """Say whether the job still has the files that `files` named last, and look again where it has not.
+
+        What a slot prints to becomes the file of its next job at once.
+        """
+
+
+def last_of(output: Output, lines: int, *, only: str | None = None) -> tuple[list[Piece], dict[str, Position]]:
+    """Return as `last` what a job printed, whether it goes on or ends meanwhile; `only` one stream, if it is named."""
+    while True:
+        files = {name: one for name, one in output.files().items() if only in (None, name)}
+        found = last(files, lines, stamped=output.stamped)  # type: ignore[arg-type]
+        if output.is_still():
+            return found
+
+
 def follow(
     find: Callable[[], Files],
     positions: Mapping[str, Position],
     *,
     stamped: bool,
     is_over: Callable[[], bool],
+    is_still: Callable[[], bool] = lambda: True,
     every: float = 0.2,
 ) -> Iterator[tuple[list[Piece], dict[str, Position]]]:
     """Yield what comes after `positions`, and how far that is, until `is_over` says so and all was returned.
@@ -158,6 +192,8 @@ def follow(
     ----------
     find : callable
         Returns the file of each stream at this moment.
+    is_still : callable
+        Asked after something was read: whether those files were the job's all the while; see `Output.is_still`.
 
     Raises
     ------
@@ -166,12 +202,14 @@ def follow(
     """
     now = dict(positions)
     while True:
-        over = is_over()
+        over, before = is_over(), dict(now)
         found: list[Piece] = []
         for stream, source in _sources(find()).items():
             pieces, now[stream] = read_on(stream, source, now.get(stream, Position()), stamped=stamped)
             found += pieces
-        if found:
+        if found and not is_still():
+            now = before
+        elif found:
             yield (_in_order(found) if stamped else found), dict(now)
         elif over:
             return
@@ -233,9 +271,9 @@ def _lines(data: bytes) -> list[bytes]:
 
 
 def _last_of(stream: str, source: Source, lines: int, stamped: bool) -> tuple[list[Piece], Position]:
-    newer, older = _ends(source, lines, stamped)
+    newer, older = _ends(source, lines)
     if newer is not None and older is not None and older.head == newer.head:  # it was moved away meanwhile
-        newer, older = _ends(source, lines, stamped)
+        newer, older = _ends(source, lines)
     if newer is None:
         return [], Position()
     data = (older.data if older is not None else b"") + newer.data
@@ -245,11 +283,11 @@ def _last_of(stream: str, source: Source, lines: int, stamped: bool) -> tuple[li
     return (pieces[-lines:] if lines else pieces), at
 
 
-def _ends(source: Source, lines: int, stamped: bool) -> tuple[Part | None, Part | None]:
+def _ends(source: Source, lines: int) -> tuple[Part | None, Part | None]:
     """Return the end of a file, and of what it was before if the lines do not suffice."""
     newer = _end_of(source, lines)
     missing = lines - len(_lines(newer.data)) if newer is not None and lines else 0
-    wants_more = newer is not None and stamped and (not lines or missing > 0)
+    wants_more = newer is not None and (not lines or missing > 0)
     return newer, _end_of(source.older, missing) if wants_more else None
 
 

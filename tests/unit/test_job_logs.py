@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from ports.jobs import _logs
 from ports.jobs._logs import Position
-from ports.jobs.resource import script
+from ports.jobs.resource import script, streams
 from ports.sessions import launch
 
 
@@ -130,6 +131,69 @@ def test_output_of_a_function_has_no_stamps_and_stdout_comes_first(tmp_path: Pat
     files["stdout"].write_bytes(b"a\nb\nc")
     more = list(_logs.follow(lambda: files, positions, stamped=False, is_over=lambda: True))
     assert [text_of(pieces) for pieces, _ in more] == [b"c"]
+
+
+class Running:
+    """A function of a slot whose file becomes that of the next job while its own row says that it runs."""
+
+    stamped = False
+
+    def __init__(self, top: Path) -> None:
+        self.slot, self.work = top / "slot.out", top / "stdout"
+        self.row: dict[str, Any] = {"what": "function", "state": "running", "slot": "slot", "attempt": 1}
+        self.next_row = self.row
+        self.slot.write_bytes(b"".join(b"A line %d\n" % n for n in range(5)))
+
+    def files(self) -> dict[str, Path]:
+        return {"stdout": self.slot if _logs.place_of(self.row) else self.work}
+
+    def is_still(self) -> bool:
+        before, self.row = _logs.place_of(self.row), self.next_row
+        return _logs.place_of(self.row) == before
+
+    def is_over(self) -> bool:
+        return self.row["state"] == "finished"
+
+    def end(self) -> None:
+        """End, and let the slot go on with another job."""
+        with self.slot.open("ab") as file:
+            file.write(b"A last line\n")
+        self.slot.rename(self.work)
+        self.slot.write_bytes(b"".join(b"B secret line %d\n" % n for n in range(9)))
+        self.next_row = {**self.row, "state": "finished"}
+
+
+WHOLE = b"".join(b"A line %d\n" % n for n in range(5)) + b"A last line\n"
+
+
+def test_a_follower_never_sees_the_output_of_the_next_job(tmp_path: Path) -> None:
+    job = Running(tmp_path)
+    pieces, positions = _logs.last_of(job, 0)
+    got = text_of(pieces)
+    assert got == WHOLE[: len(got)] and got.endswith(b"4\n")
+    job.end()
+    asked: dict[str, Any] = {"stamped": False, "is_over": job.is_over, "is_still": job.is_still, "every": 0.0}
+    for some, _ in _logs.follow(job.files, positions, **asked):
+        got += text_of(some)
+    assert got == WHOLE
+
+
+def test_last_lines_are_those_of_the_job_though_it_ends_meanwhile(tmp_path: Path) -> None:
+    job = Running(tmp_path)
+    job.end()
+    assert text_of(_logs.last_of(job, 2)[0]) == b"A line 4\nA last line\n"
+    assert text_of(_logs.last_of(job, 0, only="stderr")[0]) == b""
+
+
+def test_the_end_of_too_much_output_of_a_function_is_shown(tmp_path: Path) -> None:
+    files = {"stdout": tmp_path / "stdout"}
+    files["stdout"].write_bytes(b"".join(b"%d\n" % n for n in range(10_000)))
+    assert streams.cut(str(files["stdout"]), 20_000) and not files["stdout"].stat().st_size
+    assert [int(one.text) for one in _logs.last(files, 3, stamped=False)[0]] == [9_997, 9_998, 9_999]
+    assert len(text_of(_logs.last(files, 0, stamped=False)[0])) == 20_000
+    with files["stdout"].open("ab") as file:
+        file.write(b"more\n")
+    assert text_of(_logs.last(files, 2, stamped=False)[0]) == b"9999\nmore\n"
 
 
 def test_a_job_that_printed_nothing_has_no_lines(tmp_path: Path) -> None:
