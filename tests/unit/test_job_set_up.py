@@ -61,6 +61,19 @@ def test_a_setup_runs_once_and_the_script_runs_with_it(top: Path, python: str) -
     assert (status, out, err) == (0, "tool ran\n", "") and (top.parent / "count").read_text() == "made\n"
 
 
+def test_an_environment_is_on_the_disk_before_others_use_it(
+    top: Path, python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut, modules must not be empty in an environment that is whole by its word."""
+    found: list[list[str]] = []
+    environments = top.parent / "environments"
+    monkeypatch.setattr(os, "sync", lambda: found.append([path.name for path in environments.glob("*/*")]))
+    set_up.made(str(environments), python, 'touch "$VIRTUAL_ENV/module"', str(top))
+    assert [sorted(names) for names in found] == [["bin", "module"]]
+    set_up.made(str(environments), python, 'touch "$VIRTUAL_ENV/module"', str(top))
+    assert len(found) == 1
+
+
 def test_another_content_of_a_named_file_makes_another_one(top: Path, python: str) -> None:
     def name(command: str) -> str:
         return set_up.name_of(python, command, str(top))

@@ -492,6 +492,25 @@ def test_a_missing_object_is_said_and_written_again(top: Path, objects: Objects,
     assert (tmp_path / "out" / "a").read_text() == "1"
 
 
+def test_files_of_a_job_are_on_the_disk_before_it_begins(
+    top: Path, objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next attempt takes the directory as it is: after a power cut, its files must not be empty."""
+    write(top, a="1", sub__b="2")
+    one = copied(top, objects)
+    synced: list[list[str]] = []
+    sync = lay_out.sync
+
+    def noted(path: str) -> None:
+        assert not (tmp_path / "out").exists()
+        synced.append(sorted(os.listdir(path)))
+        sync(path)
+
+    monkeypatch.setattr(lay_out, "sync", noted)
+    lay_out.lay_out(str(objects.root), one.digest, str(tmp_path / "out"))
+    assert synced == [["a", "sub"]] and (tmp_path / "out" / "a").read_text() == "1"
+
+
 def test_sweeping_keeps_what_is_needed(top: Path, objects: Objects, tmp_path: Path, later: Callable[[], None]) -> None:
     write(top, a="1", sub__b="2")
     later()

@@ -125,12 +125,29 @@ def lay_out(objects: str, tree: str, target: str, how: str = COPY) -> None:
         base = os.fsencode(part)
         for path, entry in found:
             _make(objects, os.path.join(base, path), entry, how)
+        if how == COPY:
+            sync(part)  # else a power cut can leave empty files, which the next attempt would run on
         os.rename(part, target)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         if isinstance(error, OSError):
             raise LayOutError(f"{error.filename or part}: {error.strerror}") from error
         raise
+
+
+def sync(path: str) -> None:
+    """Let all that was written to the file system of `path` outlast a power cut."""
+    import ctypes  # which links do not need
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        done = ctypes.CDLL(None, use_errno=True).syncfs(descriptor)
+    except (AttributeError, OSError):  # not on Linux
+        done = -1
+    finally:
+        os.close(descriptor)
+    if done:
+        os.sync()
 
 
 def _check_space(directory: str, needed: int) -> None:

@@ -106,6 +106,7 @@ def _make(target: str, python: str, command: str, directory: str) -> None:
     try:
         _run([python, "-m", "venv", target], directory, dict(os.environ), _VENV)
         _run(["/bin/sh", "-e", "-c", command], directory, active(target, os.environ), command)
+        os.sync()  # a power cut must not leave empty modules behind a `READY`
         with open(os.path.join(target, READY), "x", encoding="utf-8") as file:
             json.dump({"format": 1, "command": command, "python": python}, file)
     except BaseException:
