@@ -86,6 +86,18 @@ class Shelves:
         """Whether a job is ready, whether or not there is room for it."""
         return any(self.top(shelf) is not None for shelf in list(self._heaps))
 
+    def _n_ready(self, shelf: Shelf, most: int) -> int:
+        """Return how many jobs of a shelf could begin, at most `most`: it looks no further, however many wait."""
+        n_ready, seen = 0, set[int]()
+        for _, number in self._heaps[shelf]:
+            if n_ready >= most:
+                break
+            live = self.lives.get(number)
+            if live is not None and number not in seen:
+                seen.add(number)
+                n_ready += live.n_ready(shelf)
+        return min(n_ready, most)
+
     def wanted(self, pace: Pace) -> int:
         """Return how many more slots would have work now."""
         room = self.room.copy()
@@ -95,13 +107,10 @@ class Shelves:
             if live is None:
                 continue
             queue, needs, kind = shelf
-            numbers = {number for _, number in self._heaps[shelf] if number in self.lives}
-            n_ready = sum(self.lives[number].n_ready(shelf) for number in numbers)
+            limit = self.limits.get(queue, _MOST_SLOTS) - room.n_of_queue.get(queue, 0)
+            fits = room.how_often(needs, min(limit, _MOST_SLOTS - n_more))
             batch = 1 if kind == "script" or live.spec.isolate else pace.batch(live.digest)
-            most = -(-n_ready // batch)
-            if (limit := self.limits.get(queue)) is not None:
-                most = min(most, limit - room.n_of_queue.get(queue, 0))
-            for _ in range(room.how_often(needs, min(most, _MOST_SLOTS - n_more))):
+            for _ in range(-(-self._n_ready(shelf, fits * batch) // batch)):
                 room.book(f"wanted-{n_more}", queue, needs)
                 n_more += 1
         return n_more

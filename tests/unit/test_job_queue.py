@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ports.jobs import _submissions
+from ports.jobs._live import Live
 from ports.jobs._model import Available, Capacity, JobId, Submission
 from ports.jobs._turn import SCRIPTS, Request
 from tests.lab.job_queue import Desk, lease_state
@@ -771,6 +772,19 @@ def test_a_submission_file_that_cannot_run_is_cancelled_and_says_why(desk: Desk)
     assert "it needs 99 cpus, and this resource has 4" in row["reason"]
     assert "it is kept as" in desk.store.notices[-1]
     assert desk.queue.tick() == []
+
+
+def test_slots_are_counted_without_a_look_at_all_that_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is done in each turn, so that 100,000 single jobs must not take longer than ten."""
+    for _ in range(300):
+        desk.submit()
+    looks: list[int] = []
+    n_ready = Live.n_ready
+    monkeypatch.setattr(Live, "n_ready", lambda live, shelf: looks.append(1) or n_ready(live, shelf))
+    assert desk.queue.wanted_slots == 4 and len(looks) < 20
+    desk.take("s1", most=1)
+    looks.clear()
+    assert desk.queue.wanted_slots == 4 and len(looks) < 20
 
 
 def test_wanted_slots_are_those_that_fit(desk: Desk) -> None:
