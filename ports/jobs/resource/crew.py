@@ -1,9 +1,10 @@
-"""Keeps the slots: starts the cluster `jobs` when there is work, and as many slots as have work and find a thread."""
+"""Keeps the slots: starts the cluster `jobs` when there is work, and as many slots as have work."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import secrets
 import sys
 import threading
@@ -20,17 +21,18 @@ from ports.jobs.resource import room, slot
 CLUSTER = "jobs"
 _LOOK_SECONDS = 1.0  # between two looks at the slots, where nothing wakes it
 _AROUND_SECONDS = 5.0  # between two looks at what other users leave
-_PER_THREAD = 4
+_PER_CPU = 10  # slots: a job that takes less than a tenth of a core shares its slot with others
 _FAILED_SECONDS = 5.0  # after a slot that failed
 _WAITS = (1.0, 60.0)  # seconds after a cluster that did not start: at first, and at most
 
 
-def missing(wanted: int, threads: int, live: int) -> int:
-    """Return how many slots to start: as many as have work, at most `_PER_THREAD` for each thread of the workers.
+def missing(wanted: int, cpus: float, live: int) -> int:
+    """Return how many slots to start: as many as have work, at most `_PER_CPU` for each cpu that jobs can have.
 
-    A slot only waits for its child, and leaves its thread to others: small jobs must not wait for a long one.
+    A slot only waits for its child, and leaves its thread to others: small jobs must not wait for a long one, whatever
+    number of threads the worker has.
     """
-    return max(0, min(wanted, _PER_THREAD * threads) - live)
+    return max(0, min(wanted, max(_PER_CPU, math.ceil(_PER_CPU * cpus))) - live)
 
 
 def check_environment(interpreter: str) -> None:
@@ -59,12 +61,17 @@ class Crew(threading.Thread):
         What each slot gets; see `ports.jobs.resource.slot.Slot`.
     wake : callable
         Called when what `shown` returns has changed.
+    cpus : float
+        Cores that jobs can have at all.
     memory : int
-        Bytes that jobs can have at all.
+        Bytes that they can have at all.
     """
 
-    def __init__(self, options: Mapping[str, Any], wake: Callable[[], None], *, memory: int = 2**60) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], wake: Callable[[], None], *, cpus: float = 1, memory: int = 2**60
+    ) -> None:
         super().__init__(name="ports-crew", daemon=True)
+        self.cpus = cpus
         self.memory, self.looked_around = memory, float("-inf")
         self.available: Available | None = None  # news for the queue
         self.options, self.wake = dict(options), wake
@@ -122,11 +129,11 @@ class Crew(threading.Thread):
         """Start what is missing."""
         self.futures = {key: one for key, one in self.futures.items() if not self.is_over(key, one)}
         live = len(self.connected | self.futures.keys())
-        if self.wanted <= 0 or time.monotonic() < self.next_try or not missing(self.wanted, sys.maxsize, live):
+        if self.wanted <= 0 or time.monotonic() < self.next_try or not missing(self.wanted, self.cpus, live):
             return
         check_environment(sys.executable)
-        threads = self.connect()
-        for _ in range(missing(self.wanted, threads, live)):
+        self.connect()
+        for _ in range(missing(self.wanted, self.cpus, live)):
             key = f"ports-slot-{secrets.token_hex(4)}"
             options = {**self.options, "task": key}
             self.futures[key] = self.client.submit(slot.run, options, pure=False, key=key)
@@ -147,8 +154,8 @@ class Crew(threading.Thread):
             self.tell("error", f"what runs jobs failed: {future.exception()}")
         return True
 
-    def connect(self) -> int:
-        """Find or start the cluster; return the number of its threads."""
+    def connect(self) -> None:
+        """Find or start the cluster."""
         if self.client is not None and (self.client.status != "running" or self.cluster.state != "running"):
             self.drop_client()
         if self.client is None:
@@ -159,8 +166,6 @@ class Crew(threading.Thread):
             self.tell("running", None)
         elif self.state["reason"] is not None:
             self.tell("running", None)
-        record = self.cluster.record
-        return int((record.n_workers or 1) * (record.threads_per_worker or 1))
 
     def drop_client(self) -> None:
         """Forget a cluster that does not run, and its slots."""

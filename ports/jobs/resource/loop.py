@@ -437,7 +437,8 @@ def serve(directory: Path) -> None:
             scripts=functools.partial(oversee.ended, queue, places, lease.look),
             end_script=functools.partial(oversee.end, places=places),
         )
-        loop.crew = Crew(slot_options(directory, places), loop.wake, memory=queue.capacity.memory)
+        has = queue.capacity
+        loop.crew = Crew(slot_options(directory, places), loop.wake, cpus=has.cpus, memory=has.memory)
         loop.crew.start()
         sweeper.start()
         loop.places = places
