@@ -83,7 +83,7 @@ def bar(
         Returns how far the jobs are that run, and is called once a second, in a thread.
     """
     if wanted is None:
-        wanted = "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+        wanted = _in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
     made, over, is_done = Bar(total, what, wanted), threading.Event(), False
 
     def follow() -> None:
@@ -101,6 +101,13 @@ def bar(
     finally:
         over.set()
         made.close(is_done=is_done)
+
+
+def _in_notebook() -> bool:
+    """Say whether a kernel runs this process; a library that imports ipykernel makes no notebook of a cron job."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
 
 
 def _made(total: float | None, what: str, unit: str, done: float) -> Any:

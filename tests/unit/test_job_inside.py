@@ -6,6 +6,8 @@ import io
 import json
 import os
 import signal
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -117,10 +119,20 @@ def test_the_bar_of_some_jobs_adds_the_parts_that_are_done(monkeypatch: pytest.M
     assert "1.5/4" in shown(terminal)[-1] and terminal.getvalue().count("\n") == 1
 
 
-def test_where_there_is_no_terminal_nothing_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("imported", ["nothing", "ipykernel", "IPython"])
+def test_where_there_is_no_terminal_nothing_is_printed(imported: str, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet = io.StringIO()
+    shell = types.SimpleNamespace(get_ipython=lambda: None)
+    monkeypatch.setitem(sys.modules, imported, shell)
     monkeypatch.setattr("sys.stderr", quiet)
     monkeypatch.setattr(_progress, "_DELAY", 0.0)
     with _progress.bar(3, "night-1", None) as count:
         count(3)
     assert quiet.getvalue() == ""
+
+
+@pytest.mark.parametrize("has_kernel", [True, False], ids=["notebook", "ipython"])
+def test_a_notebook_is_a_process_with_a_kernel(has_kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = types.SimpleNamespace(kernel=object()) if has_kernel else types.SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    assert _progress._in_notebook() is has_kernel
