@@ -114,9 +114,9 @@ class Afar:
         found = self.ask("list", newest=newest, filters=given).header
         return _where.at_home(self.host, found.get("rows") or []), dict(found.get("counts") or {})
 
-    def show(self, id: object, *, is_patient: bool = False) -> dict[str, Any]:
-        """Return everything that is known of a job or a map; raises NotFoundError."""
-        found = self.ask("show", id=_where.bare(id), is_patient=is_patient).header["row"]
+    def show(self, id: object, *, is_patient: bool = False, until: float | None = None) -> dict[str, Any]:
+        """Return everything that is known of a job or a map; raises NotFoundError, and as `_client.ask`."""
+        found = self.ask("show", id=_where.bare(id), is_patient=is_patient, until=until).header["row"]
         row: dict[str, Any] = _where.at_home(self.host, found)
         return row
 
@@ -139,6 +139,7 @@ class Afar:
         """Wait until jobs have ended, however often the way there is cut, and return their rows; see `_asking.wait`."""
         wanted = [_where.bare(one) for one in ids]
         end = float("inf") if within is None else time.monotonic() + within
+        until = None if within is None else end
         while True:
             with contextlib.suppress(SSHError):  # a way that is cut is waited for below
                 if not self.is_running():
@@ -148,8 +149,8 @@ class Afar:
                     if all(row["state"] in ENDED for row in frame.header["rows"]) or time.monotonic() >= end:
                         break
             except TimedOutError:
-                return [self.show(one) for one in wanted]
-            rows = [self.show(one, is_patient=True) for one in wanted]
+                return [self.show(one, is_patient=True, until=until) for one in wanted]
+            rows = [self.show(one, is_patient=True, until=until) for one in wanted]
             if all(row["state"] in ENDED for row in rows) or time.monotonic() >= end:
                 return rows
             time.sleep(max(0.0, min(_QUIET, end - time.monotonic())))

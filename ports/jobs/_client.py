@@ -22,6 +22,7 @@ _TRIES, _PAUSE = 5, 0.2
 _FAR_SECONDS, _LONGEST_PAUSE = 60.0, 10.0  # how long the way to another machine can be cut
 _SAID_AFTER = 10.0
 _LOCK_SECONDS = 1.0
+_GRACE = 5.0  # for an answer that has begun to come when the time is over
 
 _lock = threading.Lock()
 _locks: dict[str | None, threading.Lock] = {}
@@ -113,6 +114,7 @@ def ask(
     host: str | None = None,
     start: bool | None = True,
     is_patient: bool = False,
+    until: float | None = None,
     **fields: Any,
 ) -> Frame:
     """Return the answer to a request that can be repeated: where the connection ends, it is.
@@ -123,20 +125,26 @@ def ask(
         As in `connection`.
     is_patient : bool
         Ask another machine until it answers, however long the way to it is cut. So does who waits for an end.
+    until : float, optional
+        When to stop that, of the monotonic clock. Default: after `wait` seconds, where the request has a ``wait``.
 
     Raises
     ------
     PortsError
         What the resource raised.
+    TimedOutError
+        Another machine was not reached until then.
     """
     wait = fields.get("wait")
-    tries, end = _tries(host, start, waits=is_patient or "wait" in fields), time.monotonic() + float(wait or 0)
+    end = until if wait is None else time.monotonic() + float(wait)
+    tries = _tries(host, start, waits=is_patient or "wait" in fields, end=end)
     while True:
+        timeout = None if until is None else max(_GRACE, until - time.monotonic())
         try:
-            return connection(host, start=tries.start).ask(op, blobs, **fields)
+            return connection(host, start=tries.start).ask(op, blobs, timeout=timeout, **fields)
         except PortsError as error:
             tries.pause(error)
-        if wait is not None:
+        if wait is not None and end is not None:
             fields["wait"] = max(0.0, end - time.monotonic())
 
 
@@ -170,13 +178,13 @@ def watch(ids: Sequence[str], end: float, *, host: str) -> Iterator[Frame]:
     TimedOutError
         Some had not ended by then.
     """
-    tries = _tries(host, False, waits=True)
+    tries = _tries(host, False, waits=True, end=end)
     while True:
         left = None if end == float("inf") else max(0.01, end - time.monotonic())
         try:
             for frame in connection(host, start=tries.start).stream("watch", ids=list(ids), timeout=left):
                 yield frame
-                tries = _tries(host, None, waits=True)
+                tries = _tries(host, None, waits=True, end=end)
             return
         except TimedOutError:
             raise
@@ -197,14 +205,15 @@ def results(id: str, end: float | None, *, host: str | None = None) -> Iterator[
     TimedOutError
         Some had not ended by then.
     """
-    begin, tries = 0, _tries(host, True, waits=True)
+    begin, tries = 0, _tries(host, True, waits=True, end=end)
     while True:
         wait = None if end is None else max(0.0, end - time.monotonic())
         try:
             asked: dict[str, Any] = {"id": id, "wait": wait, "from": begin}
             for frame in connection(host, start=tries.start).stream("result", **asked):
                 yield frame
-                begin, tries = frame.header.get("next", begin), _tries(host, True, waits=True)
+                begin = frame.header.get("next", begin)
+                tries = _tries(host, True, waits=True, end=end)
         except PortsError as error:
             tries.pause(error)
             continue
@@ -233,14 +242,20 @@ class _Here:
 
 
 class _Far:
-    """For how long a request is repeated when the way to another machine is cut: for ever by who waits for an end."""
+    """For how long a request is repeated when the way to another machine is cut: by who waits for an end, until `end`.
 
-    def __init__(self, host: str, start: bool | None, *, waits: bool) -> None:
+    `end` is of the monotonic clock; infinite, or None: for ever.
+    """
+
+    def __init__(self, host: str, start: bool | None, *, waits: bool, end: float | None) -> None:
         self._host, self._waits = host, waits
+        self._end = float("inf") if end is None else end
+        self._limit = max(0.0, self._end - time.monotonic())
         self.start = start
         self._was_there = host in (_reached if waits else _connections)
         self._began: float | None = None
         self._pause, self._said = _PAUSE, False
+        self._has_repeated = False
 
     def pause(self, error: PortsError) -> None:
         """Wait until it can be tried again; raise `error` where that cannot help."""
@@ -251,16 +266,19 @@ class _Far:
         if not (is_lost or (self._was_there and _there.is_cut(error))) or is_late:
             error.where = error.where or self._host
             raise error
+        if now >= self._end and self._has_repeated:
+            raise TimedOutError(f"{self._host}, which is not reached ({error})", round(self._limit, 1)) from error
+        self._has_repeated = True
         self._was_there, self.start = True, self.start and None  # else nothing would have been lost
         if now - self._began > _SAID_AFTER and not self._said:
             self._said = True
             warn(f"{self._host} is not reached ({error}); it is asked again until it answers. Ctrl-C ends the wait")
-        time.sleep(self._pause)
+        time.sleep(max(0.0, min(self._pause, self._end - now)))
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
-def _tries(host: str | None, start: bool | None, *, waits: bool) -> _Here | _Far:
-    return _Here() if host is None else _Far(host, start, waits=waits)
+def _tries(host: str | None, start: bool | None, *, waits: bool, end: float | None = None) -> _Here | _Far:
+    return _Here() if host is None else _Far(host, start, waits=waits, end=end)
 
 
 atexit.register(disconnect)  # while what it needs is still there

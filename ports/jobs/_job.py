@@ -324,7 +324,7 @@ class JobMap(Sequence[Job]):
             ):
                 job = self[index]
                 if state in (CANCELLED, LOST):  # only the job's own answer says why
-                    yield job, job._end(0)
+                    yield job, job._end(None if limit is None else max(0.0, limit - time.monotonic()))
                 else:
                     yield job, job._ended_by(End(state, error or {}, "", blob))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import pytest
 
 from ports import errors, hosts, jobs, state
 from ports.errors import FarSideError, NotFoundError, ResourceLostError
-from ports.jobs import _client, _places, _resource, _there
+from ports.jobs import _afar, _api, _client, _places, _resource, _there
+from ports.jobs._job import Job, JobMap
 from ports.jobs._there import FarConnection
+from ports.jobs._where import Where
 from ports.probe.programs import jobs as program
 from tests.unit.test_job_connection import Server
 
@@ -162,3 +164,52 @@ def test_a_fork_leaves_the_session_of_its_parent_alone(server: Server) -> None:
             os._exit(4)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert first.ask("list").header and _client.connection("far") is first
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the way to a machine that was reached be cut for good."""
+
+    def gone(host: str | None = None, *, start: bool | None = True) -> FarConnection:
+        raise errors.ConnectionLostError(str(host), "no route to host")
+
+    monkeypatch.setattr(_client, "connection", gone)
+    monkeypatch.setattr(_client, "_reached", {"far"})
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda: Job("12", where=Where("far")).result(timeout=0.3),
+        lambda: Job("12", where=Where("far")).exception(timeout=0),
+        lambda: list(JobMap("12", 3, where=Where("far")).as_completed(timeout=0.3)),
+        lambda: _api.gather(JobMap("12", 3, where=Where("far")), timeout=0.3),
+        lambda: _api.gather([Job("12", where=Where("far"))], timeout=0.3),
+        lambda: _afar.Afar("far").wait(["12", "13"], within=0.3),
+    ],
+    ids=["result", "exception", "as_completed", "gather of a map", "gather of a list", "ports job wait"],
+)
+@pytest.mark.usefixtures("offline")
+@pytest.mark.timeout(60)
+def test_a_wait_with_a_limit_ends_while_the_server_is_not_reached(wait: Callable[[], object]) -> None:
+    with pytest.raises(errors.TimedOutError, match=r"waiting for far, which is not reached \(.*no route to host\)"):
+        wait()
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.timeout(60)
+def test_a_job_on_a_server_that_is_not_reached_is_not_done_in_time() -> None:
+    assert Job("12", where=Where("far")).wait(timeout=0.3) is False
+
+
+def test_a_wait_of_no_seconds_asks_again_once_after_a_cut(server: Server) -> None:
+    """A session that was idle can have ended long ago."""
+    from ports.jobs._protocol import encode
+
+    def answer(frame: object) -> list[bytes] | None:
+        n = len([one for one in server.seen if one.header["op"] == "result"])
+        return None if n < 2 else [encode({"n": frame.header["n"], "state": "finished"}, [b""])]  # type: ignore[attr-defined]
+
+    server.answer = answer  # type: ignore[assignment]
+    _client.connection("far")
+    assert Job("12", where=Where("far")).wait(timeout=0)
