@@ -16,6 +16,7 @@ from ports import hosts
 from ports.errors import (
     ConnectionLostError,
     FarSideError,
+    PortsError,
     ResourceLostError,
     SSHError,
     TimedOutError,
@@ -224,24 +225,34 @@ class Afar:
                 raise
             warn(f"{error}. The job waits in the queue there")
             begin = False
-        script, is_sent = self._with_files(script, key, copied, said)
-        if script.environ:
-            self.ask("disk.environ", [json.dumps(dict(script.environ)).encode()], start=begin, key=key)
         try:
-            told = script.submission.to_json()
-            reply = self.ask("submit", [script.blob(key)], start=begin, key=key, submission=told, count=None).header
-        except UsageError:
+            script = self._with_files(script, key, copied, said)
             if script.environ:
-                self.ask("disk.environ", key=key)  # of a job that there will not be
-            if is_sent:
-                self.ask("disk.forget", key=key)
+                self.ask("disk.environ", [json.dumps(dict(script.environ)).encode()], start=begin, key=key)
+            reply = self._submitted(script, key, begin)
+        except ConnectionLostError:
+            raise  # it can have arrived
+        except Exception:
+            self._forget(key)
             raise
-        except (SSHError, ResourceLostError) as error:
-            shows = f"`ports job list -H {self.host}` shows whether the job is there"
-            raise ConnectionLostError(self.host, f"the answer to the submission was lost ({error}); {shows}") from error
         if reply.get("said"):
             said(str(reply["said"]))
         return _where.called(self.host, parse_id(reply["id"]))
+
+    def _submitted(self, script: Script, key: str, start: bool) -> Mapping[str, Any]:
+        """Submit a script whose files are there; raises ConnectionLostError if it can have arrived."""
+        told = script.submission.to_json()
+        try:
+            return self.ask("submit", [script.blob(key)], start=start, key=key, submission=told, count=None).header
+        except (SSHError, ResourceLostError) as error:
+            shows = f"`ports job list -H {self.host}` shows whether the job is there"
+            raise ConnectionLostError(self.host, f"the answer to the submission was lost ({error}); {shows}") from error
+
+    def _forget(self, key: str) -> None:
+        """Remove what was kept there for a job that there will not be; where the way is cut, `prune` does it later."""
+        with contextlib.suppress(PortsError):
+            self.ask("disk.environ", key=key)
+            self.ask("disk.forget", key=key)
 
     def _with_files(
         self,
@@ -249,19 +260,19 @@ class Afar:
         key: str,
         copied: Callable[[dict[str, Any]], None],
         said: Callable[[str], None],
-    ) -> tuple[Script, bool]:
-        """Send the files of a script, if some are planned, and return it; and whether that was so."""
+    ) -> Script:
+        """Send the files of a script, if some are planned, and return it."""
         from ports.jobs import _copies, _sending
 
         if not isinstance(script, _copies.Plan):
-            return self._in_place(script, said), False
+            return self._in_place(script, said)
         root = script.selection.root
         script, row = _sending.send(self, script, key, host=self.host, say=said)
         copied(row)
         script, notes = _sending.recorded(self, script, root, host=self.host)
         for note in notes:
             said(note)
-        return script, True
+        return script
 
     def _in_place(self, script: Script, said: Callable[[str], None]) -> Script:
         """Return a script that runs in the home there if its directory is none of that machine."""

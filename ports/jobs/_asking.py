@@ -461,7 +461,6 @@ def prune(
     found = ask("prune", older=limit, states=states, dry=dry_run, unfetched=unfetched)
     if not dry_run:
         _copies.sweep(_places.here())
-        _copies.sweep_environments(_places.here(), time.time() - limit)
     return {
         "removed": [str(one) for one in found.get("ids") or ()],
         "unfetched": [str(one) for one in found.get("unfetched") or ()],

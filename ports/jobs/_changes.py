@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ports.errors import UsageError
@@ -102,8 +103,18 @@ class Changes:
         rows = [row for row in rows if row.number not in staying]
         if not dry:
             self._remove(rows)
+            self.exchange.forget_unsubmitted()
+            self._remove_environments(older)
         ids, unread = ([str(row.number) for row in some[:1000]] for some in (rows, kept))
         self.exchange.reply(request, {"n_removed": len(rows), "ids": ids, "unfetched": unread, "dry": dry})
+
+    def _remove_environments(self, older: float) -> None:
+        """Remove the environments of setups that no job has used for so long."""
+        from ports.jobs.resource import set_up  # not on Windows
+
+        limit = self.exchange.now() - older
+        aside = set_up.put_aside(str(self.store.places.environments), lambda used: used < limit)
+        self.exchange.removed += map(Path, aside)
 
     def _is_unfetched(self, row: SubmissionRow) -> bool:
         """Say whether a script has a copy of its own with what it made there, of which nobody has fetched anything."""

@@ -255,10 +255,3 @@ def sweep(places: Places) -> int:
             return sent.sweep_objects(str(places.root))
         except words.Refused as error:
             raise StoreError(places.workspaces, error.text, "") from error
-
-
-def sweep_environments(places: Places, before: float) -> int:
-    """Remove the environments of setups that no job uses, and that none has used since `before`; return how many."""
-    from ports.jobs.resource import set_up  # not on Windows
-
-    return set_up.remove(str(places.environments), lambda used: used < before)

@@ -1,11 +1,10 @@
-"""Files that are there after a power cut: the file is synced, renamed, and its directory is synced."""
+"""Files that are there after a power cut, as `ports.probe.durable` writes them, with errors that say what to do."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import errno
-import itertools
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ports.errors import StoreError
-from ports.probe import size
+from ports.probe import durable, size
 
 #: What makes room for jobs.
 FULL = "`ports job prune --older 7d` removes old jobs"
@@ -53,38 +52,13 @@ def write(path: Path, *pieces: Any, is_synced: bool = True) -> None:
         The disk is full, or `path` is not writable. The old file is still there.
     """
     with translated(path):
-        temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                for data in pieces:
-                    _write_all(descriptor, data)
-                if is_synced:
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    if is_synced:
-        sync_directory(path.parent)
-
-
-def _write_all(descriptor: int, data: Any) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+        durable.write_durably(str(path), pieces, is_synced)
 
 
 def sync_directory(directory: Path) -> None:
     """Let the names in `directory` outlast a power cut; raises StoreError."""
     with translated(directory):
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        durable.sync_directory(str(directory))
 
 
 def check_room(directory: Path, n_bytes: int, n_files: int = 1, *, spare: int, hint: str = FULL) -> None:
@@ -122,17 +96,8 @@ def _is_granted(directory: Path, n_bytes: int) -> bool:
 
 def create(path: Path, data: bytes) -> bool:
     """Make the file `path` as `write` does; return False, and leave it as it is, if it exists."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    write(temporary, data)
     with translated(path):
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
-    return True
+        return durable.create_durably(str(path), data)
 
 
 def reserve(directory: Path, above: int, *, is_file: bool = False) -> int:
@@ -147,15 +112,7 @@ def reserve(directory: Path, above: int, *, is_file: bool = False) -> int:
         The disk is full, or `directory` is not writable.
     """
     with translated(directory):
-        for number in itertools.count(above + 1):
-            path = directory / str(number)
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                if is_file:
-                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-                else:
-                    path.mkdir(mode=0o700)
-                return number
-    raise AssertionError("numbers do not end")
+        return durable.reserve_number(str(directory), above, is_file)
 
 
 def names(directory: Path) -> list[str]:
@@ -169,7 +126,8 @@ def names(directory: Path) -> list[str]:
 
 def numbers(directory: Path) -> list[int]:
     """Return the numbers after which directories and files are named in `directory`; none if it does not exist."""
-    return [int(name) for name in names(directory) if name.isascii() and name.isdigit()]
+    with translated(directory):
+        return durable.numbers_in(str(directory))
 
 
 _PART = re.compile(r"\..+\.[0-9a-f]{16}")

@@ -21,6 +21,7 @@ from ports.jobs._waiting import Waiting
 SCRIPTS = "scripts"
 #: How the names of directories begin that are about to be removed.
 PRUNED = ".pruned-"
+_UNSUBMITTED = 86400.0  # seconds; after that, no submission comes for what was kept for it
 BY_REQUEST = "cancelled"  # the reason, where none is given
 
 
@@ -93,6 +94,17 @@ class Exchange:
             if key not in running and self.store.number_of_key(key) is not None:
                 with contextlib.suppress(OSError):
                     self.store.places.environ_of(key).unlink()
+
+    def forget_unsubmitted(self) -> None:
+        """Remove what was kept for submissions that never came: their client was killed, or cut off."""
+        places = self.store.places
+        for directory in (places.environs, places.workspaces):
+            for key in _durable.names(directory):
+                with contextlib.suppress(OSError):
+                    is_old = self.now() - (directory / key).stat().st_mtime > _UNSUBMITTED
+                    known = (places.submissions / key).exists() or self.store.number_of_key(key) is not None
+                    if is_old and not known:
+                        (directory / key).unlink()
 
     def send(self, connection: Hashable, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
         """Send a reply with the commit; None is nobody."""

@@ -131,7 +131,8 @@ def _sent(machine: Asks, tree: Tree, patch: Mapping[str, bytes], host: str, say:
     n_bytes += sum(map(len, wanted.data.values()))
     _check_room(wanted, n_bytes - sum(wanted.parts.values()), host)
     progress = _Progress(n_bytes, host, say)
-    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(_AT_ONCE)
+    try:
         waiting: set[concurrent.futures.Future[int]] = set()
         for work in _messages(machine, tree, wanted):
             waiting.add(pool.submit(work))
@@ -140,6 +141,8 @@ def _sent(machine: Asks, tree: Tree, patch: Mapping[str, bytes], host: str, say:
                 progress.add(sum(one.result() for one in done))
         for one in waiting:
             progress.add(one.result())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for a way that is cut
     directories = {name: data for name, data in wanted.data.items() if name in tree.directories}
     for names in _packed({name: len(data) for name, data in directories.items()}):
         machine.ask("disk.put", [directories[name] for name in names], names=names)

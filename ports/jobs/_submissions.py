@@ -9,41 +9,12 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ports.errors import UsageError
 from ports.jobs import _durable
-from ports.jobs._model import JobId, Submission
 from ports.jobs._places import Places
 from ports.probe import left as left_files
-from ports.probe import words
 
 #: One file that was left: path, number (0: a request), header, blobs, and why it is broken, if so.
 Left = left_files.LeftFile
-
-
-def leave(
-    places: Places, key: str, submission: Submission, blobs: Sequence[bytes], *, count: int | None = None
-) -> JobId:
-    """Leave a submission for the next resource, and return its id, when a power cut cannot undo it any more.
-
-    Parameters
-    ----------
-    key : str
-        32 hexadecimal digits that the client chose; the same key gets the same id again.
-    blobs : sequence of bytes
-        The function or script, then the arguments of each job.
-
-    Raises
-    ------
-    UsageError
-        The key is invalid, or the submission is too large.
-    StoreError
-        The disk is full, or not writable.
-    """
-    try:
-        with _durable.translated(places.submissions / str(key)):
-            return JobId(left_files.leave_submission(str(places.root), key, submission.to_json(), blobs, count))
-    except words.Refused as refused:
-        raise UsageError(refused.text) from refused
 
 
 def read(places: Places) -> list[Left]:

@@ -29,6 +29,7 @@ _PIECE = 1 << 20
 _SPARE = 64 << 20  # bytes that stay free
 _RACY = 2 * 10**9  # ns: a file that changed so shortly before it was read can change again within the same time
 _TRIES = 3
+_UNLOCKED = 600.0  # seconds; who makes a directory of objects locks it much sooner
 _FEW = 1_000  # objects that are looked for one by one
 _FULL = "remove jobs with `ports job prune --older 7d`, or name what can stay behind in .portsignore"
 
@@ -223,8 +224,10 @@ class Objects:
     def _staging(self) -> Iterator[Path]:
         """Make a directory for objects that are not whole yet; what a killed process left is removed first."""
         for old in self.root.glob(".staging-*"):
-            with contextlib.suppress(OSError), _held(old):
-                shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                if time.time() - old.stat().st_mtime > _UNLOCKED:
+                    with _held(old):
+                        shutil.rmtree(old, ignore_errors=True)
         staging = self.root / f".staging-{os.urandom(8).hex()}"
         staging.mkdir(mode=0o700)
         try:

@@ -78,6 +78,7 @@ if MYPY:
     from .programs.probe import probe as probe
     from .programs.run import StartFilesError as StartFilesError
     from .programs.run import login_environment as login_environment
+    from .queue import durable as durable
     from .queue import ended as ended
     from .queue import frames as frames
     from .queue import left as left
@@ -176,6 +177,7 @@ else:
             "processes",
             "programs.who",
             "promises",
+            "queue.durable",
             "queue.ended",
             "queue.frames",
             "queue.left",

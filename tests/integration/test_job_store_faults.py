@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ports.errors import StoreError
-from ports.jobs import _submissions
 from ports.jobs._model import Submission
 from ports.jobs._places import Places
+from tests.lab import job_queue
 from tests.lab.job_queue import Desk
 
 pytestmark = pytest.mark.ci
@@ -49,9 +48,9 @@ def test_on_a_full_disk_what_was_acknowledged_stays(small_disk: Path) -> None:
     assert len(acknowledged) > 10
     assert {desk.state(id) for id in acknowledged} == {"pending"}
     assert desk.answer("status")["counts"]["pending"] == len(acknowledged)
-    with pytest.raises(StoreError):
+    with pytest.raises(OSError, match="No space"):
         places = Places(small_disk / "jobs", small_disk / "runtime")
-        _submissions.leave(places, "ab" * 16, Submission(kind="function"), [b"f", os.urandom(2**20)])
+        job_queue.leave(places, "ab" * 16, Submission(kind="function"), [b"f", os.urandom(2**20)])
     assert list(desk.places.submissions.iterdir()) == []
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
     assert desk.answer("submit", [b"f", b""], key=desk.key(), submission=asked, count=None)["id"] not in acknowledged

@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from ports.jobs._clocks import Clocks
-from ports.jobs._model import Capacity, Lease, LeaseState
+from ports.jobs._model import Capacity, JobId, Lease, LeaseState, Submission
 from ports.jobs._places import Places
 from ports.jobs._store import Store
 from ports.jobs._turn import Queue, Reply, Request
+from ports.probe import left
 from ports.state import runtime_directory
 
 CAPACITY = Capacity(cpus=4, memory=8 * 2**30, gpus=(0, 1), tags=("big",))
+
+
+def leave(
+    places: Places, key: str, submission: Submission, blobs: Sequence[bytes], *, count: int | None = None
+) -> JobId:
+    """Leave a submission, as clients do where no resource runs, and return its id."""
+    return JobId(left.leave_submission(str(places.root), key, submission.to_json(), blobs, count))
 
 
 class Desk:

@@ -13,7 +13,7 @@ import pytest
 import ports
 from ports import __main__, hosts
 from ports.cli import main
-from ports.jobs import _afar, _client, _logs, _places, _scripts, _there
+from ports.jobs import _afar, _client, _copies, _logs, _places, _scripts, _there
 
 FOLLOWED = 1200  # lines
 
@@ -312,6 +312,37 @@ def test_a_refused_script_leaves_no_variables_there(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ports.errors.UsageError):
         _afar.Afar("far").submit_script(_scripts.describe(["true"], environ=["A=b"], is_far=True), start=False)
     assert "submit" in asked and list(_places.here().environs.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ports.errors.StoreError("x", "is full"), ports.errors.NotFoundError("job", "9", "list")],
+    ids=["full", "unknown"],
+)
+@pytest.mark.parametrize("op", ["submit", "disk.environ"])
+def test_a_submission_that_fails_leaves_nothing_that_was_kept(
+    op: str, error: Exception, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = _client.ask
+    project(home, monkeypatch)
+
+    def fail(asked: str, *blobs: Any, **fields: Any) -> Any:
+        if asked == op and (blobs[0] if blobs else None):
+            raise error
+        return ask(asked, *blobs, **fields)
+
+    monkeypatch.setattr(_client, "ask", fail)
+    script = _scripts.describe(["true"], environ=["A=b"], is_far=True)
+    with pytest.raises(type(error)):
+        _afar.Afar("far").submit_script(_copies.plan(script, root=str(Path.cwd())), start=False)
+    places = _places.here()
+    assert list(places.objects.glob("??/*")) != [] and list(places.workspaces.iterdir()) == []
+    assert not places.environs.exists() or list(places.environs.iterdir()) == []
+
+
+def test_prune_there_without_a_resource_names_what_starts_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit("--", "true") == 0 and cli("prune", "-H", "far") == 3
+    assert "'prune' needs one; `ports resource start -H far` starts one" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

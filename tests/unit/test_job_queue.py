@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ports.jobs import _submissions
 from ports.jobs._live import Live
 from ports.jobs._model import Available, Capacity, JobId, Submission
 from ports.jobs._turn import SCRIPTS, Request
+from tests.lab import job_queue
 from tests.lab.job_queue import Desk, lease_state
 
 
@@ -68,7 +68,7 @@ def test_ids_are_reserved_ahead_and_none_is_left_out(desk: Desk) -> None:
     desk.start()
     assert desk.submit() == "2"
     desk.restart()
-    left = _submissions.leave(desk.places, "ef" * 16, Submission(kind="function"), [b"f", b""])
+    left = job_queue.leave(desk.places, "ef" * 16, Submission(kind="function"), [b"f", b""])
     assert left == JobId(3)
     desk.queue.tick()
     assert [desk.submit() for _ in range(40)] == [str(number) for number in range(4, 44)]
@@ -750,13 +750,13 @@ def test_a_job_can_be_run_again_as_a_new_one(desk: Desk) -> None:
 def test_submission_files_are_taken_in(desk: Desk) -> None:
     key = "cd" * 16
     spec = Submission(kind="function", name="left")
-    id = _submissions.leave(desk.places, key, spec, [b"f", b"0", b"1"], count=2)
-    assert _submissions.leave(desk.places, key, spec, [b"f", b"0", b"1"], count=2) == id
+    id = job_queue.leave(desk.places, key, spec, [b"f", b"0", b"1"], count=2)
+    assert job_queue.leave(desk.places, key, spec, [b"f", b"0", b"1"], count=2) == id
     assert desk.submit() == "2"
     desk.queue.tick()
     assert desk.row(str(id))["counts"] == {"pending": 2}
     assert list(desk.places.submissions.iterdir()) == []
-    assert _submissions.leave(desk.places, key, spec, [b"f", b"0", b"1"], count=2) == id
+    assert job_queue.leave(desk.places, key, spec, [b"f", b"0", b"1"], count=2) == id
     assert desk.answer("submit", [b"f", b"0", b"1"], key=key, submission={"kind": "function"}, count=2)["known"]
     desk.queue.tick()
     assert desk.work() == [f"{id}.0", f"{id}.1", "2"]
@@ -764,7 +764,7 @@ def test_submission_files_are_taken_in(desk: Desk) -> None:
 
 def test_a_submission_file_that_cannot_run_is_cancelled_and_says_why(desk: Desk) -> None:
     spec = Submission.from_json({"kind": "function", "name": "wide", "needs": {"cpus": 99}})
-    id = _submissions.leave(desk.places, "cd" * 16, spec, [b"f", b""])
+    id = job_queue.leave(desk.places, "cd" * 16, spec, [b"f", b""])
     (desk.places.submissions / ("ef" * 16)).write_bytes(b"half a fra")
     desk.queue.tick()
     row = desk.row(str(id))

@@ -11,12 +11,13 @@ import pytest
 
 from ports import probe
 from ports.errors import StoreError
-from ports.jobs import _durable, _submissions
+from ports.jobs import _durable
 from ports.jobs._live import GIVEN, OVER, READY, WAITS, Live
 from ports.jobs._model import LARGE, Capacity, JobId, Lease, Submission
 from ports.jobs._store import SubmissionRow
 from ports.jobs._turn import SCRIPTS, QueueLostError, Request
 from ports.probe import left as left_files
+from tests.lab import job_queue
 from tests.lab.job_queue import Desk, lease_state
 
 
@@ -189,7 +190,7 @@ def test_a_full_disk_does_not_stop_the_clocks(desk: Desk, monkeypatch: pytest.Mo
     id = desk.submit(timeout=10)
     desk.take("s1")
     desk.ask("begun", by="s1", slot="s1", id=id, attempt=1, at=desk.clock)
-    left = _submissions.leave(desk.places, "ab" * 16, Submission(kind="function"), [b"f" * (LARGE + 1), b""])
+    left = job_queue.leave(desk.places, "ab" * 16, Submission(kind="function"), [b"f" * (LARGE + 1), b""])
     monkeypatch.setattr(_durable, "write", full_disk)
     desk.clock += 11
     with pytest.raises(StoreError):
@@ -238,6 +239,35 @@ def test_files_of_turns_that_were_cut_short_are_removed_at_the_start(desk: Desk)
 # --- where a submission ends ---
 
 
+def test_prune_removes_what_was_kept_for_submissions_that_never_came(desk: Desk) -> None:
+    known, left = desk.key(), "b" * 32
+    desk.answer("submit", [b"{}"], key=known, submission={"kind": "script", "script": {"argv": ["true"]}})
+    job_queue.leave(desk.places, left, Submission(kind="function"), [b"f", b""])
+    never, new = "c" * 32, "d" * 32
+    for directory in (desk.places.environs, desk.places.workspaces):
+        directory.mkdir(exist_ok=True)
+        for key in (known, left, never, new):
+            (directory / key).write_text("{}")
+            os.utime(directory / key, (desk.clock - 90_000, desk.clock - 90_000))
+        os.utime(directory / new, (desk.clock - 80_000, desk.clock - 80_000))
+    desk.answer("prune", older=0, dry=True)
+    assert (desk.places.environs / never).exists()
+    desk.answer("prune", older=10**6)
+    for directory in (desk.places.environs, desk.places.workspaces):
+        assert {path.name for path in directory.iterdir()} == {known, left, new}
+
+
+def test_prune_removes_environments_that_no_job_has_used_for_long(desk: Desk) -> None:
+    removed: list[Path] = []
+    desk.queue.dispose_by(removed.extend)
+    for name, age in (("old", 100), ("new", 10)):
+        (desk.places.environments / name).mkdir(parents=True)
+        os.utime(desk.places.environments / name, (desk.clock - age, desk.clock - age))
+    desk.answer("prune", older=50)
+    assert len(removed) == 1 and [one.name for one in desk.places.environments.iterdir() if one.name == "old"] == []
+    assert (desk.places.environments / "new").is_dir()
+
+
 @pytest.mark.parametrize("how", ["cancelled", "lifetime", "dependency", "never fits", "restart"])
 def test_the_environment_of_a_script_goes_with_its_end(desk: Desk, how: str) -> None:
     needed = desk.submit()
@@ -246,7 +276,7 @@ def test_the_environment_of_a_script_goes_with_its_end(desk: Desk, how: str) -> 
     desk.places.environ_of(key).write_text("secret")
     if how == "never fits":
         spec = Submission.from_json({**asked, "needs": {"cpus": 400}, "after": []})
-        _submissions.leave(desk.places, key, spec, [b"{}"])
+        job_queue.leave(desk.places, key, spec, [b"{}"])
         desk.queue.tick()
     else:
         id = desk.answer("submit", [b"{}"], key=key, submission=asked)["id"]
@@ -266,7 +296,7 @@ def test_the_environment_of_a_script_goes_with_its_end(desk: Desk, how: str) -> 
 def test_a_script_gets_all_cores_of_the_resource_that_takes_it_in(desk: Desk) -> None:
     asked = {"kind": "script", "script": {"argv": ["true"], "whole": True}, "needs": {"cpus": None}}
     id = desk.answer("submit", [b"{}"], key=desk.key(), submission=asked)["id"]
-    left = _submissions.leave(desk.places, "ab" * 16, Submission.from_json(asked), [b"{}"])
+    left = job_queue.leave(desk.places, "ab" * 16, Submission.from_json(asked), [b"{}"])
     desk.queue.tick()
     desk.take("s1")
     assert desk.answer("status")["free"]["cpus"] == 0
@@ -335,7 +365,7 @@ def test_a_lifetime_counts_from_when_a_file_was_left(desk: Desk) -> None:
     desk.restart()
     spec = Submission(kind="function", lifetime=1000, after=(JobId(1),))
     desk.submit()
-    left = _submissions.leave(desk.places, "ab" * 16, spec, [b"f", b""])
+    left = job_queue.leave(desk.places, "ab" * 16, spec, [b"f", b""])
     desk.clock += 600
     desk.queue.tick()
     assert desk.state(str(left)) == "pending"
@@ -431,10 +461,10 @@ def test_jobs_of_a_map_that_need_more_memory_do_not_hold_up_the_others(desk: Des
 
 @pytest.mark.parametrize("n_bytes", [0, 3, 12, 60])
 def test_a_submission_file_that_was_half_written_is_kept_aside_and_said(desk: Desk, n_bytes: int) -> None:
-    _submissions.leave(desk.places, "ab" * 16, Submission(kind="function"), [b"f", b""])
+    job_queue.leave(desk.places, "ab" * 16, Submission(kind="function"), [b"f", b""])
     path = desk.places.submissions / ("ab" * 16)
     path.write_bytes(path.read_bytes()[:n_bytes])
-    good = _submissions.leave(desk.places, "cd" * 16, Submission(kind="function"), [b"f", b""])
+    good = job_queue.leave(desk.places, "cd" * 16, Submission(kind="function"), [b"f", b""])
     desk.queue.tick()
     (notice,) = desk.answer("status")["notices"]
     assert "a submission cannot be read" in notice
@@ -446,7 +476,7 @@ def test_a_submission_file_that_was_half_written_is_kept_aside_and_said(desk: De
 def test_a_resource_decides_what_can_never_run_and_nobody_else(desk: Desk) -> None:
     spec = Submission(kind="function", needs=Submission.from_json({"kind": "function", "needs": {"cpus": 4}}).needs)
     desk.store.close()
-    left = _submissions.leave(desk.places, "ab" * 16, spec, [b"f", b""])
+    left = job_queue.leave(desk.places, "ab" * 16, spec, [b"f", b""])
     desk.start()
     desk.queue.tick()
     assert desk.state(str(left)) == "pending"

@@ -343,7 +343,7 @@ def script_that_runs(desk: Desk, **spec: Any) -> str:
 @pytest.mark.parametrize(
     ("noted", "state", "said"),
     [
-        ({"status": 0}, "finished", None),
+        ({"status": 0, "size": 4096}, "finished", None),
         ({"ended": "cancel", "reason": "you cancelled it"}, "cancelled", "you cancelled it"),
         ({"status": 3}, "running", "it has ended (exit status 3); whether it is tried again"),
         ({"signal": 9}, "running", "it has ended (signal 9 (SIGKILL))"),
@@ -368,6 +368,8 @@ def test_a_script_that_ended_without_a_resource_is_shown_as_it_ended(
     assert [one["id"] for one in told(desk, "list", filters={"state": state})["rows"]] == [id]
     assert ask(desk, "result", id=id, wait=None)[2] == (state != "running")
     assert told(desk, "status")["running_scripts"] == ([id] if state == "running" else [])
+    if noted is not None and "size" in noted:
+        assert row["note"]["size"] == told(desk, "list")["rows"][0]["note"]["size"] == 4096
     if noted is None:
         assert row["progress"] == {"done": 3, "total": 4}
 

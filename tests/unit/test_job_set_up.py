@@ -144,13 +144,13 @@ def test_an_environment_is_removed_when_it_is_old_and_unused(top: Path, python: 
     while not list(environments.glob("*/ready.json")) and time.monotonic() < end:
         time.sleep(0.01)
     assert ended(run(top, python, "true", "true"))[0] == 0  # two users
-    assert set_up.remove(str(environments), lambda used: used < time.time() - 60) == 0, "it is not old"
-    assert set_up.remove(str(environments), lambda used: True) == 0, "it is used"
+    assert set_up.put_aside(str(environments), lambda used: used < time.time() - 60) == [], "it is not old"
+    assert set_up.put_aside(str(environments), lambda used: True) == [], "it is used"
     (top / "go").write_text("")
     ended(user)
-    assert set_up.remove(str(environments), lambda used: True) == 1
-    assert not [path for path in environments.iterdir() if path.is_dir()]
-    assert set_up.remove(str(top / "missing"), lambda used: True) == 0
+    (aside,) = set_up.put_aside(str(environments), lambda used: True)
+    assert [path for path in environments.iterdir() if path.is_dir()] == [Path(aside)]
+    assert set_up.put_aside(str(top / "missing"), lambda used: True) == []
 
 
 def test_a_wrong_setup_is_refused_at_submission(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:

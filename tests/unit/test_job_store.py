@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 
 from ports import state
-from ports.errors import ConflictError, NewerRecordError, StoreError, UsageError
+from ports.errors import ConflictError, NewerRecordError, StoreError
 from ports.jobs import _durable, _submissions
 from ports.jobs._database import MIGRATIONS
 from ports.jobs._model import JobId, Submission
 from ports.jobs._places import LOCK, make_places
 from ports.jobs._store import FORMAT, Store
-from ports.probe import left
+from ports.probe import left, words
 from ports.probe.queue import durable
+from tests.lab import job_queue
 from tests.lab.job_queue import Desk
 
 
@@ -325,7 +326,7 @@ def test_a_submission_file_survives_every_place_where_its_client_dies(root: Path
         for module, sync in steps_of.items():
             module.sync_directory = counted(sync)
         try:
-            _submissions.leave(places, key, spec, [b"f", b""])
+            job_queue.leave(places, key, spec, [b"f", b""])
         except Killed:
             return False
         finally:
@@ -338,15 +339,15 @@ def test_a_submission_file_survives_every_place_where_its_client_dies(root: Path
     assert numbers[0] > 2
     lefts = list(_submissions.read(places))
     assert len(lefts) == 1
-    assert _submissions.leave(places, key, spec, [b"f", b""]) == JobId(lefts[0].number)
+    assert job_queue.leave(places, key, spec, [b"f", b""]) == JobId(lefts[0].number)
 
 
 def test_a_submission_that_is_too_large_leaves_nothing(root: Path) -> None:
     places = make_places()
-    with pytest.raises(UsageError, match="key"):
-        _submissions.leave(places, "x", Submission(kind="function"), [b"f", b""])
-    with pytest.raises(UsageError, match="too large"):
-        _submissions.leave(places, "ab" * 16, Submission(kind="function"), [b""] * 100_002, count=100_001)
+    with pytest.raises(words.Refused, match="key"):
+        job_queue.leave(places, "x", Submission(kind="function"), [b"f", b""])
+    with pytest.raises(words.Refused, match="too large"):
+        job_queue.leave(places, "ab" * 16, Submission(kind="function"), [b""] * 100_002, count=100_001)
     assert list(_submissions.read(places)) == []
 
 
@@ -356,4 +357,4 @@ def test_only_the_newest_ids_keep_their_directory(root: Path) -> None:
         (places.ids / str(number)).mkdir()
     _submissions.tidy(places)
     assert min(_durable.numbers(places.ids)) == 45
-    assert _submissions.leave(places, "ab" * 16, Submission(kind="function"), [b"f", b""]) == JobId(301)
+    assert job_queue.leave(places, "ab" * 16, Submission(kind="function"), [b"f", b""]) == JobId(301)

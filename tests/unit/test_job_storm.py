@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ports.errors import StoreError
-from ports.jobs import _submissions
 from ports.jobs._live import GIVEN, OVER, READY, WAITS
 from ports.jobs._model import ENDED, Lease, LeaseState, Submission
 from ports.jobs._turn import Request
+from tests.lab import job_queue
 from tests.lab.job_queue import Desk
 
 SLOTS = ["s1", "s2", "s3"]
@@ -170,7 +170,7 @@ class Storm(RuleBasedStateMachine):
     @rule()
     def leave(self) -> None:
         key = self.desk.key()
-        id = str(_submissions.leave(self.desk.places, key, Submission(kind="function"), [b"f", b"x"]))
+        id = str(job_queue.leave(self.desk.places, key, Submission(kind="function"), [b"f", b"x"]))
         assert id not in self.acknowledged
         self.note(id, key, None, [])
         self.desk.queue._intake.left_at = None  # two within one tick of the clock of the disk

@@ -529,10 +529,12 @@ def test_sweeping_keeps_what_is_needed(top: Path, objects: Objects, tmp_path: Pa
 
 
 def test_what_a_killed_snapshot_left_is_removed(top: Path, objects: Objects) -> None:
-    (objects.root / ".staging-dead").mkdir()
+    for name in (".staging-dead", ".staging-new"):  # the new one is about to be locked by who made it
+        (objects.root / name).mkdir()
+    os.utime(objects.root / ".staging-dead", (1000.0, 1000.0))
     write(top, a="1")
     copied(top, objects)
-    assert not list(objects.root.glob(".staging*"))
+    assert [path.name for path in objects.root.glob(".staging*")] == [".staging-new"]
 
 
 def test_a_full_disk_is_refused_before_anything_is_written(

@@ -130,15 +130,15 @@ def active(target: str, environ: os._Environ[str] | dict[str, str]) -> dict[str,
     return {**kept, "VIRTUAL_ENV": target, "PATH": f"{programs}{os.pathsep}{path}"}
 
 
-def remove(environments: str, is_old: Callable[[float], bool]) -> int:
-    """Remove the environments that no job uses and that are old; return how many these were.
+def put_aside(environments: str, is_old: Callable[[float], bool]) -> list[str]:
+    """Rename the environments that no job uses and that are old, which are to be removed; return their new paths.
 
     Parameters
     ----------
     is_old : callable
         Gets when one was last used.
     """
-    n_removed = 0
+    aside = []
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(environments):
             target, lock = os.path.join(environments, name), os.path.join(environments, f"{name}.lock")
@@ -149,9 +149,8 @@ def remove(environments: str, is_old: Callable[[float], bool]) -> int:
                 ready = os.path.join(target, READY)
                 if is_old(os.stat(ready if os.path.exists(ready) else target).st_mtime):
                     os.rename(target, f"{target}.old")
-                    shutil.rmtree(f"{target}.old", ignore_errors=True)
-                    n_removed += 1
-    return n_removed
+                    aside.append(f"{target}.old")
+    return aside
 
 
 def main(words: list[str]) -> int:

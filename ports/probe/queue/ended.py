@@ -72,7 +72,7 @@ def ended_script(work: str, attempt: int) -> "Optional[Json]":
         return {"why": told % reason}
     row = {"state": state, "ended_at": noted.get("ended_at"), "note": {}}  # type: Json
     row.update({name: noted[name] for name in ("peak_memory", "cpu_time") if noted.get(name) is not None})
-    row["note"].update({name: noted[name] for name in ("status", "signal") if noted.get(name) is not None})
+    row["note"].update({name: noted[name] for name in ("status", "signal", "size") if noted.get(name) is not None})
     if reason:
         row["reason"] = reason
     return row
