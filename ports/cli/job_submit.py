@@ -136,8 +136,6 @@ def _described(
 
     is_far = machine.host is not None
     script, has_directory = _script(words, {**options, "is_far": is_far}, of_copy)
-    if is_far and "reuse" in of_copy:
-        raise click.UsageError("--reuse and -H do not go together yet; leave one of them out")
     in_place, wants_copy = of_copy.pop("in_place", False), of_copy.pop("copy", False)
     if of_copy and not wants_copy and (in_place or not is_far):
         name = next(iter(of_copy)).replace("_", "-")

@@ -302,7 +302,8 @@ class Afar:
         if row.get("what") == "script":
             script = _scripts.again(row, is_far=True)
             if here and (planned := _copies.today(script)) is not None:
-                return self.submit_script(_asking.plan_copy(planned[0], **planned[1]), start=start)
+                root = str(planned[0].submission.directory)
+                return self.submit_script(_asking.plan_copy(planned[0], root=root, **planned[1]), start=start)
             if _copies.of(script) is not None:
                 return self._again(script, start)
             return self.submit_script(script, start=start)

@@ -351,7 +351,7 @@ def plan_copy(
         There is no such job, or no such output.
     """
     found: dict[str, str] = {}
-    for one in reuse:
+    for one in reuse if root is None else ():  # else they are jobs of the machine that it is sent to
         id, slash, path = one.partition("/")
         if not slash:
             raise UsageError(f"reuse: {one!r} has no path; write JOB/PATH, for example {id}/results")

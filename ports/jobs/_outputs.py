@@ -339,14 +339,15 @@ def of_another(places: Places, row: Mapping[str, Any], path: str) -> dict[str, s
     NotFoundError
         Nothing of its output is there.
     """
+    return {one.path: one.source for one in chosen(row, path, lambda: find(places, row))}
+
+
+def chosen(row: Mapping[str, Any], path: str, files: Callable[[], Sequence[OutputFile]]) -> list[OutputFile]:
+    """Return the files of a job's output at `path` and below it; raises as `of_another`."""
     if row["state"] not in ENDED:
         raise UsageError(f"job {row['id']} is {row['state']}; its output can be reused once it has ended")
     wanted = os.path.normpath(path)
-    found = {
-        one.path: one.source
-        for one in find(places, row)
-        if wanted == "." or one.path == wanted or one.path.startswith(f"{wanted}/")
-    }
+    found = [one for one in files() if wanted == "." or one.path == wanted or one.path.startswith(f"{wanted}/")]
     if not found:
         raise NotFoundError("output", f"{row['id']}/{path}", f"`ports job fetch {row['id']}` shows what there is")
     return found

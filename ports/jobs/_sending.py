@@ -10,12 +10,13 @@ import dataclasses
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ports import sessions
 from ports.errors import StoreError, UsageError
-from ports.jobs import _copies, _packages, _places, _trees
+from ports.jobs import _copies, _outputs, _packages, _places, _trees
+from ports.jobs._model import parse_id
 from ports.jobs._scripts import Script
 from ports.jobs._trees import Objects, Tree
 from ports.jobs.resource import lay_out
@@ -70,7 +71,9 @@ def send(
     objects = Objects(_places.make_places().objects)
     quick = True
     for left in range(_TRIES - 1, -1, -1):
-        tree = objects.read(plan.selected(), is_here=False, quick=quick)
+        others = _reused(machine, plan.reused, host)
+        tree = objects.read(plan.selected(), is_here=False, quick=quick and not others)
+        tree = _trees.with_entries(tree, others)
         script, row, patch = plan.described(tree)
         try:
             n_bytes = _sent(machine, tree, patch, host, say)
@@ -88,6 +91,37 @@ def send(
             return script, {**row, "n_new_bytes": n_bytes}
         quick = False  # something was removed there: all of it is asked for
     raise StoreError(plan.selection.root, f"its files on {host} are removed again and again", "submit it again")
+
+
+def _reused(machine: Asks, reused: Sequence[str], host: str) -> dict[str, lay_out.Entry]:
+    """Return the output of other jobs there that goes along, by its path; it becomes objects without coming home."""
+    found: dict[str, lay_out.Entry] = {}
+    for text in reused:
+        id, path = reused_from(text, host)
+        row = {**machine.ask("show", id=id).header["row"], "id": f"{host}:{id}"}
+        chosen = _outputs.chosen(row, path, _outputs.There(machine.ask, host, row).find)
+        for one in chosen:
+            if one.kind == "l":
+                name, target = os.fsencode(os.path.basename(one.path)), os.fsencode(one.target)
+                found[one.path] = lay_out.Entry("l", "", len(target), name, target)
+        names = [one.path for one in chosen if one.kind != "l"]
+        for begin in range(0, len(names), _MOST_OBJECTS):
+            told = machine.ask("disk.reuse", id=id, paths=names[begin : begin + _MOST_OBJECTS]).header
+            for path, name, n_bytes in told["files"]:
+                kind = "x" if str(name).endswith(".x") else "f"
+                found[path] = lay_out.Entry(kind, str(name)[:64], int(n_bytes), os.fsencode(os.path.basename(path)))
+    return found
+
+
+def reused_from(text: str, host: str) -> tuple[str, str]:
+    """Return the id and the path of ``server1:12/results``; raises UsageError unless the job is one of that host."""
+    id, slash, path = text.partition("/")
+    if not slash:
+        raise UsageError(f"reuse: {text!r} has no path; write JOB/PATH, for example {id}/results")
+    named, _, number = id.rpartition(":")
+    if named and named != host:
+        raise UsageError(f"reuse: job {id} is of {named}, and this one runs on {host}; `ports job fetch {id}` gets it")
+    return str(parse_id(number)), path or "."
 
 
 def recorded(machine: Asks, script: Script, root: str, *, host: str) -> tuple[Script, list[str]]:

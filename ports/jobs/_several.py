@@ -128,6 +128,8 @@ class Several:
         """Submit a script to the machine that begins it first, and return its id; raises as `offers`."""
         if script.submission.after:
             raise UsageError(f"after: job {script.submission.after[0]} is of one machine; name that one, not several")
+        if reused := getattr(script, "reused", ()):
+            raise UsageError(f"reuse: {reused[0]} is of one machine; name that one, not several")
         found = offers(self.names, script.submission.needs)
         told = {one.host: one for one in found}
         for one in filter(lambda one: one.is_possible, found):

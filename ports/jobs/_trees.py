@@ -281,6 +281,45 @@ def snapshot(objects: Objects, find: Any) -> tuple[Tree, int]:
     raise AssertionError
 
 
+def with_entries(tree: Tree, entries: Mapping[str, Entry]) -> Tree:
+    """Return a tree with files and links that are objects already, by their path; it needs all its `directories`.
+
+    Raises
+    ------
+    UsageError
+        A directory of the tree is where one of them goes.
+    """
+    if not entries:
+        return tree
+    made: dict[str, bytes] = {}
+    parts = {tuple(path.split("/")): one for path, one in entries.items()}
+    digest = _grafted(tree.digest, parts, tree.directories, made).digest
+    return dataclasses.replace(tree, digest=digest, directories={**tree.directories, **made}, is_known=False)
+
+
+def _grafted(
+    digest: str, entries: Mapping[tuple[str, ...], Entry], directories: Mapping[str, bytes], made: dict[str, bytes]
+) -> Entry:
+    """Add a directory that also has `entries` to those that are `made`, and return it."""
+    inside = {one.name: one for one in lay_out.load(directories[digest])} if digest else {}
+    below: dict[str, dict[tuple[str, ...], Entry]] = {}
+    for (name, *rest), one in entries.items():
+        old = inside.get(os.fsencode(name))
+        if old is not None and (old.kind == "d") != bool(rest):
+            raise UsageError(f"reuse: {name} of another job does not fit: a file is where a directory goes")
+        if rest:
+            below.setdefault(name, {})[tuple(rest)] = one
+        else:
+            inside[os.fsencode(name)] = one
+    for name, more in below.items():
+        key = os.fsencode(name)
+        inside[key] = _grafted(inside[key].digest if key in inside else "", more, directories, made)._replace(name=key)
+    data = lay_out.dump(list(inside.values()))
+    found = hashlib.sha256(data).hexdigest()
+    made[found] = data
+    return Entry("d", found, sum(one.size for one in inside.values()), b"")
+
+
 def object_name(kind: str, digest: str) -> str:
     """Return the name of an object: its SHA-256, and whether it can be executed."""
     return f"{digest}.x" if kind == "x" else digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 import ports
 from ports import __main__, hosts
 from ports.cli import main
-from ports.jobs import _afar, _client, _copies, _logs, _places, _scripts, _there
+from ports.jobs import _afar, _client, _copies, _logs, _model, _places, _scripts, _there
+from ports.jobs.resource import lay_out
 
 FOLLOWED = 1200  # lines
 
@@ -195,28 +197,28 @@ def test_no_home_is_sent_and_a_command_without_files_runs(
     assert asked(capsys, "--", "true", "/etc/hosts", "~/x", "--train.py")[1] == "~"
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--", "python", "train.py"],
-        ["--", "./train.py"],
-        ["--", "sh", "-c", "cd / && python train.py"],
-        ["--", "python", "-m", "x", "--config=train.py"],
-        ["--setup", "sh train.py", "--", "true"],
-        ["train.yaml"],
-    ],
-)
+NAMING = [
+    ["--", "python", "train.py"],
+    ["--", "./train.py"],
+    ["--", "sh", "-c", "cd / && python train.py"],
+    ["--", "python", "-m", "x", "--config=train.py"],
+    ["--setup", "sh train.py", "--", "true"],
+    ["train.yaml"],
+]
+
+
 def test_a_command_that_names_a_file_of_a_home_is_refused(
-    words: list[str], home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = project(home, monkeypatch, "home")
     (root / "train.py").chmod(0o755)
     (root / "train.yaml").write_text("run: |\n  module load x\n  python train.py\n")
-    assert submit(*words) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert "train.py is in" in said and "your home, which is not sent to far; `cd` to" in said
-    assert "--in-place uses the files that far has" in said
-    assert asked(capsys, "--in-place", *words)[1:] == ("~", None)
+    for words in NAMING:
+        assert submit(*words) == 2, words
+        said = " ".join(capsys.readouterr().err.split())
+        assert "train.py is in" in said and "your home, which is not sent to far; `cd` to" in said, words
+        assert "--in-place uses the files that far has" in said
+    assert asked(capsys, "--in-place", *NAMING[0])[1:] == ("~", None)
     assert submit("--copy", "--", "python", "train.py") == 2 and "is your home;" in capsys.readouterr().err
     assert asked(capsys, "--send-all", "--", "python", "train.py")[2] == str(root)
 
@@ -338,6 +340,72 @@ def test_a_submission_that_fails_leaves_nothing_that_was_kept(
     places = _places.here()
     assert list(places.objects.glob("??/*")) != [] and list(places.workspaces.iterdir()) == []
     assert not places.environs.exists() or list(places.environs.iterdir()) == []
+
+
+def job_with_output(home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Submit far:1, which ends with output, from a project; return the project and what far:1 has there."""
+    root = project(home, monkeypatch)
+    (root / "results").mkdir()
+    (root / "results" / "old").write_text("old")
+    (root / "results" / "x").write_text("before")
+    assert submit("--out", "results", "--", "true") == 0 and cli("cancel", "far:1") == 0
+    there = _places.here().copy_of(_model.JobId(1))
+    (there / "results" / "deep" / "er").mkdir(parents=True)
+    (there / "results" / "x").write_text("new")
+    (there / "results" / "deep" / "er" / "run").write_text("#!/bin/sh")
+    (there / "results" / "deep" / "er" / "run").chmod(0o755)
+    (there / "results" / "link").symlink_to("deep/er")
+    (there / "other").write_text("no output")
+    return root, there
+
+
+@pytest.mark.parametrize("reused", ["far:1/results/", "1/"])
+def test_output_of_a_job_there_goes_into_the_copy_of_another(
+    reused: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = job_with_output(home, monkeypatch)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert submit("--reuse", reused, "--", "cat", "train.py") == 0
+    told = _afar.Afar("far").show("far:2")["asked"]["script"]["workspace"]
+    lay_out.lay_out(str(_places.here().objects), told["tree"], str(home / "laid"))
+    found = {str(path.relative_to(home / "laid")): path for path in (home / "laid").rglob("*") if not path.is_dir()}
+    assert sorted(found) == ["results/deep/er/run", "results/old", "results/x", "train.py"]
+    assert found["results/x"].read_text() == "new" and found["results/old"].read_text() == "old"
+    assert os.access(found["results/deep/er/run"], os.X_OK)
+    assert os.readlink(home / "laid" / "results" / "link") == "deep/er" and told["reuse"] == [reused]
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before  # nothing came home
+    assert submit("--", "cat", "train.py") == 0
+    assert _afar.Afar("far").show("far:3")["asked"]["script"]["workspace"]["tree"] != told["tree"]
+    assert cli("rerun", "--no-start", "--here", "far:2") == 0
+    assert _afar.Afar("far").show("far:4")["asked"]["script"]["workspace"]["tree"] == told["tree"]
+
+
+REFUSED = [
+    ("far:1", 2, "'far:1' has no path; write JOB/PATH, for example far:1/results"),
+    ("server9:1/results", 2, "job server9:1 is of server9, and this one runs on far; `ports job fetch server9:1`"),
+    ("far:1/other", 3, "no output 'far:1/other'; `ports job fetch far:1` shows what there is"),
+    ("far:1/../../2", 3, "no output"),
+    ("far:2/results", 2, "job far:2 is pending; its output can be reused once it has ended"),
+    ("far:9/results", 3, "no job '9'"),
+    ("far:x/results", 2, "is not the id of a job"),
+]
+
+
+def test_what_cannot_be_reused_there_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = job_with_output(home, monkeypatch)
+    assert submit("--", "true") == 0
+    for reused, code, said in REFUSED:
+        capsys.readouterr()
+        assert submit("--reuse", reused, "--", "true") == code, reused
+        assert said in " ".join(capsys.readouterr().err.split()), reused
+    assert len(list(_places.here().workspaces.iterdir())) == 2  # of the two jobs
+    (root / "results" / "x").unlink()
+    (root / "results" / "x").mkdir()
+    (root / "results" / "x" / "y").touch()
+    assert submit("--reuse", "1/results", "--", "true") == 2
+    assert "x of another job does not fit: a file is where" in " ".join(capsys.readouterr().err.split())
 
 
 def test_prune_there_without_a_resource_names_what_starts_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -320,7 +320,7 @@ def cli(*words: str) -> int:
         (["submit", "-H", "server1", "--in-place", "--out", "x", "true"], "--out is for a copy; leave --in-place out"),
         (["submit", "-H", "gpu1,", "true"], "'gpu1,' has an empty name; write gpu1,gpu2"),
         (["submit", "-H", "gpu1,gpu2", "--after", "12", "true"], "after: job 12 is of one machine; name that one"),
-        (["submit", "-H", "server1", "--copy", "--reuse", "1/x", "true"], "--reuse and -H do not go together yet"),
+        (["submit", "-H", "gpu1,gpu2", "--reuse", "1/x", "true"], "reuse: 1/x is of one machine; name that one"),
         (["wait"], "ID is missing; write `ports job wait ID...`"),
         (["wait", "--within", "1x", "12"], "'1x' is no duration"),
     ],

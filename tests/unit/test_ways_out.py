@@ -89,6 +89,10 @@ WALKED = {
     "unit/test_job_afar.py::test_in_place_sends_nothing_and_means_the_same_path_there": (
         "the job runs in your home there; without --in-place, files are sent",
     ),
+    "unit/test_job_afar.py::test_what_cannot_be_reused_there_is_refused": (
+        "is of {named}, and this one runs on {host}; `ports job fetch {id}` gets it",
+        "no space for %d bytes of %s; `ports job prune --older 7d` removes old jobs there",
+    ),
     "unit/test_job_afar.py::test_a_command_that_names_a_file_of_a_home_is_refused": (
         "--in-place uses the files that {host} has",
     ),
@@ -345,7 +349,6 @@ EXEMPT = {
         "`ports job prune --older 7d` removes old jobs",
         "`ports job prune -H {host} --older 7d` removes old jobs there",
         "`ports job rerun --here` sends those of today",
-        "--reuse and -H do not go together yet",
         "name what can stay behind in {IGNORE}",
         "`cd` to the directory of your script",
     ),

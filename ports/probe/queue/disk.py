@@ -5,15 +5,30 @@ Refused and OSError. Paths are below the directory of jobs, and no link is follo
 """
 
 import errno
+import hashlib
 import os
+import shutil
 import stat
 import sys
 
 if __name__ != "__main__":  # piped, these names are there already
-    from .durable import sync_directory, write_durably
+    from .durable import sync_directory, write_all, write_durably
     from .left import check_key
     from .places import LARGE_PARTS, data_of, make_queue
-    from .sent import disk_fetched, disk_forget, disk_keep, disk_missing, disk_packages, disk_put, disk_sweep
+    from .sent import (
+        disk_fetched,
+        disk_forget,
+        disk_keep,
+        disk_missing,
+        disk_packages,
+        disk_put,
+        disk_sweep,
+        hold_directory,
+        is_object,
+        keep_objects,
+        move_objects,
+        objects_of,
+    )
     from .words import Refused, id_text, is_number, short, split_id
 
 MYPY = False
@@ -24,6 +39,7 @@ if MYPY:
     Answer = Tuple[Json, Sequence[bytes]]
 
 MOST_READ, MOST_LISTED = 8 * 2**20, 10000
+SPARE_BYTES = 64 * 2**20  # that stay free
 STAMP_BYTES = 25  # with which a stamped file of output begins: it tells two files of one name apart
 ENTRY_POINT = b"ports.__main__"  # what the program `ports` of an installation imports
 
@@ -152,6 +168,55 @@ def entries_below(base: str) -> "Iterator[List[Any]]":
                 yield [os.path.relpath(path, base), kind, found.st_size, found.st_mtime_ns, mode, target]
 
 
+def disk_reuse(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer":
+    """Make objects of files that a job left in its copy, and return path, object and size of each.
+
+    From now on no object is removed, until `disk_keep`.
+    """
+    job, paths = id_text(*split_id(header.get("id"))), header.get("paths")
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise Refused("UsageError", "paths: %s is no list of paths" % short(paths))
+    objects = objects_of(root)
+    keep_objects(objects)
+    staging = os.path.join(objects, ".staging-%s" % os.urandom(8).hex())
+    os.mkdir(staging, 0o700)
+    told, made = [], {}  # type: List[Any], Dict[str, str]
+    try:
+        held = hold_directory(staging)
+        for path in paths:
+            staged = os.path.join(staging, str(len(told)))
+            name, n_bytes = copy_output(root, "work/%s/workspace/%s" % (job, path), staged)
+            if not is_object(objects, name):
+                made[name] = staged
+            told.append([path, name, n_bytes])
+        move_objects(objects, made)
+        os.close(held)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return {"files": told}, ()
+
+
+def copy_output(root: str, path: str, target: str) -> "Tuple[str, int]":
+    """Copy a file of the directory of jobs; return the name that it has as an object, and its size."""
+    try:
+        descriptor = open_below(root, path)
+    except FileNotFoundError:
+        raise Refused("UsageError", "path: %s is gone" % short(path)) from None
+    hashed, n_bytes = hashlib.sha256(), 0
+    with os.fdopen(descriptor, "rb", 0) as source, open(target, "xb", 0) as copy:
+        found, disk = os.fstat(descriptor), os.fstatvfs(copy.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise Refused("UsageError", "path: %s is no file" % short(path))
+        if found.st_size + SPARE_BYTES > disk.f_bavail * disk.f_frsize:
+            told = "cannot use %s: no space for %d bytes of %s; `ports job prune --older 7d` removes old jobs there"
+            raise Refused("StoreError", told % (os.path.dirname(target), found.st_size, path))
+        for data in iter(lambda: source.read(2**20), b""):
+            hashed.update(data)
+            write_all(copy.fileno(), data)
+            n_bytes += len(data)
+    return hashed.hexdigest() + (".x" if found.st_mode & 0o100 else ""), n_bytes
+
+
 def disk_environ(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer":
     """Keep the environment of the script of a submission, 0600; without a blob, remove it."""
     key = check_key(header.get("key"))
@@ -167,4 +232,6 @@ def disk_environ(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer
 
 OWN = {"disk.status": disk_status, "disk.read": disk_read, "disk.list": disk_list, "disk.environ": disk_environ}
 OWN.update({"disk.missing": disk_missing, "disk.put": disk_put, "disk.keep": disk_keep, "disk.forget": disk_forget})
-OWN.update({"disk.sweep": disk_sweep, "disk.packages": disk_packages, "disk.fetched": disk_fetched})
+OWN.update(
+    {"disk.sweep": disk_sweep, "disk.packages": disk_packages, "disk.fetched": disk_fetched, "disk.reuse": disk_reuse}
+)
