@@ -84,7 +84,7 @@ class Output:
         if self._row["state"] not in ENDED and time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + _EVERY
             frame = self._machine.ask("show", is_patient=True, id=str(self.id))
-            self._row = frame.header["row"]
+            self._row = _where.asked_for(self._machine.host, str(self.id), frame.header.get("row"))
         return self._row["state"] in ENDED
 
     def is_still(self) -> bool:
@@ -117,9 +117,9 @@ class Afar:
 
     def show(self, id: object, *, is_patient: bool = False, until: float | None = None) -> dict[str, Any]:
         """Return everything that is known of a job or a map; raises NotFoundError, and as `_client.ask`."""
-        found = self.ask("show", id=_where.bare(id), is_patient=is_patient, until=until).header["row"]
-        row: dict[str, Any] = _where.at_home(self.host, found)
-        return row
+        number = _where.bare(id)
+        found = self.ask("show", id=number, is_patient=is_patient, until=until).header.get("row")
+        return _where.asked_for(self.host, number, found)
 
     def files(self, row: Mapping[str, Any]) -> dict[str, str]:
         """Return where on that machine the files of a job are."""

@@ -8,12 +8,13 @@ A file is complete or not there: half of one has a name of its own, with size an
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ def fetch(
     """
     found = output.find()
     target = Path(f"job-{str(row['id']).replace(':', '-')}") if to is None else to
-    _check_owner(target)
+    _make(target, row)
     wrote = _wrote(target)
     wanted = [one for one in found if not _is_same(output, one, target / one.path)]
     if not force and (differ := [one.path for one in wanted if _is_yours(target, one.path, wrote)]):
@@ -108,24 +109,32 @@ def _copy_all(
 ) -> list[OutputFile]:
     """Copy files, note what was written, and return those that changed meanwhile; raises StoreError."""
     changed: list[OutputFile] = []
-    try:
-        target.mkdir(parents=True, exist_ok=True)
+    _check_owner(target)  # the comparison took a while
+    with _translated(target, row):
+        mask = _mask(target)
         if progress.total:
             _durable.check_room(target, progress.total, spare=_SPARE, hint=_TO)
         _note(target, row, wrote)
         try:
             for one in wanted:
-                if not _copy(output, one, target, progress.add):
+                if not _copy(output, one, target, mask=mask, progress=progress.add):
                     changed.append(one)
                     continue
                 status = (target / one.path).lstat()
                 wrote[one.path] = [status.st_size, status.st_mtime_ns]
         finally:
             _note(target, row, wrote)
+    return changed
+
+
+@contextlib.contextmanager
+def _translated(target: Path, row: Mapping[str, Any]) -> Iterator[None]:
+    """Raise StoreError for what the disk refuses."""
+    try:
+        yield
     except OSError as error:
         path = error.filename or target
         raise StoreError(path, error.strerror or str(error), f"`ports job fetch {row['id']}` goes on then") from error
-    return changed
 
 
 class _Progress:
@@ -142,6 +151,30 @@ class _Progress:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _EVERY
             self._say(f"fetched {size(self._done)} of {size(self.total)}")
+
+
+def _make(target: Path, row: Mapping[str, Any]) -> None:
+    """Make a directory, before anything is compared with what is in it; raises ConflictError if it is another's."""
+    with _translated(target, row):
+        missing = [one for one in (target, *target.parents) if not os.path.lexists(one)]
+        for place in reversed(missing):
+            with contextlib.suppress(FileExistsError):  # somebody was faster: whose is it?
+                place.mkdir()
+            _check_owner(place)
+        _check_owner(target)
+        if not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target))
+
+
+def _mask(target: Path) -> int:
+    """Return the bits of a mode that new files in a directory can have: the umask cannot be asked without being set."""
+    path = target / f"{PART}{os.urandom(8).hex()}"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o777)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+        path.unlink()
 
 
 def _check_owner(target: Path) -> None:
@@ -201,7 +234,7 @@ def _is_yours(target: Path, path: str, wrote: Mapping[str, list[int]]) -> bool:
     return wrote.get(path) != [status.st_size, status.st_mtime_ns]
 
 
-def _copy(output: Output, one: OutputFile, target: Path, progress: Callable[[int], None]) -> bool:
+def _copy(output: Output, one: OutputFile, target: Path, *, mask: int, progress: Callable[[int], None]) -> bool:
     """Put one file in its place; return False if it changed while it was read."""
     path = target / one.path
     _make_parents(target, one.path)
@@ -220,7 +253,7 @@ def _copy(output: Output, one: OutputFile, target: Path, progress: Callable[[int
     if not _pour(output, one, part, progress):
         part.unlink()
         return False
-    part.chmod(one.mode & 0o777)
+    part.chmod(one.mode & mask & 0o777)
     os.utime(part, ns=(one.mtime_ns, one.mtime_ns))
     part.replace(path)
     return True

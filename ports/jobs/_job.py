@@ -435,7 +435,7 @@ def get(id: object) -> Job | JobMap:
 def _row(host: str | None, id: JobId) -> dict[str, Any]:
     """Return what the machine of a job says of it, with the id that it has here."""
     row: dict[str, Any] = _client.look("show", host=host, id=str(id))["row"]
-    return row if host is None else dict(_where.at_home(host, row))
+    return row if host is None else _where.asked_for(host, str(id), row)
 
 
 def _of_row(host: str | None, row: Mapping[str, Any]) -> Job | JobMap:

@@ -217,15 +217,15 @@ def _checked(host: str, row: Any, base: str) -> OutputFile:
 
 
 def leads_out(one: OutputFile) -> bool:
-    """Say whether a link leads out of the directory, or can do so.
+    """Say whether a link leads out of the directory, or can do so: what is before a ``..`` can be a link itself.
 
-    >>> [leads_out(OutputFile("a/b", "", "l", 0, 0, 0, target)) for target in ("../c", "../../c")]
-    [False, True]
+    >>> [leads_out(OutputFile("a/b", "", "l", 0, 0, 0, target)) for target in ("../c", "../../c", "c/../d")]
+    [False, True, True]
     """
-    place = os.path.normpath(os.path.join(os.path.dirname(one.path), one.target))
-    return (
-        not one.target or one.target.startswith("/") or place == ".." or place.startswith("../") or "\0" in one.target
-    )
+    parts = [part for part in one.target.split("/") if part not in ("", ".")]
+    n_up = parts.count("..")
+    is_far = n_up > one.path.count("/") or parts[:n_up] != [".."] * n_up
+    return is_far or not one.target or one.target.startswith("/") or "\0" in one.target
 
 
 def _is_cache(path: str) -> bool:

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from ports import hosts
-from ports.errors import UnsendableError, UsageError
+from ports.errors import FarSideError, UnsendableError, UsageError
 from ports.jobs import _model
 from ports.jobs._model import JobId
 from ports.state import settings
@@ -91,15 +91,31 @@ def at_home(host: str, document: Any) -> Any:
         return document
     told = {**document, "host": host} if "id" in document and "state" in document else dict(document)
     if told.get("id") is not None:
-        told["id"] = f"{host}:{told['id']}"
+        told["id"] = f"{host}:{_checked(host, told['id'])}"
     if isinstance(told.get("asked"), dict):
         told["asked"] = at_home(host, told["asked"])
     for name in _IDS:
         if isinstance(told.get(name), list):
-            told[name] = [f"{host}:{one}" for one in told[name]]
+            told[name] = [f"{host}:{_checked(host, one)}" for one in told[name]]
     for name in _HINTS:
         if isinstance(told.get(name), str):
             told[name] = hosts.targets.hints_at(host, told[name].replace("runs here;", "runs there;"))
+    return told
+
+
+def _checked(host: str, id: object) -> JobId:
+    """Return what another machine says is an id: paths and commands are made of it; raises FarSideError."""
+    try:
+        return _model.parse_id(id)
+    except UsageError:
+        raise FarSideError(host, f"it names a job {ascii(id)[:80]}, which is no id") from None
+
+
+def asked_for(host: str, id: str, row: Any) -> dict[str, Any]:
+    """Return the row of the job `id` as it is said here; raises FarSideError for that of another job."""
+    if not isinstance(row, dict) or not isinstance(row.get("state"), str) or str(row.get("id")) != id:
+        raise FarSideError(host, f"it was asked for job {id}, and answers with something else")
+    told: dict[str, Any] = at_home(host, row)
     return told
 
 

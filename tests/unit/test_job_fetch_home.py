@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from ports.errors import ConflictError, FarSideError, NotFoundError, ResourceLostError, UsageError
-from ports.jobs import _fetch, _outputs
+from ports.jobs import _fetch, _outputs, _where
+from ports.jobs._afar import Afar
 from ports.jobs._protocol import Frame
 from ports.jobs._workspace import FETCHED
 from ports.probe.queue import disk, sent
@@ -186,10 +187,25 @@ def test_the_same_attack_with_a_good_name_writes_the_file(far: Far) -> None:
     far.change = other
     assert far.get(".").n_files == 1
     path = Path("job-server1-12/r/x")
-    assert path.read_text() == "evil" and path.stat().st_mode & 0o7777 == 0o777  # no set-user-ID
+    assert path.read_text() == "evil" and path.stat().st_mode & 0o7000 == 0  # no set-user-ID
 
 
-@pytest.mark.parametrize("target", ["/etc", "..", "../..", "a/../../..", ""])
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_the_umask_here_holds_for_what_comes_home(far: Far, umask: int) -> None:
+    for mode in (0o666, 0o777, 0o640):
+        write(far.copy / f"r/{mode:o}", "x")
+        (far.copy / f"r/{mode:o}").chmod(mode)
+    before = os.umask(umask)
+    try:
+        assert far.get("r").n_files == 3
+    finally:
+        os.umask(before)
+    for mode in (0o666, 0o777, 0o640):
+        assert Path(f"job-server1-12/r/{mode:o}").stat().st_mode & 0o777 == mode & ~umask
+    assert sorted(os.listdir("job-server1-12")) == [FETCHED, "r"]
+
+
+@pytest.mark.parametrize("target", ["/etc", "..", "../..", "a/../../..", "", "up/../victim", "./up/../../x", "a/.."])
 def test_a_link_that_leads_out_is_left_out_and_nothing_goes_through_it(far: Far, tmp_path: Path, target: str) -> None:
     """A server that names a link and then a file below it writes nowhere else."""
     write(far.copy / "r/x", "evil")
@@ -203,6 +219,19 @@ def test_a_link_that_leads_out_is_left_out_and_nothing_goes_through_it(far: Far,
     far.change = hostile
     done = far.get(".")
     assert done.left_out == ("d",) and not os.path.lexists("job-server1-12/d") and done.n_files == 1
+
+
+def test_links_that_lead_out_together_are_left_out(far: Far, tmp_path: Path) -> None:
+    """Each one leads to a place inside by its words; on the disk, the second one leads out."""
+    links = {"p/q/up": "../..", "p/q/m": "up/../victim", "p/q/n": "./up/.././x", "p/q/ok": "../q/./x", "p/ok": "q"}
+    rows = [[path, "l", 0, 1, 0o777, target] for path, target in links.items()]
+    far.change = lambda op, fields, header: header.update(files=rows) if op == "disk.list" else None
+    done = far.get(".")
+    assert done.left_out == ("p/q/m", "p/q/n") and done.n_files == 3
+    top = tmp_path / "home/job-server1-12"
+    for path in ("p/q/up", "p/q/ok", "p/ok"):
+        found = (top / path).resolve()
+        assert top in (found, *found.parents)
 
 
 def test_a_file_below_a_link_of_the_same_server_is_a_conflict(far: Far, tmp_path: Path) -> None:
@@ -261,6 +290,78 @@ def test_a_directory_of_another_person_is_not_written_to(far: Far, tmp_path: Pat
         with pytest.raises(ConflictError, match="belongs to uid 4242, not to you; name another directory with --to"):
             far.get("r", to=to)
     assert far.get("r", to=Path("bobs-too")).n_files == 1  # the way out
+
+
+@pytest.mark.parametrize("to", [None, Path("new/deep/results")])
+@pytest.mark.parametrize("is_link", [True, False])
+def test_a_directory_that_another_makes_meanwhile_is_not_written_to(
+    far: Far, tmp_path: Path, to: Path | None, is_link: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bob is faster than the `mkdir` of a fetch, as he can be in a directory that all can write to."""
+    if os.geteuid() != 0:
+        pytest.skip("needs another user's directory")
+    write(far.copy / "r/x", "1")
+    (tmp_path / "bobs").mkdir()
+    real = Path.mkdir
+
+    def mkdir(path: Path, *rest: Any, **options: Any) -> None:
+        monkeypatch.setattr(Path, "mkdir", real)
+        if is_link:
+            path.symlink_to(tmp_path / "bobs")
+        else:
+            real(path)
+        os.chown(path, 4242, 4242, follow_symlinks=False)
+        real(path, *rest, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(ConflictError, match="belongs to uid 4242, not to you; name another directory with --to"):
+        far.get("r", to=to)
+    assert list((tmp_path / "bobs").iterdir()) == [] and not list((tmp_path / "home").rglob("x"))
+
+
+def test_a_directory_that_is_made_while_files_are_compared_is_not_taken(
+    far: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(far.copy / "r/x", "1")
+    (tmp_path / "bobs").mkdir()
+    real = _fetch._wrote
+
+    def wrote(target: Path) -> Any:
+        assert target.is_dir(), "somebody else can still make it"
+        return real(target)
+
+    monkeypatch.setattr(_fetch, "_wrote", wrote)
+    assert far.get("r").n_files == 1
+
+
+IDS = ["../../evil/x:12", "../12", "12/../..", "13", "12.1", "012", "", 7, None, ["12"], "12\x1b[2J", "$(touch x)"]
+
+
+@pytest.mark.parametrize("id", IDS, ids=ascii)
+def test_a_server_that_names_another_job_is_refused(far: Far, tmp_path: Path, id: Any) -> None:
+    write(far.copy / "r/x", "evil")
+    machine = Afar("server1")
+
+    def ask(op: str, blobs: Any = (), **fields: Any) -> Any:
+        return Frame({"row": {**far.row("r"), "id": id}}, []) if op == "show" else far.ask(op, blobs, **fields)
+
+    machine.ask = ask  # type: ignore[method-assign,assignment]
+    before = sorted(tmp_path.rglob("*"))
+    for look in (machine.fetch, machine.show, machine.output):
+        with pytest.raises(FarSideError, match="it was asked for job 12, and answers with something else"):
+            look("server1:12")
+    assert sorted(tmp_path.rglob("*")) == before
+    id = "12"  # the control
+    assert machine.fetch("server1:12")["n_files"] == 1
+
+
+@pytest.mark.parametrize("id", ["../x", "1;touch x", "12\n13", "\x1b]0;x\x07", [], {}], ids=ascii)
+def test_an_id_of_another_machine_that_is_none_is_refused_in_lists(id: Any) -> None:
+    told: list[Any] = [[{"id": id, "state": "running"}], {"cancelled": ["3", id]}, {"removed": [id]},
+                       {"id": "3", "state": "running", "asked": {"after": [id]}}]  # fmt: skip
+    for one in told:
+        with pytest.raises(FarSideError, match="which is no id"):
+            _where.at_home("server1", one)
 
 
 def test_a_job_that_has_not_begun_or_ran_in_place_has_nothing_to_fetch(far: Far) -> None:
