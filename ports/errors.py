@@ -51,6 +51,7 @@ The number is the exit code of the command line. A message names what failed, th
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 import types
@@ -484,10 +485,37 @@ def escape(stream: Any) -> None:
         reconfigure(errors="backslashreplace")
 
 
+# What a terminal obeys instead of showing it, or what hides or turns around the text beside it: control characters, and
+# those of Unicode for the direction of text, for nothing at all, and for tags.
+_OBEYED = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+_LINES = re.compile(f"[{_OBEYED}\U000e0000-\U000e007f]")
+_LINE_ENDS = re.compile(r"\r\n|[\r\n\t]")
+
+
+def harmless(text: str, *, lines: bool = True) -> str:
+    """Return `text` with what a terminal would obey as escapes: of another machine, user or job, it can be anything.
+
+    Parameters
+    ----------
+    lines : bool
+        Ends of lines and tabs stay. Without it, each is a space, so that a value stays in its line.
+
+    Examples
+    --------
+    >>> harmless("a\\x1b[2J", lines=False)
+    'a\\\\x1b[2J'
+    """
+    if not lines:
+        text = _LINE_ENDS.sub(" ", text)
+    elif "\r\n" in text:
+        text = text.replace("\r\n", "\n")
+    return _LINES.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def say(text: str) -> None:
     """Print `text` for the user's own program, whose stdout stays as it is; see `escape` for what cannot be written."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.write(harmless(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def _is_foreign(file: str) -> bool:
@@ -497,6 +525,7 @@ def _is_foreign(file: str) -> bool:
 
 def warn(text: str) -> None:
     """Issue the warning `text` with the line of the user's own code, not with a line of `ports`."""
+    text = harmless(text)
     if (line := _LINE.get()) is not None:
         warnings.warn_explicit(text, UserWarning, *line)
         return

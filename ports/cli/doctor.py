@@ -11,7 +11,8 @@ import click
 
 from ports.cli.commands import Command
 from ports.cli.options import with_hosts, with_transport
-from ports.cli.output import Output, Row, styled, terminal_columns, with_output, write_json
+from ports.cli.output import Output, Row, echo, styled, terminal_columns, with_output, write_json
+from ports.errors import harmless
 
 SOMETHING_FAILED = 5
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
@@ -93,7 +94,7 @@ class Checklist:
         for row in rows:
             if self._heading != row["host"]:
                 self._print_skipped()
-                click.echo(("" if self._heading is None else "\n") + styled(str(row["host"]), bold=True))
+                echo(("" if self._heading is None else "\n") + styled(str(row["host"]), bold=True), styled=True)
                 self._heading = str(row["host"])
             if row["state"] == "skipped":
                 self._skipped.append(row)
@@ -118,14 +119,15 @@ class Checklist:
         """Print a text behind what stands `before` it; in a terminal, it goes on below its own beginning."""
         from ports.cli import tables
 
+        text = harmless(text, lines=False)
         begins = tables.width(click.unstyle(before))
         columns = terminal_columns(sys.stdout) if sys.stdout.isatty() else begins + tables.width(text)
         if columns - begins < max(min(_NARROW, tables.width(text)), len(indent) + tables.longest_word(text)):
             if before.strip():
-                click.echo(before.rstrip())
+                echo(before.rstrip(), styled=True)
             begins, before = _INDENT, " " * _INDENT
         lines = tables.wrap(text, columns - begins, indent)
-        click.echo(("\n" + " " * begins).join([before + lines[0], *lines[1:]]))
+        echo(("\n" + " " * begins).join([before + lines[0], *lines[1:]]), styled=True)
 
     def __enter__(self) -> Checklist:
         return self
@@ -138,4 +140,5 @@ class Checklist:
 
 
 def _name(row: Row) -> str:
-    return f"{row['hop']}: {row['name']}" if row["hop"] and row["hop"] != row["host"] else str(row["name"])
+    name = f"{row['hop']}: {row['name']}" if row["hop"] and row["hop"] != row["host"] else str(row["name"])
+    return harmless(name, lines=False)

@@ -19,7 +19,7 @@ from ports.cli.commands import Group
 from ports.cli.job_follow import FAILED, IN_TIME, show_submitted, stream, waited, write
 from ports.cli.job_options import ID, IDS, Duration, on_machine
 from ports.cli.options import Number, OneOf
-from ports.cli.output import Look, Output, Row, waiting, with_output
+from ports.cli.output import Look, Output, Row, echo, waiting, with_output
 from ports.errors import PortsError
 
 FAR = 5  # exit code: a host failed
@@ -132,7 +132,7 @@ def show_job(out: Output, row: Row) -> None:
     """Show everything about a job."""
     out.details(job_rows.document(row) if out.as_json else job_rows.details(row))
     for line in () if out.as_json else job_rows.history(row):
-        click.echo(line)
+        echo(line)
 
 
 @job.command()

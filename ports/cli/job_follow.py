@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ports.cli import job_rows
-from ports.cli.output import Output, Row
+from ports.cli.output import Output, Row, echo
 
 FAILED, IN_TIME = 8, 6  # exit codes: a job did not finish; the wait ended before it
 
@@ -20,7 +20,7 @@ def show_submitted(out: Output, row: Row) -> int:
     if out.as_json or row.get("id") is None:
         out.details(row if out.as_json else job_rows.details(row))
     else:
-        click.echo(row["id"])
+        echo(str(row["id"]))
     return 0
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ports.errors import harmless
 from ports.probe import duration, size
 
 #: The columns of ``ports job list --csv``, which are keys of its rows in ``--json``.
@@ -180,7 +181,7 @@ def history(found: Mapping[str, Any]) -> list[str]:
         parts += [f"attempt {one['attempt']}"] if one.get("attempt") else []
         parts += [f"on {one['host']}"] if one.get("host") else []
         parts += [str(one["reason"])] if one.get("reason") else []
-        lines.append("  ".join(parts).rstrip())
+        lines.append(harmless("  ".join(parts).rstrip(), lines=False))
     return ["", *lines] if lines else []
 
 
@@ -190,7 +191,7 @@ def sentence(found: Mapping[str, Any]) -> str:
     of_map = f" ({counts(found.get('counts') or {})})" if found.get("count") is not None else ""
     begin = f"job {id} is {state}{of_map}" if state != "error" else f"job {id} failed{of_map}"
     if reason:
-        begin += f": {reason}"
+        begin += f": {harmless(str(reason), lines=False)}"
     elif state == "pending":
         begin += ": it waits for its turn"
     if state in ("error", "lost"):
@@ -215,9 +216,11 @@ def document(found: Mapping[str, Any]) -> dict[str, Any]:
 def cell(value: Any) -> Any:
     """Return a value for a line of comma-separated values."""
     if isinstance(value, Mapping):
-        return " ".join(f"{name}={one}" for name, one in value.items())
+        value = " ".join(f"{name}={one}" for name, one in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return " ".join(map(str, value))
+        value = " ".join(map(str, value))
+    if isinstance(value, str):
+        return harmless(value, lines=False)
     return "" if value is None else value
 
 

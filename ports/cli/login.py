@@ -6,7 +6,7 @@ import click
 
 from ports.cli.commands import Command
 from ports.cli.options import Host, with_hosts, with_transport
-from ports.cli.output import Output, with_output
+from ports.cli.output import Output, echo, with_output
 
 NOTHING, IN_USE = 3, 4
 
@@ -71,4 +71,4 @@ def show_ended(out: Output, host: str, state: str) -> None:
             f"ports: {host} stays connected, because somebody is logging in through it; log out again after that login"
         )
     else:
-        click.echo(f"disconnected from {host}")
+        echo(f"disconnected from {host}")

@@ -15,6 +15,7 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
+from ports.errors import harmless
 from ports.hosts import targets
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,6 +36,7 @@ STYLES = {
 }
 _FOREVER = 30 * 86400.0  # seconds that a command waits on another host, if it has no limit
 SILENT_SECONDS = 3.0  # a command that takes longer says what it waits for
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 _STATE = re.compile(rf"\b({'|'.join(STYLES)})\b")
 
 
@@ -67,21 +69,21 @@ class Output:
             from ports.cli import tables
 
             columns = terminal_columns(sys.stdout) if sys.stdout.isatty() else None
-            click.echo(tables.details(row, time.time(), columns))
+            echo(tables.details(row, time.time(), columns))
 
     def result(self, row: Row, text: str) -> None:
         """Show the result of a command that changed something: `text`, or the row as JSON."""
         if self.as_json:
             write_json(row)
         else:
-            click.echo(folded(targets.hints_at(self.host, text), sys.stdout))
+            echo(folded(targets.hints_at(self.host, text), sys.stdout))
 
     def lines(self, lines: Sequence[str]) -> None:
         """Show lines of a log."""
         if self.as_json:
             write_json({"lines": list(lines)})
         elif lines:
-            click.echo("\n".join(lines))
+            echo("\n".join(lines), styled=True)
 
     def fail(self, target: str, reason: str) -> None:
         """Print on stderr that one of several failed, in the words of a single failure."""
@@ -121,11 +123,33 @@ class Look(Output):
 
 def tell(text: str) -> None:
     """Print a message on stderr."""
-    click.echo(folded(text, sys.stderr), err=True)
+    echo(folded(text, sys.stderr), err=True)
+
+
+def echo(text: str, *, err: bool = False, styled: bool = False) -> None:
+    """Print `text`, and nothing that a terminal obeys: every command prints here, except what a job printed.
+
+    Parameters
+    ----------
+    styled : bool
+        Colours stay.
+    """
+    if styled:
+        parts = _COLOUR.split(text)  # every other one is a colour
+        text = "".join(part if place % 2 else harmless(part) for place, part in enumerate(parts))
+    else:
+        text = harmless(text)
+    click.echo(text, err=err)
+
+
+def draw(frame: str) -> None:
+    """Print what also moves the cursor; its lines are harmless already."""
+    click.echo(frame)
 
 
 def folded(text: str, stream: TextIO) -> str:
-    """Return `text` with lines that fit the terminal `stream`, so that it breaks no word; else as it is."""
+    """Return `text`, harmless, with lines that fit the terminal `stream`, so that it breaks no word; else as it is."""
+    text = harmless(text)
     if not stream.isatty():
         return text
     from ports.cli import tables
@@ -154,12 +178,12 @@ def at_home(row: Row) -> str:
 
 def write_json(document: Any) -> None:
     """Print one JSON document, on a line of its own."""
-    click.echo(json.dumps(document, default=str))
+    echo(json.dumps(document, default=str))
 
 
 def write_table(rows: Sequence[Row], kind: str, *, with_host: bool = False) -> None:
     """Print a table; in a terminal with colours, and fitted to its width. No link and no word is broken."""
-    click.echo("\n".join(table_lines(rows, kind, with_host=with_host)))
+    echo("\n".join(table_lines(rows, kind, with_host=with_host)), styled=True)
 
 
 def table_lines(rows: Sequence[Row], kind: str, *, with_host: bool = False) -> list[str]:
@@ -184,6 +208,7 @@ def styled(text: str, *, fg: str | None = None, bold: bool = False) -> str:
     """Return `text` in a colour or bold where the terminal shows that and the user wants it (``NO_COLOR``)."""
     from ports.state import settings
 
+    text = harmless(text, lines=False)
     if settings.variable("TERM") in ("dumb", "unknown"):
         return text
     return click.style(text, fg=None if settings.variable("NO_COLOR") else fg, bold=bold or None)

@@ -11,7 +11,7 @@ import click
 from ports import sessions
 from ports.cli.commands import Group
 from ports.cli.options import Number
-from ports.cli.output import Output, Row, refuse_host_as_name, waiting, with_host, with_output
+from ports.cli.output import Output, Row, echo, refuse_host_as_name, waiting, with_host, with_output
 
 _DETACH = "Ctrl-b d detaches it."
 NAME = click.argument("name", required=False)
@@ -108,7 +108,7 @@ def _add_logs(group: Group, noun: ModuleType, text: str) -> None:
             return
         log = sessions.files(str(group.name), name or sessions.default_name(str(group.name))).log
         for line in sessions.follow(log, lines, warnings=warnings):
-            click.echo(line)
+            echo(line, styled=True)
 
 
 def _add_attach(group: Group, noun: ModuleType, text: str) -> None:

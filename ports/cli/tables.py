@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ports.errors import harmless
 from ports.probe import duration, memory_used, size
 
 # Columns of the tables of the command line, by kind: (heading, key of the row).
@@ -143,7 +144,8 @@ def cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
     }
     if row.get("kind") == "setting":
         made["value"] = as_yaml(row.get("value"))
-    return {key: _text(value) for key, value in row.items()} | made
+    texts = {key: _text(value) for key, value in row.items()} | made
+    return {key: harmless(text, lines=False) for key, text in texts.items()}
 
 
 def table(rows: Sequence[Mapping[str, Any]], kind: str, now: float, *, with_host: bool = False) -> list[list[str]]:
@@ -283,6 +285,8 @@ def link_lines(cells: tuple[str, str, str], note: str, *, widths: tuple[int, int
     columns : int, optional
         Width of the terminal: what does not fit goes on below. Default: no limit.
     """
+    cells = (harmless(cells[0], lines=False), harmless(cells[1], lines=False), harmless(cells[2], lines=False))
+    note = harmless(note, lines=False)
     begin = "  ".join(text + " " * (room - width(text)) for text, room in zip(cells, widths, strict=False))
     line, said = f"{begin}  {cells[2]}", f"  ({note})" if note else ""
     if columns is None or width(line + said) <= columns:
@@ -327,6 +331,7 @@ def details(row: Mapping[str, Any], now: float, columns: int | None = None) -> s
     shown = {_CALLED.get(key, key.removeprefix("n_").replace("_", " ")): text for key, text in found.items()}
     if row.get("note"):  # the reason has a line of its own
         shown["note"] = str(row["note"])
+    shown = {harmless(key, lines=False): harmless(text, lines=False) for key, text in shown.items()}
     begins = max((len(key) for key in shown), default=0) + 2
     lines = []
     for key, text in shown.items():

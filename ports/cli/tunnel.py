@@ -16,6 +16,7 @@ from ports.cli.output import (
     SILENT_SECONDS,
     Output,
     Row,
+    echo,
     is_asking,
     on_host,
     terminal_columns,
@@ -220,7 +221,7 @@ class Links:
         if self.heading:
             lines = [*tables.link_lines(("HOST", "WHAT", "LINK"), "", widths=widths, columns=None), *lines]
             self.heading = False
-        click.echo("\n".join(lines))
+        echo("\n".join(lines))
 
     def _progress(self, row: Row) -> None:
         if not self.out.as_json:

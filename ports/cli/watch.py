@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
+from ports.cli.output import draw
+from ports.errors import harmless
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 EVERY = 2.0  # seconds
@@ -34,14 +37,14 @@ def show(looks: Iterable[Sequence[str]]) -> None:
     """
     is_drawn, noted = sys.stdout.isatty(), dict[str, None]()
     if is_drawn:
-        warnings.showwarning = lambda message, *_, **__: noted.setdefault(f"ports: {message}")
+        warnings.showwarning = lambda message, *_, **__: noted.setdefault(harmless(f"ports: {message}"))
     for number, lines in enumerate(looks):
         lines = [*lines, *noted]
         if is_drawn and number:
-            click.echo(frame(lines, shutil.get_terminal_size().lines))
+            draw(frame(lines, shutil.get_terminal_size().lines))
         else:
             before = _HOME_AND_CLEAR if is_drawn else "\n" if number else ""
-            click.echo(before + "\n".join(lines))
+            draw(before + "\n".join(lines))
 
 
 def frame(told: Sequence[str], rows: int) -> str:

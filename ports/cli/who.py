@@ -14,7 +14,8 @@ import click
 from ports.cli import watch as watching
 from ports.cli.commands import Command
 from ports.cli.options import Host
-from ports.cli.output import Output, waiting, write_json
+from ports.cli.output import Output, echo, waiting, write_json
+from ports.errors import harmless
 
 if TYPE_CHECKING:
     from ports.machine import Usage, User
@@ -74,12 +75,13 @@ def look(host: str | None, *, interval: float | None = None) -> Usage:
 
 def show(found: Usage) -> None:
     """Show a machine."""
-    click.echo("\n".join(shown(found)))
+    echo("\n".join(shown(found)))
 
 
 def shown(found: Usage) -> list[str]:
     """Return `lines` for stdout: of its width, and in its encoding."""
     told = lines(found, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+    told = [harmless(line, lines=False) for line in told]
     try:
         "".join(told).encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from ports.errors import harmless
 from ports.hosts._route import Hop
 
 LOGIN_TIMEOUT = 300.0  # seconds: a person looks for the phone with the second factor
@@ -44,7 +45,7 @@ def ask(prompt: str, *, shown: bool = False) -> str | None:
         if not shown:
             import getpass
 
-            return getpass.getpass(prompt)
+            return getpass.getpass(harmless(prompt))
         say(prompt)
         with Path(_IN).open(encoding="utf-8", errors="replace") as terminal:
             return terminal.readline().rstrip("\r\n")
@@ -55,7 +56,7 @@ def ask(prompt: str, *, shown: bool = False) -> str | None:
 def say(text: str) -> None:
     """Write `text` to the terminal."""
     with contextlib.suppress(OSError), Path(_OUT).open("w", encoding="utf-8") as terminal:
-        terminal.write(text)
+        terminal.write(harmless(text))
 
 
 @contextlib.contextmanager
