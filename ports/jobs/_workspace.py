@@ -13,6 +13,7 @@ import re
 import shlex
 import stat
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ _SECRETS = (".env", ".env.*", ".envrc", ".netrc", ".git-credentials", "credentia
 _NO_SECRETS = (".env.example", ".env.sample", ".env.template", ".env.dist")
 _SECRET_NAME = re.compile("|".join(map(fnmatch.translate, _SECRETS)))
 _LARGEST_KEY = 1 << 15
+_GIT_SECONDS = 20.0  # for what is recorded of changes
 _KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----|PuTTY-User-Key-File-")
 _MOST_LOOKED_AT = 5_000  # files of one directory that stays behind: their number and size are a lower limit then
 _GIT = "git does not track it"
@@ -485,14 +487,37 @@ def links_outside(found: Selection) -> list[str]:
 # --- what is recorded ---
 
 
+#: What writes a patch that `git apply` takes, whatever the user's settings of `git diff` are.
+_PATCH = (
+    "-c", "diff.relative=false", "-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false",
+    "diff", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/",
+    "--submodule=short", "--unified=3", "HEAD", "--", ".",
+)  # fmt: skip
+
+
 def recorded(root: str) -> tuple[dict[str, Any], bytes]:
-    """Return the commit of a directory, and what was changed since, as a patch; both empty without git."""
+    """Return the commit of a directory, and what was changed since, as a patch; both empty without git.
+
+    Where git takes long, nothing is said of changes.
+    """
     try:
-        started = [git(root, "rev-parse", "HEAD"), git(root, "diff", "--binary", "HEAD", "--", ".")]
+        started = [git(root, "rev-parse", "HEAD"), git(root, *_PATCH)]
     except FileNotFoundError:
         return {}, b""
-    (commit, _), (patch, _) = (one.communicate() for one in started)
-    if started[0].returncode != 0:
+    end = time.monotonic() + _GIT_SECONDS
+    commit, patch = (_said(one, end) for one in started)
+    if not commit:
         return {}, b""
-    told: Mapping[str, Any] = {"commit": commit.decode().strip(), "dirty": bool(patch)}
-    return dict(told), patch if started[1].returncode == 0 else b""
+    told: dict[str, Any] = {"commit": commit.decode().strip()}
+    return (told, b"") if patch is None else ({**told, "dirty": bool(patch)}, patch)
+
+
+def _said(started: subprocess.Popen[bytes], end: float) -> bytes | None:
+    """Return what git printed; None if it failed, or did not end in time."""
+    try:
+        said, _ = started.communicate(timeout=max(0.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        started.kill()
+        started.communicate()
+        return None
+    return said if started.returncode == 0 else None

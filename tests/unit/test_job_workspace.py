@@ -292,6 +292,54 @@ def test_commit_and_changes_are_recorded(top: Path) -> None:
     assert told["dirty"] is True and b"-1\n+2\n" in patch
 
 
+SETTINGS = [
+    ("color.ui", "always"), ("color.diff", "always"), ("diff.noprefix", "true"), ("diff.mnemonicPrefix", "true"),
+    ("diff.external", "echo external"), ("diff.relative", "true"), ("diff.context", "0"), ("diff.x.textconv", "wc"),
+    ("diff.x.command", "echo command"), ("diff.srcPrefix", "old/"), ("diff.dstPrefix", "new/"),
+    ("diff.wsErrorHighlight", "all"), ("diff.colorMoved", "zebra"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), SETTINGS)
+def test_a_patch_can_be_applied_whatever_git_diff_is_set_to(top: Path, tmp_path: Path, name: str, value: str) -> None:
+    git(top, "init", "-q")
+    write(top, sub__a="".join(f"{n}\n" for n in range(20)), b="1\n")
+    (top / "sub/a.bin").write_bytes(bytes(range(256)))
+    (top / ".gitattributes").write_text("a diff=x\n*.bin diff=x\n")
+    git(top, "add", ".")
+    git(top, "commit", "-qm", "one")
+    git(tmp_path, "clone", "-q", str(top), str(tmp_path / "clone"))
+    git(top, "config", name, value)
+    write(top, sub__a="".join(f"{n}\n" for n in range(1, 21)))
+    (top / "sub/a.bin").write_bytes(bytes(range(255)))
+    _, patch = _workspace.recorded(str(top / "sub"))
+    done = subprocess.run(
+        ["git", "-C", str(tmp_path / "clone"), "apply"], input=patch, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    for path in ("sub/a", "sub/a.bin"):
+        assert (tmp_path / "clone" / path).read_bytes() == (top / path).read_bytes()
+
+
+def test_a_git_that_takes_long_holds_no_submission_up(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(top, "init", "-q")
+    write(top, a="1\n")
+    git(top, "add", "a")
+    git(top, "commit", "-qm", "one")
+    write(top, a="2\n")
+    real = _workspace.git
+
+    def slow(root: str, *words: str) -> Any:
+        if "diff" not in words:
+            return real(root, *words)
+        return subprocess.Popen(["sleep", "600"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    monkeypatch.setattr(_workspace, "git", slow)
+    monkeypatch.setattr(_workspace, "_GIT_SECONDS", 2.0)
+    told, patch = _workspace.recorded(str(top))
+    assert list(told) == ["commit"] and patch == b""
+
+
 # --- objects ---
 
 NAMES = st.binary(min_size=1, max_size=12).filter(lambda one: not set(one) & set(b"\0/") and one not in (b".", b".."))
