@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ports import hosts
 from ports.errors import (
+    ConflictError,
     ConnectionLostError,
     FarSideError,
     PortsError,
@@ -331,7 +332,10 @@ class Afar:
         limit = _model.parse_duration(older, "older")
         found = self.ask("prune", older=limit, states=states, dry=dry_run, unfetched=unfetched).header
         if not dry_run:
-            self.ask("disk.sweep")
+            try:
+                self.ask("disk.sweep")
+            except ConflictError as error:  # the jobs are removed
+                warn(hosts.targets.hints_at(self.host, f"{self.host}: {error}"))
         told = {"removed": list(found.get("ids") or ()), "unfetched": list(found.get("unfetched") or ())}
         home: dict[str, Any] = _where.at_home(self.host, told)
         return home

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ports import state
-from ports.errors import StoreError, UsageError
+from ports.errors import StoreError, UsageError, warn
 from ports.jobs import _durable, _packages, _trees, _workspace
 from ports.jobs._model import Submission
 from ports.jobs._places import Places
@@ -254,4 +254,7 @@ def sweep(places: Places) -> int:
         try:
             return sent.sweep_objects(str(places.root))
         except words.Refused as error:
+            if error.kind == "ConflictError":
+                warn(error.text)
+                return 0
             raise StoreError(places.workspaces, error.text, "") from error

@@ -6,9 +6,11 @@ An unchanged directory costs one question. What has arrived stays there: after a
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -76,7 +78,8 @@ def send(
         tree = _trees.with_entries(tree, others)
         script, row, patch = plan.described(tree)
         try:
-            n_bytes = _sent(machine, tree, patch, host, say)
+            with _let_go_if_interrupted(machine, key):
+                n_bytes = _sent(machine, tree, patch, host, say)
         except _NotRead:
             quick = False
             continue
@@ -146,6 +149,22 @@ def recorded(machine: Asks, script: Script, root: str, *, host: str) -> tuple[Sc
 def forget(machine: Asks, key: str) -> None:
     """Let the files go that were kept for a submission which was refused."""
     machine.ask("disk.forget", key=key)
+
+
+@contextlib.contextmanager
+def _let_go_if_interrupted(machine: Asks, key: str) -> Iterator[None]:
+    """Let `prune` there go on after Ctrl-C in a notebook; nobody waits for a way that is cut."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from ports.errors import PortsError
+
+        def run() -> None:
+            with contextlib.suppress(PortsError):
+                forget(machine, key)
+
+        threading.Thread(target=run, name="let go", daemon=True).start()
+        raise
 
 
 class _NotRead(Exception):
@@ -274,7 +293,7 @@ def _put_large(machine: Asks, tree: Tree, wanted: Missing, name: str) -> int:
     path, at = wanted.files[name], wanted.parts.get(name, 0)
     with _trees.opened(tree.selection, path) as file:
         n_bytes = os.fstat(file.fileno()).st_size
-        first = at
+        first = at = at if at < n_bytes else 0
         while at < n_bytes:
             file.seek(at)
             data = file.read(_MOST_BYTES)

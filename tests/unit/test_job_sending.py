@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from typing import Any
 import pytest
 
 from ports.errors import ResourceLostError, StoreError, UsageError
-from ports.jobs import _copies, _scripts, _sending
+from ports.jobs import _copies, _places, _scripts, _sending
 from ports.jobs._protocol import Frame
 from ports.jobs.resource import lay_out
 from ports.probe.queue import sent
 from ports.probe.queue.words import Refused
+from ports.state import wait_until
 
 KEY = "ab" * 16
 OPS = {name: getattr(sent, name.replace(".", "_")) for name in ("disk.missing", "disk.put", "disk.keep", "disk.forget")}
@@ -191,7 +193,96 @@ def test_prune_says_that_files_are_being_sent(top: Path, far: Far, monkeypatch: 
     far.ask("disk.missing", trees=[], names=[])
     with pytest.raises(Refused) as refused:
         sent.sweep_objects(str(far.root))
-    assert "some are being sent; prune again" in refused.value.text
+    assert "files of a job are being copied just now" in refused.value.text
+    lock = sent.SENDING[str(far.root / "objects")]
+    with pytest.warns(UserWarning, match="`ports job prune` removes them later"):  # the jobs are removed all the same
+        assert _copies.sweep(_places.Places(far.root, far.root / "run")) == 0
+    assert sent.SENDING[str(far.root / "objects")] == lock
+    far.ask("disk.forget", key=KEY)
+    assert _copies.sweep(_places.Places(far.root, far.root / "run")) > 0
+
+
+@pytest.mark.parametrize("step", ["chmod", "makedirs", "replace"])
+def test_a_large_file_whose_last_step_failed_is_sent_again(
+    top: Path, far: Far, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full, or there was a power cut, when all of it had arrived and it was not in its place yet."""
+    monkeypatch.setattr(_sending, "_MOST_BYTES", 100_000)
+    (top / "large").write_bytes(os.urandom(250_000))
+    later(top)
+    real, real_open = getattr(os, step), os.open
+
+    def full(path: Any, *rest: Any, **options: Any) -> Any:
+        if str(path).startswith(str(far.root / "objects")) and (step != "makedirs" or len(Path(path).name) == 2):
+            raise OSError(28, "No space left on device", str(path))
+        return real(path, *rest, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, step, full)
+        with pytest.raises(OSError, match="No space"):
+            sending(far)
+    (part,) = (far.root / "objects" / ".sent").iterdir()
+    assert part.stat().st_size == 250_000
+    far.again()
+
+    def guarded(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if str(path) == str(part) and flags & os.O_WRONLY and part.exists() and not part.stat().st_mode & 0o200:
+            raise PermissionError(13, "Permission denied", str(path))  # as for everybody but root
+        return real_open(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", guarded)
+    script, _ = sending(far)
+    assert far.n_bytes < 10_000, "all of it was sent again"
+    assert (far.laid_out(script, tmp_path / "out") / "large").read_bytes() == (top / "large").read_bytes()
+
+
+def test_a_part_that_is_no_part_of_the_file_is_sent_again(
+    top: Path, far: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sending, "_MOST_BYTES", 100_000)
+    (top / "large").write_bytes(os.urandom(250_000))
+    later(top)
+    name = hashlib.sha256((top / "large").read_bytes()).hexdigest()
+    for content in (b"x" * 250_000, b"x" * 300_000, b"x" * 10):
+        (far.root / "objects" / ".sent").mkdir(parents=True, exist_ok=True)
+        (far.root / "objects" / ".sent" / name).write_bytes(content)
+        script, _ = sending(far)
+        assert (far.laid_out(script, tmp_path / f"{len(content)}") / "large").stat().st_size == 250_000
+        far.again()
+        (far.root / "objects" / name[:2] / name[2:]).unlink()
+
+
+def test_an_upload_that_is_interrupted_waits_for_no_message(
+    top: Path, far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C, while the way to the machine is cut: each message is tried again for a minute."""
+    monkeypatch.setattr(_sending, "_MOST_BYTES", 50_000)
+    monkeypatch.setattr(_sending, "_SILENT", 0.0)
+    for number in range(6):
+        (top / f"{number}").write_bytes(os.urandom(40_000))
+    real, cut, is_back = far.ask, threading.Event(), threading.Event()
+
+    def ask(op: str, blobs: Any = (), **fields: Any) -> Frame:
+        if op == "disk.put" and cut.is_set():
+            is_back.wait()
+        cut.set() if op == "disk.put" else None
+        return real(op, blobs, **fields)
+
+    def interrupted(text: str) -> None:
+        raise KeyboardInterrupt
+
+    far.ask = ask  # type: ignore[method-assign]
+    late = threading.Timer(30, is_back.set)
+    late.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sending(far, interrupted)
+        assert not is_back.is_set(), "it waited for the way"
+        wait_until(lambda: not sent.SENDING or None, timeout=30, what="the lock")  # `prune` there can go on
+        assert not (far.root / "workspaces" / KEY).exists()
+    finally:
+        late.cancel()
+        is_back.set()
 
 
 def test_objects_that_were_removed_there_are_sent_again(top: Path, far: Far, tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ WALKED = {
         "--in-place uses the files that {host} has",
     ),
     "integration/test_job_workspace.py::test_what_cannot_be_meant_is_refused": ("add --copy, or leave it out",),
+    "unit/test_job_sending.py::test_prune_says_that_files_are_being_sent": ("`ports job prune` removes them later",),
     "integration/test_job_workspace.py::test_prune_keeps_output_that_nobody_fetched": (
         "because nobody fetched their output ({named}): --unfetched removes them, too",
     ),

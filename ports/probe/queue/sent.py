@@ -34,6 +34,9 @@ PYTHON_NAME = re.compile(r"[A-Za-z0-9_./+-]{1,1000}\Z")
 PACKAGES_SECONDS = 20.0
 FEW_FILES = 32  # that are synced one by one; for more, the whole file system is
 LOCK_SECONDS = 10.0
+BEING_SENT = (
+    "files of a job are being copied just now, so those of removed jobs stay; `ports job prune` removes them later"
+)
 PART_SECONDS = 14 * 86400.0  # for which half of a large file is kept
 SENDING = {}  # type: Dict[str, int]  # the lock that keeps objects from being removed, by directory
 
@@ -137,7 +140,7 @@ def parts_of(objects: str, missing: "Iterable[str]") -> "Dict[str, int]":
         status = os.lstat(path)
         if name in wanted:
             found[name] = reopened(path)
-        elif now - status.st_mtime > PART_SECONDS:
+        elif now - max(status.st_mtime, status.st_ctime) > PART_SECONDS:  # of a whole one, the time is set back
             os.unlink(path)
     return found
 
@@ -308,7 +311,7 @@ def lock_objects(lock: int) -> None:
             return
         except OSError:
             if time.monotonic() > end:
-                raise Refused("StoreError", "the files of jobs stay: some are being sent; prune again after that")
+                raise Refused("ConflictError", BEING_SENT)
         time.sleep(0.05)
 
 
