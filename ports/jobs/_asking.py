@@ -14,7 +14,7 @@ from typing import Any
 
 from ports import listeners
 from ports.errors import ConflictError, PortsError, ResourceLostError, TimedOutError, UsageError
-from ports.jobs import _copies, _fetch, _logs, _model, _outputs, _places, _resource, _scripts, _submissions
+from ports.jobs import _copies, _durable, _fetch, _logs, _model, _outputs, _places, _resource, _scripts, _submissions
 from ports.jobs._connection import Connection, revive
 from ports.jobs._model import ENDED, Capacity, JobId, LeaseState, parse_id
 from ports.jobs._scripts import Script
@@ -313,9 +313,10 @@ def submit_script(
             Objects(places.objects).put(data)
         for note in notes:
             said(note)
-        for kept in (script.keep_environ(places, key), _copies.keep(places, key, script)):
-            if kept is not None:
-                undone.callback(kept.unlink, missing_ok=True)
+        kept = script.environ_file(places, key) | _copies.needed(places, key, script)
+        for path in kept:
+            undone.callback(path.unlink, missing_ok=True)
+        _durable.write_together(kept)
         reply = _submitted(key, script, start, undone)
         if reply.get("said"):
             said(str(reply["said"]))

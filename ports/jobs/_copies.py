@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ports.probe import sent, words
 
 _MOST_LEFT = 20  # that the submission notes of what stays behind
 _LARGEST_PATCH = 16 << 20
+_YOUNG = 1.0  # seconds for which a look at the directory counts as one of now
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class Plan:
     send_all: bool = False
     reuse: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reused: tuple[str, ...] = ()
+    unused: list[float] = dataclasses.field(default_factory=lambda: [time.monotonic()])  # when it was made
 
     @property
     def submission(self) -> Submission:
@@ -99,7 +102,9 @@ class Plan:
         return with_workspace(self.script, kept), row, objects
 
     def selected(self) -> Selection:
-        """Look through the directory, as it is now."""
+        """Look through the directory, as it is now; a plan of this moment has done so, which counts once."""
+        if self.unused and time.monotonic() - self.unused.pop() < _YOUNG:
+            return self.selection
         return _selected(self.selection.root, self.send_all, self.reuse)
 
 
@@ -233,19 +238,17 @@ def with_records(script: Script) -> tuple[Script, list[str], dict[str, bytes]]:
     return dataclasses.replace(script, submission=submission), notes, objects
 
 
-def keep(places: Places, key: str, script: Script) -> Path | None:
-    """Note which objects a submission needs, and return the file; None if it needs none."""
+def needed(places: Places, key: str, script: Script) -> dict[Path, bytes]:
+    """Return the file that notes which objects a submission needs, with its content; nothing if it needs none."""
     told = script.submission.script or {}
     workspace = of(script) or {}
-    needed = {"format": 1, "objects": [one["patch"] for one in (workspace, told) if "patch" in one]}
+    noted = {"format": 1, "objects": [one["patch"] for one in (workspace, told) if "patch" in one]}
     if workspace:
-        needed["tree"] = workspace["tree"]
-    elif not needed["objects"]:
-        return None
+        noted["tree"] = workspace["tree"]
+    elif not noted["objects"]:
+        return {}
     state.make_private(places.workspaces)
-    path = places.workspace_of(key)
-    _durable.write(path, json.dumps(needed).encode())
-    return path
+    return {places.workspace_of(key): json.dumps(noted).encode()}
 
 
 def sweep(places: Places) -> int:

@@ -69,13 +69,9 @@ class Script:
         told["environ"] = key if self.environ else None
         return json.dumps(told).encode()
 
-    def keep_environ(self, places: Places, key: str) -> Path:
-        """Write the environment to its file, and return it; raises StoreError."""
-        from ports.jobs import _durable  # who submits to another machine writes nothing here
-
-        path = places.environ_of(key)
-        _durable.write(path, json.dumps(dict(self.environ)).encode())
-        return path
+    def environ_file(self, places: Places, key: str) -> dict[Path, bytes]:
+        """Return the file for the environment, with its content."""
+        return {places.environ_of(key): json.dumps(dict(self.environ)).encode()}
 
     def row(self) -> dict[str, Any]:
         """Return what would be submitted, without any value of the environment."""

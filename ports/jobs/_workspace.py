@@ -6,8 +6,11 @@ track. A line ``!PATH`` of ``.portsignore`` takes along what would stay behind.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
+import functools
+import heapq
 import os
 import re
 import shlex
@@ -29,6 +32,7 @@ _SECRETS = (".env", ".env.*", ".envrc", ".netrc", ".git-credentials", "credentia
             "id_ed25519")  # fmt: skip
 _NO_SECRETS = (".env.example", ".env.sample", ".env.template", ".env.dist")
 _SECRET_NAME = re.compile("|".join(map(fnmatch.translate, _SECRETS)))
+_FIRST = frozenset(case for one in _SECRETS for case in (one[0], one[0].upper()))  # with which a secret can begin
 _LARGEST_KEY = 1 << 15
 _GIT_SECONDS = 20.0  # for what is recorded of changes
 _KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----|PuTTY-User-Key-File-")
@@ -71,14 +75,14 @@ class Selection:
         """Return the file that goes along as `path`."""
         return self.elsewhere.get(path) or os.path.join(self.root, path)
 
-    @property
+    @functools.cached_property
     def n_bytes(self) -> int:
         """Size of all files together."""
         return sum(status.st_size for status in self.files.values())
 
     def largest(self, number: int = 10) -> list[tuple[str, int]]:
         """Return the largest files with their sizes."""
-        found = sorted(self.files.items(), key=lambda item: (-item[1].st_size, item[0]))[:number]
+        found = heapq.nsmallest(number, self.files.items(), key=lambda item: (-item[1].st_size, item[0]))
         return [(path, status.st_size) for path, status in found]
 
     def without(self, paths: Sequence[str], why: str = _SECRET) -> Selection:
@@ -180,8 +184,22 @@ _QUESTIONS = (
 )
 
 
+def _can_be_in_repository(root: str) -> bool:
+    """Say whether git can have something to say: where there is no sign of a repository, it is not started."""
+    if "GIT_DIR" in sessions.surroundings.of_this_process():
+        return True
+    place = os.path.realpath(root)
+    while not any(os.path.lexists(os.path.join(place, name)) for name in (".git", "HEAD")):
+        place, below = os.path.dirname(place), place
+        if place == below:
+            return False
+    return True
+
+
 def git(root: str, *words: str) -> subprocess.Popen[bytes]:
-    """Start git in a directory; it takes no locks. Raises FileNotFoundError where there is none."""
+    """Start git in a directory; it takes no locks. Raises FileNotFoundError where there is none, or no repository."""
+    if not _can_be_in_repository(root):
+        raise FileNotFoundError(root)
     environ = {**sessions.surroundings.of_this_process(), "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     command = ["git", "-C", root, *words]
     return subprocess.Popen(
@@ -239,6 +257,11 @@ class _Ignore:
             raise UsageError(f"{Path(root, IGNORE)} has a line that is no pattern: {error}") from error
         self.takes = any(line.startswith("!") for line in lines)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no lines."""
+        return self._spec is None
+
     def says(self, path: str) -> bool | None:
         """Return True if `path` stays behind, False if it is taken along, and None if no line matches it."""
         if self._spec is None:
@@ -264,6 +287,7 @@ class _Walk:
         self.root, self.own = root, own
         self.git = _listing(root)
         self.ignore = _Ignore(root)
+        self._takes_all = self.git is None and self.ignore.is_empty  # but secrets, and what is no file
         self.files: dict[str, os.stat_result] = {}
         self.empty: list[str] = []
         self.left: list[Left] = []
@@ -286,23 +310,31 @@ class _Walk:
         pending: list[tuple[str, _Behind | None]] = [("", None)]
         while pending:
             below, behind = pending.pop()
-            try:
-                with os.scandir(os.path.join(self.root, below)) as found:
-                    entries = list(found)
-            except OSError as error:
-                if behind is None:
-                    raise _unreadable(below or self.root, error) from error
-                continue
-            if below and self.git is not None and any(entry.name == ".git" for entry in entries):
-                self._inner_repository(below)
-            if not entries and below and behind is None:
-                self.empty.append(below[:-1])
-            for entry in entries:
-                path = below + entry.name
-                if not entry.is_dir(follow_symlinks=False):
-                    self._file(path, entry, behind)
-                elif self._goes_into(path, inner := behind or self._directory_behind(path, entry.name)):
-                    pending.append((f"{path}/", inner))
+            with contextlib.ExitStack() as opened:
+                try:
+                    entries = _entries(os.path.join(self.root, below), opened)
+                except OSError as error:
+                    if behind is None:
+                        raise _unreadable(below or self.root, error) from error
+                    continue
+                pending += self._look_at(below, behind, entries)
+
+    def _look_at(
+        self, below: str, behind: _Behind | None, entries: list[os.DirEntry[str]]
+    ) -> list[tuple[str, _Behind | None]]:
+        """Look at all that is in one directory, and return the directories in it that are to be looked at."""
+        if below and self.git is not None and any(entry.name == ".git" for entry in entries):
+            self._inner_repository(below)
+        if not entries and below and behind is None:
+            self.empty.append(below[:-1])
+        found: list[tuple[str, _Behind | None]] = []
+        for entry in entries:
+            path = below + entry.name
+            if not entry.is_dir(follow_symlinks=False):
+                self._file(path, entry, behind)
+            elif self._goes_into(path, inner := behind or self._directory_behind(path, entry.name)):
+                found.append((f"{path}/", inner))
+        return found
 
     def _goes_into(self, path: str, behind: _Behind | None) -> bool:
         """Say whether a directory is looked through; else it stays behind as a whole, which is noted."""
@@ -344,7 +376,8 @@ class _Walk:
             return  # removed meanwhile
         except OSError as error:
             raise _unreadable(path, error) from error
-        reason = self._why_not(path, entry.name, status, behind)
+        is_plain = self._takes_all and entry.name[0] not in _FIRST and stat.S_ISREG(status.st_mode)
+        reason = None if is_plain and behind is None else self._why_not(path, entry.name, status, behind)
         if reason is None:
             self.files[path] = status
         elif behind is not None and reason == behind.why:
@@ -370,6 +403,17 @@ class _Walk:
         if self.git is not None and path not in self.git.untracked:
             return _BY_GIT if path in self.git.ignored else _GIT
         return _SECRET if is_secret(name) else None
+
+
+def _entries(path: str, opened: contextlib.ExitStack) -> list[os.DirEntry[str]]:
+    """Return what is in a directory. It stays `opened` where that is possible: its path is not walked for each file."""
+    if os.scandir not in os.supports_fd:
+        with os.scandir(path) as found:
+            return list(found)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    opened.callback(os.close, descriptor)
+    with os.scandir(descriptor) as found:
+        return list(found)
 
 
 def _unreadable(path: str, error: OSError) -> UsageError:

@@ -13,7 +13,7 @@ import pytest
 
 from ports.cli import job_rows, tables
 from ports.errors import UsageError
-from ports.jobs import _places, _scripts, _where
+from ports.jobs import _durable, _places, _scripts, _where
 from ports.jobs._model import Capacity
 
 NOON = datetime.datetime(2026, 12, 1, 12, 0).timestamp()
@@ -43,7 +43,8 @@ def test_no_value_of_the_environment_is_in_the_queue(monkeypatch: pytest.MonkeyP
     found = _scripts.describe(["true"], environ=["PASSWORD=s3cr3t-too"])
     assert "s3cr3t" not in json.dumps(found.submission.to_json()) + json.dumps(found.row()) + str(found.blob("key"))
     places = _places.make_places()
-    kept = found.keep_environ(places, "0" * 32)
+    _durable.write_together(files := found.environ_file(places, "0" * 32))
+    (kept,) = files
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert json.loads(kept.read_text())["PASSWORD"] == "s3cr3t-too"
 

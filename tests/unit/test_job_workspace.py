@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -688,3 +689,40 @@ def test_a_damaged_memory_of_what_was_read_is_none(top: Path, objects: Objects, 
     one = copied(top, objects)
     objects.seen(str(top)).write_bytes(damage)
     assert copied(top, objects).digest == one.digest
+
+
+def test_git_is_not_started_where_there_is_no_repository(
+    top: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/git"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nexec {shutil.which("git")} "$@"\n')
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    write(top, a="1", below__b="2")
+    assert set(select(top).files) == {"a", "below/b"} and _workspace.recorded(str(top)) == ({}, b"")
+    assert not (tmp_path / "asked").exists()
+    git(top, "init", "-q")
+    write(top, DOTgitignore="b")
+    assert set(select(top / "below").files) == set()  # a repository above counts
+    assert "ls-files" in (tmp_path / "asked").read_text()
+
+
+def test_a_directory_is_looked_through_once_for_a_submission(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(top, a="1")
+    plan = _asking.plan_copy(_scripts.describe(["true"]), root=str(top), send_all=True)
+    assert plan.selected() is plan.selection
+    write(top, b="2")
+    assert set(plan.selected().files) == {"a", "b"}  # a file changed meanwhile: it is looked at again
+    old = dataclasses.replace(plan, unused=[-60.0])
+    assert set(old.selected().files) == {"a", "b"}
+
+
+def test_files_written_together_leave_nothing_when_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    _durable.write_together({tmp_path / "one/a": b"12", tmp_path / "b": b"3"})
+    assert ((tmp_path / "one/a").read_bytes(), (tmp_path / "b").read_bytes()) == (b"12", b"3")
+    assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o600
+    with pytest.raises(StoreError, match="missing/d"):
+        _durable.write_together({tmp_path / "c": b"4", tmp_path / "missing/d": b"5"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "one"]
