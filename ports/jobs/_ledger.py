@@ -308,8 +308,7 @@ class Ledger:
     # --- ended ---
 
     def _count(self, live: Live, before: int, after: int) -> None:
-        live.counts[before] -= 1
-        live.counts[after] += 1
+        live.count_change(before, after)
         self.totals[STATES[before]] -= 1
         self.totals[STATES[after]] += 1
         self.dirty[live.number] = live

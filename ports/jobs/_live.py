@@ -13,6 +13,8 @@ from ports.jobs._model import FINISHED, PENDING, RUNNING, STATES, Capacity, JobI
 from ports.jobs._store import SubmissionRow, pack
 
 PLACE = {name: place for place, name in enumerate(STATES)}  # in `Live.counts`
+#: The counts of a submission of one job, which all have in common: hundreds of thousands can wait.
+_OF_ONE = {one: one for one in (tuple(int(name == state) for name in STATES) for state in STATES)}
 
 #: Where a job is: it could begin; it waits for other jobs, or for an equal one that runs; a slot has it; it has ended.
 READY, WAITS, ASIDE, GIVEN, OVER = "ready", "waits", "aside", "given", "over"
@@ -122,7 +124,8 @@ class Live:
         self.key = row.key if spec.kind == "script" else None  # of the file with its environment
         self.digest = sys.intern(row.digest)
         self.ended, self.reason = row.ended, row.reason
-        self.spec, self.counts = spec, row.counts
+        counts = tuple(row.counts)
+        self.spec, self.counts = spec, _OF_ONE.get(counts, counts)
         self.is_map, self.count = row.count is not None, 1 if row.count is None else row.count
         self.shelf = shelf_of(spec.queue, spec.needs.on(capacity), spec.kind)
         self.n_ended = sum(row.counts[PLACE[RUNNING] + 1 :])
@@ -136,6 +139,14 @@ class Live:
         self.not_before = spec.at
         self.tried = _NO_TRIES  # attempts and retries of pending jobs that had some
         self.is_on_shelf = False
+
+    def count_change(self, before: int, after: int) -> None:
+        """Count a job in another state than before."""
+        counts = list(self.counts)
+        counts[before] -= 1
+        counts[after] += 1
+        found = tuple(counts)
+        self.counts = _OF_ONE.get(found, found)
 
     def id_of(self, item: int) -> JobId:
         """Return the id of one of its jobs."""

@@ -849,3 +849,15 @@ def test_capacity_that_shrank_keeps_jobs_pending(tmp_path: Path, monkeypatch: py
     assert desk.take("s1") == []
     assert desk.row(id)["why"] == "it needs 4 cpus, and this resource has 2"
     desk.close()
+
+
+def test_jobs_that_wait_have_their_counts_in_common(desk: Desk) -> None:
+    desk.submit()
+    desk.submit()
+    desk.submit(3)
+    lives = list(desk.queue._exchange.ledger.lives.values())
+    assert lives[0].counts is lives[1].counts
+    assert [list(live.counts) for live in lives] == [[1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0]]
+    lives[0].count_change(0, 1)
+    lives[2].count_change(0, 2)
+    assert [live.counts[:3] for live in lives] == [(0, 1, 0), (1, 0, 0), (2, 0, 1)]
