@@ -421,3 +421,17 @@ def test_two_gigabytes_of_untracked_files_are_refused_with_names(top: Path, far:
     (top / ".portsignore").write_text("*.bin\n")  # the way out
     row = sending(far)[1]
     assert row["n_files"] == 1 and {one["path"] for one in row["left"]} == {f"data{n:02}.bin" for n in range(12)}
+
+
+def test_what_is_there_is_looked_at_once_for_a_submission(top: Path, far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        (top / f"f{number}").write_text(str(number))
+    later(top)
+    sending(far)
+    far.again()
+    looked: list[str] = []
+    real = sent.is_object
+    monkeypatch.setattr(sent, "is_object", lambda *given: looked.append(given[1]) or real(*given))
+    assert sending(far)[1]["n_new_bytes"] == 0
+    assert len(looked) == len(set(looked)) == 30
+    assert str(far.root / "objects") not in sent.WHOLE  # the next one looks again

@@ -39,6 +39,7 @@ BEING_SENT = (
 )
 PART_SECONDS = 14 * 86400.0  # for which half of a large file is kept
 SENDING = {}  # type: Dict[str, int]  # the lock that keeps objects from being removed, by directory
+WHOLE = {}  # type: Dict[str, Dict[str, bool]]  # directories that are there while that lock is held
 
 
 def disk_missing(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer":
@@ -53,6 +54,7 @@ def disk_missing(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer
     known = {}  # type: Dict[str, bool]
     sys.setrecursionlimit(10000)
     missing = [one for one in trees if not is_whole(objects, one, known)]
+    WHOLE[objects] = {name: True for name in known if known[name]}
     missing += [one for one in names if not is_object(objects, one)]
     disk = os.statvfs(objects)
     room = {
@@ -90,7 +92,7 @@ def object_names(header: "Json", field: str) -> "List[str]":
 
 def object_path(objects: str, name: str) -> str:
     """Return the file of an object."""
-    return os.path.join(objects, name[:2], name[2:])
+    return "%s/%s/%s" % (objects, name[:2], name[2:])
 
 
 def is_object(objects: str, name: str, size: "Any" = None) -> bool:
@@ -285,7 +287,7 @@ def disk_keep(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer":
     """Note which `tree` and which `objects` the submission `key` needs; from now on `prune` can remove others."""
     key, (tree,) = sent_key(header), object_names(header, "trees")[:1] or [""]
     objects, others = objects_of(root), object_names(header, "objects")
-    is_there = is_whole(objects, tree, {}) and all(is_object(objects, one) for one in others)
+    is_there = is_whole(objects, tree, WHOLE.pop(objects, {})) and all(is_object(objects, one) for one in others)
     if is_there:
         told = {"format": 1, "tree": tree, "objects": others}
         write_durably(os.path.join(root, "workspaces", key), [json.dumps(told).encode()])
@@ -329,6 +331,7 @@ def sweep_objects(root: str, kept: "Iterable[str]" = ()) -> int:
                 mark_objects(objects, os.path.join(workspaces, key), needed)
         unused = all_objects(objects) - needed
         if unused:
+            WHOLE.pop(objects, None)
             remove_file(os.path.join(objects, "generation"))  # what was seen before need not be there any more
         for name in unused:
             try:
