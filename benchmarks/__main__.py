@@ -21,6 +21,7 @@ from benchmarks.measure import RUNS, Result
 
 BENCHMARKS = {**clusters.BENCHMARKS, **comms.BENCHMARKS, **fairness.BENCHMARKS, **lab.BENCHMARKS, **links.BENCHMARKS}
 BENCHMARKS |= {**who.BENCHMARKS, **cache.BENCHMARKS, **jobs.BENCHMARKS, **job_commands.BENCHMARKS}
+JOBS_RUNS = 3  # unless others are asked for: most of these rows start processes, or fill queues and disks
 #: All rows about jobs by one name.
 JOBS = (*cache.BENCHMARKS, *jobs.BENCHMARKS, *job_commands.BENCHMARKS, "job-remote", "job-send")
 PACKAGES = ("dask", "distributed", "tornado", "jupyterlab", "click")
@@ -46,18 +47,20 @@ def main() -> None:
     """Run, print a line for each row, and exit with 1 if an aim was missed."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure ports against named peers.")
     parser.add_argument("names", metavar="NAME", nargs="*", help=", ".join(BENCHMARKS))
-    parser.add_argument("--runs", type=int, default=RUNS, help=f"rounds of each pair; default {RUNS}")
+    parser.add_argument("--runs", type=int, help=f"rounds of each pair; default {RUNS}, all-jobs {JOBS_RUNS}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
     parser.add_argument("--markdown", action="store_true", help="print rows for docs/benchmarks.md, with load and CPU")
     parser.add_argument("--names", dest="show", action="store_true", help="list the benchmarks")
     arguments = parser.parse_args()
+    runs = arguments.runs
     if "all-jobs" in arguments.names:
-        arguments.names = list(JOBS)
+        arguments.names, runs = list(JOBS), JOBS_RUNS if runs is None else runs
+    runs = RUNS if runs is None else runs
     if arguments.show:
         print("\n".join((*BENCHMARKS, "all-jobs")))
         return
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
-    if unknown or arguments.runs < 1:
+    if unknown or runs < 1:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}" if unknown else "--runs")
     compileall.compile_dir(PACKAGE, quiet=1)  # as an installer does; a checkout can have stale byte code
     results: list[Result] = []
@@ -65,7 +68,7 @@ def main() -> None:
     print(f"{time.strftime('%Y-%m-%d %H:%M')}, load {load:.1f} on {os.cpu_count()} cores", file=sys.stderr)
     for name in arguments.names or BENCHMARKS:
         begun = busy_seconds()
-        for result in BENCHMARKS[name](arguments.runs):
+        for result in BENCHMARKS[name](runs):
             told = dataclasses.replace(result, load=os.getloadavg()[0], cpu=busy_seconds() - begun)
             print(told.markdown() if arguments.markdown else told.line(), flush=True)
             results.append(told)

@@ -16,8 +16,20 @@ from benchmarks.measure import Aim, Result, Samples, interleave
 
 SUBMIT = [*PORTS, "job", "submit", "--cpus", "1"]
 N_LISTED = 200_000
-LARGE_FILES, LARGE = 50, 10_000_000
+LARGE_FILES, LARGE = 500, 1_000_000
 MANY_FILES = 20_000
+CLI_SECONDS = 0.25  # that the start of a command takes, with its imports
+SUBMITTER = """
+import sys, time
+from ports import jobs
+
+machine = jobs.at(sys.argv[1] if len(sys.argv) > 1 else None)
+for _ in sys.stdin:
+    begin = time.perf_counter()
+    script = jobs.describe(["true"], cpus=1, is_far=machine.host is not None)
+    machine.submit_script(jobs.plan_copy(script, root="."))
+    print(time.perf_counter() - begin, flush=True)
+"""
 # Submits many jobs to the resource, a thousand at a time on one connection, without waiting for each answer.
 FILL = """
 import json, socket, struct, sys, uuid
@@ -103,30 +115,71 @@ def _memory(env: Mapping[str, str]) -> float:
 
 
 def workspace(runs: int) -> Iterator[Result]:
-    """Time the submission of a directory that was submitted before."""
-    what = "ports job submit --copy,"
-    samples = _copied(runs, n=LARGE_FILES, size=LARGE)
-    yield Result("job-copy-large", f"{what} 500 MB unchanged", "rsync -a", "s", Aim("ratio", 1.1), samples)
-    samples = _copied(runs, n=MANY_FILES, size=1000, changes=True)
-    yield Result("job-copy-many", f"{what} 20,000 files, one changed", "rsync -a", "s", Aim("ratio", 1.5), samples)
+    """Time the submission of a directory that was submitted before: from Python, and as a command."""
+    for name, what, limit, n, size in (
+        ("large", "500 MB unchanged", 1.1, LARGE_FILES, LARGE),
+        ("many", "20,000 files, one changed", 1.5, MANY_FILES, 1000),
+    ):
+        submission, command = _copied(runs, n=n, size=size, changes=name == "many")
+        ours = f"submit with a copy, {what}"
+        yield Result(f"job-copy-{name}", ours, "rsync -a", "ms", Aim("ratio", limit), submission)
+        ours = f"the same, as a command: ports job submit --copy, {what}"
+        yield Result(f"job-copy-{name}-cli", ours, "rsync -a", "ms", Aim("difference", CLI_SECONDS), command)
 
 
-def _copied(runs: int, *, n: int, size: int, changes: bool = False) -> Samples:
-    """Return the seconds of a submission and of rsync; with `changes`, one file changes before each."""
+class Submitter:
+    """A process that has imported `ports`, and submits the directory in which it is for each line that it gets."""
+
+    def __init__(self, top: Path, env: Mapping[str, str] | None = None, host: str | None = None) -> None:
+        pipe, words = subprocess.PIPE, [sys.executable, "-c", SUBMITTER, *([host] if host else [])]
+        self._process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=env, cwd=top)
+
+    def once(self) -> float:
+        """Submit, and return how many seconds that took."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate(timeout=60)
+
+
+def in_turn(submitter: Submitter, command: list[str], copy: list[str], top: Path, runs: int, change: Path | None,
+            env: Mapping[str, str] | None = None) -> tuple[Samples, Samples]:  # fmt: skip
+    """Return the seconds of a submission from Python, and those of a command, each in turn with rsync."""
+
+    def changed() -> None:
+        if change is not None:
+            change.write_bytes(os.urandom(1000))
+
+    def from_python() -> float:
+        changed()
+        return submitter.once()
+
+    def once(argv: list[str]) -> float:
+        changed()
+        return seconds(argv, env=env, cwd=top)
+
+    return (
+        interleave(from_python, lambda: once(copy), runs),
+        interleave(lambda: once(command), lambda: once(copy), runs),
+    )
+
+
+def _copied(runs: int, *, n: int, size: int, changes: bool = False) -> tuple[Samples, Samples]:
+    """Return the seconds of submissions and of rsync; with `changes`, one file changes before each."""
     with resource() as env:
         top = Path(env["PORTS_HOME"]).parent / "work"
-        _make(top, n=n, size=size)
-
-        def once(argv: list[str]) -> float:
-            if changes:
-                (top / "3" / "3333.dat").write_bytes(os.urandom(size))
-            return seconds(argv, env=env, cwd=top)
-
+        make_files(top, n=n, size=size)
         copy = ["rsync", "-a", f"{top}/", f"{top}-copy/"]
-        return interleave(lambda: once([*SUBMIT, "--copy", "--", "true"]), lambda: once(copy), runs)
+        change = top / "3" / "3333.dat" if changes else None
+        with contextlib.closing(Submitter(top, env)) as submitter:
+            return in_turn(submitter, [*SUBMIT, "--copy", "--", "true"], copy, top, runs, change, env)
 
 
-def _make(top: Path, *, n: int, size: int) -> None:
+def make_files(top: Path, *, n: int, size: int) -> None:
     """Make `n` files of `size` random bytes, a thousand in a directory."""
     for number in range(n):
         path = top / f"{number // 1000}" / f"{number}.dat"

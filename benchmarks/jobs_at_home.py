@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from benchmarks.at_home import Parameters, disconnect
 from benchmarks.commands import PORTS, seconds
+from benchmarks.job_commands import Submitter, in_turn, make_files
 from benchmarks.measure import Samples, interleave
 
 # A fresh process each time: what it has imported is what every script has imported that submits a function.
@@ -54,16 +55,8 @@ def send(parameters: Parameters) -> list[Samples]:
     from ports.hosts import openssh
 
     host, top = ["-H", "server1"], Path.home() / "work"
-    for number in range(parameters["n"]):
-        path = top / f"{number // 1000}" / f"{number}.dat"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(os.urandom(parameters["size"]))
-
-    def once(argv: list[str]) -> float:
-        if parameters["changes"]:
-            (top / "3" / "3333.dat").write_bytes(os.urandom(parameters["size"]))
-        return seconds(argv, cwd=top)
-
+    make_files(top, n=parameters["n"], size=parameters["size"])
+    change = top / "3" / "3333.dat" if parameters["changes"] else None
     try:
         master = openssh.start(hosts.resolve("server1"), warm=True)
         seconds([*PORTS, "resource", "start", *host])
@@ -71,7 +64,8 @@ def send(parameters: Parameters) -> list[Samples]:
         shell = shlex.join([*parameters["ssh"], "-S", str(master.control)])
         copy = ["rsync", "-a", "-e", shell, f"{top}/", "server1:copy/"]
         submit = [*PORTS, "job", "submit", *host, "--copy", "--cpus", "1", "--", "true"]
-        return [interleave(lambda: once(submit), lambda: once(copy), parameters["runs"])]
+        with closing(Submitter(top, host="server1")) as submitter:
+            return list(in_turn(submitter, submit, copy, top, parameters["runs"], change))
     finally:
         seconds([*PORTS, "resource", "stop", "--now", *host])
         disconnect()
