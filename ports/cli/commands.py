@@ -34,8 +34,8 @@ class Command(click.Command):
         """Call the command; click would print an empty line after Ctrl-C, wherever stderr leads."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise click.Abort from None
+        except KeyboardInterrupt as stopped:
+            raise click.Abort(*stopped.args) from None
 
 
 # What is typed instead, and the commands that are meant.

@@ -204,7 +204,7 @@ def logs(
 def fetch(out: Output, machine: Any, id: str, to: Path | None, force: bool) -> None:
     """Copy the output of a job with a copy to your directory. What is there already is not copied again."""
     row = machine.fetch(id, to, force=force, say=out.say)
-    out.result(row, job_rows.fetched(row, out.there()))
+    out.result(row, job_rows.fetched(row))
 
 
 # --- wait, cancel, rerun, prune ---
@@ -229,7 +229,11 @@ def show_waited(out: Output, rows: Sequence[Row]) -> int:
 @on_machine
 def wait(out: Output, machine: Any, ids: tuple[str, ...], within: float | None) -> int:
     """Wait until jobs have ended. The exit code is 0 if all finished, 8 if one did not, 6 if time was up before."""
-    return show_waited(out, waited(out, machine, ids, within))
+    try:
+        rows = waited(out, machine, ids, within)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"job {ids[0]} goes on" if len(ids) == 1 else "the jobs go on") from None
+    return show_waited(out, rows)
 
 
 def show_cancelled(out: Output, found: Mapping[str, Any]) -> None:

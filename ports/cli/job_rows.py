@@ -89,7 +89,7 @@ def details(found: Mapping[str, Any]) -> dict[str, Any]:
         "environment": "of the login shell there" if script.get("login") else None,
         "copy": copied(workspace) if workspace else None,
         "largest": _largest(workspace.get("largest") or ()),
-        "behind": "; ".join(left_behind(workspace)) if workspace else None,
+        "behind": "; ".join(left_behind(workspace)).removeprefix("stays behind: ") if workspace else None,
         "output": ", ".join(workspace.get("out") or ()),
         **_recorded(script, workspace),
         "needs": _needs(asked.get("needs"), bool(script.get("whole"))),
@@ -118,7 +118,8 @@ def details(found: Mapping[str, Any]) -> dict[str, Any]:
 def copied(workspace: Mapping[str, Any]) -> str:
     """Return how much a copy has, and how much of it is new."""
     n_files = workspace["n_files"]
-    new = f", {size(workspace['n_new_bytes'])} of it new" if workspace.get("n_new_bytes") is not None else ""
+    n_new = workspace.get("n_new_bytes")  # of what was sent, with the names of files: can be more than all files have
+    new = "" if n_new is None else f", {size(min(n_new, workspace['n_bytes']))} of it new"
     return f"{n_files:,} {'file' if n_files == 1 else 'files'}, {size(workspace['n_bytes'])}{new}"
 
 
@@ -158,8 +159,8 @@ def _packages(found: Mapping[str, str | None]) -> str:
     return ", ".join(f"{name} {'missing' if version is None else version}".strip() for name, version in found.items())
 
 
-def fetched(found: Mapping[str, Any], there: str) -> str:
-    """Return in a sentence what was fetched; `there` names the host if that is another one."""
+def fetched(found: Mapping[str, Any]) -> str:
+    """Return in a sentence what was fetched, to which directory of this machine."""
     n_files, n_same = found["n_files"], found["n_same"]
     known = f"; {n_same:,} {'was' if n_same == 1 else 'were'} there already" if n_same else ""
     n_changed, left_out = found.get("n_changed") or 0, found.get("left_out") or ()
@@ -170,7 +171,7 @@ def fetched(found: Mapping[str, Any], there: str) -> str:
     if not (n_files or n_same or n_changed or left_out):
         return f"job {found['id']} has no output"
     files = f"{n_files:,} {'file' if n_files == 1 else 'files'} ({size(found['n_bytes'])})"
-    return f"{files} in {found['directory']}{there}{known}"
+    return f"{files} in {found['directory']}{known}"
 
 
 def history(found: Mapping[str, Any]) -> list[str]:

@@ -99,10 +99,8 @@ def run(command: click.Command, arguments: list[str], name: str = "ports") -> in
         code: Any = command.main(args=arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except click.exceptions.Abort:
-        return _interrupted()
-    except KeyboardInterrupt:
-        return _interrupted()
+    except (click.exceptions.Abort, KeyboardInterrupt) as stopped:
+        return _interrupted(str(stopped))
     except click.exceptions.Exit as end:
         return end.exit_code
     except _NO_ARGUMENTS as error:
@@ -153,10 +151,13 @@ def _tell(kind: str, message: str, code: int, as_json: bool, ctx: click.Context 
     return code
 
 
-def _interrupted() -> int:
+def _interrupted(goes_on: str) -> int:
+    """End what asks hosts, and say what becomes of the thing that was waited for, if anybody knows."""
     if "ports.hosts.openssh.processes" in sys.modules:  # `ports.__main__` may have asked a host already
         sys.modules["ports.hosts.openssh.processes"].end_all()
-    click.echo("ports: interrupted", err=True)
+    from ports.cli.output import tell
+
+    tell(f"ports: {goes_on or 'interrupted'}")
     return 130
 
 

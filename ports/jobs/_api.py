@@ -337,12 +337,15 @@ def gather(
     found: dict[Job, Any] = {}
     label = ones[0].name if len({one.name for one in ones}) == 1 else "jobs"
     look = functools.partial(_how_far, wanted, found) if len(wanted) <= _FEW else None
-    with _progress.bar(len(wanted), label, progress, look) as count:
-        for job, end in _each_end(ones, wanted, until):
-            if end.state != FINISHED and errors == "raise":
-                raise end.exception(job)
-            found[job] = end.value(job) if end.state == FINISHED else end.exception(job)
-            count(1)
+    try:
+        with _progress.bar(len(wanted), label, progress, look) as count:
+            for job, end in _each_end(ones, wanted, until):
+                if end.state != FINISHED and errors == "raise":
+                    raise end.exception(job)
+                found[job] = end.value(job) if end.state == FINISHED else end.exception(job)
+                count(1)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the jobs go on; cancel() of each ends it") from None
     lists = [[found[inner] for inner in one] if isinstance(one, JobMap) else found[one] for one in ones]
     return lists[0] if isinstance(jobs, JobMap) else lists
 

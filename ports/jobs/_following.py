@@ -6,9 +6,14 @@ import collections
 from collections.abc import Iterator
 
 from ports.jobs._live import READY, Live
-from ports.jobs._model import ENDED, FINISHED, JobId
+from ports.jobs._model import CANCELLED, ENDED, FINISHED, LOST, JobId
 
 News = tuple[Live, int | None, str | None]
+_HOW = {None: "was removed", CANCELLED: "was cancelled", LOST: "was lost"}
+
+
+def _reason(id: JobId, state: str | None) -> str:
+    return f"dependency {id} {_HOW.get(state, 'failed')}"
 
 
 class Following:
@@ -21,7 +26,7 @@ class Following:
     def wait(self, live: Live, item: int | None, id: JobId, state: str | None) -> None:
         """Let a job wait for another one, which is in this state now, if that has not ended; None: it was removed."""
         if state is None or (state in ENDED and state != FINISHED):
-            self._news.append((live, item, f"dependency {id} {'failed' if state is not None else 'was removed'}"))
+            self._news.append((live, item, _reason(id, state)))
         elif state != FINISHED:
             live.wait_for(item, id)
             self._waiting.setdefault(id, []).append((live, item))
@@ -32,11 +37,11 @@ class Following:
             is_met = state == FINISHED and (id.item is not None or live.is_all_finished)
             if is_met or state != FINISHED:
                 for waiting, one in self._waiting.pop(id, ()):
-                    self._hear(waiting, one, id, is_met)
+                    self._hear(waiting, one, id, None if is_met else _reason(id, state))
 
-    def _hear(self, live: Live, item: int | None, id: JobId, is_met: bool) -> None:
-        if not is_met:
-            self._news.append((live, item, f"dependency {id} failed"))
+    def _hear(self, live: Live, item: int | None, id: JobId, reason: str | None) -> None:
+        if reason is not None:
+            self._news.append((live, item, reason))
             return
         if item is None:
             live.waits_for.discard(id)

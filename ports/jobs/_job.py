@@ -194,7 +194,11 @@ class Job:
         limit = None if timeout is None else _model.parse_duration(timeout, "timeout")
         if self._future is not None and self._future.done():
             return self._future.result()
-        frame = _client.ask("result", host=self.host, id=str(self._id), wait=limit)
+        try:
+            frame = _client.ask("result", host=self.host, id=str(self._id), wait=limit)
+        except KeyboardInterrupt:
+            # Sixty lines of what waited would say nothing that a user can use.
+            raise KeyboardInterrupt(f"job {self.id} goes on; job.cancel() ends it") from None
         if frame.header["state"] not in ENDED:
             raise TimedOutError(f"job {self.id}", limit or 0)
         return self._ended_by(End(

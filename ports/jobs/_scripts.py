@@ -280,7 +280,8 @@ def read_file(path: Path, *, is_far: bool = False) -> tuple[list[str], dict[str,
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise UsageError(f"{path} is no YAML: {said}") from error
     if not isinstance(found, dict):
         raise UsageError(f"{path} has no options; it needs at least `run: COMMAND`")
     options = {str(name).replace("-", "_"): value for name, value in found.items()}
@@ -402,6 +403,8 @@ def _check_program(words: Sequence[str], directory: str, environ: Mapping[str, s
             raise UsageError(f"{program} is not executable; `chmod +x {program}`, or name its interpreter before it")
     else:
         found = shutil.which(program, path=environ.get("PATH", os.defpath))
+    if found is None and len(words) == 1 and program.endswith((".yaml", ".yml")):
+        raise UsageError(f"there is no file {program!r} in {directory}")
     if found is None:
         quoted = f"; without the quotes, or `sh -c {shlex.quote(program)}`, it is a command" if " " in program else ""
         where = f"in {directory}" if os.sep in program else "on your PATH"

@@ -684,6 +684,7 @@ def raising(error: BaseException) -> click.Command:
         (OSError(28, "No space left on device", "/r"), 5, "ports: cannot use /r: No space left on device; free space"),
         (KeyboardInterrupt(), 130, "ports: interrupted\n"),
         (click.Abort(), 130, "ports: interrupted\n"),
+        (click.Abort("job 12 goes on"), 130, "ports: job 12 goes on\n"),
         (click.UsageError("wrong"), 2, "ports: wrong (see `ports --help`)\n"),
     ],
 )

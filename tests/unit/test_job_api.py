@@ -397,3 +397,14 @@ def test_plain_results_and_errors_come_home_without_a_pickle() -> None:
         sent(fails_in_its_own_way).value(far)
     with pytest.raises(UntrustedError, match="the result of job server1:12 is no plain data"):
         sent(lambda: Path("x")).value(far)
+
+
+@pytest.mark.parametrize("wait", ["result", "gather"])
+def test_ctrl_c_in_a_wait_says_what_goes_on_in_a_few_lines(wait: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_client, "ask", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"goes on|go on") as caught:
+        Job(12).result() if wait == "result" else ports.gather([Job(12)], progress=False)
+    assert caught.value.__suppress_context__ and len(caught.traceback) <= 3  # of this test, and of one or two functions

@@ -346,8 +346,18 @@ def test_what_waits_for_a_failed_job_is_cancelled(desk: Desk, when: str) -> None
     ids = ids or [desk.submit(after=[first]), desk.submit(3, after=[first])]
     assert [desk.row(id)["state"] for id in ids] == ["cancelled", "cancelled"]
     assert desk.row(ids[0])["reason"] == f"dependency {first} failed"
-    assert desk.row(f"{ids[1]}.2")["reason"] == f"dependency {ids[0] if when == 'before' else first} failed"
+    last = desk.row(f"{ids[1]}.2")["reason"]
+    assert last == (f"dependency {ids[0]} was cancelled" if when == "before" else f"dependency {first} failed")
     assert desk.work() == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_waits_for_a_cancelled_job_does_not_say_that_it_failed(desk: Desk, when: str) -> None:
+    first = desk.submit()
+    ids = [desk.submit(after=[first])] if when == "before" else []
+    desk.answer("cancel", ids=[first])
+    ids = ids or [desk.submit(after=[first])]
+    assert desk.row(ids[0])["reason"] == f"dependency {first} was cancelled"
 
 
 def test_a_chain_of_a_thousand_jobs_fails_at_once(desk: Desk) -> None:

@@ -92,6 +92,7 @@ def test_a_script_has_a_name_in_lists_without_being_given_one(words: list[str], 
     ("changes", "said"),
     [
         ({"argv": ["no-such-program"]}, "there is no program 'no-such-program' on your PATH"),
+        ({"argv": ["train.yaml"]}, "there is no file 'train.yaml' in /"),
         ({"argv": ["python train.py"]}, "without the quotes, or `sh -c 'python train.py'`, it is a command"),
         ({"argv": ["./gone.sh"]}, "there is no program './gone.sh' in "),
         ({"argv": ["./plain.sh"]}, "./plain.sh is not executable; `chmod +x ./plain.sh`"),
@@ -380,3 +381,12 @@ def test_looking_for_jobs_where_there_are_none_makes_nothing(
 def test_a_job_that_does_not_exist_is_said(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("job", *words) == 3
     assert "no job '12'; `ports job list` shows what there is" in capsys.readouterr().err
+
+
+def test_fetch_names_the_directory_here_and_no_other_machine() -> None:
+    row = {"id": "server1:12", "n_files": 1, "n_same": 0, "n_bytes": 7, "directory": "job-server1-12"}
+    assert job_rows.fetched(row) == "1 file (7 B) in job-server1-12"
+
+
+def test_no_more_of_a_copy_is_new_than_it_has() -> None:
+    assert job_rows.copied({"n_files": 1, "n_bytes": 228, "n_new_bytes": 321}) == "1 file, 228 B, 228 B of it new"
