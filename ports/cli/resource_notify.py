@@ -17,8 +17,6 @@ def show_notify(out: Output, row: Row) -> int:
     from ports.jobs import notice_line
 
     lines = [notice_line(one) for one in row["services"]]
-    if not lines:
-        lines = [f"the setting jobs.notify{out.there()} names no service"]
     if row.get("missing"):
         lines.append(str(row["missing"]))
     out.result(row, "\n".join(lines))

@@ -29,6 +29,7 @@ EXTRA = "pip install 'ports[notify]'"
 
 #: Nothing in the directory of whoever types the test may stand in for a module.
 _PROGRAM = f"{SAFE_PATH}; from ports.jobs.resource.notice import main; main()"
+_WAY = "list addresses of apprise in ~/.config/dask/ports.yaml: ports: jobs: notify: […]"
 
 Row = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -101,9 +102,8 @@ def notice_services() -> dict[str, Any]:
         {"service": n, "name": url.partition("://")[0].lower(), "at": host_of(url), "state": "set"}
         for n, url in enumerate(urls, 1)
     ]
-    missing = None
     try:
-        check()
+        missing = f"{none}; {_WAY}" if (none := check()) is not None else None
     except UsageError as error:
         missing = str(error)
     return {"services": rows, "missing": missing}
@@ -118,7 +118,7 @@ def test_notices() -> list[Answer]:
         No service is set, or apprise is not installed.
     """
     if (none := check()) is not None:
-        raise UsageError(f"{none}; list addresses of apprise in ~/.config/dask/ports.yaml: ports: jobs: notify: […]")
+        raise UsageError(f"{none}; {_WAY}")
     host = paths.host_name()
     said = f"ports on {host}: notices of jobs arrive here"
     return send({"title": f"ports on {host}", "body": said, "is_good": None}, services())

@@ -135,9 +135,8 @@ def _start(route: hosts.Route) -> None:
         with contextlib.suppress(ConflictError):  # it has been started meanwhile
             hosts.run_ports(route, ["resource", "start"], login=True, timeout=limit)
     except FarSideError as error:
-        raise FarSideError(
-            route.alias, f"no compute resource runs there, and none can be started: {error.reason}"
-        ) from error
+        why = f"no compute resource runs there, and none can be started: {error.reason}"
+        raise FarSideError(route.alias, why) from None  # which has all that the first one says
 
 
 def _connected(route: hosts.Route) -> tuple[FarConnection, Mapping[str, Any]]:

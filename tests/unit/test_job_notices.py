@@ -277,6 +277,8 @@ def test_resource_notify_tests_each_service(
     assert main.run(main.ports, ["resource", "notify", "--test"]) == 2
     assert "names no service; " in (said := " ".join(capsys.readouterr().err.split()))
     assert "list addresses of apprise in ~/.config/dask/ports.yaml: ports: jobs: notify: […]" in said
+    assert main.run(main.ports, ["resource", "notify"]) == 0
+    assert "names no service; " in (said := capsys.readouterr().out) and "; list addresses of apprise in ~/." in said
     with web_hook() as hook:  # it is in the settings now
         addresses = [f"json://127.0.0.1:{hook.port}/hidden-token", "json://127.0.0.1:1/hidden-token"]
         monkeypatch.setenv("DASK_PORTS__JOBS__NOTIFY", repr(addresses))
