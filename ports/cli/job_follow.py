@@ -33,8 +33,8 @@ def followed(out: Output, machine: Any, id: str, *, own_code: bool) -> int:
         if sys.stdin.isatty() and sys.stderr.isatty() and _wants_cancel(id):
             machine.cancel([id])
             raise KeyboardInterrupt(f"job {id} is being cancelled") from None
-        way = f"`ports job logs -f {id}` follows it again, `ports job cancel {id}` ends it"
-        raise KeyboardInterrupt(f"job {id} goes on; {way}") from None
+        said = f"job {id} goes on; `ports job logs -f {id}` follows it again, `ports job cancel {id}` ends it"
+        raise KeyboardInterrupt(said) from None
     row = rows[0]
     if out.as_json:
         out.details(job_rows.document(row))

@@ -28,8 +28,8 @@ def opened(out: Output, machine: Any, id: str) -> int:
         with waiting(out, f"waiting for a port of job {id}"):
             found = _awaited(machine, id, threading.Event())
     except KeyboardInterrupt:
-        way = f"`ports job show {id}` shows what it listens on, and how to open it"
-        raise KeyboardInterrupt(f"job {id} goes on; {way}") from None
+        said = f"job {id} goes on; `ports job show {id}` shows what it listens on, and how to open it"
+        raise KeyboardInterrupt(said) from None
     if isinstance(found, dict):
         return _show_ended(out, found)
     shown = _opened(machine, found)

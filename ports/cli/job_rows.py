@@ -37,9 +37,7 @@ def row(found: Mapping[str, Any], now: float) -> dict[str, Any]:
         "ran": _ran(found, now),
         "peak": size(found.get("peak_memory")),
         "size": size(size_of(found)),
-        "reason": "; ".join(
-            filter(None, [_of_map(found), progress(found), str(found.get("reason") or found.get("why") or "")])
-        ),
+        "reason": "; ".join(filter(None, [_of_map(found), progress(found), _reason(found)])),
     }
 
 
@@ -82,7 +80,7 @@ def details(found: Mapping[str, Any]) -> dict[str, Any]:
         "job": found.get("id") or "not submitted",
         "name": found.get("name"),
         "state": found["state"],
-        "reason": found.get("reason") or found.get("why"),
+        "reason": _reason(found) or None,
         "jobs": counts(found["counts"]) if found.get("count") is not None else None,
         "runs": shlex.join(script["argv"]) if script.get("argv") else found.get("what"),
         "directory": asked.get("directory"),
@@ -186,9 +184,15 @@ def history(found: Mapping[str, Any]) -> list[str]:
     return ["", *lines] if lines else []
 
 
+def _reason(found: Mapping[str, Any]) -> str:
+    """Return what a job waits for now, if it waits and that is known; else how its last attempt ended."""
+    first, second = ("why", "reason") if found["state"] == "pending" else ("reason", "why")
+    return str(found.get(first) or found.get(second) or "")
+
+
 def sentence(found: Mapping[str, Any]) -> str:
     """Return in a sentence why a job is in its state, and what can be done."""
-    id, state, reason = found["id"], found["state"], found.get("reason") or found.get("why")
+    id, state, reason = found["id"], found["state"], _reason(found)
     of_map = f" ({counts(found.get('counts') or {})})" if found.get("count") is not None else ""
     begin = f"job {id} is {state}{of_map}" if state != "error" else f"job {id} failed{of_map}"
     if reason:

@@ -153,9 +153,8 @@ class Resource:
         running = connection.ask("stop", wait=wait, now=now, timeout=limit).header.get("running") or []
         if running:
             shown = ", ".join(map(str, running[:_MOST_SHOWN])) + (", …" if len(running) > _MOST_SHOWN else "")
-            verb = "runs" if len(running) == 1 else "run"
             raise ConflictError(
-                f"{shown} {verb}; `ports resource stop --wait` lets them end first, `ports resource stop --now` "
+                f"jobs run: {shown}; `ports resource stop --wait` lets them end first, `ports resource stop --now` "
                 "ends them, and they begin again at the next `ports resource start`"
             )
 

@@ -122,7 +122,7 @@ def test_a_stop_says_what_runs_and_waits_or_ends_it(site: Home) -> None:
         running = lambda: connection.ask("show", id=f"{job}.0").header["row"]["state"] == "running" or None  # noqa: E731
         wait_until(running, timeout=60, what="the job")
     found = _resource.get_resource()
-    with pytest.raises(ConflictError, match=rf"{job}\.0 runs; `ports resource stop --wait`"):
+    with pytest.raises(ConflictError, match=rf"jobs run: {job}\.0; `ports resource stop --wait`"):
         found.stop()
     assert site.ports("resource", "stop", "--now").returncode == 0
     with pytest.raises(NotFoundError):

@@ -251,6 +251,10 @@ def test_rows_for_programs_have_sizes_in_bytes_and_the_exit_code() -> None:
             "job 12 failed: exit status 3; `ports job logs 12` shows more, `ports job rerun 12` runs it again",
         ),
         ({"state": "cancelled", "reason": "dependency 11 failed"}, "job 12 is cancelled: dependency 11 failed"),
+        (
+            {"state": "pending", "reason": "Lost: the compute resource was stopped", "why": "no compute resource runs"},
+            "job 12 is pending: no compute resource runs",
+        ),
         ({"state": "finished"}, "job 12 is finished"),
         ({"state": "running", "count": 9, "counts": {"running": 9}}, "job 12 is running (9 running)"),
     ],
