@@ -304,9 +304,9 @@ def test_a_wait_goes_on_when_the_resource_is_killed(home: Home) -> None:
         asks = functools.partial(psutil.Process(waiting.pid).net_connections, "unix")
         wait_until(lambda: asks() or None, timeout=60, what="its connection to the resource")
         kill(home.json("resource", "show")["pid"])
-        (home.work / "over").touch()
         assert waiting.stderr is not None
         assert "no compute resource runs here, so nothing begins" in waiting.stderr.readline()
+        (home.work / "over").touch()
         assert home.ports("resource", "start").returncode == 0
         assert waiting.wait(60) == 0
 
