@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,15 @@ def test_no_part_of_an_address_is_in_an_answer(url: str, hidden: tuple[str, ...]
     assert not [one for one in hidden if one.lower() in told.lower()]
     assert notice.host_of(url) == shown
     assert shown is None or shown in told
+
+
+@pytest.mark.skipif(importlib.util.find_spec("apprise") is None, reason="apprise is an extra")
+def test_what_a_service_says_to_a_refusal_shows_no_secret() -> None:
+    heard = notice.Heard()
+    heard.said[threading.get_ident()] = "Failed to send: no login as anna1 with geheim1 at localhost"
+    told = notice.answer("json://anna1:geheim1@localhost:1/hook", TOLD, heard)
+    assert told["state"] == "failed" and "at localhost" in told["answer"]
+    assert "geheim1" not in told["answer"] and "anna1" not in told["answer"]
 
 
 def test_settings_show_no_secret_of_a_service(

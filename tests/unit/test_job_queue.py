@@ -797,6 +797,24 @@ def test_slots_are_counted_without_a_look_at_all_that_wait(desk: Desk, monkeypat
     assert desk.queue.wanted_slots == 4 and len(looks) < 20
 
 
+def test_output_that_nobody_fetched_stays_unless_it_is_said(desk: Desk) -> None:
+    ids = [
+        desk.answer("submit", [b"{}"], key=desk.key(), submission={"kind": "script", "script": {"argv": ["true"]}})[
+            "id"
+        ]
+        for _ in range(2)
+    ]
+    desk.answer("cancel", ids=ids)
+    for id in ids:
+        desk.places.copy_of(JobId(int(id))).mkdir(parents=True)
+    desk.places.fetched(JobId(int(ids[0]))).touch()
+    desk.clock += 1
+    told = desk.answer("prune", unfetched=False)
+    assert (told["ids"], told["unfetched"]) == ([ids[0]], [ids[1]])
+    assert desk.places.copy_of(JobId(int(ids[1]))).exists() and not desk.places.copy_of(JobId(int(ids[0]))).exists()
+    assert desk.answer("prune")["ids"] == [ids[1]]
+
+
 def test_wanted_slots_are_those_that_fit(desk: Desk) -> None:
     assert desk.queue.wanted_slots == 0
     desk.submit(100)

@@ -442,6 +442,15 @@ def test_what_is_no_file_among_submissions_holds_nobody(own: Desk, kind: str) ->
     assert len(found["notices"]) == (0 if kind == "directory" else 1)
 
 
+def test_a_link_to_a_submission_elsewhere_is_none(own: Desk, tmp_path: Path) -> None:
+    id = submitted(own)
+    (path,) = own.places.submissions.iterdir()
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert [row["id"] for row in told(own, "list")["rows"]] != [id]
+    assert len(told(own, "list")["notices"]) == 1
+
+
 def test_what_a_killed_resource_wrote_last_is_shown(own: Desk) -> None:
     """It is in the log beside the store, which nobody has checkpointed."""
     pid = os.fork()
