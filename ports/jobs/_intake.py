@@ -167,8 +167,10 @@ class Intake:
                 return
             if known is not None:
                 raise UsageError(f"it is job {known[0]}, submitted again")
-            if self.store.submission(left.number) is not None:
-                raise UsageError(f"its id {left.number} belongs to another one")
+            if self.store.submission(left.number) is not None:  # somebody removed the directory of ids
+                left = left._replace(number=self.store.reserve())
+                said = f"submission {header['id']} is job {left.number}: {header['id']} is the id of another one"
+                self.store.notices.append(said)
             spec = Submission.from_json(header.get("submission"))
             self._add(spec, left.blobs, key=key, count=count, left=left)
         except (UsageError, NotFoundError) as error:

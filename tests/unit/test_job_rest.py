@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -440,6 +441,36 @@ def test_what_is_no_file_among_submissions_holds_nobody(own: Desk, kind: str) ->
     found = told(own, "list")
     assert [row["id"] for row in found["rows"]] == [id]
     assert len(found["notices"]) == (0 if kind == "directory" else 1)
+
+
+def test_no_id_is_given_twice_where_the_ids_were_removed(desk: Desk) -> None:
+    """They are files and directories without content, so that somebody takes them for rubbish."""
+    ids = [desk.submit() for _ in range(3)]
+    desk.store.close()
+    shutil.rmtree(desk.places.ids)
+    assert int(submitted(desk)) > max(map(int, ids))
+    desk.start()
+    desk.queue.tick()
+    assert desk.answer("status")["counts"]["pending"] == 4
+
+
+def test_a_submission_whose_id_is_taken_gets_another_one(desk: Desk) -> None:
+    desk.store.close()
+    id = submitted(desk)
+    (left,) = desk.places.submissions.iterdir()
+    kept = left.read_bytes()
+    left.unlink()
+    shutil.rmtree(desk.places.ids)
+    desk.places.ids.mkdir()
+    desk.start()
+    assert desk.submit(name="other") == id
+    left.write_bytes(kept)
+    desk.restart()
+    desk.queue.tick()
+    rows = desk.answer("list")["rows"]
+    assert [row["state"] for row in rows] == ["pending"] * 2 and len({row["id"] for row in rows}) == 2
+    assert f"submission {id} is job {rows[0]['id']}" in " ".join(desk.store.notices)
+    assert list(desk.places.submissions.iterdir()) == []
 
 
 def test_a_link_to_a_submission_elsewhere_is_none(own: Desk, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def clock_stamp(monotonic: float, real: float, boot: str) -> str:
 
 
 def leave_submission(
-    root: str, key: str, submission: "Json", blobs: "Sequence[bytes]", count: "Optional[int]" = None
+    root: str, key: str, submission: "Json", blobs: "Sequence[bytes]", count: "Optional[int]" = None, *, above: int = 0
 ) -> int:
     """Leave a submission for the next resource; return its number, when a power cut cannot undo it any more.
 
@@ -72,6 +72,8 @@ def leave_submission(
         32 hexadecimal digits; the same key gets the same id again.
     blobs : sequence of bytes
         The function or script, then the arguments of each job.
+    above : int
+        The highest id that the store knows: somebody can have removed the directory of ids.
 
     Raises Refused for an invalid key and a submission that is too large, and OSError.
     """
@@ -79,7 +81,7 @@ def leave_submission(
     ids, path = os.path.join(root, "ids"), os.path.join(root, "submissions", key)
     number = number_of_key(root, key)
     if number is None:
-        number = reserve_number(ids, max(numbers_in(ids) or [0]))
+        number = reserve_number(ids, max([above, *numbers_in(ids)]))
         write_durably(os.path.join(ids, str(number), "key"), [key.encode()])
         sync_directory(ids)
     elif os.path.exists(path) or os.path.exists(os.path.join(ids, str(number), "taken")):
@@ -189,8 +191,9 @@ def note_taken(root: str, lefts: "Sequence[LeftFile]") -> None:
     """Remove the files that are in the store now, and the names of ids that are long past."""
     for left in lefts:
         try:
-            if left.number:
-                with open(os.path.join(root, "ids", str(left.number), "taken"), "ab"):
+            name = os.path.join(root, "ids", str(left.number))
+            if left.number and os.path.isdir(name):  # else somebody removed it
+                with open(os.path.join(name, "taken"), "ab"):
                     pass
             os.unlink(left.path)
         except OSError:  # the next resource finds that it has it

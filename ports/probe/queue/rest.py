@@ -358,6 +358,15 @@ class QueueAtRest:
             return None
         return (found[0].number, found[0].count) if found else None
 
+    def highest(self) -> int:
+        """Return the highest id that the store knows; 0 where there is none."""
+        try:
+            found = self._rows("SELECT max(number) AS value FROM submissions")
+            found += self._rows("SELECT value FROM facts WHERE name = 'last'")
+        except Refused:  # a damaged store keeps nobody from submitting
+            return 0
+        return max([0] + [row.value for row in found if isinstance(row.value, int)])
+
     def again(self, header: "Json") -> "Tuple[Json, Optional[int], List[bytes]]":
         """Return submission, count and blobs that run again what a job or a map was."""
         number, item = split_id(header.get("id"))
@@ -658,7 +667,7 @@ def submitted(queue: QueueAtRest, header: "Json", blobs: "Sequence[bytes]") -> "
             raise Refused("UsageError", "submission: %s is no object with blobs" % short(spec))
     try:
         make_queue(queue.root)
-        number = leave_submission(queue.root, key, spec, blobs, count)
+        number = leave_submission(queue.root, key, spec, blobs, count, above=queue.highest())
     except OSError as error:
         raise disk_refuses(os.path.join(queue.root, "submissions"), error) from error
     return {"id": str(number), "count": count, "known": False, "at_rest": True}
