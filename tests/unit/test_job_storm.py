@@ -381,7 +381,7 @@ class Storm(RuleBasedStateMachine):
     @rule()
     def work_everything_off(self) -> None:
         """Whatever has happened: where slots go on, every job ends."""
-        self.desk.step(10_000.0)
+        self.desk.step(1_000_000.0)  # beyond any time at which a job begins, with clocks set back
         for _ in range(200):
             self.hear(self.desk.queue.tick())
             for name, slot in self.slots.items():
@@ -472,7 +472,7 @@ def storm(rounds: int, steps: int) -> None:
     )
     case = Storm.TestCase
     case.settings = options
-    seed(11)(case)
+    seed(11)(Storm)  # not of its TestCase, which hypothesis does not ask for it
     case("runTest").runTest()
 
 
