@@ -20,6 +20,7 @@ from ports.errors import (
     TimedOutError,
     UnsendableError,
     UsageError,
+    harmless,
 )
 from ports.jobs import _client, _logs, _machine, _model, _travel, _where
 from ports.jobs._model import CANCELLED, ENDED, FINISHED, LOST, JobId, parse_id
@@ -112,7 +113,7 @@ class Job:
 
     def __repr__(self) -> str:
         parts = filter(None, ("Job", self.id, self.name, self._ended))
-        return f"<{' '.join(parts)}>"
+        return harmless(f"<{' '.join(parts)}>", lines=False)
 
     def _repr_html_(self) -> str:
         return _as_html(self)
@@ -290,7 +291,8 @@ class JobMap(Sequence[Job]):
         return self._jobs[place]
 
     def __repr__(self) -> str:
-        return f"<{' '.join(filter(None, ('JobMap', self.id, self.name)))}: {self._n_jobs} jobs>"
+        parts = filter(None, ("JobMap", self.id, self.name))
+        return harmless(f"<{' '.join(parts)}: {self._n_jobs} jobs>", lines=False)
 
     def _repr_html_(self) -> str:
         return _as_html(self)

@@ -223,6 +223,12 @@ def test_what_a_server_asks_at_a_login_is_harmless(tmp_path: Path, monkeypatch: 
     assert asked == ["Code\\x1b]0;x\\x07: "]
 
 
+def test_the_name_of_a_job_is_harmless_in_python() -> None:
+    name = "fit\x1b[2J\n"
+    assert repr(ports.jobs.Job("1", name)) == "<Job 1 fit\\x1b[2J >"
+    assert repr(ports.jobs.JobMap("1", 3, name)) == "<JobMap 1 fit\\x1b[2J : 3 jobs>"
+
+
 def test_a_warning_in_a_notebook_is_harmless() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
