@@ -262,7 +262,10 @@ def cancel(out: Output, machine: Any, ids: tuple[str, ...]) -> None:
 @with_output
 @on_machine
 def rerun(out: Output, machine: Any, id: str, here: bool, no_start: bool) -> int:
-    """Submit a job again. A script runs in its directory, or in the copy that it had, with this shell's environment."""
+    """Submit a job again. A script runs in its directory, or in the copy that it had, with this shell's environment.
+
+    On another machine it has that of the login shell there. What `--environ` set is not set again.
+    """
     new = machine.rerun(id, start=not no_start, here=here)
     return show_submitted(out, machine.show(new) if out.as_json else {"id": str(new)})
 

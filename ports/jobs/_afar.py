@@ -293,7 +293,7 @@ class Afar:
             return False
 
     def rerun(self, id: object, *, start: bool = True, here: bool = False) -> str:
-        """Run a job again, and return the id of the new one; a script gets the environment that it had asked for.
+        """Run a job again, and return the id of the new one; a script gets the environment of the login shell there.
 
         With `here`, the directory here from which it was sent goes there as it is now.
         """

@@ -312,10 +312,6 @@ class Submission:
         grown = min(needs.memory * self.memory_growth ** min(n_memory, 60), 2.0**60)
         return dataclasses.replace(needs, memory=max(needs.memory, min(int(grown), capacity.memory)))
 
-    def needed_by(self, index: int) -> tuple[JobId, ...]:
-        """Return the jobs that must have finished before job `index` can begin."""
-        return tuple(dict.fromkeys((*self.after, *self.inputs.get(index, ()))))
-
     def cache_key(self, index: int) -> str | None:
         """Return the cache key of job `index`; None if it has none."""
         keys = (self.cache or {}).get("keys")

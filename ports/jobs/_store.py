@@ -27,6 +27,7 @@ from ports.jobs._database import pack as pack
 from ports.jobs._database import unpack as unpack
 from ports.jobs._model import LARGE, STATES, JobId
 from ports.jobs._places import LOCK, Places
+from ports.probe import places as at_rest
 from ports.probe import words
 
 _SPARE = 32  # ids that are reserved ahead
@@ -438,11 +439,8 @@ def own_queue(places: Places) -> None:
         raise
     except RecordError:
         found = None  # half a record of a disk that was full: whoever holds the lock here writes it again
-    if found is not None and found.get("name") != name and found.get("boot_id") != boot:
-        raise ConflictError(
-            f"the queue {places.root} belongs to {found.get('name')}; use its jobs there, or remove {places.owner} if "
-            "that machine is this one under another name"
-        )
+    if (conflict := at_rest.owner_conflict(found, name, boot, str(places.root))) is not None:
+        raise ConflictError(conflict)
     if found is None or (found.get("name"), found.get("boot_id")) != (name, boot):
         document = {"format": state.records.FORMAT, "name": name, "boot_id": boot}
         _durable.write(places.owner, json.dumps(document).encode())

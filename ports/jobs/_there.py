@@ -213,35 +213,6 @@ def _told(alias: str, marker: str, heard: str) -> dict[str, Any]:
     return told
 
 
-def look(alias: str, op: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `ports` on `alias` says where no compute resource runs: it looks at the queue on the disk.
-
-    Raises
-    ------
-    PortsError
-        What the command there raised.
-    """
-    if op == "show":
-        return {"row": hosts.run_ports(alias, ["job", "show", str(fields["id"])], login=True)}
-    if op == "list":
-        given = {name: value for name, value in dict(fields.get("filters") or {}).items() if value is not None}
-        words = [f"--newest={fields['newest']}", *(f"--{name}={value}" for name, value in given.items())]
-        return {"rows": hosts.run_ports(alias, ["job", "list", *words], login=True)}
-    raise NotFoundError("resource", "jobs", f"`ports resource start -H {alias}` starts one")
-
-
-def logs(alias: str, id: str) -> str:
-    """Return what a job on `alias` printed."""
-    found = hosts.run_ports(alias, ["job", "logs", "--lines=0", id], login=True)
-    return "".join(str(line["text"]) for line in found["lines"])
-
-
-def why(alias: str, id: str) -> str:
-    """Return in a sentence why a job on `alias` is in its state, or came from the cache."""
-    row = hosts.run_ports(alias, ["job", "why", id], login=True)
-    return str(row.get("why") or row.get("reason") or f"it is {row['state']}")
-
-
 def is_cut(error: PortsError) -> bool:
     """Say whether the way to a host failed, so that asking again can help."""
     return bool(getattr(error, "is_network", False))

@@ -105,7 +105,6 @@ def test_a_submission_reads_as_it_is_written() -> None:
     }
     assert Submission.from_json(data).to_json() == data
     assert Submission.from_json(json.loads(json.dumps(data))).to_json() == data
-    assert Submission.from_json(data).needed_by(0) == (JobId(12), JobId(13, 7), JobId(14))
     assert Submission.from_json({"kind": "script"}).to_json() == {"kind": "script"}
 
 
