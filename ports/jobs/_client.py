@@ -137,7 +137,7 @@ def ask(
     """
     wait = fields.get("wait")
     end = until if wait is None else time.monotonic() + float(wait)
-    tries = _tries(host, start, waits=is_patient or "wait" in fields, end=end)
+    tries = patience(host, start, waits=is_patient or "wait" in fields, end=end)
     while True:
         timeout = None if until is None else max(_GRACE, until - time.monotonic())
         try:
@@ -178,13 +178,13 @@ def watch(ids: Sequence[str], end: float, *, host: str) -> Iterator[Frame]:
     TimedOutError
         Some had not ended by then.
     """
-    tries = _tries(host, False, waits=True, end=end)
+    tries = patience(host, False, waits=True, end=end)
     while True:
         left = None if end == float("inf") else max(0.01, end - time.monotonic())
         try:
             for frame in connection(host, start=tries.start).stream("watch", ids=list(ids), timeout=left):
                 yield frame
-                tries = _tries(host, None, waits=True, end=end)
+                tries = patience(host, None, waits=True, end=end)
             return
         except TimedOutError:
             raise
@@ -205,7 +205,7 @@ def results(id: str, end: float | None, *, host: str | None = None) -> Iterator[
     TimedOutError
         Some had not ended by then.
     """
-    begin, tries = 0, _tries(host, True, waits=True, end=end)
+    begin, tries = 0, patience(host, True, waits=True, end=end)
     while True:
         wait = None if end is None else max(0.0, end - time.monotonic())
         try:
@@ -213,7 +213,7 @@ def results(id: str, end: float | None, *, host: str | None = None) -> Iterator[
             for frame in connection(host, start=tries.start).stream("result", **asked):
                 yield frame
                 begin = frame.header.get("next", begin)
-                tries = _tries(host, True, waits=True, end=end)
+                tries = patience(host, True, waits=True, end=end)
         except PortsError as error:
             tries.pause(error)
             continue
@@ -277,7 +277,8 @@ class _Far:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
-def _tries(host: str | None, start: bool | None, *, waits: bool, end: float | None = None) -> _Here | _Far:
+def patience(host: str | None, start: bool | None, *, waits: bool, end: float | None = None) -> _Here | _Far:
+    """Return for how long a request to a machine is repeated; by who `waits` for an end, until `end`."""
     return _Here() if host is None else _Far(host, start, waits=waits, end=end)
 
 

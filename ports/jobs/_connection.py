@@ -120,12 +120,13 @@ class Connection:
         when the connection ends.
         """
         number = next(self._numbers)
+        arrived: collections.deque[Frame] = collections.deque()
         with self._changed:
-            self._arrived[number] = collections.deque()
+            self._arrived[number] = arrived
         try:
             self._send(encode({"op": op, "n": number, **fields}, blobs))
             while True:
-                frame = self._wait_for(number, op, timeout)
+                frame = self._wait_for(arrived, op, timeout)
                 if (told := frame.header.get("error")) is not None and "state" not in frame.header:
                     raise revive(told)
                 yield frame
@@ -136,6 +137,29 @@ class Connection:
         finally:
             with self._changed:
                 self._arrived.pop(number, None)
+
+    def new_number(self) -> int:
+        """Return the number of a request to `post`."""
+        return next(self._numbers)
+
+    def post(self, number: int, into: collections.deque[Frame], op: str, **fields: Any) -> None:
+        """Ask for `op`, and do not wait: its answer comes `into` a queue of answers, from which `take` takes it.
+
+        Raises
+        ------
+        ResourceLostError
+            The connection has ended.
+        """
+        with self._changed:
+            self._arrived[number] = into
+        self._send(encode({"op": op, "n": number, **fields}))
+
+    def take(self, arrived: collections.deque[Frame]) -> Frame:
+        """Return the next answer that arrives for requests that were posted, also an error; raises as `post`."""
+        frame = self._wait_for(arrived, "post", None)
+        with self._changed:
+            self._arrived.pop(frame.header["n"], None)
+        return frame
 
     def close(self) -> None:
         """End the connection; who waits for an answer gets ResourceLostError."""
@@ -163,13 +187,13 @@ class Connection:
                 self._lose(error.strerror or str(error))
         self._raise_if_lost()
 
-    def _wait_for(self, number: int, op: str, timeout: float | None) -> Frame:
-        """Return the next answer to request `number`; one of the threads that wait reads for all."""
+    def _wait_for(self, arrived: collections.deque[Frame], op: str, timeout: float | None) -> Frame:
+        """Return the next answer that arrived; one of the threads that wait reads for all."""
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._changed:
-                if self._arrived[number]:
-                    return self._arrived[number].popleft()
+                if arrived:
+                    return arrived.popleft()
                 self._raise_if_lost()
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import html
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -22,8 +21,9 @@ from ports.errors import (
     UsageError,
     harmless,
 )
-from ports.jobs import _client, _logs, _machine, _model, _travel, _where
+from ports.jobs import _awaited, _client, _logs, _machine, _model, _travel, _where
 from ports.jobs._model import CANCELLED, ENDED, FINISHED, LOST, JobId, parse_id
+from ports.jobs._protocol import Frame
 from ports.jobs._where import Where
 
 _MOST_LISTED = 1000
@@ -43,6 +43,17 @@ class End(NamedTuple):
     error: Mapping[str, Any]
     reason: str
     blob: bytes
+
+    @classmethod
+    def of(cls, frame: Frame) -> End:
+        """Return the end that an answer tells."""
+        told = frame.header
+        return cls(
+            told["state"],
+            told.get("error") or {},
+            str(told.get("reason") or ""),
+            frame.blobs[0] if frame.blobs else b"",
+        )
 
     def value(self, job: Job) -> Any:
         """Return the result of `job`, or raise its exception."""
@@ -202,12 +213,7 @@ class Job:
             raise KeyboardInterrupt(f"job {self.id} goes on; job.cancel() ends it") from None
         if frame.header["state"] not in ENDED:
             raise TimedOutError(f"job {self.id}", limit or 0)
-        return self._ended_by(End(
-            frame.header["state"],
-            frame.header.get("error") or {},
-            str(frame.header.get("reason") or ""),
-            frame.blobs[0] if frame.blobs else b"",
-        ))  # fmt: skip
+        return self._ended_by(End.of(frame))
 
     def _unpack(self, blob: bytes, what: str) -> Any:
         """Return what its machine sends; of one that is not trusted, plain data only."""
@@ -239,7 +245,7 @@ class Job:
 
     def _coming(self) -> Future[End]:
         if self._future is None:
-            self._future = _ends.future(self)
+            self._future = _awaited.end(self.host, self._id, End.of)
         return self._future
 
 
@@ -356,42 +362,6 @@ def _placed(id: JobId | str | int, where: Where | None) -> tuple[Where, JobId]:
         return where, parse_id(_where.bare(id))
     host, found = _where.split(id)
     return Where(host, _where.is_trusted(host)), found
-
-
-class _Ends:
-    """Tells futures of the ends of jobs; a thread waits for each submission."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: dict[Job, Future[End]] = {}
-        self._threads: set[Job] = set()
-
-    def future(self, job: Job) -> Future[End]:
-        """Return the future of a job's end."""
-        with self._lock:
-            future = self._waiting.setdefault(job, Future())
-            if job not in self._threads:
-                self._threads.add(job)
-                threading.Thread(target=self._wait, args=(job,), name=f"job {job.id}", daemon=True).start()
-        return future
-
-    def _wait(self, job: Job) -> None:
-        end: End | None = None
-        error: BaseException | None = None
-        try:
-            end = job._end(None)
-        except BaseException as failed:  # noqa: BLE001  it is raised where the future is waited for
-            error = failed
-        with self._lock:
-            self._threads.discard(job)
-            future = self._waiting.pop(job)
-        if end is not None:
-            future.set_result(end)
-        else:
-            future.set_exception(error)
-
-
-_ends = _Ends()
 
 
 def _as_html(found: Job | JobMap) -> str:

@@ -6,6 +6,7 @@ A program of ours, which the session carries there, connects to the socket of th
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import socket
@@ -55,6 +56,12 @@ class FarConnection(Connection):
         if op.startswith("disk.") or (self.is_at_rest and op != "hello"):
             self._give_code()
         yield from super().stream(op, blobs, timeout=timeout, **fields)
+
+    def post(self, number: int, into: collections.deque[Frame], op: str, **fields: Any) -> None:
+        """Ask for `op`, and do not wait, as `Connection.post`."""
+        if self.is_at_rest:
+            self._give_code()
+        super().post(number, into, op, **fields)
 
     def _give_code(self) -> None:
         """Send the part of our program that only some requests need, once."""

@@ -17,6 +17,7 @@ from ports.jobs._job import Job, JobMap
 from ports.jobs._there import FarConnection
 from ports.jobs._where import Where
 from ports.probe.programs import jobs as program
+from ports.state.waiting import wait_until
 from tests.unit.test_job_connection import Server
 
 
@@ -213,3 +214,60 @@ def test_a_wait_of_no_seconds_asks_again_once_after_a_cut(server: Server) -> Non
     server.answer = answer  # type: ignore[assignment]
     _client.connection("far")
     assert Job("12", where=Where("far")).wait(timeout=0)
+
+
+def test_any_number_of_awaited_jobs_needs_two_threads(server: Server) -> None:
+    from ports.jobs._protocol import encode
+
+    n, held = 2000, []
+
+    def answer(frame: object) -> list[bytes]:
+        header = frame.header  # type: ignore[attr-defined]
+        held.append(encode({"n": header["n"], "state": "finished", "reason": header["id"]}, [b""]))
+        return held if len(held) == n else []
+
+    server.answer = answer
+    _client.connection("far")
+    before = threading.active_count()
+    jobs = [Job(str(number), where=Where("far")) for number in range(1, n + 1)]
+    called: list[str] = []
+    for job in jobs:
+        job.add_done_callback(lambda job: called.append(job.id))
+        assert threading.active_count() <= before + 2
+    ends = [job._coming().result(timeout=60) for job in jobs]
+    assert [end.reason for end in ends] == [str(number) for number in range(1, n + 1)]
+    wait_until(lambda: len(called) == n or None, timeout=20, what="calls")
+    assert sorted(called) == sorted(job.id for job in jobs)
+
+
+def test_awaited_jobs_are_asked_for_again_after_a_cut(server: Server) -> None:
+    from ports.jobs._protocol import encode
+
+    seen: list[str] = []
+
+    def answer(frame: object) -> list[bytes] | None:
+        header = frame.header  # type: ignore[attr-defined]
+        seen.append(header["id"])
+        if len(seen) < 3:
+            return None if len(seen) == 2 else []
+        if header["id"] == "3":
+            told = {"kind": "NotFoundError", "text": "no job '3'; look", "args": ["job", "3", "look"], "exit_code": 3}
+            return [encode({"n": header["n"], "error": told})]
+        return [encode({"n": header["n"], "state": "finished"}, [b""])]
+
+    server.answer = answer
+    ends = [Job(id, where=Where("far"))._coming() for id in ("1", "2", "3")]
+    assert [end.result(timeout=60).state for end in ends[:2]] == ["finished"] * 2
+    assert isinstance(ends[2].exception(timeout=60), NotFoundError)
+    late = Job("4", where=Where("far"))._coming()
+    assert late.result(timeout=60).state == "finished"
+
+
+def test_awaited_jobs_of_a_server_that_is_not_reached_fail_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(alias: str) -> object:
+        raise errors.UnknownHostError(alias, "no such name")
+
+    monkeypatch.setattr(hosts, "resolve", unknown)
+    for _ in range(2):
+        ends = [Job(id, where=Where("far"))._coming() for id in ("1", "2")]
+        assert [type(end.exception(timeout=60)) for end in ends] == [errors.UnknownHostError] * 2
