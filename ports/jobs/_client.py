@@ -56,7 +56,7 @@ def connection(host: str | None = None, *, start: bool | None = True) -> Connect
         if host is not None and (failed := _failed.pop(host, None)) is not None:
             raise failed
         found = _connections.get(host)
-        if found is None or found.is_lost or (start and isinstance(found, FarConnection) and found.is_at_rest):
+        if found is None or found.has_ended() or (start and isinstance(found, FarConnection) and found.is_at_rest):
             _drop(host)
             found = _connections[host] = _connected(host, start)
             _reached.add(host)

@@ -82,6 +82,15 @@ class Connection:
         """Whether the connection has ended, so that nothing more can be asked on it."""
         return self._lost is not None or not self.is_of_this_process
 
+    def has_ended(self) -> bool:
+        """Tell whether the connection has ended, also where nobody has used it since."""
+        with self._changed:
+            if self.is_lost or self._is_reading:
+                return self.is_lost
+            self._is_reading = True
+        self._read_for_all(0.0)
+        return self.is_lost
+
     @property
     def is_of_this_process(self) -> bool:
         """Whether this process made it; after a fork it is the parent's."""
@@ -202,12 +211,16 @@ class Connection:
                     self._changed.wait(left)
                     continue
                 self._is_reading = True
-            try:
-                self._read(left)
-            finally:
-                with self._changed:
-                    self._is_reading = False
-                    self._changed.notify_all()
+            self._read_for_all(left)
+
+    def _read_for_all(self, timeout: float | None) -> None:
+        """Read as the one thread that does; wakes the others."""
+        try:
+            self._read(timeout)
+        finally:
+            with self._changed:
+                self._is_reading = False
+                self._changed.notify_all()
 
     def _read(self, timeout: float | None) -> None:
         """Read what is there, or what comes within `timeout` seconds, and hand it out."""

@@ -144,7 +144,7 @@ def open_line(*words: str) -> subprocess.Popen[str]:
 def test_a_port_is_named_while_the_output_is_followed(mine: Home) -> None:
     with open_line("--follow", "--", sys.executable, "-c", UNTIL_DONE) as running:
         assert running.stderr is not None
-        id = running.stderr.readline().strip().removeprefix("job ")
+        id = next(line for line in running.stderr if line.startswith("job ")).strip().removeprefix("job ")
         said = next(line for line in running.stderr if "listens on" in line)
         found = re.fullmatch(rf"job {id} listens on port (\d+): (http://localhost:\1/)\n", said)
         assert found is not None, said
@@ -160,7 +160,7 @@ def test_a_port_is_named_while_the_output_is_followed(mine: Home) -> None:
 def test_ctrl_c_while_a_port_is_awaited_leaves_the_job_running(mine: Home) -> None:
     with open_line("--", "sleep", "600") as running:
         assert running.stderr is not None
-        id = running.stderr.readline().strip().removeprefix("job ")
+        id = next(line for line in running.stderr if line.startswith("job ")).strip().removeprefix("job ")
         until_running(mine, id)
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=60)

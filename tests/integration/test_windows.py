@@ -28,7 +28,19 @@ NOT_AT_HOME = (
     "ports.notebooks.jupyter_launch",
     *(
         f"ports.jobs.resource.{name}"
-        for name in ("child", "crew", "lease", "loop", "oversee", "script", "slot", "warm")
+        for name in (
+            "child",
+            "crew",
+            "lease",
+            "loop",
+            "oversee",
+            "script",
+            "set_up",
+            "slot",
+            "streams",
+            "sweeper",
+            "warm",
+        )
     ),
 )
 PAGE = """

@@ -28,6 +28,7 @@ class Server:
         self.listener.bind(str(path))
         self.listener.listen()
         self.seen: list[Frame] = []
+        self.clients: list[socket.socket] = []
         self.threads = [threading.Thread(target=self.accept, daemon=True)]
         self.threads[0].start()
 
@@ -37,6 +38,7 @@ class Server:
                 one, _ = self.listener.accept()
             except OSError:
                 return
+            self.clients.append(one)
             self.threads.append(threading.Thread(target=self.serve, args=(one,), daemon=True))
             self.threads[-1].start()
 
@@ -82,6 +84,12 @@ def test_a_question_gets_its_answer_and_blobs(server: Server, connection: Connec
     frame = connection.ask("result", [b"a", b""], id="12.7")
     assert (frame.header["got"], frame.blobs) == ("12.7", [b"a", b""])
     assert connection.resource["protocol"] == 1
+
+
+def test_a_connection_that_ended_while_nobody_used_it_is_known(server: Server, connection: Connection) -> None:
+    assert not connection.has_ended()
+    server.clients[0].shutdown(socket.SHUT_RDWR)
+    assert connection.has_ended()
 
 
 def test_answers_with_more_come_one_by_one(server: Server, connection: Connection) -> None:
