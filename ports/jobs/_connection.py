@@ -224,12 +224,8 @@ class Connection:
 
     def _read(self, timeout: float | None) -> None:
         """Read what is there, or what comes within `timeout` seconds, and hand it out."""
-        import select
-
         try:
-            waiting = select.poll()
-            waiting.register(self._socket, select.POLLIN)
-            if not waiting.poll(None if timeout is None else max(1, int(timeout * 1000))):
+            if not _has_come(self._socket, timeout):
                 return
             data = self._socket.recv(_PIECE)
             frames = self._decoder.feed(data)
@@ -254,6 +250,17 @@ class Connection:
     def _raise_if_lost(self) -> None:
         if self._lost is not None:
             raise self._lost
+
+
+def _has_come(one: socket.socket, timeout: float | None) -> bool:
+    """Say whether something comes within `timeout` seconds; any number of files can be open, except on Windows."""
+    import select
+
+    if not hasattr(select, "poll"):
+        return bool(select.select([one], [], [], timeout)[0])
+    waiting = select.poll()
+    waiting.register(one, select.POLLIN)
+    return bool(waiting.poll(None if timeout is None else max(1, int(timeout * 1000))))
 
 
 class _Told(PortsError):

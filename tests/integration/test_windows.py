@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import textwrap
@@ -169,6 +170,29 @@ def test_a_link_opens_and_closes_without_an_ssh_program(windows: Site, page: int
     assert said == ["paramiko", "there", "open"]
     with pytest.raises(ConnectionRefusedError):
         fetch(port)
+
+
+def test_jobs_on_a_server_are_sent_and_looked_at(windows: Site) -> None:
+    kept = [windows.host(name).home / ".local/state/ports/hosts" for name in ("laptop", "server1")]
+    place = windows.host("laptop").temporary_directory / "project"
+    place.mkdir()
+    try:
+        (place / "data.txt").write_text("7")
+        code = "import os, sys; os.chdir(sys.argv.pop(1)); " + MAIN
+        words = ["job", "submit", "-H", "server1", "--no-start", "--copy", "--json", "--", "cat", "data.txt"]
+        done = python(windows, code, str(place), *words, env=NO_SSH)
+        assert done.returncode == 0, done.stderr
+        id = json.loads(done.stdout)["id"]
+        assert [row["id"] for row in ports(windows, "job", "list", "-H", "server1", env=NO_SSH)] == [id]
+        assert ports(windows, "job", "show", id, env=NO_SSH)["state"] == "pending"
+        assert ports(windows, "job", "cancel", id, env=NO_SSH)["cancelled"] == [id]
+        done = python(windows, MAIN, "job", "wait", id, "--json", env=NO_SSH)
+        assert (done.returncode, [row["state"] for row in json.loads(done.stdout)]) == (8, ["cancelled"]), done.stderr
+    finally:
+        shutil.rmtree(place)
+        for machines in kept:
+            for jobs in machines.glob("*/jobs"):
+                shutil.rmtree(jobs)
 
 
 def test_a_link_in_the_background_answers_only_to_who_knows_its_token(windows: Site, page: int) -> None:

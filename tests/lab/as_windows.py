@@ -69,6 +69,7 @@ def become() -> None:
         for one in names:
             if hasattr(modules[name], one):
                 delattr(modules[name], one)
+    os.supports_fd.discard(os.scandir)
     _be_without_unix_files(real)
     _change_sockets(real["socket"])
     _change_processes()

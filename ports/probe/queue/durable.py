@@ -42,7 +42,9 @@ def write_all(descriptor: int, data: "Any") -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Let the names in a directory outlast a power cut."""
+    """Let the names in a directory outlast a power cut; on Windows a directory is no file that could be synced."""
+    if os.name == "nt":
+        return
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
         os.fsync(descriptor)
