@@ -185,8 +185,6 @@ class Afar:
         from ports.jobs import _fetch, _outputs
 
         row = self.show(id)
-        if row.get("count") is not None:
-            raise UsageError(f"{row['id']} is a map of functions, which have results; `ports.jobs.get(...)` has them")
         output = _outputs.There(self.ask, self.host, row)
         return _fetch.fetch(output, row, to, force=force, progress=progress, say=say).row(row["id"])
 

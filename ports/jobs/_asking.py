@@ -388,8 +388,6 @@ def fetch(
 ) -> dict[str, Any]:
     """Copy the output of a job into a directory, and return what was copied; see `_fetch.fetch`."""
     row = show(id)
-    if row.get("count") is not None:
-        raise UsageError(f"{row['id']} is a map of functions, which have results; `ports.jobs.get(...)` has them")
     done = _fetch.fetch(_outputs.Here(_places.here(), row), row, to, force=force, progress=progress, say=say)
     return done.row(row["id"])
 

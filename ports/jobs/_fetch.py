@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ports.errors import ConflictError, PortsError, StoreError
+from ports.errors import ConflictError, PortsError, StoreError, UsageError
 from ports.jobs import _durable
 from ports.jobs._model import ENDED
 from ports.jobs._outputs import PART, Output, OutputFile
@@ -77,7 +77,11 @@ def fetch(
         Files are there that differ, or the directory is another person's; then nothing is copied.
     StoreError
         The disk is full, or not writable. What was copied stays.
+    UsageError
+        It is a map of functions.
     """
+    if row.get("count") is not None:
+        raise UsageError(f"{row['id']} is a map of functions, which have results; `ports.jobs.get(...)` has them")
     found = output.find()
     target = Path(f"job-{str(row['id']).replace(':', '-')}") if to is None else to
     _make(target, row)
