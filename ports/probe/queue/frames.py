@@ -66,6 +66,21 @@ def check_limits(n_header: int, n_blobs: int, n_bytes: int) -> None:
         raise ProtocolError("blocks of %d bytes in a frame; at most %d are allowed" % (n_bytes, MOST_BYTES))
 
 
+def numbers_of(data: bytearray) -> "Tuple[int, int]":
+    """Return the length of the header, and how many blobs there are, of the frame with which `data` begins.
+
+    Raises
+    ------
+    ProtocolError
+        No frame begins so, or it is beyond the limits.
+    """
+    magic, n_header, n_blobs = HEAD.unpack_from(data)
+    if magic != MAGIC:
+        raise ProtocolError("no frame begins with %r" % magic)
+    check_limits(n_header, n_blobs, 0)
+    return n_header, n_blobs
+
+
 class Decoder:
     """Turns the bytes of one connection into frames, however they were cut. After an error it decodes nothing more."""
 
@@ -111,10 +126,7 @@ class Decoder:
         """Yield how many bytes must be there to go on, and each frame."""
         while True:
             yield HEAD.size
-            magic, n_header, n_blobs = HEAD.unpack_from(self._data)
-            if magic != MAGIC:
-                raise ProtocolError("no frame begins with %r" % magic)
-            check_limits(n_header, n_blobs, 0)
+            n_header, n_blobs = numbers_of(self._data)
             wanted = HEAD.size + n_header
             yield wanted + 8 * n_blobs
             header = header_of(bytes(self._data[HEAD.size : wanted]))
@@ -186,10 +198,7 @@ class Cutter:
         """Yield how many bytes of the head must be there to go on."""
         while True:
             yield HEAD.size
-            magic, n_header, n_blobs = HEAD.unpack_from(self._head)
-            if magic != MAGIC:
-                raise ProtocolError("no frame begins with %r" % magic)
-            check_limits(n_header, n_blobs, 0)
+            n_header, n_blobs = numbers_of(self._head)
             wanted = HEAD.size + n_header
             if n_header + n_blobs:
                 yield wanted + 8 * n_blobs
