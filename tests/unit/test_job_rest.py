@@ -27,14 +27,6 @@ from tests.lab.job_queue import Desk
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
-    one = Desk(tmp_path)
-    yield one
-    one.close()
-
-
-@pytest.fixture
 def own(desk: Desk) -> Desk:
     """A queue whose resource has ended."""
     desk.store.close()
