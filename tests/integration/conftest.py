@@ -103,6 +103,16 @@ def stop_resource() -> None:
         clusters.stop("jobs")
 
 
+@pytest.fixture(scope="module")
+def home_of_jobs(shared_home: Home) -> Iterator[Home]:
+    """A home with a compute resource, which the first submission starts; afterwards its jobs are cancelled."""
+    yield shared_home
+    for row in shared_home.json("job", "list"):
+        if row["state"] in ("pending", "running"):
+            shared_home.ports("job", "cancel", row["id"])
+    stop_resource()
+
+
 @contextlib.contextmanager
 def new_home(top: Path, environ: Mapping[str, str] | None = None) -> Iterator[Home]:
     """Make a home below `top`, and afterwards check that nothing is left of it."""

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def home(shared_home: Home) -> Iterator[Home]:
-    """A home with a compute resource, which the first submission starts."""
-    yield shared_home
-    for row in shared_home.json("job", "list"):
-        if row["state"] in ("pending", "running"):
-            shared_home.ports("job", "cancel", row["id"])
-    shared_home.ports("resource", "stop", "--now")
+def home(home_of_jobs: Home) -> Home:
+    """The home with a compute resource."""
+    return home_of_jobs
 
 
 def submitted(home: Home, *words: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,13 +15,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def home(shared_home: Home) -> Iterator[Home]:
-    """A home with a compute resource, which the first submission starts."""
-    yield shared_home
-    for row in shared_home.json("job", "list"):
-        if row["state"] in ("pending", "running"):
-            shared_home.ports("job", "cancel", row["id"])
-    shared_home.ports("resource", "stop", "--now")
+def home(home_of_jobs: Home) -> Home:
+    """The home with a compute resource."""
+    return home_of_jobs
 
 
 def ended(home: Home, *words: str) -> dict[str, object]:

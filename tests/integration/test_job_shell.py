@@ -18,7 +18,7 @@ import pytest
 
 import ports
 from ports.state.waiting import wait_until
-from tests.integration.conftest import Home, stop_resource
+from tests.integration.conftest import Home
 from tests.integration.test_job_commands import show, submitted, until_running, waited
 
 pytestmark = [
@@ -28,13 +28,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def mine(shared_home: Home) -> Iterator[Home]:
-    """A home with a compute resource, which the first submission starts."""
-    yield shared_home
-    for row in shared_home.json("job", "list"):
-        if row["state"] in ("pending", "running"):
-            shared_home.ports("job", "cancel", row["id"])
-    stop_resource()
+def mine(home_of_jobs: Home) -> Home:
+    """The home with a compute resource."""
+    return home_of_jobs
 
 
 @contextlib.contextmanager
