@@ -108,7 +108,9 @@ def test_a_server_that_prohibits_all_forwarding_is_reached_through_it(laptop: Si
     assert answer["said"] == "request\n"
 
 
-def test_another_users_listener_is_named_and_connected_only_on_request(root_site: NamespaceSite) -> None:
+def test_another_users_listener_is_named_and_connected_only_on_request(
+    root_site: NamespaceSite, fresh_home: Site
+) -> None:
     started, port = echo(root_site, "server2", "bob")
     body = f"""
 answer["refused"] = await answer_of(agent, "127.0.0.1:{port}")

@@ -81,7 +81,9 @@ def test_each_host_is_a_machine_of_its_own(root_site: NamespaceSite, fresh_home:
 
 
 @pytest.mark.quick
-def test_nothing_of_ports_is_on_the_login_node_and_the_second_server(root_site: NamespaceSite) -> None:
+def test_nothing_of_ports_is_on_the_login_node_and_the_second_server(
+    root_site: NamespaceSite, fresh_home: Site
+) -> None:
     for host in ("login", "server2"):
         for python in ("/usr/bin/python3", sys.executable, *([root_site.notebook_python] if host == "server2" else [])):
             result = root_site.run(host, ["sh", "-c", f"cd /; exec {python} -c 'import ports; print(ports.__file__)'"])
@@ -89,7 +91,9 @@ def test_nothing_of_ports_is_on_the_login_node_and_the_second_server(root_site: 
     assert not root_site.host("server2").path(str(Path(__file__))).exists()
 
 
-def test_the_servers_have_an_environment_with_jupyter_but_without_ports(root_site: NamespaceSite) -> None:
+def test_the_servers_have_an_environment_with_jupyter_but_without_ports(
+    root_site: NamespaceSite, fresh_home: Site
+) -> None:
     if not any(Path(sys.prefix, "bin").glob("jupyter-lab")):
         pytest.skip("JupyterLab is not installed")
     jupyter = str(Path(root_site.notebook_python).with_name("jupyter-lab"))
@@ -329,7 +333,7 @@ def test_a_site_comes_up_and_goes_twice_and_leaves_nothing(site_of_its_own: Make
         assert traces() == before and not directory.exists()
 
 
-def test_a_site_ends_with_the_process_that_keeps_it(root_site: NamespaceSite) -> None:
+def test_a_site_ends_with_the_process_that_keeps_it(root_site: NamespaceSite, fresh_home: Site) -> None:
     program = (
         "import sys, signal\n"
         "from tests.lab.namespaces import NamespaceSite\n"
@@ -371,7 +375,7 @@ def test_the_site_is_there_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["run", "communicate", "block"])
 @pytest.mark.quick
-def test_what_a_command_started_ends_with_its_time(site: Site, how: str) -> None:
+def test_what_a_command_started_ends_with_its_time(site: Site, fresh_home: Site, how: str) -> None:
     code = "import subprocess; subprocess.Popen(['sleep', '61.5'], start_new_session=True).wait()"
     command = ["/usr/bin/python3", "-c", code]
     if how == "run":

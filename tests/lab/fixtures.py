@@ -6,6 +6,7 @@
 `fresh_home`        the hosts are as at first: no process but sshd, new homes, sshds, shells, network
 `nothing_left`      after the test no process, listener or file of `ports` is left on any host
 `site_of_its_own`   a function that makes another site, ended with the test: ``n_servers=3, shared_home=True``
+`hosts_stay_on`     by itself: a test that leaves a host of the site without power fails, and not the next one
 ==================  =====================================================================================
 """
 
@@ -23,6 +24,7 @@ from tests.lab.namespaces import NamespaceSite, why_not
 from tests.lab.site import NotPossibleError, Site, open_site
 
 REASON = pytest.StashKey[str]()
+SITE = pytest.StashKey[Site]()
 
 
 def pytest_report_header() -> str:
@@ -45,9 +47,11 @@ def _site(request: pytest.FixtureRequest) -> Iterator[Site]:
     found, reason = open_site()
     if reason is not None:
         request.config.stash[REASON] = reason
+    request.config.stash[SITE] = found
     try:
         yield found
     finally:
+        del request.config.stash[SITE]
         found.down()
 
 
@@ -82,6 +86,19 @@ def nothing_left(site: Site) -> Iterator[LeakCheck]:
     except AssertionError:
         site.reset()
         raise
+
+
+@pytest.fixture(autouse=True)
+def hosts_stay_on(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail the test that leaves a host without power: the next one gets the same site."""
+    yield
+    site = request.config.stash.get(SITE, None)
+    if not isinstance(site, NamespaceSite):
+        return
+    off = [host for host in site.hosts.values() if not host.pid]
+    for host in off:
+        host.power_on()
+    assert not off, f"without power after the test: {', '.join(host.name for host in off)}"
 
 
 @pytest.fixture
