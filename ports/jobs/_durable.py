@@ -18,6 +18,8 @@ from ports.probe import durable, size
 
 #: What makes room for jobs.
 FULL = "`ports job prune --older 7d` removes old jobs"
+#: What helps where somebody removed a directory under a resource that runs.
+REMOVED = "`ports resource stop`, then `ports resource start` makes the directories of jobs again"
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
 
 
@@ -33,6 +35,8 @@ def translated(path: Path) -> Iterator[None]:
 def refused(path: Path, error: OSError) -> StoreError:
     """Return the error for what the disk refused; where it is full, with what is free, and what makes room."""
     reason = error.strerror or str(error)
+    if error.errno == errno.ENOENT:
+        return StoreError(path, reason, REMOVED)
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(path, reason)
     with contextlib.suppress(OSError):

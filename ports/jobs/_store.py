@@ -18,7 +18,7 @@ from typing import Any
 
 from ports import probe, state
 from ports.errors import BrokenRecordError, ConflictError, NewerRecordError, PortsError, RecordError, TimedOutError
-from ports.jobs import _damage, _durable
+from ports.jobs import _damage, _durable, _submissions
 from ports.jobs._database import FORMAT as FORMAT
 from ports.jobs._database import SUBMISSION, WRITES, connect, translated
 from ports.jobs._database import JobRow as JobRow
@@ -150,12 +150,16 @@ class Store:
         return self._n_reserved % 16 == 0
 
     def _find_spare(self, is_new: bool) -> None:
-        """Find the highest number that was given away. Only a resource makes files: those above are free."""
+        """Find the highest number that was given away. Only a resource makes files: those above are free.
+
+        What was left and is not in the store yet has a number too, whatever became of the directory of ids.
+        """
         (found,) = self._all("SELECT max(coalesce(max(number), 0), ?) FROM submissions", (self.fact("last") or 0,))
         numbers = _durable.numbers(self.places.ids)
-        self._last = max([found[0], *numbers])
+        left = {one.number for one in _submissions.read(self.places, has_blobs=False)}
+        self._last = max([found[0], *numbers, *left])
         if not is_new:
-            above = sorted(number for number in numbers if number > found[0])
+            above = sorted(number for number in numbers if number > found[0] and number not in left)
             self._spare.extend(number for number in above if (self.places.ids / str(number)).is_file())
 
     def flush(self) -> None:

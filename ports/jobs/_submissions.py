@@ -17,10 +17,10 @@ from ports.probe import left as left_files
 Left = left_files.LeftFile
 
 
-def read(places: Places) -> list[Left]:
+def read(places: Places, *, has_blobs: bool = True) -> list[Left]:
     """Return what was left: submissions in the order of their ids, then requests in the order of their times."""
     with _durable.translated(places.submissions):
-        return left_files.read_left(str(places.root))
+        return left_files.read_left(str(places.root), has_blobs)
 
 
 def taken(places: Places, lefts: Sequence[Left]) -> None:

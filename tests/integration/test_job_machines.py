@@ -119,6 +119,26 @@ def test_a_resource_without_its_environment_keeps_jobs_and_says_so(site: Home, e
         assert results(connection, job) == {0: 1}
 
 
+def test_a_script_waits_until_the_environment_is_there_again(site: Home, environment: Path) -> None:
+    """Also where a slot waits for it already: that one looked at the queue before the environment went."""
+    python, away = environment / "bin" / "python", environment / "bin" / "away"
+    subprocess.run([python, "-m", "ports", "resource", "start"], check=True, timeout=60, cwd=site.work)
+    before = submit_script(site, "--", "echo", "hello")
+    assert site.json("job", "wait", before)[0]["state"] == "finished"
+    python.rename(away)
+    job = submit_script(site, "--", "echo", "hello")
+
+    def reason() -> str | None:
+        row = site.json("job", "show", job)
+        assert row["state"] == "pending", row
+        return row["why"] if "is gone" in str(row.get("why")) else None
+
+    assert str(python) in wait_until(reason, timeout=60, what="the reason")
+    away.rename(python)
+    (row,) = site.json("job", "wait", job, timeout=100)
+    assert (row["state"], row["attempt"]) == ("finished", 1)
+
+
 FAKE_NVML = """
 import json, os, types
 class NVMLError(Exception): pass

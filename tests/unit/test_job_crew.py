@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import types
+from pathlib import Path
+
 import pytest
 
-from ports.jobs.resource.crew import missing
+from ports.errors import StartError
+from ports.jobs.resource import environment, slot
+from ports.jobs.resource.crew import Crew, check_environment, missing
 
 
 @pytest.mark.parametrize(
@@ -20,3 +26,22 @@ from ports.jobs.resource.crew import missing
 )
 def test_as_many_slots_start_as_jobs_find_room(wanted: int, cpus: float, live: int, starts: int) -> None:
     assert missing(wanted, cpus, live) == starts
+
+
+def test_a_deleted_environment_is_named_with_both_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    check_environment()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))
+    with pytest.raises(StartError, match=r"python3 is gone, .* there again, or after `ports resource stop`, then"):
+        check_environment()
+    (tmp_path / "python3").touch()
+    check_environment()
+
+
+def test_a_cluster_of_a_deleted_environment_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = Crew({}, lambda: None)
+    ended = types.SimpleNamespace(done=lambda: True, status="finished", result=lambda: slot.UPROOTED)
+    assert crew.is_over("x", ended)
+    assert crew.state["state"] == "error" and "`ports cluster stop jobs`" in crew.state["reason"]
+    monkeypatch.setattr(environment, "missing", lambda: "/nowhere")  # its own too: the next look says so
+    other = Crew({}, lambda: None)
+    assert other.is_over("x", ended) and other.state["reason"] is None

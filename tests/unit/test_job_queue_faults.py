@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from ports import probe
 from ports.errors import StoreError
-from ports.jobs import _durable
+from ports.jobs import _durable, _places
 from ports.jobs._live import GIVEN, OVER, READY, WAITS, Live
 from ports.jobs._model import LARGE, Capacity, JobId, Lease, Submission
 from ports.jobs._store import SubmissionRow
@@ -504,3 +505,19 @@ def test_a_wrong_id_is_refused_in_words(desk: Desk, op: str) -> None:
             assert error["kind"] == "NotFoundError", id
             assert str(id) in error["text"]
     assert desk.answer("status")["counts"]["pending"] == 3
+
+
+def test_a_removed_directory_is_made_again_at_the_next_start(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORTS_HOME", str(desk.places.root))
+
+    desk.places = _places.make_places()
+    desk.store.close()
+    desk.start()
+    shutil.rmtree(desk.places.objects)
+    asked = {"key": "ab" * 16, "submission": {"kind": "function"}, "count": None}
+    error = desk.ask("submit", [os.urandom(70_000), b"1"], **asked)[0].header["error"]
+    assert error["kind"] == "StoreError" and "`ports resource stop`, then `ports resource start`" in error["text"]
+    desk.store.close()
+    assert _places.make_places().objects.is_dir()  # as a resource does that starts
+    desk.start()
+    assert desk.ask("submit", [os.urandom(70_000), b"1"], **asked)[0].header["id"] == "1"

@@ -446,6 +446,39 @@ def test_no_id_is_given_twice_where_the_ids_were_removed(desk: Desk) -> None:
     assert desk.answer("status")["counts"]["pending"] == 4
 
 
+def test_an_id_of_what_was_left_is_not_given_again_without_the_ids(own: Desk) -> None:
+    first = submitted(own)
+    shutil.rmtree(own.places.ids)
+    second = submitted(own, key="cd" * 16)
+    assert int(second) > int(first)
+    assert own.places.ids.joinpath(second, "key").read_text() == "cd" * 16
+    own.places.store.write_bytes(b"SQLite format 3\0" + b"x" * 5000)  # a store that cannot be read knows none either
+    shutil.rmtree(own.places.ids)
+    assert int(submitted(own, key="ef" * 16)) > int(second)
+
+
+def test_a_resource_gives_no_id_of_what_was_left_without_the_ids(own: Desk) -> None:
+    left = submitted(own)
+    shutil.rmtree(own.places.ids)
+    own.places.ids.mkdir()
+    own.start()
+    new = own.submit(name="new")
+    own.queue.tick()
+    assert new != left
+    assert {row["id"]: row["name"] for row in own.answer("list")["rows"]} == {left: "", new: "new"}
+    assert own.store.notices == []
+
+
+def test_a_resource_goes_on_where_the_ids_were_removed(desk: Desk) -> None:
+    ids = [desk.submit() for _ in range(3)]
+    shutil.rmtree(desk.places.ids)
+    ids += [desk.submit() for _ in range(40)]  # more than were reserved ahead
+    assert len(set(ids)) == 43 and desk.places.ids.stat().st_mode & 0o777 == 0o700
+    desk.store._held.close()  # killed
+    desk.start()
+    assert desk.submit() not in ids
+
+
 def test_a_submission_whose_id_is_taken_gets_another_one(desk: Desk) -> None:
     desk.store.close()
     id = submitted(desk)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
+import sys
 import time
 import types
 from collections.abc import Iterator
@@ -12,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from ports.jobs.resource.slot import Slot
+from ports.jobs._protocol import Frame
+from ports.jobs.resource import environment
+from ports.jobs.resource.slot import UPROOTED, Slot
 
 JOB = {"id": "1", "attempt": 1, "place": 0}
 
@@ -108,3 +112,49 @@ def test_a_job_is_told_when_a_resource_is_there_again(slot: Slot) -> None:
     slot.link.socket = socket.socket()
     slot.mind_the_child(time.monotonic())
     assert slot.told_begun and b'"begun"' in slot.link.unsent[0]
+
+
+def given(*kinds: str) -> Frame:
+    jobs = [
+        {"id": str(n), "attempt": 1, "kind": kind, "function": "f", "arguments": 0} for n, kind in enumerate(kinds, 1)
+    ]
+    return Frame({"n": 1, "jobs": jobs, "functions": {"f": 0}}, [b"{}"])
+
+
+@pytest.mark.parametrize("kind", ["script", "function"])
+@pytest.mark.parametrize("gone", ["interpreter", "programs"])
+def test_a_job_waits_where_the_environment_is_gone(
+    slot: Slot, kind: str, gone: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    away = str(tmp_path / "bin" / "python3")
+    if gone == "interpreter":
+        monkeypatch.setattr(sys, "executable", away)
+    else:
+        monkeypatch.setattr(environment, "_PROGRAMS", (away,))
+    slot.link.socket = socket.socket()
+    slot.take(given(kind, kind))
+    (said,) = [json.loads(one[one.index(b"{") :].split(b"}")[0] + b"}") for one in slot.link.unsent]
+    assert (said["op"], said["ids"]) == ("returned", ["1", "2"])
+    assert slot.is_free and not slot.results and slot.child is None
+    slot.link.unsent.clear()
+    slot.ask()
+    assert slot.link.unsent == []  # it asks for nothing more, and ends
+    assert slot.reason_to_end(time.monotonic()) == UPROOTED
+
+
+def test_a_script_waits_whose_environment_goes_while_it_starts(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deleted(*_: Any) -> None:
+        monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+        raise FileNotFoundError(2, "No such file or directory", "/nowhere/python3")
+
+    monkeypatch.setattr("ports.jobs.resource.script.start", deleted)
+    slot.link.socket = socket.socket()
+    slot.take(given("script"))
+    assert not slot.results and b'"returned"' in slot.link.unsent[0]
+
+
+def test_a_slot_without_its_environment_first_tells_what_it_holds(slot: Slot) -> None:
+    slot.is_uprooted, slot.sent = True, {1: [({"id": "1", "attempt": 1}, b"")]}
+    assert slot.reason_to_end(time.monotonic()) is None
+    slot.sent.clear()
+    assert slot.reason_to_end(time.monotonic()) == UPROOTED

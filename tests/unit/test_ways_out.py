@@ -254,7 +254,13 @@ WALKED = {
         "(`ports resource resume` lets it)",
     ),
     "integration/test_job_machines.py::test_a_resource_without_its_environment_keeps_jobs_and_says_so": (
-        "in an environment that is there",
+        "in another environment",
+    ),
+    "integration/test_job_resource.py::test_a_cluster_that_was_stopped_is_started_for_the_next_job": (
+        "`ports cluster stop jobs`, and jobs start a new one",
+    ),
+    "unit/test_job_queue_faults.py::test_a_removed_directory_is_made_again_at_the_next_start": (
+        "`ports resource start` makes the directories of jobs again",
     ),
     "integration/test_job_at_boot.py::test_without_crontab_it_is_refused_in_a_sentence": (
         "run `ports resource start` after each boot",

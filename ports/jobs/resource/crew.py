@@ -16,13 +16,14 @@ from typing import Any
 from ports import clusters, machine, sessions, state
 from ports.errors import PortsError, StartError
 from ports.jobs._model import Available
-from ports.jobs.resource import room, slot
+from ports.jobs.resource import environment, room, slot
 
 CLUSTER = "jobs"
 _LOOK_SECONDS = 1.0  # between two looks at the slots, where nothing wakes it
 _AROUND_SECONDS = 5.0  # between two looks at what other users leave
 _PER_CPU = 10  # slots: a job that takes less than a tenth of a core shares its slot with others
 _FAILED_SECONDS = 5.0  # after a slot that failed
+_RENEWS = "`ports cluster stop jobs`, and jobs start a new one"
 _WAITS = (1.0, 60.0)  # seconds after a cluster that did not start: at first, and at most
 
 
@@ -35,13 +36,13 @@ def missing(wanted: int, cpus: float, live: int) -> int:
     return max(0, min(wanted, max(_PER_CPU, math.ceil(_PER_CPU * cpus))) - live)
 
 
-def check_environment(interpreter: str) -> None:
+def check_environment() -> None:
     """Raise StartError if the environment of this process was deleted: nothing starts from it any more."""
-    if not Path(interpreter).exists():
+    if (gone := environment.missing()) is not None:
         raise StartError(
             "what runs jobs",
-            f"{interpreter} is gone, from which the compute resource was started; `ports resource stop`, then "
-            "`ports resource start` in an environment that is there",
+            f"{gone} is gone, and the compute resource was started from its environment; jobs begin when it is there "
+            "again, or after `ports resource stop`, then `ports resource start` in another environment",
         )
 
 
@@ -131,7 +132,7 @@ class Crew(threading.Thread):
         live = len(self.connected | self.futures.keys())
         if self.wanted <= 0 or time.monotonic() < self.next_try or not missing(self.wanted, self.cpus, live):
             return
-        check_environment(sys.executable)
+        check_environment()
         self.connect()
         for _ in range(missing(self.wanted, self.cpus, live)):
             key = f"ports-slot-{secrets.token_hex(4)}"
@@ -152,6 +153,9 @@ class Crew(threading.Thread):
         if future.status == "error":
             self.next_try = time.monotonic() + _FAILED_SECONDS
             self.tell("error", f"what runs jobs failed: {future.exception()}")
+        elif future.status == "finished" and future.result() == slot.UPROOTED and environment.missing() is None:
+            self.next_try = time.monotonic() + _FAILED_SECONDS
+            self.tell("error", f"cluster {CLUSTER} was started from an environment that is gone; {_RENEWS}")
         return True
 
     def connect(self) -> None:

@@ -26,7 +26,7 @@ from ports._version import VERSION
 from ports.errors import ConflictError, UsageError
 from ports.jobs._places import Places
 from ports.jobs._protocol import PROTOCOL, Decoder, Frame, encode
-from ports.jobs.resource import script
+from ports.jobs.resource import environment, script
 from ports.jobs.resource.child import NOBODY
 from ports.jobs.resource.lease import HeldLease
 from ports.jobs.resource.warm import Shape, WarmChild
@@ -62,6 +62,10 @@ class Functions:
         size = sum(map(len, self.by_digest.values()))
         while len(self.by_digest) > _KEPT or (size > _KEPT_BYTES and len(self.by_digest) > 1):
             size -= len(self.by_digest.popitem(last=False)[1])
+
+
+#: Why a slot ends whose environment was deleted.
+UPROOTED = "uprooted"
 
 
 class Link:
@@ -160,6 +164,7 @@ class Slot:
         self.kill_at, self.weighed_at = float("inf"), 0.0
         self.n_starts = 0
         self.looked_at, self.is_paused, self.is_closing = 0.0, False, False
+        self.is_uprooted = False  # its environment is gone: it starts nothing any more
         self.selector = selectors.DefaultSelector()
 
     # --- the loop ---
@@ -170,8 +175,8 @@ class Slot:
             while True:
                 now = time.monotonic()
                 self.look(now)
-                if self.is_free and not self.results and (self.is_closing or self.is_idle(now)):
-                    return "closing" if self.is_closing else "idle"
+                if self.is_free and not self.results and (why := self.reason_to_end(now)) is not None:
+                    return why
                 self.keep_connected(now)
                 self.flush(now)
                 self.ask()
@@ -198,9 +203,15 @@ class Slot:
         if (self.is_paused or self.is_closing) and self.claim and not self.batch:
             self.disconnect()  # so that it is given nothing
 
-    def is_idle(self, now: float) -> bool:
-        """Say whether it has had no work for so long that it ends."""
-        return now - self.worked_at >= float(self.options["idle"]) and not self.sent and not self.started
+    def reason_to_end(self, now: float) -> str | None:
+        """Return why a slot that holds nothing ends now, in a word; None if it goes on."""
+        if self.is_closing:
+            return "closing"
+        if self.sent or self.started:
+            return None
+        if self.is_uprooted:
+            return UPROOTED
+        return "idle" if now - self.worked_at >= float(self.options["idle"]) else None
 
     def patience(self, now: float) -> float:
         """Return how long to wait for something to happen."""
@@ -281,7 +292,7 @@ class Slot:
         """Ask for work, if it holds none."""
         if not self.is_free or self.claim or self.results or self.link.socket is None:
             return
-        if self.is_paused or self.is_closing:
+        if self.is_paused or self.is_closing or self.is_uprooted:
             return
         known = list(self.functions.by_digest)
         asked = {"op": "claim", "most": _MOST, "known": known, "holds": self.unacknowledged(), **self.who()}
@@ -402,6 +413,9 @@ class Slot:
         for digest, number in (frame.header.get("functions") or {}).items():
             self.functions.add(digest, frame.blobs[number])
         jobs, self.blobs = frame.header.get("jobs") or [], frame.blobs
+        if environment.missing(of_script=any(one.get("kind") == "script" for one in jobs)) is not None:
+            self.leave(jobs)
+            return
         scripts = [one for one in jobs if one.get("kind") == "script"]
         first = self.write_lease(scripts) if scripts else 0
         for place, job in enumerate(scripts, first):
@@ -413,6 +427,11 @@ class Slot:
             self.functions.by_digest.move_to_end(job["function"])
         self.give()
 
+    def leave(self, jobs: list[dict[str, Any]]) -> None:
+        """Give back jobs that cannot start because the environment is gone, and end: the resource says what is gone."""
+        self.is_uprooted = True
+        self.return_jobs(jobs)
+
     def start_script(self, job: dict[str, Any]) -> None:
         """Start a script in a session of its own, and let the resource watch it from then on."""
         told, uuids = {"id": job["id"], "attempt": job["attempt"]}, self.options.get("gpus") or {}
@@ -423,6 +442,9 @@ class Slot:
             name = f"job-{job['id']}-{job['attempt']}"
             started = {"process": None, "lease": str(self.places.lease_of(name))}
         except Exception as error:  # noqa: BLE001 - whatever it is, the job has not begun
+            if environment.missing() is not None:  # it went between the look at it and the start
+                self.leave([job])
+                return
             wrong = {"type": type(error).__name__, "text": str(error), "traceback": ""}
             self.results.append(({**told, "state": "error", "error": wrong, "at": 0.0}, b""))
             return
@@ -446,6 +468,10 @@ class Slot:
             jobs.append(job)
         if self.child is not None and self.child.shape != shape:
             self.drop_child()
+        if self.child is None and environment.missing() is not None:
+            back, self.batch, self.given = self.batch, [], []
+            self.leave(back)
+            return
         first = self.write_lease(jobs)
         self.given = jobs = [{**job, "place": place} for place, job in enumerate(jobs, first)]
         if self.child is None:

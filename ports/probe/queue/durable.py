@@ -71,7 +71,7 @@ def reserve_number(directory: str, above: int, is_file: bool = False) -> int:
     """Make the directory of the next number after `above` that is free, and return the number.
 
     With `is_file` it is an empty file. Either one keeps the number for whoever made it. The caller calls
-    `sync_directory` before it tells the number to anybody.
+    `sync_directory` before it tells the number to anybody. A `directory` that somebody removed is made again.
     """
     number = above
     while True:
@@ -85,7 +85,20 @@ def reserve_number(directory: str, above: int, is_file: bool = False) -> int:
                 os.mkdir(path, 0o700)
         except FileExistsError:  # another process was faster
             continue
+        except FileNotFoundError:
+            make_again(directory)
+            number -= 1
+            continue
         return number
+
+
+def make_again(directory: str) -> None:
+    """Make a directory that was removed, 0700, so that its name outlasts a power cut; raises OSError."""
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        return
+    sync_directory(os.path.dirname(directory))
 
 
 def numbers_in(directory: str) -> "List[int]":

@@ -87,6 +87,7 @@ class QueueAtRest:
         self.notices = []  # type: List[str]
         self._database = None  # type: Any
         self._left = {}  # type: Dict[int, Any]  # submissions, by their number
+        self._last_left = 0  # the highest of these numbers, of a store that cannot be read too
         self._ended = {}  # type: Dict[int, Json]  # scripts of which the store says that they run
         self._cancelled = {}  # type: Dict[int, Dict[Optional[int], Tuple[float, str]]]  # by request, None: all items
 
@@ -98,6 +99,7 @@ class QueueAtRest:
             found = read_left(self.root, has_blobs=False)
         except OSError as error:
             raise disk_refuses(os.path.join(self.root, "submissions"), error) from error
+        self._last_left = max([0] + [left.number for left in found])
         path = os.path.join(self.root, "store.sqlite")
         try:
             if os.path.getsize(path):
@@ -359,13 +361,13 @@ class QueueAtRest:
         return (found[0].number, found[0].count) if found else None
 
     def highest(self) -> int:
-        """Return the highest id that the store knows; 0 where there is none."""
+        """Return the highest id that was given, as far as the store and what was left know; 0 where there is none."""
         try:
             found = self._rows("SELECT max(number) AS value FROM submissions")
             found += self._rows("SELECT value FROM facts WHERE name = 'last'")
         except Refused:  # a damaged store keeps nobody from submitting
-            return 0
-        return max([0] + [row.value for row in found if isinstance(row.value, int)])
+            found = []
+        return max([0, self._last_left] + [row.value for row in found if isinstance(row.value, int)])
 
     def again(self, header: "Json") -> "Tuple[Json, Optional[int], List[bytes]]":
         """Return submission, count and blobs that run again what a job or a map was."""
