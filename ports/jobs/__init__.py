@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ports.jobs._at_boot import start_at_boot as start_at_boot
     from ports.jobs._at_boot import waiting_since_boot as waiting_since_boot
     from ports.jobs._client import begin as begin
+    from ports.jobs._client import in_batch as in_batch
     from ports.jobs._copies import nothing_sent as nothing_sent
     from ports.jobs._files import File as File
     from ports.jobs._inside import directory as directory
@@ -63,7 +64,10 @@ else:
                 "start_at_boot",
                 "waiting_since_boot",
             ),
-            "_client": ("begin",),
+            "_client": (
+                "begin",
+                "in_batch",
+            ),
             "_copies": ("nothing_sent",),
             "_files": ("File",),
             "_inside": (

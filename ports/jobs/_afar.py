@@ -116,6 +116,13 @@ class Afar:
         found = self.ask("list", newest=newest, filters=given).header
         return _where.at_home(self.host, found.get("rows") or []), dict(found.get("counts") or {})
 
+    def page(self, *, newest: int = 50, **filters: Any) -> dict[str, Any]:
+        """Return one page of the list; see `_asking.page`."""
+        from ports.jobs import _rows  # the store, which other commands about another machine do not need
+
+        found = self.ask("list", newest=newest, filters=filters, tally=True).header
+        return _rows.paged({**found, "rows": _where.at_home(self.host, found.get("rows") or [])}, self.host)
+
     def show(self, id: object, *, is_patient: bool = False, until: float | None = None) -> dict[str, Any]:
         """Return everything that is known of a job or a map; raises NotFoundError, and as `_client.ask`."""
         number = _where.bare(id)
@@ -169,7 +176,7 @@ class Afar:
 
     def _why_kept(self, id: object) -> str:
         """Return why a job ran whose result could have come from the cache, which `ports` there reads."""
-        row = hosts.run_ports(self.host, ["job", "why", _where.bare(id)], login=True)
+        row = hosts.run_ports(self.host, ["job", "why", _where.bare(id)], login=True, batch=_client.batch())
         return str(row.get("why") or row.get("reason") or f"it is {row['state']}")
 
     def fetch(

@@ -33,7 +33,10 @@ class Answers:
         filters = _headers.filters_of(request.header.get("filters"))
         self._ledger.save()
         rows = [self._shown(row) for row in self.store.newest(newest, filters)]
-        self.exchange.reply(request, {"rows": rows, "counts": dict(self._ledger.totals)})
+        told: dict[str, Any] = {"rows": rows, "counts": dict(self._ledger.totals)}
+        if request.header.get("tally"):
+            told["tally"] = self.store.tally(filters)
+        self.exchange.reply(request, told)
 
     def _shown(self, row: SubmissionRow) -> dict[str, Any]:
         """Return the row of a submission; that of a single job has its attempt, its usage, and why it waits."""

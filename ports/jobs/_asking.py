@@ -14,7 +14,19 @@ from typing import Any
 
 from ports import listeners
 from ports.errors import ConflictError, PortsError, ResourceLostError, TimedOutError, UsageError
-from ports.jobs import _copies, _durable, _fetch, _logs, _model, _outputs, _places, _resource, _scripts, _submissions
+from ports.jobs import (
+    _copies,
+    _durable,
+    _fetch,
+    _logs,
+    _model,
+    _outputs,
+    _places,
+    _resource,
+    _rows,
+    _scripts,
+    _submissions,
+)
 from ports.jobs._connection import Connection, revive
 from ports.jobs._model import ENDED, Capacity, JobId, LeaseState, parse_id
 from ports.jobs._scripts import Script
@@ -149,6 +161,21 @@ def list_jobs(*, newest: int = 50, **filters: Any) -> tuple[list[dict[str, Any]]
     found = ask("list", newest=newest, filters=given)
     host = listeners.short_name()
     return [{"host": host, **row} for row in found.get("rows") or ()], dict(found.get("counts") or {})
+
+
+def page(*, newest: int = 50, **filters: Any) -> dict[str, Any]:
+    """Return one page of the list: ``rows``, ``counts`` of jobs by state, ``tally`` of rows by state, ``at_rest``.
+
+    Parameters
+    ----------
+    newest : int
+        How many rows, at most 1000.
+    **filters
+        ``state`` (one, or a list), ``search`` (words that are in the name or the command, an id, a tag as
+        ``NAME=VALUE``), and ``before``, the id of a job: only older ones. Also those of `list_jobs`.
+        `tally` counts what matches the search, whatever its state. It is None where an older version answers.
+    """
+    return _rows.paged(ask("list", newest=newest, filters=filters, tally=True), listeners.short_name())
 
 
 def show(id: object) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from ports.errors import PortsError, ResourceLostError, TimedOutError, warn
@@ -24,6 +25,8 @@ _SAID_AFTER = 10.0
 _LOCK_SECONDS = 1.0
 _GRACE = 5.0  # for an answer that has begun to come when the time is over
 
+#: Nobody is asked for a password or code, and a way that is cut is not waited for: see `in_batch`.
+_is_batch: ContextVar[bool] = ContextVar("is_batch", default=False)
 _lock = threading.Lock()
 _locks: dict[str | None, threading.Lock] = {}
 _connections: dict[str | None, Connection] = {}
@@ -63,6 +66,24 @@ def connection(host: str | None = None, *, start: bool | None = True) -> Connect
         return found
 
 
+@contextlib.contextmanager
+def in_batch() -> Iterator[None]:
+    """Let what is asked in this block, in this thread, fail where it needs a person or a way that is cut.
+
+    The page asks so: it looks at several machines at once, shows what failed, and looks again.
+    """
+    token = _is_batch.set(True)
+    try:
+        yield
+    finally:
+        _is_batch.reset(token)
+
+
+def batch() -> bool | None:
+    """Return True where nobody is asked for a password or code; None: ask where there is a terminal."""
+    return _is_batch.get() or None
+
+
 def begin(host: str) -> None:
     """Begin to connect to another machine, while this process does other work. The next `connection` waits for it."""
     locked = threading.Event()
@@ -82,7 +103,7 @@ def begin(host: str) -> None:
 
 def _connected(host: str | None, start: bool | None) -> Connection:
     if host is not None:
-        return _there.connect(host, start=start, at_rest=not start)
+        return _there.connect(host, start=start, at_rest=not start, batch=batch())
     from ports.jobs import _places, _resource  # 60 ms, which who asks another machine does not need
 
     return _resource.connect() if start is not False else Connection(_places.here().socket)
@@ -263,6 +284,7 @@ class _Far:
         now = time.monotonic()
         self._began = now if self._began is None else self._began
         is_late = now - self._began > _FAR_SECONDS and not self._waits
+        is_late = is_late or (_is_batch.get() and self._has_repeated)
         if not (is_lost or (self._was_there and _there.is_cut(error))) or is_late:
             error.where = error.where or self._host
             raise error

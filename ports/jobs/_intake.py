@@ -84,6 +84,7 @@ class Intake:
             reason=None,
             counts=[1 if count is None else count, 0, 0, 0, 0, 0],
             stamp=None if spec.lifetime is None else self._stamp(left),
+            command=words.command_of({"script": spec.script}) if spec.script else None,
         )
         self._ledger.submit(row, specification(text))
         if key is not None:

@@ -185,7 +185,7 @@ class Ledger:
     def submit(self, row: SubmissionRow, spec: Submission) -> Live:
         """Take in a submission whose arguments and function are in the store already."""
         live = Live(row, spec, self.room.capacity)
-        counts = (None, None, PENDING, None, *row.counts, row.stamp)
+        counts = (None, None, PENDING, None, *row.counts, row.stamp, row.command)
         first = (row.number, row.key, row.kind, row.name, row.queue, row.priority, row.count, row.digest)
         self.store.put("submissions", (*first, row.spec, row.created, *counts))
         self.store.put_all("tags", ((name, value, live.number) for name, value in spec.tags.items()))

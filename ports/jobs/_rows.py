@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ports.jobs._model import JobId
@@ -28,3 +28,15 @@ def transitions(found: Sequence[Sequence[Any]], created: float) -> list[dict[str
 def asked(spec: dict[str, Any]) -> dict[str, Any]:
     """Return what was asked for, without what can be large or private: variables and their values are not shown."""
     return words.asked_of(spec)
+
+
+def paged(found: Mapping[str, Any], host: str) -> dict[str, Any]:
+    """Return what a queue answers about a page of the list, with the host in each row."""
+    rows = [{"host": host, **row} for row in found.get("rows") or ()]
+    tally = found.get("tally")
+    return {
+        "rows": rows,
+        "counts": dict(found.get("counts") or {}),
+        "tally": dict(tally) if isinstance(tally, Mapping) else None,
+        "at_rest": bool(found.get("at_rest")),
+    }

@@ -298,11 +298,17 @@ class Store:
     def newest(self, limit: int, filters: Mapping[str, Any]) -> list[SubmissionRow]:
         """Return the newest submissions that match.
 
-        `filters` are ``state``, ``name``, ``queue``, ``tag`` (``NAME`` or ``NAME=VALUE``) and ``before``, a number.
+        `filters` are ``state`` (one, or a list), ``name``, ``queue``, ``tag`` (``NAME`` or ``NAME=VALUE``), ``before``,
+        a number, and ``search``: see `words.searched`.
         """
         where, values = words.newest_query(limit, dict(filters))
         found = self._all(f"SELECT {SUBMISSION} {where}", values)
         return [SubmissionRow.of(row) for row in found]
+
+    def tally(self, filters: Mapping[str, Any]) -> dict[str, int]:
+        """Return how many submissions are in each state, of those that match the ``search`` of `filters`."""
+        where, values = words.tally_query(dict(filters))
+        return {**dict.fromkeys(STATES, 0), **dict(self._all(f"SELECT state, count(*) {where}", values))}
 
     def unended_jobs(self) -> list[JobRow]:
         """Return the jobs of all `unended` submissions to which something happened."""

@@ -83,7 +83,9 @@ class FarConnection(Connection):
             self._carrier.close()
 
 
-def connect(alias: str, *, start: bool | None = True, at_rest: bool = False) -> FarConnection:
+def connect(
+    alias: str, *, start: bool | None = True, at_rest: bool = False, batch: bool | None = None
+) -> FarConnection:
     """Return a connection to the compute resource on `alias`.
 
     Parameters
@@ -93,6 +95,8 @@ def connect(alias: str, *, start: bool | None = True, at_rest: bool = False) -> 
     at_rest : bool
         Where none runs, and none is or can be started, return a connection to the queue on the disk. Its `is_at_rest`
         is True then, and its `why_not` says why none was started.
+    batch : bool, optional
+        Nobody is asked for a password or code. Default: ask where there is a terminal.
 
     Raises
     ------
@@ -104,12 +108,12 @@ def connect(alias: str, *, start: bool | None = True, at_rest: bool = False) -> 
         No resource runs, and none is started.
     """
     route = hosts.resolve(alias)
-    found, told = _connected(route)
+    found, told = _connected(route, batch)
     if not found.is_at_rest:
         return found
     try:
         if told.get("has_record") if start is None else start:
-            _start_for(route, found, is_needed=not at_rest)
+            _start_for(route, found, is_needed=not at_rest, batch=batch)
             if found.is_at_rest and not at_rest:
                 raise FarSideError(
                     alias,
@@ -124,10 +128,10 @@ def connect(alias: str, *, start: bool | None = True, at_rest: bool = False) -> 
     return found
 
 
-def _start_for(route: hosts.Route, found: FarConnection, *, is_needed: bool) -> None:
+def _start_for(route: hosts.Route, found: FarConnection, *, is_needed: bool, batch: bool | None) -> None:
     """Start a resource there, and let a session go on with it; note why not, unless it is needed."""
     try:
-        _start(route)
+        _start(route, batch)
     except FarSideError as error:
         if is_needed:
             raise
@@ -136,20 +140,20 @@ def _start_for(route: hosts.Route, found: FarConnection, *, is_needed: bool) -> 
     found.look_again()
 
 
-def _start(route: hosts.Route) -> None:
+def _start(route: hosts.Route, batch: bool | None) -> None:
     limit = float(settings.get("jobs.start_timeout")) + _START_MARGIN
     try:
         with contextlib.suppress(ConflictError):  # it has been started meanwhile
-            hosts.run_ports(route, ["resource", "start"], login=True, timeout=limit)
+            hosts.run_ports(route, ["resource", "start"], login=True, timeout=limit, batch=batch)
     except FarSideError as error:
         why = f"no compute resource runs there, and none can be started: {error.reason}"
         raise FarSideError(route.alias, why) from None  # which has all that the first one says
 
 
-def _connected(route: hosts.Route) -> tuple[FarConnection, Mapping[str, Any]]:
+def _connected(route: hosts.Route, batch: bool | None) -> tuple[FarConnection, Mapping[str, Any]]:
     """Return a connection, and what our program there said; a connection of before that is dead is replaced."""
     for is_last in (False, True):
-        carrier = hosts.connect(route)
+        carrier = hosts.connect(route, batch=batch)
         try:
             channel, told = _opened(carrier)
             return FarConnection(route.alias, channel, carrier, told), told

@@ -28,6 +28,7 @@ if __name__ != "__main__":  # piped, these names are there already
         asked_of,
         filters_of,
         id_text,
+        is_found,
         is_number,
         is_text,
         job_row,
@@ -38,7 +39,9 @@ if __name__ != "__main__":  # piped, these names are there already
         short,
         split_id,
         state_of,
+        states_of,
         submission_row,
+        tally_query,
         transition_rows,
         unpack,
         watched_row,
@@ -195,7 +198,7 @@ class QueueAtRest:
         """Return the newest rows, and how many jobs are in each state."""
         newest, filters = newest_of(header), filters_of(header.get("filters"))
         changed = set(self._cancelled) | set(self._ended)
-        where, values = newest_query(newest + len(changed), filters)
+        where, values = newest_query(newest + len(changed), filters, self._has_commands())
         found = {row.number: row for row in self._rows("SELECT * " + where, values)}
         for number in changed:  # whose state is another one than in the store
             row = self._stored(number)
@@ -204,7 +207,34 @@ class QueueAtRest:
         found.update(self._left)
         rows = [(number, self._shown(found[number])) for number in sorted(found, reverse=True)]
         shown = [row for number, row in rows if matches(number, row, filters)]
-        return {"rows": shown[:newest], "counts": self.counts(), "notices": self.notices, "at_rest": True}
+        told = {"rows": shown[:newest], "counts": self.counts(), "notices": self.notices, "at_rest": True}
+        return dict(told, tally=self._tally(filters, changed)) if header.get("tally") else told
+
+    def _has_commands(self) -> bool:
+        """Tell whether the store has the commands of scripts apart: one that no newer resource opened has not."""
+        return any(row.name == "command" for row in self._rows("PRAGMA table_info(submissions)"))
+
+    def _tally(self, filters: "Json", changed: "Iterable[int]") -> "Json":
+        """Return how many submissions that match are in each state."""
+        has_commands = self._has_commands()
+        where, values = tally_query(filters, has_commands)
+        tally = dict.fromkeys(STATES, 0)
+        tally.update({row.state: row.n for row in self._rows("SELECT state, count(*) AS n " + where, values)})
+        text = filters.get("search", "")
+        for number in changed:
+            row = self._stored(number)
+            if row is None or number in self._left:
+                continue
+            known = submission_row(row)
+            if not has_commands:
+                known.pop("command", None)
+            if is_found(text, known):
+                tally[row.state] -= 1
+                tally[self._shown(row)["state"]] += 1
+        for row in self._left.values():
+            shown = self._shown(row)
+            tally[shown["state"]] += is_found(text, shown)
+        return tally
 
     def counts(self) -> "Json":
         """Return how many jobs are in each state."""
@@ -564,9 +594,14 @@ def left_row(left: "Any") -> "Any":
 
 def matches(number: int, row: "Json", filters: "Json") -> bool:
     """Tell whether a row is one that ``list`` asks for."""
-    for name in ("state", "name", "queue"):
+    states = states_of(filters)
+    if states is not None and row.get("state") not in states:
+        return False
+    for name in ("name", "queue"):
         if filters.get(name) is not None and row.get(name) != filters[name]:
             return False
+    if not is_found(filters.get("search", ""), row):
+        return False
     if filters.get("before") is not None and number >= filters["before"]:
         return False
     if filters.get("tag") is not None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 MYPY = False
 if MYPY:
@@ -18,8 +19,10 @@ ITEM_BITS = 20  # of an item's number within its submission
 MOST_JOBS = 99999  # of one submission: a frame holds 100,000 blobs
 MOST_ROWS, USUAL_ROWS = 1000, 50
 JOB_ID = re.compile(r"([1-9][0-9]{0,11})(?:\.(0|[1-9][0-9]{0,5}))?\Z", re.ASCII)
+FOUND = "submissions_found"  # the index in which is searched
 SUBMISSION_KEY = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
-FILTERS = ("state", "name", "tag", "queue", "before")
+FILTERS = ("state", "name", "tag", "queue", "before", "search")
+MOST_COMMAND, MOST_SEARCH = 1000, 200  # characters
 EXIT_CODES = {
     "PortsError": 5,
     "UsageError": 2,
@@ -112,9 +115,23 @@ def submission_row(row: "Any") -> "Json":
         "ended_at": row.ended,
         "tags": spec.get("tags", {}),
     }  # type: Json
+    command = command_of(spec)
+    if command is not None:
+        shown["command"] = command
     if row.reason:
         shown["reason"] = row.reason
     return shown
+
+
+def command_of(spec: "Json") -> "Optional[str]":
+    """Return the command of a script as it is typed, or the lines that a shell runs; None of a function."""
+    script = spec.get("script")
+    argv = script.get("argv") if isinstance(script, dict) else None
+    if not isinstance(argv, (list, tuple)) or not argv:
+        return None
+    words = [str(word) for word in argv]
+    text = words[3] if words[1:3] == ["-e", "-c"] and len(words) == 4 else " ".join(map(shlex.quote, words))
+    return text.encode("utf-8", "replace").decode()[:MOST_COMMAND]
 
 
 def job_row(submission: "Any", item: "Optional[int]", job: "Any") -> "Json":
@@ -188,13 +205,17 @@ def filters_of(value: object) -> "Json":
         raise Refused("UsageError", "filters: %s is no object" % short(value))
     for name, one in value.items():
         if name not in FILTERS:
-            known = "state, name, tag, queue, before"
+            known = ", ".join(FILTERS)
             raise Refused("UsageError", "filters: %s is unknown; known are %s" % (short(name), known))
-        if one is not None and name != "before" and not is_text(one):
+        is_several = name == "state" and isinstance(one, list) and one
+        if one is not None and name != "before" and not (is_several or is_text(one)):
             raise Refused("UsageError", "filters.%s: %s is no text" % (name, short(one)))
     found = {name: one for name, one in value.items() if one is not None}
-    if "state" in found and found["state"] not in STATES:
-        raise Refused("UsageError", "filters.state: %s is none of %s" % (short(found["state"]), ", ".join(STATES)))
+    for state in states_of(found) or ():
+        if state not in STATES:
+            raise Refused("UsageError", "filters.state: %s is none of %s" % (short(state), ", ".join(STATES)))
+    if len(found.get("search", "")) > MOST_SEARCH:
+        raise Refused("UsageError", "filters.search: it has more than %d characters" % MOST_SEARCH)
     if "before" in found:
         found["before"] = split_id(found["before"])[0]
     return found
@@ -211,10 +232,23 @@ def is_text(value: object) -> bool:
     return True
 
 
-def newest_query(limit: int, filters: "Json") -> "Tuple[str, List[Any]]":
-    """Return the statement for the newest submissions that match, and its values."""
-    wheres, values = ["1"], []  # type: List[str], List[Any]
-    for column in ("state", "name", "queue"):
+def states_of(filters: "Json") -> "Optional[Sequence[Any]]":
+    """Return the states that a filter names, one or several; None if it names none."""
+    found = filters.get("state")
+    return found if found is None or isinstance(found, list) else [found]
+
+
+def newest_query(limit: int, filters: "Json", has_commands: bool = True) -> "Tuple[str, List[Any]]":
+    """Return the statement for the newest submissions that match, and its values.
+
+    Numbers are found in an index first, and then the rows: a row has 700 bytes, and thousands of them may not match.
+    """
+    wheres, values = searched(filters, has_commands)
+    states = states_of(filters)
+    if states is not None:
+        wheres.append("state IN (%s)" % ", ".join("?" * len(states)))
+        values += states
+    for column in ("name", "queue"):
         if filters.get(column) is not None:
             wheres.append(column + " = ?")
             values.append(filters[column])
@@ -225,5 +259,51 @@ def newest_query(limit: int, filters: "Json") -> "Tuple[str, List[Any]]":
         name, has_value, value = filters["tag"].partition("=")
         wheres.append("number IN (SELECT number FROM tags WHERE name = ?%s)" % (" AND value = ?" if has_value else ""))
         values += [name, value] if has_value else [name]
-    statement = "FROM submissions WHERE %s ORDER BY number DESC LIMIT ?" % " AND ".join(wheres)
+    index = " INDEXED BY " + FOUND if has_commands and filters.get("search") and "queue" not in filters else ""
+    found = "SELECT number FROM submissions%s WHERE %s" % (index, " AND ".join(wheres))
+    order = "+number" if index else "number"
+    statement = "FROM submissions WHERE number IN (%s ORDER BY %s DESC LIMIT ?) ORDER BY number DESC" % (found, order)
     return statement, [*values, limit]
+
+
+def tally_query(filters: "Json", has_commands: bool = True) -> "Tuple[str, List[Any]]":
+    """Return the statement that counts by their state the submissions that match, whatever their state, and values."""
+    wheres, values = searched(filters, has_commands)
+    index = " INDEXED BY " + FOUND if has_commands else ""
+    return "FROM submissions%s WHERE %s GROUP BY state" % (index, " AND ".join(wheres)), values
+
+
+def searched(filters: "Json", has_commands: bool) -> "Tuple[List[str], List[Any]]":
+    """Return the conditions of a search: each of its words is in the name or the command, or is the id, or a tag."""
+    wheres, values = ["1"], []  # type: List[str], List[Any]
+    for word in filters.get("search", "").split():
+        like = "%%%s%%" % re.sub(r"([\\%_])", r"\\\1", word)
+        some = ["name LIKE ? ESCAPE '\\'"] + (["command LIKE ? ESCAPE '\\'"] if has_commands else [])
+        values += [like] * len(some)
+        if JOB_ID.match(word):
+            some.append("number = ?")
+            values.append(split_id(word)[0])
+        if "=" in word:
+            name, _, value = word.partition("=")
+            some.append("number IN (SELECT number FROM tags WHERE name = ? AND value = ?)")
+            values += [name, value]
+        wheres.append("(%s)" % " OR ".join(some))
+    return wheres, values
+
+
+def is_found(text: str, row: "Json") -> bool:
+    """Tell of a row what `searched` tells of the store's."""
+    texts = [folded(row.get("name") or ""), folded(row.get("command") or "")]
+    tags = row["tags"] if isinstance(row.get("tags"), dict) else {}
+    number = str(row["id"]).partition(".")[0]
+    return all(
+        any(folded(word) in one for one in texts)
+        or (JOB_ID.match(word) and word.partition(".")[0] == number)
+        or ("=" in word and tags.get(word.partition("=")[0]) == word.partition("=")[2])
+        for word in text.split()
+    )
+
+
+def folded(text: str) -> str:
+    """Return a text in which letters of ASCII are small, as LIKE compares."""
+    return text.encode("utf-8", "replace").lower().decode()
