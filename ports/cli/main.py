@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "shell": ("ports.cli.shell", "shell", "Open an ipython or bash shell in tmux, here or on a host."),
     "browse": ("ports.cli.browse", "browse", "Show a page of this machine in the browser at home."),
     "who": ("ports.cli.who", "who", "Show who uses how much of this machine, and what is left."),
+    "page": ("ports.cli.page", "page", "Show all my hosts, clusters, notebooks and jobs in the browser, until Ctrl-C."),
     "doctor": ("ports.cli.doctor", "doctor", "Check the connection to HOST step by step, with causes and fixes."),
     "settings": ("ports.cli.settings", "settings", "Show each setting, its value and the file that it is from."),
     "prune": ("ports.cli.prune", "prune", "Remove the leftovers of stopped clusters and notebook servers."),

@@ -32,11 +32,16 @@ NO_WAY_OUT = (
     "the environment of --setup", "Remove output of jobs with --copy, too", "`ports job fetch` made it",
     "waiting for {host}, where", "the hosts of the setting ports.hosts", "distributed.print prints here",
     "`ports open` goes through a session", "about 15 s after its last terminal",
-    "it was stopped, by `ports cluster stop`",
+    "it was stopped, by `ports cluster stop`", "from ports.web._serve import main",
 )  # fmt: skip
 
 #: Test → pieces of the messages that it walks. A fixture counts, because tests stand on it.
 WALKED = {
+    "integration/test_page.py::test_a_link_works_once_and_page_prints_another_one": (
+        "`ports page` prints a link that opens it", "or is from another start; `ports page` prints another one",
+        "the link works once, `ports page` prints another one", "`ports page stop` ends the page",
+        "`ports page` starts one",
+    ),
     "integration/test_job_shell.py::test_what_has_no_shell_says_what_to_do": (
         "a shell needs a terminal; `ports job logs {id}` shows", "a shell takes over the terminal; leave --json out",
     ),
@@ -409,6 +414,7 @@ EXEMPT = {
         "by the setting ports.cluster.local_directory",
         "is the setting ports.ssh.persist very short?",
         "`--transport ssh`",
+        "leave --background out",
         "pass env=",
         "pass --bash",
         "widen the settings ports.open.first_port",
