@@ -40,10 +40,12 @@ if MYPY:
     from . import memory as memory
     from . import processes as processes
     from . import promises as promises
+    from . import ring as ring
     from . import rows as rows
     from . import socket_users as socket_users
     from .accounts import is_person as is_person
     from .agent import mux as mux
+    from .agent import view as view
     from .identity import boot_id as boot_id
     from .identity import is_same_process_alive as is_same_process_alive
     from .identity import is_zombie as is_zombie
@@ -167,6 +169,7 @@ else:
         modules=(
             "accounts",
             "agent.mux",
+            "agent.view",
             "callers",
             "clients",
             "ends",
@@ -185,6 +188,7 @@ else:
             "queue.rest",
             "queue.sent",
             "queue.words",
+            "ring",
             "rows",
             "socket_users",
         ),

@@ -6,6 +6,7 @@ import sys
 
 if __name__ != "__main__":  # piped, these names are there already
     from .identity import load_psutil, read_bytes
+    from .vitals import figures as figures
 
 MYPY = False
 if MYPY:
@@ -64,16 +65,6 @@ def limits(root: str = "", pid: str = "self") -> "Json":
             found["limit_available_bytes"] = min(left, found["limit_available_bytes"])
     found.update(n_cores=os.cpu_count() or 1, usable_cores=usable if quota is None else min(float(usable), quota))
     found["pressure"] = pressure(root)
-    return found
-
-
-def figures(data: bytes) -> "Dict[str, int]":
-    """Return lines of the kernel, ``name value`` or ``name: 12 kB``, as a mapping; kB become bytes."""
-    found = {}
-    for line in data.decode("ascii", "replace").splitlines():
-        words = line.split()
-        if len(words) > 1 and words[1].isdigit():
-            found[words[0].rstrip(":")] = int(words[1]) * (1024 if words[-1] == "kB" else 1)
     return found
 
 

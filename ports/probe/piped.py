@@ -51,12 +51,12 @@ FILES = {
     "probe": ("answer", *SURVEY),
     "run": ("answer", "identity", "files", "own_host", "clients", "delivery", "installations", "programs/run"),
     "examine": (
-        *("answer", "identity", "files", "own_host", "memory", "installations"),
+        *("answer", "identity", "vitals", "files", "own_host", "memory", "installations"),
         *("programs/run", "logout", "programs/examine"),
     ),
-    "who": ("answer", "identity", "processes", "memory", "promises", "programs/who"),
+    "who": ("answer", "identity", "vitals", "processes", "memory", "promises", "programs/who"),
     "echo": ("answer", "identity", "programs/echo"),
-    "jobs": ("answer", "identity", "files", "own_host", "socket_users", "queue/frames", "programs/jobs"),
+    "jobs": ("answer", "identity", "files", "own_host", "socket_users", "queue/frames", "queue/reach", "programs/jobs"),
     "agent": (
         *SURVEY,
         "clients",
@@ -64,16 +64,22 @@ FILES = {
         "socket_users",
         "agent/dial",
         "agent/watch",
+        "vitals",
+        "ring",
+        "agent/views",
         "agent/browse",
         "programs/agent",
     ),
 }
+AT_REST = ("queue/words", "queue/durable", "queue/places", "queue/left", "queue/ended", "queue/rest")
 # What a program that goes on talking gets later, when it needs it.
 MORE = {
-    "jobs": (
-        *("queue/words", "queue/durable", "queue/places", "queue/left", "queue/ended"),
-        *("queue/rest", "queue/sent", "queue/disk"),
-    )
+    "jobs": (*AT_REST, "queue/sent", "queue/disk"),
+    "agent": (
+        *("processes", "memory", "promises", "programs/who", "queue/frames", "queue/reach"),
+        *AT_REST,
+        "agent/view",
+    ),
 }
 
 

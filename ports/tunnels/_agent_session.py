@@ -6,6 +6,7 @@ The far end is `ports.probe.agent`. The session itself carries it there, so noth
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -44,6 +45,8 @@ class Agent:
         self._number = 0
         self._dialled: dict[int, asyncio.Future[socket.socket]] = {}
         self._pings: dict[bytes, asyncio.Future[float]] = {}
+        self._views: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._has_code = False
         self._greeted: asyncio.Future[dict[str, Any]] | None = None
         self._closed = False
         self._beginning: asyncio.Task[dict[str, Any]] | None = None
@@ -138,6 +141,41 @@ class Agent:
         finally:
             self._pings.pop(token, None)
         return came - started
+
+    async def view(self, request: dict[str, Any], *, timeout: float = 10.0) -> dict[str, Any]:
+        """Return what changes there all the time, see `ports.probe.view.Viewer`.
+
+        The program there gets what it needs for that before the first time.
+
+        Raises
+        ------
+        TimedOutError
+            Nothing came back within `timeout` seconds.
+        FarSideError
+            The program there refuses, or it is of another version.
+        ConnectionLostError
+            The session has ended.
+        """
+        mux = self._running()
+        if "magic" not in self.hello:
+            raise FarSideError(self.host, "the program there is of a version that does not look")
+        if not self._has_code:
+            is_code, code = probe.more("agent", str(self.hello["magic"]))
+            self.send({"type": "code", "is_code": is_code, "code": base64.b64encode(code).decode()})
+            self._has_code = True
+        self._number += 1
+        number = self._number
+        answered = self._views[number] = asyncio.get_running_loop().create_future()
+        mux.send(protocol.CONTROL, 0, json.dumps({**request, "type": "view", "id": number}).encode())
+        try:
+            told: dict[str, Any] = await asyncio.wait_for(answered, timeout)
+        except asyncio.TimeoutError as error:
+            raise TimedOutError(f"a look at {self.host}", timeout) from error
+        finally:
+            self._views.pop(number, None)
+        if "error" in told:
+            raise FarSideError(self.host, str(told["error"]))
+        return told
 
     async def dial(self, remote: str, owner: str | None = None) -> socket.socket:
         """Return a non-blocking socket whose other end is connected to `remote` on the host.
@@ -247,6 +285,11 @@ class Agent:
 
     def _tell(self, message: dict[str, Any]) -> None:
         """Hand a message on; an error in its handler must not disturb the frames behind it."""
+        if message["type"] == "view":
+            viewed = self._views.get(message.get("id") or 0)
+            if viewed is not None and not viewed.done():
+                viewed.set_result(message)
+            return
         try:
             self._on_message(message)
         except Exception as error:  # noqa: BLE001 - the loop says it as of any callback
@@ -281,6 +324,7 @@ class Agent:
         waiting: list[asyncio.Future[Any]] = [
             *self._dialled.values(),
             *self._pings.values(),
+            *self._views.values(),
             *([self._greeted] if self._greeted else []),
         ]
         greeted = self._greeted is not None and self._greeted.done()

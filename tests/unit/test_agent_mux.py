@@ -200,14 +200,19 @@ def test_a_listener_that_changes_hands_during_connect_gets_nothing(pair: Pair, m
         assert listener.accept()[0].recv(100) == b""
 
 
-def test_no_file_of_the_program_takes_a_name_of_another() -> None:
-    names: Counter[str] = Counter()
-    for name in piped.FILES["agent"]:
-        tree = ast.parse((Path(piped.__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
-        names.update(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
-        targets = [node.targets for node in tree.body if isinstance(node, ast.Assign)]
-        found = {leaf.id for group in targets for one in group for leaf in ast.walk(one) if isinstance(leaf, ast.Name)}
-        names.update(found - {"MYPY"})
+def names_of(name: str) -> Counter[str]:
+    """Return the names that a file defines."""
+    tree = ast.parse((Path(piped.__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+    names = Counter(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    targets = [node.targets for node in tree.body if isinstance(node, ast.Assign)]
+    found = {leaf.id for group in targets for one in group for leaf in ast.walk(one) if isinstance(leaf, ast.Name)}
+    names.update(found - {"MYPY"})
+    return names
+
+
+@pytest.mark.parametrize("pieces", [piped.FILES, piped.MORE], ids=["first", "later"])
+def test_no_file_of_the_program_takes_a_name_of_another(pieces: dict[str, tuple[str, ...]]) -> None:
+    names = sum(map(names_of, pieces["agent"]), Counter[str]())
     assert {name for name, count in names.items() if count > 1} <= {"main"}  # the last one is meant
 
 

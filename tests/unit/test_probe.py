@@ -32,7 +32,8 @@ from ports.probe.sockets import new_row, parse_netlink, parse_proc_net
 from ports.state.waiting import wait_until
 
 FILES_OF = Path(piped.__file__).parent
-FILES = [FILES_OF / f"{name}.py" for names in piped.FILES.values() for name in names]
+PIECES = [*piped.FILES.values(), *piped.MORE.values()]
+FILES = [FILES_OF / f"{name}.py" for names in PIECES for name in names]
 # `code.replace` is Python 3.8's: older ones have the text only
 INTERPRETERS = [Path(sys.executable), *sorted(Path.home().glob(".pyenv/versions/3.[1-9][0-9]*/bin/python"))]
 ROWS = st.lists(

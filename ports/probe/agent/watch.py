@@ -174,10 +174,10 @@ def tell_ends(out: int) -> None:
 def tell(out: int, told: "Json") -> None:
     """Write one message."""
     blob = zlib.compress(json.dumps(told).encode("utf-8", "surrogateescape"), 1)
-    write_all(out, LENGTH.pack(len(blob)) + blob)
+    write_out(out, LENGTH.pack(len(blob)) + blob)
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_out(fd: int, data: bytes) -> None:
     """Write all of it."""
     view = memoryview(data)
     while len(view):

@@ -14,8 +14,9 @@ import time
 if __name__ != "__main__":  # piped, these names are there already
     from ..agent.browse import BrowseSocket
     from ..agent.dial import Dialer
-    from ..agent.mux import CLOSE, CONTROL, DOCUMENT, OPEN, Mux
-    from ..agent.watch import LENGTH, SocketUserWatch, start_watching
+    from ..agent.mux import CLOSE, CONTROL, OPEN, Mux
+    from ..agent.views import Messages, Views
+    from ..agent.watch import SocketUserWatch, start_watching
     from ..identity import boot_id, machine_id, mend_home, user_name
 
 MYPY = False
@@ -92,7 +93,7 @@ class AgentProgram:
         self.dialer = Dialer(self.poller, self.mux)
         self.users = SocketUserWatch(self.tell)
         self.browse = BrowseSocket(self.poller, self.tell)
-        self.from_watcher = bytearray()
+        self.views = Views(self.poller, self.mux)
         self.silence = float(request.get("silence") or SILENCE)
 
     def run(self, early: bytes) -> None:
@@ -100,7 +101,8 @@ class AgentProgram:
         try:
             self.greet()
             if self.watcher is not None:
-                self.poller.on_read(self.watcher[1], self.pass_on)
+                Messages(self.poller, self.mux, self.watcher[1], 0, self.watcher_ended)
+            self.views.start()
             self.poller.later(self.silence, self.check_home)
             self.look_after(self.request.get("users") or [])
             if early:
@@ -109,6 +111,7 @@ class AgentProgram:
                 self.poller.turn()
         finally:
             self.browse.close()
+            self.views.close()
 
     def greet(self) -> None:
         """Say who this is."""
@@ -121,6 +124,7 @@ class AgentProgram:
         hello = {"type": "hello", "python": "%d.%d.%d" % sys.version_info[:3], "platform": sys.platform}  # type: Json
         hello.update(uid=os.getuid(), user=user_name(os.getuid()), host=os.uname().nodename, pid=os.getpid())
         hello.update(machine_id=machine_id(), boot_id=boot_id(), browse=self.browse.path, warnings=warnings)
+        hello["magic"] = globals().get("magic", b"").hex()  # of the byte code of this interpreter
         self.tell(hello)
 
     def tell(self, message: "Json") -> None:
@@ -139,6 +143,8 @@ class AgentProgram:
                 self.users.set(message["remotes"])
             elif message["type"] == "browse":
                 self.browse.answer(message)
+            elif message["type"] in ("code", "view"):
+                self.views.take(message)
             elif message["type"] == "look" and self.watcher is not None:
                 os.write(self.watcher[2], b"l")
 
@@ -152,23 +158,9 @@ class AgentProgram:
 
         self.poller.later(GUARDED_EVERY, again)
 
-    def pass_on(self) -> None:
-        """Pass on what the watching process writes, unless too much waits for home already."""
-        assert self.watcher is not None
-        _, read, _ = self.watcher
-        if self.mux.wait(0, lambda: self.poller.on_read(read, self.pass_on)):
-            self.poller.on_read(read, None)
-            return
-        data = os.read(read, 1 << 16)
-        self.from_watcher += data
-        if not data:
-            self.mux.end("the process that watches has ended")
-        while len(self.from_watcher) >= LENGTH.size:
-            end = LENGTH.size + LENGTH.unpack_from(self.from_watcher)[0]
-            if len(self.from_watcher) < end:
-                break
-            self.mux.send(DOCUMENT, 0, bytes(self.from_watcher[LENGTH.size : end]))
-            del self.from_watcher[:end]
+    def watcher_ended(self) -> None:
+        """End: home would wait for news."""
+        self.mux.end("the process that watches has ended")
 
     def check_home(self) -> None:
         """End when nothing came for too long: a connection that is cut does not end by itself."""

@@ -7,63 +7,31 @@ for these two comes from home before it is needed the first time (`piped.more`),
 
 import os
 import select
-import socket
 import sys
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
     from ..answer import send
-    from ..files import is_private, usual_runtime_directory
-    from ..identity import own_uid
-    from ..own_host import host_directory, own_runtime_directory, read_record
+    from ..own_host import host_directory
     from ..queue.disk import OWN
     from ..queue.frames import PROTOCOL, Cutter, Decoder, ProtocolError, encode
     from ..queue.places import disk_refuses
+    from ..queue.reach import SOCKET, connected, queue_stamp, runtime_of_jobs
     from ..queue.rest import answered, look
     from ..queue.words import Busy, Refused
-    from ..socket_users import peer_uid
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, List, Optional, Sequence
+    from typing import Any, Dict, List, Optional, Sequence  # noqa: F401 - in comments
 
     Json = Dict[str, Any]
 
-SOCKET = "resource.sock"
 RECORD = ("resources", "jobs")  # below the machine's directory; it goes when somebody stops the resource
 ROOM = 1 << 20  # bytes that wait for one side while the other is heard no further
 LOOK_SECONDS = 1.0  # between two looks at the queue at rest for who waits
 BUSY_SECONDS = 5.0  # for which a resource that starts is waited for
 PREFIX, CODE = "disk.", "disk.code"
 MOST_OWN = 64 * 2**20  # bytes of the blocks of a request that is answered here, whether a resource runs or not
-
-
-def runtime_of_jobs() -> str:
-    """Return the directory of the compute resource's socket; raises ValueError where others can write to it."""
-    base = usual_runtime_directory()
-    kept = (read_record(os.path.join(host_directory(), "runtime.json")) or {}).get("path")
-    if kept and is_private(kept):
-        base = kept
-    directory = own_runtime_directory(base)
-    for one in dict.fromkeys((base, directory)):
-        if os.path.lexists(one) and not is_private(one):
-            raise ValueError("%s is not private; `ports prune` there chooses another directory" % one)
-    return directory
-
-
-def connected(path: str) -> "Any":
-    """Return a connection to the resource; raises OSError, and ValueError where another user answers."""
-    resource = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        resource.connect(path)
-        uid = peer_uid(resource)
-    except OSError:
-        resource.close()
-        raise
-    if uid not in (None, own_uid()):
-        resource.close()
-        raise ValueError("uid %s answers at %s, not you" % (uid, path))
-    return resource
 
 
 class Held:
@@ -310,7 +278,7 @@ class Session:
         if self.reached():
             self.hand_over(held)
             return
-        self.looked_at, stamp = now, self.stamp_of()
+        self.looked_at, stamp = now, queue_stamp(self.root)
         is_same, self.stamp = stamp == self.stamp, stamp
         for one in held:
             is_late = one.end is not None and one.end <= now
@@ -323,17 +291,6 @@ class Session:
         """Look at the queue for one that waits."""
         if not self.tell(one, *answered(one.header, (), self.looked)):
             self.held.append(one)
-
-    def stamp_of(self) -> "List[Any]":
-        """Return what changes with the queue."""
-        found = []  # type: List[Any]
-        for name in ("store.sqlite", "store.sqlite-wal", "submissions"):
-            try:
-                status = os.stat(os.path.join(self.root, name))
-                found.append((status.st_mtime_ns, status.st_size))
-            except OSError:
-                found.append(None)
-        return found
 
     def refuse(self, header: "Json", refused: "Refused") -> None:
         """Answer with an error."""

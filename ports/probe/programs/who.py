@@ -10,10 +10,11 @@ if __name__ != "__main__":  # piped, these names are there already
     from ..memory import is_proc_hidden, limits
     from ..processes import descendants
     from ..promises import promises
+    from ..vitals import busy_ticks
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, List, Optional, Set
+    from typing import Any, Callable, Dict, List, Optional, Set
 
     Json = Dict[str, Any]
 
@@ -60,20 +61,40 @@ def who(request: "Optional[Json]" = None) -> "Json":
     if rest > 0:
         time.sleep(rest)
     passed = measure(found, began)
-    document = {"format": FORMAT, "host": node(), "uid": own_uid(), "time": time.time()}  # type: Json
-    document.update(limits(), hidden=is_proc_hidden(), seconds=passed, busy_cores=None)
     later = busy_ticks()
+    busy_cores = None
     if busy is not None and later is not None:
-        document["busy_cores"] = (later - busy) / os.sysconf("SC_CLK_TCK") / passed
+        busy_cores = (later - busy) / os.sysconf("SC_CLK_TCK") / passed
+    return described(found, passed, busy_cores)
+
+
+def described(
+    found: "Dict[int, Process]",
+    passed: float,
+    busy_cores: "Optional[float]",
+    before: "Optional[Dict[int, Process]]" = None,
+    name_of: "Callable[[int], str]" = user_name,
+) -> "Json":
+    """Return the document about processes whose cores are known.
+
+    Parameters
+    ----------
+    before : dict, optional
+        The processes of an earlier look, whose programs are known.
+    name_of : callable, optional
+        Returns the name of a uid.
+    """
+    document = {"format": FORMAT, "host": node(), "uid": own_uid(), "time": time.time()}  # type: Json
+    document.update(limits(), hidden=is_proc_hidden(), seconds=passed, busy_cores=busy_cores)
     document["load"] = os.getloadavg()
-    recognise(found)
+    recognise(found, before)
     live = promises()
     for one in live:
         one["held_bytes"] = memory_below(found, one["pid"])
         if one["pid"] in found and found[one["pid"]].uid != one["uid"]:
             one["held_bytes"] = 0
     document["promises"] = live
-    document["users"] = by_user(found, {one["uid"] for one in live} | {own_uid()})
+    document["users"] = by_user(found, {one["uid"] for one in live} | {own_uid()}, name_of)
     return document
 
 
@@ -144,19 +165,19 @@ def measure(found: "Dict[int, Process]", began: float) -> float:
     return passed
 
 
-def busy_ticks() -> "Optional[int]":
-    """Return for how many ticks the cores have been busy; None if the system does not tell."""
-    words = read_bytes("/proc/stat", once=True).split(b"\n", 1)[0].split()
-    numbers = [int(word) for word in words[1:9]]
-    return sum(numbers) - sum(numbers[3:5]) if len(numbers) > 4 else None  # without idle and waiting for disks
+def recognise(found: "Dict[int, Process]", before: "Optional[Dict[int, Process]]" = None) -> None:
+    """Mark Dask's processes: those that say so, and those of Python's multiprocessing, which starts its workers.
 
-
-def recognise(found: "Dict[int, Process]") -> None:
-    """Mark Dask's processes: those that say so, and those of Python's multiprocessing, which starts its workers."""
+    Those that were looked at `before` are not looked at again.
+    """
     if sys.platform != "linux":
         return
     for pid, one in found.items():
         if one.memory > SMALL and one.name.startswith(PROGRAMS):
+            last = (before or {}).get(pid)
+            if last is not None and (last.started, last.name) == (one.started, one.name) and last.memory > SMALL:
+                one.dask = last.dask
+                continue
             line = read_bytes("/proc/%d/cmdline" % pid, once=True).replace(b"\0", b" ")
             one.dask = bool(DASK.search(line) or CHILD.search(line))
 
@@ -171,7 +192,9 @@ def memory_below(found: "Dict[int, Process]", pid: int) -> "Optional[int]":
     return sum(found[one].memory for one in [pid, *descendants(pid, below)])
 
 
-def by_user(found: "Dict[int, Process]", named: "Set[int]") -> "List[Json]":
+def by_user(
+    found: "Dict[int, Process]", named: "Set[int]", name_of: "Callable[[int], str]" = user_name
+) -> "List[Json]":
     """Return what each user has and computes, and Dask's part of it; users that are `named` in any case."""
     sums = {}  # type: Dict[int, List[Any]]
     for uid in named:
@@ -185,4 +208,4 @@ def by_user(found: "Dict[int, Process]", named: "Set[int]") -> "List[Json]":
             values[2] += one.memory
             values[3] += one.cores
     keys = ("memory_bytes", "cores", "dask_bytes", "dask_cores", "n_processes")
-    return [dict(zip(keys, values), uid=uid, user=user_name(uid)) for uid, values in sorted(sums.items())]
+    return [dict(zip(keys, values), uid=uid, user=name_of(uid)) for uid, values in sorted(sums.items())]
