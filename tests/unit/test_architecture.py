@@ -92,6 +92,7 @@ TOOLS = {
     "pathspec": ("jobs/_workspace.py",),
     "pynvml": ("machine/_nvml.py",),
     "click": ("cli/",),
+    "jinja2": ("web/_render.py",),
     "tornado": ("web/",),
 }
 MOST_LINES_OF_A_FUNCTION, MOST_POSITIONAL = 40, 5

@@ -1,0 +1,349 @@
+"""What the page shows: views of hosts → values → HTML. Nothing of it asks a host."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ports.errors import PortsError
+from ports.web import _facts, _plots, _render, _things, _verbs, _view
+from tests.lab import views
+
+VOID = {"meta", "link", "input", "img", "br"}
+EVIL = "<img src=x onerror=alert(1)>\"'&"
+#: What a host may say in place of any value.
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=12) | st.just(EVIL),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+class Parsed(html.parser.HTMLParser):
+    """The elements of a page; wrong nesting, two equal ids and inline code are errors."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: set[str] = set()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        assert not [name for name in given if name.startswith("on") or name == "style"], given
+        assert tag not in ("img", "style"), tag
+        if "id" in given:
+            assert given["id"] not in self.ids, given["id"]
+            assert not re.search(r"\s", given["id"] or ""), given["id"]
+            self.ids.add(str(given["id"]))
+        for link in ("href", "action", "src"):
+            assert re.match(r"/|\./|\.\./|-/", given.get(link) or "/"), given
+        self.elements.append((tag, given))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> does not close what is open"
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        """What somebody reads."""
+        return " ".join("".join(self.text).split())
+
+
+def page(*some: dict[str, Any], part: str = "main") -> Parsed:
+    shown = _view.overview(some, views.NOW)
+    return Parsed(_render.render("overview.html", base="/", token="t0k", who="alice at laptop", part=part, **shown))
+
+
+def host(view: dict[str, Any]) -> _view.Host:
+    (found,) = _view.overview([view], views.NOW)["hosts"]
+    return found
+
+
+class TestOverview:
+    def test_each_host_has_a_section_in_the_order_given(self) -> None:
+        found = _view.overview(views.several(), views.NOW)
+        assert [one.name for one in found["hosts"]] == ["atlas", "minerva", "login2", "old-iron", "hydra"]
+        assert found["commands"][0] == "ports list atlas minerva login2 old-iron hydra"
+
+    def test_a_row_shows_size_memory_tasks_and_link(self) -> None:
+        main = host(views.atlas()).things[0]
+        assert (main.workers, main.memory, main.tasks, main.since) == (
+            "24 × 1 thread",
+            "201 of 288 GiB",
+            "18,432",
+            "3 d",
+        )
+        assert main.link == _things.Link(href="-/go?host=atlas&kind=cluster&name=main", text="localhost:29516")
+        assert main.state == ("running", "ok")
+        assert [act.label for act in main.acts] == ["Scale…", "Stop…"]
+
+    def test_a_cluster_without_all_its_workers_is_scaling(self) -> None:
+        assert host(views.atlas()).things[1].state == ("scaling", "busy")
+
+    def test_a_cluster_is_drawn_from_what_it_says_itself(self) -> None:
+        (main,) = host(views.minerva()).things
+        assert (main.workers, main.memory, main.tasks) == ("8 × 1 thread", "17.0 of 60.0 GiB", "0")
+        assert main.curve and main.curve[0].d.startswith("M")
+
+    def test_memory_of_workers_alone_is_said_for_one_worker(self) -> None:
+        told = {"n_workers": 8, "n_threads": 8, "memory": [1, 2, 3 * 2**30], "memory_limit_bytes": 8 * 2**30}
+        (main,) = host(
+            views.view("a", rows=[{"kind": "cluster", "name": "main", "state": "running", "cluster": told}])
+        ).things
+        assert main.memory == "3.0 of 8.0 GiB a worker"
+
+    def test_what_ended_is_last_and_can_be_removed(self) -> None:
+        last = host(views.atlas()).things[-1]
+        assert (last.name, last.state, [act.label for act in last.acts]) == ("short", ("stopped", "off"), ["Remove…"])
+        assert "killed by signal 9; the kernel ended it: memory was short" in page(views.atlas()).words
+
+    def test_a_notebook_started_by_hand_has_a_warning_and_no_stop(self) -> None:
+        found = next(one for one in host(views.atlas()).things if one.name == "bgc-md2")
+        assert not found.acts
+        assert found.warnings[0][-1] == ("ports notebook start", True)
+
+    def test_a_host_that_asks_for_a_code_shows_what_to_type(self) -> None:
+        words = page(views.second_factor()).words
+        assert "needs login" in words and "ports login login2" in words
+        assert "Start…" not in words
+
+    def test_a_host_that_is_down_is_dim_and_says_since_when(self) -> None:
+        found = host(views.down())
+        assert found.is_dim and found.seen == "Seen 40 min ago."
+        assert not found.things[0].acts and found.start is None
+        assert found.things[0].link_state == ("down", "bad")
+
+    def test_an_empty_host_says_what_to_type(self) -> None:
+        assert "ports cluster start -H hydra" in page(views.idle()).words
+        assert "Start a cluster with ports cluster start , or" not in page(views.idle()).words
+        assert "Nothing of yours runs here. Start a cluster with ports cluster start," in page(
+            views.view("laptop", here=True)
+        ).words.replace(" ,", ",")
+
+    def test_a_host_seen_never_says_that_it_connects(self) -> None:
+        assert "connecting" in page(views.view("far", condition="connecting", seen_at=None)).words
+
+    def test_other_listeners_are_named_by_their_port(self) -> None:
+        board = next(one for one in host(views.atlas()).things if one.kind == "tensorboard")
+        assert (board.name, board.title, board.can_open) == ("6006", "tensorboard", True)
+
+    def test_here_a_link_needs_no_tunnel(self) -> None:
+        (main,) = host(views.view("laptop", here=True, rows=[views.cluster("main", 1, 1, 2, 0, 9)])).things
+        assert main.link is not None and main.link.text == "dashboard" and not main.can_open
+
+    def test_a_row_that_a_host_lists_twice_is_one_line(self) -> None:
+        row = views.cluster("main", 1, 1, 2, 0, 9)
+        assert len(host(views.view("a", rows=[row, row])).things) == 1
+
+    def test_jobs_of_a_host_lead_to_them(self) -> None:
+        found = page(views.atlas())
+        assert "jobs: 12 running, 230 pending" in found.words
+        assert ("a", {"class": "soft", "href": "/-/jobs?host=atlas"}) in found.elements
+
+
+class TestUsage:
+    def test_users_are_me_people_few_and_system(self) -> None:
+        memory, cores = host(views.atlas()).bars
+        assert [entry.name for entry in memory.legend] == [
+            "you",
+            "wenzel",
+            "priya",
+            "marco",
+            "jin",
+            "3 with little",
+            "system",
+        ]
+        assert [entry.words for entry in memory.legend][:2] == ["212 of 288 GiB promised", "141 GiB"]
+        assert [entry.words for entry in cores.legend][:2] == ["31.0", "22.4"]
+        assert [part.style for part in memory.parts][:3] == ["you", "promised you", "u1"]
+
+    def test_hidden_processes_are_not_called_the_system(self) -> None:
+        usage = views.machine("a", 4, 3.0, 16, 4, [views.user("alice", 1, 0.1)], hidden=True, unseen_bytes=11 * 2**30)
+        memory, _ = host(views.view("a", machine=usage)).bars
+        assert [(one.name, one.words) for one in memory.legend] == [("you", "1.0 GiB"), ("others, hidden", "11.0 GiB")]
+
+    def test_gpus_show_who_uses_them(self) -> None:
+        assert [one.words for one in host(views.minerva()).gpus] == [
+            "71.0 of 80.0 GiB, 98 % busy, wenzel",
+            "12.0 of 80.0 GiB, 41 % busy, you",
+            "free",
+        ]
+
+    def test_an_unknown_figure_is_not_shown_as_zero(self) -> None:
+        usage = views.machine("a", 4, 1.0, 8, 4, []) | {"busy_cores": None, "available_bytes": None}
+        assert host(views.view("a", machine=usage)).heading == []
+
+
+class TestHostile:
+    def test_a_host_whose_every_text_is_markup_stays_text(self) -> None:
+        found = page(views.hostile(), part="page")
+        assert "<img src=x onerror=alert(1)>" in found.words
+        assert "javascript:" not in "".join(str(given.get("href")) for _, given in found.elements)
+        assert "\x1b" not in "".join(found.text)
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        which=st.sampled_from([views.atlas, views.minerva, views.down, views.hostile]),
+        changes=st.lists(st.tuples(st.integers(0, 10_000), ANYTHING), max_size=6),
+    )
+    def test_any_view_gives_html_that_parses(self, which: Callable[[], Any], changes: list[tuple[int, Any]]) -> None:
+        found = page(broken(which(), changes), part="page")
+        for tag, attributes in found.elements:
+            if tag == "rect" and (attributes.get("width") or "").endswith("%"):
+                at, width = (float(str(attributes[name]).removesuffix("%")) for name in ("x", "width"))
+                assert 0 <= at <= at + width <= 100.06
+
+
+def broken(view: dict[str, Any], changes: list[tuple[int, Any]]) -> dict[str, Any]:
+    """Return a view of which some values, at whatever depth, are replaced by anything."""
+    for place, value in changes:
+        owners: list[tuple[Any, Any]] = []
+
+        def collect(owner: Any, owners: list[tuple[Any, Any]] = owners) -> None:
+            for key, inner in owner.items() if isinstance(owner, dict) else enumerate(owner):
+                owners.append((owner, key))
+                if isinstance(inner, dict) or (isinstance(inner, list) and len(inner) < 20):
+                    collect(inner)
+
+        collect(view)
+        owner, key = owners[place % len(owners)]
+        owner[key] = value
+    return view
+
+
+class TestFacts:
+    @pytest.mark.parametrize(
+        ("value", "whole", "text"),
+        [
+            (212, 288, "212 of 288 GiB"),
+            (9, 24, "9.0 of 24.0 GiB"),
+            (0, 60, "0 of 60.0 GiB"),
+            (0.39, 0.56, "399 of 573 MiB"),
+            (0.001, 288, "1.0 MiB of 288 GiB"),
+            (None, 288, ""),
+            (3, None, "3.0 GiB"),
+        ],
+    )
+    def test_a_part_and_its_whole_share_a_unit(self, value: float | None, whole: float | None, text: str) -> None:
+        sizes = [None if one is None else one * 2**30 for one in (value, whole)]
+        assert _facts.pair(*sizes) == text
+
+    @pytest.mark.parametrize("value", [True, "3", -1, float("nan"), float("inf"), 10**400, None, [1]])
+    def test_what_is_no_number_is_unknown(self, value: object) -> None:
+        assert _facts.number({"n": value}, "n") is None
+
+    def test_a_long_text_is_shortened(self) -> None:
+        assert len(_facts.plain("x" * 9000)) == 400
+
+    def test_a_lone_surrogate_can_be_written(self) -> None:
+        assert _facts.plain("a\ud800").encode()
+
+    def test_code_between_backticks_is_code(self) -> None:
+        assert _facts.said("type `ports who` now") == [("type ", False), ("ports who", True), (" now", False)]
+
+
+class TestVerbs:
+    @pytest.mark.parametrize(
+        ("verb", "host", "kind", "name", "fields", "words"),
+        [
+            ("start", "atlas", "cluster", "big", {"n_workers": "8"}, "cluster start big --n-workers 8 -H atlas"),
+            ("start", None, "cluster", "", {}, "cluster start"),
+            ("start", "atlas", "cluster", "", {"memory_limit": "4GB"}, "cluster start --memory-limit 4GB -H atlas"),
+            ("scale", "atlas", "cluster", "main", {"n_workers": "0"}, "cluster scale main 0 -H atlas"),
+            ("restart", "atlas", "cluster", "main", {}, "cluster restart main -H atlas"),
+            ("stop", "atlas", "notebook", "lab", {}, "notebook stop lab -H atlas"),
+            ("remove", "atlas", "cluster", "short", {}, "prune -H atlas"),
+            ("drain", None, "resource", "jobs", {}, "resource drain"),
+            ("open", "atlas", "tunnel", "main", {}, "open atlas:main --background --no-browse"),
+            ("open", "atlas", "tunnel", "6006", {}, "open atlas:6006 --background --no-browse"),
+            ("open", "atlas", "tunnel", "", {}, "open atlas --background --no-browse"),
+            ("open", "::1", "tunnel", "main", {}, "open [::1]:main --background --no-browse"),
+            ("close", "atlas", "tunnel", "main", {}, "tunnel close atlas:main"),
+        ],
+    )
+    def test_a_verb_is_a_command(
+        self, verb: str, host: str | None, kind: str, name: str, fields: dict[str, str], words: str
+    ) -> None:
+        assert " ".join(_verbs.words(verb, host, kind, name, fields)) == words
+
+    @pytest.mark.parametrize(
+        ("verb", "host", "kind", "name", "fields"),
+        [
+            ("erase", "atlas", "cluster", "main", {}),
+            ("stop", "atlas", "machine", "main", {}),
+            ("stop", "atlas", "cluster", "--all", {}),
+            ("stop", "atlas", "cluster", "", {}),
+            ("stop", "-oProxyCommand=touch /tmp/x", "cluster", "main", {}),
+            ("stop", "a b", "cluster", "main", {}),
+            ("scale", "atlas", "cluster", "main", {}),
+            ("scale", "atlas", "cluster", "main", {"n_workers": "-1"}),
+            ("scale", "atlas", "cluster", "main", {"n_workers": "٣"}),
+            ("start", "atlas", "cluster", "main", {"n_workers": "--force"}),
+            ("start", "atlas", "cluster", "main", {"force": "1"}),
+            ("start", "atlas", "cluster", "../x", {}),
+            ("open", None, "tunnel", "main", {}),
+            ("open", "atlas", "tunnel", "99999", {}),
+            ("open", "atlas", "tunnel", "--share", {}),
+        ],
+    )
+    def test_what_no_table_has_is_refused(
+        self, verb: str, host: str | None, kind: str, name: str, fields: dict[str, str]
+    ) -> None:
+        with pytest.raises(PortsError):
+            _verbs.words(verb, host, kind, name, fields)
+
+
+class TestPlots:
+    @given(
+        amounts=st.lists(st.tuples(st.none() | st.floats(), st.just("you")), max_size=12), total=st.none() | st.floats()
+    )
+    def test_the_parts_of_a_bar_never_exceed_it(
+        self, amounts: list[tuple[float | None, str]], total: float | None
+    ) -> None:
+        at = 0.0
+        for part in _plots.bar(amounts, total):
+            begin, width = float(part.x[:-1]), float(part.width[:-1])
+            assert begin >= at - 0.11 and width > 0
+            at = begin + width
+        assert at <= 100.06
+
+    @given(
+        points=st.lists(st.tuples(st.floats(0, 100), st.none() | st.floats()), max_size=300), top=st.floats(0, 1e300)
+    )
+    def test_a_curve_stays_in_its_box(self, points: list[tuple[float, float | None]], top: float) -> None:
+        drawn = _plots.line(points, (0.0, 100.0), top, "memory").d
+        for x, y in re.findall(r"[ML](\S+?) ([0-9.]+)", drawn):
+            assert 0 <= float(x) <= _plots.WIDTH and 0 <= float(y) <= _plots.HEIGHT
+        assert drawn.count("M") + drawn.count("L") <= 120
+
+    def test_a_gap_in_the_points_is_a_gap_in_the_line(self) -> None:
+        drawn = _plots.line([(0, 1.0), (1, 1.0), (2, None), (3, 1.0), (4, 1.0)], (0, 4), 1.0, "memory").d
+        assert drawn.count("M") == 2
+
+    def test_the_newest_point_is_always_drawn(self) -> None:
+        kept = _plots.thinned([(float(n), 1.0) for n in range(1001)], (0.0, 1000.0))
+        assert kept[-1][0] == 1000.0 and len(kept) <= 120
+
+    def test_a_band_has_an_area_for_each_stretch(self) -> None:
+        drawn = _plots.band([(0, 1, 2), (1, 1, 2), (2, None, None), (3, 1, 2), (4, 1, 2)], (0, 4), 2.0, "band").d
+        assert drawn.count("Z") == 2
