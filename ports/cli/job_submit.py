@@ -123,6 +123,11 @@ def _say_copied(out: Output, row: Row, *, is_sent: bool) -> None:
             out.say(line)
 
 
+def _way(of_copy: Mapping[str, Any]) -> dict[str, Any]:
+    """Return whether a script runs in place, or in a copy, which looks for its files."""
+    return {"in_place": of_copy.get("in_place", False), "copy": any(name != "in_place" for name in of_copy)}
+
+
 def _check_way(of_copy: Mapping[str, Any]) -> None:
     if "copy" in of_copy and "in_place" in of_copy:
         raise click.UsageError("--copy and --in-place do not go together; leave one of them out")
@@ -155,7 +160,7 @@ def _script(words: Sequence[str], options: dict[str, Any], of_copy: dict[str, An
     from ports import jobs
 
     if Path(words[0]).suffix not in (".yaml", ".yml") or not Path(words[0]).is_file():
-        return jobs.describe(words, **options, in_place=of_copy.get("in_place", False)), False
+        return jobs.describe(words, **options, **_way(of_copy)), False
     if len(words) > 1:
         raise click.UsageError(f"{words[1]!r} is behind {words[0]}; options are written before the file")
     argv, given = jobs.read_file(Path(words[0]), is_far=options["is_far"])
@@ -167,5 +172,5 @@ def _script(words: Sequence[str], options: dict[str, Any], of_copy: dict[str, An
         own.pop("in_place", None)
     for name, value in own.items():
         of_copy.setdefault(name, (value,) if isinstance(value, str) else value)
-    script = jobs.describe(argv, **{**given, **options, "in_place": of_copy.get("in_place", False)})
+    script = jobs.describe(argv, **{**given, **options, **_way(of_copy)})
     return script, given.get("directory") is not None

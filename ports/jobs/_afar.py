@@ -268,14 +268,20 @@ class Afar:
         said: Callable[[str], None],
     ) -> Script:
         """Send the files of a script, if some are planned, and return it."""
-        from ports.jobs import _copies, _sending
+        from ports.jobs import _copies, _needed_there, _sending
 
         if not isinstance(script, _copies.Plan):
-            return self._in_place(script, said)
+            script = self._in_place(script, said)
+            _needed_there.check(self, script, host=self.host, has_files=_copies.of(script) is not None)
+            return script
         root = script.selection.root
+        asks_python = _sending.asked_packages(script.script, root) is not None
+        _needed_there.check(self, script.script, host=self.host, has_files=True, knows_python=asks_python)
         script, row = _sending.send(self, script, key, host=self.host, say=said)
         copied(row)
-        script, notes = _sending.recorded(self, script, root, host=self.host)
+        script, notes, has_python = _sending.recorded(self, script, root, host=self.host)
+        if not has_python:  # is it missing, or has it nothing to say?
+            _needed_there.check(self, script, host=self.host, has_files=True)
         for note in notes:
             said(note)
         return script

@@ -17,7 +17,7 @@ from typing import Any
 
 from ports import state
 from ports.errors import StoreError, UsageError, warn
-from ports.jobs import _durable, _packages, _trees, _workspace
+from ports.jobs import _durable, _interpreters, _packages, _trees, _workspace
 from ports.jobs._model import Submission
 from ports.jobs._places import Places
 from ports.jobs._scripts import Script
@@ -126,6 +126,9 @@ def plan(
     """
     outputs = tuple(dict.fromkeys(_relative(one, "--out") for one in out))
     files = dict(reuse or {})
+    if not reused and not files:  # else it can come from there
+        place, environ = root or str(script.submission.directory), None if root else script.environ
+        _interpreters.check_file(script.argv, place, environ)
     found = _selected(root or str(script.submission.directory), send_all, files)
     _workspace.check_words([*script.argv, *_workspace.split_words(_setup(script))], found)
     return Plan(script=script, selection=found, out=outputs, send_all=send_all, reuse=files, reused=tuple(reused))

@@ -9,18 +9,17 @@ from __future__ import annotations
 import ast
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-_PYTHON = re.compile(r"(python|pypy)[\d.]*")
+from ports.jobs import _interpreters
+
 _MOST_FILES = 500
 _LARGEST_FILE = 4 << 20
 _SECONDS = 10.0
-_WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 _CAUGHT = ("ImportError", "ModuleNotFoundError", "Exception", "BaseException")
 MARK = "ports-packages:"
 #: Run by the Python of the script, with the names as arguments: says its version, and that of each package.
@@ -74,25 +73,22 @@ def imports(words: Sequence[str], directory: str) -> list[str] | None:
 
 def python_of(words: Sequence[str]) -> str | None:
     """Return the interpreter of a command; None if it runs something else."""
-    return words[0] if words and _PYTHON.fullmatch(os.path.basename(words[0])) else None
+    return words[0] if _interpreters.called(words, _interpreters.PYTHON) else None
 
 
 def _script(words: Sequence[str], directory: str) -> str | None:
     """Return the file that a command of Python runs."""
     if python_of(words) is None:
         return None
-    rest = iter(words[1:])
-    for word in rest:
-        if word in _WITH_VALUE:
-            next(rest, None)
-        elif word == "-m":
-            return next((path for path in _local(directory, next(rest, "")) if os.path.isfile(path)), None)
-        elif not word.startswith("-"):
-            path = os.path.join(directory, word)
-            return path if os.path.isfile(path) else None
-        elif word.startswith(("-c", "-m")) or word == "-":
-            return None
-    return None
+    if (name := _interpreters.file_of(words)) is not None:
+        path = os.path.join(directory, name)
+        return path if os.path.isfile(path) else None
+    inline = next((n for n, word in enumerate(words[1:], 1) if _interpreters.PYTHON.inline.fullmatch(word)), None)
+    if inline is None or words[inline] != "-m":
+        return None
+    return next(
+        (path for path in _local(directory, "".join(words[inline + 1 : inline + 2])) if os.path.isfile(path)), None
+    )
 
 
 def _local(root: str, name: str) -> Iterator[str]:
@@ -164,14 +160,19 @@ def look(words: Sequence[str], names: Sequence[str], directory: str, environ: Ma
     return read(done.stdout)
 
 
-def read(said: str) -> dict[str, Any]:
-    """Return what `CODE` said, among what start files printed."""
-    line = said.rpartition(f"\n{MARK}")[2].partition("\n")[0]
+def said(text: str) -> dict[str, Any]:
+    """Return what a program said in the line of `MARK`, among what start files printed."""
     try:
-        found = json.loads(line)
+        found = json.loads(text.rpartition(f"\n{MARK}")[2].partition("\n")[0])
     except ValueError:
         return {}
-    packages = found.get("packages") if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def read(text: str) -> dict[str, Any]:
+    """Return what `CODE` said."""
+    found = said(text)
+    packages = found.get("packages")
     if not isinstance(packages, dict):
         return {}
     kept = {str(name)[:100]: None if one is None else str(one)[:60] for name, one in packages.items()}

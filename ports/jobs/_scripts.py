@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ports import sessions
 from ports._version import VERSION
 from ports.errors import UsageError
-from ports.jobs import _model
+from ports.jobs import _interpreters, _model
 from ports.jobs._model import THREADS, Submission
 from ports.probe import ended
 from ports.state import paths, settings
@@ -38,6 +38,8 @@ OPTIONS = (
     "setup", "python",
 )  # fmt: skip
 RECORDED = ("commit", "dirty", "patch", "python", "packages")  # of the moment of a submission
+#: What helps where the interpreter of a setup is missing.
+OTHER_PYTHON = "name another one, or leave --python out"
 _MOST_NAME = 60
 _FAR = 100 * 365 * 86400.0  # seconds
 _TAG_OPTION = re.compile(r"([^=]+)=(.*)", re.DOTALL)
@@ -108,6 +110,7 @@ def describe(
     notify: bool = False,
     is_far: bool = False,
     in_place: bool = False,
+    copy: bool = False,
     setup: str | None = None,
     python: str | None = None,
 ) -> Script:
@@ -144,11 +147,13 @@ def describe(
         It runs on another machine: in the home there, or a `directory` there, and in the login shell's environment.
     in_place : bool
         With `is_far`: in the directory of the same path there, if it has one.
+    copy : bool
+        It is going to run in a copy, whose plan looks whether the file is there that it runs.
 
     Raises
     ------
     UsageError
-        A value is invalid, or there is no such program.
+        A value is invalid, there is no such program, or an interpreter runs a file that is not there.
     """
     words, given = [str(word) for word in argv], _variables(environ)
     where, or_home = _place(directory, is_far=is_far, in_place=in_place), is_far and in_place and directory is None
@@ -156,15 +161,25 @@ def describe(
     _check_program(words, where, own, is_far=is_far or "setup" in more)
     asked = {
         **{"queue": queue, "priority": priority, "after": list(after), "notify": notify},
-        "name": name or _name_of(words),
-        "needs": _needs(cpus, memory, gpus),
+        **{"name": name or _name_of(words), "needs": _needs(cpus, memory, gpus)},
         **_seconds(timeout=timeout, lifetime=lifetime),
         **{"retries": _model.parse_retries(retries), "memory_growth": memory_growth},
-        "at": None if at is None else parse_time(at),
-        "tags": dict(tag) if isinstance(tag, Mapping) else dict(map(_tag, tag)),
+        **{"at": None if at is None else parse_time(at), "tags": _tags(tag)},
         "script": {**_kept(words), "keep_children": keep_children, "whole": cpus is None, **more},
     }
-    return dataclasses.replace(_script(asked, where, own), or_home=or_home)
+    script = dataclasses.replace(_script(asked, where, own), or_home=or_home)
+    return script if is_far else _checked(script, python, copy=copy)
+
+
+def _checked(script: Script, python: str | None, *, copy: bool) -> Script:
+    """Return a script of this machine; raises UsageError if its file, or the interpreter of its setup, is not here."""
+    directory = str(script.submission.directory)
+    if python is not None and _program(python, directory, script.environ) is None:
+        where = f"in {directory}" if os.sep in python else "on your PATH"
+        raise UsageError(f"python: there is no program {python!r} {where}; {OTHER_PYTHON}")
+    if not copy and not script.submission.after:  # a job before this one can make it
+        _interpreters.check_file(script.argv, directory, script.environ)
+    return script
 
 
 def _seconds(**given: str | float | None) -> dict[str, float | None]:
@@ -181,6 +196,14 @@ def _setup(command: str | None, python: str | None) -> dict[str, Any]:
     if not command.strip() or "\0" in command:
         raise UsageError("setup: there is no command; write `--setup 'pip install -r requirements.txt'`")
     return {"setup": {"command": command.strip(), **({"python": python} if python else {})}}
+
+
+def _program(name: str, directory: str, environ: Mapping[str, str]) -> str | None:
+    """Return the program of that name, which runs in a directory with these variables; None if there is none."""
+    if os.sep not in name:
+        return shutil.which(name, path=environ.get("PATH", os.defpath))
+    path = Path(directory) / name
+    return name if path.is_file() and os.access(path, os.X_OK) else None
 
 
 def _needs(cpus: float | None, memory: str | int | None, gpus: int) -> dict[str, Any]:
@@ -259,6 +282,8 @@ def again(row: Mapping[str, Any], *, is_far: bool = False) -> Script:
     is_made = "setup" in script or (has_copy and os.sep in words[0])  # a program of the setup, or of the copy
     if not is_made:
         _check_program(words, where, own, is_far=is_far)
+    if not (has_copy or is_far):
+        _interpreters.check_file(words, where, own)
     kept = {name: value for name, value in script.items() if name not in RECORDED}
     return _script({**asked, "script": {**kept, **(_of_far(cpus) if is_far else {})}}, where, own)
 
@@ -351,6 +376,10 @@ def _variables(given: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     return dict(map(variable, given))
 
 
+def _tags(given: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    return dict(given) if isinstance(given, Mapping) else dict(map(_tag, given))
+
+
 def _tag(text: str) -> tuple[str, str]:
     found = _TAG_OPTION.fullmatch(text)
     if found is None:
@@ -395,14 +424,9 @@ def _check_program(words: Sequence[str], directory: str, environ: Mapping[str, s
     if is_far:
         return
     program = words[0]
-    found: str | None = program
-    if os.sep in program:
-        path = Path(directory) / program
-        found = program if path.is_file() and os.access(path, os.X_OK) else None
-        if found is None and path.is_file():
-            raise UsageError(f"{program} is not executable; `chmod +x {program}`, or name its interpreter before it")
-    else:
-        found = shutil.which(program, path=environ.get("PATH", os.defpath))
+    found = _program(program, directory, environ)
+    if found is None and os.sep in program and (Path(directory) / program).is_file():
+        raise UsageError(f"{program} is not executable; `chmod +x {program}`, or name its interpreter before it")
     if found is None and len(words) == 1 and program.endswith((".yaml", ".yml")):
         raise UsageError(f"there is no file {program!r} in {directory}")
     if found is None:

@@ -127,23 +127,27 @@ def reused_from(text: str, host: str) -> tuple[str, str]:
     return str(parse_id(number)), path or "."
 
 
-def recorded(machine: Asks, script: Script, root: str, *, host: str) -> tuple[Script, list[str]]:
-    """Return the script with the versions of what it imports there, and in sentences what is missing or differs.
+def asked_packages(script: Script, root: str) -> list[str] | None:
+    """Return the packages for which a machine is asked, to which a script goes from `root`; None: it is not asked."""
+    return None if "setup" in (script.submission.script or {}) else _packages.imports(script.argv, root)
+
+
+def recorded(machine: Asks, script: Script, root: str, *, host: str) -> tuple[Script, list[str], bool]:
+    """Return the script with the versions of what it imports there, in sentences what is missing, and if Python spoke.
 
     Parameters
     ----------
     root : str
         The directory here that has its files.
     """
-    names, python = _packages.imports(script.argv, root), _packages.python_of(script.argv)
-    told = dict(script.submission.script or {})
-    if names is None or "setup" in told:
-        return script, []
+    names, python = asked_packages(script, root), _packages.python_of(script.argv)
+    if names is None:
+        return script, [], True
     answer = machine.ask("disk.packages", [_packages.CODE.encode()], python=python, names=names).header
     there = _packages.read(str(answer.get("said") or ""))
     here = _packages.look(script.argv, names, root, sessions.surroundings.of_this_process())
-    submission = dataclasses.replace(script.submission, script={**told, **there})
-    return dataclasses.replace(script, submission=submission), _packages.notes(there, here, host)
+    submission = dataclasses.replace(script.submission, script={**(script.submission.script or {}), **there})
+    return dataclasses.replace(script, submission=submission), _packages.notes(there, here, host), bool(there)
 
 
 def forget(machine: Asks, key: str) -> None:

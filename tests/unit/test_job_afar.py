@@ -14,7 +14,7 @@ import pytest
 import ports
 from ports import __main__, hosts
 from ports.cli import main
-from ports.jobs import _afar, _client, _copies, _logs, _model, _places, _scripts, _there
+from ports.jobs import _afar, _client, _copies, _logs, _model, _needed_there, _places, _scripts, _there
 from ports.jobs.resource import lay_out
 
 FOLLOWED = 1200  # lines
@@ -112,7 +112,11 @@ def test_variables_go_to_a_private_file_there_and_nowhere_else(home: Path, monke
     assert b'"OMP_NUM_THREADS": "2"' in left and b'"directory": "~"' in left and str(home).encode() not in left
 
 
-def test_a_file_of_options_is_submitted_from_home(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_options_is_submitted_from_home(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    (home / "runs").mkdir()
     (home / "train.yaml").write_text("run: |\n  echo hello\nname: night\ncpus: 1\nlifetime: 2h\ndirectory: runs\n")
     assert submit("--json", "train.yaml") == 0
     row = shown(capsys)
@@ -146,31 +150,34 @@ def test_the_directory_is_sent_and_what_stays_behind_is_said(
 ) -> None:
     root = project(home, monkeypatch)
     (root / ".env").write_text("TOKEN=1")
-    said, _, sent = asked(capsys, "--", "python", "train.py")
+    said, _, sent = asked(capsys, "--", "python3", "train.py")
     assert sent == str(root) and "sent 1 file, 9 B" in said
     assert "stays behind: .env (7 B, it can be a secret, and git does not track it)" in said
-    assert cli("submit", "-H", "far", "--dry-run", "--json", "--", "python", "train.py") == 0
+    assert cli("submit", "-H", "far", "--dry-run", "--json", "--", "python3", "train.py") == 0
     assert shown(capsys)["workspace"]["n_files"] == 1
-    (root / "train.yaml").write_text("run: python train.py\nout: results\n")
+    (root / "train.yaml").write_text("run: python3 train.py\nout: results\n")
     assert asked(capsys, "train.yaml")[2] == str(root)
-    assert submit("--", "python", ".env") == 2 and ".env would stay behind" in capsys.readouterr().err
+    assert submit("--", "python3", ".env") == 2 and ".env would stay behind" in capsys.readouterr().err
 
 
 def test_in_place_sends_nothing_and_means_the_same_path_there(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = project(home, monkeypatch)
-    said, directory, sent = asked(capsys, "--in-place", "--", "python", "train.py")
+    said, directory, sent = asked(capsys, "--in-place", "--", "python3", "train.py")
     assert (directory, sent) == ("~/project", None) and "sent" not in said
     monkeypatch.setattr(_scripts, "_same_there", lambda: "~/not-there")
-    said, directory, sent = asked(capsys, "--in-place", "--", "python", "train.py")
+    (home / "home" / "train.py").touch()
+    (home / "home" / "runs").mkdir()
+    (home / "home" / "runs" / "train.py").touch()
+    said, directory, sent = asked(capsys, "--in-place", "--", "python3", "train.py")
     assert "~/not-there is not on far: the job runs in your home there; without --in-place, files are sent" in said
     assert (directory, sent) == ("~", None)
-    (root / "train.yaml").write_text("run: python train.py\nin_place: true\ndirectory: runs\n")
+    (root / "train.yaml").write_text("run: python3 train.py\nin_place: true\ndirectory: runs\n")
     assert asked(capsys, "train.yaml")[1:] == ("~/runs", None)
-    (root / "train.yaml").write_text("run: python train.py\ncopy: true\nout: results\n")
+    (root / "train.yaml").write_text("run: python3 train.py\ncopy: true\nout: results\n")
     assert asked(capsys, "--in-place", "train.yaml")[2] is None
-    (root / "train.yaml").write_text("run: python train.py\nin_place: true\n")
+    (root / "train.yaml").write_text("run: python3 train.py\nin_place: true\n")
     assert asked(capsys, "--copy", "train.yaml")[2] == str(root)
 
 
@@ -198,10 +205,10 @@ def test_no_home_is_sent_and_a_command_without_files_runs(
 
 
 NAMING = [
-    ["--", "python", "train.py"],
+    ["--", "python3", "train.py"],
     ["--", "./train.py"],
-    ["--", "sh", "-c", "cd / && python train.py"],
-    ["--", "python", "-m", "x", "--config=train.py"],
+    ["--", "sh", "-c", "cd / && python3 train.py"],
+    ["--", "python3", "-m", "x", "--config=train.py"],
     ["--setup", "sh train.py", "--", "true"],
     ["train.yaml"],
 ]
@@ -219,8 +226,8 @@ def test_a_command_that_names_a_file_of_a_home_is_refused(
         assert "train.py is in" in said and "your home, which is not sent to far; `cd` to" in said, words
         assert "--in-place uses the files that far has" in said
     assert asked(capsys, "--in-place", *NAMING[0])[1:] == ("~", None)
-    assert submit("--copy", "--", "python", "train.py") == 2 and "is your home;" in capsys.readouterr().err
-    assert asked(capsys, "--send-all", "--", "python", "train.py")[2] == str(root)
+    assert submit("--copy", "--", "python3", "train.py") == 2 and "is your home;" in capsys.readouterr().err
+    assert asked(capsys, "--send-all", "--", "python3", "train.py")[2] == str(root)
 
 
 def test_jobs_are_cancelled_and_run_again_from_home(capsys: pytest.CaptureFixture[str]) -> None:
@@ -446,3 +453,69 @@ def test_what_fails_while_the_way_is_begun_is_raised_where_it_is_needed(monkeypa
     with pytest.raises(ports.errors.UnknownHostError):
         _client.connection("far", start=False)
     assert _client.connection("far", start=False).resource["protocol"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--in-place", "--", "pyhton", "x.py"], "no program 'pyhton' on the PATH of your login shell on far"),
+        (["--in-place", "--", "./run.sh"], "there is no program './run.sh' on far"),
+        (["--in-place", "--", "python3", "trian.py"], "there is no file 'trian.py' in "),
+        (["--", "pyhton", "train.py"], "no program 'pyhton' on the PATH of your login shell on far"),
+        (["--", "python3.99", "train.py"], "no program 'python3.99' on the PATH of your login shell on far"),
+        (["--", "python3", "trian.py"], "did you mean train.py?"),
+        (["--", "python3", "/nowhere/train.py"], "there is no file '/nowhere/train.py' in ~ on far"),
+        (
+            ["--setup", "true", "--python", "nopython", "--", "tool"],
+            "python: there is no program 'nopython' on the PATH",
+        ),
+        (["file.yaml"], "directory: ~/nowhere does not exist on far"),
+    ],
+)
+def test_what_is_surely_not_there_is_refused_at_the_submission(
+    words: list[str], said: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "work").mkdir()
+    monkeypatch.chdir(home / "work")
+    Path("train.py").write_text("import json\n")
+    Path("file.yaml").write_text("run: 'true'\ndirectory: nowhere\n")
+    assert submit(*words) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert cli("list", "-H", "far", "--json") == 0 and shown(capsys) == []
+    kept = list(_places.here().workspaces.glob("*"))
+    assert kept == []  # nothing is kept for it
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--environ", "PATH=/opt", "--", "tool-of-opt"],
+        ["--setup", "true", "--", "tool-of-the-setup"],
+        ["--after", "far:1", "--in-place", "--", "python3", "made-by-1.py"],
+        ["--", "python3", "train.py"],
+        ["--", "sh", "-c", "tool"],
+    ],
+)
+def test_what_can_be_there_is_submitted(words: list[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "work").mkdir()
+    monkeypatch.chdir(home / "work")
+    Path("train.py").write_text("")
+    assert submit("--", "true") == 0
+    assert submit(*words) == 0
+
+
+def test_a_machine_without_python3_for_its_login_shell_refuses_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "sh").write_text("#!/bin/sh\nexit 127\n")
+    (home / "sh").chmod(0o755)
+    monkeypatch.setenv("SHELL", str(home / "sh"))
+    assert submit("--in-place", "--", "pyhton", "x.py") == 0
+
+
+def test_what_every_machine_has_costs_no_question() -> None:
+    script = _scripts.describe(["sleep", "1"], is_far=True)
+    assert _needed_there.names(script, has_files=True) == {}
+    other = _scripts.describe(["bash", "run.sh"], is_far=True)
+    assert _needed_there.names(other, has_files=True) == {}
+    assert _needed_there.names(other, has_files=False) == {"file": ("run.sh", os.F_OK, True)}

@@ -264,6 +264,9 @@ WALKED = {
     "integration/test_job_resource.py::test_a_cluster_that_was_stopped_is_started_for_the_next_job": (
         "`ports cluster stop jobs`, and jobs start a new one",
     ),
+    "unit/test_job_interpreters.py::test_an_interpreter_of_a_setup_that_is_not_here_is_refused": (
+        "name another one, or leave --python out",
+    ),
     "unit/test_job_queue_faults.py::test_a_removed_directory_is_made_again_at_the_next_start": (
         "`ports resource start` makes the directories of jobs again",
     ),
