@@ -46,6 +46,8 @@ if MYPY:
     from .accounts import is_person as is_person
     from .agent import mux as mux
     from .agent import view as view
+    from .agent.watch import Answers as Answers
+    from .agent.watch import glance as glance
     from .identity import boot_id as boot_id
     from .identity import is_same_process_alive as is_same_process_alive
     from .identity import is_zombie as is_zombie
@@ -103,6 +105,7 @@ else:
         __name__,
         {
             "accounts": ("is_person",),
+            "agent.watch": ("Answers", "glance"),
             "identity": (
                 "boot_id",
                 "is_same_process_alive",

@@ -1,4 +1,4 @@
-"""Links at home to what runs on other hosts: open, list, close.
+"""Links at home to what runs on other hosts: open, list, close; and views of those hosts.
 
 >>> from ports import tunnels
 >>> local = tunnels.LocalAddress(port=8880)  # for tunnels.open("server1:lab", local=local)
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ports.tunnels._open import open_many as open_many
     from ports.tunnels._records import read_all_records as read_all_records
     from ports.tunnels._records import unreadable_records as unreadable_records
+    from ports.tunnels._watching import Watching as Watching
+    from ports.tunnels._watching import watch as watch
 else:
     __getattr__, __dir__, __all__ = face(
         __name__,
@@ -40,6 +42,7 @@ else:
             "_local_address": ("LocalAddress",),
             "_open": ("open", "open_many"),
             "_records": ("read_all_records", "unreadable_records"),
+            "_watching": ("Watching", "watch"),
         },
         modules=("keeper",),
     )

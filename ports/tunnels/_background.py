@@ -80,8 +80,7 @@ def open_in_background(
 def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> list[Mapping[str, Any]]:
     """Return the rows of what the background process opened; start it if none runs."""
     for _ in range(3):
-        with locked("keeper", timeout=30):
-            record = tunnel_records.keeper() or _spawn()
+        record = running()
         try:
             answer = tunnel_records.ask(record, request, timeout=_LONGEST_OPEN, on_line=on_event)
         except PortsError:
@@ -101,6 +100,12 @@ def _ask_keeper(request: dict[str, Any], on_event: Event | None) -> list[Mapping
             raise ConflictError(f"the background tunnels use {answer['transport']}; {hint}")
         _await_end(record)
     raise StartError("the process that keeps the tunnels", "it ended three times", _log())
+
+
+def running() -> GroupRecord:
+    """Return the record of the process in the background; start it if none runs. Raises StartError."""
+    with locked("keeper", timeout=30):
+        return tunnel_records.keeper() or _spawn()
 
 
 def _await_end(record: GroupRecord) -> None:

@@ -13,18 +13,37 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ports.errors import PortInUseError, PortsError, StoreError
 from ports.tunnels._local_forward import BACKLOG, LocalForward
 
 T = TypeVar("T")
 
-#: Takes a request, and a function that sends a line at once; returns the last line.
-Handle = Callable[[dict[str, Any], Callable[[Mapping[str, Any]], None]], dict[str, Any]]
+
+class Stream(Protocol):
+    """Lines without an end, for as long as somebody reads them; its methods must not wait."""
+
+    def begin(self, wake: Callable[[], None]) -> None:
+        """Call `wake`, from any thread, as soon as there are lines."""
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the lines that are due."""
+
+    def hear(self, line: Mapping[str, Any]) -> None:
+        """Take a line of the reader."""
+
+    def end(self) -> None:
+        """Nobody reads any more."""
+
+
+#: Takes a request, and a function that sends a line at once; returns the last line, or a stream of more.
+Handle = Callable[[dict[str, Any], Callable[[Mapping[str, Any]], None]], "dict[str, Any] | Stream"]
 
 LOOPBACK = ("127.0.0.1", "::1")
 _LONGEST_REQUEST = 1 << 20  # bytes
+_LINES_EVERY = 0.1  # seconds between two looks at what a stream has to say
+_WORD_EVERY = 5.0  # seconds without a line after which an empty one says that this process lives
 _NO_SUCH_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
 
@@ -91,6 +110,7 @@ class Relay:
         self._loop = asyncio.SelectorEventLoop()
         self._forwards: set[LocalForward] = set()
         self._control: asyncio.Server | None = None
+        self._streams: set[asyncio.Task[None]] = set()
         self.control: str | None = None  # where it answers, as in a `Reach`
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
         self._thread.start()
@@ -119,7 +139,7 @@ class Relay:
         """Answer requests of other `ports` processes of the user, JSON lines, at the Unix socket `path`.
 
         On Windows, where Python has no Unix sockets, it is a port of the loopback, and requests must have a token.
-        `handle` gets the request and a function that sends a line; it returns the last line.
+        `handle` gets the request and a function that sends a line; it returns the last line, or a stream.
         """
         unix = has_unix_sockets()
         token = None if unix else _new_token()
@@ -137,8 +157,7 @@ class Relay:
                     answer = await self._loop.run_in_executor(None, handle, request, say)
                 except Exception as error:  # noqa: BLE001 - another version asks for what is not known here
                     answer = {"error": str(error) or type(error).__name__}
-                writer.write(json.dumps(answer).encode() + b"\n")
-                await writer.drain()
+                await self._reply(answer, reader, writer)
             except (OSError, ValueError, asyncio.TimeoutError):  # it has gone, or its request is invalid
                 pass
             finally:
@@ -160,6 +179,50 @@ class Relay:
         self.control = str(path) if unix else f"{LOOPBACK[0]}:{server.sockets[0].getsockname()[1]}"
         return Reach(self.control, token)
 
+    async def _reply(
+        self, answer: dict[str, Any] | Stream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Send the last line, or the lines of a stream until its reader has gone."""
+        if isinstance(answer, dict):
+            writer.write(json.dumps(answer).encode() + b"\n")
+            await writer.drain()
+        else:
+            await self._tell_lines(answer, reader, writer)
+
+    async def _tell_lines(self, stream: Stream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        changed = asyncio.Event()
+
+        async def hear() -> None:
+            with contextlib.suppress(OSError, ValueError):
+                while heard := await reader.readline():
+                    stream.hear(json.loads(heard))
+            changed.set()
+
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        hearing = asyncio.ensure_future(hear())
+        stream.begin(lambda: self.soon(changed.set))
+        try:
+            while not hearing.done():
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(changed.wait(), _WORD_EVERY)
+                changed.clear()
+                for line in stream.lines() or [{}]:
+                    writer.write(json.dumps(line).encode() + b"\n")
+                await writer.drain()
+                await asyncio.sleep(_LINES_EVERY)
+        finally:
+            self._streams.discard(task)
+            hearing.cancel()
+            stream.end()
+
+    async def _end_streams(self) -> None:
+        streams = list(self._streams)
+        for task in streams:
+            task.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
+
     def close(self) -> None:
         """Free all ports, cut all connections, end the thread."""
         if not self._thread.is_alive():
@@ -167,6 +230,9 @@ class Relay:
         self.stop_all()
         if self._control is not None:
             self._loop.call_soon_threadsafe(self._control.close)
+        if threading.current_thread() is not self._thread:
+            with contextlib.suppress(RuntimeError, TimeoutError):
+                self.call(self._end_streams())
         self._loop.call_soon_threadsafe(self._loop.stop)
         if threading.current_thread() is not self._thread:
             self._thread.join(5)

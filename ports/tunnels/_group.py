@@ -26,6 +26,7 @@ from ports.tunnels._local_address import LocalAddress
 from ports.tunnels._requests import OpenRequest
 from ports.tunnels._rows import TunnelRow
 from ports.tunnels._tunnel import LINKED, Tunnel
+from ports.tunnels._viewers import Stream, Viewers
 
 _ROUND_SECONDS = 3.0  # usual ports that are free again, services that did not answer
 _NEEDED = (*LINKED, "connecting")
@@ -56,6 +57,7 @@ class TunnelGroup:
         self._relay = Relay()
         self._reach: Reach | None = None
         self._watcher: threading.Thread | None = None
+        self._viewers = Viewers(self._follow, self._unwatched)
 
     @property
     def tunnels(self) -> list[Tunnel]:
@@ -134,8 +136,9 @@ class TunnelGroup:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is open or being opened."""
-        return not self._busy and not any(tunnel.ports for tunnel in self.tunnels)
+        """Whether nothing is open or being opened, and nobody watches a host through the process in the background."""
+        watched = self._log is not None and self._viewers.hosts
+        return not self._busy and not watched and not any(tunnel.ports for tunnel in self.tunnels)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the last tunnel is closed, by `close` or from another process; False after `timeout` seconds."""
@@ -151,6 +154,7 @@ class TunnelGroup:
         if another or self._ended.is_set():
             self._ended.wait(15)  # the process may end once this returns
             return
+        self._viewers.close()
         for host in list(self._hosts.values()):
             host.halt()
         self._relay.stop_all()
@@ -170,6 +174,10 @@ class TunnelGroup:
         meant = list(wanted)
         closed = [tunnel for host in list(self._hosts.values()) for tunnel in host.close_tunnels(meant)]
         rows = [tunnel.row() for tunnel in closed]
+        self._close_if_idle()
+        return rows
+
+    def _close_if_idle(self) -> None:
         with self._lock:
             is_last = self.is_idle and not self._closing.is_set()
             if is_last:
@@ -179,7 +187,6 @@ class TunnelGroup:
                 host.halt()  # before the answer: after it, somebody may log out
             # not from the thread that must still send the answer
             threading.Timer(0.05, self.close).start()
-        return rows
 
     def __enter__(self) -> TunnelGroup:
         return self
@@ -198,8 +205,19 @@ class TunnelGroup:
                 on_browse=self._browse,
                 on_node=self._open_on_node,
                 on_ends=lambda host, ends: _ends.tell(host, ends, self._events.emit),
+                on_news=self._viewers.changed,
             )
         return self._hosts[alias]
+
+    def _follow(self, alias: str) -> HostTunnels:
+        with self._lock:
+            return self._host(alias)
+
+    def _unwatched(self, alias: str) -> None:
+        """Let go of a host that nobody watches any more; the process in the background ends with the last."""
+        self._drop_idle(alias)
+        if self._log is not None:
+            self._close_if_idle()
 
     def _open_on_node(self, node: str, request: OpenRequest, batch: bool | None, is_first: bool) -> None:
         """Open what lives on another node of a host's name, unless that node's links are watched already."""
@@ -244,8 +262,11 @@ class TunnelGroup:
 
     # --- other processes ---
 
-    def _answer(self, request: dict[str, Any], say: Event) -> dict[str, Any]:
-        """Answer another process: ``{"close": [number, …]}``, also ``share``; ``{"rows": true}``; ``{"open": {…}}``."""
+    def _answer(self, request: dict[str, Any], say: Event) -> dict[str, Any] | Stream:
+        """Answer another process.
+
+        ``{"close": [number, …]}``, also ``share``; ``{"rows": true}``; ``{"open": {…}}``; ``{"watch": [host, …]}``.
+        """
         if "close" in request:
             wanted = set(request["close"])
             return {"closed": self.close_tunnels([one for one in self.tunnels if one.number in wanted])}
@@ -254,6 +275,8 @@ class TunnelGroup:
             return {"shared": [one.number for host in list(self._hosts.values()) for one in host.share(meant)]}
         if "open" in request:
             return self._open_for_another(request["open"], say)
+        if "watch" in request:
+            return {"closing": True} if self._closing.is_set() else self._viewers.stream(request["watch"])
         return {"rows": [tunnel.record_row() for tunnel in self.tunnels if tunnel.ports]}
 
     def _open_for_another(self, request: dict[str, Any], say: Event) -> dict[str, Any]:
@@ -309,12 +332,18 @@ class TunnelGroup:
             unserved = [target for target in wanted if not any(_is_meant(one, [target]) for one in linked)]
             for alias, host in list(self._hosts.items()):
                 host.withdraw(target for target in unserved if target.host in (alias, alias.partition("/")[0]))
-                if self._busy or not host.is_idle:
-                    continue
-                del self._hosts[alias]
-                host.halt()
-                # closing waits for an attempt to connect
-                threading.Thread(target=host.close, name=f"close-{alias}", daemon=True).start()
+                self._drop_idle(alias)
+
+    def _drop_idle(self, alias: str) -> None:
+        """Disconnect from a host on which nothing is open or to be opened, and that nobody watches."""
+        with self._lock:
+            host = self._hosts.get(alias)
+            if host is None or self._busy or not host.is_idle or alias in self._viewers.hosts:
+                return
+            del self._hosts[alias]
+            host.halt()
+            # closing waits for an attempt to connect
+            threading.Thread(target=host.close, name=f"close-{alias}", daemon=True).start()
 
     def _browse(self, alias: str, wanted: dict[str, Any]) -> dict[str, Any]:
         """Open in the browser here what somebody on `alias` wants to see; report what was opened, without a token."""
@@ -347,6 +376,7 @@ class TunnelGroup:
 
     def _changed(self, tunnel: Tunnel) -> None:
         self._events.emit(tunnel.row())
+        self._viewers.changed(tunnel.host)
         try:
             self._write_record()
         except PortsError as error:  # a full disk: the tunnel works nevertheless

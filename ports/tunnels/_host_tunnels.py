@@ -21,7 +21,7 @@ from ports.errors import (
 from ports.hosts import Target
 from ports.listeners import Listener
 from ports.state import settings, wait_until
-from ports.tunnels import _requests, _services
+from ports.tunnels import _requests, _services, _views
 from ports.tunnels._bring_up import TunnelOpener
 from ports.tunnels._ends import NewEnds
 from ports.tunnels._event_loop import Relay
@@ -51,6 +51,8 @@ class HostTunnels:
     on_node : callable
         Called with another node of the host's name, what is wanted there, whether to ask nobody for a login, and
         whether somebody waits for it.
+    on_news : callable, optional
+        Called with the host when its condition, or what listens there, has changed.
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class HostTunnels:
         on_browse: Callable[[str, dict[str, Any]], dict[str, Any]],
         on_node: Callable[[str, OpenRequest, bool | None, bool], None],
         on_ends: Callable[[str, list[dict[str, Any]]], None],
+        on_news: Callable[[str], None] = lambda alias: None,
     ) -> None:
-        self.alias, self._on_node = alias, on_node
+        self.alias, self._on_node, self._on_news = alias, on_node, on_news
         self.tunnels = TunnelList(on_change)
         self._requests: list[OpenRequest] = []  # replaced, never changed, with the lock held
         self._requests_lock = threading.Lock()
         self._document: dict[str, Any] = {}  # the last one
+        self._found: tuple[Listener, ...] = ()  # in it
         self._turn = threading.Lock()  # one document at a time
         self._starting = threading.Lock()
         self._ends = NewEnds()
@@ -117,6 +121,35 @@ class HostTunnels:
         with contextlib.suppress(TimedOutError):  # nothing has changed there
             wait_until(lambda: self._document is not before or None, timeout=_LOOK_SECONDS, what="a look")
         return self._document
+
+    # --- for those who watch the host ---
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the connection to it stands, as far as that is known."""
+        return self._watch.is_running and self._watch.is_up
+
+    def follow(self) -> None:
+        """Connect to the host, asking nobody, and stay connected; it is tried again and again."""
+        with self._starting:
+            if not self._watch.is_running and not self.tunnels.is_halted:
+                self._watch.start(self.alias, connecting=True)
+
+    def look(self) -> None:
+        """Let our program there look at once; it reports what has changed."""
+        self._connection.look()
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Return what our program there sees of the machine; None where there is no connection."""
+        return None
+
+    def parts(self) -> dict[str, Any]:
+        """Return what a view shows of the host's condition and of its listeners, see `_views.PARTS`."""
+        now = self._watch.condition
+        by_ssh = hosts.choose_transport() == "ssh"
+        told = _views.condition(self.alias, now.state, now.since, now.error, by_ssh=by_ssh)
+        told["rows"] = _views.rows(self._found, [one.row() for one in self.tunnels])
+        return {**told, "warnings": list(self._document.get("warnings") or ())}
 
     def halt(self) -> None:
         """Open nothing from now on, and connect no more."""
@@ -234,7 +267,8 @@ class HostTunnels:
         on_nodes = _requests.on_nodes(document, requests)
         with self._turn:
             self._document = document
-            found = listeners.from_probe(document, host=self.alias)
+            found = self._found = listeners.from_probe(document, host=self.alias)
+            self._on_news(self.alias)
             wanted, failed = _requests.choose(document, found, requests)
             known = {one.key[1]: one for one in self.tunnels if one.service is not None}
             self.share(one for key, one in known.items() if key in wanted and wanted[key][1].local.share)
@@ -310,6 +344,7 @@ class HostTunnels:
             on_ends(self.alias, fresh)
 
     def _take_condition(self, condition: Condition) -> None:
+        self._on_news(self.alias)
         for tunnel in self.tunnels:
             if tunnel.forward is None or tunnel.gone:
                 continue

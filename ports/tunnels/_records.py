@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -239,6 +239,66 @@ def ask(
     if "error" in last and not last.get("closing"):
         raise PortsError(f"process {record.process.pid}, which keeps the tunnel: {last['error']}")
     return last
+
+
+class Lines:
+    """The lines that the process of `record` sends in answer to `request`, until one end closes; a context manager.
+
+    Raises
+    ------
+    TimedOutError
+        Nothing came within `timeout` seconds.
+    PortsError
+        It cannot be asked.
+    """
+
+    def __init__(self, record: GroupRecord, request: dict[str, Any], *, timeout: float) -> None:
+        self._record, self._timeout = record, timeout
+        self._request = request if record.token is None else {**request, "token": record.token}
+        self._socket = _socket_for(record)
+
+    def __enter__(self) -> Lines:
+        self._socket.settimeout(self._timeout)
+        try:
+            _connect(self._socket, self._record, min(self._timeout, _BACK_SECONDS))
+            self._send(self._request)
+        except OSError as error:
+            self._socket.close()
+            raise _cannot_be_asked(self._record, error.strerror or str(error)) from error
+        except BaseException:
+            self._socket.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield each line as it comes."""
+        try:
+            with self._socket.makefile("rb") as stream:
+                for line in stream:
+                    yield json.loads(line)
+        except TimeoutError as error:
+            what = f"a word of process {self._record.process.pid}, which keeps the tunnel,"
+            raise TimedOutError(what, self._timeout) from error
+        except ValueError as error:  # half a line, or a file that was closed here
+            raise _cannot_be_asked(self._record, str(error)) from error
+        except OSError as error:
+            raise _cannot_be_asked(self._record, error.strerror or str(error)) from error
+
+    def say(self, line: dict[str, Any]) -> None:
+        """Send one more line; a process that has gone does not hear it."""
+        with contextlib.suppress(OSError):
+            self._send(line)
+
+    def close(self) -> None:
+        """End the lines; another thread may wait for one."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _send(self, line: dict[str, Any]) -> None:
+        self._socket.sendall(json.dumps(line).encode() + b"\n")
 
 
 def _connect(connection: socket.socket, record: GroupRecord, limit: float) -> None:

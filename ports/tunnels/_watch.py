@@ -25,6 +25,7 @@ from ports.tunnels._host_connection import HostConnection
 
 _TICK = 0.5
 _ATTEMPT_SECONDS = 3.0  # an attempt that waits longer than this sends too few packets to see the network come back
+_FIRST_SECONDS = 10.0  # of a first attempt: the host may be slow
 _MOST_ATTEMPT_SECONDS = 24.0  # for a host that answers slowly
 _LEAST_PAUSE, _MOST_PAUSE, _MOST_PAUSE_REFUSED = 0.3, 3.0, 60.0
 _SHORT_LIVED = 5.0  # silence is not noticed sooner: a connection that ends within it was ended, there or here
@@ -33,7 +34,7 @@ _JUMP_OF_THE_CLOCK, _ANSWER_AFTER_JUMP = 10.0, 2.0
 
 @dataclass(frozen=True)
 class Condition:
-    """How a connection is: ``up``, ``down`` or ``needs login``, and why."""
+    """How a connection is: ``connecting`` for the first time, ``up``, ``down`` or ``needs login``, and why."""
 
     state: str
     since: float
@@ -149,8 +150,11 @@ class Watch:
         """Take the connection as up, as it was just made."""
         self.condition, self._up_at = Condition("up", time.time()), time.monotonic()
 
-    def start(self, alias: str) -> None:
-        """Start to watch the connection to `alias`, which need not be up yet."""
+    def start(self, alias: str, *, connecting: bool = False) -> None:
+        """Start to watch the connection to `alias`, which need not be up yet; `connecting`: nobody has tried so far."""
+        if connecting:
+            self.condition = Condition("connecting", time.time())
+            self._connection.ask_again()  # wakes the thread
         self._alias = self._connection.alias = alias
         self._thread = threading.Thread(target=self._keep, name=f"connection-{alias}", daemon=True)
         self._thread.start()
@@ -217,14 +221,16 @@ class Watch:
 
     def _mend(self, lost: PortsError) -> None:
         """Try until the connection is up again."""
-        self._change("down", lost)
+        is_first = self.condition.state == "connecting"
+        if not is_first:
+            self._change("down", lost)
         self._connection.give_up()
         # A connection that ends again as soon as it is up must not be made again without end: the kernel on the host
         # may kill our program each time.
         short = time.monotonic() - self._up_at < _SHORT_LIVED
         self._rest = min(_MOST_PAUSE_REFUSED, max(_LEAST_PAUSE, 2 * self._rest)) if short else 0.0
         self._connection.closing.wait(self._rest)
-        pause, patience = _LEAST_PAUSE, _ATTEMPT_SECONDS
+        pause, patience = _LEAST_PAUSE, _FIRST_SECONDS if is_first else _ATTEMPT_SECONDS
         while not self._connection.closing.is_set():
             started = time.monotonic()
             try:

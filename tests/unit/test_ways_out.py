@@ -42,6 +42,9 @@ WALKED = {
         "the link works once, `ports page` prints another one", "`ports page stop` ends the page",
         "`ports page` starts one",
     ),
+    "unit/test_watching.py::test_a_keeper_of_an_older_ports_is_named_until_it_is_ended": (
+        "is of an older ports: end it by `ports tunnel close --all`",
+    ),
     "integration/test_job_shell.py::test_what_has_no_shell_says_what_to_do": (
         "a shell needs a terminal; `ports job logs {id}` shows", "a shell takes over the terminal; leave --json out",
     ),

@@ -1,0 +1,79 @@
+"""The view of this machine, to which no way leads: a thread looks."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ports import listeners, probe
+from ports.errors import PortsError, harmless
+from ports.hosts import is_here
+from ports.tunnels import _records, _views
+from ports.tunnels._viewers import EVERY
+
+
+class Here:
+    """This machine, see `_watching.Follower`."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._name = socket.gethostname().partition(".")[0]
+        self.view = _views.empty(self._name, here=True, since=time.time())
+        self._note = note
+        self._again, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="watch-here", daemon=True)
+        self._answers = probe.Answers()
+        self._document: dict[str, Any] = {}
+        self._glance: Any = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def refresh(self) -> None:
+        """Look at once."""
+        self._glance = None
+        self._again.set()
+
+    def end(self) -> None:
+        """Look no more."""
+        self._over.set()
+        self._again.set()
+
+    def _keep(self) -> None:
+        while not self._over.is_set():
+            with contextlib.suppress(PortsError):
+                self._look()
+            self._again.wait(EVERY)
+            self._again.clear()
+
+    def _look(self) -> None:
+        try:
+            glance, due = probe.glance({}, self._document), self._answers.next_time()
+            if glance != self._glance or (due is not None and due <= time.monotonic()):
+                self._document, self._glance = probe.probe({"answers": self._answers}), glance
+        except OSError as error:  # a disk that fails for a while
+            told = _views.condition(self._name, "down", time.time(), PortsError(harmless(str(error))))
+            self._set({**self.view, **told})
+            return
+        found = listeners.from_probe(self._document, host=self._name)
+        rows = _views.rows(found, _links_to_here())
+        told = {"rows": rows, "warnings": list(self._document["warnings"]), "seen_at": time.time()}
+        if self.view["condition"] != "connected":
+            told |= _views.condition(self._name, "up", time.time(), None)
+        self._set(_views.merged(self.view, told))
+
+    def _set(self, view: _views.View) -> None:
+        if view != self.view:
+            self.view = view
+            self._note("")
+
+
+def _links_to_here() -> list[dict[str, Any]]:
+    """Return the rows of tunnels that lead to this machine itself, as their processes recorded them."""
+    return [
+        row for _, record, alive in _records.read_all_records() if alive for row in record.rows if is_here(row["host"])
+    ]

@@ -1,0 +1,87 @@
+"""Hosts are watched: what is there, how the way to them is, and what is asked while nobody looks."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ports.state.waiting import wait_until
+from tests.lab import Site
+from tests.lab.leaks import LeakCheck
+from tests.lab.traffic import Journey, soon
+
+pytestmark = [pytest.mark.ci, pytest.mark.timeout(150)]
+
+# shows each view with the moment at which it came; a line on its input names a host to look at at once
+WATCH = """
+import json, sys, time
+from ports import tunnels
+def show(view):
+    print(json.dumps([time.time(), view]), flush=True)
+with tunnels.watch(sys.argv[1:], on_change=show) as watching:
+    for view in watching.views():
+        show(view)
+    for line in sys.stdin:
+        watching.refresh(line.strip())
+"""
+
+View = dict[str, Any]
+
+
+class Watcher:
+    """A process on the laptop that watches hosts."""
+
+    def __init__(self, journey: Journey, *aliases: str, env: dict[str, str] | None = None) -> None:
+        self.running = journey.start("laptop", [journey.site.python, "-c", WATCH, *aliases], stdin=-1, env=env or {})
+        self.seen: list[tuple[float, View]] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.running.stdout is not None
+        for line in self.running.stdout:
+            self.seen.append(tuple(json.loads(line)))
+
+    def wait(self, is_so: Callable[[View], Any], what: str, *, since: float = 0.0, timeout: float = 40) -> float:
+        """Wait for a view that came after `since` and of which `is_so`; return the moment."""
+        found = lambda: next((at for at, view in list(self.seen) if at > since and is_so(view)), None)  # noqa: E731
+        moment: float = wait_until(found, timeout=timeout, what=what)
+        return moment
+
+    def last(self, alias: str) -> View:
+        return [view for _, view in self.seen if view["host"] == alias][-1]
+
+
+@pytest.fixture
+def journey(site: Site, fresh_home: Site, nothing_left: LeakCheck) -> Iterator[Journey]:
+    for pattern in ("file */ssh/*.log", "file */logins/*", "file */tunnels/forward-methods.json"):
+        nothing_left.allow(pattern)
+    made = Journey(site)
+    yield made
+    made.end()
+
+
+def ports_of(view: View) -> set[int]:
+    return {row["port"] for row in view["rows"]}
+
+
+def test_watching_a_host_shows_what_starts_and_ends_there(journey: Journey) -> None:
+    _first, port = journey.serve("server1")
+    watcher = Watcher(journey, "server1", "")
+    watcher.wait(lambda view: view["host"] == "server1" and view["condition"] == "connected", "a connection")
+    watcher.wait(lambda view: port in ports_of(view), "the row of a listener")
+    here = next(view for _, view in watcher.seen if view["here"])
+    assert here["host"] != "server1"
+    begun = time.time()
+    second, another = journey.serve("server1")
+    assert watcher.wait(lambda view: another in ports_of(view), "a new row", since=begun) - begun < soon() + 5
+    second.kill()
+    watcher.wait(lambda view: view["host"] == "server1" and another not in ports_of(view), "its end", since=begun + 1)
+    journey.open(f"server1:{port}")
+    opened = lambda view: any((row["tunnel"] or {}).get("state") == "open" for row in view["rows"])  # noqa: E731
+    watcher.wait(opened, "the tunnel of a row")
+    assert len([one for one in journey.masters() if one.command[-1] == "server1"]) == 1

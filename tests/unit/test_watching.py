@@ -1,0 +1,131 @@
+"""Hosts are watched: the views of several watchers, and what ends with the last of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ports import tunnels
+from ports.state import runtime_directory
+from ports.state.waiting import wait_until
+from ports.tunnels import _background, _views
+from ports.tunnels import _records as tunnel_records
+from ports.tunnels._group import TunnelGroup
+from ports.tunnels._records import GroupRecord
+from ports.tunnels._watching import _There
+
+View = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+    yield
+    for lock in runtime_directory().glob("*.lock"):
+        lock.unlink()
+    runtime_directory().rmdir()
+
+
+@pytest.fixture
+def keepers(home: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TunnelGroup]]:
+    """What holds the ways to hosts in the background, in this process."""
+    made: list[TunnelGroup] = []
+
+    def spawn() -> GroupRecord:
+        made.append(TunnelGroup(log="tunnels.log"))
+        made[-1].serve()
+        found = tunnel_records.keeper()
+        assert found is not None
+        return found
+
+    monkeypatch.setattr(_background, "_spawn", spawn)
+    yield made
+    for group in made:
+        group.close()
+
+
+class Follower:
+    """One who watches a host, with all its views. ``localhost`` is asked as another host, and needs no ssh."""
+
+    def __init__(self, alias: str = "localhost") -> None:
+        self.views: list[View] = []
+        self.one = _There(alias, lambda _: self.views.append(self.one.view), batch=True)
+        self.one.start()
+
+    def wait(self, is_so: Callable[[View], Any], what: str) -> View:
+        return wait_until(lambda: next(filter(is_so, list(self.views)), None), timeout=30, what=what)
+
+    def end(self) -> None:
+        self.one.end()
+        self.one._thread.join(20)
+
+
+def is_connected(view: View) -> bool:
+    return bool(view["condition"] == "connected" and view["seen_at"])
+
+
+def test_all_who_watch_a_host_share_one_connection(keepers: list[TunnelGroup]) -> None:
+    followers = [Follower() for _ in range(3)]
+    for one in followers:
+        one.wait(is_connected, "a connection")
+    (group,) = keepers
+    assert [*group._hosts] == ["localhost"]
+    assert [one.name for one in threading.enumerate() if one.name == "look-localhost"] == ["look-localhost"]
+    for one in followers:
+        one.end()
+    assert group.wait(20), "it ends with the last who watches"
+
+
+def test_who_watches_goes_on_when_the_process_in_the_background_ended(keepers: list[TunnelGroup]) -> None:
+    follower = Follower()
+    follower.wait(is_connected, "a connection")
+    keepers[0].close()
+    wait_until(lambda: keepers[1:] or None, timeout=20, what="another process")
+    seen = len(follower.views)
+    wait_until(lambda: any(map(is_connected, follower.views[seen:])) or None, timeout=20, what="another connection")
+    follower.end()
+    assert keepers[1].wait(20)
+
+
+def test_a_keeper_of_an_older_ports_is_named_until_it_is_ended(
+    keepers: list[TunnelGroup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _background.running()
+    old, answer = keepers[0], keepers[0]._answer
+
+    def older(request: dict[str, Any], say: Any) -> Any:
+        return {"rows": []} if "watch" in request else answer(request, say)
+
+    monkeypatch.setattr(old, "_answer", older)
+    old._relay.answer(old._control, older)
+    follower = Follower()
+    told = follower.wait(lambda view: view["reason"], "the reason")
+    assert told["condition"] == "down" and "ports tunnel close --all" in told["reason"]
+    tunnels.close_all()
+    old.close()  # it had no tunnel, so it ends when it has been idle
+    follower.wait(is_connected, "a connection by a new process")
+    follower.end()
+    assert keepers[1].wait(20)
+
+
+def test_this_machine_is_watched_without_another_process(keepers: list[TunnelGroup]) -> None:
+    views: list[View] = []
+    watching = tunnels.watch([""], on_change=views.append)
+    assert [view["condition"] for view in watching.views()] == ["connecting"]
+    with watching:
+        wait_until(lambda: any(map(is_connected, views)) or None, timeout=20, what="a look at this machine")
+        assert [view["here"] for view in watching.views()] == [True]
+    assert not keepers
+
+
+def test_a_view_has_every_key_from_the_beginning() -> None:
+    view = _views.empty("server1", here=False, since=1.0)
+    assert set(view) == {
+        "host", "here", "condition", "since", "seen_at", "reason", "way_out",
+        "rows", "machine", "jobs", "history", "warnings",
+    }  # fmt: skip
+    assert _views.merged(view, {"rows": [{"kind": "cluster", "name": "main"}]})["rows"][0]["cluster"] is None
