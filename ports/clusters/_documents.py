@@ -54,8 +54,10 @@ class Summary(TypedDict, total=False):
     """What the owner of a running cluster answers on its dashboard's socket, at ``/ports.json``.
 
     Sizes are bytes, times seconds since 1970. `asleep` workers come back at the first task; `ends_at` is known once
-    the end is near. `waiting` says why tasks wait in vain, `failure` why workers do not start. An owner that is just
-    starting leaves out what comes after `n_clients`.
+    the end is near. `waiting` says why tasks wait in vain, `failure` why workers do not start. `worker_memory_bytes`
+    are those of the worker that uses least, of the middle one, and of the one that uses most. An owner that is just
+    starting leaves out what comes after `n_clients`. With ``?since=EPOCH`` there is ``history``: the later points, one
+    in 15 s, each a time, the number of workers, the three sizes, the limit of a worker, and tasks per second.
     """
 
     n_workers: int
@@ -77,6 +79,9 @@ class Summary(TypedDict, total=False):
     waiting: str | None
     last_task: float
     ends_at: float | None
+    worker_memory_bytes: list[int] | None
+    worker_limit_bytes: int | None
+    tasks_per_second: float
 
 
 class _Always(TypedDict):
@@ -99,6 +104,9 @@ class _Always(TypedDict):
     n_tasks: int | None
     n_running: int | None
     n_clients: int | None
+    worker_memory_bytes: list[int] | None
+    worker_limit_bytes: int | None
+    tasks_per_second: float | None
     guard: GuardShown | None
     asleep: int | None
     ends_at: float | None

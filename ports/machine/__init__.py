@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ports.machine._people import other_users as other_users
     from ports.machine._usage import Usage as Usage
     from ports.machine._usage import User as User
+    from ports.machine._usage import from_probe as from_probe
     from ports.machine._usage import prune as prune
     from ports.machine._usage import room as room
     from ports.machine._usage import usage as usage
@@ -36,6 +37,7 @@ else:
             "_usage": (
                 "Usage",
                 "User",
+                "from_probe",
                 "prune",
                 "room",
                 "usage",

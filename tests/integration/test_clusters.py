@@ -26,7 +26,7 @@ import pytest
 from distributed import Client
 
 import ports
-from ports import clusters, errors, sessions
+from ports import clusters, errors, probe, sessions
 from ports.clusters import _dask, _documents
 from ports.clusters._cluster import Cluster
 from ports.clusters._options import ClusterRunning
@@ -143,6 +143,23 @@ def test_what_is_sent_about_a_cluster_is_as_typed(shared_home: Home, main: Clust
         hints = get_type_hints(kind)
         assert set(document or ()) == set(hints)
         assert [key for key, value in (document or {}).items() if not is_a(value, hints[key])] == []
+
+
+def test_who_watches_hears_how_fast_tasks_end_and_what_workers_hold(main: Cluster, client: Client) -> None:
+    viewer = probe.view.Viewer()
+
+    def busy() -> dict[str, Any] | None:
+        client.gather(client.map(str, range(20), pure=False))
+        told = viewer.view({"clusters": True, "since": {"clusters": {"main": 0}}})
+        assert told["troubles"] == {} and isinstance(told["history"]["clusters"]["main"], list)
+        found: dict[str, Any] = told["clusters"]["main"]
+        return found if found["tasks_per_second"] > 0 else None
+
+    found = wait_until(busy, timeout=60, what="tasks in a second")
+    least, middle, most = found["worker_memory_bytes"]
+    assert (found["n_workers"], found["worker_limit_bytes"]) == (1, 1_000_000_000)
+    assert 0 < least == middle == most < 1_000_000_000
+    assert clusters.get("main").row()["worker_limit_bytes"] == 1_000_000_000
 
 
 def test_what_differs_is_named_with_the_way_out(main: Cluster) -> None:

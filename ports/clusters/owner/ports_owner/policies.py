@@ -13,6 +13,7 @@ from .adapt_rules import Bounds
 from .calm import CalmScheduler
 from .cluster import OwnedCluster
 from .guard import MemoryGuard
+from .history import History
 from .idle import IdlePolicy
 from .lending import Lending
 from .notes import Notes
@@ -30,6 +31,7 @@ class Policies:
         self.idle = IdlePolicy(cluster, record, directory, ended, self.guard)
         self.lending = Lending(cluster, record, self.idle)
         self.calm = CalmScheduler(cluster.scheduler, record.calm_after)
+        self.history = History(cluster.scheduler)
         self.notes = Notes(cluster.scheduler, record.name)
         memory_watch.WATCH.scheduler = cluster.scheduler
         if record.guard != "off":
@@ -40,7 +42,7 @@ class Policies:
         resize.follow(cluster)
         self.waiting = Waiting(cluster, self.idle, self.workforce, self.adaptive)
         loop = asyncio.get_running_loop()
-        self.watching = [loop.create_task(one.run()) for one in (self.idle, self.workforce, self.waiting)]
+        self.watching = [loop.create_task(one.run()) for one in (self.idle, self.workforce, self.waiting, self.history)]
 
     async def scale(self, n_workers: int, gpu_ids: tuple[str, ...] = (), memory_limit: int | None = None) -> bool:
         """Run `n_workers` workers, also where some sleep; new ones take the first free GPUs of `gpu_ids`.

@@ -11,7 +11,7 @@ from typing import Any
 from distributed import Scheduler
 from distributed.http.routing import RoutingApplication
 from tornado.netutil import bind_unix_socket
-from tornado.web import ErrorHandler, RequestHandler
+from tornado.web import ErrorHandler, HTTPError, RequestHandler
 
 from . import dashboard_gate, memory_deaths, peer_check
 
@@ -120,8 +120,9 @@ class Summary(RequestHandler):
         self.scheduler = scheduler
 
     def get(self):
-        """Answer with counts, bytes and the start of the oldest worker."""
+        """Answer with counts and bytes; with ``?since=EPOCH``, also with the points of the history after that."""
         workers = list(self.scheduler.workers.values())
+        policies = self.scheduler.policies
         self.write(
             {
                 "n_workers": len(workers),
@@ -131,6 +132,18 @@ class Summary(RequestHandler):
                 "n_tasks": len(self.scheduler.tasks),
                 "n_running": sum(map(n_running, workers)),
                 "n_clients": len([key for key in self.scheduler.clients if key != "fire-and-forget"]),
-                **(self.scheduler.policies.summary() if self.scheduler.policies else {}),
+                **(policies.summary() if policies else {}),
+                **(policies.history.summary(workers) if policies else {}),
+                **self.points(),
             }
         )
+
+    def points(self):
+        """Return the history that is asked for."""
+        since = self.get_query_argument("since", None)
+        if since is None or self.scheduler.policies is None:
+            return {}
+        try:
+            return {"history": self.scheduler.policies.history.ring.after(float(since))}
+        except ValueError:
+            raise HTTPError(400) from None
