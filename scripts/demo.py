@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import termios
+import textwrap
 import threading
 import time
 import urllib.request
@@ -100,7 +101,8 @@ def run(site: LoopbackSite, wait: bool) -> float:
     tell("\nIt finds them, over two SSH hops; for this, server1 needs nothing but python3.")
     tell("Here, server1 is this machine, so the list has all that is yours on it:")
     ports(site, "list", "server1")
-    tell("\nA script goes there, too, and its output comes back; without --follow you could close the laptop now:")
+    tell("\nA script goes there, too, and its output comes back.")
+    tell("Without --follow you could close the laptop now:")
     ports(site, "job", "submit", "-H", "server1", "--cpus", "1", "--follow", "--", *ANSWER)
     tell("\nAnd it opens them:")
     opened = typed(site, "open", "server1")
@@ -143,7 +145,7 @@ def ports(site: LoopbackSite, *words: str) -> None:
     line = shlex.join(["ports", *words])
     with (
         typed(site, *words) as running,
-        doing(f"`{line}` runs", 2 * SILENT_SECONDS),
+        doing(f"`{textwrap.shorten(line, 50, placeholder=' …')}` runs", 2 * SILENT_SECONDS),
     ):  # it says itself what it waits for
         try:
             for _ in lines_of(running, STEP_SECONDS):
