@@ -18,6 +18,7 @@ from tests.lab.disk import CHECKOUT
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Running
+from tests.lab.wheels import from_wheels
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -40,7 +41,8 @@ def wheels() -> Iterator[Path]:
     try:
         top.chmod(0o755)
         source = copy_of_checkout(top / "source")
-        command = [sys.executable, "-m", "pip", "wheel", "-q", "--wheel-dir", str(top), str(source), *BUILD]
+        pip = [sys.executable, "-m", "pip", "wheel", "-q", *from_wheels()]
+        command = [*pip, "--wheel-dir", str(top), str(source), *BUILD]
         if subprocess.run(command, capture_output=True, timeout=600, check=False).returncode:
             pytest.skip("pip finds no index with what ports requires here")
         for one in top.glob("ports-*.whl"):

@@ -23,6 +23,7 @@ from tests.lab.disk import CHECKOUT
 from tests.lab.leaks import LeakCheck
 from tests.lab.namespaces import NamespaceSite
 from tests.lab.site import Site
+from tests.lab.wheels import from_wheels, other_python_here
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -126,22 +127,10 @@ def night(root_site: NamespaceSite) -> Iterator[Night]:
 # --- another Python at home ---
 
 
-def other_pythons() -> Iterator[Path]:
-    """Yield interpreters of another minor version than this one's: of uv, pyenv or the system."""
-    for minor in (13, 12, 11, 10):
-        if minor == sys.version_info[1]:
-            continue
-        if (uv := shutil.which("uv")) is not None:
-            done = subprocess.run([uv, "python", "find", f"3.{minor}"], capture_output=True, text=True, check=False)
-            yield from map(Path, done.stdout.split())
-        yield from Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python3.{minor}")
-        yield Path(f"/usr/bin/python3.{minor}")
-
-
 @pytest.fixture(scope="module")
 def other_python() -> Iterator[str]:
     """An interpreter of another minor version that has what `ports` requires, where each host of the site sees it."""
-    found = next((path for path in other_pythons() if path.exists()), None)
+    found = other_python_here()
     if found is None:
         pytest.skip("there is no Python of another minor version here; `uv python install 3.12` brings one")
     top = Path(tempfile.mkdtemp(prefix="ports-python-", dir="/opt"))
@@ -156,10 +145,9 @@ def other_python() -> Iterator[str]:
         version = subprocess.run([python, *wanted[1:]], capture_output=True, text=True, check=True).stdout.strip()
         setup = configparser.ConfigParser()
         setup.read(CHECKOUT / "setup.cfg")
-        required = setup["options"]["install_requires"].split()
-        done = subprocess.run(
-            [python, "-m", "pip", "install", "-q", *required], capture_output=True, timeout=600, check=False
-        )
+        required = setup["options"]["install_requires"].split("\n")[1:]
+        command = [python, "-m", "pip", "install", "-q", *from_wheels(), *required]
+        done = subprocess.run(command, capture_output=True, timeout=600, check=False)
         if done.returncode:
             pytest.skip("pip cannot install what ports requires for another Python here")
         (top / f"venv/lib/python{version}/site-packages/checkout.pth").write_text(f"{CHECKOUT}\n")
