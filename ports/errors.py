@@ -50,6 +50,7 @@ The number is the exit code of the command line. A message names what failed, th
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -75,6 +76,16 @@ class PortsError(Exception):
     exit_code = 5
     #: The host on which it was raised; None if it was this one.
     where: str | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let no message have what a terminal would obey: another machine, user or job can have said it."""
+        super().__init_subclass__(**options)
+        if "__str__" in cls.__dict__:
+            said: Callable[[PortsError], str] = cls.__dict__["__str__"]
+            cls.__str__ = functools.wraps(said)(lambda self: harmless(said(self)))  # type: ignore[method-assign]
+
+    def __str__(self) -> str:
+        return harmless(super().__str__())
 
     def _render_traceback_(self) -> list[str]:
         """Return what IPython and notebooks show: the lines of the user's own code, and the message."""

@@ -176,7 +176,8 @@ def logs(
         raise click.UsageError("--follow has no end, but --json prints one document; leave one of them out")
     only = None if stdout == stderr else ("stdout" if stdout else "stderr")
     if follow:
-        stream(out, machine, id, lines=lines, only=only, stamps=stamps)
+        with watching.until_ctrl_c():
+            stream(out, machine, id, lines=lines, only=only, stamps=stamps)
         return
     from ports import jobs
 

@@ -24,12 +24,21 @@ class Id(click.ParamType):  # type: ignore[type-arg]  # generic in newer version
         from ports.errors import UsageError
         from ports.jobs import parse_id
 
-        host, _, number = str(value).rpartition(":")
-        try:
-            parse_id(number if host else value)
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
+        ids = [one.strip() for one in str(value).split(",")] if "," in str(value) else [str(value)]
+        for one in ids:
+            host, _, number = one.rpartition(":")
+            try:
+                parse_id(number if host else one)
+            except UsageError as error:
+                self.fail(str(error), param, ctx)
+        if len(ids) > 1 and (param is None or not (param.multiple or param.nargs == -1)):
+            self.fail(f"{str(value)!r} is {len(ids)} ids, and one is meant here", param, ctx)
+        return ",".join(ids)
+
+
+def each(ctx: click.Context, param: click.Parameter, value: Any) -> tuple[str, ...]:
+    """Return the ids of an option or argument that takes several, also those with commas between them."""
+    return tuple(one for text in value for one in text.split(","))
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
@@ -66,7 +75,7 @@ class Variable(click.ParamType):  # type: ignore[type-arg]
 
 ID = click.argument("id", type=Id())
 F = TypeVar("F", bound=Callable[..., Any])
-IDS = click.argument("ids", metavar="ID...", type=Id(), nargs=-1, required=True)
+IDS = click.argument("ids", metavar="ID...", type=Id(), nargs=-1, required=True, callback=each)
 
 
 class Hosts(Host):

@@ -230,9 +230,11 @@ def cell(value: Any) -> Any:
 
 
 def _needs(needs: Mapping[str, Any] | None, whole: bool) -> str:
+    from ports.jobs import as_asked
+
     found = needs or {}
     parts = ["all cpus of the resource" if whole else _many(found.get("cpus", 1), "cpu")]
-    parts += [size(found["memory"])] if found.get("memory") else []
+    parts += [as_asked(int(found["memory"]))] if found.get("memory") else []
     parts += [_many(found["gpus"], "gpu")] if found.get("gpus") else []
     return ", ".join([*parts, *found.get("tags", ())])
 

@@ -13,7 +13,7 @@ import click
 from ports.cli import job_open, job_rows
 from ports.cli.commands import Command
 from ports.cli.job_follow import followed, show_submitted
-from ports.cli.job_options import Duration, Id, Variable, on_machine
+from ports.cli.job_options import Duration, Id, Variable, each, on_machine
 from ports.cli.options import Number
 from ports.cli.output import Output, Row, with_output
 
@@ -36,7 +36,10 @@ _OF_COPY = ("in_place", "copy", "out", "reuse", "send_all")
 )  # fmt: skip
 @click.option("--lifetime", type=Duration(), help="Cancel it if it has not begun after that time: 90m, 1h, 2d.")
 @click.option("--name", help="Name in lists. Default: that of the script.")
-@click.option("--after", metavar="ID", type=Id(), multiple=True, help="Begin once this job has finished; repeatable.")
+@click.option(
+    "--after", metavar="ID[,ID]", type=Id(), multiple=True, callback=each,
+    help="Begin once this job, or these jobs, have finished; repeatable.",
+)  # fmt: skip
 @click.option(
     "--tag", metavar="NAME=VALUE", multiple=True, help="Tag by which `ports job list` can filter; repeatable."
 )

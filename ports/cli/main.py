@@ -101,7 +101,7 @@ def run(command: click.Command, arguments: list[str], name: str = "ports") -> in
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (click.exceptions.Abort, KeyboardInterrupt) as stopped:
-        return _interrupted(str(stopped))
+        return _interrupted(stopped)
     except click.exceptions.Exit as end:
         return end.exit_code
     except _NO_ARGUMENTS as error:
@@ -152,13 +152,15 @@ def _tell(kind: str, message: str, code: int, as_json: bool, ctx: click.Context 
     return code
 
 
-def _interrupted(goes_on: str) -> int:
+def _interrupted(stopped: BaseException) -> int:
     """End what asks hosts, and say what becomes of the thing that was waited for, if anybody knows."""
     if "ports.hosts.openssh.processes" in sys.modules:  # `ports.__main__` may have asked a host already
         sys.modules["ports.hosts.openssh.processes"].end_all()
+    from ports.cli import watch
     from ports.cli.output import tell
 
-    tell(f"ports: {goes_on or 'interrupted'}")
+    if not isinstance(stopped, watch.Ended):
+        tell(f"ports: {str(stopped) or 'interrupted'}")
     return 130
 
 

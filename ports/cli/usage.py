@@ -61,6 +61,6 @@ def _no_option(error: click.NoSuchOption, ctx: click.Context | None) -> str:
         return f"{name} begins like an option; a number here is never negative"
     if ctx is not None and isinstance(ctx.command, click.Group):
         return f"no option {name!r} before a command; options of a command are written behind it"
-    known = list(error.possibilities or ())
-    near = [f"`{one}`" for one in difflib.get_close_matches(name, known, n=2, cutoff=0.75) or known[:1]]
+    known = {one.lstrip("-"): one for one in error.possibilities or ()}  # of two options the dashes are always alike
+    near = [f"`{known[one]}`" for one in difflib.get_close_matches(name.lstrip("-"), known, n=2, cutoff=0.6)]
     return f"no option {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else "")

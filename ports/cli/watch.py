@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -30,6 +31,22 @@ def refuse_document(watch: bool, as_json: bool) -> None:
         raise click.UsageError("--watch has no end, but --json prints one document; leave one of them out")
 
 
+class Ended(click.Abort):
+    """Ctrl-C ended a command that has no other end: nothing was interrupted."""
+
+
+@contextlib.contextmanager
+def until_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C be the end of a command that shows things for ever: exit code 130, and no word about it."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")  # behind the ^C of the terminal
+        raise Ended from stopped
+
+
+@until_ctrl_c()
 def show(looks: Iterable[Sequence[str]]) -> None:
     """Show the lines of each look: in a terminal in place of those before, else below them.
 

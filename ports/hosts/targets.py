@@ -106,5 +106,7 @@ def hints_at(host: str | None, text: str) -> str:
         return found[0] if re.search(r" (-H|--host)\b", command) else f"`{command} -H {host}`"
 
     return re.sub(
-        r"`(ports (?:(?:cluster|notebook|job|resource|prune|shell(?= --))\b|open [^\s:`]+:)[^`]*)`", here, text
+        r"(?<!\bby )`(ports (?:(?:cluster|notebook|job|resource|prune|shell(?= --))\b|open [^\s:`]+:)[^`]*)`",
+        here,
+        text,
     )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ports.jobs._logs import follow as follow
     from ports.jobs._logs import last_of as last_of
     from ports.jobs._machine import at as at
+    from ports.jobs._model import as_asked as as_asked
     from ports.jobs._model import parse_duration as parse_duration
     from ports.jobs._model import parse_id as parse_id
     from ports.jobs._notices import notice_line as notice_line
@@ -88,6 +89,7 @@ else:
             ),
             "_machine": ("at",),
             "_model": (
+                "as_asked",
                 "parse_duration",
                 "parse_id",
             ),

@@ -26,7 +26,7 @@ from ports.errors import (
 )
 from ports.jobs import _client, _logs, _model, _where
 from ports.jobs._logs import Part
-from ports.jobs._model import ENDED, PENDING, parse_id
+from ports.jobs._model import ENDED, PENDING, Copied, Said, parse_id, untold
 from ports.jobs._there import FarConnection
 from ports.probe import size
 
@@ -207,8 +207,8 @@ class Afar:
         script: Script | Plan,
         *,
         start: bool = True,
-        copied: Callable[[dict[str, Any]], None] = lambda row: None,
-        said: Callable[[str], None] = lambda text: None,
+        copied: Copied = untold,
+        said: Said = untold,
         can_wait: bool = True,
         key: str = "",
     ) -> str:
@@ -264,8 +264,8 @@ class Afar:
         self,
         script: Script | Plan,
         key: str,
-        copied: Callable[[dict[str, Any]], None],
-        said: Callable[[str], None],
+        copied: Copied,
+        said: Said,
     ) -> Script:
         """Send the files of a script, if some are planned, and return it."""
         from ports.jobs import _copies, _needed_there, _sending
@@ -286,7 +286,7 @@ class Afar:
             said(note)
         return script
 
-    def _in_place(self, script: Script, said: Callable[[str], None]) -> Script:
+    def _in_place(self, script: Script, said: Said) -> Script:
         """Return a script that runs in the home there if its directory is none of that machine."""
         if not script.or_home:
             return script

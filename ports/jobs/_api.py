@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import os
 import secrets
 import sys
@@ -17,7 +18,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 from ports.errors import TimedOutError, UsageError
 from ports.jobs import _blobs, _cache, _client, _function_key, _model, _progress, _several, _travel, _where
 from ports.jobs._digest import NoDigestError
-from ports.jobs._job import End, Job, JobMap, of_one_machine
+from ports.jobs._job import End, Job, JobMap, brief, of_one_machine
 from ports.jobs._model import FINISHED, JobId, Needs, Retries, Submission
 from ports.state import paths
 
@@ -112,6 +113,7 @@ class JobFunction(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<job function {_travel.short_name(self)}>"
 
+    @brief
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Submit one call, and return its job at once. It is durable then: this process can end.
 
@@ -121,11 +123,15 @@ class JobFunction(Generic[P, R]):
             The function or an argument cannot be sent; says which.
         UsageError
             It needs more than the machine has.
+        TypeError
+            The function does not take these arguments.
         """
-        with _several.chosen(self._needs()) as where:
+        check_call(self.__ports_function__, args, kwargs)
+        with _several.chosen(self._needs(), [(args, kwargs)]) as where:
             id, _ = _submit(self, [(args, kwargs)], None, None)
         return Job(id, self._name(None), where)
 
+    @brief
     def map(self, *iterables: Iterable[Any], name: str | None = None) -> JobMap:
         """Submit a call for each item, as one submission, and return its jobs; raises as `submit`."""
         calls: list[_travel.Call] = [(args, {}) for args in zip(*iterables, strict=False)]
@@ -133,7 +139,8 @@ class JobFunction(Generic[P, R]):
             return JobMap(None, 0, self._name(name))
         if len(calls) > _model.MOST_JOBS:
             raise UsageError(f"{len(calls)} jobs are too many for one map; submit up to {_model.MOST_JOBS} at once")
-        with _several.chosen(self._needs()) as where:
+        check_call(self.__ports_function__, *calls[0])
+        with _several.chosen(self._needs(), calls) as where:
             id, count = _submit(self, calls, len(calls), name)
         return JobMap(id, count or len(calls), self._name(name), where)
 
@@ -142,6 +149,24 @@ class JobFunction(Generic[P, R]):
 
     def _name(self, name: str | None) -> str:
         return name or self.options.name or _travel.short_name(self)
+
+
+def check_call(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise TypeError if a function does not take these arguments: here and now, not where it runs.
+
+    Only the signature of its own code counts: one that a decorator shows can be another function's.
+    """
+    if not isinstance(function, types.FunctionType | types.MethodType) or hasattr(function, "__signature__"):
+        return
+    try:
+        inspect.signature(function, follow_wrapped=False).bind(*args, **kwargs)
+    except ValueError:  # it has none
+        return
+    except TypeError as error:
+        names = [one.name for one in dataclasses.fields(Options)]
+        option = next((one for one in kwargs if one in names and f"{one!r}" in str(error)), None)
+        way = f"; {option} of the job is given to @ports.job({option}=...)" if option is not None else ""
+        raise TypeError(f"{_travel.short_name(function)}(): {error}{way}") from None
 
 
 def _submit(
@@ -289,6 +314,7 @@ def _as_job_function(function: Any) -> JobFunction[Any, Any]:
     return function if isinstance(function, JobFunction) else cast("JobFunction[Any, Any]", job(function))
 
 
+@brief
 def submit(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job:
     """Submit one call of `function`, decorated or not, and return its job at once; raises as `JobFunction.submit`.
 
@@ -297,11 +323,13 @@ def submit(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job:
     return _as_job_function(function).submit(*args, **kwargs)
 
 
+@brief
 def map(function: Callable[..., Any], /, *iterables: Iterable[Any], name: str | None = None) -> JobMap:
     """Submit a call of `function` for each item of `iterables`, as one submission; raises as `JobFunction.submit`."""
     return _as_job_function(function).map(*iterables, name=name)
 
 
+@brief
 def gather(
     jobs: Iterable[Job | JobMap] | Job | JobMap,
     *,

@@ -28,7 +28,7 @@ from ports.jobs import (
     _submissions,
 )
 from ports.jobs._connection import Connection, revive
-from ports.jobs._model import ENDED, Capacity, JobId, LeaseState, parse_id
+from ports.jobs._model import ENDED, Capacity, Copied, JobId, LeaseState, Said, parse_id, untold
 from ports.jobs._scripts import Script
 from ports.jobs._store import Store
 from ports.jobs._trees import Objects
@@ -306,8 +306,8 @@ def submit_script(
     script: Script | _copies.Plan,
     *,
     start: bool = True,
-    copied: Callable[[dict[str, Any]], None] = lambda row: None,
-    said: Callable[[str], None] = lambda text: None,
+    copied: Copied = untold,
+    said: Said = untold,
 ) -> JobId:
     """Submit a script, and return its id once it is durable.
 

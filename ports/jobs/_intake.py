@@ -11,7 +11,7 @@ from ports.errors import NotFoundError, UsageError
 from ports.jobs import _headers, _notices, _submissions
 from ports.jobs._exchange import Exchange, Request
 from ports.jobs._ledger import specification
-from ports.jobs._model import PENDING, Submission, check_key, parse_id
+from ports.jobs._model import PENDING, Submission, check_key, never, parse_id
 from ports.jobs._store import SubmissionRow, pack
 from ports.probe import words
 
@@ -105,7 +105,7 @@ class Intake:
         if len(blobs) not in allowed:
             raise UsageError(f"a {spec.kind} and the arguments of {n_jobs} jobs were expected; {len(blobs)} blobs came")
         if (why := self.exchange.capacity.refuse(spec.needs)) is not None:
-            raise UsageError(f"this job can never run here: {why}; ask for less, or submit it to another machine")
+            raise never(why)
         if beyond := [index for index in spec.inputs if index >= n_jobs]:
             raise UsageError(f"inputs: there is no job {beyond[0]} among {n_jobs}")
         for one in dict.fromkeys((*spec.after, *(id for ids in spec.inputs.values() for id in ids))):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import html
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 from ports.errors import (
     JobCancelledError,
@@ -33,7 +34,28 @@ class RemoteTraceback(Exception):
     """The traceback where a job ran; the cause of the exception that `Job.result` raises."""
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.args[0]}"""'
+        return harmless(f'\n"""\n{self.args[0]}"""')
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def brief(function: Callable[P, R]) -> Callable[P, R]:
+    """Let what users call raise a PortsError without the frames of `ports` below it: its sentence says what counts.
+
+    So does what is said after Ctrl-C. The traceback of a job stays, where it is the cause.
+    """
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (PortsError, KeyboardInterrupt) as error:
+            cause = error.__cause__ if isinstance(error.__cause__, RemoteTraceback) else None
+            raise error.with_traceback(None) from cause
+
+    return called
 
 
 class End(NamedTuple):
@@ -69,7 +91,8 @@ class End(NamedTuple):
         remote = str(self.error.get("traceback") or "")
         if self.state in (CANCELLED, LOST):
             error = JobCancelledError if self.state == CANCELLED else JobLostError
-            return error(job.id, self.reason or text or "it is not known why", remote)
+            reason = self.reason if job.host is None else _where.reason_at_home(job.host, self.reason)
+            return error(job.id, reason or text or "it is not known why", remote)
         if self.blob:
             with contextlib.suppress(Exception):
                 found = job._unpack(self.blob, "the exception")
@@ -113,8 +136,8 @@ class Job:
         """Return the id of the result that stands for it among arguments."""
         return _where.as_argument(self.host, self._id)
 
-    def __reduce__(self) -> tuple[type[Job], tuple[str, str]]:
-        return Job, (self.id, self.name)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _loaded, (self.host, str(self._id), None, self.name)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Job) and (other.host, other._id) == (self.host, self._id)
@@ -132,6 +155,7 @@ class Job:
     # --- what it is now ---
 
     @property
+    @brief
     def status(self) -> dict[str, Any]:
         """Its row: state, times, attempts, reason, usage; as ``ports job show --json`` has it.
 
@@ -154,12 +178,14 @@ class Job:
         """Say whether it has ended, in whichever way."""
         return self.state in ENDED
 
+    @brief
     def logs(self) -> str:
         """Return what it printed so far: of a function stdout, then stderr; of a script both in their order."""
         found = _machine.at(self.host).output(self.id)
         pieces, _ = _logs.last_of(found, 0)
         return b"".join(one.text for one in pieces).decode("utf-8", "backslashreplace")
 
+    @brief
     def why(self) -> str:
         """Return why it waits, failed, or is lost, and whether its result came from the cache."""
         row = _machine.at(self.host).why(self.id)
@@ -167,6 +193,7 @@ class Job:
 
     # --- its end ---
 
+    @brief
     def result(self, timeout: float | str | None = None) -> Any:
         """Wait for its end, and return what the function returned.
 
@@ -190,11 +217,13 @@ class Job:
         """
         return self._end(timeout).value(self)
 
+    @brief
     def exception(self, timeout: float | str | None = None) -> BaseException | None:
         """Wait for its end, and return what `result` would raise; None if it finished. Raises TimedOutError."""
         end = self._end(timeout)
         return None if end.state == FINISHED else end.exception(self)
 
+    @brief
     def wait(self, timeout: float | str | None = None) -> bool:
         """Wait for its end; say whether it has ended."""
         with contextlib.suppress(TimedOutError):
@@ -229,6 +258,7 @@ class Job:
         if state in ENDED:
             self._ended = state
 
+    @brief
     def cancel(self) -> bool:
         """Cancel it, running or not; say whether it had not ended before."""
         said = _client.ask("cancel", host=self.host, ids=[str(self._id)]).header
@@ -278,8 +308,8 @@ class JobMap(Sequence[Job]):
         """Return the jobs whose results, as a list, stand for it among arguments."""
         return tuple(self)
 
-    def __reduce__(self) -> tuple[type[JobMap], tuple[str | None, int, str]]:
-        return JobMap, (self.id or None, self._n_jobs, self.name)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _loaded, (self.host, self._id and str(self._id), self._n_jobs, self.name)
 
     def __len__(self) -> int:
         return self._n_jobs
@@ -364,6 +394,12 @@ def _placed(id: JobId | str | int, where: Where | None) -> tuple[Where, JobId]:
     return Where(host, _where.is_trusted(host)), found
 
 
+def _loaded(host: str | None, id: str | None, n_jobs: int | None, name: str) -> Job | JobMap:
+    """Return a job or a map that was pickled: it is of the machine that had it, whatever `ports.host` says now."""
+    where = Where(host, _where.is_trusted(host))
+    return Job(str(id), name, where) if n_jobs is None else JobMap(id, n_jobs, name, where)
+
+
 def _as_html(found: Job | JobMap) -> str:
     """Return a small table for a notebook; the id alone where the resource does not answer."""
     try:
@@ -394,6 +430,7 @@ def _bar_as_html(row: Mapping[str, Any]) -> str:
     return f'<tr><th>done</th><td><progress value="{done:g}" max="{total:g}">{words}</progress> {words}</td></tr>'
 
 
+@brief
 def get(id: object) -> Job | JobMap:
     """Return the job or map with this id: ``"12"`` or ``"12.7"``, or ``"server1:12"`` of another machine.
 
@@ -424,6 +461,7 @@ def _of_row(host: str | None, row: Mapping[str, Any]) -> Job | JobMap:
     return job
 
 
+@brief
 def list(newest: int = 50, **filters: Any) -> Sequence[Job | JobMap]:
     """Return the newest jobs and maps of the machine that `ports.host` names, else of this one.
 

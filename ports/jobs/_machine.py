@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ports.jobs import _where
+
+if TYPE_CHECKING:
+    from ports.jobs import _afar, _asking, _several
+    from ports.jobs._model import Submits
+
+    _EACH: tuple[Submits, ...] = (_asking, _afar.Afar(""), _several.Several([]))  # mypy: the same signature
 
 
 def at(host: str | None = None) -> Any:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from ports import probe
 from ports.errors import UsageError
@@ -127,7 +127,7 @@ class Needs:
     def text(self) -> str:
         """Return the needs in words: ``2 cpus, 3.0 GiB, 1 gpu``."""
         parts = [many(self.cpus, "cpu")]
-        parts += [probe.size(self.memory)] if self.memory is not None else []
+        parts += [as_asked(self.memory)] if self.memory is not None else []
         parts += [many(self.gpus, "gpu")] if self.gpus else []
         return ", ".join([*parts, *self.tags])
 
@@ -223,13 +223,46 @@ class Capacity:
         if needs.cpus > self.cpus:
             return f"it needs {many(needs.cpus, 'cpu')}, and this resource has {self.cpus:g}"
         if needs.memory is not None and needs.memory > self.memory:
-            return f"it needs {probe.size(needs.memory)} of memory, and this resource has {probe.size(self.memory)}"
+            asked = as_asked(needs.memory)
+            has = probe.size(self.memory) if " " in asked else probe.as_typed(asked, self.memory)
+            return f"it needs {asked} of memory, and this resource has {has}"
         if needs.gpus > len(self.gpus):
             return f"it needs {many(needs.gpus, 'gpu')}, and this resource has {len(self.gpus) or 'none'}"
         if missing := [tag for tag in needs.tags if tag not in self.tags]:
             has = f"has {', '.join(self.tags)}" if self.tags else "has no tags"
             return f"it needs {', '.join(missing)}, and this resource {has}"
         return None
+
+
+#: What is told while a script is submitted: what was copied, and sentences that are to be known.
+Copied = Callable[[dict[str, Any]], None]
+Said = Callable[[str], None]
+
+
+def untold(_: object) -> None:
+    """Take what nobody wants to hear."""
+
+
+class Submits(Protocol):
+    """The jobs of a machine, or of several: each submits a script in the same way."""
+
+    def submit_script(
+        self, script: Any, *, start: bool = True, copied: Copied = untold, said: Said = untold
+    ) -> JobId | str:
+        """Submit a `Script` or a `Plan`, and return its id once it is durable.
+
+        Without `start` no resource is started. `copied` gets what was copied and what stays behind; `said` gets
+        sentences: which packages are missing, and which machine it is.
+        """
+
+
+#: How a machine refuses what it can never run, before and after the reason.
+NEVER, ASK_LESS = "this job can never run here: ", "ask for less, or submit it to another machine"
+
+
+def never(why: str) -> UsageError:
+    """Return the refusal of a job that this machine can never run."""
+    return UsageError(f"{NEVER}{why}; {ASK_LESS}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -362,6 +395,20 @@ def parse_size(value: object, what: str = "memory") -> int:
         base = 1024 if found[3] else 1000
         value = round(float(found[1]) * base ** " kmgtp".index(found[2] or " "))
     return whole_of(value, what, least=1, most=2**60)
+
+
+def as_asked(n_bytes: int) -> str:
+    """Return a size in the units in which somebody has written it: ``3GB``, or ``1.5 GiB`` in binary ones.
+
+    >>> as_asked(3 * 10**9), as_asked(3 * 2**30), as_asked(1536 * 2**20)
+    ('3GB', '3.0 GiB', '1.5 GiB')
+    """
+    for power in range(5, 0, -1):
+        number = n_bytes / 1000**power
+        if number >= 1:
+            is_decimal = round(number, 3) * 1000**power == n_bytes != parse_size(probe.size(n_bytes))
+            return f"{number:g}{' KMGTP'[power]}B" if is_decimal else probe.size(n_bytes)
+    return probe.size(n_bytes)
 
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}

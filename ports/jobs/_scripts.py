@@ -160,7 +160,7 @@ def describe(
     own, more = _environ(cpus, given, is_far=is_far), {**_setup(setup, python), **(_of_far(cpus) if is_far else {})}
     _check_program(words, where, own, is_far=is_far or "setup" in more)
     asked = {
-        **{"queue": queue, "priority": priority, "after": list(after), "notify": notify},
+        **{"queue": queue, "priority": priority, "after": _ids(after), "notify": notify},
         **{"name": name or _name_of(words), "needs": _needs(cpus, memory, gpus)},
         **_seconds(timeout=timeout, lifetime=lifetime),
         **{"retries": _model.parse_retries(retries), "memory_growth": memory_growth},
@@ -374,6 +374,13 @@ def _variables(given: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     if isinstance(given, Mapping):
         return {str(name): str(value) for name, value in given.items()}
     return dict(map(variable, given))
+
+
+def _ids(given: object) -> list[object]:
+    """Return ids: of a list, of one, or of a text with commas, as a file of options can have them."""
+    if isinstance(given, str):
+        return [one.strip() for one in given.split(",")]
+    return list(given) if isinstance(given, list | tuple) else [given]
 
 
 def _tags(given: Mapping[str, str] | Sequence[str]) -> dict[str, str]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ports import hosts
 from ports.errors import FarSideError, NetworkError, PortsError, UsageError, warn
-from ports.jobs import _afar, _client, _where
-from ports.jobs._model import PENDING, RUNNING, Capacity, Needs
+from ports.jobs import _afar, _client, _model, _where
+from ports.jobs._model import PENDING, RUNNING, Capacity, Copied, Needs, Said, untold
 
 if TYPE_CHECKING:
     from ports.jobs._copies import Plan
@@ -30,6 +30,7 @@ class Offer:
     host: str
     rank: tuple[float, ...]
     says: str
+    ask_less: bool = False
 
     @property
     def is_possible(self) -> bool:
@@ -53,7 +54,7 @@ def offer(host: str, status: Mapping[str, Any] | PortsError, needs: Needs) -> Of
     )
     wanted = needs.on(capacity)
     if (why := capacity.refuse(wanted)) is not None:
-        return Offer(host, (NEVER,), f"can never run it: {why}")
+        return never(host, why)
     counts = status.get("counts") or {}
     n_waiting, n_running = int(counts.get(PENDING) or 0), int(counts.get(RUNNING) or 0)
     waiting = f"{n_waiting} {'job waits' if n_waiting == 1 else 'jobs wait'}" if n_waiting else "nothing waits"
@@ -66,9 +67,24 @@ def offer(host: str, status: Mapping[str, Any] | PortsError, needs: Needs) -> Of
     return Offer(host, (LATER, (n_waiting + n_running) / max(capacity.cpus, 0.1)), f"full, {waiting}")
 
 
+def never(host: str, why: str) -> Offer:
+    """Return the offer of a machine that has less than the job needs."""
+    return Offer(host, (NEVER,), f"can never run it: {why}", ask_less=True)
+
+
 def left_out(host: str, error: PortsError) -> Offer:
-    """Return the offer of a machine that cannot be asked, or that refused."""
-    return Offer(host, (NEVER,), f"left out: {str(error).removeprefix(f'{host}: ').removeprefix(f'{host} ')}")
+    """Return the offer of a machine that cannot be asked, or that refused, in the words of all."""
+    said = str(error).removeprefix(f"{host}: ").removeprefix(f"{host} ")
+    if said.startswith(_model.NEVER):
+        return never(host, said.removeprefix(_model.NEVER).removesuffix(f"; {_model.ASK_LESS}"))
+    return Offer(host, (NEVER,), f"left out: {said}")
+
+
+def none_of(found: Sequence[Offer]) -> UsageError:
+    """Return the error for a job that no machine can run: what each says, and once what helps."""
+    names, said = ", ".join(one.host for one in found), "; ".join(map(str, found))
+    way = f"; {_model.ASK_LESS}" if any(one.ask_less for one in found) else ""
+    return UsageError(f"none of {names} can run this job: {said}{way}")
 
 
 def _fits(free: Mapping[str, Any], needs: Needs) -> bool:
@@ -90,10 +106,9 @@ def offers(names: Sequence[str], needs: Needs) -> list[Offer]:
     told = hosts.on_each(names, _status)
     found = [offer(name, told[name], needs) for name in names]
     if not any(one.is_possible for one in found):
-        said = "; ".join(map(str, found))
         if all(isinstance(one, PortsError) for one in told.values()):
-            raise NetworkError(",".join(names), f"none of them is reached. {said}")
-        raise UsageError(f"none of {', '.join(names)} can run this job: {said}")
+            raise NetworkError(",".join(names), f"none of them is reached. {'; '.join(map(str, found))}")
+        raise none_of(found)
     return sorted(found, key=lambda one: one.rank)
 
 
@@ -122,8 +137,8 @@ class Several:
         script: Script | Plan,
         *,
         start: bool = True,
-        copied: Callable[[dict[str, Any]], None] = lambda row: None,
-        said: Callable[[str], None] = lambda text: None,
+        copied: Copied = untold,
+        said: Said = untold,
     ) -> str:
         """Submit a script to the machine that begins it first, and return its id; raises as `offers`."""
         if script.submission.after:
@@ -140,7 +155,7 @@ class Several:
                 continue
             said(words(one, list(told.values())))
             return id
-        raise UsageError(f"none of {', '.join(self.names)} can run this job: {'; '.join(map(str, told.values()))}")
+        raise none_of([told[name] for name in self.names])
 
 
 def _first(found: Sequence[Offer]) -> str:
@@ -160,14 +175,30 @@ def _first(found: Sequence[Offer]) -> str:
     raise failed[0]
 
 
+def _of_jobs(names: Sequence[str], calls: Sequence[tuple[Sequence[Any], Mapping[str, Any]]]) -> Sequence[str]:
+    """Return the machines that can get calls: where jobs are among their arguments, the one that has their results."""
+    from ports.jobs import _blobs  # and cloudpickle, which no command needs
+
+    with _where.noted() as found, contextlib.suppress(Exception):  # what cannot be sent is said when it is sent
+        for args, kwargs in calls:
+            _blobs.pickled((tuple(args), dict(kwargs)), replace_jobs=True)
+    of = [one for one in names if one in found]
+    if len(of) > 1:
+        raise UsageError(
+            f"jobs of {' and '.join(of)} are among the arguments, and results do not go from one to the other; pass "
+            "the result() of some"
+        )
+    return of or names
+
+
 @contextlib.contextmanager
-def chosen(needs: Needs) -> Iterator[_where.Where]:
+def chosen(needs: Needs, calls: Sequence[tuple[Sequence[Any], Mapping[str, Any]]] = ()) -> Iterator[_where.Where]:
     """Let a submission go to the machine of `ports.host`, which is chosen now if that names several."""
     where = _where.current.get()
     if not where.among:
         yield where
         return
-    where = _where.Where(_first(offers(where.among, needs)), where.trust)
+    where = _where.Where(_first(offers(_of_jobs(where.among, calls), needs)), where.trust)
     token = _where.current.set(where)
     try:
         yield where

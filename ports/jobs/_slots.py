@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ports import probe
 from ports.errors import BrokenRecordError, RecordError, UsageError
 from ports.jobs import _headers
 from ports.jobs._exchange import BY_REQUEST, Exchange, Reply, Request
@@ -24,6 +23,7 @@ from ports.jobs._model import (
     LeaseState,
     Needs,
     Submission,
+    as_asked,
     parse_id,
     short,
 )
@@ -369,7 +369,7 @@ class Slots:
             n, most = run.used.get(cause, 0) + 1, run.live.spec.retries.most(cause)
             run.used = {**run.used, cause: n}
             needs = self._ledger.needs_of(run.live, run.used)
-            grown = f", with {probe.size(needs.memory)}" if needs.memory != run.shelf[1].memory else ""
+            grown = f", with {as_asked(needs.memory or 0)}" if needs.memory != run.shelf[1].memory else ""
             text = f"{text}; retry {n} of {most} ({cause}{grown})"
         self._ledger.again(run, at, text, began=began)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -79,8 +82,29 @@ def bare(id: object) -> str:
     return str(text if isinstance(text, JobId) else _model.parse_id(text))
 
 
+_ID = r"\d+(?:\.\d+)?"
+#: What our own reasons say, around the ids that they name; reasons of users are texts of theirs.
+_REASONS = (
+    rf"dependency (?P<ids>{_ID}) (?:failed|was \w+)",
+    rf"waits for (?P<ids>{_ID}(?:, {_ID})*)(?: and \d+ more)?(?:;.*)?",
+    rf"waits for an equal job: (?P<ids>{_ID})(?:;.*)?",
+    rf"waits for a slot, or for (?P<ids>{_ID}), which needs more(?:;.*)?",
+    rf"refused: (?:it is job|after: job|no job) '?(?P<ids>{_ID})\b.*",
+)
+
+
+def reason_at_home(host: str, text: str) -> str:
+    """Return why a job of `host` waits or ended, with the jobs that it names as they are called here."""
+    for pattern in _REASONS:
+        if found := re.fullmatch(pattern, text, re.DOTALL):
+            begin, end = found.span("ids")
+            return text[:begin] + re.sub(_ID, lambda one: f"{host}:{one[0]}", found["ids"]) + text[end:]
+    return text
+
+
 _IDS = ("cancelled", "ending", "ended_already", "removed", "unfetched", "after", "failed")  # keys of lists of ids
 _HINTS = ("reason", "why", "error")
+_OWN = ("reason", "why")  # in which our own words can name jobs
 
 
 def at_home(host: str, document: Any) -> Any:
@@ -99,7 +123,10 @@ def at_home(host: str, document: Any) -> Any:
             told[name] = [f"{host}:{_checked(host, one)}" for one in told[name]]
     for name in _HINTS:
         if isinstance(told.get(name), str):
-            told[name] = hosts.targets.hints_at(host, told[name].replace("runs here;", "runs there;"))
+            text = told[name].replace("runs here;", "runs there;")
+            told[name] = hosts.targets.hints_at(host, reason_at_home(host, text) if name in _OWN else text)
+    if isinstance(told.get("transitions"), list):
+        told["transitions"] = at_home(host, told["transitions"])
     return told
 
 
@@ -119,6 +146,20 @@ def asked_for(host: str, id: str, row: Any) -> dict[str, Any]:
     return told
 
 
+_noted: ContextVar[set[str | None] | None] = ContextVar("noted", default=None)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[set[str | None]]:
+    """Let `as_argument` note the machines of the jobs that are among arguments, and refuse none."""
+    found: set[str | None] = set()
+    token = _noted.set(found)
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
+
+
 def as_argument(host: str | None, id: JobId) -> str:
     """Return what a job is called where the function runs that gets its result.
 
@@ -127,6 +168,9 @@ def as_argument(host: str | None, id: JobId) -> str:
     UnsendableError
         The job is of another machine.
     """
+    if (found := _noted.get()) is not None:
+        found.add(host)
+        return str(id)
     target = current.get().host
     if host != target:
         raise UnsendableError(

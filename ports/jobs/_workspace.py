@@ -39,7 +39,7 @@ _KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----|PuTTY-User-Key-File-"
 _MOST_LOOKED_AT = 5_000  # files of one directory that stays behind: their number and size are a lower limit then
 _GIT = "git does not track it"
 _BY_GIT, _BY_FILE, _SECRET = "git ignores it", f"{IGNORE} names it", "it can be a secret, and git does not track it"
-_SPECIAL, _OWN_GIT, _RESULTS = "it is no file", "it is git's own", "`ports job fetch` made it"
+_SPECIAL, _OWN_GIT, _RESULTS = "it is no file", "it is git's own", "it is output of a job, which was fetched"
 _OWN = "it belongs to ports"
 
 

@@ -23,8 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ports import errors, listeners
-from ports.cli import cluster, main, output, tunnel
+from ports.cli import cluster, job, main, output, tunnel
 from ports.cli import list as list_
+from ports.cli import watch as watching
 from ports.cli.output import Output
 from ports.hosts import Target, _ask
 from ports.hosts.targets import parse
@@ -694,6 +695,19 @@ def test_an_error_is_a_line_and_an_exit_code(
     assert main.run(raising(error), []) == code
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.lstrip("\n").startswith(text)
+
+
+@pytest.mark.parametrize("words", [["job", "logs", "-f", "1"], ["job", "list", "--watch"], ["list", "--watch"]])
+def test_ctrl_c_is_the_end_of_what_has_no_other(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "stream", interrupted)
+    monkeypatch.setattr(watching, "draw", interrupted)
+    assert main.run(main.ports, words) == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_an_error_is_a_json_document_as_well(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import io
 import json
+import pickle
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,7 @@ from ports import errors, machine
 from ports.cli import doctor, job, job_rows, main, output, tables, watch, who
 from ports.errors import FarSideError, harmless
 from ports.hosts import _prompts
+from ports.jobs._job import RemoteTraceback
 
 #: Each with what a person sees of it.
 HOSTILE = {
@@ -244,3 +247,35 @@ def test_every_command_prints_through_one_place() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("click.echo", "click.secho", "print"):
                 found.append(file.name)
     assert set(found) <= {"output.py", "main.py"}, "main.py prints its own help"
+
+
+ODD = "\x1b[2Ja\x07\x9b31m\u202eb\r\nc"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.JobError("1", ODD, f"Traceback\n{ODD}"),
+        errors.JobCancelledError("1", ODD),
+        errors.JobLostError("server1:1", ODD, ODD),
+        errors.FarSideError("server1", ODD),
+        errors.NetworkError("server1", ODD),
+        errors.UsageError(ODD),
+        errors.NotFoundError("job", ODD, ODD),
+        errors.StartError("it", ODD, None, (ODD,)),
+        RemoteTraceback(ODD),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_error_says_what_a_terminal_obeys(error: BaseException) -> None:
+    for text in (str(error), "".join(traceback.format_exception(error))):
+        assert "a" in text and not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text), repr(text)
+    assert pickle.loads(pickle.dumps(error)).args == error.args  # what was said stays as it is
+
+
+def test_an_error_that_is_made_later_is_harmless_too() -> None:
+    class LaterError(errors.SSHError):
+        def __str__(self) -> str:
+            return f"later: {super().__str__()}"
+
+    assert str(LaterError("server1", ODD)).startswith("later: ") and "\x1b" not in str(LaterError("server1", ODD))

@@ -41,6 +41,10 @@ WORDS = st.text("abc ;'.", max_size=9)
         ("name a host by `ports shell HOST`", "name a host by `ports shell HOST`"),
         ("`ports cluster start -H s2`", "`ports cluster start -H s2`"),
         ("`ports list s1 --all` shows it", "`ports list s1 --all` shows it"),
+        (
+            "it was stopped, by `ports cluster stop` or in Python",
+            "it was stopped, by `ports cluster stop` or in Python",
+        ),
         ("`ports login s1`, `pip install ports`", "`ports login s1`, `pip install ports`"),
         ("`ports open b:x` (replace b by your own alias for this machine) opens it", "`ports open s1:x` opens it"),
     ],

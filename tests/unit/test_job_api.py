@@ -408,3 +408,85 @@ def test_ctrl_c_in_a_wait_says_what_goes_on_in_a_few_lines(wait: str, monkeypatc
     with pytest.raises(KeyboardInterrupt, match=r"goes on|go on") as caught:
         Job(12).result() if wait == "result" else ports.gather([Job(12)], progress=False)
     assert caught.value.__suppress_context__ and len(caught.traceback) <= 3  # of this test, and of one or two functions
+
+
+def test_a_pickled_job_stays_the_job_of_its_machine() -> None:
+    """Also where it is loaded below `ports.host`."""
+    here, there = pickle.dumps(Job("12", "f")), pickle.dumps(Job("server2:3.1", "f"))
+    many, all_there = pickle.dumps(JobMap("7", 3, "g")), pickle.dumps(JobMap("server2:7", 3, "g"))
+    with ports.host("server1"):
+        assert (pickle.loads(here).host, pickle.loads(here).id) == (None, "12")
+        assert (pickle.loads(there).host, pickle.loads(there).id) == ("server2", "server2:3.1")
+        assert (pickle.loads(many).host, len(pickle.loads(many)), pickle.loads(many).name) == (None, 3, "g")
+        assert pickle.loads(all_there)[2].id == "server2:7.2"
+    assert len(pickle.loads(pickle.dumps(JobMap(None, 0)))) == 0
+    assert pickle.loads(here) == Job("12") and pickle.loads(there).name == "f"
+
+
+def two(a: int, *, b: int = 1) -> int:
+    return a + b
+
+
+def of_another_signature(*args: int) -> int:
+    return sum(args)
+
+
+@pytest.mark.parametrize(
+    ("submitted", "says"),
+    [
+        (lambda: ports.submit(two), r"two\(\): missing a required argument: 'a'"),
+        (lambda: ports.submit(two, 1, 2), r"two\(\): too many positional arguments"),
+        (lambda: ports.submit(two, 1, c=2), r"two\(\): got an unexpected keyword argument 'c'$"),
+        (
+            lambda: ports.submit(two, 1, memory="3XB"),
+            r"unexpected keyword argument 'memory'; memory of the job is given to @ports\.job\(memory=\.\.\.\)",
+        ),
+        (lambda: double.submit(), r"double\(\): missing a required argument: 'x'"),
+        (lambda: ports.map(two, [1, 2], [3, 4]), r"two\(\): too many positional arguments"),
+    ],
+)
+def test_arguments_that_a_function_does_not_take_are_refused_at_once(submitted: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        submitted()
+
+
+def test_only_what_is_sure_of_a_signature_refuses_a_call() -> None:
+    shown = functools.wraps(two)(of_another_signature)  # takes what `two` does not
+    for function, args, kwargs in (
+        (shown, (1, 2, 3), {}),
+        (two, (1,), {"b": 2}),
+        (two, (Job(1),), {}),
+        (max, (1, 2), {}),
+        (dict, (), {"a": 1}),
+        (functools.partial(two, 1), (1, 2), {}),
+    ):
+        _api.check_call(function, args, kwargs)
+
+
+@pytest.mark.parametrize("called", ["submit", "map", "result", "get", "gather"])
+def test_an_error_shows_few_frames_of_ports(called: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise RecordError("no way") from OSError("inner")
+
+    for name in ("ask", "look", "python"):
+        monkeypatch.setattr(_client, name, lost)
+    calls: dict[str, Callable[[], Any]] = {
+        "submit": lambda: ports.submit(two, 1),
+        "map": lambda: ports.map(two, [1]),
+        "result": lambda: Job(1).result(),
+        "get": lambda: ports.jobs.get("1"),
+        "gather": lambda: ports.gather([Job(1)], progress=False),
+    }
+    with pytest.raises(RecordError, match="no way") as caught:
+        calls[called]()
+    assert len(caught.traceback) <= 3  # of this test, of its lambda, and one
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+def test_the_traceback_of_a_job_stays_the_cause_of_its_error() -> None:
+    def failed() -> None:
+        raise RecordError("of the job") from _job.RemoteTraceback("where it ran")
+
+    with pytest.raises(RecordError) as caught:
+        _job.brief(failed)()
+    assert isinstance(caught.value.__cause__, _job.RemoteTraceback)

@@ -16,6 +16,7 @@ from ports.jobs._model import (
     Needs,
     Retries,
     Submission,
+    as_asked,
     parse_duration,
     parse_id,
     parse_retries,
@@ -238,3 +239,22 @@ def test_memory_grows_up_to_all_that_there_is(n_memory: int, gib: int) -> None:
     capacity = Capacity(memory=4 * 2**30)
     assert spec.needs_after(spec.needs, n_memory, capacity).memory == gib * 2**30
     assert spec.needs_after(Needs(), n_memory, capacity) == Needs()
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("3GB", "3GB"), ("999GB", "999GB"), ("1.5GB", "1.5GB"), ("512MB", "512MB"), ("100kB", "100KB"),
+        ("2GiB", "2.0 GiB"), ("512MiB", "512.0 MiB"), ("1.5TiB", "1.5 TiB"), ("12345678901", "11.5 GiB"),
+    ],
+)  # fmt: skip
+def test_a_size_is_said_in_the_units_in_which_it_was_asked(typed: str, said: str) -> None:
+    assert as_asked(parse_size(typed)) == said
+
+
+def test_a_refusal_has_both_sizes_in_the_units_of_the_one_asked() -> None:
+    machine = Capacity(cpus=4, memory=16 * 2**30)
+    needs = Needs(memory=parse_size("999GB"))
+    assert machine.refuse(needs) == "it needs 999GB of memory, and this resource has 17.2GB"
+    needs = Needs(memory=parse_size("99GiB"))
+    assert machine.refuse(needs) == "it needs 99.0 GiB of memory, and this resource has 16.0 GiB"

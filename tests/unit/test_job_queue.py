@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ports.jobs import _where
 from ports.jobs._live import Live
 from ports.jobs._model import Available, Capacity, JobId, Submission
 from ports.jobs._turn import SCRIPTS, Request
@@ -889,3 +891,35 @@ def test_jobs_that_wait_have_their_counts_in_common(desk: Desk) -> None:
     lives[0].count_change(0, 1)
     lives[2].count_change(0, 2)
     assert [live.counts[:3] for live in lives] == [(0, 1, 0), (1, 0, 0), (2, 0, 1)]
+
+
+def test_reasons_that_name_jobs_name_those_of_a_server_at_home(desk: Desk) -> None:
+    """Each reason that the queue gives is known at home: an id that is shown can be typed."""
+    first, second = desk.submit(), desk.submit()
+    both = desk.submit(after=[first, second])
+    last = desk.submit(after=[both])
+    assert desk.row(both)["why"] == f"waits for {first}, {second}"
+    many = desk.submit(after=[desk.submit() for _ in range(5)])
+    reasons = [desk.row(one)["why"] for one in (both, last, many)]
+    desk.answer("cancel", ids=[first])
+    reasons += [desk.row(one)["reason"] for one in (both, last)]
+    reasons += ["waits for an equal job: 7.1", "waits for a slot, or for 9, which needs more; the disk is full"]
+    for text in reasons:
+        at_home = _where.reason_at_home("server1", text)
+        assert re.sub("server1:", "", at_home) == text and "server1:" in at_home
+        assert not re.search(r"(?<![:.\d])\d+(?![\d.]* more)", at_home.replace("server1:", ":"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "waits for 4 cpus: 2 of 8 free", "waits for 1 cpu: 0 of 4 free", "waits for a GPU: 0-1 jobs",
+        "ValueError: dependency 7 failed", "waits until 2026-01-01", "waits for queue 12: at most 1 at once",
+    ],
+)  # fmt: skip
+def test_a_number_that_is_no_job_stays_as_it_is(text: str) -> None:
+    assert _where.reason_at_home("server1", text) == text
+    row = {"id": "3", "state": "pending", "why": "waits for 4", "transitions": [{"reason": "dependency 4 failed"}]}
+    told = _where.at_home("server1", row)
+    assert told["why"] == "waits for server1:4"
+    assert told["transitions"] == [{"reason": "dependency server1:4 failed"}]

@@ -9,7 +9,7 @@ import pytest
 
 import ports
 from ports.errors import ConnectionLostError, FarSideError, NetworkError, PortsError, UsageError
-from ports.jobs import _afar, _client, _several, _where
+from ports.jobs import _afar, _client, _model, _several, _where
 from ports.jobs._job import Job, JobMap
 from ports.jobs._model import JobId, Needs
 from ports.jobs._scripts import Script, describe
@@ -224,3 +224,38 @@ def test_jobs_of_several_machines_are_listed_of_one_that_is_named() -> None:
 def test_what_names_no_machines_is_refused(names: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         ports.host(names)
+
+
+NEEDS_64 = "it needs 64 cpus, and this resource has 4"
+
+
+def test_a_refusal_after_a_start_has_the_words_of_one_before(
+    told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without a resource is started for a job, and only then knows what it has."""
+    told |= {"gpu1": {"has_ports": True}, "gpu2": status()}
+    Submitted(monkeypatch, gpu1=_model.never(NEEDS_64))
+    with pytest.raises(UsageError) as caught:
+        _several.Several(["gpu1", "gpu2"]).submit_script(describe(["true"], cpus=64, is_far=True))
+    assert str(caught.value) == (
+        f"none of gpu1, gpu2 can run this job: gpu1: can never run it: {NEEDS_64}; gpu2: can never run it: {NEEDS_64}; "
+        "ask for less, or submit it to another machine"
+    )
+
+
+def test_a_job_among_the_arguments_decides_which_machine_gets_the_next(
+    told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told |= {"gpu1": status(), "gpu2": status()}
+    monkeypatch.setattr(_client, "connection", lambda host: None)
+    there = Job("gpu2:12", "f")
+    with ports.host(["gpu1", "gpu2"]):
+        for arguments in ([there], [{"deep": [(there, 1)]}], [JobMap(None, 0), [there]]):
+            with _several.chosen(Needs(), [(arguments, {})]) as where:
+                assert where.host == "gpu2"
+        with _several.chosen(Needs(), [([1], {"x": Job("elsewhere:3")})]) as where:
+            assert where.host == "gpu1"  # the job is refused when it is sent
+        both = [([there, Job("gpu1:3")], {})]
+        says = r"jobs of gpu1 and gpu2 are among the arguments"
+        with pytest.raises(UsageError, match=says), _several.chosen(Needs(), both):
+            pass

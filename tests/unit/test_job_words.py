@@ -362,7 +362,7 @@ def test_a_dry_run_shows_what_would_be_submitted_and_makes_nothing(
 ) -> None:
     assert cli("job", "submit", "--dry-run", "--memory", "3GB", "--timeout", "1h", "--", "sleep", "60") == 0
     shown = capsys.readouterr().out
-    assert "not submitted" in shown and "sleep 60" in shown and "2.8 GiB" in shown and "1 h" in shown
+    assert "not submitted" in shown and "sleep 60" in shown and "3GB" in shown and "1 h" in shown
     assert not (tmp_path / "state").exists()
 
 
@@ -394,3 +394,35 @@ def test_fetch_names_the_directory_here_and_no_other_machine() -> None:
 
 def test_no_more_of_a_copy_is_new_than_it_has() -> None:
     assert job_rows.copied({"n_files": 1, "n_bytes": 228, "n_new_bytes": 321}) == "1 file, 228 B, 228 B of it new"
+
+
+@pytest.mark.parametrize("after", [["--after", "11,12"], ["--after", "11", "--after", "12"], ["--after", "11, 12"]])
+def test_several_jobs_are_waited_for_with_commas_or_without(
+    after: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("job", "submit", "--dry-run", "--json", *after, "--", "true") == 0
+    assert json.loads(capsys.readouterr().out)["asked"]["after"] == ["11", "12"]
+
+
+@pytest.mark.parametrize("after", ["11", "'11,12'", "[11, 12]", "'11'"])
+def test_a_file_names_the_jobs_that_are_waited_for_in_each_way(after: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("job.yaml").write_text(f"run: 'true'\nafter: {after}\n")
+    assert cli("job", "submit", "--dry-run", "--json", "job.yaml") == 0
+    assert json.loads(capsys.readouterr().out)["asked"]["after"][0] == "11"
+
+
+def test_ids_with_commas_are_several_where_several_are_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("job", "wait", "11,12") == 3 and "no job '11'" in capsys.readouterr().err
+    assert cli("job", "show", "11,12") == 2
+    assert "'11,12' is 2 ids, and one is meant here" in " ".join(capsys.readouterr().err.split())
+    assert cli("job", "cancel", "11,x") == 2 and "'x' is not the id of a job" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [("--directory", ""), ("--memry", "--memory"), ("--cpu", "--cpus"), ("--dry", "--dry-run"), ("--zzz", "")],
+)
+def test_an_option_is_meant_only_where_one_is_near(option: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("job", "submit", option, "x", "--", "true") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"no option '{option}'" in said and (f"did you mean `{meant}`" in said if meant else "mean" not in said)

@@ -180,7 +180,7 @@ def test_results_of_fetch_and_own_files_stay_behind(top: Path) -> None:
     write(top, a="1", own__store="1", **{"job-3__x": "1", f"job-3__{_workspace.FETCHED}": "{}", "job-4__x": "1"})
     found = select(top, own=str(top / "own"))
     assert sorted(found.files) == ["a", "job-4/x"]
-    assert left(found) == {"job-3/": "`ports job fetch` made it", "own/": "it belongs to ports"}
+    assert left(found) == {"job-3/": "it is output of a job, which was fetched", "own/": "it belongs to ports"}
 
 
 def test_what_is_no_file_stays_behind(top: Path) -> None:

@@ -29,7 +29,7 @@ NO_WAY_OUT = (
     "and printed no JSON", "`ports doctor` does not work there", "`ports browse` cannot reach home",
     "`ports tunnel` does not show this", "`ports open` of {owner} serves it",
     "Tag by which `ports job list` can filter", "With --follow: exit with the job's own code", "With --setup: ",
-    "the environment of --setup", "Remove output of jobs with --copy, too", "`ports job fetch` made it",
+    "the environment of --setup", "Remove output of jobs with --copy, too",
     "waiting for {host}, where", "the hosts of the setting ports.hosts", "distributed.print prints here",
     "`ports open` goes through a session", "about 15 s after its last terminal",
     "it was stopped, by `ports cluster stop`", "from ports.web._serve import main",

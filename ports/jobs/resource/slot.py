@@ -24,6 +24,7 @@ from typing import Any
 from ports import probe
 from ports._version import VERSION
 from ports.errors import ConflictError, UsageError
+from ports.jobs._model import as_asked
 from ports.jobs._places import Places
 from ports.jobs._protocol import PROTOCOL, Decoder, Frame, encode
 from ports.jobs.resource import environment, script
@@ -609,7 +610,7 @@ def _ended(how: str, job: Mapping[str, Any]) -> dict[str, Any]:
         words = f"it ran longer than its timeout of {job.get('timeout') or 0:g} s"
         return {"state": "error", "reason": "time", "error": {"type": "TimeoutError", "text": words, "traceback": ""}}
     if how == "memory":
-        words = f"it used more than its {probe.size(job.get('memory'))} of memory"
+        words = f"it used more than its {as_asked(int(job.get('memory') or 0))} of memory"
         return {"state": "error", "reason": "memory", "error": {"type": "MemoryError", "text": words, "traceback": ""}}
     reason, words = ("stopped", "the compute resource was stopped") if how == "stopped" else ("lost", "it was ended")
     return {"state": "lost", "reason": reason, "error": {"type": "Lost", "text": words, "traceback": ""}}
