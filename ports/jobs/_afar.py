@@ -17,6 +17,7 @@ from ports.errors import (
     ConflictError,
     ConnectionLostError,
     FarSideError,
+    NotFoundError,
     PortsError,
     ResourceLostError,
     SSHError,
@@ -341,7 +342,10 @@ class Afar:
         """Remove jobs that ended some time ago, with their output and results; see `_asking.prune`."""
         states = [_model.FINISHED, _model.CANCELLED] if keep_failed else list(ENDED)
         limit = _model.parse_duration(older, "older")
-        found = self.ask("prune", older=limit, states=states, dry=dry_run, unfetched=unfetched).header
+        try:
+            found = self.ask("prune", older=limit, states=states, dry=dry_run, unfetched=unfetched).header
+        except NotFoundError:  # no resource runs there
+            found = self._pruned_at_rest(older, keep_failed=keep_failed, unfetched=unfetched, dry_run=dry_run)
         if not dry_run:
             try:
                 self.ask("disk.sweep")
@@ -350,6 +354,20 @@ class Afar:
         told = {"removed": list(found.get("ids") or ()), "unfetched": list(found.get("unfetched") or ())}
         home: dict[str, Any] = _where.at_home(self.host, told)
         return home
+
+    def _pruned_at_rest(self, older: str | float, **flags: bool) -> dict[str, Any]:
+        """Let `ports` there remove jobs from the queue, which no resource has open; where no job ever ran, none ended.
+
+        Raises
+        ------
+        FarSideError
+            Jobs ran there, and `ports` is gone: only python3 is there.
+        """
+        if not self.ask("status").header.get("has_store"):
+            return {}
+        words = [f"--{name.replace('_', '-')}" for name, is_given in flags.items() if is_given]
+        told = hosts.run_ports(self.host, ["job", "prune", "--older", str(older), *words], login=True)
+        return {"ids": told.get("removed"), "unfetched": told.get("unfetched")}
 
     def output(self, id: object) -> Output:
         """Return the output of a job; raises NotFoundError, and UsageError if it is a map."""

@@ -116,4 +116,4 @@ def test_commands_work_on_a_host_with_python3_only(servers: Site) -> None:
     again = ports("job", "rerun", "server2:1")
     assert again.stdout == "server2:3\n", again
     pruned = ports("job", "prune", "-H", "server2", "--older", "0")
-    assert pruned.returncode in (3, 5) and "ports" in pruned.stderr, pruned
+    assert (pruned.returncode, pruned.stdout) == (0, "nothing to remove\n"), pruned

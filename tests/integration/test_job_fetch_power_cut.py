@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.integration.test_job_power_cut import disk, mounted  # noqa: F401  the fixture
+from tests.integration.test_job_power_cut import copied, disk, mounted  # noqa: F401  the fixture
 from tests.unit.test_job_outputs import ID, Job, write
 
 pytestmark = [pytest.mark.ci, pytest.mark.timeout(120)]
@@ -25,7 +24,7 @@ def test_what_is_noted_as_fetched_survives_a_power_cut(disk: Path, tmp_path: Pat
     subprocess.run(["mkfs.ext4", "-q", "-E", "nodiscard", str(image)], check=True)
     with mounted(image, disk / "mounted") as place:
         job.fetch(job.row("r"), place / "night")
-        shutil.copyfile(image, copy)
+        copied(image, copy)
     assert job.places.fetched(ID).exists()
     with mounted(copy, disk / "mounted") as place:
         found = {int(path.parent.name): path.read_text() for path in (place / "night").glob("r/*/x")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import random
 import shutil
@@ -15,24 +16,73 @@ from pathlib import Path
 
 import pytest
 
+from ports.state import wait_until
 from tests.integration.test_job_store_faults import CLIENT, REPOSITORY
 from tests.lab.job_queue import Desk
 
 pytestmark = [pytest.mark.ci, pytest.mark.timeout(600)]
 SIZE = 48 * 2**20
+_HEAD = 1 << 20  # bytes: the superblock, whose UUID each image has for itself, and what follows
+
+
+def attached(image: Path) -> Path:
+    """Return a loop device of its own for an image, which reads nothing that the device had before.
+
+    `mount -o loop` names no device, and one that is about to go keeps what it has read: a mount of the next image found
+    that once. Others take free devices at the same moment, so a second try can help.
+    """
+    for _ in range(20):
+        words = ["losetup", "--find", "--show", str(image)]
+        done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+        if not done.returncode:
+            break
+    else:
+        pytest.skip(f"no loop device here: {done.stderr.strip()}")
+    device = Path(done.stdout.strip())
+    subprocess.run(["blockdev", "--flushbufs", str(device)], check=True, timeout=60)
+    assert backing(device) == image
+    with device.open("rb") as one, image.open("rb") as other:
+        assert one.read(_HEAD) == other.read(_HEAD), f"{device} is not {image}"
+    return device
+
+
+def backing(device: Path) -> Path | None:
+    """Return the file of a loop device; None if it has none."""
+    try:
+        return Path(Path("/sys/block", device.name, "loop/backing_file").read_text().strip())
+    except FileNotFoundError:
+        return None
 
 
 @contextlib.contextmanager
 def mounted(image: Path, at: Path) -> Iterator[Path]:
-    """Mount an image; it is unmounted without a word to those who use it."""
+    """Mount an image; it is unmounted without a word to those who use it, and its device is free again."""
     at.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", "-o", "loop", str(image), str(at)], check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no loop device here: {done.stderr.strip()}")
+    device = attached(image)
     try:
-        yield at
+        subprocess.run(["mount", str(device), str(at)], check=True, timeout=60)
+        try:
+            assert os.stat(at).st_dev == os.stat(device).st_rdev
+            yield at
+        finally:
+            subprocess.run(["umount", str(at)], check=True, timeout=60)
     finally:
-        subprocess.run(["umount", str(at)], check=True)
+        subprocess.run(["losetup", "--detach", str(device)], check=True, timeout=60)
+        wait_until(lambda: True if backing(device) != image else None, timeout=60, what=f"end of {device}")
+
+
+def copied(image: Path, copy: Path) -> None:
+    """Copy the image of a disk as it was at one moment: nothing was written from the first read to the last.
+
+    The kernel writes what is due after the processes have stopped. A copy of two moments is no power cut: it can have
+    an old block and the journal that no longer has the new one.
+    """
+
+    def same() -> bool | None:
+        shutil.copyfile(image, copy)
+        return filecmp.cmp(image, copy, shallow=False) or None  # each block is read again, after all were read
+
+    wait_until(same, timeout=120, what="a moment without a write")
 
 
 @pytest.fixture
@@ -46,7 +96,6 @@ def disk() -> Iterator[Path]:
 
 def cut(disk: Path, chance: random.Random, *, is_full: bool) -> tuple[list[str], Path]:
     """Let a queue work on a disk of its own, cut the power; return what was said, and the image of that moment."""
-    # Files of their own: a loop device that is about to go keeps what it has read, and a mount of its file finds it.
     image, copy = (disk / f"{name}-{chance.getrandbits(64):x}" for name in ("image", "copy"))
     with image.open("wb") as file:
         file.truncate(SIZE)
@@ -60,7 +109,7 @@ def cut(disk: Path, chance: random.Random, *, is_full: bool) -> tuple[list[str],
             assert process.stdout is not None
             said += [process.stdout.readline().strip() for _ in range(chance.randint(20, 120))]
             process.send_signal(signal.SIGSTOP)
-            shutil.copyfile(image, copy)
+            copied(image, copy)
             process.kill()
     image.unlink()
     return said, copy

@@ -15,6 +15,7 @@ import ports
 from ports import __main__, hosts
 from ports.cli import main
 from ports.jobs import _afar, _client, _copies, _logs, _model, _needed_there, _places, _scripts, _there
+from ports.jobs._store import Store
 from ports.jobs.resource import lay_out
 
 FOLLOWED = 1200  # lines
@@ -415,9 +416,29 @@ def test_what_cannot_be_reused_there_is_refused(
     assert "x of another job does not fit: a file is where" in " ".join(capsys.readouterr().err.split())
 
 
-def test_prune_there_without_a_resource_names_what_starts_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert submit("--", "true") == 0 and cli("prune", "-H", "far") == 3
-    assert "'prune' needs one; `ports resource start -H far` starts one" in " ".join(capsys.readouterr().err.split())
+def test_prune_where_no_job_ever_ran_removes_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server that has python3 only never runs one."""
+    assert submit("--", "true") == 0 and cli("cancel", "far:1") == 0
+    capsys.readouterr()
+    assert cli("prune", "-H", "far", "--older", "0") == 0
+    assert capsys.readouterr().out == "nothing to remove\n"
+    assert cli("show", "far:1") == 0
+
+
+def test_prune_without_a_resource_is_done_by_ports_there(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places, asked = _places.make_places(), []
+    Store.open(places).close()
+
+    def run_ports(host: str, words: list[str], **_: object) -> dict[str, Any]:
+        asked.append((host, words))
+        return {"removed": ["3", "4"], "unfetched": ["5"], "dry_run": True}
+
+    monkeypatch.setattr(hosts, "run_ports", run_ports)
+    assert cli("prune", "-H", "far", "--older", "7d", "--keep-failed", "--dry-run", "--json") == 0
+    assert shown(capsys)["removed"] == ["far:3", "far:4"]
+    assert asked == [("far", ["job", "prune", "--older", "7d", "--keep-failed", "--dry-run"])]
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,7 @@ class QueueAtRest:
         running = self._rows("SELECT job FROM jobs WHERE state = 'running' LIMIT 20")
         told = {"counts": self.counts(), "draining": bool(facts.get("draining")), "notices": self.notices}  # type: Json
         told.update(queues=[], slots=[], running=[], wanted_slots=0, at_rest=True, n_left=len(self._left))
+        told["has_store"] = self._database is not None
         ended = {str(number) for number, one in self._ended.items() if "state" in one}
         told["running_scripts"] = [id for id in (self._id_of(one.job) for one in running) if id not in ended]
         return told
