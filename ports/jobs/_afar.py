@@ -73,8 +73,13 @@ class Output:
         """What the job is called here."""
         return _where.called(self._machine.host, self.id)
 
-    def files(self) -> dict[str, FarFile]:
+    def files(self) -> dict[str, _logs.Source]:
         """Return the file of each stream; it need not exist."""
+        kept = {name: FarFile(self._machine, f"work/{self.id}/{name}") for name in _logs.STREAMS}
+        return {name: _logs.joined(self._row, one, kept[name]) for name, one in self.paths().items()}
+
+    def paths(self) -> dict[str, FarFile]:
+        """Return the file to which each stream goes now."""
         if (place := _logs.place_of(self._row)) is not None:
             named = {"stdout": f"streams/{place[0]}.out", "stderr": f"streams/{place[0]}.err"}
         else:
@@ -135,7 +140,7 @@ class Afar:
         if row.get("count") is not None:
             return {}
         root = str(self.ask("disk.status").header.get("data") or "")
-        found = {name: one for name, one in Output(self, row).files().items() if one.read(0, 0) is not None}
+        found = {name: one for name, one in Output(self, row).paths().items() if one.read(0, 0) is not None}
         return {name: f"{root}/{one.path}" for name, one in found.items()}
 
     def is_running(self) -> bool:

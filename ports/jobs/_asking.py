@@ -55,8 +55,14 @@ class Output:
         """What the job is called here."""
         return str(self.id)
 
-    def files(self) -> dict[str, Path]:
+    def files(self) -> dict[str, _logs.Source]:
         """Return the file of each stream; it need not exist."""
+        work = _places.here().work_of(self.id)
+        now = {name: _logs.File(path) for name, path in self.paths().items()}
+        return {name: _logs.joined(self._row, one, _logs.File(work / name)) for name, one in now.items()}
+
+    def paths(self) -> dict[str, Path]:
+        """Return the file to which each stream goes now."""
         places = _places.here()
         if (place := _logs.place_of(self._row)) is not None:
             return {"stdout": places.stdout_of(place[0]), "stderr": places.stderr_of(place[0])}
@@ -391,7 +397,7 @@ def files(row: Mapping[str, Any]) -> dict[str, str]:
     """Return where the files of a job are that are there; a map has none."""
     if row.get("count") is not None:
         return {}
-    found = {name: path for name, path in Output(row).files().items() if path.exists()}
+    found = {name: path for name, path in Output(row).paths().items() if path.exists()}
     return {name: str(path) for name, path in (found | copy_files(row)).items()}
 
 

@@ -115,6 +115,36 @@ class File:
         return None
 
 
+class Joined:
+    """What attempts before printed, and behind it what a function prints now: the file that both are at its end."""
+
+    def __init__(self, before: Source, now: Source) -> None:
+        self.before, self.now = before, now
+
+    @property
+    def older(self) -> Source:
+        """What the present file was before it was cut; then nothing stays of the attempts before."""
+        return self.now.older
+
+    def read(self, offset: int, most: int) -> Part | None:
+        """Return a part of both; raises StoreError."""
+        first = self.before.read(max(0, offset), most)
+        if first is None:
+            return self.now.read(offset, most)
+        second = self.now.read(max(offset, 0) - first.size if offset > first.size else 0, most)
+        size = first.size + (second.size if second is not None else 0)
+        if offset < 0:
+            return self.read(max(0, size + offset), most)
+        data = first.data if offset < first.size else b""
+        data += second.data[: most - len(data)] if second is not None and len(data) < most else b""
+        return Part(size, first.head, offset, data)
+
+
+def joined(row: Mapping[str, Any], now: Source, before: Source) -> Source:
+    """Return what is followed of a function: with what attempts before this one printed, if there were some."""
+    return Joined(before, now) if place_of(row) is not None and int(row.get("attempt") or 0) > 1 else now
+
+
 Files = Mapping[str, Path] | Mapping[str, Source]
 
 

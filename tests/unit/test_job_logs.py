@@ -178,6 +178,65 @@ def test_a_follower_never_sees_the_output_of_the_next_job(tmp_path: Path) -> Non
     assert got == WHOLE
 
 
+class Retried(Running):
+    """A function that fails, waits, and is tried again in another slot; its slots append what attempts printed."""
+
+    def __init__(self, top: Path, first: bytes, second: bytes, seen: int) -> None:
+        super().__init__(top)
+        self.top, self.second = top, second
+        self.slot.write_bytes(first[:seen])
+        self.steps = iter([lambda: self.slot.write_bytes(first), self.fail, self.again, self.print, self.succeed])
+
+    def files(self) -> dict[str, Any]:
+        work, slot = _logs.File(self.work), _logs.File(self.slot)
+        return {"stdout": _logs.joined(self.row, slot if _logs.place_of(self.row) else work, work)}
+
+    def fail(self) -> None:
+        streams.move(str(self.slot), str(self.work))
+        self.next_row = {**self.row, "state": "pending"}
+
+    def again(self) -> None:
+        self.slot = self.top / "other.out"
+        self.slot.write_bytes(self.second[:3])
+        self.next_row = {**self.row, "state": "running", "slot": "other", "attempt": 2}
+
+    def print(self) -> None:
+        self.slot.write_bytes(self.second)
+
+    def succeed(self) -> None:
+        streams.move(str(self.slot), str(self.work))
+        self.next_row = {**self.row, "state": "finished"}
+
+    def is_over(self) -> bool:
+        next(self.steps, lambda: None)()
+        self.row = self.next_row
+        return super().is_over()
+
+
+@pytest.mark.parametrize("seen", [0, 5, 40])
+@pytest.mark.parametrize("second", [b"again\n", b"again\n" * 50], ids=["short", "long"])
+def test_a_follower_sees_each_attempt_of_a_function_once(tmp_path: Path, seen: int, second: bytes) -> None:
+    first = b"".join(b"first %d\n" % n for n in range(8))
+    job = Retried(tmp_path, first, second, seen)
+    pieces, positions = _logs.last_of(job, 0)
+    got = text_of(pieces)
+    asked: dict[str, Any] = {"stamped": False, "is_over": job.is_over, "is_still": job.is_still, "every": 0.0}
+    for some, _ in _logs.follow(job.files, positions, **asked):
+        got += text_of(some)
+    assert got == first + second == job.work.read_bytes()
+
+
+@pytest.mark.parametrize("offset", [0, 3, 5, 8, -4, -7, -99])
+@pytest.mark.parametrize("most", [1, 4, 99])
+def test_what_attempts_printed_is_read_as_one_file(tmp_path: Path, offset: int, most: int) -> None:
+    before, now, both = (_logs.File(tmp_path / name) for name in ("before", "now", "both"))
+    for file, data in ((before, b"first"), (now, b"again"), (both, b"firstagain")):
+        file.path.write_bytes(data)
+    found, wanted = _logs.Joined(before, now).read(offset, most), both.read(offset, most)
+    assert found is not None and wanted is not None
+    assert (found.size, found.offset, found.data) == (wanted.size, wanted.offset, wanted.data)
+
+
 def test_last_lines_are_those_of_the_job_though_it_ends_meanwhile(tmp_path: Path) -> None:
     job = Running(tmp_path)
     job.end()
