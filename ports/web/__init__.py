@@ -21,8 +21,9 @@ def _load_jupyter_server_extension(server: Any) -> None:
     import os
 
     from ports.listeners import announcement
-    from ports.web import _dashboard_route
+    from ports.web import _dashboard_route, _labextension_cluster
 
     base_url = server.web_app.settings["base_url"]
     server.web_app.add_handlers(".*$", _dashboard_route.handlers(base_url))
+    _labextension_cluster.base_url = base_url
     os.environ |= announcement(base_url)

@@ -68,6 +68,7 @@ def handlers(base_url: str) -> list[tuple[str, type[JupyterHandler]]]:
         (url_path_join(base_url, "/ports/?"), ClustersHandler),
         (url_path_join(base_url, f"/ports/{name}/?"), ClusterHandler),
         (url_path_join(base_url, f"/ports/{name}/(.*)"), DashboardHandler),
+        (url_path_join(base_url, f"/proxy/ports/{name}/(.*)"), OfPaneHandler),
     ]
 
 
@@ -106,6 +107,19 @@ class ClusterHandler(JupyterHandler):
     def get(self, name: str) -> None:
         """Redirect to the first page, so that its relative links work."""
         self.redirect(url_path_join(self.base_url, "ports", name, "status"))
+
+
+class OfPaneHandler(JupyterHandler):
+    """``/proxy/ports/main/…``: leads to the dashboard; dask-labextension takes links of this form as they are."""
+
+    auth_resource = "ports"
+
+    @web.authenticated
+    @authorized
+    def get(self, name: str, path: str) -> None:
+        """Redirect to the same page of the dashboard."""
+        query = f"?{self.request.query}" if self.request.query else ""
+        self.redirect(url_path_join(self.base_url, "ports", name, path) + query)
 
 
 class DashboardHandler(ClustersHandler):

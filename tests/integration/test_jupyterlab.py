@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -166,6 +169,64 @@ def test_the_pane_of_dask_labextension_is_connected_by_itself(page: Any, lab: La
     frame = page.wait_for_selector("[id^='dask-dashboard-'] iframe").content_frame()
     frame.wait_for_function(DRAWN)
     assert frame.url.startswith(f"{lab.base}ports/main/individual-task-stream")
+
+
+def test_new_in_the_pane_of_dask_labextension_makes_a_private_cluster(page: Any, lab: Lab) -> None:
+    page.click("[data-id='dask-dashboard-launcher']")
+    page.click(".dask-DaskClusterManager >> text=NEW")
+    item = page.locator(".dask-ClusterListingItem")
+    item.wait_for()
+    assert "Scheduler Address: unix:///" in item.inner_text()
+    [name] = re.findall(r"proxy/ports/([a-z0-9-]+)/status", item.inner_text())
+    item.click()
+    page.click("text=TASK STREAM")
+    frame = page.wait_for_selector("[id^='dask-dashboard-'] iframe").content_frame()
+    frame.wait_for_function(DRAWN)
+    assert frame.url.startswith(f"{lab.base}ports/{name}/individual-task-stream")
+    item.locator("text=SHUTDOWN").click()
+    item.wait_for(state="detached")
+    assert name not in [one.name for one in clusters.list()]
+
+
+def ask(lab: Lab, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """Return status and document of an answer of dask-labextension's server."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Authorization": f"token {lab.token}"}
+    request = urllib.request.Request(f"{lab.base}dask/clusters{path}", data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.loads(answer.read() or "null")
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, json.loads(refusal.read())
+
+
+def test_clusters_of_the_pane_have_names_and_sizes_of_ports(lab: Lab, main: Cluster) -> None:
+    status, made = ask(lab, "PUT", "")
+    assert (status, made["dashboard_link"]) == (200, f"{urlsplit(lab.base).path}proxy/ports/main-2/status")
+    try:
+        assert ask(lab, "PATCH", f"/{made['id']}", {"workers": 1})[1]["workers"] == 1
+        assert clusters.get("main-2").row()["n_workers"] == 1
+        status, refused = ask(lab, "PATCH", f"/{made['id']}", {"workers": 10_000})
+        assert status == 500 and refused["message"].startswith("10000 workers")  # and what fits
+        adapts = ask(lab, "PATCH", f"/{made['id']}", {"adapt": {"minimum": 0, "maximum": 1}})[1]["adapt"]
+        assert adapts == {"minimum": 0, "maximum": 1}
+    finally:
+        assert ask(lab, "DELETE", f"/{made['id']}")[0] == 204
+    assert [one.name for one in clusters.list()] == ["main"]
+
+
+def test_a_cluster_of_the_pane_that_ended_elsewhere_breaks_no_list(lab: Lab) -> None:
+    made = ask(lab, "PUT", "")[1]
+    [name] = [one.name for one in clusters.list() if f"/{one.name}/" in made["dashboard_link"]]
+    clusters.stop(name)
+    ended = wait_until(
+        lambda: [one for one in ask(lab, "GET", "")[1] if one["id"] == made["id"] and not one["workers"]] or None,
+        timeout=30,
+        what="the end of its workers in the pane",
+    )
+    assert len(ended) == 1
+    assert ask(lab, "DELETE", f"/{made['id']}")[0] == 204
+    assert ask(lab, "GET", "")[1] == []
 
 
 def test_the_files_of_the_extension_have_the_version_of_ports() -> None:
