@@ -40,10 +40,12 @@ _NAMES = {
     "gather": "ports.jobs",
     "host": "ports.jobs",
     "job": "ports.jobs",
+    "load_ipython_extension": "ports.cli.in_ipython",
     "map": "ports.jobs",
     "progress": "ports.jobs",
     "should_stop": "ports.jobs",
     "submit": "ports.jobs",
+    "unload_ipython_extension": "ports.cli.in_ipython",
 }
 
 __all__ = [
