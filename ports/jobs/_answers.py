@@ -224,10 +224,12 @@ class Answers:
         self._waiting.add_watch(Watch(request.connection, request.n, ids))
 
     def tell_watches(self) -> None:
-        """Tell who watches what changed, at most ten times a second."""
-        now = self.exchange.monotonic()
+        """Tell who watches what changed: the end of all at once, else at most ten times a second."""
+        now, lives = self.exchange.monotonic(), self._ledger.lives
         for watch in list(self._waiting.watches):
-            if watch.has_news and now - watch.said >= EVERY_SECONDS:
+            if not watch.has_news:
+                continue
+            if now - watch.said >= EVERY_SECONDS or not any(id.number in lives for id in watch.ids):
                 watch.said, watch.has_news = now, False
                 rows = [self._watched(id) for id in watch.ids]
                 is_last = all(row["state"] in ENDED for row in rows)

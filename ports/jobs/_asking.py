@@ -431,7 +431,7 @@ def _submitted(key: str, script: Script, start: bool, undone: contextlib.ExitSta
     blobs, sent, was_lost = [script.blob(key)], contextlib.ExitStack(), False
     for left in range(_TRIES - 1, -1, -1):
         try:
-            with _resource.connect() if start else contextlib.nullcontext() as connection:
+            with _connected(script, start) as connection:
                 sent.push(undone.pop_all())  # from here on it can have arrived, whatever interrupts us
                 if connection is not None:
                     return dict(connection.ask("submit", blobs, **asked).header)
@@ -445,6 +445,13 @@ def _submitted(key: str, script: Script, start: bool, undone: contextlib.ExitSta
                 sent.close()  # it was refused
             raise
     raise AssertionError
+
+
+def _connected(script: Script, start: bool) -> contextlib.AbstractContextManager[Connection | None]:
+    """Return the connection by which a script is submitted; None leaves it for a resource that starts later."""
+    asked = script.submission
+    can_begin = asked.at is None and not asked.after
+    return _resource.connect(for_a_job=can_begin) if start else contextlib.nullcontext()
 
 
 def rerun(id: object, *, start: bool = True, here: bool = False) -> JobId:

@@ -106,7 +106,9 @@ def _connected(host: str | None, start: bool | None) -> Connection:
         return _there.connect(host, start=start, at_rest=not start, batch=batch())
     from ports.jobs import _places, _resource  # 60 ms, which who asks another machine does not need
 
-    return _resource.connect() if start is not False else Connection(_places.here().socket)
+    if start is False:
+        return Connection(_places.here().socket)
+    return _resource.connect(for_a_job=bool(start))
 
 
 def _drop(host: str | None) -> None:

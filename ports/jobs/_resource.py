@@ -29,7 +29,7 @@ from ports.sessions import Found, Running, SessionRecord
 from ports.state import paths, settings, wait_until
 
 KIND, NAME = "resource", "jobs"
-_PROGRAM = f"{SAFE_PATH}; from ports.jobs.resource import loop; loop.main"
+_PROGRAM = f"{SAFE_PATH}; from ports.jobs.resource import loop; loop.main({{!r}}, for_a_job={{}})"
 _MOST_SHOWN = 5
 _DYING_SECONDS = 5.0
 _ANSWER_SECONDS = 60.0
@@ -199,8 +199,13 @@ def list_resources() -> list[Resource]:
     return [] if found is None else [found]
 
 
-def start_resource(*, timeout: float | None = None) -> Resource:
+def start_resource(*, timeout: float | None = None, for_a_job: bool = False) -> Resource:
     """Start the resource, and return it once its socket answers.
+
+    Parameters
+    ----------
+    for_a_job : bool
+        A job comes at once that can begin: the cluster starts beside the queue. Default: it starts with the first job.
 
     Raises
     ------
@@ -224,7 +229,7 @@ def start_resource(*, timeout: float | None = None) -> Resource:
     )
     found = sessions.claim(record)
     with sessions.undone(found):
-        argv = [sys.executable, "-c", f"{_PROGRAM}({str(found.files.directory)!r})"]
+        argv = [sys.executable, "-c", _PROGRAM.format(str(found.files.directory), for_a_job)]
         limit = timeout or settings.get("jobs.start_timeout")
         environ = sessions.surroundings.of_a_session()
         found = sessions.start(
@@ -246,7 +251,7 @@ def _check_format(store: Path) -> None:
             raise NewerRecordError(store, found, FORMAT)
 
 
-def find_or_start_resource(*, timeout: float | None = None) -> Resource:
+def find_or_start_resource(*, timeout: float | None = None, for_a_job: bool = False) -> Resource:
     """Return the resource once it answers; start it if none runs; raises as `start_resource`."""
     limit = timeout or settings.get("jobs.start_timeout")
     while True:
@@ -260,7 +265,7 @@ def find_or_start_resource(*, timeout: float | None = None) -> Resource:
         if found is not None and found.state == "unknown":
             raise found.found.error or NotFoundError(KIND, NAME, str(found.reason))
         try:
-            return start_resource(timeout=timeout)
+            return start_resource(timeout=timeout, for_a_job=for_a_job)
         except NameInUseError:
             continue  # another process was quicker
 
@@ -270,13 +275,15 @@ def _settled() -> bool | None:
     return True if found is None or found.state != "starting" else None
 
 
-def connect(*, start: bool = True, timeout: float | None = None) -> Connection:
+def connect(*, start: bool = True, timeout: float | None = None, for_a_job: bool = False) -> Connection:
     """Return a connection to the resource of this machine.
 
     Parameters
     ----------
     start : bool
         Start the resource if none runs.
+    for_a_job : bool
+        As in `start_resource`.
 
     Raises
     ------
@@ -293,7 +300,7 @@ def connect(*, start: bool = True, timeout: float | None = None) -> Connection:
         raise NotFoundError(KIND, NAME, f"{why + '; ' if why else ''}`ports resource start` starts one")
     end = time.monotonic() + _DYING_SECONDS
     while True:
-        found = find_or_start_resource(timeout=timeout)
+        found = find_or_start_resource(timeout=timeout, for_a_job=for_a_job)
         try:
             return found.connect()
         except ResourceLostError:  # one that was killed is seen for a moment longer than it answers

@@ -167,15 +167,17 @@ def usage(host: str | None = None, *, interval: float | None = None) -> Usage:
     return replace(from_probe(looking.who(request), host), gpus=tuple(gpus.rows()))
 
 
-def room(*, without: int | None = None) -> Room:
+def room(*, without: int | None = None, interval: float | None = None) -> Room:
     """Return what of this machine counts for the size of a cluster of mine.
 
     Parameters
     ----------
     without : int, optional
         Pid of the owner of a cluster whose promise does not count: it is about to change.
+    interval : float, optional
+        As in `usage`. Default: hardly any if this user is alone, as far as is seen, else 0.1.
     """
-    document = looking.who({"interval": _interval()})
+    document = looking.who({"interval": _interval() if interval is None else interval})
     document["promises"] = [
         one for one in document["promises"] if one["pid"] != without or one["uid"] != document["uid"]
     ]

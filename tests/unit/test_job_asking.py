@@ -152,3 +152,20 @@ def test_nothing_is_made_by_a_look_where_nothing_was_submitted(home: Path) -> No
     assert _asking.list_jobs()[0] == []
     assert not (home / "state" / "hosts").exists()
     assert _asking.prune()["removed"] == []
+
+
+@pytest.mark.parametrize(("options", "begins"), [({}, True), ({"after": ["1"]}, False), ({"at": "2h"}, False)])
+def test_a_cluster_starts_early_only_for_a_job_that_can_begin(
+    home: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], begins: bool
+) -> None:
+    submit()
+    told: list[bool] = []
+
+    def connect(*, for_a_job: bool) -> Any:
+        told.append(for_a_job)
+        raise StoreError("queue", "it is full")
+
+    monkeypatch.setattr(_resource, "connect", connect)
+    with pytest.raises(StoreError):
+        _asking.submit_script(_scripts.describe(["true"], **options))
+    assert told == [begins]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -45,3 +46,36 @@ def test_a_cluster_of_a_deleted_environment_names_the_way_out(monkeypatch: pytes
     monkeypatch.setattr(environment, "missing", lambda: "/nowhere")  # its own too: the next look says so
     other = Crew({}, lambda: None)
     assert other.is_over("x", ended) and other.state["reason"] is None
+
+
+class Starter(Crew):
+    """Starts no cluster, and notes that it would."""
+
+    def __init__(self) -> None:
+        super().__init__({}, lambda: None)
+        self.connects, self.rests = threading.Event(), threading.Event()
+        self.changed = Rest(self.rests)
+
+    def connect(self) -> None:
+        self.connects.set()
+
+
+class Rest(threading.Event):
+    """Notes that somebody waits for it."""
+
+    def __init__(self, waits: threading.Event) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.set()
+        return super().wait(timeout)
+
+
+@pytest.mark.parametrize("is_expected", [True, False])
+def test_the_cluster_starts_before_a_job_that_is_on_its_way(is_expected: bool) -> None:
+    crew = Starter()
+    crew.is_expected = is_expected
+    crew.start()
+    assert crew.rests.wait(60)  # nothing is wanted yet
+    assert crew.connects.is_set() is is_expected

@@ -21,7 +21,7 @@ from ports.jobs._exchange import PRUNED
 from ports.jobs._model import Available
 from ports.jobs._protocol import PROTOCOL, Decoder, Frame, encode
 from ports.jobs.resource import sweeper
-from ports.jobs.resource.loop import Loop, listen
+from ports.jobs.resource.loop import Loop, listen, pause
 from ports.state import wait_until
 from tests.lab.job_queue import Desk
 from tests.unit.test_job_storm import ANYTHING, FIELDS, GOOD, OPS, VALUES
@@ -247,3 +247,24 @@ def test_a_status_shows_what_other_users_leave(desk: Desk) -> None:
     assert desk.answer("status")["free"] == {"cpus": 4, "memory": 2**30, "gpus": [0]}
     desk.take("s1")
     assert desk.answer("status")["free"] == {"cpus": 3, "memory": 2**30, "gpus": []}
+
+
+@pytest.mark.parametrize(
+    ("since", "took", "seconds"),
+    [
+        (0.0, 0.0, 0.01),
+        (0.5, 0.0001, 0.05),
+        (3600.0, 0.0001, 0.1),
+        (0.0, 0.004, 0.08),  # many scripts: the looks take a twentieth of the time
+        (float("inf"), 1.0, 0.5),
+    ],
+)
+def test_a_young_script_is_looked_at_more_often(since: float, took: float, seconds: float) -> None:
+    assert pause(since, took) == pytest.approx(seconds)
+
+
+def test_a_loop_wakes_for_a_young_script_between_ticks(loop: Loop) -> None:
+    loop.next_tick, loop.next_scripts = 100.1, 100.01
+    assert loop.patience(100.0) == pytest.approx(0.1)
+    loop.script_at = 99.9
+    assert loop.patience(100.0) == pytest.approx(0.01)

@@ -692,10 +692,20 @@ def test_a_watch_hears_of_changes_and_of_the_end(desk: Desk) -> None:
     (news,) = desk.queue.tick()
     assert news.header["rows"][0]["counts"] == {"pending": 1, "finished": 1}
     desk.work("s1")
-    desk.clock += 0.2
-    (last,) = [reply for reply in desk.queue.tick() if reply.connection == "home"]
+    (last,) = [push for push in desk.pushed if push.connection == "home"]  # the end is told at once
     assert "more" not in last.header
+    desk.clock += 0.2
     assert desk.queue.tick() == []
+
+
+def test_a_watch_waits_for_all_of_its_jobs(desk: Desk) -> None:
+    first, last = desk.submit(), desk.submit()
+    desk.ask("watch", ids=[first, last], by="home")
+    desk.end("s1", *desk.take("s1", most=1))
+    assert [push for push in desk.pushed if push.connection == "home"] == []
+    desk.work("s1")
+    (told,) = [push for push in desk.pushed if push.connection == "home"]
+    assert ([row["state"] for row in told.header["rows"]], told.header.get("more")) == (["finished"] * 2, None)
 
 
 def test_a_wait_for_a_result_runs_out(desk: Desk) -> None:

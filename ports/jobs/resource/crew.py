@@ -77,6 +77,7 @@ class Crew(threading.Thread):
         self.available: Available | None = None  # news for the queue
         self.options, self.wake = dict(options), wake
         self.wanted, self.is_waiting, self.is_asked = 0, False, False
+        self.is_expected = False  # a job is on its way: the cluster is started before it is here
         self.connected: frozenset[str] = frozenset()  # the tasks of the slots that the loop hears
         self.changed = threading.Event()
         self.cluster: Any = None
@@ -97,15 +98,25 @@ class Crew(threading.Thread):
 
     def run(self) -> None:
         """Look again whenever something changes, and once a second while there is work."""
-        preload()
+        if self.is_expected:
+            loading = threading.Thread(target=preload, name="ports-preload", daemon=True)
+            loading.start()
+            self.try_to(self.connect)
+            loading.join()
+        else:
+            preload()
         while True:
             self.changed.wait(_LOOK_SECONDS if self.wanted or self.futures or self.is_waiting else None)
             self.changed.clear()
-            try:
-                self.look_around()
-                self.look()
-            except Exception as error:  # noqa: BLE001 - without this thread nothing runs any more
-                self.fail(error)
+            self.try_to(self.look_around, self.look)
+
+    def try_to(self, *steps: Callable[[], None]) -> None:
+        """Do these steps; note the error of one that fails."""
+        try:
+            for step in steps:
+                step()
+        except Exception as error:  # noqa: BLE001 - without this thread nothing runs any more
+            self.fail(error)
 
     def look_around(self) -> None:
         """See what other users leave of the machine, while jobs run or wait, and when somebody asks."""
@@ -132,7 +143,6 @@ class Crew(threading.Thread):
         live = len(self.connected | self.futures.keys())
         if self.wanted <= 0 or time.monotonic() < self.next_try or not missing(self.wanted, self.cpus, live):
             return
-        check_environment()
         self.connect()
         for _ in range(missing(self.wanted, self.cpus, live)):
             key = f"ports-slot-{secrets.token_hex(4)}"
@@ -160,6 +170,7 @@ class Crew(threading.Thread):
 
     def connect(self) -> None:
         """Find or start the cluster."""
+        check_environment()
         if self.client is not None and (self.client.status != "running" or self.cluster.state != "running"):
             self.drop_client()
         if self.client is None:

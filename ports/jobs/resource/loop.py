@@ -1,8 +1,8 @@
 """The process of the compute resource: it owns the queue, and all others ask its socket.
 
-It runs as ``python -c … loop.main(DIRECTORY)`` in a session. All that arrives in one turn is one transaction of the
-queue; what it answers is sent after the commit. The socket answers before the cluster is there, and the code is all
-loaded at the start: an upgrade of `ports` changes nothing in a process that runs.
+It runs as ``python -c … loop.main(DIRECTORY, for_a_job=…)`` in a session. All that arrives in one turn is one
+transaction of the queue; what it answers is sent after the commit. The socket answers before the cluster is there, and
+the code is all loaded at the start: an upgrade of `ports` changes nothing in a process that runs.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _FRESH_SECONDS = 2.0  # a status waits so long for a look at what other users leave
 _REST_SECONDS = 0.5  # for which no connection is taken where there is no room for one
 _SCRIPTS_SECONDS = (0.1, 0.5)  # between two looks at scripts: for a few, and for many
+_YOUNG_SECONDS = 0.01  # between the first looks after a script was started: many end soon
 _LOOK_SECONDS = 2.0  # between two looks at whether the socket is still there
 
 
@@ -133,6 +134,7 @@ class Loop:
         self.numbers = 0
         self.is_over = False
         self.next_tick = self.next_scripts = 0.0
+        self.script_at = float("-inf")  # when one was started last
         self.next_look = time.monotonic() + _LOOK_SECONDS
         self.selector = selectors.DefaultSelector()
         listener.setblocking(False)
@@ -164,7 +166,7 @@ class Loop:
     def turn(self) -> None:
         """Wait for something, do all that it asks for in one transaction, and answer."""
         inbox: list[Request] = []
-        for key, events in self.selector.select(max(0.0, self.next_tick - time.monotonic())):
+        for key, events in self.selector.select(self.patience(time.monotonic())):
             if key.fileobj is self.listener:
                 self.accept()
             elif key.fileobj is self.waker:
@@ -178,8 +180,7 @@ class Loop:
             self.go_on()
         if now >= self.next_scripts:
             inbox += self.safely(self.scripts, [])
-            took = time.monotonic() - now
-            self.next_scripts = now + min(_SCRIPTS_SECONDS[1], max(_SCRIPTS_SECONDS[0], 20 * took))
+            self.next_scripts = now + pause(now - self.script_at, time.monotonic() - now)
         if inbox:
             self.deliver(self.safely(lambda: self.queue.turn(inbox), inbox))
         if now >= self.next_tick:
@@ -196,6 +197,11 @@ class Loop:
             tasks = frozenset(one.task for one in self.peers.values() if one.task)
             self.crew.want(self.queue.wanted_slots, tasks, self.queue.is_waiting)
             self.queue.trouble = self.crew.state["reason"]
+
+    def patience(self, now: float) -> float:
+        """Return how long to wait for something to arrive; while a script is young, it is looked at between ticks."""
+        is_young = now - self.script_at < 10 * _SCRIPTS_SECONDS[0]
+        return max(0.0, (min(self.next_tick, self.next_scripts) if is_young else self.next_tick) - now)
 
     def safely(self, step: Callable[[], Any], inbox: list[Request]) -> Any:
         """Do a step of the queue. If it fails, all who asked get that as an answer, and the resource goes on."""
@@ -277,6 +283,8 @@ class Loop:
         if header.get("op") == "stop":
             self.answer_stop(peer, header)
             return
+        if header.get("op") == "started":
+            self.script_at = self.next_scripts = time.monotonic()
         request = Request(peer.number, header, frame.blobs)
         if header.get("op") == "status":
             peer.asked_status.add(repr(header.get("n")))
@@ -385,6 +393,20 @@ class Loop:
         return {**shown, "version": VERSION, "connections": len(self.peers)}
 
 
+def pause(since: float, took: float) -> float:
+    """Return how long to wait before the next look at scripts.
+
+    Parameters
+    ----------
+    since : float
+        Seconds since one was started. The end of a young one is seen soon.
+    took : float
+        Seconds that the last look took.
+    """
+    least, most = _SCRIPTS_SECONDS
+    return min(most, max(20 * took, min(least, max(_YOUNG_SECONDS, since / 10))))
+
+
 def listen(places: Places) -> socket.socket:
     """Bind the resource's socket, 0600; the lock of the store must be held, so what is there is a dead one's."""
     with contextlib.suppress(FileNotFoundError):
@@ -399,11 +421,11 @@ def listen(places: Places) -> socket.socket:
     return listener
 
 
-def main(directory: str) -> None:
+def main(directory: str, *, for_a_job: bool = False) -> None:
     """Be the compute resource of this user on this machine until SIGTERM, and end this process."""
     code = 0
     try:
-        serve(Path(directory))
+        serve(Path(directory), for_a_job=for_a_job)
     except PortsError as error:
         code = error.exit_code
         print(f"ports: {error}", file=sys.stderr)
@@ -418,8 +440,8 @@ def main(directory: str) -> None:
     os._exit(code)  # Dask's threads would take seconds to end
 
 
-def serve(directory: Path) -> None:
-    """Open the queue, and answer until SIGTERM."""
+def serve(directory: Path, *, for_a_job: bool = False) -> None:
+    """Open the queue, and answer until SIGTERM. The cluster starts at once for a job that is on its way."""
     places = _places.make_places()
     room_for_files()
     store = Store.open(places)
@@ -439,6 +461,7 @@ def serve(directory: Path) -> None:
         )
         has = queue.capacity
         loop.crew = Crew(slot_options(directory, places), loop.wake, cpus=has.cpus, memory=has.memory)
+        loop.crew.is_expected = for_a_job
         loop.crew.start()
         sweeper.start()
         loop.places = places

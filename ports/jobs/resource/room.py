@@ -10,10 +10,12 @@ from ports.jobs._model import Available, Capacity
 from ports.machine import gpus
 from ports.probe import size
 
+_INTERVAL = 0.001  # seconds between the two looks at who computes, which nothing here asks
+
 
 def capacity() -> Capacity:
     """Return what jobs can have of this machine at all: cores, memory, and the GPUs that this process may use."""
-    room = machine.room()
+    room = machine.room(interval=_INTERVAL)
     return Capacity(cpus=room.my_cores, memory=room.may_have, gpus=tuple(sorted(uuids())))
 
 
@@ -26,7 +28,7 @@ def uuids() -> dict[int, str]:
 
 def available(whole: int) -> Available:
     """Return what others leave: of `whole` bytes of memory, and on which GPUs somebody else computes."""
-    now = machine.usage()
+    now = machine.usage(interval=_INTERVAL)
     others = [one for one in now.users if not one.is_me]
     used = sum(one.memory_bytes for one in others)
     most = max((one for one in others if one.is_person), key=lambda one: one.memory_bytes, default=None)
