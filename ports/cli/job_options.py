@@ -11,7 +11,7 @@ import click
 
 from ports.cli import job_rows
 from ports.cli.options import Host
-from ports.cli.output import Output, waiting, waiting_here
+from ports.cli.output import IS_HERE, Output, waiting, waiting_here
 
 
 class Id(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
@@ -120,6 +120,7 @@ def on_machine(function: Any = None, /, *, of_several: bool = False, several: bo
         if several:
             named = list(dict.fromkeys([*options.pop("hosts", ()), *([host] if host else [])]))
             out.several = len(named) > 1
+            ctx.meta[IS_HERE] = not named
             out.host = named[0] if len(named) == 1 and jobs.at(named[0]).host else None
             return function(out, {name: jobs.at(name) for name in named} or {"": jobs.at(None)}, **options)
         machine = jobs.at(host)

@@ -35,6 +35,7 @@ STYLES = {
     "unknown": "yellow",
 }
 _FOREVER = 30 * 86400.0  # seconds that a command waits on another host, if it has no limit
+IS_HERE = "ports.is_here"  # in what click keeps for all of a command line: it acts on this machine
 SILENT_SECONDS = 3.0  # a command that takes longer says what it waits for
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 _STATE = re.compile(rf"\b({'|'.join(STYLES)})\b")
@@ -230,6 +231,7 @@ def waiting(out: Output, what: str) -> AbstractContextManager[None]:
 
 def waiting_here(ctx: click.Context, out: Output) -> AbstractContextManager[None]:
     """Say what a command on this machine waits for; one that follows a log, watches or waits is never late."""
+    ctx.meta[IS_HERE] = True
     is_waiting = ctx.params.get("follow") or ctx.params.get("watch") or "within" in ctx.params
     return contextlib.nullcontext() if is_waiting else waiting(out, f"waiting for {awaited(ctx)}")
 

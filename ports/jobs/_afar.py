@@ -274,12 +274,14 @@ class Afar:
         said: Said,
     ) -> Script:
         """Send the files of a script, if some are planned, and return it."""
-        from ports.jobs import _copies, _needed_there, _sending
+        from ports.jobs import _copies, _needed_there
 
         if not isinstance(script, _copies.Plan):
             script = self._in_place(script, said)
             _needed_there.check(self, script, host=self.host, has_files=_copies.of(script) is not None)
             return script
+        from ports.jobs import _sending  # 10 ms
+
         root = script.selection.root
         asks_python = _sending.asked_packages(script.script, root) is not None
         _needed_there.check(self, script.script, host=self.host, has_files=True, knows_python=asks_python)

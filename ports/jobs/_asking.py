@@ -30,9 +30,7 @@ from ports.jobs import (
 from ports.jobs._connection import Connection, revive
 from ports.jobs._model import ENDED, Capacity, Copied, JobId, LeaseState, Said, parse_id, untold
 from ports.jobs._scripts import Script
-from ports.jobs._store import Store
 from ports.jobs._trees import Objects
-from ports.jobs._turn import Queue, Request
 from ports.probe import rest, size, words
 
 #: The machine; for `_afar` an alias.
@@ -130,6 +128,9 @@ def _prune_queue(places: _places.Places, header: dict[str, Any]) -> dict[str, An
     """
     if not places.store.exists():
         return {"ids": [], "unfetched": []}
+    from ports.jobs._store import Store  # 15 ms with SQLite, which nothing else here needs
+    from ports.jobs._turn import Queue, Request
+
     store = Store.open(places, timeout=1.0)
     try:
         queue = Queue(store, capacity=Capacity(), is_alive=lambda _: LeaseState(None))

@@ -82,11 +82,11 @@ def _crontab(word: str, text: str | None = None) -> str:
 
 def waiting_since_boot() -> int:
     """Return how many jobs wait since before this machine was booted; 0 once a resource has started again."""
-    from ports.jobs import _asking
-
     with contextlib.suppress(PortsError):
         owner = state.records.read_json(_places.here().owner)
         if owner is not None and owner.get("boot_id") != probe.boot_id():
+            from ports.jobs import _asking  # 20 ms, after a boot only
+
             counts = _asking.ask("status")["counts"]
             return int(counts.get("pending", 0)) + int(counts.get("running", 0))
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import re
@@ -87,6 +86,8 @@ def check_room(directory: Path, n_bytes: int, n_files: int = 1, *, spare: int, h
 
 def _is_granted(directory: Path, n_bytes: int) -> bool:
     """Say whether a quota, which shows in no number of the disk, lets a file of this size be reserved."""
+    import ctypes  # 2 ms, for large files only
+
     path = directory / f".room-{os.urandom(8).hex()}"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

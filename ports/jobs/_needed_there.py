@@ -10,12 +10,14 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ports.errors import UsageError
 from ports.jobs import _interpreters, _packages
 from ports.jobs._scripts import OTHER_PYTHON, Script
-from ports.jobs._sending import Asks
+
+if TYPE_CHECKING:
+    from ports.jobs._sending import Asks
 
 #: Programs that every machine has: no question is worth their name.
 _EVERYWHERE = re.compile(

@@ -23,8 +23,7 @@ from ports.errors import (
 )
 from ports.jobs import _places
 from ports.jobs._connection import Connection
-from ports.jobs._store import FORMAT
-from ports.probe import SAFE_PATH
+from ports.probe import SAFE_PATH, rest
 from ports.sessions import Found, Running, SessionRecord
 from ports.state import paths, settings, wait_until
 
@@ -247,8 +246,8 @@ def _check_format(store: Path) -> None:
     """
     with contextlib.suppress(OSError), store.open("rb") as file:
         found = int.from_bytes(file.read(64)[60:], "big")
-        if found > FORMAT:
-            raise NewerRecordError(store, found, FORMAT)
+        if found > rest.STORE_FORMAT:
+            raise NewerRecordError(store, found, rest.STORE_FORMAT)
 
 
 def find_or_start_resource(*, timeout: float | None = None, for_a_job: bool = False) -> Resource:

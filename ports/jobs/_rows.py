@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ports.jobs._model import JobId
-from ports.jobs._store import JobRow, SubmissionRow
 from ports.probe import words
+
+if TYPE_CHECKING:
+    from ports.jobs._model import JobId
+    from ports.jobs._store import JobRow, SubmissionRow
 
 
 def submission_row(row: SubmissionRow) -> dict[str, Any]:
