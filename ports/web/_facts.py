@@ -87,6 +87,13 @@ def sentences(document: Any, key: str) -> list[list[Said]]:
     return [said(plain(one)) for one in found if isinstance(one, str)]
 
 
+def numbers(document: Any, key: str) -> list[float]:
+    """Return the numbers that a document lists."""
+    value = document.get(key) if isinstance(document, Mapping) else None
+    found = [number({"n": one}, "n") for one in value] if isinstance(value, list | tuple) else []
+    return [one for one in found if one is not None]
+
+
 def points(document: Any, key: str, columns: int) -> list[list[float | None]]:
     """Return the points of a history, each a time and then numbers or None."""
     value = document.get(key) if isinstance(document, Mapping) else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ports.web import _facts
+from ports.web import _facts, _verbs
 
 
 @functools.cache
@@ -22,7 +22,8 @@ def environment() -> Environment:
         auto_reload=False,
     )
     made.filters["said"] = _facts.said
-    made.globals |= {"notice": None, "tab": None, "token": "", "who": "", "base": "", "part": "page"}
+    made.filters["going"] = lambda verb: _verbs.GOING.get(verb, verb)
+    made.globals |= {"doing": (), "notice": None, "tab": None, "token": "", "who": "", "base": "", "part": "page"}
     return made
 
 

@@ -126,28 +126,10 @@ def thing(view: Mapping[str, Any], row: Mapping[str, Any], now: float) -> Thing:
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the numbers of a cluster or a compute resource: of the row, else of what the cluster itself said."""
+    """Return the numbers of a cluster: of the row, else of what the cluster itself said last."""
     told = part(row, "cluster")
-    tasks = part(told, "tasks")
-    each, n_workers = number(told, "memory_limit_bytes"), number(row, "n_workers")
-    if n_workers is None:
-        n_workers = number(told, "n_workers")
-    values = [number(tasks, key) for key in tasks]
-    made: dict[str, float | None] = {
-        "n_workers": n_workers,
-        "n_threads": _first(number(row, "n_threads"), number(told, "n_threads")),
-        "memory_bytes": _first(number(row, "memory_bytes"), number(told, "memory_bytes")),
-        "memory_limit_bytes": number(row, "memory_limit_bytes"),
-        "n_tasks": _first(number(row, "n_tasks"), sum(one or 0.0 for one in values) if values else None),
-        "n_asked": _first(number(row, "n_asked"), number(told, "n_asked")),
-        "most_bytes": None,
-        "each_bytes": each,
-    }
-    if made["memory_limit_bytes"] is None and each is not None and n_workers is not None:
-        made["memory_limit_bytes"] = each * n_workers
-    if made["memory_bytes"] is None and isinstance(told.get("memory"), list | tuple) and len(told["memory"]) == 3:
-        made["most_bytes"] = number({"n": told["memory"][2]}, "n")
-    return made
+    keys = ("n_workers", "n_asked", "n_threads", "n_tasks", "n_clients", "memory_bytes", "memory_limit_bytes", "asleep")
+    return {key: _first(number(row, key), number(told, key)) for key in keys}
 
 
 def _first(*values: float | None) -> float | None:
@@ -158,7 +140,7 @@ def state_of(row: Mapping[str, Any], counts: Mapping[str, float | None]) -> Mark
     """Return the state of a thing; a cluster that has not all its workers yet is scaling."""
     word = text(row, "state")
     if word == "running" and text(row, "kind") == "cluster":
-        if number(row, "asleep"):
+        if counts["asleep"]:
             return mark("resting")
         if (counts["n_asked"] or 0) > (counts["n_workers"] or 0):
             return mark("scaling")
@@ -181,12 +163,10 @@ def workers(counts: Mapping[str, float | None]) -> str:
 
 
 def memory(counts: Mapping[str, float | None]) -> str:
-    """Return the memory of a cluster, or the most that one of its workers uses."""
+    """Return the memory of a cluster: ``201 of 288 GiB``."""
     if counts["memory_bytes"] is not None:
         return pair(counts["memory_bytes"], counts["memory_limit_bytes"])
-    if counts["most_bytes"] is not None:
-        return f"{pair(counts['most_bytes'], counts['each_bytes'])} a worker"
-    return short_size(counts["memory_limit_bytes"]) if counts["memory_limit_bytes"] else ""
+    return short_size(counts["memory_limit_bytes"])
 
 
 def _where(row: Mapping[str, Any], counts: Mapping[str, float | None]) -> str:
@@ -253,6 +233,10 @@ def acts(row: Mapping[str, Any], at: Mapping[str, str]) -> list[Act]:
 
 def notes(row: Mapping[str, Any], state: Mark) -> list[list[Said]]:
     """Return what else is to say about a thing, as sentences."""
+    told = part(row, "cluster")
     found = [text(row, "note"), text(row, "reason") if state.word != "running" else ""]
+    if not found[0]:
+        reason = text(part(told, "guard"), "reason")
+        found += [f"memory guard: {reason}" if reason else "", text(told, "waiting")]
     found.append(text(part(row, "tunnel"), "reason") or text(row, "error"))
     return [said(one) for one in dict.fromkeys(found) if one]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ports.errors import PortsError
 from ports.state import paths
@@ -58,6 +59,7 @@ _PORT = re.compile(r"[0-9]{1,5}")
 _N_WORKERS = Field(name="n_workers", label="Workers", option="--n-workers", pattern=_NUMBER, empty="fair share")
 _MEMORY = Field(name="memory_limit", label="Memory of each", option="--memory-limit", pattern=_SIZE, empty="fair share")
 _SCALE = Field(name="n_workers", label="Workers", option=None, pattern=_NUMBER, required=True)
+NAME = Field(name="name", label="Name", option=None, pattern=r"[a-z][a-z0-9\-]{0,30}", empty="main")
 _REMOVE = Verb(words=("prune",), label="Remove…", named=False, ends=True)
 
 VERBS: dict[tuple[str, str], Verb] = {
@@ -79,6 +81,27 @@ VERBS: dict[tuple[str, str], Verb] = {
 }
 
 
+#: What goes on while an act does.
+GOING = {
+    "start": "starting",
+    "scale": "scaling",
+    "restart": "restarting",
+    "stop": "stopping",
+    "remove": "removing",
+    "drain": "draining",
+    "resume": "resuming",
+    "open": "opening",
+    "close": "closing",
+}
+
+
+class Piece(NamedTuple):
+    """A piece of the command that a sheet shows; of a field it stands only once something is typed."""
+
+    text: str
+    field: Field | None = None
+
+
 def find(verb: str, kind: str) -> Verb:
     """Return the verb of a kind of thing; raises PortsError."""
     found = VERBS.get((kind, verb))
@@ -96,19 +119,34 @@ def words(verb: str, host: str | None, kind: str, name: str | None, fields: Mapp
         No table has the verb, the name is invalid, or a field is missing, invalid or unknown.
     """
     found = find(verb, kind)
+    before, after = _around(found, verb, host, kind, name)
+    return [*before, *_field_words(found, fields), *after]
+
+
+def shown(verb: str, host: str | None, kind: str, name: str | None) -> list[Piece]:
+    """Return the same command in the pieces that a sheet shows, with a place for each field."""
+    found = find(verb, kind)
+    before, after = _around(found, verb, host, kind, name)
+    typed = [NAME] if verb == "start" and found.named and not name else []
+    pieces = [Piece(" ".join(["ports", *before]))]
+    pieces += [Piece(f" {one.option}" if one.option else "", one) for one in (*typed, *found.fields)]
+    return [*pieces, Piece(f" {' '.join(after)}")] if after else pieces
+
+
+def _around(found: Verb, verb: str, host: str | None, kind: str, name: str | None) -> tuple[list[str], list[str]]:
+    """Return the words before and after those of the fields."""
     host = _checked_host(host)
     if found.target:
         if host is None:
             raise PortsError("what runs on this machine needs no tunnel; open its link")
         at = f"[{host}]" if ":" in host else host
-        return [*found.words, f"{at}:{_checked_target(name)}" if name else at, *found.after]
-    made = [*found.words]
+        return [*found.words, f"{at}:{_checked_target(name)}" if name else at, *found.after], []
+    before = [*found.words]
     if found.named and name:
-        made.append(paths.check_name(name))
+        before.append(paths.check_name(name))
     elif found.named and verb != "start":
         raise PortsError(f"{verb} needs the name of a {kind}")
-    made += [*_field_words(found, fields), *found.after]
-    return made if host is None else [*made, "-H", host]
+    return before, [*found.after, *(() if host is None else ("-H", host))]
 
 
 def _field_words(verb: Verb, fields: Mapping[str, str]) -> list[str]:

@@ -12,6 +12,9 @@ from typing import Any
 
 from ports.web import _facts, _machine_view, _plots, _things
 from ports.web._facts import Mark, Said, mark, number, part, said, text
+from ports.web._pages import machine as machine
+from ports.web._pages import thing as thing
+from ports.web._sheets import sheet as sheet
 
 
 @dataclass(frozen=True, kw_only=True)

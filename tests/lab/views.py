@@ -124,8 +124,8 @@ def minerva() -> dict[str, Any]:
         {"index": 2, "name": "A100 80GB", "memory_bytes": 80 * GIB, "used_bytes": 0, "busy": 0, "users": {}},
     ]  # fmt: skip
     users = [user("alice", 22, 2.1, **promise(60, 22)), user("wenzel", 41, 4.0), user("root", 22, 0.1)]
-    told = {"n_workers": 8, "n_threads": 8, "memory": [GIB, 2 * GIB, 3 * GIB], "memory_limit_bytes": 7.5 * GIB}
-    told |= {"memory_bytes": 17 * GIB, "tasks": {"waiting": 0, "processing": 0, "memory": 0, "erred": 0}}
+    told = {"n_workers": 8, "n_asked": 8, "n_threads": 8, "n_tasks": 0, "n_running": 0, "n_clients": 1}
+    told |= {"memory_bytes": 17 * GIB, "memory_limit_bytes": 60 * GIB, "worker_memory_bytes": None, "asleep": None}
     row = {"kind": "cluster", "name": "main", "state": "running", "started_at": NOW - 5 * HOUR, "tunnel": link(30556)}
     history = {"machine": waves(84, 6.2), "clusters": {"main": band(8, 2.1, 7.5)}}
     usage = machine("minerva", 64, 6.2, 503, 418, users, gpus=gpus)

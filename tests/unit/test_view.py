@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,12 +106,11 @@ class TestOverview:
         assert (main.workers, main.memory, main.tasks) == ("8 × 1 thread", "17.0 of 60.0 GiB", "0")
         assert main.curve and main.curve[0].d.startswith("M")
 
-    def test_memory_of_workers_alone_is_said_for_one_worker(self) -> None:
-        told = {"n_workers": 8, "n_threads": 8, "memory": [1, 2, 3 * 2**30], "memory_limit_bytes": 8 * 2**30}
-        (main,) = host(
-            views.view("a", rows=[{"kind": "cluster", "name": "main", "state": "running", "cluster": told}])
-        ).things
-        assert main.memory == "3.0 of 8.0 GiB a worker"
+    def test_a_cluster_without_figures_shows_its_limit_or_nothing(self) -> None:
+        rows = [{"kind": "cluster", "name": "main", "state": "running", "cluster": {"memory_limit_bytes": 8 * 2**30}}]
+        rows.append({"kind": "cluster", "name": "other", "state": "running", "cluster": None})
+        main, other = host(views.view("a", rows=rows)).things
+        assert (main.memory, main.workers, other.memory, other.tasks) == ("8.0 GiB", "", "", "")
 
     def test_what_ended_is_last_and_can_be_removed(self) -> None:
         last = host(views.atlas()).things[-1]
@@ -161,6 +161,121 @@ class TestOverview:
         assert ("a", {"class": "soft", "href": "/-/jobs?host=atlas"}) in found.elements
 
 
+def sheet(verb: str, host: str, kind: str, name: str | None = None) -> Parsed:
+    shown = _view.sheet(views.several(), verb, host, kind, name, views.NOW)
+    return Parsed(_render.render("sheet.html", base="../", token="t0k", who="alice at laptop", **shown))
+
+
+def fields(found: Parsed) -> list[str]:
+    return [str(given["name"]) for tag, given in found.elements if tag == "input"]
+
+
+class TestSheets:
+    def test_a_stop_says_what_ends_and_the_same_command(self) -> None:
+        words = sheet("stop", "atlas", "cluster", "main").words
+        assert "Stop cluster main on atlas?" in words
+        assert "24 workers end, and 18,432 tasks with what they hold. 3 notebooks or scripts use it." in words
+        assert "ports cluster stop main -H atlas" in words
+
+    def test_a_form_has_what_the_act_needs(self) -> None:
+        found = sheet("scale", "atlas", "cluster", "main")
+        assert fields(found) == ["n_workers", "verb", "host", "kind", "name", "token"]
+        assert "Each worker has up to 12.0 GiB. 241 GiB of the machine are free." in found.words
+        assert ("form", {"method": "post", "action": "../-/do"}) in found.elements
+
+    def test_a_start_offers_cluster_notebook_and_queue(self) -> None:
+        words = sheet("start", "hydra", "host").words
+        assert all(one in words for one in ("Start cluster", "Start JupyterLab", "Start the queue of jobs", "New job…"))
+        assert "ports cluster start N --n-workers N --memory-limit N -H hydra" in words
+
+    def test_a_removal_names_all_that_leaves(self) -> None:
+        words = sheet("remove", "atlas", "cluster", "short").words
+        assert "short leaves the list." in words and "ports prune -H atlas" in words
+
+    def test_on_this_machine_a_command_names_no_host(self) -> None:
+        here = views.view("laptop", here=True, rows=[views.cluster("main", 1, 1, 2, 0, 9)])
+        (form,) = _view.sheet([here], "stop", "laptop", "cluster", "main", views.NOW)["forms"]
+        assert [piece.text for piece in form.command] == ["ports cluster stop main"]
+
+    @pytest.mark.parametrize(
+        ("verb", "host", "kind", "name"),
+        [
+            ("stop", "elsewhere", "cluster", "main"),
+            ("stop", "atlas", "cluster", "gone"),
+            ("erase", "atlas", "cluster", "main"),
+            ("start", "elsewhere", "host", None),
+        ],
+    )
+    def test_a_sheet_of_nothing_is_an_error(self, verb: str, host: str, kind: str, name: str | None) -> None:
+        with pytest.raises(PortsError):
+            _view.sheet(views.several(), verb, host, kind, name, views.NOW)
+
+    @pytest.mark.parametrize(("kind", "verb"), sorted(_verbs.VERBS))
+    def test_each_verb_has_a_sheet_with_its_command(self, kind: str, verb: str) -> None:
+        row = {"kind": kind, "name": "main", "state": "running", "n_running": 2, "n_pending": 5}
+        shown = _view.sheet([views.view("a", rows=[row])], verb, "a", kind, "main", views.NOW)
+        found = Parsed(_render.render("sheet.html", base="../", part="sheet", **shown))
+        typed = {one.field.name: "4" for one in shown["forms"][0].inputs if one.field.required}
+        command = " ".join(["ports", *_verbs.words(verb, "a", kind, "main", typed)])
+        assert command in " ".join(found.words.replace(" N ", " 4 ").split()).replace(
+            "--n-workers 4 --memory-limit 4 ", ""
+        )
+
+
+class TestPages:
+    def thing(self, view: dict[str, Any], kind: str, name: str, **more: Any) -> Parsed:
+        shown = _view.thing(view, kind, name, views.NOW, **more)
+        return Parsed(_render.render("thing.html", base="../", token="t", who="alice at laptop", **shown))
+
+    def test_a_cluster_shows_a_band_rates_facts_and_its_log(self) -> None:
+        found = self.thing(views.atlas(), "cluster", "main", log=["one", "\x1b[31mtwo <b>"])
+        assert "Memory of a worker, an hour" in found.words and "Tasks per second, a day" in found.words
+        assert "Used by" in found.words and "3 clients" in found.words
+        assert "two <b>" in found.words and "ports cluster logs main -H atlas" in found.words
+
+    def test_a_log_not_read_yet_is_not_an_empty_log(self) -> None:
+        assert "Reading…" in self.thing(views.atlas(), "notebook", "lab").words
+        assert "It has printed nothing." in self.thing(views.atlas(), "notebook", "lab", log=[]).words
+        assert "no answer" in self.thing(views.atlas(), "notebook", "lab", trouble="no answer").words
+
+    def test_only_the_last_lines_of_a_log_are_shown(self) -> None:
+        shown = _view.thing(views.atlas(), "cluster", "main", views.NOW, log=[str(n) for n in range(99)])
+        assert shown["log"] == [str(n) for n in range(49, 99)]
+
+    def test_a_thing_that_is_gone_is_an_error(self) -> None:
+        with pytest.raises(PortsError, match="gone"):
+            _view.thing(views.atlas(), "cluster", "gone", views.NOW)
+
+    def test_a_machine_shows_users_pressure_gpus_and_hours(self) -> None:
+        shown = _view.machine(views.minerva(), views.NOW)
+        words = Parsed(_render.render("machine.html", base="../", token="t", who="a", **shown)).words
+        assert all(one in words for one in ("GPU 2", "wenzel", "cores 3.1 %", "Memory, an hour", "ports who minerva"))
+
+    def test_a_machine_not_seen_yet_says_so(self) -> None:
+        shown = _view.machine(views.second_factor(), views.NOW)
+        assert "Nothing is known of it yet." in _render.render("machine.html", base="../", **shown)
+
+    def test_the_first_run_offers_the_aliases(self) -> None:
+        found = Parsed(_render.render("first_run.html", base="./", **_view.first_run(["atlas", "<b>"])))
+        assert [given["value"] for tag, given in found.elements if tag == "input"][:2] == ["atlas", "<b>"]
+        empty = Parsed(_render.render("first_run.html", base="./", **_view.first_run([])))
+        assert "names no host yet" in empty.words
+
+
+def test_no_template_trusts_a_text() -> None:
+    for template in _render.environment().list_templates(extensions=["html"]):
+        source = (Path(_render.__file__).parent / "templates" / template).read_text("utf-8")
+        assert not re.search(r"\|\s*safe|autoescape|Markup|<style|\bstyle=|\son\w+=|<script(?! src)", source), template
+
+
+def test_what_goes_on_is_shown_in_place_of_the_state() -> None:
+    doing = [{"verb": "stop", "host": "atlas", "kind": "cluster", "name": "main", "since": views.NOW}]
+    doing += [{"verb": "start", "host": "hydra", "kind": "cluster", "name": "new", "since": views.NOW}]
+    shown = _view.overview(views.several(), views.NOW)
+    words = Parsed(_render.render("overview.html", base="./", part="main", doing=doing, **shown)).words
+    assert "main cluster stopping 24" in words and "starting cluster new" in words
+
+
 class TestUsage:
     def test_users_are_me_people_few_and_system(self) -> None:
         memory, cores = host(views.atlas()).bars
@@ -207,8 +322,12 @@ class TestHostile:
         changes=st.lists(st.tuples(st.integers(0, 10_000), ANYTHING), max_size=6),
     )
     def test_any_view_gives_html_that_parses(self, which: Callable[[], Any], changes: list[tuple[int, Any]]) -> None:
-        found = page(broken(which(), changes), part="page")
-        for tag, attributes in found.elements:
+        view = broken(which(), changes)
+        drawn = [page(view, part="page"), Parsed(_render.render("machine.html", **_view.machine(view, views.NOW)))]
+        for row in _facts.rows(view, "rows"):
+            kind, name = _things.identity(row)
+            drawn.append(Parsed(_render.render("thing.html", **_view.thing(view, kind, name, views.NOW))))
+        for tag, attributes in (element for found in drawn for element in found.elements):
             if tag == "rect" and (attributes.get("width") or "").endswith("%"):
                 at, width = (float(str(attributes[name]).removesuffix("%")) for name in ("x", "width"))
                 assert 0 <= at <= at + width <= 100.06

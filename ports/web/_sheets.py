@@ -1,0 +1,194 @@
+"""What a sheet shows: what an act needs, what it ends, and the command that does the same. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ports.errors import NotFoundError
+from ports.web import _facts, _things, _verbs
+from ports.web._facts import Said, count, number, part, said, short_size, text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """A value to type."""
+
+    field: _verbs.Field
+    value: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One form of a sheet: hidden values, what is typed, the same command, and its button."""
+
+    hidden: dict[str, str]
+    command: list[_verbs.Piece]
+    button: str
+    inputs: list[Input] = field(default_factory=list)
+    notes: list[list[Said]] = field(default_factory=list)
+    is_danger: bool = False
+    is_strong: bool = True
+
+
+def sheet(
+    views: Sequence[Mapping[str, Any]], verb: str, host: str, kind: str, name: str | None, now: float
+) -> dict[str, Any]:
+    """Return what a sheet shows.
+
+    Raises
+    ------
+    PortsError
+        The page has no such host, or no table has such a verb.
+    NotFoundError
+        The thing is gone.
+    """
+    view = next((one for one in views if text(one, "host") == host), None)
+    if view is None:
+        raise NotFoundError("host", host, "the page shows the hosts that `ports page` was started with")
+    if (verb, kind) == ("start", "host"):
+        return {"title": f"Start on {host}", "forms": _starts(view), "jobs": _things.address("jobs/new", host=host)}
+    _verbs.find(verb, kind)
+    row = _things.find(view, kind, name or "")
+    if row is None and verb != "start" and kind != "tunnel":
+        raise NotFoundError(kind, name or "", f"it is gone from {host}")
+    there = Form(
+        hidden={"verb": verb, "host": host, "kind": kind, "name": name or ""},
+        command=_verbs.shown(verb, _target(view), kind, name),
+        button=_button(verb, kind, name),
+        inputs=_inputs(verb, kind, row or {}),
+        notes=[said(one) for one in _notes(view, verb, kind, row or {}, now) if one],
+        is_danger=_verbs.VERBS[kind, verb].ends,
+    )
+    return {"title": _title(verb, kind, name, host), "forms": [there], "jobs": None}
+
+
+def _target(view: Mapping[str, Any]) -> str | None:
+    return None if view.get("here") else text(view, "host")
+
+
+def _title(verb: str, kind: str, name: str | None, host: str) -> str:
+    ends = _verbs.VERBS[kind, verb].ends
+    what = (
+        "what ended"
+        if verb == "remove"
+        else " ".join(filter(None, [_called(kind), name if kind != "resource" else ""]))
+    )
+    return f"{verb.capitalize()} {what} on {host}{'?' if ends else ''}"
+
+
+def _called(kind: str) -> str:
+    return {"resource": "the queue of jobs", "tunnel": "the link to"}.get(kind, kind)
+
+
+def _button(verb: str, kind: str, name: str | None) -> str:
+    if verb == "remove":
+        return "Remove"
+    return f"{verb.capitalize()} {name if name and kind != 'resource' else _called(kind)}"
+
+
+def _inputs(verb: str, kind: str, row: Mapping[str, Any]) -> list[Input]:
+    counts = _things.figures(row)
+    now = counts["n_asked"] if counts["n_asked"] is not None else counts["n_workers"]
+    value = f"{int(now)}" if verb == "scale" and now is not None else ""
+    return [Input(field=one, value=value) for one in _verbs.VERBS[kind, verb].fields]
+
+
+def _starts(view: Mapping[str, Any]) -> list[Form]:
+    """Return the forms of what can start on a host."""
+    host, target = text(view, "host"), _target(view)
+    running = {_things.identity(one) for one in _facts.rows(view, "rows") if text(one, "state") != "stopped"}
+
+    def form(kind: str, name: str, button: str, notes: list[str], *, is_strong: bool = False) -> Form:
+        typed = [_verbs.NAME] if kind != "resource" and not name else []
+        return Form(
+            hidden={"verb": "start", "host": host, "kind": kind} | ({} if typed else {"name": name}),
+            command=_verbs.shown("start", target, kind, name or None),
+            button=button,
+            inputs=[Input(field=one) for one in (*typed, *_verbs.VERBS[kind, "start"].fields)],
+            notes=[said(one) for one in notes if one],
+            is_strong=is_strong,
+        )
+
+    share = text(part(part(view, "machine"), "share"), "explained")
+    forms = [form("cluster", "", "Start cluster", [f"Empty: {share}." if share else ""], is_strong=True)]
+    forms.append(form("notebook", "", "Start JupyterLab", []))
+    if not any(kind == "resource" for kind, _ in running):
+        forms.append(form("resource", "", "Start the queue of jobs", []))
+    return forms
+
+
+_Notes = Callable[[Mapping[str, Any], Mapping[str, Any], float], list[str]]
+
+
+def _notes(view: Mapping[str, Any], verb: str, kind: str, row: Mapping[str, Any], now: float) -> list[str]:
+    """Return what an act does, and what it ends."""
+    found = _NOTES.get((kind, verb)) or _NOTES.get(("", verb))
+    return found(view, row, now) if found else []
+
+
+def _stop_cluster(view: Mapping[str, Any], row: Mapping[str, Any], now: float) -> list[str]:
+    counts = _things.figures(row)
+    workers = count(counts["n_workers"], "worker") if counts["n_workers"] else "All workers"
+    tasks = f", and {count(counts['n_tasks'], 'task')} with what they hold" if counts["n_tasks"] else ""
+    n_users = int(counts["n_clients"] or 0)
+    users = " One notebook or script uses it." if n_users == 1 else f" {n_users:,} notebooks or scripts use it."
+    ends = "ends" if counts["n_workers"] == 1 else "end"
+    return [f"{workers} {ends}{tasks}.{users if n_users else ''} Its log stays."]
+
+
+def _restart_cluster(view: Mapping[str, Any], row: Mapping[str, Any], now: float) -> list[str]:
+    tasks = _things.figures(row)["n_tasks"]
+    lost = f"{count(tasks, 'task')} and their results" if tasks else "Results in their memory"
+    return [f"All workers restart, and import changed modules. {lost} are lost; links stay."]
+
+
+def _scale_cluster(view: Mapping[str, Any], row: Mapping[str, Any], now: float) -> list[str]:
+    counts = _things.figures(row)
+    limit, n_workers = counts["memory_limit_bytes"], counts["n_workers"]
+    each = f"Each worker has up to {short_size(limit / n_workers)}. " if limit and n_workers else ""
+    free = number(part(view, "machine"), "available_bytes")
+    return [f"{each}{short_size(free)} of the machine are free." if free is not None else each]
+
+
+def _stop_notebook(view: Mapping[str, Any], row: Mapping[str, Any], now: float) -> list[str]:
+    since = _facts.ago(number(row, "started_at"), now)
+    ran = f" It has run for {since}." if since else ""
+    return [f"Its kernels end, and all variables in them. Files that were saved stay.{ran}"]
+
+
+def _stop_resource(view: Mapping[str, Any], row: Mapping[str, Any], now: float) -> list[str]:
+    running, waiting = number(row, "n_running"), number(row, "n_pending")
+    ran = f" {count(running, 'job')} run{'s' if running == 1 else ''} now." if running else ""
+    wait = f" {count(waiting, 'job')} wait{'s' if waiting == 1 else ''} for the next start." if waiting else ""
+    return [
+        f"No job begins until it starts again. Functions that run begin again then; scripts that run go on.{ran}{wait}"
+    ]
+
+
+def _drain(view: Mapping[str, Any], row: Mapping[str, Any], now: float) -> list[str]:
+    return ["Jobs that run end as usual, and no other begins until you resume."]
+
+
+def _remove(view: Mapping[str, Any], row: Mapping[str, Any], now: float) -> list[str]:
+    ended = [one.title for one in _things.things(view, now) if one.state.word == "stopped"]
+    named = ", ".join(ended[:8]) + (f" and {len(ended) - 8} more" if len(ended) > 8 else "")
+    return [f"{named} leave{'s' if len(ended) == 1 else ''} the list. Logs and results that clusters held stay."]
+
+
+def _close(view: Mapping[str, Any], row: Mapping[str, Any], now: float) -> list[str]:
+    return ["The link stops working here; what it leads to runs on. Its address stays the same for the next time."]
+
+
+_NOTES: dict[tuple[str, str], _Notes] = {
+    ("cluster", "stop"): _stop_cluster,
+    ("cluster", "restart"): _restart_cluster,
+    ("cluster", "scale"): _scale_cluster,
+    ("notebook", "stop"): _stop_notebook,
+    ("resource", "stop"): _stop_resource,
+    ("resource", "drain"): _drain,
+    ("tunnel", "close"): _close,
+    ("", "remove"): _remove,
+}
