@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw the pictures of docs/pictures: the cluster's box, `ports who`, and the page of a link that is down.
+"""Draw the pictures of docs/pictures: the cluster's box, `ports who`, the page of a link that is down, and the page.
 
 Run it with the interpreter of .venv after an edit of what they show; tests/unit/test_pictures.py fails where it was
 forgotten. The numbers are examples, and the text is what `ports` makes of them. It needs Chromium and playwright, of
@@ -11,10 +11,15 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import os
 import re
 import shutil
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from ports.cli import who
 from ports.clusters._documents import ClusterRow
@@ -24,8 +29,12 @@ from ports.machine import Usage
 from ports.machine._usage import from_probe
 from ports.tunnels._down_page import answer
 from ports.tunnels._tunnel import Tunnel
+from ports.web import _render, _view
 
 TOP = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TOP))
+from tests.lab import views  # noqa: E402
+
 PICTURES = TOP / "docs" / "pictures"
 SOURCES = "sources.json"
 GIB = 1 << 30
@@ -122,6 +131,53 @@ def down() -> str:
     return text.partition("<script>")[0].replace("margin:15vh auto", "margin:0;padding:14px 20px;width")
 
 
+def screen(template: str, **values: Any) -> str:
+    """Return a screen of the page of ports, with its style sheet inside, as the hosts of tests/lab/views.py give it."""
+    made = _render.render(template, base="/", token="", who="alice at laptop", **values)
+    style = (TOP / "ports" / "web" / "static" / "page.css").read_text("utf-8")
+    return re.sub(r"<script[^>]*></script>\n|<link rel=\"icon\"[^>]*>", "", made).replace(
+        '<link rel="stylesheet" href="/-/static/page.css">', f"<style>{style}</style>"
+    )
+
+
+def overview(**values: Any) -> str:
+    """Return the overview of three servers."""
+    hosts = [views.atlas(), views.minerva(), views.second_factor()]
+    return screen("overview.html", tab="overview", **_view.overview(hosts, views.NOW), **values)
+
+
+def stop() -> str:
+    """Return the overview under the sheet of a stop."""
+    shown = _view.sheet(views.several(), "stop", "atlas", "cluster", "main", views.NOW)
+    sheet = _render.render("sheet.html", base="/", token="", part="sheet", **shown)
+    empty = '<dialog id="sheet" class="sheet" aria-labelledby="sheet-title">'
+    return overview().replace(empty, empty + sheet)
+
+
+def cluster() -> str:
+    """Return the page of a cluster."""
+    log = ["14:02:07 24 workers on atlas", "15:31:40 memory guard: workers spill", "15:33:12 memory guard: calm again"]
+    shown = _view.thing(views.atlas(), "cluster", "main", views.NOW, log=log)
+    return screen("thing.html", tab="overview", **shown)
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A picture of the page: what it shows, the width of the window, light or dark, and its height if it is cut."""
+
+    make: Callable[[], str]
+    width: int = 1180
+    scheme: Literal["light", "dark"] = "light"
+    height: int | None = None
+
+
+SCREENS = {
+    "page.png": Screen(overview),
+    "page-dark.png": Screen(overview, scheme="dark", height=560),
+    "page-stop.png": Screen(stop, height=560),
+    "page-cluster.png": Screen(cluster, height=760),
+    "page-phone.png": Screen(overview, width=390, height=760),
+}
 DRAWN = {"cluster-box.png": box, "who.png": terminal, "link-down.png": down}
 
 
@@ -134,6 +190,8 @@ def draw(directory: Path) -> None:
     """Write all pictures to `directory`."""
     from playwright.sync_api import sync_playwright
 
+    os.environ["TZ"] = "UTC"  # a page says when a cluster started
+    time.tzset()
     digests = sources()
     directory.mkdir(parents=True, exist_ok=True)
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -144,8 +202,26 @@ def draw(directory: Path) -> None:
             page.set_content(make())
             shown = page.locator("pre" if name == "who.png" else "body")
             shown.screenshot(path=str(directory / name))
+        for name, one in SCREENS.items():
+            draw_screen(browser, one, directory / name)
         browser.close()
     (directory / SOURCES).write_text(json.dumps(digests, indent=2) + "\n")
+
+
+def draw_screen(browser: Any, one: Screen, path: Path) -> None:
+    """Write a picture of the page, in few colours: it is text and flat areas."""
+    from PIL import Image
+
+    page = browser.new_page(viewport={"width": one.width, "height": one.height or 800}, color_scheme=one.scheme)
+    page.emulate_media(reduced_motion="reduce")
+    page.set_content(one.make())
+    page.evaluate("const sheet = document.getElementById('sheet'); if (sheet.textContent) sheet.showModal()")
+    page.evaluate("document.activeElement.blur()")
+    page.screenshot(path=str(path), full_page=one.height is None)
+    page.close()
+    with Image.open(path) as shown:
+        small = shown.convert("RGB").quantize(192, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -167,13 +167,14 @@ def hour(usage: Mapping[str, Any], history: Mapping[str, Any], now: float) -> li
     ]
 
 
-def pressure(usage: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return how long tasks waited for something in the last ten seconds, in words."""
+def pressure(usage: Mapping[str, Any]) -> list[str]:
+    """Return for which part of the last ten seconds tasks waited for something, in words; [] where that is unknown."""
     names = (
         ("cpu_some", "cores"),
         ("memory_some", "memory"),
-        ("memory_full", "memory, all at once"),
+        ("memory_full", "memory (all tasks)"),
         ("io_some", "disks"),
     )
-    found = part(usage, "pressure")
-    return [(name, f"{value:.1f} %") for key, name in names if (value := number(found, key)) is not None]
+    found = [(name, value) for key, name in names if (value := number(part(usage, "pressure"), key)) is not None]
+    waited = [f"{name} {value:.1f} %" for name, value in found if value >= 0.05]
+    return waited or (["nothing"] if found else [])

@@ -121,7 +121,7 @@ def _cluster_plots(view: Mapping[str, Any], name: str, now: float) -> list[Plot]
 def _cluster_span(points: list[list[float | None]], title: str, seconds: float, now: float) -> list[Plot]:
     span = (now - seconds, now)
     there = _within(points, span)
-    if len(there) < 2:
+    if len(there) < 2 or not _reaches(there, title, now):
         return []
     times = [one[0] or 0.0 for one in there]
     limits = [one[5] for one in there if one[5]]
@@ -156,6 +156,7 @@ def machine(view: Mapping[str, Any], now: float) -> dict[str, Any]:
         "bars": _machine_view.bars(usage) if usage else [],
         "users": _machine_view.users(usage),
         "table": _users(usage),
+        "columns": _columns(_users(usage)),
         "gpus": _machine_view.gpus(usage),
         "found": [Fact(name, said(words)) for name, words in _machine_facts(usage) if words],
         "plots": _machine_plots(view, usage, now),
@@ -173,20 +174,26 @@ def _users(usage: Mapping[str, Any]) -> list[dict[str, str]]:
     return [_user_line(name, some) for name, some in lines]
 
 
+def _columns(lines: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+    """Return the headings and keys of the columns of which a line has something."""
+    keys = ("memory", "cores", "dask", "promised", "lent", "processes")
+    return [(key.capitalize(), key) for key in keys if any(one[key] for one in lines)]
+
+
 def _user_line(name: str, some: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     def total(key: str) -> float:
         return sum(number(one, key) or 0.0 for one in some)
 
     threads, promised = total("promised_threads"), total("promised_bytes")
+    words = [short_size(promised) if promised else "", count(threads, "thread") if threads else ""]
     return {
         "name": name,
         "memory": short_size(total("memory_bytes")),
         "cores": f"{total('cores'):.1f}",
         "dask": short_size(total("dask_bytes")) if total("dask_bytes") else "",
-        "promised": f"{short_size(promised)}, {count(threads, 'thread')}" if promised or threads else "",
+        "promised": ", ".join(filter(None, words)),
         "lent": short_size(total("lent_bytes")) if total("lent_bytes") else "",
         "processes": count(total("n_processes")),
-        "files": short_size(total("jobs_bytes")) if total("jobs_bytes") else "",
     }
 
 
@@ -196,7 +203,7 @@ def _machine_facts(usage: Mapping[str, Any]) -> list[tuple[str, str]]:
     swap, free = number(usage, "swap_bytes"), number(usage, "swap_free_bytes")
     load = _facts.numbers(usage, "load")
     promised = number(usage, "promised_bytes")
-    waits = ", ".join(f"{name} {words}" for name, words in _machine_view.pressure(usage))
+    waits = ", ".join(_machine_view.pressure(usage))
     return [
         ("Cores", count(n_cores)),
         ("You may use", f"{usable:g} cores" if usable is not None and n_cores is not None and usable < n_cores else ""),
@@ -218,7 +225,7 @@ def _machine_plots(view: Mapping[str, Any], usage: Mapping[str, Any], now: float
     for title, seconds in _SPANS:
         span = (now - seconds, now)
         there = _within(points, span)
-        if len(there) < 2 or not total or not n_cores:
+        if len(there) < 2 or not total or not n_cores or not _reaches(there, title, now):
             continue
         for name, column, top, words, style in _machine_curves(total, n_cores):
             curve = _plots.line([(one[0] or 0.0, one[column]) for one in there], span, top, style)
@@ -230,6 +237,11 @@ def _machine_plots(view: Mapping[str, Any], usage: Mapping[str, Any], now: float
 
 def _machine_curves(total: float, n_cores: float) -> list[tuple[str, int, float, Callable[[float | None], str], str]]:
     return [("Memory", 1, total, short_size, "memory"), ("Cores", 2, n_cores, lambda n: f"{n or 0:.0f}", "cores")]
+
+
+def _reaches(points: list[list[float | None]], title: str, now: float) -> bool:
+    """Tell whether points fill a span: a day is drawn once they reach back further than an hour."""
+    return title == _SPANS[0][0] or now - min(one[0] or now for one in points) > 1.5 * _SPANS[0][1]
 
 
 def _within(points: list[list[float | None]], span: tuple[float, float]) -> list[list[float | None]]:

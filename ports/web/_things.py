@@ -11,7 +11,8 @@ from ports.web import _facts, _plots, _verbs
 from ports.web._facts import Mark, Said, count, mark, number, pair, part, said, short_size, text
 
 #: Kinds of rows that have a name of their own; others are found by their port.
-NAMED = ("cluster", "notebook", "resource")
+NAMED = ("cluster", "notebook", "resource", "page")
+_NO_THINGS = ("host", "machine", "tunnel", "job")
 _ORDER = {"cluster": 0, "resource": 1, "notebook": 2}
 _LIVE = ("running", "starting", "unknown")
 _SPARK_SECONDS = 3600.0
@@ -59,9 +60,8 @@ class Thing:
 
 def things(view: Mapping[str, Any], now: float) -> list[Thing]:
     """Return the lines of a host's table: clusters first, those that ended last."""
-    found = [
-        one for one in _facts.rows(view, "rows") if identity(one)[1] and one.get("kind") not in ("host", "machine")
-    ]
+    hidden = (*_NO_THINGS, "page") if view.get("here") else _NO_THINGS
+    found = [one for one in _facts.rows(view, "rows") if identity(one)[1] and text(one, "kind") not in hidden]
     found.sort(key=lambda one: (text(one, "state") == "stopped", _ORDER.get(text(one, "kind"), 3)))
     made: dict[str, Thing] = {}
     for one in found:

@@ -65,8 +65,8 @@ def view(host: str, **more: Any) -> dict[str, Any]:
 
 
 def waves(memory: float, cores: float, *, every: float = 60.0) -> list[list[float]]:
-    """Return an hour of a machine: memory around `memory` GiB and cores around `cores`."""
-    times = [NOW - HOUR + every * n for n in range(int(HOUR / every) + 1)]
+    """Return eight hours of a machine: memory around `memory` GiB and cores around `cores`."""
+    times = [NOW - 8 * HOUR + every * n for n in range(int(8 * HOUR / every) + 1)]
     return [
         [one, GIB * memory * (1 + 0.06 * math.sin(one / 900)), cores * (1 + 0.12 * math.sin(one / 500))]
         for one in times
@@ -74,10 +74,10 @@ def waves(memory: float, cores: float, *, every: float = 60.0) -> list[list[floa
 
 
 def band(n_workers: int, memory: float, limit: float, *, grows: float = 0.5) -> list[list[float]]:
-    """Return an hour of a cluster whose workers use about `memory` GiB each, of `limit`."""
+    """Return eight hours of a cluster whose workers use about `memory` GiB each, of `limit`."""
     made = []
-    for n in range(61):
-        middle = GIB * memory * (1 - grows + grows * n / 60 + 0.05 * math.sin(n / 4))
+    for n in range(-400, 61):
+        middle = GIB * memory * (1 - grows + grows * (n + 400) / 460 + 0.05 * math.sin(n / 4))
         spread = 0.18 + 0.1 * math.sin(n / 9)
         rate = max(0.0, 40 + 25 * math.sin(n / 5))
         made.append([NOW - HOUR + 60.0 * n, n_workers, middle * (1 - spread), middle, middle * (1 + spread)])
