@@ -148,7 +148,7 @@ def overview(**values: Any) -> str:
 
 def stop() -> str:
     """Return the overview under the sheet of a stop."""
-    shown = _view.sheet(views.several(), "stop", "atlas", "cluster", "main", views.NOW)
+    shown = _view.sheet(views.several(), "stop", "atlas", "cluster", "main", now=views.NOW)
     sheet = _render.render("sheet.html", base="/", token="", part="sheet", **shown)
     empty = '<dialog id="sheet" class="sheet" aria-labelledby="sheet-title">'
     return overview().replace(empty, empty + sheet)

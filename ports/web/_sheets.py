@@ -34,7 +34,7 @@ class Form:
 
 
 def sheet(
-    views: Sequence[Mapping[str, Any]], verb: str, host: str, kind: str, name: str | None, now: float
+    views: Sequence[Mapping[str, Any]], verb: str, host: str, kind: str, name: str | None, *, now: float
 ) -> dict[str, Any]:
     """Return what a sheet shows.
 
@@ -47,7 +47,7 @@ def sheet(
     """
     view = next((one for one in views if text(one, "host") == host), None)
     if view is None:
-        raise NotFoundError("host", host, "the page shows the hosts that `ports page` was started with")
+        raise NotFoundError("host", host, "the page does not show it")
     if (verb, kind) == ("start", "host"):
         return {"title": f"Start on {host}", "forms": _starts(view), "jobs": _things.address("jobs/new", host=host)}
     _verbs.find(verb, kind)

@@ -162,7 +162,7 @@ class TestOverview:
 
 
 def sheet(verb: str, host: str, kind: str, name: str | None = None) -> Parsed:
-    shown = _view.sheet(views.several(), verb, host, kind, name, views.NOW)
+    shown = _view.sheet(views.several(), verb, host, kind, name, now=views.NOW)
     return Parsed(_render.render("sheet.html", base="../", token="t0k", who="alice at laptop", **shown))
 
 
@@ -194,7 +194,7 @@ class TestSheets:
 
     def test_on_this_machine_a_command_names_no_host(self) -> None:
         here = views.view("laptop", here=True, rows=[views.cluster("main", 1, 1, 2, 0, 9)])
-        (form,) = _view.sheet([here], "stop", "laptop", "cluster", "main", views.NOW)["forms"]
+        (form,) = _view.sheet([here], "stop", "laptop", "cluster", "main", now=views.NOW)["forms"]
         assert [piece.text for piece in form.command] == ["ports cluster stop main"]
 
     @pytest.mark.parametrize(
@@ -208,12 +208,12 @@ class TestSheets:
     )
     def test_a_sheet_of_nothing_is_an_error(self, verb: str, host: str, kind: str, name: str | None) -> None:
         with pytest.raises(PortsError):
-            _view.sheet(views.several(), verb, host, kind, name, views.NOW)
+            _view.sheet(views.several(), verb, host, kind, name, now=views.NOW)
 
     @pytest.mark.parametrize(("kind", "verb"), sorted(_verbs.VERBS))
     def test_each_verb_has_a_sheet_with_its_command(self, kind: str, verb: str) -> None:
         row = {"kind": kind, "name": "main", "state": "running", "n_running": 2, "n_pending": 5}
-        shown = _view.sheet([views.view("a", rows=[row])], verb, "a", kind, "main", views.NOW)
+        shown = _view.sheet([views.view("a", rows=[row])], verb, "a", kind, "main", now=views.NOW)
         found = Parsed(_render.render("sheet.html", base="../", part="sheet", **shown))
         typed = {one.field.name: "4" for one in shown["forms"][0].inputs if one.field.required}
         command = " ".join(["ports", *_verbs.words(verb, "a", kind, "main", typed)])
