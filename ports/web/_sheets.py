@@ -34,9 +34,21 @@ class Form:
 
 
 def sheet(
-    views: Sequence[Mapping[str, Any]], verb: str, host: str, kind: str, name: str | None, *, now: float
+    views: Sequence[Mapping[str, Any]],
+    verb: str,
+    host: str,
+    kind: str,
+    name: str | None,
+    *,
+    now: float,
+    typed: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return what a sheet shows.
+
+    Parameters
+    ----------
+    typed : mapping, optional
+        Values of fields that somebody has typed already, of an act that failed.
 
     Raises
     ------
@@ -48,19 +60,21 @@ def sheet(
     view = next((one for one in views if text(one, "host") == host), None)
     if view is None:
         raise NotFoundError("host", host, "the page does not show it")
-    if (verb, kind) == ("start", "host"):
-        return {"title": f"Start on {host}", "forms": _starts(view), "jobs": _things.address("jobs/new", host=host)}
-    _verbs.find(verb, kind)
+    given = {**(typed or {}), "name": name or ""}
+    if verb == "start":
+        forms = [_start(view, one, given) for one in (_startable(view) if kind == "host" else [kind])]
+        return {"title": f"Start on {host}", "forms": forms, "jobs": _things.address("jobs/new", host=host)}
+    found = _verbs.find(verb, kind)
     row = _things.find(view, kind, name or "")
-    if row is None and verb != "start" and kind != "tunnel":
+    if row is None and kind != "tunnel":
         raise NotFoundError(kind, name or "", f"it is gone from {host}")
     there = Form(
         hidden={"verb": verb, "host": host, "kind": kind, "name": name or ""},
         command=_verbs.shown(verb, _target(view), kind, name),
         button=_button(verb, kind, name),
-        inputs=_inputs(verb, kind, row or {}),
+        inputs=[Input(field=one, value=given.get(one.name) or _now(one, verb, row or {})) for one in found.fields],
         notes=[said(one) for one in _notes(view, verb, kind, row or {}, now) if one],
-        is_danger=_verbs.VERBS[kind, verb].ends,
+        is_danger=found.ends,
     )
     return {"title": _title(verb, kind, name, host), "forms": [there], "jobs": None}
 
@@ -89,35 +103,38 @@ def _button(verb: str, kind: str, name: str | None) -> str:
     return f"{verb.capitalize()} {name if name and kind != 'resource' else _called(kind)}"
 
 
-def _inputs(verb: str, kind: str, row: Mapping[str, Any]) -> list[Input]:
+def _now(field: _verbs.Field, verb: str, row: Mapping[str, Any]) -> str:
+    """Return what the field of an act holds at this moment."""
     counts = _things.figures(row)
     now = counts["n_asked"] if counts["n_asked"] is not None else counts["n_workers"]
-    value = f"{int(now)}" if verb == "scale" and now is not None else ""
-    return [Input(field=one, value=value) for one in _verbs.VERBS[kind, verb].fields]
+    return f"{int(now)}" if (verb, field.name) == ("scale", "n_workers") and now is not None else ""
 
 
-def _starts(view: Mapping[str, Any]) -> list[Form]:
-    """Return the forms of what can start on a host."""
-    host, target = text(view, "host"), _target(view)
-    running = {_things.identity(one) for one in _facts.rows(view, "rows") if text(one, "state") != "stopped"}
+def _startable(view: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of what can start on a host; there is one queue of jobs at most."""
+    running = {text(one, "kind") for one in _facts.rows(view, "rows") if text(one, "state") != "stopped"}
+    return ["cluster", "notebook", *(() if "resource" in running else ("resource",))]
 
-    def form(kind: str, name: str, button: str, notes: list[str], *, is_strong: bool = False) -> Form:
-        typed = [_verbs.NAME] if kind != "resource" and not name else []
-        return Form(
-            hidden={"verb": "start", "host": host, "kind": kind} | ({} if typed else {"name": name}),
-            command=_verbs.shown("start", target, kind, name or None),
-            button=button,
-            inputs=[Input(field=one) for one in (*typed, *_verbs.VERBS[kind, "start"].fields)],
-            notes=[said(one) for one in notes if one],
-            is_strong=is_strong,
-        )
 
-    share = text(part(part(view, "machine"), "share"), "explained")
-    forms = [form("cluster", "", "Start cluster", [f"Empty: {share}." if share else ""], is_strong=True)]
-    forms.append(form("notebook", "", "Start JupyterLab", []))
-    if not any(kind == "resource" for kind, _ in running):
-        forms.append(form("resource", "", "Start the queue of jobs", []))
-    return forms
+_START = {"cluster": "Start cluster", "notebook": "Start JupyterLab", "resource": "Start the queue of jobs"}
+
+
+def _start(view: Mapping[str, Any], kind: str, given: Mapping[str, str]) -> Form:
+    """Return the form of what can start on a host."""
+    found = _verbs.find("start", kind)
+    share = text(part(part(view, "machine"), "share"), "explained") if kind == "cluster" else ""
+    return Form(
+        hidden={"verb": "start", "host": text(view, "host"), "kind": kind} | ({} if found.named else {"name": ""}),
+        command=_verbs.shown("start", _target(view), kind, None),
+        button=_START.get(kind, f"Start {kind}"),
+        inputs=[Input(field=one, value=given.get(one.name, "")) for one in _typed(found)],
+        notes=[said(f"Empty: {share}.")] if share else [],
+        is_strong=kind == "cluster",
+    )
+
+
+def _typed(verb: _verbs.Verb) -> list[_verbs.Field]:
+    return [_verbs.NAME, *verb.fields] if verb.named else [*verb.fields]
 
 
 _Notes = Callable[[Mapping[str, Any], Mapping[str, Any], float], list[str]]

@@ -188,6 +188,13 @@ class TestSheets:
         assert all(one in words for one in ("Start cluster", "Start JupyterLab", "Start the queue of jobs", "New job…"))
         assert "ports cluster start N --n-workers N --memory-limit N -H hydra" in words
 
+    def test_a_sheet_that_failed_keeps_what_was_typed(self) -> None:
+        typed = {"n_workers": "48", "memory_limit": "4 GB"}
+        shown = _view.sheet(views.several(), "start", "hydra", "cluster", "big", now=views.NOW, typed=typed)
+        found = Parsed(_render.render("sheet.html", base="../", **shown))
+        assert [given.get("value") for tag, given in found.elements if tag == "input"][:3] == ["big", "48", "4 GB"]
+        assert "ports cluster start big --n-workers 48 --memory-limit 4 GB -H hydra" in found.words
+
     def test_a_removal_names_all_that_leaves(self) -> None:
         words = sheet("remove", "atlas", "cluster", "short").words
         assert "short leaves the list." in words and "ports prune -H atlas" in words
