@@ -62,7 +62,7 @@ def thing(
     return {
         "host": text(view, "host"),
         "condition": None if view.get("condition") == "connected" else mark(text(view, "condition") or "unknown"),
-        "thing": _things.thing(view, row, now),
+        "thing": _things.thing(view, row, now, whole=True),
         "found": _facts_of(row, now),
         "here": bool(view.get("here")),
         "plots": _cluster_plots(view, name, now) if kind == "cluster" else [],
@@ -119,7 +119,7 @@ def _cluster_plots(view: Mapping[str, Any], name: str, now: float) -> list[Plot]
 
 
 def _cluster_span(points: list[list[float | None]], title: str, seconds: float, now: float) -> list[Plot]:
-    span = (now - seconds, now)
+    span = _plots.span(now, seconds)
     there = _within(points, span)
     if len(there) < 2 or not _reaches(there, title, now):
         return []
@@ -223,7 +223,7 @@ def _machine_plots(view: Mapping[str, Any], usage: Mapping[str, Any], now: float
     total, n_cores = number(usage, "memory_bytes"), number(usage, "n_cores")
     made = []
     for title, seconds in _SPANS:
-        span = (now - seconds, now)
+        span = _plots.span(now, seconds)
         there = _within(points, span)
         if len(there) < 2 or not total or not n_cores or not _reaches(there, title, now):
             continue

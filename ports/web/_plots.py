@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 #: The box of a curve: its place stretches it, and lines keep their width.
 WIDTH, HEIGHT = 240.0, 60.0
 _MOST_POINTS = 120
+_STEP = 15.0  # seconds between two points of a history
 _Point = TypeVar("_Point", bound=tuple[Any, ...])
 
 
@@ -29,6 +30,12 @@ class Curve(NamedTuple):
 
     d: str
     style: str
+
+
+def span(now: float, seconds: float) -> tuple[float, float]:
+    """Return the last `seconds`, in steps of a point: a drawing stays the same until there is another point."""
+    end = math.ceil(now / _STEP) * _STEP
+    return end - seconds, end
 
 
 def bar(amounts: Iterable[tuple[float | None, str]], total: float | None) -> list[Part]:

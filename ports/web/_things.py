@@ -93,8 +93,8 @@ def ident(*parts: str) -> str:
     return ".".join(quote(one, safe="") for one in parts)
 
 
-def thing(view: Mapping[str, Any], row: Mapping[str, Any], now: float) -> Thing:
-    """Return the line of one row."""
+def thing(view: Mapping[str, Any], row: Mapping[str, Any], now: float, *, whole: bool = False) -> Thing:
+    """Return the line of one row; `whole`: with all acts, for a page of its own."""
     kind, name = identity(row)
     host = text(view, "host")
     at = {"host": host, "kind": kind, "name": name}
@@ -119,7 +119,7 @@ def thing(view: Mapping[str, Any], row: Mapping[str, Any], now: float) -> Thing:
         link=link,
         link_state=link_state,
         can_open=can_open,
-        acts=acts(row, at) if is_fresh else [],
+        acts=acts(row, at, whole=whole) if is_fresh else [],
         notes=notes(row, state),
         warnings=_facts.sentences(row, "warnings"),
     )
@@ -183,11 +183,12 @@ def _where(row: Mapping[str, Any], counts: Mapping[str, float | None]) -> str:
 def spark(view: Mapping[str, Any], name: str, now: float) -> list[_plots.Curve]:
     """Return the middle memory of a cluster's workers over the last hour, of their limit; [] without history."""
     there = _facts.points(part(part(view, "history"), "clusters"), name, 6)
-    there = [one for one in there if (one[0] or 0.0) > now - _SPARK_SECONDS]
+    span = _plots.span(now, _SPARK_SECONDS)
+    there = [one for one in there if (one[0] or 0.0) > span[0]]
     tops = [one[5] for one in there if one[5]]
     if len(there) < 2 or not tops:
         return []
-    return [_plots.line([(one[0] or 0.0, one[3]) for one in there], (now - _SPARK_SECONDS, now), max(tops), "memory")]
+    return [_plots.line([(one[0] or 0.0, one[3]) for one in there], span, max(tops), "memory")]
 
 
 def _link(
@@ -213,22 +214,24 @@ def local_place(url: str) -> str:
     return url.partition("://")[2].partition("/")[0].rpartition("@")[2].partition("?")[0] or "open"
 
 
-def acts(row: Mapping[str, Any], at: Mapping[str, str]) -> list[Act]:
+def acts(row: Mapping[str, Any], at: Mapping[str, str], *, whole: bool) -> list[Act]:
     """Return the sheets that a thing has."""
     kind, state = at["kind"], text(row, "state")
-    if state == "stopped":
-        verbs: tuple[str, ...] = ("remove",)
-    elif kind == "resource":
-        verbs = ("resume" if state == "draining" else "drain", "stop")
-    else:
-        verbs = ("scale", "stop") if state in ("running", "unknown") else ("stop",)
-    if kind == "notebook" and row.get("managed") is False:
-        verbs = ()  # started by hand: it is for its terminal to end
-    return [
-        Act(label=_verbs.VERBS[kind, verb].label, href=address("sheet", verb=verb, **at))
-        for verb in verbs
-        if (kind, verb) in _verbs.VERBS
-    ]
+    verbs = ["remove"] if state == "stopped" else ["stop"]
+    if kind == "resource" and state != "stopped":
+        verbs = ["resume" if state == "draining" else "drain", "stop"]
+    elif kind == "cluster" and state in ("running", "unknown"):
+        verbs = ["scale", "restart", "stop"] if whole else ["scale", "stop"]
+    elif kind == "notebook" and row.get("managed") is False:
+        verbs = []  # started by hand: it is for its terminal to end
+    made = [_act(kind, verb, at) for verb in verbs if (kind, verb) in _verbs.VERBS]
+    if whole and text(part(row, "tunnel"), "state") == "open":
+        made.insert(max(0, len(made) - 1), _act("tunnel", "close", {**at, "kind": "tunnel"}))
+    return made
+
+
+def _act(kind: str, verb: str, at: Mapping[str, str]) -> Act:
+    return Act(label=_verbs.VERBS[kind, verb].label, href=address("sheet", verb=verb, **at))
 
 
 def notes(row: Mapping[str, Any], state: Mark) -> list[list[Said]]:

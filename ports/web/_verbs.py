@@ -76,8 +76,8 @@ VERBS: dict[tuple[str, str], Verb] = {
     ("resource", "resume"): Verb(words=("resource", "resume"), label="Resume", named=False),
     ("resource", "stop"): Verb(words=("resource", "stop"), label="Stop…", named=False, ends=True),
     ("resource", "remove"): _REMOVE,
-    ("tunnel", "open"): Verb(words=("open",), label="Open", target=True, after=("--background", "--no-browse")),
-    ("tunnel", "close"): Verb(words=("tunnel", "close"), label="Close", target=True, ends=True),
+    ("tunnel", "open"): Verb(words=("open",), label="Open", target=True, after=("--background", "--no-browser")),
+    ("tunnel", "close"): Verb(words=("tunnel", "close"), label="Close link…", target=True, ends=True),
 }
 
 

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ports.cli import main as cli
 from ports.errors import PortsError
 from ports.web import _facts, _plots, _render, _things, _verbs, _view
 from tests.lab import views
@@ -240,6 +242,11 @@ class TestPages:
         assert "Used by" in found.words and "3 clients" in found.words
         assert "two <b>" in found.words and "ports cluster logs main -H atlas" in found.words
 
+    def test_the_page_of_a_thing_has_what_the_table_has_no_room_for(self) -> None:
+        shown = _view.thing(views.atlas(), "cluster", "main", views.NOW)["thing"]
+        assert [one.label for one in shown.acts] == ["Scale…", "Restart…", "Close link…", "Stop…"]
+        assert [one.label for one in _view.thing(views.down(), "cluster", "main", views.NOW)["thing"].acts] == []
+
     def test_a_log_not_read_yet_is_not_an_empty_log(self) -> None:
         assert "Reading…" in self.thing(views.atlas(), "notebook", "lab").words
         assert "It has printed nothing." in self.thing(views.atlas(), "notebook", "lab", log=[]).words
@@ -400,10 +407,10 @@ class TestVerbs:
             ("stop", "atlas", "notebook", "lab", {}, "notebook stop lab -H atlas"),
             ("remove", "atlas", "cluster", "short", {}, "prune -H atlas"),
             ("drain", None, "resource", "jobs", {}, "resource drain"),
-            ("open", "atlas", "tunnel", "main", {}, "open atlas:main --background --no-browse"),
-            ("open", "atlas", "tunnel", "6006", {}, "open atlas:6006 --background --no-browse"),
-            ("open", "atlas", "tunnel", "", {}, "open atlas --background --no-browse"),
-            ("open", "::1", "tunnel", "main", {}, "open [::1]:main --background --no-browse"),
+            ("open", "atlas", "tunnel", "main", {}, "open atlas:main --background --no-browser"),
+            ("open", "atlas", "tunnel", "6006", {}, "open atlas:6006 --background --no-browser"),
+            ("open", "atlas", "tunnel", "", {}, "open atlas --background --no-browser"),
+            ("open", "::1", "tunnel", "main", {}, "open [::1]:main --background --no-browser"),
             ("close", "atlas", "tunnel", "main", {}, "tunnel close atlas:main"),
         ],
     )
@@ -411,6 +418,22 @@ class TestVerbs:
         self, verb: str, host: str | None, kind: str, name: str, fields: dict[str, str], words: str
     ) -> None:
         assert " ".join(_verbs.words(verb, host, kind, name, fields)) == words
+
+    @pytest.mark.parametrize("host", [None, "atlas"])
+    @pytest.mark.parametrize(("kind", "verb"), sorted(_verbs.VERBS))
+    def test_the_command_line_takes_the_words_of_each_verb(self, kind: str, verb: str, host: str | None) -> None:
+        typed = {"n_workers": "4", "memory_limit": "4 GB"}
+        fields = {one.name: typed[one.name] for one in _verbs.VERBS[kind, verb].fields}
+        if kind == "tunnel" and host is None:
+            return  # refused: see below
+        words = [*_verbs.words(verb, host, kind, "main", fields), "--json"]
+        command: click.Command = cli.ports
+        while isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), words.pop(0))
+            assert found is not None
+            command = found
+        given = command.make_context("ports", words).params
+        assert [str(given[name]) for name in fields if name == "n_workers"] == ["4"] * ("n_workers" in fields)
 
     @pytest.mark.parametrize(
         ("verb", "host", "kind", "name", "fields"),

@@ -23,9 +23,9 @@
     socket.onmessage = (event) => { wait = 500; tell(""); update(event.data); };
     socket.onopen = () => { wait = 500; tell(""); };
     socket.onclose = () => {
-      if (wait > 2000) tell("This page has lost its server; what you see is old. It tries again by itself.");
+      if (wait > 1000) tell("This page has lost its server; what you see is old. It tries again by itself.");
       setTimeout(live, wait);
-      wait = Math.min(10000, wait * 2);
+      wait = Math.min(5000, wait * 2);
     };
   }
 
