@@ -15,12 +15,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cache, clusters, comms, fairness, job_commands, jobs, lab, links, who
+from benchmarks import cache, clusters, comms, fairness, job_commands, jobs, lab, links, page_paint, who
 from benchmarks.commands import PACKAGE
 from benchmarks.measure import RUNS, Result
 
 BENCHMARKS = {**clusters.BENCHMARKS, **comms.BENCHMARKS, **fairness.BENCHMARKS, **lab.BENCHMARKS, **links.BENCHMARKS}
-BENCHMARKS |= {**who.BENCHMARKS, **cache.BENCHMARKS, **jobs.BENCHMARKS, **job_commands.BENCHMARKS}
+BENCHMARKS |= {
+    **who.BENCHMARKS,
+    **cache.BENCHMARKS,
+    **jobs.BENCHMARKS,
+    **job_commands.BENCHMARKS,
+    **page_paint.BENCHMARKS,
+}
 JOBS_RUNS = 3  # unless others are asked for: most of these rows start processes, or fill queues and disks
 #: All rows about jobs by one name.
 JOBS = (*cache.BENCHMARKS, *jobs.BENCHMARKS, *job_commands.BENCHMARKS, "job-remote", "job-send")

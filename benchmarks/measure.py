@@ -10,7 +10,13 @@ from typing import Any
 RUNS = 7
 
 #: Factor and format of each unit: measurements are kept in seconds and bytes.
-UNITS = {"s": (1.0, "{:.2f} s"), "ms": (1e3, "{:.3g} ms"), "MB": (1e-6, "{:.0f} MB"), "n": (1.0, "{:.0f}")}
+UNITS = {
+    "s": (1.0, "{:.2f} s"),
+    "ms": (1e3, "{:.3g} ms"),
+    "MB": (1e-6, "{:.0f} MB"),
+    "kB": (1e-3, "{:.0f} kB"),
+    "n": (1.0, "{:.0f}"),
+}
 
 
 @dataclass(frozen=True)

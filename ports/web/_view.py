@@ -46,7 +46,8 @@ def overview(views: Sequence[Mapping[str, Any]], now: float) -> dict[str, Any]:
     """Return what the overview shows: a section for each host, in the order of `views`."""
     found = [host(view, now) for view in views if isinstance(view, Mapping)]
     names = " ".join(one.name for one in found if not one.here)
-    return {"hosts": found, "commands": [f"ports list {names}".strip(), "ports who", "ports tunnel list"]}
+    commands = [f"ports list {names}".strip(), "ports who", "ports tunnel list"]
+    return {"hosts": found, "commands": commands, "is_alone": not names}
 
 
 def host(view: Mapping[str, Any], now: float) -> Host:

@@ -142,6 +142,12 @@ class TestOverview:
             views.view("laptop", here=True)
         ).words.replace(" ,", ",")
 
+    def test_this_machine_alone_leads_to_the_choice_of_servers(self) -> None:
+        found = page(views.view("laptop", here=True))
+        assert "Only this machine is shown. Which servers do you use?" in found.words
+        assert ("a", {"href": "/-/hosts"}) in found.elements
+        assert "Show other servers…" in page(views.view("laptop", here=True), views.idle()).words
+
     def test_a_host_seen_never_says_that_it_connects(self) -> None:
         assert "connecting" in page(views.view("far", condition="connecting", seen_at=None)).words
 

@@ -65,5 +65,6 @@
     const shown = event.target.form?.querySelector(`[data-for="${event.target.name}"]`);
     if (shown) { shown.hidden = !event.target.value; shown.lastElementChild.textContent = event.target.value; }
   });
+  document.documentElement.classList.add("js");
   addEventListener("pageshow", live, { once: true });
 })();
