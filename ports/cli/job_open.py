@@ -73,7 +73,7 @@ def listened(machine: Any, row: Row) -> list[Row]:
     if row["state"] != "running" or row.get("count") is not None:
         return []
     with contextlib.suppress(PortsError):
-        return list(jobs.listening(machine.host, str(row["id"]).rpartition(":")[2]))
+        return list(jobs.listening(machine.host, str(row["id"]).rpartition(":")[2], row.get("pid")))
     return []
 
 
@@ -100,7 +100,7 @@ def _awaited(machine: Any, id: str, is_over: threading.Event) -> Sequence[Row] |
     number, since = id.rpartition(":")[2], 0.0
     while True:
         row = machine.show(id)
-        found = jobs.listening(machine.host, number) if row["state"] == "running" else []
+        found = jobs.listening(machine.host, number, row.get("pid")) if row["state"] == "running" else []
         pages = [one for one in found if one["is_page"]]
         since = since or (time.monotonic() if found else 0.0)
         if pages or (found and time.monotonic() - since > _SETTLED):

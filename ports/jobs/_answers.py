@@ -90,6 +90,8 @@ class Answers:
         if run is not None and run.slot in self._ledger.slots:
             known = self._ledger.slots[run.slot]
             shown.update(slot=run.slot, worker=known.worker, process=known.lease.process)
+            if run.pid is not None:
+                shown["pid"] = run.pid
         if live is not None and shown["state"] == PENDING and (why := self._why(live, id.item or 0)):
             shown["why"] = why
         if kept is not None and kept.place is not None:

@@ -11,7 +11,7 @@ from ports.listeners import Listener
 _MOST = 20  # ports that are shown
 
 
-def listening(host: str | None, id: str) -> list[dict[str, Any]]:
+def listening(host: str | None, id: str, pid: object = None) -> list[dict[str, Any]]:
     """Return what a job that runs listens on, pages first.
 
     A row has ``port``, ``name`` (what `ports open` calls it), ``kind``, ``is_page``, ``url`` (on its own machine) and
@@ -23,6 +23,8 @@ def listening(host: str | None, id: str) -> list[dict[str, Any]]:
         The machine of the job. Default: this one.
     id : str
         The id that the job has there.
+    pid : int, optional
+        Of a function: the process that runs it, ``pid`` of its row. It began before the job, whose name it lacks.
 
     Raises
     ------
@@ -32,9 +34,14 @@ def listening(host: str | None, id: str) -> list[dict[str, Any]]:
     far = None if host is None or hosts.is_here(host) else host
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other listeners
-        found = [one for one in listeners.list(far) if one.mine and one.job == id and one.port is not None]
+        found = [one for one in listeners.list(far) if one.mine and _is_of(one, id, pid) and one.port is not None]
     rows = [_row(one, far) for one in found if one.kind != "kernel"]
     return sorted(rows, key=lambda row: (not row["is_page"], row["port"]))[:_MOST]
+
+
+def _is_of(one: Listener, id: str, pid: object) -> bool:
+    """Say whether a listener is a job's: what it has started has its id, and its own process is known by its number."""
+    return one.job == id or (pid is not None and one.job is None and one.pid == pid)
 
 
 def _row(one: Listener, host: str | None) -> dict[str, Any]:

@@ -45,7 +45,9 @@ def shelf_of(queue: str, needs: Needs, kind: str) -> Shelf:
 class Run:
     """One job that was given to a slot or a script, and that has not ended."""
 
-    __slots__ = ("attempt", "began", "deadline", "ending", "item", "job", "live", "reason", "slot", "stamp", "used")
+    __slots__ = (
+        "attempt", "began", "deadline", "ending", "item", "job", "live", "pid", "reason", "slot", "stamp", "used",
+    )  # fmt: skip
 
     def __init__(self, live: Live, item: int, attempt: int, slot: str, used: dict[str, int]) -> None:
         self.live, self.item, self.attempt, self.slot, self.used = live, item, attempt, slot, used
@@ -55,6 +57,7 @@ class Run:
         self.deadline: float | None = None  # of the monotonic clock
         self.ending: str | None = None  # "cancel" or "timeout", when its end was asked for
         self.reason: str | None = None  # of that
+        self.pid: int | None = None  # of a function: the process that runs it, said by `begun`
 
     @property
     def id(self) -> JobId:

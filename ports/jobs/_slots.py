@@ -215,6 +215,8 @@ class Slots:
         at = _headers.seconds(request.header.get("at"), "at")
         run = self._run_of(request)
         if run is not None:
+            pid = request.header.get("pid")
+            run.pid = pid if isinstance(pid, int) and not isinstance(pid, bool) and pid > 0 else None
             self._ledger.begin(run, self.exchange.now() if at is None else at)
         self.exchange.reply(request, {"known": run is not None})
 

@@ -230,3 +230,23 @@ def test_a_resource_that_was_killed_comes_back_while_a_client_waits(site: Home, 
     (tmp_path / "go").touch()
     thread.join(110)
     assert waiter == ["done"]
+
+
+def serve_until(file: str) -> int:
+    import http.server
+    import pathlib
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    server.timeout = 0.05
+    while not pathlib.Path(file).exists():
+        server.handle_request()
+    server.server_close()
+    return int(server.server_address[1])
+
+
+def test_a_port_of_a_function_is_named_while_it_runs(site: Home, tmp_path: Path) -> None:
+    job = ports.submit(serve_until, str(tmp_path / "end"))
+    found = wait_until(lambda: site.json("job", "show", job.id).get("ports"), timeout=60, what="its port")
+    (tmp_path / "end").touch()
+    assert [one["port"] for one in found] == [job.result(60)]
+    assert "ports" not in site.json("job", "show", job.id)

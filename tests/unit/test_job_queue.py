@@ -933,3 +933,14 @@ def test_a_number_that_is_no_job_stays_as_it_is(text: str) -> None:
     told = _where.at_home("server1", row)
     assert told["why"] == "waits for server1:4"
     assert told["transitions"] == [{"reason": "dependency server1:4 failed"}]
+
+
+@pytest.mark.parametrize(("pid", "shown"), [(4711, 4711), (None, None), (-1, None), ("7", None), (True, None)])
+def test_the_process_of_a_function_that_runs_is_shown(desk: Desk, pid: Any, shown: int | None) -> None:
+    id = desk.submit()
+    desk.take("s1")
+    assert "pid" not in desk.row(id)
+    desk.answer("begun", by="s1", slot="s1", id=id, attempt=1, at=desk.clock, pid=pid)
+    assert desk.row(id).get("pid") == shown
+    desk.end("s1", (id, 1))
+    assert "pid" not in desk.row(id)
