@@ -11,11 +11,11 @@ import secrets
 import sys
 import time
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from ports.errors import TimedOutError, UsageError
+from ports.errors import PortsError, TimedOutError, UsageError
 from ports.jobs import _blobs, _cache, _client, _function_key, _model, _progress, _several, _travel, _where
 from ports.jobs._digest import NoDigestError
 from ports.jobs._job import End, Job, JobMap, brief, of_one_machine
@@ -175,7 +175,8 @@ def _submit(
     host = _where.current.get().host
     there = _client.python(host) or _blobs.MINOR
     is_far = host is not None
-    parcel = _travel.pack(function, calls, is_far=is_far) if there == _blobs.MINOR else _travel.write(function, calls)
+    made = _travel.pack if there == _blobs.MINOR else _travel.write
+    parcel = made(function, calls, is_far=is_far)
     size = len(parcel.function) + sum(len(one) for one in parcel.arguments)
     if size > _blobs.LARGEST:
         raise UsageError(
@@ -192,8 +193,27 @@ def _submit(
         submission["cache"] = cache
     key = secrets.token_hex(16)
     blobs = [parcel.function, *parcel.arguments]
-    said = _client.ask("submit", blobs, host=host, key=key, submission=submission, count=count).header
+    with _kept(host, key, parcel.kept):
+        said = _client.ask("submit", blobs, host=host, key=key, submission=submission, count=count).header
     return _model.parse_id(said["id"]), said.get("count")
+
+
+@contextlib.contextmanager
+def _kept(host: str | None, key: str, contents: Mapping[str, bytes]) -> Iterator[None]:
+    """Let another machine have the contents of files before what needs them; those of a refusal are let go."""
+    if not contents:
+        yield
+        return
+    from ports.jobs import _sending  # few functions have large files
+
+    ask = functools.partial(_client.ask, host=host)
+    _sending.keep(ask, key, contents, host=str(host))
+    try:
+        yield
+    except UsageError:
+        with contextlib.suppress(PortsError):
+            ask("disk.forget", key=key)
+        raise
 
 
 def _cache_of(

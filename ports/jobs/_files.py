@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import pickle
 import re
@@ -24,6 +25,7 @@ from ports.state import make_private, paths
 FOLDER = "files"
 _LONGEST_NAME = 150  # bytes, behind the digest
 _USE_SECONDS = 60.0
+_ALONE_BYTES = 64 * 1024  # less is no worth of a question
 
 
 class File(os.PathLike[str]):
@@ -139,10 +141,16 @@ def directory() -> Path:
 
 
 class Carried:
-    """The contents that go along with a function, once each, for all its calls."""
+    """The contents that go along with a function, once each, for all its calls.
 
-    def __init__(self) -> None:
+    With `is_far`, those that are not small go by themselves, as objects: another machine has them for good, and the
+    next submission sends none of them. They are in `kept`.
+    """
+
+    def __init__(self, *, is_far: bool = False) -> None:
         self.contents: dict[str, bytes] = {}
+        self.kept: dict[str, bytes] = {}
+        self._is_far = is_far
         self._digests: dict[Path, str] = {}
 
     def add(self, file: File) -> str:
@@ -150,7 +158,8 @@ class Carried:
         if file.path not in self._digests:
             content = file.read()
             digest = self._digests[file.path] = hashlib.sha256(content).hexdigest()
-            self.contents[digest] = content
+            goes_alone = self._is_far and len(content) >= _ALONE_BYTES
+            (self.kept if goes_alone else self.contents)[digest] = content
         return self._digests[file.path]
 
 
@@ -159,8 +168,16 @@ here: Mapping[str, Any] = {}
 
 
 def brought(name: str, digest: str) -> File:
-    """Return the file of a content that has come with the function; raises RecordError."""
-    try:
+    """Return the file of a content that has come with the function, or as an object; raises RecordError."""
+    if digest in here:
         return known(name, digest, here[digest])
-    except KeyError:
+    from ports.jobs._trees import Objects  # few functions have such files
+
+    try:
+        with (
+            Objects(_places.here().objects).path(digest).open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            return known(name, digest, content)
+    except (OSError, ValueError):
         raise RecordError(f"the content of the file {name} did not come along; submit the job again") from None

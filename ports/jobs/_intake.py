@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -129,6 +131,10 @@ class Intake:
         blobs = [self.exchange.read_arguments(arguments.get(pack(row.number, one), b"")) for one in ones]
         count = row.count if id.item is None else None
         number = self._add(Submission.from_json(data), [self.store.object(row.digest), *blobs], key=key, count=count)
+        if key is not None and row.key is not None:  # the files that it needs stay until both are removed
+            places = self.store.places
+            with contextlib.suppress(OSError):
+                os.link(places.workspace_of(row.key), places.workspace_of(key))
         self.exchange.reply(request, {"id": str(number), "count": count, "known": False})
 
     def take_in(self) -> list[_submissions.Left]:

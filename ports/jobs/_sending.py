@@ -127,6 +127,37 @@ def reused_from(text: str, host: str) -> tuple[str, str]:
     return str(parse_id(number)), path or "."
 
 
+def keep(ask: Callable[..., Any], key: str, contents: Mapping[str, bytes], *, host: str) -> None:
+    """Send contents that are missing on another machine, and let it keep all of them for a submission.
+
+    Parameters
+    ----------
+    ask : callable
+        Asks that machine, as `Asks.ask`.
+    contents : mapping
+        By their SHA-256.
+
+    Raises
+    ------
+    StoreError
+        The disk there has too little space; nothing was sent.
+    """
+    for _ in range(_TRIES):
+        told = ask("disk.missing", names=list(contents)).header
+        missing, parts = [str(one) for one in told["missing"]], dict(told.get("parts") or {})
+        wanted = Missing({}, {one: contents[one] for one in missing}, parts, told)
+        _check_room(wanted, sum(len(contents[one]) for one in missing), host)
+        for name in missing:
+            data, at = contents[name], int(parts.get(name) or 0)
+            at = at if at < len(data) else 0
+            while at < len(data):
+                piece = data[at : at + _MOST_BYTES]
+                at = int(ask("disk.put", [piece], name=name, at=at, size=len(data)).header["at"])
+        if ask("disk.keep", key=key, trees=[], objects=list(contents)).header.get("is_whole"):
+            return
+    raise StoreError(f"{host}:objects", "files are removed there again and again", "submit it again")
+
+
 def asked_packages(script: Script, root: str) -> list[str] | None:
     """Return the packages for which a machine is asked, to which a script goes from `root`; None: it is not asked."""
     return None if "setup" in (script.submission.script or {}) else _packages.imports(script.argv, root)

@@ -11,7 +11,7 @@ import inspect
 import linecache
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ports.errors import RecordError, UnsendableError, UntrustedError
@@ -31,6 +31,7 @@ class Parcel:
     arguments: list[bytes]
     inputs: dict[str, list[str]]
     sources: dict[str, _modules.Source]
+    kept: Mapping[str, bytes] = field(default_factory=dict)  # what goes by itself, by its SHA-256
 
 
 def pack(function: Callable[..., Any], calls: Iterable[Call], *, is_far: bool = False) -> Parcel:
@@ -44,7 +45,7 @@ def pack(function: Callable[..., Any], calls: Iterable[Call], *, is_far: bool = 
     arguments: list[bytes] = []
     inputs: dict[str, list[str]] = {}
     modules: set[str] = set()
-    carried = _files.Carried()
+    carried = _files.Carried(is_far=is_far)
     for index, (args, kwargs) in enumerate(calls):
         try:
             made = _blobs.pickled((tuple(args), dict(kwargs)), replace_jobs=True, carried=carried)
@@ -72,10 +73,10 @@ def pack(function: Callable[..., Any], calls: Iterable[Call], *, is_far: bool = 
     blob = b"".join(_blobs.pieces(made.head, buffers, **said))
     if len(blob) > _blobs.LARGEST:
         raise _too_large(f"{name}() and what it uses have", len(blob))
-    return Parcel(name, blob, arguments, inputs, sources)
+    return Parcel(name, blob, arguments, inputs, sources, carried.kept)
 
 
-def write(function: Callable[..., Any], calls: Iterable[Call]) -> Parcel:
+def write(function: Callable[..., Any], calls: Iterable[Call], *, is_far: bool = False) -> Parcel:
     """Do as `pack`, for another minor version of Python: the source of `function`, and arguments as plain values.
 
     Raises
@@ -86,7 +87,7 @@ def write(function: Callable[..., Any], calls: Iterable[Call]) -> Parcel:
     name = short_name(function)
     arguments: list[bytes] = []
     inputs: dict[str, list[str]] = {}
-    carried = _files.Carried()
+    carried = _files.Carried(is_far=is_far)
     try:
         for index, (args, kwargs) in enumerate(calls):
             jobs: dict[str, None] = {}
@@ -105,7 +106,8 @@ def write(function: Callable[..., Any], calls: Iterable[Call]) -> Parcel:
         "name": name,
         "modules": _modules.as_header(sources.values()),
     }
-    return Parcel(name, b"".join(_blobs.pieces(written.head, buffers, **said)), arguments, inputs, sources)
+    blob = b"".join(_blobs.pieces(written.head, buffers, **said))
+    return Parcel(name, blob, arguments, inputs, sources, carried.kept)
 
 
 def _texts_of(files: Iterable[str]) -> dict[str, str]:

@@ -66,13 +66,20 @@ def test_functions_run_on_a_server_and_their_results_come_home(server: Site) -> 
     with ports.host("server1", trust=True):
         last = [repr(ports.jobs.get("7").result(60)), [one.id for one in ports.jobs.list(2)]]
     last += [slow.cancel(), error(slow.result, 60)["type"]]
+    import os
+    with open("data.bin", "wb") as file:
+        file.write(os.urandom(300_000))
+    for _ in range(2):  # the second time, its content is there
+        with ports.host("server1"):
+            sized = ports.submit(lambda file: len(file.read()), ports.File("data.bin"))
+        last.append(sized.result(60))
     say([first, rest, last])
     """
     first, rest, last = found = at_home(server, code)
     assert first == ["server1:1", 42, "finished", "server1:1", "server1"], found
     failed = {"type": "ZeroDivisionError", "text": "division by zero"}
     assert rest == [True, 46, [1, 2, 3, 4], failed, None, "hello\n", "UntrustedError"]
-    assert last == ["PosixPath('x')", ["server1:8", "server1:7"], True, "JobCancelledError"]
+    assert last == ["PosixPath('x')", ["server1:8", "server1:7"], True, "JobCancelledError", 300_000, 300_000]
     tomorrow = at_home(server, "say([ports.jobs.get('server1:1').result(), error(ports.jobs.get, 'server1:99')])")
     assert tomorrow[0] == 42 and tomorrow[1]["type"] == "NotFoundError"
 

@@ -944,3 +944,17 @@ def test_the_process_of_a_function_that_runs_is_shown(desk: Desk, pid: Any, show
     assert desk.row(id).get("pid") == shown
     desk.end("s1", (id, 1))
     assert "pid" not in desk.row(id)
+
+
+def test_what_a_job_needs_stays_for_the_one_that_runs_it_again(desk: Desk) -> None:
+    desk.places.workspaces.mkdir(exist_ok=True)
+    asked = {"submission": {"kind": "function"}, "count": None}
+    first, other = (desk.ask("submit", [b"f", b"1"], key=key * 16, **asked)[0].header["id"] for key in ("ab", "ef"))
+    desk.places.workspace_of("ab" * 16).write_text("{}")
+    assert desk.answer("rerun", id=first, key="cd" * 16)["known"] is False
+    desk.answer("cancel", ids=[first])
+    desk.clock += 1
+    assert desk.answer("prune", older=0)["ids"] == [first]
+    assert desk.places.workspace_of("cd" * 16).read_text() == "{}"
+    assert desk.answer("rerun", id=other, key="01" * 16)["known"] is False  # it needs none
+    assert not desk.places.workspace_of("01" * 16).exists()

@@ -12,16 +12,17 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ports
 from ports.errors import ResourceLostError, StoreError, UsageError
-from ports.jobs import _copies, _places, _scripts, _sending
+from ports.jobs import _client, _copies, _places, _scripts, _sending, _travel
 from ports.jobs._protocol import Frame
-from ports.jobs.resource import lay_out
+from ports.jobs.resource import call, lay_out
 from ports.probe.queue import sent
 from ports.probe.queue.words import Refused
 from ports.state import wait_until
@@ -435,3 +436,71 @@ def test_what_is_there_is_looked_at_once_for_a_submission(top: Path, far: Far, m
     assert sending(far)[1]["n_new_bytes"] == 0
     assert len(looked) == len(set(looked)) == 30
     assert str(far.root / "objects") not in sent.WHOLE  # the next one looks again
+
+
+def lengths(large: Any, small: Any) -> tuple[int, int]:
+    return len(Path(large).read_bytes()), len(Path(small).read_bytes())
+
+
+@pytest.fixture
+def own(top: Path) -> Iterator[Far]:
+    """Another machine whose jobs run in this process."""
+    (top / "large.bin").write_bytes(os.urandom(200_000))
+    (top / "small.txt").write_text("small")
+    one = Far(_places.make_places().root)
+    yield one
+    one.again()
+    call.forget()
+
+
+def parcel_of(how: Any) -> Any:
+    return how(lengths, [((ports.File("large.bin"), ports.File("small.txt")), {})], is_far=True)
+
+
+@pytest.mark.parametrize("how", [_travel.pack, _travel.write], ids=["pickled", "written"])
+def test_the_content_of_a_file_is_sent_once_and_is_there_for_each_job(own: Far, how: Any) -> None:
+    parcel = parcel_of(how)
+    assert len(parcel.function) < 50_000 and [len(one) for one in parcel.kept.values()] == [200_000]
+    _sending.keep(own.ask, KEY, parcel.kept, host="server1")
+    assert own.n_bytes == 200_000 and own.again() == ["disk.missing", "disk.put", "disk.keep"]
+    _sending.keep(own.ask, "cd" * 16, parcel_of(how).kept, host="server1")
+    assert own.n_bytes == 0 and own.again() == ["disk.missing", "disk.keep"]
+    outcome = call.run(parcel.function, parcel.arguments[0])
+    assert outcome.error is None and _travel.unpack(outcome.blob, "it") == (200_000, 5)
+    sent.sweep_objects(str(own.root))
+    (own.root / "workspaces" / KEY).unlink()
+    sent.sweep_objects(str(own.root))  # the second job needs it still
+    assert _sending.keep(own.ask, "ef" * 16, parcel.kept, host="server1") is None and own.n_bytes == 0
+
+
+def test_after_a_cut_only_the_rest_of_a_content_is_sent(own: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sending, "_MOST_BYTES", 64 * 1024)
+    parcel, own.cut_after = parcel_of(_travel.pack), 2
+    with pytest.raises(ResourceLostError):
+        _sending.keep(own.ask, KEY, parcel.kept, host="server1")
+    own.again()
+    own.cut_after = 99
+    _sending.keep(own.ask, KEY, parcel.kept, host="server1")
+    assert own.n_bytes <= 200_000 - 2 * 64 * 1024 + 1  # the last byte that is there goes again: it ends the file
+    outcome = call.run(parcel.function, parcel.arguments[0])
+    assert _travel.unpack(outcome.blob, "it") == (200_000, 5)
+
+
+def test_a_content_that_is_gone_is_said_by_the_name_of_its_file(own: Far) -> None:
+    parcel = parcel_of(_travel.pack)
+    outcome = call.run(parcel.function, parcel.arguments[0])
+    assert outcome.error is not None and "the content of the file large.bin did not come along" in str(outcome.error)
+
+
+def test_a_refused_submission_keeps_no_content_there(own: Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(op: str, blobs: Any = (), *, host: str | None, **fields: Any) -> Any:
+        if op == "submit":
+            raise UsageError("this job can never run here")
+        return own.ask(op, blobs, **fields)
+
+    monkeypatch.setattr(_client, "ask", ask)
+    monkeypatch.setattr(_client, "python", lambda host: None)
+    with ports.host("server1"), pytest.raises(UsageError, match="never run"):
+        ports.submit(lengths, ports.File("large.bin"), 1)
+    assert own.asked == ["disk.missing", "disk.put", "disk.keep", "disk.forget"]
+    assert list((own.root / "workspaces").iterdir()) == []

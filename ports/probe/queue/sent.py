@@ -287,9 +287,12 @@ def disk_keep(root: str, header: "Json", blobs: "Sequence[bytes]") -> "Answer":
     """Note which `tree` and which `objects` the submission `key` needs; from now on `prune` can remove others."""
     key, (tree,) = sent_key(header), object_names(header, "trees")[:1] or [""]
     objects, others = objects_of(root), object_names(header, "objects")
-    is_there = is_whole(objects, tree, WHOLE.pop(objects, {})) and all(is_object(objects, one) for one in others)
+    known = WHOLE.pop(objects, {})
+    is_there = (not tree or is_whole(objects, tree, known)) and all(is_object(objects, one) for one in others)
     if is_there:
-        told = {"format": 1, "tree": tree, "objects": others}
+        told = {"format": 1, "objects": others}  # type: Json
+        if tree:
+            told["tree"] = tree
         write_durably(os.path.join(root, "workspaces", key), [json.dumps(told).encode()])
     let_go(objects)
     return {"is_whole": is_there}, []
