@@ -265,7 +265,8 @@ class TunnelGroup:
     def _answer(self, request: dict[str, Any], say: Event) -> dict[str, Any] | Stream:
         """Answer another process.
 
-        ``{"close": [number, …]}``, also ``share``; ``{"rows": true}``; ``{"open": {…}}``; ``{"watch": [host, …]}``.
+        ``{"close": [number, …]}``, also ``share``; ``{"rows": true}``; ``{"open": {…}}``; ``{"watch": [host, …]}``,
+        with ``want``, of `_views.WANTED`.
         """
         if "close" in request:
             wanted = set(request["close"])
@@ -276,7 +277,9 @@ class TunnelGroup:
         if "open" in request:
             return self._open_for_another(request["open"], say)
         if "watch" in request:
-            return {"closing": True} if self._closing.is_set() else self._viewers.stream(request["watch"])
+            if self._closing.is_set():
+                return {"closing": True}
+            return self._viewers.stream(request["watch"], request.get("want") or ())
         return {"rows": [tunnel.record_row() for tunnel in self.tunnels if tunnel.ports]}
 
     def _open_for_another(self, request: dict[str, Any], say: Event) -> dict[str, Any]:

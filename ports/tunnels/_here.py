@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ports import listeners, probe
+from ports import listeners, machine, probe
 from ports.errors import PortsError, harmless
 from ports.hosts import is_here
 from ports.tunnels import _records, _views
@@ -19,10 +19,11 @@ from ports.tunnels._viewers import EVERY
 class Here:
     """This machine, see `_watching.Follower`."""
 
-    def __init__(self, note: Callable[[str], None]) -> None:
+    def __init__(self, note: Callable[[str], None], want: tuple[str, ...]) -> None:
         self._name = socket.gethostname().partition(".")[0]
         self.view = _views.empty(self._name, here=True, since=time.time())
-        self._note = note
+        self._note, self._want = note, want
+        self._viewer = probe.view.Viewer()
         self._again, self._over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name="watch-here", daemon=True)
         self._answers = probe.Answers()
@@ -59,12 +60,16 @@ class Here:
             told = _views.condition(self._name, "down", time.time(), PortsError(harmless(str(error))))
             self._set({**self.view, **told})
             return
+        answer = self._viewer.view(_views.request(self._want, self.view["history"]))
         found = listeners.from_probe(self._document, host=self._name)
-        rows = _views.rows(found, _links_to_here())
-        told = {"rows": rows, "warnings": list(self._document["warnings"]), "seen_at": time.time()}
+        parts = {**_views.looked(answer), "rows": _views.rows(found, _links_to_here()), "seen_at": time.time()}
+        parts["warnings"] = list(self._document["warnings"])
         if self.view["condition"] != "connected":
-            told |= _views.condition(self._name, "up", time.time(), None)
-        self._set(_views.merged(self.view, told))
+            parts |= _views.condition(self._name, "up", time.time(), None)
+        who = answer["who"]
+        view = _views.merged(self.view, parts, None if who is None else machine.from_probe(who, self._name).row())
+        view["history"] = _views.with_history(view["history"], answer["history"])
+        self._set(view)
 
     def _set(self, view: _views.View) -> None:
         if view != self.view:

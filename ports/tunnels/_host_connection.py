@@ -125,6 +125,13 @@ class HostConnection:
         if agent is not None:
             self._relay.soon(lambda: agent.send({"type": "look"}))
 
+    def view(self, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
+        """Return what our program there sees of the machine, see `Agent.view`; raises as that."""
+        agent = self.agent
+        if agent is None:
+            raise SSHError(self.alias, "the connection was lost")
+        return self._relay.call(agent.view(request, timeout=timeout), timeout=timeout + 1)
+
     def forward(self, remotes: Iterable[str]) -> dict[str, Dial]:
         """Return what connects to each of ``host:port`` or a socket's path there; raises SSHError."""
         if self._connection is None:

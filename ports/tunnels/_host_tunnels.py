@@ -139,9 +139,9 @@ class HostTunnels:
         """Let our program there look at once; it reports what has changed."""
         self._connection.look()
 
-    def ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Return what our program there sees of the machine; None where there is no connection."""
-        return None
+    def ask(self, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
+        """Return what our program there sees of the machine; raises PortsError, TimeoutError, RuntimeError."""
+        return self._connection.view(request, timeout=timeout)
 
     def parts(self) -> dict[str, Any]:
         """Return what a view shows of the host's condition and of its listeners, see `_views.PARTS`."""

@@ -5,17 +5,17 @@ A host is asked for as long as somebody watches it, and by one watcher, however 
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-from ports.errors import PortsError
+from ports.errors import PortsError, TimedOutError
+from ports.tunnels import _views
 
 EVERY = 2.0  # seconds between two looks at a host
-_MOST_POINTS = 5760  # of each series: a day with a point in 15 s
+_PATIENCE = 10.0  # seconds for the answer to a look
 
 
 class Host(Protocol):
@@ -34,19 +34,27 @@ class Host(Protocol):
     def look(self) -> None:
         """Let our program there look at once at what listens."""
 
-    def ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Return what our program there sees of the machine; None where it sees nothing."""
+    def ask(self, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
+        """Return what our program there sees of the machine; raises PortsError, TimeoutError, RuntimeError."""
 
 
 class Watched:
-    """A host that somebody watches: what is known of it, and the thread that asks."""
+    """A host that somebody watches: what is known of it, and the thread that asks.
 
-    def __init__(self, host: Host, tell: Callable[[], None]) -> None:
-        self._host, self._tell = host, tell
-        self._asked: dict[str, Any] = {}
-        self._seen_at: float | None = None
-        self.history: dict[str, Any] = {"machine": [], "clusters": {}}
+    Parameters
+    ----------
+    wanted : callable
+        Returns what those who watch want to know, of `_views.WANTED`.
+    tell : callable
+        Called when something has changed.
+    """
+
+    def __init__(self, host: Host, wanted: Callable[[], Iterable[str]], tell: Callable[[], None]) -> None:
+        self._host, self._wanted, self._tell = host, wanted, tell
+        self._looked: dict[str, Any] = {"seen_at": None}
+        self.history = _views.no_history()
         self._again, self._over = threading.Event(), threading.Event()
+        self._was_up = False
 
     def start(self, alias: str) -> None:
         """Begin to connect, and to ask."""
@@ -62,9 +70,16 @@ class Watched:
         self._host.look()
         self._again.set()
 
+    def heed_condition(self) -> None:
+        """Look at once when the connection has come back."""
+        is_up, before = self._host.is_up, self._was_up
+        self._was_up = is_up
+        if is_up and not before:
+            self._again.set()
+
     def parts(self) -> dict[str, Any]:
-        """Return all that is known, but for the history."""
-        return {**self._host.parts(), "seen_at": self._seen_at, **self._asked}
+        """Return all that is known, without the history."""
+        return {**self._host.parts(), **self._looked}
 
     def _keep(self) -> None:
         self._host.follow()  # it waits where somebody else connects just now
@@ -75,11 +90,16 @@ class Watched:
             self._again.clear()
 
     def _look(self) -> None:
-        with contextlib.suppress(PortsError, OSError, RuntimeError):  # lost or closed meanwhile
-            self._host.ask({})
-            if self._host.is_up:
-                self._seen_at = time.time()
-                self._tell()
+        try:
+            answer = self._host.ask(_views.request(self._wanted(), self.history), timeout=_PATIENCE)
+        except TimedOutError as error:
+            self._looked = {**self._looked, "troubles": [str(error)]}
+        except (PortsError, OSError, RuntimeError):  # lost or closed meanwhile
+            return
+        else:
+            self._looked = {**_views.looked(answer), "seen_at": time.time()}
+            self.history = _views.with_history(self.history, answer.get("history") or {})
+        self._tell()
 
 
 class Viewers:
@@ -98,6 +118,8 @@ class Viewers:
 
     def changed(self, alias: str) -> None:
         """Let the streams of a host say what has changed."""
+        if (watched := self._watched.get(alias)) is not None:
+            watched.heed_condition()
         for stream in list(self._streams):
             stream.note(alias)
 
@@ -105,15 +127,18 @@ class Viewers:
         """Return a host that is watched."""
         return self._watched.get(alias)
 
-    def stream(self, aliases: Iterable[str]) -> Stream:
-        """Return a stream of lines about `aliases`; its hosts are asked from now on, until its end."""
-        stream = Stream(self, tuple(dict.fromkeys(aliases)))
+    def stream(self, aliases: Iterable[str], wanted: Iterable[str]) -> Stream:
+        """Return a stream of lines about `aliases`; its hosts are asked from now on what is `wanted`, until its end."""
+        stream = Stream(self, tuple(dict.fromkeys(aliases)), frozenset(wanted))
         with self._lock:
             self._streams.append(stream)
             for alias in stream.aliases:
-                if alias not in self._watched:
-                    self._watched[alias] = Watched(self._find(alias), partial(self.changed, alias))
-                    self._watched[alias].start(alias)
+                if alias in self._watched:
+                    self._watched[alias].look()  # it may want to know more than the others
+                    continue
+                told = partial(self.changed, alias)
+                self._watched[alias] = Watched(self._find(alias), partial(self._wanted, alias), told)
+                self._watched[alias].start(alias)
         return stream
 
     def end(self, stream: Stream) -> None:
@@ -128,6 +153,9 @@ class Viewers:
                 self._watched.pop(alias).end()
         for alias in ended:
             self._left(alias)
+
+    def _wanted(self, alias: str) -> set[str]:
+        return {what for stream in list(self._streams) if alias in stream.aliases for what in stream.wanted}
 
     def close(self) -> None:
         """Ask no host any more."""
@@ -144,8 +172,8 @@ class Stream:
     A reader that is slow misses lines, and no change: a line has what is true when it is sent.
     """
 
-    def __init__(self, viewers: Viewers, aliases: tuple[str, ...]) -> None:
-        self.aliases, self._viewers = aliases, viewers
+    def __init__(self, viewers: Viewers, aliases: tuple[str, ...], wanted: frozenset[str]) -> None:
+        self.aliases, self.wanted, self._viewers = aliases, wanted, viewers
         self._changed = dict.fromkeys(aliases)
         self._sent: dict[str, dict[str, Any]] = {alias: {} for alias in aliases}
         self._points: dict[str, dict[str, float]] = {alias: {} for alias in aliases}
@@ -183,5 +211,8 @@ class Stream:
             return None
         sent, now = self._sent[alias], watched.parts()
         line = {key: value for key, value in now.items() if key not in sent or sent[key] != value}
-        self._sent[alias] = now
+        points, last = _views.later(watched.history, self._points[alias])
+        if last != self._points[alias]:
+            line["history"] = points
+        self._sent[alias], self._points[alias] = now, last
         return {"host": alias, **line} if line else None

@@ -10,8 +10,11 @@ from ports.listeners import Listener
 
 View = dict[str, Any]
 
-#: What the watcher of a host tells of it; a line of its stream has those that have changed.
-PARTS = ("condition", "since", "seen_at", "reason", "way_out", "rows", "who", "jobs", "clusters", "warnings")
+#: What can be wanted beside the rows of a host's listeners.
+WANTED = ("who", "jobs", "clusters")
+N_JOBS = 50  # the newest
+_MOST_POINTS = 5760  # of each series: a day with a point in 15 s
+_SAME = ("condition", "since", "seen_at", "reason", "way_out")
 _CONDITIONS = {"up": "connected"}
 #: The command that helps after an error; what is not here has none.
 _WAYS_OUT: tuple[tuple[type[PortsError], str], ...] = (
@@ -27,7 +30,7 @@ def empty(host: str, *, here: bool, since: float) -> View:
     """Return the view of a host of which nothing is known yet."""
     view: View = {"host": host, "here": here, "condition": "connecting", "since": since, "seen_at": None}
     view |= {"reason": None, "way_out": None, "rows": [], "machine": None, "jobs": None}
-    return view | {"history": {"machine": [], "clusters": {}}, "warnings": []}
+    return view | {"history": no_history(), "warnings": []}
 
 
 def condition(host: str, state: str, since: float, error: PortsError | None, *, by_ssh: bool = True) -> dict[str, Any]:
@@ -70,32 +73,79 @@ def rows(found: Iterable[Listener], tunnels: Iterable[Mapping[str, Any]]) -> lis
     ]
 
 
-def merged(view: View, parts: Mapping[str, Any]) -> View:
-    """Return `view` with what a line of its watcher has in place of what it had; `parts` is of those in `PARTS`."""
-    same = ("condition", "since", "seen_at", "reason", "way_out", "jobs", "warnings")
-    made = {**view, **{key: parts[key] for key in same if key in parts}}
-    clusters = parts.get("clusters") or {}
-    if "rows" in parts:
-        made["rows"] = [_with_cluster(row, clusters) for row in parts["rows"]]
-    return made
+def request(wanted: Iterable[str], history: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what our program on the host is asked: what is wanted, and the points that are not known yet."""
+    asked: dict[str, Any] = {key: N_JOBS if key == "jobs" else True for key in WANTED if key in wanted}
+    clusters = {name: points[-1][0] for name, points in history["clusters"].items() if points}
+    machine = history["machine"][-1][0] if history["machine"] else 0
+    return {**asked, "since": {"machine": machine, "clusters": clusters}}
 
 
-def with_history(history: Mapping[str, Any], told: Mapping[str, Any], most: int) -> dict[str, Any]:
-    """Return the points of `history` with later ones behind them; of each series the last `most`.
-
-    A series that is in `told` under ``clusters`` continues, and one that is not has ended.
-    """
-    before, now = history.get("clusters") or {}, told.get("clusters") or {}
-    machine = _continued(history.get("machine") or [], told.get("machine") or [], most)
+def looked(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a view that an answer has, and why a part is missing."""
+    troubles = answer.get("troubles") or {}
     return {
-        "machine": machine,
-        "clusters": {name: _continued(before.get(name) or [], points or [], most) for name, points in now.items()},
+        **{key: answer.get(key) for key in WANTED},
+        "troubles": [f"no answer about {what}: {why}" for what, why in sorted(troubles.items())],
     }
 
 
-def _continued(points: Sequence[Any], later: Sequence[Any], most: int) -> list[Any]:
-    last = points[-1][0] if points else float("-inf")
-    return [*points, *(one for one in later if one[0] > last)][-most:]
+def merged(view: View, parts: Mapping[str, Any], machine: Mapping[str, Any] | None) -> View:
+    """Return `view` with what its watcher knows in place of what it had.
+
+    Parameters
+    ----------
+    parts : dict
+        ``condition``, ``since``, ``seen_at``, ``reason``, ``way_out``, ``rows``, ``warnings``; and what `looked`
+        returns.
+    machine : dict, optional
+        ``who`` of the parts, as the row of ``ports who --json``.
+    """
+    made = {**view, **{key: parts[key] for key in _SAME if key in parts}}
+    clusters, jobs = parts.get("clusters") or {}, parts.get("jobs")
+    made["rows"] = [_with_cluster(row, clusters) for row in parts.get("rows") or ()]
+    made["warnings"] = [*(parts.get("warnings") or ()), *(parts.get("troubles") or ())]
+    made["machine"] = None if machine is None else dict(machine)
+    if jobs is not None:
+        jobs = {**jobs, "rows": [{"host": view["host"], **row} for row in jobs["rows"] or ()]}
+    made["jobs"] = jobs
+    return made
+
+
+def no_history() -> dict[str, Any]:
+    """Return a history without a point."""
+    return {"machine": [], "clusters": {}}
+
+
+def with_history(history: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the points of `history` with later ones behind them; of each series the last of a day.
+
+    A cluster that is in `told` continues, and one that is not has ended.
+    """
+    before, now = history["clusters"], told.get("clusters") or {}
+    return {
+        "machine": _continued(history["machine"], told.get("machine") or []),
+        "clusters": {name: _continued(before.get(name) or [], points or []) for name, points in now.items()},
+    }
+
+
+def later(history: Mapping[str, Any], last: Mapping[str, float]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return the points of `history` after those of the times `last`, and the times of its own last points."""
+    series = {"": history["machine"], **history["clusters"]}
+    fresh = {name: _after(points, last.get(name, float("-inf"))) for name, points in series.items()}
+    told = {"machine": fresh.pop(""), "clusters": fresh}
+    return told, {name: points[-1][0] for name, points in series.items() if points}
+
+
+def _after(points: Sequence[Any], moment: float) -> list[Any]:
+    first = len(points)
+    while first and points[first - 1][0] > moment:
+        first -= 1
+    return [*points[first:]]
+
+
+def _continued(points: Sequence[Any], told: Sequence[Any]) -> list[Any]:
+    return [*points, *_after(told, points[-1][0] if points else float("-inf"))][-_MOST_POINTS:]
 
 
 def _with_cluster(row: Mapping[str, Any], clusters: Mapping[str, Any]) -> dict[str, Any]:

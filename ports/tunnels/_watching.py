@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Protocol
 
-from ports import hosts
+from ports import hosts, machine
 from ports.errors import PortsError
 from ports.hosts import is_here
 from ports.tunnels import _background, _here, _views
@@ -25,7 +25,13 @@ _LEAST_PAUSE, _MOST_PAUSE = 0.1, 3.0  # seconds before another process is asked
 _LATEST = 15.0  # seconds; the process says a word every five
 
 
-def watch(hosts: Iterable[str], *, on_change: Callable[[View], None] | None = None, batch: bool = True) -> Watching:
+def watch(
+    hosts: Iterable[str],
+    *,
+    on_change: Callable[[View], None] | None = None,
+    batch: bool = True,
+    want: Iterable[str] = _views.WANTED,
+) -> Watching:
     """Watch hosts: a context manager with their `views`, which change for as long as it lasts.
 
     The first views are there at once, and say ``connecting``.
@@ -39,21 +45,28 @@ def watch(hosts: Iterable[str], *, on_change: Callable[[View], None] | None = No
         never changed.
     batch : bool
         Ask nobody for a password. Else each login is asked for here, before the host is watched.
+    want : iterable of str
+        What is looked at beside the rows of listeners: ``who`` (and the history of the machine), ``jobs``, ``clusters``
+        (their numbers and history). Default: all.
     """
-    return Watching(hosts, on_change=on_change, batch=batch)
+    return Watching(hosts, on_change=on_change, batch=batch, want=tuple(want))
 
 
 class Watching:
     """Hosts that are watched, see `watch`."""
 
-    def __init__(self, hosts: Iterable[str], *, on_change: Callable[[View], None] | None, batch: bool) -> None:
+    def __init__(
+        self, hosts: Iterable[str], *, on_change: Callable[[View], None] | None, batch: bool, want: tuple[str, ...]
+    ) -> None:
         self._on_change = on_change
         self._changed: dict[str, None] = {}
         self._news, self._over = threading.Event(), threading.Event()
         self._followers: dict[str, Follower] = {}
         for alias in dict.fromkeys("" if not one or is_here(one) else one for one in hosts):
-            follower = _here.Here(self._note) if not alias else _There(alias, self._note, batch=batch)
-            self._followers[alias] = follower
+            here = not alias
+            self._followers[alias] = (
+                _here.Here(self._note, want) if here else _There(alias, self._note, batch=batch, want=want)
+            )
         self._teller = threading.Thread(target=self._tell, name="views", daemon=True)
 
     def views(self) -> list[View]:
@@ -113,10 +126,11 @@ class Follower(Protocol):
 class _There:
     """Another host: what the process that holds the way to it tells."""
 
-    def __init__(self, alias: str, note: Callable[[str], None], *, batch: bool) -> None:
+    def __init__(self, alias: str, note: Callable[[str], None], *, batch: bool, want: tuple[str, ...]) -> None:
         self.view = _views.empty(alias, here=False, since=time.time())
-        self._alias, self._note, self._batch = alias, note, batch
+        self._alias, self._note, self._batch, self._want = alias, note, batch, want
         self._parts: dict[str, Any] = {}
+        self._machine: dict[str, Any] | None = None
         self._lines: Lines | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name=f"watch-{alias}", daemon=True)
@@ -156,7 +170,8 @@ class _There:
     def _read(self, record: GroupRecord) -> None:
         """Take the lines of a process until it ends, or has another answer than lines."""
         self._parts = {}
-        with Lines(record, {"watch": [self._alias]}, timeout=_LATEST) as lines:
+        request = {"watch": [self._alias], "want": list(self._want)}
+        with Lines(record, request, timeout=_LATEST) as lines:
             self._lines = lines
             try:
                 for line in lines:
@@ -174,9 +189,15 @@ class _There:
     def _take(self, line: dict[str, Any]) -> None:
         if line.get("host") != self._alias:
             return
+        history = line.pop("history", None)
         self._parts.update(line)
-        told = {**line, "rows": self._parts.get("rows", []), "clusters": self._parts.get("clusters")}
-        self._set(_views.merged(self.view, told))
+        if "who" in line:
+            who = line["who"]
+            self._machine = None if who is None else machine.from_probe(who, self._alias).row()
+        view = _views.merged(self.view, self._parts, self._machine)
+        if history is not None:
+            view["history"] = _views.with_history(view["history"], history)
+        self._set(view)
 
     def _fail(self, error: PortsError | OSError) -> None:
         """Say that nobody tells anything of the host."""

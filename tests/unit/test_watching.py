@@ -53,7 +53,7 @@ class Follower:
 
     def __init__(self, alias: str = "localhost") -> None:
         self.views: list[View] = []
-        self.one = _There(alias, lambda _: self.views.append(self.one.view), batch=True)
+        self.one = _There(alias, lambda _: self.views.append(self.one.view), batch=True, want=_views.WANTED)
         self.one.start()
 
     def wait(self, is_so: Callable[[View], Any], what: str) -> View:
@@ -128,4 +128,28 @@ def test_a_view_has_every_key_from_the_beginning() -> None:
         "host", "here", "condition", "since", "seen_at", "reason", "way_out",
         "rows", "machine", "jobs", "history", "warnings",
     }  # fmt: skip
-    assert _views.merged(view, {"rows": [{"kind": "cluster", "name": "main"}]})["rows"][0]["cluster"] is None
+    assert _views.merged(view, {"rows": [{"kind": "cluster", "name": "main"}]}, None)["rows"][0]["cluster"] is None
+
+
+def test_the_machine_its_jobs_and_its_history_are_in_a_view(keepers: list[TunnelGroup]) -> None:
+    follower, views = Follower(), []
+    with tunnels.watch([""], on_change=views.append):
+        for found in (follower.views, views):
+            wait_until(lambda found=found: any(one["machine"] for one in found) or None, timeout=30, what="a look")
+            view = found[-1]
+            assert view["machine"]["kind"] == "machine" and view["machine"]["host"] == view["host"]
+            assert view["jobs"]["rows"] == [] and view["warnings"] == []
+    follower.end()
+    assert keepers[0].wait(20)
+
+
+def test_points_of_a_history_travel_once() -> None:
+    history = {"machine": [[1.0, 5, 1.0], [2.0, 6, 1.0]], "clusters": {"main": [[2.0, 1]], "old": []}}
+    told, last = _views.later(history, {})
+    assert told == history and last == {"": 2.0, "main": 2.0}
+    kept = _views.with_history(_views.no_history(), told)
+    more = _views.with_history(kept, {"machine": [[2.0, 6, 1.0], [3.0, 7, 2.0]], "clusters": {"main": [[3.0, 2]]}})
+    assert more == {"machine": [*history["machine"], [3.0, 7, 2.0]], "clusters": {"main": [[2.0, 1], [3.0, 2]]}}
+    told, last = _views.later(more, last)
+    assert told == {"machine": [[3.0, 7, 2.0]], "clusters": {"main": [[3.0, 2]]}}
+    assert _views.later(more, last)[0] == {"machine": [], "clusters": {"main": []}}
