@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
 from ports.cli import watch as watching
 from ports.cli.commands import Command
 from ports.cli.options import with_hosts, with_transport
-from ports.cli.output import SILENT_SECONDS, Look, Output, Row, is_asking, on_host, with_output, write_json
+from ports.cli.output import SILENT_SECONDS, Output, Row, is_asking, on_host, terminal_columns, with_output, write_json
 
 SOME_FAILED = 5
 _MOMENT = 2.0  # seconds; most hosts answer within one
-_AGAIN = 10.0  # seconds, after a failure of the network
+_LEAST = 0.5  # seconds between two looks
 
 
 @click.command("list", cls=Command)
@@ -31,8 +32,10 @@ def list_(out: Output, hosts: tuple[str, ...], all_users: bool, watch: bool) -> 
     setting ports.hosts. With --json: this machine only.
     """
     watching.refuse_document(watch, out.as_json)
+    if watch and all_users:
+        raise click.UsageError("--watch shows your own; leave out --all, or --watch")
     if watch:
-        watching.show(looks(hosts or known_hosts(), all_users, with_here=not hosts))
+        watching.show(looks(hosts or known_hosts(), with_here=not hosts))
     if hosts:
         return show_hosts(out, hosts, all_users)
     show_this_machine(out, all_users)
@@ -47,29 +50,36 @@ def known_hosts() -> tuple[str, ...]:
     return tuple(settings.get("hosts") or ())
 
 
-def looks(hosts: Sequence[str], all_users: bool, *, with_here: bool) -> Iterator[list[str]]:
-    """Yield what to show of each look at hosts, and at this machine (`with_here`), without an end."""
-    with Followed(hosts, all_users) as followed:
-        if not with_here:
-            followed.answered.wait(_MOMENT)
+def looks(hosts: Sequence[str], *, with_here: bool) -> Iterator[list[str]]:
+    """Yield what to show of hosts that are watched, and of this machine (`with_here`), without an end."""
+    from ports import tunnels
+
+    changed = threading.Event()
+    named = [*([""] if with_here else []), *hosts]
+    with tunnels.watch(named, on_change=lambda view: changed.set(), batch=not sys.stdin.isatty()) as watched:
+        changed.wait(_MOMENT)
         while True:
-            look = Look()
-            if with_here:
-                show_this_machine(look, all_users)
-            if hosts:
-                show_followed(look, hosts, dict(followed.rows))
             if not is_asking():
-                yield look.told
-            time.sleep(watching.EVERY)
+                yield shown(watched.views())
+            time.sleep(_LEAST)
+            changed.wait(watching.EVERY - _LEAST)
+            changed.clear()
 
 
-def show_followed(out: Output, hosts: Sequence[str], found: Mapping[str, Sequence[Row]]) -> None:
-    """Show what is on hosts that are followed, and which of them did not answer yet."""
-    rows = [on_host(row["host"], row) for host in hosts for row in found.get(host, ())]
-    if rows:
-        show_rows(out, rows, rows, hosts)
-    if missing := [host for host in hosts if host not in found]:
-        out.say(f"waiting for {', '.join(missing)}")
+def shown(views: Sequence[Row]) -> list[str]:
+    """Return the lines of views, for stdout: of its width, in its encoding and in colours where it has them."""
+    from ports.cli import views as drawing
+    from ports.state import settings
+
+    is_drawn = sys.stdout.isatty()
+    told = drawing.lines(views, time.time(), terminal_columns(sys.stdout) if is_drawn else None)
+    try:
+        "".join(text for line in told for text, _ in line).encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        told = [drawing.in_ascii(line) for line in told]
+    if not is_drawn or settings.variable("TERM") in ("dumb", "unknown") or settings.variable("NO_COLOR"):
+        return ["".join(text for text, _ in line) for line in told]
+    return ["".join(click.style(text, **drawing.STYLES[style]) for text, style in line) for line in told]
 
 
 def show_this_machine(out: Output, all_users: bool) -> None:
@@ -157,48 +167,3 @@ class Arriving:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
-
-
-class Followed:
-    """Looks at hosts again and again, each in a thread of its own: one that is slow or down delays no other."""
-
-    def __init__(self, hosts: Sequence[str], all_users: bool) -> None:
-        self.hosts, self.all_users = hosts, all_users
-        self.rows: dict[str, Sequence[Row]] = {}  # what each said last
-        self.answered = threading.Event()  # all hosts have
-        self.is_over = threading.Event()
-
-    def _follow(self, host: str) -> None:
-        while not self.is_over.is_set() and (pause := self._look(host)) is not None:
-            self.is_over.wait(pause)
-
-    def _look(self, host: str) -> float | None:
-        """Look at a host; return after how many seconds to look again, None for never."""
-        from ports import listeners
-        from ports.errors import PortsError, SSHError
-        from ports.hosts import failed_row, nothing_rows
-
-        pause: float | None = watching.EVERY
-        try:
-            found: Sequence[Row] = [one.row() for one in listeners.list(host, all_users=self.all_users)]
-            found = found or nothing_rows(host, (host, "another"))
-        except PortsError as error:
-            found = [failed_row(host, error)]
-            # a refused login counts at the server: after some it bans this machine
-            pause = _AGAIN if isinstance(error, SSHError) and error.is_network else None
-        self.rows[host] = found
-        if len(self.rows) == len(self.hosts):
-            self.answered.set()
-        return pause
-
-    def __enter__(self) -> Followed:
-        for host in self.hosts:
-            threading.Thread(target=self._follow, args=(host,), name=f"host-{host}", daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.is_over.set()
-        if self.hosts:
-            from ports.hosts import openssh
-
-            openssh.end_all()

@@ -6,8 +6,8 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -51,12 +51,34 @@ def who(named: str | None, host: str | None, watch: bool, as_json: bool) -> None
 
 def looks(first: Usage, host: str | None) -> Iterator[list[str]]:
     """Yield what to show of each look at a machine, without an end."""
+    from ports import hosts
+
     yield shown(first)
+    if host is not None and not hosts.is_here(host):
+        yield from looks_there(first, host)
     while True:
         began = time.monotonic()
         found = look(host, interval=watching.EVERY)
         time.sleep(max(0.0, began + watching.EVERY - time.monotonic()))
         yield shown(found)
+
+
+def looks_there(first: Usage, host: str) -> Iterator[list[str]]:
+    """Yield what to show of another host, as the session that stays there reports it."""
+    from ports import machine, tunnels
+
+    with tunnels.watch([host], want=("who",)) as watched:
+        while True:
+            time.sleep(watching.EVERY)
+            (view,) = watched.views()
+            found = first if view["machine"] is None else machine.from_row(view["machine"])
+            yield [*shown(found), *([] if view["reason"] is None else [missing(view)])]
+
+
+def missing(view: Mapping[str, Any]) -> str:
+    """Return why what is shown of a host is old. Pure."""
+    way_out = f"; `{view['way_out']}`" if view["way_out"] else ""
+    return harmless(f"{view['host']}: {view['condition']}: {view['reason']}{way_out}", lines=False)
 
 
 def look(host: str | None, *, interval: float | None = None) -> Usage:

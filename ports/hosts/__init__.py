@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from ports.hosts._connection import Dial as Dial
     from ports.hosts._connection import to_unix_socket as to_unix_socket
     from ports.hosts._far_errors import describe_error as describe_error
+    from ports.hosts._knock import await_answer as await_answer
+    from ports.hosts._knock import first_addresses as first_addresses
     from ports.hosts._logins import login as login
     from ports.hosts._logins import logout as logout
     from ports.hosts._logins import reached_through as reached_through
@@ -78,6 +80,7 @@ else:
             "_connect": ("connect", "is_connected", "login_keys"),
             "_connection": ("Connection", "Dial", "to_unix_socket"),
             "_far_errors": ("describe_error",),
+            "_knock": ("await_answer", "first_addresses"),
             "_logins": ("login", "logout", "reached_through"),
             "_prompts": ("is_asking",),
             "_resolve": ("HERE", "choose_transport", "here", "is_here", "resolve"),

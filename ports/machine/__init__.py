@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ports.machine._usage import Usage as Usage
     from ports.machine._usage import User as User
     from ports.machine._usage import from_probe as from_probe
+    from ports.machine._usage import from_row as from_row
     from ports.machine._usage import prune as prune
     from ports.machine._usage import room as room
     from ports.machine._usage import usage as usage
@@ -38,6 +39,7 @@ else:
                 "Usage",
                 "User",
                 "from_probe",
+                "from_row",
                 "prune",
                 "room",
                 "usage",

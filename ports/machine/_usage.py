@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -258,6 +258,17 @@ def from_probe(document: Mapping[str, Any], host: str | None = None) -> Usage:
         hidden=seen["hidden"],
         users=users,
     )
+
+
+def from_row(row: Mapping[str, Any]) -> Usage:
+    """Return what `Usage.row` returned, as objects again."""
+    users = tuple(User(**_fields(User, one)) for one in row["users"])
+    gpus = None if row.get("gpus") is None else tuple(row["gpus"])
+    return Usage(**{**_fields(Usage, row), "users": users, "gpus": gpus, "load": tuple(row["load"])})
+
+
+def _fields(of: type, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {one.name: row[one.name] for one in fields(of) if one.name in row}
 
 
 def _user(found: probe_rows.UserOfMachine, promises: list[probe_rows.PromiseOfCluster], *, me: int) -> User:

@@ -160,6 +160,10 @@ class HostConnection:
         if agent is not None:
             self._relay.soon(lambda: agent.send(message))
 
+    def first_addresses(self) -> list[Any]:
+        """Return the addresses to which the route begins, as far as they are known."""
+        return hosts.first_addresses(self._route) if self._route is not None else []
+
     def refusal(self, remote: str) -> PortsError | None:
         """Return why `remote` was not connected to, if that is known."""
         return self._connection.refusal(remote) if self._connection is not None else None

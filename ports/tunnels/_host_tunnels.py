@@ -136,8 +136,10 @@ class HostTunnels:
                 self._watch.start(self.alias, connecting=True)
 
     def look(self) -> None:
-        """Let our program there look at once; it reports what has changed."""
+        """Let our program there look at once, and report what has changed; where it is down, connect at once."""
         self._connection.look()
+        if not self._watch.is_up:
+            self._watch.hurry()
 
     def ask(self, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
         """Return what our program there sees of the machine; raises PortsError, TimeoutError, RuntimeError."""

@@ -29,6 +29,7 @@ _FIRST_SECONDS = 10.0  # of a first attempt: the host may be slow
 _MOST_ATTEMPT_SECONDS = 24.0  # for a host that answers slowly
 _LEAST_PAUSE, _MOST_PAUSE, _MOST_PAUSE_REFUSED = 0.3, 3.0, 60.0
 _SHORT_LIVED = 5.0  # silence is not noticed sooner: a connection that ends within it was ended, there or here
+_NETWORK_SECONDS = 20.0  # for which the network is awaited; then a login is tried all the same
 _JUMP_OF_THE_CLOCK, _ANSWER_AFTER_JUMP = 10.0, 2.0
 
 
@@ -135,6 +136,9 @@ class Watch:
         self._alias = ""
         self._thread: threading.Thread | None = None
         self._up_at, self._rest = float("-inf"), 0.0
+        self._first_addresses: list[Any] | None = None
+        self._again = threading.Event()
+        self._pause, self._patience = _LEAST_PAUSE, _ATTEMPT_SECONDS
 
     @property
     def is_running(self) -> bool:
@@ -159,9 +163,14 @@ class Watch:
         self._thread = threading.Thread(target=self._keep, name=f"connection-{alias}", daemon=True)
         self._thread.start()
 
+    def hurry(self) -> None:
+        """Try at once what is tried later, also what was refused."""
+        self._again.set()
+
     def close(self) -> None:
         """End the watch."""
         self._connection.closing.set()
+        self._again.set()
         self._connection.messages.put((None, {"type": "closing"}))  # wakes the thread
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(2 * _ATTEMPT_SECONDS)
@@ -176,15 +185,18 @@ class Watch:
                 self._connection.ask_again()  # the last document may not have been handled
 
     def _look(self) -> None:
-        lost = None
+        lost, network_is_down = None, False
+        if self._first_addresses is None and self.is_up:
+            self._first_addresses = self._connection.first_addresses()
         with contextlib.suppress(queue.Empty):
             lost = self._take(*self._connection.messages.get(timeout=_TICK))
         if lost is None:
             agent = self._connection.agent
             silence = "the connection was lost" if agent is None else self._heartbeat.silence(agent)
             lost = None if silence is None else SSHError(self._alias, silence)
+            network_is_down = agent is not None
         if lost is not None and not self._connection.closing.is_set():
-            self._mend(lost)
+            self._mend(lost, network_is_down=network_is_down)
 
     def _take(self, sender: Agent | None, message: dict[str, Any]) -> PortsError | None:
         """Act on a message of our program on the host; return why the connection is lost, if it is."""
@@ -219,7 +231,7 @@ class Watch:
             self._tell_document(document)
         return None
 
-    def _mend(self, lost: PortsError) -> None:
+    def _mend(self, lost: PortsError, *, network_is_down: bool = False) -> None:
         """Try until the connection is up again."""
         is_first = self.condition.state == "connecting"
         if not is_first:
@@ -230,43 +242,57 @@ class Watch:
         short = time.monotonic() - self._up_at < _SHORT_LIVED
         self._rest = min(_MOST_PAUSE_REFUSED, max(_LEAST_PAUSE, 2 * self._rest)) if short else 0.0
         self._connection.closing.wait(self._rest)
-        pause, patience = _LEAST_PAUSE, _FIRST_SECONDS if is_first else _ATTEMPT_SECONDS
+        self._pause, self._patience = _LEAST_PAUSE, _FIRST_SECONDS if is_first else _ATTEMPT_SECONDS
         while not self._connection.closing.is_set():
-            started = time.monotonic()
+            if network_is_down and self._first_addresses:
+                closing = self._connection.closing
+                hosts.await_answer(self._first_addresses, timeout=_NETWORK_SECONDS, over=closing)
+            began = time.monotonic()
             try:
-                document = self._connection.reconnect(self._alias, timeout=patience)
+                document = self._connection.reconnect(self._alias, timeout=self._patience)
             except LoginNeededError as error:
-                self._wait_for_login(error)
+                self._change("needs login", error)
+                self._wait_for_login()
             except (PortsError, OSError) as error:  # a full disk and too many open files pass, too
-                if not isinstance(error, BusyError):  # it says less than what was known before
-                    self._change("down", self._as_lost(error))
-                # the host answers slowly: a busy directory service, start files that load a whole environment
-                slow = isinstance(error, (SlowError, FarSideError))
-                patience = min(2 * patience, _MOST_ATTEMPT_SECONDS) if slow else _ATTEMPT_SECONDS
-                network = isinstance(error, SSHError) and error.is_network
-                waited = time.monotonic() - started
-                pause = min(pause * 1.5, max(_LEAST_PAUSE, _MOST_PAUSE - waited) if network else _MOST_PAUSE_REFUSED)
-                # with jitter: thirty laptops of one institute must not come back in step
-                self._connection.closing.wait(pause * random.uniform(0.7, 1.0))
+                network_is_down = isinstance(error, SSHError) and error.is_network
+                self._take_failure(error, waited=time.monotonic() - began)
             else:
                 self._heartbeat.pinged_at, self._up_at = 0.0, time.monotonic()
                 self._change("up", None)
                 self._tell_document(document)
                 return
 
+    def _take_failure(self, error: PortsError | OSError, *, waited: float) -> None:
+        """Say why an attempt failed that took so many seconds, and wait before the next one."""
+        if not isinstance(error, BusyError):  # it says less than what was known before
+            self._change("down", self._as_lost(error))
+        network = isinstance(error, SSHError) and error.is_network
+        # the host answers slowly: a busy directory service, start files that load a whole environment
+        slow = isinstance(error, (SlowError, FarSideError))
+        if type(error) is SSHError and self._up_at == float("-inf"):
+            self._wait_for_login()  # refused attempts count there: after some this machine is banned
+            return
+        self._patience = min(2 * self._patience, _MOST_ATTEMPT_SECONDS) if slow else _ATTEMPT_SECONDS
+        self._pause = min(
+            self._pause * 1.5, max(_LEAST_PAUSE, _MOST_PAUSE - waited) if network else _MOST_PAUSE_REFUSED
+        )
+        # with jitter: thirty laptops of one institute must not come back in step
+        self._again.wait(self._pause * random.uniform(0.7, 1.0))
+        self._again.clear()
+
     def _as_lost(self, error: PortsError | OSError) -> PortsError:
         return error if isinstance(error, PortsError) else SSHError(self._alias, str(error))
 
-    def _wait_for_login(self, error: PortsError) -> None:
+    def _wait_for_login(self) -> None:
         """Wait until somebody has logged in; nothing is tried meanwhile, because refused attempts lock accounts."""
-        self._change("needs login", error)
         known: set[object] = set()
-        while not self._connection.closing.wait(1.0):
+        while not self._again.wait(1.0) and not self._connection.closing.is_set():
             with contextlib.suppress(PortsError, OSError):
                 route = hosts.resolve(self._alias)
                 known.add(hosts.login_keys(route))
                 if hosts.is_connected(route) or len(known) > 1:
                     return
+        self._again.clear()
 
     def _tell_document(self, document: dict[str, Any]) -> None:
         with contextlib.suppress(PortsError, OSError, RuntimeError):  # lost or closed meanwhile: the next look sees it

@@ -13,6 +13,7 @@ import pytest
 from ports.state.waiting import wait_until
 from tests.lab import Site
 from tests.lab.leaks import LeakCheck
+from tests.lab.namespaces import NamespaceSite
 from tests.lab.traffic import Journey, soon
 
 pytestmark = [pytest.mark.ci, pytest.mark.timeout(150)]
@@ -85,3 +86,48 @@ def test_watching_a_host_shows_what_starts_and_ends_there(journey: Journey) -> N
     opened = lambda view: any((row["tunnel"] or {}).get("state") == "open" for row in view["rows"])  # noqa: E731
     watcher.wait(opened, "the tunnel of a row")
     assert len([one for one in journey.masters() if one.command[-1] == "server1"]) == 1
+
+
+def test_after_a_cut_the_view_is_true_again(root_site: NamespaceSite, journey: Journey) -> None:
+    login, env = root_site.host("login"), {"DASK_PORTS__OPEN__DEAD_AFTER": "3"}
+    watcher = Watcher(journey, "server1", env=env)
+    watcher.wait(lambda view: view["condition"] == "connected" and view["machine"], "a look")
+    cut = time.time()
+    login.cut()
+    down = watcher.wait(lambda view: view["condition"] == "down", "the cut", since=cut)
+    assert watcher.last("server1")["rows"] is not None and watcher.last("server1")["machine"]
+    _, port = journey.serve("server1")
+    time.sleep(max(0.0, down + 4 - time.time()))
+    login.mend()
+    mended = time.time()
+    true = lambda view: view["condition"] == "connected" and port in ports_of(view)  # noqa: E731
+    after = watcher.wait(true, "a true view", since=mended) - mended
+    print(f"the view is true {after:.2f} s after the link")
+    assert watcher.wait(lambda view: view["seen_at"] > mended, "a look", since=mended)
+
+
+def test_a_host_that_asks_for_a_person_is_shown_as_such(journey: Journey) -> None:
+    key = "~/.ssh/id_ed25519"
+    journey.site.run("laptop", ["sh", "-c", f"ssh-keygen -q -p -P '' -N 'correct horse' -f {key}"], check=True)
+    watcher = Watcher(journey, "server1")
+    watcher.wait(lambda view: view["condition"] == "needs login", "the condition")
+    view = watcher.last("server1")
+    assert view["way_out"] == "ports login server1" and view["reason"], view
+    journey.site.run("laptop", ["sh", "-c", f"ssh-keygen -q -p -P 'correct horse' -N '' -f {key}"], check=True)
+    logged_in = time.time()
+    journey.ports("login", "server1")
+    watcher.wait(lambda view: view["condition"] == "connected", "the connection", since=logged_in)
+
+
+def test_nobody_who_watches_means_that_nothing_runs_there(journey: Journey) -> None:
+    watcher = Watcher(journey, "server1")
+    watcher.wait(lambda view: view["condition"] == "connected" and view["machine"], "a look")
+    assert ours(journey)
+    watcher.running.stdin.close()  # type: ignore[union-attr]
+    watcher.running.wait(20)
+    wait_until(lambda: not ours(journey) or None, timeout=30, what="the end of our program there")
+
+
+def ours(journey: Journey) -> list[list[str]]:
+    """Return the commands of our program on server1."""
+    return [one.command for one in journey.site.host("server1").processes() if "python" in " ".join(one.command)]

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ports import errors, listeners
+from ports import errors, listeners, tunnels
 from ports.cli import cluster, job, main, output, tunnel
 from ports.cli import list as list_
 from ports.cli import watch as watching
@@ -30,7 +31,8 @@ from ports.cli.output import Output
 from ports.hosts import Target, _ask
 from ports.hosts.targets import parse
 from ports.listeners import _list
-from ports.state import paths, wait_until
+from ports.state import paths
+from ports.tunnels import _views
 
 TERMINAL = {"attach", "login"}  # they take over the terminal: there is nothing to print as JSON
 
@@ -528,55 +530,35 @@ def test_json_without_host_is_this_machine_only(listing: list[str], capsys: pyte
     assert listing == []
 
 
-def test_watching_a_list_shows_this_machine_then_the_hosts(listing: list[str]) -> None:
-    watched = list_.looks(("server1", "server2"), False, with_here=True)
+class Watched:
+    """Stands for `tunnels.watch`: hosts with the views that a test gives them."""
 
-    def all_there() -> str | None:
-        shown = "\n".join(next(watched))
-        return shown if "on-server1" in shown and "server2: " in shown else None
+    def __init__(self, named: Sequence[str], *, on_change: Any, batch: bool) -> None:
+        self.named, self.on_change, self.batch = list(named), on_change, batch
 
-    shown = wait_until(all_there, timeout=30, what="both hosts")
-    watched.close()
-    wait_until(nobody_looks, timeout=30, what="the end of the threads")
-    assert shown.index("on-here") < shown.index("on-server1") < shown.index("server2: does not answer")
+    def views(self) -> list[dict[str, Any]]:
+        return [_views.empty(one or "here", here=not one, since=time.time()) for one in self.named]
+
+    def __enter__(self) -> Watched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing runs."""
 
 
-def test_watching_names_the_hosts_that_did_not_answer_yet(listing: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = threading.Event()
-    monkeypatch.setattr(listeners, "list", lambda host, **_: answers.wait(30) and (Listed(host),))
+def test_watching_a_list_shows_this_machine_then_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnels, "watch", Watched)
     monkeypatch.setattr(list_, "_MOMENT", 0.0)
-    watched = list_.looks(("server1", "server2"), False, with_here=False)
-    assert next(watched) == ["waiting for server1, server2"]
-    answers.set()
-    wait_until(lambda: "on-server2" in str(next(watched)) or None, timeout=30, what="answers")
-    watched.close()
-    wait_until(nobody_looks, timeout=30, what="the end of the threads")
+    monkeypatch.setattr(list_, "_LEAST", 0.0)
+    watched = list_.looks(("server1", "server2"), with_here=True)
+    assert next(watched) == ["here  ◐ connecting", "", "server1  ◐ connecting", "", "server2  ◐ connecting"]
+    assert next(list_.looks(("server1",), with_here=False)) == ["server1  ◐ connecting"]
 
 
-def nobody_looks() -> bool | None:
-    """Return True once no thread looks at hosts, which would go on in the directories of the next tests."""
-    return None if any(one.name in ("host-server1", "host-server2") for one in threading.enumerate()) else True
-
-
-@pytest.mark.parametrize(
-    ("error", "again"),
-    [
-        (errors.NetworkError("server2", "does not answer"), True),
-        (errors.LoginNeededError("server2", "asks for a password"), False),
-        (errors.SSHError("server2", "permission denied"), False),
-    ],
-    ids=["network", "prompt", "refusal"],
-)
-def test_watching_tries_no_refused_login_again(
-    listing: list[str], monkeypatch: pytest.MonkeyPatch, error: errors.SSHError, again: bool
-) -> None:
-    def look(host: str, **_: object) -> tuple[Listed, ...]:
-        raise error
-
-    monkeypatch.setattr(listeners, "list", look)
-    followed = list_.Followed(("server2",), False)
-    assert (followed._look("server2") is not None) is again
-    assert followed.rows["server2"][0]["error"] == str(error) and followed.answered.is_set()
+def test_watching_shows_ones_own(listing: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(main.ports, ["list", "--all", "--watch"]) == 2
+    assert "--watch shows your own; leave out --all, or --watch" in capsys.readouterr().err
+    assert main.run(main.ports, ["list", "--all", "--json"]) == 0
 
 
 def test_the_only_host_of_the_settings_that_fails_hides_nothing(

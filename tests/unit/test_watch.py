@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ class Waits:
 
     def set(self) -> None:
         """It is over."""
+
+    def clear(self) -> None:
+        """It goes on."""
 
 
 class Taken:
@@ -137,6 +141,7 @@ def test_a_slow_host_gets_more_time_and_a_silent_one_is_tried_often(
         return {}
 
     monkeypatch.setattr(watch._connection, "closing", Waits())
+    monkeypatch.setattr(watch, "_again", Waits())
     monkeypatch.setattr(watch._connection, "reconnect", connect)
     watch._mend(SSHError("server1", "nothing came back for 10 s"))
     assert given == [3, 3, 6, 12, 24, 24, 3]
@@ -156,6 +161,7 @@ def test_that_somebody_else_connects_does_not_hide_why_it_is_down(
         return {}
 
     monkeypatch.setattr(watch._connection, "closing", Waits())
+    monkeypatch.setattr(watch, "_again", Waits())
     monkeypatch.setattr(watch._connection, "reconnect", connect)
     watch._mend(SSHError("server1", "nothing came back for 10 s"))
     silent = "server1: does not answer"
@@ -202,3 +208,61 @@ def test_a_connection_that_carries_a_download_is_not_dead(watch: Watch, taken: T
         assert look(after=20) is None
     assert look(after=5) is None
     assert "nothing came back" in str(look(after=5))
+
+
+def test_a_refused_first_login_is_tried_again_only_when_somebody_asks(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Any] = [SSHError("server1", "permission denied (publickey)"), {}]
+    tried: list[str] = []
+
+    def connect(*_: Any, **__: Any) -> dict[str, Any]:
+        tried.append(watch.condition.state)
+        answer = answers.pop(0)
+        if isinstance(answer, SSHError):
+            raise answer
+        return {}
+
+    monkeypatch.setattr(watch._connection, "reconnect", connect)
+    monkeypatch.setattr(hosts, "resolve", lambda alias: None)
+    monkeypatch.setattr(hosts, "login_keys", lambda route: None)
+    looked = threading.Event()
+    monkeypatch.setattr(hosts, "is_connected", lambda route: looked.set())
+    watch.condition = replace(watch.condition, state="connecting")
+    mends = threading.Thread(target=watch._mend, args=(SSHError("server1", "the connection was lost"),))
+    mends.start()
+    assert looked.wait(20)
+    assert tried == ["connecting"] and watch.condition.state == "down"
+    watch.hurry()
+    mends.join(20)
+    assert tried == ["connecting", "down"] and watch.is_up
+
+
+def test_a_network_that_is_down_is_awaited_before_a_login(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    address = silent.getsockname()
+    silent.close()
+    monkeypatch.setattr(watch._connection, "reconnect", lambda *_, **__: {})
+    watch._first_addresses = [(socket.AF_INET, address)]  # it refuses, so the network is there
+    watch._mend(SSHError("server1", "nothing came back for 8 s"), network_is_down=True)
+    assert watch.is_up
+
+
+def test_a_taken_connection_says_that_the_network_is_there() -> None:
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert hosts.await_answer([(socket.AF_INET, server.getsockname())], timeout=20, over=over)
+        server.accept()[0].close()
+    no_way = [(socket.AF_INET, ("255.255.255.255", 9))]
+    assert not hosts.await_answer(no_way, timeout=0.6, over=over)
+    assert not hosts.await_answer([], timeout=0.3, over=over)
+    over.set()
+    assert not hosts.await_answer(no_way, timeout=600, over=over)
+
+
+def test_the_network_of_a_command_that_connects_is_not_known() -> None:
+    hop = Hop("a", "127.0.0.1", "me", 22)
+    assert hosts.first_addresses(Route("a", (hop,), "ssh")) == [(socket.AF_INET, ("127.0.0.1", 22))]
+    assert hosts.first_addresses(Route("a", (replace(hop, proxy_command="nc x 22"),), "ssh")) == []
+    assert hosts.first_addresses(Route("a", (hop,), "none")) == []
+    assert hosts.first_addresses(Route("a", (replace(hop, hostname="no.such.host.invalid"),), "ssh")) == []

@@ -37,6 +37,7 @@ NO_WAY_OUT = (
 
 #: Test → pieces of the messages that it walks. A fixture counts, because tests stand on it.
 WALKED = {
+    "unit/test_cli.py::test_watching_shows_ones_own": ("--watch shows your own; leave out --all, or --watch",),
     "integration/test_page.py::test_a_link_works_once_and_page_prints_another_one": (
         "`ports page` prints a link that opens it", "or is from another start; `ports page` prints another one",
         "the link works once, `ports page` prints another one", "`ports page stop` ends the page",
