@@ -90,7 +90,7 @@ def show_this_machine(out: Output, all_users: bool) -> None:
     if any(row["kind"] == "tunnel" for row in rows):
         from ports import tunnels
 
-        rows = tunnels.with_targets(rows)
+        rows = tunnels.with_targets(rows) if all_users else tunnels.without_ends(rows)
     show_rows(out, rows, rows, ())
 
 

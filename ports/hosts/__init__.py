@@ -17,6 +17,7 @@ from ports.probe import face
 if TYPE_CHECKING:
     from ports.hosts import openssh as openssh
     from ports.hosts import targets as targets
+    from ports.hosts._aliases import aliases as aliases
     from ports.hosts._ask import CALLED as CALLED
     from ports.hosts._ask import Answer as Answer
     from ports.hosts._ask import ask as ask
@@ -61,6 +62,7 @@ else:
     __getattr__, __dir__, __all__ = face(
         __name__,
         {
+            "_aliases": ("aliases",),
             "_ask": (
                 "CALLED",
                 "Answer",

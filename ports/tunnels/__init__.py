@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ports.tunnels._everywhere import list as list
     from ports.tunnels._everywhere import prune as prune
     from ports.tunnels._everywhere import with_targets as with_targets
+    from ports.tunnels._everywhere import without_ends as without_ends
     from ports.tunnels._group import TunnelGroup as TunnelGroup
     from ports.tunnels._local_address import LocalAddress as LocalAddress
     from ports.tunnels._open import open as open
@@ -37,7 +38,7 @@ else:
             "_background": ("open_in_background",),
             "_browse": ("browse",),
             "_browser": ("open_once",),
-            "_everywhere": ("close", "close_all", "list", "prune", "with_targets"),
+            "_everywhere": ("close", "close_all", "list", "prune", "with_targets", "without_ends"),
             "_group": ("TunnelGroup",),
             "_local_address": ("LocalAddress",),
             "_open": ("open", "open_many"),

@@ -35,18 +35,28 @@ def list() -> Sequence[Mapping[str, Any]]:
 
 def with_targets(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """Return rows of this machine's listeners; those that are local ends of tunnels say where they lead."""
-    if not any(row["kind"] == "tunnel" for row in rows):
-        return rows
-    ends = {
-        port: f"leads to {one['host']}:{one['name']}"
+    ends = local_ends() if any(row["kind"] == "tunnel" for row in rows) else {}
+    return [{**row, "reason": f"leads to {ends[row['port']]}"} if _is_end(row, ends) else row for row in rows]
+
+
+def without_ends(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return rows of this machine's listeners without the local ends of tunnels, which `list` shows."""
+    ends = local_ends() if any(row["kind"] == "tunnel" for row in rows) else {}
+    return [row for row in rows if not _is_end(row, ends)]
+
+
+def local_ends() -> dict[int, str]:
+    """Return the local ports of all tunnels of this user, and where each leads."""
+    return {
+        port: f"{one['host']}:{one['name']}"
         for _, record, alive in tunnel_records.read_all_records()
         for one in (record.rows if alive else ())
         for port in one.get("ports", ())
     }
-    return [
-        {**row, "reason": ends[row["port"]]} if row["kind"] == "tunnel" and row.get("port") in ends else row
-        for row in rows
-    ]
+
+
+def _is_end(row: Mapping[str, Any], ends: Mapping[int, str]) -> bool:
+    return row["kind"] == "tunnel" and row.get("port") in ends
 
 
 def close(*wanted: str) -> builtins.list[ListedTunnelRow]:

@@ -13,6 +13,7 @@ from ports import listeners, machine, probe
 from ports.errors import PortsError, harmless
 from ports.hosts import is_here
 from ports.tunnels import _records, _views
+from ports.tunnels._everywhere import local_ends
 from ports.tunnels._viewers import EVERY
 
 
@@ -62,7 +63,11 @@ class Here:
             return
         answer = self._viewer.view(_views.request(self._want, self.view["history"]))
         found = listeners.from_probe(self._document, host=self._name)
-        parts = {**_views.looked(answer), "rows": _views.rows(found, _links_to_here()), "seen_at": time.time()}
+        parts = {
+            **_views.looked(answer),
+            "rows": _views.rows(found, _links_to_here(), hidden=local_ends()),
+            "seen_at": time.time(),
+        }
         parts["warnings"] = list(self._document["warnings"])
         if self.view["condition"] != "connected":
             parts |= _views.condition(self._name, "up", time.time(), None)

@@ -188,7 +188,7 @@ def open_elsewhere(
             with contextlib.suppress(PortsError):  # it does not answer, so its link leads nowhere
                 rows = ask(record, {"rows": True}, timeout=3.0).get("rows", ())
                 now = [one for one in rows if one.get("number") == row.get("number")]
-                if now and "//localhost:" in str(now[0]["local_url"]):
+                if now and f"//{service.name_at_home or 'localhost'}:" in str(now[0]["local_url"]):
                     return record, now[0]
     return None
 

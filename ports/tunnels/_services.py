@@ -14,6 +14,8 @@ from ports.state import paths
 
 #: bokeh allows websockets from ``localhost:<its port>`` only; panel is built on it.
 _COMPARES_ORIGIN = ("bokeh", "panel")
+#: Cookies know no ports: the page's stays away from all links at ``localhost``, which is another site.
+_NAMES_AT_HOME = {"page": "127.0.0.1"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Service:
     def account_of_boot(self) -> str:
         """The machine, as no other that runs now, and whose the service is there."""
         return f"{self.machine} {self.boot} {self.user}"
+
+    @property
+    def name_at_home(self) -> str | None:
+        """The name of this machine in its link; None where any does."""
+        return _NAMES_AT_HOME.get(self.kind)
 
     @property
     def compares_origin(self) -> bool:
@@ -199,7 +206,7 @@ def _is_unread(one: Listener) -> bool:
 
 
 def _key(one: Listener) -> str:
-    return f"{one.kind}-{one.name}" if is_session(one.kind) else f"port-{one.port}"
+    return f"{one.kind}-{one.name}" if is_session(one.kind) or one.kind == "page" else f"port-{one.port}"
 
 
 def _address(address: str) -> str:

@@ -78,7 +78,11 @@ class Tunnel:
     def what(self) -> str:
         """The service as a person names it: ``cluster 'main'``, ``port 6006``."""
         port = self.service.port if self.service is not None else None
-        return f"port {port}" if port and self.kind not in ("cluster", "notebook") else f"{self.kind} '{self.name}'"
+        return (
+            f"port {port}"
+            if port and self.kind not in ("cluster", "notebook", "page")
+            else f"{self.kind} '{self.name}'"
+        )
 
     @property
     def url(self) -> str | None:
@@ -86,9 +90,8 @@ class Tunnel:
         if self.service is None or not self.local_port or self.state not in LINKED:
             return None
         service = self.service
-        return links.url(
-            self.local_port, scheme=service.scheme, path=service.path, token=service.token, host=self.local.host
-        )
+        host = (service.name_at_home if self.local.address is None else None) or self.local.host
+        return links.url(self.local_port, scheme=service.scheme, path=service.path, token=service.token, host=host)
 
     @property
     def leads(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from ports.errors import FarSideError, HostKeyError, LoginNeededError, PortsError, SSHError, UnknownHostError
@@ -57,19 +57,23 @@ def way_out(host: str, error: PortsError, *, by_ssh: bool = True) -> str | None:
     return next((line.format(host=host) for kind, line in _WAYS_OUT if isinstance(error, kind)), None)
 
 
-def rows(found: Iterable[Listener], tunnels: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of a host's listeners, each with its tunnel; other users' and the ends of tunnels are left out.
+def rows(
+    found: Iterable[Listener], tunnels: Iterable[Mapping[str, Any]], *, hidden: Container[int | None] = ()
+) -> list[dict[str, Any]]:
+    """Return the rows of a host's listeners, each with its tunnel; other users' are left out.
 
     Parameters
     ----------
     tunnels : iterable of dict
         Rows of the tunnels to that host.
+    hidden : container of int
+        Ports of ends of tunnels, which are left out.
     """
     links = {(row["kind"], row["name"]): row for row in tunnels if row["name"] is not None}
     return [
         {**one.row(), "tunnel": _tunnel(links.get((one.kind, one.name)))}
         for one in found
-        if one.mine and one.kind != "tunnel"
+        if one.mine and not (one.kind == "tunnel" and one.port in hidden)
     ]
 
 

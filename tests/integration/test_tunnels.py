@@ -783,7 +783,8 @@ def test_a_target_that_is_open_already_gets_no_second_port(laptop: Site, serve: 
         assert again["note"].startswith("already open; `ports open` in process ")
     (shown,) = ports(laptop, "tunnel", "list")[1]
     assert shown["local_url"] == row["local_url"]
-    ends = [one for one in ports(laptop, "list")[1] if one["port"] == row["local_port"]]
+    assert row["local_port"] not in [one["port"] for one in ports(laptop, "list")[1]]
+    ends = [one for one in ports(laptop, "list", "--all")[1] if one["port"] == row["local_port"]]
     assert [one["reason"] for one in ends] == [f"leads to server1:{row['name']}"]
     code, (another,) = ports(laptop, "open", "--background", "--local-port", "0", f"server1:{port}")
     assert code == 0 and another["local_port"] != row["local_port"]

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ports import errors
+from ports import errors, hosts
 from ports.hosts import Hop, Route, _resolve, _this_machine, resolve
 from ports.hosts._resolve import Destination, parse_destination, parse_hop, read_hop, recognise_proxy_command
 from ports.hosts.openssh import control_sockets, ssh_config
@@ -414,6 +414,17 @@ def test_aliases_are_those_of_the_configuration_and_what_it_includes(
     assert ssh_config.aliases() == ["gpu1", "gpu2", "server1", "server 2", "login"]
     assert ssh_config.suggest("sever1").startswith("; did you mean server1")
     assert ssh_config.suggest("completely-else") == ""
+
+
+def test_front_ends_offer_hosts_that_can_have_a_shell(tmp_path: Path, set_here: Callable[[str, object], None]) -> None:
+    forges = (
+        "Host github.com gitlab.example.org\nHost code\n HostName git.sr.ht\nHost azure\n HostName ssh.dev.azure.com\n"
+    )
+    (tmp_path / "config").write_text(f"Host server1 server2 *.site\n{forges}Host githubber\n")
+    set_here("ssh.config", str(tmp_path / "config"))
+    assert hosts.aliases() == ["server1", "server2", "githubber"]
+    set_here("hosts", ["server2:lab", "10.0.0.7"])
+    assert hosts.aliases() == ["server2", "10.0.0.7", "server1", "githubber"]
 
 
 def test_jump_hosts_are_followed_as_ssh_does(tmp_path: Path, set_here: Callable[[str, object], None]) -> None:

@@ -11,6 +11,7 @@ from ports.errors import ForeignListenerError, NotFoundError
 from ports.hosts.targets import Target, parse
 from ports.tunnels import _services
 from ports.tunnels._services import Service
+from ports.tunnels._tunnel import Tunnel
 
 
 def row(port: int, *, uid: int = 1, user: str = "alice", **more: Any) -> dict[str, Any]:
@@ -143,3 +144,14 @@ def test_a_stopped_cluster_is_told_with_the_command_that_starts_it() -> None:
     named = listeners.from_probe(found, "far")
     with pytest.raises(NotFoundError, match=r"stopped \(exit status 3\); `ports cluster start main -H far`"):
         _services.choose(found, named, Target("far", "main"))
+
+
+def test_a_page_opens_by_its_name_with_a_link_that_shares_no_cookie() -> None:
+    page = {**row(0, family="unix", kind="page", http=True, path="/tmp/p/page-7.sock"), "port": None}
+    assert choose("far", page, LAB)[0].kind == "notebook", "it is opened by its name only"
+    (service,) = choose("far:page", page, LAB)
+    assert (service.key, service.remote, service.is_unix) == ("page-page", "/tmp/p/page-7.sock", True)
+    made = Tunnel("far", "page", "page", state="open", service=service, local_port=21001)
+    assert made.url == "http://127.0.0.1:21001/"
+    (lab,) = choose("far", LAB)
+    assert "//localhost:" in str(Tunnel("far", "notebook", "lab", state="open", service=lab, local_port=21002).url)

@@ -62,7 +62,12 @@ def ask(command: list[str], *, timeout: float = 30.0) -> str:
 
 def aliases() -> list[str]:
     """Return the hosts that the user's configuration names, without patterns, as they stand there."""
-    return list(dict.fromkeys(alias for alias, _ in _hosts()))
+    return list(names())
+
+
+def names() -> dict[str, str]:
+    """Return each alias with its HostName; an empty text where the configuration names none."""
+    return dict(_hosts())
 
 
 def suggest(alias: str, *, alike: bool = True) -> str:
