@@ -15,13 +15,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cache, clusters, comms, fairness, job_commands, jobs, lab, links, page_paint, who
+from benchmarks import cache, clusters, comms, fairness, job_commands, jobs, lab, links, page_paint, watching, who
 from benchmarks.commands import PACKAGE
 from benchmarks.measure import RUNS, Result
 
 BENCHMARKS = {**clusters.BENCHMARKS, **comms.BENCHMARKS, **fairness.BENCHMARKS, **lab.BENCHMARKS, **links.BENCHMARKS}
 BENCHMARKS |= {
     **who.BENCHMARKS,
+    **watching.BENCHMARKS,
     **cache.BENCHMARKS,
     **jobs.BENCHMARKS,
     **job_commands.BENCHMARKS,
