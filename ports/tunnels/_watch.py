@@ -29,7 +29,8 @@ _FIRST_SECONDS = 10.0  # of a first attempt: the host may be slow
 _MOST_ATTEMPT_SECONDS = 24.0  # for a host that answers slowly
 _LEAST_PAUSE, _MOST_PAUSE, _MOST_PAUSE_REFUSED = 0.3, 3.0, 60.0
 _SHORT_LIVED = 5.0  # silence is not noticed sooner: a connection that ends within it was ended, there or here
-_NETWORK_SECONDS = 20.0  # for which the network is awaited; then a login is tried all the same
+_NETWORK_SECONDS = 60.0  # for which the network is awaited; then a login is tried all the same
+_LOOK_UP_SECONDS = 4.0  # after which another network may be there, in which a name has another address
 _JUMP_OF_THE_CLOCK, _ANSWER_AFTER_JUMP = 10.0, 2.0
 
 
@@ -137,6 +138,7 @@ class Watch:
         self._thread: threading.Thread | None = None
         self._up_at, self._rest = float("-inf"), 0.0
         self._first_addresses: list[Any] | None = None
+        self._looks_up: threading.Thread | None = None
         self._again = threading.Event()
         self._pause, self._patience = _LEAST_PAUSE, _ATTEMPT_SECONDS
 
@@ -244,9 +246,8 @@ class Watch:
         self._connection.closing.wait(self._rest)
         self._pause, self._patience = _LEAST_PAUSE, _FIRST_SECONDS if is_first else _ATTEMPT_SECONDS
         while not self._connection.closing.is_set():
-            if network_is_down and self._first_addresses:
-                closing = self._connection.closing
-                hosts.await_answer(self._first_addresses, timeout=_NETWORK_SECONDS, over=closing)
+            if network_is_down:
+                self._await_network()
             began = time.monotonic()
             try:
                 document = self._connection.reconnect(self._alias, timeout=self._patience)
@@ -261,6 +262,25 @@ class Watch:
                 self._change("up", None)
                 self._tell_document(document)
                 return
+
+    def _await_network(self) -> None:
+        """Wait until the network leads to the first hop: an attempt that is under way by then sees it late."""
+        end = time.monotonic() + _NETWORK_SECONDS
+        while self._first_addresses and time.monotonic() < end and not self._again.is_set():
+            closing = self._connection.closing
+            if hosts.await_answer(self._first_addresses, timeout=_LOOK_UP_SECONDS, over=closing) or closing.is_set():
+                return
+            if self._looks_up is None or not self._looks_up.is_alive():
+                # in a thread: without a network, looking up a name takes long
+                self._looks_up = threading.Thread(target=self._look_up, name=f"look-up-{self._alias}", daemon=True)
+                self._looks_up.start()
+
+    def _look_up(self) -> None:
+        with contextlib.suppress(PortsError):  # as long as nobody knows better, the addresses of before
+            route = hosts.resolve(self._alias)
+            found = hosts.first_addresses(route)
+            if found or route.hops[0].proxy_command is not None:
+                self._first_addresses = found
 
     def _take_failure(self, error: PortsError | OSError, *, waited: float) -> None:
         """Say why an attempt failed that took so many seconds, and wait before the next one."""

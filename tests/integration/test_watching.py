@@ -123,8 +123,7 @@ def test_nobody_who_watches_means_that_nothing_runs_there(journey: Journey) -> N
     watcher = Watcher(journey, "server1")
     watcher.wait(lambda view: view["condition"] == "connected" and view["machine"], "a look")
     assert ours(journey)
-    watcher.running.stdin.close()  # type: ignore[union-attr]
-    watcher.running.wait(20)
+    watcher.running.kill()
     wait_until(lambda: not ours(journey) or None, timeout=30, what="the end of our program there")
 
 

@@ -16,6 +16,7 @@ from ports import hosts
 from ports.errors import BusyError, FarSideError, NetworkError, SlowError, SSHError
 from ports.hosts import Hop, Route
 from ports.state.waiting import wait_until
+from ports.tunnels import _watch
 from ports.tunnels._event_loop import Relay
 from ports.tunnels._host_connection import HostConnection
 from ports.tunnels._watch import Watch
@@ -246,6 +247,23 @@ def test_a_network_that_is_down_is_awaited_before_a_login(watch: Watch, monkeypa
     watch._first_addresses = [(socket.AF_INET, address)]  # it refuses, so the network is there
     watch._mend(SSHError("server1", "nothing came back for 8 s"), network_is_down=True)
     assert watch.is_up
+
+
+def test_another_network_in_which_a_name_has_another_address_is_found(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_watch, "_LOOK_UP_SECONDS", 0.1)
+    monkeypatch.setattr(watch._connection, "reconnect", lambda *_, **__: {})
+    watch._first_addresses = [(socket.AF_INET, ("255.255.255.255", 9))]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hop = Hop("server1", "127.0.0.1", "me", server.getsockname()[1])
+        monkeypatch.setattr(hosts, "resolve", lambda alias: Route("server1", (hop,), "ssh"))
+        watch._mend(SSHError("server1", "nothing came back for 8 s"), network_is_down=True)
+    assert watch.is_up and watch._first_addresses == [(socket.AF_INET, server_of(hop))]
+
+
+def server_of(hop: Hop) -> tuple[str, int]:
+    return hop.hostname, hop.port
 
 
 def test_a_taken_connection_says_that_the_network_is_there() -> None:
