@@ -90,7 +90,7 @@ def written() -> dict[Path, str]:
         r"\| `ports\.hosts\.<alias>",
         [*settings_rows("ports.hosts.<alias>", top["hosts"]["additionalProperties"]["properties"])],
     )
-    for name in ("cluster", "notebook", "open", "ssh", "jobs"):
+    for name in ("cluster", "notebook", "open", "page", "ssh", "jobs"):
         text = table(text, rf"\| `ports\.{name}\.", [*settings_rows(f"ports.{name}", settings.section(name))])
     found = {page: text}
     page = TOP / "docs" / "clusters.md"

@@ -37,7 +37,7 @@ def page(
         return there(out, host, hosts)
     if hosts == STOP:
         return show_stopped(out, _record.stop())
-    shown = hosts or tuple(settings.get("hosts") or ())
+    shown = hosts or (*(settings.get("hosts") or ()), *_record.kept_hosts())
     kept = _record.in_background(shown) if local_port is None else None
     if kept is None and not background:
         return _serve.serve(shown, port=local_port, on_start=lambda row: show(out, row, no_browser))

@@ -151,7 +151,9 @@ def _groups(rows: Iterable[probe_rows.Listener]) -> Iterable[tuple[probe_rows.Li
     """Return the rows of each server together: IPv4 and IPv6, and all ports of one Dask cluster."""
     found: dict[Any, tuple[probe_rows.Listener, ...]] = {}
     for row in rows:
-        key = row.get("of") or (row["uid"], row.get("pid"), row["port"] or row["path"])
+        # a page of `ports page` has a Unix socket beside its port
+        place = "page" if row["kind"] == "page" else row["port"] or row["path"]
+        key = row.get("of") or (row["uid"], row.get("pid"), place)
         found[key] = (*found.get(key, ()), row)
     return found.values()
 
@@ -162,7 +164,8 @@ def _of_group(
     """Return a server that `ports` did not start; of several ports, the one with the page stands for all."""
     pages = [row for row in group if row.get("http")]
     schedulers = [row for row in pages if row["kind"] == "dask-scheduler"]
-    row = (schedulers or pages or [one for one in group if one["open_to_network"]] or group)[0]
+    sockets = [row for row in pages if row["kind"] == "page" and row["path"]]  # it lets in what comes from home
+    row = (schedulers or sockets or pages or [one for one in group if one["open_to_network"]] or group)[0]
     kinds = [one["kind"] for one in group]
     kind = "dask-scheduler" if "dask-scheduler" in kinds else row["kind"]
     same = [one for one in group if one["port"] == row["port"]]

@@ -26,6 +26,7 @@ KINDS = (
         "tunnel",
         r"(ssh|autossh|sshd(-session)?|mosh-server)\b|ports (open|tunnel)\b|(-c .*)?ports\.tunnels\.keeper\b",
     ),
+    ("page", r"ports page\b|-c .*ports\.web\._serve\b"),
     ("kernel", r"ipykernel|\S+ .*kernel-[\w-]+\.json"),
     (
         "notebook",
@@ -50,7 +51,18 @@ COMPILED = []  # type: List[Any]
 INTERPRETER = re.compile(r"(python|pypy)[\d.]*(\.exe)?$")
 HUB = re.compile(r"hub[-.]?singleuser|labhub|batchspawner-singleuser")
 RUNTIME = re.compile(r"--\w+\.runtime_dir=(.+)")
-WEB = {"notebook", "tensorboard", "mlflow", "bokeh", "panel", "streamlit", "code-server", "rstudio", "http-server"}
+WEB = {
+    "notebook",
+    "tensorboard",
+    "mlflow",
+    "bokeh",
+    "panel",
+    "streamlit",
+    "code-server",
+    "rstudio",
+    "http-server",
+    "page",
+}
 SPAWNED = re.compile(r"multiprocessing\.(spawn|forkserver)")
 NEVER_ASKED = WEB | {"sshd", "tunnel", "kernel", "debugpy", "database", "cluster"}
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ports.web import _things
+
 View = Mapping[str, Any]
 
 
@@ -57,7 +59,6 @@ class Board:
             return self._views.get(host)
 
     def row(self, host: str, kind: str, name: str) -> Mapping[str, Any] | None:
-        """Return the row of a thing on a host; None where there is none."""
+        """Return the row of a thing on a host, by its name or its port; None where there is none."""
         view = self.view(host)
-        rows = view["rows"] if view is not None else ()
-        return next((row for row in rows if (row["kind"], str(row["name"])) == (kind, name)), None)
+        return None if view is None else _things.find(view, kind, name)

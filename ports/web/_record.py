@@ -18,6 +18,7 @@ from ports.probe import SAFE_PATH
 from ports.sessions import processes
 from ports.state import ProcessId, Record, make_private, paths, records
 
+_HOSTS = "hosts.json"
 _ASKED_SECONDS = 10.0
 _SERVER = f"{SAFE_PATH}; from ports.web._serve import main; sys.exit(main())"
 
@@ -55,6 +56,20 @@ def folder() -> Path:
 def new_file() -> Path:
     """Return where this process keeps its record; the directory is created."""
     return make_private(paths.make_state().root / "pages") / f"{os.getpid()}.json"
+
+
+def kept_hosts() -> tuple[str, ...]:
+    """Return the hosts that were added on a page: pages show them from then on, where no HOST is named."""
+    with contextlib.suppress(RecordError):
+        found = (records.read_json(folder() / _HOSTS) or {}).get("hosts")
+        return tuple(one for one in found if isinstance(one, str)) if isinstance(found, list) else ()
+    return ()
+
+
+def keep_hosts(hosts: Sequence[str]) -> None:
+    """Remember hosts that were added on a page; raises StoreError."""
+    make_private(paths.make_state().root / "pages")
+    records.write_json(folder() / _HOSTS, {"format": records.FORMAT, "hosts": list(hosts)})
 
 
 def running() -> list[PageRecord]:

@@ -35,6 +35,8 @@ class Screen:
         Returns what the template gets besides `Page.values`. It raises PortsError for what is not there.
     in_thread : bool
         It reads files or asks hosts, so it is called in a thread.
+    is_sheet : bool
+        The page's script shows it in a dialog.
     every : float
         Seconds after which it is drawn again for those who look, also where the board has not changed.
     """
@@ -44,8 +46,4 @@ class Screen:
     values: Callable[[Page, Question], Mapping[str, Any]]
     in_thread: bool = False
     every: float = 30.0
-
-
-#: What a form asks for: it gets the page and the form's fields, and returns where to go then, below the place of the
-#: page; None: back. It is called in a thread, and raises PortsError for what failed.
-Act = Callable[[Page, Mapping[str, list[str]]], str | None]
+    is_sheet: bool = False

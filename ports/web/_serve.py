@@ -19,6 +19,7 @@ from typing import Any
 
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
+from tornado.websocket import WebSocketHandler
 
 from ports.errors import PortInUseError, PortsError
 from ports.listeners import links
@@ -32,6 +33,7 @@ from ports.web._record import PageRecord
 
 _LOG = logging.getLogger("ports.web")
 _IDLE_CONNECTION = 90.0
+_LONGEST_WAIT = 3600.0
 
 
 class Alone(RequestHandler):
@@ -89,6 +91,14 @@ class Alone(RequestHandler):
         _LOG.error("%s: %s", self.request.path, value, exc_info=(typ, value, tb))
 
 
+class AloneSocket(Alone, WebSocketHandler):
+    """Lets in a WebSocket that the guard lets in: it has compared the Origin."""
+
+    def check_origin(self, origin: str) -> bool:
+        """Let it in."""
+        return True
+
+
 class Nothing(Alone):
     """Every other address: refused as the others are, else not found."""
 
@@ -120,13 +130,16 @@ class Entry(Alone):
             self.refuse(Refusal(403, "this link was used, or is from another start; `ports page` prints another one"))
             return
         self.set_cookie(self.door.cookie_name, self.door.cookie, path="/", httponly=True, samesite="Lax")
-        self.redirect("/")
+        page: Page = self.application.settings["page"]
+        self.redirect("/-/hosts" if page.is_first_run else "/")
 
 
-def uid_of(connection: socket.socket) -> int | None:
+def uid_of(connection: socket.socket | None) -> int | None:
     """Return which user the other end of `connection` is; None where this system does not show it."""
     from ports.probe import socket_users
 
+    if connection is None:  # it is closed already
+        return callers.NO_PROCESS
     if connection.family == getattr(socket, "AF_UNIX", None):
         return socket_users.peer_uid(connection)
     uid = callers.caller_of(connection)
@@ -136,9 +149,10 @@ def uid_of(connection: socket.socket) -> int | None:
 def application(page: Page, door: Door, keys: Keys) -> Application:
     """Return what answers behind `door`."""
     return Application(
-        [(_guard.ENTRY, Entry), ("/-/key", Key), *_handlers.routes(page, Alone), (".*", Nothing)],
+        [(_guard.ENTRY, Entry), ("/-/key", Key), *_handlers.routes(page, Alone, AloneSocket), (".*", Nothing)],
         door=door,
         keys=keys,
+        page=page,
         log_function=lambda _: None,
         compress_response=True,
         websocket_max_message_size=_guard.LONGEST_BODY,
@@ -199,6 +213,7 @@ async def _serve(
     hosts: Sequence[str], port: int | None, background: bool, on_start: Callable[[dict[str, Any]], object]
 ) -> None:
     page, keys = Page(hosts), Keys()
+    page.keep = _record.keep_hosts
     own = frozenset({os.getuid()})
     with contextlib.ExitStack() as held:
         listener = held.enter_context(contextlib.closing(listening(port)))
@@ -222,20 +237,24 @@ async def _serve(
             server.add_socket(one)
             held.callback(server.stop)
         held.enter_context(_recorded(record))
-        page.watch.begin()
         held.callback(page.watch.end)
+        held.callback(page.live.close)
+        page.live.touch()  # the browser comes in a moment
         entry = f"http://127.0.0.1:{number}{_guard.ENTRY}?key={keys.new()}"
         on_start({**record.row(), "local_url": entry, "local_port": number})
         await _end(page)
 
 
 async def _end(page: Page) -> None:
-    """Wait for a signal, or until nobody has looked for long."""
+    """Wait for a signal, or until nobody has looked for as long as the setting ``page.idle`` says."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    longest = float(settings.get("page.idle")) * 3600 or float("inf")
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(one) is not signal.SIG_IGN:  # nohup
             loop.add_signal_handler(one, ended.set)
-    await ended.wait()
+    while not ended.is_set() and (left := longest - page.live.unseen_seconds) > 0:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), min(left, _LONGEST_WAIT))
 
 
 def _this_process() -> ProcessId:

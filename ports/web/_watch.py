@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import threading
 import time
 from collections.abc import Sequence
 
-from ports.errors import PortsError
-from ports.web._board import Board, unseen
+from ports import tunnels
+from ports.web._board import Board, View
 
-_EVERY = 2.0  # seconds
+_OLD_SECONDS = 20.0
 
 
 class Watch:
@@ -18,30 +18,40 @@ class Watch:
 
     def __init__(self, board: Board, here: str, hosts: Sequence[str]) -> None:
         self.board, self.here, self.hosts = board, here, tuple(hosts)
-        self._is_over: threading.Event | None = None
+        self._watching: tunnels.Watching | None = None
+        self._ended_at = time.monotonic()
 
     def begin(self) -> None:
-        """Begin to look; it returns at once."""
-        if self._is_over is None:
-            self._is_over = threading.Event()
-            threading.Thread(target=self._look, args=(self._is_over,), name="watch", daemon=True).start()
+        """Begin to look; it returns at once. What was seen long ago is shown as such until it is seen again."""
+        if self._watching is not None:
+            return
+        if time.monotonic() - self._ended_at > _OLD_SECONDS:
+            for view in self.board.views():
+                self.board.take({**view, "condition": "connecting", "since": time.time()})
+        self._watching = tunnels.watch(["", *self.hosts], on_change=self._take)
+        self._watching.__enter__()
 
     def end(self) -> None:
         """Look no more; it returns at once."""
-        if self._is_over is not None:
-            self._is_over.set()
-            self._is_over = None
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            self._ended_at = time.monotonic()
+            # it waits for its threads
+            threading.Thread(target=watching.__exit__, args=(None, None, None), daemon=True).start()
 
-    def _look(self, is_over: threading.Event) -> None:
-        from ports import listeners, machine
+    def again(self) -> None:
+        """Look at other hosts from now on, if anybody looks."""
+        if self._watching is not None:
+            self.end()
+            self.begin()
 
-        while not is_over.is_set():
-            view = dict(self.board.view(self.here) or unseen(self.here, here=True))
-            with contextlib.suppress(PortsError):
-                view["rows"] = [one.row() for one in listeners.list()]
-                view["machine"] = machine.usage(interval=0.2).row()
-                if view["condition"] != "connected":
-                    view.update(condition="connected", since=time.time())
-                view["seen_at"] = time.time()
-                self.board.take(view)
-            is_over.wait(_EVERY)
+    def refresh(self, host: str) -> None:
+        """Look at a host at once."""
+        if self._watching is not None:
+            self._watching.refresh("" if host == self.here else host)
+
+    def _take(self, view: View) -> None:
+        if view["here"]:  # without this very page
+            rows = [row for row in view["rows"] if row["kind"] != "page" or row["pid"] != os.getpid()]
+            view = {**view, "host": self.here, "rows": rows}
+        self.board.take(view)

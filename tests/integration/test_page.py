@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import socket
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlencode
 
 import pytest
 
 from ports.state import wait_until
 from tests.integration.conftest import Home
-from tests.lab.page import Visitor
+from tests.lab.page import Tab, Visitor
 
 pytestmark = pytest.mark.ci
 
@@ -58,3 +65,92 @@ def test_a_page_is_ended_by_ctrl_c_and_leaves_nothing(home: Home) -> None:
         assert running.wait(10) == 0
     wait_until(lambda: not [*home.runtime.glob("page-*")] or None, timeout=5, what="end of its socket")
     assert not [*home.state.glob("hosts/*/pages/*")]
+
+
+@pytest.fixture
+def visitor(home: Home) -> Iterator[Visitor]:
+    """Somebody who looks at a page in the background."""
+    found = Visitor(home.json("page", "--background", "--no-browser")["local_url"])
+    found.enter()
+    yield found
+    home.ports("page", "stop")
+
+
+def test_twenty_of_twenty_tabs_are_live_and_the_next_is_closed(visitor: Visitor) -> None:
+    tabs = [Tab(visitor) for _ in range(20)]
+    assert [tab.status for tab in tabs] == [101] * 20
+    shown = [tab.next() or "" for tab in tabs]
+    assert [text.lstrip()[:6] for text in shown] == ["<main "] * 20
+    too_many = Tab(visitor)
+    assert (too_many.next(), too_many.close_code) == (None, 1013)
+    for tab in [*tabs, too_many]:
+        tab.close()
+    assert visitor.ask("/").status == 200
+
+
+def test_what_begins_to_listen_is_shown_and_its_link_leads_there(visitor: Visitor, home: Home) -> None:
+    tab = Tab(visitor)
+    (home.work / "found.txt").touch()
+    with a_server(home) as port:
+        shown = wait_until(lambda: row_of(port, tab.next() or ""), timeout=60, what="row of the listener")
+        led = visitor.ask(f"/-/go?{urlencode(shown)}")
+        assert (led.status, led.headers["Referrer-Policy"]) == (302, "no-referrer"), led
+        with urllib.request.urlopen(led.headers["Location"], timeout=20) as answer:
+            assert b"found.txt" in answer.read()
+        gone = visitor.ask(f"/-/go?{urlencode({**shown, 'name': '1'})}")
+        assert (gone.status, "ports list</code> shows what there is" in gone.text) == (503, True), gone.text
+        assert str(port) in str(home.json("list"))
+    tab.close()
+    home.ports("tunnel", "close", "--all")
+
+
+def row_of(port: int, html: str) -> dict[str, str] | None:
+    """Return host, kind and name of the row of a port in a page; None where there is none."""
+    hrefs = [href.replace("&amp;", "&") for href in re.findall(r'href="[^"]*/-/go\?([^"]+)"', html)]
+    queries = [{name: values[-1] for name, values in parse_qs(href).items()} for href in hrefs]
+    return next((one for one in queries if one["name"] == str(port)), None)
+
+
+def test_a_page_is_one_row_of_the_list_and_found_by_its_socket(visitor: Visitor, home: Home) -> None:
+    pid = home.json("page", "--no-browser")["pid"]
+    rows = [row for row in home.json("list") if row["kind"] == "page" and row["pid"] == pid]
+    assert [(row["name"], row["state"], row["warnings"]) for row in rows] == [("page", "running", [])]
+    assert Path(rows[0]["path"]).stat().st_mode & 0o777 == 0o600
+    by_socket = Visitor("http://127.0.0.1:20417/", rows[0]["path"])
+    assert by_socket.ask("/").status == 200
+    assert by_socket.ask("/", Host="localhost:20417").status == 403
+
+
+def own_name() -> str:
+    return socket.gethostname()
+
+
+@contextlib.contextmanager
+def a_server(home: Home) -> Iterator[int]:
+    serves = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "0"]
+    with subprocess.Popen(serves, cwd=home.work, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as one:
+        assert one.stdout is not None
+        try:
+            yield int(one.stdout.readline().split("port ")[1].split()[0])
+        finally:
+            one.terminate()
+
+
+def test_an_act_that_fails_says_so_with_and_without_javascript(visitor: Visitor) -> None:
+    form = {"verb": "stop", "host": own_name(), "kind": "cluster", "name": "nothing", "token": visitor.form_token()}
+    plain = visitor.act(form)
+    assert (plain.status, plain.headers["Location"]) == (303, "../")
+    assert "no cluster &#39;nothing&#39;" in visitor.ask("/").text
+    morphed = visitor.act(form, X_Ports="morph")
+    assert (morphed.status, "no cluster &#39;nothing&#39;" in morphed.text) == (409, True)
+    elsewhere = visitor.act(form | {"host": "server7"})
+    assert elsewhere.status == 303
+    assert "no host &#39;server7&#39;" in visitor.ask("/").text
+
+
+def test_a_page_that_nobody_looks_at_ends_by_itself(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASK_PORTS__PAGE__IDLE", "0.0003")
+    home.json("page", "--background", "--no-browser")
+    gone = wait_until(lambda: not [*home.state.glob("hosts/*/pages/*")] or None, timeout=60, what="end of the page")
+    assert gone
+    assert home.ports("page", "stop").returncode == 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
+import os
 import re
 import socket
 from dataclasses import dataclass, field
@@ -57,8 +59,11 @@ class Visitor:
             connection.close()
 
     def form_token(self) -> str:
-        """Return the token of the forms of the first page."""
-        found = re.search(r'name="?token"? value="([^"]+)"', self.ask("/").text)
+        """Return the token of the page's forms."""
+        host = re.search(r'<h2 id="h.[^"]*-name">(?:<a [^>]*>)?([^<]+)<', self.ask("/").text)
+        assert host is not None, "the page shows no host"
+        text = self.ask(f"/-/sheet?{urlencode({'verb': 'start', 'host': host[1], 'kind': 'host'})}").text
+        found = re.search(r'name="?token"? value="([^"]+)"', text)
         assert found is not None, "no form has a token"
         return found[1]
 
@@ -66,3 +71,48 @@ class Visitor:
         """Send a form as the browser does."""
         headers = {"Origin": f"http://{self.authority}", **headers}
         return self.ask("/-/do", "POST", urlencode(fields), **headers)
+
+
+class Tab:
+    """A WebSocket at ``/-/live`` of the page that a visitor sees; it waits for messages at most `timeout` seconds."""
+
+    def __init__(self, visitor: Visitor, page: str = "/", *, timeout: float = 30.0, **headers: str | None) -> None:
+        given = {"Host": visitor.authority, "Origin": f"http://{visitor.authority}", **visitor.sent}
+        given |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+        given |= {"Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode()}
+        given |= {name.replace("_", "-"): value for name, value in headers.items()}  # type: ignore[dict-item]
+        if visitor.path is None:
+            self._socket = socket.create_connection(("127.0.0.1", urlsplit(visitor.link).port or 80), timeout)
+        else:
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(timeout)
+            self._socket.connect(visitor.path)
+        lines = [f"{name}: {value}" for name, value in given.items() if value is not None]
+        asked = f"GET /-/live?{urlencode({'page': page})} HTTP/1.1"
+        self._socket.sendall("\r\n".join([asked, *lines, "", ""]).encode())
+        self._stream = self._socket.makefile("rb")
+        self.status = int(self._stream.readline().split()[1])
+        while self._stream.readline().strip():
+            pass
+        self.close_code: int | None = None
+
+    def next(self) -> str | None:
+        """Return the next message; None once the server has closed the connection, with `close_code`."""
+        while True:
+            head = self._stream.read(2)
+            if len(head) < 2:
+                return None
+            kind, size = head[0] & 15, head[1] & 127
+            if size > 125:
+                size = int.from_bytes(self._stream.read(2 if size == 126 else 8), "big")
+            data = self._stream.read(size)
+            if kind == 8:
+                self.close_code = int.from_bytes(data[:2], "big")
+                return None
+            if kind == 1:
+                return data.decode()
+
+    def close(self) -> None:
+        """Leave."""
+        self._stream.close()
+        self._socket.close()

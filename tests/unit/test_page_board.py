@@ -23,7 +23,8 @@ def test_a_view_that_says_the_same_changes_nothing() -> None:
 
 def test_a_row_is_found_by_host_kind_and_name() -> None:
     row = {"kind": "cluster", "name": "main", "state": "running"}
-    board = Board([{**unseen("server1", now=1.0), "rows": [row, {"kind": "listener", "name": None}]}])
+    board = Board([{**unseen("server1", now=1.0), "rows": [row, {"kind": "listener", "name": "python", "port": 6006}]}])
     assert board.row("server1", "cluster", "main") == row
     assert board.row("server1", "notebook", "main") is None
+    assert board.row("server1", "listener", "6006") is not None
     assert board.row("server2", "cluster", "main") is None

@@ -33,6 +33,7 @@ NO_WAY_OUT = (
     "waiting for {host}, where", "the hosts of the setting ports.hosts", "distributed.print prints here",
     "`ports open` goes through a session", "about 15 s after its last terminal",
     "it was stopped, by `ports cluster stop`", "from ports.web._serve import main",
+    "printed no JSON: {lines[-1]}", "end of `ports {", "the page shows the hosts that `ports page` was started with",
 )  # fmt: skip
 
 #: Test → pieces of the messages that it walks. A fixture counts, because tests stand on it.
@@ -43,6 +44,10 @@ WALKED = {
         "the link works once, `ports page` prints another one", "`ports page stop` ends the page",
         "`ports page` starts one",
     ),
+    "integration/test_page.py::test_what_begins_to_listen_is_shown_and_its_link_leads_there": (
+        "does not have it; `ports list` shows what there is",
+    ),
+    "unit/test_page_acts.py::test_a_link_that_cannot_be_opened_says_why": ("`ports list` shows what can be opened",),
     "unit/test_watching.py::test_a_keeper_of_an_older_ports_is_named_until_it_is_ended": (
         "is of an older ports: end it by `ports tunnel close --all`",
     ),

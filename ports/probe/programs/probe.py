@@ -82,12 +82,29 @@ def unix_paths(sessions: "Json", uid: int) -> "Set[str]":
     for record in jupyter_records(set(runtime_directories(dict(os.environ))), uid, []):
         if str(record.get("sock")).startswith("/"):
             paths.add(record["sock"])
+    paths.update(page_sockets())
     for session in [one for found in sessions.values() for one in found]:
         if session["alive"] and session["running"] and session["running"].get("dashboard"):
             paths.add(session["running"]["dashboard"])
             if not os.path.exists(session["running"]["dashboard"]):
                 session["gone"] = session["running"]["dashboard"]
     return paths
+
+
+def page_sockets() -> "List[str]":
+    """Return the Unix sockets of pages of `ports page`, as their records name them; a dead one's is not listened on."""
+    found = []  # type: List[str]
+    try:
+        folder = os.path.join(host_directory(), "pages")
+        names = [name for name in os.listdir(folder) if name.endswith(".json")]
+    except OSError:
+        return []
+    for name in names:
+        try:
+            found.append(str((read_record(os.path.join(folder, name)) or {}).get("socket")))
+        except (OSError, ValueError):
+            continue
+    return found
 
 
 def look_at(
