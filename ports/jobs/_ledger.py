@@ -239,8 +239,7 @@ class Ledger:
         if shelf is None or first is None:
             return []
         runs: list[Run] = []
-        is_alone = first.spec.kind == "script" or first.spec.isolate
-        limit = 1 if is_alone else min(most, self.pace.batch(first.digest))
+        limit = 1 if first.spec.kind == "script" else min(most, self.pace.batch(first.digest))
         while len(runs) < limit:
             live = self.shelves.top(shelf)
             if live is None or live.digest != first.digest or live.spec.isolate != first.spec.isolate:

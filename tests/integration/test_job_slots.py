@@ -292,6 +292,24 @@ def test_a_job_that_ignores_sigterm_is_killed_after_the_grace(place: Place) -> N
     assert (told["state"], told["reason"], "timeout of 0.2 s" in told["error"]["text"]) == ("error", "time", True)
 
 
+def test_an_isolated_job_changes_nothing_for_the_next(place: Place) -> None:
+    def leave() -> list[str]:
+        os.chdir("/")
+        os.environ["LEFT"] = "1"
+        os.umask(0)
+        return [os.environ["PORTS_JOB"], os.environ["PORTS_ATTEMPT"]]
+
+    def look() -> list[object]:
+        return [os.getcwd(), os.environ.get("LEFT"), os.environ["PORTS_JOB"], os.umask(0o77)]
+
+    before, job, after, last = place.add(look), *(place.add(leave, isolate=True) for _ in range(2)), place.add(look)
+    place.slot()
+    first, then = place.result(before), place.result(last)
+    assert (place.result(job), place.result(after)) == ([job, "1"], [after, "1"])
+    assert (first[0], first[2], then[2], then[3]) == (then[0], before, last, first[3])
+    assert first[1] is then[1] is None
+
+
 def test_an_isolated_job_that_takes_too_long_is_ended(place: Place) -> None:
     job, after = place.add(time.sleep, 60, timeout=0.2, isolate=True), place.add(os.getppid, isolate=True)
     place.slot()

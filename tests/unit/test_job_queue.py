@@ -118,8 +118,9 @@ def test_a_slot_that_waits_gets_the_next_job(desk: Desk) -> None:
     assert [job["id"] for job in pushed.header["jobs"]] == [id]
 
 
-def test_batches_double_while_jobs_end_fast(desk: Desk) -> None:
-    desk.submit(500)
+@pytest.mark.parametrize("isolate", [False, True])
+def test_batches_double_while_jobs_end_fast(desk: Desk, isolate: bool) -> None:
+    desk.submit(500, isolate=isolate)
     sizes = []
     for _ in range(8):
         jobs = desk.take()

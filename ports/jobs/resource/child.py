@@ -39,6 +39,7 @@ WIDTH = 16  # of a place in the lease, followed by a newline
 BEGUN, TO_END, LIMIT = 0, WIDTH + 1, 2 * (WIDTH + 1)  # where these places are
 READABLE_SECONDS = 0.05  # a job that took longer gets its peak of memory
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_KILL = int(signal.SIGKILL)
 _OWN = ("PORTS_JOB", "PORTS_ATTEMPT", "PORTS_JOB_DIRECTORY")
 _LOOK_SECONDS = 0.1  # between two looks whether a fork has ended whose pipe something else holds open
 _LEAVE_SECONDS = 0.1  # in which threads and processes of a job can end after it
@@ -96,13 +97,19 @@ class Surroundings:
         own = (job["id"], str(job["attempt"]), f"{self.work}/{job['id']}/kept")
         for name, value in zip(_OWN, own, strict=True):  # they stay until the next job, which has others
             if self.environ.get(name) != value:
-                os.environ[name] = self.environ[name] = value
-                self.encoded[os.fsencode(name)] = os.fsencode(value)
+                self.set_variable(name, value)
         for name, value in (job.get("environ") or {}).items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+    def set_variable(self, name: str, value: str) -> None:
+        """Set a variable of this process; `os.environ` takes twice as long, for each job."""
+        self.environ[name] = value
+        key, data = os.fsencode(name), os.fsencode(value)
+        os.putenv(key, data)
+        self.encoded[key] = self.variables._data[key] = data  # type: ignore[attr-defined]
 
     def restore(self) -> None:
         """Put everything back."""
@@ -238,10 +245,9 @@ class Child:
 
     def run_one(self, job: dict[str, Any], blobs: list[bytes], *, is_last: bool) -> None:
         """Run a job, report it, and put back what it changed."""
-        began, used = time.time(), cpu_seconds()
+        began, used, is_isolated = time.time(), cpu_seconds(), bool(job.get("isolate"))
         try:
-            self.surroundings.change(job)
-            told, blob = self.isolated(job, blobs) if job.get("isolate") else self.called(job, blobs)
+            told, blob = self.isolated(job, blobs) if is_isolated else self.changed(job, blobs)
         finally:
             if os.getpid() != self.pid:  # the job has forked, and this is the other one
                 os._exit(0)
@@ -252,11 +258,7 @@ class Child:
         report.setdefault("cpu_time", round(cpu_seconds() - used, 6))
         if ended - began > READABLE_SECONDS:
             report.setdefault("peak_memory", peak_memory())
-        self.surroundings.restore()
-        # One that was interrupted can have been at any place: what it left behind is not for the next job.
-        is_over = report.pop("is_over", False) or leaves_something() or limits() != self.surroundings.limits
-        if is_over:
-            end_children()
+        is_over = not is_isolated and self.cannot_go_on(report)
         try:
             report["has_output"] = self.streams.collect(job["id"], was_long=ended - began > READABLE_SECONDS)
             if self.streams.dropped:
@@ -266,6 +268,20 @@ class Child:
         self.send(report, blob)
         if is_over:
             os._exit(0)
+
+    def cannot_go_on(self, report: dict[str, Any]) -> bool:
+        """Put back what a job changed here; say whether it left something that only ends with this process."""
+        self.surroundings.restore()
+        # One that was interrupted can have been at any place: what it left behind is not for the next job.
+        is_over = report.pop("is_over", False) or leaves_something() or limits() != self.surroundings.limits
+        if is_over:
+            end_children()
+        return bool(is_over)
+
+    def changed(self, job: dict[str, Any], blobs: list[bytes]) -> tuple[dict[str, Any], bytes]:
+        """Run a job with the surroundings that it asks for."""
+        self.surroundings.change(job)
+        return self.called(job, blobs)
 
     def called(self, job: dict[str, Any], blobs: list[bytes]) -> tuple[dict[str, Any], bytes]:
         """Run a job in this process; return what is told of it, and its result."""
@@ -296,7 +312,7 @@ class Child:
         source, sink = os.pipe()
         pid = os.fork()
         if not pid:
-            live_with(self.pid)
+            end_with(self.pid, self.streams.libc)
             self.run_in_fork(sink, job, blobs)
         self.fork = pid
         if self.noted(TO_END, NOBODY) == self.place:
@@ -334,7 +350,7 @@ class Child:
             self.pid, self.sink = os.getpid(), sink
             if (random := sys.modules.get("numpy.random")) is not None:
                 random.seed()  # else each fork would draw the same numbers
-            told, blob = self.called(job, blobs)
+            told, blob = self.changed(job, blobs)
             told.pop("is_over", None)
             for name in ("stdout", "stderr"):
                 with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -414,13 +430,18 @@ def peak_memory() -> int | None:
 def live_with(parent: int) -> None:
     """End when the worker does; be what the system ends first when the memory runs out."""
     if sys.platform.startswith("linux"):
-        libc = ctypes.CDLL(None)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        end_with(parent, ctypes.CDLL(None))
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")
+
+
+def end_with(parent: int, libc: Any) -> None:
+    """End when `parent` does, and be the parent of what loses its own."""
+    if sys.platform.startswith("linux"):
+        libc.prctl(_PR_SET_PDEATHSIG, _KILL, 0, 0, 0)
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("500")
 
 
 def main(words: list[str]) -> None:

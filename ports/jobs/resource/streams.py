@@ -27,6 +27,7 @@ class Streams:
         self.dropped: dict[str, int] = {}  # bytes of the last job that were beyond the limit
         self.libc = ctypes.CDLL(None)
         self.kept = [-1, -1]
+        self.places = [(-1, -1), (-1, -1)]  # inode and device of each, which is open for as long
         self.objects: list[Any] = []
         for number in (0, 1):
             self.open(number)
@@ -39,13 +40,15 @@ class Streams:
         os.dup2(descriptor, number + 1)
         if self.kept[number] != -1:
             os.close(self.kept[number])
-        self.kept[number] = descriptor
+        self.kept[number], found = descriptor, os.fstat(descriptor)
+        self.places[number] = found.st_ino, found.st_dev
 
     def mend(self) -> None:
         """Put back what a job closed or replaced."""
         for number, name in enumerate(("stdout", "stderr")):
             try:
-                is_same = os.path.samestat(os.fstat(number + 1), os.fstat(self.kept[number]))
+                found = os.fstat(number + 1)
+                is_same = (found.st_ino, found.st_dev) == self.places[number]
             except OSError:
                 is_same = False
             if not is_same:

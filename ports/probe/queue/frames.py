@@ -31,6 +31,7 @@ MAGIC = b"PJ01"
 PROTOCOL = 1
 MOST_HEADER, MOST_BLOBS, MOST_BYTES = 16 * 2**20, 100000, 2**30
 HEAD = struct.Struct("!4sII")
+_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode  # `json.dumps` makes one each time
 
 
 class ProtocolError(ValueError):
@@ -47,7 +48,7 @@ def encode(header: "Json", blobs: "Iterable[bytes]" = ()) -> bytes:
     """
     blobs = list(blobs)
     try:
-        text = json.dumps(header, separators=(",", ":"), check_circular=False).encode("ascii")
+        text = _to_json(header).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise ProtocolError("the header is no JSON: %s" % error) from error
     lengths = [len(blob) for blob in blobs]
