@@ -42,7 +42,7 @@ def test_a_script_that_used_too_much_memory_gets_more_of_it(home: Home) -> None:
     row = ended(home, *options, "--", sys.executable, "-c", code)
     assert (row["state"], row["attempt"]) == ("finished", 2), row
     reasons = [str(one.get("reason")) for one in row["transitions"]]  # type: ignore[attr-defined]
-    assert any("retry 1 of 2 (memory, with 343.3 MiB)" in one for one in reasons), reasons
+    assert any("retry 1 of 2 (memory, with 360MB)" in one for one in reasons), reasons
 
 
 def test_a_script_that_did_not_begin_in_its_lifetime_is_cancelled(home: Home) -> None:

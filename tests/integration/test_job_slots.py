@@ -368,7 +368,7 @@ def test_a_job_above_its_memory_is_ended_with_what_it_started(place: Place) -> N
     place.slot()
     told = place.result(job)
     assert (told["state"], told["reason"]) == ("error", "memory")
-    assert told["error"]["text"] == "it used more than its 190.7 MiB of memory"
+    assert told["error"]["text"] == "it used more than its 200MB of memory"
     assert (place.result(after), place.result(small)) == (2, 3)
 
 
