@@ -5,6 +5,7 @@ A line is made of pieces, each with the name of a style; `cli.list` turns them i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -199,15 +200,21 @@ def _cells(row: Mapping[str, Any], now: float) -> list[Piece]:
 
 def _size_of(row: Mapping[str, Any], cluster: Mapping[str, Any]) -> str:
     """Return the workers of a cluster, or the port of a listener."""
-    n_workers, n_threads = cluster.get("n_workers"), cluster.get("n_threads")
+    n_workers, n_threads = _number(cluster, "n_workers"), _number(cluster, "n_threads")
     if n_workers is None:
         return f"port {row['port']}" if row.get("port") and not row.get("managed") else ""
     each = (n_threads or 0) / n_workers if n_workers else 0
-    return f"{n_workers} × {each:g} thread{'s' * (each != 1)}" if each else f"{n_workers} workers"
+    return f"{n_workers:g} × {each:g} thread{'s' * (each != 1)}" if each else f"{n_workers:g} workers"
+
+
+def _number(told: Mapping[str, Any], key: str) -> float | None:
+    """Return a number that a cluster told; what it tells can be anything."""
+    found = told.get(key)
+    return found if isinstance(found, (int, float)) and math.isfinite(found) else None
 
 
 def _memory_of(cluster: Mapping[str, Any]) -> str:
-    used, limit = cluster.get("memory_bytes"), cluster.get("memory_limit_bytes")
+    used, limit = _number(cluster, "memory_bytes"), _number(cluster, "memory_limit_bytes")
     if used is None:
         return ""
     return f"{size(used)} of {size(limit)}" if limit else size(used)
@@ -240,7 +247,8 @@ def _without_end(line: Line) -> Line:
 def _rest(view: Mapping[str, Any]) -> list[Line]:
     """Return what is below the rows: jobs, warnings, and what to type where nothing runs."""
     told: list[Line] = []
-    counts = {state: n for state, n in ((view["jobs"] or {}).get("counts") or {}).items() if n}
+    counts = (view["jobs"] or {}).get("counts")
+    counts = {state: n for state, n in counts.items() if n} if isinstance(counts, dict) else {}
     if counts:
         told.append([("   jobs  ", "bold"), (", ".join(f"{n} {state}" for state, n in counts.items()), "dim")])
     if not view["rows"] and view["condition"] == "connected":

@@ -98,7 +98,8 @@ class Watched:
             return
         else:
             self._looked = {**_views.looked(answer), "seen_at": time.time()}
-            self.history = _views.with_history(self.history, answer.get("history") or {})
+            told = answer.get("history")
+            self.history = _views.with_history(self.history, told if isinstance(told, dict) else {})
         self._tell()
 
 

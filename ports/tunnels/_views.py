@@ -86,10 +86,11 @@ def request(wanted: Iterable[str], history: Mapping[str, Any]) -> dict[str, Any]
 
 
 def looked(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a view that an answer has, and why a part is missing."""
-    troubles = answer.get("troubles") or {}
+    """Return the parts of a view that an answer has, and why a part is missing; what a host sends can be anything."""
+    troubles = answer.get("troubles")
+    troubles = troubles if isinstance(troubles, dict) else {}
     return {
-        **{key: answer.get(key) for key in WANTED},
+        **{key: found if isinstance(found := answer.get(key), dict) else None for key in WANTED},
         "troubles": [f"no answer about {what}: {why}" for what, why in sorted(troubles.items())],
     }
 
@@ -107,11 +108,13 @@ def merged(view: View, parts: Mapping[str, Any], machine: Mapping[str, Any] | No
     """
     made = {**view, **{key: parts[key] for key in _SAME if key in parts}}
     clusters, jobs = parts.get("clusters") or {}, parts.get("jobs")
+    rows = jobs.get("rows") if jobs is not None else None
     made["rows"] = [_with_cluster(row, clusters) for row in parts.get("rows") or ()]
     made["warnings"] = [*(parts.get("warnings") or ()), *(parts.get("troubles") or ())]
     made["machine"] = None if machine is None else dict(machine)
     if jobs is not None:
-        jobs = {**jobs, "rows": [{"host": view["host"], **row} for row in jobs["rows"] or ()]}
+        rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        jobs = {**jobs, "rows": [{**row, "host": view["host"]} for row in rows]}
     made["jobs"] = jobs
     return made
 
@@ -124,12 +127,15 @@ def no_history() -> dict[str, Any]:
 def with_history(history: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     """Return the points of `history` with later ones behind them; of each series the last of a day.
 
-    A cluster that is in `told` continues, and one that is not has ended.
+    A cluster that is in `told` continues, and one that is not has ended. What is no point is left out.
     """
-    before, now = history["clusters"], told.get("clusters") or {}
+    before, now = history["clusters"], told.get("clusters")
     return {
-        "machine": _continued(history["machine"], told.get("machine") or []),
-        "clusters": {name: _continued(before.get(name) or [], points or []) for name, points in now.items()},
+        "machine": _continued(history["machine"], told.get("machine")),
+        "clusters": {
+            str(name): _continued(before.get(name) or [], points)
+            for name, points in (now.items() if isinstance(now, dict) else ())
+        },
     }
 
 
@@ -148,12 +154,21 @@ def _after(points: Sequence[Any], moment: float) -> list[Any]:
     return [*points[first:]]
 
 
-def _continued(points: Sequence[Any], told: Sequence[Any]) -> list[Any]:
-    return [*points, *_after(told, points[-1][0] if points else float("-inf"))][-_MOST_POINTS:]
+def _continued(points: Sequence[Any], told: Any) -> list[Any]:
+    later = [one for one in told if _is_point(one)] if isinstance(told, list) else []
+    return [*points, *_after(later, points[-1][0] if points else float("-inf"))][-_MOST_POINTS:]
+
+
+def _is_point(one: Any) -> bool:
+    """Tell whether a host sent a point: numbers or None, and first a time."""
+    if not isinstance(one, list) or not one or one[0] is None:
+        return False
+    return all(value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)) for value in one)
 
 
 def _with_cluster(row: Mapping[str, Any], clusters: Mapping[str, Any]) -> dict[str, Any]:
-    return {**row, "cluster": clusters.get(row["name"])} if row["kind"] == "cluster" else dict(row)
+    told = clusters.get(row["name"])
+    return {**row, "cluster": told if isinstance(told, dict) else None} if row["kind"] == "cluster" else dict(row)
 
 
 def _tunnel(row: Mapping[str, Any] | None) -> dict[str, Any] | None:

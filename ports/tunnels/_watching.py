@@ -105,7 +105,13 @@ class Watching:
             changed, self._changed = self._changed, {}
             for alias in changed:
                 if self._on_change is not None and not self._over.is_set():
-                    self._on_change(self._followers[alias].view)
+                    self._call(self._on_change, self._followers[alias].view)
+
+    def _call(self, on_change: Callable[[View], None], view: View) -> None:
+        try:
+            on_change(view)
+        except Exception as error:  # noqa: BLE001 - the next view may be another one
+            threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, self._teller)))
 
 
 class Follower(Protocol):
@@ -192,8 +198,7 @@ class _There:
         history = line.pop("history", None)
         self._parts.update(line)
         if "who" in line:
-            who = line["who"]
-            self._machine = None if who is None else machine.from_probe(who, self._alias).row()
+            self._machine = _machine(line["who"], self._alias)
         view = _views.merged(self.view, self._parts, self._machine)
         if history is not None:
             view["history"] = _views.with_history(view["history"], history)
@@ -209,6 +214,14 @@ class _There:
         if view != self.view:
             self.view = view
             self._note(self._alias)
+
+
+def _machine(who: Any, host: str) -> dict[str, Any] | None:
+    """Return the row of a machine; None where a host sent none, or one of another version of `ports`."""
+    try:
+        return None if who is None else machine.from_probe(who, host).row()
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _holder(alias: str) -> GroupRecord:

@@ -69,3 +69,9 @@ def test_every_state_has_a_shape_of_its_own_in_ascii_too(monkeypatch: pytest.Mon
     assert all(text(views.in_ascii(line)).isascii() for line in views.lines(ALL, fixed.NOW, 60))
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\033" not in "".join(list_.shown(ALL))
+
+
+@given(told=st.dictionaries(st.sampled_from(["n_workers", "n_threads", "memory_bytes"]), st.floats() | st.text()))
+def test_whatever_a_cluster_tells_is_drawn(told: dict[str, object]) -> None:
+    row = {**fixed.atlas()["rows"][0], "cluster": told}
+    assert views.lines([{**fixed.atlas(), "rows": [row], "jobs": {"counts": told}}], fixed.NOW, 80)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ports import tunnels
 from ports.state import runtime_directory
@@ -16,7 +19,7 @@ from ports.tunnels import _background, _views
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._group import TunnelGroup
 from ports.tunnels._records import GroupRecord
-from ports.tunnels._watching import _There
+from ports.tunnels._watching import _machine, _There
 
 View = dict[str, Any]
 
@@ -153,3 +156,38 @@ def test_points_of_a_history_travel_once() -> None:
     told, last = _views.later(more, last)
     assert told == {"machine": [[3.0, 7, 2.0]], "clusters": {"main": [[3.0, 2]]}}
     assert _views.later(more, last)[0] == {"machine": [], "clusters": {"main": []}}
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+PARTS = ("who", "jobs", "clusters", "history", "troubles")
+
+
+@given(answers=st.lists(st.fixed_dictionaries(dict.fromkeys(PARTS, ANYTHING)), max_size=3))
+def test_whatever_a_host_answers_gives_a_view(answers: list[dict[str, Any]]) -> None:
+    view, history, last = _views.empty("server1", here=False, since=1.0), _views.no_history(), {}
+    for answer in [*answers, {}]:
+        told = answer.get("history")
+        history = _views.with_history(history, told if isinstance(told, dict) else {})
+        points, last = _views.later(history, last)
+        parts = _views.looked(answer)
+        view = _views.merged(view, parts, _machine(parts["who"], "server1"))
+        view["history"] = _views.with_history(view["history"], points)
+        assert all(row["host"] == "server1" for row in (view["jobs"] or {"rows": []})["rows"])
+        json.dumps([view, _views.request(_views.WANTED, history)])
+
+
+def test_a_listener_that_fails_hears_of_the_next_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[View] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: heard.append({"failed": str(failed.exc_value)}))
+
+    def fail(view: View) -> None:
+        heard.append(view)
+        raise ValueError("no room")
+
+    with tunnels.watch([""], on_change=fail, want=()):
+        wait_until(lambda: len([one for one in heard if "failed" not in one]) > 1 or None, timeout=30, what="two views")
+    assert {"failed": "no room"} in heard
