@@ -222,7 +222,8 @@ class TunnelGroup:
     def _open_on_node(self, node: str, request: OpenRequest, batch: bool | None, is_first: bool) -> None:
         """Open what lives on another node of a host's name, unless that node's links are watched already."""
         with self._lock:
-            if self._closing.is_set() or (not is_first and node in self._hosts):
+            known = self._hosts.get(node)  # it can be one that is watched only
+            if self._closing.is_set() or (not is_first and known is not None and not known.is_idle):
                 return
             links = self._host(node)
             self._busy += 1

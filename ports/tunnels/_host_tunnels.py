@@ -135,6 +135,10 @@ class HostTunnels:
             if not self._watch.is_running and not self.tunnels.is_halted:
                 self._watch.start(self.alias, connecting=True)
 
+    def nodes(self) -> list[str]:
+        """Return other nodes of the host's name on which something of mine runs."""
+        return [f"{self.alias}/{one['node']}" for one in self._document.get("elsewhere") or ()]
+
     def look(self) -> None:
         """Let our program there look at once, and report what has changed; where it is down, connect at once."""
         self._connection.look()

@@ -31,6 +31,9 @@ class Host(Protocol):
     def follow(self) -> None:
         """Connect to it, and stay connected."""
 
+    def nodes(self) -> list[str]:
+        """Return other nodes of its name on which something of mine runs."""
+
     def look(self) -> None:
         """Let our program there look at once at what listens."""
 
@@ -43,14 +46,19 @@ class Watched:
 
     Parameters
     ----------
+    find : callable
+        Returns a node of the host's name.
     wanted : callable
         Returns what those who watch want to know, of `_views.WANTED`.
     tell : callable
         Called when something has changed.
     """
 
-    def __init__(self, host: Host, wanted: Callable[[], Iterable[str]], tell: Callable[[], None]) -> None:
-        self._host, self._wanted, self._tell = host, wanted, tell
+    def __init__(
+        self, host: Host, *, find: Callable[[str], Host], wanted: Callable[[], Iterable[str]], tell: Callable[[], None]
+    ) -> None:
+        self._host, self._find, self._wanted, self._tell = host, find, wanted, tell
+        self.nodes: dict[str, Host] = {}
         self._looked: dict[str, Any] = {"seen_at": None}
         self.history = _views.no_history()
         self._again, self._over = threading.Event(), threading.Event()
@@ -78,16 +86,28 @@ class Watched:
             self._again.set()
 
     def parts(self) -> dict[str, Any]:
-        """Return all that is known, without the history."""
-        return {**self._host.parts(), **self._looked}
+        """Return all that is known, without the history; what runs on other nodes has rows, too."""
+        told = self._host.parts()
+        for node, host in list(self.nodes.items()):
+            there = host.parts()
+            told["rows"] = [*told["rows"], *there["rows"]]
+            told["warnings"] += [f"{node}: {there['reason']}"] if there["reason"] else []
+        return {**told, **self._looked}
 
     def _keep(self) -> None:
         self._host.follow()  # it waits where somebody else connects just now
         while not self._over.is_set():
             if self._host.is_up:
                 self._look()
+                self._follow_nodes()
             self._again.wait(EVERY)
             self._again.clear()
+
+    def _follow_nodes(self) -> None:
+        for node in self._host.nodes():
+            if node not in self.nodes and not self._over.is_set():
+                self.nodes[node] = self._find(node)
+                self.nodes[node].follow()
 
     def _look(self) -> None:
         try:
@@ -123,6 +143,7 @@ class Viewers:
             watched.heed_condition()
         for stream in list(self._streams):
             stream.note(alias)
+            stream.note(alias.partition("/")[0])  # a node's rows are shown with its name's
 
     def watched(self, alias: str) -> Watched | None:
         """Return a host that is watched."""
@@ -137,8 +158,12 @@ class Viewers:
                 if alias in self._watched:
                     self._watched[alias].look()  # it may want to know more than the others
                     continue
-                told = partial(self.changed, alias)
-                self._watched[alias] = Watched(self._find(alias), partial(self._wanted, alias), told)
+                self._watched[alias] = Watched(
+                    self._find(alias),
+                    find=self._find,
+                    wanted=partial(self._wanted, alias),
+                    tell=partial(self.changed, alias),
+                )
                 self._watched[alias].start(alias)
         return stream
 
@@ -149,11 +174,11 @@ class Viewers:
                 return
             self._streams.remove(stream)
             needed = {alias for one in self._streams for alias in one.aliases}
-            ended = [alias for alias in stream.aliases if alias not in needed]
-            for alias in ended:
-                self._watched.pop(alias).end()
-        for alias in ended:
-            self._left(alias)
+            ended = [(alias, self._watched.pop(alias)) for alias in stream.aliases if alias not in needed]
+        for alias, watched in ended:
+            watched.end()
+            for left in (*watched.nodes, alias):
+                self._left(left)
 
     def _wanted(self, alias: str) -> set[str]:
         return {what for stream in list(self._streams) if alias in stream.aliases for what in stream.wanted}

@@ -120,3 +120,22 @@ def test_a_link_stays_with_its_node_when_the_name_leads_elsewhere(cluster: Clust
     (now,) = wait_until(reconnected, timeout=40, what="the new connection", every=0.3)
     assert (now["local_url"], now["host"]) == (row["local_url"], "servers")
     assert "Dask" in cluster.title(row["local_url"])
+
+
+def test_a_view_has_what_runs_on_another_node(cluster: Cluster) -> None:
+    cluster.lead_to("server2")
+    code = """
+import json, queue
+from ports import tunnels
+views = queue.SimpleQueue()
+with tunnels.watch(["servers"], on_change=views.put):
+    while True:
+        view = views.get(timeout=60)
+        found = [[row["host"], row["name"], row["state"]] for row in view["rows"] if row["kind"] == "cluster"]
+        if found and view["condition"] == "connected":
+            print(json.dumps(found))
+            break
+"""
+    done = cluster.site.run("laptop", [cluster.site.python, "-c", code], timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [["servers/server1", "main", "running"]]

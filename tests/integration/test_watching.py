@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,3 +131,31 @@ def test_nobody_who_watches_means_that_nothing_runs_there(journey: Journey) -> N
 def ours(journey: Journey) -> list[list[str]]:
     """Return the commands of our program on server1."""
     return [one.command for one in journey.site.host("server1").processes() if "python" in " ".join(one.command)]
+
+
+def test_watching_in_a_terminal_needs_one_session_there(journey: Journey) -> None:
+    _, port = journey.serve("server1")
+    journey.open(f"server1:{port}")
+    logins = journey.logins()
+    listed = journey.start("laptop", [journey.site.python, "-m", "ports", "list", "--watch", "server1"])
+    who = journey.start("laptop", [journey.site.python, "-m", "ports", "who", "--watch", "server1"])
+    assert listed.stdout is not None and who.stdout is not None
+    lines, link = [], f"localhost:{journey.tunnels()[0]['local_port']}"
+    while not any(line.startswith("server1  ") and "free" in line for line in lines) or not has_row(lines, port, link):
+        lines.append(listed.stdout.readline())
+        assert lines[-1], listed.communicate()[1]
+    looks = 0
+    while looks < 3:
+        line = who.stdout.readline()
+        assert line, who.communicate()[1]
+        looks += line.startswith("server1: ")
+    programs = [one for one in ours(journey) if "sys.stdin.buffer.readline" in one[-1]]
+    assert len({command[0] for command in programs}) == 1 and journey.logins() == logins
+    for running in (listed, who):
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) == 130
+
+
+def has_row(lines: list[str], port: int, link: str) -> bool:
+    """Tell whether a look has the row of a listener with its link."""
+    return any(f"port {port} " in line and line.rstrip().endswith(link) for line in lines)
