@@ -156,6 +156,18 @@ def test_watching_in_a_terminal_needs_one_session_there(journey: Journey) -> Non
         assert running.wait(30) == 130
 
 
+def test_the_page_of_a_server_opens_at_home(journey: Journey) -> None:
+    journey.ports("page", "-H", "server1")
+    try:
+        (row,) = journey.open("server1:page")
+        assert row["local_url"] == f"http://127.0.0.1:{row['local_port']}/"
+        assert "<main" in journey.fetch(row["local_url"])
+        again = journey.ports("open", "server1:page", "--background")
+        assert [(one["local_url"], one["state"]) for one in again] == [(row["local_url"], "open")]
+    finally:
+        journey.ports("page", "stop", "-H", "server1")
+
+
 def has_row(lines: list[str], port: int, link: str) -> bool:
     """Tell whether a look has the row of a listener with its link."""
     return any(f"port {port} " in line and line.rstrip().endswith(link) for line in lines)
