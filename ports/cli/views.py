@@ -119,7 +119,7 @@ def _machine(view: Mapping[str, Any], columns: int | None) -> list[Line]:
     if machine is None:
         return told
     people = _people(machine)
-    bar = _BAR if columns is None else max(_NARROWEST, min(_BAR, (columns - 6) // 2))
+    bar = _BAR if columns is None else max(_NARROWEST, min(_BAR, (columns - len("  memory   cores ")) // 2))
     memory = _bar([(used, promised) for _, _, used, promised, _ in people], machine["memory_bytes"], bar)
     cores = _bar([(busy, busy) for _, _, _, _, busy in people], machine["n_cores"], bar)
     styles = [style for _, style, _, _, _ in people]
@@ -127,7 +127,8 @@ def _machine(view: Mapping[str, Any], columns: int | None) -> list[Line]:
     for name, style, used, promised, _ in people:
         amount = f"{size(used)} of {size(promised)} promised" if promised > used else size(used)
         names += [(name, style), (f" {amount}", "dim"), ("  ", "")]
-    return [*told, [("  ", ""), *_painted(memory, styles), ("  ", ""), *_painted(cores, styles)], _without_end(names)]
+    bars: Line = [("  memory ", "dim"), *_painted(memory, styles), ("  cores ", "dim"), *_painted(cores, styles)]
+    return [*told, bars, _without_end(names)]
 
 
 def _people(machine: Mapping[str, Any]) -> list[tuple[str, str, float, float, float]]:

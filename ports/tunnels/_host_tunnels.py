@@ -152,7 +152,7 @@ class HostTunnels:
     def parts(self) -> dict[str, Any]:
         """Return what a view shows of the host's condition and of its listeners, see `_views.PARTS`."""
         now = self._watch.condition
-        by_ssh = hosts.choose_transport() == "ssh"
+        by_ssh = not isinstance(now.error, LoginNeededError) or hosts.choose_transport() == "ssh"
         told = _views.condition(self.alias, now.state, now.since, now.error, by_ssh=by_ssh)
         told["rows"] = _views.rows(self._found, [one.row() for one in self.tunnels])
         return {**told, "warnings": list(self._document.get("warnings") or ())}

@@ -97,9 +97,13 @@ class Watched:
     def _keep(self) -> None:
         self._host.follow()  # it waits where somebody else connects just now
         while not self._over.is_set():
-            if self._host.is_up:
-                self._look()
-                self._follow_nodes()
+            try:
+                if self._host.is_up:
+                    self._look()
+                    self._follow_nodes()
+            except Exception as error:  # noqa: BLE001 - a host that nobody asks any more would be shown as it was
+                now = threading.current_thread()
+                threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, now)))
             self._again.wait(EVERY)
             self._again.clear()
 

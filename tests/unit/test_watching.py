@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ports import tunnels
+from ports.errors import TimedOutError
 from ports.state import runtime_directory
 from ports.state.waiting import wait_until
-from ports.tunnels import _background, _views
+from ports.tunnels import _background, _viewers, _views
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._group import TunnelGroup
 from ports.tunnels._records import GroupRecord
+from ports.tunnels._viewers import Watched
 from ports.tunnels._watching import _machine, _There
 
 View = dict[str, Any]
@@ -191,3 +193,45 @@ def test_a_listener_that_fails_hears_of_the_next_view(monkeypatch: pytest.Monkey
     with tunnels.watch([""], on_change=fail, want=()):
         wait_until(lambda: len([one for one in heard if "failed" not in one]) > 1 or None, timeout=30, what="two views")
     assert {"failed": "no room"} in heard
+
+
+class Host:
+    """Stands for a host that answers the third look only, and whose name leads to a second node."""
+
+    is_up = True
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = [ValueError("half an answer"), TimedOutError("a look at server1", 10), {"who": None}]
+
+    def parts(self) -> dict[str, Any]:
+        return {"rows": [], "warnings": [], "reason": None}
+
+    def follow(self) -> None:
+        """It is connected."""
+
+    def nodes(self) -> list[str]:
+        return ["server1/second"]
+
+    def look(self) -> None:
+        """Nothing listens."""
+
+    def ask(self, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
+        answer = self.answers.pop(0) if self.answers[1:] else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+
+def test_a_look_that_fails_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[str] = []
+    monkeypatch.setattr(_viewers, "EVERY", 0.05)
+    monkeypatch.setattr(threading, "excepthook", lambda told: failed.append(str(told.exc_value)))
+    told: list[Any] = []
+    node = Host()
+    watched = Watched(Host(), find=lambda alias: node, wanted=lambda: (), tell=lambda: told.append(watched.parts()))
+    watched.start("server1")
+    wait_until(lambda: any(one["seen_at"] for one in told) or None, timeout=20, what="a look")
+    assert failed == ["half an answer"] and told[0]["troubles"] and not told[0]["seen_at"]
+    wait_until(lambda: watched.nodes or None, timeout=20, what="the node")
+    assert watched.nodes == {"server1/second": node}
+    watched.end()
