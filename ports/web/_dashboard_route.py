@@ -65,36 +65,10 @@ def handlers(base_url: str) -> list[tuple[str, type[JupyterHandler]]]:
     """Return the routes for a server at `base_url`."""
     name = f"({paths.NAME.pattern})"
     return [
-        (url_path_join(base_url, "/ports/?"), ClustersHandler),
         (url_path_join(base_url, f"/ports/{name}/?"), ClusterHandler),
         (url_path_join(base_url, f"/ports/{name}/(.*)"), DashboardHandler),
         (url_path_join(base_url, f"/proxy/ports/{name}/(.*)"), OfPaneHandler),
     ]
-
-
-class ClustersHandler(JupyterHandler):
-    """``/ports``: my clusters, each with its link."""
-
-    auth_resource = "ports"
-
-    @web.authenticated
-    @authorized
-    def get(self) -> None:
-        """Answer with a page of links."""
-        try:
-            body = self.links()
-        except PortsError as error:
-            body = html.escape(str(error))
-        self.finish(_PAGE.format(title="Clusters", body=body, refresh=""))
-
-    def links(self) -> str:
-        """Return links to the dashboards of my clusters as HTML."""
-        found = [one for name in sessions.names("cluster") if (one := sessions.find("cluster", name, ClusterRecord))]
-        at = url_path_join(self.base_url, "ports")
-        items = [f'<li><a href="{at}/{one.name}/status">{one.name}</a> {html.escape(one.state)}</li>' for one in found]
-        return (
-            f"<ul>{''.join(items)}</ul>" if items else "<p>There are none; <code>ports.client()</code> starts one.</p>"
-        )
 
 
 class ClusterHandler(JupyterHandler):
@@ -122,9 +96,10 @@ class OfPaneHandler(JupyterHandler):
         self.redirect(url_path_join(self.base_url, "ports", name, path) + query)
 
 
-class DashboardHandler(ClustersHandler):
+class DashboardHandler(JupyterHandler):
     """``/ports/main/…``: answers of the dashboard. It is read only: GET and HEAD."""
 
+    auth_resource = "ports"
     upstream: IOStream | None = None
 
     @web.authenticated
@@ -154,6 +129,15 @@ class DashboardHandler(ClustersHandler):
             body += self.links()
         refresh = '<meta http-equiv="refresh" content="3">'
         self.finish(_PAGE.format(title=f"Cluster {html.escape(name)}", body=body, refresh=refresh))
+
+    def links(self) -> str:
+        """Return links to the dashboards of my clusters as HTML."""
+        found = [one for name in sessions.names("cluster") if (one := sessions.find("cluster", name, ClusterRecord))]
+        at = url_path_join(self.base_url, "ports")
+        items = [f'<li><a href="{at}/{one.name}/status">{one.name}</a> {html.escape(one.state)}</li>' for one in found]
+        return (
+            f"<ul>{''.join(items)}</ul>" if items else "<p>There are none; <code>ports.client()</code> starts one.</p>"
+        )
 
     def prefix(self, name: str) -> str:
         """Return the path below which the dashboard is."""

@@ -38,9 +38,10 @@ page.click("text=Workers")
 page.wait_for_function({DRAWN!r})
 found["next"] = page.url
 page.goto(base + "/ports")
-page.click("text=main")
-page.wait_for_function({DRAWN!r})
-found["other"] = page.url
+with page.expect_popup() as opened:
+    page.click("tr:has-text('main') a:has-text('dashboard')")
+opened.value.wait_for_function({DRAWN!r})
+found["other"] = opened.value.url
 """
     job = "import ports, time\ndef add_up(x): return sum(range(x))\nc = ports.client('later', reuse='any')\n"
     job += "end = time.monotonic() + 40\n"

@@ -117,7 +117,7 @@ def page(window: Any, lab: Lab) -> Iterator[Any]:
 def test_the_card_of_the_launcher_opens_the_page_in_a_tab(page: Any, lab: Lab) -> None:
     page.click(CARD)
     frame = page.wait_for_selector(TAB).content_frame()
-    frame.wait_for_selector("h1")
+    frame.wait_for_selector("main")
     assert frame.url == f"{lab.base}ports/"
     page.click("#jp-main-dock-panel .lm-TabBar-addButton")
     page.click(CARD)
@@ -128,23 +128,23 @@ def test_the_side_panel_loads_the_page_when_it_is_first_seen(page: Any, lab: Lab
     assert page.locator(SIDE).get_attribute("src") is None  # nobody looks, nothing is asked
     page.click("[data-id='ports-side']")
     frame = page.wait_for_selector(SIDE).content_frame()
-    frame.wait_for_selector("h1")
+    frame.wait_for_selector("main")
     assert frame.url == f"{lab.base}ports/"
 
 
 def test_a_tab_of_the_page_is_there_again_after_a_reload(page: Any, lab: Lab) -> None:
     page.click(CARD)
-    page.wait_for_selector(TAB).content_frame().wait_for_selector("h1")
+    page.wait_for_selector(TAB).content_frame().wait_for_selector("main")
     with page.expect_response(lambda answer: answer.request.method == "PUT" and "workspaces" in answer.url):
         page.click("[data-id='ports-side']")  # a change of the layout, which Lab keeps
     page.goto(lab.url(WORKSPACE))
-    page.wait_for_selector(TAB).content_frame().wait_for_selector("h1")
+    page.wait_for_selector(TAB).content_frame().wait_for_selector("main")
 
 
 def test_a_dashboard_in_the_side_panel_opens_as_a_tab_of_lab(page: Any, lab: Lab, main: Cluster) -> None:
     page.click("[data-id='ports-side']")
     side = page.wait_for_selector(SIDE).content_frame()
-    side.click("a:has-text('main')")
+    side.click("a:has-text('dashboard')")
     frame = page.wait_for_selector("#ports-tab-main iframe").content_frame()
     frame.wait_for_function(DRAWN)
     assert frame.url == f"{lab.base}ports/main/status"
@@ -154,13 +154,18 @@ def test_a_dashboard_in_the_side_panel_opens_as_a_tab_of_lab(page: Any, lab: Lab
 def test_the_page_has_the_colours_of_lab_s_theme(page: Any, lab: Lab) -> None:
     page.click("[data-id='ports-side']")
     frame = page.wait_for_selector(SIDE).content_frame()
-    frame.wait_for_selector("h1")
-    scheme = "getComputedStyle(document.documentElement).colorScheme"
-    frame.wait_for_function(f"{scheme} === 'light'")
+    frame.wait_for_selector("main")
+
+    def wait_for(scheme: str) -> None:
+        """The policy of the page forbids playwright's own waiting, which evaluates text."""
+        code = "getComputedStyle(document.documentElement).colorScheme"
+        wait_until(lambda: frame.evaluate(code) == scheme or None, timeout=30, what=f"the {scheme} page", every=0.1)
+
+    wait_for("light")
     page.click("text=Settings")
     page.hover(".lm-Menu-itemLabel:text-is('Theme')")
     page.click(".lm-Menu-itemLabel:text-is('JupyterLab Dark')")
-    frame.wait_for_function(f"{scheme} === 'dark'")
+    wait_for("dark")
 
 
 def test_the_pane_of_dask_labextension_is_connected_by_itself(page: Any, lab: Lab, main: Cluster) -> None:

@@ -67,10 +67,15 @@
         const scheme = !themes?.theme || themes.isLight(themes.theme) ? "light" : "dark";
         page.frame.contentDocument?.documentElement.style.setProperty("color-scheme", scheme);
       };
-      // Links to what this Jupyter server shows below /ports/NAME/, a dashboard, become tabs here.
+      // Links to dashboards of clusters that this Jupyter server shows below /ports/NAME/ become tabs here.
+      const dashboard = href => {
+        if (!href?.startsWith(`${top}-/go?`)) return undefined;
+        const asked = new URL(href).searchParams;
+        const isHere = asked.get("kind") === "cluster" && asked.get("host") === PageConfig.getOption("portsHost");
+        return isHere ? asked.get("name") : undefined;
+      };
       const follow = event => {
-        const url = event.target.closest?.("a[href]")?.href ?? "";
-        const [, name] = url.startsWith(top) ? url.slice(top.length).match(/^([a-z][a-z0-9-]*)(\/|$)/) ?? [] : [];
+        const name = dashboard(event.target.closest?.("a[href]")?.href);
         if (!name || event.ctrlKey || event.metaKey || event.shiftKey) return;
         event.preventDefault();
         void app.commands.execute(command, { name });
