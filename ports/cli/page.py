@@ -9,7 +9,7 @@ import click
 
 from ports.cli.commands import Command
 from ports.cli.options import Host, Number
-from ports.cli.output import Output, Row, echo, on_host, waiting, with_output, write_json
+from ports.cli.output import Output, Row, at_home, echo, on_host, waiting, with_output, write_json
 
 STOP = ("stop",)
 
@@ -27,7 +27,7 @@ def page(
     """Show all my hosts, clusters, notebooks and jobs in the browser, until Ctrl-C.
 
     HOST is an alias of ~/.ssh/config. Without HOST: this machine and the hosts of the setting ports.hosts. The word
-    stop in place of HOST ends all my pages on this machine.
+    stop in place of HOST ends all my pages on this machine. Over ssh, the page has no port: open it from home.
     """
     from ports import hosts as machines
     from ports.state import settings
@@ -38,10 +38,15 @@ def page(
     if hosts == STOP:
         return show_stopped(out, _record.stop())
     shown = hosts or (*(settings.get("hosts") or ()), *_record.kept_hosts())
-    kept = _record.in_background(shown) if local_port is None else None
+    # who came by ssh has the browser at home
+    alone = local_port is None and bool(settings.variable("SSH_CONNECTION"))
+    kept = _record.in_background(shown, alone=alone) if local_port is None else None
     if kept is None and not background:
-        return _serve.serve(shown, port=local_port, on_start=lambda row: show(out, row, no_browser))
-    row = _record.start(shown, port=local_port) if kept is None else {**kept.row(), "local_url": _record.link(kept)}
+        return _serve.serve(shown, port=local_port, alone=alone, on_start=lambda row: show(out, row, no_browser))
+    if kept is None:
+        row = _record.start(shown, port=local_port, alone=alone)
+    else:
+        row = {**kept.row(), "local_url": _record.link(kept)}
     if (opening := show(out, row, no_browser)) is not None:
         opening.join()
     return None
@@ -57,19 +62,25 @@ def there(out: Output, host: str, words: tuple[str, ...]) -> None:
     if words == STOP:
         return show_stopped(out, on_host(host, found))
     row = {**on_host(host, found), "local_url": None}
-    out.result(row, f"page  runs on {host} in the background")
+    out.result(row, f"page  runs on {host}; `ports open {host}:page` opens it here")
     return None
 
 
 def show(out: Output, row: Row, no_browser: bool) -> threading.Thread | None:
     """Show where a page is, and open it, in a thread: the page may be served in this one."""
+    ends = "`ports page stop` ends the page" if row["background"] else "Ctrl-C ends the page"
     if out.as_json:
         write_json(row)
+    elif row["local_url"] is None:
+        from ports import listeners
+
+        command = {"command": listeners.open_command("page"), "command_note": listeners.guess_note()}
+        echo(f"page  {row['url']}\n{at_home(command)}")
+        out.say(f"you came by ssh, so the page has no port here; {ends}")
     else:
         echo(f"page  {row['local_url']}")
-        ends = "`ports page stop` ends the page" if row["background"] else "Ctrl-C ends the page"
         out.say(f"the link works once, `ports page` prints another one; {ends}")
-    if no_browser or out.as_json:
+    if no_browser or out.as_json or row["local_url"] is None:
         return None
     opening = threading.Thread(target=open_in_browser, args=(int(row["pid"]),), daemon=True)
     opening.start()

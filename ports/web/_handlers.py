@@ -222,8 +222,25 @@ class Goes(Answers):
             raise NotFoundError(kind, name, f"{host} does not have it; `ports list` shows what there is")
         if host == self.page.here and (own := self.page.link_here(kind, name)) is not None:
             return own
+        if self.is_from_home:
+            return self._at_home(host, kind, str(row.get("name") or name))
         target = Thing(self.page.target(host) or hosts.HERE, kind, name)
         return _acts.link_to(target, str(row.get("name") or name), tunnels.list())
+
+    @property
+    def is_from_home(self) -> bool:
+        """The request came by the Unix socket, through a tunnel: a link to this machine is none where it is read."""
+        door = self.settings.get("door")
+        return door is not None and door.authority is None
+
+    def _at_home(self, host: str, kind: str, name: str) -> str:
+        """Let the browser at home open a thing of this machine, by the session of its `ports open`; lead back."""
+        if host != self.page.here:
+            hint = f"this page runs on {self.page.here}; at home, `ports open {host}:{name}` opens it"
+            raise NotFoundError("link", f"{host}:{name}", hint)
+        tunnels.browse(name)
+        self.page.notice(f"{kind} {name!r} is open in another tab")
+        return self.page.base(self.below)
 
 
 class Static(Answers):

@@ -100,9 +100,10 @@ def stop() -> list[dict[str, Any]]:
     return [one.row("stopped") for one in found]
 
 
-def in_background(hosts: Sequence[str]) -> PageRecord | None:
-    """Return the page in the background that shows all of `hosts`; None if none runs."""
-    return next((one for one in running() if one.background and set(hosts) <= set(one.hosts)), None)
+def in_background(hosts: Sequence[str], *, alone: bool = False) -> PageRecord | None:
+    """Return the page in the background that shows all of `hosts`, with a port or `alone`; None if none runs."""
+    fit = (one for one in running() if one.background and set(hosts) <= set(one.hosts))
+    return next((one for one in fit if alone or one.port is not None), None)
 
 
 def link(record: PageRecord) -> str | None:
@@ -131,8 +132,8 @@ def link(record: PageRecord) -> str | None:
     return f"{record.row()['url']}-/in?key={body.decode().strip()}"
 
 
-def start(hosts: Sequence[str], *, port: int | None = None) -> dict[str, Any]:
-    """Start a page in a process that outlives this one; return its row, with `local_url`.
+def start(hosts: Sequence[str], *, port: int | None = None, alone: bool = False) -> dict[str, Any]:
+    """Start a page in a process that outlives this one; return its row, with `local_url`; see `_serve.serve`.
 
     Raises
     ------
@@ -158,7 +159,7 @@ def start(hosts: Sequence[str], *, port: int | None = None) -> dict[str, Any]:
     assert process.stdin is not None
     assert process.stdout is not None
     with process.stdin, process.stdout:  # not as arguments, which all users see: a host's name can tell something
-        process.stdin.write(json.dumps({"hosts": list(hosts), "port": port}).encode() + b"\n")
+        process.stdin.write(json.dumps({"hosts": list(hosts), "port": port, "alone": alone}).encode() + b"\n")
         process.stdin.close()
         answer = process.stdout.readline()
     if answer:

@@ -190,6 +190,7 @@ def serve(
     *,
     port: int | None = None,
     background: bool = False,
+    alone: bool = False,
     on_start: Callable[[dict[str, Any]], object] = lambda row: None,
 ) -> None:
     """Serve the page until SIGINT, SIGTERM or SIGHUP, or until nobody has looked for the setting ``page.idle``.
@@ -198,6 +199,8 @@ def serve(
     ----------
     port : int, optional
         Default: one that stays the same. 0: any free one.
+    alone : bool
+        This is a server, and the browser is at home: there is no port, only the Unix socket for `ports open`.
     on_start : callable, optional
         Gets the page's row, with `local_url`, once it answers.
 
@@ -206,20 +209,26 @@ def serve(
     PortInUseError
         `port` is taken.
     """
-    asyncio.run(_serve(hosts, port, background, on_start))
+    asyncio.run(_serve(hosts, port, background=background, alone=alone, on_start=on_start))
 
 
 async def _serve(
-    hosts: Sequence[str], port: int | None, background: bool, on_start: Callable[[dict[str, Any]], object]
+    hosts: Sequence[str],
+    port: int | None,
+    *,
+    background: bool,
+    alone: bool,
+    on_start: Callable[[dict[str, Any]], object],
 ) -> None:
     page, keys = Page(hosts), Keys()
     page.keep = _record.keep_hosts
-    own = frozenset({os.getuid()})
     with contextlib.ExitStack() as held:
-        listener = held.enter_context(contextlib.closing(listening(port)))
-        at_socket, number = held.enter_context(_unix_socket()), listener.getsockname()[1]
-        by_port = Door(authority=f"127.0.0.1:{number}", uids=own, form_token=page.form_token)
-        by_socket = Door(authority=None, uids=own, form_token=page.form_token)
+        at_socket, number = held.enter_context(_unix_socket()), None
+        _answer(page, keys, at_socket, None, held)
+        if not alone:
+            listener = held.enter_context(contextlib.closing(listening(port)))
+            number = listener.getsockname()[1]
+            _answer(page, keys, listener, f"127.0.0.1:{number}", held)
         record = PageRecord(
             process=_this_process(),
             started_at=time.time(),
@@ -228,21 +237,25 @@ async def _serve(
             hosts=page.hosts,
             background=background,
         )
-        for door, one in ((by_port, listener), (by_socket, at_socket)):
-            server = HTTPServer(
-                application(page, door, keys),
-                max_body_size=_guard.LONGEST_BODY,
-                idle_connection_timeout=_IDLE_CONNECTION,
-            )
-            server.add_socket(one)
-            held.callback(server.stop)
         held.enter_context(_recorded(record))
         held.callback(page.watch.end)
         held.callback(page.live.close)
         page.live.touch()  # the browser comes in a moment
-        entry = f"http://127.0.0.1:{number}{_guard.ENTRY}?key={keys.new()}"
-        on_start({**record.row(), "local_url": entry, "local_port": number})
+        link = None if number is None else f"http://127.0.0.1:{number}{_guard.ENTRY}?key={keys.new()}"
+        on_start({**record.row(), "local_url": link, "local_port": number})
         await _end(page)
+
+
+def _answer(page: Page, keys: Keys, listener: socket.socket, authority: str | None, held: contextlib.ExitStack) -> None:
+    """Answer at `listener`, as long as `held` is not closed."""
+    door = Door(authority=authority, uids=frozenset({os.getuid()}), form_token=page.form_token)
+    server = HTTPServer(
+        application(page, door, keys),
+        max_body_size=_guard.LONGEST_BODY,
+        idle_connection_timeout=_IDLE_CONNECTION,
+    )
+    server.add_socket(listener)
+    held.callback(server.stop)
 
 
 async def _end(page: Page) -> None:
@@ -308,7 +321,8 @@ def main() -> int:
 
     logging.basicConfig(format="%(asctime)s %(message)s")
     try:
-        serve([str(one) for one in given["hosts"]], port=given["port"], background=True, on_start=tell)
+        shown, alone = [str(one) for one in given["hosts"]], bool(given["alone"])
+        serve(shown, port=given["port"], background=True, alone=alone, on_start=tell)
     except PortsError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

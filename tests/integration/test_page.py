@@ -154,3 +154,23 @@ def test_a_page_that_nobody_looks_at_ends_by_itself(home: Home, monkeypatch: pyt
     gone = wait_until(lambda: not [*home.state.glob("hosts/*/pages/*")] or None, timeout=60, what="end of the page")
     assert gone
     assert home.ports("page", "stop").returncode == 3
+
+
+def test_over_ssh_a_page_has_no_port_and_says_what_to_type(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 50000 192.0.2.2 22")
+    done = home.ports("page", "--background")
+    name = own_name().partition(".")[0]
+    assert f"ports open {name}:page" in done.stdout, done
+    assert "`ports page stop` ends the page" in done.stderr
+    [row] = [one for one in home.json("list") if one["kind"] == "page" and str(home.runtime) in str(one["path"])]
+    visitor = Visitor("http://127.0.0.1:20417/", row["path"])
+    assert visitor.ask("/").status == 200
+    tab = Tab(visitor)
+    assert (tab.status, "<main" in (tab.next() or "")) == (101, True)
+    tab.close()
+    form = {"verb": "show", "kind": "host", "host": "server9", "token": visitor.form_token()}
+    assert visitor.act(form).status == 303
+    assert visitor.act(form, Origin="http://127.0.0.1:20418").status == 403
+    led = visitor.ask(f"/-/go?{urlencode({'host': own_name(), 'kind': 'cluster', 'name': 'main'})}")
+    assert led.status == 503
+    home.ports("page", "stop")

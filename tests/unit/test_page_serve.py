@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
+import click
 import pytest
 from tornado.httpserver import HTTPServer
 
+from ports.cli import main
 from ports.errors import PortsError
-from ports.web import _guard, _serve
+from ports.web import _guard, _serve, _verbs
 from ports.web._acts import Acts
 from ports.web._board import Board, unseen
 from ports.web._guard import Door, Keys
@@ -197,3 +201,34 @@ def test_hosts_are_added_by_a_form_only_if_ssh_knows_them(
     assert added.status == 303
     assert page.page.board.view("server2") is not None
     assert kept == [("server2",)]
+
+
+def test_each_verb_of_the_page_is_a_command_of_the_command_line(served: tuple[Served, Visitor]) -> None:
+    page, visitor = served
+    page.page.here = "elsewhere"
+    for (kind, verb), one in _verbs.VERBS.items():
+        fields = {field.name: "2" if field.is_number else "2GB" for field in one.fields}
+        asked = form(page, verb=verb, kind=kind, **fields)
+        assert visitor.act(asked, X_Ports="morph").status == 204, (kind, verb)
+        command, context, words = main.ports, click.Context(main.ports), list(page.done[-1])
+        while isinstance(command, click.Group):
+            found = command.get_command(context, words.pop(0))
+            assert found is not None, page.done[-1]
+            command = found
+        command.make_context("test", words, resilient_parsing=False)
+
+
+def test_what_a_host_says_is_text_and_nothing_else(served: tuple[Served, Visitor]) -> None:
+    page, visitor = served
+    evil = "<img src=x onerror=alert(1)>\"'`"
+    row = {**CLUSTER, "name": evil, "reason": evil, "directory": evil, "warnings": [evil], "url": "javascript:alert(1)"}
+    view = {**unseen("server1"), "condition": "down", "reason": evil, "warnings": [evil], "rows": [row, CLUSTER]}
+    page.page.board.take(view)
+    for path in (
+        "/",
+        f"/-/thing?{urlencode({'host': 'server1', 'kind': 'cluster', 'name': evil})}",
+        "/-/machine?host=server1",
+    ):
+        text = visitor.ask(path).text
+        assert "<img" not in text
+        assert "javascript:" not in re.sub(r'(href|src)="\./', "", text).replace("text/javascript", ""), path

@@ -47,6 +47,9 @@ WALKED = {
     "integration/test_page.py::test_what_begins_to_listen_is_shown_and_its_link_leads_there": (
         "does not have it; `ports list` shows what there is",
     ),
+    "integration/test_page_home.py::test_a_page_on_a_server_alone_opens_at_home": (
+        "`ports open {host}:page` opens it here",
+    ),
     "unit/test_page_acts.py::test_a_link_that_cannot_be_opened_says_why": ("`ports list` shows what can be opened",),
     "unit/test_watching.py::test_a_keeper_of_an_older_ports_is_named_until_it_is_ended": (
         "is of an older ports: end it by `ports tunnel close --all`",
@@ -427,6 +430,7 @@ EXEMPT = {
         "is the setting ports.ssh.persist very short?",
         "`--transport ssh`",
         "leave --background out",
+        "this page runs on {self.page.here}; at home, `ports open {host}:{name}` opens it",
         "pass env=",
         "pass --bash",
         "widen the settings ports.open.first_port",
