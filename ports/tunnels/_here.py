@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 import time
@@ -47,20 +46,22 @@ class Here:
 
     def _keep(self) -> None:
         while not self._over.is_set():
-            with contextlib.suppress(PortsError):
+            try:
                 self._look()
+            except Exception as error:  # noqa: BLE001 - a disk that fails for a while; whatever it is, the view says it
+                self._fail(error)
             self._again.wait(EVERY)
             self._again.clear()
 
+    def _fail(self, error: Exception) -> None:
+        known = error if isinstance(error, PortsError) else PortsError(harmless(str(error) or type(error).__name__))
+        since = self.view["since"] if self.view["condition"] == "down" else time.time()
+        self._set({**self.view, **_views.condition(self._name, "down", since, known)})
+
     def _look(self) -> None:
-        try:
-            glance, due = probe.glance({}, self._document), self._answers.next_time()
-            if glance != self._glance or (due is not None and due <= time.monotonic()):
-                self._document, self._glance = probe.probe({"answers": self._answers}), glance
-        except OSError as error:  # a disk that fails for a while
-            told = _views.condition(self._name, "down", time.time(), PortsError(harmless(str(error))))
-            self._set({**self.view, **told})
-            return
+        glance, due = probe.glance({}, self._document), self._answers.next_time()
+        if glance != self._glance or (due is not None and due <= time.monotonic()):
+            self._document, self._glance = probe.probe({"answers": self._answers}), glance
         answer = self._viewer.view(_views.request(self._want, self.view["history"]))
         found = listeners.from_probe(self._document, host=self._name)
         parts = {

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ports import tunnels
+from ports import probe, tunnels
 from ports.errors import TimedOutError
 from ports.state import runtime_directory
 from ports.state.waiting import wait_until
-from ports.tunnels import _background, _viewers, _views
+from ports.tunnels import _background, _here, _viewers, _views
 from ports.tunnels import _records as tunnel_records
 from ports.tunnels._group import TunnelGroup
 from ports.tunnels._records import GroupRecord
@@ -125,6 +125,23 @@ def test_this_machine_is_watched_without_another_process(keepers: list[TunnelGro
         wait_until(lambda: any(map(is_connected, views)) or None, timeout=20, what="a look at this machine")
         assert [view["here"] for view in watching.views()] == [True]
     assert not keepers
+
+
+def test_a_disk_that_fails_for_a_while_is_what_the_view_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_here, "EVERY", 0.05)
+    works, glance, views = threading.Event(), probe.glance, list[View]()
+
+    def fails(*given: Any) -> Any:
+        if works.is_set():
+            return glance(*given)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(probe, "glance", fails)
+    with tunnels.watch([""], on_change=views.append, want=()):
+        wait_until(lambda: views or None, timeout=20, what="the reason")
+        assert (views[0]["condition"], views[0]["reason"]) == ("down", "[Errno 5] Input/output error")
+        works.set()
+        wait_until(lambda: any(map(is_connected, views)) or None, timeout=20, what="a look at this machine")
 
 
 def test_a_view_has_every_key_from_the_beginning() -> None:
