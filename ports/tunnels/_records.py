@@ -280,7 +280,7 @@ class Lines:
                 for line in stream:
                     yield json.loads(line)
         except TimeoutError as error:
-            what = f"a word of process {self._record.process.pid}, which keeps the tunnel,"
+            what = f"a word of process {self._record.process.pid}, which keeps the tunnels"
             raise TimedOutError(what, self._timeout) from error
         except ValueError as error:  # half a line, or a file that was closed here
             raise _cannot_be_asked(self._record, str(error)) from error
