@@ -31,11 +31,14 @@ MOST_FILES = 2000  # looked at more closely
 LINUX, BSD = ("hhqqi4x", (0, 4)), ("qqihh", (3, 2))
 
 
-def promises(directory: str = DIRECTORY) -> "List[Json]":
-    """Return the live promises: ``path``, ``uid``, ``pid`` of the owner (0 if hidden), and the numbers of its line."""
+def promises(directory: str = DIRECTORY, known: "Optional[List[Any]]" = None) -> "List[Json]":
+    """Return the live promises: ``path``, ``uid``, ``pid`` of the owner (0 if hidden), and the numbers of its line.
+
+    `known` are the `candidates`, where they were looked for before.
+    """
     counts = {}  # type: Dict[int, int]
     found = []
-    for path, uid in candidates(directory):
+    for path, uid in candidates(directory) if known is None else known:
         counts[uid] = counts.get(uid, 0) + 1
         one = read_promise(path, uid) if counts[uid] <= MOST else None
         if one is not None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ports.probe.agent.view import compare
+from ports.probe.agent import view
 from ports.probe.programs.who import Process
 from ports.probe.ring import Ring
 
@@ -50,10 +54,83 @@ def test_a_day_of_points_takes_a_bounded_number_of_bytes() -> None:
 
 def test_cores_are_reckoned_from_the_look_before_and_a_reused_pid_is_new() -> None:
     before = {1: Process(0, 0, b"old", 100, 5), 2: Process(0, 0, b"gone", 100, 5)}
+    for one in before.values():
+        one.at = 8.0  # it was not read in the look at 9.0
     found = {
         1: Process(0, 0, b"old", 300, 5),
         2: Process(0, 0, b"new", 50, 900),
         3: Process(0, 0, b"new", 100, 900),
     }
-    compare(before, found, 2.0)
-    assert [one.cores for one in found.values()] == [1.0, 0.25, 0.5]
+    for pid, one in found.items():
+        view.measure_since(before.get(pid), one, 9.0, 10.0)
+    assert [one.cores for one in found.values()] == [1.0, 0.5, 1.0]
+
+
+class Table:
+    """A process table that counts how often each process is read."""
+
+    def __init__(self, n: int) -> None:
+        self.ticks = dict.fromkeys(range(1, n + 1), 0)
+        self.reads: Counter[int] = Counter()
+
+    def process(self, pid: int) -> Process | None:
+        """Read one."""
+        self.reads[pid] += 1
+        return Process(0, 0, b"sleep", self.ticks[pid], 1) if pid in self.ticks else None
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Table:
+    found = Table(80)
+    monkeypatch.setattr(view, "pids", lambda: list(found.ticks))
+    monkeypatch.setattr(view, "process", found.process)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(view, "TICKS", 100.0)
+    return found
+
+
+def test_processes_that_rest_are_read_once_in_eight_looks(table: Table) -> None:
+    sight = view.Sight()
+    sight.at = 0.0
+    table.ticks[7] += 20  # it computes
+    sight.read(1.0, 0.2, True)
+    sight.at = 1.0
+    table.reads.clear()
+    for at in range(2, 10):
+        table.ticks[7] += 20
+        sight.read(float(at), 0.3, False)
+        sight.at = float(at)
+    assert table.reads.pop(7) == 8
+    assert set(table.reads.values()) == {1} and len(table.reads) == 79
+    assert sight.found[7].cores == 0.2 and len(sight.found) == 80
+
+
+def test_cores_that_nobody_explains_are_looked_for_at_once(table: Table) -> None:
+    sight = view.Sight()
+    sight.at = 0.0
+    for at in range(1, 4):
+        sight.read(float(at), 3.0, at == 1)  # the kernel's own threads, say: read again, they explain nothing
+        sight.at = float(at)
+    table.reads.clear()
+    table.ticks[33] += 200
+    sight.read(5.0, 5.0, False)
+    assert 0.5 < sight.found[33].cores <= 1.0 and len(table.reads) == 80
+
+
+def test_a_process_that_ended_is_gone_at_the_next_look(table: Table) -> None:
+    sight = view.Sight()
+    sight.at = 0.0
+    sight.read(1.0, 0.0, True)
+    del table.ticks[5]
+    sight.read(2.0, 0.0, False)
+    assert 5 not in sight.found and len(sight.found) == 79
+
+
+def test_a_second_look_within_a_moment_says_the_same() -> None:
+    sight = view.Sight()
+    first = sight.look()
+    assert sight.look() is first
+    sight.at -= 1.0
+    second = sight.look()
+    assert second is not first and {one["user"] for one in second["users"]} == {one["user"] for one in first["users"]}
+    assert second["seconds"] >= 1.0

@@ -7,12 +7,24 @@ and nothing is asked again that cannot have changed. Rows of what listens are `w
 import json
 import os
 import socket
+import sys
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
     from ..identity import own_uid, user_name
     from ..own_host import host_directory, read_record
-    from ..programs.who import Process, described, processes, who
+    from ..programs.who import (
+        INTERVAL,
+        SMALL,
+        Process,
+        described,
+        is_dask,
+        pids,
+        process,
+        processes,
+        processes_by_psutil,
+    )
+    from ..promises import DIRECTORY, candidates, promises
     from ..queue.frames import PROTOCOL, Decoder, encode
     from ..queue.reach import SOCKET, connected, queue_stamp, runtime_of_jobs
     from ..queue.rest import answered, look
@@ -30,7 +42,11 @@ if MYPY:
     Json = Dict[str, Any]
 
 LONGEST_LOOK = 60.0  # seconds between two looks, above which the first says nothing about now
-SHORTEST_LOOK = 0.05
+SHORTEST_LOOK = 0.1
+PARTS = 8  # looks after which every process was read again
+UNEXPLAINED = 0.5  # cores that are busy, above which all processes are read at once
+YOUNG_SECONDS = 1.0
+TICKS = float(os.sysconf("SC_CLK_TCK")) if sys.platform == "linux" else 100.0
 CLUSTER_SECONDS, JOBS_SECONDS = 1.0, 5.0  # for an answer
 SILENT_SECONDS = 15.0  # for which a cluster that did not answer is not asked again
 MOST_ANSWER = 1 << 22  # bytes
@@ -148,24 +164,84 @@ def ask_owner(path: str, since: float) -> "Json":
 
 
 class Sight:
-    """Looks who uses the machine, each time since the look before."""
+    """Looks who uses the machine, each time since the look before.
+
+    A process that computed a moment ago, or is new, is read at each look; of the others, one in `PARTS`. When the
+    cores are busier than what is read explains, the rest is read as well.
+    """
 
     def __init__(self) -> None:
-        self.before = None  # type: Optional[Tuple[float, Optional[int], Dict[int, Process]]]
+        self.found = {}  # type: Dict[int, Process]
+        self.at, self.busy = float("-inf"), None  # type: float, Optional[int]
+        self.turn, self.dark = 0, 0.0  # cores that are busy without any process that is seen
+        self.told = None  # type: Optional[Json]
+        self.promised = [None, []]  # type: List[Any]  # the time of their directory, and what can be promises there
         self.names = {}  # type: Dict[int, str]  # a directory service takes its time
 
     def look(self) -> "Json":
-        """Return what `who` says, with one pass over the process table."""
-        now, busy, found = time.monotonic(), busy_ticks(), processes()
-        before, self.before = self.before, (now, busy, found)
-        passed = now - before[0] if before is not None else 0.0
-        if before is None or not SHORTEST_LOOK <= passed <= LONGEST_LOOK:
-            return who()
-        compare(before[2], found, passed)
-        busy_cores = None
-        if busy is not None and before[1] is not None:
-            busy_cores = max(0, busy - before[1]) / float(os.sysconf("SC_CLK_TCK")) / passed
-        return described(found, passed, busy_cores, before[2], self.name_of)
+        """Return what `who` says; the same as before within a moment, in which nothing can be measured."""
+        now = time.monotonic()
+        if self.told is not None and now - self.at < SHORTEST_LOOK:
+            return self.told
+        is_first = now - self.at > LONGEST_LOOK
+        if is_first:
+            self.found, self.at, self.busy = processes(), now, busy_ticks()
+            for one in self.found.values():
+                one.at = now
+            time.sleep(INTERVAL)
+            now = time.monotonic()
+        passed, busy = now - self.at, busy_ticks()
+        cores = None
+        if busy is not None and self.busy is not None:
+            cores = max(0, busy - self.busy) / TICKS / passed
+        self.read(now, cores, is_first)
+        self.at, self.busy = now, busy
+        self.told = described(self.found, passed, cores, self.promises(), self.name_of)
+        return self.told
+
+    def read(self, now: float, cores: "Optional[float]", everything: bool) -> None:
+        """Read the processes that are due, and all where those do not explain the `cores` that are busy."""
+        before, self.turn = self.found, (self.turn + 1) % PARTS
+        if sys.platform != "linux":
+            self.found = processes_by_psutil()
+            for pid, one in self.found.items():
+                measure_since(before.get(pid), one, self.at, now)
+            return
+        self.found, rest = {}, []
+        for pid in pids():
+            last = before.get(pid)
+            if everything or last is None or last.cores > 0 or pid % PARTS == self.turn:
+                self.read_one(pid, last, now)
+            else:
+                self.found[pid] = last
+                rest.append(pid)
+        dark = (cores or 0.0) - sum(one.cores for one in self.found.values())
+        if rest and dark > self.dark + UNEXPLAINED:
+            for pid in rest:
+                self.read_one(pid, self.found.pop(pid), now)
+            self.dark = (cores or 0.0) - sum(one.cores for one in self.found.values())
+        self.dark = min(self.dark, max(0.0, dark))
+
+    def read_one(self, pid: int, last: "Optional[Process]", now: float) -> None:
+        """Read one process."""
+        one = process(pid)
+        if one is None:
+            return
+        measure_since(last, one, self.at, now)
+        is_known = last is not None and (last.started, last.name) == (one.started, one.name) and last.memory > SMALL
+        one.dask = last.dask if last is not None and is_known else is_dask(pid, one)
+        self.found[pid] = one
+
+    def promises(self) -> "List[Json]":
+        """Return the promises; their directory is looked through when it has changed."""
+        try:
+            changed = os.stat(DIRECTORY).st_mtime_ns
+        except OSError:
+            changed = None
+        young = changed is None or time.time() - changed / 1e9 < YOUNG_SECONDS  # it can change again at the same time
+        if young or changed != self.promised[0]:
+            self.promised = [None if young else changed, candidates(DIRECTORY)]
+        return promises(DIRECTORY, self.promised[1])
 
     def name_of(self, uid: int) -> str:
         """Return the name of a user, asked once."""
@@ -174,13 +250,12 @@ class Sight:
         return self.names[uid]
 
 
-def compare(before: "Dict[int, Process]", found: "Dict[int, Process]", passed: float) -> None:
-    """Note how many cores each process has kept busy since the look before; one that is new has computed since."""
-    second = float(os.sysconf("SC_CLK_TCK"))
-    for pid, one in found.items():
-        last = before.get(pid)
-        ticks = last.ticks if last is not None and last.started == one.started else 0
-        one.cores = max(0, one.ticks - ticks) / second / passed
+def measure_since(last: "Optional[Process]", one: Process, began: float, now: float) -> None:
+    """Note how many cores a process has kept busy since it was read; one that is new, since `began`."""
+    is_same = last is not None and last.started == one.started
+    ticks, at = (last.ticks, last.at) if last is not None and is_same else (0, began)
+    one.at = now
+    one.cores = max(0, one.ticks - ticks) / TICKS / max(0.001, now - at)
 
 
 class QueueView:

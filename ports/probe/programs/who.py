@@ -25,17 +25,18 @@ DASK = re.compile(
     rb"ports_owner|\bdask[- ](cuda[- ])?(scheduler|worker|spec)\b|distributed[./]cli[./]dask_(scheduler|worker|spec)"
 )
 CHILD = re.compile(rb"multiprocessing[./ ](spawn|forkserver)")
+PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 BEGUN = []  # type: List[Any]
 
 
 class Process:
     """One process at one moment: its user, its memory, and how long it has computed."""
 
-    __slots__ = ("cores", "dask", "memory", "name", "parent", "started", "ticks", "uid")
+    __slots__ = ("at", "cores", "dask", "memory", "name", "parent", "started", "ticks", "uid")
 
     def __init__(self, uid: int, parent: int, name: bytes, ticks: int, started: int) -> None:
         self.uid, self.parent, self.name, self.ticks, self.started = uid, parent, name, ticks, started
-        self.memory, self.dask, self.cores = 0, False, 0.0
+        self.memory, self.dask, self.cores, self.at = 0, False, 0.0, 0.0
 
 
 def begin() -> None:
@@ -65,30 +66,29 @@ def who(request: "Optional[Json]" = None) -> "Json":
     busy_cores = None
     if busy is not None and later is not None:
         busy_cores = (later - busy) / os.sysconf("SC_CLK_TCK") / passed
-    return described(found, passed, busy_cores)
+    recognise(found)
+    return described(found, passed, busy_cores, promises())
 
 
 def described(
     found: "Dict[int, Process]",
     passed: float,
     busy_cores: "Optional[float]",
-    before: "Optional[Dict[int, Process]]" = None,
+    live: "List[Json]",
     name_of: "Callable[[int], str]" = user_name,
 ) -> "Json":
-    """Return the document about processes whose cores are known.
+    """Return the document about processes that are recognised and whose cores are known.
 
     Parameters
     ----------
-    before : dict, optional
-        The processes of an earlier look, whose programs are known.
+    live : list of dict
+        The promises.
     name_of : callable, optional
         Returns the name of a uid.
     """
     document = {"format": FORMAT, "host": node(), "uid": own_uid(), "time": time.time()}  # type: Json
     document.update(limits(), hidden=is_proc_hidden(), seconds=passed, busy_cores=busy_cores)
     document["load"] = os.getloadavg()
-    recognise(found, before)
-    live = promises()
     for one in live:
         one["held_bytes"] = memory_below(found, one["pid"])
         if one["pid"] in found and found[one["pid"]].uid != one["uid"]:
@@ -103,27 +103,36 @@ def processes() -> "Dict[int, Process]":
     if sys.platform != "linux":
         return processes_by_psutil()
     found = {}
-    page = os.sysconf("SC_PAGE_SIZE")
-    for name in os.listdir("/proc"):
-        if not "0" <= name[0] <= "9":
-            continue
-        path = "/proc/" + name
-        program, fields = stat_fields(name)
-        if len(fields) < 22 or fields[20] == b"0":  # gone, or without an address space
-            continue
-        try:
-            uid = os.stat(path).st_uid
-        except OSError:
-            continue
-        ticks = int(fields[11]) + int(fields[12])
-        one = Process(uid, int(fields[1]), program, ticks, int(fields[19]))
-        one.memory = int(fields[21]) * page
-        if one.memory > SMALL:
-            pages = read_bytes(path + "/statm", once=True).split(None, 3)
-            if len(pages) > 2:
-                one.memory = (int(pages[1]) - int(pages[2])) * page
-        found[int(name)] = one
+    for pid in pids():
+        one = process(pid)
+        if one is not None:
+            found[pid] = one
     return found
+
+
+def pids() -> "List[int]":
+    """Return the pids of all processes that can be seen, on Linux."""
+    return [int(name) for name in os.listdir("/proc") if "0" <= name[0] <= "9"]
+
+
+def process(pid: int) -> "Optional[Process]":
+    """Return one process on Linux; None if it is gone, or one of the kernel's own threads."""
+    program, fields = stat_fields(pid)
+    if len(fields) < 22 or fields[20] == b"0":  # gone, or without an address space
+        return None
+    path = "/proc/%d" % pid
+    try:
+        uid = os.stat(path).st_uid
+    except OSError:
+        return None
+    ticks = int(fields[11]) + int(fields[12])
+    one = Process(uid, int(fields[1]), program, ticks, int(fields[19]))
+    one.memory = int(fields[21]) * PAGE
+    if one.memory > SMALL:
+        pages = read_bytes(path + "/statm", once=True).split(None, 3)
+        if len(pages) > 2:
+            one.memory = (int(pages[1]) - int(pages[2])) * PAGE
+    return one
 
 
 def processes_by_psutil() -> "Dict[int, Process]":
@@ -165,21 +174,20 @@ def measure(found: "Dict[int, Process]", began: float) -> float:
     return passed
 
 
-def recognise(found: "Dict[int, Process]", before: "Optional[Dict[int, Process]]" = None) -> None:
-    """Mark Dask's processes: those that say so, and those of Python's multiprocessing, which starts its workers.
-
-    Those that were looked at `before` are not looked at again.
-    """
+def recognise(found: "Dict[int, Process]") -> None:
+    """Mark Dask's processes: those that say so, and those of Python's multiprocessing, which starts its workers."""
     if sys.platform != "linux":
         return
     for pid, one in found.items():
-        if one.memory > SMALL and one.name.startswith(PROGRAMS):
-            last = (before or {}).get(pid)
-            if last is not None and (last.started, last.name) == (one.started, one.name) and last.memory > SMALL:
-                one.dask = last.dask
-                continue
-            line = read_bytes("/proc/%d/cmdline" % pid, once=True).replace(b"\0", b" ")
-            one.dask = bool(DASK.search(line) or CHILD.search(line))
+        one.dask = is_dask(pid, one)
+
+
+def is_dask(pid: int, one: Process) -> bool:
+    """Tell whether a process is Dask's, on Linux."""
+    if one.memory <= SMALL or not one.name.startswith(PROGRAMS):
+        return False
+    line = read_bytes("/proc/%d/cmdline" % pid, once=True).replace(b"\0", b" ")
+    return bool(DASK.search(line) or CHILD.search(line))
 
 
 def memory_below(found: "Dict[int, Process]", pid: int) -> "Optional[int]":
