@@ -50,6 +50,7 @@ The number is the exit code of the command line. A message names what failed, th
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -57,7 +58,7 @@ import sys
 import traceback
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,6 +69,8 @@ _PACKAGE = str(Path(__file__).parent) + os.sep
 _PYTHON = str(Path(os.__file__).parent) + os.sep
 # In a thread that works for a line of the user's: that line, as file and number.
 _LINE: ContextVar[tuple[str, int] | None] = ContextVar("line", default=None)
+# Who collects warnings: those so far, and what is called with each.
+_COLLECTOR: ContextVar[tuple[list[str], Callable[[str], object]] | None] = ContextVar("collector", default=None)
 
 
 class PortsError(Exception):
@@ -534,9 +537,47 @@ def _is_foreign(file: str) -> bool:
     return file.startswith((_PACKAGE, _PYTHON, "<frozen")) or "-packages" in file
 
 
+@contextlib.contextmanager
+def collecting_warnings(tell: Callable[[str], object] | None = None) -> Iterator[list[str]]:
+    """Collect what `warn` says within the block, each text once, in place of Python's `warnings`.
+
+    Threads that are begun within the block belong to it if their function is one of `with_this_line`.
+
+    Parameters
+    ----------
+    tell : callable, optional
+        Called with each text as it comes.
+
+    Examples
+    --------
+    >>> with collecting_warnings() as found:
+    ...     warn("cluster 'main' had stopped")
+    >>> found
+    ["cluster 'main' had stopped"]
+    """
+    found: list[str] = []
+    before = _COLLECTOR.set((found, tell or (lambda text: None)))
+    try:
+        yield found
+    finally:
+        _COLLECTOR.reset(before)
+
+
+def collected_warnings() -> list[str]:
+    """Return what `collecting_warnings` has collected so far, around the caller; empty where nothing collects."""
+    collector = _COLLECTOR.get()
+    return [] if collector is None else list(collector[0])
+
+
 def warn(text: str) -> None:
-    """Issue the warning `text` with the line of the user's own code, not with a line of `ports`."""
+    """Hand the warning `text` to who collects it; else issue it with the line of the user's own code."""
     text = harmless(text)
+    if (collector := _COLLECTOR.get()) is not None:
+        found, tell = collector
+        if text not in found:
+            found.append(text)
+            tell(text)
+        return
     if (line := _LINE.get()) is not None:
         warnings.warn_explicit(text, UserWarning, *line)
         return
@@ -545,12 +586,13 @@ def warn(text: str) -> None:
 
 
 def with_this_line(function: Callable[[], T]) -> Callable[[], T]:
-    """Return `function` for another thread, in which a warning names the user's line that runs now."""
+    """Return `function` for another thread, in which a warning is collected as here, or names the user's line."""
     _, frame = _first_foreign_frame()
-    line = frame.f_code.co_filename, frame.f_lineno
+    line, collector = (frame.f_code.co_filename, frame.f_lineno), _COLLECTOR.get()
 
     def run() -> T:
         _LINE.set(line)
+        _COLLECTOR.set(collector)
         return function()
 
     return run

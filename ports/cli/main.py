@@ -75,8 +75,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--arguments-from-stdin"]:  # `ports -H` passes them so, because other users see command lines
         arguments = _read_arguments()
-    warnings.showwarning = _show_warning
-    code = run(ports, arguments)
+    from ports.errors import collecting_warnings
+
+    warnings.showwarning = _show_warning  # what libraries say, and threads of theirs
+    with collecting_warnings(_tell_warning):
+        code = run(ports, arguments)
     with contextlib.suppress(OSError, ValueError):  # the reader has gone
         sys.stdout.flush()
         sys.stderr.flush()
@@ -167,6 +170,10 @@ def _interrupted(stopped: BaseException) -> int:
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """Print a warning as one line, without the line of source, which is of no use on the command line."""
     if issubclass(category, UserWarning):
-        from ports.cli.output import tell
+        _tell_warning(str(message))
 
-        tell(f"ports: {message}")
+
+def _tell_warning(text: str) -> None:
+    from ports.cli.output import tell
+
+    tell(f"ports: {text}")

@@ -15,7 +15,7 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from ports.errors import harmless
+from ports.errors import collected_warnings, harmless
 from ports.hosts import targets
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -178,7 +178,11 @@ def at_home(row: Row) -> str:
 
 
 def write_json(document: Any) -> None:
-    """Print one JSON document, on a line of its own."""
+    """Print one JSON document, on a line of its own, with the warnings of the command."""
+    if warnings := collected_warnings():
+        from ports.hosts import with_warnings
+
+        document = with_warnings(document, warnings)
     echo(json.dumps(document, default=str))
 
 

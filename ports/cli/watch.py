@@ -6,13 +6,13 @@ import contextlib
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from ports.cli.output import draw
-from ports.errors import harmless
+from ports.errors import collecting_warnings, harmless
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,8 +53,15 @@ def show(looks: Iterable[Sequence[str]]) -> None:
     A frame would hide a warning at once: each stays below the lines.
     """
     is_drawn, noted = sys.stdout.isatty(), dict[str, None]()
-    if is_drawn:
-        warnings.showwarning = lambda message, *_, **__: noted.setdefault(harmless(f"ports: {message}"))
+    if not is_drawn:
+        _show(looks, False, noted)
+        return
+    warnings.showwarning = lambda message, *_, **__: noted.setdefault(harmless(f"ports: {message}"))
+    with collecting_warnings(lambda text: noted.setdefault(f"ports: {text}")):
+        _show(looks, True, noted)
+
+
+def _show(looks: Iterable[Sequence[str]], is_drawn: bool, noted: Mapping[str, None]) -> None:
     for number, lines in enumerate(looks):
         lines = [*lines, *noted]
         if is_drawn and number:

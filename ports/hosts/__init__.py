@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ports.hosts._connection import Dial as Dial
     from ports.hosts._connection import to_unix_socket as to_unix_socket
     from ports.hosts._far_errors import describe_error as describe_error
+    from ports.hosts._far_warnings import with_warnings as with_warnings
     from ports.hosts._knock import await_answer as await_answer
     from ports.hosts._knock import first_addresses as first_addresses
     from ports.hosts._logins import login as login
@@ -82,6 +83,7 @@ else:
             "_connect": ("connect", "is_connected", "login_keys"),
             "_connection": ("Connection", "Dial", "to_unix_socket"),
             "_far_errors": ("describe_error",),
+            "_far_warnings": ("with_warnings",),
             "_knock": ("await_answer", "first_addresses"),
             "_logins": ("login", "logout", "reached_through"),
             "_prompts": ("is_asking",),

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ports.errors import FarSideError, PortsError, warn
-from ports.hosts import _connect, _far_errors, _shell_words, targets
+from ports.errors import FarSideError, PortsError, collecting_warnings, warn
+from ports.hosts import _connect, _far_errors, _far_warnings, _shell_words, targets
 from ports.hosts._resolve import is_here, resolve
 from ports.hosts._route import Route
 from ports.hosts._several import call_into
@@ -103,12 +103,17 @@ def probe(
     _, result = begun.get()
     if isinstance(result, BaseException):
         raise result
-    return dict(result)
+    document, warnings = result
+    for text in warnings:
+        warn(text)
+    return dict(document)
 
 
-def ask_who(host: str | Route, what: str, request: dict[str, Any], *, timeout: float = 60.0) -> dict[str, Any]:
+def ask_who(
+    host: str | Route, what: str, request: dict[str, Any], *, timeout: float = 60.0, batch: bool | None = None
+) -> dict[str, Any]:
     """Return what the program `what` of `ports.probe.piped` finds on `host`; raises as `probe`."""
-    return _found(host, {**request, "do": what}, timeout=timeout)
+    return _found(host, {**request, "do": what}, timeout=timeout, batch=batch)
 
 
 def begin_probe(aliases: Iterable[str], request: dict[str, Any]) -> None:
@@ -121,12 +126,17 @@ def begin_probe(aliases: Iterable[str], request: dict[str, Any]) -> None:
     for alias in (one for one in dict.fromkeys(aliases) if not is_here(one)):
         begun = _begun[alias, json.dumps(request)] = queue.SimpleQueue()
         asked.append(threading.Event())
-        found = functools.partial(_found, timeout=30.0, on_start=asked[-1].set)
-        found = functools.partial(found, request={**request, "do": "probe"})
+        found = functools.partial(_found_early, request={**request, "do": "probe"}, on_start=asked[-1].set)
         threading.Thread(target=call_into, args=(begun, alias, found), name=f"host-{alias}", daemon=True).start()
     until = time.monotonic() + _ASKED_SECONDS
     for one in asked:
         one.wait(max(0.0, until - time.monotonic()))
+
+
+def _found_early(alias: str, request: dict[str, Any], on_start: Callable[[], None]) -> tuple[dict[str, Any], list[str]]:
+    """Return what is found on a host, and the warnings, which are said when somebody asks for it."""
+    with collecting_warnings() as told:
+        return _found(alias, request, timeout=30.0, on_start=on_start), told
 
 
 def run_ports(
@@ -186,9 +196,9 @@ def run_ports(
         failure = _far_errors.revive(alias, told)
         failure.where = alias
         raise failure
-    for line in str(answer["stderr"]).splitlines():  # its warnings
-        if line.startswith("ports: "):
-            warn(f"{alias}: {targets.hints_at(alias, line.removeprefix('ports: '))}")
+    document, told_there = _far_warnings.without_warnings(document, str(answer["stderr"]))
+    for text in told_there:
+        warn(f"{alias}: {targets.hints_at(alias, text)}")
     return document
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from ports import hosts, listeners, tunnels
+from ports.errors import collecting_warnings
 from ports.listeners import Listener
 
 _MOST = 20  # ports that are shown
@@ -32,8 +32,7 @@ def listening(host: str | None, id: str, pid: object = None) -> list[dict[str, A
         The host cannot be reached.
     """
     far = None if host is None or hosts.is_here(host) else host
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of other listeners
+    with collecting_warnings():  # they are of other listeners
         found = [one for one in listeners.list(far) if one.mine and _is_of(one, id, pid) and one.port is not None]
     rows = [_row(one, far) for one in found if one.kind != "kernel"]
     return sorted(rows, key=lambda row: (not row["is_page"], row["port"]))[:_MOST]

@@ -12,10 +12,13 @@ from ports.listeners._from_probe import from_probe
 from ports.listeners._listener import Listener
 
 
-def list(host: str | None = None, *, all_users: bool = False, port: int | None = None) -> tuple[Listener, ...]:
+def list(
+    host: str | None = None, *, all_users: bool = False, port: int | None = None, batch: bool | None = None
+) -> tuple[Listener, ...]:
     """Return my clusters, notebook servers and other listeners.
 
-    Warnings of the host, such as a record that cannot be read, are shown as `UserWarning`. If its name leads to several
+    Warnings of the host, such as a record that cannot be read, are shown as `UserWarning`, or collected, see
+    `ports.errors.collecting_warnings`. If its name leads to several
     nodes that share a home, what was started on another node is listed, too, with the host ``alias/node``.
 
     Parameters
@@ -26,14 +29,18 @@ def list(host: str | None = None, *, all_users: bool = False, port: int | None =
         Add other users' listeners, as port and owner only.
     port : int, optional
         Only what listens on this port, of any user.
+    batch : bool, optional
+        Nobody is asked for a passphrase, password or code; threads want that. Default: ask where there is a terminal.
 
     Raises
     ------
+    LoginNeededError
+        With `batch`: a person must log in first.
     SSHError
         The host cannot be reached, or the probe failed there.
     """
     request = {"all": all_users, "port": port}
-    document = probe.probe(request) if host is None else _ask(host, request)
+    document = probe.probe(request) if host is None else _ask(host, request, batch)
     for warning in document["warnings"]:
         warn(f"{host or 'this machine'}: {warning}")
     if host is None and not document["clusters"] and not document["notebooks"]:
@@ -41,16 +48,16 @@ def list(host: str | None = None, *, all_users: bool = False, port: int | None =
     found = builtins.list(from_probe(document, host))
     for node in document["elsewhere"]:
         try:
-            found += list(f"{host}/{node['node']}", all_users=all_users, port=port)
+            found += list(f"{host}/{node['node']}", all_users=all_users, port=port, batch=batch)
         except PortsError as error:
             warn(str(error))
     return tuple(found)
 
 
-def _ask(host: str, request: dict[str, Any]) -> Mapping[str, Any]:
+def _ask(host: str, request: dict[str, Any], batch: bool | None) -> Mapping[str, Any]:
     from ports import hosts  # 12 ms, needed for other hosts only
 
-    return probe.probe(request) if hosts.is_here(host) else hosts.probe(host, request)
+    return probe.probe(request) if hosts.is_here(host) else hosts.probe(host, request, batch=batch)
 
 
 def _warn_of_a_former_name() -> None:
@@ -73,6 +80,7 @@ def rows(
     all_users: bool = False,
     on_host: Callable[[str, Sequence[Mapping[str, Any]]], None] | None = None,
     raising: bool = True,
+    batch: bool | None = None,
 ) -> Sequence[Mapping[str, Any]]:
     """Return the rows of `list` for all `hosts` at once; without any, of this machine.
 
@@ -85,6 +93,8 @@ def rows(
         Called with each host and its rows as soon as they are there.
     raising : bool
         Raise the error of the only host. False: it has a row, as if it were one of several.
+    batch : bool, optional
+        As of `list`.
 
     Raises
     ------
@@ -107,5 +117,5 @@ def rows(
         if on_host is not None:
             on_host(alias, found[alias])
 
-    on_each(hosts, lambda alias: list(alias, all_users=all_users), on_result=take)
+    on_each(hosts, lambda alias: list(alias, all_users=all_users, batch=batch), on_result=take)
     return [row for alias in dict.fromkeys(hosts) for row in found[alias]]

@@ -140,7 +140,7 @@ class Usage:
         return row
 
 
-def usage(host: str | None = None, *, interval: float | None = None) -> Usage:
+def usage(host: str | None = None, *, interval: float | None = None, batch: bool | None = None) -> Usage:
     """Return how much of a machine each user has.
 
     Parameters
@@ -149,9 +149,13 @@ def usage(host: str | None = None, *, interval: float | None = None) -> Usage:
         An alias of ``~/.ssh/config``; only python3 needs to be installed there. Default: this machine.
     interval : float, optional
         Least number of seconds between the two looks that tell which processes compute. Default: 0.1.
+    batch : bool, optional
+        Nobody is asked for a passphrase, password or code; threads want that. Default: ask where there is a terminal.
 
     Raises
     ------
+    LoginNeededError
+        With `batch`: a person must log in first.
     SSHError
         The host cannot be reached.
     """
@@ -160,7 +164,7 @@ def usage(host: str | None = None, *, interval: float | None = None) -> Usage:
         from ports import hosts  # 12 ms, needed for other hosts only
 
         if not hosts.is_here(host):
-            return from_probe(hosts.ask_who(host, "who", request), host)
+            return from_probe(hosts.ask_who(host, "who", request, batch=batch), host)
     paths.check_serves("looks at processes")
     from ports.machine import gpus
 

@@ -158,6 +158,31 @@ def let_passwords_in(site: Site, name: str) -> None:
     site.run(name, ["chpasswd", "-c", "SHA512"], user="root", input="alice:correct horse\n", check=True)
 
 
+IN_BATCH = """
+import json, threading
+from ports import errors, listeners, machine
+def ask(question):
+    try:
+        question()
+    except errors.PortsError as error:
+        print(type(error).__name__)
+for question in (listeners.list, machine.usage, lambda host, batch: listeners.rows([host], batch=batch)):
+    thread = threading.Thread(target=ask, args=[lambda: question("server2", batch=True)])
+    thread.start()
+    thread.join()
+print("all " + "asked")
+"""
+
+
+@pytest.mark.ci
+def test_threads_that_ask_in_batch_never_prompt_at_a_terminal(root_site: NamespaceSite, laptop: Site) -> None:
+    let_passwords_in(laptop, "server2")
+    script = laptop.host("laptop").path("~/in_batch.py")
+    script.write_text(IN_BATCH)
+    shown = at_a_terminal(laptop, f"{laptop.python} ~/in_batch.py; exit", {"password:": "correct horse\n"})
+    assert shown.count("LoginNeededError") == 3 and "all asked" in shown and "password:" not in shown, shown
+
+
 def test_a_login_at_a_terminal_serves_the_commands_that_run_unattended(root_site: NamespaceSite, laptop: Site) -> None:
     let_passwords_in(laptop, "server2")
     assert probe_user(laptop, "server2")["type"] == "LoginNeededError"
