@@ -51,7 +51,13 @@ def readable(row: Row) -> dict[str, Any]:
         for name, value in row.items()
         if name not in ("n_running", "n_pending", "n_slots", "running", "notice_failed")
     }
-    return {**kept, **(said if version else {})}
+    return {**kept, **(said if version else {}), **({"files": files_of(files)} if (files := row.get("files")) else {})}
+
+
+def files_of(files: Row) -> str:
+    """Return in words what the files of jobs take on the disk."""
+    least = "" if files["is_all"] else "more than "
+    return f"{least}{size(files['bytes'])} in {files['directory']}, where {size(files['free_bytes'])} are free"
 
 
 def show_details(out: Output, row: Row) -> None:
@@ -138,7 +144,7 @@ resource.add_command(notify)
 @with_host(show_details)
 def show(out: Output, name: str | None) -> None:
     """Show the jobs, the slots and the cluster of the compute resource."""
-    show_details(out, jobs.get_resource(name).row())
+    show_details(out, {**jobs.get_resource(name).row(), "files": jobs.kept_files()})
 
 
 def show_stopped(out: Output, row: Row) -> None:

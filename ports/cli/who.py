@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _NARROWEST = 20, 4  # columns of a bar
 _LITTLE = 0.002  # of the memory: a user with less who computes nothing is counted and not named
+_MUCH_OF_A_DISK = 100 * 2**20  # bytes of my jobs
 _ASCII = str.maketrans("█▒·×", "#+.x")
 
 
@@ -88,7 +90,7 @@ def look(host: str | None, *, interval: float | None = None) -> Usage:
     from ports import clusters, hosts, machine
     from ports.errors import PortsError
 
-    found = machine.usage(host, interval=interval)
+    found = machine.usage(host, interval=interval, jobs=interval is None)
     with contextlib.suppress(PortsError):  # the names of my clusters; who uses the machine is shown without them
         if host is None or hosts.is_here(host):
             return replace(found, own_clusters=clusters.with_promises())
@@ -125,7 +127,7 @@ def lines(found: Usage, columns: int | None = None) -> list[str]:
         if max(map(len, rows)) > columns:
             rows = table(found, 0)
     hidden = [hidden_line(found)] if found.hidden else []
-    said = [*hidden, *gpu_lines(found), *left_lines(found)]
+    said = [*hidden, *gpu_lines(found), *left_lines(found), *jobs_lines(found)]
     return [*fold([heading(found)], columns), *rows, *fold(said, columns)]
 
 
@@ -235,6 +237,21 @@ def gpu_lines(found: Usage) -> list[str]:
             parts.append(f"{gpu['busy']} % busy")
         said.append(", ".join([*parts, *(f"{user} {size(used)}" for user, used in gpu["users"].items())]))
     return said
+
+
+def jobs_lines(found: Usage) -> list[str]:
+    """Return what my jobs have of the disk, where that is much: homes have quotas."""
+    from ports.probe import size
+
+    kept = found.jobs
+    if kept is None or kept["bytes"] < _MUCH_OF_A_DISK:
+        return []
+    least = "" if kept["is_all"] else "more than "
+    there = "" if found.host == socket.gethostname() else f" -H {found.host}"
+    told = (
+        f"your jobs have {least}{size(kept['bytes'])} in {kept['directory']}, where {size(kept['free_bytes'])} are free"
+    )
+    return [f"{told}; `ports job prune{there} --older 30d` removes old ones"]
 
 
 def left_lines(found: Usage) -> list[str]:

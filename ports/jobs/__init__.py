@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ports.jobs._resource import Resource as Resource
     from ports.jobs._resource import ResourceRecord as ResourceRecord
     from ports.jobs._resource import get_resource as get_resource
+    from ports.jobs._resource import kept_files as kept_files
     from ports.jobs._resource import list_resources as list_resources
     from ports.jobs._resource import prune_resources as prune_resources
     from ports.jobs._resource import resource_logs as resource_logs
@@ -102,6 +103,7 @@ else:
                 "Resource",
                 "ResourceRecord",
                 "get_resource",
+                "kept_files",
                 "list_resources",
                 "prune_resources",
                 "resource_logs",

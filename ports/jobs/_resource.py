@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ports import clusters, listeners, machine, sessions
+from ports import clusters, listeners, machine, probe, sessions
 from ports.errors import (
     ConflictError,
     NameInUseError,
@@ -32,6 +32,7 @@ _PROGRAM = f"{SAFE_PATH}; from ports.jobs.resource import loop; loop.main({{!r}}
 _MOST_SHOWN = 5
 _DYING_SECONDS = 5.0
 _ANSWER_SECONDS = 60.0
+_COUNT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,7 @@ class Resource:
             "reason": self.reason,
             "pid": running.process.pid if running is not None else None,
             "started_at": record.created_at if record is not None else None,
+            "stopped_at": self.found.ended_at,
             "log": str(self.log),
             "counts": {},
             "draining": None,
@@ -306,6 +308,14 @@ def connect(*, start: bool = True, timeout: float | None = None, for_a_job: bool
             if time.monotonic() > end:
                 raise
             time.sleep(0.05)
+
+
+def kept_files() -> dict[str, Any] | None:
+    """Return what the files of jobs take on the disk: ``directory``, ``bytes``, ``is_all``, ``free_bytes``.
+
+    Files are counted for some seconds at most; `is_all` is False where there were more. None without jobs.
+    """
+    return probe.kept.kept_by_jobs(str(_places.here().root), _COUNT_SECONDS)
 
 
 def prune_resources() -> list[str]:

@@ -85,6 +85,7 @@ if MYPY:
     from .queue import durable as durable
     from .queue import ended as ended
     from .queue import frames as frames
+    from .queue import kept as kept
     from .queue import left as left
     from .queue import places as places
     from .queue import rest as rest
@@ -186,6 +187,7 @@ else:
             "queue.durable",
             "queue.ended",
             "queue.frames",
+            "queue.kept",
             "queue.left",
             "queue.places",
             "queue.rest",

@@ -54,7 +54,19 @@ FILES = {
         *("answer", "identity", "vitals", "files", "own_host", "memory", "installations"),
         *("programs/run", "logout", "programs/examine"),
     ),
-    "who": ("answer", "identity", "vitals", "processes", "memory", "promises", "programs/who"),
+    "who": (
+        "answer",
+        "identity",
+        "vitals",
+        "processes",
+        "memory",
+        "promises",
+        "gpus",
+        "files",
+        "own_host",
+        "queue/kept",
+        "programs/who",
+    ),
     "echo": ("answer", "identity", "programs/echo"),
     "jobs": ("answer", "identity", "files", "own_host", "socket_users", "queue/frames", "queue/reach", "programs/jobs"),
     "agent": (
@@ -71,12 +83,12 @@ FILES = {
         "programs/agent",
     ),
 }
-AT_REST = ("queue/words", "queue/durable", "queue/places", "queue/left", "queue/ended", "queue/rest")
+AT_REST = ("queue/words", "queue/durable", "queue/kept", "queue/places", "queue/left", "queue/ended", "queue/rest")
 # What a program that goes on talking gets later, when it needs it.
 MORE = {
     "jobs": (*AT_REST, "queue/sent", "queue/disk"),
     "agent": (
-        *("processes", "memory", "promises", "programs/who", "queue/frames", "queue/reach"),
+        *("processes", "memory", "promises", "gpus", "programs/who", "queue/frames", "queue/reach"),
         *AT_REST,
         "agent/view",
     ),
@@ -98,7 +110,7 @@ def script(request: "Json") -> str:
     for _, path in files:
         with open(path, "rb") as file:
             texts.append(file.read())
-    magic, codes = compiled(files, lines=request["do"] not in ("probe", "examine", "jobs"))
+    magic, codes = compiled(files, lines=request["do"] not in ("probe", "examine", "jobs", "who"))
     return PROGRAM % (magic, codes, packed(without_words(b"\n".join(texts))), json.dumps(request))
 
 

@@ -180,7 +180,21 @@ class Limits(TypedDict):
     pressure: dict[str, float] | None
 
 
-class Use(Limits):
+class KeptByJobs(TypedDict):
+    """What files of jobs take on the disk; `is_all`: all were counted."""
+
+    directory: str
+    bytes: int
+    is_all: bool
+    free_bytes: int
+
+
+class _Asked(TypedDict, total=False):
+    gpus: list[dict[str, Any]] | None
+    jobs: KeptByJobs | None
+
+
+class Use(Limits, _Asked):
     """The answer of ``who``."""
 
     format: int

@@ -372,6 +372,7 @@ EXEMPT = {
         "name another directory with --to",
         "and a file in the output; remove it, or name another with --to",
         "; --force overwrites them",
+        "`ports job prune{there} --older 30d` removes old ones",
         "remove jobs with `ports job prune --older 7d`",
         "`ports job prune --older 7d` removes old jobs",
         "`ports job prune -H {host} --older 7d` removes old jobs there",

@@ -11,6 +11,7 @@ import sys
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
+    from ..gpus import GpuReader
     from ..identity import own_uid, user_name
     from ..own_host import host_directory, read_record
     from ..programs.who import (
@@ -46,6 +47,7 @@ SHORTEST_LOOK = 0.1
 PARTS = 8  # looks after which every process was read again
 UNEXPLAINED = 0.5  # cores that are busy, above which all processes are read at once
 YOUNG_SECONDS = 1.0
+GPU_SECONDS = 10.0  # between two looks at GPUs, whose driver takes its time
 TICKS = float(os.sysconf("SC_CLK_TCK")) if sys.platform == "linux" else 100.0
 CLUSTER_SECONDS, JOBS_SECONDS = 1.0, 5.0  # for an answer
 SILENT_SECONDS = 15.0  # for which a cluster that did not answer is not asked again
@@ -177,6 +179,7 @@ class Sight:
         self.told = None  # type: Optional[Json]
         self.promised = [None, []]  # type: List[Any]  # the time of their directory, and what can be promises there
         self.names = {}  # type: Dict[int, str]  # a directory service takes its time
+        self.gpus, self.gpus_at, self.reader = None, float("-inf"), GpuReader()  # type: Any, float, GpuReader
 
     def look(self) -> "Json":
         """Return what `who` says; the same as before within a moment, in which nothing can be measured."""
@@ -196,7 +199,10 @@ class Sight:
             cores = max(0, busy - self.busy) / TICKS / passed
         self.read(now, cores, is_first)
         self.at, self.busy = now, busy
+        if now - self.gpus_at >= GPU_SECONDS:
+            self.gpus, self.gpus_at = self.reader.read(), now
         self.told = described(self.found, passed, cores, self.promises(), self.name_of)
+        self.told["gpus"] = self.gpus
         return self.told
 
     def read(self, now: float, cores: "Optional[float]", everything: bool) -> None:

@@ -6,10 +6,12 @@ import sys
 import time
 
 if __name__ != "__main__":  # piped, these names are there already
+    from ..gpus import GpuReader
     from ..identity import FORMAT, load_psutil, node, own_uid, read_bytes, stat_fields, user_name
     from ..memory import is_proc_hidden, limits
     from ..processes import descendants
     from ..promises import promises
+    from ..queue.kept import kept_by_jobs
     from ..vitals import busy_ticks
 
 MYPY = False
@@ -54,6 +56,7 @@ def who(request: "Optional[Json]" = None) -> "Json":
     ----------
     request : dict
         ``interval``: the least number of seconds between the two looks that tell which processes compute (0.1).
+        ``gpus``: also look at the GPUs, see `GpuReader`. ``jobs``: also how much of the disk jobs have.
     """
     if not BEGUN:
         begin()
@@ -67,7 +70,12 @@ def who(request: "Optional[Json]" = None) -> "Json":
     if busy is not None and later is not None:
         busy_cores = (later - busy) / os.sysconf("SC_CLK_TCK") / passed
     recognise(found)
-    return described(found, passed, busy_cores, promises())
+    document = described(found, passed, busy_cores, promises())
+    if (request or {}).get("gpus"):
+        document["gpus"] = GpuReader().read()
+    if (request or {}).get("jobs"):
+        document["jobs"] = kept_by_jobs()
+    return document
 
 
 def described(

@@ -8,6 +8,9 @@ import time
 if __name__ != "__main__":  # piped, these names are there already
     from ..identity import FORMAT, boot_id, machine_id, node
     from .durable import create_durably
+    from .kept import CHOSEN as CHOSEN
+    from .kept import LARGE_PARTS as LARGE_PARTS
+    from .kept import large_directory
     from .words import Busy, Refused
 
 MYPY = False
@@ -15,8 +18,6 @@ if MYPY:
     from typing import Optional
 
 KEPT = ("ids", "submissions", "workspaces", "environs")  # below the directory of the queue
-LARGE_PARTS = ("work", "objects", "results", "streams", "cache", "environments")  # below that of what is large
-CHOSEN = "directory"  # the file that names the latter, where they are two
 QUEUE_LOCK = "resource.lock"
 STARTS = "`ports resource start` starts one"
 LOCK_SECONDS = 0.5  # for which the lock is waited for; a resource that starts keeps it, and answers soon
@@ -26,15 +27,12 @@ def data_of(root: str) -> str:
     """Return the directory of what is large; raises Refused."""
     path = os.path.join(root, CHOSEN)
     try:
-        with open(path, "rb") as file:
-            text = os.fsdecode(file.read())
-    except (FileNotFoundError, NotADirectoryError):
-        return root
+        found = large_directory(root)
     except OSError as error:
         raise disk_refuses(path, error) from error
-    if not text.startswith("/") or not text.endswith("\n"):
+    if found is None:
         raise Refused("StoreError", "cannot use %s: it does not name the directory of the jobs" % path)
-    return text[:-1]
+    return found
 
 
 def disk_refuses(path: str, error: OSError) -> Refused:
