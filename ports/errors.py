@@ -541,7 +541,8 @@ def _is_foreign(file: str) -> bool:
 def collecting_warnings(tell: Callable[[str], object] | None = None) -> Iterator[list[str]]:
     """Collect what `warn` says within the block, each text once, in place of Python's `warnings`.
 
-    Threads that are begun within the block belong to it if their function is one of `with_this_line`.
+    Threads that are begun within the block belong to it if their function is one of `with_this_line`, or if they run in
+    a copy of the context.
 
     Parameters
     ----------

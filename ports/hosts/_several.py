@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
+import contextvars
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from ports.errors import PortsError, with_this_line
+from ports.errors import PortsError
 from ports.hosts import openssh
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ def on_each(
 
     for name in names:
         # a daemon: after Ctrl-C, a host that hangs must not keep the process until its time is over
-        ask = with_this_line(functools.partial(call_into, results, name, function))
-        threading.Thread(target=ask, name=f"host-{name}", daemon=True).start()
+        ask = contextvars.copy_context().run  # its warnings belong to who collects them here
+        threading.Thread(
+            target=ask, args=(call_into, results, name, function), name=f"host-{name}", daemon=True
+        ).start()
     found: dict[str, T | PortsError] = {}
     try:
         while len(found) < len(names):
