@@ -16,10 +16,11 @@ from typing import Any
 import psutil
 import pytest
 
-from ports import probe
+from ports import jobs, probe
 from ports.errors import FarSideError
+from ports.state import wait_until
 from ports.tunnels._agent_session import PYTHON
-from tests.integration.conftest import Home
+from tests.integration.conftest import Home, stop_resource
 from tests.integration.test_agent import HERE, NOT_ROOT, OLD_PYTHON, Far, echo, far, run, say, service
 
 ALL = {"who": True, "jobs": 50, "clusters": True}
@@ -185,3 +186,31 @@ def test_another_users_socket_in_the_place_of_a_cluster_says_nothing(home: Home,
         finally:
             os.kill(child, 9)
             os.waitpid(child, 0)
+
+
+@pytest.mark.xdist_group("machine")
+def test_the_compute_resource_is_seen_as_it_comes_and_goes(home: Home) -> None:
+    viewer = probe.view.Viewer()
+
+    def look(is_there: bool) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = viewer.view({"jobs": 5})["jobs"]
+        return found if found is not None and (found["resource"] is not None) == is_there else None
+
+    assert (look(False) or {})["at_rest"]
+    jobs.start_resource()
+    try:
+        job = json.loads(home.ports("job", "submit", "--json", "--", "true").stdout)
+        seen = wait_until(lambda: look(True), timeout=PATIENCE, what="the resource")
+        assert seen["resource"]["capacity"]["cpus"] > 0 and not seen["at_rest"]
+        assert [row["id"] for row in seen["rows"]] == [str(job["id"])]
+
+        def finished() -> bool | None:
+            counts = (look(True) or {}).get("counts") or {}
+            return True if counts.get("finished") == 1 else None
+
+        wait_until(finished, timeout=PATIENCE, what="the end of the job")
+        assert look(True) is look(True)  # nothing runs and nothing has changed: it is not asked
+    finally:
+        stop_resource()
+    gone = wait_until(lambda: look(False), timeout=PATIENCE, what="the end of the resource")
+    assert gone["counts"]["finished"] == 1 and gone["rows"][0]["state"] == "finished"

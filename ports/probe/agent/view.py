@@ -38,7 +38,7 @@ if __name__ != "__main__":  # piped, these names are there already
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, List, Optional, Tuple  # noqa: F401 - in comments
+    from typing import Any, Dict, List, Optional, Set, Tuple  # noqa: F401 - in comments
 
     Json = Dict[str, Any]
 
@@ -47,6 +47,7 @@ SHORTEST_LOOK = 0.1
 PARTS = 8  # looks after which every process was read again
 UNEXPLAINED = 0.5  # cores that are busy, above which all processes are read at once
 YOUNG_SECONDS = 1.0
+QUEUE_SECONDS = 10.0  # after which a queue is asked again in any case
 GPU_SECONDS = 10.0  # between two looks at GPUs, whose driver takes its time
 TICKS = float(os.sysconf("SC_CLK_TCK")) if sys.platform == "linux" else 100.0
 CLUSTER_SECONDS, JOBS_SECONDS = 1.0, 5.0  # for an answer
@@ -169,12 +170,13 @@ class Sight:
     """Looks who uses the machine, each time since the look before.
 
     A process that computed a moment ago, or is new, is read at each look; of the others, one in `PARTS`. When the
-    cores are busier than what is read explains, the rest is read as well.
+    cores are busier than what is read explains, the rest is read as well, unless that was of no use a moment ago.
     """
 
     def __init__(self) -> None:
-        self.found = {}  # type: Dict[int, Process]
+        self.found, self.others = {}, set()  # type: Dict[int, Process], Set[int]  # threads of the kernel, and zombies
         self.at, self.busy = float("-inf"), None  # type: float, Optional[int]
+        self.skip = self.vain = 0  # looks without the rest, where reading that explained nothing
         self.turn, self.dark = 0, 0.0  # cores that are busy without any process that is seen
         self.told = None  # type: Optional[Json]
         self.promised = [None, []]  # type: List[Any]  # the time of their directory, and what can be promises there
@@ -213,25 +215,35 @@ class Sight:
             for pid, one in self.found.items():
                 measure_since(before.get(pid), one, self.at, now)
             return
-        self.found, rest = {}, []
+        self.found, rest, others, self.others = {}, [], self.others, set()
         for pid in pids():
             last = before.get(pid)
-            if everything or last is None or last.cores > 0 or pid % PARTS == self.turn:
+            is_due = everything or pid % PARTS == self.turn
+            if not is_due and pid in others:
+                self.others.add(pid)
+            elif is_due or last is None or last.cores > 0:
                 self.read_one(pid, last, now)
             else:
                 self.found[pid] = last
                 rest.append(pid)
-        dark = (cores or 0.0) - sum(one.cores for one in self.found.values())
-        if rest and dark > self.dark + UNEXPLAINED:
+        dark, self.skip = self.dark_of(cores), max(0, self.skip - 1)
+        if rest and dark > self.dark + UNEXPLAINED and not self.skip:
             for pid in rest:
                 self.read_one(pid, self.found.pop(pid), now)
-            self.dark = (cores or 0.0) - sum(one.cores for one in self.found.values())
+            self.dark = self.dark_of(cores)
+            self.vain = min(PARTS, 2 * self.vain or 1) if self.dark > dark - UNEXPLAINED else 0
+            self.skip = self.vain + 1
         self.dark = min(self.dark, max(0.0, dark))
+
+    def dark_of(self, cores: "Optional[float]") -> float:
+        """Return how many of the `cores` that are busy no process that is seen explains."""
+        return (cores or 0.0) - sum(one.cores for one in self.found.values())
 
     def read_one(self, pid: int, last: "Optional[Process]", now: float) -> None:
         """Read one process."""
         one = process(pid)
         if one is None:
+            self.others.add(pid)
             return
         measure_since(last, one, self.at, now)
         is_known = last is not None and (last.started, last.name) == (one.started, one.name) and last.memory > SMALL
@@ -272,16 +284,17 @@ class QueueView:
         self.decoder = Decoder()
         self.n = 0
         self.stamp = None  # type: Any
-        self.told = None  # type: Optional[Json]
+        self.told, self.at = None, float("-inf")  # type: Optional[Json], float
 
     def look(self, newest: int) -> "Json":
         """Return the newest rows, how many jobs are in each state, and what the resource says of itself."""
         root = os.path.join(host_directory(), "jobs")
         runtime = runtime_of_jobs()
-        stamp = [newest, queue_stamp(root), self.reached(runtime)]
-        if self.told is not None and stamp == self.stamp and not (self.told["counts"] or {}).get("running"):
+        stamp, now = [newest, queue_stamp(root), self.reached(runtime)], time.monotonic()
+        is_same = self.told is not None and stamp == self.stamp and now - self.at < QUEUE_SECONDS
+        if self.told is not None and is_same and not (self.told["counts"] or {}).get("running"):
             return self.told
-        self.stamp, self.told = None, None
+        self.stamp, self.told, self.at = None, None, now
         told = self.ask("list", newest=newest, filters={}) if stamp[2] else None
         status = self.ask("status") if told is not None else None
         if told is None or status is None:
@@ -295,9 +308,17 @@ class QueueView:
         return self.told
 
     def reached(self, runtime: str) -> bool:
-        """Tell whether a resource answers; connect to it if that was not done."""
+        """Tell whether a resource answers; connect to it if that was not done, or if the connection has ended."""
         if self.resource is not None:
-            return True
+            self.resource.settimeout(0)
+            try:
+                if self.resource.recv(1, socket.MSG_PEEK):
+                    return True
+                self.lose()
+            except BlockingIOError:
+                return True
+            except OSError:
+                self.lose()
         try:
             self.resource = connected(os.path.join(runtime, SOCKET))
         except OSError:
