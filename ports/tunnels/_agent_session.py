@@ -46,6 +46,7 @@ class Agent:
         self._dialled: dict[int, asyncio.Future[socket.socket]] = {}
         self._pings: dict[bytes, asyncio.Future[float]] = {}
         self._views: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._points: dict[int, list[list[Any]]] = {}
         self._has_code = False
         self._greeted: asyncio.Future[dict[str, Any]] | None = None
         self._closed = False
@@ -173,6 +174,7 @@ class Agent:
             raise TimedOutError(f"a look at {self.host}", timeout) from error
         finally:
             self._views.pop(number, None)
+            self._points.pop(number, None)
         if "error" in told:
             raise FarSideError(self.host, str(told["error"]))
         return told
@@ -285,16 +287,26 @@ class Agent:
 
     def _tell(self, message: dict[str, Any]) -> None:
         """Hand a message on; an error in its handler must not disturb the frames behind it."""
-        if message["type"] == "view":
-            viewed = self._views.get(message.get("id") or 0)
-            if viewed is not None and not viewed.done():
-                viewed.set_result(message)
+        if message["type"] in ("points", "view"):
+            self._viewed(message)
             return
         try:
             self._on_message(message)
         except Exception as error:  # noqa: BLE001 - the loop says it as of any callback
             context = {"message": "a message from the program on a host was refused", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
+
+    def _viewed(self, message: dict[str, Any]) -> None:
+        """Take an answer to `view`: first the history of the machine, then the rest."""
+        number = message.get("id") or 0
+        viewed = self._views.get(number)
+        if viewed is None or viewed.done():  # given up meanwhile
+            self._points.pop(number, None)
+        elif message["type"] == "points":
+            self._points[number] = message["points"]
+        else:
+            message.setdefault("history", {"clusters": {}})["machine"] = self._points.pop(number, [])
+            viewed.set_result(message)
 
     def _dialled_now(self, kind: int, number: int, payload: bytes) -> None:
         dialled = self._dialled.get(number)

@@ -8,16 +8,19 @@ import itertools
 import json
 import os
 import socket
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ports.probe import piped
-from ports.probe.agent import dial
+from ports.probe.agent import dial, view
+from ports.probe.agent import views as agent_views
 from ports.probe.agent.dial import Dialer
 from ports.probe.agent.mux import (
     CLOSE,
@@ -198,6 +201,45 @@ def test_a_listener_that_changes_hands_during_connect_gets_nothing(pair: Pair, m
         assert "changed hands just now" in json.loads(payload)["reason"]
         listener.settimeout(5)
         assert listener.accept()[0].recv(100) == b""
+
+
+class Frames:
+    """Stands for a session: what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, kind: int, number: int, payload: bytes) -> None:
+        """Keep a frame, read."""
+        self.sent.append(json.loads(zlib.decompress(payload) if kind == DOCUMENT else payload))
+
+    def wait(self, number: int, resume: object) -> bool:
+        """Take everything."""
+        return False
+
+
+def test_a_look_brings_a_day_of_points_and_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_views, "loaded", lambda message: {"serve": view.serve})  # it is here already
+    poller, frames = Poller(), Frames()
+    views = agent_views.Views(poller, frames)
+    for at in range(1, 6000):
+        views.history.ring.add(at * 15.0, 2**40 + at, at / 7)
+    views.take({"type": "view", "id": 1})
+    views.take({"type": "code", "is_code": False, "code": ""})
+    try:
+        views.take({"type": "view", "id": 2, "who": True, "since": {"machine": 15.0}})
+        while len(frames.sent) < 3:
+            poller.turn()
+        views.take({"type": "view", "id": 3, "since": {"machine": 15.0 * 5998}})
+        while len(frames.sent) < 5:
+            poller.turn()
+    finally:
+        views.close()
+    refused, day, first, point, second = frames.sent
+    assert (refused["id"], refused["error"]) == (1, "it has no code")
+    assert (day["type"], day["id"], len(day["points"])) == ("points", 2, 5760)
+    assert (first["type"], first["id"], first["who"]["uid"]) == ("view", 2, os.getuid())
+    assert point["points"] == [[15 * 5999, 2**40 + 5999, 857]] and second["who"] is None
 
 
 def names_of(name: str) -> Counter[str]:

@@ -92,14 +92,20 @@ class Views:
             return
         if self.process is None:
             self.begin()
-        since = message.get("since") or {}
-        line = json.dumps(dict(message, points=self.history.ring.after(since.get("machine"))))
+        self.tell_points(message)
+        line = json.dumps(dict(message, points=[]))
         self.asked.append(message.get("id"))
         try:
             write_whole(self.process[1], line.encode() + b"\n")
         except OSError:  # it has just ended, or hangs since so long that nothing more fits
             self.asked.pop()
             self.refuse(message.get("id"), ENDED)
+
+    def tell_points(self, message: "Json") -> None:
+        """Send the points of the machine that home lacks, before the answer: a day of them does not fit into a pipe."""
+        points = self.history.ring.after((message.get("since") or {}).get("machine"))
+        told = {"type": "points", "id": message.get("id"), "points": points}
+        self.mux.send(DOCUMENT, 0, zlib.compress(json.dumps(told).encode(), 1))
 
     def waiting(self) -> "List[Any]":
         """Return the ids of the looks that were not answered yet."""
