@@ -150,7 +150,7 @@ def test_who_watches_hears_how_fast_tasks_end_and_what_workers_hold(main: Cluste
 
     def busy() -> dict[str, Any] | None:
         client.gather(client.map(str, range(20), pure=False))
-        told = viewer.view({"clusters": True, "since": {"clusters": {"main": 0}}})
+        told = viewer.view({"clusters": True, "patience": 60.0, "since": {"clusters": {"main": 0}}})
         assert told["troubles"] == {} and isinstance(told["history"]["clusters"]["main"], list)
         found: dict[str, Any] = told["clusters"]["main"]
         return found if found["tasks_per_second"] > 0 else None

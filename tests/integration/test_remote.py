@@ -179,7 +179,7 @@ def test_threads_that_ask_in_batch_never_prompt_at_a_terminal(root_site: Namespa
     let_passwords_in(laptop, "server2")
     script = laptop.host("laptop").path("~/in_batch.py")
     script.write_text(IN_BATCH)
-    shown = at_a_terminal(laptop, f"{laptop.python} ~/in_batch.py; exit", {"password:": "correct horse\n"})
+    shown = at_a_terminal(laptop, f"{laptop.python} ~/in_batch.py; exit", {"password:": "correct horse\n"}, seconds=120)
     assert shown.count("LoginNeededError") == 3 and "all asked" in shown and "password:" not in shown, shown
 
 

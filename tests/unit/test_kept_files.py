@@ -17,6 +17,7 @@ from ports.probe import kept
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory of jobs, with two copies of a file of 1 MB and output of 2 MB."""
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(kept, "KEPT_SECONDS", 60.0)
     found = Path(probe.host_directory()) / "jobs"
     for name in ("work/1/workspace", "objects"):
         (found / name).mkdir(parents=True)

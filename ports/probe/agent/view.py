@@ -63,10 +63,12 @@ class Viewer:
         self.sight, self.queue = Sight(), QueueView()
         self.silent = {}  # type: Dict[str, Tuple[float, str]]  # sockets, until when they are not asked, and why
         self.ring = MachineRing()
+        self.patience = CLUSTER_SECONDS
 
     def view(self, request: "Json") -> "Json":
         """Return what was asked for: `who`, `jobs` (how many rows), `clusters`; and why a part is None.
 
+        ``patience``: for how many seconds the owner of a cluster is waited for (1.0).
         ``since`` holds the time of the last point of each history that is known at home: ``machine``, ``clusters``.
         ``points`` are those of the machine, where another process keeps them.
         """
@@ -118,7 +120,7 @@ class Viewer:
         if time.monotonic() >= until:
             self.silent.pop(path, None)
             try:
-                return ask_owner(path, float(since) if isinstance(since, (int, float)) else 0.0)
+                return ask_owner(path, float(since) if isinstance(since, (int, float)) else 0.0, self.patience)
             except (OSError, ValueError) as error:
                 why = "it does not answer: %s" % (getattr(error, "strerror", None) or error)
                 self.silent[path] = (time.monotonic() + SILENT_SECONDS, why)
@@ -137,13 +139,13 @@ def tried(name: str, troubles: "Dict[str, str]", do: "Any") -> "Any":
     return None
 
 
-def ask_owner(path: str, since: float) -> "Json":
+def ask_owner(path: str, since: float, patience: float) -> "Json":
     """Return the document of a cluster's owner at its Unix socket; raises OSError, ValueError."""
-    end = time.monotonic() + CLUSTER_SECONDS
+    end = time.monotonic() + patience
     data = bytearray()
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(CLUSTER_SECONDS)
+        connection.settimeout(patience)
         connection.connect(path)
         uid = peer_uid(connection)
         if uid not in (None, own_uid()):

@@ -29,11 +29,13 @@ def large_directory(root: str) -> "Optional[str]":
     return text[:-1] if text.startswith("/") and text.endswith("\n") else None
 
 
-def kept_by_jobs(root: "Optional[str]" = None, seconds: float = KEPT_SECONDS) -> "Optional[Json]":
+def kept_by_jobs(root: "Optional[str]" = None, seconds: "Optional[float]" = None) -> "Optional[Json]":
     """Return ``directory``, the ``bytes`` that are on the disk there, whether that ``is_all``, and the ``free_bytes``.
 
-    None where there are no jobs, or where that disk cannot be read. A file that several copies share counts once.
+    None where there are no jobs, or where that disk cannot be read. A file that several copies share counts once. Files
+    are counted for so many `seconds` at most.
     """
+    end = time.monotonic() + (KEPT_SECONDS if seconds is None else seconds)
     try:
         data = large_directory(root or os.path.join(host_directory(), "jobs"))
         disk = os.statvfs(data) if data is not None else None
@@ -41,7 +43,7 @@ def kept_by_jobs(root: "Optional[str]" = None, seconds: float = KEPT_SECONDS) ->
         return None
     if data is None or disk is None:
         return None
-    n_bytes, is_all = bytes_below([os.path.join(data, part) for part in LARGE_PARTS], time.monotonic() + seconds)
+    n_bytes, is_all = bytes_below([os.path.join(data, part) for part in LARGE_PARTS], end)
     free = disk.f_bavail * disk.f_frsize
     return {"directory": data, "bytes": n_bytes, "is_all": is_all, "free_bytes": free}
 
