@@ -247,11 +247,12 @@ def jobs_lines(found: Usage) -> list[str]:
     if kept is None or kept["bytes"] < _MUCH_OF_A_DISK:
         return []
     least = "" if kept["is_all"] else "more than "
-    there = "" if found.host == socket.gethostname() else f" -H {found.host}"
     told = (
         f"your jobs have {least}{size(kept['bytes'])} in {kept['directory']}, where {size(kept['free_bytes'])} are free"
     )
-    return [f"{told}; `ports job prune{there} --older 30d` removes old ones"]
+    if found.host == socket.gethostname():
+        return [f"{told}; `ports job prune --older 30d` removes old ones"]
+    return [f"{told}; `ports job prune -H {found.host} --older 30d` removes old ones"]
 
 
 def left_lines(found: Usage) -> list[str]:
