@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from ports.jobs._job import get as get
     from ports.jobs._job import list as list
     from ports.jobs._listening import listening as listening
+    from ports.jobs._logs import Tail as Tail
     from ports.jobs._logs import follow as follow
     from ports.jobs._logs import last_of as last_of
+    from ports.jobs._logs import whole as whole
     from ports.jobs._machine import at as at
     from ports.jobs._model import as_asked as as_asked
     from ports.jobs._model import parse_duration as parse_duration
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from ports.jobs._resource import prune_resources as prune_resources
     from ports.jobs._resource import resource_logs as resource_logs
     from ports.jobs._resource import start_resource as start_resource
+    from ports.jobs._scripts import changed as changed
+    from ports.jobs._scripts import command as command
     from ports.jobs._scripts import describe as describe
     from ports.jobs._scripts import read_file as read_file
     from ports.jobs._scripts import variable as variable
@@ -85,8 +89,10 @@ else:
             ),
             "_listening": ("listening",),
             "_logs": (
+                "Tail",
                 "follow",
                 "last_of",
+                "whole",
             ),
             "_machine": ("at",),
             "_model": (
@@ -110,6 +116,8 @@ else:
                 "start_resource",
             ),
             "_scripts": (
+                "changed",
+                "command",
                 "describe",
                 "read_file",
                 "variable",

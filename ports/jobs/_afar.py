@@ -32,6 +32,7 @@ from ports.jobs._there import FarConnection
 from ports.probe import size
 
 if TYPE_CHECKING:
+    from ports.jobs import _outputs
     from ports.jobs._copies import Plan
     from ports.jobs._protocol import Frame
     from ports.jobs._scripts import Script
@@ -185,6 +186,12 @@ class Afar:
         row = hosts.run_ports(self.host, ["job", "why", _where.bare(id)], login=True, batch=_client.batch())
         return str(row.get("why") or row.get("reason") or f"it is {row['state']}")
 
+    def outputs(self, row: Mapping[str, Any]) -> _outputs.Output:
+        """Return the files that are the output of a job there; see `_outputs.Output`."""
+        from ports.jobs import _outputs
+
+        return _outputs.There(self.ask, self.host, row)
+
     def fetch(
         self,
         id: object,
@@ -299,10 +306,14 @@ class Afar:
         if not script.or_home:
             return script
         directory = str(script.submission.directory)
-        if self.ask("disk.status", directory=directory).header.get("is_directory"):
+        if self.has_directory(directory):
             return script
         said(f"{directory} is not on {self.host}: the job runs in your home there; without --in-place, files are sent")
         return script.at_home()
+
+    def has_directory(self, path: str) -> bool:
+        """Say whether a directory is there."""
+        return bool(self.ask("disk.status", directory=path).header.get("is_directory"))
 
     def has_session(self) -> bool:
         """Say whether our program runs there: `ports` can be missing where python3 is there."""
@@ -311,7 +322,14 @@ class Afar:
         except FarSideError:
             return False
 
-    def rerun(self, id: object, *, start: bool = True, here: bool = False) -> str:
+    def rerun(
+        self,
+        id: object,
+        *,
+        start: bool = True,
+        here: bool = False,
+        change: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ) -> str:
         """Run a job again, and return the id of the new one; a script gets the environment of the login shell there.
 
         With `here`, the directory here from which it was sent goes there as it is now.
@@ -320,7 +338,7 @@ class Afar:
 
         row = self.show(id)
         if row.get("what") == "script":
-            script = _scripts.again(row, is_far=True)
+            script = _scripts.again(change(row), is_far=True)
             if here and (planned := _copies.today(script)) is not None:
                 root = str(planned[0].submission.directory)
                 return self.submit_script(_asking.plan_copy(planned[0], root=root, **planned[1]), start=start)

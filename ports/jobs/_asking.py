@@ -412,6 +412,11 @@ def copy_files(row: Mapping[str, Any]) -> dict[str, Path]:
     return {name: path for name, path in found.items() if path.exists()}
 
 
+def outputs(row: Mapping[str, Any]) -> _outputs.Output:
+    """Return the files that are the output of a job which `show` shows; see `_outputs.Output`."""
+    return _outputs.Here(_places.here(), row)
+
+
 def fetch(
     id: object,
     to: Path | None = None,
@@ -455,13 +460,21 @@ def _connected(script: Script, start: bool) -> contextlib.AbstractContextManager
     return _resource.connect(for_a_job=can_begin) if start else contextlib.nullcontext()
 
 
-def rerun(id: object, *, start: bool = True, here: bool = False) -> JobId:
+def rerun(
+    id: object,
+    *,
+    start: bool = True,
+    here: bool = False,
+    change: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> JobId:
     """Run a job again, and return the id of the new one. A script gets the environment of this process.
 
     Parameters
     ----------
     here : bool
         Copy its directory as it is now. Default: a script with a copy gets the files that it had.
+    change : callable, optional
+        Gets the row of a script, and returns that of the one to run: see `_scripts.changed`.
 
     Raises
     ------
@@ -472,7 +485,7 @@ def rerun(id: object, *, start: bool = True, here: bool = False) -> JobId:
     """
     row = show(id)
     if row.get("what") == "script":
-        script = _scripts.again(row)
+        script = _scripts.again(change(row))
         planned = _copies.today(script) if here else None
         return submit_script(plan_copy(planned[0], **planned[1]) if planned else script, start=start)
     wanted, key = str(parse_id(str(id))), _scripts.new_key()

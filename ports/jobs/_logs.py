@@ -8,6 +8,7 @@ and no look depends on the one before.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import re
@@ -245,6 +246,77 @@ def follow(
             return
         else:
             time.sleep(every)
+
+
+def whole(output: Output, stream: str) -> Iterator[bytes]:
+    """Yield all of a stream that is there at this moment, with its stamps, also what a rotation moved away."""
+    source = _sources(output.files()).get(stream)
+    for file in () if source is None else (source.older, source):
+        offset, end = 0, None
+        while (part := file.read(offset, MOST)) is not None and part.data and (end is None or offset < end):
+            end = part.size if end is None else end
+            yield part.data
+            offset += len(part.data)
+
+
+class Line(NamedTuple):
+    """A line as `Tail` has it: its stream, when it began (empty: not known), and its text, which can still grow."""
+
+    stream: str
+    stamp: str
+    text: bytes
+
+
+class Tail:
+    """The last lines of a job, of both streams together; each `look` reads what came since the one before.
+
+    Parameters
+    ----------
+    most : int
+        How many lines are kept.
+    longest : int
+        Bytes of a line that are kept.
+    """
+
+    def __init__(self, output: Output, most: int = 200, longest: int = 2000) -> None:
+        self._output, self._longest = output, longest
+        self._lines: collections.deque[Line] = collections.deque(maxlen=most)
+        self._positions: dict[str, Position] | None = None
+        self._growing: dict[str, Line] = {}  # lines without an end yet, by their stream
+
+    def look(self) -> list[Line]:
+        """Return the last lines at this moment; raises StoreError, and what the machine raises."""
+        output, now = self._output, self._positions
+        if now is None:
+            pieces, self._positions = last_of(output, self._lines.maxlen or 1)
+            self._add(pieces)
+            return list(self._lines)
+        before, found = dict(now), list[Piece]()
+        for stream, source in _sources(output.files()).items():
+            pieces, now[stream] = read_on(stream, source, now.get(stream, Position()), stamped=output.stamped)
+            found += pieces
+        if found and not output.is_still():
+            self._positions = before
+        else:
+            self._add(_in_order(found) if output.stamped else found)
+        return list(self._lines)
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many bytes each stream has, as far as they were read; those before a rotation are not counted."""
+        return {stream: at.offset for stream, at in (self._positions or {}).items() if at.offset}
+
+    def _add(self, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            before = self._growing.pop(piece.stream, None)
+            if before is not None and not piece.stamp:
+                line = before._replace(text=(before.text + piece.text)[: self._longest])
+                with contextlib.suppress(ValueError):  # it was the first of those that are kept
+                    self._lines[self._lines.index(before)] = line
+            else:
+                line = Line(piece.stream, piece.stamp, piece.text[: self._longest])
+                self._lines.append(line)
+            if not piece.text.endswith(b"\n"):
+                self._growing[piece.stream] = line
 
 
 def read_on(stream: str, source: Source | Path, position: Position, *, stamped: bool) -> tuple[list[Piece], Position]:

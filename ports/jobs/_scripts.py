@@ -42,6 +42,7 @@ RECORDED = ("commit", "dirty", "patch", "python", "packages")  # of the moment o
 OTHER_PYTHON = "name another one, or leave --python out"
 _MOST_NAME = 60
 _FAR = 100 * 365 * 86400.0  # seconds
+_FOR_SHELL = re.compile(r"[|&;<>()$`*?~\n#\[{!]|^\s*\w+=")
 _TAG_OPTION = re.compile(r"([^=]+)=(.*)", re.DOTALL)
 
 
@@ -288,6 +289,47 @@ def again(row: Mapping[str, Any], *, is_far: bool = False) -> Script:
     return _script({**asked, "script": {**kept, **(_of_far(cpus) if is_far else {})}}, where, own)
 
 
+def command(text: str, *, is_far: bool = False) -> list[str]:
+    """Return the words of a command that somebody typed; what only a shell can run is run by bash.
+
+    Raises
+    ------
+    UsageError
+        There is no command, or a quote has no end.
+    """
+    if not text.strip() or "\0" in text:
+        raise UsageError("command: there is none; write for example: python train.py")
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"command: {str(error).lower()}; end the quotes that you begin") from error
+    if not _FOR_SHELL.search(text) and words:
+        return words
+    return [_bash(is_far), "-e", "-c", text.replace("\r\n", "\n")]
+
+
+def _bash(is_far: bool) -> str:
+    return "bash" if is_far else shutil.which("bash") or "/bin/sh"
+
+
+def changed(row: Mapping[str, Any], words: Sequence[str], **options: Any) -> dict[str, Any]:
+    """Return the row of a script as it runs again with another command, and with other options of `describe`.
+
+    Raises
+    ------
+    UsageError
+        A value is invalid.
+    """
+    cpus = options.get("cpus")
+    needs = _needs(cpus, options.get("memory"), options.get("gpus") or 0)
+    made = Submission.from_json({"kind": "script", "needs": needs}).to_json()
+    asked = {**row.get("asked", {}), "needs": made.get("needs", {})}
+    asked |= _seconds(timeout=options.get("timeout"))
+    asked["retries"] = _model.parse_retries(options.get("retries") or 0)
+    asked["script"] = {**asked["script"], "argv": [str(word) for word in words], "whole": cpus is None}
+    return {**row, "asked": asked, "name": options.get("name") or _name_of(words)}
+
+
 def read_file(path: Path, *, is_far: bool = False) -> tuple[list[str], dict[str, Any]]:
     """Return command and options of a file of YAML: the options of `ports job submit` by their names, and ``run``.
 
@@ -314,7 +356,7 @@ def read_file(path: Path, *, is_far: bool = False) -> tuple[list[str], dict[str,
     if unknown := [name for name in options if name not in OPTIONS]:
         raise UsageError(f"{path}: {unknown[0]!r} is no option; {_meant(unknown[0])}")
     if isinstance(run, str) and run.strip():
-        return ["bash" if is_far else shutil.which("bash") or "/bin/sh", "-e", "-c", run], options
+        return [_bash(is_far), "-e", "-c", run], options
     if isinstance(run, list) and run and all(isinstance(word, str | int | float) for word in run):
         return [str(word) for word in run], options
     raise UsageError(f"{path}: `run` is missing; write `run: python train.py`, or a list of words")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ports.jobs._clocks import Clocks
-from ports.jobs._model import Capacity, JobId, Lease, LeaseState, Submission
+from ports.jobs._model import STATES, Capacity, JobId, Lease, LeaseState, Submission
 from ports.jobs._places import Places
-from ports.jobs._store import Store
+from ports.jobs._store import Store, pack
 from ports.jobs._turn import Queue, Reply, Request
-from ports.probe import left
+from ports.probe import left, words
 from ports.state import runtime_directory
 
 CAPACITY = Capacity(cpus=4, memory=8 * 2**30, gpus=(0, 1), tags=("big",))
@@ -151,3 +152,38 @@ def lease_state(alive: bool | None, *begun: tuple[str, int], is_known: bool = Tr
 
 
 __all__ = ["CAPACITY", "Desk", "Lease", "lease_state"]
+
+
+def fill(store: Store, n: int, *, now: float, host: str = "server1") -> None:
+    """Fill an empty store with scripts in all states, the last of them submitted at `now`."""
+    states = ["finished"] * 8 + ["error", "cancelled", "finished", "running", "pending", "lost"]
+    counts = dict.fromkeys(STATES, 0)
+    function = store.put_object(b"{}")
+    for number in range(1, n + 1):
+        state = states[(number * 5 + number // 3) % len(states)]
+        counts[state] += 1
+        argv = ["python", "train.py", "--lr", f"{0.1 / (number % 7 + 1):.3g}", "--seed", str(number), "--fold", "3"]
+        spec = Submission.from_json(
+            {
+                "kind": "script",
+                "name": "train.py",
+                "directory": "/home/alice/project",
+                "script": {"argv": argv, "umask": 18, "log_bytes": 10_000_000, "grace": 30, "whole": True},
+            }
+        )
+        text, at = json.dumps(spec.to_json(), sort_keys=True), now - 7.0 * (n - number)
+        began = None if state in ("pending", "cancelled") else at
+        ended = min(now, at + 1 + number % 40 * 97) if state not in ("pending", "running") else None
+        reason = {"error": "exit code 1", "cancelled": "you cancelled it", "lost": "its machine was rebooted"}.get(
+            state
+        )
+        n_each = [int(one == state) for one in STATES]
+        head = (number, f"{number:032x}", "script", spec.name, "default", 0, None, function, text, at, began, ended)
+        store.put("submissions", (*head, state, reason, *n_each, None, words.command_of({"script": spec.script})))
+        usage = (reason, None, None, 3_000_000_000, 59.5, json.dumps({"status": int(state == "error")}), None)
+        store.put("jobs", (pack(number, 0), state, int(began is not None), None, began, ended, None, *usage))
+        steps = [("running", began)] if began else []
+        for serial, (what, when) in enumerate([*steps, *([(state, ended)] if ended else [])]):
+            store.put("transitions", (pack(number, 0), serial, 1, what, when, host, None, None, None))
+    store.put_all("counts", counts.items())
+    store.commit()
