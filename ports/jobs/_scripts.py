@@ -244,7 +244,9 @@ def _environ(cpus: float | None, given: Mapping[str, str], *, is_far: bool = Fal
 
 
 def _threads(cpus: float | None) -> dict[str, str]:
-    """Return the variables that say how many threads libraries start."""
+    """Return the variables that say how many threads libraries start; raises UsageError."""
+    if cpus is not None and not math.isfinite(cpus):
+        raise UsageError(f"cpus: {cpus} is no number of cores")
     return {} if cpus is None else dict.fromkeys(THREADS, str(max(1, math.floor(cpus))))
 
 

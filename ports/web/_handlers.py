@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from ports import hosts, tunnels
 from ports.errors import NotFoundError, PortsError
-from ports.web import _acts, _render, _verbs
+from ports.web import _acts, _jobs_handlers, _render, _verbs
 from ports.web._acts import Thing
 from ports.web._page import Page
 from ports.web._screen import Question, Screen
@@ -42,6 +42,8 @@ async def draw_main(page: Page, address: str) -> str | None:
     parts = urlsplit(address)
     query = parse_qs(parts.query, keep_blank_values=True)
     try:
+        if _jobs_handlers.is_of_jobs(parts.path):
+            return await _jobs_handlers.main(page, parts.path, query)
         for screen in SCREENS:
             if (found := re.fullmatch(screen.path, parts.path)) is not None:
                 question = Question(found.groups(), {name: values[-1] for name, values in query.items()})
@@ -56,6 +58,8 @@ async def draw_main(page: Page, address: str) -> str | None:
 def seconds_of(address: str) -> float:
     """Return after how many seconds the screen at an address is drawn again where the board did not change."""
     path = urlsplit(address).path
+    if _jobs_handlers.is_of_jobs(path):
+        return _jobs_handlers.EVERY
     return next((screen.every for screen in SCREENS if re.fullmatch(screen.path, path)), 3600.0)
 
 
@@ -130,6 +134,9 @@ class Does(Answers):
         if given is None:
             return
         fields = {name: values[-1] for name, values in given.items()}
+        if fields.get("kind") == "job":
+            await self._do_to_jobs(given)
+            return
         try:
             if (fields.get("kind"), fields.get("verb")) == ("host", "show"):
                 self.page.add(given.get("host", []))
@@ -151,6 +158,15 @@ class Does(Answers):
             return None
         self.page.live.touch()
         return found
+
+    async def _do_to_jobs(self, given: Mapping[str, Sequence[str]]) -> None:
+        """Do something to jobs; answer with where to go then, or with the page and what is wrong."""
+        acted = await _jobs_handlers.act(self.page, given)
+        if acted.to is not None:
+            self.redirect(self.page.base(self.below) + acted.to.lstrip("/"), status=303)
+            return
+        self.set_status(409)
+        self.answer(acted.html or "")
 
     async def _do(self, fields: Mapping[str, str]) -> None:
         thing, verb = Thing(*(fields.get(name, "") for name in ("host", "kind", "name"))), fields.get("verb", "")
@@ -305,4 +321,5 @@ def routes(page: Page, handler: type[Any], websocket: type[Any]) -> list[tuple[s
     found = [(f"{at}{screen.path}", shown, {"page": page, "screen": screen}) for screen in SCREENS]
     others: list[tuple[str, type[Any]]] = [("/-/do", over(Does)), ("/-/go", over(Goes))]
     others += [(r"/-/static/([a-z.A-Z-]+)", over(Static)), ("/-/live", over(Looks, websocket))]
+    found += _jobs_handlers.routes(page, over, at)
     return [*found, *((f"{at}{path}", one, {"page": page}) for path, one in others)]

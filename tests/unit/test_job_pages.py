@@ -82,7 +82,7 @@ WORD = TEXT.map(lambda text: text or "-")
 JOBS = st.lists(st.tuples(TEXT, st.none() | st.lists(WORD, min_size=1, max_size=3)), min_size=1, max_size=5)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(jobs=JOBS, search=TEXT, states=st.lists(st.sampled_from(words.STATES), max_size=2), cancelled=st.booleans())
 def test_a_search_finds_with_and_without_a_resource_the_same(
     tmp_path_factory: pytest.TempPathFactory, jobs: Any, search: str, states: list[str], cancelled: bool

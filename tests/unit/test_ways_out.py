@@ -72,6 +72,11 @@ WALKED = {
     "integration/test_job_notices_home.py::test_the_end_of_a_job_is_said_where_ports_open_runs": (
         "`ports job show {id}` shows more",
     ),
+    "unit/test_page_jobs.py::test_what_the_page_advises_about_jobs_helps": (
+        "No jobs yet. Send a script with `ports job submit -- python train.py`",
+        "this page does not show it; `ports page` takes the hosts to show",
+        "a job; `ports job --help` lists what the command line can",
+    ),
     "unit/test_job_afar.py::test_a_list_without_a_match_leads_to_the_whole_list": (
         "no job matches; `ports job list` shows all",
         "no jobs; `ports job submit`",
