@@ -15,7 +15,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cache, clusters, comms, fairness, job_commands, jobs, lab, links, page_paint, watching, who
+from benchmarks import (
+    cache,
+    clusters,
+    comms,
+    fairness,
+    job_commands,
+    jobs,
+    lab,
+    links,
+    page_jobs,
+    page_paint,
+    watching,
+    who,
+)
 from benchmarks.commands import PACKAGE
 from benchmarks.measure import RUNS, Result
 
@@ -27,6 +40,7 @@ BENCHMARKS |= {
     **jobs.BENCHMARKS,
     **job_commands.BENCHMARKS,
     **page_paint.BENCHMARKS,
+    **page_jobs.BENCHMARKS,
 }
 JOBS_RUNS = 3  # unless others are asked for: most of these rows start processes, or fill queues and disks
 #: All rows about jobs by one name.

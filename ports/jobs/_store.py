@@ -301,8 +301,11 @@ class Store:
         `filters` are ``state`` (one, or a list), ``name``, ``queue``, ``tag`` (``NAME`` or ``NAME=VALUE``), ``before``,
         a number, and ``search``: see `words.searched`.
         """
-        where, values = words.newest_query(limit, dict(filters))
-        found = self._all(f"SELECT {SUBMISSION} {where}", values)
+        ((highest,),) = self._all("SELECT coalesce(max(number), 0) FROM submissions")
+        for where, values in words.newest_queries(limit, dict(filters), highest):
+            found = self._all(f"SELECT {SUBMISSION} {where}", values)
+            if len(found) == limit:
+                break
         return [SubmissionRow.of(row) for row in found]
 
     def tally(self, filters: Mapping[str, Any]) -> dict[str, int]:

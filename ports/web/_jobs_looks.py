@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from ports import jobs
@@ -31,16 +31,11 @@ class Looks:
     """Asks hosts; one for each page."""
 
     def __init__(self) -> None:
-        self._threads: dict[str, ThreadPoolExecutor] = {}
+        self._gates: dict[str, threading.Semaphore] = {}
         self._flying: dict[tuple[Any, ...], Future[Any]] = {}
         self._known: dict[tuple[Any, ...], Any] = {}
         self._tails: dict[tuple[Any, ...], tuple[jobs.Tail, threading.Lock]] = {}
         self._files: dict[Id, tuple[float, Any, Any]] = {}
-
-    def close(self) -> None:
-        """Begin nothing more; what hangs is left behind."""
-        for one in self._threads.values():
-            one.shutdown(wait=False, cancel_futures=True)
 
     async def ask(self, host: str, key: tuple[Any, ...], question: Callable[[Any], Any]) -> Any:
         """Return what `question` makes of the jobs of a host, or what it made last, where it takes long.
@@ -76,13 +71,18 @@ class Looks:
 
     def begin(self, host: str, question: Callable[[Any], Any]) -> Future[Any]:
         """Ask a host in a thread."""
-        threads = self._threads.setdefault(host, ThreadPoolExecutor(_THREADS, f"jobs of {host or 'this machine'}"))
+        gate, answer = self._gates.setdefault(host, threading.Semaphore(_THREADS)), Future[Any]()
 
-        def run() -> Any:
-            with jobs.in_batch():
-                return question(jobs.at(host or None))
+        def run() -> None:
+            with gate, jobs.in_batch():
+                try:
+                    answer.set_result(question(jobs.at(host or None)))
+                except BaseException as error:  # noqa: BLE001 - who waits gets it
+                    answer.set_exception(error)
 
-        return threads.submit(run)
+        # a daemon: the page ends although a host hangs
+        threading.Thread(target=run, name=f"jobs of {host or 'this machine'}", daemon=True).start()
+        return answer
 
     # --- what the pages show ---
 

@@ -154,9 +154,18 @@ def lease_state(alive: bool | None, *begun: tuple[str, int], is_known: bool = Tr
 __all__ = ["CAPACITY", "Desk", "Lease", "lease_state"]
 
 
-def fill(store: Store, n: int, *, now: float, host: str = "server1") -> None:
-    """Fill an empty store with scripts in all states, the last of them submitted at `now`."""
-    states = ["finished"] * 8 + ["error", "cancelled", "finished", "running", "pending", "lost"]
+ENDED = (*["finished"] * 8, "error", "cancelled")
+
+
+def fill(
+    store: Store,
+    n: int,
+    *,
+    now: float,
+    host: str = "server1",
+    states: Sequence[str] = (*ENDED, "finished", "running", "pending", "lost"),
+) -> None:
+    """Fill an empty store with scripts in some states, the last of them submitted at `now`."""
     counts = dict.fromkeys(STATES, 0)
     function = store.put_object(b"{}")
     for number in range(1, n + 1):

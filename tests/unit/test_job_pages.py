@@ -201,3 +201,27 @@ class _Ended:
 
     def has_ended(self) -> bool:
         return True
+
+
+@pytest.mark.parametrize("at_rest", [False, True])
+def test_what_is_rare_is_found_behind_what_is_recent(
+    desk: Desk, at_rest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(words, "RECENT", 3)
+    every = [desk.submit(name="rare" if number < 3 else "often") for number in range(12)]
+    runtime, root = str(runtime_directory()), str(desk.places.root)
+
+    def found(newest: int, **filters: Any) -> list[str]:
+        request = {"op": "list", "newest": newest, "filters": filters}
+        if not at_rest:
+            return [row["id"] for row in desk.answer(**request)["rows"]]
+        told = rest.answered(request, (), lambda one, lenient: rest.look(root, runtime, one, lenient))[0]
+        return [row["id"] for row in told["rows"]]
+
+    if at_rest:
+        desk.store.close()
+    newest = every[::-1]
+    assert found(2, search="often") == newest[:2] and found(5, search="often") == newest[:5]
+    assert found(2, search="rare") == newest[9:11] and found(5, search="rare") == newest[9:]
+    assert found(2, search="often", before=every[9]) == newest[3:5]
+    assert found(2, search="e", before=every[3]) == newest[9:11]

@@ -41,13 +41,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def page(home: Path) -> Iterator[Page]:
+def page(home: Path) -> Page:
     """A page of this machine and of `far`, which are both reached."""
     made = Page(["far"])
     for view in made.board.views():
         made.board.take({**view, "condition": "connected"})
-    yield made
-    jobs_of(made).looks.close()
+    return made
 
 
 def own(page: Page) -> JobsOf:
@@ -392,4 +391,3 @@ def test_a_question_is_asked_once_at_a_time() -> None:
         return list(await asyncio.gather(*ones))
 
     assert asyncio.run(run()) == [1, 1, 1]
-    looks.close()

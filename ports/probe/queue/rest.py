@@ -33,7 +33,7 @@ if __name__ != "__main__":  # piped, these names are there already
         is_text,
         job_row,
         newest_of,
-        newest_query,
+        newest_queries,
         no_job,
         pack,
         short,
@@ -198,8 +198,11 @@ class QueueAtRest:
         """Return the newest rows, and how many jobs are in each state."""
         newest, filters = newest_of(header), filters_of(header.get("filters"))
         changed = set(self._cancelled) | set(self._ended)
-        where, values = newest_query(newest + len(changed), filters, self._has_commands())
-        found = {row.number: row for row in self._rows("SELECT * " + where, values)}
+        limit, found = newest + len(changed), {}  # type: int, Dict[int, Any]
+        for where, values in newest_queries(limit, filters, self.highest(), self._has_commands()):
+            found = {row.number: row for row in self._rows("SELECT * " + where, values)}
+            if len(found) == limit:
+                break
         for number in changed:  # whose state is another one than in the store
             row = self._stored(number)
             if row is not None:

@@ -19,6 +19,7 @@ ITEM_BITS = 20  # of an item's number within its submission
 MOST_JOBS = 99999  # of one submission: a frame holds 100,000 blobs
 MOST_ROWS, USUAL_ROWS = 1000, 50
 JOB_ID = re.compile(r"([1-9][0-9]{0,11})(?:\.(0|[1-9][0-9]{0,5}))?\Z", re.ASCII)
+RECENT = 2000  # submissions in which is searched first
 FOUND = "submissions_found"  # the index in which is searched
 SUBMISSION_KEY = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
 FILTERS = ("state", "name", "tag", "queue", "before", "search")
@@ -238,8 +239,22 @@ def states_of(filters: "Json") -> "Optional[Sequence[Any]]":
     return found if found is None or isinstance(found, list) else [found]
 
 
-def newest_query(limit: int, filters: "Json", has_commands: bool = True) -> "Tuple[str, List[Any]]":
-    """Return the statement for the newest submissions that match, and its values.
+def newest_queries(
+    limit: int, filters: "Json", highest: int, has_commands: bool = True
+) -> "List[Tuple[str, List[Any]]]":
+    """Return statements for the newest submissions that match; the first that finds `limit` counts, or the last.
+
+    What a search finds often is among the newest, and what is rare is looked for in the index.
+    """
+    top = min(highest, filters.get("before") or highest)
+    some = [top - RECENT] if filters.get("search") and top > 2 * RECENT else []
+    return [newest_query(limit, filters, has_commands, least) for least in [*some, None]]
+
+
+def newest_query(
+    limit: int, filters: "Json", has_commands: bool = True, least: "Optional[int]" = None
+) -> "Tuple[str, List[Any]]":
+    """Return the statement for the newest submissions that match, from the number `least` on, and its values.
 
     Numbers are found in an index first, and then the rows: a row has 700 bytes, and thousands of them may not match.
     """
@@ -260,6 +275,10 @@ def newest_query(limit: int, filters: "Json", has_commands: bool = True) -> "Tup
         wheres.append("number IN (SELECT number FROM tags WHERE name = ?%s)" % (" AND value = ?" if has_value else ""))
         values += [name, value] if has_value else [name]
     index = " INDEXED BY " + FOUND if has_commands and filters.get("search") and "queue" not in filters else ""
+    if least is not None:
+        wheres.append("number >= ?")
+        values.append(least)
+        index = ""
     found = "SELECT number FROM submissions%s WHERE %s" % (index, " AND ".join(wheres))
     order = "+number" if index else "number"
     statement = "FROM submissions WHERE number IN (%s ORDER BY %s DESC LIMIT ?) ORDER BY number DESC" % (found, order)

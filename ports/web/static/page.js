@@ -6,11 +6,13 @@
   const tell = (text) => { lost.textContent = text; lost.hidden = !text; };
   const ask = (to, more) => fetch(to, { ...more, headers: { "X-Ports": "morph", ...(more || {}).headers } });
 
+  const touched = new WeakSet(); // an attribute would be morphed away
+
   function update(html) {
     Idiomorph.morph(main(), html, { morphStyle: "outerHTML", ignoreActiveValue: true, callbacks: {
       // what somebody typed or opened stays theirs
       beforeAttributeUpdated: (name, node) => !(name === "open" && node.tagName === "DETAILS") &&
-        !(["value", "checked"].includes(name) && node.dataset && "touched" in node.dataset),
+        !(["value", "checked"].includes(name) && touched.has(node)),
     } });
   }
 
@@ -61,7 +63,7 @@
   });
 
   document.addEventListener("input", (event) => {
-    event.target.dataset.touched = "";
+    touched.add(event.target);
     const shown = event.target.form?.querySelector(`[data-for="${event.target.name}"]`);
     if (shown) { shown.hidden = !event.target.value; shown.lastElementChild.textContent = event.target.value; }
   });
