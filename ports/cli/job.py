@@ -55,6 +55,7 @@ def show_list(out: Output, rows: Sequence[Row], *, is_all: bool = True) -> None:
 @click.option("--state", type=OneOf(_STATES), help="Only jobs in this state.")
 @click.option("--name", help="Only jobs of this name.")
 @click.option("--tag", metavar="NAME[=VALUE]", help="Only jobs with this tag.")
+@click.option("--search", metavar="WORDS", help="Only jobs that have these words in their name or command.")
 @click.option("--queue", help="Only jobs of this queue.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print lines of comma-separated values.")
 @watching.with_watch

@@ -21,7 +21,7 @@ from ports.web._jobs_view import Id, Looked, Query
 HERE = ""
 _THREADS = 3  # of each host
 _PATIENCE, _PATIENCE_HERE = 0.8, 10.0  # seconds for which a page waits for an answer
-_MOST_KEPT = 64  # of answers, and of outputs that are read on
+_MOST_KEPT = 24  # of answers, and of outputs that are read on
 _FILES_SECONDS = 5.0  # for which the list of a job's files stands
 _MOST_FILES = 5000
 _UNANSWERED = ("down", "needs login")

@@ -229,9 +229,10 @@ def _empty(query: Query, looks: Sequence[Looked]) -> str:
 
 def _commands(query: Query, hosts: Mapping[str, str]) -> list[str]:
     """Return what shows the same in a terminal."""
-    wanted, _ = query.asked(hosts)
-    words = ["ports", "job", "list", *(shlex.quote(one) for one in wanted if one)]
-    return [" ".join([*words, *(["--state", query.state] if query.state else [])])]
+    wanted, words = query.asked(hosts)
+    typed = ["ports", "job", "list", *(shlex.quote(one) for one in wanted if one)]
+    typed += ["--state", query.state] if query.state else []
+    return [" ".join([*typed, *(["--search", shlex.quote(words)] if words else [])])]
 
 
 def _row(id: Id, row: Mapping[str, Any], called: Mapping[str, str], now: float) -> dict[str, Any]:

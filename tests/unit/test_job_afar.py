@@ -71,6 +71,8 @@ def test_a_script_waits_there_where_no_resource_runs(capsys: pytest.CaptureFixtu
         (["--tag", "study"], ["far:3", "far:1"]),
         (["--tag", "study=1"], ["far:1"]),
         (["--queue", "night"], ["far:2"]),
+        (["--search", "LR"], ["far:2"]),
+        (["--search", "true study=2"], ["far:3"]),
         (["--state", "pending", "--tag", "study=2"], ["far:3"]),
         (["--state", "finished"], []),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ports import hosts
@@ -82,6 +82,7 @@ WORD = TEXT.map(lambda text: text or "-")
 JOBS = st.lists(st.tuples(TEXT, st.none() | st.lists(WORD, min_size=1, max_size=3)), min_size=1, max_size=5)
 
 
+@example(jobs=[("\u00c4", None), ("aB", ["B"])], search="\u00e4", states=[], cancelled=False)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(jobs=JOBS, search=TEXT, states=st.lists(st.sampled_from(words.STATES), max_size=2), cancelled=st.booleans())
 def test_a_search_finds_with_and_without_a_resource_the_same(

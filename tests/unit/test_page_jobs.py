@@ -172,6 +172,7 @@ def test_a_page_shows_a_job_and_what_it_printed(page: Page) -> None:
     ],
 )
 def test_what_is_no_page_of_a_job_is_an_error(page: Page, below: str, given: Any, error: type[PortsError]) -> None:
+    submit()
     with pytest.raises(error):
         asyncio.run(own(page).draw(below, given))
     assert asyncio.run(_jobs_handlers.main(page, below, given)) is None

@@ -151,8 +151,9 @@ def test_what_is_no_query_is_the_first_page(text: str) -> None:
 
 
 def test_a_search_without_a_match_says_so_and_no_job_says_what_to_type() -> None:
-    found = _jobs_view.jobs(query("q=x"), HOSTS, [looked("", finished=0)], NOW)
+    found = _jobs_view.jobs(query("q=x+y+atlas&state=error"), HOSTS, [looked("", finished=0)], NOW)
     assert "No job matches." in drawn("jobs.html", found).text
+    assert found["commands"] == ["ports job list atlas --state error --search 'x y'"]
     found = _jobs_view.jobs(query(), HOSTS, [looked("", finished=0)], NOW)
     assert "ports job submit -- python train.py" in drawn("jobs.html", found).text
 
