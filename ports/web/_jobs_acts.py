@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from ports import jobs
-from ports.errors import PortsError, TimedOutError, UsageError
+from ports.errors import PortsError, TimedOutError, UsageError, collecting_warnings
 from ports.web._jobs_looks import Looks
 from ports.web._jobs_view import Id
 
@@ -92,17 +92,20 @@ class Acts:
         where = values.get("directory", "").strip() or "~"
 
         def act(machine: Any) -> Any:
-            if source is not None:
-                return machine.rerun(source.number, change=lambda row: jobs.changed(row, words, **options))
-            if host and not machine.has_directory(where):
-                raise UsageError(f"directory: {where} is not on {host}; name one that is there")
-            script = jobs.describe(words, directory=where, is_far=bool(host), **options)
-            return machine.submit_script(script, said=said.append)
+            with collecting_warnings(said.append):
+                if source is not None:
+                    return machine.rerun(source.number, change=lambda row: jobs.changed(row, words, **options))
+                if host and not machine.has_directory(where):
+                    raise UsageError(f"directory: {where} is not on {host}; name one that is there")
+                script = jobs.describe(words, directory=where, is_far=bool(host), **options)
+                return machine.submit_script(script, said=said.append)
 
         id = await self._do(host, ("submit", str(source), *sorted(values.items())), act)
         made = Id(host, str(id).rpartition(":")[2])
         if said:
-            self.notes[str(made)] = said
+            self.notes[str(made)] = list(dict.fromkeys(said))
+            for old in list(self.notes)[:-MOST]:
+                del self.notes[old]
         return made
 
 

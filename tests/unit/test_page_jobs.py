@@ -18,7 +18,7 @@ from tornado.web import Application, RequestHandler
 
 from ports import hosts
 from ports.cli import main
-from ports.errors import NetworkError, NotFoundError, PortsError, UsageError
+from ports.errors import NetworkError, NotFoundError, PortsError, UsageError, warn
 from ports.jobs import _afar, _asking, _client, _places, describe
 from ports.web import _jobs_handlers, _jobs_looks
 from ports.web._jobs_handlers import JobsOf, act, jobs_of
@@ -223,6 +223,23 @@ def test_a_new_job_is_submitted_here_and_there(page: Page, home: Path, no_start:
     assert two["asked"]["script"]["argv"] == ["echo", "a", "b"] and two["asked"]["retries"]["failure"] == 2
     text = drawn(page, "/-/jobs/new", **{"from": ["far:2"]})
     assert "Run job far:2 again" in text and "echo a b" in text
+
+
+def test_what_is_said_of_a_new_job_is_on_its_page(
+    page: Page, home: Path, no_start: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _afar.Afar.submit_script
+
+    def warning(*given: Any, **options: Any) -> Any:
+        warn("the job waits in the queue there")
+        options["said"]("numpy is missing there")
+        return before(*given, **options)
+
+    monkeypatch.setattr(_afar.Afar, "submit_script", warning)
+    assert acted(page, verb="submit", host="far", directory=str(home), command="true").to == "/-/jobs/far%3A1"
+    text = drawn(page, "/-/jobs/far%3A1")
+    assert "the job waits in the queue there" in text and "numpy is missing there" in text
+    assert "numpy" not in drawn(page, "/-/jobs/1")
 
 
 @pytest.mark.parametrize(
