@@ -38,7 +38,7 @@ def submitted(browser: Visitor, **fields: str) -> str:
     asked = {"kind": "job", "verb": "submit", "token": token(browser), **fields}
     answer = browser.act(asked)
     assert answer.status == 303, answer.text
-    return "/" + answer.headers["Location"].removeprefix("../")
+    return "/" + answer.headers["Location"].removeprefix("../").lstrip("/")
 
 
 def shown(browser: Visitor, path: str, text: str) -> str:
