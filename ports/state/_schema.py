@@ -31,7 +31,7 @@ _WORDS = {
     "null": "null",
 }
 
-_FEW = 9  # names that a sentence can list
+_FEW = 10  # names that a sentence can list
 
 
 @functools.cache

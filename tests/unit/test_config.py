@@ -101,8 +101,8 @@ def test_hosts_may_be_a_plain_list(place: Path, monkeypatch: pytest.MonkeyPatch)
         (
             "clusters: {}",
             "ports.clusters",
-            "no such setting; there are alias, cluster, core_files, hosts, jobs, log_bytes, notebook, open, ssh; did "
-            "you mean cluster?",
+            "no such setting; there are alias, cluster, core_files, hosts, jobs, log_bytes, notebook, open, page, ssh; "
+            "did you mean cluster?",
         ),
         ("xyzzy: {}", "ports.xyzzy", "no such setting; there are alias, cluster, core_files, hosts,"),
         (
