@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 _SILENCE_SECONDS = 0.5  # what is printed on stderr, and followed by nothing for so long, is not the error
 
@@ -118,13 +118,19 @@ def _pass_on(command: Sequence[str], *, keep: bool) -> tuple[int, str, str]:
                     elif keep:
                         kept += text
                     else:
-                        print(text, end="", flush=True)
+                        _write(sys.stdout, text)
                 break
             except KeyboardInterrupt:  # the command says what becomes of what it waited for; the second time it ends
                 process.send_signal(signal.SIGTERM if is_interrupted else signal.SIGINT)
                 is_interrupted = True
         code = process.wait()
     return code, messages.end(failed=bool(code)), kept
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Print what the command made harmless when it printed it."""
+    stream.write(text)
+    stream.flush()
 
 
 class _Messages:
@@ -139,7 +145,7 @@ class _Messages:
         self.said += text
 
     def show(self, end: int) -> None:
-        print(self.said[self.n_shown : end], end="", file=sys.stderr, flush=True)
+        _write(sys.stderr, self.said[self.n_shown : end])
         self.n_shown = max(self.n_shown, end)
 
     def end(self, *, failed: bool) -> str:
