@@ -17,6 +17,7 @@ from ports.probe import duration
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _CODE = re.compile(r"`([^`]{1,400})`")
 _LONGEST = 400  # characters of a text that the page shows
+_MOST = 1e300
 
 
 class Said(NamedTuple):
@@ -43,16 +44,14 @@ _STYLES = {
 _STYLE_OF = {word: style for style, words in _STYLES.items() for word in words}
 
 
+def finite(value: Any) -> float | None:
+    """Return a number that is finite and not negative, else None."""
+    return float(value) if type(value) in (int, float) and 0 <= value < _MOST else None
+
+
 def number(document: Any, key: str) -> float | None:
-    """Return a finite number that is not negative, else None."""
-    value = document.get(key) if isinstance(document, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        made = float(value)
-    except OverflowError:
-        return None
-    return made if math.isfinite(made) and made >= 0 else None
+    """Return a finite number of a document that is not negative, else None."""
+    return finite(document.get(key)) if isinstance(document, Mapping) else None
 
 
 def text(document: Any, key: str) -> str:
@@ -90,21 +89,29 @@ def sentences(document: Any, key: str) -> list[list[Said]]:
 def numbers(document: Any, key: str) -> list[float]:
     """Return the numbers that a document lists."""
     value = document.get(key) if isinstance(document, Mapping) else None
-    found = [number({"n": one}, "n") for one in value] if isinstance(value, list | tuple) else []
+    found = [finite(one) for one in value] if isinstance(value, list | tuple) else []
     return [one for one in found if one is not None]
 
 
-def points(document: Any, key: str, columns: int) -> list[list[float | None]]:
-    """Return the points of a history, each a time and then numbers or None."""
+def points(document: Any, key: str, columns: int, *, since: float, most: int = 120) -> list[list[float | None]]:
+    """Return the points of a history since a time, each a time and then numbers or None; of many, at most `most`.
+
+    A history of a day has 5,760 points, in the order of their times: those that are not drawn are not read.
+    """
     value = document.get(key) if isinstance(document, Mapping) else None
-    made = []
-    for one in value if isinstance(value, list | tuple) else ():
-        if not isinstance(one, list | tuple) or len(one) < columns:
-            continue
-        point = [number({"n": item}, "n") for item in one[:columns]]
-        if point[0] is not None:
-            made.append(point)
-    return made
+    if not isinstance(value, list | tuple):
+        return []
+    first = len(value)
+    while first and (_time(value[first - 1]) or math.inf) >= since:
+        first -= 1
+    n = len(value) - first
+    step = max(1, -(-n // most))
+    chosen = value[first + (n - 1) % step :: step] if n else ()
+    return [[finite(item) for item in one[:columns]] for one in chosen if _time(one) and len(one) >= columns]
+
+
+def _time(point: Any) -> float | None:
+    return finite(point[0]) if isinstance(point, list | tuple) and point else None
 
 
 def ago(then: float | None, now: float) -> str:

@@ -157,9 +157,9 @@ def _gpu(one: Mapping[str, Any], place: int, mine: set[str]) -> Gpu:
 def hour(usage: Mapping[str, Any], history: Mapping[str, Any], now: float) -> list[_plots.Curve]:
     """Return the curves of memory and cores over the last hour, each in its part of the whole; [] without history."""
     span = _plots.span(now, _HOUR)
-    there = [one for one in _facts.points(history, "machine", 3) if one[0] is not None and one[0] > span[0]]
+    there = _facts.points(history, "machine", 3, since=span[0])
     total, n_cores = number(usage, "memory_bytes"), number(usage, "n_cores")
-    if len(there) < 2 or not total or not n_cores:
+    if len(there) < _plots.LEAST or not total or not n_cores:
         return []
     return [
         _plots.line([(one[0] or 0.0, one[1]) for one in there], span, total, "memory"),

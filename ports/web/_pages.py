@@ -114,14 +114,15 @@ def _until(then: float | None, now: float) -> str:
 
 def _cluster_plots(view: Mapping[str, Any], name: str, now: float) -> list[Plot]:
     """Return the memory of a cluster's workers as a band, and its tasks per second."""
-    points = _facts.points(part(part(view, "history"), "clusters"), name, 7)
-    return [plot for title, seconds in _SPANS for plot in _cluster_span(points, title, seconds, now)]
+    history = part(part(view, "history"), "clusters")
+    return [plot for title, seconds in _SPANS for plot in _cluster_span(history, name, (title, seconds), now)]
 
 
-def _cluster_span(points: list[list[float | None]], title: str, seconds: float, now: float) -> list[Plot]:
+def _cluster_span(history: Mapping[str, Any], name: str, over: tuple[str, float], now: float) -> list[Plot]:
+    title, seconds = over
     span = _plots.span(now, seconds)
-    there = _within(points, span)
-    if len(there) < 2 or not _reaches(there, title, now):
+    there = _facts.points(history, name, 7, since=span[0])
+    if len(there) < _plots.LEAST or not _reaches(there, title, now):
         return []
     times = [one[0] or 0.0 for one in there]
     limits = [one[5] for one in there if one[5]]
@@ -219,13 +220,12 @@ def _machine_facts(usage: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _machine_plots(view: Mapping[str, Any], usage: Mapping[str, Any], now: float) -> list[Plot]:
-    points = _facts.points(part(view, "history"), "machine", 3)
     total, n_cores = number(usage, "memory_bytes"), number(usage, "n_cores")
     made = []
     for title, seconds in _SPANS:
         span = _plots.span(now, seconds)
-        there = _within(points, span)
-        if len(there) < 2 or not total or not n_cores or not _reaches(there, title, now):
+        there = _facts.points(part(view, "history"), "machine", 3, since=span[0])
+        if len(there) < _plots.LEAST or not total or not n_cores or not _reaches(there, title, now):
             continue
         for name, column, top, words, style in _machine_curves(total, n_cores):
             curve = _plots.line([(one[0] or 0.0, one[column]) for one in there], span, top, style)
@@ -242,7 +242,3 @@ def _machine_curves(total: float, n_cores: float) -> list[tuple[str, int, float,
 def _reaches(points: list[list[float | None]], title: str, now: float) -> bool:
     """Tell whether points fill a span: a day is drawn once they reach back further than an hour."""
     return title == _SPANS[0][0] or now - min(one[0] or now for one in points) > 1.5 * _SPANS[0][1]
-
-
-def _within(points: list[list[float | None]], span: tuple[float, float]) -> list[list[float | None]]:
-    return [one for one in points if one[0] is not None and span[0] <= one[0] <= span[1]]

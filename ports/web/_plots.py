@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 #: The box of a curve: its place stretches it, and lines keep their width.
 WIDTH, HEIGHT = 240.0, 60.0
 _MOST_POINTS = 120
+#: How many points there are at least before a curve is drawn: a minute.
+LEAST = 4
 _STEP = 15.0  # seconds between two points of a history
 _Point = TypeVar("_Point", bound=tuple[Any, ...])
 

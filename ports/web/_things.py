@@ -182,11 +182,10 @@ def _where(row: Mapping[str, Any], counts: Mapping[str, float | None]) -> str:
 
 def spark(view: Mapping[str, Any], name: str, now: float) -> list[_plots.Curve]:
     """Return the middle memory of a cluster's workers over the last hour, of their limit; [] without history."""
-    there = _facts.points(part(part(view, "history"), "clusters"), name, 6)
     span = _plots.span(now, _SPARK_SECONDS)
-    there = [one for one in there if (one[0] or 0.0) > span[0]]
+    there = _facts.points(part(part(view, "history"), "clusters"), name, 6, since=span[0])
     tops = [one[5] for one in there if one[5]]
-    if len(there) < 2 or not tops:
+    if len(there) < _plots.LEAST or not tops:
         return []
     return [_plots.line([(one[0] or 0.0, one[3]) for one in there], span, max(tops), "memory")]
 

@@ -491,6 +491,18 @@ class TestPlots:
             assert 0 <= float(x) <= _plots.WIDTH and 0 <= float(y) <= _plots.HEIGHT
         assert drawn.count("M") + drawn.count("L") <= 120
 
+    def test_of_a_day_of_points_only_those_are_read_that_are_drawn(self) -> None:
+        day = [[15.0 * n, float(n), None] for n in range(5760)]
+        hour = _facts.points({"machine": [*day, "x", [None], [9e9]]}, "machine", 3, since=15.0 * 5520)
+        assert hour[-1] == [15.0 * 5759, 5759.0, None] and len(hour) <= 120
+        assert hour[0][0] is not None and hour[0][0] >= 15.0 * 5520
+        assert len(_facts.points({"machine": day}, "machine", 3, since=0)) <= 120
+        assert _facts.points({"machine": "no"}, "machine", 3, since=0) == []
+
+    def test_a_curve_of_less_than_a_minute_is_not_drawn(self) -> None:
+        history = {"machine": [[views.NOW - 15 * n, 1e9, 1.0] for n in (2, 1, 0)], "clusters": {}}
+        assert host({**views.atlas(), "history": history}).curves == []
+
     def test_a_gap_in_the_points_is_a_gap_in_the_line(self) -> None:
         drawn = _plots.line([(0, 1.0), (1, 1.0), (2, None), (3, 1.0), (4, 1.0)], (0, 4), 1.0, "memory").d
         assert drawn.count("M") == 2
