@@ -97,7 +97,9 @@ class Answers(_Handler):
     def tell(self, error: PortsError, status: int = 404) -> None:
         """Answer with an error, on a page that leads back."""
         self.set_status(status)
-        self.answer(_render.render("failed.html", **{**self.page.values(self.below), "notice": str(error)}))
+        part = "sheet" if self.is_morph else "page"
+        told = {**self.page.values(self.below), "notice": str(error), "part": part}
+        self.answer(_render.render("failed.html", **told))
 
     def answer(self, html: str) -> None:
         """Answer with a page."""

@@ -12,7 +12,7 @@ from ports.web._facts import Mark, Said, count, mark, number, pair, part, said, 
 
 #: Kinds of rows that have a name of their own; others are found by their port.
 NAMED = ("cluster", "notebook", "resource", "page")
-_NO_THINGS = ("host", "machine", "tunnel", "job")
+_NO_THINGS = ("host", "machine", "tunnel", "job", "warning")
 _ORDER = {"cluster": 0, "resource": 1, "notebook": 2}
 _LIVE = ("running", "starting", "unknown")
 _SPARK_SECONDS = 3600.0
