@@ -128,6 +128,8 @@ def shown(verb: str, host: str | None, kind: str, name: str | None) -> list[Piec
     found = find(verb, kind)
     before, after = _around(found, verb, host, kind, name)
     typed = [NAME] if verb == "start" and found.named and not name else []
+    if not (typed or found.fields):
+        return [Piece(" ".join(["ports", *before, *after]))]
     pieces = [Piece(" ".join(["ports", *before]))]
     pieces += [Piece(f" {one.option}" if one.option else "", one) for one in (*typed, *found.fields)]
     return [*pieces, Piece(f" {' '.join(after)}")] if after else pieces
