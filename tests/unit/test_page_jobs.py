@@ -261,6 +261,7 @@ def test_what_is_said_of_a_new_job_is_on_its_page(
         ({"command": "x" * 40_000}, "command", "more than 32,000 characters"),
     ],
 )
+@pytest.mark.usefixtures("no_start")  # one that is not refused begins nothing
 def test_a_refused_job_is_said_at_its_field_and_kept(page: Page, changed: Any, field: str, said: str) -> None:
     form = {"verb": "submit", "host": page.here, "directory": "~", "command": "true", "name": "kept", **changed}
     told = acted(page, **form)
