@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from ports.cli.tables import width
+from ports.cli.tables import width, wrap
 from ports.errors import harmless
 from ports.probe import duration, size
 
@@ -113,8 +113,9 @@ def _machine(view: Mapping[str, Any], columns: int | None) -> list[Line]:
     told: list[Line] = []
     if view["reason"]:
         style = "busy" if view["condition"] == "needs login" else "bad"
-        way_out = f": {view['way_out']}" if view["way_out"] else ""
-        told.append([("  " + view["reason"] + way_out, style)])
+        way_out = f": `{view['way_out']}`" if view["way_out"] else ""
+        said = harmless(view["reason"] + way_out, lines=False)
+        told += [[(f"  {line}", style)] for line in ([said] if columns is None else wrap(said, columns - 2, "  "))]
     machine = view["machine"]
     if machine is None:
         return told

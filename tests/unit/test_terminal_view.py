@@ -47,7 +47,13 @@ def test_a_host_that_is_not_connected_says_why_and_what_to_type() -> None:
     told = drawn()
     for view in ALL:
         if view["way_out"]:
-            assert any(view["reason"] in line and line.endswith(view["way_out"]) for line in told)
+            assert any(view["reason"] in line and f"`{view['way_out']}`" in line for line in told)
+
+
+def test_the_command_that_helps_is_whole_in_a_narrow_terminal() -> None:
+    asks = next(view for view in ALL if view["condition"] == "needs login")
+    told = [text(line).strip() for line in views.lines([asks], fixed.NOW, 40)]
+    assert any(f"`{asks['way_out']}`" in line for line in told) and not [line for line in told if line.endswith("…")]
 
 
 @given(columns=st.integers(20, 200))
