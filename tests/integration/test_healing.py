@@ -441,8 +441,16 @@ def test_a_link_comes_back_where_start_files_outlast_an_attempt(journey: Journey
     try:
         send(signal.SIGKILL, [one.pid for one in journey.masters()])
         assert until_answered(use, time.time()) < 30
+        # the question that shows what start files do, after 5 s of silence, would connect again after `journey.end`
+        wait_until(lambda: not questions(journey) or None, timeout=30, what="the end of a question")
     finally:
         start_file.unlink()
+
+
+def questions(journey: Journey) -> list[list[str]]:
+    """Return what runs on server1 to answer a question, or waits in a start file for that."""
+    found = [one.command for one in journey.site.host("server1").processes()]
+    return [words for words in found if words[0] == "sleep" or ("python3" in words[0] and words[-1] == "-")]
 
 
 def test_a_removed_runtime_directory_is_made_again_with_all_in_it(journey: Journey) -> None:
