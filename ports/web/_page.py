@@ -54,8 +54,11 @@ class Page:
         self._notice: tuple[str, float] | None = None
 
     def base(self, path: str) -> str:
-        """Return what leads from `path`, below the place of the page, to the first page: ``./`` or ``../``."""
-        return "../" * path.lstrip("/").count("/") or "./"
+        """Return what leads from `path`, below the place of the page, to the first page.
+
+        It is a whole path, because a sheet is drawn at one path and put into the page at another.
+        """
+        return f"{self.where}/"
 
     def notice(self, text: str | None) -> None:
         """Keep what failed for the next paintings; None: it is of no more interest."""

@@ -151,6 +151,19 @@ def test_a_dashboard_in_the_side_panel_opens_as_a_tab_of_lab(page: Any, lab: Lab
     assert side.url == f"{lab.base}ports/"
 
 
+def test_the_side_panel_acts_and_shows_what_became_of_it(page: Any, lab: Lab, main: Cluster) -> None:
+    page.click("[data-id='ports-side']")
+    side = page.wait_for_selector(SIDE).content_frame()
+    row = side.locator("tr:has-text('main')").first
+    row.locator("text=Scale…").click()
+    sheet = side.locator("dialog[open]")
+    sheet.locator("input[name=n_workers]").fill("0")
+    sheet.locator("button[type=submit], button:not([type])").first.click()
+    wait_until(lambda: clusters.get("main").record.n_workers == 0 or None, timeout=60, what="the other size", every=0.1)
+    sheet.wait_for(state="detached")
+    row.locator("text=/no workers|^0 /").first.wait_for()
+
+
 def test_the_page_has_the_colours_of_lab_s_theme(page: Any, lab: Lab) -> None:
     page.click("[data-id='ports-side']")
     frame = page.wait_for_selector(SIDE).content_frame()

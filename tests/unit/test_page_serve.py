@@ -112,7 +112,7 @@ def test_an_act_runs_the_words_of_the_command_that_its_sheet_shows(served: tuple
     assert "ports cluster stop main -H server1" in sheet.text
     assert "<html" not in sheet.text
     answer = visitor.act(form(page))
-    assert (answer.status, answer.headers["Location"]) == (303, "../")
+    assert (answer.status, answer.headers["Location"]) == (303, "/")
     assert visitor.act(form(page), X_Ports="morph").status == 204
     assert page.done == [["cluster", "stop", "main", "-H", "server1"]] * 2
 
