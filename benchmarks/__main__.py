@@ -25,6 +25,7 @@ from benchmarks import (
     lab,
     links,
     page_jobs,
+    page_jupyter,
     page_paint,
     watching,
     who,
@@ -39,6 +40,7 @@ BENCHMARKS |= {
     **cache.BENCHMARKS,
     **jobs.BENCHMARKS,
     **job_commands.BENCHMARKS,
+    **page_jupyter.BENCHMARKS,
     **page_paint.BENCHMARKS,
     **page_jobs.BENCHMARKS,
 }
