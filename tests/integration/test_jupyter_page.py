@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import http.server
 import re
+import socketserver
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
@@ -16,7 +18,7 @@ from ports import clusters, notebooks
 from ports.clusters import Cluster
 from ports.notebooks import _notebooks
 from ports.notebooks._notebook import Notebook
-from ports.state import paths
+from ports.state import paths, wait_until
 from tests.integration.conftest import Home
 
 pytestmark = pytest.mark.ci
@@ -163,15 +165,36 @@ def test_the_page_is_live_for_its_own_pages_only(lab: Notebook, cookies: str) ->
     assert isinstance(sent, str) and "<main" in sent and paths.host_name() in sent
 
 
+def see(lab: Notebook, cookies: str, name: str) -> None:
+    """Look at the page until it shows a thing: the first paint waits for nothing."""
+    wait_until(
+        lambda: f"name={name}" in ask(lab, "/ports/", Cookie=cookies)[2] or None,
+        timeout=60,
+        what=f"{name} on the page",
+        every=0.2,
+    )
+
+
 def go(lab: Notebook, cookies: str, kind: str, name: str, **headers: str) -> tuple[int, str, str]:
     """Follow a link of the page; return the status, where it leads, and the text."""
-    watch(lab, Cookie=cookies, Origin=f"http://127.0.0.1:{lab.port}")  # somebody looks, so it knows what there is
     query = urlencode({"host": paths.host_name(), "kind": kind, "name": name})
     status, found, text = ask(lab, f"/ports/-/go?{query}", Cookie=cookies, **headers)
     return status, found.get("Location", ""), text
 
 
 def test_links_of_the_page_lead_where_the_browser_can_follow(lab: Notebook, main: Cluster, cookies: str) -> None:
+    for name in ("main", "lab"):
+        see(lab, cookies, name)
     assert go(lab, cookies, "cluster", "main")[:2] == (302, "/ports/main/status")
     assert go(lab, cookies, "notebook", "lab")[:2] == (302, "/lab")  # this one, whatever leads to it
     assert go(lab, cookies, "cluster", "nope")[0] in (404, 503)
+
+
+def test_a_browser_elsewhere_gets_the_command_for_its_machine(lab: Notebook, main: Cluster, cookies: str) -> None:
+    """It came through a tunnel: the port in its address is not that of the server."""
+    with socketserver.TCPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as service:
+        port = service.server_address[1]
+        see(lab, cookies, str(port))
+        away = {"Host": f"localhost:{(lab.port or 0) + 1}", "Authorization": f"token {lab.token}"}
+        status, _, told = go(lab, cookies, "listener", str(port), **away)
+    assert status == 503 and re.search(rf"<code>ports open \S+:{port}</code> opens", told)
