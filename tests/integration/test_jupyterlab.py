@@ -132,6 +132,7 @@ def test_the_side_panel_loads_the_page_when_it_is_first_seen(page: Any, lab: Lab
     assert frame.url == f"{lab.base}ports/"
 
 
+@pytest.mark.long
 def test_a_tab_of_the_page_is_there_again_after_a_reload(page: Any, lab: Lab) -> None:
     page.click(CARD)
     page.wait_for_selector(TAB).content_frame().wait_for_selector("main")
@@ -164,6 +165,7 @@ def test_the_side_panel_acts_and_shows_what_became_of_it(page: Any, lab: Lab, ma
     row.locator("text=/no workers|^0 /").first.wait_for()
 
 
+@pytest.mark.long
 def test_the_page_has_the_colours_of_lab_s_theme(page: Any, lab: Lab) -> None:
     page.click("[data-id='ports-side']")
     frame = page.wait_for_selector(SIDE).content_frame()
