@@ -27,6 +27,7 @@ from benchmarks import (
     page_jobs,
     page_jupyter,
     page_paint,
+    page_start,
     watching,
     who,
 )
@@ -43,6 +44,7 @@ BENCHMARKS |= {
     **page_jupyter.BENCHMARKS,
     **page_paint.BENCHMARKS,
     **page_jobs.BENCHMARKS,
+    **page_start.BENCHMARKS,
 }
 JOBS_RUNS = 3  # unless others are asked for: most of these rows start processes, or fill queues and disks
 #: All rows about jobs by one name.

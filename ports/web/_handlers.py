@@ -119,12 +119,12 @@ class Shown(Answers):
 
     async def get(self, *groups: str) -> None:
         """Draw it."""
-        self.page.live.touch()
         part = "sheet" if self.screen.is_sheet and self.is_morph else "page"
         try:
             self.answer(await draw(self.page, self.screen, self.question(groups), self.below, part=part))
         except PortsError as error:
             self.tell(error)
+        self.page.live.touch()  # afterwards: what it imports would delay the first answer
 
 
 class Does(Answers):

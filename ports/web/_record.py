@@ -25,11 +25,11 @@ _SERVER = f"{SAFE_PATH}; from ports.web._serve import main; sys.exit(main())"
 
 @dataclass(frozen=True, kw_only=True)
 class PageRecord(Record):
-    """A page that runs. `socket` is its Unix socket, `port` its port on 127.0.0.1 or None on a server alone."""
+    """A page that runs. `port` is its port on 127.0.0.1, None on a server alone; on Windows it has no Unix socket."""
 
     process: ProcessId = field(metadata={"record": ProcessId})
     started_at: float
-    socket: str
+    socket: str | None
     port: int | None = None
     hosts: tuple[str, ...] = ()
     background: bool = False
@@ -114,7 +114,7 @@ def link(record: PageRecord) -> str | None:
     PortsError
         It does not answer.
     """
-    if record.port is None:
+    if record.port is None or record.socket is None:
         return None
     request = b"GET /-/key HTTP/1.0\r\nHost: 127.0.0.1\r\nX-Ports: key\r\n\r\n"
     try:

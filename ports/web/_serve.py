@@ -34,6 +34,7 @@ from ports.web._record import PageRecord
 _LOG = logging.getLogger("ports.web")
 _IDLE_CONNECTION = 90.0
 _LONGEST_WAIT = 3600.0
+_BROWSER_SECONDS = 0.2  # a browser that starts takes longer, and finds this machine looked at
 
 
 class Alone(RequestHandler):
@@ -223,8 +224,10 @@ async def _serve(
     page, keys = Page(hosts), Keys()
     page.keep = _record.keep_hosts
     with contextlib.ExitStack() as held:
-        at_socket, number = held.enter_context(_unix_socket()), None
-        _answer(page, keys, at_socket, None, held)
+        at_socket, number = None, None
+        if os.name != "nt":
+            at_socket = held.enter_context(_unix_socket())
+            _answer(page, keys, at_socket, None, held)
         if not alone:
             listener = held.enter_context(contextlib.closing(listening(port)))
             number = listener.getsockname()[1]
@@ -232,7 +235,7 @@ async def _serve(
         record = PageRecord(
             process=_this_process(),
             started_at=time.time(),
-            socket=at_socket.getsockname(),
+            socket=None if at_socket is None else at_socket.getsockname(),
             port=number,
             hosts=page.hosts,
             background=background,
@@ -240,7 +243,7 @@ async def _serve(
         held.enter_context(_recorded(record))
         held.callback(page.watch.end)
         held.callback(page.live.close)
-        page.live.touch()  # the browser comes in a moment
+        asyncio.get_running_loop().call_later(_BROWSER_SECONDS, page.live.touch)
         link = None if number is None else f"http://127.0.0.1:{number}{_guard.ENTRY}?key={keys.new()}"
         on_start({**record.row(), "local_url": link, "local_port": number})
         await _end(page)
@@ -248,7 +251,8 @@ async def _serve(
 
 def _answer(page: Page, keys: Keys, listener: socket.socket, authority: str | None, held: contextlib.ExitStack) -> None:
     """Answer at `listener`, as long as `held` is not closed."""
-    door = Door(authority=authority, uids=frozenset({os.getuid()}), form_token=page.form_token)
+    own = frozenset({os.getuid()}) if hasattr(os, "getuid") else frozenset()  # Windows tells no uid
+    door = Door(authority=authority, uids=own, form_token=page.form_token)
     server = HTTPServer(
         application(page, door, keys),
         max_body_size=_guard.LONGEST_BODY,
@@ -262,9 +266,10 @@ async def _end(page: Page) -> None:
     """Wait for a signal, or until nobody has looked for as long as the setting ``page.idle`` says."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     longest = float(settings.get("page.idle")) * 3600 or float("inf")
-    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(one) is not signal.SIG_IGN:  # nohup
-            loop.add_signal_handler(one, ended.set)
+    if os.name != "nt":  # there Ctrl-C ends the loop by itself
+        for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(one) is not signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(one, ended.set)
     while not ended.is_set() and (left := longest - page.live.unseen_seconds) > 0:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), min(left, _LONGEST_WAIT))
