@@ -79,16 +79,18 @@ class PortsError(Exception):
     exit_code = 5
     #: The host on which it was raised; None if it was this one.
     where: str | None = None
+    #: What it says where `where` is another host: the host, and hints as they are typed here. None: its own words.
+    at_home: str | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Let no message have what a terminal would obey: another machine, user or job can have said it."""
         super().__init_subclass__(**options)
         if "__str__" in cls.__dict__:
             said: Callable[[PortsError], str] = cls.__dict__["__str__"]
-            cls.__str__ = functools.wraps(said)(lambda self: harmless(said(self)))  # type: ignore[method-assign]
+            cls.__str__ = functools.wraps(said)(lambda self: harmless(self.at_home or said(self)))  # type: ignore[method-assign]
 
     def __str__(self) -> str:
-        return harmless(super().__str__())
+        return harmless(self.at_home or super().__str__())
 
     def _render_traceback_(self) -> list[str]:
         """Return what IPython and notebooks show: the lines of the user's own code, and the message."""

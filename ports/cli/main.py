@@ -140,8 +140,7 @@ def _fail(error: Any, as_json: bool) -> int:
         text += session_called(error.host)
     if as_json:
         write_json({"error": {**hosts.describe_error(error), "message": text}})
-    there = f"{host}: " if host and not text.startswith((f"{host}: ", f"{host} ")) else ""
-    tell(f"ports: {there}{text}")
+    tell(f"ports: {targets.said_by(host, text)}")
     return int(error.exit_code)
 
 

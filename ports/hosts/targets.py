@@ -86,6 +86,12 @@ def guess(alias: str) -> str:
     return f"replace {alias} by your own alias for this machine"
 
 
+def said_by(host: str | None, text: str) -> str:
+    """Return an error of `host` in a sentence that names it, with hints as they are to be typed here."""
+    text = hints_at(host, text)
+    return f"{host}: {text}" if host and not text.startswith((f"{host}: ", f"{host} ")) else text
+
+
 def hints_at(host: str | None, text: str) -> str:
     """Return what `ports` on `host` said, its hints as they are to be typed here: ``-H`` added, the alias of here.
 

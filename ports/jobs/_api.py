@@ -134,6 +134,8 @@ class JobFunction(Generic[P, R]):
     @brief
     def map(self, *iterables: Iterable[Any], name: str | None = None) -> JobMap:
         """Submit a call for each item, as one submission, and return its jobs; raises as `submit`."""
+        if not iterables:
+            raise TypeError("map() must have at least one iterable, with an item for each job")
         calls: list[_travel.Call] = [(args, {}) for args in zip(*iterables, strict=False)]
         if not calls:
             return JobMap(None, 0, self._name(name))
@@ -324,7 +326,7 @@ def job(function: Any = None, /, **options: Any) -> Any:
 
     def decorate(one: Any) -> Any:
         if not callable(one):
-            raise UsageError(f"a {type(one).__name__} is no function; write @ports.job above one")
+            raise UsageError(f"{_model.short(one)} is no function; write @ports.job above one")
         return JobFunction(getattr(one, "__ports_function__", one), chosen)
 
     return decorate if function is None else decorate(function)

@@ -13,6 +13,7 @@ from ports.jobs._exchange import BY_REQUEST, Exchange, Request
 from ports.jobs._live import Run
 from ports.jobs._model import ENDED, STATES, JobId, Submission, parse_id, short
 from ports.jobs._store import SubmissionRow, pack
+from ports.probe import ended
 
 
 class Changes:
@@ -119,7 +120,11 @@ class Changes:
     def _is_unfetched(self, row: SubmissionRow) -> bool:
         """Say whether a script has a copy of its own with what it made there, of which nobody has fetched anything."""
         places, id = self.store.places, JobId(row.number)
-        return row.kind == "script" and places.copy_of(id).is_dir() and not places.fetched(id).exists()
+        if row.kind != "script" or places.fetched(id).exists() or not places.copy_of(id).is_dir():
+            return False
+        job = self.store.job(pack(row.number, 0))
+        noted = None if job is None else ended.read_note(str(places.work_of(id) / "exit.json"), job.attempt)
+        return noted is None or noted.get("made") is not False
 
     def _remove(self, rows: Sequence[SubmissionRow]) -> None:
         self.store.remove([row.number for row in rows])

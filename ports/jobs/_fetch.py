@@ -84,6 +84,11 @@ def fetch(
         raise UsageError(f"{row['id']} is a map of functions, which have results; `ports.jobs.get(...)` has them")
     found = output.find()
     target = Path(f"job-{str(row['id']).replace(':', '-')}") if to is None else to
+    if not found and not os.path.lexists(target):  # no directory is made for nothing
+        if row["state"] in ENDED:
+            with contextlib.suppress(PortsError, OSError):
+                output.note_fetched()
+        return Fetched(str(target), 0, 0, 0, 0, tuple(output.left_out))
     _make(target, row)
     wrote = _wrote(target)
     wanted = [one for one in found if not _is_same(output, one, target / one.path)]

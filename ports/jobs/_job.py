@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
+from ports import hosts
 from ports.errors import (
     JobCancelledError,
     JobError,
@@ -44,7 +45,8 @@ R = TypeVar("R")
 def brief(function: Callable[P, R]) -> Callable[P, R]:
     """Let what users call raise a PortsError without the frames of `ports` below it: its sentence says what counts.
 
-    So does what is said after Ctrl-C. The traceback of a job stays, where it is the cause.
+    It names the machine that said it, if that is another one. What is said after Ctrl-C has no such frames either. The
+    traceback of a job stays, where it is the cause.
     """
 
     @functools.wraps(function)
@@ -52,6 +54,8 @@ def brief(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except (PortsError, KeyboardInterrupt) as error:
+            if isinstance(error, PortsError) and error.where is not None:
+                error.at_home = hosts.targets.said_by(error.where, str(error))
             cause = error.__cause__ if isinstance(error.__cause__, RemoteTraceback) else None
             raise error.with_traceback(None) from cause
 
@@ -321,7 +325,10 @@ class JobMap(Sequence[Job]):
     def __getitem__(self, index: int | slice) -> Job | Sequence[Job]:
         if isinstance(index, slice):
             return [self[one] for one in range(self._n_jobs)[index]]
-        place = range(self._n_jobs)[index]
+        try:
+            place = range(self._n_jobs)[index]
+        except IndexError:
+            raise IndexError(f"{self!r} has no job {index}") from None
         if place not in self._jobs and self._id is not None:
             self._jobs[place] = Job(JobId(self._id.number, place), self.name, self._where)
         return self._jobs[place]
@@ -483,7 +490,7 @@ def list(newest: int = 50, **filters: Any) -> Sequence[Job | JobMap]:
 def of_one_machine(job: object) -> Job | JobMap:
     """Return `job`, or raise UsageError if it is none."""
     if not isinstance(job, Job | JobMap):
-        raise UsageError(f"a {type(job).__name__} is no job; give what submit(), map() and get() return")
+        raise UsageError(f"{_model.short(job)} is no job; give what submit(), map() and get() return")
     return job
 
 

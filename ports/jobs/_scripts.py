@@ -472,14 +472,14 @@ def _check_program(words: Sequence[str], directory: str, environ: Mapping[str, s
         raise UsageError("there is no command; write `ports job submit -- COMMAND …`")
     if any("\0" in word for word in words):
         raise UsageError("a word of the command has a NUL")
+    program = words[0]
+    if len(words) == 1 and program.endswith((".yaml", ".yml")) and not (Path(directory) / program).is_file():
+        raise UsageError(f"there is no file {program!r} in {Path.cwd() if is_far else directory}")
     if is_far:
         return
-    program = words[0]
     found = _program(program, directory, environ)
     if found is None and os.sep in program and (Path(directory) / program).is_file():
         raise UsageError(f"{program} is not executable; `chmod +x {program}`, or name its interpreter before it")
-    if found is None and len(words) == 1 and program.endswith((".yaml", ".yml")):
-        raise UsageError(f"there is no file {program!r} in {directory}")
     if found is None:
         quoted = f"; without the quotes, or `sh -c {shlex.quote(program)}`, it is a command" if " " in program else ""
         where = f"in {directory}" if os.sep in program else "on your PATH"

@@ -117,8 +117,10 @@ def test_an_attempt_goes_on_in_the_copy_of_the_one_before(project: Home) -> None
 
 def test_prune_keeps_output_that_nobody_fetched(project: Home) -> None:
     fetched, kept = (submitted(project, "--name", "of-prune", "sh", "-c", f"echo {n} > out") for n in range(2))
+    empty = submitted(project, "--name", "of-prune", "true")
     assert project.ports("job", "fetch", fetched).returncode == 0
     done = project.ports("job", "prune", "--older", "0")
+    assert project.ports("job", "show", empty).returncode == 3  # it made nothing
     assert "kept, because nobody fetched their output" in done.stdout, done.stdout + done.stderr
     assert project.ports("job", "show", fetched).returncode == 3
     assert project.json("job", "fetch", kept)["n_files"] == 1

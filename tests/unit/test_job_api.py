@@ -20,6 +20,8 @@ from ports.errors import (
     JobCancelledError,
     JobError,
     JobLostError,
+    NetworkError,
+    NotFoundError,
     RecordError,
     UnsendableError,
     UntrustedError,
@@ -28,6 +30,7 @@ from ports.errors import (
 from ports.jobs import _api, _blobs, _client, _job, _travel
 from ports.jobs._api import JobFunction
 from ports.jobs._job import End, Job, JobMap
+from ports.jobs._model import JobId
 from ports.jobs._protocol import Frame
 from ports.jobs.resource import call
 
@@ -95,10 +98,14 @@ def test_a_wrong_option_is_refused_where_it_is_written(options: dict[str, Any], 
 
 
 def test_what_is_no_function_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"a int is no function; write @ports\.job above one"):
+    with pytest.raises(UsageError, match=r"3 is no function; write @ports\.job above one"):
         ports.job(3)  # type: ignore[call-overload]
-    with pytest.raises(UsageError, match="a int is no job"):
+    with pytest.raises(UsageError, match="3 is no job; give what submit"):
         ports.gather([3])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"map\(\) must have at least one iterable"):
+        ports.map(two)
+    with pytest.raises(IndexError, match="<JobMap 5 grid: 4 jobs> has no job 7"):
+        _job.JobMap(JobId(5), 4, "grid")[7]
     with pytest.raises(UsageError, match="'bogus' is not the id of a job"):
         ports.jobs.get("bogus")
 
@@ -490,3 +497,23 @@ def test_the_traceback_of_a_job_stays_the_cause_of_its_error() -> None:
     with pytest.raises(RecordError) as caught:
         _job.brief(failed)()
     assert isinstance(caught.value.__cause__, _job.RemoteTraceback)
+
+
+def test_an_error_of_another_machine_names_it_and_how_to_ask_it() -> None:
+    def asked() -> None:
+        error = NotFoundError("job", "9", "`ports job list` shows what there is")
+        error.where = "server1"
+        raise error
+
+    def reached() -> None:
+        error = NetworkError("server1", "no route to host")
+        error.where = "server1"
+        raise error
+
+    says = "server1: no job '9'; `ports job list -H server1` shows what there is"
+    for _ in range(2):  # also where one such call makes another
+        with pytest.raises(NotFoundError) as caught:
+            _job.brief(_job.brief(asked))()
+        assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value))) == says
+    with pytest.raises(NetworkError, match=r"^server1: no route to host"):
+        _job.brief(reached)()

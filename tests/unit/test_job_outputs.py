@@ -15,7 +15,7 @@ from ports.jobs._model import JobId
 from ports.jobs._places import Places
 from ports.jobs._trees import Objects
 from ports.jobs._workspace import FETCHED, select
-from ports.jobs.resource import lay_out
+from ports.jobs.resource import lay_out, script
 
 ID = JobId(12)
 
@@ -70,6 +70,29 @@ def test_what_was_made_or_changed_is_output(job: Job) -> None:
     (job.copy / "new/dir").symlink_to("..")
     os.mkfifo(job.copy / "fifo")
     assert job.found() == ["b", "link", "new/dir", "new/x"]
+
+
+def test_the_end_of_a_script_notes_whether_it_made_something(job: Job) -> None:
+    (job.copy / "link").unlink()  # links have times of their own: with one, it counts as made
+    assert (script.LAID_OUT, script.CACHES) == (lay_out.STAMP * 10**9, _outputs._CACHES)
+    write(job.copy / "new/__pycache__/x.pyc", "1")
+    assert not script.has_made(str(job.copy)) and job.found() == []
+    (job.copy / "new/dir").symlink_to("..")
+    assert script.has_made(str(job.copy)) and job.found() == ["new/dir"]
+    (job.copy / "new/dir").unlink()
+    write(job.copy / "b", "c")
+    assert script.has_made(str(job.copy)) and job.found() == ["b"]
+
+
+def test_a_fetch_without_output_makes_no_directory(job: Job) -> None:
+    done = job.fetch(job.row())
+    assert (done.n_files, done.directory) == (0, "job-12") and os.listdir(".") == []
+    assert job.places.fetched(ID).exists()
+
+
+def test_a_running_job_without_output_is_not_fetched(job: Job) -> None:
+    assert job.fetch(job.row(state="running")).n_files == 0
+    assert not job.places.fetched(ID).exists()
 
 
 def test_all_below_the_named_paths_is_output_once(job: Job) -> None:

@@ -810,6 +810,20 @@ def test_slots_are_counted_without_a_look_at_all_that_wait(desk: Desk, monkeypat
     assert desk.queue.wanted_slots == 4 and len(looks) < 20
 
 
+def test_a_copy_in_which_nothing_was_made_is_pruned(desk: Desk) -> None:
+    script = {"kind": "script", "script": {"argv": ["true"]}}
+    ids = [desk.answer("submit", [b"{}"], key=desk.key(), submission=script)["id"] for _ in range(4)]
+    desk.answer("cancel", ids=ids)
+    for id, noted in zip(ids, ('"made": false', '"made": true', '"made": null', '"made": false'), strict=True):
+        copy = desk.places.copy_of(JobId(int(id)))
+        copy.mkdir(parents=True)
+        attempt = int(id == ids[3])  # an attempt before the last one: nobody saw how that ended
+        (copy.parent / "exit.json").write_text(f'{{"format": 1, "attempt": {attempt}, {noted}}}')
+    desk.clock += 1
+    told = desk.answer("prune", unfetched=False)
+    assert (told["ids"], told["unfetched"]) == ([ids[0]], ids[1:])
+
+
 def test_output_that_nobody_fetched_stays_unless_it_is_said(desk: Desk) -> None:
     ids = [
         desk.answer("submit", [b"{}"], key=desk.key(), submission={"kind": "script", "script": {"argv": ["true"]}})[

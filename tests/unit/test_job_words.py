@@ -93,6 +93,7 @@ def test_a_script_has_a_name_in_lists_without_being_given_one(words: list[str], 
     [
         ({"argv": ["no-such-program"]}, "there is no program 'no-such-program' on your PATH"),
         ({"argv": ["train.yaml"]}, "there is no file 'train.yaml' in /"),
+        ({"argv": ["train.yaml"], "is_far": True}, "there is no file 'train.yaml' in /"),
         ({"argv": ["python train.py"]}, "without the quotes, or `sh -c 'python train.py'`, it is a command"),
         ({"argv": ["./gone.sh"]}, "there is no program './gone.sh' in "),
         ({"argv": ["./plain.sh"]}, "./plain.sh is not executable; `chmod +x ./plain.sh`"),

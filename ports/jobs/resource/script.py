@@ -58,6 +58,8 @@ _MOST_READS = 8  # that empty a pipe; what the script left running can go on to 
 _NOTE_SECONDS = 60.0  # for which a disk that takes nothing is asked again
 _PR_SET_PDEATHSIG = 1
 _LOGIN_PATH = "/usr/local/bin:/usr/bin:/bin"  # with which sshd begins
+LAID_OUT = 10**18  # time of a file in a copy that nobody changed, in ns
+CACHES = ("__pycache__", ".ipynb_checkpoints")  # which are no output
 _MOST_COUNTED = 100_000  # files, whose sizes are added up at the end
 
 
@@ -428,6 +430,7 @@ class Script:
         assert self.status is not None
         dropped = {os.path.basename(one.log.path): one.log.lost for one in self.streams.values()}
         used = {"peak_memory": self.peak, "cpu_time": round(self.cpu, 3), "size": kept_size(self.work)}
+        used["made"] = has_made(os.path.join(self.work, "workspace"))
         rest = {"attempt": self.spec["attempt"], "began_at": self.began, "ended": self.ended, "dropped": dropped}
         failed = read(os.path.join(self.work, "setup.json"))
         if failed.get("attempt") == self.spec["attempt"]:
@@ -452,6 +455,26 @@ def kept_size(directory: str) -> int:
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
     return total
+
+
+def has_made(copy: str) -> bool:
+    """Say whether something below a copy is not as it was laid out; of very many files: yes."""
+    n_files = 0
+    for place, folders, names in os.walk(copy):
+        folders[:] = [name for name in folders if name not in CACHES]
+        paths = [os.path.join(place, name) for name in names]
+        links = [path for path in (os.path.join(place, name) for name in folders) if os.path.islink(path)]
+        n_files += len(paths)
+        if links or n_files > _MOST_COUNTED or any(_is_made(path) for path in paths):
+            return True
+    return False
+
+
+def _is_made(path: str) -> bool:
+    """Say whether a file has another time than one that was laid out, or is a link, whose time nobody sets."""
+    with contextlib.suppress(OSError):
+        return os.lstat(path).st_mtime_ns != LAID_OUT
+    return True
 
 
 def _below(pid: int) -> list[int]:
