@@ -139,7 +139,7 @@ class Changes:
             )
             self.exchange.unlinked += [places.result_of(id) for id in ids]
             self.exchange.unlinked.append(places.notices / str(row.number))
-            if row.kind == "script" and row.key is not None:
+            if row.key is not None:
                 self.exchange.unlinked.append(places.workspace_of(row.key))
             self.exchange.removed += [places.work_of(id) for id in ids]
 

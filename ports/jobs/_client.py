@@ -39,7 +39,7 @@ def _lock_of(host: str | None) -> threading.Lock:
         return _locks.setdefault(host, threading.Lock())
 
 
-def connection(host: str | None = None, *, start: bool | None = True) -> Connection:
+def connection(host: str | None = None, *, start: bool | None = True, for_a_job: bool = False) -> Connection:
     """Return the connection of this process.
 
     Parameters
@@ -47,6 +47,8 @@ def connection(host: str | None = None, *, start: bool | None = True) -> Connect
     start : bool or None
         Start the compute resource if none runs; None: unless somebody has stopped it. Without one, another machine is
         asked all the same what its disk says.
+    for_a_job : bool
+        A job comes at once that can begin: as in `_resource.start_resource`.
 
     Raises
     ------
@@ -61,7 +63,7 @@ def connection(host: str | None = None, *, start: bool | None = True) -> Connect
         found = _connections.get(host)
         if found is None or found.has_ended() or (start and isinstance(found, FarConnection) and found.is_at_rest):
             _drop(host)
-            found = _connections[host] = _connected(host, start)
+            found = _connections[host] = _connected(host, start, for_a_job)
             _reached.add(host)
         return found
 
@@ -101,14 +103,14 @@ def begin(host: str) -> None:
     locked.wait(_LOCK_SECONDS)
 
 
-def _connected(host: str | None, start: bool | None) -> Connection:
+def _connected(host: str | None, start: bool | None, for_a_job: bool = False) -> Connection:
     if host is not None:
         return _there.connect(host, start=start, at_rest=not start, batch=batch())
     from ports.jobs import _places, _resource  # 60 ms, which who asks another machine does not need
 
     if start is False:
         return Connection(_places.here().socket)
-    return _resource.connect(for_a_job=bool(start))
+    return _resource.connect(for_a_job=for_a_job)
 
 
 def _drop(host: str | None) -> None:
@@ -164,7 +166,8 @@ def ask(
     while True:
         timeout = None if until is None else max(_GRACE, until - time.monotonic())
         try:
-            return connection(host, start=tries.start).ask(op, blobs, timeout=timeout, **fields)
+            found = connection(host, start=tries.start, for_a_job=op == "submit")
+            return found.ask(op, blobs, timeout=timeout, **fields)
         except PortsError as error:
             tries.pause(error)
         if wait is not None and end is not None:

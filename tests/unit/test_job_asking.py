@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ports.errors import ConflictError, NotFoundError, StoreError
-from ports.jobs import _asking, _places, _resource, _scripts
+from ports.jobs import _asking, _client, _places, _resource, _scripts
 from ports.jobs._model import Capacity, LeaseState
 from ports.jobs._store import Store
 from ports.jobs._turn import Queue, Request
@@ -168,4 +168,20 @@ def test_a_cluster_starts_early_only_for_a_job_that_can_begin(
     monkeypatch.setattr(_resource, "connect", connect)
     with pytest.raises(StoreError):
         _asking.submit_script(_scripts.describe(["true"], **options))
+    assert told == [begins]
+
+
+@pytest.mark.parametrize(("op", "begins"), [("submit", True), ("cancel", False), ("result", False)])
+def test_a_cluster_starts_early_for_no_question(
+    home: Path, monkeypatch: pytest.MonkeyPatch, op: str, begins: bool
+) -> None:
+    told: list[bool] = []
+
+    def connect(*, for_a_job: bool) -> Any:
+        told.append(for_a_job)
+        raise StoreError("queue", "it is full")
+
+    monkeypatch.setattr(_resource, "connect", connect)
+    with pytest.raises(StoreError):
+        _client.ask(op)
     assert told == [begins]

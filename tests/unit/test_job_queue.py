@@ -971,5 +971,6 @@ def test_what_a_job_needs_stays_for_the_one_that_runs_it_again(desk: Desk) -> No
     desk.clock += 1
     assert desk.answer("prune", older=0)["ids"] == [first]
     assert desk.places.workspace_of("cd" * 16).read_text() == "{}"
+    assert not desk.places.workspace_of("ab" * 16).exists()
     assert desk.answer("rerun", id=other, key="01" * 16)["known"] is False  # it needs none
     assert not desk.places.workspace_of("01" * 16).exists()

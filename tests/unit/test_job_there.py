@@ -171,7 +171,7 @@ def test_a_fork_leaves_the_session_of_its_parent_alone(server: Server) -> None:
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the way to a machine that was reached be cut for good."""
 
-    def gone(host: str | None = None, *, start: bool | None = True) -> FarConnection:
+    def gone(host: str | None = None, **_: object) -> FarConnection:
         raise errors.ConnectionLostError(str(host), "no route to host")
 
     monkeypatch.setattr(_client, "connection", gone)
