@@ -27,7 +27,7 @@ from ports.errors import (
 )
 from ports.jobs import _client, _logs, _model, _where
 from ports.jobs._logs import Part
-from ports.jobs._model import ENDED, PENDING, Copied, Said, parse_id, untold
+from ports.jobs._model import ENDED, PENDING, Capacity, Copied, Said, Submission, parse_id, untold
 from ports.jobs._there import FarConnection
 from ports.probe import size
 
@@ -289,6 +289,7 @@ class Afar:
             return script
         from ports.jobs import _sending  # 10 ms
 
+        self._check_possible(script.script.submission)
         root = script.selection.root
         asks_python = _sending.asked_packages(script.script, root) is not None
         _needed_there.check(self, script.script, host=self.host, has_files=True, knows_python=asks_python)
@@ -300,6 +301,27 @@ class Afar:
         for note in notes:
             said(note)
         return script
+
+    def _check_possible(self, asked: Submission) -> None:
+        """Raise now what a submission would be refused for once its files are there: they can take long.
+
+        Raises
+        ------
+        UsageError
+            The machine has less than it needs.
+        NotFoundError
+            There is no job that it waits for.
+        """
+        for one in asked.after:
+            self.ask("show", id=str(one))
+        needs = asked.needs
+        if needs.memory is None and not needs.gpus and not needs.tags and (needs.is_whole or needs.cpus <= 1):
+            return
+        capacity = Capacity.of_status(self.ask("status").header)
+        if capacity is not None and (why := capacity.refuse(needs.on(capacity))) is not None:
+            refused = _model.never(why)
+            refused.where = self.host
+            raise refused
 
     def _in_place(self, script: Script, said: Said) -> Script:
         """Return a script that runs in the home there if its directory is none of that machine."""

@@ -218,6 +218,14 @@ class Capacity:
         """Return it as ``status`` shows it."""
         return {"cpus": self.cpus, "memory": self.memory, "gpus": list(self.gpus), "tags": list(self.tags)}
 
+    @classmethod
+    def of_status(cls, status: Mapping[str, Any]) -> Capacity | None:
+        """Return the capacity that a resource shows in its ``status``; None where none runs."""
+        if not (told := status.get("capacity")):
+            return None
+        gpus, tags = tuple(told.get("gpus") or ()), tuple(told.get("tags") or ())
+        return cls(cpus=told["cpus"], memory=told["memory"], gpus=gpus, tags=tags)
+
     def refuse(self, needs: Needs) -> str | None:
         """Return in words why a job with these needs can never run here; None if it can."""
         if needs.cpus > self.cpus:

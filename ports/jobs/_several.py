@@ -45,13 +45,9 @@ def offer(host: str, status: Mapping[str, Any] | PortsError, needs: Needs) -> Of
     """Return what follows from the status of a machine, or from the error that was raised instead."""
     if isinstance(status, PortsError):
         return left_out(host, status)
-    if not status.get("capacity"):
+    if (capacity := Capacity.of_status(status)) is None:
         is_doubtful = not status.get("has_ports")  # it is known of the PATH without a login only
         return Offer(host, (AFTER_A_START, is_doubtful), "no compute resource runs yet")
-    told = status["capacity"]
-    capacity = Capacity(
-        cpus=told["cpus"], memory=told["memory"], gpus=tuple(told.get("gpus") or ()), tags=tuple(told.get("tags") or ())
-    )
     wanted = needs.on(capacity)
     if (why := capacity.refuse(wanted)) is not None:
         return never(host, why)
@@ -62,7 +58,7 @@ def offer(host: str, status: Mapping[str, Any] | PortsError, needs: Needs) -> Of
         return Offer(host, (NOT_NOW, n_waiting), f"it drains, {waiting}")
     if not n_waiting and _fits(status.get("free") or {}, wanted):
         return Offer(host, (AT_ONCE,), "starts at once")
-    if not _fits(status.get("without_jobs") or told, wanted):  # nobody knows for how long
+    if not _fits(status.get("without_jobs") or status["capacity"], wanted):  # nobody knows for how long
         return Offer(host, (AFTER_OTHERS, n_waiting), f"other users have what it needs, {waiting}")
     return Offer(host, (LATER, (n_waiting + n_running) / max(capacity.cpus, 0.1)), f"full, {waiting}")
 

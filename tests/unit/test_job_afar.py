@@ -352,6 +352,36 @@ def test_a_submission_that_fails_leaves_nothing_that_was_kept(
     assert not places.environs.exists() or list(places.environs.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--memory", "3TB"], "far: this job can never run here: it needs 3TB of memory, and this resource has 8GB"),
+        (["--gpus", "1"], "it needs 1 gpu, and this resource has none"),
+        (["--cpus", "5"], "it needs 5 cpus, and this resource has 4"),
+        (["--after", "77"], "far: no job '77'; `ports job list -H far` shows what there is"),
+        (["--after", "far:77"], "no job '77'"),
+    ],
+)
+def test_what_never_runs_there_is_refused_before_files_are_sent(
+    options: list[str], says: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project(home, monkeypatch)
+    ask = _client.ask
+
+    def running(op: str, *blobs: Any, **fields: Any) -> Any:
+        found = ask(op, *blobs, **fields)
+        if op == "status":
+            found.header["capacity"] = {"cpus": 4, "memory": 8 * 10**9, "gpus": [], "tags": []}
+        return found
+
+    monkeypatch.setattr(_client, "ask", running)
+    assert submit(*options, "--", "python3", "train.py") in (2, 3)
+    said = capsys.readouterr()
+    assert says in " ".join(said.err.split()) and "sent" not in said.err and said.out == ""
+    assert list(_places.here().objects.glob("??/*")) == []
+    assert submit("--memory", "3GB", "--cpus", "4", "--", "true") == 0
+
+
 def job_with_output(home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Submit far:1, which ends with output, from a project; return the project and what far:1 has there."""
     root = project(home, monkeypatch)
