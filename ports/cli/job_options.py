@@ -9,7 +9,6 @@ from typing import Any, TypeVar, overload
 
 import click
 
-from ports.cli import job_rows
 from ports.cli.options import Host
 from ports.cli.output import IS_HERE, Output, waiting, waiting_here
 
@@ -150,11 +149,23 @@ def _bare(ctx: click.Context, host: str | None, options: dict[str, Any]) -> None
         value = options.get(name)
         if not value:
             continue
-        bare = [job_rows.without_host(host, one) for one in _as_list(value)]
-        if (other := next((one for one in bare if ":" in one), None)) is not None:
-            there = other.rpartition(":")[0]
-            raise click.UsageError(f"{other!r} is a job of {there}; `{ctx.command_path} -H {there}` runs there")
+        bare = [bare_id(ctx, host, one) for one in _as_list(value)]
         options[name] = bare[0] if isinstance(value, str) else tuple(bare)
+
+
+def bare_id(ctx: click.Context, host: str | None, id: str) -> str:
+    """Return the id that a job has on its machine, `host` or this one; raises UsageError if it is of another."""
+    named, _, number = id.rpartition(":")
+    if named and not is_same(named, host):
+        raise click.UsageError(f"{id!r} is a job of {named}; `{ctx.command_path} -H {named}` runs there")
+    return number
+
+
+def is_same(one: str | None, other: str | None) -> bool:
+    """Say whether two names mean one machine: None is this one, which has a name, too."""
+    from ports import hosts
+
+    return one == other or all(name is None or hosts.is_here(name) for name in (one, other))
 
 
 def _as_list(value: Any) -> list[str]:
@@ -165,7 +176,7 @@ def _host_of(ids: Sequence[str], typed: str | None) -> str | None:
     """Return the host that the ids name, or that was typed; fails where these are two."""
     named = list(dict.fromkeys(one.rpartition(":")[0] or typed for one in ids))
     hosts = list(dict.fromkeys([*named, *([typed] if typed is not None else [])]))
-    if len(hosts) > 1:
+    if not all(is_same(hosts[0], one) for one in hosts[1:]):
         shown = " and ".join("this machine" if one is None else one for one in hosts)
         raise click.UsageError(f"these are jobs of {shown}; name jobs of one machine at once")
     return hosts[0] if hosts else typed

@@ -20,12 +20,6 @@ _ENDED = ("finished", "error", "cancelled", "lost")
 _ORDER = ("running", "pending", "finished", "error", "cancelled", "lost")
 
 
-def without_host(host: str | None, id: str) -> str:
-    """Return the id that a job has on `host`, which may be named in it."""
-    named, _, number = id.rpartition(":")
-    return number if host is not None and named == host else id
-
-
 def row(found: Mapping[str, Any], now: float) -> dict[str, Any]:
     """Return the row of a job in the list."""
     return {

@@ -7,6 +7,7 @@ import sys
 import click
 
 from ports.cli.commands import Command
+from ports.cli.job_options import is_same
 from ports.cli.options import Host
 from ports.cli.output import Output, waiting, with_output
 
@@ -26,7 +27,7 @@ def shell(out: Output, id: str, host: str | None) -> None:
     if out.as_json:
         raise click.UsageError("a shell takes over the terminal; leave --json out")
     named, _, number = id.rpartition(":")
-    if named and host not in (None, named):
+    if named and host is not None and not is_same(named, host):
         raise click.UsageError(f"{id!r} is a job of {named}, not of {host}; leave -H out")
     there = named or host or ""
     bare = str(jobs.parse_id(number))

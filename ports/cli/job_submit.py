@@ -13,7 +13,7 @@ import click
 from ports.cli import job_open, job_rows
 from ports.cli.commands import Command
 from ports.cli.job_follow import followed, show_submitted
-from ports.cli.job_options import Duration, Id, Variable, each, on_machine
+from ports.cli.job_options import Duration, Id, Variable, bare_id, each, on_machine
 from ports.cli.options import Number
 from ports.cli.output import Output, Row, with_output
 
@@ -143,7 +143,7 @@ def _described(
     from ports import jobs
 
     is_far = machine.host is not None
-    script, has_directory = _script(words, {**options, "is_far": is_far}, of_copy)
+    script, has_directory = _script(words, {**options, "is_far": is_far}, of_copy, machine.host)
     in_place, wants_copy = of_copy.pop("in_place", False), of_copy.pop("copy", False)
     if of_copy and not wants_copy and (in_place or not is_far):
         name = next(iter(of_copy)).replace("_", "-")
@@ -158,7 +158,9 @@ def _described(
     return jobs.plan_copy(script, root=str(Path.cwd())), None
 
 
-def _script(words: Sequence[str], options: dict[str, Any], of_copy: dict[str, Any]) -> tuple[Any, bool]:
+def _script(
+    words: Sequence[str], options: dict[str, Any], of_copy: dict[str, Any], host: str | None
+) -> tuple[Any, bool]:
     """Return a script and whether it names its directory: a command, or a file, which can have options of a copy."""
     from ports import jobs
 
@@ -167,6 +169,9 @@ def _script(words: Sequence[str], options: dict[str, Any], of_copy: dict[str, An
     if len(words) > 1:
         raise click.UsageError(f"{words[1]!r} is behind {words[0]}; options are written before the file")
     argv, given = jobs.read_file(Path(words[0]), is_far=options["is_far"])
+    if (after := given.get("after")) is not None:
+        ids = after.split(",") if isinstance(after, str) else after if isinstance(after, list) else [after]
+        given["after"] = [bare_id(click.get_current_context(), host, str(one).strip()) for one in ids]
     own = {name: value for name in _OF_COPY if (value := given.pop(name, None)) not in (None, (), False)}
     _check_way(own)
     if "in_place" in of_copy:

@@ -382,6 +382,31 @@ def test_what_never_runs_there_is_refused_before_files_are_sent(
     assert submit("--memory", "3GB", "--cpus", "4", "--", "true") == 0
 
 
+def test_a_machine_knows_its_own_name_in_the_ids_of_jobs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A user copies ``server1:12`` from home, and types it on server1."""
+    assert cli("submit", "--no-start", "true") == 0
+    assert cli("submit", "--no-start", "--after", "localhost:1", "--", "true") == 0
+    assert cli("submit", "--no-start", "-H", "localhost", "--after", "1,localhost:2", "--", "true") == 0
+    (home / "next.yaml").write_text("run: 'true'\nafter: [localhost:1, 2]\n")
+    assert cli("submit", "--no-start", "next.yaml") == 0
+    assert cli("wait", "--within", "0", "1", "localhost:2") == 6
+    assert cli("cancel", "-H", "localhost", "1", "localhost:2", "127.0.0.1:3") == 0
+    capsys.readouterr()
+    assert cli("show", "localhost:4", "--json") == 0 and shown(capsys)["asked"]["after"] == ["1", "2"]
+
+
+def test_a_file_of_options_names_jobs_as_home_calls_them(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit("--", "true") == 0
+    for text in ("far:1", "[far:1]", "1", "far:1, 1"):
+        (home / "next.yaml").write_text(f"run: 'true'\nin_place: true\nafter: {text}\n")
+        assert submit("next.yaml") == 0, capsys.readouterr().err
+    (home / "next.yaml").write_text("run: 'true'\nin_place: true\nafter: near:1\n")
+    assert submit("next.yaml") == 2
+    assert "'near:1' is a job of near; `ports job submit -H near` runs there" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def job_with_output(home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Submit far:1, which ends with output, from a project; return the project and what far:1 has there."""
     root = project(home, monkeypatch)

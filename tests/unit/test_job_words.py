@@ -307,6 +307,7 @@ def cli(*words: str) -> int:
             ["submit", "--after", "server1:12", "--", "true"],
             "'server1:12' is a job of server1; `ports job submit -H server1` runs there",
         ),
+        (["shell", "-H", "server2", "server1:12"], "'server1:12' is a job of server1, not of server2; leave -H out"),
         (["list", "--state", "done"], "--state is 'done'; it must be one of"),
         (["list", "--watch", "--json"], "--watch has no end, but --json prints one document"),
         (["list", "--watch", "--csv"], "--watch has no end, but --csv prints one table"),
