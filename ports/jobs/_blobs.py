@@ -14,6 +14,7 @@ pickles work and others crash the process. Buffers are aligned, so a mapped file
 from __future__ import annotations
 
 import builtins
+import functools
 import io
 import json
 import pickle
@@ -36,6 +37,7 @@ LARGEST = 2**30 - 2**20  # the protocol carries 1 GiB at once
 _FIXED = struct.Struct("<4sI")
 _ALIGNED = 64
 _LARGEST_HEADER = 2**24
+_SHORT_HEADER = 256  # bytes; those of most values, which are remembered
 _BESIDE = 4096  # a smaller buffer is cheaper inside of the pickle
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _PADDING = bytes(_ALIGNED)
@@ -148,15 +150,27 @@ def pickled(value: Any, *, replace_jobs: bool = False, carried: Any = None) -> D
 
 def pieces(head: bytes, buffers: Sequence[Any], **header: Any) -> list[Any]:
     """Return the parts of a blob, which a file takes one after the other without a copy of the buffers."""
-    sizes = {"head": len(head), "buffers": [memoryview(one).nbytes for one in buffers]}
-    fixed = {"format": FORMAT, "how": "pickle", "minor": MINOR}
-    text = _encode({**fixed, **header, **sizes}).encode()
+    if not buffers and not header:
+        return [_beginning(len(head)), head]
+    text = _header_text(len(head), [memoryview(one).nbytes for one in buffers], header)
     found: list[Any] = [_FIXED.pack(MAGIC, len(text)), text, head]
     if buffers:
         found.append(_padding(_FIXED.size + len(text) + len(head)))
         for one in buffers:
             found += [one, _padding(memoryview(one).nbytes)]
     return found
+
+
+def _header_text(size: int, sizes: Sequence[int], header: Mapping[str, Any]) -> bytes:
+    fixed = {"format": FORMAT, "how": "pickle", "minor": MINOR}
+    return _encode({**fixed, **header, "head": size, "buffers": sizes}).encode()
+
+
+@functools.lru_cache(maxsize=1024)
+def _beginning(size: int) -> bytes:
+    """Return what stands before a pickle of so many bytes without buffers: most arguments and results are so."""
+    text = _header_text(size, (), {})
+    return _FIXED.pack(MAGIC, len(text)) + text
 
 
 def _padding(size: int) -> bytes:
@@ -191,11 +205,9 @@ def take_apart(blob: Any, what: str = "this blob") -> Blob:
     try:
         if length > _LARGEST_HEADER:
             raise ValueError
-        header = json.loads(str(view[_FIXED.size : _FIXED.size + length], "utf-8"))
+        text = bytes(view[_FIXED.size : _FIXED.size + length])
+        header, sizes = _read_header(text) if length > _SHORT_HEADER else _read_short_header(text)
         newer = header["format"] > FORMAT
-        sizes = [header["head"], *header["buffers"]]
-        if not all(type(one) is int and one >= 0 for one in sizes):
-            raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RecordError(f"{what} is damaged: its header cannot be read") from error
     if newer:
@@ -210,6 +222,21 @@ def take_apart(blob: Any, what: str = "this blob") -> Blob:
     if view.nbytes != place + (-place % _ALIGNED if len(sizes) > 1 else 0):
         raise RecordError(f"{what} is damaged: it has {view.nbytes} bytes, and its header says {place}")
     return Blob(header, parts[0], parts[1:])
+
+
+def _read_header(text: bytes) -> tuple[dict[str, Any], list[int]]:
+    """Return a header, and how many bytes its pickle and its buffers have; raises what a damaged one raises."""
+    header = json.loads(str(text, "utf-8"))
+    sizes = [header["head"], *header["buffers"]]
+    if not all(type(one) is int and one >= 0 for one in sizes):
+        raise ValueError
+    return header, sizes
+
+
+@functools.lru_cache(maxsize=1024)
+def _read_short_header(text: bytes) -> tuple[dict[str, Any], list[int]]:
+    """Do as `_read_header`: the values of many jobs have the same one, which nobody changes."""
+    return _read_header(text)
 
 
 def load(blob: Any, what: str = "this blob", *, results: Callable[[str], Any] | None = None) -> Any:

@@ -133,5 +133,6 @@ def result_of(result: Mapping[str, Any]) -> Mapping[str, Any]:
         _dumped(error, "error")
     if result.get("reason") is not None and result["reason"] not in (*REASONS, STOPPED):
         raise UsageError(f"reason: {short(result.get('reason'))} is none of {', '.join(REASONS)}")
-    plain(result.get("note"), "note")
+    if result.get("note") != {}:
+        plain(result.get("note"), "note")
     return result

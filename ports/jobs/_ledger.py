@@ -239,7 +239,7 @@ class Ledger:
         if shelf is None or first is None:
             return []
         runs: list[Run] = []
-        limit = 1 if first.spec.kind == "script" else min(most, self.pace.batch(first.digest))
+        limit = min(most, self.shelves.batch(shelf, first, self.pace))
         while len(runs) < limit:
             live = self.shelves.top(shelf)
             if live is None or live.digest != first.digest or live.spec.isolate != first.spec.isolate:

@@ -12,7 +12,8 @@ from typing import Any
 from ports import probe
 from ports.jobs._model import Available, Capacity, Needs
 
-MOST_OF_A_BATCH, BATCH_SECONDS = 64, 0.05
+MOST_OF_A_BATCH, BATCH_SECONDS = 256, 0.05
+FEW = 64  # jobs, which one slot gets at once however many other slots could have some
 
 
 @dataclasses.dataclass(slots=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import heapq
+import itertools
+import math
 from collections.abc import Mapping
 
 from ports.jobs._live import Live, Shelf
-from ports.jobs._room import Pace, Room
+from ports.jobs._room import FEW, MOST_OF_A_BATCH, Pace, Room
 
 _MOST_SLOTS = 1024
+_LOOKED = 1024  # submissions, to see how many jobs wait: hundreds of thousands can
 _PATIENCE_SECONDS = 600.0  # for which smaller jobs pass a wide one
 
 
@@ -86,10 +89,10 @@ class Shelves:
         """Whether a job is ready, whether or not there is room for it."""
         return any(self.top(shelf) is not None for shelf in list(self._heaps))
 
-    def _n_ready(self, shelf: Shelf, most: int) -> int:
-        """Return how many jobs of a shelf could begin, at most `most`: it looks no further, however many wait."""
+    def _n_ready(self, shelf: Shelf, most: int, looked: int | None = None) -> int:
+        """Return how many jobs of a shelf could begin, at most `most`, and of `looked` submissions: not of all."""
         n_ready, seen = 0, set[int]()
-        for _, number in self._heaps[shelf]:
+        for _, number in itertools.islice(self._heaps[shelf], looked):
             if n_ready >= most:
                 break
             live = self.lives.get(number)
@@ -97,6 +100,17 @@ class Shelves:
                 seen.add(number)
                 n_ready += live.n_ready(shelf)
         return min(n_ready, most)
+
+    def batch(self, shelf: Shelf, live: Live, pace: Pace) -> int:
+        """Return how many jobs of `live`, the next ones of a shelf, a slot gets: others get their part of what waits.
+
+        Each cpu gets some twice, so that no slot has much to do when the others have nothing more.
+        """
+        fits = 1 if live.spec.kind == "script" else pace.batch(live.digest)
+        if fits <= FEW:
+            return fits
+        n_parts = 2 * max(1, math.ceil(self.room.capacity.cpus))
+        return min(fits, max(FEW, self._n_ready(shelf, n_parts * MOST_OF_A_BATCH, _LOOKED) // n_parts))
 
     def wanted(self, pace: Pace) -> int:
         """Return how many more slots would have work now."""
@@ -109,7 +123,7 @@ class Shelves:
             queue, needs, kind = shelf
             limit = self.limits.get(queue, _MOST_SLOTS) - room.n_of_queue.get(queue, 0)
             fits = room.how_often(needs, min(limit, _MOST_SLOTS - n_more))
-            batch = 1 if kind == "script" or live.spec.isolate else pace.batch(live.digest)
+            batch = 1 if kind == "script" or live.spec.isolate else min(pace.batch(live.digest), FEW)
             for _ in range(-(-self._n_ready(shelf, fits * batch) // batch)):
                 room.book(f"wanted-{n_more}", queue, needs)
                 n_more += 1

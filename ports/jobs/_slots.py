@@ -27,6 +27,7 @@ from ports.jobs._model import (
     parse_id,
     short,
 )
+from ports.jobs._room import MOST_OF_A_BATCH
 from ports.jobs._store import pack
 from ports.jobs._waiting import Claim
 
@@ -66,8 +67,8 @@ class Slots:
         header = request.header
         most, known = header.get("most", 1), header.get("known", [])
         kinds = header.get("kinds", ["function", "script"])
-        if not isinstance(most, int) or isinstance(most, bool) or not 0 < most <= 64:
-            raise UsageError(f"most: {short(most)} is no whole number from 1 to 64")
+        if not isinstance(most, int) or isinstance(most, bool) or not 0 < most <= MOST_OF_A_BATCH:
+            raise UsageError(f"most: {short(most)} is no whole number from 1 to {MOST_OF_A_BATCH}")
         for name, value in (("known", known), ("kinds", kinds)):
             if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
                 raise UsageError(f"{name}: {short(value)} is no list of texts")

@@ -465,7 +465,8 @@ def test_a_slot_whose_result_was_refused_takes_no_other_job(place: Place) -> Non
         ("claim", [first], None),
         ("returned", None, [second]),
     ]
-    assert [len(place.queue.ended[one]) for one in (first, second)] == [1, 1] and not slot.unacknowledged()
+    assert [len(place.queue.ended[one]) for one in (first, second)] == [1, 1]
+    wait_until(lambda: True if not slot.unacknowledged() else None, timeout=30, what="the second acknowledgement")
 
 
 def test_the_lease_keeps_what_is_not_acknowledged(place: Place, tmp_path: Path) -> None:

@@ -164,6 +164,44 @@ def test_only_what_a_dead_slot_had_begun_counts_as_an_attempt(desk: Desk) -> Non
     assert {id: again[id] for id, _ in jobs} == {id: 2 if place < 3 else 1 for place, (id, _) in enumerate(jobs)}
 
 
+def test_a_slot_gets_256_small_jobs_while_many_wait(desk: Desk) -> None:
+    desk.submit(4000)
+    sizes = []
+    for _ in range(10):
+        sizes.append(len(jobs := desk.take(most=256)))
+        desk.end("s1", *jobs)
+    assert sizes == [1, 2, 4, 8, 16, 32, 64, 128, 256, 256]
+    (reply,) = desk.claim(most=257)
+    assert "most: 257 is no whole number from 1 to 256" in reply.header["error"]["text"]
+
+
+def test_of_few_small_jobs_a_slot_leaves_others_their_part(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, Capacity(cpus=2, memory=2**30))
+    first = desk.submit(1000)
+    for _ in range(8):
+        desk.end("s1", *desk.take(most=256))  # 1, 2, 4 … 128: 745 are left
+    assert len(desk.take("s1", most=256)) == 745 // 4
+    desk.answer("cancel", ids=[first])
+    desk.submit(100)
+    assert desk.queue.wanted_slots == 2  # of which s1 has some; there is room for no more
+    assert len(desk.take("s2", most=256)) == 64
+    desk.store.close()
+
+
+def test_how_many_jobs_wait_is_not_counted_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk(tmp_path, Capacity(cpus=2, memory=2**30))
+    desk.submit(191)  # 1, 2, 4 … 64, 64
+    for _ in range(8):
+        desk.end("s1", *desk.take(most=256))
+    for _ in range(400):
+        desk.submit()
+    monkeypatch.setattr("ports.jobs._shelves._LOOKED", 100)
+    assert len(desk.take("s1", most=256)) == 64
+    monkeypatch.undo()
+    assert len(desk.take("s2", most=256)) == 336 // 4
+    desk.store.close()
+
+
 def test_without_its_lease_all_that_a_dead_slot_had_may_have_begun(desk: Desk) -> None:
     id = desk.submit()
     desk.take("s1")

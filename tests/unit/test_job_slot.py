@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ports.jobs._protocol import Frame
+from ports.jobs._protocol import Decoder, Frame
 from ports.jobs.resource import environment
 from ports.jobs.resource.slot import UPROOTED, Slot
 
@@ -158,3 +158,16 @@ def test_a_slot_without_its_environment_first_tells_what_it_holds(slot: Slot) ->
     assert slot.reason_to_end(time.monotonic()) is None
     slot.sent.clear()
     assert slot.reason_to_end(time.monotonic()) == UPROOTED
+
+
+@pytest.mark.parametrize(("told", "asked"), [({"most": 256}, 256), ({}, 64)], ids=["of today", "older"])
+def test_a_slot_asks_for_as_many_jobs_as_its_resource_gives(slot: Slot, told: dict[str, int], asked: int) -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        slot.options = {**slot.options, **told}
+        slot.link.socket = here
+        slot.ask()
+        slot.link.push()
+        (frame,) = Decoder().feed(there.recv(1 << 16))
+        slot.link.socket = None
+    assert (frame.header["op"], frame.header["most"]) == ("claim", asked)

@@ -456,6 +456,20 @@ def test_another_minor_version_is_refused_before_anything_is_loaded(child: Child
     assert f"was pickled by Python 3.99, and this is Python {_blobs.MINOR}" in outcome.error["text"]
 
 
+def test_a_small_value_is_kept_as_every_version_kept_it() -> None:
+    head = pickle.dumps(41, 5)
+    text = b'{"format":1,"how":"pickle","minor":"%s","head":%d,"buffers":[]}' % (_blobs.MINOR.encode(), len(head))
+    assert _blobs.dump(41) == b"PT01" + len(text).to_bytes(4, "little") + text + head
+    assert [_blobs.load(_blobs.dump(value)) for value in (41, 42, "x" * 500)] == [41, 42, "x" * 500]
+
+
+def test_a_damaged_header_is_refused_each_time_that_it_comes() -> None:
+    damaged = _blobs.dump(41).replace(b'"head"', b'"hea"')
+    for _ in range(2):
+        with pytest.raises(RecordError, match="damaged: its header cannot be read"):
+            _blobs.load(damaged)
+
+
 def test_a_newer_format_says_how_to_upgrade() -> None:
     newer = _blobs.dump(1).replace(b'"format":1', b'"format":9')
     with pytest.raises(RecordError, match=r"the result of job 12 has format 9; upgrade ports"):

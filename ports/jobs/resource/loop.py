@@ -32,6 +32,7 @@ from ports.jobs._notices import Notifier
 from ports.jobs._places import Places
 from ports.jobs._protocol import PROTOCOL, Decoder, Frame, ProtocolError, encode
 from ports.jobs._resource import ResourceRunning
+from ports.jobs._room import MOST_OF_A_BATCH
 from ports.jobs._store import Store
 from ports.jobs._turn import SCRIPTS, Queue, Reply, Request
 from ports.jobs.resource import lease, oversee, room
@@ -496,6 +497,7 @@ def slot_options(directory: Path, places: Places) -> dict[str, Any]:
         "gpus": {str(index): uuid for index, uuid in room.uuids().items()},
         "idle": chosen["slot_idle"],
         "grace": chosen["grace"],
+        "most": MOST_OF_A_BATCH,
     }
 
 

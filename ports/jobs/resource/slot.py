@@ -33,7 +33,7 @@ from ports.jobs.resource.lease import HeldLease
 from ports.jobs.resource.warm import Shape, WarmChild
 
 _LOG = logging.getLogger("distributed.worker.ports")
-_MOST = 64  # jobs of a batch
+_MOST = 64  # jobs of a batch, where the resource does not say how many
 _FLUSH_SECONDS = 0.05  # a result waits for others so long
 _FLUSH_BYTES = 8 * 2**20
 _BEGUN_SECONDS = 0.05  # a job that runs longer is shown as running
@@ -136,7 +136,7 @@ class Slot:
     ----------
     options : mapping
         ``root``, ``runtime`` (the directories of `Places`), ``task`` (its key in Dask), ``idle`` (seconds without work
-        after which it ends), ``grace`` (seconds between SIGTERM and SIGKILL).
+        after which it ends), ``grace`` (seconds between SIGTERM and SIGKILL), ``most`` (jobs of a batch).
     worker : object
         The Dask worker, or None: its ``status`` and ``address`` are looked at.
     """
@@ -167,6 +167,7 @@ class Slot:
         self.looked_at, self.is_paused, self.is_closing = 0.0, False, False
         self.is_uprooted = False  # its environment is gone: it starts nothing any more
         self.selector = selectors.DefaultSelector()
+        self.process = probe.process_identity(os.getpid())
 
     # --- the loop ---
 
@@ -278,7 +279,7 @@ class Slot:
             "slot": self.name,
             "worker": str(getattr(self.worker, "address", "")),
             "pid": os.getpid(),
-            "process": probe.process_identity(os.getpid()),
+            "process": self.process,
             "lease": str(self.lease.path),
         }
 
@@ -295,8 +296,8 @@ class Slot:
             return
         if self.is_paused or self.is_closing or self.is_uprooted:
             return
-        known = list(self.functions.by_digest)
-        asked = {"op": "claim", "most": _MOST, "known": known, "holds": self.unacknowledged(), **self.who()}
+        known, most = list(self.functions.by_digest), self.options.get("most", _MOST)
+        asked = {"op": "claim", "most": most, "known": known, "holds": self.unacknowledged(), **self.who()}
         self.claim = self.link.send(asked)
         self.asked_before = True
 
