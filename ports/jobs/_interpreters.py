@@ -58,10 +58,9 @@ GRAMMARS = (
     _grammar(r"php[\d.]*", r"-[rBRE].*|--(run|process).*", suffixes=".php"),
 )
 #: Programs whose last words are another command.
-_WRAPPERS = re.compile(
-    r"env|nice|ionice|nohup|time|timeout|stdbuf|setsid|taskset|numactl|xvfb-run|mpirun|mpiexec|srun|uv|poetry|pipenv"
-    r"|conda|mamba|micromamba|pixi"
-)
+_WRAPPERS = re.compile(r"env|nice|ionice|nohup|time|timeout|stdbuf|setsid|taskset|numactl|xvfb-run|mpirun|mpiexec|srun")
+#: Programs of which ``run`` does that. What else they do can name an interpreter, too: ``conda create python numpy``.
+_RUNNERS = re.compile(r"uv|poetry|pipenv|conda|mamba|micromamba|pixi")
 _MOVES = re.compile(r"-C.*|-D.*|-wdir|--(chdir|directory|cwd|wdir|project).*")  # it runs in another directory then
 _SHELL_WORDS = re.compile(r"[;&|<>$`(){}\[\]*?~#!\\]|^\w+=")
 _MOST_NAMES = 2000  # among which the file that is meant is looked for
@@ -100,8 +99,11 @@ def file_of(words: Sequence[str]) -> str | None:
 
 def _unwrapped(words: Sequence[str]) -> Sequence[str]:
     """Return the command that a wrapper runs, from its interpreter on; nothing where it runs in another directory."""
-    if not words or not _WRAPPERS.fullmatch(Path(words[0]).name):
+    name = Path(words[0]).name if words else ""
+    if not _WRAPPERS.fullmatch(name) and not _RUNNERS.fullmatch(name):
         return words
+    if _RUNNERS.fullmatch(name) and next((word for word in words[1:] if not word.startswith("-")), None) != "run":
+        return ()
     for n, word in enumerate(words[1:], 1):
         if _MOVES.fullmatch(word):
             return ()
