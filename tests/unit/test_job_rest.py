@@ -197,6 +197,25 @@ def test_a_rerun_at_rest_whose_answer_was_lost_makes_no_second_job(desk: Desk) -
     assert desk.answer("rerun", id=id, key="a" * 32)["id"] == made[0]
 
 
+def test_what_a_job_needs_stays_for_a_rerun_at_rest(desk: Desk) -> None:
+    desk.places.workspaces.mkdir(exist_ok=True)
+    asked = {"submission": {"kind": "function"}, "count": None}
+    first = desk.ask("submit", [b"f", b"1"], key="ab" * 16, **asked)[0].header["id"]
+    plain = desk.ask("submit", [b"f", b"1"], key="ef" * 16, **asked)[0].header["id"]
+    desk.places.workspace_of("ab" * 16).write_text("{}")
+    desk.answer("cancel", ids=[first])
+    desk.store.close()
+    left = told(desk, "rerun", id=first, key="cd" * 16)["id"]
+    told(desk, "rerun", id=left, key="0a" * 16)
+    told(desk, "rerun", id=plain, key="0b" * 16)
+    desk.start()
+    desk.clock += 1
+    assert desk.answer("prune", older=0)["ids"] == [first]
+    desk.queue.tick()
+    found = sorted(path.name for path in desk.places.workspaces.iterdir())
+    assert found == ["0a" * 16, "cd" * 16]
+
+
 def test_a_result_of_a_map_that_was_cancelled_at_rest_is_whole(desk: Desk) -> None:
     many = desk.submit(3)
     desk.end("s1", desk.take("s1", most=1)[0])

@@ -422,6 +422,15 @@ class QueueAtRest:
                 blobs.append(b"")
         return spec, count, blobs
 
+    def keep_needs(self, header: "Json", key: str) -> None:
+        """Let the files that a job needs stay for what runs it again, a submission `key`, until both are removed."""
+        row = self._row(*split_id(header.get("id")))
+        folder = os.path.join(self.root, "workspaces")
+        try:
+            os.link(os.path.join(folder, row.key), os.path.join(folder, key))
+        except (OSError, TypeError):  # it needs none
+            pass
+
     # --- rows ---
 
     def _row(self, number: int, item: "Optional[int]") -> "Any":
@@ -708,6 +717,8 @@ def submitted(queue: QueueAtRest, header: "Json", blobs: "Sequence[bytes]") -> "
             raise Refused("UsageError", "submission: %s is no object with blobs" % short(spec))
     try:
         make_queue(queue.root)
+        if is_again:
+            queue.keep_needs(header, key)
         number = leave_submission(queue.root, key, spec, blobs, count, above=queue.highest())
     except OSError as error:
         raise disk_refuses(os.path.join(queue.root, "submissions"), error) from error
