@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from ports.errors import PortsError, TimedOutError, UsageError
+from ports.errors import PortsError, ResourceLostError, SSHError, TimedOutError, UsageError
 from ports.jobs import _blobs, _cache, _client, _function_key, _model, _progress, _several, _travel, _where
 from ports.jobs._digest import NoDigestError
 from ports.jobs._job import End, Job, JobMap, brief, of_one_machine
@@ -212,7 +212,9 @@ def _kept(host: str | None, key: str, contents: Mapping[str, bytes]) -> Iterator
     _sending.keep(ask, key, contents, host=str(host))
     try:
         yield
-    except UsageError:
+    except (SSHError, ResourceLostError, TimedOutError):
+        raise  # it can have arrived
+    except PortsError:
         with contextlib.suppress(PortsError):
             ask("disk.forget", key=key)
         raise

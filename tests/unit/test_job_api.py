@@ -27,7 +27,7 @@ from ports.errors import (
     UntrustedError,
     UsageError,
 )
-from ports.jobs import _api, _blobs, _client, _job, _travel
+from ports.jobs import _api, _blobs, _client, _job, _sending, _travel
 from ports.jobs._api import JobFunction
 from ports.jobs._job import End, Job, JobMap
 from ports.jobs._model import JobId
@@ -517,3 +517,24 @@ def test_an_error_of_another_machine_names_it_and_how_to_ask_it() -> None:
         assert str(caught.value) == str(pickle.loads(pickle.dumps(caught.value))) == says
     with pytest.raises(NetworkError, match=r"^server1: no route to host"):
         _job.brief(reached)()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_forgotten"),
+    [
+        (UsageError("this job can never run here"), True),
+        (NotFoundError("job", "9", "it is gone"), True),
+        (NetworkError("server1", "the answer was lost"), False),
+    ],
+    ids=["refused", "unknown", "lost"],
+)
+def test_files_of_a_call_that_is_refused_are_let_go(
+    error: Exception, is_forgotten: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was lost on the way can have arrived: its files stay."""
+    asked: list[str] = []
+    monkeypatch.setattr(_client, "ask", lambda op, *_, **__: asked.append(op))
+    monkeypatch.setattr(_sending, "keep", lambda *_, **__: None)
+    with pytest.raises(type(error)), _api._kept("server1", "ab" * 16, {"digest": b"content"}):
+        raise error
+    assert asked == ["disk.forget"] * is_forgotten
