@@ -221,6 +221,7 @@ async def _serve(
     alone: bool,
     on_start: Callable[[dict[str, Any]], object],
 ) -> None:
+    ended = _ended_by_signals()  # first: from here on a signal leaves nothing behind
     page, keys = Page(hosts), Keys()
     page.keep = _record.keep_hosts
     with contextlib.ExitStack() as held:
@@ -246,7 +247,7 @@ async def _serve(
         asyncio.get_running_loop().call_later(_BROWSER_SECONDS, page.live.touch)
         link = None if number is None else f"http://127.0.0.1:{number}{_guard.ENTRY}?key={keys.new()}"
         on_start({**record.row(), "local_url": link, "local_port": number})
-        await _end(page)
+        await _until(ended, page)
 
 
 def _answer(page: Page, keys: Keys, listener: socket.socket, authority: str | None, held: contextlib.ExitStack) -> None:
@@ -262,14 +263,19 @@ def _answer(page: Page, keys: Keys, listener: socket.socket, authority: str | No
     held.callback(server.stop)
 
 
-async def _end(page: Page) -> None:
-    """Wait for a signal, or until nobody has looked for as long as the setting ``page.idle`` says."""
+def _ended_by_signals() -> asyncio.Event:
+    """Return what SIGINT, SIGTERM and SIGHUP set from now on."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    longest = float(settings.get("page.idle")) * 3600 or float("inf")
     if os.name != "nt":  # there Ctrl-C ends the loop by itself
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(one) is not signal.SIG_IGN:  # nohup
                 loop.add_signal_handler(one, ended.set)
+    return ended
+
+
+async def _until(ended: asyncio.Event, page: Page) -> None:
+    """Wait for `ended`, or until nobody has looked for as long as the setting ``page.idle`` says."""
+    longest = float(settings.get("page.idle")) * 3600 or float("inf")
     while not ended.is_set() and (left := longest - page.live.unseen_seconds) > 0:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), min(left, _LONGEST_WAIT))
