@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ports.errors import ConflictError, NotFoundError, PortsError
 from ports.web import _command
 
+T = TypeVar("T")
+
 #: Runs the words of a command, and returns its document: `_command.run`.
 Do = Callable[[Sequence[str]], Any]
 _ENDING = {"start": "started", "stop": "stopped", "scale": "scaled", "restart": "restarted", "remove": "removed"}
+
+
+def in_daemon(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Return what `work` makes in a thread for which no process waits at its end, as it does for those of asyncio."""
+    answer = Future[T]()
+    answer.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            answer.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - who waits gets it
+            answer.set_exception(error)
+
+    made = asyncio.wrap_future(answer)
+    threading.Thread(target=run, name="act", daemon=True).start()
+    return made
 
 
 class Thing(NamedTuple):

@@ -177,7 +177,7 @@ class Does(Answers):
         own = {name: value for name, value in fields.items() if name not in _OWN_FIELDS}
         words = _verbs.words(verb, self.page.target(thing.host), thing.kind, thing.name or None, own)
         self.page.notice(None)
-        act = asyncio.create_task(asyncio.to_thread(self.page.acts.run, thing, verb, words))
+        act = _acts.in_daemon(lambda: self.page.acts.run(thing, verb, words))
         self.page.live.changed()
         act.add_done_callback(functools.partial(self._ended, thing))
         done, _ = await asyncio.wait({act}, timeout=_PATIENCE)
@@ -186,11 +186,11 @@ class Does(Answers):
         else:
             act.add_done_callback(self._ended_late)
 
-    def _ended(self, thing: Thing, _: asyncio.Task[Any]) -> None:
+    def _ended(self, thing: Thing, _: asyncio.Future[Any]) -> None:
         self.page.watch.refresh(thing.host)
         self.page.live.changed()
 
-    def _ended_late(self, act: asyncio.Task[Any]) -> None:
+    def _ended_late(self, act: asyncio.Future[Any]) -> None:
         if (error := act.exception()) is not None:
             self.page.notice(str(error))
             self.page.live.changed()
@@ -228,7 +228,8 @@ class Goes(Answers):
         """Lead there."""
         asked = self.question()
         try:
-            link = await asyncio.to_thread(self._link, asked.get("host"), asked.get("kind"), asked.get("name"))
+            named = asked.get("host"), asked.get("kind"), asked.get("name")
+            link = await _acts.in_daemon(lambda: self._link(*named))
         except PortsError as error:
             self.tell(error, 503)
             return
@@ -294,8 +295,8 @@ class Looks(Answers, _Socket):
             self.close(1013, _TAB)
 
     def show(self, html: str) -> None:
-        """Send what to show; a tab that has just gone gets nothing."""
-        if self.ws_connection is not None:
+        """Send what to show; a tab that goes, or has gone, gets nothing."""
+        if self.ws_connection is not None and not self.ws_connection.is_closing():
             self.write_message(html)
 
     def on_message(self, message: Any) -> None:

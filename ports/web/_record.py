@@ -88,6 +88,9 @@ def running() -> list[PageRecord]:
 def stop() -> list[dict[str, Any]]:
     """End all pages of this user on this machine, and return their rows.
 
+    What leads a session of its own goes on: an act that has begun, and the process that keeps the tunnels, which a page
+    starts as it looks at hosts.
+
     Raises
     ------
     NotFoundError
@@ -96,7 +99,7 @@ def stop() -> list[dict[str, Any]]:
     found = running()
     if not found:
         raise NotFoundError("page", "page", "`ports page` starts one")
-    processes.end([one.process for one in found], timeout=10.0)
+    processes.end([one.process for one in found], timeout=10.0, spare=lambda words: True)
     return [one.row("stopped") for one in found]
 
 

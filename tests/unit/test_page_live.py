@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ports.web import _live
+from ports.web._handlers import Looks
 from ports.web._live import MOST_VIEWERS, Live
 
 
@@ -148,3 +150,12 @@ def test_a_screen_that_shows_nothing_any_more_stays_as_it_was() -> None:
         assert tab.shown == ["first"]
 
     run(scene)
+
+
+def test_a_tab_that_goes_just_now_is_sent_nothing() -> None:
+    sent: list[str] = []
+    looks = Looks()
+    looks.ws_connection = SimpleNamespace(is_closing=lambda: True)  # type: ignore[assignment]
+    looks.write_message = sent.append  # type: ignore[assignment,method-assign]
+    looks.show("more")
+    assert sent == []
