@@ -135,6 +135,13 @@ def link(record: PageRecord) -> str | None:
     return f"{record.row()['url']}-/in?key={body.decode().strip()}"
 
 
+def check_system() -> None:
+    """Raise UsageError on Windows, which has no Unix sockets for Python, and no users of processes."""
+    if os.name == "nt":
+        hint = "`ports page -H HOST` starts one on a server, and `ports open HOST:page` opens it here"
+        raise UsageError(f"no page runs on Windows; {hint}")
+
+
 def start(hosts: Sequence[str], *, port: int | None = None, alone: bool = False) -> dict[str, Any]:
     """Start a page in a process that outlives this one; return its row, with `local_url`; see `_serve.serve`.
 
@@ -147,8 +154,7 @@ def start(hosts: Sequence[str], *, port: int | None = None, alone: bool = False)
     StartError
         It ended before it answered.
     """
-    if os.name == "nt":
-        raise UsageError("a page in the background is for Linux and macOS; leave --background out")
+    check_system()
     log = paths.make_state().logs / "page.log"
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as stderr:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -207,9 +209,12 @@ def serve(
 
     Raises
     ------
+    UsageError
+        This system is Windows.
     PortInUseError
         `port` is taken.
     """
+    _record.check_system()
     asyncio.run(_serve(hosts, port, background=background, alone=alone, on_start=on_start))
 
 
@@ -223,7 +228,6 @@ async def _serve(
 ) -> None:
     ended = _ended_by_signals()  # first: from here on a signal leaves nothing behind
     page, keys = Page(hosts), Keys()
-    page.keep = _record.keep_hosts
     with contextlib.ExitStack() as held:
         at_socket, number = None, None
         if os.name != "nt":
@@ -241,7 +245,8 @@ async def _serve(
             hosts=page.hosts,
             background=background,
         )
-        held.enter_context(_recorded(record))
+        path = held.enter_context(_recorded(record))
+        page.keep = lambda added: keep(path, record, added)
         held.callback(page.watch.end)
         held.callback(page.live.close)
         asyncio.get_running_loop().call_later(_BROWSER_SECONDS, page.live.touch)
@@ -308,14 +313,20 @@ def _unix_socket() -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def _recorded(record: PageRecord) -> Iterator[None]:
+def _recorded(record: PageRecord) -> Iterator[Path]:
     """Let other processes find this page."""
     path = _record.new_file()
     records.write(path, record)
     try:
-        yield
+        yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+def keep(path: Path, record: PageRecord, hosts: Sequence[str]) -> None:
+    """Remember the hosts of the page: for its next start, and for who looks for a page that shows them."""
+    _record.keep_hosts(hosts)
+    records.write(path, dataclasses.replace(record, hosts=tuple(hosts)))
 
 
 def main() -> int:
