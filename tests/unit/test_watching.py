@@ -30,9 +30,15 @@ View = dict[str, Any]
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PORTS_HOME", str(tmp_path / "state"))
     yield
-    for lock in runtime_directory().glob("*.lock"):
+    directory = runtime_directory()
+
+    def held() -> list[str]:
+        return [path.name for path in directory.iterdir() if path.suffix != ".lock"]
+
+    wait_until(lambda: not held() or None, timeout=20, what=f"the end of what is in {directory}")
+    for lock in directory.glob("*.lock"):
         lock.unlink()
-    runtime_directory().rmdir()
+    directory.rmdir()
 
 
 @pytest.fixture
