@@ -59,9 +59,21 @@ def run(words: Sequence[str], *, timeout: float = 180.0) -> Any:
     except ValueError:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"status {done.returncode}"]
         raise FarSideError(HERE, f"`ports {' '.join(argv[:2])}` printed no JSON: {lines[-1]}") from None
-    told = document.get("error") if isinstance(document, dict) else None
-    if done.returncode and isinstance(told, dict) and "type" in told:
-        failed = PortsError(str(told.get("message")))
+    if (why := failure(document)) is not None and done.returncode:
+        failed = PortsError(why)
         failed.exit_code = done.returncode
         raise failed
     return document
+
+
+def failure(document: Any) -> str | None:
+    """Return what a command that failed says of it in its document: an error, or rows that have one; None if nothing.
+
+    >>> failure([{"host": "server1", "error": "no route"}, {"host": "server2", "error": None}])
+    'no route'
+    """
+    if isinstance(document, list):
+        told = dict.fromkeys(str(row["error"]) for row in document if isinstance(row, dict) and row.get("error"))
+        return "; ".join(told) or None
+    error = document.get("error") if isinstance(document, dict) else None
+    return str(error.get("message")) if isinstance(error, dict) and "type" in error else None

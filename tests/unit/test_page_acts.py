@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ports.errors import ConflictError, NotFoundError, PortsError
-from ports.web import _acts
+from ports.web import _acts, _command
 from ports.web._acts import Acts, Thing
 
 MAIN = Thing("server1", "cluster", "main")
@@ -92,3 +92,25 @@ def test_a_port_is_opened_by_its_number_and_found_by_its_name() -> None:
     asked: list[Sequence[str]] = []
     assert _acts.link_to(target, "python", [], lambda words: asked.append(words) or rows) == rows[0]["local_url"]
     assert asked[0][1] == "[::1]:6006"
+
+
+ERROR = {"type": "NotFoundError", "message": "no cluster", "exit_code": 3, "args": []}
+
+
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        ([{"host": "server1", "kind": "host", "state": "error", "error": "no route"}], "no route"),
+        ([{"host": "server1", "error": "no route"}, {"kind": "warning", "warning": "old"}], "no route"),
+        ({"error": ERROR}, "no cluster"),
+    ],
+    ids=["a row", "a row and a warning", "an error"],
+)
+def test_a_command_that_fails_in_a_row_is_an_act_that_failed(
+    printed: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ["import json, sys", f"print(json.dumps({printed!r}))", "sys.exit(5)"]
+    monkeypatch.setattr(_command, "_COMMAND", "; ".join(made))
+    with pytest.raises(PortsError, match=f"^{said}$") as caught:
+        _command.run(["open", "server1:main"])
+    assert caught.value.exit_code == 5
