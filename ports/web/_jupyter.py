@@ -97,6 +97,12 @@ class Goes(_handlers.Goes):
     settings: Any
     serverapp: Any
 
+    async def get(self) -> None:
+        """Lead there, unless another site asks: a tunnel can be opened for it."""
+        if self.request.headers.get("Sec-Fetch-Site") not in _OWN_SITE:
+            raise HTTPError(403)
+        await super().get()
+
     def _link(self, host: str, kind: str, name: str) -> str:
         row = self.page.board.row(host, kind, name)
         is_here = row is not None and host == self.page.here

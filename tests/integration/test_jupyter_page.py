@@ -131,6 +131,13 @@ def test_another_web_page_causes_no_act(lab: Notebook, main: Cluster, cookies: s
     assert clusters.get("main").record.n_workers == before
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_another_web_page_opens_no_link(lab: Notebook, main: Cluster, cookies: str, site: str) -> None:
+    path = f"/ports/-/go?{urlencode({'host': paths.host_name(), 'kind': 'cluster', 'name': 'main'})}"
+    assert ask(lab, path, Cookie=cookies, Sec_Fetch_Site=site)[0] == 403
+    assert ask(lab, path, Cookie=cookies, Sec_Fetch_Site="same-origin")[0] != 403
+
+
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD"])
 def test_no_other_method_does_anything(lab: Notebook, main: Cluster, cookies: str, method: str) -> None:
     fields = {"verb": "stop", "host": paths.host_name(), "kind": "cluster", "name": "main"}
