@@ -237,9 +237,10 @@ def _workspace_of(row: Mapping[str, Any], id: JobId) -> Mapping[str, Any]:
     workspace = (dict(row.get("asked") or {}).get("script") or {}).get("workspace")
     if not isinstance(workspace, Mapping):
         place = (row.get("asked") or {}).get("directory")
+        verb = "runs" if row.get("state") in ("pending", "running") else "ran"
         where = f"in {place}, its files are there" if place else "without a directory of its own"
         raise UsageError(
-            f"job {row['id']} has no output to fetch: it ran {where}; `ports job submit --copy` makes a copy"
+            f"job {row['id']} has no output to fetch: it {verb} {where}; `ports job submit --copy` makes a copy"
         )
     return workspace
 

@@ -209,6 +209,8 @@ def test_a_fetch_to_a_full_disk_is_refused_before_it_begins(job: Job) -> None:
 def test_a_job_without_a_copy_or_a_beginning_has_no_output(job: Job) -> None:
     with pytest.raises(UsageError, match="it ran in /somewhere, its files are there"):
         _outputs.find(job.places, {"id": "12", "state": "finished", "asked": {"directory": "/somewhere"}})
+    with pytest.raises(UsageError, match="it runs in /somewhere, its files are there"):
+        _outputs.find(job.places, {"id": "12", "state": "pending", "asked": {"directory": "/somewhere"}})
     with pytest.raises(NotFoundError, match="it is pending and has not begun"):
         _outputs.find(job.places, {**job.row(state="pending"), "id": "13"})
 
