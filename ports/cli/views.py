@@ -103,7 +103,8 @@ def _heading(view: Mapping[str, Any], now: float) -> Line:
         line += [("  ", ""), (f"{shape} {view['condition']}{since}", style)]
     if machine is None:
         return line
-    busy = "" if machine["busy_cores"] is None else f"{machine['busy_cores']:.1f} of {machine['n_cores']} cores busy, "
+    n_busy, n_cores = machine["busy_cores"], machine["n_cores"]
+    busy = "" if n_busy is None else f"{min(n_busy, n_cores):.1f} of {n_cores} cores busy, "
     free = f"{size(machine['available_bytes'])} of {size(machine['memory_bytes'])} free"
     return [*line, ("  ", ""), (busy + free, "dim")]
 

@@ -126,7 +126,7 @@ def _memory_words(one: User) -> str:
 def heading(usage: Mapping[str, Any]) -> list[str]:
     """Return what is free in a few words: ``68.2 of 96 cores busy``, ``241 of 754 GiB free``."""
     n_cores, busy = number(usage, "n_cores"), number(usage, "busy_cores")
-    made = [f"{busy:.1f} of {n_cores:g} cores busy"] if busy is not None and n_cores else []
+    made = [f"{min(busy, n_cores):.1f} of {n_cores:g} cores busy"] if busy is not None and n_cores else []
     free = pair(number(usage, "available_bytes"), number(usage, "memory_bytes"))
     return [*made, f"{free} free"] if free else made
 

@@ -328,6 +328,10 @@ class TestUsage:
         usage = views.machine("a", 4, 1.0, 8, 4, []) | {"busy_cores": None, "available_bytes": None}
         assert host(views.view("a", machine=usage)).heading == []
 
+    def test_no_more_cores_are_busy_than_there_are(self) -> None:
+        usage = views.machine("a", 2, 2.1, 8, 4, [])
+        assert host(views.view("a", machine=usage)).heading[0] == "2.0 of 2 cores busy"
+
 
 class TestHostile:
     def test_a_host_whose_every_text_is_markup_stays_text(self) -> None:
