@@ -193,7 +193,10 @@ def spark(view: Mapping[str, Any], name: str, now: float) -> list[_plots.Curve]:
 def _link(
     view: Mapping[str, Any], row: Mapping[str, Any], at: Mapping[str, str]
 ) -> tuple[Link | None, Mark | None, bool]:
-    """Return the link of a row, or the state of its tunnel, and whether one can be opened."""
+    """Return the link of a row, or the state of its tunnel, and whether one can be opened.
+
+    *Open* leads there at once: ``/-/go`` opens the tunnel.
+    """
     is_live = text(row, "state") in _LIVE
     tunnel = part(row, "tunnel")
     go = address("go", **at)
@@ -205,7 +208,9 @@ def _link(
     if tunnel and text(tunnel, "state") not in ("closed", "ended", ""):
         return None, mark(text(tunnel, "state")), False
     can = is_live and view.get("condition") == "connected" and at["kind"] != "resource"
-    return None, None, can and (at["kind"] in NAMED or at["name"].isdecimal())
+    can = can and (at["kind"] in NAMED or at["name"].isdecimal())
+    is_page = at["kind"] in ("cluster", "notebook") or bool(row.get("http"))
+    return (Link(href=go, text="Open") if can and is_page else None), None, can
 
 
 def local_place(url: str) -> str:

@@ -155,6 +155,18 @@ class TestOverview:
         board = next(one for one in host(views.atlas()).things if one.kind == "tensorboard")
         assert (board.name, board.title, board.can_open) == ("6006", "tensorboard", True)
 
+    @pytest.mark.parametrize("row", [views.cluster("main", 1, 1, 2, 0, 9), views.notebook("lab", "~", 9)])
+    def test_open_leads_there_at_once_and_open_all_stays(self, row: dict[str, Any]) -> None:
+        found = host(views.view("far", rows=[{**row, "tunnel": None}]))
+        (one,) = found.things
+        assert one.link == _things.Link(href=f"-/go?host=far&kind={row['kind']}&name={row['name']}", text="Open")
+        assert found.can_open_all
+
+    def test_what_serves_no_page_has_only_a_tunnel(self) -> None:
+        row = {"kind": "tcp", "name": None, "port": 5432, "state": "running", "http": False}
+        (one,) = host(views.view("far", rows=[row])).things
+        assert (one.link, one.can_open) == (None, True)
+
     def test_here_a_link_needs_no_tunnel(self) -> None:
         (main,) = host(views.view("laptop", here=True, rows=[views.cluster("main", 1, 1, 2, 0, 9)])).things
         assert main.link is not None and main.link.text == "dashboard" and not main.can_open
