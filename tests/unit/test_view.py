@@ -306,6 +306,7 @@ def test_what_goes_on_is_shown_in_place_of_the_state() -> None:
     shown = _view.overview(views.several(), views.NOW)
     words = Parsed(_render.render("overview.html", base="./", part="main", doing=doing, **shown)).words
     assert "main cluster stopping 24" in words and "starting cluster new" in words
+    assert "Nothing of yours runs" not in words
 
 
 class TestUsage:
