@@ -127,14 +127,14 @@ def _start(view: Mapping[str, Any], kind: str, given: Mapping[str, str]) -> Form
         hidden={"verb": "start", "host": text(view, "host"), "kind": kind} | ({} if found.named else {"name": ""}),
         command=_verbs.shown("start", _target(view), kind, None),
         button=_START.get(kind, f"Start {kind}"),
-        inputs=[Input(field=one, value=given.get(one.name, "")) for one in _typed(found)],
+        inputs=[Input(field=one, value=given.get(one.name, "")) for one in _typed(found, kind)],
         notes=[said(f"Empty: {share}.")] if share else [],
         is_strong=kind == "cluster",
     )
 
 
-def _typed(verb: _verbs.Verb) -> list[_verbs.Field]:
-    return [_verbs.NAME, *verb.fields] if verb.named else [*verb.fields]
+def _typed(verb: _verbs.Verb, kind: str) -> list[_verbs.Field]:
+    return [_verbs.NAMES[kind], *verb.fields] if verb.named else [*verb.fields]
 
 
 _Notes = Callable[[Mapping[str, Any], Mapping[str, Any], float], list[str]]

@@ -24,7 +24,7 @@ from ports.state import paths
 class Field:
     """A value that somebody types: its name in the form, its words in the sheet, and what it may be.
 
-    `option` is the option of the command; None where the value stands without one.
+    `option` is the option of the command; None where the value stands without one. `rule` says what the browser takes.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Field:
     pattern: str
     empty: str = ""
     required: bool = False
+    rule: str = ""
 
     @property
     def is_number(self) -> bool:
@@ -55,11 +56,26 @@ class Verb:
 
 _NUMBER = r"[0-9]{1,5}"
 _SIZE = r"[0-9]{1,6}(\.[0-9]{1,3})?( ?[kKMGT]i?B)?"
+_SIZE_RULE = "A size, such as 4GB or 512MiB"
+_COUNT_RULE = "A whole number, such as 4"
+_NAME_RULE = "A letter a-z, then up to 30 of a-z, 0-9 and '-'"
 _PORT = re.compile(r"[0-9]{1,5}")
-_N_WORKERS = Field(name="n_workers", label="Workers", option="--n-workers", pattern=_NUMBER, empty="fair share")
-_MEMORY = Field(name="memory_limit", label="Memory of each", option="--memory-limit", pattern=_SIZE, empty="fair share")
-_SCALE = Field(name="n_workers", label="Workers", option=None, pattern=_NUMBER, required=True)
-NAME = Field(name="name", label="Name", option=None, pattern=r"[a-z][a-z0-9\-]{0,30}", empty="main")
+_N_WORKERS = Field(
+    name="n_workers", label="Workers", option="--n-workers", pattern=_NUMBER, empty="fair share", rule=_COUNT_RULE
+)
+_MEMORY = Field(
+    name="memory_limit",
+    label="Memory of each",
+    option="--memory-limit",
+    pattern=_SIZE,
+    empty="fair share",
+    rule=_SIZE_RULE,
+)
+_SCALE = Field(name="n_workers", label="Workers", option=None, pattern=_NUMBER, required=True, rule=_COUNT_RULE)
+NAMES = {
+    kind: Field(name="name", label="Name", option=None, pattern=r"[a-z][a-z0-9\-]{0,30}", empty=empty, rule=_NAME_RULE)
+    for kind, empty in (("cluster", "main"), ("notebook", "lab"))
+}
 _REMOVE = Verb(words=("prune",), label="Remove…", named=False, ends=True)
 
 VERBS: dict[tuple[str, str], Verb] = {
@@ -127,7 +143,7 @@ def shown(verb: str, host: str | None, kind: str, name: str | None) -> list[Piec
     """Return the same command in the pieces that a sheet shows, with a place for each field."""
     found = find(verb, kind)
     before, after = _around(found, verb, host, kind, name)
-    typed = [NAME] if verb == "start" and found.named and not name else []
+    typed = [NAMES[kind]] if verb == "start" and found.named and not name else []
     if not (typed or found.fields):
         return [Piece(" ".join(["ports", *before, *after]))]
     pieces = [Piece(" ".join(["ports", *before]))]

@@ -208,6 +208,17 @@ class TestSheets:
         assert all(one in words for one in ("Start cluster", "Start JupyterLab", "Start the queue of jobs", "New job…"))
         assert "ports cluster start N --n-workers N --memory-limit N -H hydra" in words
 
+    def test_a_field_says_its_name_by_default_and_what_it_takes(self) -> None:
+        fields = [
+            found for tag, found in sheet("start", "hydra", "host").elements if tag == "input" and "title" in found
+        ]
+        assert [(one["name"], one["placeholder"], one["title"]) for one in fields] == [
+            ("name", "main", "A letter a-z, then up to 30 of a-z, 0-9 and '-'"),
+            ("n_workers", "fair share", "A whole number, such as 4"),
+            ("memory_limit", "fair share", "A size, such as 4GB or 512MiB"),
+            ("name", "lab", "A letter a-z, then up to 30 of a-z, 0-9 and '-'"),
+        ]
+
     def test_a_sheet_that_failed_keeps_what_was_typed(self) -> None:
         typed = {"n_workers": "48", "memory_limit": "4 GB"}
         shown = _view.sheet(views.several(), "start", "hydra", "cluster", "big", now=views.NOW, typed=typed)
