@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ports.errors import PortsError
+from ports.errors import FarSideError, PortsError
 from ports.state import paths
 from ports.web import _command
 
@@ -74,4 +74,7 @@ class Logs:
             return [*sessions.tail(sessions.files(kind, name).log, _LINES)]
         words = [kind, "logs", *([name] if kind != "resource" else []), "-n", str(_LINES), "-H", host]
         found: Any = _command.run(words, timeout=60.0)
-        return [str(line) for line in found["lines"]]
+        lines = found.get("lines") if isinstance(found, dict) else None
+        if not isinstance(lines, list):
+            raise FarSideError(host, "the `ports` there says nothing of lines of a log; it is of another version")
+        return [str(line) for line in lines]

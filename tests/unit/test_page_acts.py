@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ports.errors import ConflictError, NotFoundError, PortsError
-from ports.web import _acts, _command
+from ports.web import _acts, _command, _logs
 from ports.web._acts import Acts, Thing
 
 MAIN = Thing("server1", "cluster", "main")
@@ -114,3 +114,14 @@ def test_a_command_that_fails_in_a_row_is_an_act_that_failed(
     with pytest.raises(PortsError, match=f"^{said}$") as caught:
         _command.run(["open", "server1:main"])
     assert caught.value.exit_code == 5
+
+
+def test_a_log_from_another_version_of_ports_is_a_trouble_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_command, "run", lambda words, timeout: [{"kind": "warning", "warning": "old"}])
+    changed = threading.Event()
+    logs = _logs.Logs(lambda host: host, changed.set)
+    assert logs.lines("server1", "cluster", "main") == (None, "")
+    assert changed.wait(20)
+    lines, trouble = logs.lines("server1", "cluster", "main")
+    assert lines is None
+    assert "it is of another version" in trouble
