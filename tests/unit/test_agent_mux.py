@@ -242,6 +242,30 @@ def test_a_look_brings_a_day_of_points_and_its_answer(monkeypatch: pytest.Monkey
     assert point["points"] == [[15 * 5999, 2**40 + 5999, 857]] and second["who"] is None
 
 
+def test_the_process_that_looks_ends_when_nobody_has_looked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_views, "loaded", lambda message: {"serve": view.serve})
+    poller, frames = Poller(), Frames()
+    views = agent_views.Views(poller, frames)
+    views.take({"type": "code", "is_code": False, "code": ""})
+    try:
+        for number in (1, 2):  # the second look starts another process
+            views.take({"type": "view", "id": number})
+            pid = views.process[0]
+            while len(frames.sent) < 2 * number:
+                views.sample()
+                poller.turn()
+            views.sample()
+            assert views.process[0] == pid
+            views.asked_at -= agent_views.UNSEEN_SECONDS + 1
+            views.sample()
+            assert views.process is None
+            while views.left:
+                views.reap()
+    finally:
+        views.close()
+    assert [one["id"] for one in frames.sent] == [1, 1, 2, 2]
+
+
 def names_of(name: str) -> Counter[str]:
     """Return the names that a file defines."""
     tree = ast.parse((Path(piped.__file__).parent / f"{name}.py").read_text(encoding="utf-8"))

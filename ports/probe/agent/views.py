@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import signal
+import time
 import zlib
 
 if __name__ != "__main__":  # piped, these names are there already
@@ -20,6 +21,7 @@ if MYPY:
 
     Json = Dict[str, Any]
 
+UNSEEN_SECONDS = 60.0  # without a look, after which the process that looks ends
 MOST_VIEWS = 4  # looks that wait for one that hangs
 ENDED = "the process that looks has ended; the next look starts another"
 HANGS = "an earlier look has not ended: a disk there does not answer"
@@ -71,6 +73,7 @@ class Views:
         self.process = None  # type: Any  # its pid, where it reads, and what it writes
         self.asked = []  # type: List[Any]  # the ids of looks
         self.left = []  # type: List[int]  # processes that were told to end
+        self.asked_at = 0.0
 
     def start(self) -> None:
         """Begin the history."""
@@ -80,6 +83,8 @@ class Views:
         """Add a point, and do so again."""
         self.poller.later(POINT_SECONDS, self.sample)
         self.history.sample()
+        if not self.waiting() and time.monotonic() - self.asked_at > UNSEEN_SECONDS:
+            self.close()
         self.reap()
 
     def take(self, message: "Json") -> None:
@@ -90,6 +95,7 @@ class Views:
         if self.code is None or len(self.waiting()) >= MOST_VIEWS:
             self.refuse(message.get("id"), HANGS if self.code else "it has no code")
             return
+        self.asked_at = time.monotonic()
         if self.process is None:
             self.begin()
         self.tell_points(message)
