@@ -34,6 +34,7 @@ NO_WAY_OUT = (
     "`ports open` goes through a session", "about 15 s after its last terminal",
     "it was stopped, by `ports cluster stop`", "from ports.web._serve import main",
     "printed no JSON: {lines[-1]}", "end of `ports {", "the page shows the hosts that `ports page` was started with",
+    "the `ports` there says nothing of lines of a log",
 )  # fmt: skip
 
 #: Test → pieces of the messages that it walks. A fixture counts, because tests stand on it.
@@ -49,6 +50,9 @@ WALKED = {
     ),
     "integration/test_page_home.py::test_a_page_on_a_server_alone_opens_at_home": (
         "`ports open {host}:page` opens it here",
+    ),
+    "unit/test_page_record.py::test_windows_is_told_where_a_page_can_run": (
+        "`ports page -H HOST` starts one on a server, and `ports open HOST:page` opens it here",
     ),
     "unit/test_page_acts.py::test_a_link_that_cannot_be_opened_says_why": ("`ports list` shows what can be opened",),
     "unit/test_watching.py::test_a_keeper_of_an_older_ports_is_named_until_it_is_ended": (
@@ -436,7 +440,6 @@ EXEMPT = {
         "by the setting ports.cluster.local_directory",
         "is the setting ports.ssh.persist very short?",
         "`--transport ssh`",
-        "leave --background out",
         "this page runs on {self.page.here}; at home, `ports open {host}:{name}` opens it",
         "pass env=",
         "pass --bash",
