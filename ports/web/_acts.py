@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from ports.errors import ConflictError, NotFoundError, PortsError
 from ports.web import _command
@@ -122,5 +123,12 @@ def link_to(target: Thing, called: str, rows: Sequence[Mapping[str, Any]], do: D
 def _open_link(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """Return the link of the first row that has one; it leads to this machine, whatever a host said."""
     links = [str(row.get("local_url") or "") for row in rows if row.get("state") == "open"]
-    own = ("http://localhost:", "https://localhost:", "http://127.0.0.1:")
-    return next((link for link in links if link.startswith(own)), None)
+    return next((link for link in links if _leads_here(link)), None)
+
+
+def _leads_here(link: str) -> bool:
+    try:
+        parts = urlsplit(link)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and parts.hostname in ("localhost", "127.0.0.1")

@@ -80,7 +80,15 @@ def test_a_link_that_cannot_be_opened_says_why() -> None:
         _acts.link_to(MAIN, "main", [], lambda words: [])
 
 
-@pytest.mark.parametrize("link", ["https://evil.example/", "http://localhost.evil.example:1/", "javascript:alert(1)"])
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://evil.example/",
+        "http://localhost.evil.example:1/",
+        "javascript:alert(1)",
+        "http://localhost:1@evil.example/",
+    ],
+)
 def test_no_row_leads_elsewhere_than_to_a_link_of_this_machine(link: str) -> None:
     with pytest.raises(NotFoundError):
         _acts.link_to(MAIN, "main", [row(local_url=link)], lambda words: [row(local_url=link)])
