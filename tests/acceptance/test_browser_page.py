@@ -217,6 +217,24 @@ class TestLive:
         holds(page, "document.getElementById('lost').hidden", "the end of that word")
         holds(page, "document.getElementById('main').textContent.includes('4,242')", "what changed meanwhile")
 
+    def test_a_tab_that_nobody_sees_is_no_viewer_until_it_is_seen(
+        self, tab: Callable[..., Any], served: Served
+    ) -> None:
+        page = tab()
+        page.get_by_role("heading", name="atlas").wait_for()
+        wait_until(lambda: served.page.live._sent or None, timeout=20, what="the tab")
+        page.clock.install()
+        turn = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true})"
+        page.evaluate(turn % "true" + "; document.dispatchEvent(new Event('visibilitychange', {bubbles: true}))")
+        page.clock.fast_forward(50_000)
+        assert served.page.live._sent
+        page.clock.fast_forward(20_000)
+        wait_until(lambda: not served.page.live._sent or None, timeout=20, what="the end of what it hears")
+        served.page.board.take(changed(views.atlas(), 4242))
+        page.evaluate(turn % "false" + "; document.dispatchEvent(new Event('visibilitychange', {bubbles: true}))")
+        holds(page, "document.getElementById('main').textContent.includes('4,242')", "what changed meanwhile")
+        assert page.evaluate("document.getElementById('lost').hidden")
+
 
 class TestHostile:
     def test_markup_from_a_host_runs_nothing_and_is_shown(self, tab: Callable[..., Any], served: Served) -> None:

@@ -16,15 +16,21 @@
     } });
   }
 
-  let wait = 500;
+  let wait = 500, socket, unseen; // a tab that nobody sees has no host asked
+  addEventListener("visibilitychange", () => {
+    clearTimeout(unseen);
+    if (document.hidden) unseen = setTimeout(() => socket.close(), 60000);
+    else if (socket.readyState > WebSocket.OPEN) live();
+  });
   function live() {
     const to = new URL(base + "-/live", location.href);
     to.protocol = to.protocol.replace("http", "ws");
     to.search = new URLSearchParams({ page: location.pathname + location.search });
-    const socket = new WebSocket(to);
+    socket = new WebSocket(to);
     socket.onmessage = (event) => { wait = 500; tell(""); update(event.data); };
     socket.onopen = () => { wait = 500; tell(""); };
     socket.onclose = () => {
+      if (document.hidden) return;
       if (wait > 1000) tell("This page has lost its server; what you see is old. It tries again by itself.");
       setTimeout(live, wait);
       wait = Math.min(5000, wait * 2);
