@@ -34,6 +34,7 @@ from ports.web._page import Page
 from ports.web._record import PageRecord
 
 _LOG = logging.getLogger("ports.web")
+_PING_SECONDS = 30
 _IDLE_CONNECTION = 90.0
 _LONGEST_WAIT = 3600.0
 _BROWSER_SECONDS = 0.2  # a browser that starts takes longer, and finds this machine looked at
@@ -159,6 +160,7 @@ def application(page: Page, door: Door, keys: Keys) -> Application:
         log_function=lambda _: None,
         compress_response=True,
         websocket_max_message_size=_guard.LONGEST_BODY,
+        websocket_ping_interval=_PING_SECONDS,  # a browser behind a link that died takes no leave
     )
 
 
