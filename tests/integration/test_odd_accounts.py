@@ -85,7 +85,8 @@ def test_things_start_without_a_login_that_ends_and_that_is_said(laptop: Site, l
     assert row["state"] == "warning" and f"your start files there {cause}" in row["cause"], row
     assert time.monotonic() - began < 20  # they are waited for once
     listed, told = ports(laptop, "cluster", "list", "-H", "server1", env=env)
-    assert listed == [] and f"server1: your start files there {cause}" in told
+    assert [row["kind"] for row in listed] == ["warning"] and f"your start files there {cause}" in listed[0]["warning"]
+    assert f"server1: your start files there {cause}" in told
     assert "the command runs without the environment of your login shell; `ports doctor server1`" in told
 
 
