@@ -9,7 +9,7 @@ from typing import Any
 
 from ports import hosts as machines
 from ports.errors import NotFoundError
-from ports.hosts import openssh
+from ports.hosts import aliases
 from ports.state import paths
 from ports.web._acts import Acts
 from ports.web._board import Board, unseen
@@ -81,11 +81,11 @@ class Page:
     @property
     def is_first_run(self) -> bool:
         """Only this machine is shown, and there are hosts to choose from."""
-        return not self.hosts and bool(openssh.aliases())
+        return not self.hosts and bool(aliases())
 
     def add(self, hosts: Sequence[str]) -> None:
         """Show more hosts, also at the next start; raises NotFoundError for what is no alias of ~/.ssh/config."""
-        known = openssh.aliases()
+        known = aliases()
         for host in hosts:
             if host not in known:
                 raise NotFoundError("host", host, "the page adds aliases of ~/.ssh/config")

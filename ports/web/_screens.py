@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ports.errors import NotFoundError
-from ports.hosts import openssh
+from ports.hosts import aliases
 from ports.web import _view
 from ports.web._board import View
 from ports.web._page import Page
@@ -43,7 +43,7 @@ def machine(page: Page, question: Question) -> Mapping[str, Any]:
 def hosts(page: Page, _: Question) -> Mapping[str, Any]:
     """``/-/hosts``: which hosts of ~/.ssh/config the page can show besides."""
     shown = {str(view["host"]) for view in page.board.views()}
-    return _view.first_run([alias for alias in openssh.aliases() if alias not in shown])
+    return _view.first_run([alias for alias in aliases() if alias not in shown])
 
 
 def view_of(page: Page, host: str) -> View:

@@ -191,7 +191,7 @@ def test_hosts_are_added_by_a_form_only_if_ssh_knows_them(
     page, visitor = served
     kept: list[Sequence[str]] = []
     page.page.keep = kept.append
-    monkeypatch.setattr("ports.web._page.openssh.aliases", lambda: ["server2"])
+    monkeypatch.setattr("ports.web._page.aliases", lambda: ["server2"])
     for name in ("server9", "-oProxyCommand=touch /tmp/pwned"):
         refused = visitor.act({"verb": "show", "kind": "host", "host": name, "token": page.page.form_token})
         assert refused.status == 303
