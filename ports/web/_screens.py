@@ -8,7 +8,7 @@ from typing import Any
 
 from ports.errors import NotFoundError
 from ports.hosts import aliases
-from ports.web import _view
+from ports.web import _things, _view
 from ports.web._board import View
 from ports.web._page import Page
 from ports.web._screen import Question, Screen
@@ -31,7 +31,8 @@ def sheet(page: Page, question: Question) -> Mapping[str, Any]:
 def thing(page: Page, question: Question) -> Mapping[str, Any]:
     """``/-/thing``: one cluster, notebook or listener, with the end of its log."""
     view, kind, name = view_of(page, question.get("host")), question.get("kind"), question.get("name")
-    log, trouble = page.logs.lines(view["host"], kind, name)
+    is_there = _things.find(view, kind, name) is not None  # no log is read of what is not there
+    log, trouble = page.logs.lines(view["host"], kind, name) if is_there else (None, "")
     return _view.thing(view, kind, name, time.time(), log=log, trouble=trouble)
 
 
