@@ -154,11 +154,8 @@ def test_nothing_is_made_by_a_look_where_nothing_was_submitted(home: Path) -> No
     assert _asking.prune()["removed"] == []
 
 
-@pytest.mark.parametrize(("options", "begins"), [({}, True), ({"after": ["1"]}, False), ({"at": "2h"}, False)])
-def test_a_cluster_starts_early_only_for_a_job_that_can_begin(
-    home: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], begins: bool
-) -> None:
-    submit()
+def refusing(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Let no resource take anything; return whether each one was asked to start for a job."""
     told: list[bool] = []
 
     def connect(*, for_a_job: bool) -> Any:
@@ -166,6 +163,15 @@ def test_a_cluster_starts_early_only_for_a_job_that_can_begin(
         raise StoreError("queue", "it is full")
 
     monkeypatch.setattr(_resource, "connect", connect)
+    return told
+
+
+@pytest.mark.parametrize(("options", "begins"), [({}, True), ({"after": ["1"]}, False), ({"at": "2h"}, False)])
+def test_a_cluster_starts_early_only_for_a_job_that_can_begin(
+    home: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], begins: bool
+) -> None:
+    submit()
+    told = refusing(monkeypatch)
     with pytest.raises(StoreError):
         _asking.submit_script(_scripts.describe(["true"], **options))
     assert told == [begins]
@@ -175,13 +181,7 @@ def test_a_cluster_starts_early_only_for_a_job_that_can_begin(
 def test_a_cluster_starts_early_for_no_question(
     home: Path, monkeypatch: pytest.MonkeyPatch, op: str, begins: bool
 ) -> None:
-    told: list[bool] = []
-
-    def connect(*, for_a_job: bool) -> Any:
-        told.append(for_a_job)
-        raise StoreError("queue", "it is full")
-
-    monkeypatch.setattr(_resource, "connect", connect)
+    told = refusing(monkeypatch)
     with pytest.raises(StoreError):
         _client.ask(op)
     assert told == [begins]
